@@ -1,0 +1,88 @@
+"""What a model may cost, what it does cost, and the units in which people write it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+
+from edgesdk.errors import UsageError
+
+BASES = ("predicted", "measured", "emulated")
+TIME = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs: milliseconds, bytes that it adds to the process, bytes of its file.
+
+    ``basis`` says where the figures come from: ``predicted``, ``measured`` or ``emulated``. They are never mixed.
+    """
+
+    latency_ms: float
+    peak_memory_bytes: float
+    size_bytes: float
+    basis: str
+
+    def __post_init__(self) -> None:
+        if self.basis not in BASES:
+            raise ValueError(f"basis {self.basis!r} is not one of {', '.join(BASES)}")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Upper bounds: latency in milliseconds at ``percentile``, peak memory and size in bytes, accuracy in points.
+
+    A bound that is ``None`` does not bind. With ``max_drop`` alone the fastest model within it is sought; with any
+    other bound the most accurate one within all of them. Raises ``UsageError`` for a bound that is not positive.
+    """
+
+    latency_ms: float | None = None
+    peak_memory_bytes: float | None = None
+    size_bytes: float | None = None
+    max_drop: float | None = None
+    percentile: float = 50
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"the bound {field.name} = {value} is not positive", "give a number above zero")
+        if self.percentile >= 100:
+            raise UsageError(f"there is no percentile {self.percentile:g}", "give one between 1 and 99")
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The bounds on cost that bind, by the name of the field in ``Cost``."""
+        names = ("latency_ms", "peak_memory_bytes", "size_bytes")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def is_met_by(self, cost: Cost) -> bool:
+        """Whether ``cost`` keeps every bound on latency, memory and size."""
+        return not self.misses(cost)
+
+    def misses(self, cost: Cost) -> dict[str, float]:
+        """The bounds that ``cost`` breaks, each with the ratio of what it costs to what it may cost."""
+        ratios = {name: getattr(cost, name) / bound for name, bound in self.bounds.items()}
+        return {name: ratio for name, ratio in ratios.items() if ratio > 1}
+
+
+def parse(text: str, units: dict[str, float] | dict[str, int], what: str) -> float:
+    """The number in ``text`` times its unit. Raises ``UsageError`` without a unit, or for nothing above zero."""
+    example = f"{2 if units is TIME else 200}{list(units)[1]}"
+    match = re.fullmatch(r"\s*([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)\s*", text)
+    if not match:
+        raise UsageError(f"{what} {text!r} is not a number with a unit", f"write it like {example}")
+    if match[2] not in units:
+        fact = f"{what} {text!r} has no unit" if not match[2] else f"{what} {text!r} has an unknown unit"
+        raise UsageError(fact, f"write it like {example}; units are {', '.join(units)}")
+    if not 0 < float(match[1]) < float("inf"):
+        raise UsageError(f"{what} {text!r} is not positive", f"give a number above zero, like {example}")
+    return float(match[1]) * units[match[2]]
+
+
+def show(name: str, value: float) -> str:
+    """``value`` of the ``Cost`` field ``name`` as people read it."""
+    if name == "latency_ms":
+        return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+    return f"{value / 1e6:.3g} MB" if value >= 1e6 else f"{value / 1e3:.4g} kB"

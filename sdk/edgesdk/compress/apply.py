@@ -1,0 +1,95 @@
+"""A plan carried out on a network: branches left out, channels cut, layers factorized."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx
+
+from edgesdk.compress.factorize import factorized
+from edgesdk.compress.modularize import is_relu
+from edgesdk.compress.network import Batch, Network
+from edgesdk.compress.sense import kept_channels
+from edgesdk.compress.trace import cut, described
+from edgesdk.plan import Option, Plan
+
+
+def compressed(network: Network, plan: Plan, x: Batch, scores: Mapping[str, Tensor]) -> tuple[Network, dict[str, Option]]:
+    """A float copy of ``network`` with the plan's branches, widths and ranks, and the precision of each layer in it.
+
+    The parts of a factorized layer are layers of their own, called after it. ``scores`` ranks each group's channels.
+    Raises ``BundleError`` where the plan is for another network.
+    """
+    plan.check(network.graph)
+    module = copy.deepcopy(network.module)
+    graph = network.graph
+    for branch in graph.branches:
+        if branch.name in plan.dropped:
+            _leave_out(module, network, branch.join, branch.keeps)
+    module.recompile()
+    for group in graph.groups:
+        kept = plan.kept.get(group.name, group.size)
+        writers = [name for name in group.layers if _present(module, network, name)]
+        if kept < group.size and writers:
+            stay = set(kept_channels(scores[group.name], kept))
+            path = network.sites[writers[0]].module
+            assert path is not None
+            cut(module, x, path, [c for c in range(group.size) if c not in stay])
+    options: dict[str, Option] = {}
+    for layer in plan.layers:
+        if layer.name not in network.sites:
+            continue
+        path = network.sites[layer.name].module
+        options[layer.name] = replace(layer.option, factor=None)
+        if layer.option.factor is not None and path is not None and _present(module, network, layer.name):
+            parts = _split(module, path, layer.option.factor)
+            options.update({part: options[layer.name] for part in parts})
+    module.recompile()
+    small = described(module, x, network.structure)
+    renamed = _renamed(network, small)
+    return small, {name: options.get(renamed.get(name, name), Option()) for name in small.graph.by_name}
+
+
+def _present(module: fx.GraphModule, network: Network, layer: str) -> bool:
+    return any(n.target == network.sites[layer].module for n in module.graph.nodes if n.op == "call_module")
+
+
+def _leave_out(module: fx.GraphModule, network: Network, join: str, keeps: str) -> None:
+    nodes = {node.name: node for node in module.graph.nodes}
+    last = nodes[network.sites[join].output]
+    add = last
+    while add.target is not torch.ops.aten.add.Tensor:
+        add = add.all_input_nodes[0]
+    kept = nodes[network.sites[keeps].output] if keeps in network.sites else nodes[keeps]
+    if add is not last and is_relu(last) and is_relu(kept):  # what is not negative already needs no second ReLU
+        last.replace_all_uses_with(kept)
+        module.graph.erase_node(last)
+    add.replace_all_uses_with(kept)
+    module.graph.erase_node(add)
+    module.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output"))
+    module.delete_all_unused_submodules()
+
+
+def _split(module: fx.GraphModule, path: str, factor: object) -> list[str]:
+    """Replace the submodule ``path`` by its low-rank form, each part a node of its own; the parts' paths."""
+    layer = module.get_submodule(path)
+    parts = factorized(layer, factor).eval()  # type: ignore[arg-type]
+    module.set_submodule(path, parts)
+    node = next(n for n in module.graph.nodes if n.target == path)
+    names = [f"{path}.{index}" for index in range(len(parts))]
+    with module.graph.inserting_before(node):
+        value = node.args[0]
+        for name in names:
+            value = module.graph.call_module(name, (value,))
+    node.replace_all_uses_with(value)
+    module.graph.erase_node(node)
+    return names
+
+
+def _renamed(network: Network, small: Network) -> dict[str, str]:
+    """Layers of ``small`` without weights to those of ``network``: a fused ReLU that lost its addition stands alone."""
+    by_output = {site.output: name for name, site in network.sites.items()}
+    return {name: by_output[site.output] for name, site in small.sites.items() if site.output in by_output and not site.module}

@@ -1,0 +1,227 @@
+"""A model as a flat graph of modules: what ``torch.export`` sees, with the weighted operators made modules again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from edgesdk.compress.network import Batch, rebatch, tensors
+from edgesdk.errors import ModelError
+
+aten = torch.ops.aten
+CONVOLUTIONS = {aten.conv1d: nn.Conv1d, aten.conv2d: nn.Conv2d, aten.conv3d: nn.Conv3d}
+NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+IN_PLACE = {
+    aten.relu_.default: aten.relu.default,
+    aten.hardtanh_.default: aten.hardtanh.default,
+    aten.hardswish_.default: aten.hardswish.default,
+    aten.hardsigmoid_.default: aten.hardsigmoid.default,
+    aten.silu_.default: aten.silu.default,
+    aten.elu_.default: aten.elu.default,
+    aten.leaky_relu_.default: aten.leaky_relu.default,
+    aten.add_.Tensor: aten.add.Tensor,
+    aten.mul_.Tensor: aten.mul.Tensor,
+    aten.sub_.Tensor: aten.sub.Tensor,
+    aten.div_.Tensor: aten.div.Tensor,
+}
+
+
+def exported(model: nn.Module, x: Batch) -> ExportedProgram:
+    """``model`` through ``torch.export`` with a free batch size. Raises ``ModelError`` naming what cannot be traced."""
+    two = rebatch(x, lambda t: torch.cat([t[:1], t[:1]]))
+    args = tuple(tensors(two)) if not isinstance(two, dict) else ()
+    kwargs = two if isinstance(two, dict) else {}
+    free = tuple({0: Dim.DYNAMIC} for _ in args) if args else {name: {0: Dim.DYNAMIC} for name in kwargs}
+    quiet = logging.getLogger("torch").level
+    logging.getLogger("torch").setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            return torch.export.export(model.eval(), args, kwargs, dynamic_shapes=free)
+    except Exception as error:  # torch.export raises many kinds, and models raise their own
+        raise ModelError(f"the model cannot be traced: {_cause(error)}", _traceable(error)) from None
+    finally:
+        logging.getLogger("torch").setLevel(quiet)
+
+
+def _cause(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    place = next((line for line in lines if line.startswith("File ") and "site-packages/torch" not in line), "")
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}" + (f" ({place})" if place else "")
+
+
+def _traceable(error: Exception) -> str:
+    if "size" in str(error) and "mismatch" in str(error) or "shapes cannot be multiplied" in str(error):
+        return "check that the data has the shape that the model takes"
+    return "write forward() so that torch.export.export takes it, with a free batch size"
+
+
+def modularize(program: ExportedProgram) -> fx.GraphModule:
+    """A trainable module of ``program``: weighted operators as ``nn`` modules, all else as ATen calls.
+
+    Convolutions, linear layers, batch and layer norms whose weights are plain parameters become submodules under the
+    parameters' own path. A module's name in the graph is its path, so that weights keep their names.
+    """
+    return _Builder(program).build()
+
+
+class _Builder:
+    def __init__(self, program: ExportedProgram) -> None:
+        self.program = program
+        self.root = nn.Module()
+        self.graph = fx.Graph()
+        self.values: dict[fx.Node, Any] = {}  # nodes of the program to nodes of the graph
+        self.state: dict[fx.Node, tuple[str, Tensor, bool]] = {}  # name, value, trainable
+
+    def build(self) -> fx.GraphModule:
+        constants = {**self.program.state_dict, **self.program.constants}
+        for spec in self.program.graph_signature.input_specs:
+            if spec.kind != InputKind.USER_INPUT and spec.target is not None:
+                node = next(n for n in self.program.graph.nodes if n.name == spec.arg.name)
+                value = constants[spec.target]
+                if isinstance(value, Tensor):
+                    self.state[node] = (spec.target, value.detach().clone(), spec.kind == InputKind.PARAMETER)
+        for node in self.program.graph.nodes:
+            if node in self.state:
+                continue
+            if node.op == "output":
+                outputs = [self.convert(value) for value in node.args[0]]
+                self.graph.output(tuple(outputs))
+            elif (module := self.module_of(node)) is not None:
+                path, built, inputs = module
+                self.root_add(path, built)
+                self.values[node] = self.graph.create_node("call_module", path, inputs, {}, node.name)
+            else:
+                self.values[node] = self.plain(node)
+        self.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output"))
+        self.graph.lint()
+        return fx.GraphModule(self.root, self.graph)
+
+    def plain(self, node: fx.Node) -> Any:
+        if node.op == "get_attr":
+            raise ModelError(f"the model holds the sub-graph {node.target}", "write it without torch.cond or torch.map")
+        if node.target is aten.dropout.default:
+            return self.convert(node.args[0])
+        copied = self.graph.create_node(
+            node.op,
+            IN_PLACE.get(node.target, node.target),  # type: ignore[arg-type]
+            tuple(self.convert(argument) for argument in node.args),
+            {name: self.convert(argument) for name, argument in node.kwargs.items()},
+            node.name,
+        )
+        if node.target in IN_PLACE:  # what comes after reads the changed tensor under either name
+            self.values[node.args[0]] = copied  # type: ignore[index]
+        return copied
+
+    def convert(self, argument: Any) -> Any:
+        """An argument of the program as one of the graph; weights become attributes where they are first used."""
+        return fx.node.map_arg(argument, self.value)
+
+    def value(self, node: fx.Node) -> Any:
+        if node not in self.values and node in self.state:
+            name, value, trainable = self.state[node]
+            owner, _, leaf = name.rpartition(".")
+            holder = self.holder(owner)
+            if not hasattr(holder, leaf):
+                if trainable:
+                    holder.register_parameter(leaf, nn.Parameter(value))
+                else:
+                    holder.register_buffer(leaf, value)
+            self.values[node] = self.graph.get_attr(name)
+        return self.values[node]
+
+    def holder(self, path: str) -> nn.Module:
+        module = self.root
+        for part in filter(None, path.split(".")):
+            if not hasattr(module, part):
+                module.add_module(part, nn.Module())
+            module = getattr(module, part)
+        return module
+
+    def root_add(self, path: str, module: nn.Module) -> None:
+        parent, _, leaf = path.rpartition(".")
+        self.holder(parent).add_module(leaf, module)
+
+    def module_of(self, node: fx.Node) -> tuple[str, nn.Module, tuple[Any, ...]] | None:
+        """The module that ``node`` is a call of, with its path and inputs; ``None`` where it stays a plain call."""
+        if node.op != "call_function" or not hasattr(node.target, "overloadpacket"):
+            return None
+        packet = node.target.overloadpacket  # type: ignore[union-attr]
+        bound = _arguments(node)
+        weight = bound.get("weight")
+        if weight not in self.state or len(weight.users) > 1:
+            return None
+        path, _, leaf = self.state[weight][0].rpartition(".")
+        if leaf != "weight" or not path:
+            return None
+        bias = bound.get("bias")
+        if bias is not None and bias not in self.state:
+            return None
+        w, b = self.state[weight][1], None if bias is None else self.state[bias][1]
+        if packet in CONVOLUTIONS:
+            module: nn.Module = CONVOLUTIONS[packet](
+                w.shape[1] * bound["groups"],
+                w.shape[0],
+                tuple(w.shape[2:]),
+                _each(bound["stride"], w.dim() - 2),
+                bound["padding"] if isinstance(bound["padding"], str) else _each(bound["padding"], w.dim() - 2),
+                _each(bound["dilation"], w.dim() - 2),
+                bound["groups"],
+                b is not None,
+            )
+        elif packet is aten.linear:
+            module = nn.Linear(w.shape[1], w.shape[0], b is not None)
+        elif packet is aten.batch_norm and not bound["training"]:
+            module = self.batch_norm(node, bound)
+        elif packet is aten.layer_norm:
+            module = nn.LayerNorm(list(bound["normalized_shape"]), bound["eps"], bias=b is not None)
+        else:
+            return None
+        with torch.no_grad():
+            module.weight.copy_(w)  # type: ignore[operator,union-attr]
+            if b is not None:
+                module.bias.copy_(b)  # type: ignore[operator,union-attr]
+        return path, module.eval(), (self.convert(node.args[0]),)
+
+    def batch_norm(self, node: fx.Node, bound: dict[str, Any]) -> nn.Module:
+        mean, variance = (self.state[bound[name]][1] for name in ("running_mean", "running_var"))
+        dimensions = node.args[0].meta["val"].dim()  # type: ignore[union-attr]
+        module = NORMS[dimensions](len(mean), bound["eps"], bound["momentum"])
+        with torch.no_grad():
+            module.running_mean.copy_(mean)  # type: ignore[union-attr]
+            module.running_var.copy_(variance)  # type: ignore[union-attr]
+        return module
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of an ATen call by name, defaults filled in."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    values = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
+    values.update({argument.name: value for argument, value in zip(schema, node.args, strict=False)})
+    return {**values, **node.kwargs}
+
+
+def _each(value: Any, count: int) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    return values * count if len(values) == 1 else values
+
+
+def is_relu(node: fx.Node) -> bool:
+    return node.target is aten.relu.default
+
+
+def is_relu6(node: fx.Node) -> bool:
+    if node.target is aten.relu6.default:
+        return True
+    if node.target not in (aten.hardtanh.default, aten.clamp.default):
+        return False
+    bound = _arguments(node)
+    return (bound.get("min_val", bound.get("min")), bound.get("max_val", bound.get("max"))) == (0, 6)

@@ -1,0 +1,95 @@
+"""A traced network: a module that trains and exports, with the ``Graph`` that describes it and the way between them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from edgesdk.graph import Graph
+
+Batch = Any  # a tensor, or a tuple or dict of tensors: what a data set yields as x
+
+
+def tensors(x: Batch) -> list[Tensor]:
+    """The tensors of one batch in the order in which a network takes them."""
+    return [x] if isinstance(x, Tensor) else list(x.values()) if isinstance(x, Mapping) else list(x)
+
+
+def rebatch(x: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """``x`` with ``change`` made to each of its tensors."""
+    if isinstance(x, Tensor):
+        return change(x)
+    return {k: change(v) for k, v in x.items()} if isinstance(x, Mapping) else tuple(change(v) for v in x)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a layer lies in the module: its weighted submodule, its BatchNorm, and the node that makes its output."""
+
+    module: str | None
+    norm: str | None
+    output: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A flat ``torch.fx`` module whose convolutions, linear layers and norms are submodules, and its ``Graph``.
+
+    ``module`` takes the tensors of a batch in order and returns the flat list of the model's outputs.
+    ``sites`` says where each layer lies.
+    """
+
+    module: fx.GraphModule
+    graph: Graph
+    sites: Mapping[str, Site]
+    structure: Any
+
+    def __call__(self, x: Batch) -> Any:
+        """The model's outputs, in the structure in which the model returns them."""
+        return pytree.tree_unflatten(self.flat(x), self.structure)
+
+    def flat(self, x: Batch) -> list[Tensor]:
+        """The model's outputs as a flat list of tensors."""
+        return list(self.module(*tensors(x)))
+
+    def copy(self) -> Network:
+        """The same network with weights of its own."""
+        return replace(self, module=copy.deepcopy(self.module))
+
+    def submodule(self, layer: str) -> nn.Module:
+        """The convolution or linear module of ``layer``."""
+        site = self.sites[layer]
+        assert site.module is not None, f"{layer} has no weights"
+        return self.module.get_submodule(site.module)
+
+    def node(self, layer: str) -> fx.Node:
+        """The node that makes the output of ``layer``, or the placeholder of a graph input."""
+        wanted = self.sites[layer].output if layer in self.sites else layer
+        return next(node for node in self.module.graph.nodes if node.name == wanted)
+
+
+class Edited(fx.Interpreter):
+    """Runs a module with the outputs of some nodes edited: masked, quantized, or replaced by another node's.
+
+    ``edits`` maps a node's name to a function of (its output, its input values).
+    """
+
+    def __init__(self, module: fx.GraphModule, edits: Mapping[str, Callable[..., Any]]) -> None:
+        super().__init__(module)
+        self.edits = edits
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        edit = self.edits.get(n.name)
+        return edit(value, *(self.env[i] for i in n.all_input_nodes)) if edit else value
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The shape of a tensor without the batch; () for anything else."""
+    return tuple(value.shape[1:]) if isinstance(value, torch.Tensor) else ()

@@ -1,0 +1,65 @@
+"""What can go wrong, each kind with its exit code. A message is one line: the fact, then the remedy."""
+
+from __future__ import annotations
+
+
+class EdgeSdkError(Exception):
+    """Base of every error that edgesdk raises on purpose.
+
+    ``fact`` says what is the case, ``remedy`` what to do about it; ``str()`` joins them on one line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, fact: str, remedy: str) -> None:
+        self.fact = " ".join(fact.split())
+        self.remedy = " ".join(remedy.split())
+        super().__init__(f"{self.fact}: {self.remedy}")
+
+
+class UsageError(EdgeSdkError):
+    """An argument is wrong: an unknown target, a budget without a unit."""
+
+    exit_code = 2
+
+
+class ModelError(EdgeSdkError):
+    """The model cannot be loaded, traced or exported, or its weights do not fit."""
+
+    exit_code = 3
+
+
+class DataError(EdgeSdkError):
+    """The data is missing, malformed, or does not fit the model."""
+
+    exit_code = 4
+
+
+class BudgetError(EdgeSdkError):
+    """No plan keeps the budget; the message names the tightest reachable figure and the layers in the way."""
+
+    exit_code = 5
+
+
+class DeviceError(EdgeSdkError):
+    """The device, or a runtime on it, is missing or failed."""
+
+    exit_code = 6
+
+
+class FidelityError(EdgeSdkError):
+    """The exported file does not compute what the simulation computes."""
+
+    exit_code = 7
+
+
+class BundleError(EdgeSdkError):
+    """A bundle or a plan is damaged, of another schema, or in the way."""
+
+    exit_code = 8
+
+
+class StorageError(EdgeSdkError):
+    """A file or folder could not be written."""
+
+    exit_code = 9

@@ -1,0 +1,158 @@
+"""A network as an ONNX file whose integer layers are integer: stored as such, and run as such by ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, helper, numpy_helper
+from onnxscript import FLOAT, INT8, UINT8
+from onnxscript import opset21 as op
+
+from edgesdk.compress.network import Batch, Network, rebatch, tensors
+from edgesdk.compress.quantize import TensorSpec, frozen, specification
+from edgesdk.errors import FidelityError, ModelError
+from edgesdk.record import write
+
+OPSET = 21  # the first whose quantization operators take 4-bit integers
+
+
+def export(network: Network, x: Batch, path: Path) -> None:
+    """Write ``network`` as ONNX for one sample like those in ``x``, its integer layers stored as integers.
+
+    Inputs keep their names; outputs are ``output``, or ``output_0``, ``output_1`` and so on. Weighted nodes are named
+    after their layer. Raises ``ModelError`` for an operator that ONNX lacks, ``FidelityError`` where a scale, zero
+    point or width in the file is not the specification's, ``StorageError`` where the file cannot be written.
+    """
+    specs = specification(network)
+    model = _exported(frozen(network), x)
+    for node in model.graph.node:
+        if (layer := _layer_of(node, model)) is not None:
+            node.name = layer
+    _pool_means(model)
+    for name, spec in specs.items():
+        if spec.bits == 4:
+            _pack(model, name)
+    _clean(model)
+    onnx.checker.check_model(model)
+    check(model, specs)
+    write(path, model.SerializeToString())
+
+
+def _exported(network: Network, x: Batch) -> ModelProto:
+    one = tuple(tensors(rebatch(x, lambda t: t[:1])))
+    count = network.structure.num_leaves
+    quiet = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                network.module.eval(),
+                one,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[tensor.name for tensor in network.graph.inputs],
+                output_names=["output"] if count == 1 else [f"output_{i}" for i in range(count)],
+                custom_translation_table={
+                    torch.ops.edgesdk.quantize_dequantize.default: _quantize_dequantize,
+                    torch.ops.edgesdk.dequantize.default: _dequantize,
+                },
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many kinds
+        raise ModelError(f"the model cannot be exported to ONNX: {_cause(error)}", "replace that operator") from None
+    finally:
+        logging.getLogger("torch.onnx").setLevel(quiet)
+    assert program is not None
+    return program.model_proto
+
+
+def _quantize_dequantize(x: FLOAT, scale: FLOAT, zero_point: UINT8) -> FLOAT:
+    return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
+
+
+def _dequantize(x: INT8, scale: FLOAT, zero_point: INT8) -> FLOAT:
+    return op.DequantizeLinear(x, scale, zero_point, axis=0)
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _layer_of(node: onnx.NodeProto, model: ModelProto) -> str | None:
+    """The path of the module whose weight ``node`` multiplies with."""
+    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return None
+    makers = {output: other for other in model.graph.node for output in other.output}
+    weight = node.input[1]
+    while weight in makers and makers[weight].op_type in ("DequantizeLinear", "Transpose"):
+        weight = makers[weight].input[0]
+    return weight.removesuffix(".weight") if weight.endswith(".weight") else None
+
+
+def _pool_means(model: ModelProto) -> None:
+    """Means over an image as GlobalAveragePool: ONNX Runtime has an integer kernel for it, and none for ReduceMean."""
+    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "ReduceMean" and len(node.input) == 2 and node.input[1] in arrays:
+            keeps = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
+            if keeps and sorted(numpy_helper.to_array(arrays[node.input[1]]).tolist()) in ([-2, -1], [2, 3]):
+                node.op_type = "GlobalAveragePool"
+                del node.input[1:], node.attribute[:]
+
+
+def _pack(model: ModelProto, name: str) -> None:
+    """Store the integers ``name`` in four bits; a runtime unpacks them once, while it loads."""
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    tensor = initializers[name]
+    values = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(helper.make_tensor(f"{name}.packed", onnx.TensorProto.INT4, values.shape, values.ravel().tolist()))
+    unpack = helper.make_node("Cast", [f"{name}.packed"], [name], f"{name}.unpack", to=onnx.TensorProto.INT8)
+    model.graph.node.insert(0, unpack)
+
+
+def _clean(model: ModelProto) -> None:
+    """Drop what the exporter notes for its own use: it would be half of a small file."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
+    model.graph.doc_string = model.doc_string = ""
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    for tensor in kept:
+        tensor.doc_string = ""
+        del tensor.metadata_props[:]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def check(model: ModelProto, specs: Mapping[str, TensorSpec]) -> None:
+    """Raise ``FidelityError`` unless the file's integers, scales and zero points are exactly those of ``specs``."""
+    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+    width = {onnx.TensorProto.INT4: 4, onnx.TensorProto.INT8: 8, onnx.TensorProto.UINT8: 8}
+    found: set[tuple] = set()
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            zero = arrays.get(node.input[2]) if len(node.input) > 2 else None
+            source = next((t for n in (node.input[0], f"{node.input[0]}.packed") if (t := arrays.get(n))), zero)
+            if source is not None and source.data_type in width:
+                scale = numpy_helper.to_array(arrays[node.input[1]]).astype(np.float32).ravel()
+                points = numpy_helper.to_array(zero).ravel() if zero is not None else np.zeros(len(scale), int)
+                name = node.input[0] if source is not zero else None
+                found.add((name, width[source.data_type], tuple(scale.tolist()), tuple(int(p) for p in points)))
+    for name, spec in specs.items():
+        key = (name if spec.axis is not None else None, spec.bits, spec.scale, spec.zero_point)
+        if key not in found:
+            raise FidelityError(f"{name} is not quantized in the file as specified", "report this as a defect")

@@ -1,0 +1,157 @@
+"""Small ONNX models that time one operator each, in the surroundings that it has inside a network.
+
+A probe holds ``COPIES`` of the operator side by side, each behind the same maker (a 1x1 convolution, whose output has
+the runtime's own layout) and before a reader that looks at a single pixel. Its baseline is the same probe without the
+operator, so that the difference, divided by the copies, is the operator's own time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from edgesdk.graph import ADD, CONV, LINEAR, POOL
+from edgesdk.plan import FP32, INT8
+from edgesdk.price.operators import Operator
+
+COPIES = 4
+SINK = 16  # channels of the reader: one block of the widest vector unit
+
+
+def probe(operator: Operator) -> bytes:
+    """The serialized ONNX model that times ``operator`` (or a baseline of one)."""
+    return _Probe(operator).model()
+
+
+class _Probe:
+    def __init__(self, operator: Operator) -> None:
+        self.operator = operator
+        self.nodes: list[NodeProto] = []
+        self.arrays: list[TensorProto] = []
+        self.random = np.random.default_rng(0)
+        self.count = 0
+
+    def model(self) -> bytes:
+        op = self.operator
+        vector = op.kind in (LINEAR, "alone linear") or not op.size
+        self.vector = vector
+        size = op.size if not vector else ()
+        rows = op.size[0] if vector and op.size else 1
+        direct = vector or op.entry
+        shape = (rows, op.inputs) if vector else (1, op.inputs if direct else 1, *size)
+        first = INT8 if op.precision == INT8 else FP32
+        x = self.grid("x") if first == INT8 else "x"
+        if not direct:
+            x = self.convolution(x, 1, op.inputs, (1,) * len(size), first)
+        outputs = []
+        for _ in range(COPIES):
+            y = self.operated(x, size)
+            outputs.append(y)
+        graph = helper.make_graph(
+            self.nodes,
+            "probe",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+            self.arrays,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+        return model.SerializeToString()
+
+    def operated(self, x: str, size: tuple[int, ...]) -> str:
+        op = self.operator
+        ones = (1,) * len(size)
+        if op.kind == LINEAR:
+            return self.linear(self.linear(x, op.inputs, op.outputs, op.precision), op.outputs, 4, op.precision)
+        if op.kind == "alone linear":
+            return self.linear(x, op.inputs, 4, op.precision)
+        if op.kind == "alone":
+            return self.sink(x, op.inputs, size, op.precision)
+        if op.kind == CONV:
+            y = self.convolution(x, op.inputs, op.outputs, op.kernel, op.precision, op)
+            spatial = tuple(
+                (n + 2 * p - d * (k - 1) - 1) // s + 1
+                for n, k, s, p, d in zip(size, op.kernel, op.stride, op.padding, op.dilation, strict=True)
+            )
+            return self.sink(y, op.outputs, spatial, op.precision)
+        if self.vector:
+            y = self.linear(x, op.inputs, op.inputs, op.precision)
+        else:
+            y = self.convolution(x, op.inputs, op.inputs, ones, op.precision)
+        reader = op.precision
+        if op.kind == "quantize":
+            y, reader = self.grid(y), INT8
+        elif op.kind == "dequantize":
+            reader = FP32
+        elif op.kind == ADD:
+            y = self.result(self.node("Add", [y, x]), op)
+        elif op.kind == "mean":
+            y, size = self.result(self.node("GlobalAveragePool", [y]), op), ones
+        elif op.kind == POOL:
+            y = self.result(self.node("MaxPool", [y], kernel_shape=op.kernel, strides=op.stride), op)
+            size = tuple(n // k for n, k in zip(size, op.kernel, strict=True))
+        elif op.kind == "activation":
+            y = self.result(y, op)
+        return self.linear(y, op.outputs, 4, reader) if self.vector else self.sink(y, op.outputs, size, reader)
+
+    def result(self, y: str, op: Operator) -> str:
+        """``y`` through the activation, and on its integer grid where the operator is integer."""
+        if op.activation == "relu":
+            y = self.node("Relu", [y])
+        elif op.activation == "relu6":
+            y = self.node("Clip", [y, self.constant(np.float32(0)), self.constant(np.float32(6))])
+        return self.grid(y) if op.precision == INT8 else y
+
+    def sink(self, x: str, inputs: int, size: tuple[int, ...], precision: str) -> str:
+        """A 1x1 convolution whose stride steps over all but one pixel."""
+        ones, zeros = (1,) * len(size), (0,) * len(size)
+        reader = Operator(CONV, precision, inputs, SINK, size, ones, tuple(max(n, 1) for n in size), zeros, ones)
+        return self.convolution(x, inputs, SINK, ones, precision, reader)
+
+    def convolution(
+        self, x: str, inputs: int, outputs: int, kernel: tuple[int, ...], precision: str, op: Operator | None = None
+    ) -> str:
+        groups = inputs if op is not None and op.depthwise else 1
+        weight = self.weight((outputs, inputs // groups, *kernel), precision)
+        attributes: dict[str, object] = {"kernel_shape": kernel, "group": groups}
+        if op is not None:
+            attributes |= {"strides": op.stride, "pads": op.padding * 2, "dilations": op.dilation}
+        y = self.node("Conv", [x, *weight], **attributes)
+        plain = op or Operator(CONV, precision, inputs, outputs)
+        return self.result(y, plain)
+
+    def linear(self, x: str, inputs: int, outputs: int, precision: str) -> str:
+        weight = self.weight((outputs, inputs), precision)
+        y = self.node("Gemm", [x, *weight], transB=1)
+        return self.grid(y) if precision == INT8 else y
+
+    def weight(self, shape: tuple[int, ...], precision: str) -> list[str]:
+        """The names of a weight and a bias, random, so that no two copies are merged into one."""
+        if precision == FP32:
+            weight = self.random.standard_normal(shape, np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))
+            return [self.constant(weight), self.constant(self.random.standard_normal(shape[0], np.float32))]
+        n = shape[0]
+        weight = self.random.integers(-127, 128, shape).astype(np.int8)
+        bias = self.random.integers(-999, 1000, n).astype(np.int32)
+        scale = np.full(n, 1 / (64 * np.sqrt(np.prod(shape[1:]))), np.float32)
+        zeros = self.constant(np.zeros(n, np.int8))
+        return [
+            self.node("DequantizeLinear", [self.constant(weight), self.constant(scale), zeros], axis=0),
+            self.node("DequantizeLinear", [self.constant(bias), self.constant(scale / 32)], axis=0),
+        ]
+
+    def grid(self, x: str) -> str:
+        scale, zero = self.constant(np.float32(1 / 32)), self.constant(np.uint8(0))
+        quantized = self.node("QuantizeLinear", [x, scale, zero])
+        return self.node("DequantizeLinear", [quantized, scale, zero])
+
+    def node(self, operator: str, inputs: list[str], **attributes: object) -> str:
+        self.count += 1
+        name = f"v{self.count}"
+        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
+        return name
+
+    def constant(self, value: np.ndarray | np.generic) -> str:
+        self.count += 1
+        name = f"c{self.count}"
+        self.arrays.append(numpy_helper.from_array(np.asarray(value), name))
+        return name

@@ -1,0 +1,104 @@
+"""A plan: what every layer is to be. Searching makes it, compressing carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgesdk.budget import Cost
+from edgesdk.errors import BundleError
+from edgesdk.graph import Graph
+from edgesdk.record import digest
+
+SCHEMA = 1
+FP32, INT8 = "fp32", "int8"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A low-rank form of a layer. ``svd`` and ``spatial`` have one rank, ``tucker`` those of input and output."""
+
+    method: str
+    ranks: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.method} {'x'.join(map(str, self.ranks))}"
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a layer is carried out: the precision it runs in, the bits its weights are stored in, its low-rank form."""
+
+    precision: str = FP32
+    weight_bits: int = 32
+    factor: Factor | None = None
+
+    def __str__(self) -> str:
+        stored = "" if self.weight_bits in (8, 32) else f", {self.weight_bits}-bit weights"
+        return f"{self.precision}{stored}" + (f", {self.factor}" if self.factor else "")
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer's option, with what it is expected to take and why it was chosen."""
+
+    name: str
+    option: Option
+    latency_ms: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the solver proved: no plan's objective is below ``bound``; ``gap`` is relative to ``objective``."""
+
+    objective: float
+    bound: float
+    gap: float
+    seconds: float
+    solver: str
+
+
+@dataclass(frozen=True)
+class Struck:
+    """A choice that is not on the menu because this device runs it slower than what it would replace."""
+
+    layer: str
+    choice: str
+    latency_ms: float
+    replaces_ms: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Per channel group how many channels stay, per layer its option, and the branches that are left out."""
+
+    graph_digest: str
+    target: str
+    runtime: str
+    threads: int
+    kept: Mapping[str, int]
+    layers: tuple[LayerPlan, ...]
+    dropped: tuple[str, ...]
+    predicted: Cost
+    proof: Proof
+    struck: tuple[Struck, ...] = ()
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.schema > SCHEMA:
+            raise BundleError(f"the plan has schema {self.schema}, newer than {SCHEMA}", "update edgesdk")
+
+    @property
+    def options(self) -> dict[str, Option]:
+        return {layer.name: layer.option for layer in self.layers}
+
+    @property
+    def digest(self) -> str:
+        """Over the decisions alone: two plans with the same digest make the same model."""
+        return digest([self.graph_digest, self.kept, [[p.name, p.option] for p in self.layers], self.dropped])
+
+    def check(self, graph: Graph) -> None:
+        """Raise ``BundleError`` unless this plan was made for ``graph``."""
+        if self.graph_digest != graph.digest:
+            raise BundleError("the plan was made for another model", "search again for this one")

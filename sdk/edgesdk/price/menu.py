@@ -1,0 +1,224 @@
+"""(Graph, measured latencies, accuracy losses) -> Menu: every choice of every layer with its price."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
+from math import prod
+
+from edgesdk.graph import CONV, LINEAR, OTHER, WEIGHTED, Graph, Layer
+from edgesdk.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
+from edgesdk.plan import FP32, INT8, Option, Struck
+from edgesdk.price import operators as ops
+from edgesdk.price.correct import Correction
+from edgesdk.price.table import Table
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Prices in accuracy, from calibration data: by group and width, by layer and option, by branch."""
+
+    widths: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    branches: Mapping[str, float] = field(default_factory=dict)
+
+
+def options(layer: Layer, weight_bits: Iterable[int] = (8,), low_rank: bool = True) -> tuple[Option, ...]:
+    """Every way to carry ``layer`` out: precisions that it can run in, times its low-rank forms."""
+    found = []
+    for precision in ops.precisions(layer):
+        bits = (32,) if precision == FP32 else tuple(weight_bits) if layer.kind in WEIGHTED else (8,)
+        forms = (None, *ops.factors(layer)) if low_rank and layer.kind in WEIGHTED and not layer.fixed else (None,)
+        found += [Option(precision, b, form) for form in forms for b in bits]
+    return tuple(found)
+
+
+def full_width(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[ops.Operator]:
+    """The operators of every option at full width, and of every change of precision: what is priced first."""
+    found = [op for layer in graph.layers for option in offered[layer.name] for op in ops.operators(layer, graph, option, None, None)]
+    for layer in graph.layers:
+        if len(layer.shape) > 0 and layer.kind != OTHER:
+            found += [ops.change(way, *_tensor(layer, graph, None)) for way in ops.CHANGES]
+    for tensor in graph.inputs:
+        if tensor.dtype == "float32" and tensor.shape:
+            found.append(ops.change("quantize", tensor.shape, tensor.shape[0]))
+    return found
+
+
+def all_widths(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[ops.Operator]:
+    """The operators of every option at every width of its input and output."""
+    found = full_width(graph, offered)
+    for layer in graph.layers:
+        for reads, writes in _pairs(layer, graph):
+            for option in offered[layer.name]:
+                if _applies(layer, graph, option, reads, writes):
+                    found += ops.operators(layer, graph, option, reads, writes)
+        if layer.writes and layer.kind != OTHER:
+            for kept in ops.widths(graph.group_by_name[layer.writes].size):
+                found += [ops.change(way, *_tensor(layer, graph, kept)) for way in ops.CHANGES]
+    return list({op.key: op for op in found}.values())
+
+
+def strike(
+    graph: Graph, offered: Mapping[str, tuple[Option, ...]], table: Table, smaller_wanted: bool
+) -> tuple[dict[str, tuple[Option, ...]], tuple[Struck, ...]]:
+    """``offered`` without the options that this device runs slower than what they replace, and those options.
+
+    A low-rank form replaces the full layer of the same precision. An integer layer replaces the float one between
+    integer neighbours, that is with the changes of precision around it. Where size or memory is bounded
+    (``smaller_wanted``), an integer layer stays on the menu however slow: it may be what fits.
+    """
+    kept: dict[str, tuple[Option, ...]] = {}
+    struck: list[Struck] = []
+    for layer in graph.layers:
+        stays: list[Option] = []
+        for option in offered[layer.name]:
+            own = _latency(layer, graph, option, None, None, table)
+            reference = Option() if option.factor is None else replace(option, factor=None)
+            other = _latency(layer, graph, reference, None, None, table)
+            if option.factor is None and layer.kind != OTHER:
+                other += table.latency_ms(ops.change("quantize", *_tensor(layer, graph, None)))
+                if layer.inputs[0] in graph.by_name and graph.by_name[layer.inputs[0]].kind != OTHER:
+                    other += table.latency_ms(ops.change("dequantize", *_tensor(graph.by_name[layer.inputs[0]], graph, None)))
+            binds = smaller_wanted and option.factor is None
+            if option == Option() or own < other or own == other and option.factor is None or binds:
+                stays.append(option)
+            else:
+                struck.append(Struck(layer.name, str(option), own, other))
+        kept[layer.name] = tuple(stays)
+    return kept, tuple(struck)
+
+
+def menu(
+    graph: Graph,
+    offered: Mapping[str, tuple[Option, ...]],
+    table: Table,
+    losses: Losses,
+    correction: Correction,
+    struck: tuple[Struck, ...] = (),
+) -> Menu:
+    """Every choice with its price in ms, bytes and accuracy; latencies scaled as whole networks were measured."""
+    branch_of = {name: branch for branch in graph.branches for name in branch.layers if branch.name in losses.branches}
+    joins = {branch.join: branch for branch in graph.branches if branch.name in losses.branches}
+    layers = []
+    for layer in graph.layers:
+        choices = []
+        for reads, writes in _pairs(layer, graph):
+            for option in offered[layer.name]:
+                if not _applies(layer, graph, option, reads, writes):
+                    continue
+                size, memory = weight_bytes(layer, graph, option, reads, writes)
+                output, scratch = _live_bytes(layer, graph, option, reads, writes)
+                choice = Choice(
+                    option,
+                    _latency(layer, graph, option, reads, writes, table) * correction.scale(option.precision),
+                    losses.options.get(layer.name, {}).get(str(option), 0.0),
+                    reads, writes, size, memory, output, scratch,
+                )  # fmt: skip
+                choices.append(choice)
+                if layer.name in joins:
+                    choices.append(replace(choice, latency_ms=0.0, loss=0.0, scratch_bytes=0.0, skips=True))
+        branch = branch_of.get(layer.name)
+        layers.append(LayerMenu(layer.name, tuple(choices), layer.reads, layer.writes, branch.name if branch else None))
+    groups = tuple(
+        GroupMenu(group.name, {kept: losses.widths.get(group.name, {}).get(kept, 0.0) for kept in _widths(group.name, graph)})
+        for group in graph.groups
+        if group.fixed is None
+    )
+    return Menu(
+        layers=tuple(layers),
+        groups=groups,
+        branches=tuple(BranchMenu(b.name, b.join, losses.branches[b.name]) for b in joins.values()),
+        changes=tuple(_changes(graph, table, correction)),
+        live=graph.live,
+        latency_ms=correction.latency_ms,
+        memory_bytes=correction.memory_bytes,
+        size_bytes=correction.size_bytes,
+        struck=struck,
+    )
+
+
+def _widths(group: str, graph: Graph) -> tuple[int, ...]:
+    return ops.widths(graph.group_by_name[group].size)
+
+
+def _pairs(layer: Layer, graph: Graph) -> Iterable[tuple[int | None, int | None]]:
+    reads = _widths(layer.reads, graph) if layer.reads else (None,)
+    if layer.writes and layer.writes == layer.reads:
+        return [(kept, kept) for kept in reads]
+    return product(reads, _widths(layer.writes, graph) if layer.writes else (None,))
+
+
+def _applies(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None) -> bool:
+    return option.factor is None or ops.fits(option.factor, *ops.channels(layer, graph, reads, writes))
+
+
+def _latency(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Table) -> float:
+    return sum(table.latency_ms(op) for op in ops.operators(layer, graph, option, reads, writes))
+
+
+def weight_bytes(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None) -> tuple[float, float]:
+    """Bytes of a layer's weights in the file and in memory: 4-bit weights are unpacked to 8 bits as they load.
+
+    An integer layer stores a 32-bit bias, two scales and a zero point per output channel.
+    """
+    if layer.kind not in WEIGHTED:
+        return layer.parameters * FLOAT_BYTES, layer.parameters * FLOAT_BYTES
+    inputs, outputs = ops.channels(layer, graph, reads, writes)
+    if option.factor is None:
+        parts = [(prod(layer.kernel) * (inputs // layer.groups if layer.groups == 1 else 1) * outputs, outputs)]
+    else:
+        found = ops.operators(layer, graph, option, reads, writes)
+        parts = [(prod(op.kernel) * op.inputs * op.outputs, op.outputs) for op in found]
+    if option.precision == FP32:
+        total = sum(weights + rows for weights, rows in parts) * FLOAT_BYTES
+        return total, total
+    rows = sum(rows * 17 for _, rows in parts)
+    weights = sum(weights for weights, _ in parts)
+    return weights * option.weight_bits / 8 + rows, weights + rows
+
+
+def _live_bytes(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None) -> tuple[float, float]:
+    """Bytes of a layer's output, and of what lies between the parts of its low-rank form."""
+    each = 1 if option.precision == INT8 else FLOAT_BYTES
+    elements = layer.elements
+    if layer.writes and writes is not None:
+        elements = elements * writes // graph.group_by_name[layer.writes].size
+    between = 0
+    if option.factor is not None and layer.kind == CONV:
+        found = ops.operators(layer, graph, option, reads, writes)
+        between = max(op.inputs * prod(op.size) for op in found[1:])
+    elif option.factor is not None and layer.kind == LINEAR:
+        between = option.factor.ranks[0] * prod(layer.shape[:-1])
+    return elements * each, between * each
+
+
+def _tensor(layer: Layer, graph: Graph, kept: int | None) -> tuple[tuple[int, ...], int]:
+    """A layer's output as ``ops.change`` takes it: its shape with channels first, and its channels."""
+    shape = (layer.shape[-1], prod(layer.shape[:-1])) if layer.kind == LINEAR and len(layer.shape) > 1 else layer.shape
+    channels = shape[0]
+    if layer.writes and kept is not None:
+        channels = channels * kept // graph.group_by_name[layer.writes].size
+    return shape, channels
+
+
+def _changes(graph: Graph, table: Table, correction: Correction) -> Iterable[Change]:
+    for tensor in graph.inputs:
+        if tensor.dtype == "float32" and tensor.shape and graph.readers[tensor.name]:
+            price = table.latency_ms(ops.change("quantize", tensor.shape, tensor.shape[0]))
+            yield Change(tensor.name, graph.readers[tensor.name], None, {None: price * correction.scale(INT8)}, {None: 0.0})
+    for layer in graph.layers:
+        if layer.kind == OTHER or not layer.shape:
+            continue
+        widths = _widths(layer.writes, graph) if layer.writes else (None,)
+        prices = [
+            {
+                kept: table.latency_ms(ops.change(way, *_tensor(layer, graph, kept))) * correction.scale(INT8)
+                for kept in widths
+            }
+            for way in ops.CHANGES
+        ]
+        yield Change(layer.name, graph.readers[layer.name], layer.writes, *prices, layer.name in graph.outputs)

@@ -1,0 +1,189 @@
+"""Latency: artefacts timed in interleaved blocks on one device, with the conditions under which that was done."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from statistics import median
+from time import perf_counter
+from typing import Any, Callable
+
+from edgesdk_targets.agent import clock, lock, probe, runners
+from edgesdk_targets.agent.protocol import MISSING, USAGE, AgentError, Report
+
+# Least count and least seconds. MLPerf Mobile asks for 1,024 queries and 60 s, and calls 128 and 10 s quick, 64 and
+# 6 s rapid (Janapa Reddi et al. 2022, "MLPerf Mobile Inference Benchmark"); rapid here takes 3 s.
+MODES = {"rapid": (64, 3.0), "quick": (128, 10.0), "full": (1024, 60.0)}
+WARMUP_RUNS = 3
+LEAST_BLOCKS, BLOCK_SECONDS = 10, 0.5
+SAMPLES_KEPT = 16000
+# After a change of artefact its weights are not in the caches, and the threads of the one before spin for up to 40 ms.
+SETTLE_SECONDS = {"one thread": 0.002, "several": 0.05}
+PROFILED_RUNS = 20
+
+
+class _Artifact:
+    """A loaded artefact with the samples taken of it so far."""
+
+    def __init__(self, item: dict[str, Any], runner: Any, threads: int) -> None:
+        self.name, self.digest = item["name"], file_digest(item["path"])
+        begin = perf_counter()
+        session = runner.load(item["path"], threads)
+        self.load_ms = (perf_counter() - begin) * 1e3
+        values = runner.read_inputs(item["inputs"]) if item.get("inputs") else None
+        self.run: Callable[[], object] = session.bind(values)
+        source = "random, seeded" if values is None else "given"
+        self.inputs = [dict(described, source=source) for described in session.inputs]
+        self.providers = session.providers
+        self.samples: list[int] = []
+        self.blocks: list[list[int]] = []
+        self.seconds = 0.0
+
+    def warm_up(self, seconds: float, least_count: int, least_seconds: float) -> None:
+        """Run without keeping the times, and choose how many runs there are to a sample.
+
+        Every run is a sample until that would make more than ``SAMPLES_KEPT`` of them; of a faster model every k-th
+        is, the others running in between all the same.
+        """
+        taken = clock.run_for(self.run, seconds, WARMUP_RUNS)
+        self.warmup = {"count": len(taken), "seconds": sum(taken) / 1e9}
+        self.typical = median(taken[len(taken) // 2 :]) / 1e9
+        self.stride = max(1, math.ceil(least_seconds / self.typical / max(SAMPLES_KEPT, least_count)))
+
+    def time_block(self, least_count: int, least_seconds: float, settle_seconds: float) -> None:
+        """Settle in, then take a block of ``least_count`` samples and about ``least_seconds``."""
+        clock.run_for(self.run, settle_seconds, 1)
+        count = max(1, least_count, math.ceil(least_seconds / (self.typical * self.stride)))
+        block: list[int] = []
+        seconds = clock.time_runs(self.run, block, count, self.stride)
+        self.typical = seconds / (count * self.stride)
+        self.seconds += seconds
+        self.samples += block
+        self.blocks.append(block)
+
+    def result(self) -> dict[str, Any]:
+        milliseconds = [sample / 1e6 for sample in self.samples]
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "samples_ms": milliseconds,
+            "sampled_every": self.stride,
+            "timed_seconds": self.seconds,
+            "block_medians_ms": [median(block) / 1e6 for block in self.blocks],
+            "statistics": clock.statistics(milliseconds),
+            "warmup": self.warmup,
+            "load_ms": self.load_ms,
+            "inputs": self.inputs,
+        }
+
+
+def benchmark(
+    report: Report,
+    *,
+    artifacts: list[dict[str, Any]],
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    minimum_count: int = MODES["rapid"][0],
+    minimum_seconds: float = MODES["rapid"][1],
+    warmup_seconds: float = 1.0,
+    blocks: int | None = None,
+    lock_seconds: float = lock.SECONDS,
+) -> dict[str, Any]:
+    """The latency of ``artifacts``, each ``{"name", "path", "inputs"?: path of an .npz}``, batch as they have it.
+
+    All are loaded and warmed up, then timed in blocks that take turns, A B, B A, A B and so on, so that a drift of
+    the device falls on all alike. Each gets at least ``minimum_count`` samples and ``minimum_seconds`` of timed
+    running, in about ``blocks`` rounds, by default one per half second and ten at least.
+
+    Returns ``artifacts`` with samples and statistics in ms in the order of the request, ``conditions`` before and
+    after, and ``valid``, false with a ``reason`` where the device throttled. Raises ``AgentError``.
+    """
+    _check(artifacts, threads, minimum_count, minimum_seconds, warmup_seconds, blocks)
+    rounds = blocks or max(LEAST_BLOCKS, math.ceil(minimum_seconds / BLOCK_SECONDS))
+    settle_seconds = SETTLE_SECONDS["one thread" if threads == 1 else "several"]
+    runner = runners.runner(runtime)
+    with lock.device_lock(report, lock_seconds):
+        loaded = []
+        for index, item in enumerate(artifacts):
+            report({"done": index, "of": len(artifacts), "state": "loading"})
+            loaded.append(_Artifact(item, runner, threads))
+        for index, artifact in enumerate(loaded):
+            report({"done": index, "of": len(loaded), "state": "warming up"})
+            artifact.warm_up(warmup_seconds, minimum_count, minimum_seconds)
+        before = probe.conditions()
+        order, done = list(loaded), 0
+        while order:
+            report({"done": done, "of": max(rounds, done + 1), "state": "timing"})
+            with clock.no_collection():
+                for artifact in order:
+                    artifact.time_block(math.ceil(minimum_count / rounds), minimum_seconds / rounds, settle_seconds)
+            done += 1
+            order = [a for a in reversed(order) if len(a.samples) < minimum_count or a.seconds < minimum_seconds]
+        after = probe.conditions()
+    reason = probe.throttled(before, after)
+    return {
+        "artifacts": [artifact.result() for artifact in loaded],
+        "runtime": {"name": runtime, "version": runner.VERSION, "providers": loaded[0].providers, "threads": threads},
+        "conditions": {"before": before, "after": after},
+        "valid": reason is None,
+        "reason": reason,
+    }
+
+
+def kernels(
+    report: Report,
+    *,
+    path: str,
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    inputs: str | None = None,
+    lock_seconds: float = lock.SECONDS,
+) -> dict[str, Any]:
+    """The kernels that ran for the model at ``path``: ``[{"name", "operator", "provider", "share"}]``, in order.
+
+    A pass of its own: profiling slows the runs, so that shares are told and no times.
+    """
+    _check([{"name": path, "path": path}], threads, 1, 0, 0, None)
+    runner = runners.runner(runtime)
+    with lock.device_lock(report, lock_seconds):
+        values = runner.read_inputs(inputs) if inputs else None
+        ran = runner.profile(path, values, threads, PROFILED_RUNS)
+    return {"digest": file_digest(path), "kernels": ran, "runtime": {"name": runtime, "version": runner.VERSION}}
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a file."""
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        for part in iter(lambda: file.read(1 << 20), b""):
+            state.update(part)
+    return state.hexdigest()
+
+
+def check_threads(threads: int) -> None:
+    """Raise ``AgentError`` unless ``threads`` is a whole number from 1 on."""
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise AgentError(USAGE, f"{threads!r} is no number of threads", "give a whole number from 1 on")
+
+
+def check_file(path: Any) -> None:
+    """Raise ``AgentError`` unless there is a file at ``path``."""
+    if not isinstance(path, str) or not os.path.isfile(path):
+        raise AgentError(MISSING, f"{path} is not on this device", "send the file first")
+
+
+def _check(artifacts: Any, threads: int, count: int, seconds: float, warmup: float, blocks: int | None) -> None:
+    if not isinstance(artifacts, list) or not all(isinstance(item, dict) for item in artifacts) or not artifacts:
+        raise AgentError(USAGE, "there are no artifacts to time", 'give a list of {"name", "path"}')
+    if not all(isinstance(item.get("name"), str) for item in artifacts):
+        raise AgentError(USAGE, "an artifact has no name", 'give each a "name" and a "path"')
+    if len({item["name"] for item in artifacts}) < len(artifacts):
+        raise AgentError(USAGE, "two artifacts have the same name", "name each by its own")
+    for item in artifacts:
+        check_file(item.get("path"))
+        if item.get("inputs"):
+            check_file(item["inputs"])
+    check_threads(threads)
+    if count < 1 or seconds < 0 or warmup < 0 or (blocks is not None and blocks < 1):
+        raise AgentError(USAGE, "a least count, duration or number of blocks is out of range", "give positive numbers")

@@ -1,0 +1,60 @@
+"""Fixture trees: what the files of three boards say, cut down to what the agent reads."""
+
+from __future__ import annotations
+
+import os
+
+PI_4 = {
+    "proc/cpuinfo": "".join(
+        f"processor\t: {core}\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\n"
+        "CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd08\nCPU revision\t: 3\n\n"
+        for core in range(4)
+    )
+    + "Revision\t: c03115\nSerial\t\t: 0\nModel\t\t: Raspberry Pi 4 Model B Rev 1.5\n",
+    "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.5\0",
+    "proc/meminfo": "MemTotal:        3884376 kB\nMemFree:         3000000 kB\n",
+    "proc/loadavg": "0.10 0.20 0.30 1/150 999\n",
+    "proc/sys/kernel/osrelease": "6.1.0-rpi7-rpi-v8\n",
+    "etc/os-release": 'NAME="Debian GNU/Linux"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\n',
+    "sys/devices/system/cpu/online": "0-3\n",
+    "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+    "sys/class/thermal/thermal_zone0/temp": "48199\n",
+    "sys/class/hwmon/hwmon1/name": "rpi_volt\n",
+    "sys/class/hwmon/hwmon1/in0_lcrit_alarm": "1\n",
+    **{f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor": "ondemand\n" for core in range(4)},
+    **{f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq": "600000\n" for core in range(4)},
+    **{f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_max_freq": "1800000\n" for core in range(4)},
+}
+
+ORIN = {
+    "proc/cpuinfo": "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\n"
+    "Features\t: fp asimd asimdhp cpuid asimddp\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n",
+    "proc/device-tree/model": "NVIDIA Orin Nano Developer Kit\0",
+    "etc/nv_tegra_release": "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64\nmore\n",
+    "sys/devices/system/cpu/online": "0-1,4\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n",
+    "sys/devices/system/cpu/cpu4/cpufreq/scaling_governor": "performance\n",
+    "sys/class/thermal/thermal_zone0/type": "CPU-therm\n",
+    "sys/class/thermal/thermal_zone0/temp": "50500\n",
+    "sys/class/thermal/thermal_zone1/type": "CV0-therm\n",
+    "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/in1_label": "VDD_IN\n",
+}
+
+X86 = {
+    "proc/cpuinfo": "processor\t: 0\nmodel name\t: Some CPU @ 2.60GHz\ncpu MHz\t\t: 2599.998\n"
+    "flags\t\t: fpu avx2 avx512f avx512_vnni amx_int8 avx512_bf16\n\n"
+    "processor\t: 1\nmodel name\t: Some CPU @ 2.60GHz\ncpu MHz\t\t: 1200.5\nflags\t\t: fpu avx2\n",
+    "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "3\n",
+    "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count": "4\n",
+    "sys/bus/i2c/drivers/ina3221/bind": "",
+}
+
+
+def plant(root: str, files: dict[str, str]) -> str:
+    """Write ``files`` below ``root``, and return it."""
+    for name, content in files.items():
+        path = os.path.join(root, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(content)
+    return root

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+import zipapp
+
+import agent_models
+from edgesdk_targets.agent import fresh, protocol
+
+AGENT = os.path.join(fresh.package_root(), "edgesdk_targets", "agent")
+LOUD = """
+import os
+from edgesdk_targets.agent import __main__ as agent
+
+def shout(report):
+    os.system("echo spoiled")
+    print("spoiled as well", flush=True)
+    return {}
+
+agent.VERBS["shout"] = shout
+agent.main()
+"""
+
+
+def converse(command: list, *requests: bytes, **settings) -> tuple:
+    """The answers to ``requests``, the exit code, and what came on stderr."""
+    settings.setdefault("env", fresh.environment())
+    pipe = subprocess.PIPE
+    done = subprocess.run(command, input=b"".join(requests), stdout=pipe, stderr=pipe, timeout=120, **settings)
+    return [json.loads(line.decode()) for line in done.stdout.splitlines()], done.returncode, done.stderr.decode()
+
+
+class Program(unittest.TestCase):
+    def test_it_serves_stdin_until_it_ends(self):
+        command = [sys.executable, "-m", "edgesdk_targets.agent"]
+        answers, code, _ = converse(command, protocol.request(1, "probe", {}), b"nonsense\n")
+        self.assertEqual([answer["id"] for answer in answers], [1, None])
+        self.assertIn("architecture", answers[0]["result"])
+        self.assertEqual((answers[1]["error"]["kind"], code), ("usage", 0))
+
+    def test_what_is_printed_does_not_spoil_the_answers(self):
+        answers, _, errors = converse([sys.executable, "-c", LOUD], protocol.request(1, "shout", {}))
+        self.assertEqual(answers, [{"protocol": 1, "id": 1, "result": {}}])
+        self.assertEqual(errors.splitlines(), ["spoiled", "spoiled as well"])
+
+    def test_it_ends_when_the_host_is_gone(self):
+        command = [sys.executable, "-m", "edgesdk_targets.agent"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=fresh.environment()) as agent:
+            agent.stdout.close()
+            agent.stdin.write(protocol.request(1, "probe", {}))
+            agent.stdin.flush()
+            self.assertEqual(agent.wait(60), 1)
+
+    @agent_models.needs_runtime
+    def test_it_runs_from_a_zip_archive_fresh_processes_included(self):
+        with tempfile.TemporaryDirectory() as folder:
+            archive, model = os.path.join(folder, "agent.pyz"), os.path.join(folder, "a.onnx")
+            only_agent = lambda path: path.parts[:1] == ("edgesdk_targets",) and path.suffix != ".pyc"  # noqa: E731
+            main = "edgesdk_targets.agent.__main__:main"
+            zipapp.create_archive(fresh.package_root(), archive, main=main, filter=only_agent)
+            agent_models.write(model, agent_models.conv())
+            environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+            command = [sys.executable, archive]
+            answers, code, _ = converse(
+                command, protocol.request(1, "load", {"path": model}), env=environment, cwd=folder
+            )
+            self.assertEqual((code, len(answers[-1]["result"]["samples"])), (0, 3))
+
+
+class Source(unittest.TestCase):
+    def trees(self):
+        for folder, _, names in os.walk(AGENT):
+            for name in sorted(names):
+                if name.endswith(".py"):
+                    with open(os.path.join(folder, name), encoding="utf-8") as file:
+                        text = file.read()
+                    yield os.path.relpath(os.path.join(folder, name), AGENT), text
+
+    def test_every_module_parses_as_python_3_8_and_leaves_annotations_unevaluated(self):
+        names = []
+        for name, text in self.trees():
+            tree = ast.parse(text, name, feature_version=(3, 8))
+            names.append(name)
+            if len(tree.body) > 1:
+                self.assertIn("from __future__ import annotations", text, name)
+        self.assertIn("measure.py", names)
+
+    def test_importing_the_agent_imports_the_standard_library_alone(self):
+        code = "import sys; from edgesdk_targets.agent import __main__; print('\\n'.join(sys.modules))"
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, env=fresh.environment(), check=True)
+        loaded = {name.split(".")[0] for name in done.stdout.decode().split()}
+        self.assertIn("edgesdk_targets", loaded)
+        self.assertFalse(loaded & {"numpy", "torch", "onnx", "onnxruntime", "edgesdk"})
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,44 @@
+"""Train the CIFAR ResNets of the benchmark.
+
+    python tools/train_zoo.py OUT [--models resnet20 resnet14 resnet8] [--data PACKAGE] [--epochs 12]
+
+Writes ``OUT/<model>.safetensors`` and prints the accuracy on the test set. CIFAR-10 is fetched where ``--data`` and
+``$EDGESDK_CIFAR`` do not name it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+import zoo
+from cifar import Cifar
+from training import accuracy, save, train
+
+MODELS = {"resnet20": zoo.resnet20, "resnet14": zoo.resnet14, "resnet8": zoo.resnet8}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.models:
+        torch.manual_seed(options.seed)
+        data, model, start = Cifar(options.data, seed=options.seed), MODELS[name](), time.monotonic()
+        train(model, data.train, options.epochs)
+        reached, seconds = accuracy(model, data.test), time.monotonic() - start
+        save(model, options.out / f"{name}.safetensors", reached)
+        print(f"{name}: test accuracy {reached:.4f} after {options.epochs} epochs, {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
