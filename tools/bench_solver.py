@@ -11,11 +11,11 @@ from pathlib import Path
 
 from edgesdk.budget import Cost
 from edgesdk.menu import Menu
-from edgesdk.search.milp import price, solve
-from edgesdk.search.program import Program
+from edgesdk.solve.milp import price, solve
+from edgesdk.solve.program import Program
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "null"))
-from menus import deep_menu  # noqa: E402
+from menus import deep_menu
 
 
 def dense(menu: Menu) -> Cost:

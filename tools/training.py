@@ -10,21 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from edgesdk.example.data import augmented
+
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def augmented(x: Tensor, generator: torch.Generator, padding: int = 4, value: float = 0.0) -> Tensor:
-    """Each image of ``x``, (N, C, H, W), mirrored with probability 1/2 and moved by up to ``padding`` pixels.
-
-    What comes in at the border is ``value`` (He et al. 2016, section 4.2: four pixels of zeros).
-    """
-    n, _, h, w = x.shape
-    flip = torch.rand(n, generator=generator) < 0.5
-    x = torch.where(flip[:, None, None, None], x.flip(3), x)
-    padded = nn.functional.pad(x, (padding,) * 4, value=value)
-    rows = torch.randint(0, 2 * padding + 1, (n, 1), generator=generator) + torch.arange(h)
-    columns = torch.randint(0, 2 * padding + 1, (n, 1), generator=generator) + torch.arange(w)
-    return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 class Augmented:

@@ -1,0 +1,41 @@
+"""Compress a trained PyTorch model for a device so that it keeps a budget there, measured.
+
+import edgesdk
+bundle = edgesdk.deploy(model, target="x86", data="data.npz", budget=edgesdk.Budget(latency_ms=2.0), out="bundle")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from edgesdk.budget import Budget, Cost
+from edgesdk.errors import EdgeSdkError
+
+if TYPE_CHECKING:
+    from edgesdk.bundle import Bundle, verify
+    from edgesdk.deployment import deploy, search
+    from edgesdk.measurement import benchmark
+    from edgesdk.plan import Plan
+    from edgesdk.report import Report
+
+__all__ = ["Budget", "Bundle", "Cost", "EdgeSdkError", "Plan", "Report", "benchmark", "deploy", "search", "verify"]
+
+_HOMES = {
+    "Bundle": "bundle",
+    "Plan": "plan",
+    "Report": "report",
+    "benchmark": "measurement",
+    "deploy": "deployment",
+    "search": "deployment",
+    "verify": "bundle",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch is imported when it is asked for: the command line's help should not wait for it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgesdk' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"edgesdk.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

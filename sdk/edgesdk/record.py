@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -36,7 +37,9 @@ def from_json(kind: type[T], value: Any) -> T:
     try:
         return _build(kind, value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"not a {kind.__name__}: {error}", "write the file anew with this version of edgesdk") from None
+        raise BundleError(
+            f"not a {kind.__name__}: {error}", "write the file anew with this version of edgesdk"
+        ) from None
 
 
 def _build(kind: Any, value: Any) -> Any:
@@ -50,6 +53,8 @@ def _build(kind: Any, value: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _build(next(a for a in arguments if a is not type(None)), value)
     if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{value!r} is not a list")
         items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         return tuple(_build(item, part) for item, part in zip(items, value, strict=True))
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
@@ -82,8 +87,11 @@ def write(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path}: {error.strerror}", "free some space or choose another place") from None
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}", "free some space or choose another place"
+        ) from None
 
 
 def dumps(value: Any) -> str:

@@ -6,6 +6,7 @@ import tempfile
 import unittest
 
 import agent_models
+
 from edgesdk_targets.agent import measure, memory, operators, runners
 from edgesdk_targets.agent.protocol import AgentError
 

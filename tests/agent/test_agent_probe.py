@@ -6,6 +6,7 @@ import tempfile
 import unittest
 
 from agent_boards import ORIN, PI_4, X86, plant
+
 from edgesdk_targets.agent import probe
 
 

@@ -10,6 +10,7 @@ import unittest
 import zipapp
 
 import agent_models
+
 from edgesdk_targets.agent import fresh, protocol
 
 AGENT = os.path.join(fresh.package_root(), "edgesdk_targets", "agent")
@@ -61,7 +62,10 @@ class Program(unittest.TestCase):
     def test_it_runs_from_a_zip_archive_fresh_processes_included(self):
         with tempfile.TemporaryDirectory() as folder:
             archive, model = os.path.join(folder, "agent.pyz"), os.path.join(folder, "a.onnx")
-            only_agent = lambda path: path.parts[:1] == ("edgesdk_targets",) and path.suffix != ".pyc"  # noqa: E731
+
+            def only_agent(path):
+                return path.parts[:1] == ("edgesdk_targets",) and path.suffix != ".pyc"
+
             main = "edgesdk_targets.agent.__main__:main"
             zipapp.create_archive(fresh.package_root(), archive, main=main, filter=only_agent)
             agent_models.write(model, agent_models.conv())

@@ -17,7 +17,9 @@ from edgesdk.compress.trace import cut, described
 from edgesdk.plan import Option, Plan
 
 
-def compressed(network: Network, plan: Plan, x: Batch, scores: Mapping[str, Tensor]) -> tuple[Network, dict[str, Option]]:
+def compressed(
+    network: Network, plan: Plan, x: Batch, scores: Mapping[str, Tensor]
+) -> tuple[Network, dict[str, Option]]:
     """A float copy of ``network`` with the plan's branches, widths and ranks, and the precision of each layer in it.
 
     The parts of a factorized layer are layers of their own, called after it. ``scores`` ranks each group's channels.
@@ -46,7 +48,7 @@ def compressed(network: Network, plan: Plan, x: Batch, scores: Mapping[str, Tens
         options[layer.name] = replace(layer.option, factor=None)
         if layer.option.factor is not None and path is not None and _present(module, network, layer.name):
             parts = _split(module, path, layer.option.factor)
-            options.update({part: options[layer.name] for part in parts})
+            options.update(dict.fromkeys(parts, options[layer.name]))
     module.recompile()
     small = described(module, x, network.structure)
     renamed = _renamed(network, small)
@@ -92,4 +94,8 @@ def _split(module: fx.GraphModule, path: str, factor: object) -> list[str]:
 def _renamed(network: Network, small: Network) -> dict[str, str]:
     """Layers of ``small`` without weights to those of ``network``: a fused ReLU that lost its addition stands alone."""
     by_output = {site.output: name for name, site in network.sites.items()}
-    return {name: by_output[site.output] for name, site in small.sites.items() if site.output in by_output and not site.module}
+    return {
+        name: by_output[site.output]
+        for name, site in small.sites.items()
+        if site.output in by_output and not site.module
+    }

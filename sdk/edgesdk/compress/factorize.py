@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ def factorized(layer: nn.Module, factor: Factor) -> nn.Sequential:
 
 
 def _truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """``left @ right`` closest to ``matrix`` of that rank (Eckart and Young 1936), the singular values shared evenly."""
+    """``left @ right`` closest to ``matrix`` of that rank (Eckart and Young 1936), singular values shared evenly."""
     if not 1 <= rank <= min(matrix.shape):
         raise ValueError(f"rank {rank} is not between 1 and {min(matrix.shape)}")
     u, s, v = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
@@ -43,7 +45,8 @@ def _svd(layer: nn.Linear, rank: int) -> nn.Sequential:
 
 def _pointwise(layer: nn.Conv2d, rank: int) -> nn.Sequential:
     left, right = _truncated(layer.weight[:, :, 0, 0], rank)
-    first = nn.Conv2d(layer.in_channels, rank, 1, layer.stride, layer.padding, bias=False)
+    stride, padding = cast("tuple[int, int]", layer.stride), cast("tuple[int, int] | str", layer.padding)
+    first = nn.Conv2d(layer.in_channels, rank, 1, stride, padding, bias=False)
     second = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None)
     return _filled([first, second], [right[:, :, None, None], left[:, :, None, None]], layer.bias)
 
@@ -74,9 +77,8 @@ def _tucker(layer: nn.Conv2d, rank_in: int, rank_out: int) -> nn.Sequential:
     inputs = torch.linalg.svd(weight.transpose(0, 1).reshape(c, -1).double(), full_matrices=False)[0][:, :rank_in]
     core = torch.einsum("nchw,nr,cs->rshw", weight.double(), outputs, inputs).to(weight.dtype)
     first = nn.Conv2d(c, rank_in, 1, bias=False)
-    middle = nn.Conv2d(
-        rank_in, rank_out, layer.kernel_size, layer.stride, layer.padding, layer.dilation, bias=False  # type: ignore[arg-type]
-    )
+    window = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    middle = nn.Conv2d(rank_in, rank_out, *cast("Any", window), bias=False)
     last = nn.Conv2d(rank_out, n, 1, bias=layer.bias is not None)
     weights = [inputs.T.to(weight.dtype)[:, :, None, None], core, outputs.to(weight.dtype)[:, :, None, None]]
     return _filled([first, middle, last], weights, layer.bias)

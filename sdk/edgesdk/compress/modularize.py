@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.fx.node import map_arg
 
 from edgesdk.compress.network import Batch, rebatch, tensors
 from edgesdk.errors import ModelError
@@ -123,7 +124,7 @@ class _Builder:
 
     def convert(self, argument: Any) -> Any:
         """An argument of the program as one of the graph; weights become attributes where they are first used."""
-        return fx.node.map_arg(argument, self.value)
+        return map_arg(argument, self.value)
 
     def value(self, node: fx.Node) -> Any:
         if node not in self.values and node in self.state:

@@ -168,8 +168,8 @@ class FrozenLayer(nn.Module):
         self.register_buffer("bias", (bias / bias_scale).round().clamp(-(2**31), 2**31 - 1).to(torch.int32))
         self.register_buffer("weight_scale", scale)
         self.register_buffer("bias_scale", bias_scale)
-        self.register_buffer("weight_zero_point", torch.zeros_like(self.weight_scale, dtype=torch.int8))
-        self.register_buffer("bias_zero_point", torch.zeros_like(self.bias_scale, dtype=torch.int32))
+        self.register_buffer("weight_zero_point", torch.zeros_like(scale, dtype=torch.int8))
+        self.register_buffer("bias_zero_point", torch.zeros_like(bias_scale, dtype=torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
         weight = dequantize(self.weight, self.weight_scale, self.weight_zero_point)  # type: ignore[arg-type]
@@ -249,7 +249,9 @@ def integer(network: Network, options: Mapping[str, Option]) -> Network:
         with module.graph.inserting_after(node):
             quantized = module.graph.call_module(target, (node,))
         inside = {network.node(reader) for reader in readers} | {_first(network, reader) for reader in readers}
-        node.replace_all_uses_with(quantized, lambda user, q=quantized, r=inside, m=made: user is not q and (m or user in r))
+        node.replace_all_uses_with(
+            quantized, lambda user, q=quantized, r=inside, m=made: user is not q and (m or user in r)
+        )
     for name in whole:
         layer, site = graph.by_name[name], network.sites[name]
         if layer.kind in WEIGHTED:
@@ -290,7 +292,7 @@ def calibrate(network: Network, batches: Iterable[Batch]) -> None:
 
 
 def specification(network: Network) -> dict[str, TensorSpec]:
-    """The quantization of every tensor of an integer network: weights as ``layer.weight``, activations by their node."""
+    """The quantization of an integer network: weights as ``layer.weight``, activations by their quantizer."""
     found: dict[str, TensorSpec] = {}
     for name, part in network.module.named_modules():
         if isinstance(part, ActivationQuantizer):

@@ -27,7 +27,7 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Schedule:
-    """``epochs`` over the training data (may be fractional), of which ``integer_share`` with quantization in the loop."""
+    """``epochs`` over the training data, fractions too, of which ``integer_share`` with quantization in the loop."""
 
     epochs: float
     integer_share: float = INTEGER_SHARE
@@ -65,7 +65,9 @@ def recovered(
     if total > 0 and share > 0:
         assert train is not None
         observing(result, True)
-        _train(result, dense, train, task, total * share, INTEGER_RATE, lambda s: progress(1 - share + s * share, "int8"))
+        _train(
+            result, dense, train, task, total * share, INTEGER_RATE, lambda s: progress(1 - share + s * share, "int8")
+        )
         observing(result, False)
     result.module.eval()
     return result
@@ -116,7 +118,9 @@ def _train(
             outputs = student.flat(x)
         loss = task.distillation(outputs, target, y)
         if not math.isfinite(float(loss.detach())):
-            raise DataError("the recovery's loss is not finite", "check the data for extreme values, or give --epochs 0")
+            raise DataError(
+                "the recovery's loss is not finite", "check the data for extreme values, or give --epochs 0"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(student.module.parameters(), 5.0)

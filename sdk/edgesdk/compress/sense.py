@@ -30,7 +30,9 @@ def importance(network: Network, batches: Iterable[tuple[Batch, Tensor | None]],
     channel were zero, ``(sum over positions of activation * gradient)^2``, added up over the tensors of the group.
     Without labels the dense network's own decisions stand for them.
     """
-    tensors_of = {g.name: [n for n in network.graph.layers if n.writes == g.name] for g in network.graph.groups if not g.fixed}
+    tensors_of = {
+        g.name: [n for n in network.graph.layers if n.writes == g.name] for g in network.graph.groups if not g.fixed
+    }
     scores = {name: torch.zeros(network.graph.group_by_name[name].size) for name in tensors_of}
     for x, y in batches:
         interpreter = fx.Interpreter(network.module, garbage_collect_values=False)
@@ -38,7 +40,9 @@ def importance(network: Network, batches: Iterable[tuple[Batch, Tensor | None]],
             outputs = list(interpreter.run(*(t.requires_grad_(t.is_floating_point()) for t in _detached(x))))
             values = {node.name: value for node, value in interpreter.env.items()}
             loss = task.supervised(outputs, y)
-            wanted = [(g, layer) for g, found in tensors_of.items() for layer in found if layer.kind in (*WEIGHTED, "add")]
+            wanted = [
+                (g, layer) for g, found in tensors_of.items() for layer in found if layer.kind in (*WEIGHTED, "add")
+            ]
             found = [values[network.sites[layer.name].output] for _, layer in wanted]
             gradients = torch.autograd.grad(loss * len(tensors(x)[0]), found, allow_unused=True)
         for (group, layer), value, gradient in zip(wanted, found, gradients, strict=True):
@@ -122,7 +126,9 @@ class _Variants:
         self.by_target = {n.target: n for n in self.module.graph.nodes if n.op == "call_module"}
         interpreter = fx.Interpreter(self.module, garbage_collect_values=False)
         with torch.no_grad():
-            interpreter.run(*(t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in tensors(x)))
+            interpreter.run(
+                *(t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in tensors(x))
+            )
         self.values: dict[fx.Node, Any] = dict(interpreter.env)
         self.outputs = self.values_of_output(self.values)
 

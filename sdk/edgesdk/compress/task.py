@@ -87,7 +87,7 @@ class Task:
     def distillation(self, outputs: list[Tensor], teacher: list[Tensor], y: Any) -> Tensor:
         """Knowledge distillation (Hinton et al. 2015, section 2): soft targets at a temperature, and hard labels.
 
-        Gradients of soft targets scale as 1/T^2, so their term is multiplied by T^2. Without labels, soft targets alone.
+        Gradients of soft targets scale as 1/T^2, so their term is multiplied by T^2. Without labels it is the only one.
         """
         soft = self._distance(outputs, teacher, TEMPERATURE)
         if not self.labelled or callable(self.metric):

@@ -16,7 +16,6 @@ from torch import Tensor, fx, nn
 
 from edgesdk.compress.modularize import aten, exported, is_relu, is_relu6, modularize
 from edgesdk.compress.network import Batch, Network, Site, rebatch, shape_of, tensors
-from edgesdk.errors import ModelError
 from edgesdk.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, Branch, Graph, Group, Layer
 from edgesdk.graph import Tensor as Input
 
@@ -105,7 +104,7 @@ class _Layers:
         inputs = tuple(self.owner[i] for i in node.all_input_nodes if i in self.owner)
         first = next((self.values[i.name] for i in node.all_input_nodes if i in self.owner), None)
         shape = shape_of(self.values[last.name])
-        weight = module.weight if weighted else None  # type: ignore[union-attr]
+        weight: Tensor | None = module.weight if weighted else None  # type: ignore[union-attr]
         parameters = sum(p.numel() for p in module.parameters()) if module is not None else 0
         parameters += sum(_parameter(self.module, i) for i in node.all_input_nodes if i.op == "get_attr")
         spatial = {}
@@ -137,7 +136,10 @@ class _Layers:
         """What a node is to the search, and why it is left as it is."""
         if isinstance(module, CONVOLUTIONS):
             kind, fixed = CONV, None
-            if module.groups not in (1, module.in_channels) or module.in_channels > module.out_channels != 1 < module.groups:
+            if (
+                module.groups not in (1, module.in_channels)
+                or module.in_channels > module.out_channels != 1 < module.groups
+            ):
                 fixed = f"a convolution in {module.groups} groups is neither full nor depthwise"
             calls = [n for n in self.module.graph.nodes if n.op == "call_module" and n.target == node.target]
             return kind, "its weights are used in several places" if len(calls) > 1 else fixed
@@ -237,7 +239,10 @@ def _disjoint(found: list[tuple[Group, set[str]]]) -> list[tuple[Group, set[str]
     result = []
     for group, changed in found:
         if any(count[node] > 1 for node in changed):
-            group, changed = Group(group.name, group.size, group.layers, "its channels are joined with another group's"), set()
+            group, changed = (
+                Group(group.name, group.size, group.layers, "its channels are joined with another group's"),
+                set(),
+            )
         result.append((group, changed))
     return result
 

@@ -76,11 +76,11 @@ def _exported(network: Network, x: Batch) -> ModelProto:
 
 
 def _quantize_dequantize(x: FLOAT, scale: FLOAT, zero_point: UINT8) -> FLOAT:
-    return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
+    return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)  # type: ignore[return-value]
 
 
 def _dequantize(x: INT8, scale: FLOAT, zero_point: INT8) -> FLOAT:
-    return op.DequantizeLinear(x, scale, zero_point, axis=0)
+    return op.DequantizeLinear(x, scale, zero_point, axis=0)  # type: ignore[return-value]
 
 
 def _cause(error: BaseException) -> str:
@@ -141,7 +141,7 @@ def _clean(model: ModelProto) -> None:
 def check(model: ModelProto, specs: Mapping[str, TensorSpec]) -> None:
     """Raise ``FidelityError`` unless the file's integers, scales and zero points are exactly those of ``specs``."""
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
-    width = {onnx.TensorProto.INT4: 4, onnx.TensorProto.INT8: 8, onnx.TensorProto.UINT8: 8}
+    width: dict[int, int] = {onnx.TensorProto.INT4: 4, onnx.TensorProto.INT8: 8, onnx.TensorProto.UINT8: 8}
     found: set[tuple] = set()
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear":

@@ -7,6 +7,8 @@ operator, so that the difference, divided by the copies, is the operator's own t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
@@ -112,7 +114,7 @@ class _Probe:
     ) -> str:
         groups = inputs if op is not None and op.depthwise else 1
         weight = self.weight((outputs, inputs // groups, *kernel), precision)
-        attributes: dict[str, object] = {"kernel_shape": kernel, "group": groups}
+        attributes: dict[str, Any] = {"kernel_shape": kernel, "group": groups}
         if op is not None:
             attributes |= {"strides": op.stride, "pads": op.padding * 2, "dilations": op.dilation}
         y = self.node("Conv", [x, *weight], **attributes)
@@ -144,7 +146,7 @@ class _Probe:
         quantized = self.node("QuantizeLinear", [x, scale, zero])
         return self.node("DequantizeLinear", [quantized, scale, zero])
 
-    def node(self, operator: str, inputs: list[str], **attributes: object) -> str:
+    def node(self, operator: str, inputs: list[str], **attributes: Any) -> str:
         self.count += 1
         name = f"v{self.count}"
         self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))

@@ -38,7 +38,12 @@ def options(layer: Layer, weight_bits: Iterable[int] = (8,), low_rank: bool = Tr
 
 def full_width(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[ops.Operator]:
     """The operators of every option at full width, and of every change of precision: what is priced first."""
-    found = [op for layer in graph.layers for option in offered[layer.name] for op in ops.operators(layer, graph, option, None, None)]
+    found = [
+        op
+        for layer in graph.layers
+        for option in offered[layer.name]
+        for op in ops.operators(layer, graph, option, None, None)
+    ]
     for layer in graph.layers:
         if len(layer.shape) > 0 and layer.kind != OTHER:
             found += [ops.change(way, *_tensor(layer, graph, None)) for way in ops.CHANGES]
@@ -82,7 +87,9 @@ def strike(
             if option.factor is None and layer.kind != OTHER:
                 other += table.latency_ms(ops.change("quantize", *_tensor(layer, graph, None)))
                 if layer.inputs[0] in graph.by_name and graph.by_name[layer.inputs[0]].kind != OTHER:
-                    other += table.latency_ms(ops.change("dequantize", *_tensor(graph.by_name[layer.inputs[0]], graph, None)))
+                    other += table.latency_ms(
+                        ops.change("dequantize", *_tensor(graph.by_name[layer.inputs[0]], graph, None))
+                    )
             binds = smaller_wanted and option.factor is None
             if option == Option() or own < other or own == other and option.factor is None or binds:
                 stays.append(option)
@@ -124,7 +131,9 @@ def menu(
         branch = branch_of.get(layer.name)
         layers.append(LayerMenu(layer.name, tuple(choices), layer.reads, layer.writes, branch.name if branch else None))
     groups = tuple(
-        GroupMenu(group.name, {kept: losses.widths.get(group.name, {}).get(kept, 0.0) for kept in _widths(group.name, graph)})
+        GroupMenu(
+            group.name, {kept: losses.widths.get(group.name, {}).get(kept, 0.0) for kept in _widths(group.name, graph)}
+        )
         for group in graph.groups
         if group.fixed is None
     )
@@ -160,7 +169,9 @@ def _latency(layer: Layer, graph: Graph, option: Option, reads: int | None, writ
     return sum(table.latency_ms(op) for op in ops.operators(layer, graph, option, reads, writes))
 
 
-def weight_bytes(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None) -> tuple[float, float]:
+def weight_bytes(
+    layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None
+) -> tuple[float, float]:
     """Bytes of a layer's weights in the file and in memory: 4-bit weights are unpacked to 8 bits as they load.
 
     An integer layer stores a 32-bit bias, two scales and a zero point per output channel.
@@ -181,7 +192,9 @@ def weight_bytes(layer: Layer, graph: Graph, option: Option, reads: int | None, 
     return weights * option.weight_bits / 8 + rows, weights + rows
 
 
-def _live_bytes(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None) -> tuple[float, float]:
+def _live_bytes(
+    layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None
+) -> tuple[float, float]:
     """Bytes of a layer's output, and of what lies between the parts of its low-rank form."""
     each = 1 if option.precision == INT8 else FLOAT_BYTES
     elements = layer.elements
@@ -198,7 +211,8 @@ def _live_bytes(layer: Layer, graph: Graph, option: Option, reads: int | None, w
 
 def _tensor(layer: Layer, graph: Graph, kept: int | None) -> tuple[tuple[int, ...], int]:
     """A layer's output as ``ops.change`` takes it: its shape with channels first, and its channels."""
-    shape = (layer.shape[-1], prod(layer.shape[:-1])) if layer.kind == LINEAR and len(layer.shape) > 1 else layer.shape
+    rows = layer.shape[:-1]
+    shape = (layer.shape[-1], prod(rows)) if layer.kind == LINEAR and rows else layer.shape
     channels = shape[0]
     if layer.writes and kept is not None:
         channels = channels * kept // graph.group_by_name[layer.writes].size
@@ -209,16 +223,19 @@ def _changes(graph: Graph, table: Table, correction: Correction) -> Iterable[Cha
     for tensor in graph.inputs:
         if tensor.dtype == "float32" and tensor.shape and graph.readers[tensor.name]:
             price = table.latency_ms(ops.change("quantize", tensor.shape, tensor.shape[0]))
-            yield Change(tensor.name, graph.readers[tensor.name], None, {None: price * correction.scale(INT8)}, {None: 0.0})
+            yield Change(
+                tensor.name, graph.readers[tensor.name], None, {None: price * correction.scale(INT8)}, {None: 0.0}
+            )
     for layer in graph.layers:
         if layer.kind == OTHER or not layer.shape:
             continue
         widths = _widths(layer.writes, graph) if layer.writes else (None,)
-        prices = [
+        quantize_ms, dequantize_ms = (
             {
                 kept: table.latency_ms(ops.change(way, *_tensor(layer, graph, kept))) * correction.scale(INT8)
                 for kept in widths
             }
             for way in ops.CHANGES
-        ]
-        yield Change(layer.name, graph.readers[layer.name], layer.writes, *prices, layer.name in graph.outputs)
+        )
+        is_output = layer.name in graph.outputs
+        yield Change(layer.name, graph.readers[layer.name], layer.writes, quantize_ms, dequantize_ms, is_output)

@@ -92,19 +92,22 @@ def channels(layer: Layer, graph: Graph, reads: int | None, writes: int | None) 
     return inputs, outputs
 
 
-def operators(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None) -> tuple[Operator, ...]:
+def operators(
+    layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None
+) -> tuple[Operator, ...]:
     """What ``layer`` runs as with ``option``; nothing for what costs nothing or has no price of its own."""
     inputs, outputs = channels(layer, graph, reads, writes)
     entry = layer.inputs[0] in {tensor.name for tensor in graph.inputs} if layer.inputs else False
     if layer.kind == LINEAR:
-        size = (_product(layer.input_shape[:-1]),) if len(layer.input_shape) > 1 else ()
+        rows = layer.input_shape[:-1]
+        size = (_product(rows),) if rows else ()
         whole = Operator(LINEAR, option.precision, inputs, outputs, size, activation=layer.activation, entry=entry)
     elif layer.kind == CONV:
         whole = Operator(
             CONV, option.precision, inputs, outputs, layer.input_shape[1:], layer.kernel, layer.stride, layer.padding,
             layer.dilation, layer.depthwise, layer.activation, entry,
         )  # fmt: skip
-    elif layer.kind in (ADD, "mean", "activation") and len(layer.input_shape) > 1:
+    elif layer.kind in (ADD, "mean", "activation") and layer.input_shape[1:]:
         activation = layer.activation or ("relu" if layer.kind == "activation" else None)
         return (Operator(layer.kind, option.precision, outputs, outputs, layer.input_shape[1:], activation=activation),)
     elif layer.kind == POOL:

@@ -49,6 +49,6 @@ class Table:
         write(self.path, dumps(content))
 
     def latency_ms(self, operator: Operator) -> float:
-        """What one ``operator`` takes: its probe less the baseline, over the copies in a probe, and never below zero."""
+        """What one ``operator`` takes: its probe less the baseline, over the copies in a probe, never below zero."""
         difference = self.probes[operator.key] - self.probes[baseline(operator).key]
         return max(0.0, difference / self.copies)

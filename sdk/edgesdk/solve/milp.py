@@ -19,7 +19,7 @@ from edgesdk.budget import Cost, show
 from edgesdk.errors import BudgetError
 from edgesdk.menu import Change, Choice, LayerMenu, Menu
 from edgesdk.plan import Proof
-from edgesdk.search.program import FIGURES, LATENCY, LOSS, PEAK, SIZE, Program
+from edgesdk.solve.program import FIGURES, LATENCY, LOSS, PEAK, SIZE, Program
 
 TITLES = {LATENCY: "latency", PEAK: "peak memory", SIZE: "size", LOSS: "loss of accuracy"}
 # HiGHS may break a row by its tolerance of 1e-6; a second run with this margin keeps the bound for certain.

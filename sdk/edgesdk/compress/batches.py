@@ -1,0 +1,136 @@
+"""Batches in memory and a user's own, brought to one form, and what holds of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgesdk.compress.load import said
+from edgesdk.compress.network import Batch, rebatch, tensors
+from edgesdk.compress.sources import Samples, check_part, dtype_name
+from edgesdk.errors import DataError
+
+
+class Shuffled:
+    """Batches of samples in memory, in a new order each time; a last short one is left out where there are others.
+
+    ``labels`` are those of its samples, or ``None``.
+    """
+
+    def __init__(self, samples: Samples, rows: Tensor, batch_size: int, seed: int) -> None:
+        self.samples, self.rows, self.batch_size = samples, rows, batch_size
+        self.labels = None if samples.y is None else samples.y[rows]
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return max(1, len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Batch, Any]]:
+        order = self.rows[torch.randperm(len(self.rows), generator=self.generator)]
+        for rows in order[: len(self) * self.batch_size].split(self.batch_size):
+            yield taken(self.samples, rows)
+
+
+class Given:
+    """A user's own batches, brought to one form and checked as they come; ``classes`` bounds the labels once known."""
+
+    def __init__(self, source: Iterable[Any], name: str, classifies: bool) -> None:
+        self.source, self.name, self.classifies = source, name, classifies
+        self.classes: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.source)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[tuple[Batch, Any]]:
+        try:
+            batches = iter(self.source)
+        except TypeError:
+            fact = f"{self.name} is of type {type(self.source).__name__}, which cannot be iterated"
+            raise DataError(fact, "give a list of batches (x, y) or a DataLoader") from None
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception as error:
+                fact = f"reading {self.name} failed with {said(error)}"
+                raise DataError(fact, "make it iterate in Python first") from error
+            x, y = self._pair(batch)
+            if self.classes is not None:
+                check_range(y, self.classes)
+            yield x, y
+
+    def _pair(self, batch: Any) -> tuple[Batch, Any]:
+        parts = [batch] if isinstance(batch, (Tensor, np.ndarray, Mapping)) else batch
+        if not isinstance(parts, (list, tuple)) or len(parts) not in (1, 2):
+            many = f" of {len(parts)}" if isinstance(parts, (list, tuple)) else ""
+            raise DataError(f"{self.name} yields a {type(batch).__name__}{many}", "let it yield batches (x, y)")
+        x, y = _tensors(parts[0]), _tensors(parts[1]) if len(parts) == 2 else None
+        if not all(isinstance(t, Tensor) for t in (tensors(x) if isinstance(x, (Tensor, tuple, dict)) else [x])):
+            fact = f"{self.name} yields x of type {type(parts[0]).__name__}"
+            raise DataError(fact, "let x be a tensor, or a tuple or dict of tensors")
+        if isinstance(y, (int, float)) or (isinstance(y, Tensor) and y.dim() == 0):
+            raise DataError(f"{self.name} yields single samples", "let it yield batches: wrap it in a DataLoader")
+        check_part(x, y, f"x of {self.name}", f"y of {self.name}")
+        return x, y if y is None or not self.classifies else class_numbers(y, f"y of {self.name}")
+
+
+def taken(samples: Samples, rows: Tensor) -> tuple[Batch, Any]:
+    """The samples of ``rows`` as one prepared batch."""
+    x = samples.prepare(rebatch(samples.x, lambda t: t[rows]))
+    return x, None if samples.y is None else samples.y[rows]
+
+
+def stratified(count: int, y: Tensor | None, seed: int) -> Tensor:
+    """The rows 0 to ``count - 1`` in random order; each run of them holds each label of ``y`` in its share."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    if y is None:
+        return order
+    place = torch.empty(count, dtype=torch.float64)
+    for label in y.unique():
+        rows = order[y[order] == label]
+        place[rows] = (torch.arange(len(rows), dtype=torch.float64) + 0.5) / len(rows)
+    return order[place[order].argsort(stable=True)]
+
+
+def class_numbers(y: Any, what: str) -> Tensor:
+    """Labels as int64 of shape (samples,). Raises ``DataError`` where they are no class numbers."""
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex():
+        kind = dtype_name(y) if isinstance(y, Tensor) else type(y).__name__
+        raise DataError(f"the labels {what} are {kind}", "give whole class numbers from 0, or another --metric")
+    if y.dim() == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.dim() != 1:
+        fact = f"the labels {what} have shape {tuple(y.shape)}"
+        raise DataError(fact, "give one class number per sample, or another --metric")
+    y = y.long()
+    if int(y.min()) < 0:
+        raise DataError(f"the labels {what} hold {int(y.min())}", "number the classes from 0")
+    return y
+
+
+def check_range(y: Any, classes: int) -> None:
+    """Raise ``DataError`` where a label is not below the number of ``classes``."""
+    if isinstance(y, Tensor) and len(y) and int(y.max()) >= classes:
+        fact = f"label {int(y.max())} is out of range: the model has {classes} classes, 0 to {classes - 1}"
+        raise DataError(fact, "number the labels as the model does")
+
+
+def check_classes(labels: Sequence[Tensor]) -> None:
+    """Raise ``DataError`` where ``labels`` hold a single class."""
+    found = torch.cat(list(labels)).unique()
+    if len(found) == 1:
+        raise DataError(f"all labels are {int(found)}", "give samples of at least two classes")
+
+
+def _tensors(value: Any) -> Any:
+    """``value`` with arrays made tensors and lists made tuples, as a data loader's collation may leave them."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return torch.from_numpy(np.array(value))
+    if isinstance(value, Mapping):
+        return {key: _tensors(v) for key, v in value.items()}
+    return tuple(_tensors(v) for v in value) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,258 @@
+"""The data that a model is sensed, recovered and judged with, split so that no part flatters another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgesdk.compress.batches import Given, Shuffled, check_classes, check_range, class_numbers, stratified, taken
+from edgesdk.compress.load import load_callable, said
+from edgesdk.compress.network import Batch, rebatch, tensors
+from edgesdk.compress.sources import Samples, dtype_name, from_arrays, from_folder, from_npz
+from edgesdk.compress.task import first_tensor
+from edgesdk.errors import DataError, ModelError
+
+CALIBRATION = 256  # samples for ranges, importance and sensitivity
+TEST_SHARE, HOLDOUT_SHARE = 0.2, 0.1
+HOLDOUT_MOST, HOLDOUT_LEAST = 1000, 32  # fewer than these tell no finalists apart
+READ_MOST = 12_000  # samples of a calibration source that are read at all
+FORMS = "give an .npz file, a folder with a sub-folder of images per class, or file.py:callable"
+Batches = list[tuple[Batch, Any]]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Batches of (x, y), each part for its own use; y is ``None`` where there are no labels.
+
+    ``train`` can be iterated again and again, in a new order each time, and has a length in batches where that is
+    known; ``None`` means no recovery. ``calibration``, about 256 samples, sets ranges, importance and sensitivity.
+    ``holdout`` tells finalists apart: disjoint from ``train`` and ``test`` where there is enough data, else the
+    calibration batches. ``test`` judges the result. ``normalization`` is what was done to uint8 images,
+    ``{"scale": 1/255, "mean": [...], "std": [...]}`` with a figure per channel. ``notes`` are for readers of a report.
+    """
+
+    train: Iterable[tuple[Batch, Any]] | None
+    calibration: list[tuple[Batch, Any]]
+    holdout: list[tuple[Batch, Any]]
+    test: list[tuple[Batch, Any]]
+    labelled: bool
+    normalization: Mapping[str, Any] | None
+    description: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def example(self) -> Batch:
+        """The x of the first calibration batch."""
+        return self.calibration[0][0]
+
+
+def load_data(spec: Any, *, batch_size: int = 64, seed: int = 0, classifies: bool = True) -> Data:
+    """The data that ``spec`` names or is.
+
+    ``spec`` is an ``.npz`` file with ``x`` and perhaps ``y``, ``x_test``, ``y_test``, ``mean`` and ``std``; a folder
+    with a sub-folder of images per class; ``file.py:callable``, called without arguments; or, in Python, an object with
+    ``calibration`` and perhaps ``train`` and ``test``, iterables of batches (x, y), or a tuple ``(x, y)`` of arrays.
+    The splits are the same for the same ``seed``, and stratified by label where the model ``classifies``. Raises
+    ``DataError`` for data that is missing, malformed, empty or not finite, for labels that are no class numbers, and
+    for a single class.
+    """
+    if isinstance(spec, Data):
+        return spec
+    if isinstance(spec, (str, Path)):
+        spec, origin = _named(str(spec)), str(spec)
+    else:
+        origin = "data"
+    if isinstance(spec, tuple) and len(spec) == 2:
+        spec = from_arrays(origin, *spec)
+    if isinstance(spec, Samples):
+        return _split(spec, batch_size, seed, classifies)
+    if isinstance(spec, Data):
+        return spec
+    return _given(spec, origin, classifies)
+
+
+def check(data: Data, model: nn.Module, classifies: bool) -> None:
+    """Run ``model`` on two samples of ``data``, and compare the labels with its outputs.
+
+    Raises ``DataError`` where x does not fit the model or a label is out of range, ``ModelError`` where the model
+    itself fails, answers NaN, or does not answer with (samples, classes) though it ``classifies``.
+    """
+    classes = _run(model, data.example, classifies)
+    batches = [*data.calibration, *data.holdout, *data.test]
+    if isinstance(data.train, Shuffled):
+        batches.append((None, data.train.labels))
+    elif data.train is not None:
+        first = next(iter(data.train), None)
+        if first is None:
+            raise DataError("train is empty", "give at least one batch, or None for no recovery")
+        if data.labelled and first[1] is None:
+            raise DataError("train has no labels where the other parts have", "give it labels, or none at all")
+        _run(model, first[0], classifies)
+        batches.append(first)
+        if isinstance(data.train, Given):
+            data.train.classes = classes
+    if classes is not None and data.labelled:
+        for _, y in batches:
+            check_range(y, classes)
+
+
+def _named(spec: str) -> Any:
+    """What a path or ``file.py:callable`` leads to: samples, or an object that is still to be read."""
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return from_folder(path)
+    if path.is_file():
+        if path.suffix.lower() == ".npz":
+            return from_npz(path)
+        raise DataError(f"{path} is not an .npz file", FORMS)
+    if ":" not in spec:
+        raise DataError(f"there is no file or folder {spec}", f"check the path, or {FORMS}")
+    found = load_callable(spec, "DATA", DataError)
+    try:
+        return found()
+    except (Exception, SystemExit) as error:
+        fact = f"calling DATA {spec} failed with {said(error)}"
+        raise DataError(fact, "it must return the data when called without arguments") from error
+
+
+def _split(samples: Samples, batch_size: int, seed: int, classifies: bool) -> Data:
+    """Training, calibration (of the training samples), holdout and test parts of samples in memory."""
+    notes, stratify = list(samples.notes), classifies and samples.y is not None
+    y, y_test = samples.y, samples.y_test
+    if stratify:
+        y = class_numbers(y, "y")
+        y_test = None if y_test is None else class_numbers(y_test, "y_test")
+        check_classes([y])
+    own = Samples(samples.x, y, samples.origin, prepare=samples.prepare)
+    order = stratified(len(own), y if stratify else None, seed)
+    if samples.x_test is None:
+        if len(order) < 2:
+            raise DataError(f"{own.origin} holds one sample", "give enough to set some aside for judging the result")
+        count = max(1, round(TEST_SHARE * len(order)))
+        judged, order, judging = order[:count], order[count:], own
+        notes.append(f"no test data was given: {count} samples were set aside to judge the result")
+    else:
+        judging = Samples(samples.x_test, y_test, own.origin, prepare=own.prepare)
+        judged = torch.arange(len(judging))
+    count = min(HOLDOUT_MOST, round(HOLDOUT_SHARE * len(order)))
+    if count < HOLDOUT_LEAST:
+        count = 0
+        notes.append("there is too little data to hold some out: finalists are compared on the calibration samples")
+    held, order = order[:count], order[count:]
+    train = Shuffled(own, order, batch_size, seed)
+    calibration = _batches(own, order[:CALIBRATION], batch_size)
+    return Data(
+        train=train,
+        calibration=calibration,
+        holdout=_batches(own, held, batch_size) if count else calibration,
+        test=_batches(judging, judged, batch_size),
+        labelled=y is not None,
+        normalization=samples.normalization,
+        description=_summary(own.origin, f"{len(order)} training", min(CALIBRATION, len(order)), count, len(judged)),
+        notes=tuple(notes),
+    )
+
+
+def _given(source: Any, origin: str, classifies: bool) -> Data:
+    """The user's own ``train``, ``calibration`` and ``test``."""
+    parts = {name: getattr(source, name, None) for name in ("train", "calibration", "test")}
+    if parts["calibration"] is None and parts["train"] is None:
+        fact = f"{origin}: an object of type {type(source).__name__} has neither calibration nor train"
+        raise DataError(fact, "give it iterables of batches (x, y) with these names")
+    given = {name: None if p is None else Given(p, name, classifies) for name, p in parts.items()}
+    train, notes = given["train"], []
+    if train is not None and isinstance(train.source, Iterator):
+        raise DataError("train can be iterated only once", "give a list of batches or a DataLoader, not a generator")
+    if given["calibration"] is None:
+        assert train is not None
+        calibration, rest = _read(train, CALIBRATION), []
+        notes.append("no calibration data was given: the first training batches serve")
+    else:
+        calibration = _read(given["calibration"], READ_MOST)
+        enough = next((n for n in range(len(calibration)) if _count(calibration[:n]) >= CALIBRATION), len(calibration))
+        calibration, rest = calibration[:enough], calibration[enough:]
+    holdout, test = rest, [] if given["test"] is None else _read(given["test"], None)
+    if given["test"] is None:
+        holdout, test = rest[::2], rest[1::2]
+        if _count(test) < HOLDOUT_LEAST:
+            holdout, test = rest, calibration
+        seen = "the calibration samples judge" if test is calibration else f"{_count(test)} of calibration's judge"
+        notes.append(f"no test data was given: {seen} the result")
+    if _count(holdout) < HOLDOUT_LEAST:
+        holdout = calibration
+        notes.append("finalists are compared on the calibration samples: there were no others to hold out")
+    every = [*calibration, *holdout, *test]
+    with_labels = [y for _, y in every if y is not None]
+    labelled = len(with_labels) == len(every)
+    if with_labels and not labelled:
+        notes.append("some batches have no labels, so those of the others are not used")
+    if labelled and classifies:
+        check_classes(with_labels)
+    if train is None:
+        notes.append("no training data was given: there is no recovery beyond calibration")
+    held = 0 if holdout is calibration else _count(holdout)
+    counts = (_count(calibration), held, 0 if test is calibration else _count(test))
+    summary = _summary(origin, _length(train), *counts)
+    return Data(train, calibration, holdout, test, labelled, None, summary, tuple(notes))
+
+
+def _read(source: Given, most: int | None) -> Batches:
+    """The batches of ``source`` until they hold ``most`` samples."""
+    batches: Batches = []
+    for batch in source:
+        batches.append(batch)
+        if most is not None and _count(batches) >= most:
+            break
+    if not batches:
+        raise DataError(f"{source.name} is empty", "give at least one batch")
+    return batches
+
+
+def _run(model: nn.Module, x: Batch, classifies: bool) -> int | None:
+    """Run ``model`` on two samples; the number of classes that it tells apart, where it does."""
+    x = rebatch(x, lambda t: t[:2])
+    shown = " and ".join(f"{dtype_name(t)} of shape ({', '.join(map(str, ('N', *t.shape[1:])))})" for t in tensors(x))
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs = model(**x) if isinstance(x, dict) else model(*tensors(x))
+        first = first_tensor(outputs)
+    except (AttributeError, NameError, ImportError, NotImplementedError, StopIteration) as error:
+        raise ModelError(f"running the model failed with {said(error)}", "make it run on its data first") from error
+    except Exception as error:
+        fact = f"the data, {shown}, does not fit the model, which says {said(error)}"
+        raise DataError(fact, "give x in the shape and dtype that the model takes") from error
+    if first.is_floating_point() and torch.isnan(first).any():
+        raise ModelError("the model answers NaN to finite data", "check its weights and the data's normalisation")
+    if not classifies:
+        return None
+    if first.dim() != 2 or first.shape[1] < 2:
+        fact = f"the model's first output has shape {tuple(first.shape)} for two samples, not (2, classes)"
+        raise ModelError(fact, "give another --metric for a model that does not classify")
+    return first.shape[1]
+
+
+def _batches(samples: Samples, rows: Tensor, batch_size: int) -> Batches:
+    return [taken(samples, part) for part in rows.split(batch_size)]
+
+
+def _count(batches: Batches) -> int:
+    return sum(len(tensors(x)[0]) for x, _ in batches)
+
+
+def _length(train: Given | None) -> str:
+    if train is None:
+        return "no training"
+    try:
+        return f"{len(train)} batches of training"
+    except TypeError:
+        return "training"
+
+
+def _summary(origin: str, training: str, calibration: int, holdout: int, test: int) -> str:
+    return f"{origin}: {training}, {calibration} calibration, {holdout} held-out and {test} test samples"

@@ -1,0 +1,253 @@
+"""Where samples come from: ``.npz`` files, folders of images, and arrays; read and checked, but not yet split."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgesdk.compress.load import said
+from edgesdk.compress.network import Batch, rebatch, tensors
+from edgesdk.errors import DataError
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
+MODES = ("L", "RGB", "RGBA")
+CHANNELS = (1, 3, 4)
+AS_THEY_ARE = (torch.uint8, torch.float32, torch.bfloat16, torch.int32, torch.int64, torch.bool)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples in memory as they were read, their labels, and ``prepare``, which makes of a batch what a model takes.
+
+    ``x_test`` and ``y_test`` are ``None`` where the source has no test part.
+    """
+
+    x: Batch
+    y: Tensor | None
+    origin: str
+    x_test: Batch | None = None
+    y_test: Tensor | None = None
+    prepare: Callable[[Batch], Batch] = lambda x: x
+    normalization: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(tensors(self.x)[0])
+
+
+def from_npz(path: Path) -> Samples:
+    """The arrays ``x``, ``y``, ``x_test``, ``y_test``, ``mean`` and ``std`` of a file, all but ``x`` optional.
+
+    Nothing in the file is executed. Raises ``DataError`` where it cannot be read or its arrays do not belong together.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} is not an .npz archive", "write it with numpy.savez(path, x=..., y=...)")
+            arrays = {name: file[name] for name in file.files}
+    except ValueError as error:
+        if "pickle" in str(error):
+            fact = f"{path} holds pickled objects, which are never executed"
+            raise DataError(fact, "save arrays of numbers with numpy.savez") from None
+        raise DataError(f"{path} cannot be read ({said(error)})", "write it anew with numpy.savez") from None
+    except (AttributeError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({said(error)})", "write it anew with numpy.savez") from None
+    if "x" not in arrays:
+        held = ", ".join(sorted(arrays)) or "nothing"
+        raise DataError(f"{path} has no array x, it holds {held}", "name the samples x and the labels y")
+    return from_arrays(str(path), **{name: arrays.get(name) for name in ("x", "y", "x_test", "y_test", "mean", "std")})
+
+
+def from_folder(path: Path) -> Samples:
+    """The images in a folder with a sub-folder per class; labels are the places of the sub-folders' names in order.
+
+    Images are PNG, JPEG or BMP of one size and one mode (grey, RGB or RGBA). Raises ``DataError`` for the first that
+    is not, and for a folder of another form.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    classes = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not classes:
+        raise DataError(f"{path} has no sub-folders", "put the images of each class into a sub-folder of its own")
+    pixels: list[np.ndarray] = []
+    labels: list[int] = []
+    first: tuple[tuple[int, int], str] | None = None
+    for label, folder in enumerate(classes):
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
+        if not files:
+            fact = f"{folder} holds no images ({', '.join(IMAGES)})"
+            raise DataError(fact, "fill it or remove it; each sub-folder is a class")
+        for file in files:
+            try:
+                with Image.open(file) as image:
+                    image.load()
+                    size, mode, values = image.size, image.mode, np.asarray(image)
+            except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                raise DataError(f"{file} cannot be read as an image ({said(error)})", "replace or remove it") from None
+            if mode not in MODES:
+                raise DataError(f"{file} is of mode {mode}", f"convert all images to one of {', '.join(MODES)}")
+            first = first or (size, mode)
+            if (size, mode) != first:
+                fact = f"{file} is {_shown(size, mode)} where the images before it are {_shown(*first)}"
+                raise DataError(fact, "bring all images to one size and mode")
+            pixels.append(values)
+            labels.append(label)
+    x = np.stack(pixels)
+    x = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x[:, None]
+    note = f"classes are numbered in the order of their names: {', '.join(p.name for p in classes[:10])}"
+    found = from_arrays(str(path), x, np.array(labels))
+    return Samples(
+        found.x, found.y, found.origin, prepare=found.prepare, normalization=found.normalization,
+        notes=(*found.notes, note + (", ..." if len(classes) > 10 else "")),
+    )  # fmt: skip
+
+
+def from_arrays(
+    origin: str, x: Any, y: Any = None, x_test: Any = None, y_test: Any = None, mean: Any = None, std: Any = None
+) -> Samples:
+    """Arrays or tensors, ``x`` perhaps a tuple or dict of them, checked; uint8 is to be scaled to 0..1 and normalised.
+
+    Raises ``DataError`` for parts that do not belong together, an unknown dtype, and values that are not finite.
+    """
+    x, y = _batch(x, "x"), None if y is None else tensor(y, "y")
+    check_part(x, y, "x", "y")
+    if (y_test is None) != (x_test is None or y is None):
+        fact = "y_test is there without x_test or y" if y_test is not None else "x_test is there without y_test"
+        raise DataError(fact, "give both or neither, and y with them")
+    notes: list[str] = []
+    if x_test is not None:
+        x_test, y_test = _batch(x_test, "x_test"), None if y_test is None else tensor(y_test, "y_test")
+        check_part(x_test, y_test, "x_test", "y_test")
+        if (one := _described(x)) != (other := _described(x_test)):
+            raise DataError(f"x_test is {other} where x is {one}", "make both of one shape and dtype")
+    if _is_channels_last(x):
+        # only the view changes: preparing a batch makes it contiguous
+        x, x_test = x.permute(0, 3, 1, 2), None if x_test is None else x_test.permute(0, 3, 1, 2)
+        notes.append("the images lay as (samples, height, width, channels); the model gets (samples, channels, ...)")
+    if not any(t.dtype == torch.uint8 for t in tensors(x)):
+        if mean is not None or std is not None:
+            notes.append("mean and std were not applied: x is not uint8 and is taken as it is")
+        return Samples(x, y, origin, x_test, y_test, notes=tuple(notes))
+    normalization: dict[str, Any] = {"scale": 1 / 255}
+    if mean is not None or std is not None:
+        normalization |= {"mean": _figures(mean, x, "mean"), "std": _figures(std, x, "std")}
+        if min(normalization["std"]) <= 0:
+            raise DataError(f"std is {normalization['std']}", "give a positive figure per channel")
+    else:
+        notes.append("uint8 values were scaled to 0..1; there was no mean and std to normalise them with")
+    return Samples(x, y, origin, x_test, y_test, _Scaled(normalization), normalization, tuple(notes))
+
+
+class _Scaled:
+    """Makes float32 of uint8 tensors: times the scale, less the mean, over the standard deviation, per channel."""
+
+    def __init__(self, normalization: Mapping[str, Any]) -> None:
+        self.scale, mean, std = (normalization.get(name) for name in ("scale", "mean", "std"))
+        self.mean, self.std = torch.tensor(mean or [0.0]), torch.tensor(std or [1.0])
+
+    def __call__(self, x: Batch) -> Batch:
+        return rebatch(x, self._tensor)
+
+    def _tensor(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.uint8:
+            return x
+        shape = (1, -1) + (1,) * (x.dim() - 2) if x.dim() > 1 else (-1,)
+        return (x.float().contiguous() * self.scale - self.mean.view(shape)) / self.std.view(shape)
+
+
+def tensor(value: Any, what: str) -> Tensor:
+    """``value`` as a tensor; NumPy's default float64, and float16, become float32. ``DataError`` for other dtypes."""
+    if not isinstance(value, Tensor):
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            raise DataError(f"the rows of {what} differ in shape", "bring them to one shape") from None
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+            raise DataError(f"{what} is of dtype {array.dtype}", "give an array of numbers: uint8, float32 or int64")
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        value = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    value = value.detach().cpu()
+    if value.dtype in (torch.float64, torch.float16):
+        return value.float()
+    if what.startswith("y"):
+        return value
+    if value.dtype not in AS_THEY_ARE:
+        raise DataError(
+            f"{what} is of dtype {dtype_name(value)}", "give uint8 (images), a float type, int32, int64 or bool"
+        )
+    return value
+
+
+def check_part(x: Batch, y: Any, x_name: str, y_name: str) -> None:
+    """Raise ``DataError`` where a part is empty, its tensors differ in length, or a value is not finite."""
+    parts = tensors(x)
+    if any(t.dim() == 0 for t in parts):
+        raise DataError(f"{x_name} has no axis of samples", "give batches; in Python, wrap a data set in a DataLoader")
+    lengths = {len(t) for t in parts}
+    if not parts or 0 in lengths:
+        raise DataError(f"{x_name} is empty", "give at least a few samples")
+    if len(lengths) > 1:
+        raise DataError(f"the tensors of {x_name} differ in length: {sorted(lengths)}", "give as many samples in each")
+    for part in parts:
+        check_finite(part, x_name)
+    if isinstance(y, Tensor):
+        if y.dim() == 0 or len(y) != len(parts[0]):
+            length = len(y) if y.dim() else 1
+            raise DataError(
+                f"{x_name} has {len(parts[0])} samples and {y_name} {length}", "give as many labels as samples"
+            )
+        check_finite(y, y_name)
+
+
+def check_finite(value: Tensor, what: str) -> None:
+    """Raise ``DataError`` where ``value`` holds NaN or infinities: how many, and where the first is."""
+    if value.is_floating_point() and not (finite := torch.isfinite(value)).all():
+        bad = (~finite).nonzero()
+        index = tuple(bad[0].tolist())
+        fact = f"{what} holds {len(bad)} NaN or infinite values, the first at {index}"
+        raise DataError(fact, "remove or replace them")
+
+
+def dtype_name(value: Tensor) -> str:
+    """A tensor's dtype as NumPy names it."""
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _batch(x: Any, what: str) -> Batch:
+    if isinstance(x, Mapping):
+        return {str(k): tensor(v, f"{what}[{k!r}]") for k, v in x.items()}
+    if isinstance(x, (tuple, list)) and any(isinstance(v, (Tensor, np.ndarray)) and v.ndim for v in x):
+        return tuple(tensor(v, f"{what}[{i}]") for i, v in enumerate(x))
+    return tensor(x, what)
+
+
+def _is_channels_last(x: Batch) -> bool:
+    if not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.dim() != 4:
+        return False
+    return x.shape[3] in CHANNELS and x.shape[1] not in CHANNELS
+
+
+def _figures(value: Any, x: Batch, what: str) -> list[float]:
+    """One figure, or one per channel, as numbers."""
+    channels = [t.shape[1] if t.dim() > 1 else 1 for t in tensors(x) if t.dtype == torch.uint8]
+    found = [] if value is None else np.atleast_1d(np.asarray(value, dtype=np.float64)).ravel().tolist()
+    if not all(len(found) in (1, c) for c in channels) or not np.isfinite(found).all():
+        fact = f"{what} is missing" if value is None else f"{what} is {found} for {channels[0]} channels"
+        raise DataError(fact, "give mean and std, each with one finite figure per channel")
+    return found
+
+
+def _described(x: Batch) -> str:
+    return " and ".join(f"{tuple(t.shape[1:])} {dtype_name(t)}" for t in tensors(x))
+
+
+def _shown(size: tuple[int, int], mode: str) -> str:
+    return f"{size[0]}x{size[1]} {mode}"

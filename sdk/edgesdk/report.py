@@ -1,0 +1,61 @@
+"""What was measured, with everything that the figures depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgesdk.budget import Budget, Cost
+from edgesdk.errors import DeviceError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """One artefact on one device.
+
+    ``statistics`` of latency in ms (``p50``, ``p90``, ``p95``, ``p99``, ``min``, ``max``, ``mean``, ``std``; a
+    percentile that the count cannot carry is ``None``); ``samples_ms`` are the raw samples. Memory in bytes:
+    ``peak_memory_bytes`` is what the model adds to the process, ``runtime_memory_bytes`` what the runtime takes without
+    any. ``load_ms`` is a cold load in a fresh process. ``valid`` is false for a run that was throttled, with the reason.
+    """
+
+    name: str
+    digest: str
+    size_bytes: int
+    runtime: str
+    runtime_version: str
+    threads: int
+    mode: str
+    statistics: Mapping[str, Any]
+    samples_ms: tuple[float, ...]
+    peak_memory_bytes: float | None
+    runtime_memory_bytes: float | None
+    load_ms: float | None
+    conditions: Mapping[str, Any]
+    device: Mapping[str, Any]
+    valid: bool = True
+    reason: str | None = None
+    basis: str = "measured"
+    schema: int = SCHEMA
+    notes: tuple[str, ...] = field(default=())
+
+    def latency_ms(self, percentile: float = 50) -> float:
+        """The latency at ``percentile``, from the raw samples. Raises ``DeviceError`` where they cannot carry it."""
+        ordered = sorted(self.samples_ms)
+        if len(ordered) * min(percentile, 100 - percentile) / 100 < 5:
+            raise DeviceError(
+                f"{len(ordered)} samples cannot carry percentile {percentile:g}", "measure longer, with --mode full"
+            )
+        position = (len(ordered) - 1) * percentile / 100
+        low = int(position)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+    def cost(self, budget: Budget | None = None) -> Cost:
+        """The measured cost, its latency at the budget's percentile."""
+        return Cost(
+            self.latency_ms(budget.percentile if budget else 50), self.peak_memory_bytes or 0.0, self.size_bytes, self.basis
+        )

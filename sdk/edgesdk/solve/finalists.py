@@ -1,0 +1,65 @@
+"""From solutions to plans, and the finalists that are evaluated whole because additive prices only estimate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgesdk.graph import Graph
+from edgesdk.menu import Menu
+from edgesdk.plan import FP32, LayerPlan, Option, Plan
+from edgesdk.price.menu import Losses
+from edgesdk.solve.milp import Solution
+
+# How much cheaper or dearer than sensed a branch is, against channels: recovery heals the two differently.
+LEANINGS = {"even": 1.0, "shallow": 0.2, "deep": 5.0}
+
+
+def leaning(losses: Losses, lean: str) -> Losses:
+    """``losses`` with the price of leaving a branch out multiplied as the leaning says."""
+    return replace(losses, branches={name: loss * LEANINGS[lean] for name, loss in losses.branches.items()})
+
+
+def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: str, threads: int) -> Plan:
+    """The plan that ``solution`` is, each layer with the reason for what it became."""
+    layers = []
+    for entry in menu.layers:
+        choice = solution.choices.get(entry.name)
+        layer = graph.by_name[entry.name]
+        if choice is None:
+            layers.append(LayerPlan(entry.name, Option(), 0.0, f"left out with branch {entry.branch}"))
+            continue
+        same = [
+            other for other in entry.choices
+            if other.skips == choice.skips and (other.reads, other.writes) == (choice.reads, choice.writes)
+        ]  # fmt: skip
+        dense = next((other for other in same if other.option == Option()), choice)
+        if choice.skips:
+            reason = "passes its input on: its branch is left out"
+        elif layer.fixed:
+            reason = f"left as it is: {layer.fixed}"
+        elif choice.option == Option() and len(same) > 1:
+            faster = min(same, key=lambda other: other.latency_ms)
+            reason = (
+                "fp32 is the fastest here" if faster.option.precision == FP32 and faster.option.factor is None
+                else f"{faster.option} would save {1e3 * (dense.latency_ms - faster.latency_ms):.1f} us at a price in accuracy "
+                "or in changes of precision"
+            )  # fmt: skip
+        elif choice.option == Option():
+            reason = "no other choice"
+        elif choice.latency_ms < dense.latency_ms:
+            reason = f"{dense.latency_ms / max(choice.latency_ms, 1e-9):.1f}x faster than fp32 at this width"
+        else:
+            reason = "saves a change of precision, bytes or memory"
+        layers.append(LayerPlan(entry.name, choice.option, choice.latency_ms, reason))
+    return Plan(
+        graph_digest=graph.digest,
+        target=target,
+        runtime=runtime,
+        threads=threads,
+        kept=dict(solution.kept),
+        layers=tuple(layers),
+        dropped=solution.dropped,
+        predicted=solution.cost,
+        proof=solution.proof,
+        struck=menu.struck,
+    )

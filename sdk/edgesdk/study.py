@@ -1,0 +1,209 @@
+"""All that is known of a model on a device before anything is decided: its graph, its dense figures, its prices."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import torch
+from torch import Tensor, nn
+
+from edgesdk.budget import Budget, Cost
+from edgesdk.compress.data import Data, check
+from edgesdk.compress.network import Batch, Network, rebatch, tensors
+from edgesdk.compress.quantize import calibrate, integer
+from edgesdk.compress.sense import importance, sense
+from edgesdk.compress.task import Task
+from edgesdk.compress.trace import trace
+from edgesdk.errors import EdgeSdkError
+from edgesdk.export.onnx import export
+from edgesdk.export.probes import COPIES, probe
+from edgesdk.graph import WEIGHTED, Graph
+from edgesdk.menu import Choice, Menu
+from edgesdk.plan import FP32, INT8, Option
+from edgesdk.price.correct import Correction, Observation, fit
+from edgesdk.price.menu import Losses, all_widths, full_width, menu, options, strike
+from edgesdk.price.operators import Operator, precisions
+from edgesdk.price.table import Table
+from edgesdk.record import digest, dumps, from_json, write
+from edgesdk.remote.bench import Bench
+from edgesdk.report import Report
+
+SENSE_SAMPLES = 256
+Tell = Callable[[str, float | None], None]
+
+
+def cache_folder() -> Path:
+    """Where measured prices are kept: ``EDGESDK_CACHE``, or the user's cache folder."""
+    import os
+
+    return Path(os.environ.get("EDGESDK_CACHE") or platformdirs.user_cache_dir("edgesdk"))
+
+
+@dataclass
+class Study:
+    """A model on a device: prices for every choice, and whole networks that were measured to correct them."""
+
+    network: Network
+    data: Data
+    task: Task
+    bench: Bench
+    folder: Path
+    tell: Tell
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    offered: Mapping[str, tuple[Option, ...]] = field(default_factory=dict)
+    losses: Losses = field(default_factory=Losses)
+    observations: list[Observation] = field(default_factory=list)
+    struck: tuple = ()
+    dense: Report | None = None
+
+    @property
+    def graph(self) -> Graph:
+        return self.network.graph
+
+    @property
+    def calibration(self) -> list[Batch]:
+        return [x for x, _ in self.data.calibration]
+
+    def __post_init__(self) -> None:
+        self.table = Table.open(cache_folder() / "prices", self.bench.conditions, COPIES)
+
+    def baseline(self) -> Path:
+        """A tiny model with the kernels that all models use, so that memory counts the model and not the runtime."""
+        path = self.folder / "baseline.onnx"
+        if not path.exists():
+            path.write_bytes(probe(Operator("alone", INT8, 8, 8, (8, 8))))
+        return path
+
+    def price(self, budget: Budget) -> None:
+        """Set the prices in ms of every choice that this device does not run slower than what it replaces."""
+        smaller = budget.size_bytes is not None or budget.peak_memory_bytes is not None
+        bits = (8, 4) if budget.size_bytes is not None else (8,)
+        every = {layer.name: options(layer, bits) for layer in self.graph.layers}
+        self.tell("pricing operators", 0.0)
+        self.bench.price(self.table, full_width(self.graph, every), probe, lambda s: self.tell("pricing operators", s / 5))
+        self.offered, self.struck = strike(self.graph, every, self.table, smaller)
+        wanted = all_widths(self.graph, self.offered)
+        self.bench.price(self.table, wanted, probe, lambda s: self.tell("pricing operators", 0.2 + 0.8 * s))
+
+    def sense(self) -> None:
+        """Set the prices in accuracy of every choice, from calibration data; kept on disk by what they were made from."""
+        self.tell("sensing accuracy", 0.0)
+        few = self.data.calibration
+        self.scores = importance(self.network, few, self.task)
+        x = _joined(self.calibration, SENSE_SAMPLES)
+        made_from = [
+            self.graph.digest, _digest(self.network.module), _digest(tensors(x)), self.task.name,
+            {name: [str(o) for o in found] for name, found in self.offered.items()},
+        ]  # fmt: skip
+        path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"
+        try:
+            import json
+
+            self.losses = from_json(Losses, json.loads(path.read_text()))
+        except (OSError, ValueError, EdgeSdkError):
+            self.losses = sense(
+                self.network, self.offered, x, self.scores, self.task, lambda d, of: self.tell("sensing accuracy", d / of)
+            )
+            write(path, dumps(self.losses))
+
+    def anchor(self, mode: str) -> Path:
+        """Measure the dense model, float and with every layer integer that can be, in one interleaved run.
+
+        Returns the float file. Both figures correct the prices.
+        """
+        self.tell("measuring the dense model", None)
+        plain = integer(self.network, {})
+        whole = {
+            layer.name: Option(INT8, 8)
+            for layer in self.graph.layers
+            if INT8 in precisions(layer) and any(o.precision == INT8 for o in self.offered[layer.name])
+        }
+        mixed = integer(self.network, whole)
+        calibrate(mixed, self.calibration)
+        paths = {"dense": self.folder / "dense.onnx", "dense int8": self.folder / "dense-int8.onnx"}
+        export(plain, self.data.example, paths["dense"])
+        export(mixed, self.data.example, paths["dense int8"])
+        reports = self.bench.measure(paths, mode, self.baseline(), thorough=False)
+        self.dense = reports["dense"]
+        everything = self.menu(Correction())
+        for name, chosen in (("dense", {}), ("dense int8", whole)):
+            picked = {}
+            for layer in everything.layers:
+                wanted = chosen.get(layer.name, Option())
+                full = [c for c in layer.choices if c.option == wanted and not c.skips]
+                picked[layer.name] = max(full, key=lambda c: (c.reads or 0, c.writes or 0))
+            self.observe(everything, picked, {g.name: g.size for g in self.graph.groups if not g.fixed}, (), reports[name])
+        return paths["dense"]
+
+    def menu(self, correction: Correction | None = None, losses: Losses | None = None) -> Menu:
+        """The menu at prices that are corrected by all that was measured."""
+        if correction is None:
+            correction = fit(self.observations)
+        return menu(self.graph, self.offered, self.table, losses or self.losses, correction, self.struck)
+
+    def observe(
+        self, at: Menu, choices: Mapping[str, Choice], kept: Mapping[str, int], dropped: Sequence[str], report: Report
+    ) -> None:
+        """Remember what a whole network was measured at beside the uncorrected prices (``at``) of its parts."""
+        from edgesdk.solve.milp import price
+
+        cost, _ = price(at, choices, kept, dropped)
+        float_ms = sum(c.latency_ms for c in choices.values() if c.option.precision == FP32)
+        assert report.peak_memory_bytes is not None
+        self.observations.append(
+            Observation(
+                float_ms,
+                cost.latency_ms - at.latency_ms - float_ms,
+                report.latency_ms(),
+                report.peak_memory_bytes - (cost.peak_memory_bytes - at.memory_bytes),
+                report.size_bytes - (cost.size_bytes - at.size_bytes),
+            )
+        )
+
+
+def study(
+    model: nn.Module, data: Data, task: Task, bench: Bench, budget: Budget, folder: Path, tell: Tell, mode: str = "rapid"
+) -> Study:
+    """Trace, price, sense and anchor ``model``: all that a search needs. Scratch files go to ``folder``."""
+    check(data, model, task.classifies)
+    tell("tracing", None)
+    found = Study(trace(model, data.example), data, task, bench, folder, tell)
+    found.price(budget)
+    found.sense()
+    found.anchor(mode)
+    return found
+
+
+def _joined(batches: Sequence[Batch], most: int) -> Batch:
+    """The first ``most`` samples of ``batches`` as one batch."""
+    first = batches[0]
+    columns = [torch.cat(parts)[:most] for parts in zip(*(tensors(x) for x in batches), strict=True)]
+    remaining = iter(columns)
+    return rebatch(first, lambda _: next(remaining))
+
+
+def _digest(value: nn.Module | Sequence[Tensor]) -> str:
+    parts = list(value.state_dict().values()) if isinstance(value, nn.Module) else value
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(np.ascontiguousarray(part.detach().numpy()).tobytes())
+    return whole.hexdigest()
+
+
+def predicted(study: Study, cost: Cost) -> dict[str, Any]:
+    """``cost`` beside how far the prices were from what was measured so far, as ratios predicted / measured."""
+    correction = fit(study.observations)
+    ratios = [
+        (correction.latency_ms + correction.scales[FP32] * o.float_ms + correction.scales[INT8] * o.integer_ms) / o.measured_ms
+        for o in study.observations
+    ]
+    return {"cost": cost, "ratios": ratios}
+
+
+WEIGHTED_KINDS = WEIGHTED

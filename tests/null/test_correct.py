@@ -1,0 +1,76 @@
+"""Corrections: what agrees with the prices leaves them, what does not moves them, and never below zero."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from edgesdk.plan import FP32, INT8
+from edgesdk.price.correct import Correction, Observation, fit
+
+TIMES = st.floats(0.01, 100.0)
+SCALES = st.floats(0.5, 2.0)
+PARTS = st.lists(st.tuples(TIMES, TIMES), min_size=1, max_size=8)
+
+
+def predicted(correction: Correction, seen: Observation) -> float:
+    scaled = correction.scale(FP32) * seen.float_ms + correction.scale(INT8) * seen.integer_ms
+    return correction.latency_ms + scaled
+
+
+def measured(parts: list[tuple[float, float]], fixed: float, scales: tuple[float, float]) -> list[Observation]:
+    return [Observation(f, i, fixed + scales[0] * f + scales[1] * i, 0.0, 0.0) for f, i in parts]
+
+
+@given(st.floats(0.0, 10.0))
+def test_without_observations_prices_stay_as_they_are(fixed: float) -> None:
+    assert fit([], fixed) == Correction(latency_ms=fixed)
+
+
+@given(PARTS, st.floats(0.0, 1.0))
+def test_what_agrees_with_the_prices_leaves_them(parts: list[tuple[float, float]], fixed: float) -> None:
+    found = fit(measured(parts, fixed, (1.0, 1.0)), fixed)
+    assert found.latency_ms == pytest.approx(fixed, abs=1e-6)
+    assert [found.scale(FP32), found.scale(INT8)] == pytest.approx([1.0, 1.0], abs=1e-6)
+
+
+@given(PARTS, SCALES, SCALES, st.floats(0.9, 1.1))
+def test_the_fit_is_never_further_off_than_no_correction(
+    parts: list[tuple[float, float]], first: float, second: float, drift: float
+) -> None:
+    seen = [
+        Observation(o.float_ms, o.integer_ms, o.measured_ms * (drift if index % 2 else 1.0), 0.0, 0.0)
+        for index, o in enumerate(measured(parts, 0.0, (first, second)))
+    ]
+    found = fit(seen)
+    assume(found.latency_ms > 0 and found.scale(FP32) > 0.05 and found.scale(INT8) > 0.05)
+
+    def error(correction: Correction) -> float:
+        return sum((predicted(correction, o) / o.measured_ms - 1) ** 2 for o in seen)
+
+    assert error(found) <= error(Correction()) + 1e-9
+
+
+@given(SCALES, SCALES)
+def test_scales_of_many_networks_are_found(first: float, second: float) -> None:
+    parts = [(float(f), float(i)) for f in (1, 5, 20) for i in (1, 5, 20)]
+    found = fit(measured(parts, 0.0, (first, second)))
+    assert found.scale(FP32) == pytest.approx(first, rel=0.05)
+    assert found.scale(INT8) == pytest.approx(second, rel=0.05)
+
+
+@given(st.floats(0.5, 2.0), TIMES)
+def test_a_float_network_says_nothing_of_integer_layers(ratio: float, time: float) -> None:
+    found = fit([Observation(time, 0.0, ratio * time, 0.0, 0.0)])
+    assert found.scale(INT8) == pytest.approx(1.0, abs=1e-9)
+    left = abs(predicted(found, Observation(time, 0.0, 0.0, 0.0, 0.0)) - ratio * time)
+    assert left <= 0.2 * abs(time - ratio * time) + 1e-9
+
+
+@given(st.lists(st.builds(Observation, TIMES, TIMES, TIMES, st.floats(-1e9, 1e9), st.floats(-1e9, 1e9)), min_size=1))
+def test_nothing_becomes_negative_and_bytes_are_averaged(seen: list[Observation]) -> None:
+    found = fit(seen)
+    assert found.latency_ms >= 0 and min(found.scales.values()) >= 0.05
+    assert found.memory_bytes == pytest.approx(sum(o.memory_bytes for o in seen) / len(seen), abs=1e-3)
+    assert found.size_bytes == pytest.approx(sum(o.size_bytes for o in seen) / len(seen), abs=1e-3)

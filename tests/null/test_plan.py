@@ -1,0 +1,74 @@
+"""Plans: their JSON form, their digest, and which graph they are for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from graphs import plans, random_graph
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from edgesdk.budget import Cost
+from edgesdk.errors import BundleError
+from edgesdk.plan import INT8, SCHEMA, Factor, Option, Plan
+from edgesdk.record import dumps, from_json, to_json
+
+
+@given(plans())
+def test_a_plan_keeps_its_digest_through_its_file(plan: Plan) -> None:
+    again = from_json(Plan, json.loads(dumps(plan)))
+    assert again.digest == plan.digest and again.options == plan.options
+
+
+@given(plans(), st.integers(SCHEMA + 1, 10**6))
+def test_a_newer_schema_is_refused(plan: Plan, schema: int) -> None:
+    with pytest.raises(BundleError, match="newer than"):
+        replace(plan, schema=schema)
+    with pytest.raises(BundleError, match="newer than"):
+        from_json(Plan, {**to_json(plan), "schema": schema})
+
+
+@given(plans())
+def test_the_digest_is_of_the_decisions_alone(plan: Plan) -> None:
+    told = replace(plan, predicted=Cost(1.0, 2.0, 3.0, "predicted"), struck=(), target="another", threads=99)
+    told = replace(told, layers=tuple(replace(layer, reason="because", latency_ms=9.0) for layer in plan.layers))
+    assert told.digest == plan.digest
+    for other in (
+        replace(plan, kept={**plan.kept, "another group": 4}),
+        replace(plan, dropped=(*plan.dropped, "another branch")),
+        replace(plan, graph_digest=plan.graph_digest + "0"),
+    ):
+        assert other.digest != plan.digest
+
+
+@given(plans(), st.integers(0, 1000))
+def test_another_option_is_another_digest(plan: Plan, index: int) -> None:
+    assume(plan.layers)
+    layer = plan.layers[index % len(plan.layers)]
+    bits = 4 if layer.option.weight_bits != 4 else 8
+    layers = tuple(replace(p, option=replace(p.option, weight_bits=bits)) if p is layer else p for p in plan.layers)
+    assert replace(plan, layers=layers).digest != plan.digest
+
+
+@given(plans(), st.integers(0, 10**9))
+def test_a_plan_is_for_one_graph(plan: Plan, seed: int) -> None:
+    graph = random_graph(seed)
+    replace(plan, graph_digest=graph.digest).check(graph)
+    with pytest.raises(BundleError, match="another model"):
+        plan.check(graph)
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        (Option(), "fp32"),
+        (Option(INT8, 8), "int8"),
+        (Option(INT8, 4), "int8, 4-bit weights"),
+        (Option(factor=Factor("svd", (16,))), "fp32, svd 16"),
+        (Option(INT8, 4, Factor("tucker", (8, 16))), "int8, 4-bit weights, tucker 8x16"),
+    ],
+)
+def test_an_option_says_what_it_is(option: Option, text: str) -> None:
+    assert str(option) == text
