@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import platformdirs
 import torch
 from torch import Tensor, nn
 
-from edgesdk.budget import Budget, Cost
+from edgesdk.budget import Budget
 from edgesdk.compress.data import Data, check
 from edgesdk.compress.network import Batch, Network, rebatch, tensors
 from edgesdk.compress.quantize import calibrate, integer
@@ -23,9 +24,9 @@ from edgesdk.compress.trace import trace
 from edgesdk.errors import EdgeSdkError
 from edgesdk.export.onnx import export
 from edgesdk.export.probes import COPIES, probe
-from edgesdk.graph import WEIGHTED, Graph
+from edgesdk.graph import Graph
 from edgesdk.menu import Choice, Menu
-from edgesdk.plan import FP32, INT8, Option
+from edgesdk.plan import FP32, INT8, Option, Struck
 from edgesdk.price.correct import Correction, Observation, fit
 from edgesdk.price.menu import Losses, all_widths, full_width, menu, options, strike
 from edgesdk.price.operators import Operator, precisions
@@ -33,6 +34,7 @@ from edgesdk.price.table import Table
 from edgesdk.record import digest, dumps, from_json, write
 from edgesdk.remote.bench import Bench
 from edgesdk.report import Report
+from edgesdk.solve.milp import price
 
 SENSE_SAMPLES = 256
 Tell = Callable[[str, float | None], None]
@@ -40,8 +42,6 @@ Tell = Callable[[str, float | None], None]
 
 def cache_folder() -> Path:
     """Where measured prices are kept: ``EDGESDK_CACHE``, or the user's cache folder."""
-    import os
-
     return Path(os.environ.get("EDGESDK_CACHE") or platformdirs.user_cache_dir("edgesdk"))
 
 
@@ -59,7 +59,7 @@ class Study:
     offered: Mapping[str, tuple[Option, ...]] = field(default_factory=dict)
     losses: Losses = field(default_factory=Losses)
     observations: list[Observation] = field(default_factory=list)
-    struck: tuple = ()
+    struck: tuple[Struck, ...] = ()
     dense: Report | None = None
 
     @property
@@ -103,8 +103,6 @@ class Study:
         ]  # fmt: skip
         path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"
         try:
-            import json
-
             self.losses = from_json(Losses, json.loads(path.read_text()))
         except (OSError, ValueError, EdgeSdkError):
             self.losses = sense(
@@ -151,18 +149,18 @@ class Study:
         self, at: Menu, choices: Mapping[str, Choice], kept: Mapping[str, int], dropped: Sequence[str], report: Report
     ) -> None:
         """Remember what a whole network was measured at beside the uncorrected prices (``at``) of its parts."""
-        from edgesdk.solve.milp import price
-
         cost, _ = price(at, choices, kept, dropped)
         float_ms = sum(c.latency_ms for c in choices.values() if c.option.precision == FP32)
         assert report.peak_memory_bytes is not None
         self.observations.append(
             Observation(
                 float_ms,
-                cost.latency_ms - at.latency_ms - float_ms,
+                cost.latency_ms - float_ms,
                 report.latency_ms(),
-                report.peak_memory_bytes - (cost.peak_memory_bytes - at.memory_bytes),
-                report.size_bytes - (cost.size_bytes - at.size_bytes),
+                cost.peak_memory_bytes,
+                report.peak_memory_bytes,
+                cost.size_bytes,
+                report.size_bytes,
             )
         )
 
@@ -194,16 +192,3 @@ def _digest(value: nn.Module | Sequence[Tensor]) -> str:
     for part in parts:
         whole.update(np.ascontiguousarray(part.detach().numpy()).tobytes())
     return whole.hexdigest()
-
-
-def predicted(study: Study, cost: Cost) -> dict[str, Any]:
-    """``cost`` beside how far the prices were from what was measured so far, as ratios predicted / measured."""
-    correction = fit(study.observations)
-    ratios = [
-        (correction.latency_ms + correction.scales[FP32] * o.float_ms + correction.scales[INT8] * o.integer_ms) / o.measured_ms
-        for o in study.observations
-    ]
-    return {"cost": cost, "ratios": ratios}
-
-
-WEIGHTED_KINDS = WEIGHTED

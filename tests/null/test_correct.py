@@ -20,7 +20,7 @@ def predicted(correction: Correction, seen: Observation) -> float:
 
 
 def measured(parts: list[tuple[float, float]], fixed: float, scales: tuple[float, float]) -> list[Observation]:
-    return [Observation(f, i, fixed + scales[0] * f + scales[1] * i, 0.0, 0.0) for f, i in parts]
+    return [Observation(f, i, fixed + scales[0] * f + scales[1] * i, 1.0, 1.0, 1.0, 1.0) for f, i in parts]
 
 
 @given(st.floats(0.0, 10.0))
@@ -40,7 +40,7 @@ def test_the_fit_is_never_further_off_than_no_correction(
     parts: list[tuple[float, float]], first: float, second: float, drift: float
 ) -> None:
     seen = [
-        Observation(o.float_ms, o.integer_ms, o.measured_ms * (drift if index % 2 else 1.0), 0.0, 0.0)
+        Observation(o.float_ms, o.integer_ms, o.measured_ms * (drift if index % 2 else 1.0), 1.0, 1.0, 1.0, 1.0)
         for index, o in enumerate(measured(parts, 0.0, (first, second)))
     ]
     found = fit(seen)
@@ -62,9 +62,9 @@ def test_scales_of_many_networks_are_found(first: float, second: float) -> None:
 
 @given(st.floats(0.5, 2.0), TIMES)
 def test_a_float_network_says_nothing_of_integer_layers(ratio: float, time: float) -> None:
-    found = fit([Observation(time, 0.0, ratio * time, 0.0, 0.0)])
+    found = fit([Observation(time, 0.0, ratio * time, 1.0, 1.0, 1.0, 1.0)])
     assert found.scale(INT8) == pytest.approx(1.0, abs=1e-9)
-    left = abs(predicted(found, Observation(time, 0.0, 0.0, 0.0, 0.0)) - ratio * time)
+    left = abs(predicted(found, Observation(time, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0)) - ratio * time)
     assert left <= 0.2 * abs(time - ratio * time) + 1e-9
 
 

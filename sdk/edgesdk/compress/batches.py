@@ -69,7 +69,8 @@ class Given:
         if not isinstance(parts, (list, tuple)) or len(parts) not in (1, 2):
             many = f" of {len(parts)}" if isinstance(parts, (list, tuple)) else ""
             raise DataError(f"{self.name} yields a {type(batch).__name__}{many}", "let it yield batches (x, y)")
-        x, y = _tensors(parts[0]), _tensors(parts[1]) if len(parts) == 2 else None
+        x: Any = _tensors(parts[0])
+        y: Any = _tensors(parts[1]) if len(parts) == 2 else None
         if not all(isinstance(t, Tensor) for t in (tensors(x) if isinstance(x, (Tensor, tuple, dict)) else [x])):
             fact = f"{self.name} yields x of type {type(parts[0]).__name__}"
             raise DataError(fact, "let x be a tensor, or a tuple or dict of tensors")

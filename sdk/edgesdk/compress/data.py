@@ -15,7 +15,7 @@ from edgesdk.compress.load import load_callable, said
 from edgesdk.compress.network import Batch, rebatch, tensors
 from edgesdk.compress.sources import Samples, dtype_name, from_arrays, from_folder, from_npz
 from edgesdk.compress.task import first_tensor
-from edgesdk.errors import DataError, ModelError
+from edgesdk.errors import DataError, EdgeSdkError, ModelError
 
 CALIBRATION = 256  # samples for ranges, importance and sensitivity
 TEST_SHARE, HOLDOUT_SHARE = 0.2, 0.1
@@ -115,6 +115,8 @@ def _named(spec: str) -> Any:
     found = load_callable(spec, "DATA", DataError)
     try:
         return found()
+    except EdgeSdkError:
+        raise
     except (Exception, SystemExit) as error:
         fact = f"calling DATA {spec} failed with {said(error)}"
         raise DataError(fact, "it must return the data when called without arguments") from error

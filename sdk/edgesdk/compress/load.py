@@ -80,6 +80,8 @@ def _made(spec: str) -> Any:
         return found
     try:
         return found()
+    except EdgeSdkError:
+        raise
     except (Exception, SystemExit) as error:
         fact = f"calling MODEL {spec} failed with {said(error)}"
         raise ModelError(fact, "it must return the model when called without arguments") from error

@@ -48,17 +48,18 @@ def from_npz(path: Path) -> Samples:
 
     Nothing in the file is executed. Raises ``DataError`` where it cannot be read or its arrays do not belong together.
     """
+    if not zipfile.is_zipfile(path):
+        fact = f"{path} is no .npz archive, and a pickle would not be executed"
+        raise DataError(fact, "write it with numpy.savez(path, x=..., y=...)")
     try:
         with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is not an .npz archive", "write it with numpy.savez(path, x=..., y=...)")
             arrays = {name: file[name] for name in file.files}
     except ValueError as error:
         if "pickle" in str(error):
             fact = f"{path} holds pickled objects, which are never executed"
             raise DataError(fact, "save arrays of numbers with numpy.savez") from None
         raise DataError(f"{path} cannot be read ({said(error)})", "write it anew with numpy.savez") from None
-    except (AttributeError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({said(error)})", "write it anew with numpy.savez") from None
     if "x" not in arrays:
         held = ", ".join(sorted(arrays)) or "nothing"

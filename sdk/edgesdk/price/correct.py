@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,58 +11,76 @@ from edgesdk.plan import FP32, INT8
 
 TRUST = 0.3  # standard deviation of the priors on the scales, against relative errors of whole networks of:
 NOISE = 0.02
+SMALLEST = 0.05  # a scale
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A whole network: uncorrected latency of its parts in each precision, and what it was measured at.
+    """A whole network: what its parts add up to at uncorrected prices, and what it was measured at.
 
-    Latencies in ms; ``memory_bytes`` and ``size_bytes`` are the measured figure less the sum of the parts' prices.
+    ``float_ms`` and ``integer_ms`` are its parts in each precision. Latencies in ms, memory and size in bytes.
     """
 
     float_ms: float
     integer_ms: float
     measured_ms: float
+    parts_memory_bytes: float
     memory_bytes: float
+    parts_size_bytes: float
     size_bytes: float
 
 
 @dataclass(frozen=True)
 class Correction:
-    """Network latency = ``latency_ms`` + scale per precision x sum of parts; bytes = offset + sum of parts."""
+    """Network latency = ``latency_ms`` + scale per precision x sum of parts; bytes = offset + scale x sum of parts."""
 
     latency_ms: float = 0.0
-    scales: dict[str, float] = field(default_factory=lambda: {FP32: 1.0, INT8: 1.0})
+    scales: Mapping[str, float] = field(default_factory=lambda: {FP32: 1.0, INT8: 1.0})
     memory_bytes: float = 0.0
+    memory_scale: float = 1.0
     size_bytes: float = 0.0
+    size_scale: float = 1.0
 
     def scale(self, precision: str) -> float:
+        """What a latency in ``precision`` is multiplied with."""
         return self.scales[precision]
 
 
 def fit(observations: Sequence[Observation], fixed_ms: float = 0.0) -> Correction:
     """The correction under which ``observations`` are most likely.
 
-    Least squares on relative errors with Gaussian priors: each scale near 1, the constant near ``fixed_ms`` (what has
-    no price of its own). Scales and the constant never become negative.
+    Least squares on relative errors with Gaussian priors: each scale near 1, constants loose (the one of latency near
+    ``fixed_ms``, what has no price of its own). Scales and constants never become negative.
     """
     if not observations:
         return Correction(latency_ms=fixed_ms)
-    rows, right = [], []
-    for seen in observations:
-        rows.append(np.array([1.0, seen.float_ms, seen.integer_ms]) / (seen.measured_ms * NOISE))
-        right.append(1 / NOISE)
-    spread = max(fixed_ms, 0.1 * min(seen.measured_ms for seen in observations))
-    for index, (prior, deviation) in enumerate([(fixed_ms, spread), (1.0, TRUST), (1.0, TRUST)]):
-        row = np.zeros(3)
-        row[index] = 1 / deviation
-        rows.append(row)
-        right.append(prior / deviation)
-    solution = np.linalg.lstsq(np.array(rows), np.array(right), rcond=None)[0]
-    constant, float_scale, integer_scale = (float(v) for v in np.maximum(solution, (0.0, 0.05, 0.05)))
-    return Correction(
-        constant,
-        {FP32: float_scale, INT8: integer_scale},
-        float(np.mean([seen.memory_bytes for seen in observations])),
-        float(np.mean([seen.size_bytes for seen in observations])),
+    least = min(seen.measured_ms for seen in observations)
+    constant, float_scale, integer_scale = _regression(
+        [(1.0, seen.float_ms, seen.integer_ms) for seen in observations],
+        [seen.measured_ms for seen in observations],
+        [(fixed_ms, max(fixed_ms, 0.1 * least)), (1.0, TRUST), (1.0, TRUST)],
     )
+    memory = _offset_and_scale([(o.parts_memory_bytes, o.memory_bytes) for o in observations])
+    size = _offset_and_scale([(o.parts_size_bytes, o.size_bytes) for o in observations])
+    return Correction(constant, {FP32: float_scale, INT8: integer_scale}, *memory, *size)
+
+
+def _offset_and_scale(seen: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    most = max(measured for _, measured in seen)
+    offset, scale = _regression([(1.0, parts) for parts, _ in seen], [m for _, m in seen], [(0.0, most), (1.0, TRUST)])
+    return offset, scale
+
+
+def _regression(
+    rows: Sequence[tuple[float, ...]], measured: Sequence[float], priors: Sequence[tuple[float, float]]
+) -> list[float]:
+    """Coefficients of ``rows`` for ``measured`` with relative noise, each with a prior (mean, deviation), none negative."""
+    left = [np.array(row) / (value * NOISE) for row, value in zip(rows, measured, strict=True)]
+    right = [1 / NOISE for _ in measured]
+    for index, (mean, deviation) in enumerate(priors):
+        row = np.zeros(len(priors))
+        row[index] = 1 / deviation
+        left.append(row)
+        right.append(mean / deviation)
+    solution = np.linalg.lstsq(np.array(left), np.array(right), rcond=None)[0]
+    return [max(float(value), 0.0 if index == 0 else SMALLEST) for index, value in enumerate(solution)]

@@ -123,7 +123,8 @@ def menu(
                     option,
                     _latency(layer, graph, option, reads, writes, table) * correction.scale(option.precision),
                     losses.options.get(layer.name, {}).get(str(option), 0.0),
-                    reads, writes, size, memory, output, scratch,
+                    reads, writes, size * correction.size_scale,
+                    *(each * correction.memory_scale for each in (memory, output, scratch)),
                 )  # fmt: skip
                 choices.append(choice)
                 if layer.name in joins:

@@ -1,0 +1,118 @@
+"""How long a search takes, cold and warm, and how far its prices are from whole networks.
+
+    python tools/bench_search.py --weights resnet20.safetensors [--model resnet20] [--data PACKAGE] [--json]
+
+Traces, prices, senses and solves a CIFAR ResNet at half of its dense latency, each time in a fresh process: first with
+an empty cache of prices, then with the one that this filled. Prints the seconds of every stage, the gap that the solver
+proved, and predicted beside measured latency of the dense model in float and in int8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+START = time.monotonic()  # the imports below are part of what a user waits for
+
+
+class Clock:
+    """Sums up the seconds between one stage's news and the next stage's."""
+
+    def __init__(self) -> None:
+        self.stage, self.since, self.seconds = "starting", START, {}
+
+    def tell(self, stage: str, share: float | None) -> None:
+        now = time.monotonic()
+        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + now - self.since
+        self.stage, self.since = stage, now
+
+
+def once(options: argparse.Namespace) -> dict[str, Any]:
+    """One search in this process: seconds per stage, what was proved, predicted and measured."""
+    import zoo
+    from cifar import Cifar
+    from edgesdk.compress.data import load_data
+    from edgesdk.compress.load import load_model
+    from edgesdk.compress.task import Task
+    from edgesdk.plan import FP32, INT8
+    from edgesdk.price.correct import fit
+    from edgesdk.budget import Budget
+    from edgesdk.remote.bench import Bench
+    from edgesdk.remote.local import LocalDevice
+    from edgesdk.solve.milp import solve
+    from edgesdk.study import study
+
+    clock = Clock()
+    clock.tell("loading data", None)
+    data = load_data(Cifar(options.data, trains=2048, tests=1000), classifies=True)
+    model = load_model(getattr(zoo, options.model)(), options.weights)
+    clock.tell("starting the agent", None)
+    with LocalDevice() as agent, tempfile.TemporaryDirectory() as folder:
+        task = Task("top-1", data.labelled)
+        known = study(model, data, task, Bench(agent, options.threads), Budget(), Path(folder), clock.tell)
+        assert known.dense is not None
+        clock.tell("solving", None)
+        solution = solve(known.menu(), {"latency_ms": known.dense.latency_ms() / 2})
+        clock.tell("end", None)
+        correction = fit(known.observations)
+        latency = {}
+        for name, seen in zip(("dense", "dense int8"), known.observations, strict=True):
+            parts = correction.scales[FP32] * seen.float_ms + correction.scales[INT8] * seen.integer_ms
+            plain = seen.float_ms + seen.integer_ms
+            latency[name] = {
+                "sum of parts": plain, "predicted": correction.latency_ms + parts, "measured": seen.measured_ms
+            }  # fmt: skip
+        return {
+            "seconds": clock.seconds,
+            "total": sum(s for stage, s in clock.seconds.items() if stage != "loading data"),
+            "gap": solution.proof.gap,
+            "solver_seconds": solution.proof.seconds,
+            "latency_ms": latency,
+        }
+
+
+def show(name: str, found: dict[str, Any]) -> None:
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in found["seconds"].items())
+    print(f"{name}: {found['total']:.1f} s without loading data ({stages})")
+    print(f"  solver: gap {found['gap']:.2%} after {found['solver_seconds']:.1f} s")
+    for which, ms in found["latency_ms"].items():
+        print(
+            f"  {which}: measured {ms['measured']:.4f} ms, sum of parts {ms['sum of parts'] / ms['measured']:.3f} "
+            f"of that, corrected {ms['predicted'] / ms['measured']:.3f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--model", default="resnet20", choices=["resnet20", "resnet14", "resnet8"])
+    parser.add_argument("--data", type=Path, help="the extracted package; see tools/cifar.py")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--once", action="store_true", help="one search with the cache as it is, as JSON")
+    options = parser.parse_args()
+    if options.once:
+        print(json.dumps(once(options)))
+        return
+    found = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for name in ("cold", "warm"):
+            command = [sys.executable, __file__, *sys.argv[1:], "--once"]
+            done = subprocess.run(command, env={**os.environ, "EDGESDK_CACHE": cache}, stdout=subprocess.PIPE, check=True)
+            found[name] = json.loads(done.stdout.decode().splitlines()[-1])
+            if not options.json:
+                show(name, found[name])
+                sys.stdout.flush()
+    if options.json:
+        print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
