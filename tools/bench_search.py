@@ -38,12 +38,12 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
     """One search in this process: seconds per stage, what was proved, predicted and measured."""
     import zoo
     from cifar import Cifar
+    from edgesdk.budget import Budget
     from edgesdk.compress.data import load_data
     from edgesdk.compress.load import load_model
     from edgesdk.compress.task import Task
     from edgesdk.plan import FP32, INT8
     from edgesdk.price.correct import fit
-    from edgesdk.budget import Budget
     from edgesdk.remote.bench import Bench
     from edgesdk.remote.local import LocalDevice
     from edgesdk.solve.milp import solve

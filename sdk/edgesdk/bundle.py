@@ -46,7 +46,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
-        """The bundle at ``path``, its digests checked. Raises ``BundleError`` where a file is missing or was changed."""
+        """The bundle at ``path``, its digests checked. Raises ``BundleError`` where a file is missing or changed."""
         path = Path(path)
         manifest = _read(path / "manifest.json")
         if manifest.get("schema", SCHEMA + 1) > SCHEMA:
@@ -97,7 +97,9 @@ def _sweep(out: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def pack(place: Path, result: Result, target: str, data: Data, network: Network, budget: Budget, facts: Mapping[str, Any]) -> Bundle:
+def pack(
+    place: Path, result: Result, target: str, data: Data, network: Network, budget: Budget, facts: Mapping[str, Any]
+) -> Bundle:
     """Fill ``place`` with the bundle and rename it to what it was reserved for. Raises ``StorageError``."""
     out = place.with_name(place.name[1:].rpartition(".partial-")[0])
     try:
@@ -117,7 +119,9 @@ def pack(place: Path, result: Result, target: str, data: Data, network: Network,
         place.rename(out)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise StorageError(f"cannot write the bundle {out}: {error.strerror}", "free some space or give another --out") from None
+        raise StorageError(
+            f"cannot write the bundle {out}: {error.strerror}", "free some space or give another --out"
+        ) from None
     return Bundle.open(out)
 
 
@@ -159,7 +163,10 @@ def _manifest(place: Path, result: Result, target: str, data: Data, network: Net
             }
             for tensor in network.graph.inputs
         ],
-        "outputs": [{"name": v.name, "shape": v.shape, "dtype": v.type.removeprefix("tensor(").rstrip(")")} for v in found.get_outputs()],
+        "outputs": [
+            {"name": v.name, "shape": v.shape, "dtype": v.type.removeprefix("tensor(").rstrip(")")}
+            for v in found.get_outputs()
+        ],
         "files": {name: {"sha256": _digest(place / name), "bytes": (place / name).stat().st_size} for name in FILES},
     }
 
@@ -170,7 +177,7 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
         "schema": SCHEMA,
         "budget": budget,
         "data": data.description,
-        "notes": list(data.notes) + list(facts.get("notes", ())),
+        "notes": [*data.notes, *facts.get("notes", ()), *(step["note"] for step in result.history if "note" in step)],
         "metric": facts["metric"],
         "score": {"dense": result.dense_score, "deployed": result.score, "judged_on": "the exported files"},
         "predicted": result.plan.predicted,
@@ -202,13 +209,17 @@ def verify(path: str | Path) -> dict[str, Any]:
     try:
         outputs = _outputs(bundle.model, inputs)
     except Exception as error:  # the runtime's own exceptions share no base
-        raise BundleError(f"{bundle.model} does not run: {str(error).splitlines()[0]}", "deploy for this runtime") from None
+        raise BundleError(
+            f"{bundle.model} does not run: {str(error).splitlines()[0]}", "deploy for this runtime"
+        ) from None
     errors = {}
     for name, value in outputs.items():
         expected = recorded[f"output:{name}"]
         errors[name] = float(np.sqrt(np.mean((value - expected) ** 2)) / max(float(expected.std()), 1e-12))
         if not errors[name] <= TOLERANCE:
-            raise BundleError(f"{name} differs from the recorded sample by {errors[name]:.2g} of its spread", "deploy again here")
+            raise BundleError(
+                f"{name} differs from the recorded sample by {errors[name]:.2g} of its spread", "deploy again here"
+            )
     return {
         "bundle": str(bundle.path),
         "files": len(FILES),

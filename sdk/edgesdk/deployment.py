@@ -97,7 +97,9 @@ def deploy(
                 result = _within(known, goal, target, training)
             else:
                 result = _fastest(known, goal, target, training)
-            return pack(place, result, target, found, known.network, goal, _facts(known, total, seed, training.can_learn))
+            return pack(
+                place, result, target, found, known.network, goal, _facts(known, total, seed, training.can_learn)
+            )
 
 
 @contextmanager
@@ -142,7 +144,9 @@ def _inputs(
     return load_model(model, weights), load_data(data, seed=seed, classifies=metric == "top-1"), False
 
 
-def _planned(known: Study, goal: Budget, target: str, lean: str, tight: float = 1 - MARGIN) -> tuple[Plan, Solution, Menu]:
+def _planned(
+    known: Study, goal: Budget, target: str, lean: str, tight: float = 1 - MARGIN
+) -> tuple[Plan, Solution, Menu]:
     """The best plan at today's prices, its latency ``tight`` below the budget's."""
     at = known.menu(losses=leaning(known.losses, lean))
     bounds = dict(goal.bounds)
@@ -188,7 +192,7 @@ def _within(known: Study, goal: Budget, target: str, training: _Training) -> Res
             if not misses:
                 finalists[plan.digest] = candidate
         if finalists:
-            result = training.best(list(finalists.values()), goal)
+            result = training.best(list(finalists.values()))
             result = replace(result, history=(*history, *result.history))
             measured = result.deployed.cost(goal)
             if not goal.misses(measured):
@@ -197,7 +201,9 @@ def _within(known: Study, goal: Budget, target: str, training: _Training) -> Res
         tight -= MARGIN / 2
     last = history[-1]["measured"]
     reached = ", ".join(f"{name.split('_')[0]} {show(name, getattr(last, name))}" for name in goal.bounds)
-    raise BudgetError(f"after {ROUNDS} rounds the measured model still misses the budget ({reached})", "loosen the budget")
+    raise BudgetError(
+        f"after {ROUNDS} rounds the measured model still misses the budget ({reached})", "loosen the budget"
+    )
 
 
 def _fastest(known: Study, goal: Budget, target: str, training: _Training) -> Result:
@@ -206,7 +212,7 @@ def _fastest(known: Study, goal: Budget, target: str, training: _Training) -> Re
     low, high = 0.1, 1.0
     best: Candidate | None = None
     history: list[Mapping[str, Any]] = []
-    reference = training.dense_holdout()
+    reference = training.holdout(known.network)
     for step in range(DROP_STEPS):
         share = (low * high) ** 0.5
         bound = replace(goal, latency_ms=known.dense.latency_ms() * share, max_drop=None)
@@ -228,14 +234,17 @@ def _fastest(known: Study, goal: Budget, target: str, training: _Training) -> Re
         result = training.full(best)
         drop = result.dense_score - result.score
         if drop <= goal.max_drop:
-            return replace(result, history=tuple(history))
+            return replace(result, history=(*history, *result.history))
         share = min(1.0, best.report.latency_ms() / known.dense.latency_ms() * 1.25)
         if share >= 1.0:
-            raise BudgetError(f"accuracy drops by {drop:.2f} points at full latency", "give more --epochs or a larger drop")
+            raise BudgetError(
+                f"accuracy drops by {drop:.2f} points at full latency", "give more --epochs or a larger drop"
+            )
         bound = replace(goal, latency_ms=known.dense.latency_ms() * share, max_drop=None)
         best = _candidate(known, _planned(known, bound, target, "even")[0], f"slower-{share:.3f}")
     raise BudgetError(
-        f"no plan was found whose accuracy drops by at most {goal.max_drop:g} points", "give more --epochs or a larger drop"
+        f"no plan was found whose accuracy drops by at most {goal.max_drop:g} points",
+        "give more --epochs or a larger drop",
     )
 
 
@@ -260,48 +269,75 @@ def _plain(at: Menu, solution: Solution) -> Mapping[str, Any]:
 
 
 def _step(lean: str, plan: Plan, measured: Cost, misses: Mapping[str, float]) -> dict[str, Any]:
-    return {"search": lean, "plan": plan.digest, "predicted": plan.predicted, "measured": measured, "misses": dict(misses)}
+    return {
+        "search": lean,
+        "plan": plan.digest,
+        "predicted": plan.predicted,
+        "measured": measured,
+        "misses": dict(misses),
+    }
 
 
 class _Training:
-    """Recovers candidates and tells them apart on held-out data; the winner becomes a file that is measured and proved."""
+    """Recovers candidates, tells them apart on held-out data, and turns the winner into a measured, proved file."""
 
     def __init__(self, known: Study, epochs: float, seed: int, tell: Tell) -> None:
         self.known, self.epochs, self.seed, self.tell = known, epochs, seed, tell
         self.can_learn = known.data.train is not None and epochs > 0
 
     def recover(self, candidate: Candidate, epochs: float, label: str) -> Network:
-        changed = bool(candidate.plan.dropped) or any(layer.option.factor for layer in candidate.plan.layers)
-        changed = changed or any(kept < self.known.graph.group_by_name[g].size for g, kept in candidate.plan.kept.items())
-        schedule = Schedule(epochs) if changed else Schedule(epochs, 1.0)
-        known = self.known
+        """The candidate's network after ``epochs``, quantized from the start where nothing else changed."""
+        known, plan = self.known, candidate.plan
+        structural = (
+            bool(plan.dropped)
+            or any(layer.option.factor for layer in plan.layers)
+            or any(kept < known.graph.group_by_name[name].size for name, kept in plan.kept.items())
+        )
+        if not structural and all(option.precision == FP32 for option in candidate.options.values()):
+            epochs = 0.0  # it is the dense model: there is nothing to recover
         return recovered(
-            candidate.network, known.network, candidate.options, known.data.train, known.calibration, known.task,
-            schedule, self.seed, lambda share, what: self.tell(f"{label} ({what})", share),
-        )  # fmt: skip
+            candidate.network,
+            known.network,
+            candidate.options,
+            known.data.train,
+            known.calibration,
+            known.task,
+            Schedule(epochs) if structural else Schedule(epochs, 1.0),
+            self.seed,
+            lambda share, what: self.tell(f"{label} ({what})", share),
+        )
 
-    def dense_holdout(self) -> float:
-        return self.known.task.score(self.known.network, self.known.data.holdout, self.known.network)
+    def holdout(self, network: Network) -> float:
+        """The score on held-out data."""
+        return self.known.task.score(network, self.known.data.holdout, self.known.network)
 
     def short(self, candidate: Candidate) -> float:
         """The score on held-out data after a short recovery."""
         epochs = max(1.0, self.epochs * SHORT_SHARE) if self.can_learn else 0.0
-        trial = self.recover(candidate, epochs, "trying finalists")
-        return self.known.task.score(trial, self.known.data.holdout, self.known.network)
+        return self.holdout(self.recover(candidate, min(epochs, self.epochs), "trying finalists"))
 
-    def best(self, candidates: list[Candidate], goal: Budget) -> Result:
+    def best(self, candidates: list[Candidate]) -> Result:
         history: list[Mapping[str, Any]] = []
         if len(candidates) > 1:
             scores = [self.short(candidate) for candidate in candidates]
             for candidate, score in zip(candidates, scores, strict=True):
                 history.append({"finalist": candidate.plan.digest, "holdout_score": score})
             candidates = [candidates[max(range(len(scores)), key=scores.__getitem__)]]
-        return replace(self.full(candidates[0], goal), history=tuple(history))
+        result = self.full(candidates[0])
+        return replace(result, history=(*history, *result.history))
 
-    def full(self, candidate: Candidate, goal: Budget | None = None) -> Result:
+    def full(self, candidate: Candidate) -> Result:
         """The candidate recovered, exported, proved equal to its simulation, and measured beside the dense model."""
         known = self.known
-        network = self.recover(candidate, self.epochs if self.can_learn else 0.0, "recovering")
+        network = self.recover(candidate, 0.0, "calibrating")
+        note = ""
+        if self.can_learn:
+            learnt = self.recover(candidate, self.epochs, "recovering")
+            before, after = self.holdout(network), self.holdout(learnt)
+            if after >= before:
+                network = learnt
+            else:
+                note = f"recovery was left out: on held-out data it scored {after:.2f} against {before:.2f} without"
         path, dense = known.folder / "model.onnx", known.folder / "dense.onnx"
         self.tell("exporting and measuring", None)
         export(network, known.data.example, path)
@@ -319,7 +355,5 @@ class _Training:
             score=known.task.score(run, known.data.test, known.network),
             parity=proved,
             fallbacks=tuple(fell),
-            recovered=network,
-            history=(),
+            history=({"note": note},) if note else (),
         )
-

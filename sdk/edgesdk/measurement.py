@@ -18,8 +18,8 @@ from edgesdk_targets.agent.measure import MODES
 def benchmark(path: str | Path, *, threads: int = 1, mode: str = "quick") -> Report:
     """The latency (ms), memory (bytes) and cold load of an ``.onnx`` file or a bundle, in processes of their own.
 
-    ``mode`` is ``rapid``, ``quick`` or ``full``: more samples over a longer time. Raises ``BundleError`` for a file that
-    is neither, ``DeviceError`` where the runtime is missing or refuses the file.
+    ``mode`` is ``rapid``, ``quick`` or ``full``: more samples over a longer time. Raises ``BundleError`` for a file
+    that is neither, ``DeviceError`` where the runtime is missing or refuses the file.
     """
     path = Path(path)
     if mode not in MODES:

@@ -19,7 +19,7 @@ class Report:
     ``statistics`` of latency in ms (``p50``, ``p90``, ``p95``, ``p99``, ``min``, ``max``, ``mean``, ``std``; a
     percentile that the count cannot carry is ``None``); ``samples_ms`` are the raw samples. Memory in bytes:
     ``peak_memory_bytes`` is what the model adds to the process, ``runtime_memory_bytes`` what the runtime takes without
-    any. ``load_ms`` is a cold load in a fresh process. ``valid`` is false for a run that was throttled, with the reason.
+    any. ``load_ms`` is a cold load in a fresh process. ``valid`` is false for a throttled run, with the reason.
     """
 
     name: str
@@ -57,5 +57,8 @@ class Report:
     def cost(self, budget: Budget | None = None) -> Cost:
         """The measured cost, its latency at the budget's percentile."""
         return Cost(
-            self.latency_ms(budget.percentile if budget else 50), self.peak_memory_bytes or 0.0, self.size_bytes, self.basis
+            self.latency_ms(budget.percentile if budget else 50),
+            self.peak_memory_bytes or 0.0,
+            self.size_bytes,
+            self.basis,
         )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgesdk.compress.network import Network
 from edgesdk.export.parity import Parity
 from edgesdk.plan import Plan
 from edgesdk.report import Report
@@ -25,5 +24,4 @@ class Result:
     score: float
     parity: Parity
     fallbacks: tuple[str, ...]
-    recovered: Network
     history: tuple[Mapping[str, Any], ...]

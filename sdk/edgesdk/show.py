@@ -22,13 +22,20 @@ def show_bundle(bundle: Bundle, console: Console) -> None:
     table = Table(title="measured in one interleaved run", title_justify="left")
     for heading in ("", "dense", "deployed", "deployed / dense"):
         table.add_column(heading, justify="left" if not heading else "right")
-    table.add_row(report["metric"], f"{score['dense']:.2f}", f"{score['deployed']:.2f}", f"{score['deployed'] - score['dense']:+.2f}")
+    table.add_row(
+        report["metric"],
+        f"{score['dense']:.2f}",
+        f"{score['deployed']:.2f}",
+        f"{score['deployed'] - score['dense']:+.2f}",
+    )
     for percentile in ("p50", "p90"):
         a, b = dense["statistics"][percentile], deployed["statistics"][percentile]
         table.add_row(f"latency {percentile}", show("latency_ms", a), show("latency_ms", b), f"{b / a:.2f}")
     for name, label in (("peak_memory_bytes", "peak memory added"), ("size_bytes", "size of the file")):
         table.add_row(label, show(name, dense[name]), show(name, deployed[name]), f"{deployed[name] / dense[name]:.2f}")
-    table.add_row("runtime's own memory", *[show("size_bytes", r["runtime_memory_bytes"]) for r in (dense, deployed)], "")
+    table.add_row(
+        "runtime's own memory", *[show("size_bytes", r["runtime_memory_bytes"]) for r in (dense, deployed)], ""
+    )
     console.print(table)
     beside = Table(title="predicted beside measured", title_justify="left")
     for heading in ("", "budget", "predicted", "measured", "predicted / measured"):
@@ -36,7 +43,13 @@ def show_bundle(bundle: Bundle, console: Console) -> None:
     for name, label in (("latency_ms", "latency"), ("peak_memory_bytes", "peak memory"), ("size_bytes", "size")):
         bound = report["budget"][name]
         shown = show(name, bound) if bound is not None else "-"
-        beside.add_row(label, shown, show(name, predicted[name]), show(name, measured[name]), f"{predicted[name] / measured[name]:.3f}")
+        beside.add_row(
+            label,
+            shown,
+            show(name, predicted[name]),
+            show(name, measured[name]),
+            f"{predicted[name] / measured[name]:.3f}",
+        )
     console.print(beside)
     show_plan(bundle.plan, console)
     parity = report["parity"]
@@ -62,15 +75,17 @@ def show_plan(plan: Plan, console: Console) -> None:
     for layer in plan.layers:
         gone = layer.reason.startswith("left out")
         kept = str(plan.kept[layer.name]) if layer.name in plan.kept and not gone else ""
-        table.add_row(layer.name, kept, "-" if gone else str(layer.option), f"{1e3 * layer.latency_ms:.1f}", layer.reason)
+        table.add_row(
+            layer.name, kept, "-" if gone else str(layer.option), f"{1e3 * layer.latency_ms:.1f}", layer.reason
+        )
     console.print(table)
     for struck in plan.struck:
         slower = f"{1e3 * struck.latency_ms:.1f} us instead of {1e3 * struck.replaces_ms:.1f} us"
         console.print(f"struck off: {struck.layer} as {struck.choice}, {slower}", highlight=False)
     proof = plan.proof
     console.print(
-        f"proved within {100 * proof.gap:.2g} % of the best plan at these prices (objective {proof.objective:.4g}, bound "
-        f"{proof.bound:.4g}) by {proof.solver} in {proof.seconds:.1f} s",
+        f"proved within {100 * proof.gap:.2g} % of the best plan at these prices (objective {proof.objective:.4g}, "
+        f"bound {proof.bound:.4g}) by {proof.solver} in {proof.seconds:.1f} s",
         highlight=False,
     )
 
@@ -88,8 +103,10 @@ def show_report(report: Report, console: Console) -> None:
     if report.runtime_memory_bytes is not None:
         rows.append(("runtime's own memory", show("peak_memory_bytes", report.runtime_memory_bytes)))
     rows.append(("size", show("size_bytes", report.size_bytes)))
-    title = f"{report.name}: {report.runtime} {report.runtime_version}, {report.threads} thread(s), {report.device.get('cpu')}"
-    table = Table(title=title, title_justify="left", show_header=False)
+    runtime = f"{report.runtime} {report.runtime_version}, {report.threads} thread(s)"
+    table = Table(
+        title=f"{report.name}: {runtime}, {report.device.get('cpu')}", title_justify="left", show_header=False
+    )
     for name, value in rows:
         table.add_row(name, str(value))
     console.print(table)

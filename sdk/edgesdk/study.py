@@ -86,13 +86,15 @@ class Study:
         bits = (8, 4) if budget.size_bytes is not None else (8,)
         every = {layer.name: options(layer, bits) for layer in self.graph.layers}
         self.tell("pricing operators", 0.0)
-        self.bench.price(self.table, full_width(self.graph, every), probe, lambda s: self.tell("pricing operators", s / 5))
+        self.bench.price(
+            self.table, full_width(self.graph, every), probe, lambda s: self.tell("pricing operators", s / 5)
+        )
         self.offered, self.struck = strike(self.graph, every, self.table, smaller)
         wanted = all_widths(self.graph, self.offered)
         self.bench.price(self.table, wanted, probe, lambda s: self.tell("pricing operators", 0.2 + 0.8 * s))
 
     def sense(self) -> None:
-        """Set the prices in accuracy of every choice, from calibration data; kept on disk by what they were made from."""
+        """Set the prices in accuracy of every choice, from calibration data; kept on disk."""
         self.tell("sensing accuracy", 0.0)
         few = self.data.calibration
         self.scores = importance(self.network, few, self.task)
@@ -106,7 +108,12 @@ class Study:
             self.losses = from_json(Losses, json.loads(path.read_text()))
         except (OSError, ValueError, EdgeSdkError):
             self.losses = sense(
-                self.network, self.offered, x, self.scores, self.task, lambda d, of: self.tell("sensing accuracy", d / of)
+                self.network,
+                self.offered,
+                x,
+                self.scores,
+                self.task,
+                lambda d, of: self.tell("sensing accuracy", d / of),
             )
             write(path, dumps(self.losses))
 
@@ -136,7 +143,9 @@ class Study:
                 wanted = chosen.get(layer.name, Option())
                 full = [c for c in layer.choices if c.option == wanted and not c.skips]
                 picked[layer.name] = max(full, key=lambda c: (c.reads or 0, c.writes or 0))
-            self.observe(everything, picked, {g.name: g.size for g in self.graph.groups if not g.fixed}, (), reports[name])
+            self.observe(
+                everything, picked, {g.name: g.size for g in self.graph.groups if not g.fixed}, (), reports[name]
+            )
         return paths["dense"]
 
     def menu(self, correction: Correction | None = None, losses: Losses | None = None) -> Menu:
@@ -166,7 +175,14 @@ class Study:
 
 
 def study(
-    model: nn.Module, data: Data, task: Task, bench: Bench, budget: Budget, folder: Path, tell: Tell, mode: str = "rapid"
+    model: nn.Module,
+    data: Data,
+    task: Task,
+    bench: Bench,
+    budget: Budget,
+    folder: Path,
+    tell: Tell,
+    mode: str = "rapid",
 ) -> Study:
     """Trace, price, sense and anchor ``model``: all that a search needs. Scratch files go to ``folder``."""
     check(data, model, task.classifies)

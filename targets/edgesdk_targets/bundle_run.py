@@ -14,7 +14,7 @@ from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import numpy as np  # noqa: E402
+import numpy as np
 
 HERE = Path(__file__).resolve().parent
 
@@ -66,7 +66,7 @@ def main():
             error = float(np.sqrt(np.mean((value - expected) ** 2)) / max(float(expected.std()), 1e-12))
             print(f"{name}: differs from the recorded sample by {error:.2g} of its spread")
     if options.output:
-        np.savez(options.output, **outputs)
+        np.savez(options.output, **outputs)  # type: ignore[arg-type]
     else:
         for name, value in outputs.items():
             print(name, np.array2string(value, precision=4, threshold=200))

@@ -68,9 +68,24 @@ def test_a_float_network_says_nothing_of_integer_layers(ratio: float, time: floa
     assert left <= 0.2 * abs(time - ratio * time) + 1e-9
 
 
-@given(st.lists(st.builds(Observation, TIMES, TIMES, TIMES, st.floats(-1e9, 1e9), st.floats(-1e9, 1e9)), min_size=1))
-def test_nothing_becomes_negative_and_bytes_are_averaged(seen: list[Observation]) -> None:
+BYTES = st.floats(1e3, 1e9)
+
+
+@given(st.lists(st.builds(Observation, TIMES, TIMES, TIMES, BYTES, BYTES, BYTES, BYTES), min_size=1))
+def test_nothing_becomes_negative(seen: list[Observation]) -> None:
     found = fit(seen)
-    assert found.latency_ms >= 0 and min(found.scales.values()) >= 0.05
-    assert found.memory_bytes == pytest.approx(sum(o.memory_bytes for o in seen) / len(seen), abs=1e-3)
-    assert found.size_bytes == pytest.approx(sum(o.size_bytes for o in seen) / len(seen), abs=1e-3)
+    assert min(found.latency_ms, found.memory_bytes, found.size_bytes) >= 0
+    assert min(*found.scales.values(), found.memory_scale, found.size_scale) >= 0.05
+
+
+@given(st.floats(0.0, 1e6), st.floats(0.8, 1.2), BYTES, st.floats(0.1, 0.5))
+def test_bytes_of_two_networks_are_met(offset: float, scale: float, parts: float, share: float) -> None:
+    seen = [
+        Observation(1.0, 1.0, 1.0, whole, offset + scale * whole, whole, offset + scale * whole)
+        for whole in (parts, share * parts)
+    ]
+    found = fit(seen)
+    for network in seen:
+        assert found.memory_bytes + found.memory_scale * network.parts_memory_bytes == pytest.approx(
+            network.memory_bytes, rel=0.1
+        )

@@ -130,8 +130,10 @@ def check_classes(labels: Sequence[Tensor]) -> None:
 
 def _tensors(value: Any) -> Any:
     """``value`` with arrays made tensors and lists made tuples, as a data loader's collation may leave them."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return torch.from_numpy(np.array(value))
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
+        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
     if isinstance(value, Mapping):
         return {key: _tensors(v) for key, v in value.items()}
     return tuple(_tensors(v) for v in value) if isinstance(value, (list, tuple)) else value

@@ -104,12 +104,15 @@ def check(data: Data, model: nn.Module, classifies: bool) -> None:
 def _named(spec: str) -> Any:
     """What a path or ``file.py:callable`` leads to: samples, or an object that is still to be read."""
     path = Path(spec).expanduser()
-    if path.is_dir():
-        return from_folder(path)
-    if path.is_file():
-        if path.suffix.lower() == ".npz":
+    try:
+        if path.is_dir():
+            return from_folder(path)
+        if path.is_file() and path.suffix.lower() == ".npz":
             return from_npz(path)
-        raise DataError(f"{path} is not an .npz file", FORMS)
+        if path.is_file():
+            raise DataError(f"{path} is not an .npz file", FORMS)
+    except OSError as error:
+        raise DataError(f"{spec} cannot be read ({said(error)})", "check the path and its permissions") from None
     if ":" not in spec:
         raise DataError(f"there is no file or folder {spec}", f"check the path, or {FORMS}")
     found = load_callable(spec, "DATA", DataError)
@@ -165,7 +168,7 @@ def _given(source: Any, origin: str, classifies: bool) -> Data:
     parts = {name: getattr(source, name, None) for name in ("train", "calibration", "test")}
     if parts["calibration"] is None and parts["train"] is None:
         fact = f"{origin}: an object of type {type(source).__name__} has neither calibration nor train"
-        raise DataError(fact, "give it iterables of batches (x, y) with these names")
+        raise DataError(fact, "give it iterables of batches (x, y) of these names, or give a tuple (x, y) of arrays")
     given = {name: None if p is None else Given(p, name, classifies) for name, p in parts.items()}
     train, notes = given["train"], []
     if train is not None and isinstance(train.source, Iterator):

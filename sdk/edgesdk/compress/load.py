@@ -9,6 +9,7 @@ import importlib.util
 import pickle
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from edgesdk.errors import EdgeSdkError, ModelError, UsageError
 
@@ -68,6 +70,8 @@ def load_model(spec: str | nn.Module, weights: str | Path | None = None) -> nn.M
     if not isinstance(model, nn.Module):
         made = f"MODEL {spec} returned" if isinstance(spec, str) else "the model is"
         raise ModelError(f"{made} an object of type {type(model).__name__}", "it must be a torch.nn.Module")
+    if lazy := [name for name, value in model.named_parameters() if is_lazy(value)]:
+        raise ModelError(f"the model has parameters without a shape: {listed(lazy)}", "run it once before returning it")
     if weights is not None:
         _fill(model, _state(Path(weights)), Path(weights))
     _check_finite(model, str(weights) if weights is not None else "the model")
@@ -143,20 +147,25 @@ def _line(error: BaseException, path: Path) -> str:
 
 def _state(path: Path) -> dict[str, Tensor]:
     """The tensors in a file of weights, by name."""
+    start = b""
     try:
         with path.open("rb") as file:
             start = file.read(9)
         if path.suffix == ".safetensors" or start[8:] == b"{":  # its header is JSON after eight bytes of length
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol; what cannot be read raises
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"there is no file {path}", "check the path of the weights") from None
     except pickle.UnpicklingError as error:
         code = re.search(r"(?:GLOBAL|class|function) ([\w]+(?:\.\w+)+)", str(error))
         if code:
             fact = f"{path} is a pickle that calls for code ({code[1]}), which is never executed"
+        elif start[:1] == b"\x80" or start[:2] == b"PK":
+            fact = f"{path} is a pickle with more in it than tensors, which is never executed"
         else:
-            fact = f"{path} is not a state dict that can be read without executing code"
+            fact = f"{path} holds neither safetensors nor a state dict"
         raise ModelError(fact, "save model.state_dict() alone, best as safetensors") from None
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
         raise ModelError(f"{path} cannot be read ({said(error)})", "save the state dict anew") from None
@@ -203,8 +212,8 @@ def _check_finite(model: nn.Module, source: str) -> None:
         raise ModelError(f"{source} has NaN or infinite weights: {listed(bad)}", "give the weights of a sound training")
 
 
-def listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[object]) -> str:
     """The first few of ``names``, then how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    shown = [str(name) for name in names]
+    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+    return ", ".join(shown[:SHOWN]) + more

@@ -151,8 +151,9 @@ class _Scaled:
     """Makes float32 of uint8 tensors: times the scale, less the mean, over the standard deviation, per channel."""
 
     def __init__(self, normalization: Mapping[str, Any]) -> None:
-        self.scale, mean, std = (normalization.get(name) for name in ("scale", "mean", "std"))
-        self.mean, self.std = torch.tensor(mean or [0.0]), torch.tensor(std or [1.0])
+        self.scale: float = normalization["scale"]
+        self.mean = torch.tensor(normalization.get("mean", [0.0]))
+        self.std = torch.tensor(normalization.get("std", [1.0]))
 
     def __call__(self, x: Batch) -> Batch:
         return rebatch(x, self._tensor)
@@ -178,9 +179,7 @@ def tensor(value: Any, what: str) -> Tensor:
     value = value.detach().cpu()
     if value.dtype in (torch.float64, torch.float16):
         return value.float()
-    if what.startswith("y"):
-        return value
-    if value.dtype not in AS_THEY_ARE:
+    if what.startswith("x") and value.dtype not in AS_THEY_ARE:
         raise DataError(
             f"{what} is of dtype {dtype_name(value)}", "give uint8 (images), a float type, int32, int64 or bool"
         )
@@ -239,7 +238,10 @@ def _is_channels_last(x: Batch) -> bool:
 def _figures(value: Any, x: Batch, what: str) -> list[float]:
     """One figure, or one per channel, as numbers."""
     channels = [t.shape[1] if t.dim() > 1 else 1 for t in tensors(x) if t.dtype == torch.uint8]
-    found = [] if value is None else np.atleast_1d(np.asarray(value, dtype=np.float64)).ravel().tolist()
+    array = np.atleast_1d(np.asarray([] if value is None else value))
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{what} is of dtype {array.dtype}", "give a float per channel")
+    found: list[float] = array.astype(np.float64).ravel().tolist()
     if not all(len(found) in (1, c) for c in channels) or not np.isfinite(found).all():
         fact = f"{what} is missing" if value is None else f"{what} is {found} for {channels[0]} channels"
         raise DataError(fact, "give mean and std, each with one finite figure per channel")

@@ -56,7 +56,9 @@ def runner(path: Path, structure: Any) -> Callable[[Batch], Any]:
             found.run(None, {name: column[i : i + 1] for name, column in zip(names, columns, strict=True)})
             for i in range(len(columns[0]))
         ]
-        return pytree.tree_unflatten([torch.from_numpy(np.concatenate(parts)) for parts in zip(*rows, strict=True)], structure)
+        return pytree.tree_unflatten(
+            [torch.from_numpy(np.concatenate(parts)) for parts in zip(*rows, strict=True)], structure
+        )
 
     return run
 
@@ -79,7 +81,9 @@ def parity(network: Network, path: Path, batches: Sequence[Batch]) -> Parity:
                 break
     expected = [torch.cat(parts).double() for parts in zip(*ours, strict=True)]
     found = [torch.cat(parts).double() for parts in zip(*theirs, strict=True)]
-    error = max(float((a - b).square().mean().sqrt() / a.std().clamp(min=1e-12)) for a, b in zip(expected, found, strict=True))
+    error = max(
+        float((a - b).square().mean().sqrt() / a.std().clamp(min=1e-12)) for a, b in zip(expected, found, strict=True)
+    )
     differs = float((expected[0].flatten(1).argmax(1) != found[0].flatten(1).argmax(1)).double().mean())
     if not error <= tolerance:
         raise FidelityError(

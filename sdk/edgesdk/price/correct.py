@@ -12,6 +12,7 @@ from edgesdk.plan import FP32, INT8
 TRUST = 0.3  # standard deviation of the priors on the scales, against relative errors of whole networks of:
 NOISE = 0.02
 SMALLEST = 0.05  # a scale
+PAGE = 4096.0  # bytes: memory is counted in pages, and a tiny network may add none
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,16 @@ def fit(observations: Sequence[Observation], fixed_ms: float = 0.0) -> Correctio
 
 
 def _offset_and_scale(seen: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    most = max(measured for _, measured in seen)
-    offset, scale = _regression([(1.0, parts) for parts, _ in seen], [m for _, m in seen], [(0.0, most), (1.0, TRUST)])
+    measured = [max(figure, PAGE) for _, figure in seen]
+    most = max(measured)
+    offset, scale = _regression([(1.0, parts) for parts, _ in seen], measured, [(0.0, most), (1.0, TRUST)])
     return offset, scale
 
 
 def _regression(
     rows: Sequence[tuple[float, ...]], measured: Sequence[float], priors: Sequence[tuple[float, float]]
 ) -> list[float]:
-    """Coefficients of ``rows`` for ``measured`` with relative noise, each with a prior (mean, deviation), none negative."""
+    """Coefficients of ``rows`` for ``measured`` with relative noise and priors (mean, deviation), none negative."""
     left = [np.array(row) / (value * NOISE) for row, value in zip(rows, measured, strict=True)]
     right = [1 / NOISE for _ in measured]
     for index, (mean, deviation) in enumerate(priors):

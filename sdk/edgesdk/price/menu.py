@@ -124,7 +124,8 @@ def menu(
                     _latency(layer, graph, option, reads, writes, table) * correction.scale(option.precision),
                     losses.options.get(layer.name, {}).get(str(option), 0.0),
                     reads, writes, size * correction.size_scale,
-                    *(each * correction.memory_scale for each in (memory, output, scratch)),
+                    memory * correction.memory_scale, output * correction.memory_scale,
+                    scratch * correction.memory_scale,
                 )  # fmt: skip
                 choices.append(choice)
                 if layer.name in joins:

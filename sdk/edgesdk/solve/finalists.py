@@ -39,13 +39,13 @@ def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: 
             reason = f"left as it is: {layer.fixed}"
         elif choice.option == Option() and len(same) > 1:
             faster = min(same, key=lambda other: other.latency_ms)
-            reason = (
-                "fp32 is the fastest here" if faster.option.precision == FP32 and faster.option.factor is None
-                else f"{faster.option} would save {1e3 * (dense.latency_ms - faster.latency_ms):.1f} us at a price in accuracy "
-                "or in changes of precision"
-            )  # fmt: skip
+            saved = 1e3 * (dense.latency_ms - faster.latency_ms)
+            reason = f"{faster.option} would save {saved:.1f} us at a price in accuracy or in changes of precision"
+            if faster.option.precision == FP32 and faster.option.factor is None:
+                reason = "fp32 is the fastest here"
         elif choice.option == Option():
-            reason = "no other choice"
+            slower = any(struck.layer == entry.name for struck in menu.struck)
+            reason = "every other choice is slower here" if slower else "no other choice"
         elif choice.latency_ms < dense.latency_ms:
             reason = f"{dense.latency_ms / max(choice.latency_ms, 1e-9):.1f}x faster than fp32 at this width"
         else:

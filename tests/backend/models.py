@@ -1,0 +1,184 @@
+"""Small networks with every shape that the compressor must follow, and plans for them made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from edgesdk.budget import Cost
+from edgesdk.compress.network import Network
+from edgesdk.compress.trace import trace
+from edgesdk.example.data import example_data, example_model
+from edgesdk.graph import WEIGHTED
+from edgesdk.plan import INT8, LayerPlan, Option, Plan, Proof
+from edgesdk.price.operators import precisions
+
+CLASSES = 5
+
+
+def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+
+
+class Residual(nn.Module):
+    """A stem, an identity block and a block whose shortcut is a convolution; images (N, 3, 16, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*conv_bn(3, 16, 3), nn.ReLU())
+        self.inner = nn.Sequential(*conv_bn(16, 16, 3), nn.ReLU(), *conv_bn(16, 16, 3))
+        self.down = nn.Sequential(*conv_bn(16, 32, 3, 2), nn.ReLU(), *conv_bn(32, 32, 3))
+        self.shortcut = nn.Conv2d(16, 32, 1, 2)
+        self.fc = nn.Linear(32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.relu(self.inner(x) + x)
+        x = torch.relu(self.down(x) + self.shortcut(x))
+        return self.fc(x.mean((2, 3)))
+
+
+class Depthwise(nn.Module):
+    """Inverted residuals with ReLU6 (Sandler et al. 2018); images (N, 3, 16, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*conv_bn(3, 16, 3), nn.ReLU6())
+        self.first = self.block(16, 16)
+        self.second = self.block(16, 24)
+        self.fc = nn.Linear(24, CLASSES)
+
+    @staticmethod
+    def block(inputs: int, outputs: int) -> nn.Sequential:
+        hidden = 3 * inputs
+        return nn.Sequential(
+            *conv_bn(inputs, hidden, 1), nn.ReLU6(),
+            *conv_bn(hidden, hidden, 3, groups=hidden), nn.ReLU6(),
+            *conv_bn(hidden, outputs, 1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.second(x + self.first(x))
+        return self.fc(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class Transformer(nn.Module):
+    """Patches, one pre-norm block of attention and a GELU network; images (N, 3, 16, 16)."""
+
+    def __init__(self, dim: int = 32, heads: int = 2) -> None:
+        super().__init__()
+        self.heads = heads
+        self.patches = nn.Conv2d(3, dim, 4, 4)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.projection = nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.fc = nn.Linear(dim, CLASSES)
+
+    def attention(self, x: Tensor) -> Tensor:
+        n, tokens, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.projection(mixed.transpose(1, 2).reshape(n, tokens, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = x + self.attention(self.norm1(x))
+        x = x + self.mlp(self.norm2(x))
+        return self.fc(x.mean(1))
+
+
+class Recurrent(nn.Module):
+    """Two 1-D convolutions and a GRU; signals (N, 4, 32)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv1d(4, 16, 5, 2, 2, bias=False), nn.BatchNorm1d(16), nn.ReLU(),
+            nn.Conv1d(16, 24, 3, 1, 1), nn.ReLU(),
+        )  # fmt: skip
+        self.gru = nn.GRU(24, 16, batch_first=True)
+        self.fc = nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.gru(self.features(x).transpose(1, 2))
+        return self.fc(states[:, -1])
+
+
+SHAPES: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
+    "residual": (Residual, (3, 16, 16)),
+    "depthwise": (Depthwise, (3, 16, 16)),
+    "transformer": (Transformer, (3, 16, 16)),
+    "recurrent": (Recurrent, (4, 32)),
+}
+
+
+def made(name: str, samples: int = 64) -> tuple[Network, Tensor]:
+    """A traced network with random weights and settled BatchNorm statistics, and inputs for it."""
+    if name == "example":
+        batches = example_data().test
+        x = torch.cat([x for x, _ in batches])[:samples]
+        return trace(example_model(), x), x
+    torch.manual_seed(1)
+    kind, shape = SHAPES[name]
+    model, x = kind(), torch.randn(samples, *shape)
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                part.weight.uniform_(0.5, 1.5)
+                part.bias.uniform_(-0.3, 0.3)
+        model.train()
+        for _ in range(20):
+            model(x)
+    return trace(model.eval(), x), x
+
+
+def assigned(network: Network, scheme: str) -> dict[str, Option]:
+    """Each layer's option: all ``dense``, all ``int8``, every second weighted layer (``mixed``), or ``int4`` weights."""
+    if scheme == "dense":
+        return {}
+    found: dict[str, Option] = {}
+    index = 0
+    for layer in network.graph.layers:
+        if INT8 not in precisions(layer):
+            continue
+        weighted = layer.kind in WEIGHTED
+        index += weighted
+        if scheme == "mixed" and index % 2 == 0:
+            continue
+        found[layer.name] = Option(INT8, 4 if scheme == "int4" and weighted else 8)
+    return found
+
+
+def plan(
+    network: Network,
+    kept: Mapping[str, int] | None = None,
+    options: Mapping[str, Option] | None = None,
+    dropped: tuple[str, ...] = (),
+) -> Plan:
+    """A plan for ``network`` made by hand: what is not named stays as it is."""
+    graph = network.graph
+    whole = {group.name: group.size for group in graph.groups if group.fixed is None}
+    return Plan(
+        graph_digest=graph.digest,
+        target="x86",
+        runtime="onnxruntime",
+        threads=1,
+        kept={**whole, **(kept or {})},
+        layers=tuple(LayerPlan(n, (options or {}).get(n, Option()), 0.0, "by hand") for n in graph.by_name),
+        dropped=dropped,
+        predicted=Cost(1.0, 1.0, 1.0, "predicted"),
+        proof=Proof(0.0, 0.0, 0.0, 0.0, "by hand"),
+    )
+
+
+def scores(network: Network) -> dict[str, Tensor]:
+    """Random but fixed importance for each channel group that can be cut."""
+    generator = torch.Generator().manual_seed(2)
+    return {g.name: torch.rand(g.size, generator=generator) for g in network.graph.groups if g.fixed is None}
