@@ -56,7 +56,8 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
     clock.tell("starting the agent", None)
     with LocalDevice() as agent, tempfile.TemporaryDirectory() as folder:
         task = Task("top-1", data.labelled)
-        known = study(model, data, task, Bench(agent, options.threads), Budget(), Path(folder), clock.tell)
+        bench = Bench(agent, options.threads)
+        known = study(model, data, task, bench, Budget(), Path(folder), clock.tell, again=False)
         assert known.dense is not None
         clock.tell("solving", None)
         solution = solve(known.menu(), {"latency_ms": known.dense.latency_ms() / 2})
@@ -105,7 +106,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         for name in ("cold", "warm"):
             command = [sys.executable, __file__, *sys.argv[1:], "--once"]
-            done = subprocess.run(command, env={**os.environ, "EDGESDK_CACHE": cache}, stdout=subprocess.PIPE, check=True)
+            done = subprocess.run(
+                command, env={**os.environ, "EDGESDK_CACHE": cache}, stdout=subprocess.PIPE, check=True
+            )
             found[name] = json.loads(done.stdout.decode().splitlines()[-1])
             if not options.json:
                 show(name, found[name])

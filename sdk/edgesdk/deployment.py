@@ -69,7 +69,7 @@ def search(
     find_target(target)
     metric = _metric(metric)
     loaded, found, _ = _inputs(model, data, weights, metric, seed)
-    with _studied(loaded, found, metric, target, threads, budget, tell) as (known, goal):
+    with _studied(loaded, found, metric, target, threads, budget, tell, again=False) as (known, goal):
         tell("searching", None)
         return _planned(known, goal, target, "even")[0]
 
@@ -104,11 +104,18 @@ def deploy(
 
 @contextmanager
 def _studied(
-    model: nn.Module, data: Data, metric: str | Metric, target: str, threads: int, budget: Budget | None, tell: Tell
+    model: nn.Module,
+    data: Data,
+    metric: str | Metric,
+    target: str,
+    threads: int,
+    budget: Budget | None,
+    tell: Tell,
+    again: bool = True,
 ) -> Iterator[tuple[Study, Budget]]:
     task = Task(metric, data.labelled)
     with LocalDevice() as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
-        known = study(model, data, task, Bench(agent, threads), budget or Budget(), Path(folder), tell)
+        known = study(model, data, task, Bench(agent, threads), budget or Budget(), Path(folder), tell, again=again)
         assert known.dense is not None
         goal = budget or Budget()
         if not goal.bounds and goal.max_drop is None:

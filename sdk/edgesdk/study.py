@@ -29,14 +29,14 @@ from edgesdk.menu import Choice, Menu
 from edgesdk.plan import FP32, INT8, Option, Struck
 from edgesdk.price.correct import Correction, Observation, fit
 from edgesdk.price.menu import Losses, all_widths, full_width, menu, options, strike
-from edgesdk.price.operators import Operator, precisions
+from edgesdk.price.operators import Operator
 from edgesdk.price.table import Table
 from edgesdk.record import digest, dumps, from_json, write
 from edgesdk.remote.bench import Bench
 from edgesdk.report import Report
 from edgesdk.solve.milp import price
 
-SENSE_SAMPLES = 256
+SENSE_SAMPLES = 128
 Tell = Callable[[str, float | None], None]
 
 
@@ -117,36 +117,41 @@ class Study:
             )
             write(path, dumps(self.losses))
 
-    def anchor(self, mode: str) -> Path:
+    def anchor(self, mode: str, again: bool = True) -> None:
         """Measure the dense model, float and with every layer integer that can be, in one interleaved run.
 
-        Returns the float file. Both figures correct the prices.
+        Both figures correct the prices. Unless ``again``, those of an earlier run on this device serve.
         """
         self.tell("measuring the dense model", None)
-        plain = integer(self.network, {})
         whole = {
-            layer.name: Option(INT8, 8)
-            for layer in self.graph.layers
-            if INT8 in precisions(layer) and any(o.precision == INT8 for o in self.offered[layer.name])
+            layer.name: Option(INT8, 8) for layer in self.graph.layers if Option(INT8, 8) in self.offered[layer.name]
         }
-        mixed = integer(self.network, whole)
-        calibrate(mixed, self.calibration)
-        paths = {"dense": self.folder / "dense.onnx", "dense int8": self.folder / "dense-int8.onnx"}
-        export(plain, self.data.example, paths["dense"])
-        export(mixed, self.data.example, paths["dense int8"])
-        reports = self.bench.measure(paths, mode, self.baseline(), thorough=False)
+        key = [self.graph.digest, _digest(self.network.module), self.bench.conditions, mode, sorted(whole)]
+        path = cache_folder() / "anchors" / f"{digest(key)[:16]}.json"
+        reports = None if again else _kept(path)
+        if reports is None:
+            reports = self._measured(whole, mode)
+            if all(report.valid for report in reports.values()):
+                write(path, dumps(reports))
         self.dense = reports["dense"]
         everything = self.menu(Correction())
+        full = {g.name: g.size for g in self.graph.groups if not g.fixed}
         for name, chosen in (("dense", {}), ("dense int8", whole)):
             picked = {}
             for layer in everything.layers:
                 wanted = chosen.get(layer.name, Option())
-                full = [c for c in layer.choices if c.option == wanted and not c.skips]
-                picked[layer.name] = max(full, key=lambda c: (c.reads or 0, c.writes or 0))
-            self.observe(
-                everything, picked, {g.name: g.size for g in self.graph.groups if not g.fixed}, (), reports[name]
-            )
-        return paths["dense"]
+                found = [c for c in layer.choices if c.option == wanted and not c.skips]
+                picked[layer.name] = max(found, key=lambda c: (c.reads or 0, c.writes or 0))
+            self.observe(everything, picked, full, (), reports[name])
+
+    def _measured(self, whole: Mapping[str, Option], mode: str) -> dict[str, Report]:
+        """The dense model's reports, float and with the layers ``whole`` integer."""
+        plain, mixed = integer(self.network, {}), integer(self.network, whole)
+        calibrate(mixed, self.calibration)
+        paths = {"dense": self.folder / "dense.onnx", "dense int8": self.folder / "dense-int8.onnx"}
+        export(plain, self.data.example, paths["dense"])
+        export(mixed, self.data.example, paths["dense int8"])
+        return self.bench.measure(paths, mode, self.baseline(), thorough=False)
 
     def menu(self, correction: Correction | None = None, losses: Losses | None = None) -> Menu:
         """The menu at prices that are corrected by all that was measured."""
@@ -183,15 +188,28 @@ def study(
     folder: Path,
     tell: Tell,
     mode: str = "rapid",
+    again: bool = True,
 ) -> Study:
-    """Trace, price, sense and anchor ``model``: all that a search needs. Scratch files go to ``folder``."""
+    """Trace, price, sense and anchor ``model``: all that a search needs. Scratch files go to ``folder``.
+
+    Without ``again`` the dense model is not measured anew where it was before: enough for a plan, not for comparing.
+    """
     check(data, model, task.classifies)
     tell("tracing", None)
     found = Study(trace(model, data.example), data, task, bench, folder, tell)
     found.price(budget)
     found.sense()
-    found.anchor(mode)
+    found.anchor(mode, again)
     return found
+
+
+def _kept(path: Path) -> dict[str, Report] | None:
+    """The reports that were kept at ``path``; ``None`` where there are none that can be read."""
+    try:
+        content = json.loads(path.read_text())
+        return {name: from_json(Report, content[name]) for name in ("dense", "dense int8")}
+    except (OSError, ValueError, KeyError, TypeError, EdgeSdkError):
+        return None
 
 
 def _joined(batches: Sequence[Batch], most: int) -> Batch:

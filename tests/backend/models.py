@@ -140,7 +140,7 @@ def made(name: str, samples: int = 64) -> tuple[Network, Tensor]:
 
 
 def assigned(network: Network, scheme: str) -> dict[str, Option]:
-    """Each layer's option: all ``dense``, all ``int8``, every second weighted layer (``mixed``), or ``int4`` weights."""
+    """Each layer's option: ``dense``, all ``int8``, every second weighted layer (``mixed``), or ``int4`` weights."""
     if scheme == "dense":
         return {}
     found: dict[str, Option] = {}

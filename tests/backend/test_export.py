@@ -156,7 +156,7 @@ def test_a_file_of_another_network_fails_parity(exported, tmp_path: Path) -> Non
     network, x = ready("residual", "int8")
     arrays = onnx.load(exported("residual", "int8"))
     path = tmp_path / "other.onnx"
-    onnx.save(changed(arrays, "fc.weight", 100), path)
+    onnx.save(changed(arrays, "stem.0.weight_scale", 1.0), path)
     with pytest.raises(FidelityError, match="differ from the simulation's"):
         parity(network, path, [x])
 

@@ -34,6 +34,8 @@ def importance(network: Network, batches: Iterable[tuple[Batch, Tensor | None]],
         g.name: [n for n in network.graph.layers if n.writes == g.name] for g in network.graph.groups if not g.fixed
     }
     scores = {name: torch.zeros(network.graph.group_by_name[name].size) for name in tensors_of}
+    if not scores:
+        return scores
     for x, y in batches:
         interpreter = fx.Interpreter(network.module, garbage_collect_values=False)
         with torch.enable_grad():

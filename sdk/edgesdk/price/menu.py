@@ -79,24 +79,32 @@ def strike(
     kept: dict[str, tuple[Option, ...]] = {}
     struck: list[Struck] = []
     for layer in graph.layers:
+        plain = _latency(layer, graph, Option(), None, None, table)
+        around = plain + _changes_around(layer, graph, table)
         stays: list[Option] = []
         for option in offered[layer.name]:
             own = _latency(layer, graph, option, None, None, table)
-            reference = Option() if option.factor is None else replace(option, factor=None)
-            other = _latency(layer, graph, reference, None, None, table)
-            if option.factor is None and layer.kind != OTHER:
-                other += table.latency_ms(ops.change("quantize", *_tensor(layer, graph, None)))
-                if layer.inputs[0] in graph.by_name and graph.by_name[layer.inputs[0]].kind != OTHER:
-                    other += table.latency_ms(
-                        ops.change("dequantize", *_tensor(graph.by_name[layer.inputs[0]], graph, None))
-                    )
-            binds = smaller_wanted and option.factor is None
-            if option == Option() or own < other or own == other and option.factor is None or binds:
+            other = plain if option.precision == FP32 else around
+            if option.factor is not None:
+                other = min(other, _latency(layer, graph, replace(option, factor=None), None, None, table))
+            faster = own < other or (own == other and option.factor is None)
+            if option == Option() or faster or (smaller_wanted and option.factor is None):
                 stays.append(option)
             else:
                 struck.append(Struck(layer.name, str(option), own, other))
         kept[layer.name] = tuple(stays)
     return kept, tuple(struck)
+
+
+def _changes_around(layer: Layer, graph: Graph, table: Table) -> float:
+    """What it takes to leave and enter integer precision around ``layer``, in ms."""
+    if layer.kind == OTHER:
+        return 0.0
+    total = table.latency_ms(ops.change("quantize", *_tensor(layer, graph, None)))
+    before = graph.by_name.get(layer.inputs[0])
+    if before is not None and before.kind != OTHER:
+        total += table.latency_ms(ops.change("dequantize", *_tensor(before, graph, None)))
+    return total
 
 
 def menu(

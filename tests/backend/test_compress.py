@@ -1,0 +1,195 @@
+"""Laws of compression: what is cut, factorized, folded or left out computes what the mathematics says."""
+
+from __future__ import annotations
+
+import copy
+
+import models
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from edgesdk.compress.apply import compressed
+from edgesdk.compress.factorize import factorized, reconstructed
+from edgesdk.compress.network import Network
+from edgesdk.compress.quantize import fold
+from edgesdk.compress.sense import kept_channels
+from edgesdk.compress.task import Task
+from edgesdk.compress.trace import cut, mask
+from edgesdk.errors import BundleError
+from edgesdk.plan import INT8, Factor, Option
+
+NETWORKS = ("residual", "depthwise", "transformer", "recurrent")
+GROUPS = [
+    ("residual", "stem.0"), ("residual", "inner.0"), ("residual", "down.0"), ("residual", "down.3"),
+    ("depthwise", "first.0"), ("depthwise", "stem.0"), ("transformer", "mlp.0"), ("recurrent", "features.0"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, tuple[Network, Tensor]]:
+    return {name: models.made(name, 8) for name in NETWORKS}
+
+
+def close(one: Tensor, other: Tensor) -> None:
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize(("name", "group"), GROUPS)
+def test_cutting_channels_is_setting_them_to_zero(networks, name: str, group: str) -> None:
+    network, x = networks[name]
+    found = network.graph.group_by_name[group]
+    assert found.fixed is None
+    channels = [0, 3, found.size - 1]
+    small, masked = copy.deepcopy(network.module), copy.deepcopy(network.module)
+    cut(small, x[:2], network.sites[group].module, channels)
+    for layer in found.layers:
+        site = network.sites[layer]
+        mask(masked, [path for path in (site.module, site.norm) if path], channels)
+    with torch.no_grad():
+        after, expected, before = small(x)[0], masked(x)[0], network.module(x)[0]
+    close(after, expected)
+    assert not torch.allclose(before, expected, rtol=1e-3)
+    assert small.get_submodule(network.sites[group].module).weight.shape[0] == found.size - len(channels)
+
+
+FULL_RANK = [
+    (nn.Linear(12, 20), Factor("svd", (12,)), (12,)),
+    (nn.Conv2d(12, 20, 1, 2), Factor("svd", (12,)), (12, 9, 9)),
+    (nn.Conv2d(6, 10, 3, 2, 1), Factor("spatial", (18,)), (6, 9, 9)),
+    (nn.Conv2d(6, 10, (3, 5), (1, 2), (1, 2), bias=False), Factor("spatial", (18,)), (6, 9, 9)),
+    (nn.Conv2d(6, 10, 3, 2, 1), Factor("tucker", (6, 10)), (6, 9, 9)),
+    (nn.Conv2d(6, 10, 3, 1, 2, dilation=2), Factor("tucker", (6, 10)), (6, 9, 9)),
+]
+
+
+@pytest.mark.parametrize(("layer", "factor", "shape"), FULL_RANK)
+def test_at_full_rank_a_low_rank_form_is_the_layer(layer: nn.Module, factor: Factor, shape: tuple[int, ...]) -> None:
+    x = torch.randn(3, *shape)
+    with torch.no_grad():
+        close(factorized(layer, factor)(x), layer(x))
+    close(reconstructed(layer, factor), layer.weight.detach())  # type: ignore[arg-type,union-attr,operator]
+
+
+@given(rows=st.integers(2, 24), columns=st.integers(2, 24), data=st.data())
+def test_the_error_of_a_truncated_svd_is_that_of_eckart_and_young(rows: int, columns: int, data: st.DataObject) -> None:
+    rank = data.draw(st.integers(1, min(rows, columns)))
+    torch.manual_seed(rows * 100 + columns)
+    layer = nn.Linear(columns, rows)
+    weight = layer.weight.detach()
+    error = float((weight - reconstructed(layer, Factor("svd", (rank,)))).norm())
+    expected = float(torch.linalg.svdvals(weight)[rank:].norm())
+    assert error == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "factor"),
+    [
+        (nn.Conv2d(16, 24, 3, 1, 1), Factor("spatial", (8,))),
+        (nn.Conv2d(16, 24, 3, 1, 1), Factor("tucker", (8, 8))),
+        (nn.Conv2d(16, 24, 1), Factor("svd", (8,))),
+    ],
+)
+def test_a_reconstructed_weight_is_what_the_low_rank_form_computes(layer: nn.Conv2d, factor: Factor) -> None:
+    whole = copy.deepcopy(layer)
+    whole.weight.data = reconstructed(layer, factor)
+    x = torch.randn(2, 16, 7, 7)
+    with torch.no_grad():
+        close(factorized(layer, factor)(x), whole(x))
+
+
+def test_a_rank_above_full_and_a_method_that_does_not_apply_are_refused() -> None:
+    with pytest.raises(ValueError, match="rank 13 is not between 1 and 12"):
+        factorized(nn.Linear(12, 20), Factor("svd", (13,)))
+    with pytest.raises(ValueError, match="tucker does not apply to Linear"):
+        factorized(nn.Linear(12, 20), Factor("tucker", (4, 4)))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_folding_batchnorm_changes_nothing(networks, name: str) -> None:
+    network, x = networks[name]
+    folded = fold(network)
+    with torch.no_grad():
+        close(folded(x), network(x))
+    assert not any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in folded.module.modules())
+    assert all(network.sites[n].module is None or folded.submodule(n).bias is not None for n in folded.sites)
+
+
+def test_leaving_out_a_branch_is_removing_it_by_hand(networks) -> None:
+    network, x = networks["residual"]
+    branch = next(b for b in network.graph.branches if "inner.0" in b.layers)
+    plan = models.plan(network, dropped=(branch.name,))
+    small, options = compressed(network, plan, x, models.scores(network))
+
+    torch.manual_seed(1)
+    model = models.Residual().eval()
+    state = {k.replace("_", "."): v for k, v in network.module.state_dict().items()}
+    model.load_state_dict({name: state[name.replace("_", ".")] for name in model.state_dict()})
+    with torch.no_grad():
+        close(network(x), model(x))  # the same model before anything is removed
+        y = model.stem(x)
+        y = torch.relu(model.down(y) + model.shortcut(y))
+        close(small(x), model.fc(y.mean((2, 3))))
+    assert not set(branch.layers) & set(options)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_compressed_network_has_the_widths_of_its_plan(networks, name: str) -> None:
+    network, x = networks[name]
+    kept = {g.name: g.size // 2 for g in network.graph.groups if g.fixed is None}
+    assert kept
+    small, options = compressed(network, models.plan(network, kept), x, models.scores(network))
+    for group, width in kept.items():
+        for layer in network.graph.group_by_name[group].layers:
+            assert small.graph.by_name[layer].weight_shape[0] == width
+    assert set(options) == set(small.graph.by_name)
+    with torch.no_grad():
+        assert small(x).shape == network(x).shape
+    sizes = [sum(p.numel() for p in n.module.parameters()) for n in (small, network)]
+    assert sizes[0] < sizes[1]
+
+
+def test_a_compressed_network_keeps_the_most_important_channels(networks) -> None:
+    network, x = networks["residual"]
+    ranked = models.scores(network)
+    small, _ = compressed(network, models.plan(network, {"inner.0": 4}), x, ranked)
+    stay = kept_channels(ranked["inner.0"], 4)
+    assert torch.equal(small.submodule("inner.0").weight, network.submodule("inner.0").weight[stay])
+
+
+def test_a_factorized_layer_becomes_layers_in_its_precision(networks) -> None:
+    network, x = networks["residual"]
+    chosen = {"down.3": Option(INT8, 8, Factor("tucker", (8, 8)))}
+    small, options = compressed(network, models.plan(network, options=chosen), x, models.scores(network))
+    parts = [f"down.3.{index}" for index in range(3)]
+    assert [small.graph.by_name[part].weight_shape[:2] for part in parts] == [(8, 32), (8, 8), (32, 8)]
+    assert {options[part] for part in parts} == {Option(INT8, 8)}
+
+
+def test_a_plan_for_another_network_is_refused(networks) -> None:
+    network, x = networks["residual"]
+    other = models.plan(networks["depthwise"][0])
+    with pytest.raises(BundleError, match="made for another model"):
+        compressed(network, other, x, models.scores(network))
+
+
+@pytest.mark.parametrize("metric", ["top-1", "mse"])
+def test_twins_have_nothing_to_distil(metric: str) -> None:
+    outputs, others = torch.randn(16, 5), torch.randn(16, 5)
+    task = Task(metric, labelled=False)
+    assert float(task.distillation([outputs], [outputs], None)) == pytest.approx(0, abs=1e-6)
+    assert float(task.distillation([outputs], [others], None)) > 0.01
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=1, max_size=40), st.data())
+def test_kept_channels_are_the_best_and_always_the_same(values: list[float], data: st.DataObject) -> None:
+    ranked = torch.tensor(values)
+    kept = data.draw(st.integers(1, len(values)))
+    found = kept_channels(ranked, kept)
+    assert found == sorted(set(found)) and len(found) == kept
+    assert found == kept_channels(ranked.clone(), kept)
+    gone = [v for i, v in enumerate(values) if i not in found]
+    assert min(values[i] for i in found) >= max(gone, default=0.0)
+    assert set(kept_channels(ranked, max(1, kept - 1))) <= set(found)  # the first of equals stay

@@ -1,0 +1,62 @@
+"""The memory that liveness predicts, against what the agent measures in a fresh process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import models
+import pytest
+import torch
+
+from edgesdk.budget import Budget
+from edgesdk.compress.apply import compressed
+from edgesdk.compress.data import load_data
+from edgesdk.compress.quantize import calibrate, integer
+from edgesdk.compress.task import Task
+from edgesdk.export.onnx import export
+from edgesdk.plan import Option
+from edgesdk.remote.bench import Bench
+from edgesdk.remote.local import LocalDevice
+from edgesdk.solve.milp import price
+from edgesdk.study import study
+
+# Measured peaks are whole pages and arenas of the allocator, which liveness does not see.
+RELATIVE, ABSOLUTE = 0.25, 400_000
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise"])
+def test_predicted_memory_is_the_measured_one(name: str, tmp_path: Path) -> None:
+    kind = models.SHAPES[name][0]
+    model = kind().eval()
+    x = torch.randn(64, 3, 96, 96)  # large enough that tensors outweigh the allocator
+    y = torch.arange(64) % models.CLASSES
+    data = load_data((x.numpy(), y.numpy()))
+    with LocalDevice() as agent:
+        known = study(model, data, Task(), Bench(agent), Budget(), tmp_path, lambda stage, share: None)
+        halves = {g.name: g.size // 2 for g in known.graph.groups if g.fixed is None}
+        plan = models.plan(known.network, halves)
+        small, options = compressed(known.network, plan, data.example, known.scores)
+        ready = integer(small, options)
+        calibrate(ready, known.calibration)
+        path = tmp_path / "small.onnx"
+        export(ready, data.example, path)
+        measured = known.bench.measure({"small": path}, "rapid", known.baseline(), thorough=False)["small"]
+        dense = known.dense
+    assert dense is not None
+    menu = known.menu()
+    for kept, report in (({g: known.graph.group_by_name[g].size for g in halves}, dense), (halves, measured)):
+        picked = {
+            layer.name: next(
+                choice
+                for choice in layer.choices
+                if choice.option == Option()
+                and not choice.skips
+                and (layer.reads is None or choice.reads == kept[layer.reads])
+                and (layer.writes is None or choice.writes == kept[layer.writes])
+            )
+            for layer in menu.layers
+        }
+        predicted = price(menu, picked, kept, ())[0].peak_memory_bytes
+        assert report.peak_memory_bytes is not None and report.peak_memory_bytes > 0
+        difference = abs(predicted - report.peak_memory_bytes)
+        assert difference <= max(RELATIVE * report.peak_memory_bytes, ABSOLUTE)

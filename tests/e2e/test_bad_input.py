@@ -1,0 +1,262 @@
+"""Bad input: one line with the fact and the remedy, the documented exit code, nothing written, nothing executed."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from edgesdk import bundle
+from edgesdk.cli import main
+from edgesdk.errors import StorageError
+
+MODELS = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2, 1)
+        self.fc = nn.Linear(8, 4)
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+
+class Branching(Small):
+    def forward(self, x):
+        y = super().forward(x)
+        return y * 2 if y.sum() > 0 else y
+
+def number():
+    return 3
+
+def failing():
+    raise RuntimeError("no weights today")
+
+nothing = 7
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with models and sound data in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models.py").write_text(MODELS)
+    arrays("good.npz")
+    return tmp_path
+
+
+def arrays(name: str, **changes: np.ndarray) -> str:
+    x = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
+    np.savez(name, **{"x": x, "y": np.arange(64) % 4, **changes})  # type: ignore[arg-type]
+    return name
+
+
+@pytest.fixture
+def fails(here: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command, expect that it fails cleanly, and give its one line."""
+
+    def run(code: int, *arguments: str | Path) -> str:
+        before = {path: path.stat().st_mtime_ns for path in here.rglob("*") if "__pycache__" not in path.parts}
+        with pytest.raises(SystemExit) as ended:
+            main.main([str(a) for a in arguments], prog_name="edgesdk")
+        captured = capsys.readouterr()
+        after = {path: path.stat().st_mtime_ns for path in here.rglob("*") if "__pycache__" not in path.parts}
+        assert ended.value.code == code, captured.err
+        assert captured.out == ""
+        assert captured.err.startswith("edgesdk: ") and captured.err.count("\n") == 1
+        assert "Traceback" not in captured.err
+        assert ": " in captured.err.removeprefix("edgesdk: ")  # the fact, then the remedy
+        assert set(after) == set(before)
+        assert {p: t for p, t in after.items() if p.is_file()} == {p: t for p, t in before.items() if p.is_file()}
+        return captured.err
+
+    return run
+
+
+def own(model: str = "models.py:Small", data: str = "good.npz", *more: str) -> list[str]:
+    return ["deploy", model, "--target", "x86", "--data", data, "--epochs", "0", "--out", "out", *more]
+
+
+def test_an_unknown_target_names_those_that_exist(fails) -> None:
+    assert "x86" in fails(2, "deploy", "--target", "toaster", "--out", "out")
+    assert "x86" in fails(2, "search", "--target", "toaster", "--out", "out")
+    assert "x86" in fails(2, "targets", "toaster")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--latency", "2", "no unit"),
+        ("--latency", "2kB", "unknown unit"),
+        ("--latency", "-2ms", "not positive"),
+        ("--latency", "0ms", "not positive"),
+        ("--latency", "soon", "not a number"),
+        ("--size", "200", "no unit"),
+        ("--size", "0kB", "not positive"),
+        ("--peak-memory", "-1MB", "not positive"),
+        ("--max-drop", "-1", "not positive"),
+        ("--max-drop", "nan", "not positive"),
+        ("--percentile", "100", "no percentile"),
+    ],
+)
+def test_a_budget_that_is_none(fails, option: str, value: str, says: str) -> None:
+    assert says in fails(2, "deploy", "--target", "x86", option, value, "--out", "out")
+
+
+def test_usage(fails) -> None:
+    fails(2, "deploy", "--out", "out")  # no target
+    fails(2, "deploy", "--target", "x86", "--threads", "0")
+    fails(2, "deploy", "--target", "x86", "--no-such-option")
+    fails(2, "no-such-command")
+    assert "--data" in fails(2, "deploy", "models.py:Small", "--target", "x86")
+    assert "MODEL" in fails(2, "deploy", "--weights", "w.safetensors", "--target", "x86")
+    assert "no metric" in fails(2, *own("models.py:Small", "good.npz", "--metric", "beauty"))
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("absent.py:Small", "no file absent.py"),
+        ("models.py:Smal", "did you mean Small"),
+        ("models.py", "names no callable"),
+        ("models.py:nothing", "cannot be called"),
+        ("models.py:number", "type int"),
+        ("models.py:failing", "no weights today"),
+        ("no_such_package.models:net", "no module"),
+    ],
+)
+def test_a_model_that_is_none(fails, model: str, says: str) -> None:
+    assert says in fails(3, *own(model))
+
+
+def test_control_flow_that_depends_on_data_cannot_be_traced(fails) -> None:
+    said = fails(3, *own("models.py:Branching"))
+    assert "cannot be traced" in said and "models.py" in said
+
+
+class Code:
+    """A pickle that would write a file."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+def test_weights_that_do_not_fit(fails, here: Path) -> None:
+    save_file({"conv.weight": torch.zeros(8, 3, 5, 5)}, "other.safetensors")
+    said = fails(3, *own("models.py:Small", "good.npz", "--weights", "other.safetensors"))
+    assert "do not fit" in said and "conv.weight" in said
+    assert "no file" in fails(3, *own("models.py:Small", "good.npz", "--weights", "absent.safetensors"))
+    (here / "text.pt").write_text("hello")
+    fails(3, *own("models.py:Small", "good.npz", "--weights", "text.pt"))
+
+
+def test_weights_that_are_not_finite(fails) -> None:
+    shapes = {"conv.weight": (8, 3, 3, 3), "conv.bias": (8,), "fc.weight": (4, 8), "fc.bias": (4,)}
+    state = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    state["fc.weight"][1, 1] = float("nan")
+    save_file(state, "nan.safetensors")
+    said = fails(3, *own("models.py:Small", "good.npz", "--weights", "nan.safetensors"))
+    assert "NaN" in said and "fc.weight" in said
+
+
+def test_a_pickle_with_code_is_never_executed(fails, here: Path) -> None:
+    torch.save({"conv.weight": Code()}, "evil.pt")
+    (here / "plain.pkl").write_bytes(pickle.dumps(Code()))
+    for name in ("evil.pt", "plain.pkl"):
+        fails(3, *own("models.py:Small", "good.npz", "--weights", name))
+        assert not (here / "executed").exists()
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"x": noise(0, 3, 8, 8), "y": np.zeros(0, int)}, "empty"),
+        ({"y": np.arange(64) % 5}, "out of range"),
+        ({"y": np.arange(64) % 4 - 1}, "-1"),
+        ({"y": np.zeros(64, int)}, "all labels are 0"),
+        ({"y": np.linspace(0, 1, 64)}, "labels"),
+        ({"y": np.zeros(63, int)}, "63"),
+        ({"x": noise(64, 1, 8, 8)}, "does not fit the model"),
+        ({"x": noise(64, 3, 8, 8).astype(np.int64)}, "int64"),
+        ({"x": np.where(noise(64, 3, 8, 8) > 2, np.nan, noise(64, 3, 8, 8))}, "NaN"),
+    ],
+)
+def test_data_that_is_wrong(fails, here: Path, changes: dict[str, np.ndarray], says: str) -> None:
+    assert says in fails(4, *own("models.py:Small", arrays("bad.npz", **changes)))
+
+
+def test_data_that_is_not_there_or_no_data(fails, here: Path) -> None:
+    (here / "text.npz").write_text("hello")
+    (here / "folder").mkdir()
+    assert "absent.npz" in fails(4, *own("models.py:Small", "absent.npz"))
+    fails(4, *own("models.py:Small", "text.npz"))
+    fails(4, *own("models.py:Small", "folder"))
+    fails(4, *own("models.py:Small", "models.py:number"))
+
+
+@pytest.mark.parametrize(
+    ("command", "bound", "unit", "title"),
+    [("deploy", "--size=10B", "kB", "size"), ("search", "--latency=1us", "ms", "latency")],
+)
+def test_a_budget_out_of_reach_names_the_tightest_reachable(
+    fails, command: str, bound: str, unit: str, title: str
+) -> None:
+    said = fails(5, command, "models.py:Small", "--target", "x86", "--data", "good.npz", "--out", "out", bound)
+    assert unit in said and title in said
+    assert "conv" in said or "fc" in said  # what holds it there
+
+
+def test_an_output_that_exists_is_refused_and_left_alone(fails, here: Path) -> None:
+    (here / "out").mkdir()
+    (here / "out" / "mine.txt").write_text("mine")
+    assert "--force" in fails(8, *own())
+    assert "no bundle" in fails(8, *own("models.py:Small", "good.npz", "--force"))
+    assert (here / "out" / "mine.txt").read_text() == "mine"
+    (here / "plan.json").write_text("{}")
+    assert "--force" in fails(8, "search", "--target", "x86")
+
+
+def test_no_bundle_to_verify_or_benchmark(fails, here: Path) -> None:
+    for command in ("verify", "benchmark"):
+        fails(8, command, "absent")
+        fails(8, command, here)
+        fails(8, command, "models.py")
+    (here / "manifest.json").write_text("{")
+    assert "no JSON" in fails(8, "verify", here)
+
+
+def test_a_broken_onnx_file(fails, here: Path) -> None:
+    (here / "broken.onnx").write_bytes(b"not a model")
+    fails(6, "benchmark", "broken.onnx")
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text("{}")
+
+    def full(source: Path, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    result = SimpleNamespace(path=tmp_path / "model.onnx")
+    nothing: dict = {}
+    with pytest.raises(StorageError, match="No space left on device") as raised, bundle.reserve(out, True) as place:
+        bundle.pack(place, result, "x86", None, None, None, nothing)  # type: ignore[arg-type]
+    assert raised.value.exit_code == 9
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "manifest.json").read_text() == "{}"

@@ -1,0 +1,207 @@
+"""The whole way on the built-in example, through the command line as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgesdk import bundle
+from edgesdk.errors import BundleError
+
+MEMORY_SLACK = 400_000  # bytes: pages and arenas of the allocator, which the liveness of tensors does not see
+# Runs a script with the bundle's own needs alone: whatever else it imports is an error.
+ALONE = """
+import runpy, sys
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "edgesdk", "edgesdk_targets", "onnx", "onnxscript"):
+            raise ImportError(f"{name} is not for bundles")
+sys.meta_path.insert(0, Refused())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def edgesdk(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgesdk.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def document(done: subprocess.CompletedProcess[str]) -> Any:
+    """The one JSON document on stdout of a command that succeeded and said nothing on stderr."""
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """The one line on stderr of a command that failed as documented."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    return done.stderr
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The example deployed once, and what the command printed."""
+    out = tmp_path_factory.mktemp("deployed") / "bundle"
+    return out, document(edgesdk("deploy", "--target", "x86", "--epochs", "2", "--out", out, "--json"))
+
+
+def test_the_artefact_keeps_the_budget_that_was_predicted(deployed) -> None:
+    report = deployed[1]["report"]
+    measured, predicted = report["measured"], report["predicted"]
+    assert measured["basis"] == "measured" and predicted["basis"] == "predicted"
+    assert 0 < measured["latency_ms"] <= report["budget"]["latency_ms"]
+    assert predicted["latency_ms"] == pytest.approx(measured["latency_ms"], rel=0.25)
+    assert predicted["size_bytes"] == pytest.approx(measured["size_bytes"], rel=0.25)
+    memory = measured["peak_memory_bytes"]
+    assert predicted["peak_memory_bytes"] == pytest.approx(memory, rel=0.25, abs=MEMORY_SLACK)
+
+
+def test_the_artefact_is_accurate_and_integer(deployed) -> None:
+    report = deployed[1]["report"]
+    assert report["score"]["dense"] > 92
+    assert report["score"]["deployed"] > 88
+    assert report["parity"]["error"] <= report["parity"]["tolerance"]
+    assert report["fell_back_to_float"] == []
+    assert report["deployed"]["size_bytes"] < report["dense"]["size_bytes"]
+
+
+def test_the_bundle_holds_what_its_manifest_says(deployed) -> None:
+    out, printed = deployed
+    assert {path.name for path in out.iterdir()} == {*bundle.FILES, "manifest.json"}
+    assert json.loads((out / "manifest.json").read_text()) == printed["manifest"]
+    opened = bundle.Bundle.open(out)
+    assert opened.plan.digest == printed["manifest"]["plan"]
+    assert 0 <= opened.plan.proof.gap <= 0.01
+    assert [path.name for path in out.parent.iterdir()] == [out.name]  # nothing half-written beside it
+    assert all(layer.reason for layer in opened.plan.layers)
+
+
+def test_run_py_needs_numpy_and_onnxruntime_alone(deployed, tmp_path: Path) -> None:
+    copied = tmp_path / "elsewhere"
+    shutil.copytree(deployed[0], copied)
+    output = tmp_path / "out.npz"
+    command = [sys.executable, "-I", "-c", ALONE, str(copied / "run.py"), "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "differs from the recorded sample by" in done.stdout
+    assert output.is_file()
+
+
+def test_verify_passes_and_finds_a_changed_byte(deployed, tmp_path: Path) -> None:
+    assert document(edgesdk("verify", deployed[0], "--json"))["valid"] is True
+    damaged = tmp_path / "damaged"
+    shutil.copytree(deployed[0], damaged)
+    model = bytearray((damaged / "model.onnx").read_bytes())
+    model[len(model) // 2] ^= 1
+    (damaged / "model.onnx").write_bytes(model)
+    assert "model.onnx was changed" in refused(edgesdk("verify", damaged), 8)
+
+
+def test_a_bundle_that_exists_is_left_alone(deployed) -> None:
+    before = contents(deployed[0])
+    assert "--force" in refused(edgesdk("deploy", "--target", "x86", "--out", deployed[0]), 8)
+    assert contents(deployed[0]) == before
+
+
+def test_a_second_search_measures_no_operator_again(deployed, tmp_path: Path) -> None:
+    prices = sorted((Path(os.environ["EDGESDK_CACHE"]) / "prices").iterdir())
+    assert prices
+    before = [(path, path.stat().st_mtime_ns, path.read_bytes()) for path in prices]
+    plan = tmp_path / "plan.json"
+    printed = document(edgesdk("search", "--target", "x86", "--out", plan, "--json"))
+    assert json.loads(plan.read_text()) == printed
+    assert printed["proof"]["gap"] <= 0.01
+    prices = sorted((Path(os.environ["EDGESDK_CACHE"]) / "prices").iterdir())
+    assert [(path, path.stat().st_mtime_ns, path.read_bytes()) for path in prices] == before
+
+
+def test_four_bit_weights_come_where_size_binds(deployed, tmp_path: Path) -> None:
+    printed = document(edgesdk("search", "--target", "x86", "--size", "45kB", "--out", tmp_path / "p.json", "--json"))
+    assert 4 in {layer["option"]["weight_bits"] for layer in printed["layers"]}
+    assert printed["predicted"]["size_bytes"] <= 45_000
+
+
+def test_the_fastest_within_a_drop_keeps_the_drop(deployed, tmp_path: Path) -> None:
+    arguments = ("--max-drop", "3", "--epochs", "1", "--out", tmp_path / "fast", "--json")
+    report = document(edgesdk("deploy", "--target", "x86", *arguments))["report"]
+    assert report["score"]["dense"] - report["score"]["deployed"] <= 3
+    assert report["measured"]["latency_ms"] < report["dense"]["statistics"]["p50"]
+
+
+def test_benchmark_measures_a_bundle(deployed) -> None:
+    printed = document(edgesdk("benchmark", deployed[0], "--mode", "rapid", "--json"))
+    assert printed["basis"] == "measured"
+    assert printed["statistics"]["p50"] > 0
+    assert printed["size_bytes"] == (deployed[0] / "model.onnx").stat().st_size
+
+
+def test_targets_and_doctor_print_one_document() -> None:
+    every = document(edgesdk("targets", "--json"))
+    assert "x86" in {target["name"] for target in every}
+    assert all(fact["source"] for target in every for fact in target["facts"])
+    assert document(edgesdk("targets", "x86", "--json"))["name"] == "x86"
+    assert "x86" in edgesdk("targets").stdout
+    found = document(edgesdk("doctor", "--json"))
+    assert found["packages"]["onnxruntime"] and found["device"]["cores"] >= 1
+
+
+def dead() -> int:
+    """The number of a process that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_what_a_killed_run_left_is_no_bundle_and_is_swept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    script = f"""
+import os, signal
+from pathlib import Path
+from edgesdk.bundle import reserve
+with reserve(Path({str(out)!r}), False) as place:
+    (place / "model.onnx").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script])
+    assert done.returncode == -9
+    (left,) = tmp_path.iterdir()
+    assert not out.exists()
+    with pytest.raises(BundleError):
+        bundle.Bundle.open(left)
+    with bundle.reserve(out, False) as place:
+        assert not left.exists()
+        assert list(tmp_path.iterdir()) == [place]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_lives_is_not_swept(tmp_path: Path) -> None:
+    living = tmp_path / f".out.partial-{os.getppid()}"
+    gone = tmp_path / f".out.partial-{dead()}"
+    living.mkdir()
+    gone.mkdir()
+    with bundle.reserve(tmp_path / "out", False):
+        assert living.exists() and not gone.exists()
+
+
+def test_a_bundle_that_a_killed_run_was_replacing_comes_back(deployed, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(deployed[0], tmp_path / ".out.old")
+    with pytest.raises(KeyboardInterrupt), bundle.reserve(out, True):
+        raise KeyboardInterrupt
+    assert contents(out) == contents(deployed[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
