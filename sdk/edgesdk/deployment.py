@@ -38,7 +38,7 @@ from edgesdk.study import Study, Tell, study
 
 ROUNDS = 6  # of searching, measuring and correcting
 MARGIN = 0.03  # searched below the budget, so that noise between runs does not break it
-DROP_STEPS = 5  # bisections of the latency that a bound on accuracy allows
+DROP_STEPS = 4  # bisections of the latency that a bound on accuracy allows
 EXAMPLE_EPOCHS, DEFAULT_EPOCHS = 8.0, 10.0
 SHORT_SHARE = 0.15  # of the epochs, to tell finalists apart
 
