@@ -11,8 +11,8 @@ The peers of each model:
 * the smaller siblings, trained from nothing (``tools/train_zoo.py`` makes the weights), then static INT8.
 
 edgesdk gets the measured p50 of each peer as its budget (``--points`` names them), and half of the dense INT8 model's.
-All learn for as many epochs from the same 48,000 training images; 2,000 are held out to choose among finalists, none of
-the test images are. In the end all files are measured in one interleaved run, and judged by ONNX Runtime on the whole
+All learn for as many epochs from the same 48,000 training images; edgesdk chooses among its finalists by 2,000 others,
+never by test images. In the end all files are measured in one interleaved run, and judged by ONNX Runtime on the whole
 test set. Figures in ms hold for that run alone; what travels are the ratios.
 """
 
@@ -62,14 +62,14 @@ class Row:
     note: str = ""
 
 
-def split(folder: Path | None, seed: int) -> tuple[Cifar, Data]:
+def split(folder: Path | None, seed: int, images: int) -> tuple[Cifar, Data]:
     """CIFAR-10 with ``HELD_OUT`` training images set aside, for the peers and for edgesdk.
 
-    Calibration is of the images that are trained on.
+    ``images`` of the rest are trained on, and calibration is of these.
     """
     whole = Cifar(folder, BATCH, seed)
     x, y = whole.train.x, whole.train.y
-    whole.train = Augmented(x[HELD_OUT:], y[HELD_OUT:], BATCH, seed)
+    whole.train = Augmented(x[HELD_OUT:][:images], y[HELD_OUT:][:images], BATCH, seed)
     whole.calibration = InOrder(whole.train.x[:CALIBRATION], whole.train.y[:CALIBRATION], BATCH)
     holdout = InOrder(x[:HELD_OUT], y[:HELD_OUT], BATCH)
     counts = f"{len(whole.train.x)} training, {HELD_OUT} held-out and 10000 test images"
@@ -151,7 +151,8 @@ class Benchmark:
 
     def show(self) -> None:
         dense = self.rows[INT8]
-        print(f"\n{self.name} on CIFAR-10, {self.options.epochs} epochs of recovery, one interleaved run")
+        images = len(self.cifar.train.x)
+        print(f"\n{self.name} on CIFAR-10, {self.options.epochs} epochs over {images} images, one interleaved run")
         print("| model | top-1 % | points below dense int8 | p50 / dense int8 | p50 ms | p90 ms | kB | made in s |")
         print("|---|---|---|---|---|---|---|---|")
         for row in sorted(self.rows.values(), key=lambda row: -row.p50_ms):
@@ -181,12 +182,13 @@ def main() -> None:
         "--points", nargs="*", help="peers whose latency edgesdk is to keep, and 'half'; all unless told"
     )
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--images", type=int, default=48000, help="that all learn from; fewer for a quick look")
     parser.add_argument("--mode", default="quick", help="how long the final run takes: rapid, quick or full")
     parser.add_argument("--data", type=Path, help="the extracted package; see tools/cifar.py")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    (cifar, data), results = split(options.data, options.seed), {}
+    (cifar, data), results = split(options.data, options.seed, options.images), {}
     for name in options.models:
         peers = options.peers or [*SIBLINGS[name], *UNIFORM]
         with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import fold
 from edgesdk.compress.sense import kept_channels
 from edgesdk.compress.task import Task
-from edgesdk.compress.trace import cut, mask
+from edgesdk.compress.trace import cut, mask, trace
 from edgesdk.errors import BundleError
 from edgesdk.plan import INT8, Factor, Option
 
@@ -133,6 +133,34 @@ def test_leaving_out_a_branch_is_removing_it_by_hand(networks) -> None:
         y = torch.relu(model.down(y) + model.shortcut(y))
         close(small(x), model.fc(y.mean((2, 3))))
     assert not set(branch.layers) & set(options)
+
+
+class Chain(nn.Module):
+    """Three residual blocks in a row; images (N, 3, 8, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor, without: tuple[int, ...] = ()) -> Tensor:
+        x = torch.relu(self.stem(x))
+        for index, block in enumerate(self.blocks):
+            if index not in without:
+                x = torch.relu(block(x) + x)
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("without", [(0, 1), (1, 2), (0, 2), (0, 1, 2)])
+def test_branches_in_a_row_can_be_left_out(without: tuple[int, ...]) -> None:
+    torch.manual_seed(3)
+    model, x = Chain().eval(), torch.randn(4, 3, 8, 8)
+    network = trace(model, x)
+    dropped = tuple(network.graph.branches[index].name for index in without)
+    small, _ = compressed(network, models.plan(network, dropped=dropped), x, models.scores(network))
+    with torch.no_grad():
+        close(small(x), model(x, without))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

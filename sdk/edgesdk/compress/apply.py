@@ -65,7 +65,11 @@ def _leave_out(module: fx.GraphModule, network: Network, join: str, keeps: str) 
     add = last
     while add.target is not torch.ops.aten.add.Tensor:
         add = add.all_input_nodes[0]
-    kept = nodes[network.sites[keeps].output] if keeps in network.sites else nodes[keeps]
+    # By its place among the addition's inputs: what was kept may itself be the join of a branch left out before.
+    whole = next(node for node in network.module.graph.nodes if node.name == add.name)
+    name = network.sites[keeps].output if keeps in network.sites else keeps
+    kept = add.args[next(index for index, read in enumerate(whole.args) if getattr(read, "name", None) == name)]
+    assert isinstance(kept, fx.Node)
     if add is not last and is_relu(last) and is_relu(kept):  # what is not negative already needs no second ReLU
         last.replace_all_uses_with(kept)
         module.graph.erase_node(last)

@@ -67,9 +67,12 @@ def fit(observations: Sequence[Observation], fixed_ms: float = 0.0) -> Correctio
 
 
 def _offset_and_scale(seen: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Bytes = offset + scale x parts. The prior on the scale is wide: a runtime's arena grows in powers of two."""
     measured = [max(figure, PAGE) for _, figure in seen]
-    most = max(measured)
-    offset, scale = _regression([(1.0, parts) for parts, _ in seen], measured, [(0.0, most), (1.0, TRUST)])
+    scale_prior = (1.0, 1.0)
+    offset, scale = _regression([(1.0, parts) for parts, _ in seen], measured, [(0.0, max(measured)), scale_prior])
+    if offset == 0.0:  # it would be negative: what is left for the scale alone
+        (scale,) = _regression([(parts,) for parts, _ in seen], measured, [scale_prior])
     return offset, scale
 
 
@@ -85,4 +88,6 @@ def _regression(
         left.append(row)
         right.append(mean / deviation)
     solution = np.linalg.lstsq(np.array(left), np.array(right), rcond=None)[0]
-    return [max(float(value), 0.0 if index == 0 else SMALLEST) for index, value in enumerate(solution)]
+    return [
+        max(float(value), 0.0 if index == 0 and len(priors) > 1 else SMALLEST) for index, value in enumerate(solution)
+    ]

@@ -14,7 +14,7 @@ from edgesdk.price import operators as ops
 from edgesdk.price.correct import Correction
 from edgesdk.price.table import Table
 
-FLOAT_BYTES = 4
+FLOAT_BYTES, POINTER_BYTES = 4, 8
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,21 @@ def _live_bytes(
         between = max(op.inputs * prod(op.size) for op in found[1:])
     elif option.factor is not None and layer.kind == LINEAR:
         between = option.factor.ranks[0] * prod(layer.shape[:-1])
-    return elements * each, between * each
+    return elements * each, between * each + _columns(ops.operators(layer, graph, option, reads, writes))
+
+
+def _columns(parts: Iterable[ops.Operator]) -> float:
+    """Bytes of the columns that an integer convolution unrolls its windows into, or of the pointers to them.
+
+    ONNX Runtime gathers a byte per weight and output pixel; a depthwise convolution a pointer. A float convolution
+    reads its input in place.
+    """
+    most = 0
+    for op in parts:
+        if op.kind == CONV and op.precision == INT8 and prod(op.kernel) > 1:
+            pixels = prod(size // stride for size, stride in zip(op.size, op.stride, strict=True))
+            most = max(most, prod(op.kernel) * pixels * (POINTER_BYTES if op.depthwise else op.inputs))
+    return float(most)
 
 
 def _tensor(layer: Layer, graph: Graph, kept: int | None) -> tuple[tuple[int, ...], int]:
