@@ -20,9 +20,9 @@ from edgesdk.remote.local import LocalDevice
 from edgesdk.solve.milp import price
 from edgesdk.study import study
 
-# The runtime's arena grows in powers of two and keeps what it had, which liveness does not see. The dense model corrects
-# the prices, so it is met; a network that was not measured yet is met within a factor of two. A deployment keeps its
-# budget by what it measured.
+# The runtime's arena grows in powers of two and keeps what it had, which liveness does not see. The dense model
+# corrects the prices, so it is met; a network that was not measured yet is met within a factor of two. A deployment
+# keeps its budget by what it measured.
 DENSE, CUT, ABSOLUTE = 0.3, 0.5, 400_000
 
 
