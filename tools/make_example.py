@@ -1,7 +1,7 @@
 """Recreate the built-in example: ResNet-8 trained on Fashion-MNIST, and the samples that travel with it.
 
     apt-get install dataset-fashion-mnist
-    python tools/make_example.py [--data /usr/share/datasets/fashion-mnist] [--epochs 60] [--out sdk/edgesdk/example]
+    python tools/make_example.py [--data /usr/share/datasets/fashion-mnist] [--epochs 40] [--out sdk/edgesdk/example]
 
 Fashion-MNIST: Xiao, Rasul, Vollgraf 2017, MIT licence. Writes ``weights.safetensors`` and ``sample.npz`` and prints
 the accuracy on the whole test set.
@@ -49,7 +49,7 @@ def stratified(y: np.ndarray, per_class: int, seed: int) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "sdk/edgesdk/example")
     options = parser.parse_args()

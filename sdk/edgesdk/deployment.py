@@ -164,8 +164,7 @@ def _planned(
     try:
         solution = solve(at, bounds)
     except BudgetError:
-        solve(at, goal.bounds)  # out of reach without the margin too: says so in the user's own figures
-        solution = solve(at, {name: goal.bounds[name] for name in bounds})
+        solution = solve(at, goal.bounds)  # out of reach without the margin too: says so in the user's own figures
     return as_plan(at, solution, known.graph, target, known.bench.runtime, known.bench.threads), solution, at
 
 
