@@ -32,7 +32,7 @@ class Commands(click.Group):
             click.echo(f"edgesdk: {error}", err=True)
             sys.exit(error.exit_code)
         except click.ClickException as error:
-            click.echo(f"edgesdk: {' '.join(error.format_message().split())}: see --help", err=True)
+            click.echo(f"edgesdk: {' '.join(error.format_message().split()).rstrip('.')}: see --help", err=True)
             sys.exit(UsageError.exit_code)
         except (KeyboardInterrupt, click.Abort):
             click.echo("edgesdk: interrupted: prices that were measured are kept, run it again to go on", err=True)
