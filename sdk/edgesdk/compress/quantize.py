@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from edgesdk.compress.network import Batch, Network, Site, tensors
-from edgesdk.graph import ACTIVATION, ADD, FLATTEN, MEAN, POOL, WEIGHTED
+from edgesdk.graph import ACTIVATION, ADD, FLATTEN, POOL, WEIGHTED
 from edgesdk.plan import INT8, Option
 
 ACTIVATION_RANGE = (0, 255)
@@ -300,6 +300,3 @@ def specification(network: Network) -> dict[str, TensorSpec]:
         elif isinstance(part, IntegerLayer):
             found[f"{name}.weight"] = part.spec
     return found
-
-
-INTEGER_KINDS = (*WEIGHTED, ADD, POOL, MEAN, FLATTEN, ACTIVATION)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from edgesdk.compress.factorize import reconstructed
 from edgesdk.compress.network import Batch, Network, tensors
@@ -132,11 +131,7 @@ class _Variants:
                 *(t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in tensors(x))
             )
         self.values: dict[fx.Node, Any] = dict(interpreter.env)
-        self.outputs = self.values_of_output(self.values)
-
-    def values_of_output(self, values: Mapping[fx.Node, Any]) -> list[Tensor]:
-        node = next(n for n in self.module.graph.nodes if n.op == "output")
-        return [values[n] for n in node.args[0] if isinstance(n, fx.Node)]
+        self.outputs = [self.values[n] for n in self.output_nodes()]
 
     @torch.no_grad()
     def loss(self, edits: Mapping[fx.Node, Callable[[Any], Any]]) -> float:
@@ -155,10 +150,9 @@ class _Variants:
             else:
                 value = self.values[node]
             values[node] = edits[node](value) if node in edits else value
-        merged = {n: values.get(n, self.values[n]) for n in self.outputs_nodes()}
-        return self.task.fidelity_loss([merged[n] for n in self.outputs_nodes()], self.outputs)
+        return self.task.fidelity_loss([values.get(n, self.values[n]) for n in self.output_nodes()], self.outputs)
 
-    def outputs_nodes(self) -> list[fx.Node]:
+    def output_nodes(self) -> list[fx.Node]:
         node = next(n for n in self.module.graph.nodes if n.op == "output")
         return [n for n in node.args[0] if isinstance(n, fx.Node)]
 
@@ -229,9 +223,3 @@ def _weights_on_grid(weight: Tensor, bits: int) -> Tensor:
     limit = 2 ** (bits - 1) - 1
     scale = (weight.abs().flatten(1).amax(1) / limit).clamp(min=MINIMUM_SCALE).reshape(-1, *[1] * (weight.dim() - 1))
     return (weight / scale).round() * scale
-
-
-def kl_divergence(outputs: Tensor, reference: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence of two batches of logits, in nats."""
-    log_p, log_q = F.log_softmax(reference.float(), -1), F.log_softmax(outputs.float(), -1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
