@@ -14,19 +14,28 @@ from edgesdk.errors import EdgeSdkError
 
 if TYPE_CHECKING:
     from edgesdk.bundle import Bundle, verify
+    from edgesdk.calibration import calibrate
     from edgesdk.deployment import deploy, search
+    from edgesdk.estimation import Estimate, estimate, prepare
     from edgesdk.measurement import benchmark
     from edgesdk.plan import Plan
     from edgesdk.report import Report
 
-__all__ = ["Budget", "Bundle", "Cost", "EdgeSdkError", "Plan", "Report", "benchmark", "deploy", "search", "verify"]
+__all__ = [
+    "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Plan", "Report",
+    "benchmark", "calibrate", "deploy", "estimate", "prepare", "search", "verify",
+]  # fmt: skip
 
 _HOMES = {
     "Bundle": "bundle",
+    "Estimate": "estimation",
     "Plan": "plan",
     "Report": "report",
     "benchmark": "measurement",
+    "calibrate": "calibration",
     "deploy": "deployment",
+    "estimate": "estimation",
+    "prepare": "estimation",
     "search": "deployment",
     "verify": "bundle",
 }

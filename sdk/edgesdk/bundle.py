@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +23,13 @@ from edgesdk.errors import BundleError, StorageError
 from edgesdk.export.parity import session
 from edgesdk.plan import Plan
 from edgesdk.record import dumps, from_json
-from edgesdk.report import Report
+from edgesdk.report import Prediction, Report
 from edgesdk.result import Result
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 SCHEMA = 1
 FILES = ("model.onnx", "plan.json", "report.json", "sample.npz", "run.py")
@@ -149,6 +155,7 @@ def _manifest(place: Path, result: Result, target: str, data: Data, network: Net
         "schema": SCHEMA,
         "edgesdk": metadata.version("edgesdk"),
         "target": target,
+        "basis": result.deployed.basis,
         "runtime": {"name": result.deployed.runtime, "version": result.deployed.runtime_version, "minimum": "1.18"},
         "threads": result.plan.threads,
         "plan": result.plan.digest,
@@ -173,15 +180,22 @@ def _manifest(place: Path, result: Result, target: str, data: Data, network: Net
 
 def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Dense beside deployed, predicted beside measured, and how it came about."""
+    notes = [*data.notes, *facts.get("notes", ()), *(step["note"] for step in result.history if "note" in step)]
+    measured = isinstance(result.deployed, Report)
+    recipe = _recipe(result.deployed.runtime)
+    if isinstance(result.deployed, Prediction):
+        notes = ["predicted, not measured: nothing ran on the target", *result.deployed.notes, *recipe["notes"], *notes]
     return {
         "schema": SCHEMA,
+        "basis": result.deployed.basis,
         "budget": budget,
         "data": data.description,
-        "notes": [*data.notes, *facts.get("notes", ()), *(step["note"] for step in result.history if "note" in step)],
+        "notes": notes,
         "metric": facts["metric"],
         "score": {"dense": result.dense_score, "deployed": result.score, "judged_on": "the exported files"},
         "predicted": result.plan.predicted,
-        "measured": result.deployed.cost(budget),
+        "measured": result.deployed.cost(budget) if measured else None,
+        "to_measure": [] if measured else [line.format(threads=result.plan.threads) for line in recipe["measure"]],
         "dense": _without_samples(result.dense),
         "deployed": result.deployed,
         "parity": result.parity,
@@ -192,7 +206,12 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
     }
 
 
-def _without_samples(report: Report) -> dict[str, Any]:
+def _recipe(runtime: str) -> dict[str, Any]:
+    """What ``runtime`` needs on a board, and how to measure with it there."""
+    return tomllib.loads((resources.files("edgesdk_targets") / "recipes" / f"{runtime}.toml").read_text("utf-8"))
+
+
+def _without_samples(report: Report | Prediction) -> dict[str, Any]:
     return {name: value for name, value in vars(report).items() if name != "samples_ms"}
 
 

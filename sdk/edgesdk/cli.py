@@ -191,26 +191,102 @@ def verify(path: Path, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("model")
+@click.option("--target", required=True, help="The device: see `edgesdk targets`.")
+@click.option("--shape", help="The input's without the batch, like 3x224x224.")
+@click.option("--runtime", help="Without it, the first of the target's that has prices.")
+@click.option("--precision", help="fp32, fp16 or int8, of every layer. Without it, an ONNX file as it is.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--per-layer", is_flag=True, help="What each layer takes of it.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def estimate(model: str, shape: str | None, per_layer: bool, as_json: bool, **options: Any) -> None:
+    """What MODEL will cost on a target, from its profile: no board, no weights, no data.
+
+    MODEL is an .onnx file, file.py:callable or package.module:callable.
+    """
+    from edgesdk.device import target
+
+    target(options["target"])
+    size = _shape(shape) if shape else None
+    onnx = model.lower().endswith(".onnx")
+    if not onnx and size is None:
+        raise UsageError("a module needs a shape", "give --shape, like 3x224x224")
+    from edgesdk.estimation import estimate as run
+
+    if onnx:
+        loaded: Any = model
+    else:
+        from edgesdk.compress.load import load_model
+
+        loaded = load_model(model)
+    found = run(loaded, size, **options)
+    if as_json:
+        document = to_json(found)
+        if not per_layer:
+            del document["layers"]
+        click.echo(dumps(document), nl=False)
+    else:
+        from edgesdk.show import show_estimate
+
+        show_estimate(found, per_layer, Console())
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.lower().split("x")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"{text!r} is no shape", "write it without the batch, like 3x224x224")
+    return tuple(map(int, parts))
+
+
+@main.command()
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def targets(name: str | None, as_json: bool) -> None:
-    """What is known of each target, or of one, with sources."""
+    """Every target, its runtimes and precisions with the error of each; or all that is known of one, with sources."""
     from edgesdk.device import target
     from edgesdk.device import targets as every
+    from edgesdk.price.profile import profile
 
-    found = [target(name)] if name else list(every().values())
+    found = [profile(target(name))] if name else [profile(entry) for entry in every().values()]
     if as_json:
-        click.echo(dumps(found[0] if name else found), nl=False)
+        documents = [
+            {**to_json(known.target), "pairs": [to_json(_without_posterior(pair)) for pair in known.pairs]}
+            for known in found
+        ]
+        click.echo(dumps(documents[0] if name else documents), nl=False)
         return
-    for entry in found:
-        for field, value in to_json(entry).items():
-            if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
-                for item in value:
-                    parts = item.values() if isinstance(item, dict) else item
-                    click.echo(f"  {': '.join(str(part) for part in parts)}")
-            else:
-                shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-                click.echo(f"{shown}" if field == "name" else f"  {field}: {shown}")
+    from edgesdk.show import show_target, show_targets
+
+    if name:
+        show_target(found[0], Console(soft_wrap=True))
+    else:
+        show_targets(found, Console(soft_wrap=True))
+
+
+def _without_posterior(pair: Any) -> dict[str, Any]:
+    return {"runtime": pair.runtime, "precision": pair.precision, **vars(pair.standing)}
+
+
+@main.command()
+@click.argument("name")
+@click.option("--base", help="A target whose profile is shifted to the board's measurements.")
+@click.option("--measurements", type=click.Path(path_type=Path), help="CSV: model, runtime, precision, threads, ms.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--force", is_flag=True, help="Replace a profile that you made.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def calibrate(name: str, as_json: bool, **options: Any) -> None:
+    """Make a profile NAME: of this machine, by timing operators; or of a board, from figures measured on it."""
+    with _telling() as tell:
+        from edgesdk.calibration import calibrate as run
+
+        found = run(name, **options, tell=tell)
+    if as_json:
+        pairs = [to_json(_without_posterior(pair)) for pair in found.pairs]
+        click.echo(dumps({**to_json(found.target), "pairs": pairs}), nl=False)
+    else:
+        from edgesdk.show import show_target
+
+        show_target(found, Console(soft_wrap=True))
 
 
 @main.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from edgesdk.artefact import Artefact
 from edgesdk.bundle import Bundle
 from edgesdk.errors import BundleError, UsageError
 from edgesdk.export.probes import probe
@@ -32,4 +33,4 @@ def benchmark(path: str | Path, *, threads: int = 1, mode: str = "quick") -> Rep
     with LocalDevice() as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
         tiny = Path(folder) / "baseline.onnx"
         tiny.write_bytes(probe(Operator("alone", "int8", 8, 8, (8, 8))))
-        return Bench(agent, threads).measure({path.name: model}, mode, tiny)[path.name]
+        return Bench(agent, threads).measure({path.name: Artefact(model)}, mode, tiny)[path.name]

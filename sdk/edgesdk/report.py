@@ -62,3 +62,39 @@ class Report:
             self.size_bytes,
             self.basis,
         )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One artefact on a target that is not at hand, from the target's profile: what a ``Report`` would measure.
+
+    ``median_ms`` with the ends of its 90 % interval. ``size_bytes`` is the file's own. ``standing`` says per precision
+    what the prices rest on, ``notes`` in words what a reader must know.
+    """
+
+    name: str
+    digest: str
+    size_bytes: int
+    runtime: str
+    runtime_version: str
+    threads: int
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    peak_memory_bytes: float
+    runtime_memory_bytes: float | None
+    standing: Mapping[str, str]
+    sources: tuple[str, ...]
+    notes: tuple[str, ...]
+    valid: bool = True
+    reason: str | None = None
+    basis: str = "predicted"
+    schema: int = SCHEMA
+
+    def latency_ms(self, percentile: float = 50) -> float:
+        """The median, whatever the percentile: a profile knows nothing of the spread between runs."""
+        return self.median_ms
+
+    def cost(self, budget: Budget | None = None) -> Cost:
+        """The predicted cost."""
+        return Cost(self.median_ms, self.peak_memory_bytes, self.size_bytes, self.basis)

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgesdk.export.parity import Parity
 from edgesdk.plan import Plan
-from edgesdk.report import Report
+from edgesdk.report import Prediction, Report
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Result:
 
     plan: Plan
     path: Path
-    dense: Report
-    deployed: Report
+    dense: Report | Prediction
+    deployed: Report | Prediction
     dense_score: float
     score: float
     parity: Parity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -9,16 +10,38 @@ from rich.table import Table
 
 from edgesdk.budget import show
 from edgesdk.bundle import Bundle
+from edgesdk.estimation import Estimate
 from edgesdk.plan import Plan
+from edgesdk.price.profile import Pair, Profile
 from edgesdk.report import Report
 
 
 def show_bundle(bundle: Bundle, console: Console) -> None:
-    """Dense against deployed, predicted beside measured, what was chosen per layer and why, and where it lies."""
+    """Dense against deployed, what was chosen per layer and why, what it rests on, and where it lies."""
     report = bundle.report
+    console.print(f"{report['data']}\n", highlight=False)
+    (_show_measured if report["basis"] == "measured" else _show_predicted)(report, console)
+    show_plan(bundle.plan, console)
+    parity = report["parity"]
+    console.print(
+        f"parity with the simulation: {parity['error']:.2g} of the outputs' spread over {parity['samples']} samples "
+        f"(tolerance {parity['tolerance']:g}); top-1 differs on {100 * parity['top1_differs']:.1f} %",
+        highlight=False,
+    )
+    fell = report["fell_back_to_float"]
+    console.print(f"fell back to float: {', '.join(fell) if fell else 'no layer'}", highlight=False)
+    for group, reason in report["groups_left_whole"].items():
+        console.print(f"channels of {group} left whole: {reason}", highlight=False)
+    for note in report["notes"]:
+        console.print(f"note: {note}", highlight=False)
+    for line in report["to_measure"]:
+        console.print(f"to measure on the board: {line}", highlight=False, soft_wrap=True)
+    console.print(f"bundle: {bundle.path}", highlight=False)
+
+
+def _show_measured(report: Mapping[str, Any], console: Console) -> None:
     dense, deployed, score = report["dense"], report["deployed"], report["score"]
     predicted, measured = report["predicted"], report["measured"]
-    console.print(f"{report['data']}\n", highlight=False)
     table = Table(title="measured in one interleaved run", title_justify="left")
     for heading in ("", "dense", "deployed", "deployed / dense"):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -51,20 +74,102 @@ def show_bundle(bundle: Bundle, console: Console) -> None:
             f"{predicted[name] / measured[name]:.3f}",
         )
     console.print(beside)
-    show_plan(bundle.plan, console)
-    parity = report["parity"]
-    console.print(
-        f"parity with the simulation: {parity['error']:.2g} of the outputs' spread over {parity['samples']} samples "
-        f"(tolerance {parity['tolerance']:g}); top-1 differs on {100 * parity['top1_differs']:.1f} %",
-        highlight=False,
+
+
+def _show_predicted(report: Mapping[str, Any], console: Console) -> None:
+    """Figures of a profile are never shown as measured ones are: each has its interval."""
+    dense, deployed, score = report["dense"], report["deployed"], report["score"]
+    table = Table(title=f"predicted, not measured: {deployed['runtime']} on the target", title_justify="left")
+    for heading in ("", "budget", "dense", "deployed", "deployed / dense"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_row(
+        f"{report['metric']} (of the files, here)",
+        "" if report["budget"]["max_drop"] is None else f"-{report['budget']['max_drop']:g}",
+        f"{score['dense']:.2f}",
+        f"{score['deployed']:.2f}",
+        f"{score['deployed'] - score['dense']:+.2f}",
     )
-    fell = report["fell_back_to_float"]
-    console.print(f"fell back to float: {', '.join(fell) if fell else 'no layer'}", highlight=False)
-    for group, reason in report["groups_left_whole"].items():
-        console.print(f"channels of {group} left whole: {reason}", highlight=False)
-    for note in report["notes"]:
+    for key, label in (
+        ("median_ms", "latency"),
+        ("peak_memory_bytes", "peak memory"),
+        ("size_bytes", "size of the file"),
+    ):
+        name = "latency_ms" if key == "median_ms" else key
+        bound = report["budget"][name]
+        ends = [
+            f" ({show(name, r['low_ms'])} to {show(name, r['high_ms'])})" if key == "median_ms" else ""
+            for r in (dense, deployed)
+        ]
+        table.add_row(
+            label,
+            show(name, bound) if bound is not None else "-",
+            show(name, dense[key]) + ends[0],
+            show(name, deployed[key]) + ends[1],
+            f"{deployed[key] / dense[key]:.2f}",
+        )
+    console.print(table)
+    for precision, standing in deployed["standing"].items():
+        console.print(f"prices in {precision}: {standing}", highlight=False)
+
+
+def show_estimate(found: Estimate, per_layer: bool, console: Console) -> None:
+    """What a model is predicted to cost, and what that rests on."""
+    where = f"{found.target}, {found.runtime}, {found.threads} thread(s)"
+    table = Table(title=f"predicted: {where}", title_justify="left", show_header=False)
+    low, high = (show("latency_ms", end) for end in (found.latency_low_ms, found.latency_high_ms))
+    table.add_row("latency", f"{show('latency_ms', found.latency_ms)} (90 %: {low} to {high})")
+    table.add_row("peak memory added", show("peak_memory_bytes", found.peak_memory_bytes))
+    own = found.runtime_memory_bytes
+    table.add_row("runtime's own memory", "not known" if own is None else show("peak_memory_bytes", own))
+    table.add_row("size of the file", show("size_bytes", found.size_bytes))
+    for precision, standing in found.standing.items():
+        table.add_row(f"prices in {precision}", standing)
+    console.print(table)
+    if per_layer:
+        layers = Table(title="per layer", title_justify="left")
+        for heading in ("layer", "runs as", "us", "%"):
+            layers.add_column(heading, justify="right" if heading in ("us", "%") else "left", overflow="fold")
+        for layer in found.layers:
+            share = 100 * layer.latency_ms / found.latency_ms
+            layers.add_row(layer.name, layer.operator, f"{1e3 * layer.latency_ms:.1f}", f"{share:.1f}")
+        console.print(layers)
+    for note in found.notes:
         console.print(f"note: {note}", highlight=False)
-    console.print(f"bundle: {bundle.path}", highlight=False)
+    for source in found.sources:
+        console.print(f"source: {source}", highlight=False)
+
+
+def show_targets(found: Iterable[Profile], console: Console) -> None:
+    """Every target with its pairs of runtime and precision, and the error that was measured for each."""
+    for known in found:
+        target = known.target
+        names = f" (also {', '.join(target.aliases)})" if target.aliases else ""
+        console.print(f"[bold]{target.name}[/bold]: {target.title}{names}", highlight=False)
+        if target.measured:
+            console.print(f"  {', '.join(target.runtimes)}: measured on the machine at hand", highlight=False)
+        for pair in known.pairs:
+            console.print(f"  {_pair(pair)}", highlight=False)
+
+
+def show_target(known: Profile, console: Console) -> None:
+    """One target: facts with their sources, and what is measured, scaled or derived."""
+    show_targets([known], console)
+    for fact in known.target.facts:
+        console.print(f"  {fact.fact}: {fact.value} ({fact.source})", highlight=False)
+    for pair in known.pairs:
+        standing = pair.standing
+        console.print(
+            f"  {pair.runtime} {pair.precision}: {standing.source}; {standing.date}; version {standing.version}",
+            highlight=False,
+        )
+
+
+def _pair(pair: Pair) -> str:
+    standing = pair.standing
+    errors = "; ".join(f"mean error {100 * error:.1f} % ({what})" for what, error in standing.errors)
+    threads = " and ".join(map(str, standing.threads))
+    kind = f"{standing.kind} with {threads} thread(s)" if standing.networks else standing.kind
+    return f"{pair.runtime} {pair.precision}: {kind}; {errors or 'error not measured'}"
 
 
 def show_plan(plan: Plan, console: Console) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import platformdirs
 import torch
 from torch import Tensor, nn
 
+from edgesdk.artefact import Artefact
 from edgesdk.budget import Budget
 from edgesdk.compress.data import Data, check
 from edgesdk.compress.network import Batch, Network, rebatch, tensors
@@ -24,16 +26,18 @@ from edgesdk.compress.trace import trace
 from edgesdk.errors import EdgeSdkError
 from edgesdk.export.onnx import export
 from edgesdk.export.probes import COPIES, probe
+from edgesdk.forecast import Forecast
 from edgesdk.graph import Graph
 from edgesdk.menu import Choice, Menu
 from edgesdk.plan import FP32, INT8, Option, Struck
 from edgesdk.price.correct import Correction, Observation, fit
 from edgesdk.price.menu import Losses, all_widths, full_width, menu, options, strike
 from edgesdk.price.operators import Operator
+from edgesdk.price.profile import Predicted
 from edgesdk.price.table import Table
 from edgesdk.record import digest, dumps, from_json, write
 from edgesdk.remote.bench import Bench
-from edgesdk.report import Report
+from edgesdk.report import Prediction, Report
 from edgesdk.solve.milp import price
 
 SENSE_SAMPLES = 128
@@ -47,12 +51,17 @@ def cache_folder() -> Path:
 
 @dataclass
 class Study:
-    """A model on a device: prices for every choice, and whole networks that were measured to correct them."""
+    """A model on a device: prices for every choice, and whole networks that correct them.
+
+    On a device at hand both are measured (a ``Bench``), on another predicted from its profile (a ``Forecast``).
+    ``precisions`` are those that the search may choose.
+    """
 
     network: Network
     data: Data
     task: Task
-    bench: Bench
+    bench: Bench | Forecast
+    precisions: tuple[str, ...]
     folder: Path
     tell: Tell
     scores: dict[str, Tensor] = field(default_factory=dict)
@@ -60,7 +69,8 @@ class Study:
     losses: Losses = field(default_factory=Losses)
     observations: list[Observation] = field(default_factory=list)
     struck: tuple[Struck, ...] = ()
-    dense: Report | None = None
+    dense: Report | Prediction | None = None
+    table: Table | Predicted = field(init=False)
 
     @property
     def graph(self) -> Graph:
@@ -71,7 +81,8 @@ class Study:
         return [x for x, _ in self.data.calibration]
 
     def __post_init__(self) -> None:
-        self.table = Table.open(cache_folder() / "prices", self.bench.conditions, COPIES)
+        weights = sum(prod(layer.weight_shape) for layer in self.graph.layers if layer.weight_shape)
+        self.table = self.bench.table(cache_folder() / "prices", COPIES, weights)
 
     def baseline(self) -> Path:
         """A tiny model with the kernels that all models use, so that memory counts the model and not the runtime."""
@@ -84,14 +95,20 @@ class Study:
         """Set the prices in ms of every choice that this device does not run slower than what it replaces."""
         smaller = budget.size_bytes is not None or budget.peak_memory_bytes is not None
         bits = (8, 4) if budget.size_bytes is not None else (8,)
-        every = {layer.name: options(layer, bits) for layer in self.graph.layers}
+        every = {
+            layer.name: tuple(o for o in options(layer, bits) if o.precision in self.precisions)
+            for layer in self.graph.layers
+        }
         self.tell("pricing operators", 0.0)
-        self.bench.price(
-            self.table, full_width(self.graph, every), probe, lambda s: self.tell("pricing operators", s / 5)
-        )
+        self.time(full_width(self.graph, every), lambda s: self.tell("pricing operators", s / 5))
         self.offered, self.struck = strike(self.graph, every, self.table, smaller)
         wanted = all_widths(self.graph, self.offered)
-        self.bench.price(self.table, wanted, probe, lambda s: self.tell("pricing operators", 0.2 + 0.8 * s))
+        self.time(wanted, lambda s: self.tell("pricing operators", 0.2 + 0.8 * s))
+
+    def time(self, operators: Sequence[Operator], progress: Callable[[float], None]) -> None:
+        """Measure the prices of ``operators`` that are not known yet."""
+        if isinstance(self.bench, Bench) and isinstance(self.table, Table):
+            self.bench.price(self.table, operators, probe, progress)
 
     def sense(self) -> None:
         """Set the prices in accuracy of every choice, from calibration data; kept on disk."""
@@ -128,10 +145,11 @@ class Study:
         }
         key = [self.graph.digest, _digest(self.network.module), self.bench.conditions, mode, sorted(whole)]
         path = cache_folder() / "anchors" / f"{digest(key)[:16]}.json"
+        again = again or isinstance(self.bench, Forecast)
         reports = None if again else _kept(path)
         if reports is None:
             reports = self._measured(whole, mode)
-            if all(report.valid for report in reports.values()):
+            if isinstance(self.bench, Bench) and all(report.valid for report in reports.values()):
                 write(path, dumps(reports))
         self.dense = reports["dense"]
         everything = self.menu(Correction())
@@ -144,14 +162,17 @@ class Study:
                 picked[layer.name] = max(found, key=lambda c: (c.reads or 0, c.writes or 0))
             self.observe(everything, picked, full, (), reports[name])
 
-    def _measured(self, whole: Mapping[str, Option], mode: str) -> dict[str, Report]:
+    def _measured(self, whole: Mapping[str, Option], mode: str) -> Mapping[str, Report | Prediction]:
         """The dense model's reports, float and with the layers ``whole`` integer."""
         plain, mixed = integer(self.network, {}), integer(self.network, whole)
         calibrate(mixed, self.calibration)
-        paths = {"dense": self.folder / "dense.onnx", "dense int8": self.folder / "dense-int8.onnx"}
-        export(plain, self.data.example, paths["dense"])
-        export(mixed, self.data.example, paths["dense int8"])
-        return self.bench.measure(paths, mode, self.baseline(), thorough=False)
+        found = {
+            "dense": Artefact(self.folder / "dense.onnx", self.graph),
+            "dense int8": Artefact(self.folder / "dense-int8.onnx", self.graph, whole),
+        }
+        export(plain, self.data.example, found["dense"].path)
+        export(mixed, self.data.example, found["dense int8"].path)
+        return self.bench.measure(found, mode, self.baseline(), thorough=False)
 
     def menu(self, correction: Correction | None = None, losses: Losses | None = None) -> Menu:
         """The menu at prices that are corrected by all that was measured."""
@@ -160,9 +181,14 @@ class Study:
         return menu(self.graph, self.offered, self.table, losses or self.losses, correction, self.struck)
 
     def observe(
-        self, at: Menu, choices: Mapping[str, Choice], kept: Mapping[str, int], dropped: Sequence[str], report: Report
+        self,
+        at: Menu,
+        choices: Mapping[str, Choice],
+        kept: Mapping[str, int],
+        dropped: Sequence[str],
+        report: Report | Prediction,
     ) -> None:
-        """Remember what a whole network was measured at beside the uncorrected prices (``at``) of its parts."""
+        """Remember what a whole network was measured (or predicted) at beside the uncorrected prices of its parts."""
         cost, _ = price(at, choices, kept, dropped)
         float_ms = sum(c.latency_ms for c in choices.values() if c.option.precision == FP32)
         assert report.peak_memory_bytes is not None
@@ -183,7 +209,8 @@ def study(
     model: nn.Module,
     data: Data,
     task: Task,
-    bench: Bench,
+    bench: Bench | Forecast,
+    precisions: tuple[str, ...],
     budget: Budget,
     folder: Path,
     tell: Tell,
@@ -196,7 +223,7 @@ def study(
     """
     check(data, model, task.classifies)
     tell("tracing", None)
-    found = Study(trace(model, data.example), data, task, bench, folder, tell)
+    found = Study(trace(model, data.example), data, task, bench, precisions, folder, tell)
     found.price(budget)
     found.sense()
     found.anchor(mode, again)

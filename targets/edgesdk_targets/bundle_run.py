@@ -1,15 +1,17 @@
 """Run this bundle's model on a file: numpy and onnxruntime are all it needs.
 
-    python run.py [INPUT.npz | INPUT.npy] [--output OUT.npz] [--threads N]
+    python run.py [INPUT.npz | INPUT.npy] [--output OUT.npz] [--threads N] [--time SECONDS]
 
 INPUT.npz holds an array per input under its name; INPUT.npy the only input. uint8 images are normalised as the manifest
 says, when it says so. A batch is run one sample at a time. Without INPUT the recorded sample is run and compared.
+With --time one sample is run again and again for that long, at least 128 times after a warm-up, and its latency printed.
 """
 
 import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -37,11 +39,24 @@ def prepared(array, entry):
     return array.astype(entry["dtype"])
 
 
+def timed(session, feeds, seconds):
+    """Milliseconds of each run, for at least that long and 128 times, after a tenth of it as warm-up."""
+    times = []
+    for share, least in ((0.1, 10), (1.0, 128)):
+        times, end = [], time.perf_counter() + share * seconds
+        while time.perf_counter() < end or len(times) < least:
+            start = time.perf_counter()
+            session.run(None, feeds)
+            times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", nargs="?", type=Path)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--time", type=float, metavar="SECONDS")
     options = parser.parse_args()
     import onnxruntime
 
@@ -57,6 +72,11 @@ def main():
     settings.intra_op_num_threads = options.threads
     session = onnxruntime.InferenceSession(str(HERE / "model.onnx"), settings, providers=["CPUExecutionProvider"])
     feeds = {entry["name"]: prepared(given[entry["name"]], entry) for entry in manifest["inputs"]}
+    if options.time:
+        times = timed(session, {name: value[:1] for name, value in feeds.items()}, options.time)
+        shown = ", ".join(f"p{p} {np.percentile(times, p):.4g} ms" for p in (50, 90, 95))
+        print(f"{len(times)} runs, {options.threads} thread(s), onnxruntime {onnxruntime.__version__}: {shown}")
+        return
     count = len(next(iter(feeds.values())))
     rows = [session.run(None, {name: value[i : i + 1] for name, value in feeds.items()}) for i in range(count)]
     outputs = {e["name"]: np.concatenate(parts) for e, parts in zip(manifest["outputs"], zip(*rows))}

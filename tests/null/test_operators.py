@@ -36,7 +36,7 @@ OPERATORS = st.builds(
     stride=st.just(()) | PAIRS,
     padding=st.just(()) | PAIRS,
     dilation=st.just(()) | PAIRS,
-    depthwise=st.booleans(),
+    groups=st.integers(1, 9),
     activation=st.none() | st.sampled_from(("relu", "relu6")),
     entry=st.booleans(),
 )
@@ -163,7 +163,8 @@ def test_kinds_run_in_the_precisions_that_runtimes_have() -> None:
 
 
 def test_other_layers_run_as_what_they_are() -> None:
-    pool = Layer("pool", POOL, ("x",), (8, 6, 6), (8, 3, 3), "max_pool")
+    window = dict(kernel=(2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1))
+    pool = Layer("pool", POOL, ("x",), (8, 6, 6), (8, 3, 3), "max_pool2d", **window)
     (found,) = operators(pool, alone(pool), Option(INT8, 8), None, None)
     assert (found.kind, found.kernel, found.stride, found.size) == (POOL, (2, 2), (2, 2), (6, 6))
     flatten = Layer("flat", FLATTEN, ("x",), (8, 6, 6), (prod((8, 6, 6)),), "flatten")

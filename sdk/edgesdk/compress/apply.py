@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, fx
 
 from edgesdk.compress.factorize import factorized
+from edgesdk.compress.layers import described
 from edgesdk.compress.modularize import is_relu
 from edgesdk.compress.network import Batch, Network
 from edgesdk.compress.sense import kept_channels
-from edgesdk.compress.trace import cut, described
+from edgesdk.compress.trace import cut
 from edgesdk.plan import Option, Plan
 
 

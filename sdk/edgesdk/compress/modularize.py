@@ -35,12 +35,16 @@ IN_PLACE = {
 }
 
 
-def exported(model: nn.Module, x: Batch) -> ExportedProgram:
-    """``model`` through ``torch.export`` with a free batch size. Raises ``ModelError`` naming what cannot be traced."""
-    two = rebatch(x, lambda t: torch.cat([t[:1], t[:1]]))
+def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedProgram:
+    """``model`` through ``torch.export``, by default with a free batch size, which takes twice as long.
+
+    Raises ``ModelError`` naming what cannot be traced.
+    """
+    two = rebatch(x, lambda t: torch.cat([t[:1], t[:1]]) if free_batch else t)
     args = tuple(tensors(two)) if not isinstance(two, dict) else ()
     kwargs = two if isinstance(two, dict) else {}
-    free = tuple({0: Dim.DYNAMIC} for _ in args) if args else {name: {0: Dim.DYNAMIC} for name in kwargs}
+    free: Any = tuple({0: Dim.DYNAMIC} for _ in args) if args else {name: {0: Dim.DYNAMIC} for name in kwargs}
+    free = free if free_batch else None
     quiet = logging.getLogger("torch").level
     logging.getLogger("torch").setLevel(logging.CRITICAL)
     try:
@@ -156,7 +160,7 @@ class _Builder:
         if node.op != "call_function" or not hasattr(node.target, "overloadpacket"):
             return None
         packet = node.target.overloadpacket  # type: ignore[union-attr]
-        bound = _arguments(node)
+        bound = arguments(node)
         weight = bound.get("weight")
         if weight not in self.state or len(weight.users) > 1:
             return None
@@ -172,9 +176,9 @@ class _Builder:
                 w.shape[1] * bound["groups"],
                 w.shape[0],
                 tuple(w.shape[2:]),
-                _each(bound["stride"], w.dim() - 2),
-                bound["padding"] if isinstance(bound["padding"], str) else _each(bound["padding"], w.dim() - 2),
-                _each(bound["dilation"], w.dim() - 2),
+                each(bound["stride"], w.dim() - 2),
+                bound["padding"] if isinstance(bound["padding"], str) else each(bound["padding"], w.dim() - 2),
+                each(bound["dilation"], w.dim() - 2),
                 bound["groups"],
                 b is not None,
             )
@@ -202,7 +206,7 @@ class _Builder:
         return module
 
 
-def _arguments(node: fx.Node) -> dict[str, Any]:
+def arguments(node: fx.Node) -> dict[str, Any]:
     """The arguments of an ATen call by name, defaults filled in."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     values = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
@@ -210,7 +214,7 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
     return {**values, **node.kwargs}
 
 
-def _each(value: Any, count: int) -> tuple[int, ...]:
+def each(value: Any, count: int) -> tuple[int, ...]:
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     return values * count if len(values) == 1 else values
 
@@ -224,5 +228,5 @@ def is_relu6(node: fx.Node) -> bool:
         return True
     if node.target not in (aten.hardtanh.default, aten.clamp.default):
         return False
-    bound = _arguments(node)
+    bound = arguments(node)
     return (bound.get("min_val", bound.get("min")), bound.get("max_val", bound.get("max"))) == (0, 6)

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, fx, nn
 
-from edgesdk.compress.modularize import aten, exported, is_relu, is_relu6, modularize
+from edgesdk.compress.layers import CONVOLUTIONS, NORMS, described, outputs, run
+from edgesdk.compress.modularize import aten, exported, modularize
 from edgesdk.compress.network import Batch, Network, Site, rebatch, shape_of, tensors
-from edgesdk.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, Branch, Graph, Group, Layer
-from edgesdk.graph import Tensor as Input
+from edgesdk.graph import ADD, CONV, LINEAR, Branch, Graph, Group, Layer
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-POOLS = (aten.max_pool2d.default, aten.avg_pool2d.default)
-RESHAPES = (aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.squeeze.dims, aten.squeeze.dim)
 RECURRENT = (aten.gru.input, aten.lstm.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 
 
@@ -35,167 +29,9 @@ def trace(model: nn.Module, x: Batch) -> Network:
     program = exported(model, x)
     module = modularize(program)
     network = described(module, x, program.call_spec.out_spec)
-    graph = _grouped(network.graph, dict(network.sites), module, x, _run(module, x))
+    graph = _grouped(network.graph, dict(network.sites), module, x, run(module, x))
     graph = Graph(graph.inputs, graph.layers, graph.outputs, graph.groups, tuple(_branches(graph)))
     return replace(network, graph=graph)
-
-
-def described(module: fx.GraphModule, x: Batch, structure: Any) -> Network:
-    """The network that a flat module is, without channel groups and branches: enough to train and export it."""
-    values = _run(module, rebatch(x, lambda t: t[:2]))
-    layers, sites = _Layers(module, values).found()
-    inputs = tuple(
-        Input(n.name, shape_of(values[n.name]), str(values[n.name].dtype).removeprefix("torch."))
-        for n in module.graph.nodes
-        if n.op == "placeholder"
-    )
-    graph = Graph(inputs, tuple(layers), tuple(_owner(n, sites) for n in _outputs(module)))
-    return Network(module, graph, sites, structure)
-
-
-def _run(module: fx.GraphModule, x: Batch) -> dict[str, Any]:
-    interpreter = fx.Interpreter(module, garbage_collect_values=False)
-    with torch.no_grad():
-        interpreter.run(*tensors(x))
-    return {node.name: value for node, value in interpreter.env.items()}
-
-
-def _outputs(module: fx.GraphModule) -> list[fx.Node]:
-    return [n for n in next(n for n in module.graph.nodes if n.op == "output").args[0] if isinstance(n, fx.Node)]
-
-
-def _owner(node: fx.Node, sites: dict[str, Site]) -> str:
-    return next((name for name, site in sites.items() if site.output == node.name), node.name)
-
-
-class _Layers:
-    """Reads the module's graph from its start and fuses as runtimes do: weights, BatchNorm, ReLU or ReLU6."""
-
-    def __init__(self, module: fx.GraphModule, values: dict[str, Any]) -> None:
-        self.module, self.values = module, values
-        self.owner: dict[fx.Node, str] = {}  # node to the layer or input whose output it is
-        self.layers: list[Layer] = []
-        self.sites: dict[str, Site] = {}
-
-    def found(self) -> tuple[list[Layer], dict[str, Site]]:
-        for node in self.module.graph.nodes:
-            if node.op == "placeholder":
-                self.owner[node] = node.name
-            elif node.op in ("call_module", "call_function") and node not in self.owner:
-                if isinstance(self.values[node.name], (Tensor, tuple, list)):
-                    self.add(node)
-        return self.layers, self.sites
-
-    def add(self, node: fx.Node) -> None:
-        module = self.module.get_submodule(node.target) if node.op == "call_module" else None  # type: ignore[arg-type]
-        kind, fixed = self.kind(node, module)
-        weighted = kind in (CONV, LINEAR)
-        last, norm, activation = node, None, None
-        if weighted and (reader := _only(last)) is not None and reader.op == "call_module":
-            if isinstance(self.module.get_submodule(reader.target), NORMS):  # type: ignore[arg-type]
-                last, norm = reader, reader.target
-        if weighted or kind == ADD:
-            reader = _only(last)
-            if reader is not None and (is_relu(reader) or is_relu6(reader)):
-                last, activation = reader, "relu" if is_relu(reader) else "relu6"
-        name = str(node.target) if weighted else node.name
-        for fused in self.chain(node, last):
-            self.owner[fused] = name
-        inputs = tuple(self.owner[i] for i in node.all_input_nodes if i in self.owner)
-        first = next((self.values[i.name] for i in node.all_input_nodes if i in self.owner), None)
-        shape = shape_of(self.values[last.name])
-        weight: Tensor | None = module.weight if weighted else None  # type: ignore[union-attr]
-        parameters = sum(p.numel() for p in module.parameters()) if module is not None else 0
-        parameters += sum(_parameter(self.module, i) for i in node.all_input_nodes if i.op == "get_attr")
-        spatial = {}
-        if kind == CONV:
-            assert isinstance(module, CONVOLUTIONS)
-            padding = module.padding if isinstance(module.padding, tuple) else _same(module)
-            spatial = dict(kernel=module.kernel_size, stride=module.stride, padding=padding, dilation=module.dilation)
-        self.layers.append(
-            Layer(
-                name=name,
-                kind=kind,
-                inputs=inputs,
-                input_shape=shape_of(first),
-                shape=shape,
-                operator=type(module).__name__ if module is not None else str(node.target),
-                weight_shape=tuple(weight.shape) if weight is not None else (),
-                has_bias=weighted and (module.bias is not None or norm is not None),  # type: ignore[union-attr]
-                groups=module.groups if kind == CONV else 1,  # type: ignore[union-attr,arg-type]
-                activation=activation,
-                parameters=parameters,
-                macs=prod(weight.shape) * prod(shape[1:] if kind == CONV else shape[:-1]) if weight is not None else 0,
-                fixed=fixed,
-                **spatial,  # type: ignore[arg-type]
-            )
-        )
-        self.sites[name] = Site(str(node.target) if weighted else None, norm, last.name)  # type: ignore[arg-type]
-
-    def kind(self, node: fx.Node, module: nn.Module | None) -> tuple[str, str | None]:
-        """What a node is to the search, and why it is left as it is."""
-        if isinstance(module, CONVOLUTIONS):
-            kind, fixed = CONV, None
-            if (
-                module.groups not in (1, module.in_channels)
-                or module.in_channels > module.out_channels != 1 < module.groups
-            ):
-                fixed = f"a convolution in {module.groups} groups is neither full nor depthwise"
-            calls = [n for n in self.module.graph.nodes if n.op == "call_module" and n.target == node.target]
-            return kind, "its weights are used in several places" if len(calls) > 1 else fixed
-        if isinstance(module, nn.Linear):
-            return LINEAR, None
-        reads = [i for i in node.all_input_nodes if i in self.owner]
-        if node.target is aten.add.Tensor and len(reads) == 2:
-            if shape_of(self.values[reads[0].name]) == shape_of(self.values[reads[1].name]):
-                return ADD, None
-        if node.target in POOLS and len(reads) == 1:
-            return POOL, None
-        if _is_global_mean(node, self.values):
-            return MEAN, None
-        if node.target in RESHAPES and _flattens(node, self.values):
-            return FLATTEN, None
-        if is_relu(node) or is_relu6(node):
-            return ACTIVATION, None
-        name = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
-        return OTHER, f"{name.split('.')[0]} has no compressed form here"
-
-    def chain(self, first: fx.Node, last: fx.Node) -> Iterable[fx.Node]:
-        node = first
-        yield node
-        while node is not last:
-            node = next(iter(node.users))
-            yield node
-
-
-def _only(node: fx.Node) -> fx.Node | None:
-    """The one node that reads ``node``, where there is but one."""
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _parameter(module: fx.GraphModule, node: fx.Node) -> int:
-    value = operator.attrgetter(node.target)(module)  # type: ignore[arg-type]
-    return value.numel() if isinstance(value, nn.Parameter) else 0
-
-
-def _same(module: Any) -> tuple[int, ...]:
-    if module.padding == "valid":
-        return (0,) * len(module.kernel_size)
-    return tuple(d * (k - 1) // 2 for d, k in zip(module.dilation, module.kernel_size, strict=True))
-
-
-def _is_global_mean(node: fx.Node, values: dict[str, Any]) -> bool:
-    if node.target is aten.adaptive_avg_pool2d.default:
-        return tuple(node.args[1]) == (1, 1)  # type: ignore[arg-type]
-    if node.target is aten.mean.dim:
-        source = values[node.all_input_nodes[0].name]
-        return source.dim() == 4 and sorted(d % 4 for d in node.args[1]) == [2, 3]  # type: ignore[union-attr]
-    return False
-
-
-def _flattens(node: fx.Node, values: dict[str, Any]) -> bool:
-    source, result = values[node.all_input_nodes[0].name], values[node.name]
-    return isinstance(source, Tensor) and result.dim() == 2 and source.shape[0] == result.shape[0]
 
 
 def _grouped(graph: Graph, sites: dict[str, Site], module: fx.GraphModule, x: Batch, values: dict[str, Any]) -> Graph:
@@ -325,12 +161,12 @@ def _trial(
         return f"its channels run through a {type(module.get_submodule(foreign[0])).__name__}", set()
     try:
         cut(small, x, writers[0], channels)
-        after = _run(small, x)
+        after = run(small, x)
     except Exception as error:  # each operator fails in its own way on a shape that it does not expect
         return f"the network does not run with fewer of them ({type(error).__name__})", set()
     mask(masked, writers, channels)
-    expected = _run(masked, x)
-    for node in _outputs(module):
+    expected = run(masked, x)
+    for node in outputs(module):
         one, other = after[node.name], expected[node.name]
         if one.shape != other.shape:
             return "its channels are the network's output", set()

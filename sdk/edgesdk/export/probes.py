@@ -14,6 +14,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgesdk.graph import ADD, CONV, LINEAR, POOL
 from edgesdk.plan import FP32, INT8
+from edgesdk.price.kinds import AVERAGE
 from edgesdk.price.operators import Operator
 
 COPIES = 4
@@ -70,11 +71,7 @@ class _Probe:
             return self.sink(x, op.inputs, size, op.precision)
         if op.kind == CONV:
             y = self.convolution(x, op.inputs, op.outputs, op.kernel, op.precision, op)
-            spatial = tuple(
-                (n + 2 * p - d * (k - 1) - 1) // s + 1
-                for n, k, s, p, d in zip(size, op.kernel, op.stride, op.padding, op.dilation, strict=True)
-            )
-            return self.sink(y, op.outputs, spatial, op.precision)
+            return self.sink(y, op.outputs, op.after, op.precision)
         if self.vector:
             y = self.linear(x, op.inputs, op.inputs, op.precision)
         else:
@@ -88,9 +85,10 @@ class _Probe:
             y = self.result(self.node("Add", [y, x]), op)
         elif op.kind == "mean":
             y, size = self.result(self.node("GlobalAveragePool", [y]), op), ones
-        elif op.kind == POOL:
-            y = self.result(self.node("MaxPool", [y], kernel_shape=op.kernel, strides=op.stride), op)
-            size = tuple(n // k for n, k in zip(size, op.kernel, strict=True))
+        elif op.kind in (POOL, AVERAGE):
+            pooled = "MaxPool" if op.kind == POOL else "AveragePool"
+            window = dict(kernel_shape=op.kernel, strides=op.stride, pads=op.padding * 2)
+            y, size = self.result(self.node(pooled, [y], **window), op), op.after
         elif op.kind == "activation":
             y = self.result(y, op)
         return self.linear(y, op.outputs, 4, reader) if self.vector else self.sink(y, op.outputs, size, reader)
@@ -112,7 +110,7 @@ class _Probe:
     def convolution(
         self, x: str, inputs: int, outputs: int, kernel: tuple[int, ...], precision: str, op: Operator | None = None
     ) -> str:
-        groups = inputs if op is not None and op.depthwise else 1
+        groups = op.groups if op is not None else 1
         weight = self.weight((outputs, inputs // groups, *kernel), precision)
         attributes: dict[str, Any] = {"kernel_shape": kernel, "group": groups}
         if op is not None:

@@ -12,9 +12,11 @@ from edgesdk.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
 from edgesdk.plan import FP32, INT8, Option, Struck
 from edgesdk.price import operators as ops
 from edgesdk.price.correct import Correction
+from edgesdk.price.profile import Predicted
 from edgesdk.price.table import Table
 
 FLOAT_BYTES, POINTER_BYTES = 4, 8
+Prices = Table | Predicted  # of operators, measured or from a profile
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def all_widths(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[
 
 
 def strike(
-    graph: Graph, offered: Mapping[str, tuple[Option, ...]], table: Table, smaller_wanted: bool
+    graph: Graph, offered: Mapping[str, tuple[Option, ...]], table: Prices, smaller_wanted: bool
 ) -> tuple[dict[str, tuple[Option, ...]], tuple[Struck, ...]]:
     """``offered`` without the options that this device runs slower than what they replace, and those options.
 
@@ -96,7 +98,7 @@ def strike(
     return kept, tuple(struck)
 
 
-def _changes_around(layer: Layer, graph: Graph, table: Table) -> float:
+def _changes_around(layer: Layer, graph: Graph, table: Prices) -> float:
     """What it takes to leave and enter integer precision around ``layer``, in ms."""
     if layer.kind == OTHER:
         return 0.0
@@ -110,7 +112,7 @@ def _changes_around(layer: Layer, graph: Graph, table: Table) -> float:
 def menu(
     graph: Graph,
     offered: Mapping[str, tuple[Option, ...]],
-    table: Table,
+    table: Prices,
     losses: Losses,
     correction: Correction,
     struck: tuple[Struck, ...] = (),
@@ -175,7 +177,7 @@ def _applies(layer: Layer, graph: Graph, option: Option, reads: int | None, writ
     return option.factor is None or ops.fits(option.factor, *ops.channels(layer, graph, reads, writes))
 
 
-def _latency(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Table) -> float:
+def _latency(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices) -> float:
     return sum(table.latency_ms(op) for op in ops.operators(layer, graph, option, reads, writes))
 
 
@@ -243,7 +245,7 @@ def _tensor(layer: Layer, graph: Graph, kept: int | None) -> tuple[tuple[int, ..
     return shape, channels
 
 
-def _changes(graph: Graph, table: Table, correction: Correction) -> Iterable[Change]:
+def _changes(graph: Graph, table: Prices, correction: Correction) -> Iterable[Change]:
     for tensor in graph.inputs:
         if tensor.dtype == "float32" and tensor.shape and graph.readers[tensor.name]:
             price = table.latency_ms(ops.change("quantize", tensor.shape, tensor.shape[0]))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 
-from edgesdk.graph import ADD, CONV, LINEAR, POOL, Graph, Layer
+from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, Graph, Layer
 from edgesdk.plan import FP32, INT8, Factor, Option
+from edgesdk.price.kinds import AVERAGE, FREE, UNKNOWN, kind_of
 
 CHANGES = ("quantize", "dequantize")
+PROBED = (CONV, LINEAR, ADD, POOL, AVERAGE, MEAN, ACTIVATION, *CHANGES)
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,8 @@ class Operator:
 
     ``size`` is the spatial size of the input: () for a vector, (rows,) for rows of vectors in a linear layer.
     ``entry`` marks the first operator of a network, which reads the caller's tensor in the caller's layout.
+    A kind that is not in ``PROBED`` has ``inputs`` elements to read, ``outputs`` to write and ``work``
+    multiply-accumulates; ``name`` is what the model calls it.
     """
 
     kind: str
@@ -27,16 +33,43 @@ class Operator:
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
-    depthwise: bool = False
+    groups: int = 1
     activation: str | None = None
     entry: bool = False
+    work: int = 0
+    name: str = ""
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel has a kernel of its own."""
+        return self.kind == CONV and self.groups > 1 and self.groups == self.inputs
+
+    @property
+    def probed(self) -> bool:
+        """Whether a probe can time it; all else is left to what whole networks say."""
+        return self.kind in PROBED and not (self.groups > 1 and not self.depthwise)
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """The spatial size of its output."""
+        if self.kind == MEAN:
+            return (1,) * len(self.size)
+        return tuple(_after(*axis) for axis in _windows(self)) if self.kernel else self.size
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one sample."""
+        if self.kind == CONV:
+            return prod(self.kernel) * self.inputs // self.groups * self.outputs * prod(self.after)
+        return self.inputs * self.outputs * prod(self.size) if self.kind == LINEAR else self.work
 
     @property
     def key(self) -> str:
         """One line that names it in a table of latencies."""
         shape = "x".join(map(str, (self.inputs, *self.size)))
         window = [",".join(map(str, v)) for v in (self.kernel, self.stride, self.padding, self.dilation)]
-        marks = [self.activation or "", "depthwise" * self.depthwise, "entry" * self.entry]
+        marks = [self.activation or "", f"{self.groups} groups" * (self.groups > 1), "entry" * self.entry]
+        marks += [self.name, f"{self.work} macs" * (self.work > 0)]
         return " ".join([self.kind, self.precision, f"{shape}->{self.outputs}", "/".join(window), *filter(None, marks)])
 
 
@@ -95,28 +128,57 @@ def channels(layer: Layer, graph: Graph, reads: int | None, writes: int | None) 
 def operators(
     layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None
 ) -> tuple[Operator, ...]:
-    """What ``layer`` runs as with ``option``; nothing for what costs nothing or has no price of its own."""
+    """What ``layer`` runs as with ``option``; nothing for what a runtime does nothing for."""
     inputs, outputs = channels(layer, graph, reads, writes)
     entry = layer.inputs[0] in {tensor.name for tensor in graph.inputs} if layer.inputs else False
+    spatial = layer.input_shape[1:]
     if layer.kind == LINEAR:
         rows = layer.input_shape[:-1]
-        size = (_product(rows),) if rows else ()
+        size = (prod(rows),) if rows else ()
         whole = Operator(LINEAR, option.precision, inputs, outputs, size, activation=layer.activation, entry=entry)
     elif layer.kind == CONV:
         whole = Operator(
-            CONV, option.precision, inputs, outputs, layer.input_shape[1:], layer.kernel, layer.stride, layer.padding,
-            layer.dilation, layer.depthwise, layer.activation, entry,
+            CONV, option.precision, inputs, outputs, spatial, layer.kernel, layer.stride, layer.padding,
+            layer.dilation, inputs if layer.depthwise else layer.groups, layer.activation, entry,
         )  # fmt: skip
-    elif layer.kind in (ADD, "mean", "activation") and layer.input_shape[1:]:
-        activation = layer.activation or ("relu" if layer.kind == "activation" else None)
-        return (Operator(layer.kind, option.precision, outputs, outputs, layer.input_shape[1:], activation=activation),)
-    elif layer.kind == POOL:
-        window = layer.input_shape[1] // max(1, layer.shape[1])
-        two = (window,) * (len(layer.shape) - 1)
-        return (Operator(POOL, option.precision, outputs, outputs, layer.input_shape[1:], two, two),)
-    else:
+    elif layer.kind == POOL and layer.kernel:
+        kind = AVERAGE if kind_of(layer.operator) == AVERAGE else POOL
+        window = (layer.kernel, layer.stride, layer.padding, layer.dilation)
+        return (Operator(kind, option.precision, outputs, outputs, spatial, *window),)
+    elif layer.kind in (ADD, MEAN, ACTIVATION) and spatial:
+        activation = layer.activation or ("relu" if layer.kind == ACTIVATION else None)
+        return (Operator(layer.kind, option.precision, outputs, outputs, spatial, activation=activation),)
+    elif layer.operator in FREE:
         return ()
+    else:
+        sizes = {tensor.name: prod(tensor.shape) for tensor in graph.inputs}
+        read = sum(graph.by_name[i].elements if i in graph.by_name else sizes[i] for i in layer.inputs)
+        kind = kind_of(layer.operator)
+        name = layer.operator if kind == UNKNOWN else ""
+        return (Operator(kind, option.precision, read, layer.elements, work=layer.macs, name=name),)
     return (whole,) if option.factor is None else _parts(whole, option.factor)
+
+
+def of_network(graph: Graph, options: Mapping[str, Option]) -> list[tuple[str, Operator]]:
+    """What a whole network runs as, with the layer's name: each layer with its option, FP32 where it has none.
+
+    What is computed twice from the same tensor without weights runs once, as runtimes see to it (common
+    subexpressions).
+    """
+    same: dict[tuple[object, ...], str] = {}
+    renamed: dict[str, str] = {}
+    found = []
+    for layer in graph.layers:
+        if layer.kind in (POOL, ACTIVATION):
+            inputs = tuple(renamed.get(name, name) for name in layer.inputs)
+            key = (layer.operator, inputs, layer.kernel, layer.stride, layer.padding)
+            if key in same:
+                renamed[layer.name] = same[key]
+                continue
+            same[key] = layer.name
+        option = options.get(layer.name, Option())
+        found += [(layer.name, op) for op in operators(layer, graph, option, None, None)]
+    return found
 
 
 def _parts(whole: Operator, factor: Factor) -> tuple[Operator, ...]:
@@ -157,13 +219,6 @@ def change(direction: str, layer_shape: tuple[int, ...], channels: int) -> Opera
     """The change of precision of a tensor of that shape: ``quantize`` or ``dequantize``."""
     precision = FP32 if direction == "quantize" else INT8
     return Operator(direction, precision, channels, channels, layer_shape[1:])
-
-
-def _product(values: tuple[int, ...]) -> int:
-    result = 1
-    for value in values:
-        result *= value
-    return result
 
 
 def baseline(operator: Operator) -> Operator:

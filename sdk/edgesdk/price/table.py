@@ -39,7 +39,7 @@ class Table:
 
     def missing(self, operators: Iterable[Operator]) -> list[Operator]:
         """The probes, baselines among them, that must be timed before ``operators`` have a price."""
-        wanted = {probe.key: probe for op in operators for probe in (op, baseline(op))}
+        wanted = {probe.key: probe for op in operators if op.probed for probe in (op, baseline(op))}
         return [probe for key, probe in wanted.items() if key not in self.probes]
 
     def add(self, times: Mapping[str, float]) -> None:
@@ -49,6 +49,11 @@ class Table:
         write(self.path, dumps(content))
 
     def latency_ms(self, operator: Operator) -> float:
-        """What one ``operator`` takes: its probe less the baseline, over the copies in a probe, never below zero."""
+        """What one ``operator`` takes: its probe less the baseline, over the copies in a probe, never below zero.
+
+        Nothing for what cannot be probed: that is in the constant by which whole networks correct the sum.
+        """
+        if not operator.probed:
+            return 0.0
         difference = self.probes[operator.key] - self.probes[baseline(operator).key]
         return max(0.0, difference / self.copies)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgesdk.artefact import Artefact
 from edgesdk.errors import DeviceError
 from edgesdk.price.operators import Operator
 from edgesdk.price.table import Table
@@ -43,6 +44,10 @@ class Bench:
             "threads": str(self.threads),
         }
 
+    def table(self, folder: Path, copies: int, weights: int) -> Table:
+        """The prices that were measured under these conditions, kept in ``folder``."""
+        return Table.open(folder, self.conditions, copies)
+
     def price(
         self,
         table: Table,
@@ -65,7 +70,7 @@ class Bench:
         return len(missing)
 
     def measure(
-        self, artefacts: Mapping[str, Path], mode: str, baseline: Path | None = None, thorough: bool = True
+        self, artefacts: Mapping[str, Artefact], mode: str, baseline: Path | None = None, thorough: bool = True
     ) -> dict[str, Report]:
         """Each artefact's report, from one run in which their blocks are interleaved.
 
@@ -75,7 +80,7 @@ class Bench:
         count, seconds = MODES[mode]
         run = self.agent.call(
             "benchmark",
-            artifacts=[{"name": name, "path": str(path)} for name, path in artefacts.items()],
+            artifacts=[{"name": name, "path": str(artefact.path)} for name, artefact in artefacts.items()],
             runtime=self.runtime,
             threads=self.threads,
             minimum_count=count,
@@ -83,7 +88,7 @@ class Bench:
         )
         reports = {}
         for found in run["artifacts"]:
-            path = artefacts[found["name"]]
+            path = artefacts[found["name"]].path
             same = {"path": str(path), "runtime": self.runtime, "threads": self.threads}
             memory = self.agent.call("memory", **same, baseline=str(baseline) if baseline else None)
             reports[found["name"]] = Report(

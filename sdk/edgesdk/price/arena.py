@@ -1,0 +1,106 @@
+"""How a runtime that plans memory lays buffers out: who shares one, and what an arena of growing regions touches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+UNIT = 256  # bytes: the arena's least piece
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kernel: the tensor that it makes, its bytes, what it reads, its scratch, and whose buffer it writes into."""
+
+    makes: str
+    size: float
+    reads: tuple[str, ...]
+    scratch: tuple[float, ...] = ()
+    into: str | None = None
+
+
+def up(value: float, step: int) -> int:
+    return ceil(value / step) * step
+
+
+def buffers(steps: list[Step], kept: set[str]) -> list[tuple[float, int, int]]:
+    """Each buffer's bytes, and the steps with which it begins and ends, as the runtime plans them.
+
+    A tensor takes the buffer of one that nothing reads any more: that which it is written into, or any of its size.
+    """
+    last = {step.makes: index for index, step in enumerate(steps)}
+    for index, step in enumerate(steps):
+        last.update({name: index for name in step.reads if name in last})
+    last.update({name: len(steps) for name in kept})
+    buffer_of: dict[str, int] = {}
+    buffers: list[tuple[float, int, int]] = []
+    idle: list[int] = []
+    for index, step in enumerate(steps):
+        into = buffer_of.get(step.into) if step.into else None
+        if into is not None and buffers[into][0] == step.size and last[str(step.into)] <= index:
+            chosen = into
+        elif (free := next((number for number in idle if buffers[number][0] == step.size), None)) is not None:
+            chosen = free
+            idle.remove(free)
+        else:
+            chosen = len(buffers)
+            buffers.append((step.size, index, index))
+        buffer_of[step.makes] = chosen
+        size, begin, end = buffers[chosen]
+        buffers[chosen] = (size, begin, max(end, last[step.makes]))
+        for number in {buffer_of[name] for name in (*step.reads, step.makes) if name in buffer_of}:
+            if buffers[number][2] <= index and number not in idle:
+                idle.append(number)
+    return buffers
+
+
+class Arena:
+    """Best fit with coalescing, in regions that grow by powers of two; ``touched`` counts what was ever given out."""
+
+    def __init__(self, region: int) -> None:
+        self.next = region
+        self.free: list[tuple[int, int]] = []  # bytes and place
+        self.used: dict[int, int] = {}
+        self.high: dict[int, int] = {}  # the end of what was given out, by the begin of its region
+
+    @property
+    def touched(self) -> int:
+        """Bytes that were ever given out."""
+        return sum(high - begin for begin, high in self.high.items())
+
+    def take(self, size: float) -> int:
+        """The place of ``size`` bytes."""
+        wanted = up(max(size, 1), UNIT)
+        if not any(n >= wanted for n, _ in self.free):
+            self._grow(wanted)
+        n, place = min(piece for piece in self.free if piece[0] >= wanted)
+        self.free.remove((n, place))
+        if n >= 2 * wanted:
+            self.free.append((n - wanted, place + wanted))
+            n = wanted
+        self.used[place] = n
+        region = max(begin for begin in self.high if begin <= place)
+        self.high[region] = max(self.high[region], place + wanted)
+        return place
+
+    def give(self, place: int) -> None:
+        """Give back what is at ``place``."""
+        size = self.used.pop(place)
+        for n, other in [p for p in self.free if p[1] == place + size or sum(p) == place]:
+            self.free.remove((n, other))
+            place, size = min(place, other), size + n
+        self.free.append((size, place))
+
+    def lend(self, sizes: tuple[float, ...]) -> None:
+        """Take pieces and give them back."""
+        for place in [self.take(size) for size in sizes if size]:
+            self.give(place)
+
+    def _grow(self, wanted: int) -> None:
+        grown = self.next
+        while grown < wanted:
+            grown *= 2
+        self.next = 2 * grown if grown == self.next else grown
+        begin = max((begin for begin in self.high), default=0) + (1 << 42) * bool(self.high)  # regions do not touch
+        self.high[begin] = begin
+        self.free.append((grown, begin))

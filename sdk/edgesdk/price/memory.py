@@ -1,0 +1,403 @@
+"""The memory that a network adds to ONNX Runtime on an x86 CPU, and the size of its file, from the graph alone.
+
+A process that loads a model and runs it grows by four things:
+
+- code: pages of the runtime that only this model's operators need;
+- objects: what a session keeps for each node, many small allocations, most of them while it optimizes the graph;
+- weights, at the worst step of loading: the file is read and parsed, so that weights are there twice; those of a float
+  convolution lie beside a copy in blocked layout, and the one that is being copied three times more; those of a
+  recurrence are sliced and joined. The C library keeps what is given back, so the peak stays;
+- the arena: what packed weights, tensors and scratch touch of regions that grow by powers of two. The first run asks
+  for one buffer after another, those after it for a single block. Pages that nothing wrote to do not count.
+
+One sample and one thread, and no low-rank forms: a plan that has them, or cuts channels, is for another graph, which is
+traced from the network that the plan makes. Loading varies by 5 to 10 % from process to process where float weights are
+the most of it: the runtime goes through them in the order of a hash table with a seed of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, OTHER, POOL, WEIGHTED, Graph, Layer
+from edgesdk.plan import FP32, INT8, Option
+from edgesdk.price.arena import Arena, Step, buffers, up
+from edgesdk.price.kinds import COPY, FREE, RECURRENT, REDUCE, kind_of
+
+FLOAT_BYTES, POINTER_BYTES, KB = 4, 8, 1024
+FOLDED = 8192  # numbers in a constant, up to which the exporter computes with it
+ATTENTION = "scaled_dot_product_attention"
+NODES = {ATTENTION: 8, "unbind": 6, "gru": 3, "lstm": 3, "getitem": 0, "zeros": 0}
+"""Nodes of the file per operator, where it is not one."""
+SLICING = 10  # nodes that slice and join the weights of a recurrence
+REQUANTIZED = Option(INT8, 32)  # a float convolution that the runtime makes an integer one
+PLAIN, BLOCKED, INTEGER = "plain", "blocked", "integer"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a version of ONNX Runtime takes on a kind of CPU, in bytes: constants of the runtime, not of a model.
+
+    ``code`` are the pages that a kind of kernel needs beyond those of the tiny model that memory is counted from.
+    ``network``, ``float_node``, ``integer_node`` and ``blocked_node`` are objects: of a session, of each node of the
+    file in a float and in an integer layer, of each float convolution besides. ``parsed_node`` is what a node takes
+    before that, as parsed. ``waste`` is the memory that the C library takes per byte of weights: memory that begins at
+    a multiple of 64 does not fit the hole that an equal piece left. ``moved`` is the share of the weights of float
+    linear layers for which that leaves no room at all. ``recurrence`` are the copies of a recurrence's weights that are
+    alive at once. ``spare`` is what the tiny model left free. A read buffer is ``buffer`` at most, and beyond
+    ``mapped`` not in the heap. ``region`` is the arena's first. Blocked layouts pad channels to ``block``. A float 1-D
+    convolution has ``scratch`` to unroll windows into. ``float_file`` and ``integer_file`` are a node in the file.
+    """
+
+    code: Mapping[str, int] = field(default_factory=dict)
+    network: float = 0.0
+    float_node: float = 0.0
+    integer_node: float = 0.0
+    blocked_node: float = 0.0
+    parsed_node: float = 0.0
+    waste: float = 1.0
+    moved: float = 0.0
+    recurrence: float = 1.0
+    spare: float = 0.0
+    mapped: int = 1 << 20
+    buffer: int = 4 << 20
+    region: int = 1 << 20
+    block: int = 16
+    scratch: int = 64 * KB
+    float_file: float = 100.0
+    integer_file: float = 178.0
+
+
+ONNXRUNTIME = Memory(
+    code={
+        "conv fp32": 128 * KB, "depthwise fp32": 64 * KB, "add fp32": 64 * KB, "elementwise fp32": 64 * KB,
+        "copy fp32": 64 * KB, "norm fp32": 64 * KB, "reduce fp32": 192 * KB, "matmul fp32": 128 * KB,
+        "recurrent fp32": 448 * KB, "sliced fp32": 128 * KB, "pool fp32": 128 * KB, "average pool fp32": 128 * KB,
+        "conv int8": 320 * KB, "conv1d int8": 192 * KB, "add int8": 128 * KB, "reduce int8": 128 * KB,
+        "requantized int8": 160 * KB,
+    },
+    network=40_000.0, float_node=5_900.0, integer_node=7_700.0, blocked_node=9_200.0, parsed_node=1_500.0,
+    waste=1.14, moved=0.68, recurrence=3.5, spare=232_000.0,
+)  # fmt: skip
+"""ONNX Runtime 1.31 with glibc on x86 with AVX-512. Code pages and ``spare`` were read from /proc/self/smaps, copies
+from a trace of the allocations; objects, ``waste`` and ``moved`` are fitted to 15 networks in float and in int8, and
+within 9 % for 15 of 17 others (transformers in float: one of 45 kB is 13 % short, one of 1.8 MB 16 % over)."""
+
+
+def size_bytes(graph: Graph, options: Mapping[str, Option], constants: Memory = ONNXRUNTIME) -> float:
+    """Bytes of the file: weights, and what names them and the nodes. A layer that ``options`` lacks is in FP32."""
+    floats, integers = _nodes(graph, options)
+    weights = sum(_stored(layer, _option(layer, options)) for layer in graph.layers)
+    return weights + floats * constants.float_file + integers * constants.integer_file
+
+
+def peak_bytes(graph: Graph, options: Mapping[str, Option], constants: Memory = ONNXRUNTIME) -> float:
+    """Bytes that a process grows by while it loads the network and runs it, its inputs with it."""
+    runs = _as_run(graph, options)
+    code = sum(constants.code.get(kind, 0) for kind in _kernels(graph, runs))
+    inputs = sum(FLOAT_BYTES * prod(tensor.shape) for tensor in graph.inputs)
+    optimized = _optimized(graph, options, constants) + _arena(graph, runs, constants) + inputs
+    return code + max(_parsed(graph, options, constants), optimized)
+
+
+def _parsed(graph: Graph, options: Mapping[str, Option], constants: Memory) -> float:
+    """The heap when the file is parsed: what was read, and the weights as they were read."""
+    buffer = min(size_bytes(graph, options, constants), constants.buffer)
+    stored = sum(_stored(layer, _option(layer, options)) for layer in graph.layers)
+    copies = constants.waste * stored + buffer * (constants.waste if buffer <= constants.mapped else 1.0)
+    return max(0.0, copies + sum(_nodes(graph, options)) * constants.parsed_node - constants.spare)
+
+
+def _optimized(graph: Graph, options: Mapping[str, Option], constants: Memory) -> float:
+    """The heap at the worst step after that, with all copies of weights that are alive at once."""
+    runs = _as_run(graph, options)
+    copied = worst = stored = 0.0
+    blocks = 0
+    for layer in graph.layers:
+        weights = _stored(layer, _option(layer, options))
+        stored += weights
+        if _blocked(layer, runs):
+            copy = _blocked_weights(layer, constants.block)
+            copied += copy
+            worst = max(worst, copied + 2 * copy + weights)
+            blocks += 1
+        elif layer.kind == LINEAR and _option(layer, options).precision == FP32:
+            copied += constants.moved * weights
+            worst = max(worst, copied)
+        elif layer.kind in WEIGHTED and _option(layer, options).weight_bits < 8:
+            copied += prod(layer.weight_shape)  # unpacked
+            worst = max(worst, copied)
+        elif kind_of(layer.operator) == RECURRENT:
+            worst = max(worst, copied + weights * (1.0 if _folded(layer) else constants.recurrence))
+    floats, integers = _nodes(graph, options)
+    objects = floats * constants.float_node + (integers + _added(graph, runs)) * constants.integer_node
+    objects += constants.network + blocks * constants.blocked_node
+    return max(0.0, constants.waste * (stored + worst) + objects - constants.spare)
+
+
+def _option(layer: Layer, options: Mapping[str, Option]) -> Option:
+    return options.get(layer.name, Option())
+
+
+def _integer(name: str, options: Mapping[str, Option]) -> bool:
+    return name in options and options[name].precision == INT8
+
+
+def _as_run(graph: Graph, options: Mapping[str, Option]) -> dict[str, Option]:
+    """``options`` as the runtime carries them out: a float convolution between integer layers becomes an integer one.
+
+    (WeightBiasQuantization, onnxruntime pull request 22969. Its weights get a single scale.)
+    """
+    found = dict(options)
+    for layer in graph.layers:
+        readers = graph.readers[layer.name]
+        between = all(_integer(name, options) for name in (*layer.inputs[:1], *readers))
+        if layer.kind == CONV and not _integer(layer.name, options) and readers and between:
+            found[layer.name] = REQUANTIZED
+    return found
+
+
+def _stored(layer: Layer, option: Option) -> float:
+    """Bytes of a layer's weights in the file. An integer one has a bias of 32 bits and two scales per channel."""
+    if layer.kind not in WEIGHTED:
+        return layer.parameters * FLOAT_BYTES
+    weights, channels = prod(layer.weight_shape), layer.weight_shape[0]
+    if option.precision == FP32:
+        return (weights + channels) * FLOAT_BYTES
+    return weights * option.weight_bits / 8 + 3 * channels * FLOAT_BYTES
+
+
+def _nodes(graph: Graph, options: Mapping[str, Option]) -> tuple[int, int]:
+    """Nodes of the file: those of float layers; those of integer layers, with the changes of precision around them."""
+    floats = integers = 0
+    for layer in graph.layers:
+        found = NODES.get(layer.operator, 1) + (layer.activation is not None)
+        rows = layer.kind == LINEAR and len(layer.shape) > 1
+        if kind_of(layer.operator) == RECURRENT and not _folded(layer):
+            found += SLICING
+        if _integer(layer.name, options):
+            packed = layer.kind in WEIGHTED and options[layer.name].weight_bits < 8
+            integers += found + 2 + (2 if layer.kind in WEIGHTED else 0) + 2 * rows + packed
+        else:
+            floats += found + rows
+    for name, readers in graph.readers.items():
+        if not _integer(name, options) and any(_integer(reader, options) for reader in readers):
+            integers += 2
+    return floats, integers
+
+
+def _added(graph: Graph, runs: Mapping[str, Option]) -> int:
+    """Nodes that the runtime adds: changes of precision, moved past what only moves an integer tensor or made anew."""
+    integer = {name for name in runs if _integer(name, runs)}
+    added = 4 * sum(option == REQUANTIZED for option in runs.values())
+    for layer in graph.layers:
+        if layer.inputs and layer.inputs[0] in integer and (layer.operator in FREE or kind_of(layer.operator) == COPY):
+            integer.add(layer.name)
+            added += 2 * NODES.get(layer.operator, 1)
+    return added
+
+
+def _kernels(graph: Graph, runs: Mapping[str, Option]) -> set[str]:
+    """The kinds of kernels that run, as ``Memory.code`` names them."""
+    found = set()
+    for layer in graph.layers:
+        option = _option(layer, runs)
+        kind = layer.kind if layer.kind != OTHER else kind_of(layer.operator)
+        if layer.operator in FREE or kind == ADD and option.precision == FP32 and _fused(layer, graph, runs):
+            continue
+        if layer.kind == CONV and len(layer.kernel) == 1:
+            kind = "conv1d"
+        elif layer.operator == "mean":
+            kind = REDUCE
+        elif kind == RECURRENT and not _folded(layer):
+            found.add("sliced fp32")
+        if _blocked(layer, runs) and layer.depthwise:
+            found.add("depthwise fp32")
+        if option == REQUANTIZED:
+            found.add("requantized int8")
+        found.add(f"{kind} {option.precision}")
+    return found
+
+
+def _blocked(layer: Layer, runs: Mapping[str, Option]) -> bool:
+    """Whether a layer is a float convolution over images, whose weights and output are in blocks of channels."""
+    return layer.kind == CONV and len(layer.kernel) == 2 and not _integer(layer.name, runs)
+
+
+def _blocked_weights(layer: Layer, block: int) -> int:
+    outputs, inputs = layer.weight_shape[:2]
+    return up(outputs, block) * (inputs if inputs < block else up(inputs, 4)) * prod(layer.kernel) * FLOAT_BYTES
+
+
+def _fused(layer: Layer, graph: Graph, runs: Mapping[str, Option]) -> bool:
+    """Whether a float addition runs as part of a float convolution that it alone reads."""
+    makers = [graph.by_name[name] for name in layer.inputs if name in graph.by_name]
+    return any(_blocked(maker, runs) and graph.readers[maker.name] == (layer.name,) for maker in makers)
+
+
+def _hidden(layer: Layer) -> int:
+    """The width of a recurrent layer h, from its parameters: per gate h (inputs + h + 2)."""
+    inputs, gates = layer.input_shape[-1], {"gru": 3, "lstm": 4}.get(layer.operator, 1)
+    hidden = 1
+    while gates * hidden * (inputs + hidden + 2) < layer.parameters:
+        hidden += 1
+    return hidden
+
+
+def _folded(layer: Layer) -> bool:
+    """Whether the exporter has already sliced and joined a recurrent layer's weights: it does so to small ones."""
+    hidden = _hidden(layer)
+    return 3 * hidden * max(hidden, layer.input_shape[-1]) <= FOLDED
+
+
+class _Kernels:
+    """The kernels that a network runs as, with the changes of layout and precision between them."""
+
+    def __init__(self, graph: Graph, runs: Mapping[str, Option], constants: Memory) -> None:
+        self.graph, self.runs, self.constants = graph, runs, constants
+        self.steps: list[Step] = []
+        self.made: set[str] = set()
+        self.form = {tensor.name: PLAIN for tensor in graph.inputs}
+        self.elements = {tensor.name: prod(tensor.shape) for tensor in graph.inputs}
+        self.place = {layer.name: index for index, layer in enumerate(graph.layers)}
+        for layer in graph.layers:
+            self.layer(layer)
+        self.kept = {self.plain(name) for name in graph.outputs if name in self.made}
+
+    def make(
+        self, name: str, size: float, reads: list[str], scratch: tuple[float, ...] = (), into: str | None = None
+    ) -> str:
+        if name not in self.made:
+            self.steps.append(Step(name, size, tuple(reads), scratch, into))
+            self.made.add(name)
+        return name
+
+    def plain(self, name: str) -> str:
+        """``name`` as floats, channel after channel."""
+        if self.form[name] == PLAIN:
+            return name
+        turned = (self.elements[name],) if self.form[name] == INTEGER else ()
+        return self.make(f"{name} plain", self.elements[name] * FLOAT_BYTES, [name], turned)
+
+    def integer(self, name: str, turned: bool) -> str:
+        """``name`` as bytes, with channels last where ``turned``."""
+        if self.form[name] == INTEGER:
+            return name
+        found = self.make(f"{name} integer", self.elements[name], [self.plain(name)])
+        return self.make(f"{name} turned", self.elements[name], [found]) if turned else found
+
+    def blocked(self, name: str, channels: int) -> str:
+        """``name`` as a float convolution reads it: in blocks, or plain where it has few channels."""
+        if self.form[name] == BLOCKED or channels < self.constants.block:
+            return name if self.form[name] == BLOCKED else self.plain(name)
+        return self.make(f"{name} blocked", self.elements[name] * FLOAT_BYTES, [self.plain(name)])
+
+    def layer(self, layer: Layer) -> None:
+        name, kind = layer.name, kind_of(layer.operator)
+        self.elements[name] = size = layer.elements if layer.shape else 0
+        inputs = [i for i in layer.inputs if self.elements.get(i)]
+        first = inputs[0] if inputs else layer.inputs[0] if layer.inputs else None
+        before = self.form.get(first, PLAIN) if first else PLAIN
+        wide = up(layer.shape[0], self.constants.block) * prod(layer.shape[1:]) if layer.shape else 0
+        self.form[name] = PLAIN
+        if not inputs:
+            self.form[name] = before
+            self.make(
+                name, size * (1 if before == INTEGER else FLOAT_BYTES), [i for i in layer.inputs if i in self.made]
+            )
+        elif _integer(name, self.runs):
+            self.form[name] = INTEGER
+            scratch = _scratch(layer, self.runs[name] == REQUANTIZED)
+            self.make(name, size, [self.integer(i, layer.kind == CONV) for i in inputs], scratch)
+        elif _blocked(layer, self.runs):
+            self.form[name] = BLOCKED
+            summed = [i for i in self.summed(layer) if self.form.get(i) == BLOCKED][:1]
+            reads = [self.blocked(inputs[0], layer.input_shape[0]), *summed]
+            self.make(name, wide * FLOAT_BYTES, reads, (), summed[0] if summed else None)
+        elif before == BLOCKED and layer.kind in (ADD, ACTIVATION, POOL, MEAN) and layer.operator != "mean":
+            self.form[name] = PLAIN if layer.kind == MEAN else BLOCKED
+            last = max(inputs, key=lambda i: self.place.get(i, -1))  # an addition is part of the convolution before it
+            self.make(name, wide * FLOAT_BYTES, [last], (), last if layer.kind in (ADD, ACTIVATION) else None)
+        elif layer.operator in FREE or kind == COPY:
+            self.form[name] = INTEGER if before == INTEGER else PLAIN
+            source = inputs[0] if before == INTEGER else self.plain(inputs[0])
+            into = source if layer.operator in FREE else None
+            self.make(name, size * (1 if before == INTEGER else FLOAT_BYTES), [source], (), into)
+        else:
+            self.other(layer, [self.plain(i) for i in inputs], kind)
+
+    def summed(self, layer: Layer) -> list[str]:
+        """The other inputs of the float addition that alone reads the output of ``layer``, if one does."""
+        readers = [self.graph.by_name[reader] for reader in self.graph.readers[layer.name]]
+        if len(readers) != 1 or readers[0].kind != ADD or _integer(readers[0].name, self.runs):
+            return []
+        return [name for name in readers[0].inputs if name != layer.name]
+
+    def other(self, layer: Layer, reads: list[str], kind: str) -> None:
+        """A kernel that reads and writes plain floats."""
+        size, scratch = self.elements[layer.name] * FLOAT_BYTES, ()
+        if layer.kind == CONV:
+            pixels = prod(layer.shape[1:])
+            columns = prod(layer.weight_shape[1:]) * pixels * FLOAT_BYTES
+            scratch = (columns if layer.shape[0] > pixels else self.constants.scratch,)
+        elif layer.operator == ATTENTION:
+            scores = prod(layer.shape[:-1]) * layer.shape[-2] * FLOAT_BYTES
+            keys = self.make(f"{layer.name} keys", size, reads[1:2])
+            products = self.make(f"{layer.name} products", scores, [reads[0], keys])
+            reads = [self.make(f"{layer.name} shares", scores, [products]), *reads[2:]]
+        elif kind == RECURRENT:
+            size = _hidden(layer) * prod(layer.input_shape[:-1]) * FLOAT_BYTES
+            scratch = (3 * size,)
+            self.elements[layer.name] = 0
+        self.make(layer.name, size, reads, scratch, reads[0] if layer.kind in (ADD, ACTIVATION) else None)
+
+
+def _scratch(layer: Layer, requantized: bool) -> tuple[float, ...]:
+    """What an integer kernel needs while it runs: pointers to windows, or the windows and sums of 32 bits.
+
+    Kernels that take pointers want channels in multiples (MlasConvSymPackWSize).
+    """
+    if layer.kind == LINEAR:
+        return (layer.elements * FLOAT_BYTES,)
+    if layer.kind != CONV:
+        return ()
+    outputs, inputs = layer.weight_shape[:2]
+    pixels, window, sums = prod(layer.shape[1:]), prod(layer.kernel), layer.elements * FLOAT_BYTES
+    gathers = window > 1 or prod(layer.stride) > 1
+    pointers = window * pixels * POINTER_BYTES if gathers else 0
+    if layer.depthwise:
+        return (pointers,) if outputs % 16 == 0 and not requantized else (pointers, sums)
+    if inputs % 4 == 0 and outputs % 8 == 0 and outputs >= 16 and not (requantized and window > 1):
+        return (pointers,)
+    return (inputs * window * pixels if gathers else 0, sums)
+
+
+def _arena(graph: Graph, runs: Mapping[str, Option], constants: Memory) -> float:
+    """Bytes of the arena that packed weights, the first run and those after it touch."""
+    arena = Arena(constants.region)
+    for layer in graph.layers:
+        if layer.kind in WEIGHTED and _integer(layer.name, runs):
+            depth = prod(layer.weight_shape[1:])
+            rows = layer.weight_shape[0]
+            arena.take(rows * depth if layer.depthwise else up(rows, 16) * up(depth, 4))
+    kernels = _Kernels(graph, runs, constants)
+    planned = buffers(kernels.steps, kernels.kept)
+    block = Arena(1 << 40)
+    for target, scratch in ((arena, True), (block, False)):
+        held: dict[int, int] = {}
+        for index, step in enumerate(kernels.steps):
+            for number, (size, begin, _) in enumerate(planned):
+                if begin == index and size:
+                    held[number] = target.take(size)
+            if scratch:
+                target.lend(step.scratch)
+            for number in [n for n in held if planned[n][2] == index]:
+                target.give(held.pop(number))
+        for place in held.values():
+            target.give(place)
+    arena.take(block.touched)
+    for step in kernels.steps:
+        arena.lend(step.scratch)
+    return arena.touched

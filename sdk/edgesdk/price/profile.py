@@ -1,0 +1,233 @@
+"""A target's prices: what is known per runtime and precision, where from, and how far it was off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgesdk.device import Target, prices_text
+from edgesdk.errors import DeviceError, UsageError
+from edgesdk.price.operators import Operator
+from edgesdk.price.physics import BYTES, SHAPE, TERMS, Kernels, Work, work
+from edgesdk.price.posterior import Posterior
+from edgesdk.record import dumps, from_json, write
+
+SCHEMA = 1
+MEASURED, SCALED, DERIVED = "measured", "scaled from a sibling", "derived from the chip's facts"
+STANDINGS = (MEASURED, SCALED, DERIVED)
+MORE_THREADS = 0.15  # log standard deviation that a thread count adds which was not measured
+DIGITS = 5
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a pair's prices came about: from what, when, with which runtime version and threads, and how far off.
+
+    ``errors`` are mean relative errors on networks that were held out, each with what was held out.
+    """
+
+    kind: str
+    source: str
+    date: str
+    version: str
+    threads: tuple[int, ...]
+    networks: int
+    errors: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in STANDINGS:
+            raise ValueError(f"{self.kind!r} is not one of {', '.join(STANDINGS)}")
+        if any(count < 1 for count in self.threads) or any(not 0 <= error < 100 for _, error in self.errors):
+            raise ValueError("threads are above zero, and errors are not negative")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A runtime at one precision on one target: how its kernels work, what is known of its constants, and how."""
+
+    runtime: str
+    precision: str
+    kernels: Kernels
+    posterior: Posterior
+    standing: Standing
+
+    def known(self, threads: int) -> Posterior:
+        """What is known at that thread count; less where it was not measured."""
+        extra = 0.0 if threads in self.standing.threads else MORE_THREADS
+        return replace(self.posterior, extra=float(np.hypot(self.posterior.extra, extra)))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A target with its prices."""
+
+    target: Target
+    pairs: tuple[Pair, ...]
+
+    def pair(self, runtime: str, precision: str, threads: int = 1) -> Pair:
+        """The prices of ``runtime`` at ``precision``, from the nearest number of threads.
+
+        Raises ``UsageError`` where there is no ground for any.
+        """
+        same = [pair for pair in self.pairs if (pair.runtime, pair.precision) == (runtime, precision)]
+        if same:
+            return min(same, key=lambda pair: min(abs(log(threads / count)) for count in pair.standing.threads))
+        here = dict.fromkeys(p.precision for p in self.pairs if p.runtime == runtime)
+        there = dict.fromkeys(p.runtime for p in self.pairs if p.precision == precision)
+        name = self.target.name
+        if here:
+            remedy = f"{runtime} has {', '.join(here)} there"
+            remedy += f"; {precision} runs on {', '.join(there)}" if there else ""
+        else:
+            every = dict.fromkeys(f"{p.runtime} {p.precision}" for p in self.pairs)
+            remedy = (
+                f"choose one of {', '.join(every)}" if every else f"edgesdk calibrate measures one on the board: {name}"
+            )
+        raise UsageError(f"nothing is known of {runtime} with {precision} on {name}", remedy)
+
+    def runtime(self, among: Sequence[str] | None = None) -> str:
+        """The first of the target's runtimes, of those ``among``, that has prices. Raises ``UsageError`` without."""
+        known = {pair.runtime for pair in self.pairs}
+        wanted = [name for name in self.target.runtimes if among is None or name in among]
+        found = next((name for name in wanted if name in known), None)
+        if found is None:
+            remedy = (
+                "deploy --target x86 measures its own" if self.target.measured else "measure: edgesdk calibrate NAME"
+            )
+            raise UsageError(f"{self.target.name} has no prices of {' or '.join(wanted)}", remedy)
+        return found
+
+
+class Predicted:
+    """Prices of operators on one target, runtime and thread count, as a table of measured ones would give them.
+
+    ``weights`` is how many numbers the network has in its weights, which decides what stays in a cache between runs.
+    With ``exact``, fp32 is priced as fp32 where the runtime would run it in fp16.
+    """
+
+    def __init__(self, profile: Profile, runtime: str, threads: int, weights: int = 0, exact: bool = False) -> None:
+        self.profile, self.runtime, self.threads = profile, runtime, threads
+        self.weights, self.exact = weights, exact
+        self.chip = profile.target.chip(runtime)
+        if threads > self.chip.cores and "cpu" in profile.target.chips and self.chip is profile.target.chips["cpu"]:
+            raise UsageError(f"{threads} threads on {self.chip.cores} cores", f"give {self.chip.cores} or fewer")
+        known = dict.fromkeys(pair.precision for pair in profile.pairs if pair.runtime == runtime)
+        self.pairs = {precision: profile.pair(runtime, precision, threads) for precision in known}
+        self._seen: dict[Operator, float] = {}
+
+    def latency_ms(self, operator: Operator) -> float:
+        """What one ``operator`` takes, in ms: the median. Raises ``UsageError`` for a precision without prices."""
+        if operator not in self._seen:
+            pair = self.pair(operator.precision)
+            held = self.weights * BYTES[operator.precision]
+            one = work([operator], self.chip, pair.kernels, self.threads, held)
+            self._seen[operator] = float(pair.posterior.parts_ms(one, self.chip.clock_ghz)[0])
+        return self._seen[operator]
+
+    @property
+    def fixed_ms(self) -> float:
+        """What a run takes beside its operators, in ms."""
+        pair = next(iter(self.pairs.values()))
+        return float(pair.posterior.parts_ms(self.work([]), self.chip.clock_ghz)[-1])
+
+    def pair(self, precision: str) -> Pair:
+        """The pair of this runtime and ``precision``, as this target runs it."""
+        if not self.exact:
+            precision = self.profile.target.runs_as(self.runtime, precision)
+        return self.pairs.get(precision) or self.profile.pair(self.runtime, precision, self.threads)
+
+    def work(self, operators: Sequence[Operator]) -> Work:
+        """The work of ``operators``, all of one precision."""
+        kernels = self.pair(operators[0].precision).kernels if operators else next(iter(self.pairs.values())).kernels
+        return work(operators, self.chip, kernels, self.threads)
+
+    def interval(self, operators: Iterable[Operator]) -> tuple[float, float, float]:
+        """The latency in ms of a network's ``operators`` and the ends of its 90 % interval.
+
+        Parts in different precisions are taken to be off together, which is the careful assumption.
+        """
+        by: dict[str, list[Operator]] = {}
+        for op in operators:
+            by.setdefault(op.precision, []).append(op)
+        total, off = 0.0, 0.0
+        for precision, some in by.items():
+            known = self.pair(precision).known(self.threads)
+            median, deviation = known.predict(self.work(some), self.chip.clock_ghz)
+            total, off = total + median, off + median * deviation
+        total -= max(0, len(by) - 1) * self.fixed_ms
+        factor = float(np.exp(1.645 * off / total)) if total else 1.0
+        return total, total / factor, total * factor
+
+
+def profile(target: Target) -> Profile:
+    """``target`` with the prices that its profile holds, perhaps none. Raises ``DeviceError`` for a damaged one."""
+    text = prices_text(target.name)
+    return Profile(target, load(text, f"the prices of {target.name}") if text else ())
+
+
+def save(path: Path, target: str, pairs: Iterable[Pair]) -> None:
+    """Write the prices of ``target`` to ``path``, whole or not at all."""
+    write(path, dumps({"schema": SCHEMA, "target": target, "pairs": [_to_json(pair) for pair in pairs]}))
+
+
+@lru_cache(maxsize=32)
+def load(text: str, where: str) -> tuple[Pair, ...]:
+    """The pairs of a prices file. Raises ``DeviceError`` for another schema, or for figures that cannot be."""
+    try:
+        document = json.loads(text)
+        schema = document["schema"]
+        if schema == SCHEMA:
+            return tuple(_from_json(pair) for pair in document["pairs"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DeviceError(f"{where} is damaged: {error}", "write it anew with edgesdk calibrate") from None
+    newer = isinstance(schema, int) and schema > SCHEMA
+    remedy = "update edgesdk" if newer else "write it anew with edgesdk calibrate"
+    raise DeviceError(f"{where} has schema {schema}, this edgesdk reads {SCHEMA}", remedy)
+
+
+def _to_json(pair: Pair) -> Mapping[str, object]:
+    known = pair.posterior
+    return {
+        "runtime": pair.runtime,
+        "precision": pair.precision,
+        "standing": pair.standing,
+        "kernels": pair.kernels,
+        "constants": dict(zip(TERMS, _round(np.exp(known.log_constants)), strict=True)),
+        "deviation": dict(zip(TERMS, _round(known.deviation), strict=True)),
+        "noise": _round(known.noise),
+        "extra": _round(known.extra),
+        "shapes": json.dumps(known.shapes.astype(int).tolist(), separators=(",", ":")),
+        "pull": json.dumps(_round(known.pull), separators=(",", ":")),
+        "learnt": json.dumps(_round(known.learnt, 3), separators=(",", ":")),
+    }
+
+
+def _from_json(value: Mapping[str, Any]) -> Pair:
+    constants, deviation = (np.array([float(value[k][t]) for t in TERMS]) for k in ("constants", "deviation"))
+    shapes = np.array(json.loads(str(value["shapes"])), float).reshape(-1, SHAPE)
+    pull = np.array(json.loads(str(value["pull"])), float)
+    learnt = np.array(json.loads(str(value["learnt"])), float).reshape(-1, len(TERMS) + len(shapes))
+    noise, extra = float(value["noise"]), float(value["extra"])
+    figures = np.concatenate([constants, deviation, pull, learnt.ravel(), shapes.ravel(), [noise, extra]])
+    if not np.isfinite(figures).all() or (constants <= 0).any() or (deviation <= 0).any() or noise < 0 or extra < 0:
+        raise ValueError("it holds times that are not positive")
+    if len(pull) != len(shapes):
+        raise ValueError("its shapes and pulls do not match")
+    posterior = Posterior(np.log(constants), deviation, shapes, pull, learnt, noise, extra)
+    kernels, standing = from_json(Kernels, value["kernels"]), from_json(Standing, value["standing"])
+    return Pair(str(value["runtime"]), str(value["precision"]), kernels, posterior, standing)
+
+
+def _round(value: np.ndarray | float, digits: int = DIGITS) -> Any:
+    if isinstance(value, np.ndarray):
+        return (
+            [_round(part, digits) for part in value.tolist()] if value.ndim == 1 else [_round(r, digits) for r in value]
+        )
+    return float(f"{value:.{digits}g}")

@@ -1,0 +1,111 @@
+"""The peak of memory and the size of the file that the graph alone predicts, against the file and fresh processes."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+
+import models
+import pytest
+import torch
+
+from edgesdk.compress.network import Network
+from edgesdk.compress.quantize import calibrate, integer
+from edgesdk.compress.trace import trace
+from edgesdk.export.onnx import export
+from edgesdk.export.probes import probe
+from edgesdk.plan import INT8
+from edgesdk.price.arena import Arena
+from edgesdk.price.memory import peak_bytes, size_bytes
+from edgesdk.price.operators import Operator
+from edgesdk.remote.local import AgentProcess, LocalDevice
+
+# Where float weights are most of the peak, it differs by 5 to 10 % between processes of the same file, so that the
+# median of nine is taken. Constants are fitted without resnet20 and mobilenet_v2_small. A plan that mixes precisions
+# is less sure: which float convolutions the runtime makes integer, and what it then needs, depends on their neighbours.
+PEAK, MIXED, SIZE = 0.1, 0.15, 0.06
+CALLS = 3  # of three processes each
+SHAPES = {
+    "resnet8": (3, 32, 32),
+    "resnet20": (3, 32, 32),
+    "mobilenet_v2_small": (3, 32, 32),
+    "ds_cnn": (1, 49, 10),
+    "vit_small": (3, 32, 32),
+    "conv_gru": (8, 64),
+}
+
+
+@functools.cache
+def zoo() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("zoo", Path(__file__).parents[2] / "tools" / "zoo.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def traced(name: str) -> tuple[Network, torch.Tensor]:
+    torch.manual_seed(1)
+    model, x = getattr(zoo(), name)(), torch.randn(16, *SHAPES[name])
+    with torch.no_grad():
+        model.train()(x)
+    return trace(model.eval(), x), x
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[AgentProcess]:
+    with LocalDevice() as found:
+        yield found
+
+
+def tolerance(agent: AgentProcess, scheme: str) -> float:
+    """The constants are those of x86 with AVX-512: elsewhere kernels are others, and twice that is allowed."""
+    at_home = "avx512f" in (agent.call("probe").get("features") or ())
+    return (MIXED if scheme == "mixed" else PEAK) * (1 if at_home else 2)
+
+
+@pytest.mark.parametrize("scheme", ["dense", "int8", "mixed"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_predicted_peak_and_size_are_the_measured_ones(
+    agent: AgentProcess, name: str, scheme: str, tmp_path: Path
+) -> None:
+    network, x = traced(name)
+    options = models.assigned(network, scheme)
+    ready = integer(network, options)
+    if options:
+        calibrate(ready, [x])
+    path, tiny = tmp_path / "model.onnx", tmp_path / "tiny.onnx"
+    export(ready, x, path)
+    tiny.write_bytes(probe(Operator("alone", INT8, 8, 8, (8, 8))))  # as a study counts memory
+    answers = [
+        agent.call("memory", path=str(path), runtime="onnxruntime", threads=1, baseline=str(tiny)) for _ in range(CALLS)
+    ]
+    measured = median(sample["peak_added"] for answer in answers for sample in answer["samples"])
+    assert measured > 0
+    assert peak_bytes(network.graph, options) == pytest.approx(measured, rel=tolerance(agent, scheme))
+    assert size_bytes(network.graph, options) == pytest.approx(path.stat().st_size, rel=SIZE)
+
+
+def test_an_arena_grows_by_powers_of_two_and_counts_what_is_touched() -> None:
+    arena = Arena(1 << 20)
+    places = [arena.take(700_000) for _ in range(4)]  # one in 1 MB, two in 2 MB, one in 4 MB
+    assert len(arena.high) == 3
+    assert arena.touched == 4 * 700_160  # in units of 256 bytes
+    for place in places:
+        arena.give(place)
+    assert arena.take(1_500_000) == places[1]  # the smallest hole that is large enough: two that were joined
+    assert arena.touched == 2 * 700_160 + 1_500_160
+
+
+def test_a_piece_that_is_given_back_is_used_again() -> None:
+    arena = Arena(1 << 20)
+    first = arena.take(1000)
+    arena.take(1000)
+    arena.give(first)
+    assert arena.take(900) == first
+    assert arena.touched == 2048

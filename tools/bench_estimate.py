@@ -1,0 +1,207 @@
+"""How far the predictions are off, on networks, sizes, families and boards that were held out; and how fast they come.
+
+    python tools/bench_estimate.py FOLDER [--write docs/estimates.md]
+
+FOLDER holds the published figures (see ``tools/latency.py``). Every row of the table is fitted without what it is
+judged on. Beside it stands a plain baseline, fitted and judged on the same networks: a cost per kind of operator and a
+constant by least squares on relative errors for the NAS-Bench-201 networks; MACs, bytes and operators for all others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from boards import PAIRS, Observed, believed, every, observe
+from edgesdk.estimation import estimate
+from edgesdk.price.physics import BYTES
+from edgesdk.price.posterior import Posterior, carried, unmeasured
+from edgesdk.price.runtimes import prior
+from latency import Data, nasbench
+from networks.nasbench import INPUTS, network
+
+BEGIN, END = "<!-- made by tools/bench_estimate.py", "<!-- end -->"
+ELSEWHERE = 0.3  # log standard deviation of what is carried to another board, as in fit_profiles
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row: what was held out, how far off, and what was asked for."""
+
+    what: str
+    measured: np.ndarray
+    predicted: np.ndarray  # (rows, 3): median and the ends of the interval
+    plain: np.ndarray | None
+    bar: float | None = None
+    aim: float | None = None
+
+    def row(self) -> str:
+        off = np.abs(self.predicted[:, 0] / self.measured - 1)
+        inside = np.mean((self.predicted[:, 1] <= self.measured) & (self.measured <= self.predicted[:, 2]))
+        plain = "" if self.plain is None else _percent(float(np.mean(np.abs(self.plain / self.measured - 1))))
+        ranks = np.corrcoef(_rank(self.predicted[:, 0]), _rank(self.measured))[0, 1]
+        cells = (
+            self.what, len(off), plain, _percent(off.mean()), _percent(np.mean(off <= 0.1), 0), f"{ranks:.3f}",
+            _percent(inside, 0), _percent(self.bar, 0), _percent(self.aim),
+        )  # fmt: skip
+        return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _rank(values: np.ndarray) -> np.ndarray:
+    return np.argsort(np.argsort(values)).astype(float)
+
+
+def plain(seen: Observed, kept: Sequence[int], out: Sequence[int]) -> np.ndarray:
+    """The baseline's predictions of the rows ``out``, fitted on ``kept``."""
+    nas = all(len(row.name) == 6 and row.name.isdigit() for row in seen.rows)
+    made = [_digits(row) if nas else _sums(seen, row) for row in seen.rows]
+    table, ms = np.array(made), seen.measured
+    weights = 1 / ms[list(kept)]
+    found = np.linalg.lstsq(table[list(kept)] * weights[:, None], np.ones(len(kept)), rcond=None)[0]
+    return table[list(out)] @ found
+
+
+def _digits(row) -> list[float]:
+    """How often each kind of operator comes, times the pixels of the input: the sizes are near each other."""
+    pixels = float(np.prod(row.graph.inputs[0].shape[1:])) / 1024
+    return [pixels, *(pixels * row.name.count(digit) for digit in "01234")]
+
+
+def _sums(seen: Observed, row) -> list[float]:
+    ops = every(row, seen.pair.precision)
+    moved = sum((op.inputs * np.prod(op.size) + op.outputs * np.prod(op.after)) * BYTES[op.precision] for op in ops)
+    return [1.0, sum(op.macs for op in ops) / 1e6, float(moved) / 1e6, len(ops) / 10]
+
+
+def folds(seen: Observed, what: str, expected, bar=None, aim=None, only: str | None = None) -> Check:
+    """Networks held out, five folds, all rows of a network together."""
+    names = sorted({row.name for row in seen.rows})
+    fold = {names[i]: k % 5 for k, i in enumerate(np.random.default_rng(0).permutation(len(names)))}
+    base = np.zeros(len(seen.rows))
+    for k in range(5):
+        out = [i for i, row in enumerate(seen.rows) if fold[row.name] == k]
+        base[out] = plain(seen, [i for i, row in enumerate(seen.rows) if fold[row.name] != k], out)
+    found = seen.held_out(expected)
+    chosen = [i for i, row in enumerate(seen.rows) if only is None or row.family == only]
+    return Check(what, seen.measured[chosen], found[chosen], base[chosen], bar, aim)
+
+
+def without(seen: Observed, what: str, expected, family: str, bar=None, aim=None) -> Check:
+    """A family (or an input size) held out whole."""
+    out = [i for i, row in enumerate(seen.rows) if row.family.startswith(family)]
+    kept = [i for i, row in enumerate(seen.rows) if not row.family.startswith(family)]
+    return Check(
+        what, seen.measured[out], seen.predicted(seen.fit(expected, kept), out), plain(seen, kept, out), bar, aim
+    )
+
+
+def checks(data: Data) -> Iterable[Check]:
+    """Every row of the table."""
+    seen = {(p.board, p.runtime, p.precision, p.after): observe(data, p) for p in PAIRS}
+    first: dict[tuple[str, str, str], Posterior] = {
+        key[:3]: found.fit(prior()) for key, found in seen.items() if not key[3]
+    }
+
+    def expected(*key):
+        return believed(seen[key].pair, first)
+
+    ort, litert = ("raspberry-pi-5", "onnxruntime", "fp32", False), ("raspberry-pi-5", "litert", "fp32", False)
+    four, nas4 = ("raspberry-pi-4", "litert", "fp32", False), ("raspberry-pi-4", "litert", "fp32", True)
+    yield folds(seen[ort], "Pi 5, ONNX Runtime, same input sizes", expected(*ort), 0.03, 0.015)
+    yield folds(seen[litert], "Pi 5, LiteRT, same input sizes", expected(*litert), 0.04, 0.02)
+    for size in ("ninapro", "cifar100"):
+        shape = "x".join(map(str, INPUTS[size]))
+        yield without(seen[ort], f"Pi 5, ONNX Runtime, {shape} not fitted", expected(*ort), size, 0.15, 0.07)
+        yield without(seen[litert], f"Pi 5, LiteRT, {shape} not fitted", expected(*litert), size)
+    yield folds(seen[nas4], "Pi 4, TFLite, NAS-Bench-201", expected(*nas4), 0.09, 0.06)
+    for family in ("mobilenet-v2", "mobilenet-v1"):
+        what = f"Pi 4, TFLite fp32, {family} not fitted"
+        yield without(seen[four], what, expected(*four), family, 0.12, 0.07)
+    yield boards(seen, first, "litert", "fp32", ("raspberry-pi-4",), "Pi 4 not fitted, TFLite fp32")
+    yield boards(seen, first, "litert", "int8", ("raspberry-pi-4",), "Pi 4 not fitted, TFLite uint8")
+    for runtime, precision, named in (
+        ("litert", "fp32", "TFLite fp32"), ("litert", "int8", "TFLite uint8"), ("armnn", "fp32", "Arm NN fp32"),
+        ("ncnn", "fp32", "ncnn fp32"), ("ncnn", "fp16", "ncnn fp16"), ("tensorrt", "fp16", "TensorRT fp16"),
+        ("tensorrt", "int8", "TensorRT int8"),
+    ):  # fmt: skip
+        yield boards(seen, first, runtime, precision, None, f"each board not fitted, {named}")
+    for key in seen:
+        if key[1] in ("ncnn", "tensorrt", "armnn") and not key[0].startswith(("firefly", "khadas", "odroid")):
+            yield folds(seen[key], f"{key[0]}, {key[1]} {key[2]}, networks held out", expected(*key))
+
+
+def boards(seen, first, runtime: str, precision: str, only, what: str) -> Check:
+    """Boards predicted from their facts and the constants of others, without any figure of their own."""
+    measured, predicted = [], []
+    for key, found in seen.items():
+        if key[1:] == (runtime, precision, False) and (only is None or key[0] in only):
+            if key[0].startswith("x86") or (key[0], precision) == ("raspberry-pi-5", "fp32") and runtime == "litert":
+                continue  # other kernels than any other board's
+            known = carried(unmeasured(believed(found.pair, first)), ELSEWHERE)
+            predicted.append(found.predicted(known))
+            measured.append(found.measured)
+    return Check(what, np.concatenate(measured), np.vstack(predicted), None, 0.30, 0.15)
+
+
+def speed() -> str:
+    """Estimates a second, of a prepared graph and of a module."""
+    graph, module = nasbench("232312", INPUTS["cifar100"]), network("232312")
+    import zoo
+
+    small = zoo.resnet20().eval()
+    torch.set_num_threads(1)
+
+    def rate(run: Callable[[], object], seconds: float = 3.0) -> float:
+        run()
+        count, end = 0, time.perf_counter() + seconds
+        start = time.perf_counter()
+        while time.perf_counter() < end:
+            run()
+            count += 1
+        return count / (time.perf_counter() - start)
+
+    from edgesdk.estimation import prepare
+
+    prepared, _ = prepare(small, (3, 32, 32))
+    target = "raspberry-pi-5"
+    lines = [
+        f"| ResNet-20, prepared graph | {rate(lambda: estimate(prepared, target=target)):.0f} | 50 |",
+        f"| ResNet-20, `nn.Module` | {rate(lambda: estimate(small, (3, 32, 32), target=target)):.1f} | 3 |",
+        f"| NAS-Bench-201 232312 (198 layers), prepared graph | {rate(lambda: estimate(graph, target=target)):.0f} | |",
+        f"| NAS-Bench-201 232312, `nn.Module` | {rate(lambda: estimate(module, (3, 32, 32), target=target)):.1f} | |",
+    ]
+    return "\n".join(["| estimates a second | | asked for |", "|---|---|---|", *lines])
+
+
+def main() -> None:
+    """Print the table, or write it into the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--write", type=Path, help="The page whose table is to be replaced.")
+    options = parser.parse_args()
+    head = "| held out | rows | plain | mean error | within 10 % | rank | in the interval | bar | aim |"
+    lines = [head, "|---|---|---|---|---|---|---|---|---|"]
+    for check in checks(Data(options.folder)):
+        lines.append(check.row())
+        print(lines[-1], flush=True)
+    found = "\n".join([*lines, "", speed()])
+    print(found)
+    if options.write:
+        page = options.write.read_text()
+        start, end = page.index(BEGIN), page.index(END)
+        first_line = page[start : page.index("\n", start)]
+        options.write.write_text(f"{page[:start]}{first_line}\n\n{found}\n\n{page[end:]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Fit the profiles that come with edgesdk on published latencies, and write their ``prices.json``.
+
+    python tools/fit_profiles.py FOLDER [--calibrated FOLDER]
+
+FOLDER holds the published figures; ``tools/latency.py`` says which files and columns. What is written are fitted
+constants, not the figures. Networks are traced once and kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+import edgesdk_profiles
+from boards import OTHERS, PAIRS, Fitted, Observed, believed, chip, kernels_of, observe, works
+from edgesdk.plan import FP32, INT8
+from edgesdk.price.posterior import Posterior, carried, unmeasured
+from edgesdk.price.profile import DERIVED, MEASURED, SCALED, Pair, Standing, load, save
+from edgesdk.price.runtimes import changed, prior
+from latency import NCNN, Data, Row, known
+
+DATE = "2026-11-21"
+FACTS = "this project's reading of the chip's facts"
+TRUST = 0.5  # of a difference between boards that another runtime shows: held-out boards were no nearer with all of it
+REFERENCE = ("mobilenet", "mobilenet_v2", "mnasnet", "squeezenet", "resnet50", "proxylessnasnet")
+Key = tuple[str, str, str]
+
+
+class Fit:
+    """Every pair that was measured, fitted; and from these, pairs that were not."""
+
+    def __init__(self, data: Data) -> None:
+        self.observed = [observe(data, pair) for pair in PAIRS]
+        self.first: dict[Key, Posterior] = {}
+        for seen in self.observed:
+            if not seen.pair.after:
+                self.first[key(seen.pair)] = seen.fit(prior())
+        self.known: dict[Key, Posterior] = {}
+        self.pairs: dict[str, list[Pair]] = defaultdict(list)
+        for seen in self.observed:
+            self.measured(seen)
+
+    def measured(self, seen: Observed) -> None:
+        pair, expected = seen.pair, believed(seen.pair, self.known if seen.pair.after else self.first)
+        found = seen.fit(expected)
+        if not pair.after:
+            self.known[key(pair)] = found
+        if pair.board in OTHERS:
+            return
+        found, predicted = seen.calibrated(found, expected)
+        off = np.abs(predicted[:, 0] / seen.measured - 1)
+        errors = [("networks held out, five folds", round(float(off.mean()), 4))]
+        threads = tuple(sorted({row.threads for row in seen.rows}))
+        source = pair.source + (f" ({pair.reading})" if pair.reading else "")
+        standing = Standing(MEASURED, source, pair.date, pair.version, threads, len(seen.rows), tuple(errors))
+        self.add(pair.board, pair.runtime, pair.precision, found, standing)
+
+    def add(self, board: str, runtime: str, precision: str, found: Posterior, standing: Standing) -> None:
+        self.pairs[board].append(Pair(runtime, precision, kernels_of(board, runtime), found, standing))
+
+    def scaled(
+        self, board: str, runtime: str, precision: str, sibling: str, extra: float, like: str | None = None,
+        gain: float | None = None,
+    ) -> None:  # fmt: skip
+        """Prices of ``board`` from those of ``sibling``: the same cycles, at the board's own clock, width and memory.
+
+        ``like`` names the board whose ncnn figures say how much its core differs from the sibling's beyond its facts;
+        the logarithm of that is halved. ``gain`` is a published ratio of fp32 latency to this precision's.
+        """
+        origin = next(o.pair for o in self.observed if key(o.pair) == (sibling, runtime, precision))
+        found, source = carried(self.known[sibling, runtime, precision], extra), f"{origin.source}; from {sibling}"
+        if like is not None:
+            same_core = "raspberry-pi-5" if sibling == "firefly-rk3588s" else sibling
+            shift = TRUST * self.shift(like, same_core) if like != same_core else 0.0
+            found = replace(found, log_constants=found.log_constants + shift)
+            source += f" times {np.exp(shift):.2f}, half of what ncnn shows between {like} and {same_core}"
+        if gain is not None:
+            plain = next(p for p in self.pairs[board] if (p.runtime, p.precision) == (runtime, FP32))
+            now = self.total(board, runtime, INT8, found, 4) / self.total(board, runtime, FP32, plain.posterior, 4)
+            found = replace(found, log_constants=found.log_constants - float(np.median(np.log(now * gain))))
+            source += f", and to the published gain of {gain:g} over fp32"
+        theirs = [p.standing for p in self.pairs.get(sibling, []) if (p.runtime, p.precision) == (runtime, precision)]
+        threads, version = (theirs[0].threads, theirs[0].version) if theirs else ((4,), "as the sibling's")
+        self.known[board, runtime, precision] = found
+        source += f"; {NCNN}" if like is not None else ""
+        self.add(board, runtime, precision, found, Standing(SCALED, source, DATE, version, threads, 0))
+
+    def shift(self, board: str, sibling: str) -> float:
+        """How much more cycles, in logarithms, ``board`` takes than its facts and the sibling's constants say."""
+        one, other = (next(k for k in self.known if k[:2] == (b, "ncnn") and k[2] != INT8) for b in (board, sibling))
+        mine = self.total(board, "ncnn", one[2], self.known[one], 1)
+        return float(np.median(np.log(mine / self.total(board, "ncnn", one[2], self.known[other], 1))))
+
+    def total(self, board: str, runtime: str, precision: str, found: Posterior, threads: int) -> np.ndarray:
+        """Predicted latencies in ms of the reference networks."""
+        on, rows = chip(board, runtime), [Row(name, name, known(name), threads, 1.0) for name in REFERENCE]
+        made = works(rows, precision, on, kernels_of(board, runtime))
+        return np.array([found.predict(work, on.clock_ghz)[0] for work in made])
+
+    def derived(self, board: str, runtime: str, precision: str, found: Posterior, extra: float) -> None:
+        """Prices of ``board`` from its facts alone."""
+        standing = Standing(DERIVED, FACTS, DATE, "none was measured", (1,), 0)
+        self.add(board, runtime, precision, carried(found, extra), standing)
+
+    def integer(self, board: str) -> None:
+        """ONNX Runtime in int8, which nobody published on these boards: the float constants at integer width.
+
+        Its integer kernels are taken as less efficient than its float ones by a half, give or take as much.
+        """
+        plain = next(p for p in self.pairs[board] if (p.runtime, p.precision) == ("onnxruntime", FP32)).posterior
+        constants = plain.log_constants.copy()
+        believed_of = changed(unbelieved(constants, plain), "conv", float(np.exp(constants[0]) * 1.5), 0.4)
+        self.derived(board, "onnxruntime", INT8, unmeasured(believed_of), 0.35)
+
+
+def unbelieved(constants: np.ndarray, of: Posterior):
+    """A prior around ``constants``, as sure as ``of`` was before it was measured."""
+    return replace(prior(), log_median=constants, deviation=of.deviation)
+
+
+def key(pair: Fitted) -> Key:
+    """What a fitted pair is remembered by."""
+    return pair.board, pair.runtime, pair.precision
+
+
+def siblings(fit: Fit) -> None:
+    """Every pair that has no figures of its own, from the nearest that has."""
+    zero, three, four, five = (f"raspberry-pi-{name}" for name in ("zero-2-w", "3b-plus", "4", "5"))
+    nano, xavier, orin = "jetson-nano", "jetson-agx-xavier", "jetson-agx-orin"
+    small = ("jetson-orin-nano", "jetson-orin-nx")
+    for board, like in ((four, four), (three, three), (zero, three), (nano, nano), (xavier, xavier), (orin, orin)):
+        fit.scaled(board, "onnxruntime", FP32, five, 0.3, like)
+    for board in small:
+        fit.scaled(board, "onnxruntime", FP32, five, 0.3, orin)
+    for board in (five, four, three, zero, orin, *small, xavier):
+        fit.integer(board)
+    fit.scaled(five, "litert", INT8, "firefly-rk3588s", 0.2)
+    for board, like in ((three, three), (zero, three)):
+        for precision in (FP32, INT8):
+            fit.scaled(board, "litert", precision, four, 0.3, like)
+    fit.scaled(nano, "litert", FP32, four, 0.3, nano)
+    for board, like, gain in ((xavier, xavier, 0.81), (orin, orin, 2.0), *((b, orin, 2.0) for b in small)):
+        fit.scaled(board, "litert", FP32, "firefly-rk3588s", 0.3, like)
+        fit.scaled(board, "litert", INT8, "firefly-rk3588s", 0.3, None, gain)
+    for precision in ("fp32", INT8):
+        fit.scaled(zero, "ncnn", precision, three, 0.2)
+    for board in small:
+        for precision in ("fp16", INT8):
+            fit.scaled(board, "ncnn", precision, orin, 0.2)
+    for precision in (FP32, INT8):
+        fit.scaled("x86-avx2", "litert", precision, "x86-avx512-vnni", 0.35)
+
+
+def main() -> None:
+    """Fit, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--calibrated", type=Path, help="prices.json that edgesdk calibrate made with AVX-512 VNNI")
+    options = parser.parse_args()
+    fit = Fit(Data(options.folder))
+    siblings(fit)
+    if options.calibrated:
+        for pair in load(options.calibrated.read_text(), str(options.calibrated)):
+            fit.pairs["x86-avx512-vnni"].append(pair)
+            fit.known["x86-avx512-vnni", "onnxruntime", pair.precision] = pair.posterior
+            fit.scaled("x86-avx2", "onnxruntime", pair.precision, "x86-avx512-vnni", 0.35)
+    for board, pairs in fit.pairs.items():
+        save(Path(edgesdk_profiles.__file__).parent / board / "prices.json", board, pairs)
+        for pair in pairs:
+            errors = ", ".join(f"{what} {100 * error:.1f} %" for what, error in pair.standing.errors)
+            print(f"{board} {pair.runtime} {pair.precision} {pair.standing.threads}: {pair.standing.kind}; {errors}")
+
+
+if __name__ == "__main__":
+    main()
