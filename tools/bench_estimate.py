@@ -1,15 +1,17 @@
 """How far the predictions are off, on networks, sizes, families and boards that were held out; and how fast they come.
 
-    python tools/bench_estimate.py FOLDER [--write docs/estimates.md]
+    python tools/bench_estimate.py FOLDER [--calibrated NAME] [--write docs/estimates.md]
 
 FOLDER holds the published figures (see ``tools/latency.py``). Every row of the table is fitted without what it is
 judged on. Beside it stands a plain baseline, fitted and judged on the same networks: a cost per kind of operator and a
 constant by least squares on relative errors for the NAS-Bench-201 networks; MACs, bytes and operators for all others.
+NAME is a profile that ``edgesdk calibrate`` made of this machine: five networks are measured here and compared with it.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,10 +21,20 @@ import numpy as np
 import torch
 
 from boards import PAIRS, Observed, believed, every, observe
-from edgesdk.estimation import estimate
+from edgesdk.artefact import Artefact
+from edgesdk.compress.quantize import calibrate, integer
+from edgesdk.compress.trace import trace
+from edgesdk.device import target as find_target
+from edgesdk.estimation import estimate, predicted, prepare
+from edgesdk.export.onnx import export
+from edgesdk.plan import INT8, Option
+from edgesdk.price.menu import options
 from edgesdk.price.physics import BYTES
 from edgesdk.price.posterior import Posterior, carried, unmeasured
+from edgesdk.price.profile import Predicted, profile
 from edgesdk.price.runtimes import prior
+from edgesdk.remote.bench import Bench
+from edgesdk.remote.local import LocalDevice
 from latency import Data, nasbench
 from networks.nasbench import INPUTS, network
 
@@ -153,6 +165,37 @@ def boards(seen, first, runtime: str, precision: str, only, what: str) -> Check:
     return Check(what, np.concatenate(measured), np.vstack(predicted), None, 0.30, 0.15)
 
 
+def at_hand(name: str) -> Iterable[Check]:
+    """The five families of the zoo, as edgesdk exports them, measured on this machine in one interleaved run."""
+    import zoo
+
+    shapes = {"resnet20": (3, 32, 32), "mobilenet_v2_small": (3, 32, 32), "ds_cnn": (1, 49, 10),
+              "vit_small": (3, 32, 32), "conv_gru": (8, 64)}  # fmt: skip
+    known = find_target(name)
+    made: dict[str, Artefact] = {}
+    with LocalDevice() as agent, tempfile.TemporaryDirectory() as folder:
+        for network, shape in shapes.items():
+            torch.manual_seed(0)
+            traced = trace(getattr(zoo, network)().eval(), torch.randn(4, *shape))
+            offered = {layer.name: options(layer, (8,), False) for layer in traced.graph.layers}
+            whole = {n: Option(INT8, 8) for n, found in offered.items() if Option(INT8, 8) in found}
+            for precision, chosen in (("fp32", {}), ("int8", whole)):
+                ready, x = integer(traced, chosen), torch.randn(8, *shape)
+                calibrate(ready, [x])
+                path = Path(folder) / f"{network} {precision}.onnx"
+                export(ready, x, path)
+                made[path.stem] = Artefact(path, traced.graph, chosen)
+        reports = Bench(agent).measure(made, "rapid", thorough=False)
+    for precision in ("fp32", "int8"):
+        chosen = [key for key in made if key.endswith(precision)]
+        costs = [predicted(made[k].graph, made[k].options, Predicted(profile(known), "onnxruntime", 1)) for k in chosen]
+        for key, cost in zip(chosen, costs, strict=True):
+            print(f"  {key}: predicted {cost.latency_ms:.4g} ms, measured {reports[key].latency_ms():.4g} ms")
+        ends = np.array([(c.latency_ms, c.latency_low_ms, c.latency_high_ms) for c in costs])
+        measured = np.array([reports[key].latency_ms() for key in chosen])
+        yield Check(f"x86 at hand after calibrate, five networks, {precision}", measured, ends, None, 0.10, 0.05)
+
+
 def speed() -> str:
     """Estimates a second, of a prepared graph and of a module."""
     graph, module = nasbench("232312", INPUTS["cifar100"]), network("232312")
@@ -170,8 +213,6 @@ def speed() -> str:
             count += 1
         return count / (time.perf_counter() - start)
 
-    from edgesdk.estimation import prepare
-
     prepared, _ = prepare(small, (3, 32, 32))
     target = "raspberry-pi-5"
     lines = [
@@ -187,20 +228,21 @@ def main() -> None:
     """Print the table, or write it into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--calibrated", help="A profile that edgesdk calibrate made of this machine.")
     parser.add_argument("--write", type=Path, help="The page whose table is to be replaced.")
-    options = parser.parse_args()
+    given = parser.parse_args()
     head = "| held out | rows | plain | mean error | within 10 % | rank | in the interval | bar | aim |"
     lines = [head, "|---|---|---|---|---|---|---|---|---|"]
-    for check in checks(Data(options.folder)):
+    for check in (*(at_hand(given.calibrated) if given.calibrated else ()), *checks(Data(given.folder))):
         lines.append(check.row())
         print(lines[-1], flush=True)
     found = "\n".join([*lines, "", speed()])
     print(found)
-    if options.write:
-        page = options.write.read_text()
+    if given.write:
+        page = given.write.read_text()
         start, end = page.index(BEGIN), page.index(END)
         first_line = page[start : page.index("\n", start)]
-        options.write.write_text(f"{page[:start]}{first_line}\n\n{found}\n\n{page[end:]}")
+        given.write.write_text(f"{page[:start]}{first_line}\n\n{found}\n\n{page[end:]}")
 
 
 if __name__ == "__main__":

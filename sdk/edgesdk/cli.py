@@ -233,7 +233,7 @@ def estimate(model: str, shape: str | None, per_layer: bool, as_json: bool, **op
 
 def _shape(text: str) -> tuple[int, ...]:
     parts = text.lower().split("x")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"{text!r} is no shape", "write it without the batch, like 3x224x224")
     return tuple(map(int, parts))
 

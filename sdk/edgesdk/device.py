@@ -123,8 +123,13 @@ def target(name: str) -> Target:
 def prices_text(name: str) -> str | None:
     """What the target's ``prices.json`` holds; ``None`` where it has none."""
     for folder in reversed(list(_folders())):
-        if folder.name == name and (path := folder / "prices.json").is_file():
-            return path.read_text("utf-8")
+        if folder.name == name:
+            path = folder / "prices.json"
+            try:
+                return path.read_text("utf-8") if path.is_file() else None
+            except (OSError, UnicodeDecodeError) as error:
+                fact = f"the prices of {name} cannot be read: {error}"
+                raise DeviceError(fact, "write it anew with edgesdk calibrate") from None
     return None
 
 

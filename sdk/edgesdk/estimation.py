@@ -90,7 +90,7 @@ def predicted(graph: Graph, options: Mapping[str, Option], prices: Predicted, ex
     named = of_network(graph, options)
     prices = Predicted(prices.profile, runtime, threads, sum(weight_count(op) for _, op in named), exact)
     median, low, high = prices.interval(op for _, op in named)
-    pairs: dict[str, Pair] = {op.precision: prices.pair(op.precision) for _, op in named}
+    pairs: dict[str, Pair] = {op.precision: prices.pair(op.precision) for op in (prices.as_run(op) for _, op in named)}
     unknown = tuple(dict.fromkeys(op.name for _, op in named if op.name))
     if runtime == "onnxruntime":
         peak, size = memory.peak_bytes(graph, options), memory.size_bytes(graph, options)
@@ -120,7 +120,7 @@ def _bytes(graph: Graph, options: Mapping[str, Option]) -> tuple[float, float]:
     each = {layer.name: options.get(layer.name, Option()) for layer in graph.layers}
     weights = sum(layer.parameters * each[layer.name].weight_bits / 8 for layer in graph.layers)
     output = {layer.name: layer.elements * BYTES[each[layer.name].precision] for layer in graph.layers}
-    return weights + max(sum(output[name] for name in live) for live in graph.live.values()), weights
+    return weights + max((sum(output[name] for name in live) for live in graph.live.values()), default=0.0), weights
 
 
 def prepare(model: nn.Module | str | Path, example: Any = None) -> tuple[Graph, dict[str, Option]]:

@@ -64,8 +64,9 @@ def _cause(error: Exception) -> str:
 
 
 def _traceable(error: Exception) -> str:
-    if "size" in str(error) and "mismatch" in str(error) or "shapes cannot be multiplied" in str(error):
-        return "check that the data has the shape that the model takes"
+    told = str(error)
+    if "mismatch" in told and "size" in told or "cannot be multiplied" in told or "expected input" in told:
+        return "check that the data, or --shape, is what the model takes"
     return "write forward() so that torch.export.export takes it, with a free batch size"
 
 

@@ -99,7 +99,7 @@ class _Probe:
             y = self.node("Relu", [y])
         elif op.activation == "relu6":
             y = self.node("Clip", [y, self.constant(np.float32(0)), self.constant(np.float32(6))])
-        return self.grid(y) if op.precision == INT8 else y
+        return self.grid(y, 6 / 255 if op.activation == "relu6" else 1 / 32) if op.precision == INT8 else y
 
     def sink(self, x: str, inputs: int, size: tuple[int, ...], precision: str) -> str:
         """A 1x1 convolution whose stride steps over all but one pixel."""
@@ -139,8 +139,9 @@ class _Probe:
             self.node("DequantizeLinear", [self.constant(bias), self.constant(scale / 32)], axis=0),
         ]
 
-    def grid(self, x: str) -> str:
-        scale, zero = self.constant(np.float32(1 / 32)), self.constant(np.uint8(0))
+    def grid(self, x: str, step: float = 1 / 32) -> str:
+        """``x`` on an integer grid; that of a ReLU6 ends at 6, so that the runtime sees that the clip is in it."""
+        scale, zero = self.constant(np.float32(step)), self.constant(np.uint8(0))
         quantized = self.node("QuantizeLinear", [x, scale, zero])
         return self.node("DequantizeLinear", [quantized, scale, zero])
 

@@ -19,11 +19,14 @@ def read(model: nn.Module, example: Batch | tuple[int, ...]) -> Graph:
     channel groups and no branches. Raises ``ModelError`` where ``torch.export`` cannot follow the model, ``UsageError``
     for a shape that is none.
     """
-    if isinstance(example, tuple) and all(isinstance(size, int) for size in example):
+    if isinstance(example, (tuple, list)) and all(isinstance(size, int) for size in example):
+        shape = "x".join(map(str, example))
         if not example or min(example) < 1:
-            shape = "x".join(map(str, example))
             raise UsageError(f"{shape!r} is no shape", "write it without the batch, like 3x224x224")
-        example = torch.zeros(1, *example)
+        try:
+            example = torch.zeros(1, *example)
+        except RuntimeError:
+            raise UsageError(f"no memory holds an input of shape {shape}", "give a smaller one") from None
     one = rebatch(example, lambda t: t[:1])
     training = [part for part in model.modules() if part.training]
     try:

@@ -22,7 +22,8 @@ _NAMES = {
     "upsample_nearest2d upsample_bilinear2d upsample interpolate pixel_shuffle pixel_unshuffle channel_shuffle expand "
     "repeat gather embedding index index_select roll flip tile clone im2col unbind unfold repeat_interleave",
     REDUCE: "mean sum amax amin max min argmax argmin adaptive_avg_pool2d adaptive_avg_pool1d adaptive_max_pool2d "
-    "adaptive_max_pool1d avg_pool1d max_pool1d prod var std norm linalg_vector_norm cumsum topk sort",
+    "adaptive_max_pool1d adaptive_avg_pool3d adaptive_max_pool3d avg_pool1d max_pool1d prod var std norm "
+    "linalg_vector_norm cumsum topk sort",
     SOFTMAX: "softmax log_softmax _softmax",
     NORM: "layer_norm group_norm instance_norm rms_norm lrn local_response_norm normalize",
     MATMUL: "matmul bmm mm addmm baddbmm linear einsum scaled_dot_product_attention",

@@ -138,7 +138,7 @@ def operators(
         whole = Operator(LINEAR, option.precision, inputs, outputs, size, activation=layer.activation, entry=entry)
     elif layer.kind == CONV:
         whole = Operator(
-            CONV, option.precision, inputs, outputs, spatial, layer.kernel, layer.stride, layer.padding,
+            CONV, option.precision, inputs, outputs, spatial, layer.kernel, layer.stride, _padding(layer),
             layer.dilation, inputs if layer.depthwise else layer.groups, layer.activation, entry,
         )  # fmt: skip
     elif layer.kind == POOL and layer.kernel:
@@ -159,11 +159,20 @@ def operators(
     return (whole,) if option.factor is None else _parts(whole, option.factor)
 
 
+def _padding(layer: Layer) -> tuple[int, ...]:
+    """The padding before the first pixel, or one more where the file has more behind the last."""
+    axes = zip(layer.input_shape[1:], layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True)
+    return tuple(
+        p + 1 if _after(n, k, s, p, d) != after == _after(n, k, s, p + 1, d) else p
+        for (n, k, s, p, d), after in zip(axes, layer.shape[1:], strict=True)
+    )
+
+
 def of_network(graph: Graph, options: Mapping[str, Option]) -> list[tuple[str, Operator]]:
     """What a whole network runs as, with the layer's name: each layer with its option, FP32 where it has none.
 
     What is computed twice from the same tensor without weights runs once, as runtimes see to it (common
-    subexpressions).
+    subexpressions). A change of precision is one more operator, once per tensor however many read it.
     """
     same: dict[tuple[object, ...], str] = {}
     renamed: dict[str, str] = {}
@@ -178,6 +187,23 @@ def of_network(graph: Graph, options: Mapping[str, Option]) -> list[tuple[str, O
             same[key] = layer.name
         option = options.get(layer.name, Option())
         found += [(layer.name, op) for op in operators(layer, graph, option, None, None)]
+    return found + _changes(graph, {name for name, option in options.items() if option.precision == INT8})
+
+
+def _changes(graph: Graph, whole: set[str]) -> list[tuple[str, Operator]]:
+    """The changes of precision between the layers ``whole``, which are integer, and the others."""
+    found = []
+    tensors = [(t.name, t.shape, False) for t in graph.inputs if t.dtype == "float32"]
+    for layer in graph.layers:
+        rows = layer.shape[:-1]
+        shape = (layer.shape[-1], prod(rows)) if layer.kind == LINEAR and rows else layer.shape
+        tensors.append((layer.name, shape, layer.name in whole))
+    for name, shape, is_integer in tensors:
+        readers = graph.readers[name]
+        if shape and is_integer and (name in graph.outputs or any(reader not in whole for reader in readers)):
+            found.append((name, change("dequantize", shape, shape[0])))
+        if shape and not is_integer and any(reader in whole for reader in readers):
+            found.append((name, change("quantize", shape, shape[0])))
     return found
 
 

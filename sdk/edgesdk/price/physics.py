@@ -40,13 +40,20 @@ class Kernels:
 
     Output ``channels`` and ``pixels`` are rounded up to these steps. Windows are gathered with ``channels_last`` or
     first. With ``winograd``, 3x3 convolutions of stride 1 take a quarter of the multiplications (Lavin and Gray 2016,
-    F(4x4, 3x3)).
+    F(4x4, 3x3)). Input channels are rounded up to ``inputs``, that of blocked layouts. With ``clips_apart``, a ReLU6 in
+    fp32 is a pass of its own.
     """
 
     channels: int = 4
     pixels: int = 1
     channels_last: bool = False
     winograd: bool = False
+    inputs: int = 1
+    clips_apart: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.pixels, self.inputs) < 1:
+            raise ValueError("channels and pixels are rounded up to steps above zero")
 
 
 @dataclass
@@ -78,9 +85,9 @@ def amounts(op: Operator, chip: Chip, kernels: Kernels, missed: float = 0.0) -> 
     if op.kind == CONV and op.depthwise:
         add("depthwise", op.macs / lanes)
     elif op.kind == CONV:
-        depth = op.inputs // op.groups * prod(op.kernel)
+        depth = (op.inputs if op.entry else _up(op.inputs // op.groups, kernels.inputs)) * prod(op.kernel)
         each = _up(op.outputs // op.groups, kernels.channels)
-        fast = kernels.winograd and set(op.kernel) == {3} and set(op.stride) == {1} and set(op.dilation) == {1}
+        fast = kernels.winograd and op.kernel == (3, 3) and set(op.stride) == set(op.dilation) == {1}
         add("conv", depth * each * op.groups * _up(pixels, kernels.pixels) / lanes / (WINOGRAD if fast else 1))
         add("pack", depth * op.groups * pixels / vector)
         add("store", written / vector)
@@ -110,6 +117,8 @@ def amounts(op: Operator, chip: Chip, kernels: Kernels, missed: float = 0.0) -> 
         add("quantize", written / vector)
     else:
         add("unknown", (read + written) / vector + op.work / lanes)
+    if kernels.clips_apart and op.activation == "relu6" and op.precision == FP32:
+        add("elementwise", 2 * written / vector)
     add("weights", weights / vector)
     add("call", 1.0)
     moved = (read + written) * BYTES[op.precision]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from edgesdk.device import Target, prices_text
-from edgesdk.errors import DeviceError, UsageError
-from edgesdk.price.operators import Operator
-from edgesdk.price.physics import BYTES, SHAPE, TERMS, Kernels, Work, work
+from edgesdk.errors import BundleError, DeviceError, UsageError
+from edgesdk.plan import FP32
+from edgesdk.price.operators import CHANGES, Operator
+from edgesdk.price.physics import BYTES, FP16, SHAPE, TERMS, Kernels, Work, work
 from edgesdk.price.posterior import Posterior
 from edgesdk.record import dumps, from_json, write
 
@@ -44,7 +46,7 @@ class Standing:
     def __post_init__(self) -> None:
         if self.kind not in STANDINGS:
             raise ValueError(f"{self.kind!r} is not one of {', '.join(STANDINGS)}")
-        if any(count < 1 for count in self.threads) or any(not 0 <= error < 100 for _, error in self.errors):
+        if min(self.threads, default=0) < 1 or any(not 0 <= error < 100 for _, error in self.errors):
             raise ValueError("threads are above zero, and errors are not negative")
 
 
@@ -116,7 +118,9 @@ class Predicted:
         self.profile, self.runtime, self.threads = profile, runtime, threads
         self.weights, self.exact = weights, exact
         self.chip = profile.target.chip(runtime)
-        if threads > self.chip.cores and "cpu" in profile.target.chips and self.chip is profile.target.chips["cpu"]:
+        if self.chip is not profile.target.chips.get("cpu"):
+            self.threads = threads = 1  # the caller's: a graphics processor has its own
+        if threads > self.chip.cores:
             raise UsageError(f"{threads} threads on {self.chip.cores} cores", f"give {self.chip.cores} or fewer")
         known = dict.fromkeys(pair.precision for pair in profile.pairs if pair.runtime == runtime)
         self.pairs = {precision: profile.pair(runtime, precision, threads) for precision in known}
@@ -125,9 +129,10 @@ class Predicted:
     def latency_ms(self, operator: Operator) -> float:
         """What one ``operator`` takes, in ms: the median. Raises ``UsageError`` for a precision without prices."""
         if operator not in self._seen:
-            pair = self.pair(operator.precision)
-            held = self.weights * BYTES[operator.precision]
-            one = work([operator], self.chip, pair.kernels, self.threads, held)
+            runs = self.as_run(operator)
+            pair = self.pair(runs.precision)
+            held = self.weights * BYTES[runs.precision]
+            one = work([runs], self.chip, pair.kernels, self.threads, held)
             self._seen[operator] = float(pair.posterior.parts_ms(one, self.chip.clock_ghz)[0])
         return self._seen[operator]
 
@@ -143,6 +148,15 @@ class Predicted:
             precision = self.profile.target.runs_as(self.runtime, precision)
         return self.pairs.get(precision) or self.profile.pair(self.runtime, precision, self.threads)
 
+    def as_run(self, operator: Operator) -> Operator:
+        """``operator`` in the precision in which this target runs it; what changes precision starts from half there."""
+        precision = operator.precision
+        if not self.exact:
+            precision = self.profile.target.runs_as(self.runtime, precision)
+        if operator.kind in CHANGES and precision == FP32 and FP32 not in self.pairs and FP16 in self.pairs:
+            precision = FP16
+        return operator if precision == operator.precision else replace(operator, precision=precision)
+
     def work(self, operators: Sequence[Operator]) -> Work:
         """The work of ``operators``, all of one precision."""
         kernels = self.pair(operators[0].precision).kernels if operators else next(iter(self.pairs.values())).kernels
@@ -154,8 +168,10 @@ class Predicted:
         Parts in different precisions are taken to be off together, which is the careful assumption.
         """
         by: dict[str, list[Operator]] = {}
-        for op in operators:
+        for op in map(self.as_run, operators):
             by.setdefault(op.precision, []).append(op)
+        if not by:  # nothing but the run itself
+            by[next(iter(self.pairs), FP32)] = []
         total, off = 0.0, 0.0
         for precision, some in by.items():
             known = self.pair(precision).known(self.threads)
@@ -185,7 +201,7 @@ def load(text: str, where: str) -> tuple[Pair, ...]:
         schema = document["schema"]
         if schema == SCHEMA:
             return tuple(_from_json(pair) for pair in document["pairs"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, BundleError) as error:
         raise DeviceError(f"{where} is damaged: {error}", "write it anew with edgesdk calibrate") from None
     newer = isinstance(schema, int) and schema > SCHEMA
     remedy = "update edgesdk" if newer else "write it anew with edgesdk calibrate"
@@ -205,7 +221,7 @@ def _to_json(pair: Pair) -> Mapping[str, object]:
         "extra": _round(known.extra),
         "shapes": json.dumps(known.shapes.astype(int).tolist(), separators=(",", ":")),
         "pull": json.dumps(_round(known.pull), separators=(",", ":")),
-        "learnt": json.dumps(_round(known.learnt, 3), separators=(",", ":")),
+        "learnt": base64.b64encode(known.learnt.astype("<f4").tobytes()).decode(),  # rows of float32: 5 digits are few
     }
 
 
@@ -213,11 +229,14 @@ def _from_json(value: Mapping[str, Any]) -> Pair:
     constants, deviation = (np.array([float(value[k][t]) for t in TERMS]) for k in ("constants", "deviation"))
     shapes = np.array(json.loads(str(value["shapes"])), float).reshape(-1, SHAPE)
     pull = np.array(json.loads(str(value["pull"])), float)
-    learnt = np.array(json.loads(str(value["learnt"])), float).reshape(-1, len(TERMS) + len(shapes))
+    learnt = np.frombuffer(base64.b64decode(str(value["learnt"]), validate=True), "<f4").astype(float)
+    learnt = learnt.reshape(-1, len(TERMS) + len(shapes))
     noise, extra = float(value["noise"]), float(value["extra"])
     figures = np.concatenate([constants, deviation, pull, learnt.ravel(), shapes.ravel(), [noise, extra]])
     if not np.isfinite(figures).all() or (constants <= 0).any() or (deviation <= 0).any() or noise < 0 or extra < 0:
         raise ValueError("it holds times that are not positive")
+    if constants.max() > 1e9 or (np.abs(pull) > 1e3).any():
+        raise ValueError("it holds times that overflow")
     if len(pull) != len(shapes):
         raise ValueError("its shapes and pulls do not match")
     posterior = Posterior(np.log(constants), deviation, shapes, pull, learnt, noise, extra)

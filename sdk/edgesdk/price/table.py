@@ -10,7 +10,7 @@ from pathlib import Path
 from edgesdk.price.operators import Operator, baseline
 from edgesdk.record import digest, dumps, write
 
-SCHEMA = 1
+SCHEMA = 2  # 2: pools with their own windows, clips on grids of their own
 
 
 @dataclass

@@ -1,0 +1,319 @@
+"""``edgesdk estimate`` and ``edgesdk targets`` as a user runs them: one document, or one line of error."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgesdk.cli import main
+from edgesdk.device import targets
+from edgesdk.estimation import Estimate
+from edgesdk.price.profile import STANDINGS
+
+MODELS = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2, 1)
+        self.fc = nn.Linear(8, 4)
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+
+def number():
+    return 3
+
+def failing():
+    raise RuntimeError("no weights today")
+"""
+FIELDS = set(Estimate.__dataclass_fields__)
+Run = Callable[..., str]
+PI = ("--target", "raspberry-pi")
+
+
+class Small(nn.Module):
+    """The same as in ``MODELS``."""
+
+    def __init__(self, inputs: int = 1) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.conv = nn.Conv2d(3, 8, 3, 2, 1)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.conv(sum(more, x))).mean((2, 3)))
+
+
+def written(path: Path, *shapes: tuple[int, ...], **options: Any) -> None:
+    given = tuple(torch.zeros(1, *shape) for shape in shapes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Small().eval(), given, path, dynamo=False, opset_version=17, **options)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models in it; no test writes into it."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "models.py").write_text(MODELS)
+    written(folder / "model.onnx", (3, 32, 32))
+    axes = {"x": {0: "batch", 2: "height", 3: "width"}}
+    written(folder / "free.onnx", (3, 32, 32), input_names=["x"], dynamic_axes=axes)
+    written(folder / "two.onnx", (3, 32, 32), (3, 32, 32), input_names=["x", "y"], dynamic_axes={
+        name: {0: "batch", 2: "height", 3: "width"} for name in "xy"
+    })  # fmt: skip
+    (folder / "broken.onnx").write_bytes(b"not a model")
+    (folder / "empty.onnx").write_bytes(b"")
+    (folder / "cut.onnx").write_bytes((folder / "model.onnx").read_bytes()[:300])
+    (folder / "folder.onnx").mkdir()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder of the models, without profiles of one's own."""
+    monkeypatch.chdir(files)
+    monkeypatch.setenv("EDGESDK_PROFILES", str(tmp_path / "profiles"))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+
+@pytest.fixture
+def ran(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command that succeeds, says nothing on stderr and writes no file; what it printed."""
+
+    def run(*arguments: str) -> str:
+        before = sorted(Path().rglob("*"))
+        with pytest.raises(SystemExit) as ended:
+            main.main(list(arguments), prog_name="edgesdk")
+        captured = capsys.readouterr()
+        assert ended.value.code == 0, captured.err
+        assert captured.err == "" and captured.out
+        assert sorted(Path().rglob("*")) == before
+        return captured.out
+
+    return run
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command that fails with that code and writes no file; its one line."""
+
+    def run(code: int, *arguments: str) -> str:
+        before = sorted(Path().rglob("*"))
+        with pytest.raises(SystemExit) as ended:
+            main.main(list(arguments), prog_name="edgesdk")
+        captured = capsys.readouterr()
+        assert ended.value.code == code, captured.err
+        assert captured.out == ""
+        assert captured.err.startswith("edgesdk: ") and captured.err.count("\n") == 1
+        assert ": " in captured.err.removeprefix("edgesdk: ") and "Traceback" not in captured.err
+        assert sorted(Path().rglob("*")) == before
+        return captured.err
+
+    return run
+
+
+# Estimates
+
+
+@pytest.mark.parametrize("model", [("model.onnx",), ("models.py:Small", "--shape", "3x32x32")])
+def test_a_process_prints_one_document_and_nothing_else(model: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "edgesdk.cli", "estimate", *model, *PI, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0 and done.stderr == ""
+    found = json.loads(done.stdout)
+    assert set(found) == FIELDS - {"layers"}
+    assert found["basis"] == "predicted" and found["target"] == "raspberry-pi-5" and found["runtime"] == "onnxruntime"
+    assert 0 < found["latency_low_ms"] < found["latency_ms"] < found["latency_high_ms"]
+    assert found["peak_memory_bytes"] > 0 and found["size_bytes"] > 0 and found["sources"]
+    assert found["standing"] == {"fp32": "measured"} and found["unknown"] == []
+
+
+@pytest.mark.parametrize("model", [("model.onnx",), ("models.py:Small", "--shape", "3x32x32")])
+def test_layers_come_when_they_are_asked_for(ran: Run, model: tuple[str, ...]) -> None:
+    whole = json.loads(ran("estimate", *model, *PI, "--json"))
+    found = json.loads(ran("estimate", *model, *PI, "--json", "--per-layer"))
+    layers = found.pop("layers")
+    assert found == whole
+    assert [layer["operator"] for layer in layers] == ["conv", "mean", "linear"]
+    assert all(set(layer) == {"name", "operator", "latency_ms"} and layer["latency_ms"] > 0 for layer in layers)
+    assert sum(layer["latency_ms"] for layer in layers) < found["latency_ms"]
+
+
+def test_a_file_and_the_module_that_it_was_made_of_cost_the_same(ran: Run) -> None:
+    found = [
+        json.loads(ran("estimate", *model, *PI, "--json"))["latency_ms"]
+        for model in (
+            ("model.onnx",), ("free.onnx", "--shape", "3x32x32"), ("model.onnx", "--shape", "3X32X32"),
+            ("models.py:Small", "--shape", "3x32x32"),
+        )
+    ]  # fmt: skip
+    assert found[1:] == pytest.approx([found[0]] * 3, rel=0.02)
+    larger = json.loads(ran("estimate", "free.onnx", "--shape", "3x64x64", *PI, "--json"))["latency_ms"]
+    assert larger > 1.5 * found[0]
+
+
+def test_people_are_told_what_it_costs_and_what_that_rests_on(ran: Run) -> None:
+    said = ran("estimate", "model.onnx", "--target", "raspberry-pi-4", "--per-layer")
+    assert "raspberry-pi-4, onnxruntime, 1 thread(s)" in said
+    for part in ("latency", "90 %", "peak memory", "size of the file", "scaled from a sibling", "per layer", "conv"):
+        assert part in said
+    assert "source: " in said and "note: fp32 is scaled from a sibling" in said
+    assert "per layer" not in ran("estimate", "model.onnx", *PI)
+
+
+def test_what_is_asked_for_is_taken(ran: Run) -> None:
+    found = json.loads(
+        ran("estimate", "model.onnx", "--target", "pi4", "--runtime", "litert", "--precision", "int8", "--threads", "4",
+            "--json")
+    )  # fmt: skip
+    assert (found["target"], found["runtime"], found["threads"]) == ("raspberry-pi-4", "litert", 4)
+    assert found["standing"] == {"int8": "measured", "fp32": "measured"}  # what the caller gives is float
+    assert found["runtime_memory_bytes"] is None
+
+
+@pytest.mark.parametrize("command", [["estimate", "model.onnx", *PI], ["estimate", "models.py:Small", *PI]])
+def test_an_unknown_target_is_refused_with_those_that_exist(fails: Run, command: list[str]) -> None:
+    said = fails(2, *command[:-1], "toaster")
+    assert "'toaster'" in said and all(name in said for name in targets())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--runtime", "tvm"), "there is no runtime 'tvm': choose one of onnxruntime, litert"),
+        (
+            ("--runtime", "tensorrt"),
+            "nothing is known of tensorrt with fp32 on raspberry-pi-5: choose one of onnxruntime",
+        ),
+        (("--runtime", "ncnn"), "ncnn has fp16, int8 there"),
+        (("--precision", "int4"), "there is no precision 'int4': choose one of fp32, fp16, int8"),
+        (("--precision", "fp16"), "onnxruntime has fp32, int8 there; fp16 runs on ncnn"),
+        (("--threads", "5"), "5 threads on 4 cores: give 4 or fewer"),
+        (("--threads", "0"), "--threads"),
+        (("--threads", "many"), "--threads"),
+        (("--shape", "3x0x3"), "'3x0x3' is no shape: write it without the batch"),
+        (("--shape", "abc"), "'abc' is no shape"),
+        (("--shape", "3x"), "'3x' is no shape"),
+        (("--shape", "-3x32x32"), "is no shape"),
+        (("--shape", "3,32,32"), "'3,32,32' is no shape"),
+        (("--shape", "3x32.0x32"), "is no shape"),
+        (("--shape", "3x\u00b2x32"), "is no shape"),
+        (("--shape", "3x33x32"), "takes (3, 32, 32) without the batch, not (3, 33, 32)"),
+        (("--shape", "32x32"), "takes (3, 32, 32)"),
+        (("--shape", "1x3x32x32"), "takes (3, 32, 32)"),
+        (("--colour", "red"), "--colour"),
+    ],
+)
+def test_an_argument_that_is_wrong_is_refused(fails: Run, options: tuple[str, ...], says: str) -> None:
+    assert says in fails(2, "estimate", "model.onnx", *PI, *options)
+
+
+def test_a_pair_that_a_board_does_not_have_is_refused_with_those_that_it_has(fails: Run) -> None:
+    said = fails(2, "estimate", "model.onnx", "--target", "jetson-nano", "--precision", "int8")
+    assert "nothing is known of onnxruntime with int8 on jetson-nano" in said
+    assert "onnxruntime has fp32 there; int8 runs on ncnn" in said
+    said = fails(2, "estimate", "model.onnx", "--target", "jetson-nano", "--runtime", "tensorrt")
+    assert "nothing is known of tensorrt with fp32 on jetson-nano: choose one of " in said and "ncnn fp32" in said
+    assert "deploy --target x86" in fails(2, "estimate", "model.onnx", "--target", "x86")
+
+
+def test_a_shape_that_is_missing_is_asked_for(fails: Run) -> None:
+    assert "--shape" in fails(2, "estimate", "models.py:Small", *PI)
+    said = fails(2, "estimate", "free.onnx", *PI)
+    assert "axis 2 of input x is free" in said and "--shape" in said
+    assert "the file has the inputs x, y" in fails(2, "estimate", "two.onnx", *PI, "--shape", "3x32x32")
+    fails(2, "estimate", "model.onnx")  # no target
+    fails(2, "estimate", *PI)  # no model
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("absent.onnx", "absent.onnx cannot be read: No such file"),
+        ("folder.onnx", "folder.onnx cannot be read"),
+        ("broken.onnx", "not an ONNX file"),
+        ("empty.onnx", "not an ONNX file"),
+        ("cut.onnx", "cut.onnx"),
+        ("free.onnx", "channels"),
+        ("absent.py:Small", "no file absent.py"),
+        ("models.py:Smal", "did you mean Small"),
+        ("models.py", "names no callable"),
+        ("models.py:number", "type int"),
+        ("models.py:failing", "no weights today"),
+        ("models.py:Small", "the model cannot be traced"),
+    ],
+)
+def test_a_model_that_is_none_or_does_not_take_the_shape_is_refused(fails: Run, model: str, says: str) -> None:
+    shape = () if model in ("broken.onnx", "empty.onnx", "cut.onnx") else ("--shape", "4x32x32")
+    if model == "free.onnx":  # whose channels are not free
+        assert "takes (3, height, width)" in fails(2, "estimate", model, *PI, *shape)
+    else:
+        assert says in fails(3, "estimate", model, *PI, *shape)
+
+
+def test_a_shape_that_no_memory_holds_is_refused(fails: Run) -> None:
+    assert "3x10000000x10000000" in fails(2, "estimate", "models.py:Small", *PI, "--shape", "3x10000000x10000000")
+
+
+def test_a_damaged_profile_of_ones_own_is_said_to_be(fails: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "profiles" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "device.toml").write_text("schema = ")
+    for command in (("targets",), ("estimate", "model.onnx", "--target", "mine")):
+        assert "the profile mine is damaged" in fails(6, *command)
+
+
+# Targets
+
+
+def test_every_target_is_listed_with_its_runtimes_and_errors(ran: Run) -> None:
+    said = ran("targets")
+    assert all(re.search(rf"^{re.escape(name)}: ", said, re.MULTILINE) for name in targets())
+    assert "(also raspberry-pi, " in said
+    assert re.search(r"^  onnxruntime fp32: measured with 1 thread\(s\); mean error \d+\.\d %", said, re.MULTILINE)
+    assert "error not measured" in said and "measured on the machine at hand" in said
+
+
+def test_every_target_is_in_one_document(ran: Run) -> None:
+    found = json.loads(ran("targets", "--json"))
+    assert [one["name"] for one in found] == list(targets())
+    for one in found:
+        assert one["title"] and one["facts"] and all(fact["source"] for fact in one["facts"])
+        assert set(one["precisions"]) == set(one["runtimes"])
+        for pair in one["pairs"]:
+            assert pair["kind"] in STANDINGS and pair["source"] and pair["date"] and pair["threads"]
+            assert "posterior" not in pair and "kernels" not in pair
+            assert bool(pair["errors"]) == bool(pair["networks"])
+    assert {one["name"] for one in found if not one["pairs"]} == {"x86"}
+
+
+@pytest.mark.parametrize("name", ["jetson-orin-nano", "Jetson"])
+def test_one_target_is_shown_with_sources(ran: Run, name: str) -> None:
+    said = ran("targets", name)
+    assert said.startswith("jetson-orin-nano: NVIDIA Jetson Orin Nano")
+    assert "https://" in said and "tensorrt fp16: " in said and "version" in said
+    assert "raspberry-pi-5:" not in said
+    found = json.loads(ran("targets", name, "--json"))
+    assert found["name"] == "jetson-orin-nano" and found["half"] == ["tensorrt"]
+    assert {"tensorrt", "onnxruntime"} <= {pair["runtime"] for pair in found["pairs"]}
+    assert all(fact["value"] in said and fact["source"] in said for fact in found["facts"])
+    assert all(pair["source"] in said for pair in found["pairs"])
+
+
+def test_an_unknown_target_is_not_shown(fails: Run) -> None:
+    said = fails(2, "targets", "jetson-nano-9", "--json")
+    assert "'jetson-nano-9'" in said and "jetson-nano" in said
