@@ -297,7 +297,7 @@ def test_every_target_is_in_one_document(ran: Run) -> None:
         for pair in one["pairs"]:
             assert pair["kind"] in STANDINGS and pair["source"] and pair["date"] and pair["threads"]
             assert "posterior" not in pair and "kernels" not in pair
-            assert bool(pair["errors"]) == bool(pair["networks"])
+            assert pair["errors"] or not pair["networks"]  # what was measured says how far off it is
     assert {one["name"] for one in found if not one["pairs"]} == {"x86"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 ELEMENTWISE, FUNCTION, COPY, REDUCE, SOFTMAX, NORM = "elementwise", "function", "copy", "reduce", "softmax", "norm"
 MATMUL, RECURRENT, GROUPED, UNKNOWN = "matmul", "recurrent", "grouped", "unknown"
 AVERAGE = "average pool"
+ATTENTION = "scaled_dot_product_attention"  # several operators in one
 
 _NOTHING = (
     "view reshape flatten squeeze unsqueeze getitem dropout identity alias detach contiguous to _to_copy unsafe_view "
@@ -26,7 +27,7 @@ _NAMES = {
     "linalg_vector_norm cumsum topk sort",
     SOFTMAX: "softmax log_softmax _softmax",
     NORM: "layer_norm group_norm instance_norm rms_norm lrn local_response_norm normalize",
-    MATMUL: "matmul bmm mm addmm baddbmm linear einsum scaled_dot_product_attention",
+    MATMUL: "matmul bmm mm addmm baddbmm linear einsum " + ATTENTION,
     RECURRENT: "gru lstm rnn rnn_tanh rnn_relu",
     GROUPED: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
     "pool": "max_pool2d max_pool2d_with_indices max_pool3d",

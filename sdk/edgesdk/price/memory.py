@@ -24,11 +24,10 @@ from math import prod
 from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, OTHER, POOL, WEIGHTED, Graph, Layer
 from edgesdk.plan import FP32, INT8, Option
 from edgesdk.price.arena import Arena, Step, buffers, up
-from edgesdk.price.kinds import COPY, FREE, RECURRENT, REDUCE, kind_of
+from edgesdk.price.kinds import ATTENTION, COPY, FREE, RECURRENT, REDUCE, kind_of
 
 FLOAT_BYTES, POINTER_BYTES, KB = 4, 8, 1024
 FOLDED = 8192  # numbers in a constant, up to which the exporter computes with it
-ATTENTION = "scaled_dot_product_attention"
 NODES = {ATTENTION: 8, "unbind": 6, "gru": 3, "lstm": 3, "getitem": 0, "zeros": 0}
 """Nodes of the file per operator, where it is not one."""
 SLICING = 10  # nodes that slice and join the weights of a recurrence

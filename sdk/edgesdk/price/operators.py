@@ -8,7 +8,7 @@ from math import prod
 
 from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, Graph, Layer
 from edgesdk.plan import FP32, INT8, Factor, Option
-from edgesdk.price.kinds import AVERAGE, FREE, UNKNOWN, kind_of
+from edgesdk.price.kinds import ATTENTION, AVERAGE, ELEMENTWISE, FREE, MATMUL, SOFTMAX, UNKNOWN, kind_of
 
 CHANGES = ("quantize", "dequantize")
 PROBED = (CONV, LINEAR, ADD, POOL, AVERAGE, MEAN, ACTIVATION, *CHANGES)
@@ -153,10 +153,25 @@ def operators(
     else:
         sizes = {tensor.name: prod(tensor.shape) for tensor in graph.inputs}
         read = sum(graph.by_name[i].elements if i in graph.by_name else sizes[i] for i in layer.inputs)
+        if layer.operator == ATTENTION:
+            return _attention(layer, option.precision, read)
         kind = kind_of(layer.operator)
         name = layer.operator if kind == UNKNOWN else ""
         return (Operator(kind, option.precision, read, layer.elements, work=layer.macs, name=name),)
     return (whole,) if option.factor is None else _parts(whole, option.factor)
+
+
+def _attention(layer: Layer, precision: str, read: int) -> tuple[Operator, ...]:
+    """What an attention runs as (Vaswani et al. 2017, equation 1): the scores, their softmax, and what they weigh."""
+    depth = max(1, layer.shape[-1])
+    scores = layer.macs // (2 * depth)  # macs are twice rows times keys times depth
+    half = layer.macs // 2
+    return (
+        Operator(MATMUL, precision, read * 2 // 3, scores, work=half),
+        Operator(ELEMENTWISE, precision, scores, scores),
+        Operator(SOFTMAX, precision, scores, scores),
+        Operator(MATMUL, precision, scores + read // 3, layer.elements, work=half),
+    )
 
 
 def _padding(layer: Layer) -> tuple[int, ...]:
