@@ -4,7 +4,7 @@
 
 INPUT.npz holds an array per input under its name; INPUT.npy the only input. uint8 images are normalised as the manifest
 says, when it says so. A batch is run one sample at a time. Without INPUT the recorded sample is run and compared.
-With --time one sample is run again and again for that long, at least 128 times after a warm-up, and its latency printed.
+With --time one sample is run again and again for that long, at least 128 times, and its latency printed.
 """
 
 import argparse
