@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from given import MODELS
 from torch import Tensor, nn
 
 from edgesdk.cli import main
@@ -20,24 +21,6 @@ from edgesdk.device import targets
 from edgesdk.estimation import Estimate
 from edgesdk.price.profile import STANDINGS
 
-MODELS = """
-import torch
-from torch import nn
-
-class Small(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3, 2, 1)
-        self.fc = nn.Linear(8, 4)
-    def forward(self, x):
-        return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
-
-def number():
-    return 3
-
-def failing():
-    raise RuntimeError("no weights today")
-"""
 FIELDS = set(Estimate.__dataclass_fields__)
 Run = Callable[..., str]
 PI = ("--target", "raspberry-pi")

@@ -10,7 +10,7 @@ to its sibling, and cannot promise more than the chip can do. Sums, not the maxi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, log2, prod
 
 import numpy as np
@@ -32,6 +32,12 @@ INDEX = {name: index for index, name in enumerate(TERMS)}
 SHARED = INDEX["memory"]  # the terms from here on are no faster with more threads
 WINOGRAD = 4.0  # times fewer multiplications
 SHAPE = 7  # numbers by which two operators are alike or not
+FAR = 1000.0  # octaves between operators of two kinds
+ORDER = (
+    CONV, "depthwise", LINEAR, POOL, kinds.AVERAGE, ADD, ACTIVATION, MEAN, kinds.ELEMENTWISE, kinds.FUNCTION,
+    kinds.COPY, kinds.REDUCE, kinds.SOFTMAX, kinds.NORM, kinds.MATMUL, kinds.RECURRENT, kinds.GROUPED, *CHANGES,
+)  # fmt: skip
+"""Kinds of operator by their number in a profile's shapes: add at the end alone."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,6 @@ class Work:
     amounts: np.ndarray  # (operators, terms), in cycles
     counts: np.ndarray  # (operators,)
     shapes: np.ndarray  # (operators, SHAPE), each distinct
-    unknown: tuple[str, ...] = field(default=())
 
 
 def amounts(op: Operator, chip: Chip, kernels: Kernels, missed: float = 0.0) -> np.ndarray:
@@ -140,18 +145,8 @@ def shape(op: Operator) -> np.ndarray:
     inputs = op.inputs / op.groups if term == CONV else op.inputs
     last = op.after[-1] if op.after else 1
     octaves = (inputs, op.outputs, prod(op.after), prod(op.kernel), prod(op.stride), last)
-    return np.array([hash_of(term), *(log2(max(1.0, number)) for number in octaves)])
-
-
-def hash_of(kind: str) -> float:
-    """A number per kind of operator, far from all others."""
-    return 1000.0 * ORDER.index(kind) if kind in ORDER else 1000.0 * len(ORDER)
-
-
-ORDER = (
-    CONV, "depthwise", LINEAR, POOL, kinds.AVERAGE, ADD, ACTIVATION, MEAN, kinds.ELEMENTWISE, kinds.FUNCTION,
-    kinds.COPY, kinds.REDUCE, kinds.SOFTMAX, kinds.NORM, kinds.MATMUL, kinds.RECURRENT, kinds.GROUPED, *CHANGES,
-)  # fmt: skip
+    apart = FAR * (ORDER.index(term) if term in ORDER else len(ORDER))
+    return np.array([apart, *(log2(max(1.0, number)) for number in octaves)])
 
 
 def missed(weights: float, chip: Chip) -> float:
@@ -182,15 +177,14 @@ def work(
     return Work(
         rows,
         np.array([*count.values(), 1.0]),
-        np.vstack([*(shape(op)[None] for op in distinct), np.full((1, SHAPE), -1000.0)]),
-        tuple(dict.fromkeys(op.name for op in distinct if op.name)),
+        np.vstack([*(shape(op)[None] for op in distinct), np.full((1, SHAPE), -FAR)]),
     )
 
 
 def lone(op: Operator, chip: Chip, kernels: Kernels, threads: int = 1) -> Work:
     """The work of ``op`` alone, as a probe times it: without that of a run."""
     whole = work([op], chip, kernels, threads)
-    return Work(whole.amounts[:1], whole.counts[:1], whole.shapes[:1], whole.unknown)
+    return Work(whole.amounts[:1], whole.counts[:1], whole.shapes[:1])
 
 
 def _up(value: float, step: int) -> float:

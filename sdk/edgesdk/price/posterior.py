@@ -98,8 +98,7 @@ def fit(works: Sequence[Work], measured_ms: Sequence[float], clock_ghz: float, p
     """What the networks ``works``, measured at ``measured_ms``, say of the constants and the operators in them.
 
     Constants and factors are those of highest posterior density (Gauss-Newton), the noise that of highest marginal
-    likelihood.
-    Outliers count for less: an observation off by more than 2.5 standard deviations is taken as noisier.
+    likelihood. Outliers count for less: an observation off by more than 2.5 standard deviations is taken as noisier.
     """
     measured = np.log(np.asarray(measured_ms))
     amounts = np.array([work.counts @ work.amounts for work in works]) / (clock_ghz * 1e6)
