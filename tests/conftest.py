@@ -11,6 +11,7 @@ from pathlib import Path
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 CACHE = tempfile.TemporaryDirectory(prefix="edgesdk-test-cache-")
 os.environ["EDGESDK_CACHE"] = CACHE.name
+os.environ["EDGESDK_PROFILES"] = str(Path(CACHE.name) / "profiles")
 
 import torch  # before anything that may import SciPy: the other way round the process crashes as it ends
 

@@ -33,6 +33,7 @@ import edgesdk
 import zoo
 from bench_search import Clock
 from cifar import Cifar
+from edgesdk.artefact import Artefact
 from edgesdk.compress.data import CALIBRATION, Data
 from edgesdk.compress.load import load_model
 from edgesdk.errors import BudgetError
@@ -139,7 +140,8 @@ class Benchmark:
     def measure(self) -> None:
         """Every file's latency, in one interleaved run."""
         with LocalDevice() as agent:
-            found = Bench(agent).measure({n: r.path for n, r in self.rows.items()}, self.options.mode, thorough=False)
+            files = {name: Artefact(row.path) for name, row in self.rows.items()}
+            found = Bench(agent).measure(files, self.options.mode, thorough=False)
         for name, report in found.items():
             row = self.rows[name]
             row.p50_ms, row.p90_ms, row.size_bytes = report.latency_ms(), report.latency_ms(90), report.size_bytes

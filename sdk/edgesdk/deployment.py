@@ -111,8 +111,9 @@ def _studied(
     with LocalDevice() as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
         bench = Bench(agent, threads) if device.measured else Forecast(device, agent, threads)
         precisions = device.precisions[bench.runtime]
-        wanted = budget or Budget()
-        known = study(model, data, task, bench, precisions, wanted, Path(folder), tell, again=again)
+        known = study(
+            model, data, task, bench, budget or Budget(), Path(folder), tell, again=again, precisions=precisions
+        )
         assert known.dense is not None
         goal = budget or Budget()
         if not goal.bounds and goal.max_drop is None and device.measured:

@@ -210,12 +210,12 @@ def study(
     data: Data,
     task: Task,
     bench: Bench | Forecast,
-    precisions: tuple[str, ...],
     budget: Budget,
     folder: Path,
     tell: Tell,
     mode: str = "rapid",
     again: bool = True,
+    precisions: tuple[str, ...] = (FP32, INT8),
 ) -> Study:
     """Trace, price, sense and anchor ``model``: all that a search needs. Scratch files go to ``folder``.
 

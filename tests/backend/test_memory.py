@@ -8,6 +8,7 @@ import models
 import pytest
 import torch
 
+from edgesdk.artefact import Artefact
 from edgesdk.budget import Budget
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.data import load_data
@@ -42,7 +43,7 @@ def test_predicted_memory_is_the_measured_one(name: str, tmp_path: Path) -> None
         calibrate(ready, known.calibration)
         path = tmp_path / "small.onnx"
         export(ready, data.example, path)
-        measured = known.bench.measure({"small": path}, "rapid", known.baseline(), thorough=False)["small"]
+        measured = known.bench.measure({"small": Artefact(path)}, "rapid", known.baseline(), thorough=False)["small"]
         dense = known.dense
     assert dense is not None
     menu = known.menu()

@@ -11,42 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from given import ALONE, document, edgesdk, refused
 
 from edgesdk import bundle
 from edgesdk.errors import BundleError
 
 MEMORY_SLACK = 400_000  # bytes: pages and arenas of the allocator, which the liveness of tensors does not see
-# Runs a script with the bundle's own needs alone: whatever else it imports is an error.
-ALONE = """
-import runpy, sys
-class Refused:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "edgesdk", "edgesdk_targets", "onnx", "onnxscript"):
-            raise ImportError(f"{name} is not for bundles")
-sys.meta_path.insert(0, Refused())
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def edgesdk(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgesdk.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-
-
-def document(done: subprocess.CompletedProcess[str]) -> Any:
-    """The one JSON document on stdout of a command that succeeded and said nothing on stderr."""
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return json.loads(done.stdout)
-
-
-def refused(done: subprocess.CompletedProcess[str], code: int) -> str:
-    """The one line on stderr of a command that failed as documented."""
-    assert done.returncode == code, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
-    return done.stderr
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,71 @@
+"""The whole way for a target that is not at hand: what comes out is called predicted, and checked here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from given import ALONE, document, edgesdk, refused
+
+Deployed = tuple[Path, dict[str, Any]]
+
+
+@pytest.fixture(scope="module", params=["raspberry-pi-4", "jetson"])
+def deployed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+    """The example deployed once for each, within a latency that its profile calls reachable."""
+    out = tmp_path_factory.mktemp("elsewhere") / "bundle"
+    latency = {"raspberry-pi-4": "1.5ms", "jetson": "0.4ms"}[request.param]
+    done = edgesdk("deploy", "--target", request.param, "--latency", latency, "--epochs", "0", "--out", out, "--json")
+    return out, document(done)
+
+
+def test_nothing_is_called_measured(deployed: Deployed) -> None:
+    report = deployed[1]["report"]
+    assert report["basis"] == "predicted" and report["measured"] is None
+    assert any(note.startswith("predicted, not measured") for note in report["notes"])
+    for key in ("dense", "deployed"):
+        assert report[key]["basis"] == "predicted"
+        assert 0 < report[key]["low_ms"] < report[key]["median_ms"] < report[key]["high_ms"]
+        assert "statistics" not in report[key] and "samples_ms" not in report[key]
+    assert deployed[1]["manifest"]["basis"] == "predicted"
+
+
+def test_the_budget_is_kept_by_the_median_and_the_file_is_what_it_says(deployed: Deployed) -> None:
+    out, printed = deployed
+    report = printed["report"]
+    assert report["deployed"]["median_ms"] <= report["budget"]["latency_ms"]
+    assert report["deployed"]["size_bytes"] == (out / "model.onnx").stat().st_size
+    assert report["parity"]["error"] <= report["parity"]["tolerance"]
+    assert report["fell_back_to_float"] == []
+
+
+def test_the_search_chose_at_the_prices_of_the_target(deployed: Deployed) -> None:
+    _, printed = deployed
+    plan = json.loads((deployed[0] / "plan.json").read_text())
+    ran = {layer["option"]["precision"] for layer in plan["layers"]}
+    if printed["manifest"]["target"] == "jetson":  # symmetric int8 for TensorRT is not made: its layers run in half
+        assert ran == {"fp32"} and set(printed["report"]["deployed"]["standing"]) == {"fp16"}
+    else:
+        assert "int8" in ran
+        assert printed["report"]["deployed"]["median_ms"] < printed["report"]["dense"]["median_ms"]
+
+
+def test_the_bundle_verifies_runs_and_says_how_to_measure(deployed: Deployed) -> None:
+    out, printed = deployed
+    assert document(edgesdk("verify", out, "--json"))["valid"]
+    lines = printed["report"]["to_measure"]
+    assert any("trtexec" in line or "run.py --time" in line for line in lines)
+    command = [sys.executable, "-c", ALONE, str(out / "run.py"), "--time", "0.2"]
+    timed = subprocess.run(command, capture_output=True, text=True)
+    assert timed.returncode == 0, timed.stderr
+    assert "p50" in timed.stdout and int(timed.stdout.split()[0]) >= 128
+
+
+def test_what_is_out_of_reach_is_refused_with_what_is_reachable(tmp_path: Path) -> None:
+    done = edgesdk("deploy", "--target", "raspberry-pi-5", "--latency", "1us", "--out", tmp_path / "bundle")
+    assert "reach" in refused(done, 5)
+    assert not (tmp_path / "bundle").exists()
