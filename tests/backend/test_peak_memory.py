@@ -64,8 +64,8 @@ def agent() -> Iterator[AgentProcess]:
 
 
 def tolerance(agent: AgentProcess, scheme: str) -> float:
-    """The constants are those of x86 with AVX-512: elsewhere kernels are others, and twice that is allowed."""
-    at_home = "avx512f" in (agent.call("probe").get("features") or ())
+    """The constants are those of an x86 with AVX-512 and AMX: elsewhere, with other kernels, twice that is allowed."""
+    at_home = {"avx512f", "amx_int8"} <= set(agent.call("probe").get("features") or ())
     return (MIXED if scheme == "mixed" else PEAK) * (1 if at_home else 2)
 
 
