@@ -14,13 +14,13 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from boards import PAIRS, Observed, believed, every, observe
+from boards import PAIRS, Observed, believed, chip, every, observe, works
 from edgesdk.artefact import Artefact
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.compress.trace import trace
@@ -29,12 +29,13 @@ from edgesdk.estimation import estimate, predicted, prepare
 from edgesdk.export.onnx import export
 from edgesdk.plan import INT8, Option
 from edgesdk.price.menu import options
-from edgesdk.price.physics import BYTES
+from edgesdk.price.physics import BYTES, Kernels
 from edgesdk.price.posterior import Posterior, carried, unmeasured
 from edgesdk.price.profile import Predicted, profile
 from edgesdk.price.runtimes import prior
 from edgesdk.remote.bench import Bench
 from edgesdk.remote.local import LocalDevice
+from edgesdk.siblings import sibling
 from latency import Data, nasbench
 from networks.nasbench import INPUTS, network
 
@@ -135,6 +136,8 @@ def checks(data: Data) -> Iterable[Check]:
         shape = "x".join(map(str, INPUTS[size]))
         yield without(seen[ort], f"Pi 5, ONNX Runtime, {shape} not fitted", expected(*ort), size, 0.15, 0.07)
         yield without(seen[litert], f"Pi 5, LiteRT, {shape} not fitted", expected(*litert), size)
+    flat = replace(seen[ort], works=works(seen[ort].rows, "fp32", chip(*ort[:2]), Kernels(channels=4)))
+    yield without(flat, "the first of these without the tile of 16 pixels", expected(*ort), "ninapro")
     yield folds(seen[nas4], "Pi 4, TFLite, NAS-Bench-201", expected(*nas4), 0.09, 0.06)
     for family in ("mobilenet-v2", "mobilenet-v1"):
         what = f"Pi 4, TFLite fp32, {family} not fitted"
@@ -147,6 +150,8 @@ def checks(data: Data) -> Iterable[Check]:
         ("tensorrt", "int8", "TensorRT int8"),
     ):  # fmt: skip
         yield boards(seen, first, runtime, precision, None, f"each board not fitted, {named}")
+    for count in (5, 10):
+        yield few(seen, first, count)
     for key in seen:
         if key[1] in ("ncnn", "tensorrt", "armnn") and not key[0].startswith(("firefly", "khadas", "odroid")):
             yield folds(seen[key], f"{key[0]}, {key[1]} {key[2]}, networks held out", expected(*key))
@@ -163,6 +168,24 @@ def boards(seen, first, runtime: str, precision: str, only, what: str) -> Check:
             predicted.append(found.predicted(known))
             measured.append(found.measured)
     return Check(what, np.concatenate(measured), np.vstack(predicted), None, 0.30, 0.15)
+
+
+def few(seen, first, count: int) -> Check:
+    """Other boards from ``count`` models measured there and the Pi 4's profile, as ``edgesdk calibrate`` shifts it."""
+    random, measured, ends = np.random.default_rng(0), [], []
+    for key, found in seen.items():
+        base = ("raspberry-pi-4", key[1], key[2])
+        if key[1] not in ("litert", "armnn") or key[0].startswith(("raspberry", "x86")):
+            continue
+        for _ in range(4):
+            order = random.permutation(len(found.rows))
+            given, out = order[:count], order[count:]
+            ms = [found.rows[i].ms for i in given]
+            known = sibling(first[base], [found.works[i] for i in given], ms, found.clock)
+            ends.append(found.predicted(known, out))
+            measured.append(found.measured[out])
+    what = f"{len(ends) // 4} pairs of other boards, from {count} models and the Pi 4"
+    return Check(what, np.concatenate(measured), np.vstack(ends), None)
 
 
 def at_hand(name: str) -> Iterable[Check]:

@@ -176,18 +176,12 @@ class Observed:
         return np.array([row.ms for row in self.rows])
 
 
-def kernels_of(board: str, runtime: str) -> Kernels:
-    """How ``runtime`` computes on that kind of chip."""
-    return KERNELS[f"{runtime} x86"] if board.startswith("x86") and f"{runtime} x86" in KERNELS else KERNELS[runtime]
-
-
 def observe(data: Data, pair: Fitted) -> Observed:
     """Read what was measured of ``pair``."""
     rows = pair.load(data)
     if not rows:
         raise SystemExit(f"no rows for {pair}")
-    on, kernels = chip(pair.board, pair.runtime), kernels_of(pair.board, pair.runtime)
-    return Observed(pair, rows, works(rows, pair.precision, on, kernels))
+    return Observed(pair, rows, works(rows, pair.precision, chip(pair.board, pair.runtime), KERNELS[pair.runtime]))
 
 
 def pooled(others: Sequence[Posterior]) -> Prior:

@@ -1,6 +1,6 @@
 """Fit the profiles that come with edgesdk on published latencies, and write their ``prices.json``.
 
-    python tools/fit_profiles.py FOLDER [--calibrated FOLDER]
+    python tools/fit_profiles.py FOLDER [--calibrated FILE]
 
 FOLDER holds the published figures; ``tools/latency.py`` says which files and columns. What is written are fitted
 constants, not the figures. Networks are traced once and kept in the cache folder.
@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 import edgesdk_profiles
-from boards import OTHERS, PAIRS, Fitted, Observed, believed, chip, kernels_of, observe, works
+from boards import OTHERS, PAIRS, Fitted, Observed, believed, chip, observe, works
 from edgesdk.plan import FP32, INT8
-from edgesdk.price.posterior import Posterior, carried, unmeasured
+from edgesdk.price.physics import INDEX
+from edgesdk.price.posterior import Posterior, Prior, carried, unmeasured
 from edgesdk.price.profile import DERIVED, MEASURED, SCALED, Pair, Standing, load, save
-from edgesdk.price.runtimes import changed, prior
+from edgesdk.price.runtimes import KERNELS, changed, prior
 from latency import NCNN, Data, Row, known
 
 DATE = "2026-11-21"
@@ -60,7 +61,7 @@ class Fit:
         self.add(pair.board, pair.runtime, pair.precision, found, standing)
 
     def add(self, board: str, runtime: str, precision: str, found: Posterior, standing: Standing) -> None:
-        self.pairs[board].append(Pair(runtime, precision, kernels_of(board, runtime), found, standing))
+        self.pairs[board].append(Pair(runtime, precision, KERNELS[runtime], found, standing))
 
     def scaled(
         self, board: str, runtime: str, precision: str, sibling: str, extra: float, like: str | None = None,
@@ -110,7 +111,7 @@ class Fit:
     def total(self, board: str, runtime: str, precision: str, found: Posterior, threads: int) -> np.ndarray:
         """Predicted latencies in ms of the reference networks."""
         on, rows = chip(board, runtime), [Row(name, name, known(name), threads, 1.0) for name in REFERENCE]
-        made = works(rows, precision, on, kernels_of(board, runtime))
+        made = works(rows, precision, on, KERNELS[runtime])
         return np.array([found.predict(work, on.clock_ghz)[0] for work in made])
 
     def derived(self, board: str, runtime: str, precision: str, found: Posterior, extra: float) -> None:
@@ -124,14 +125,9 @@ class Fit:
         Its integer kernels are taken as less efficient than its float ones by a half, give or take as much.
         """
         plain = next(p for p in self.pairs[board] if (p.runtime, p.precision) == ("onnxruntime", FP32)).posterior
-        constants = plain.log_constants.copy()
-        believed_of = changed(unbelieved(constants, plain), "conv", float(np.exp(constants[0]) * 1.5), 0.4)
-        self.derived(board, "onnxruntime", INT8, unmeasured(believed_of), 0.35)
-
-
-def unbelieved(constants: np.ndarray, of: Posterior):
-    """A prior around ``constants``, as sure as ``of`` was before it was measured."""
-    return replace(prior(), log_median=constants, deviation=of.deviation)
+        conv = float(np.exp(plain.log_constants[INDEX["conv"]]))
+        expected = changed(Prior(plain.log_constants, plain.deviation), "conv", 1.5 * conv, 0.4)
+        self.derived(board, "onnxruntime", INT8, unmeasured(expected), 0.35)
 
 
 def key(pair: Fitted) -> Key:

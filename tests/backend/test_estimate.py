@@ -317,7 +317,7 @@ def test_every_operator_that_the_reader_names_has_a_price() -> None:
         (dict(threads=0), "0 threads"),
         (dict(threads=5), "5 threads on 4 cores"),
         (dict(target="jetson-nano", precision=INT8), "onnxruntime has fp32 there"),
-        (dict(target="x86"), "deploy --target x86"),
+        (dict(target="x86"), "edgesdk calibrate"),
     ],
 )
 def test_what_cannot_be_estimated_is_refused(given: dict[str, Any], says: str) -> None:

@@ -18,7 +18,7 @@ from edgesdk.errors import BundleError, DeviceError, UsageError
 from edgesdk.plan import FP32
 from edgesdk.price.operators import CHANGES, Operator
 from edgesdk.price.physics import BYTES, FP16, SHAPE, TERMS, Kernels, Work, work
-from edgesdk.price.posterior import Posterior
+from edgesdk.price.posterior import Z90, Posterior
 from edgesdk.record import dumps, from_json, write
 
 SCHEMA = 1
@@ -26,6 +26,7 @@ MEASURED, SCALED, DERIVED = "measured", "scaled from a sibling", "derived from t
 STANDINGS = (MEASURED, SCALED, DERIVED)
 MORE_THREADS = 0.15  # log standard deviation that a thread count adds which was not measured
 DIGITS = 5
+MAKE_ONE = "make a profile with edgesdk calibrate NAME"
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,7 @@ class Profile:
             remedy += f"; {precision} runs on {', '.join(there)}" if there else ""
         else:
             every = dict.fromkeys(f"{p.runtime} {p.precision}" for p in self.pairs)
-            remedy = (
-                f"choose one of {', '.join(every)}" if every else f"edgesdk calibrate measures one on the board: {name}"
-            )
+            remedy = f"choose one of {', '.join(every)}" if every else MAKE_ONE
         raise UsageError(f"nothing is known of {runtime} with {precision} on {name}", remedy)
 
     def runtime(self, among: Sequence[str] | None = None) -> str:
@@ -100,9 +99,7 @@ class Profile:
         wanted = [name for name in self.target.runtimes if among is None or name in among]
         found = next((name for name in wanted if name in known), None)
         if found is None:
-            remedy = (
-                "deploy --target x86 measures its own" if self.target.measured else "measure: edgesdk calibrate NAME"
-            )
+            remedy = f"{MAKE_ONE}, or take another x86 target" if self.target.measured else MAKE_ONE
             raise UsageError(f"{self.target.name} has no prices of {' or '.join(wanted)}", remedy)
         return found
 
@@ -159,8 +156,11 @@ class Predicted:
 
     def work(self, operators: Sequence[Operator]) -> Work:
         """The work of ``operators``, all of one precision."""
-        kernels = self.pair(operators[0].precision).kernels if operators else next(iter(self.pairs.values())).kernels
-        return work(operators, self.chip, kernels, self.threads)
+        if not operators:
+            return work([], self.chip, next(iter(self.pairs.values())).kernels, self.threads)
+        precision = operators[0].precision
+        held = self.weights * BYTES[precision] or None  # those of the other precisions push them out, too
+        return work(operators, self.chip, self.pair(precision).kernels, self.threads, held)
 
     def interval(self, operators: Iterable[Operator]) -> tuple[float, float, float]:
         """The latency in ms of a network's ``operators`` and the ends of its 90 % interval.
@@ -178,7 +178,7 @@ class Predicted:
             median, deviation = known.predict(self.work(some), self.chip.clock_ghz)
             total, off = total + median, off + median * deviation
         total -= max(0, len(by) - 1) * self.fixed_ms
-        factor = float(np.exp(1.645 * off / total)) if total else 1.0
+        factor = float(np.exp(Z90 * off / total)) if total else 1.0
         return total, total / factor, total * factor
 
 
@@ -244,9 +244,7 @@ def _from_json(value: Mapping[str, Any]) -> Pair:
     return Pair(str(value["runtime"]), str(value["precision"]), kernels, posterior, standing)
 
 
-def _round(value: np.ndarray | float, digits: int = DIGITS) -> Any:
+def _round(value: np.ndarray | float) -> Any:
     if isinstance(value, np.ndarray):
-        return (
-            [_round(part, digits) for part in value.tolist()] if value.ndim == 1 else [_round(r, digits) for r in value]
-        )
-    return float(f"{value:.{digits}g}")
+        return [_round(part) for part in value.tolist()]
+    return float(f"{value:.{DIGITS}g}")
