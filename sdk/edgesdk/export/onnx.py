@@ -24,12 +24,12 @@ from edgesdk.record import write
 OPSET = 21  # the first whose quantization operators take 4-bit integers
 
 
-def export(network: Network, x: Batch, path: Path) -> None:
-    """Write ``network`` as ONNX for one sample like those in ``x``, its integer layers stored as integers.
+def converted(network: Network, x: Batch) -> ModelProto:
+    """``network`` as ONNX for one sample like those in ``x``, its integer layers stored as integers.
 
     Inputs keep their names; outputs are ``output``, or ``output_0``, ``output_1`` and so on. Weighted nodes are named
     after their layer. Raises ``ModelError`` for an operator that ONNX lacks, ``FidelityError`` where a scale, zero
-    point or width in the file is not the specification's, ``StorageError`` where the file cannot be written.
+    point or width in the file is not the specification's.
     """
     specs = specification(network)
     model = _exported(frozen(network), x)
@@ -43,7 +43,12 @@ def export(network: Network, x: Batch, path: Path) -> None:
     _clean(model)
     onnx.checker.check_model(model)
     check(model, specs)
-    write(path, model.SerializeToString())
+    return model
+
+
+def export(network: Network, x: Batch, path: Path) -> None:
+    """Write ``network`` as :func:`converted` to ``path``. Raises its errors, and ``StorageError`` where it cannot."""
+    write(path, converted(network, x).SerializeToString())
 
 
 def _exported(network: Network, x: Batch) -> ModelProto:
