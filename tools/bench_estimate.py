@@ -26,7 +26,7 @@ from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.compress.trace import trace
 from edgesdk.device import target as find_target
 from edgesdk.estimation import estimate, predicted, prepare
-from edgesdk.export.onnx import export
+from edgesdk.export.formats import export
 from edgesdk.plan import INT8, Option
 from edgesdk.price.menu import options
 from edgesdk.price.physics import BYTES, Kernels

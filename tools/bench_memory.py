@@ -18,7 +18,7 @@ import torch
 import zoo
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.compress.trace import trace
-from edgesdk.export.onnx import export
+from edgesdk.export.formats import export
 from edgesdk.export.probes import probe
 from edgesdk.plan import INT8, Option
 from edgesdk.price.memory import peak_bytes, size_bytes

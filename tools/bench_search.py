@@ -57,7 +57,8 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
     with LocalDevice() as agent, tempfile.TemporaryDirectory() as folder:
         task = Task("top-1", data.labelled)
         bench = Bench(agent, options.threads)
-        known = study(model, data, task, bench, Budget(), Path(folder), clock.tell, again=False)
+        allowed = {bench.runtime: (FP32, INT8)}
+        (known,), _ = study(model, data, task, [bench], Budget(), Path(folder), clock.tell, allowed, again=False)
         assert known.dense is not None
         clock.tell("solving", None)
         solution = solve(known.menu(), {"latency_ms": known.dense.latency_ms() / 2})

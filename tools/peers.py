@@ -1,6 +1,7 @@
 """What a user would otherwise reach for, each in its own documented default recipe: the benchmark's baselines.
 
-ONNX Runtime's static quantization, and uniform structured pruning by Torch-Pruning followed by fine-tuning.
+The quantizers of ONNX Runtime, OpenVINO (NNCF) and LiteRT (ai-edge-quantizer), and uniform structured pruning by
+Torch-Pruning followed by fine-tuning.
 """
 
 from __future__ import annotations
@@ -70,6 +71,44 @@ def ort_static_int8(model: nn.Module, example: Tensor, calibration: Batches, pat
             weight_type=QuantType.QInt8,
             per_channel=True,
         )
+    return path
+
+
+def nncf_int8(model: nn.Module, example: Tensor, calibration: Batches, path: Path, transformer: bool = False) -> Path:
+    """Export ``model`` and quantize it with NNCF's post-training quantization. Returns ``path``, OpenVINO's .xml."""
+    import nncf
+    import openvino
+
+    samples = [sample.numpy() for x, _ in calibration for sample in x.split(1)]
+    with tempfile.TemporaryDirectory() as folder:
+        read = openvino.Core().read_model(export(model, example, Path(folder) / "fp32.onnx"))
+        kind = nncf.ModelType.TRANSFORMER if transformer else None
+        made = nncf.quantize(read, nncf.Dataset(samples), subset_size=len(samples), model_type=kind)
+    openvino.save_model(made, path, compress_to_fp16=False)
+    return path
+
+
+def litert_float(model: nn.Module, example: Tensor, path: Path) -> Path:
+    """Convert ``model`` with litert-torch. Returns ``path``, a .tflite."""
+    import litert_torch
+
+    litert_torch.convert(copy.deepcopy(model).eval(), (example[:1],)).export(str(path))
+    return path
+
+
+def litert_int8(model: nn.Module, example: Tensor, calibration: Batches, path: Path, dynamic: bool = False) -> Path:
+    """Convert ``model`` with litert-torch and quantize it with ai-edge-quantizer's static int8 recipe, or its dynamic
+    one, which leaves activations in float. Returns ``path``."""
+    from ai_edge_quantizer import quantizer, recipe
+
+    with tempfile.TemporaryDirectory() as folder:
+        dense = litert_float(model, example, Path(folder) / "fp32.tflite")
+        made = quantizer.Quantizer(str(dense), recipe.dynamic_wi8_afp32() if dynamic else recipe.static_wi8_ai8())
+        found = None
+        if not dynamic:
+            samples = [{"args_0": sample.numpy()} for x, _ in calibration for sample in x.split(1)]
+            found = made.calibrate({"serving_default": samples})
+        made.quantize(found).export_model(str(path), overwrite=True)
     return path
 
 

@@ -15,6 +15,7 @@ from edgesdk.errors import EdgeSdkError
 if TYPE_CHECKING:
     from edgesdk.bundle import Bundle, verify
     from edgesdk.calibration import calibrate
+    from edgesdk.conversion import Exported, export_plan
     from edgesdk.deployment import deploy, search
     from edgesdk.estimation import Estimate, estimate, prepare
     from edgesdk.measurement import benchmark
@@ -22,19 +23,21 @@ if TYPE_CHECKING:
     from edgesdk.report import Report
 
 __all__ = [
-    "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Plan", "Report",
-    "benchmark", "calibrate", "deploy", "estimate", "prepare", "search", "verify",
+    "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Plan", "Report",
+    "benchmark", "calibrate", "deploy", "estimate", "export_plan", "prepare", "search", "verify",
 ]  # fmt: skip
 
 _HOMES = {
     "Bundle": "bundle",
     "Estimate": "estimation",
+    "Exported": "conversion",
     "Plan": "plan",
     "Report": "report",
     "benchmark": "measurement",
     "calibrate": "calibration",
     "deploy": "deployment",
     "estimate": "estimation",
+    "export_plan": "conversion",
     "prepare": "estimation",
     "search": "deployment",
     "verify": "bundle",

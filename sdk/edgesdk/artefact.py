@@ -1,4 +1,4 @@
-"""A file that was exported, with the network that it holds."""
+"""A file that was exported, with the network that it holds; and the formats that there are."""
 
 from __future__ import annotations
 
@@ -6,8 +6,47 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgesdk.errors import UsageError
 from edgesdk.graph import Graph
 from edgesdk.plan import Option
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of model file: its suffix, how the names of files beside it end, and the layout of images inside.
+
+    ``instead`` is the ending of a file that serves in its place with other versions of its runtime. ``extra`` is what
+    pip installs with edgesdk to write and run it; ``unpacks`` says that its runtimes widen 4-bit weights once, while
+    they load, so that these run as 8-bit ones do.
+    """
+
+    suffix: str
+    beside: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
+    layout: str = "channels first"
+    extra: str | None = None
+    unpacks: bool = True
+
+
+FORMATS = {
+    "onnx": Format(".onnx"),
+    "openvino": Format(".xml", (".bin",), extra="openvino"),
+    "tflite": Format(".tflite", layout="channels last", extra="tflite", unpacks=False),
+    "tensorrt": Format(".onnx", instead=("-fp16.onnx",)),  # ONNX within TensorRT's restrictions
+}
+FORMAT_OF = {
+    "onnxruntime": "onnx", "openvino": "openvino", "litert": "tflite", "tflite": "tflite", "tensorrt": "tensorrt",
+}  # fmt: skip
+"""The format that each runtime is given."""
+HERE = {"tensorrt": "onnxruntime"}
+"""What runs a runtime's file on this machine, where that is another."""
+
+
+def format_of(runtime: str) -> Format:
+    """The format of the files for ``runtime``. Raises ``UsageError`` where edgesdk writes none."""
+    if runtime not in FORMAT_OF:
+        raise UsageError(f"there is no file format for {runtime}", f"choose one of {', '.join(FORMAT_OF)}")
+    return FORMATS[FORMAT_OF[runtime]]
 
 
 @dataclass(frozen=True)
@@ -17,3 +56,22 @@ class Artefact:
     path: Path
     graph: Graph | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
+    runtime: str = "onnxruntime"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file and those that it needs beside it."""
+        return (self.path, *self._ending(format_of(self.runtime).beside))
+
+    @property
+    def every(self) -> tuple[Path, ...]:
+        """Those, and what serves in their place with other versions of the runtime."""
+        return (*self.files, *self._ending(format_of(self.runtime).instead))
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the files that a device loads."""
+        return sum(path.stat().st_size for path in self.files)
+
+    def _ending(self, endings: tuple[str, ...]) -> tuple[Path, ...]:
+        return tuple(self.path.with_name(self.path.stem + ending) for ending in endings)

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from edgesdk.artefact import FORMAT_OF, Artefact, format_of
 from edgesdk.budget import Budget
 from edgesdk.compress.data import Data
 from edgesdk.compress.network import Network, tensors
-from edgesdk.errors import BundleError, StorageError
-from edgesdk.export.parity import session
+from edgesdk.errors import BundleError, EdgeSdkError, StorageError
+from edgesdk.export.parity import open_file
 from edgesdk.plan import Plan
 from edgesdk.record import dumps, from_json
 from edgesdk.report import Prediction, Report
@@ -32,7 +33,9 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 SCHEMA = 1
-FILES = ("model.onnx", "plan.json", "report.json", "sample.npz", "run.py")
+FILES = ("plan.json", "report.json", "sample.npz", "run.py")  # beside those of the model
+MODEL = "model.onnx"  # where a manifest of before does not say
+MINIMUM = {"onnxruntime": "1.18", "openvino": "2024.4", "litert": "1.2", "tensorrt": "8.6"}  # versions of runtimes
 SAMPLES = 8
 TOLERANCE = 5e-2  # of the outputs' spread: another CPU sums in another order
 
@@ -48,7 +51,12 @@ class Bundle:
 
     @property
     def model(self) -> Path:
-        return self.path / "model.onnx"
+        return self.path / self.manifest.get("model", MODEL)
+
+    @property
+    def artefact(self) -> Artefact:
+        """Its model as a file for its runtime."""
+        return Artefact(self.model, runtime=self.manifest["runtime"]["name"])
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
@@ -58,14 +66,19 @@ class Bundle:
         if manifest.get("schema", SCHEMA + 1) > SCHEMA:
             raise BundleError(f"{path} has schema {manifest.get('schema')}, newer than {SCHEMA}", "update edgesdk")
         files = manifest.get("files")
-        if not isinstance(files, dict) or set(files) != set(FILES):
+        if not isinstance(files, dict) or not {*FILES, manifest.get("model", MODEL)} <= set(files):
             raise BundleError(f"the manifest of {path} does not list the files of a bundle", "deploy again")
-        for name, entry in files.items():
-            if not (path / name).is_file():
-                raise BundleError(f"{path} lacks {name}", "deploy again, or copy the whole folder")
-            if _digest(path / name) != entry["sha256"]:
-                raise BundleError(f"{path / name} was changed: its SHA-256 is not the manifest's", "deploy again")
+        _check_files(path, files)
         return cls(path, manifest, from_json(Plan, _read(path / "plan.json")), _read(path / "report.json"))
+
+
+def _check_files(path: Path, files: Mapping[str, Any]) -> None:
+    """Raise ``BundleError`` unless each of the manifest's ``files`` is in ``path``, as it was."""
+    for name, entry in files.items():
+        if not (path / name).is_file():
+            raise BundleError(f"{path} lacks {name}", "deploy again, or copy the whole folder")
+        if file_digest(path / name) != entry["sha256"]:
+            raise BundleError(f"{path / name} was changed: its SHA-256 is not the manifest's", "deploy again")
 
 
 @contextmanager
@@ -107,15 +120,28 @@ def pack(
     place: Path, result: Result, target: str, data: Data, network: Network, budget: Budget, facts: Mapping[str, Any]
 ) -> Bundle:
     """Fill ``place`` with the bundle and rename it to what it was reserved for. Raises ``StorageError``."""
-    out = place.with_name(place.name[1:].rpartition(".partial-")[0])
+    out = _out(place)
     try:
-        shutil.copyfile(result.path, place / "model.onnx")
+        for file in result.artefact.every:
+            shutil.copyfile(file, place / file.name)
         (place / "plan.json").write_text(dumps(result.plan))
         (place / "report.json").write_text(dumps(_report(result, data, budget, facts)))
-        _record(place, network, data)
+        model = Artefact(place / result.artefact.path.name, runtime=result.artefact.runtime)
+        _record(place, model, network, data)
         run = resources.files("edgesdk_targets").joinpath("bundle_run.py").read_text()
         (place / "run.py").write_text(run)
-        (place / "manifest.json").write_text(dumps(_manifest(place, result, target, data, network)))
+        (place / "manifest.json").write_text(dumps(_manifest(model, result, target, data, network)))
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the bundle {out}: {error.strerror}", "free some space or give another --out"
+        ) from None
+    return Bundle.open(publish(place))
+
+
+def publish(place: Path) -> Path:
+    """Make the filled folder that :func:`reserve` gave what it was reserved for; that path. Raises ``StorageError``."""
+    out = _out(place)
+    try:
         for file in place.iterdir():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
@@ -125,38 +151,51 @@ def pack(
         place.rename(out)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise StorageError(
-            f"cannot write the bundle {out}: {error.strerror}", "free some space or give another --out"
-        ) from None
-    return Bundle.open(out)
+        raise StorageError(f"cannot write {out}: {error.strerror}", "free some space or give another --out") from None
+    return out
 
 
-def _record(place: Path, network: Network, data: Data) -> None:
-    """A few inputs with the outputs that this machine's runtime gave for them."""
+def _out(place: Path) -> Path:
+    return place.with_name(place.name[1:].rpartition(".partial-")[0])
+
+
+def _record(place: Path, model: Artefact, network: Network, data: Data) -> None:
+    """A few inputs with the outputs that a runtime on this machine gave for them."""
     columns = [t[:SAMPLES].numpy() for t in tensors(data.example)]
     inputs = {tensor.name: column for tensor, column in zip(network.graph.inputs, columns, strict=True)}
-    outputs = _outputs(place / "model.onnx", inputs)
+    outputs = _outputs(open_file(model), inputs)
     arrays = {f"input:{k}": v for k, v in inputs.items()} | {f"output:{k}": v for k, v in outputs.items()}
     np.savez_compressed(place / "sample.npz", **arrays)  # type: ignore[arg-type]
 
 
-def _outputs(model: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    found = session(model)
+def _outputs(found: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     count = len(next(iter(inputs.values())))
-    rows = [found.run(None, {name: value[i : i + 1] for name, value in inputs.items()}) for i in range(count)]
-    names = [value.name for value in found.get_outputs()]
-    return {name: np.concatenate(parts) for name, parts in zip(names, zip(*rows, strict=True), strict=True)}
+    rows = [found.run({name: value[i : i + 1] for name, value in inputs.items()}) for i in range(count)]
+    return {name: np.concatenate(parts) for name, parts in zip(found.outputs, zip(*rows, strict=True), strict=True)}
 
 
-def _manifest(place: Path, result: Result, target: str, data: Data, network: Network) -> dict[str, Any]:
-    found = session(place / "model.onnx")
+def _manifest(model: Artefact, result: Result, target: str, data: Data, network: Network) -> dict[str, Any]:
+    place = model.path.parent
     layout = {4: "NCHW", 3: "NCL", 2: "NC"}
+    recorded = np.load(place / "sample.npz")
+    outputs = [name.removeprefix("output:") for name in recorded.files if name.startswith("output:")]
+    files = [*(file.name for file in model.every), *FILES]
+    runtime = result.deployed.runtime
+    precision = result.deployed.precision if isinstance(result.deployed, Report) else None
     return {
         "schema": SCHEMA,
         "edgesdk": metadata.version("edgesdk"),
         "target": target,
         "basis": result.deployed.basis,
-        "runtime": {"name": result.deployed.runtime, "version": result.deployed.runtime_version, "minimum": "1.18"},
+        "runtime": {
+            "name": runtime,
+            "version": result.deployed.runtime_version,
+            "minimum": MINIMUM.get(runtime),
+            "precision": precision,
+        },
+        "model": model.path.name,
+        "format": FORMAT_OF[runtime],
+        "layout_inside": format_of(runtime).layout,
         "threads": result.plan.threads,
         "plan": result.plan.digest,
         "graph": result.plan.graph_digest,
@@ -171,10 +210,13 @@ def _manifest(place: Path, result: Result, target: str, data: Data, network: Net
             for tensor in network.graph.inputs
         ],
         "outputs": [
-            {"name": v.name, "shape": v.shape, "dtype": v.type.removeprefix("tensor(").rstrip(")")}
-            for v in found.get_outputs()
+            {"name": name, "shape": [1, *array.shape[1:]], "dtype": str(array.dtype)}
+            for name in outputs
+            for array in [recorded[f"output:{name}"]]
         ],
-        "files": {name: {"sha256": _digest(place / name), "bytes": (place / name).stat().st_size} for name in FILES},
+        "files": {
+            name: {"sha256": file_digest(place / name), "bytes": (place / name).stat().st_size} for name in files
+        },
     }
 
 
@@ -202,6 +244,8 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
         "fell_back_to_float": result.fallbacks,
         "struck": result.plan.struck,
         "history": result.history,
+        "beside": {name: _without_samples(report) for name, report in result.beside.items()},
+        "refused_runtimes": result.refused,
         **{name: value for name, value in facts.items() if name not in ("notes", "metric")},
     }
 
@@ -218,15 +262,21 @@ def _without_samples(report: Report | Prediction) -> dict[str, Any]:
 def verify(path: str | Path) -> dict[str, Any]:
     """Check a bundle: digests, schema, runtime version, and its outputs on the recorded sample.
 
-    Returns what was checked. Raises ``BundleError`` for what does not hold.
+    Of a folder that ``edgesdk export`` wrote, the digests. Returns what was checked. Raises ``BundleError`` for what
+    does not hold.
     """
+    manifest = _read(Path(path) / "manifest.json")
+    if manifest.get("kind") == "export" and isinstance(manifest.get("files"), dict):
+        _check_files(Path(path), manifest["files"])
+        return {"bundle": str(path), "files": len(manifest["files"]), "valid": True}
     bundle = Bundle.open(path)
-    import onnxruntime
-
     recorded = dict(np.load(bundle.path / "sample.npz"))
     inputs = {entry["name"]: recorded[f"input:{entry['name']}"] for entry in bundle.manifest["inputs"]}
     try:
-        outputs = _outputs(bundle.model, inputs)
+        found = open_file(bundle.artefact)
+        outputs = _outputs(found, inputs)
+    except EdgeSdkError:
+        raise
     except Exception as error:  # the runtime's own exceptions share no base
         raise BundleError(
             f"{bundle.model} does not run: {str(error).splitlines()[0]}", "deploy for this runtime"
@@ -241,8 +291,8 @@ def verify(path: str | Path) -> dict[str, Any]:
             )
     return {
         "bundle": str(bundle.path),
-        "files": len(FILES),
-        "runtime": {"recorded": bundle.manifest["runtime"]["version"], "here": onnxruntime.__version__},
+        "files": len(bundle.manifest["files"]),
+        "runtime": {"recorded": bundle.manifest["runtime"]["version"], "here": found.version},
         "sample_error": errors,
         "valid": True,
     }
@@ -260,5 +310,6 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

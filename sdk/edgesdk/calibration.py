@@ -25,7 +25,7 @@ from edgesdk.compress.quantize import integer
 from edgesdk.device import SCHEMA, Chip, Fact, Target, targets, user_folder
 from edgesdk.errors import BundleError, StorageError, UsageError
 from edgesdk.example.parts import FITTED, JUDGES, Part
-from edgesdk.export.onnx import export
+from edgesdk.export.formats import export
 from edgesdk.export.probes import COPIES, probe
 from edgesdk.plan import FP32, INT8, Option
 from edgesdk.price.designed import designed

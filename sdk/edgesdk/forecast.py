@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgesdk.artefact import Artefact
+from edgesdk.artefact import HERE, Artefact
 from edgesdk.device import Target
 from edgesdk.estimation import predicted
 from edgesdk.price.profile import Predicted, profile
@@ -15,39 +15,41 @@ from edgesdk.remote.bench import Bench
 from edgesdk.remote.local import AgentProcess
 from edgesdk.report import Prediction
 
-EXPORTED = ("onnxruntime", "tensorrt")  # what there is a file for
-
 
 class Forecast:
     """What is asked of a ``Bench``, answered from a profile. Only the file itself is looked at on this machine."""
 
     version = "not run on the target"
 
-    def __init__(self, target: Target, agent: AgentProcess, threads: int = 1) -> None:
-        known = profile(target)
-        self.here = Bench(agent)
-        self.runtime, self.threads = known.runtime(EXPORTED), threads
-        self.prices = Predicted(known, self.runtime, threads)
-        self.conditions = {"target": target.name, "runtime": self.runtime, "threads": str(threads)}
+    def __init__(self, target: Target, agent: AgentProcess, threads: int, runtime: str) -> None:
+        self.here = Bench(agent, runtime=HERE.get(runtime, runtime))
+        self.runtime, self.threads = runtime, threads
+        self.prices = Predicted(profile(target), runtime, threads)
+        self.conditions = {"target": target.name, "runtime": runtime, "threads": str(threads)}
 
     def table(self, folder: Path, copies: int, weights: int) -> Predicted:
         """Every operator's price; nothing is kept on disk."""
         return Predicted(self.prices.profile, self.runtime, self.threads, weights)
 
     def measure(
-        self, artefacts: Mapping[str, Artefact], mode: str, baseline: Path | None = None, thorough: bool = True
+        self,
+        artefacts: Mapping[str, Artefact],
+        mode: str,
+        baselines: Mapping[str, Path] | None = None,
+        thorough: bool = True,
     ) -> dict[str, Prediction]:
-        """What each artefact is predicted to cost on the target."""
+        """What each artefact is predicted to cost on the target, in its own runtime."""
         found = {}
         for name, artefact in artefacts.items():
             assert artefact.graph is not None
-            cost = predicted(artefact.graph, artefact.options, self.prices, exact=False)
-            content = artefact.path.read_bytes()
+            prices = Predicted(self.prices.profile, artefact.runtime, self.threads)
+            cost = predicted(artefact.graph, artefact.options, prices, exact=False)
+            content = b"".join(path.read_bytes() for path in artefact.files)
             found[name] = Prediction(
                 name=name,
                 digest=digest(content),
-                size_bytes=len(content),
-                runtime=self.runtime,
+                size_bytes=artefact.size_bytes,
+                runtime=artefact.runtime,
                 runtime_version=self.version,
                 threads=self.threads,
                 median_ms=cost.latency_ms,
@@ -62,5 +64,5 @@ class Forecast:
         return found
 
     def kernels(self, path: Path) -> list[dict[str, Any]]:
-        """The kernels with which ONNX Runtime runs the file on the machine at hand."""
+        """The kernels with which the file runs on the machine at hand, in its runtime or one that reads such files."""
         return self.here.kernels(path)

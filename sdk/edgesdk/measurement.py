@@ -3,34 +3,57 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from edgesdk.artefact import Artefact
+from edgesdk.artefact import FORMAT_OF, FORMATS, HERE, Artefact, format_of
 from edgesdk.bundle import Bundle
 from edgesdk.errors import BundleError, UsageError
-from edgesdk.export.probes import probe
-from edgesdk.price.operators import Operator
 from edgesdk.remote.bench import Bench
 from edgesdk.remote.local import LocalDevice
 from edgesdk.report import Report
+from edgesdk.study import baseline
 from edgesdk_targets.agent.measure import MODES
 
 
-def benchmark(path: str | Path, *, threads: int = 1, mode: str = "quick") -> Report:
-    """The latency (ms), memory (bytes) and cold load of an ``.onnx`` file or a bundle, in processes of their own.
+def benchmark(path: str | Path, *, runtime: str | None = None, threads: int = 1, mode: str = "quick") -> Report:
+    """The latency (ms), memory (bytes) and cold load of a model file or a bundle, in processes of their own.
 
-    ``mode`` is ``rapid``, ``quick`` or ``full``: more samples over a longer time. Raises ``BundleError`` for a file
-    that is neither, ``DeviceError`` where the runtime is missing or refuses the file.
+    ``path`` is a bundle, an ``.onnx``, an ``.xml`` of OpenVINO with its ``.bin`` beside it, or a ``.tflite`` file;
+    ``runtime`` is by default the one that such files are for. ``mode`` is ``rapid``, ``quick`` or ``full``: more
+    samples over a longer time. Raises ``BundleError`` for a file that is none of these, ``UsageError`` for a runtime
+    that does not read it, ``DeviceError`` where the runtime is missing or refuses the file.
     """
     path = Path(path)
     if mode not in MODES:
         raise UsageError(f"there is no mode {mode!r}", f"choose {', '.join(MODES)}")
     if threads < 1:
         raise UsageError(f"{threads} threads", "give 1 or more")
-    model = Bundle.open(path).model if path.is_dir() else path
-    if not model.is_file() or model.suffix != ".onnx":
-        raise BundleError(f"{path} is neither a bundle nor an .onnx file", "give one of the two")
+    model = _model(path, runtime)
     with LocalDevice() as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
-        tiny = Path(folder) / "baseline.onnx"
-        tiny.write_bytes(probe(Operator("alone", "int8", 8, 8, (8, 8))))
-        return Bench(agent, threads).measure({path.name: Artefact(model)}, mode, tiny)[path.name]
+        bench = Bench(agent, threads, model.runtime)
+        baselines = {model.runtime: baseline(Path(folder), model.runtime)}
+        return bench.measure({path.name: model}, mode, baselines)[path.name]
+
+
+def _model(path: Path, runtime: str | None) -> Artefact:
+    """The file that ``path`` is or holds, for ``runtime`` or the one that it was made for."""
+    if path.is_dir():
+        found = Bundle.open(path).artefact
+        found = replace(found, runtime=HERE.get(found.runtime, found.runtime))
+    else:
+        suffix = path.suffix.lower()
+        made_for = next((name for name in FORMAT_OF if format_of(name).suffix == suffix), None)
+        if not path.is_file() or made_for is None:
+            every = ", ".join(dict.fromkeys(known.suffix for known in FORMATS.values()))
+            raise BundleError(f"{path} is neither a bundle nor a model file", f"give one of the two ({every})")
+        found = Artefact(path, runtime=made_for)
+    if lacking := [file for file in found.files if not file.is_file()]:
+        raise BundleError(f"{found.path} lacks {lacking[0].name} beside it", "copy both files")
+    if runtime is None:
+        return found
+    reads = [name for name in FORMAT_OF if FORMAT_OF[name] == FORMAT_OF[found.runtime] and name not in HERE]
+    reads += ["openvino"] if FORMAT_OF[found.runtime] == "onnx" else []
+    if runtime not in reads:
+        raise UsageError(f"{runtime} does not read {found.path.name}", f"choose {' or '.join(reads)}")
+    return replace(found, runtime=runtime)

@@ -19,7 +19,8 @@ class Report:
     ``statistics`` of latency in ms (``p50``, ``p90``, ``p95``, ``p99``, ``min``, ``max``, ``mean``, ``std``; a
     percentile that the count cannot carry is ``None``); ``samples_ms`` are the raw samples. Memory in bytes:
     ``peak_memory_bytes`` is what the model adds to the process, ``runtime_memory_bytes`` what the runtime takes without
-    any. ``load_ms`` is a cold load in a fresh process. ``valid`` is false for a throttled run, with the reason.
+    any. ``precision`` is the one that the runtime says it computes floats in, where it says so. ``load_ms`` is a cold
+    load in a fresh process. ``valid`` is false for a throttled run, with the reason.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Report:
     size_bytes: int
     runtime: str
     runtime_version: str
+    precision: str | None
     threads: int
     mode: str
     statistics: Mapping[str, Any]

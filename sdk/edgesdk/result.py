@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
+from edgesdk.artefact import Artefact
 from edgesdk.export.parity import Parity
 from edgesdk.plan import Plan
 from edgesdk.report import Prediction, Report
@@ -14,10 +14,13 @@ from edgesdk.report import Prediction, Report
 
 @dataclass(frozen=True)
 class Result:
-    """What a deployment came to: the chosen candidate, recovered and exported, beside the dense model."""
+    """What a deployment came to: the chosen candidate, recovered and exported, beside the dense model.
+
+    ``beside`` has what was measured in the same run of other runtimes, ``refused`` why a runtime has no part in it.
+    """
 
     plan: Plan
-    path: Path
+    artefact: Artefact
     dense: Report | Prediction
     deployed: Report | Prediction
     dense_score: float
@@ -25,3 +28,5 @@ class Result:
     parity: Parity
     fallbacks: tuple[str, ...]
     history: tuple[Mapping[str, Any], ...]
+    beside: Mapping[str, Report | Prediction] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)

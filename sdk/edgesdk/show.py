@@ -10,6 +10,7 @@ from rich.table import Table
 
 from edgesdk.budget import show
 from edgesdk.bundle import Bundle
+from edgesdk.conversion import Exported
 from edgesdk.estimation import Estimate
 from edgesdk.plan import Plan
 from edgesdk.price.profile import Pair, Profile
@@ -22,6 +23,7 @@ def show_bundle(bundle: Bundle, console: Console) -> None:
     console.print(f"{report['data']}\n", highlight=False)
     (_show_measured if report["basis"] == "measured" else _show_predicted)(report, console)
     show_plan(bundle.plan, console)
+    _show_beside(report, console)
     parity = report["parity"]
     console.print(
         f"parity with the simulation: {parity['error']:.2g} of the outputs' spread over {parity['samples']} samples "
@@ -76,6 +78,25 @@ def _show_measured(report: Mapping[str, Any], console: Console) -> None:
     console.print(beside)
 
 
+def _show_beside(report: Mapping[str, Any], console: Console) -> None:
+    """The runtimes side by side, where several were tried: dense and compressed, from the same run as the bundle."""
+    for name, reason in report["refused_runtimes"].items():
+        console.print(f"{name} has no part in it: {reason}", highlight=False)
+    if not report["beside"]:
+        return
+    own = report["deployed"]["runtime"]
+    table = Table(title=f"runtimes side by side ({report['basis']})", title_justify="left")
+    for heading in ("runtime", "", "latency p50", "peak memory", "size"):
+        table.add_column(heading, justify="left" if heading in ("runtime", "") else "right")
+    every = {f"dense {own}": report["dense"], f"deployed {own}": report["deployed"], **report["beside"]}
+    for name, one in every.items():
+        kind, _, runtime = name.partition(" ")
+        latency = one["statistics"]["p50"] if report["basis"] == "measured" else one["median_ms"]
+        memory, size = (show(key, one[key]) for key in ("peak_memory_bytes", "size_bytes"))
+        table.add_row(runtime, kind, show("latency_ms", latency), memory, size)
+    console.print(table)
+
+
 def _show_predicted(report: Mapping[str, Any], console: Console) -> None:
     """Figures of a profile are never shown as measured ones are: each has its interval."""
     dense, deployed, score = report["dense"], report["deployed"], report["score"]
@@ -110,6 +131,18 @@ def _show_predicted(report: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     for precision, standing in deployed["standing"].items():
         console.print(f"prices in {precision}: {standing}", highlight=False)
+
+
+def show_exports(found: Iterable[Exported], console: Console) -> None:
+    """The files of one plan, with how far each is from the simulation."""
+    table = Table(title="one plan, the same integers in each", title_justify="left")
+    for heading in ("format", "file", "size", "run by", "off by (of the spread)", "other top-1"):
+        table.add_column(heading, justify="right" if heading in ("size", "other top-1") else "left", overflow="fold")
+    for one in found:
+        off = f"{one.parity.error:.2g} (tolerance {one.parity.tolerance:g})"
+        size = show("size_bytes", one.size_bytes)
+        table.add_row(one.format, one.path, size, one.runtime, off, f"{100 * one.parity.top1_differs:.1f} %")
+    console.print(table)
 
 
 def show_estimate(found: Estimate, per_layer: bool, console: Console) -> None:

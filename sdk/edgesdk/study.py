@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import platformdirs
 import torch
 from torch import Tensor, nn
 
-from edgesdk.artefact import Artefact
+from edgesdk.artefact import FORMAT_OF, Artefact, format_of
 from edgesdk.budget import Budget
 from edgesdk.compress.data import Data, check
 from edgesdk.compress.network import Batch, Network, rebatch, tensors
@@ -23,9 +24,9 @@ from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.compress.sense import importance, sense
 from edgesdk.compress.task import Task
 from edgesdk.compress.trace import trace
-from edgesdk.errors import EdgeSdkError
-from edgesdk.export.onnx import export
-from edgesdk.export.probes import COPIES, probe
+from edgesdk.errors import EdgeSdkError, ModelError
+from edgesdk.export.formats import export, grid_of, probe_file
+from edgesdk.export.probes import COPIES
 from edgesdk.forecast import Forecast
 from edgesdk.graph import Graph
 from edgesdk.menu import Choice, Menu
@@ -41,6 +42,7 @@ from edgesdk.report import Prediction, Report
 from edgesdk.solve.milp import price
 
 SENSE_SAMPLES = 128
+WITHOUT_FOUR_BITS = ("tensorrt",)  # of weights of a convolution
 Tell = Callable[[str, float | None], None]
 
 
@@ -51,10 +53,10 @@ def cache_folder() -> Path:
 
 @dataclass
 class Study:
-    """A model on a device: prices for every choice, and whole networks that correct them.
+    """A model on a device, in one runtime: prices for every choice, and whole networks that correct them.
 
     On a device at hand both are measured (a ``Bench``), on another predicted from its profile (a ``Forecast``).
-    ``precisions`` are those that the search may choose.
+    ``precisions`` are those that the search may choose. Scratch files go to ``folder``.
     """
 
     network: Network
@@ -64,7 +66,7 @@ class Study:
     precisions: tuple[str, ...]
     folder: Path
     tell: Tell
-    scores: dict[str, Tensor] = field(default_factory=dict)
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
     offered: Mapping[str, tuple[Option, ...]] = field(default_factory=dict)
     losses: Losses = field(default_factory=Losses)
     observations: list[Observation] = field(default_factory=list)
@@ -77,69 +79,66 @@ class Study:
         return self.network.graph
 
     @property
+    def runtime(self) -> str:
+        return self.bench.runtime
+
+    @property
     def calibration(self) -> list[Batch]:
         return [x for x, _ in self.data.calibration]
 
     def __post_init__(self) -> None:
         weights = sum(prod(layer.weight_shape) for layer in self.graph.layers if layer.weight_shape)
         self.table = self.bench.table(cache_folder() / "prices", COPIES, weights)
+        self.folder.mkdir(exist_ok=True)
 
-    def baseline(self) -> Path:
+    def artefact(self, ready: Network, options: Mapping[str, Option], name: str) -> Artefact:
+        """``ready``, whose layers are as ``options`` say, as a file for this runtime."""
+        path = self.folder / f"{name}{format_of(self.runtime).suffix}"
+        export(ready, self.data.example, path, self.runtime)
+        return Artefact(path, ready.graph, options, self.runtime)
+
+    @cached_property
+    def dense_file(self) -> Artefact:
+        """The dense model's file. Raises ``ModelError`` where the runtime's format lacks one of its operators."""
+        return self.artefact(integer(self.network, {}), {}, "dense")
+
+    @cached_property
+    def baselines(self) -> dict[str, Path]:
         """A tiny model with the kernels that all models use, so that memory counts the model and not the runtime."""
-        path = self.folder / "baseline.onnx"
-        if not path.exists():
-            path.write_bytes(probe(Operator("alone", INT8, 8, 8, (8, 8))))
-        return path
+        return {self.runtime: baseline(self.folder, self.runtime)}
+
+    def integer(self, network: Network, options: Mapping[str, Option]) -> Network:
+        """``network`` with the layers that ``options`` call integer on this runtime's grid, ranges calibrated."""
+        ready = integer(network, options, grid_of(self.runtime))
+        calibrate(ready, self.calibration)
+        return ready
 
     def price(self, budget: Budget) -> None:
         """Set the prices in ms of every choice that this device does not run slower than what it replaces."""
         smaller = budget.size_bytes is not None or budget.peak_memory_bytes is not None
-        bits = (8, 4) if budget.size_bytes is not None else (8,)
+        bits = (8, 4) if budget.size_bytes is not None and self.runtime not in WITHOUT_FOUR_BITS else (8,)
         every = {
             layer.name: tuple(o for o in options(layer, bits) if o.precision in self.precisions)
             for layer in self.graph.layers
         }
-        self.tell("pricing operators", 0.0)
-        self.time(full_width(self.graph, every), lambda s: self.tell("pricing operators", s / 5))
+        stage = f"pricing operators ({self.runtime})"
+        self.tell(stage, 0.0)
+        self.time(full_width(self.graph, every), lambda s: self.tell(stage, s / 5))
         self.offered, self.struck = strike(self.graph, every, self.table, smaller)
         wanted = all_widths(self.graph, self.offered)
-        self.time(wanted, lambda s: self.tell("pricing operators", 0.2 + 0.8 * s))
+        self.time(wanted, lambda s: self.tell(stage, 0.2 + 0.8 * s))
 
     def time(self, operators: Sequence[Operator], progress: Callable[[float], None]) -> None:
         """Measure the prices of ``operators`` that are not known yet."""
         if isinstance(self.bench, Bench) and isinstance(self.table, Table):
-            self.bench.price(self.table, operators, probe, progress)
-
-    def sense(self) -> None:
-        """Set the prices in accuracy of every choice, from calibration data; kept on disk."""
-        self.tell("sensing accuracy", 0.0)
-        few = self.data.calibration
-        self.scores = importance(self.network, few, self.task)
-        x = _joined(self.calibration, SENSE_SAMPLES)
-        made_from = [
-            self.graph.digest, _digest(self.network.module), _digest(tensors(x)), self.task.name,
-            {name: [str(o) for o in found] for name, found in self.offered.items()},
-        ]  # fmt: skip
-        path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"
-        try:
-            self.losses = from_json(Losses, json.loads(path.read_text()))
-        except (OSError, ValueError, EdgeSdkError):
-            self.losses = sense(
-                self.network,
-                self.offered,
-                x,
-                self.scores,
-                self.task,
-                lambda d, of: self.tell("sensing accuracy", d / of),
-            )
-            write(path, dumps(self.losses))
+            self.bench.price(self.table, operators, lambda op: probe_file(op, self.runtime), progress)
 
     def anchor(self, mode: str, again: bool = True) -> None:
         """Measure the dense model, float and with every layer integer that can be, in one interleaved run.
 
         Both figures correct the prices. Unless ``again``, those of an earlier run on this device serve.
         """
-        self.tell("measuring the dense model", None)
+        self.tell(f"measuring the dense model ({self.runtime})", None)
         whole = {
             layer.name: Option(INT8, 8) for layer in self.graph.layers if Option(INT8, 8) in self.offered[layer.name]
         }
@@ -148,7 +147,9 @@ class Study:
         again = again or isinstance(self.bench, Forecast)
         reports = None if again else _kept(path)
         if reports is None:
-            reports = self._measured(whole, mode)
+            mixed = self.artefact(self.integer(self.network, whole), whole, "dense-int8")
+            both = {"dense": self.dense_file, "dense int8": mixed}
+            reports = self.bench.measure(both, mode, self.baselines, thorough=False)
             if isinstance(self.bench, Bench) and all(report.valid for report in reports.values()):
                 write(path, dumps(reports))
         self.dense = reports["dense"]
@@ -161,18 +162,6 @@ class Study:
                 found = [c for c in layer.choices if c.option == wanted and not c.skips]
                 picked[layer.name] = max(found, key=lambda c: (c.reads or 0, c.writes or 0))
             self.observe(everything, picked, full, (), reports[name])
-
-    def _measured(self, whole: Mapping[str, Option], mode: str) -> Mapping[str, Report | Prediction]:
-        """The dense model's reports, float and with the layers ``whole`` integer."""
-        plain, mixed = integer(self.network, {}), integer(self.network, whole)
-        calibrate(mixed, self.calibration)
-        found = {
-            "dense": Artefact(self.folder / "dense.onnx", self.graph),
-            "dense int8": Artefact(self.folder / "dense-int8.onnx", self.graph, whole),
-        }
-        export(plain, self.data.example, found["dense"].path)
-        export(mixed, self.data.example, found["dense int8"].path)
-        return self.bench.measure(found, mode, self.baseline(), thorough=False)
 
     def menu(self, correction: Correction | None = None, losses: Losses | None = None) -> Menu:
         """The menu at prices that are corrected by all that was measured."""
@@ -209,25 +198,76 @@ def study(
     model: nn.Module,
     data: Data,
     task: Task,
-    bench: Bench | Forecast,
+    benches: Sequence[Bench | Forecast],
     budget: Budget,
     folder: Path,
     tell: Tell,
+    precisions: Mapping[str, tuple[str, ...]],
     mode: str = "rapid",
     again: bool = True,
-    precisions: tuple[str, ...] = (FP32, INT8),
-) -> Study:
-    """Trace, price, sense and anchor ``model``: all that a search needs. Scratch files go to ``folder``.
+) -> tuple[list[Study], dict[str, str]]:
+    """Trace, price, sense and anchor ``model`` on each of ``benches``: all that a search needs.
 
-    Without ``again`` the dense model is not measured anew where it was before: enough for a plan, not for comparing.
+    ``precisions`` are those that the search may choose, by runtime. Scratch files go to ``folder``. Without ``again``
+    the dense model is not measured anew where it was before: enough for a plan, not for comparing. Returns the studies
+    and, of several, the runtimes whose format cannot hold the model, with the reason; raises that ``ModelError`` where
+    none can.
     """
     check(data, model, task.classifies)
     tell("tracing", None)
-    found = Study(trace(model, data.example), data, task, bench, precisions, folder, tell)
-    found.price(budget)
-    found.sense()
-    found.anchor(mode, again)
-    return found
+    network = trace(model, data.example)
+    found: list[Study] = []
+    refused: dict[str, str] = {}
+    for bench in benches:
+        one = Study(network, data, task, bench, precisions[bench.runtime], folder / bench.runtime, tell)
+        try:
+            one.dense_file  # noqa: B018 (what the format lacks must be known before anything long begins)
+        except ModelError as error:
+            if len(refused) + 1 == len(benches):
+                raise
+            refused[bench.runtime] = error.fact
+        else:
+            found.append(one)
+    for one in found:
+        one.price(budget)
+    _sense(found)
+    for one in found:
+        one.anchor(mode, again)
+    return found, refused
+
+
+def _sense(studies: Sequence[Study]) -> None:
+    """Set the prices in accuracy of every choice on any of ``studies``, from calibration data; kept on disk."""
+    first = studies[0]
+    first.tell("sensing accuracy", 0.0)
+    network, task = first.network, first.task
+    offered = {
+        layer.name: tuple(dict.fromkeys(option for one in studies for option in one.offered[layer.name]))
+        for layer in first.graph.layers
+    }
+    scores = importance(network, first.data.calibration, task)
+    x = _joined(first.calibration, SENSE_SAMPLES)
+    made_from = [
+        first.graph.digest, _digest(network.module), _digest(tensors(x)), task.name,
+        {name: [str(option) for option in found] for name, found in offered.items()},
+    ]  # fmt: skip
+    path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"
+    try:
+        losses = from_json(Losses, json.loads(path.read_text()))
+    except (OSError, ValueError, EdgeSdkError):
+        progress = lambda done, of: first.tell("sensing accuracy", done / of)  # noqa: E731
+        losses = sense(network, offered, x, scores, task, progress)
+        write(path, dumps(losses))
+    for one in studies:
+        one.scores, one.losses = scores, losses
+
+
+def baseline(folder: Path, runtime: str) -> Path:
+    """A tiny model with the kernels that all models use, in ``folder``, for ``runtime`` to page itself in with."""
+    content = probe_file(Operator("alone", INT8, 8, 8, (8, 8)), runtime)
+    path = folder / f"baseline{'.tflite' if FORMAT_OF[runtime] == 'tflite' else '.onnx'}"
+    path.write_bytes(content)
+    return path
 
 
 def _kept(path: Path) -> dict[str, Report] | None:

@@ -9,7 +9,7 @@ from typing import Any
 from edgesdk.artefact import Artefact
 from edgesdk.compress.network import Network
 from edgesdk.compress.recover import Schedule, recovered
-from edgesdk.export.onnx import export
+from edgesdk.export.formats import grid_of
 from edgesdk.export.parity import fallbacks, parity, runner
 from edgesdk.plan import FP32, Option, Plan
 from edgesdk.report import Prediction, Report
@@ -17,28 +17,35 @@ from edgesdk.result import Result
 from edgesdk.study import Study, Tell
 
 SHORT_SHARE = 0.15  # of the epochs, to tell finalists apart
+TIE = 0.5  # points of the held-out score, within which the faster finalist is the better one
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan with the network that it makes, and what that was measured at before any training."""
+    """A plan with the network that it makes, its file before any training, and what that was measured at."""
 
+    known: Study
     plan: Plan
     network: Network
-    options: Mapping[str, Option]
+    artefact: Artefact
     report: Report | Prediction
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        return self.artefact.options
 
 
 class Training:
     """Recovers candidates, tells them apart on held-out data, and turns the winner into a measured, proved file."""
 
     def __init__(self, known: Study, epochs: float, seed: int, tell: Tell) -> None:
-        self.known, self.epochs, self.seed, self.tell = known, epochs, seed, tell
+        self.network, self.data, self.task = known.network, known.data, known.task
+        self.epochs, self.seed, self.tell = epochs, seed, tell
         self.can_learn = known.data.train is not None and epochs > 0
 
     def recover(self, candidate: Candidate, epochs: float, label: str) -> Network:
         """The candidate's network after ``epochs``, quantized from the start where nothing else changed."""
-        known, plan = self.known, candidate.plan
+        known, plan = candidate.known, candidate.plan
         structural = (
             bool(plan.dropped)
             or any(layer.option.factor for layer in plan.layers)
@@ -48,38 +55,51 @@ class Training:
             epochs = 0.0  # it is the dense model: there is nothing to recover
         return recovered(
             candidate.network,
-            known.network,
+            self.network,
             candidate.options,
-            known.data.train,
+            self.data.train,
             known.calibration,
-            known.task,
+            self.task,
             Schedule(epochs) if structural else Schedule(epochs, 1.0),
             self.seed,
             lambda share, what: self.tell(f"{label} ({what})", share),
+            grid=grid_of(known.runtime),
         )
 
     def holdout(self, network: Network) -> float:
         """The score on held-out data."""
-        return self.known.task.score(network, self.known.data.holdout, self.known.network)
+        return self.task.score(network, self.data.holdout, self.network)
 
     def short(self, candidate: Candidate) -> float:
         """The score on held-out data after a short recovery."""
         epochs = max(1.0, self.epochs * SHORT_SHARE) if self.can_learn else 0.0
         return self.holdout(self.recover(candidate, min(epochs, self.epochs), "trying finalists"))
 
-    def best(self, candidates: list[Candidate]) -> Result:
+    def best(self, candidates: list[Candidate], beside: Mapping[str, Artefact] | None = None) -> Result:
+        """The best of ``candidates`` after a short recovery, in full; ``beside`` is measured with it."""
         history: list[Mapping[str, Any]] = []
-        if len(candidates) > 1:
-            scores = [self.short(candidate) for candidate in candidates]
-            for candidate, score in zip(candidates, scores, strict=True):
-                history.append({"finalist": candidate.plan.digest, "holdout_score": score})
-            candidates = [candidates[max(range(len(scores)), key=scores.__getitem__)]]
-        result = self.full(candidates[0])
+        result = self.full(self.best_of(candidates, history), beside)
         return replace(result, history=(*history, *result.history))
 
-    def full(self, candidate: Candidate) -> Result:
-        """The candidate recovered, exported, proved equal to its simulation, and measured beside the dense model."""
-        known = self.known
+    def best_of(self, candidates: list[Candidate], history: list[Mapping[str, Any]]) -> Candidate:
+        """The one that scores best after a short recovery; of several runtimes' that score alike, the fastest."""
+        if len(candidates) == 1:
+            return candidates[0]
+        scores = [self.short(candidate) for candidate in candidates]
+        for candidate, score in zip(candidates, scores, strict=True):
+            runtime = candidate.known.runtime
+            history.append({"finalist": candidate.plan.digest, "runtime": runtime, "holdout_score": score})
+        if len({candidate.known.runtime for candidate in candidates}) == 1:
+            return candidates[scores.index(max(scores))]
+        near = [c for c, score in zip(candidates, scores, strict=True) if score >= max(scores) - TIE]
+        return min(near, key=lambda candidate: candidate.report.latency_ms())
+
+    def full(self, candidate: Candidate, beside: Mapping[str, Artefact] | None = None) -> Result:
+        """The candidate recovered, exported, proved equal to its simulation, and measured with the dense model.
+
+        The artefacts ``beside``, of other runtimes, are measured in the same interleaved run.
+        """
+        known = candidate.known
         network = self.recover(candidate, 0.0, "calibrating")
         note = ""
         if self.can_learn:
@@ -89,23 +109,23 @@ class Training:
                 network = learnt
             else:
                 note = f"recovery was left out: on held-out data it scored {after:.2f} against {before:.2f} without"
-        path, dense = known.folder / "model.onnx", known.folder / "dense.onnx"
         self.tell("exporting and measuring", None)
-        export(network, known.data.example, path)
-        proved = parity(network, path, [x for x, _ in known.data.holdout])
-        both = {"dense": Artefact(dense, known.graph), "deployed": Artefact(path, network.graph, candidate.options)}
-        reports = known.bench.measure(both, "rapid", known.baseline())
+        deployed, dense = known.artefact(network, candidate.options, "model"), known.dense_file
+        proved = parity(network, deployed, [x for x, _ in self.data.holdout])
+        every = {"dense": dense, "deployed": deployed, **(beside or {})}
+        reports = known.bench.measure(every, "rapid", known.baselines)
         integers = [name for name, option in candidate.options.items() if option.precision != FP32]
-        fell = fallbacks(known.bench.kernels(path), [n for n in integers if network.graph.by_name[n].macs])
-        run = runner(path, network.structure)
+        weighted = [name for name in integers if network.graph.by_name[name].macs]
+        fell = fallbacks(known.bench.kernels(deployed.path), weighted)
         return Result(
             plan=candidate.plan,
-            path=path,
+            artefact=deployed,
             dense=reports["dense"],
             deployed=reports["deployed"],
-            dense_score=known.task.score(runner(dense, network.structure), known.data.test, known.network),
-            score=known.task.score(run, known.data.test, known.network),
+            dense_score=self.task.score(runner(dense, network.structure), self.data.test, self.network),
+            score=self.task.score(runner(deployed, network.structure), self.data.test, self.network),
             parity=proved,
             fallbacks=tuple(fell),
             history=({"note": note},) if note else (),
+            beside={name: report for name, report in reports.items() if name not in ("dense", "deployed")},
         )

@@ -1,4 +1,4 @@
-"""Run this bundle's model on a file: numpy and onnxruntime are all it needs.
+"""Run this bundle's model on a file: NumPy and the runtime that the manifest names are all it needs.
 
     python run.py [INPUT.npz | INPUT.npy] [--output OUT.npz] [--threads N] [--time SECONDS]
 
@@ -8,10 +8,13 @@ With --time one sample is run again and again for that long, at least 128 times,
 """
 
 import argparse
+import importlib
 import json
 import os
 import sys
 import time
+from collections import namedtuple
+from importlib import metadata
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -19,6 +22,87 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+MODULES = {
+    "onnxruntime": ["onnxruntime"],
+    "openvino": ["openvino"],
+    "litert": ["ai_edge_litert.interpreter", "tflite_runtime.interpreter"],  # either reads such files
+    "tflite": ["tflite_runtime.interpreter", "ai_edge_litert.interpreter"],
+}
+Opened = namedtuple("Opened", "inputs outputs run version")
+
+
+def opened(path, runtime, threads=1, precision="f32"):
+    """The model at ``path``, loaded: the names of its ``inputs`` and ``outputs`` in the file's order, and ``run``.
+
+    ``run(feeds)`` takes an array per input by name and returns copies of the outputs. ``precision`` is what OpenVINO
+    computes in where the file has floats; left to itself it takes bfloat16 where the processor has it. Raises
+    ``ImportError`` where the runtime is not installed, and what the runtime raises where it refuses the file.
+    """
+    library = _imported(runtime)
+    if runtime == "openvino":
+        return _openvino(library, path, threads, precision)
+    return _onnxruntime(library, path, threads) if runtime == "onnxruntime" else _tflite(library, path, threads)
+
+
+def _imported(runtime):
+    reasons = []
+    for module in MODULES[runtime]:
+        try:
+            return importlib.import_module(module)
+        except ImportError as error:
+            reasons.append(str(error))
+    install = MODULES[runtime][0].partition(".")[0].replace("_", "-")
+    raise ImportError(f"{runtime} cannot be imported ({'; '.join(reasons)}): pip install {install}")
+
+
+def _onnxruntime(library, path, threads):
+    settings = library.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads, settings.log_severity_level = threads, 1, 3
+    # It would quantize a float layer between integer ones by itself, with one scale for all of its weights.
+    without = {"disabled_optimizers": ["WeightBiasQuantization"]}
+    session = library.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"], **without)
+    inputs, outputs = ([value.name for value in side] for side in (session.get_inputs(), session.get_outputs()))
+    return Opened(inputs, outputs, lambda feeds: session.run(None, feeds), library.__version__)
+
+
+def _openvino(library, path, threads, precision):
+    settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
+    settings.update(INFERENCE_PRECISION_HINT=precision)
+    compiled = library.Core().compile_model(str(path), "CPU", settings)
+    request = compiled.create_infer_request()
+
+    def name(port):  # a tensor may have several: the one that the file gives to the input or output itself
+        own = port.get_node().get_friendly_name().partition("/sink_port_")[0]
+        return own if own in port.get_names() or not port.get_names() else port.get_any_name()
+
+    inputs, outputs = [name(port) for port in compiled.inputs], [name(port) for port in compiled.outputs]
+
+    def run(feeds):
+        request.infer({index: feeds[each] for index, each in enumerate(inputs)}, share_outputs=True)
+        return [request.get_output_tensor(index).data.copy() for index in range(len(outputs))]
+
+    return Opened(inputs, outputs, run, library.__version__.partition("-")[0])
+
+
+def _tflite(library, path, threads):
+    interpreter = library.Interpreter(model_path=str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    sides = (interpreter.get_input_details(), interpreter.get_output_details())
+    places = [[int(detail["index"]) for detail in side] for side in sides]
+    names = [[detail["name"] for detail in side] for side in sides]
+    for signature in interpreter._get_full_signature_list().values():  # one may be of another subgraph
+        signed = [{index: name for name, index in signature[side].items()} for side in ("inputs", "outputs")]
+        if [set(side) for side in signed] == [set(side) for side in places]:
+            names = [[of[index] for index in side] for of, side in zip(signed, places)]
+            break
+
+    def run(feeds):
+        for index, name in zip(places[0], names[0]):
+            interpreter.set_tensor(index, feeds[name])
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in places[1]]
+
+    return Opened(names[0], names[1], run, metadata.version(library.__name__.partition(".")[0]))
 
 
 def prepared(array, entry):
@@ -39,14 +123,14 @@ def prepared(array, entry):
     return array.astype(entry["dtype"])
 
 
-def timed(session, feeds, seconds):
+def timed(model, feeds, seconds):
     """Milliseconds of each run, for at least that long and 128 times, after a tenth of it as warm-up."""
     times = []
     for share, least in ((0.1, 10), (1.0, 128)):
         times, end = [], time.perf_counter() + share * seconds
         while time.perf_counter() < end or len(times) < least:
             start = time.perf_counter()
-            session.run(None, feeds)
+            model.run(feeds)
             times.append(1e3 * (time.perf_counter() - start))
     return times
 
@@ -58,8 +142,6 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--time", type=float, metavar="SECONDS")
     options = parser.parse_args()
-    import onnxruntime
-
     manifest = json.loads((HERE / "manifest.json").read_text())
     recorded = dict(np.load(HERE / "sample.npz"))
     if options.input is None:
@@ -68,17 +150,20 @@ def main():
         loaded = np.load(options.input, allow_pickle=False)
         single = isinstance(loaded, np.ndarray)
         given = {e["name"]: loaded if single else loaded[e["name"]] for e in manifest["inputs"]}
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    session = onnxruntime.InferenceSession(str(HERE / "model.onnx"), settings, providers=["CPUExecutionProvider"])
+    runtime = manifest["runtime"]
+    try:
+        path, precision = HERE / manifest.get("model", "model.onnx"), runtime.get("precision") or "f32"
+        model = opened(path, runtime["name"], options.threads, precision)
+    except ImportError as error:
+        sys.exit(str(error))
     feeds = {entry["name"]: prepared(given[entry["name"]], entry) for entry in manifest["inputs"]}
     if options.time:
-        times = timed(session, {name: value[:1] for name, value in feeds.items()}, options.time)
+        times = timed(model, {name: value[:1] for name, value in feeds.items()}, options.time)
         shown = ", ".join(f"p{p} {np.percentile(times, p):.4g} ms" for p in (50, 90, 95))
-        print(f"{len(times)} runs, {options.threads} thread(s), onnxruntime {onnxruntime.__version__}: {shown}")
+        print(f"{len(times)} runs, {options.threads} thread(s), {runtime['name']} {model.version}: {shown}")
         return
     count = len(next(iter(feeds.values())))
-    rows = [session.run(None, {name: value[i : i + 1] for name, value in feeds.items()}) for i in range(count)]
+    rows = [model.run({name: value[i : i + 1] for name, value in feeds.items()}) for i in range(count)]
     outputs = {e["name"]: np.concatenate(parts) for e, parts in zip(manifest["outputs"], zip(*rows))}
     if options.input is None:
         for name, value in outputs.items():

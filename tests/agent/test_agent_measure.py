@@ -7,7 +7,7 @@ import unittest
 
 import agent_models
 
-from edgesdk_targets.agent import measure, memory, operators, runners
+from edgesdk_targets.agent import files, measure, memory, operators, runners
 from edgesdk_targets.agent.protocol import AgentError
 
 
@@ -72,7 +72,7 @@ class Benchmark(OnDisk):
             self.assertEqual(item["statistics"]["min"], min(item["samples_ms"]))
             self.assertGreater(len(item["block_medians_ms"]), 1)
             self.assertGreater(item["load_ms"], 0)
-        self.assertEqual(result["artifacts"][0]["digest"], measure.file_digest(small["path"]))
+        self.assertEqual(result["artifacts"][0]["digest"], files.digest(small["path"]))
         self.assertEqual(result["runtime"]["threads"], 1)
         self.assertEqual(result["runtime"]["providers"], ["CPUExecutionProvider"])
         self.assertEqual(set(result["conditions"]), {"before", "after"})
@@ -151,7 +151,7 @@ class Runner(OnDisk):
         self.assertEqual((values["i"].tolist(), str(values["i"].dtype)), ([0, 0], "int64"))
         self.assertGreater(values["x"].std(), 0)
         for value in values.values():
-            self.assertEqual(value.ctypes.data % runner.ALIGNMENT, 0)
+            self.assertEqual(value.ctypes.data % 64, 0)
         session.bind(values)()
 
     def test_shares_leave_out_each_kernel_s_first_run(self):

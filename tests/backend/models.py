@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+import zoo
 from edgesdk.budget import Cost
 from edgesdk.compress.network import Network
 from edgesdk.compress.trace import trace
 from edgesdk.example.data import example_data, example_model
 from edgesdk.graph import WEIGHTED
-from edgesdk.plan import INT8, LayerPlan, Option, Plan, Proof
-from edgesdk.price.operators import precisions
+from edgesdk.plan import INT8, Factor, LayerPlan, Option, Plan, Proof
+from edgesdk.price.operators import factors, precisions
 
 CLASSES = 5
 
@@ -111,11 +112,16 @@ class Recurrent(nn.Module):
         return self.fc(states[:, -1])
 
 
-SHAPES: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
+SHAPES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "residual": (Residual, (3, 16, 16)),
     "depthwise": (Depthwise, (3, 16, 16)),
     "transformer": (Transformer, (3, 16, 16)),
     "recurrent": (Recurrent, (4, 32)),
+    "resnet20": (zoo.resnet20, (3, 32, 32)),
+    "mobilenet_v2": (zoo.mobilenet_v2_small, (3, 32, 32)),
+    "ds_cnn": (zoo.ds_cnn, (1, 49, 10)),
+    "vit": (zoo.vit_small, (3, 32, 32)),
+    "conv_gru": (zoo.conv_gru, (8, 128)),
 }
 
 
@@ -176,6 +182,12 @@ def plan(
         predicted=Cost(1.0, 1.0, 1.0, "predicted"),
         proof=Proof(0.0, 0.0, 0.0, 0.0, "by hand"),
     )
+
+
+def low_rank(network: Network) -> dict[str, Factor]:
+    """The smallest low-rank form of every layer that has one."""
+    found = {layer.name: factors(layer) for layer in network.graph.layers if not layer.fixed}
+    return {name: forms[0] for name, forms in found.items() if forms}
 
 
 def scores(network: Network) -> dict[str, Tensor]:

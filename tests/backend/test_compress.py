@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import models
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.factorize import factorized, reconstructed
 from edgesdk.compress.network import Network
-from edgesdk.compress.quantize import fold
+from edgesdk.compress.quantize import (
+    SIGNED,
+    SYMMETRIC,
+    UNSIGNED,
+    ActivationQuantizer,
+    Grid,
+    calibrate,
+    fold,
+    integer,
+    specification,
+)
+from edgesdk.compress.recover import Schedule, recovered
 from edgesdk.compress.sense import kept_channels
 from edgesdk.compress.task import Task
 from edgesdk.compress.trace import cut, mask, trace
-from edgesdk.errors import BundleError
+from edgesdk.errors import BundleError, FidelityError
+from edgesdk.export.onnx import check, converted
 from edgesdk.plan import INT8, Factor, Option
 
 NETWORKS = ("residual", "depthwise", "transformer", "recurrent")
@@ -221,3 +237,124 @@ def test_kept_channels_are_the_best_and_always_the_same(values: list[float], dat
     gone = [v for i, v in enumerate(values) if i not in found]
     assert min(values[i] for i in found) >= max(gone, default=0.0)
     assert set(kept_channels(ranked, max(1, kept - 1))) <= set(found)  # the first of equals stay
+
+
+def quantizer(grid: Grid, *batches: Tensor) -> ActivationQuantizer:
+    """A quantizer whose range has followed ``batches``."""
+    found = ActivationQuantizer(grid)
+    found.observing = True
+    for x in batches:
+        found(x)
+    found.observing = False
+    return found
+
+
+def batches_of(data: st.DataObject) -> list[Tensor]:
+    """Batches whose values are off centre and of any size."""
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10_000)))
+    shift, size = data.draw(st.floats(-3, 3)), 2.0 ** data.draw(st.integers(-12, 20))
+    return [(torch.randn(64, generator=generator) + shift) * size for _ in range(3)]
+
+
+@given(st.data())
+def test_the_signed_grid_is_the_unsigned_one_moved_by_128(data: st.DataObject) -> None:
+    batches = batches_of(data)
+    unsigned, signed = quantizer(UNSIGNED, *batches), quantizer(SIGNED, *batches)
+    assert signed.spec.scale == unsigned.spec.scale
+    assert signed.spec.zero_point[0] == unsigned.spec.zero_point[0] - 128
+    assert (unsigned.spec.low, unsigned.spec.high, signed.spec.low, signed.spec.high) == (0, 255, -128, 127)
+    x = torch.cat(batches) * 1.5  # some of it outside
+    found = []
+    for part in (unsigned, signed):
+        leaf = x.clone().requires_grad_()
+        y = part(leaf)
+        y.sum().backward()
+        assert leaf.grad is not None
+        found.append((y.detach(), leaf.grad))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+@given(st.data())
+def test_a_symmetric_grid_is_centred_on_zero_and_covers_the_range(data: st.DataObject) -> None:
+    x = batches_of(data)[0]
+    found = quantizer(SYMMETRIC, x)
+    (scale,) = found.spec.scale
+    assert found.spec.zero_point == (0,)
+    assert scale == pytest.approx(float(x.abs().max()) / 127, rel=1e-6)
+    with torch.no_grad():
+        y = found(x)
+    assert float((y - x).abs().max()) <= scale * 0.5001
+    assert torch.equal(found(-x[x.abs() < 127 * scale]), -found(x[x.abs() < 127 * scale]))
+    outside = torch.tensor([-200.0, -127.0, 0.0, 126.0, 200.0]).mul(scale).requires_grad_()
+    found(outside).sum().backward()
+    assert outside.grad is not None
+    assert outside.grad.tolist() == [0, 1, 1, 1, 0]
+
+
+def test_a_symmetric_grid_follows_the_data_as_the_others_do() -> None:
+    x = torch.linspace(-1, 3, 100)
+    found = quantizer(SYMMETRIC, x, 2 * x)
+    assert found.spec.scale[0] == pytest.approx(3 * (1 + found.momentum) / 127)
+    assert found.spec.zero_point == (0,)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_computes_the_same_on_a_signed_grid(networks, name: str) -> None:
+    network, x = networks[name]
+    made = []
+    for grid in (UNSIGNED, SIGNED):
+        made.append(integer(network, models.assigned(network, "int8"), grid))
+        calibrate(made[-1], [x])
+    with torch.no_grad():
+        assert torch.equal(made[0](x), made[1](x))
+    unsigned, signed = (specification(m) for m in made)
+    assert unsigned.keys() == signed.keys()
+    moved = {n: (unsigned[n].zero_point[0] - signed[n].zero_point[0], signed[n].axis) for n in signed}
+    assert set(moved.values()) == {(128, None), (0, 0)}
+
+
+@pytest.mark.parametrize("grid", [UNSIGNED, SIGNED, SYMMETRIC])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_file_on_each_grid_is_as_specified_and_agrees(networks, name: str, grid: Grid) -> None:
+    network, x = networks[name]
+    found = integer(network, models.assigned(network, "int8"), grid)
+    calibrate(found, [x])
+    model = converted(found, x)  # checks the specification
+    zero_points = {node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    kinds = {tensor.data_type for tensor in model.graph.initializer if tensor.name in zero_points}
+    assert kinds == {TensorProto.UINT8 if grid is UNSIGNED else TensorProto.INT8}
+    options = onnxruntime.SessionOptions()  # on x86 it would make int8 uint8, which fails for some files of opset 21
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    run = [session.run(None, {session.get_inputs()[0].name: one[None].numpy()})[0] for one in x]
+    with torch.no_grad():
+        expected = found(x).numpy()
+    assert np.sqrt(np.mean((np.concatenate(run) - expected) ** 2)) <= 0.05 * expected.std()
+
+
+def test_a_file_on_another_grid_than_specified_is_found(networks) -> None:
+    network, x = networks["residual"]
+    made = {}
+    for grid in (UNSIGNED, SIGNED, SYMMETRIC):
+        made[grid] = integer(network, models.assigned(network, "int8"), grid)
+        calibrate(made[grid], [x])
+    model = converted(made[SYMMETRIC], x)
+    for grid in (UNSIGNED, SIGNED):
+        with pytest.raises(FidelityError, match="not quantized in the file as specified"):
+            check(model, specification(made[grid]))
+    specs = specification(made[SYMMETRIC])
+    name = next(n for n, spec in specs.items() if spec.axis is None)
+    specs[name] = replace(specs[name], low=0, high=255)  # the same scale and zero point, of the other sign
+    with pytest.raises(FidelityError, match=f"{name} is not quantized"):
+        check(model, specs)
+
+
+def test_what_is_recovered_is_on_the_grid_that_was_asked_for(networks) -> None:
+    network, x = networks["residual"]
+    options, task = models.assigned(network, "int8"), Task("top-1", labelled=False)
+    train = [(x, None)]
+    found = recovered(network, network, options, train, [x], task, Schedule(1.0), grid=SYMMETRIC)
+    specs = [spec for spec in specification(found).values() if spec.axis is None]
+    assert specs
+    assert {(spec.low, spec.high, spec.zero_point) for spec in specs} == {(-128, 127, (0,))}

@@ -25,7 +25,7 @@ from edgesdk.budget import Cost
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.errors import ModelError, UsageError
 from edgesdk.estimation import Estimate, LayerCost, estimate, prepare
-from edgesdk.export.onnx import export
+from edgesdk.export.formats import export
 from edgesdk.frontend.onnx_fuse import OPERATORS
 from edgesdk.plan import FP32, INT8
 from edgesdk.price.kinds import FREE, UNKNOWN, kind_of

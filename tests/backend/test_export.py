@@ -10,21 +10,21 @@ import models
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import ModelProto, TensorProto, numpy_helper
 from torch import Tensor
 
+from edgesdk.artefact import Artefact
 from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, integer, specification
 from edgesdk.errors import FidelityError
-from edgesdk.example.data import example_data
-from edgesdk.export.onnx import check, export
-from edgesdk.export.parity import fallbacks, parity, runner, session
+from edgesdk.export.formats import export
+from edgesdk.export.onnx import check
+from edgesdk.export.parity import fallbacks, open_file, parity
 from edgesdk.graph import WEIGHTED
 from edgesdk.remote.bench import Bench
 from edgesdk.remote.local import LocalDevice
 
-NETWORKS = ("residual", "depthwise", "transformer", "recurrent", "example")
+NETWORKS = ("residual", "depthwise", "transformer", "recurrent")
 SCHEMES = ("dense", "int8", "mixed", "int4")
 CASES = [(name, scheme) for name in NETWORKS for scheme in SCHEMES]
 FOURTH_OF_DENSE = 0.35  # of the dense file's bytes: a quarter, and what does not shrink
@@ -64,7 +64,7 @@ def bench() -> Iterator[Bench]:
 @pytest.mark.parametrize(("name", "scheme"), CASES)
 def test_a_file_computes_what_the_simulation_computes(exported, name: str, scheme: str) -> None:
     network, x = ready(name, scheme)
-    found = parity(network, exported(name, scheme), [x])
+    found = parity(network, Artefact(exported(name, scheme)), [x])
     assert found.samples == len(x)
     assert found.error <= found.tolerance
     assert found.tolerance == (1e-3 if scheme == "dense" else 5e-2)
@@ -158,7 +158,7 @@ def test_a_file_of_another_network_fails_parity(exported, tmp_path: Path) -> Non
     path = tmp_path / "other.onnx"
     onnx.save(changed(arrays, "stem.0.weight_scale", 1.0), path)
     with pytest.raises(FidelityError, match="differ from the simulation's"):
-        parity(network, path, [x])
+        parity(network, Artefact(path), [x])
 
 
 def test_files_are_written_alike_and_keep_the_names_of_inputs(exported, tmp_path: Path) -> None:
@@ -166,23 +166,4 @@ def test_files_are_written_alike_and_keep_the_names_of_inputs(exported, tmp_path
     path = tmp_path / "again.onnx"
     export(network, x, path)
     assert path.read_bytes() == exported("residual", "int8").read_bytes()
-    assert [v.name for v in session(path).get_inputs()] == [t.name for t in network.graph.inputs]
-
-
-def test_the_example_in_int8_is_small_and_decides_alike(exported) -> None:
-    assert exported("example", "int8").stat().st_size <= FOURTH_OF_DENSE * exported("example", "dense").stat().st_size
-    assert exported("example", "int4").stat().st_size < exported("example", "int8").stat().st_size
-    data = example_data()
-    network, _ = ready("example", "dense")
-    small = integer(network, models.assigned(network, "int8"))
-    calibrate(small, [x for x, _ in data.calibration])
-    path = exported("example", "int8").with_name("calibrated.onnx")
-    export(small, data.example, path)
-    run = runner(path, small.structure)
-    differ = total = 0
-    with torch.no_grad():
-        for x, _ in data.test:
-            differ += int((run(x).argmax(1) != small(x).argmax(1)).sum())
-            total += len(x)
-    assert total == 2000
-    assert differ <= FLIPS * total
+    assert open_file(Artefact(path)).inputs == [t.name for t in network.graph.inputs]

@@ -8,14 +8,11 @@ import models
 import pytest
 import torch
 
-from edgesdk.artefact import Artefact
 from edgesdk.budget import Budget
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.data import load_data
-from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.compress.task import Task
-from edgesdk.export.onnx import export
-from edgesdk.plan import Option
+from edgesdk.plan import FP32, INT8, Option
 from edgesdk.remote.bench import Bench
 from edgesdk.remote.local import LocalDevice
 from edgesdk.solve.milp import price
@@ -35,15 +32,13 @@ def test_predicted_memory_is_the_measured_one(name: str, tmp_path: Path) -> None
     y = torch.arange(48) % models.CLASSES
     data = load_data((x.numpy(), y.numpy()))
     with LocalDevice() as agent:
-        known = study(model, data, Task(), Bench(agent), Budget(), tmp_path, lambda stage, share: None)
+        allowed = {"onnxruntime": (FP32, INT8)}
+        (known,), _ = study(model, data, Task(), [Bench(agent)], Budget(), tmp_path, lambda stage, share: None, allowed)
         halves = {g.name: g.size // 2 for g in known.graph.groups if g.fixed is None}
         plan = models.plan(known.network, halves)
         small, options = compressed(known.network, plan, data.example, known.scores)
-        ready = integer(small, options)
-        calibrate(ready, known.calibration)
-        path = tmp_path / "small.onnx"
-        export(ready, data.example, path)
-        measured = known.bench.measure({"small": Artefact(path)}, "rapid", known.baseline(), thorough=False)["small"]
+        made = known.artefact(known.integer(small, options), options, "small")
+        measured = known.bench.measure({"small": made}, "rapid", known.baselines, thorough=False)["small"]
         dense = known.dense
     assert dense is not None
     menu = known.menu()

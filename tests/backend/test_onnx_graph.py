@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.errors import ModelError, UsageError
-from edgesdk.export.onnx import export
+from edgesdk.export.formats import export
 from edgesdk.frontend.onnx_graph import read
 from edgesdk.graph import OTHER, WEIGHTED, Graph, Layer
 from edgesdk.plan import FP32, INT8, Option

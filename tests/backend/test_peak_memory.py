@@ -16,7 +16,7 @@ import torch
 from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.compress.trace import trace
-from edgesdk.export.onnx import export
+from edgesdk.export.formats import export
 from edgesdk.export.probes import probe
 from edgesdk.plan import INT8
 from edgesdk.price.arena import Arena

@@ -1,8 +1,8 @@
 """Integer layers as they will run: one quantization specification per tensor, simulated in PyTorch, trainable.
 
 Linear quantization (Jacob et al. 2018, eq. 1): ``real = scale * (quantized - zero_point)``. Weights are symmetric per
-output channel, activations affine per tensor, biases 32-bit integers of scale ``input scale * weight scale``
-(section 2.4 there). Rounding passes gradients straight through (Bengio et al. 2013).
+output channel, activations per tensor on the :class:`Grid` that the runtime wants, biases 32-bit integers of scale
+``input scale * weight scale`` (section 2.4 there). Rounding passes gradients straight through (Bengio et al. 2013).
 """
 
 from __future__ import annotations
@@ -19,9 +19,27 @@ from edgesdk.compress.network import Batch, Network, Site, tensors
 from edgesdk.graph import ACTIVATION, ADD, FLATTEN, POOL, WEIGHTED
 from edgesdk.plan import INT8, Option
 
-ACTIVATION_RANGE = (0, 255)
 PASSES_ON = (POOL, FLATTEN, ACTIVATION)  # kinds whose integer form keeps the grid of their input
 MINIMUM_SCALE = 2.0**-24  # keeps an all-zero tensor from a division by zero
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The integers that activations are on, ``low`` to ``high``; a ``symmetric`` grid has its zero point at 0."""
+
+    low: int
+    high: int
+    symmetric: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.int8 if self.low < 0 else torch.uint8
+
+
+UNSIGNED = Grid(0, 255, False)  # fast on x86
+SIGNED = Grid(-128, 127, False)  # Arm and TFLite: the same grid moved by 128
+SYMMETRIC = Grid(-128, 127, True)  # TensorRT
+ACTIVATION_RANGE = (UNSIGNED.low, UNSIGNED.high)
 
 
 @dataclass(frozen=True)
@@ -63,8 +81,9 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) 
 
 @torch.library.custom_op("edgesdk::quantize_dequantize", mutates_args=())
 def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """An activation on its 8-bit grid: what an export turns into QuantizeLinear and DequantizeLinear."""
-    return _rounded(x, scale, zero_point, *ACTIVATION_RANGE)
+    """An activation on the 8-bit grid of its zero point's type: exported as QuantizeLinear and DequantizeLinear."""
+    integers = torch.iinfo(zero_point.dtype)
+    return _rounded(x, scale, zero_point, integers.min, integers.max)
 
 
 @quantize_dequantize.register_fake
@@ -85,17 +104,18 @@ def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 
 class ActivationQuantizer(nn.Module):
-    """An affine quantizer of one tensor, 8 bits, whose range follows what it sees while ``observing``.
+    """A quantizer of one tensor on an 8-bit ``grid``, whose range follows what it sees while ``observing``.
 
     The range is an exponential moving average of each batch's extremes (Jacob et al. 2018, section 3.1); it always
-    holds zero, which is then exact.
+    holds zero, which is then exact. On a symmetric grid it reaches as far below zero as above.
     """
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, grid: Grid = UNSIGNED) -> None:
         super().__init__()
+        self.grid = grid
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
@@ -108,20 +128,24 @@ class ActivationQuantizer(nn.Module):
         self.low += rate * (low - self.low)
         self.high += rate * (high - self.high)
         self.seen = True
-        least, most = ACTIVATION_RANGE
-        self.scale = ((self.high - self.low) / (most - least)).clamp(min=MINIMUM_SCALE)
-        self.zero_point = (least - self.low / self.scale).round().clamp(least, most).to(torch.int32)
+        if self.grid.symmetric:
+            self.scale = (torch.maximum(-self.low, self.high) / self.grid.high).clamp(min=MINIMUM_SCALE)
+            return
+        steps = self.grid.high - self.grid.low
+        self.scale = ((self.high - self.low) / steps).clamp(min=MINIMUM_SCALE)
+        zero_point = (-self.low / self.scale).round().clamp(0, steps)  # moved as an integer: the same on every grid
+        self.zero_point = (self.grid.low + zero_point).to(torch.int32)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.observing:
             self.observe(x)
         if torch.compiler.is_exporting():
-            return quantize_dequantize(x, self.scale, self.zero_point.to(torch.uint8))
-        return quantize(x, self.scale, self.zero_point, *ACTIVATION_RANGE)
+            return quantize_dequantize(x, self.scale, self.zero_point.to(self.grid.dtype))
+        return quantize(x, self.scale, self.zero_point, self.grid.low, self.grid.high)
 
     @property
     def spec(self) -> TensorSpec:
-        return TensorSpec(8, *ACTIVATION_RANGE, (float(self.scale),), (int(self.zero_point),), None)
+        return TensorSpec(8, self.grid.low, self.grid.high, (float(self.scale),), (int(self.zero_point),), None)
 
 
 class IntegerLayer(nn.Module):
@@ -220,8 +244,8 @@ def fold(network: Network) -> Network:
     return replace(network, module=module, sites=sites)
 
 
-def integer(network: Network, options: Mapping[str, Option]) -> Network:
-    """``network``, folded, with the layers that ``options`` calls int8 simulated as integer layers.
+def integer(network: Network, options: Mapping[str, Option], grid: Grid = UNSIGNED) -> Network:
+    """``network``, folded, with the layers that ``options`` calls int8 simulated as integer layers on ``grid``.
 
     A tensor is quantized where its maker or any of its readers is an integer layer. What an integer layer makes is
     read on its grid by all; what a float layer makes, by its integer readers alone. Ranges must be set by
@@ -240,7 +264,7 @@ def integer(network: Network, options: Mapping[str, Option]) -> Network:
         if made and graph.by_name[name].kind in PASSES_ON:
             quantizers[name] = quantizers[graph.by_name[name].inputs[0]]
         else:
-            quantizers[name] = ActivationQuantizer()
+            quantizers[name] = ActivationQuantizer(grid)
         node = network.node(name)
         path = f"quantizer_{node.name}"
         shared = next((n for n, q in quantizers.items() if q is quantizers[name] and n != name), None)

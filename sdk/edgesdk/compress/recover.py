@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.compress.network import Batch, Network, rebatch, tensors
-from edgesdk.compress.quantize import calibrate, integer, observing
+from edgesdk.compress.quantize import UNSIGNED, Grid, calibrate, integer, observing
 from edgesdk.compress.task import Task
 from edgesdk.errors import DataError
 from edgesdk.plan import INT8, Option
@@ -43,8 +43,11 @@ def recovered(
     schedule: Schedule,
     seed: int = 0,
     progress: Progress = lambda share, what: None,
+    grid: Grid = UNSIGNED,
 ) -> Network:
     """``small`` trained to answer as ``dense`` does, its int8 layers simulated as they will run; a new network.
+
+    ``grid`` is what its integer activations are on.
 
     First the float network learns with its BatchNorms, then, folded, with quantization in the loop. Without training
     data, BatchNorm statistics and integer ranges come from ``calibration``, and nothing is learnt. Raises
@@ -60,7 +63,7 @@ def recovered(
         assert train is not None
         _train(small, dense, train, task, total * (1 - share), FLOAT_RATE, lambda s: progress(s * (1 - share), "float"))
         restate_norms(small, calibration)
-    result = integer(small, options)
+    result = integer(small, options, grid)
     calibrate(result, calibration)
     if total > 0 and share > 0:
         assert train is not None

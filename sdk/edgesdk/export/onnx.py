@@ -80,7 +80,7 @@ def _exported(network: Network, x: Batch) -> ModelProto:
     return program.model_proto
 
 
-def _quantize_dequantize(x: FLOAT, scale: FLOAT, zero_point: UINT8) -> FLOAT:
+def _quantize_dequantize(x: FLOAT, scale: FLOAT, zero_point: UINT8 | INT8) -> FLOAT:
     return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)  # type: ignore[return-value]
 
 
@@ -146,7 +146,11 @@ def _clean(model: ModelProto) -> None:
 def check(model: ModelProto, specs: Mapping[str, TensorSpec]) -> None:
     """Raise ``FidelityError`` unless the file's integers, scales and zero points are exactly those of ``specs``."""
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
-    width: dict[int, int] = {onnx.TensorProto.INT4: 4, onnx.TensorProto.INT8: 8, onnx.TensorProto.UINT8: 8}
+    width: dict[int, tuple[int, bool]] = {  # bits, and whether signed
+        onnx.TensorProto.INT4: (4, True),
+        onnx.TensorProto.INT8: (8, True),
+        onnx.TensorProto.UINT8: (8, False),
+    }
     found: set[tuple] = set()
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear":
@@ -156,8 +160,8 @@ def check(model: ModelProto, specs: Mapping[str, TensorSpec]) -> None:
                 scale = numpy_helper.to_array(arrays[node.input[1]]).astype(np.float32).ravel()
                 points = numpy_helper.to_array(zero).ravel() if zero is not None else np.zeros(len(scale), int)
                 name = node.input[0] if source is not zero else None
-                found.add((name, width[source.data_type], tuple(scale.tolist()), tuple(int(p) for p in points)))
+                found.add((name, *width[source.data_type], tuple(scale.tolist()), tuple(int(p) for p in points)))
     for name, spec in specs.items():
-        key = (name if spec.axis is not None else None, spec.bits, spec.scale, spec.zero_point)
+        key = (name if spec.axis is not None else None, spec.bits, spec.low < 0, spec.scale, spec.zero_point)
         if key not in found:
             raise FidelityError(f"{name} is not quantized in the file as specified", "report this as a defect")

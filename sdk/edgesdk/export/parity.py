@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from edgesdk.artefact import HERE, Artefact, format_of
 from edgesdk.compress.network import Batch, Network, tensors
 from edgesdk.compress.quantize import specification
-from edgesdk.errors import FidelityError
+from edgesdk.errors import DeviceError, FidelityError
+from edgesdk_targets.bundle_run import opened
 
 SAMPLES = 128
 FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 5e-2
 INTEGER_KERNELS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "QAttention", "DynamicQuantizeMatMul")
+
+INTEGER_PRECISIONS = ("int8", "uint8", "int4", "i8", "u8", "i4")
 
 
 @dataclass(frozen=True)
@@ -35,25 +36,32 @@ class Parity:
     top1_differs: float
 
 
-def session(path: Path, threads: int = 1) -> Any:
-    """An ONNX Runtime session on the CPU."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
+def open_file(artefact: Artefact) -> Any:
+    """The file, loaded in its runtime or in one on this machine that reads such files: see ``bundle_run.opened``.
 
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads, settings.log_severity_level = threads, 3
-    return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    Raises ``DeviceError`` where that runtime is not installed, or refuses the file.
+    """
+    runtime = HERE.get(artefact.runtime, artefact.runtime)
+    try:
+        return opened(str(artefact.path), runtime)
+    except ImportError:
+        extra = format_of(runtime).extra
+        remedy = f"pip install 'edgesdk[{extra}]'" if extra else f"pip install {runtime}"
+        raise DeviceError(f"{runtime} is not installed", remedy) from None
+    except Exception as error:  # runtimes' own exceptions share no base
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        fact = f"{runtime} refuses {artefact.path.name} ({lines[0] if lines else type(error).__name__})"
+        raise DeviceError(fact, "export it anew, for this runtime") from None
 
 
-def runner(path: Path, structure: Any) -> Callable[[Batch], Any]:
-    """A function from a batch to the outputs of the file at ``path``, run on one sample at a time."""
-    found = session(path)
-    names = [value.name for value in found.get_inputs()]
+def runner(artefact: Artefact, structure: Any) -> Callable[[Batch], Any]:
+    """A function from a batch to the outputs of the file, run on one sample at a time, by a runtime that is here."""
+    found = open_file(artefact)
 
     def run(x: Batch) -> Any:
         columns = [t.numpy() for t in tensors(x)]
         rows = [
-            found.run(None, {name: column[i : i + 1] for name, column in zip(names, columns, strict=True)})
+            found.run({name: column[i : i + 1] for name, column in zip(found.inputs, columns, strict=True)})
             for i in range(len(columns[0]))
         ]
         return pytree.tree_unflatten(
@@ -63,13 +71,13 @@ def runner(path: Path, structure: Any) -> Callable[[Batch], Any]:
     return run
 
 
-def parity(network: Network, path: Path, batches: Sequence[Batch]) -> Parity:
-    """Compare the file at ``path`` with ``network``. Raises ``FidelityError`` beyond the tolerance.
+def parity(network: Network, artefact: Artefact, batches: Sequence[Batch]) -> Parity:
+    """Compare the file with ``network``. Raises ``FidelityError`` beyond the tolerance.
 
     The tolerance is 1e-3 of the outputs' standard deviation for a float network and 5e-2 for an integer one, whose
     sums a runtime rounds in another order.
     """
-    run = runner(path, network.structure)
+    run = runner(artefact, network.structure)
     tolerance = INTEGER_TOLERANCE if specification(network) else FLOAT_TOLERANCE
     ours, theirs, count = [], [], 0
     with torch.no_grad():
@@ -94,10 +102,14 @@ def parity(network: Network, path: Path, batches: Sequence[Batch]) -> Parity:
 
 
 def fallbacks(kernels: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> list[str]:
-    """The weighted layers that should have run in an integer kernel, by the runtime's own profile, and did not."""
+    """The weighted layers that should have run in an integer kernel, by what the runtime itself tells, and did not.
+
+    OpenVINO and LiteRT tell a kernel's precision, ONNX Runtime names its integer kernels.
+    """
     integer = {
-        re.sub(r"_token_\d+$", "", str(kernel["name"]))
+        str(name).removesuffix(".weight")
         for kernel in kernels
-        if str(kernel["operator"]).startswith(INTEGER_KERNELS)
+        if kernel["precision"] in INTEGER_PRECISIONS or str(kernel["operator"]).startswith(INTEGER_KERNELS)
+        for name in kernel["layers"]
     }
     return [layer for layer in layers if layer not in integer]

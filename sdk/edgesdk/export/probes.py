@@ -1,7 +1,7 @@
 """Small ONNX models that time one operator each, in the surroundings that it has inside a network.
 
 A probe holds ``COPIES`` of the operator side by side, each behind the same maker (a 1x1 convolution, whose output has
-the runtime's own layout) and before a reader that looks at a single pixel. Its baseline is the same probe without the
+the runtime's own layout) and before a reader that looks at a corner alone. Its baseline is the same probe without the
 operator, so that the difference, divided by the copies, is the operator's own time.
 """
 
@@ -64,7 +64,8 @@ class _Probe:
         op = self.operator
         ones = (1,) * len(size)
         if op.kind == LINEAR:
-            return self.linear(self.linear(x, op.inputs, op.outputs, op.precision), op.outputs, 4, op.precision)
+            y = self.linear(x, op.inputs, op.outputs, op.precision, op.weight_bits)
+            return self.linear(y, op.outputs, 4, op.precision)
         if op.kind == "alone linear":
             return self.linear(x, op.inputs, 4, op.precision)
         if op.kind == "alone":
@@ -102,16 +103,21 @@ class _Probe:
         return self.grid(y, 6 / 255 if op.activation == "relu6" else 1 / 32) if op.precision == INT8 else y
 
     def sink(self, x: str, inputs: int, size: tuple[int, ...], precision: str) -> str:
-        """A 1x1 convolution whose stride steps over all but one pixel."""
+        """A convolution whose stride steps over all but one corner.
+
+        Its kernel is two pixels wide: the stride of a 1x1 one OpenVINO moves to what makes its input.
+        """
         ones, zeros = (1,) * len(size), (0,) * len(size)
-        reader = Operator(CONV, precision, inputs, SINK, size, ones, tuple(max(n, 1) for n in size), zeros, ones)
-        return self.convolution(x, inputs, SINK, ones, precision, reader)
+        kernel, stride = (tuple(min(n, most) for n in size) for most in (2, max(size, default=1)))
+        reader = Operator(CONV, precision, inputs, SINK, size, kernel, stride, zeros, ones)
+        return self.convolution(x, inputs, SINK, kernel, precision, reader)
 
     def convolution(
         self, x: str, inputs: int, outputs: int, kernel: tuple[int, ...], precision: str, op: Operator | None = None
     ) -> str:
         groups = op.groups if op is not None else 1
-        weight = self.weight((outputs, inputs // groups, *kernel), precision)
+        bits = op.weight_bits if op is not None else 8
+        weight = self.weight((outputs, inputs // groups, *kernel), precision, bits)
         attributes: dict[str, Any] = {"kernel_shape": kernel, "group": groups}
         if op is not None:
             attributes |= {"strides": op.stride, "pads": op.padding * 2, "dilations": op.dilation}
@@ -119,25 +125,35 @@ class _Probe:
         plain = op or Operator(CONV, precision, inputs, outputs)
         return self.result(y, plain)
 
-    def linear(self, x: str, inputs: int, outputs: int, precision: str) -> str:
-        weight = self.weight((outputs, inputs), precision)
+    def linear(self, x: str, inputs: int, outputs: int, precision: str, bits: int = 8) -> str:
+        weight = self.weight((outputs, inputs), precision, bits)
         y = self.node("Gemm", [x, *weight], transB=1)
         return self.grid(y) if precision == INT8 else y
 
-    def weight(self, shape: tuple[int, ...], precision: str) -> list[str]:
+    def weight(self, shape: tuple[int, ...], precision: str, bits: int) -> list[str]:
         """The names of a weight and a bias, random, so that no two copies are merged into one."""
         if precision == FP32:
             weight = self.random.standard_normal(shape, np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))
             return [self.constant(weight), self.constant(self.random.standard_normal(shape[0], np.float32))]
         n = shape[0]
-        weight = self.random.integers(-127, 128, shape).astype(np.int8)
+        limit = 2 ** (bits - 1) - 1
+        stored = self.constant(self.random.integers(-limit, limit + 1, shape).astype(np.int8))
+        if bits == 4:
+            stored = self.packed(stored)
         bias = self.random.integers(-999, 1000, n).astype(np.int32)
-        scale = np.full(n, 1 / (64 * np.sqrt(np.prod(shape[1:]))), np.float32)
+        scale = np.full(n, 2 / (limit * np.sqrt(np.prod(shape[1:]))), np.float32)
         zeros = self.constant(np.zeros(n, np.int8))
         return [
-            self.node("DequantizeLinear", [self.constant(weight), self.constant(scale), zeros], axis=0),
+            self.node("DequantizeLinear", [stored, self.constant(scale), zeros], axis=0),
             self.node("DequantizeLinear", [self.constant(bias), self.constant(scale / 32)], axis=0),
         ]
+
+    def packed(self, name: str) -> str:
+        """The constant ``name``, the last that was made, stored in four bits and widened."""
+        values = numpy_helper.to_array(self.arrays[-1])
+        packed = helper.make_tensor(f"{name}.packed", TensorProto.INT4, values.shape, values.ravel().tolist())
+        self.arrays[-1] = packed
+        return self.node("Cast", [packed.name], to=TensorProto.INT8)
 
     def grid(self, x: str, step: float = 1 / 32) -> str:
         """``x`` on an integer grid; that of a ReLU6 ends at 6, so that the runtime sees that the clip is in it."""

@@ -21,7 +21,7 @@ class Operator:
     ``size`` is the spatial size of the input: () for a vector, (rows,) for rows of vectors in a linear layer.
     ``entry`` marks the first operator of a network, which reads the caller's tensor in the caller's layout.
     A kind that is not in ``PROBED`` has ``inputs`` elements to read, ``outputs`` to write and ``work``
-    multiply-accumulates; ``name`` is what the model calls it.
+    multiply-accumulates; ``name`` is what the model calls it. ``weight_bits`` are those of an integer layer.
     """
 
     kind: str
@@ -38,6 +38,7 @@ class Operator:
     entry: bool = False
     work: int = 0
     name: str = ""
+    weight_bits: int = 8
 
     @property
     def depthwise(self) -> bool:
@@ -69,7 +70,7 @@ class Operator:
         shape = "x".join(map(str, (self.inputs, *self.size)))
         window = [",".join(map(str, v)) for v in (self.kernel, self.stride, self.padding, self.dilation)]
         marks = [self.activation or "", f"{self.groups} groups" * (self.groups > 1), "entry" * self.entry]
-        marks += [self.name, f"{self.work} macs" * (self.work > 0)]
+        marks += [self.name, f"{self.work} macs" * (self.work > 0), f"{self.weight_bits} bits" * (self.weight_bits < 8)]
         return " ".join([self.kind, self.precision, f"{shape}->{self.outputs}", "/".join(window), *filter(None, marks)])
 
 
@@ -132,14 +133,17 @@ def operators(
     inputs, outputs = channels(layer, graph, reads, writes)
     entry = layer.inputs[0] in {tensor.name for tensor in graph.inputs} if layer.inputs else False
     spatial = layer.input_shape[1:]
+    bits = min(8, option.weight_bits)
     if layer.kind == LINEAR:
         rows = layer.input_shape[:-1]
         size = (prod(rows),) if rows else ()
-        whole = Operator(LINEAR, option.precision, inputs, outputs, size, activation=layer.activation, entry=entry)
+        whole = Operator(
+            LINEAR, option.precision, inputs, outputs, size, activation=layer.activation, entry=entry, weight_bits=bits
+        )
     elif layer.kind == CONV:
         whole = Operator(
             CONV, option.precision, inputs, outputs, spatial, layer.kernel, layer.stride, _padding(layer),
-            layer.dilation, inputs if layer.depthwise else layer.groups, layer.activation, entry,
+            layer.dilation, inputs if layer.depthwise else layer.groups, layer.activation, entry, weight_bits=bits,
         )  # fmt: skip
     elif layer.kind == POOL and layer.kernel:
         kind = AVERAGE if kind_of(layer.operator) == AVERAGE else POOL

@@ -146,13 +146,16 @@ class Predicted:
         return self.pairs.get(precision) or self.profile.pair(self.runtime, precision, self.threads)
 
     def as_run(self, operator: Operator) -> Operator:
-        """``operator`` in the precision in which this target runs it; what changes precision starts from half there."""
+        """``operator`` in the precision in which this target runs it; what changes precision starts from half there.
+
+        No profile tells 4-bit weights from 8-bit ones.
+        """
         precision = operator.precision
         if not self.exact:
             precision = self.profile.target.runs_as(self.runtime, precision)
         if operator.kind in CHANGES and precision == FP32 and FP32 not in self.pairs and FP16 in self.pairs:
             precision = FP16
-        return operator if precision == operator.precision else replace(operator, precision=precision)
+        return replace(operator, precision=precision, weight_bits=8)
 
     def work(self, operators: Sequence[Operator]) -> Work:
         """The work of ``operators``, all of one precision."""

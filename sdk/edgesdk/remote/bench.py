@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgesdk.artefact import Artefact
+from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
 from edgesdk.errors import DeviceError
 from edgesdk.price.operators import Operator
 from edgesdk.price.table import Table
@@ -26,10 +26,12 @@ class Bench:
     def __init__(self, agent: AgentProcess, threads: int = 1, runtime: str = "onnxruntime") -> None:
         self.agent, self.threads, self.runtime = agent, threads, runtime
         self.facts: Mapping[str, Any] = agent.call("probe")
-        versions = self.facts.get("runtimes") or {}
-        if runtime not in versions:
-            raise DeviceError(f"{runtime} is not installed on the device", f"pip install {runtime}")
-        self.version = str(versions[runtime])
+        self.versions: Mapping[str, str] = self.facts.get("runners") or {}
+        if runtime not in self.versions:
+            extra = FORMATS[FORMAT_OF[runtime]].extra
+            remedy = f"pip install 'edgesdk[{extra}]'" if extra else f"pip install {runtime}"
+            raise DeviceError(f"{runtime} is not installed on {agent.where}", remedy)
+        self.version = str(self.versions[runtime])
         cores = int(self.facts.get("cores") or 1)
         if threads > cores:
             raise DeviceError(f"{threads} threads on {cores} cores", f"give --threads {cores} or fewer")
@@ -46,7 +48,7 @@ class Bench:
 
     def table(self, folder: Path, copies: int, weights: int) -> Table:
         """The prices that were measured under these conditions, kept in ``folder``."""
-        return Table.open(folder, self.conditions, copies)
+        return Table.open(folder, self.conditions, copies, FORMATS[FORMAT_OF[self.runtime]].unpacks)
 
     def price(
         self,
@@ -70,17 +72,24 @@ class Bench:
         return len(missing)
 
     def measure(
-        self, artefacts: Mapping[str, Artefact], mode: str, baseline: Path | None = None, thorough: bool = True
+        self,
+        artefacts: Mapping[str, Artefact],
+        mode: str,
+        baselines: Mapping[str, Path] | None = None,
+        thorough: bool = True,
     ) -> dict[str, Report]:
-        """Each artefact's report, from one run in which their blocks are interleaved.
+        """Each artefact's report, from one run in which their blocks are interleaved, each in its own runtime.
 
-        ``baseline`` is a tiny model that pages the runtime in before memory is measured. ``thorough`` measures cold
-        loads and memory too, each in processes of their own.
+        ``baselines`` has a tiny model per runtime that pages it in before memory is measured. ``thorough`` measures
+        cold loads too, each in processes of their own.
         """
         count, seconds = MODES[mode]
         run = self.agent.call(
             "benchmark",
-            artifacts=[{"name": name, "path": str(artefact.path)} for name, artefact in artefacts.items()],
+            artifacts=[
+                {"name": name, "path": str(artefact.path), "runtime": artefact.runtime}
+                for name, artefact in artefacts.items()
+            ],
             runtime=self.runtime,
             threads=self.threads,
             minimum_count=count,
@@ -88,15 +97,17 @@ class Bench:
         )
         reports = {}
         for found in run["artifacts"]:
-            path = artefacts[found["name"]].path
-            same = {"path": str(path), "runtime": self.runtime, "threads": self.threads}
+            artefact = artefacts[found["name"]]
+            same = {"path": str(artefact.path), "runtime": artefact.runtime, "threads": self.threads}
+            baseline = (baselines or {}).get(artefact.runtime)
             memory = self.agent.call("memory", **same, baseline=str(baseline) if baseline else None)
             reports[found["name"]] = Report(
                 name=found["name"],
                 digest=found["digest"],
-                size_bytes=path.stat().st_size,
-                runtime=self.runtime,
-                runtime_version=self.version,
+                size_bytes=artefact.size_bytes,
+                runtime=artefact.runtime,
+                runtime_version=self.versions[artefact.runtime],
+                precision=found["runtime"]["precision"],
                 threads=self.threads,
                 mode=mode,
                 statistics=found["statistics"],

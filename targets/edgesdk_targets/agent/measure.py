@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from statistics import median
 from time import perf_counter
 from typing import Any, Callable
 
-from edgesdk_targets.agent import clock, lock, probe, runners
+from edgesdk_targets.agent import clock, files, lock, probe, runners
 from edgesdk_targets.agent.protocol import MISSING, USAGE, AgentError, Report
 
 # Least count and least seconds. MLPerf Mobile asks for 1,024 queries and 60 s, and calls 128 and 10 s quick, 64 and
@@ -26,8 +25,9 @@ PROFILED_RUNS = 20
 class _Artifact:
     """A loaded artefact with the samples taken of it so far."""
 
-    def __init__(self, item: dict[str, Any], runner: Any, threads: int) -> None:
-        self.name, self.digest = item["name"], file_digest(item["path"])
+    def __init__(self, item: dict[str, Any], runtime: str, threads: int) -> None:
+        self.name, self.digest = item["name"], files.digest(item["path"])
+        runner = runners.runner(runtime)
         begin = perf_counter()
         session = runner.load(item["path"], threads)
         self.load_ms = (perf_counter() - begin) * 1e3
@@ -35,7 +35,12 @@ class _Artifact:
         self.run: Callable[[], object] = session.bind(values)
         source = "random, seeded" if values is None else "given"
         self.inputs = [dict(described, source=source) for described in session.inputs]
-        self.providers = session.providers
+        self.runtime = {
+            "name": runtime,
+            "version": runner.VERSION,
+            "providers": session.providers,
+            "precision": session.precision,
+        }
         self.samples: list[int] = []
         self.blocks: list[list[int]] = []
         self.seconds = 0.0
@@ -75,6 +80,7 @@ class _Artifact:
             "warmup": self.warmup,
             "load_ms": self.load_ms,
             "inputs": self.inputs,
+            "runtime": self.runtime,
         }
 
 
@@ -90,14 +96,17 @@ def benchmark(
     blocks: int | None = None,
     lock_seconds: float = lock.SECONDS,
 ) -> dict[str, Any]:
-    """The latency of ``artifacts``, each ``{"name", "path", "inputs"?: path of an .npz}``, batch as they have it.
+    """The latency of ``artifacts``, each ``{"name", "path", "inputs"?: path of an .npz, "runtime"?: its own}``.
+
+    The batch is what they have. An artefact without a runtime of its own runs with ``runtime``.
 
     All are loaded and warmed up, then timed in blocks that take turns, A B, B A, A B and so on, so that a drift of
     the device falls on all alike. Each gets at least ``minimum_count`` samples and ``minimum_seconds`` of timed
     running, in about ``blocks`` rounds, by default one per half second and ten at least.
 
-    Returns ``artifacts`` with samples and statistics in ms in the order of the request, ``conditions`` before and
-    after, and ``valid``, false with a ``reason`` where the device throttled. Raises ``AgentError``.
+    Returns ``artifacts`` with samples and statistics in ms in the order of the request, each with its ``runtime``:
+    ``{"name", "version", "providers", "precision"}``; ``conditions`` before and after; and ``valid``, false with a
+    ``reason`` where the device throttled. Raises ``AgentError``.
     """
     _check(artifacts, threads, minimum_count, minimum_seconds, warmup_seconds, blocks)
     rounds = blocks or max(LEAST_BLOCKS, math.ceil(minimum_seconds / BLOCK_SECONDS))
@@ -107,7 +116,7 @@ def benchmark(
         loaded = []
         for index, item in enumerate(artifacts):
             report({"done": index, "of": len(artifacts), "state": "loading"})
-            loaded.append(_Artifact(item, runner, threads))
+            loaded.append(_Artifact(item, item.get("runtime", runtime), threads))
         for index, artifact in enumerate(loaded):
             report({"done": index, "of": len(loaded), "state": "warming up"})
             artifact.warm_up(warmup_seconds, minimum_count, minimum_seconds)
@@ -122,9 +131,10 @@ def benchmark(
             order = [a for a in reversed(order) if len(a.samples) < minimum_count or a.seconds < minimum_seconds]
         after = probe.conditions()
     reason = probe.throttled(before, after)
+    providers = next((item.runtime["providers"] for item in loaded if item.runtime["name"] == runtime), None)
     return {
         "artifacts": [artifact.result() for artifact in loaded],
-        "runtime": {"name": runtime, "version": runner.VERSION, "providers": loaded[0].providers, "threads": threads},
+        "runtime": {"name": runtime, "version": runner.VERSION, "providers": providers, "threads": threads},
         "conditions": {"before": before, "after": after},
         "valid": reason is None,
         "reason": reason,
@@ -140,7 +150,7 @@ def kernels(
     inputs: str | None = None,
     lock_seconds: float = lock.SECONDS,
 ) -> dict[str, Any]:
-    """The kernels that ran for the model at ``path``: ``[{"name", "operator", "provider", "share"}]``, in order.
+    """The kernels that ran for the model at ``path``, in order, as the package ``runners`` describes them.
 
     A pass of its own: profiling slows the runs, so that shares are told and no times.
     """
@@ -149,16 +159,7 @@ def kernels(
     with lock.device_lock(report, lock_seconds):
         values = runner.read_inputs(inputs) if inputs else None
         ran = runner.profile(path, values, threads, PROFILED_RUNS)
-    return {"digest": file_digest(path), "kernels": ran, "runtime": {"name": runtime, "version": runner.VERSION}}
-
-
-def file_digest(path: str) -> str:
-    """SHA-256 of a file."""
-    state = hashlib.sha256()
-    with open(path, "rb") as file:
-        for part in iter(lambda: file.read(1 << 20), b""):
-            state.update(part)
-    return state.hexdigest()
+    return {"digest": files.digest(path), "kernels": ran, "runtime": {"name": runtime, "version": runner.VERSION}}
 
 
 def check_threads(threads: int) -> None:
@@ -184,6 +185,8 @@ def _check(artifacts: Any, threads: int, count: int, seconds: float, warmup: flo
         check_file(item.get("path"))
         if item.get("inputs"):
             check_file(item["inputs"])
+        if not isinstance(item.get("runtime", ""), str):
+            raise AgentError(USAGE, f"the runtime of {item['name']} is no name", "give the name of a runner")
     check_threads(threads)
     if count < 1 or seconds < 0 or warmup < 0 or (blocks is not None and blocks < 1):
         raise AgentError(USAGE, "a least count, duration or number of blocks is out of range", "give positive numbers")

@@ -7,7 +7,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any, Callable
 
-from edgesdk_targets.agent import fresh, lock, measure, runners
+from edgesdk_targets.agent import files, fresh, lock, measure, runners
 from edgesdk_targets.agent.protocol import Report
 
 RUNS = 5
@@ -130,7 +130,7 @@ def _fresh(report: Report, verb: str, arguments: dict[str, Any], lock_seconds: f
             measure.check_file(arguments[name])
     with lock.device_lock(report, lock_seconds):
         results = fresh.repeat(report, verb, arguments)
-    return {"digest": measure.file_digest(arguments["path"]), **combine(results), "samples": results}
+    return {"digest": files.digest(arguments["path"]), **combine(results), "samples": results}
 
 
 def combine(results: list[dict[str, Any]]) -> dict[str, Any]:

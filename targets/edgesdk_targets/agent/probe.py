@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 from edgesdk_targets.agent.protocol import Report
+from edgesdk_targets.agent.runners import RUNNERS
 
 FEATURES = {
     **{name: name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16")},
@@ -49,6 +50,7 @@ def probe(report: Report, *, root: str = "/") -> dict[str, Any]:
         "python": platform.python_version(),
         "glibc": platform.libc_ver()[1] or None,
         "runtimes": runtimes(),
+        "runners": installed_runners(),
         "conditions": conditions(root),
     }
 
@@ -243,6 +245,16 @@ def runtimes() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    return found
+
+
+def installed_runners() -> dict[str, str]:
+    """The versions of the runtimes that are installed, by the name of their runner."""
+    versions = runtimes()
+    found = {}
+    for name, (_, distributions, _) in RUNNERS.items():
+        if present := [versions[each] for each in distributions if each in versions]:
+            found[name] = present[0]
     return found
 
 

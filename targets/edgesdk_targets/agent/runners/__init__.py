@@ -5,12 +5,15 @@ A runner module has
 - ``VERSION`` of the runtime;
 - ``load(source, threads) -> Session``, with ``source`` a path or the bytes of a model;
 - ``sample(inputs) -> values``, seeded random numbers, and ``read_inputs(path) -> values`` of an ``.npz`` file;
-- ``profile(path, values, threads, runs) -> kernels``.
+- ``profile(path, values, threads, runs) -> kernels``, each ``{"name", "operator", "provider", "share", "layers",
+  "precision"}``: ``share`` of the time, ``layers`` the names in the file that it stands for, ``precision`` what it
+  computes in; each of ``share`` and ``precision`` is ``None`` where the runtime does not tell.
 
 A ``Session`` has
 
 - ``inputs``: a list of ``{"name", "shape", "dtype"}``, dynamic dimensions being 1;
 - ``providers``: what it runs on, in order of preference;
+- ``precision``: what the runtime computes in where the file has float32, such as ``f32``, or ``None``;
 - ``bind(values) -> run``: a function without arguments that runs the model once, with ``values`` by input name or,
   for ``None``, with a sample.
 """
@@ -20,9 +23,16 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from edgesdk_targets.agent.protocol import MISSING, USAGE, AgentError
+from edgesdk_targets.agent.protocol import MISSING, RUNTIME, USAGE, AgentError
 
-RUNNERS = {"onnxruntime": ("edgesdk_targets.agent.runners.onnxruntime_runner", "onnxruntime")}
+# The module, the distributions that bring what it imports, and how the first of them is installed.
+_HERE = "edgesdk_targets.agent.runners."
+RUNNERS = {
+    "onnxruntime": (_HERE + "onnxruntime_runner", ("onnxruntime", "onnxruntime-gpu"), "onnxruntime"),
+    "openvino": (_HERE + "openvino_runner", ("openvino",), "openvino"),
+    "litert": (_HERE + "litert_runner", ("ai-edge-litert",), "ai-edge-litert"),
+    "tflite": (_HERE + "tflite_runner", ("tflite-runtime",), "tflite-runtime 'numpy<2'"),
+}
 
 
 def runner(runtime: str) -> Any:
@@ -33,9 +43,15 @@ def runner(runtime: str) -> Any:
     if runtime not in RUNNERS:
         fact = f"there is no runner for {runtime!r}"
         raise AgentError(USAGE, fact, f"use one of {', '.join(sorted(RUNNERS))}")
-    module, distribution = RUNNERS[runtime]
+    module, _, install = RUNNERS[runtime]
     try:
         return importlib.import_module(module)
     except ImportError as error:
         fact = f"{runtime} cannot be imported on this device ({error})"
-        raise AgentError(MISSING, fact, f"install it there: pip install {distribution}") from None
+        raise AgentError(MISSING, fact, f"install it there: pip install {install}") from None
+
+
+def refused(runtime: str, error: Exception) -> AgentError:
+    """The error that says that ``runtime``, its name and version, refused a model, and in which words."""
+    fact = f"{runtime} refuses the model ({str(error).strip()[:1000]})"
+    return AgentError(RUNTIME, fact, "export for this version of the runtime, or use a newer one")

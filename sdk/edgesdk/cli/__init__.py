@@ -1,0 +1,25 @@
+"""The command line. Results go to stdout, progress and errors to stderr; exit codes are those of ``edgesdk.errors``."""
+
+from __future__ import annotations
+
+import click
+
+from edgesdk.cli import asking, making
+from edgesdk.cli.shared import Commands
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgesdk")
+def main() -> None:
+    """Compress a trained PyTorch model until it keeps a budget on a device, measured.
+
+    Exit codes: 0 done, 2 usage, 3 model, 4 data, 5 budget out of reach, 6 device or runtime, 7 parity, 8 bundle,
+    9 disk, 130 interrupted.
+    """
+
+
+for _command in (
+    making.deploy, making.search, making.export,
+    asking.benchmark, asking.verify, asking.estimate, asking.targets, asking.calibrate, asking.doctor,
+):  # fmt: skip
+    main.add_command(_command)

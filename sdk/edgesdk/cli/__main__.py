@@ -1,0 +1,5 @@
+"""``python -m edgesdk.cli``."""
+
+from edgesdk.cli import main
+
+main()

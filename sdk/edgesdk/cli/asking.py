@@ -1,0 +1,196 @@
+"""Commands that tell something: of a file, of a target, of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from edgesdk.cli.shared import telling
+from edgesdk.errors import UsageError
+from edgesdk.record import dumps, to_json
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--runtime", help="What is to run it.  [default: the one that such files are for]")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--mode", type=click.Choice(["rapid", "quick", "full"]), default="quick", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, raw samples included.")
+def benchmark(path: Path, runtime: str | None, threads: int, mode: str, as_json: bool) -> None:
+    """Measure a bundle or a model file (.onnx, .xml, .tflite) on this machine."""
+    with telling() as tell:
+        from edgesdk.measurement import benchmark as measure
+
+        tell(f"measuring {path} ({mode})", None)
+        report = measure(path, runtime=runtime, threads=threads, mode=mode)
+    if as_json:
+        click.echo(dumps(report), nl=False)
+    else:
+        from edgesdk.show import show_report
+
+        show_report(report, Console())
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def verify(path: Path, as_json: bool) -> None:
+    """Check a bundle: digests, versions, and its outputs on the recorded sample."""
+    from edgesdk.bundle import verify as check
+
+    found = check(path)
+    if as_json:
+        click.echo(dumps(found), nl=False)
+        return
+    click.echo(f"{path}: {found['files']} files as recorded")
+    if "runtime" not in found:  # files that were exported, without a sample
+        return
+    runtime = found["runtime"]
+    click.echo(f"runtime: made with {runtime['recorded']}, here {runtime['here']}")
+    for name, error in found["sample_error"].items():
+        click.echo(f"{name}: differs from the recorded sample by {error:.2g} of its spread")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--target", required=True, help="The device: see `edgesdk targets`.")
+@click.option("--shape", help="The input's without the batch, like 3x224x224.")
+@click.option("--runtime", help="Without it, the first of the target's that has prices.")
+@click.option("--precision", help="fp32, fp16 or int8, of every layer. Without it, an ONNX file as it is.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--per-layer", is_flag=True, help="What each layer takes of it.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def estimate(model: str, shape: str | None, per_layer: bool, as_json: bool, **options: Any) -> None:
+    """What MODEL will cost on a target, from its profile: no board, no weights, no data.
+
+    MODEL is an .onnx file, file.py:callable or package.module:callable.
+    """
+    from edgesdk.device import target
+
+    target(options["target"])
+    size = _shape(shape) if shape else None
+    onnx = model.lower().endswith(".onnx")
+    if not onnx and size is None:
+        raise UsageError("a module needs a shape", "give --shape, like 3x224x224")
+    from edgesdk.estimation import estimate as run
+
+    if onnx:
+        loaded: Any = model
+    else:
+        from edgesdk.compress.load import load_model
+
+        loaded = load_model(model)
+    found = run(loaded, size, **options)
+    if as_json:
+        document = to_json(found)
+        if not per_layer:
+            del document["layers"]
+        click.echo(dumps(document), nl=False)
+    else:
+        from edgesdk.show import show_estimate
+
+        show_estimate(found, per_layer, Console())
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.lower().split("x")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"{text!r} is no shape", "write it without the batch, like 3x224x224")
+    return tuple(map(int, parts))
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def targets(name: str | None, as_json: bool) -> None:
+    """Every target, its runtimes and precisions with the error of each; or all that is known of one, with sources."""
+    from edgesdk.device import target
+    from edgesdk.device import targets as every
+    from edgesdk.price.profile import profile
+
+    found = [profile(target(name))] if name else [profile(entry) for entry in every().values()]
+    if as_json:
+        documents = [
+            {**to_json(known.target), "pairs": [to_json(_without_posterior(pair)) for pair in known.pairs]}
+            for known in found
+        ]
+        click.echo(dumps(documents[0] if name else documents), nl=False)
+        return
+    from edgesdk.show import show_target, show_targets
+
+    if name:
+        show_target(found[0], Console(soft_wrap=True))
+    else:
+        show_targets(found, Console(soft_wrap=True))
+
+
+def _without_posterior(pair: Any) -> dict[str, Any]:
+    return {"runtime": pair.runtime, "precision": pair.precision, **vars(pair.standing)}
+
+
+@click.command()
+@click.argument("name")
+@click.option("--base", help="A target whose profile is shifted to the board's measurements.")
+@click.option("--measurements", type=click.Path(path_type=Path), help="CSV: model, runtime, precision, threads, ms.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--force", is_flag=True, help="Replace a profile that you made.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def calibrate(name: str, as_json: bool, **options: Any) -> None:
+    """Make a profile NAME: of this machine, by timing operators; or of a board, from figures measured on it."""
+    with telling() as tell:
+        from edgesdk.calibration import calibrate as run
+
+        found = run(name, **options, tell=tell)
+    if as_json:
+        pairs = [to_json(_without_posterior(pair)) for pair in found.pairs]
+        click.echo(dumps({**to_json(found.target), "pairs": pairs}), nl=False)
+    else:
+        from edgesdk.show import show_target
+
+        show_target(found, Console(soft_wrap=True))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def doctor(as_json: bool) -> None:
+    """Runtimes found, versions, CPU features, and where prices are kept."""
+    import platform
+    from importlib import metadata
+
+    from edgesdk.remote.local import LocalDevice
+
+    with LocalDevice() as agent:
+        facts = agent.call("probe")
+    import os
+
+    import platformdirs
+
+    packages = ("torch", "numpy", "onnx", "onnxruntime", "highspy", "torch-pruning", "openvino", "ai-edge-litert")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    features = facts.get("features") or []
+    integer = any("vnni" in feature or "amx_int8" in feature for feature in features)
+    found = {
+        "edgesdk": metadata.version("edgesdk"),
+        "python": platform.python_version(),
+        "packages": versions,
+        "device": facts,
+        "integer_dot_product": integer,
+        "cache": os.environ.get("EDGESDK_CACHE") or platformdirs.user_cache_dir("edgesdk"),
+    }
+    if as_json:
+        click.echo(dumps(found), nl=False)
+        return
+    click.echo(f"edgesdk {found['edgesdk']}, Python {found['python']}, cache {found['cache']}")
+    click.echo(f"{facts.get('cpu')}, {facts.get('cores')} cores, {', '.join(features)}")
+    if not integer:
+        click.echo("no integer dot product: int8 may gain little, and saturates in some kernels; prices are measured")
+    for package, version in versions.items():
+        click.echo(f"  {package} {version or 'not installed'}")

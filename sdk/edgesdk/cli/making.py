@@ -1,0 +1,147 @@
+"""Commands that make something of a model: a bundle, a plan, files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from edgesdk.budget import BYTES, TIME, Budget, parse
+from edgesdk.cli.shared import free, telling
+from edgesdk.errors import UsageError
+from edgesdk.record import dumps, write
+
+
+def deployment(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that ``deploy`` and ``search`` share."""
+    for option in reversed([
+        click.argument("model", required=False),
+        click.option("--target", required=True, help="The device: see `edgesdk targets`."),
+        click.option("--runtime", help="One of the target's, or auto for the best of all.  [default: its first]"),
+        click.option("--precision", "precisions", multiple=True, help="Of layers: fp32 and what is named here alone."),
+        click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable."),
+        click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a state dict."),
+        click.option("--metric", default="top-1", show_default=True, help="top-1, mse, or file.py:callable."),
+        click.option("--latency", help="Upper bound, like 2ms."),
+        click.option("--percentile", type=float, default=50, show_default=True, help="The percentile that it bounds."),
+        click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB."),
+        click.option("--size", help="Upper bound on the model file, like 200kB."),
+        click.option("--max-drop", type=float, help="Upper bound on the drop of the metric, in points."),
+        click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--out", type=click.Path(path_type=Path), help="Where the result goes."),
+        click.option("--force", is_flag=True, help="Replace what is there."),
+        click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+    ]):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _budget(options: dict[str, Any]) -> Budget | None:
+    latency, memory, size = (options.pop(name) for name in ("latency", "peak_memory", "size"))
+    drop, percentile = options.pop("max_drop"), options.pop("percentile")
+    if (latency, memory, size, drop) == (None, None, None, None):
+        return Budget(percentile=percentile) if percentile != 50 else None
+    return Budget(
+        parse(latency, TIME, "--latency") if latency else None,
+        parse(memory, BYTES, "--peak-memory") if memory else None,
+        parse(size, BYTES, "--size") if size else None,
+        drop,
+        percentile,
+    )
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what is wrong on its face before anything slow is imported."""
+    from edgesdk.device import target
+
+    target(options["target"])
+    if options["model"] is None and options["weights"] is not None:
+        raise UsageError("--weights without a MODEL", "name the model that they belong to")
+    if options["model"] is not None and options["data"] is None:
+        raise UsageError(f"no data for {options['model']}", "give --data")
+    return options
+
+
+@click.command()
+@deployment
+@click.option("--epochs", type=click.FloatRange(0), help="Epochs of recovery.  [default: 10; 8 for the example]")
+def deploy(as_json: bool, **options: Any) -> None:
+    """Search, compress, recover, export, measure, and pack a bundle that keeps the budget.
+
+    Without MODEL (file.py:callable or package.module:callable) it takes the built-in example, and without a budget half
+    of the dense model's measured latency.
+    """
+    options["budget"] = _budget(options)
+    _known(options)
+    out = free(options.pop("out") or Path("bundle"), options["force"])
+    with telling() as tell:
+        from edgesdk.deployment import deploy as run
+
+        bundle = run(**options, out=out, tell=tell)
+    if as_json:
+        report = dict(bundle.report)
+        report["deployed"] = {k: v for k, v in report["deployed"].items() if k != "samples_ms"}
+        click.echo(dumps({"bundle": str(bundle.path), "manifest": bundle.manifest, "report": report}), nl=False)
+    else:
+        from edgesdk.show import show_bundle
+
+        show_bundle(bundle, Console())
+
+
+@click.command()
+@deployment
+def search(as_json: bool, force: bool, **options: Any) -> None:
+    """The plan alone (plan.json, or --out): no training, no bundle."""
+    options["budget"] = _budget(options)
+    _known(options)
+    out = free(options.pop("out") or Path("plan.json"), force)
+    with telling() as tell:
+        from edgesdk.deployment import search as run
+
+        plan = run(**options, tell=tell)
+    write(out, dumps(plan))
+    if as_json:
+        click.echo(dumps(plan), nl=False)
+    else:
+        from edgesdk.show import show_plan
+
+        show_plan(plan, Console())
+        click.echo(f"plan: {out}")
+
+
+@click.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.argument("model", required=False)
+@click.option(
+    "--format", "formats", multiple=True, help="onnx, openvino, tflite or all; may be repeated.  [default: all]"
+)
+@click.option("--target", help="Refuse a plan that was made for another target.")
+@click.option("--data", help="As for deploy: it gives the ranges of integer layers.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a state dict.")
+@click.option("--epochs", type=click.FloatRange(0), default=0, show_default=True, help="Epochs of recovery.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("exported"), show_default=True)
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def export(as_json: bool, **options: Any) -> None:
+    """Carry out PLAN (plan.json) on MODEL, and write it in one format or in all: the same model, to the bit.
+
+    Without MODEL it takes the built-in example. Each file is compared with the simulation in PyTorch.
+    """
+    if options["model"] is not None and options["data"] is None:
+        raise UsageError(f"no data for {options['model']}", "give --data")
+    free(options["out"], options["force"])
+    with telling() as tell:
+        from edgesdk.conversion import export_plan
+
+        found = export_plan(**options, tell=tell)
+    if as_json:
+        click.echo(dumps(found), nl=False)
+    else:
+        from edgesdk.show import show_exports
+
+        show_exports(found, Console())

@@ -1,0 +1,121 @@
+"""A plan carried out on a model and written in several formats, each proved to be that model."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.bundle import file_digest, publish, reserve
+from edgesdk.compress.apply import compressed
+from edgesdk.compress.quantize import specification
+from edgesdk.compress.recover import Schedule, recovered
+from edgesdk.compress.sense import importance
+from edgesdk.compress.task import Metric, Task
+from edgesdk.compress.trace import trace
+from edgesdk.deployment import inputs, quiet
+from edgesdk.device import target as find_target
+from edgesdk.errors import BundleError, UsageError
+from edgesdk.export.formats import save
+from edgesdk.export.onnx import converted
+from edgesdk.export.parity import Parity, parity
+from edgesdk.plan import Plan
+from edgesdk.record import dumps, from_json
+from edgesdk.study import Tell
+
+SCHEMA = 1
+ALL = "all"
+RUNTIME_OF = {FORMAT_OF[runtime]: runtime for runtime in ("onnxruntime", "openvino", "litert")}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One format of a plan: its files with their bytes together, the runtime that was asked, and the parity."""
+
+    format: str
+    path: str
+    size_bytes: int
+    runtime: str
+    parity: Parity
+
+
+def export_plan(
+    plan: Plan | str | Path, model: nn.Module | str | None = None, data: Any = None, *,
+    formats: Sequence[str] = (), out: str | Path = "exported", target: str | None = None, weights: Path | None = None,
+    metric: str | Metric = "top-1", epochs: float = 0.0, seed: int = 0, force: bool = False, tell: Tell = quiet,
+) -> tuple[Exported, ...]:  # fmt: skip
+    """Carry out ``plan`` on ``model`` and write it to the folder ``out`` in each of ``formats``, by default in all.
+
+    All files hold the same integers, scales and zero points. ``data`` gives the ranges of integer layers, and with
+    ``epochs`` what compression cost is learnt back. Nothing is written unless every format is. Raises ``BundleError``
+    for a plan that is damaged, or made for another model or ``target``; ``ModelError`` for what a format cannot hold;
+    ``DeviceError`` for an extra that is not installed; ``FidelityError`` for a file that computes something else.
+    """
+    wanted = _formats(formats)
+    if not isinstance(plan, Plan):
+        plan = read_plan(Path(plan))
+    if target is not None and find_target(target).name != find_target(plan.target).name:
+        raise BundleError(f"the plan was made for {plan.target}, not for {target}", "search again for that target")
+    with reserve(Path(out), force) as place:
+        loaded, found, _ = inputs(model, data, weights, metric, seed)
+        tell("tracing", None)
+        network = trace(loaded, found.example)
+        plan.check(network.graph)
+        task = Task(metric, found.labelled)
+        calibration = [x for x, _ in found.calibration]
+        small, options = compressed(network, plan, found.example, importance(network, found.calibration, task))
+        share = lambda done, what: tell(f"recovering ({what})", done)  # noqa: E731
+        ready = recovered(small, network, options, found.train, calibration, task, Schedule(epochs), seed, share)
+        held = [x for x, _ in found.holdout]
+        whole, specs = converted(ready, found.example), specification(ready)
+        every = []
+        for name in wanted:
+            tell(f"exporting to {name}", None)
+            runtime = RUNTIME_OF[name]
+            artefact = Artefact(place / f"model{FORMATS[name].suffix}", ready.graph, options, runtime)
+            save(whole, specs, artefact.path, runtime)
+            shown = str(Path(out) / artefact.path.name)
+            every.append(Exported(name, shown, artefact.size_bytes, runtime, parity(ready, artefact, held)))
+        (place / "plan.json").write_text(dumps(plan))
+        (place / "manifest.json").write_text(dumps(_manifest(place, plan, every)))
+        publish(place)
+    return tuple(every)
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in the file ``path``. Raises ``BundleError`` where there is none."""
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}", "give a plan.json that a search wrote") from None
+    except ValueError:
+        raise BundleError(f"{path} is no JSON", "give a plan.json that a search wrote") from None
+    return from_json(Plan, content)
+
+
+def _formats(wanted: Sequence[str]) -> list[str]:
+    if unknown := [name for name in wanted if name not in (*RUNTIME_OF, ALL)]:
+        raise UsageError(f"there is no format {unknown[0]!r}", f"choose one of {', '.join([*RUNTIME_OF, ALL])}")
+    return list(RUNTIME_OF) if not wanted or ALL in wanted else list(dict.fromkeys(wanted))
+
+
+def _manifest(place: Path, plan: Plan, every: Sequence[Exported]) -> Mapping[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "kind": "export",
+        "edgesdk": metadata.version("edgesdk"),
+        "made_on": platform.machine(),
+        "plan": plan.digest,
+        "graph": plan.graph_digest,
+        "formats": {found.format: {"runtime": found.runtime, "parity": found.parity} for found in every},
+        "files": {
+            file.name: {"sha256": file_digest(file), "bytes": file.stat().st_size} for file in sorted(place.iterdir())
+        },
+    }

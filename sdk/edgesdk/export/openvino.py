@@ -1,0 +1,129 @@
+"""A network as OpenVINO's intermediate representation (IR): OpenVINO's own reading of the ONNX model, made small.
+
+Integers, scales and zero points stay what they are in the ONNX model. The plugin makes integer kernels of them as it
+compiles.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from edgesdk.compress.quantize import TensorSpec
+from edgesdk.errors import DeviceError, FidelityError, ModelError
+from edgesdk.record import write
+
+INTEGERS = {"i4": 4, "i8": 8, "u8": 8}
+KEPT = ("Parameter", "Result", "Constant", "FakeQuantize")
+
+
+def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> None:
+    """Write ``model`` as ``path``, an ``.xml`` file, and the weights as ``.bin`` beside it.
+
+    Raises ``ModelError`` for an operator that OpenVINO lacks, ``FidelityError`` where a scale, zero point or width is
+    not the one of ``specs``, ``DeviceError`` where OpenVINO is not installed.
+    """
+    openvino = _openvino()
+    core = openvino.Core()
+    try:
+        read = core.read_model(model.SerializeToString())
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = next((line for line in reversed(lines) if "not supported" in line or "onnx" in line.lower()), lines[-1])
+        raise ModelError(
+            f"OpenVINO cannot read the model: {told}", "export to onnx, or replace that operator"
+        ) from None
+    _fold(read, openvino)
+    _check(read, specs)
+    with tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+        whole = Path(folder) / "model.xml"
+        openvino.save_model(read, whole, compress_to_fp16=False)
+        write(path.with_suffix(".bin"), whole.with_suffix(".bin").read_bytes())
+        write(path, _without_blanks(whole.read_text("utf-8")))
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError:
+        raise DeviceError("openvino is not installed", "pip install 'edgesdk[openvino]'") from None
+    return openvino
+
+
+def _fold(model: Any, openvino: Any) -> None:
+    """Compute what is constant, but for integer weights: half of the layers that the reader makes are shapes."""
+    for node in model.get_ordered_ops():
+        kind = node.get_type_name()
+        inputs = [value.get_source_output() for value in node.inputs()]
+        constant = [_is_constant(value) for value in inputs]
+        if kind in KEPT:
+            continue
+        if kind == "ShapeOf" and inputs[0].get_partial_shape().is_static:
+            shape = np.array(list(inputs[0].get_shape()), node.get_output_element_type(0).to_dtype())
+            node.output(0).replace(openvino.op.Constant(shape).output(0))
+        elif kind == "Subtract" and constant[1] and not np.any(inputs[1].get_node().data):
+            node.output(0).replace(inputs[0])  # the zero point of symmetric weights
+        elif all(constant) and not any(_is_weight(value) for value in inputs):
+            outputs = [openvino.Tensor(value.get_element_type(), value.get_shape()) for value in node.outputs()]
+            if node.evaluate(outputs, [openvino.Tensor(value.get_node().data.copy()) for value in inputs]):
+                for value, result in zip(node.outputs(), outputs, strict=True):
+                    folded = openvino.op.Constant(result)
+                    folded.set_friendly_name(node.get_friendly_name())
+                    value.replace(folded.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _is_constant(value: Any) -> bool:
+    return value.get_node().get_type_name() == "Constant"
+
+
+def _is_weight(value: Any) -> bool:
+    """Whether ``value`` holds the integers of a layer's weight: a matrix or more of at most 8 bits."""
+    return value.get_element_type().get_type_name() in INTEGERS and len(value.get_shape()) > 1
+
+
+def _without_blanks(text: str) -> str:
+    """The same XML without indentation and notes of the converter: a third of it."""
+    text = re.sub(r">\s+<", "><", text)
+    return re.sub(r"<rt_info>.*?</rt_info>|<rt_info ?/>", "", text, flags=re.DOTALL)
+
+
+def check(path: Path, specs: Mapping[str, TensorSpec]) -> None:
+    """Raise ``FidelityError`` unless the file's integers, scales and zero points are exactly those of ``specs``."""
+    _check(_openvino().Core().read_model(path), specs)
+
+
+def _check(model: Any, specs: Mapping[str, TensorSpec]) -> None:
+    found: set[tuple[Any, ...]] = set()
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Multiply":
+            continue
+        whole, scale = (value.get_source_output().get_node() for value in node.inputs())
+        if scale.get_type_name() != "Constant":
+            continue
+        points = np.zeros(1)
+        if whole.get_type_name() == "Subtract":
+            whole, zero = (value.get_source_output().get_node() for value in whole.inputs())
+            points = np.asarray(zero.data).ravel() if zero.get_type_name() == "Constant" else points
+        if whole.get_type_name() != "Convert":
+            continue
+        source = whole.input_value(0).get_node()
+        while source.get_type_name() == "Convert" and source.input_value(0).get_node().get_type_name() == "Constant":
+            source = source.input_value(0).get_node()  # 4-bit weights are widened first
+        kind = source.get_output_element_type(0).get_type_name()
+        if kind in INTEGERS:
+            scales = np.asarray(scale.data, np.float32).ravel()
+            points = np.broadcast_to(points.astype(int), scales.shape)
+            name = source.get_friendly_name().removesuffix(".packed") if source.get_type_name() == "Constant" else None
+            found.add((name, INTEGERS[kind], kind[0], tuple(scales.tolist()), tuple(points.tolist())))
+    for name, spec in specs.items():
+        weight = spec.axis is not None
+        sign = "i" if spec.low < 0 else "u"
+        if (name if weight else None, spec.bits, sign, spec.scale, spec.zero_point) not in found:
+            raise FidelityError(f"{name} is not quantized in the file as specified", "report this as a defect")

@@ -1,0 +1,372 @@
+"""An ONNX model of this exporter's own making as a TFLite file, whose integer layers are integer operators.
+
+TFLite's integers are signed: an unsigned grid becomes the same grid moved by 128. Its images are channels-last, which
+concerns what lies inside: inputs and outputs are as the ONNX model has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, helper, numpy_helper
+
+from edgesdk.compress.quantize import TensorSpec
+from edgesdk.errors import FidelityError, ModelError
+from edgesdk.export import tflite_layers, tflite_rest
+from edgesdk.export.tflite_layers import ELSEWHERE
+from edgesdk.export.tflite_writer import Data, Grid, Value, Views, dense, reshaped, schema
+
+OPERATORS = tflite_layers.OPERATORS | tflite_rest.OPERATORS
+MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Concat")
+FUSED = {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
+
+
+def convert(model: ModelProto) -> bytes:
+    """``model`` as a TFLite file.
+
+    Raises ``ModelError`` for what TFLite lacks and for shapes that are not fixed, ``DeviceError`` where ai-edge-litert
+    is not installed.
+    """
+    graph = Lowering(model)
+    lacking = [node for node in graph.nodes if node.op not in OPERATORS]
+    if lacking:
+        named = ", ".join(f"{node.op} ({node.name})" for node in lacking)
+        raise ModelError(f"TFLite has no {named}", ELSEWHERE)
+    for node in graph.nodes:
+        if id(node) not in graph.done:
+            OPERATORS[node.op](graph, node)
+    return graph.finish()
+
+
+@dataclass(eq=False)
+class Node:
+    """An operator of the ONNX model."""
+
+    op: str
+    name: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any]
+
+    def get(self, name: str, default: Any) -> Any:
+        value = self.attributes.get(name, default)
+        return value.decode() if isinstance(value, bytes) else value
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant that is stored as integers, with one scale for all or one per entry of ``axis``."""
+
+    name: str
+    integers: np.ndarray
+    scale: np.ndarray
+    axis: int
+    bits: int
+
+    def lies_along(self, axis: int) -> bool:
+        """Whether its scales are per entry of ``axis``, or one for all."""
+        return self.scale.ndim == 0 or self.axis == axis
+
+    @property
+    def real(self) -> np.ndarray:
+        shape = [1] * self.integers.ndim
+        if self.scale.ndim:
+            shape[self.axis] = -1
+        return self.integers.astype(np.float32) * self.scale.reshape(shape)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What an operator makes together with those after it: the activation, the value, and its grid."""
+
+    activation: int
+    name: str
+    label: str
+    grid: Grid | None
+
+
+class Lowering:
+    """An ONNX model, its constants computed, on its way into a file."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.file = Views()
+        self.arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.bits = {t.name: 4 for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4}
+        self.weights: dict[str, Weight] = {}
+        self.values: dict[str, Value] = {}
+        self.done: set[int] = set()
+        self.inputs = [tensor.name for tensor in model.graph.input if tensor.name not in self.arrays]
+        self.outputs = [tensor.name for tensor in model.graph.output]
+        self.shapes, self.types = _shapes(model)
+        self.nodes = [_node(node) for node in model.graph.node]
+        self._fold(model)
+        self._drop_unread()
+        self._quantize_early()
+        for name in self.inputs:
+            self._fixed(name)
+        for node in self.nodes:
+            if node.op in OPERATORS:
+                self._fixed(next(name for name in node.outputs if name))
+        for name in self.inputs:
+            shape = self.shapes[name]
+            assert shape is not None
+            tensor = self.file.fresh(name, shape, self.types[name])
+            self.values[name] = self._made(name, shape, range(len(shape)), shape, tensor, None)
+
+    def _fixed(self, name: str) -> None:
+        if self.shapes.get(name) is None:
+            raise ModelError(
+                f"the shape of {name} is not fixed, as a TFLite file needs it", "export the model with fixed shapes"
+            )
+
+    def _fold(self, model: ModelProto) -> None:
+        """Compute what is constant. Integer weights stay integers; what reads them finds both."""
+        opsets = list(model.opset_import)
+        kept = []
+        for node in self.nodes:
+            constant = all(not name or name in self.arrays or name in self.weights for name in node.inputs)
+            if node.op == "Shape" and self.shapes.get(node.inputs[0]) is not None:
+                shape = np.array(self.shapes[node.inputs[0]], np.int64)
+                self.arrays[node.outputs[0]] = shape[node.get("start", 0) : node.get("end", len(shape))]
+            elif not constant or not (node.inputs or node.op == "Constant"):
+                kept.append(node)
+            elif node.op == "Cast" and node.inputs[0] in self.bits:
+                self.arrays[node.outputs[0]] = self.arrays[node.inputs[0]].astype(np.int8)
+                self.bits[node.outputs[0]] = 4
+            elif node.op == "DequantizeLinear":
+                self.weights[node.outputs[0]] = self._weight(node)
+            elif node.op == "Transpose" and node.inputs[0] in self.weights:
+                weight = self.weights[node.inputs[0]]
+                perm = node.get("perm", list(range(weight.integers.ndim))[::-1])
+                integers, axis = weight.integers.transpose(perm), list(perm).index(weight.axis)
+                self.weights[node.outputs[0]] = Weight(weight.name, integers, weight.scale, axis, weight.bits)
+            else:
+                proto = helper.make_node(node.op, node.inputs, node.outputs, node.name, **node.attributes)
+                inputs = {name: array for name in node.inputs if name and (array := self.array(name)) is not None}
+                self.arrays |= _computed(proto, inputs, opsets)
+        self.nodes = kept
+
+    def _weight(self, node: Node) -> Weight:
+        integers, scale = self.arrays[node.inputs[0]], self.arrays[node.inputs[1]].astype(np.float32)
+        name = node.inputs[0].removesuffix(".packed")
+        zero = self.arrays[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1, np.int8)
+        if np.any(zero.astype(np.int32)) or integers.dtype == np.uint8:
+            raise ModelError(f"{name} has a zero point, which TFLite's integer weights lack", "quantize symmetrically")
+        axis = node.get("axis", 1) % max(integers.ndim, 1)
+        if scale.size == 1:
+            scale = scale.reshape(())
+        bits = self.bits.get(node.inputs[0], integers.dtype.itemsize * 8)
+        wide = np.int32 if integers.dtype == np.int32 else np.int8
+        return Weight(name, integers.astype(wide), scale, axis, bits)
+
+    def _drop_unread(self) -> None:
+        needed, kept = set(self.outputs), []
+        for node in reversed(self.nodes):
+            if any(name in needed for name in node.outputs):
+                needed.update(node.inputs)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        self.readers: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                self.readers.setdefault(name, []).append(node)
+
+    def _quantize_early(self) -> None:
+        """Put a QuantizeLinear before what only moves elements, next to the operator that can make integers."""
+        moved = True
+        while moved:
+            moved = False
+            makers = {node.outputs[0]: node for node in self.nodes if node.op in MOVES}
+            for node in self.nodes:
+                mover = makers.get(node.inputs[0]) if node.op == "QuantizeLinear" else None
+                if mover is None or self.only_reader(mover.outputs[0]) is not node:
+                    continue
+                if mover.op == "Concat" and any(self.array(name) is not None for name in mover.inputs):
+                    continue
+                at, grid = self.nodes.index(mover), node.inputs[1:]
+                count = len(mover.inputs) if mover.op == "Concat" else 1
+                made = []
+                for i in range(count):
+                    source = mover.inputs[i]
+                    name = f"{source}/{node.outputs[0]}"
+                    made.append(Node("QuantizeLinear", node.name, [source, *grid], [name], node.attributes))
+                    self.shapes[name], self.types[name] = self.shapes.get(source), np.dtype(np.int8)
+                    mover.inputs[i] = name
+                mover.outputs[0] = node.outputs[0]
+                self.nodes.remove(node)
+                self.nodes[at:at] = made
+                self._drop_unread()
+                moved = True
+                break
+
+    def array(self, name: str) -> np.ndarray | None:
+        """The constant ``name`` as real numbers, or ``None`` where it is none."""
+        if name in self.weights:
+            return self.weights[name].real
+        return self.arrays.get(name)
+
+    def value(self, name: str) -> Value:
+        if name not in self.values:
+            array = self.array(name)
+            assert array is not None, name
+            shape, order = array.shape, range(array.ndim)
+            data = Data(name, array.size, array.dtype, content=np.ascontiguousarray(array).ravel())
+            self.values[name] = Value(shape, dense(shape, order), data)
+        return self.values[name]
+
+    def only_reader(self, name: str) -> Node | None:
+        readers = self.readers.get(name, [])
+        return readers[0] if len(readers) == 1 and name not in self.outputs else None
+
+    def bounds(self, node: Node) -> tuple[float, float] | None:
+        """Between what ``node``, a Relu or a Clip, keeps its input."""
+        if node.op == "Relu":
+            return 0.0, np.inf
+        if node.op != "Clip":
+            return None
+        limits = [-np.inf, np.inf]
+        for i, name in enumerate(node.inputs[1:3]):
+            if name:
+                array = self.array(name)
+                if array is None:
+                    return None
+                limits[i] = float(array)
+        return limits[0], limits[1]
+
+    def grid(self, node: Node) -> Grid:
+        """The grid of a QuantizeLinear or DequantizeLinear of an activation, moved to signed integers."""
+        scale = self.arrays[node.inputs[1]]
+        zero = self.arrays[node.inputs[2]] if len(node.inputs) > 2 else np.zeros((), np.uint8)
+        if scale.size != 1 or zero.dtype not in (np.uint8, np.int8):
+            raise ModelError(f"{node.inputs[0]} is not on one 8-bit grid", "export to onnx or openvino")
+        moved = 128 if zero.dtype == np.uint8 else 0
+        return Grid((float(scale.ravel()[0]),), (int(zero.ravel()[0]) - moved,))
+
+    def fuse(self, node: Node, integer: bool = False, relu: bool = True) -> Fused:
+        """``node`` with the activation after it, if ``relu``, and the QuantizeLinear after that, if ``integer``."""
+        name = label = node.outputs[0]
+        activation, taken = "NONE", []
+        user = self.only_reader(name)
+        if relu and user is not None and (bounds := self.bounds(user)) in FUSED:
+            activation = FUSED[bounds]
+            taken.append(user)
+            name = label = user.outputs[0]
+            user = self.only_reader(name)
+        grid = None
+        if integer and user is not None and user.op == "QuantizeLinear":
+            grid = self.grid(user)
+            taken.append(user)
+            name = user.outputs[0]
+        self.done.update(id(other) for other in taken)
+        return Fused(getattr(self.file.schema.ActivationFunctionType, activation), name, label, grid)
+
+    def produce(
+        self, name: str, order: Any = None, shape: Any = None, grid: Grid | None = None, label: str = "",
+        logical: tuple[int, ...] | None = None,
+    ) -> int:  # fmt: skip
+        """A new tensor for the value ``name``, its dimensions in ``order``, or in another ``shape`` that fits it."""
+        logical = self.shapes[name] if logical is None else logical
+        assert logical is not None
+        order = range(len(logical)) if order is None else order
+        shape = tuple(logical[d] for d in order) if shape is None else tuple(shape)
+        tensor = self.file.fresh(label or name, shape, self.types.get(name, np.float32), grid)
+        self.values[name] = self._made(label or name, logical, order, shape, tensor, grid)
+        return tensor
+
+    def _made(self, name: str, logical: Any, order: Any, shape: Any, tensor: int, grid: Grid | None) -> Value:
+        dtype = np.dtype(np.float32) if grid else self.types.get(name, np.dtype(np.float32))
+        data = Data(name, int(np.prod(shape)), dtype, grid=grid)
+        (data.integers if grid else data.reals)[shape] = tensor
+        return Value(tuple(logical), dense(logical, order), data)
+
+    def view(self, name: str, source: Value, shape: tuple[int, ...]) -> None:
+        """Let the value ``name`` be ``source`` in another shape."""
+        value = reshaped(source, shape)
+        if value is None:
+            value = reshaped(self.file.settled(source), shape)
+        assert value is not None
+        self.values[name] = value
+
+    def finish(self) -> bytes:
+        inputs = {name: self.file.face(self.values[name].data, self.values[name].shape) for name in self.inputs}
+        taken = set(inputs.values())
+        outputs = {}
+        for name in self.outputs:
+            value = self.value(name)
+            tensor = self.file.plain(value)
+            if tensor in taken or value.data.content is not None:
+                copy = self.file.fresh(name, value.shape, value.data.dtype)
+                shape = self.file.constant(np.array(value.shape, np.int32))
+                self.file.operator("RESHAPE", [tensor, shape], [copy])
+                tensor = copy
+            taken.add(tensor)
+            self.file.tensors[tensor].name = name
+            outputs[name] = tensor
+        return self.file.finish(inputs, outputs)
+
+
+def _node(node: onnx.NodeProto) -> Node:
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    op = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+    return Node(op, node.name or next(iter(node.output), ""), list(node.input), list(node.output), attributes)
+
+
+def _shapes(model: ModelProto) -> tuple[dict[str, tuple[int, ...] | None], dict[str, np.dtype]]:
+    """The shape of each value, ``None`` where it is not fixed, and its type."""
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    types: dict[str, np.dtype] = {}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        tensor = value.type.tensor_type
+        if tensor.elem_type:
+            types[value.name] = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        fixed = tensor.HasField("shape") and all(d.HasField("dim_value") and d.dim_value > 0 for d in tensor.shape.dim)
+        shapes[value.name] = tuple(d.dim_value for d in tensor.shape.dim) if fixed else None
+    return shapes, types
+
+
+def _computed(node: onnx.NodeProto, inputs: dict[str, np.ndarray], opsets: list) -> dict[str, np.ndarray]:
+    """The outputs of an operator whose inputs are known."""
+    from onnx.reference import ReferenceEvaluator
+
+    ins = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in inputs.items()
+    ]
+    outs = [helper.make_tensor_value_info(name, 0, None) for name in node.output if name]
+    graph = helper.make_graph([node], "constant", ins, outs)
+    results = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, inputs)
+    return {name: np.asarray(r) for name, r in zip((n for n in node.output if n), results, strict=True)}  # type: ignore[arg-type]
+
+
+def check(content: bytes, specs: Mapping[str, TensorSpec]) -> None:
+    """Raise ``FidelityError`` unless the file's integers, scales and zero points are exactly those of ``specs``."""
+    file = schema()
+    graph = file.Model.GetRootAs(content).Subgraphs(0)
+    codes = file.Model.GetRootAs(content)
+    operators = [graph.Operators(i) for i in range(graph.OperatorsLength())]
+    depthwise = {
+        op.Inputs(1)
+        for op in operators
+        if codes.OperatorCodes(op.OpcodeIndex()).BuiltinCode() == file.BuiltinOperator.DEPTHWISE_CONV_2D
+    }
+    width = {file.TensorType.INT4: 4, file.TensorType.INT8: 8}
+    found: set[tuple[Any, ...]] = set()
+    for i in range(graph.TensorsLength()):
+        tensor = graph.Tensors(i)
+        grid = tensor.Quantization()
+        if tensor.Type() not in width or grid is None or not grid.ScaleLength():
+            continue
+        scale = tuple(grid.ScaleAsNumpy().tolist())
+        zero = tuple(grid.ZeroPointAsNumpy().tolist())
+        kept = grid.QuantizedDimension() == (tensor.ShapeLength() - 1 if i in depthwise else 0)
+        found.add((tensor.Name().decode() if kept else "", width[tensor.Type()], scale, zero))
+        found.add((None, width[tensor.Type()], scale, zero))
+    for name, spec in specs.items():
+        moved = 128 if spec.low >= 0 else 0
+        zero = tuple(point - moved for point in spec.zero_point)
+        if (name if spec.axis is not None else None, spec.bits, spec.scale, zero) not in found:
+            raise FidelityError(f"{name} is not quantized in the file as specified", "report this as a defect")

@@ -1,0 +1,475 @@
+"""Convolutions, linear layers, pools and recurrent layers as TFLite's operators."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ml_dtypes import int4
+
+from edgesdk.errors import ModelError
+from edgesdk.export.tflite_writer import Data, Grid, Value, dense
+
+if TYPE_CHECKING:
+    from edgesdk.export.tflite import Lowering, Node, Weight
+
+SAME, VALID = 0, 1
+ELSEWHERE = "export to onnx or openvino, which have it, or replace that operator"
+
+
+def refused(node: Node, why: str) -> ModelError:
+    return ModelError(f"TFLite cannot run {node.op} ({node.name}): {why}", ELSEWHERE)
+
+
+def last(rank: int) -> tuple[int, ...]:
+    """The dimensions of a channels-last tensor, in the numbers of a channels-first one."""
+    return (0, *range(2, rank), 1)
+
+
+def image(graph: Lowering, name: str) -> tuple[int, ...]:
+    """The shape of ``name`` as a channels-last image; a signal has the height 1."""
+    shape = graph.shapes[name]
+    assert shape is not None
+    return (shape[0], *([1] if len(shape) == 3 else []), *shape[2:], shape[1])
+
+
+def windowed(
+    graph: Lowering, node: Node, kernel: Sequence[int], explicit: bool = False
+) -> tuple[dict[str, Any], list[list[int]]]:
+    """The options of a window that slides over an image, and what borders the image needs.
+
+    ``kernel`` is its extent with dilation, in two dimensions; ``explicit`` borders are none of the operator's own.
+    """
+    rank = len(kernel)
+    source, target = image(graph, node.inputs[0]), image(graph, node.outputs[0])
+    strides = node.get("strides", [1] * rank)
+    strides = [1] * (2 - len(strides)) + list(strides)
+    before = padding(node, kernel, source, target, strides)
+    around, same = [], True
+    for i in range(2):
+        reach = max((target[1 + i] - 1) * strides[i] + kernel[i] - source[1 + i], 0)
+        around.append([before[i], max(reach - before[i], 0)])
+        same &= -(-source[1 + i] // strides[i]) == target[1 + i] and reach // 2 == before[i]
+    options = {"strideH": strides[0], "strideW": strides[1], "padding": VALID}
+    if same and not explicit and np.any(around):
+        return options | {"padding": SAME}, [[0, 0], [0, 0]]
+    return options, around
+
+
+def padding(node: Node, kernel: Sequence[int], source: Sequence[int], target: Sequence[int], strides: Any) -> list[int]:
+    """How far the window reaches beyond the top and the left."""
+    auto = node.get("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        total = [max((target[1 + i] - 1) * strides[i] + kernel[i] - source[1 + i], 0) for i in range(2)]
+        return [(n + (auto == "SAME_LOWER")) // 2 for n in total]
+    pads = list(node.get("pads", [0] * 4))
+    return [0] * (2 - len(pads) // 2) + pads[: len(pads) // 2]
+
+
+def padded(graph: Lowering, tensor: int, shape: Any, around: list[list[int]], grid: Grid | None, fill: float = 0.0):
+    """An image with borders of ``fill``, and its shape."""
+    if not np.any(around):
+        return tensor, tuple(shape)
+    borders = np.array([[0, 0], *around, [0, 0]], np.int32)
+    shape = tuple(int(n) for n in np.array(shape) + borders.sum(1))
+    result = graph.file.fresh(f"{graph.file.tensors[tensor].name}/padded", shape, np.float32, grid)
+    inputs = [tensor, graph.file.constant(borders)]
+    if fill == 0.0:
+        graph.file.operator("PAD", inputs, [result], 2 if grid else 1)
+    else:
+        value = np.array([fill], np.float32) if grid is None else np.array([-128], np.int8)
+        graph.file.operator("PADV2", [*inputs, graph.file.constant(value, grid=grid)], [result], 2 if grid else 1)
+    return result, shape
+
+
+def weighted(
+    graph: Lowering, node: Node, name: str, value: np.ndarray, axis: int, integer: bool, kind: str
+) -> tuple[int, Weight | None]:
+    """The tensor of a weight, laid out as ``value``; ``axis`` is that of its scales."""
+    weight = graph.weights.get(name)
+    if weight is None:
+        return graph.file.constant(value.astype(np.float32), name), None
+    scale = np.broadcast_to(weight.scale.reshape(-1), weight.scale.size)
+    grid = Grid(tuple(scale.tolist()), (0,), axis)
+    if weight.bits == 4 and not integer:
+        raise ModelError(f"TFLite has no real {kind} with 4-bit weights ({weight.name})", "give that layer 8 bits")
+    stored = graph.file.constant(value.astype(int4 if weight.bits == 4 else np.int8), weight.name, grid)
+    if integer:
+        return stored, weight
+    real = graph.file.fresh(f"{weight.name}/real", value.shape, np.float32)
+    graph.file.operator("DEQUANTIZE", [stored], [real], 2)
+    return real, weight
+
+
+def bias(graph: Lowering, name: str, channels: int, source: Grid | None, weight: Weight | None) -> int:
+    """The tensor of a bias; that of an integer layer has the scale of its input times that of its weight."""
+    real = graph.array(name) if name else np.zeros(channels, np.float32)
+    assert real is not None
+    real = real.reshape(-1).astype(np.float32)
+    if real.size != channels:
+        real = np.broadcast_to(real, channels)
+    stored = graph.weights.get(name)
+    label = stored.name if stored is not None else name
+    if source is None or weight is None:
+        return graph.file.constant(real, label)
+    scale = np.broadcast_to(np.float32(source.scale[0]) * weight.scale.reshape(-1), channels)
+    if stored is not None and np.allclose(stored.scale, scale, rtol=1e-6, atol=0):
+        integers = stored.integers.reshape(-1)
+    else:
+        integers = np.clip(np.rint(real.astype(np.float64) / scale), -(2**31), 2**31 - 1)
+    return graph.file.constant(integers.astype(np.int32), label, Grid(tuple(scale.tolist())))
+
+
+def conv(graph: Lowering, node: Node) -> None:
+    x, name = graph.value(node.inputs[0]), node.inputs[1]
+    stored = graph.weights.get(name)
+    array = stored.integers if stored is not None else graph.array(name)
+    if array is None:
+        raise refused(node, "its weight is not constant")
+    if array.ndim > 4:
+        raise refused(node, f"it has {array.ndim - 2} dimensions")
+    integer = stored is not None and x.grid is not None and stored.lies_along(0)
+    fused = graph.fuse(node, integer)
+    integer = fused.grid is not None
+    if array.ndim == 3:
+        array = array[:, :, None]
+    outputs, _, *kernel = array.shape
+    dilations = [1] * (4 - len(x.shape)) + list(node.get("dilations", [1] * (len(x.shape) - 2)))
+    options, around = windowed(graph, node, [(n - 1) * d + 1 for n, d in zip(kernel, dilations, strict=True)])
+    options |= {"dilationHFactor": dilations[0], "dilationWFactor": dilations[1]}
+    groups = node.get("group", 1)
+    if groups == x.shape[1] and groups > 1:
+        kind, axis, layout = "DEPTHWISE_CONV_2D", 3, array.transpose(1, 2, 3, 0)
+        options["depthMultiplier"] = outputs // groups
+    else:
+        kind, axis, layout = "CONV_2D", 0, array.transpose(0, 2, 3, 1)
+    grid = x.grid if integer else None
+    tensor = graph.file.arranged(x, last(len(x.shape)), integer, image(graph, node.inputs[0]))
+    tensor, _ = padded(graph, tensor, image(graph, node.inputs[0]), around, grid)
+    weight, known = weighted(graph, node, name, layout, axis, integer, kind)
+    third = bias(graph, node.inputs[2] if len(node.inputs) > 2 else "", outputs, grid, known)
+    result = made_image(graph, node, fused.name, fused.label, fused.grid)
+    version = 3 if integer else 2 if max(dilations) > 1 and kind != "CONV_2D" else 1
+    if known is not None and known.bits == 4:
+        version = 7
+    options["fusedActivationFunction"] = fused.activation
+    graph.file.operator(kind, [tensor, weight, third], [result], version, **options)
+
+
+def made_image(graph: Lowering, node: Node, name: str, label: str, grid: Grid | None) -> int:
+    shape = graph.shapes[node.outputs[0]]
+    assert shape is not None
+    return graph.produce(name, last(len(shape)), image(graph, node.outputs[0]), grid, label)
+
+
+def conv_transpose(graph: Lowering, node: Node) -> None:
+    x, array = graph.value(node.inputs[0]), graph.array(node.inputs[1])
+    if array is None or node.get("group", 1) != 1 or max(node.get("dilations", [1])) > 1:
+        raise refused(node, "it has groups, dilation, or a weight that is not constant")
+    if node.get("auto_pad", "NOTSET") != "NOTSET" or array.ndim > 4:
+        raise refused(node, "its padding is not given, or it has three dimensions")
+    array = array[:, :, None] if array.ndim == 3 else array
+    strides = list(node.get("strides", [1, 1]))
+    strides = [1] * (2 - len(strides)) + strides
+    source, target = image(graph, node.inputs[0]), image(graph, node.outputs[0])
+    pads = list(node.get("pads", [0] * 4))
+    before = [0] * (2 - len(pads) // 2) + pads[: len(pads) // 2]
+    full = [(source[1 + i] - 1) * strides[i] + array.shape[2 + i] for i in range(2)]
+    if any(before[i] + target[1 + i] > full[i] for i in range(2)):
+        raise refused(node, "its output reaches beyond its last window")
+    file = graph.file
+    tensor = file.arranged(x, last(len(x.shape)), False, source)
+    whole = (source[0], *full, target[3])
+    weight = file.constant(array.transpose(1, 2, 3, 0).astype(np.float32), node.inputs[1])
+    third = bias(graph, node.inputs[2] if len(node.inputs) > 2 else "", target[3], None, None)
+    uncut = whole == target
+    result = (
+        made_image(graph, node, node.outputs[0], "", None)
+        if uncut
+        else file.fresh(f"{node.outputs[0]}/whole", whole, np.float32)
+    )
+    inputs = [file.constant(np.array(whole, np.int32)), weight, tensor, third]
+    file.operator("TRANSPOSE_CONV", inputs, [result], 3, padding=VALID, strideH=strides[0], strideW=strides[1])
+    if not uncut:
+        begin, size = np.array([0, *before, 0], np.int32), np.array(target, np.int32)
+        cut = made_image(graph, node, node.outputs[0], "", None)
+        file.operator("SLICE", [result, file.constant(begin), file.constant(size)], [cut])
+
+
+def gemm(graph: Lowering, node: Node) -> None:
+    name = node.inputs[1]
+    alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
+    stored, real = graph.weights.get(name), graph.array(name)
+    constant = node.inputs[2] if len(node.inputs) > 2 else ""
+    if real is None or node.get("transA", 0) or (constant and graph.array(constant) is None):
+        raise refused(node, "its weight or bias is not constant, or its input is transposed")
+    transposed = bool(node.get("transB", 0))
+    rows = real.shape[0 if transposed else 1]
+    added = graph.array(constant) if constant else None
+    if added is not None and added.size not in (1, rows):
+        raise refused(node, "it adds more than a bias")
+    if alpha != 1.0 or (constant and beta != 1.0):
+        if stored is not None:
+            raise refused(node, "it scales integers")
+        name = f"{name}/scaled"
+        graph.arrays[name] = real * np.float32(alpha)
+        if added is not None:
+            constant = f"{constant}/scaled"
+            graph.arrays[constant] = added * np.float32(beta)
+    linear(graph, type(node)(node.op, node.name, [node.inputs[0], name], node.outputs, {}), transposed, constant)
+
+
+def matmul(graph: Lowering, node: Node) -> None:
+    right = graph.array(node.inputs[1])
+    if right is not None and right.ndim == 2 and len(graph.shapes[node.inputs[0]] or ()) > 1:
+        adder = graph.only_reader(node.outputs[0])
+        if adder is not None and adder.op == "Add":
+            other = next((name for name in adder.inputs if name != node.outputs[0]), "")
+            added = graph.array(other) if other else None
+            if added is not None and added.shape and added.size == added.shape[-1] == right.shape[1]:
+                graph.done.add(id(adder))
+                merged = type(node)(node.op, node.name, node.inputs, adder.outputs, node.attributes)
+                return linear(graph, merged, False, other)
+        return linear(graph, node, False, "")
+    a, b = graph.value(node.inputs[0]), graph.value(node.inputs[1])
+    rank = len(graph.shapes[node.outputs[0]] or ())
+    if len(a.shape) < 2 or len(b.shape) < 2:
+        raise refused(node, "it multiplies a vector")
+    file, order = graph.file, list(range(len(b.shape)))
+    flipped = bool(b.dims[-2]) and b.dims[-2][-1][1] == 1 and len(b.dims[-1]) > 0
+    if flipped:
+        order[-2:] = order[:-3:-1]
+    shape = (1,) * (rank - len(b.shape)) + tuple(b.shape[d] for d in order)
+    left = file.arranged(a, range(len(a.shape)), False, (1,) * (rank - len(a.shape)) + a.shape)
+    inputs = [left, file.arranged(b, order, False, shape)]
+    file.operator("BATCH_MATMUL", inputs, [graph.produce(node.outputs[0])], adjX=False, adjY=flipped)
+
+
+def linear(graph: Lowering, node: Node, transposed: bool, constant: str) -> None:
+    """A matrix of weights, stored (outputs, inputs) if ``transposed``, over the last dimension of the first input."""
+    x, name = graph.value(node.inputs[0]), node.inputs[1]
+    stored = graph.weights.get(name)
+    array = stored.integers if stored is not None else graph.array(name)
+    assert array is not None
+    axis = 0 if transposed else 1
+    integer = stored is not None and x.grid is not None and stored.lies_along(axis)
+    fused = graph.fuse(node, integer)
+    integer = fused.grid is not None
+    array = array if transposed else array.T
+    outputs, inputs = array.shape
+    data = graph.file.settled(x).data
+    known = data.integers if integer else data.reals or data.integers
+    shape = next((s for s in known if s and s[-1] == inputs and len(s) > 1), x.shape)
+    tensor = graph.file.face(data, shape, integer)
+    grid = x.grid if integer else None
+    weight, origin = weighted(graph, node, name, np.ascontiguousarray(array), 0, integer, "FULLY_CONNECTED")
+    third = bias(graph, constant, outputs, grid, origin) if constant else -1
+    result = graph.produce(fused.name, None, (*shape[:-1], outputs), fused.grid, fused.label)
+    keep = len(shape) > 2
+    version = 5 if keep else 4 if integer else 1
+    if third < 0:
+        version = max(version, 6)
+    graph.file.operator(
+        "FULLY_CONNECTED", [tensor, weight, third], [result], version,
+        fusedActivationFunction=fused.activation, keepNumDims=keep,
+    )  # fmt: skip
+
+
+def pool(graph: Lowering, node: Node) -> None:
+    x = graph.value(node.inputs[0])
+    if len(x.shape) not in (3, 4):
+        raise refused(node, f"it has {len(x.shape) - 2} dimensions")
+    if len(node.outputs) > 1 and node.outputs[1]:
+        raise refused(node, "its indices are read")
+    kernel = [1] * (4 - len(x.shape)) + list(node.get("kernel_shape", []))
+    if max(node.get("dilations", [1])) > 1:
+        raise refused(node, "it is dilated")
+    options, around = windowed(graph, node, kernel, bool(node.get("count_include_pad", 0)))
+    options |= {"filterHeight": kernel[0], "filterWidth": kernel[1]}
+    order, shape = last(len(x.shape)), image(graph, node.inputs[0])
+    if node.op == "MaxPool":
+        integer = x.grid is not None
+        tensor = graph.file.arranged(x, order, integer, shape)
+        tensor, _ = padded(graph, tensor, shape, around, x.grid, float(np.finfo(np.float32).min))
+        fill = x.grid
+        result = made_image(graph, node, node.outputs[0], "", fill)
+        return graph.file.operator("MAX_POOL_2D", [tensor], [result], 2 if integer else 1, **options)
+    share = shares(graph, node, kernel, options)
+    next_one = graph.only_reader(node.outputs[0])
+    same = next_one is not None and next_one.op == "QuantizeLinear" and graph.grid(next_one) == x.grid
+    integer = same and share is None
+    tensor = graph.file.arranged(x, order, integer, shape)
+    tensor, _ = padded(graph, tensor, shape, around, x.grid if integer else None)
+    if share is None:
+        fused = graph.fuse(node, integer)
+        result = made_image(graph, node, fused.name, fused.label, fused.grid)
+        options["fusedActivationFunction"] = fused.activation
+        return graph.file.operator("AVERAGE_POOL_2D", [tensor], [result], 2 if integer else 1, **options)
+    target = image(graph, node.outputs[0])
+    middle = graph.file.fresh(f"{node.outputs[0]}/windows", target, np.float32)
+    graph.file.operator("AVERAGE_POOL_2D", [tensor], [middle], **options)
+    result = made_image(graph, node, node.outputs[0], "", None)
+    graph.file.operator("MUL", [middle, graph.file.constant(share)], [result])
+
+
+def shares(graph: Lowering, node: Node, kernel: Sequence[int], options: dict[str, Any]) -> np.ndarray | None:
+    """By what an average over whole windows is too small at each place, or ``None`` where it is right.
+
+    ONNX counts what lies inside the image, or inside its given borders; TFLite what is inside the image under SAME
+    padding, and whole windows otherwise.
+    """
+    source, target = image(graph, node.inputs[0]), image(graph, node.outputs[0])
+    strides = (options["strideH"], options["strideW"])
+    before = padding(node, kernel, source, target, strides)
+    whole = bool(node.get("count_include_pad", 0))
+    pads = list(node.get("pads", [0] * 4))
+    after = [0] * (2 - len(pads) // 2) + pads[len(pads) // 2 :]
+    counts, inside = [], []
+    for i in range(2):
+        start = np.arange(target[1 + i]) * strides[i] - before[i]
+        low, high = (-before[i], source[1 + i] + after[i]) if whole else (0, source[1 + i])
+        counts.append(np.minimum(start + kernel[i], high) - np.maximum(start, low))
+        inside.append(np.minimum(start + kernel[i], source[1 + i]) - np.maximum(start, 0))
+    wanted = np.outer(*counts)
+    if options["padding"] == SAME and np.array_equal(wanted, np.outer(*inside)):
+        return None
+    if options["padding"] == SAME:
+        ratio = np.outer(*inside) / wanted
+    else:
+        ratio = np.prod(kernel) / wanted
+    return None if np.all(ratio == 1) else ratio.astype(np.float32)[None, :, :, None]
+
+
+def recurrent(graph: Lowering, node: Node) -> None:
+    """A GRU or LSTM, step by step; the products with its input are taken for all steps at once."""
+    x = graph.value(node.inputs[0])
+    arrays = [graph.array(name) if name else None for name in node.inputs]
+    arrays += [None] * (8 - len(arrays))
+    w, r, b, lengths, first, cell, peephole = arrays[1:8]
+    steps, batch, _ = x.shape
+    size, gates = node.get("hidden_size", 0), 3 if node.op == "GRU" else 4
+    if w is None or r is None or any(name and a is None for name, a in zip(node.inputs[1:], arrays[1:], strict=False)):
+        raise refused(node, "its weights or its first state are not constant")
+    plain = {"activations", "activation_alpha", "activation_beta", "clip", "input_forget"}
+    if plain & {k for k, v in node.attributes.items() if v} or node.get("layout", 0) or peephole is not None:
+        raise refused(node, "it is not the usual one")
+    if lengths is not None and np.any(lengths != steps):
+        raise refused(node, "its sequences end early")
+    if b is None:
+        b = np.zeros((len(w), 2 * gates * size), np.float32)
+    backward = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[node.get("direction", "forward")]
+    first = np.zeros((len(w), batch, size), np.float32) if first is None else first
+    cell = np.zeros((len(w), batch, size), np.float32) if cell is None else cell
+    hidden: list[list[int]] = []
+    finals: list[list[int]] = [[], []]
+    run = gru if node.op == "GRU" else lstm
+    for d, flip in enumerate(backward):
+        parts = run(graph, node, x, (w[d], r[d], b[d]), (first[d], cell[d]), range(steps)[:: -1 if flip else 1], d)
+        hidden.append([parts[0][t] for t in range(steps)])
+        finals[0].append(parts[0][0 if flip else steps - 1])
+        finals[1].append(parts[1])
+    sequence = [hidden[d][t] for t, d in itertools.product(range(steps), range(len(w)))]
+    for name, tensors in zip(node.outputs, (sequence, *finals), strict=False):
+        shape = graph.shapes.get(name)
+        if name and shape is not None:
+            data = Data(name, int(np.prod(shape)), np.dtype(np.float32), parts=tensors)
+            if len(tensors) == 1:
+                data.reals[(batch, size)] = tensors[0]
+            graph.values[name] = Value(shape, dense(shape, range(len(shape))), data)
+
+
+class _Steps:
+    """The operators of one direction of a recurrent layer."""
+
+    def __init__(self, graph: Lowering, node: Node, batch: int, direction: int) -> None:
+        self.graph, self.batch, self.label = graph, batch, f"{node.outputs[0] or node.name}/{direction}"
+
+    def op(self, kind: str, inputs: list[int], size: int, version: int = 1, **options: Any) -> int:
+        result = self.graph.file.fresh(f"{self.label}/{kind.lower()}", (self.batch, size), np.float32)
+        self.graph.file.operator(kind, inputs, [result], version, **options)
+        return result
+
+    def constant(self, array: np.ndarray, name: str) -> int:
+        return self.graph.file.constant(np.ascontiguousarray(array, np.float32), f"{self.label}/{name}")
+
+    def inputs(self, x: Value, weight: np.ndarray, added: np.ndarray, name: str) -> list[int]:
+        """The products of ``weight`` with each step of ``x``."""
+        file, (steps, batch, _), size = self.graph.file, x.shape, len(weight)
+        whole = file.fresh(f"{self.label}/products", (steps * batch, size), np.float32)
+        source = file.arranged(x, range(3), False, (steps * batch, x.shape[2]))
+        third = self.constant(added, "bias")
+        weights = file.constant(np.ascontiguousarray(weight, np.float32), name)
+        file.operator("FULLY_CONNECTED", [source, weights, third], [whole])
+        result = [file.fresh(f"{self.label}/product", (batch, size), np.float32) for _ in range(steps)]
+        if steps == 1:
+            return [whole]
+        file.operator("SPLIT", [file.constant(np.array(0, np.int32)), whole], result, numSplits=steps)
+        return result
+
+    def product(self, state: int, weight: int, size: int, added: int = -1) -> int:
+        return self.op("FULLY_CONNECTED", [state, weight, added], size, 1 if added >= 0 else 6)
+
+    def cut(self, x: int, count: int, size: int) -> list[int]:
+        """``x`` in ``count`` pieces of ``size`` along its last dimension."""
+        result = [self.graph.file.fresh(f"{self.label}/gate", (self.batch, size), np.float32) for _ in range(count)]
+        axis = self.graph.file.constant(np.array(1, np.int32))
+        self.graph.file.operator("SPLIT", [axis, x], result, numSplits=count)
+        return result
+
+
+def gru(
+    graph: Lowering, node: Node, x: Value, weights: tuple, state: tuple, order: Sequence[int], direction: int
+) -> tuple[dict[int, int], int]:
+    """Cho et al. 2014; ``linear_before_reset`` is cuDNN's form, which PyTorch has."""
+    w, r, b = weights
+    size = r.shape[1]
+    late = bool(node.get("linear_before_reset", 0))
+    cell = _Steps(graph, node, x.shape[1], direction)
+    wb, rb = b[: 3 * size], b[3 * size :]
+    added = wb + np.concatenate([rb[: 2 * size], np.zeros(size) if late else rb[2 * size :]])
+    gates = cell.inputs(x, w[: 2 * size], added[: 2 * size], f"{node.inputs[1]}/gates")
+    fresh = cell.inputs(x, w[2 * size :], added[2 * size :], f"{node.inputs[1]}/state")
+    recur, own = cell.constant(r[: 2 * size], "gates"), cell.constant(r[2 * size :], "state")
+    own_bias = cell.constant(rb[2 * size :], "state_bias") if late else -1
+    h = cell.constant(state[0], "first")
+    result = {}
+    for t in order:
+        both = cell.op("ADD", [gates[t], cell.product(h, recur, 2 * size)], 2 * size)
+        update, reset = cell.cut(cell.op("LOGISTIC", [both], 2 * size), 2, size)
+        if late:
+            part = cell.op("MUL", [reset, cell.product(h, own, size, own_bias)], size)
+        else:
+            part = cell.product(cell.op("MUL", [reset, h], size), own, size)
+        new = cell.op("TANH", [cell.op("ADD", [part, fresh[t]], size)], size)
+        kept = cell.op("MUL", [update, cell.op("SUB", [h, new], size)], size)
+        h = result[t] = cell.op("ADD", [new, kept], size)
+    return result, h
+
+
+def lstm(
+    graph: Lowering, node: Node, x: Value, weights: tuple, state: tuple, order: Sequence[int], direction: int
+) -> tuple[dict[int, int], int]:
+    """Hochreiter and Schmidhuber 1997 with forget gates; the second result is the last cell."""
+    w, r, b = weights
+    size = r.shape[1]
+    cell = _Steps(graph, node, x.shape[1], direction)
+    products = cell.inputs(x, w, b[: 4 * size] + b[4 * size :], node.inputs[1])
+    recur = cell.constant(r, "recurrent")
+    h, c = cell.constant(state[0], "first"), cell.constant(state[1], "first_cell")
+    result = {}
+    for t in order:
+        both = cell.op("ADD", [products[t], cell.product(h, recur, 4 * size)], 4 * size)
+        enter, leave, forget, new = cell.cut(both, 4, size)
+        enter, leave, forget = (cell.op("LOGISTIC", [gate], size) for gate in (enter, leave, forget))
+        new = cell.op("MUL", [enter, cell.op("TANH", [new], size)], size)
+        c = cell.op("ADD", [cell.op("MUL", [forget, c], size), new], size)
+        h = result[t] = cell.op("MUL", [leave, cell.op("TANH", [c], size)], size)
+    return result, c
+
+
+OPERATORS = {
+    "Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": matmul, "MaxPool": pool,
+    "AveragePool": pool, "GRU": recurrent, "LSTM": recurrent,
+}  # fmt: skip

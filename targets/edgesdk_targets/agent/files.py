@@ -1,0 +1,119 @@
+"""What a model's files are, told by what is in them, and which of them belong together."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import struct
+from typing import Any, Iterator
+
+from edgesdk_targets.agent.protocol import MISSING, USAGE, AgentError
+
+TFLITE, IR, ONNX = "TFLite", "OpenVINO IR", "ONNX"
+HEAD_BYTES = 4096
+OPERATOR_CODES, SUBGRAPHS, BUFFERS = 1, 2, 4  # fields of the table Model, in schema.fbs of TensorFlow Lite
+TENSORS, OPERATORS = 0, 3  # of SubGraph
+
+
+def kind(source: str | bytes) -> str | None:
+    """What the file or the bytes ``source`` hold, ``None`` for something else.
+
+    A TFLite file has its identifier behind the offset of its root, an IR is XML. An ONNX file has no mark of its own;
+    what writes one begins with the version of the format, field 1 of the message.
+    """
+    if isinstance(source, bytes):
+        head = source[:HEAD_BYTES]
+    else:
+        with open(source, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    if head[4:8] == b"TFL3":
+        return TFLITE
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"<net" in head:
+        return IR
+    return ONNX if len(head) > 1 and head[0] == 0x08 and head[1] < 0x20 else None
+
+
+def check(source: str | bytes, runtime: str, *kinds: str) -> None:
+    """Raise ``AgentError`` where ``source`` is not there, or is of a kind that ``runtime`` is not for.
+
+    What is of no known kind is the runtime's to judge.
+    """
+    if isinstance(source, str) and not os.path.isfile(source):
+        raise AgentError(MISSING, f"{source} is not on this device", "send the file first")
+    found = kind(source)
+    if found is not None and found not in kinds:
+        name = os.path.basename(source) if isinstance(source, str) else "the model"
+        fact = f"{name} is {'a' if found == TFLITE else 'an'} {found} file"
+        raise AgentError(USAGE, fact, f"{runtime} here runs {' and '.join(kinds)} files")
+
+
+def belonging(path: str) -> list[str]:
+    """The files of the artefact at ``path``: itself, and the weights beside an IR."""
+    weights = os.path.splitext(path)[0] + ".bin"
+    return [path, weights] if kind(path) == IR and os.path.isfile(weights) else [path]
+
+
+def digest(path: str) -> str:
+    """SHA-256 of the files of the artefact at ``path``, one after the other."""
+    state = hashlib.sha256()
+    for name in belonging(path):
+        with open(name, "rb") as file:
+            for part in iter(lambda: file.read(1 << 20), b""):
+                state.update(part)
+    return state.hexdigest()
+
+
+def is_whole(source: str | bytes) -> bool:
+    """Whether the tables of the TFLite file ``source`` and its weights lie within it."""
+    if isinstance(source, bytes):
+        return _holds_tables(source)
+    # Mapped, not read: memory that is taken here would count as the model's.
+    with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _holds_tables(content)
+
+
+def _holds_tables(content: bytes | mmap.mmap) -> bool:
+    try:
+        model = _number(content, 0)
+        for code in _tables(content, model, OPERATOR_CODES):
+            _place(content, code, 0)
+        for graph in _tables(content, model, SUBGRAPHS):
+            for part in (TENSORS, OPERATORS):
+                for table in _tables(content, graph, part):
+                    _place(content, table, 0)
+        return all(_fits(content, buffer) for buffer in _tables(content, model, BUFFERS))
+    except struct.error:
+        return False
+
+
+def _number(content: bytes | mmap.mmap, place: int, form: str = "<I") -> Any:
+    if place < 0:
+        raise struct.error("before the beginning")
+    return struct.unpack_from(form, content, place)[0]
+
+
+def _place(content: bytes | mmap.mmap, table: int, field: int) -> int | None:
+    """Where a field of the table at ``table`` is; ``None`` where it is left out."""
+    layout = table - _number(content, table, "<i")
+    if 4 + 2 * field >= _number(content, layout, "<H"):
+        return None
+    offset = _number(content, layout + 4 + 2 * field, "<H")
+    return table + offset if offset else None
+
+
+def _tables(content: bytes | mmap.mmap, table: int, field: int) -> Iterator[int]:
+    place = _place(content, table, field)
+    if place is not None:
+        vector = place + _number(content, place)
+        for index in range(_number(content, vector)):
+            entry = vector + 4 + 4 * index
+            yield entry + _number(content, entry)
+
+
+def _fits(content: bytes | mmap.mmap, buffer: int) -> bool:
+    place = _place(content, buffer, 0)
+    if place is None:
+        return True
+    vector = place + _number(content, place)
+    return vector + 4 + _number(content, vector) <= len(content)

@@ -1,0 +1,331 @@
+"""The runners beside ONNX Runtime's, and what tells their files apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import agent_models
+
+from edgesdk_targets.agent import files, fresh, measure, memory, operators, probe, runners
+from edgesdk_targets.agent.protocol import AgentError
+
+IR = b'<?xml version="1.0"?>\n<net name="tiny" version="11"><layers/></net>'
+TFLITE = b"\x1c\0\0\0TFL3" + bytes(32)
+ONNX = b"\x08\x08\x12\x04tiny"
+
+
+class OnDisk(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        self.reports = []
+
+    def path(self, name: str, content: bytes) -> str:
+        return agent_models.write(os.path.join(self.folder, name), content)
+
+    def refused(self, call, *given, **named) -> AgentError:
+        with self.assertRaises(AgentError) as caught:
+            call(*given, **named)
+        return caught.exception
+
+    def assert_close(self, found, expected):
+        import numpy
+
+        numpy.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+class Files(OnDisk):
+    def test_kinds_are_told_by_content(self):
+        marked = b"\xef\xbb\xbf" + IR
+        cases = ((TFLITE, files.TFLITE), (IR, files.IR), (marked, files.IR), (ONNX, files.ONNX), (b"", None))
+        for content, kind in (*cases, (b"nonsense", None), (b"<html>", None)):
+            self.assertEqual(files.kind(content), kind, content)
+            self.assertEqual(files.kind(self.path("model.bin", content)), kind, content)
+
+    def test_a_file_of_another_runtime_is_named(self):
+        path = self.path("model.onnx", TFLITE)
+        error = self.refused(files.check, path, "openvino", files.IR, files.ONNX)
+        self.assertEqual((error.kind, error.fact), ("usage", "model.onnx is a TFLite file"))
+        self.assertEqual(error.remedy, "openvino here runs OpenVINO IR and ONNX files")
+        error = self.refused(files.check, ONNX, "litert", files.TFLITE)
+        self.assertEqual(str(error), "the model is an ONNX file: litert here runs TFLite files")
+        self.assertEqual(self.refused(files.check, path + ".gone", "litert", files.TFLITE).kind, "missing")
+        files.check(path, "litert", files.TFLITE)
+
+    def test_a_tflite_file_is_whole_or_it_is_cut_somewhere(self):
+        model = agent_models.DENSE
+        self.assertTrue(files.is_whole(model))
+        self.assertTrue(files.is_whole(self.path("a.tflite", model)))
+        for size in range(8, len(model) - 16):
+            self.assertFalse(files.is_whole(model[:size]), size)
+        self.assertFalse(files.is_whole(self.path("cut.tflite", model[:400])))
+        self.assertFalse(files.is_whole(b"\xff" * 4 + model[4:]))
+
+    def test_an_ir_s_digest_covers_its_weights_and_no_other_file_s_does(self):
+        path, weights = self.path("model.xml", IR), b"weights"
+        self.assertEqual(files.digest(path), hashlib.sha256(IR).hexdigest())
+        beside = self.path("model.bin", weights)
+        self.assertEqual(files.belonging(path), [path, beside])
+        self.assertEqual(files.digest(path), hashlib.sha256(IR + weights).hexdigest())
+        other = self.path("model.onnx", ONNX)
+        self.assertEqual(files.belonging(other), [other])
+        self.assertEqual(files.digest(other), hashlib.sha256(ONNX).hexdigest())
+
+
+class Installed(unittest.TestCase):
+    def test_every_runner_that_is_installed_has_its_version(self):
+        found = probe.installed_runners()
+        for name, version in found.items():
+            self.assertEqual(runners.runner(name).VERSION, version)
+        for name in set(runners.RUNNERS) - set(found):
+            with self.assertRaises(AgentError) as caught:
+                runners.runner(name)
+            self.assertEqual(caught.exception.kind, "missing")
+
+    def test_it_is_told_without_importing_one(self):
+        code = "import sys; from edgesdk_targets.agent import probe; probe.installed_runners(); print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, env=fresh.environment(), check=True)
+        loaded = set(done.stdout.decode().split())
+        self.assertIn("edgesdk_targets.agent.runners", loaded)
+        self.assertFalse(loaded & {"numpy", "onnxruntime", "openvino", "ai_edge_litert", "tflite_runtime"})
+
+
+@agent_models.needs_runtime
+class OnnxRuntime(OnDisk):
+    def test_files_of_others_are_refused(self):
+        runner = runners.runner("onnxruntime")
+        for content in (IR, TFLITE):
+            self.assertEqual(self.refused(runner.load, self.path("model.onnx", content), 1).kind, "usage")
+
+    def test_kernels_tell_the_layers_that_they_stand_for(self):
+        detail = {"op_name": "QLinearConv", "provider": "CPU", "node_index": "0"}
+        event = {"cat": "Node", "name": "stem.0_token_12_kernel_time", "dur": 5, "args": detail}
+        (kernel,) = runners.runner("onnxruntime").shares([event, event])
+        self.assertEqual((kernel["name"], kernel["layers"]), ("stem.0_token_12", ["stem.0"]))
+        self.assertIsNone(kernel["precision"])
+
+
+@agent_models.needs_openvino
+class OpenVino(OnDisk):
+    def setUp(self):
+        super().setUp()
+        self.runner = runners.runner("openvino")
+
+    def ir(self, model: bytes) -> str:
+        return agent_models.ir(self.folder, model)
+
+    def test_an_ir_an_onnx_file_and_its_bytes_compute_the_same(self):
+        import numpy
+        from onnx import load_from_string, numpy_helper
+
+        model = agent_models.conv()
+        weight = numpy_helper.to_array(load_from_string(model).graph.initializer[0])
+        for source in (self.ir(model), self.path("a.onnx", model), model):
+            session = self.runner.load(source, 1)
+            self.assertEqual(session.inputs, [{"name": "x", "shape": [1, 8, 8, 8], "dtype": "float32"}])
+            self.assertEqual((session.providers, session.precision), (["CPU"], "f32"))
+            values = self.runner.sample(session.inputs)
+            run = session.bind(values)
+            run()
+            found = run.request.get_output_tensor(0).data
+            middle = numpy.einsum("oihw,ihw->o", weight, values["x"][0, :, 2:5, 4:7])
+            self.assert_close(found[0, :, 3, 5], numpy.maximum(middle, 0))
+
+    def test_given_inputs_outlive_whoever_made_them_and_may_be_of_a_dynamic_size(self):
+        import gc
+
+        import numpy
+
+        session = self.runner.load(agent_models.conv(batch="batch"), 1)
+        self.assertEqual(session.inputs[0]["shape"], [1, 8, 8, 8])
+        given = numpy.ones((3, 8, 8, 8), "float32")
+        run = session.bind({"x": given.copy()})
+        first = run.request.get_output_tensor(0).data.copy()
+        gc.collect()
+        junk = [numpy.full((3, 8, 8, 8), 7, "float32") for _ in range(100)]
+        run()
+        self.assertEqual((first.shape, len(junk)), ((3, 8, 8, 8), 100))
+        self.assert_close(run.request.get_output_tensor(0).data, first)
+
+    def test_integers_and_halves(self):
+        session = self.runner.load(agent_models.gather(), 1)
+        self.assertEqual([item["dtype"] for item in session.inputs], ["float16", "int64"])
+        values = self.runner.sample(session.inputs)
+        run = session.bind(values)
+        run()
+        self.assert_close(run.request.get_output_tensor(0).data, values["x"][[0, 0]])
+
+    def test_what_it_refuses(self):
+        import numpy
+
+        load = self.runner.load
+        self.assertEqual(self.refused(load, self.path("model.onnx", TFLITE), 1).kind, "usage")
+        self.assertEqual(self.refused(load, os.path.join(self.folder, "gone.xml"), 1).kind, "missing")
+        path = self.ir(agent_models.conv())
+        os.truncate(path[:-4] + ".bin", 100)
+        for source in (path, self.path("cut.xml", IR[:40]), self.path("a.onnx", b"no model"), b"no model"):
+            error = self.refused(load, source, 1)
+            self.assertEqual(error.kind, "runtime")
+            self.assertIn("OpenVINO", error.fact)
+            self.assertNotIn("\n", error.fact)
+        session = load(agent_models.conv(), 1)
+        self.assertEqual(self.refused(session.bind, {"x": numpy.ones((2, 8, 8, 8), "float32")}).kind, "runtime")
+        self.assertEqual(self.refused(session.bind, {"x": numpy.ones((1, 8, 8, 8))}).kind, "usage")
+
+    def test_kernels_that_ran(self):
+        result = measure.kernels(self.reports.append, path=self.ir(agent_models.conv(32, 32)), runtime="openvino")
+        found = {name: kernel for kernel in result["kernels"] for name in kernel["layers"]}
+        self.assertEqual((found["conv"]["operator"], found["conv"]["precision"]), ("Convolution", "f32"))
+        self.assertIs(found["w"], found["conv"])
+        self.assertAlmostEqual(sum(kernel["share"] for kernel in result["kernels"]), 1)
+        self.assertFalse({kernel["operator"] for kernel in result["kernels"]} & {"Input", "Const", "Output"})
+
+    def test_load_memory_and_operators(self):
+        path = self.ir(agent_models.conv(512, 8))
+        weights = 512 * 512 * 9 * 4
+        found = memory.memory(self.reports.append, path=path, runtime="openvino")
+        self.assertGreaterEqual(found["resident_added"], weights)
+        self.assertEqual(found["digest"], files.digest(path))
+        self.assertGreater(memory.load(self.reports.append, path=path, runtime="openvino")["load_ms"], 0)
+        result = operators.operators(
+            self.reports.append, models=[{"key": "a", "path": path}, {"key": "b"}], runtime="openvino", rounds=1
+        )
+        self.assertEqual(["error" in item for item in result["results"]], [False, True])
+
+
+@agent_models.needs_litert
+class LiteRT(OnDisk):
+    def setUp(self):
+        super().setUp()
+        self.runner = runners.runner("litert")
+
+    def outputs(self, session) -> list:
+        return [session.interpreter.get_tensor(item["index"]) for item in session.interpreter.get_output_details()]
+
+    def test_a_bound_run_computes_what_is_in_the_file(self):
+        import numpy
+
+        model = agent_models.dense()
+        for source in (self.path("a.tflite", model), model):
+            session = self.runner.load(source, 1)
+            self.assertEqual(session.inputs, [{"name": "x", "shape": [1, 8], "dtype": "float32"}])
+            self.assertEqual((session.providers, session.precision), (["XNNPACK"], None))
+            values = self.runner.sample(session.inputs)
+            run = session.bind(values)
+            for _ in range(3):
+                run()
+            made = values["x"] @ numpy.arange(-16, 16, dtype="float32").reshape(4, 8).T
+            for found, expected in zip(self.outputs(session), (numpy.maximum(made, 0), made)):
+                self.assert_close(found, expected)
+
+    def test_without_a_signature_the_tensors_give_the_names(self):
+        session = self.runner.load(agent_models.dense(signature=False), 1)
+        self.assertEqual(session.inputs[0]["name"], "serving_x:0")
+
+    def test_a_dynamic_size_is_one_and_may_be_given_and_a_fixed_one_may_not(self):
+        import numpy
+
+        given = {"x": numpy.ones((3, 8), "float32")}
+        session = self.runner.load(agent_models.dense(batch=None), 1)
+        self.assertEqual(session.inputs[0]["shape"], [1, 8])
+        session.bind(given)()
+        self.assertEqual(self.outputs(session)[0].shape, (3, 4))
+        session.bind()()
+        self.assertEqual(self.outputs(session)[0].shape, (1, 4))
+        self.assertEqual(self.refused(self.runner.load(agent_models.dense(), 1).bind, given).kind, "runtime")
+
+    def test_what_it_refuses(self):
+        load, model = self.runner.load, agent_models.dense()
+        error = self.refused(load, self.path("model.tflite", IR), 1)
+        self.assertEqual((error.kind, error.fact), ("usage", "model.tflite is an OpenVINO IR file"))
+        for content in (model[: len(model) // 2], TFLITE, b"\xff" * 4 + model[4:], b"no model", b""):
+            for source in (content, self.path("cut.tflite", content)):
+                error = self.refused(load, source, 1)
+                self.assertEqual((error.kind, "\n" in error.fact), ("runtime", False))
+
+    def test_kernels_tell_who_runs_them_and_in_what(self):
+        for dtype in ("float32", "int8"):
+            path = self.path("a.tflite", agent_models.dense(dtype))
+            found = measure.kernels(self.reports.append, path=path, runtime="litert")["kernels"]
+            self.assertEqual([kernel["operator"] for kernel in found], ["FULLY_CONNECTED", "RELU"])
+            self.assertEqual(found[0]["layers"], ["dense", "dense.weight"])
+            self.assertEqual({kernel["precision"] for kernel in found}, {dtype})
+            self.assertEqual(found[0]["provider"], "XNNPACK")
+
+    def test_what_a_delegate_left_is_told(self):
+        from edgesdk_targets.agent.runners import tflite_session
+
+        def operator(index, name, inputs, outputs):
+            return {"index": index, "op_name": name, "inputs": inputs, "outputs": outputs}
+
+        chain = [operator(index, "RELU", [index], [index + 1]) for index in range(5)]
+        between = [operator(5, "DELEGATE", [1], [3]), operator(6, "DELEGATE", [4], [5])]
+        self.assertEqual(tflite_session.delegated(chain), set())
+        self.assertEqual(tflite_session.delegated(chain + between), {1, 2, 4})
+
+    def test_load_memory_and_operators(self):
+        path = self.path("a.tflite", agent_models.dense())
+        found = memory.memory(self.reports.append, path=path, runtime="litert", baseline=path)
+        self.assertEqual((found["input_bytes"], len(found["samples"])), (32, 3))
+        self.assertGreater(memory.load(self.reports.append, path=path, runtime="litert")["load_ms"], 0)
+        result = operators.operators(self.reports.append, models=[{"key": "a", "path": path}], runtime="litert")
+        self.assertGreater(result["results"][0]["ms"], 0)
+
+
+@agent_models.needs_tflite
+class TFLite(OnDisk):
+    def test_it_runs_a_whole_file_and_refuses_a_part_of_it(self):
+        runner = runners.runner("tflite")
+        for source in (agent_models.DENSE, self.path("a.tflite", agent_models.DENSE)):
+            session = runner.load(source, 1)
+            self.assertEqual(session.inputs, [{"name": "x", "shape": [1, 8], "dtype": "float32"}])
+            session.bind()()
+        for content in (agent_models.DENSE[:400], TFLITE, b"", b"no model"):
+            for source in (content, self.path("cut.tflite", content)):
+                self.assertEqual(self.refused(runner.load, source, 1).kind, "runtime")
+
+    def test_kernels(self):
+        path = self.path("a.tflite", agent_models.DENSE)
+        found = measure.kernels(self.reports.append, path=path, runtime="tflite")["kernels"]
+        self.assertEqual([kernel["precision"] for kernel in found], ["float32", "float32"])
+
+
+@agent_models.needs_runtime
+@agent_models.needs_openvino
+@agent_models.needs_litert
+class Together(OnDisk):
+    def test_artefacts_of_several_runtimes_are_timed_in_one_run(self):
+        artifacts = [
+            {"name": "a", "path": self.path("a.onnx", agent_models.conv())},
+            {"name": "b", "path": agent_models.ir(self.folder, agent_models.conv()), "runtime": "openvino"},
+            {"name": "c", "path": self.path("c.tflite", agent_models.dense()), "runtime": "litert"},
+        ]
+        settings = {"minimum_count": 20, "minimum_seconds": 0.05, "warmup_seconds": 0.01}
+        result = measure.benchmark(self.reports.append, artifacts=artifacts, **settings)
+        told = [tuple(item["runtime"][key] for key in ("name", "precision")) for item in result["artifacts"]]
+        self.assertEqual(told, [("onnxruntime", None), ("openvino", "f32"), ("litert", None)])
+        for item in result["artifacts"]:
+            self.assertGreater(len(item["block_medians_ms"]), 1)
+            self.assertEqual(item["runtime"]["version"], probe.installed_runners()[item["runtime"]["name"]])
+        self.assertEqual(result["runtime"]["providers"], ["CPUExecutionProvider"])
+        self.assertEqual(json.loads(json.dumps(result))["runtime"]["name"], "onnxruntime")
+        result = measure.benchmark(self.reports.append, artifacts=artifacts[1:2], **settings)
+        self.assertIsNone(result["runtime"]["providers"])
+        self.assertEqual(result["artifacts"][0]["digest"], files.digest(artifacts[1]["path"]))
+
+    def test_a_runtime_that_is_none(self):
+        item = {"name": "a", "path": self.path("a.onnx", agent_models.conv())}
+        for name in ("abacus", 7):
+            error = self.refused(measure.benchmark, self.reports.append, artifacts=[dict(item, runtime=name)])
+            self.assertEqual(error.kind, "usage")
+
+
+if __name__ == "__main__":
+    unittest.main()
