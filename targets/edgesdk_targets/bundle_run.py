@@ -27,21 +27,25 @@ MODULES = {
     "openvino": ["openvino"],
     "litert": ["ai_edge_litert.interpreter", "tflite_runtime.interpreter"],  # either reads such files
     "tflite": ["tflite_runtime.interpreter", "ai_edge_litert.interpreter"],
+    "tensorrt": ["onnxruntime"],  # on the processor: trtexec runs the file on the graphics
 }
-Opened = namedtuple("Opened", "inputs outputs run version")
+Opened = namedtuple("Opened", "inputs outputs run name version")
 
 
 def opened(path, runtime, threads=1, precision="f32"):
     """The model at ``path``, loaded: the names of its ``inputs`` and ``outputs`` in the file's order, and ``run``.
 
-    ``run(feeds)`` takes an array per input by name and returns copies of the outputs. ``precision`` is what OpenVINO
-    computes in where the file has floats; left to itself it takes bfloat16 where the processor has it. Raises
-    ``ImportError`` where the runtime is not installed, and what the runtime raises where it refuses the file.
+    ``run(feeds)`` takes an array per input by name and returns copies of the outputs; ``name`` and ``version`` are
+    those of what runs it. ``precision`` is what OpenVINO computes in where the file has floats; left to itself it takes
+    bfloat16 where the processor has it. Raises ``ImportError`` where the runtime is not installed, and what the runtime
+    raises where it refuses the file.
     """
     library = _imported(runtime)
     if runtime == "openvino":
         return _openvino(library, path, threads, precision)
-    return _onnxruntime(library, path, threads) if runtime == "onnxruntime" else _tflite(library, path, threads)
+    if library.__name__ == "onnxruntime":
+        return _onnxruntime(library, path, threads)
+    return _tflite(library, path, threads)
 
 
 def _imported(runtime):
@@ -62,7 +66,7 @@ def _onnxruntime(library, path, threads):
     without = {"disabled_optimizers": ["WeightBiasQuantization"]}
     session = library.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"], **without)
     inputs, outputs = ([value.name for value in side] for side in (session.get_inputs(), session.get_outputs()))
-    return Opened(inputs, outputs, lambda feeds: session.run(None, feeds), library.__version__)
+    return Opened(inputs, outputs, lambda feeds: session.run(None, feeds), "onnxruntime", library.__version__)
 
 
 def _openvino(library, path, threads, precision):
@@ -81,7 +85,7 @@ def _openvino(library, path, threads, precision):
         request.infer({index: feeds[each] for index, each in enumerate(inputs)}, share_outputs=True)
         return [request.get_output_tensor(index).data.copy() for index in range(len(outputs))]
 
-    return Opened(inputs, outputs, run, library.__version__.partition("-")[0])
+    return Opened(inputs, outputs, run, "openvino", library.__version__.partition("-")[0])
 
 
 def _tflite(library, path, threads):
@@ -102,7 +106,8 @@ def _tflite(library, path, threads):
         interpreter.invoke()
         return [interpreter.get_tensor(index) for index in places[1]]
 
-    return Opened(names[0], names[1], run, metadata.version(library.__name__.partition(".")[0]))
+    package = library.__name__.partition(".")[0].replace("_", "-")
+    return Opened(names[0], names[1], run, package, metadata.version(package))
 
 
 def prepared(array, entry):
@@ -160,7 +165,7 @@ def main():
     if options.time:
         times = timed(model, {name: value[:1] for name, value in feeds.items()}, options.time)
         shown = ", ".join(f"p{p} {np.percentile(times, p):.4g} ms" for p in (50, 90, 95))
-        print(f"{len(times)} runs, {options.threads} thread(s), {runtime['name']} {model.version}: {shown}")
+        print(f"{len(times)} runs, {options.threads} thread(s), {model.name} {model.version}: {shown}")
         return
     count = len(next(iter(feeds.values())))
     rows = [model.run({name: value[i : i + 1] for name, value in feeds.items()}) for i in range(count)]

@@ -66,7 +66,8 @@ class Bundle(unittest.TestCase):
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment, timeout=120)
             if not more:
                 said = done.stdout.decode()
-        self.assertIn(f"1 thread(s), {runtime}", done.stdout.decode())
+        package = {"litert": "ai-edge-litert"}.get(runtime, runtime)
+        self.assertIn(f"1 thread(s), {package} ", done.stdout.decode())
         return said
 
     @agent_models.needs_runtime

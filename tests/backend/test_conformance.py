@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -111,7 +112,8 @@ def test_a_file_computes_what_the_simulation_computes(exported, name: str, plan:
     found = parity(network, exported(name, plan, runtime), [x])
     assert found.samples == len(x)
     assert found.error <= found.tolerance
-    assert found.tolerance == (5e-2 if (name, plan, runtime) in INTEGER else 1e-3)
+    rough = runtime == "litert" and plan in ("int4", "all")  # its 4-bit kernels round up what others do not
+    assert found.tolerance == (1e-1 if rough else 5e-2 if (name, plan, runtime) in INTEGER else 1e-3)
 
 
 @pytest.mark.parametrize(("name", "plan", "runtime"), INTEGER)
@@ -214,6 +216,16 @@ def test_the_older_runtime_runs_all_but_four_bits(exported, old_python: Path, na
     (found,) = (torch.tensor(values) for values in told["outputs"])
     error = float((found - expected).square().mean().sqrt() / expected.std())
     assert error <= (5e-2 if plan in ("int8", "mixed") else 1e-3)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime 2.14 has no wheel for this Python")
+def test_the_agent_measures_with_the_older_runtime(old_python: Path) -> None:
+    folder = Path(__file__).parent.parent / "agent"
+    environment = {**os.environ, "PYTHONPATH": str(Path(edgesdk_targets.__file__).parent.parent)}
+    command = [str(old_python), "-m", "unittest", "agent_tflite_runtime.TFLite"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Ran 2 tests" in done.stderr
 
 
 def test_options_of_a_plan_are_what_the_files_hold() -> None:

@@ -180,7 +180,7 @@ def test_probes(precision: str) -> None:
         if taken.setdefault(operator.kind, 0) < 2:
             taken[operator.kind] += 1
             _, error = compared(onnx.load_from_string(probe(operator)))
-            assert error <= (1e-5 if precision == "fp32" else 8e-2), operator
+            assert error <= (1e-5 if precision == "fp32" else 5e-2), operator
     assert len(taken) == 7
 
 
@@ -273,9 +273,13 @@ def test_integer_pools() -> None:
     best = model.op("MaxPool", x, **options)
     mean = model.op("AveragePool", x, count_include_pad=1, **options)
     whole = model.op("GlobalAveragePool", x)
-    content, error = compared(model.proto(model.grid(best), model.grid(mean), model.grid(whole, 0.005)))
-    assert error <= 8e-2
-    assert operators(content).count("QUANTIZE") == 1
+    inside = model.op("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    outputs = [model.grid(best), model.grid(mean, 0.03), model.grid(whole, 0.005), model.grid(inside)]
+    content, error = compared(model.proto(*outputs))
+    assert error <= 5e-2
+    found = operators(content)
+    assert found.count("QUANTIZE") == 1
+    assert {"MAX_POOL_2D", "DEPTHWISE_CONV_2D", "MEAN", "AVERAGE_POOL_2D"} <= set(found)
 
 
 def test_additions_with_broadcasting_in_both_orders() -> None:

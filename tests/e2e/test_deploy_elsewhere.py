@@ -47,8 +47,9 @@ def test_the_search_chose_at_the_prices_of_the_target(deployed: Deployed) -> Non
     _, printed = deployed
     plan = json.loads((deployed[0] / "plan.json").read_text())
     ran = {layer["option"]["precision"] for layer in plan["layers"]}
-    if printed["manifest"]["target"] == "jetson":  # symmetric int8 for TensorRT is not made: its layers run in half
-        assert ran == {"fp32"} and set(printed["report"]["deployed"]["standing"]) == {"fp16"}
+    if printed["manifest"]["target"] == "jetson":  # what stays fp32 in the file runs in half there
+        assert set(printed["report"]["deployed"]["standing"]) <= {"fp16", "int8"}
+        assert {"model.onnx", "model-fp16.onnx"} <= set(printed["manifest"]["files"])
     else:
         assert "int8" in ran
         assert printed["report"]["deployed"]["median_ms"] < printed["report"]["dense"]["median_ms"]

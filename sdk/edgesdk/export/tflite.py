@@ -16,11 +16,11 @@ from onnx import ModelProto, helper, numpy_helper
 
 from edgesdk.compress.quantize import TensorSpec
 from edgesdk.errors import FidelityError, ModelError
-from edgesdk.export import tflite_layers, tflite_rest
+from edgesdk.export import tflite_layers, tflite_recurrent, tflite_rest
 from edgesdk.export.tflite_layers import ELSEWHERE
 from edgesdk.export.tflite_writer import Data, Grid, Value, Views, dense, reshaped, schema
 
-OPERATORS = tflite_layers.OPERATORS | tflite_rest.OPERATORS
+OPERATORS = tflite_layers.OPERATORS | tflite_recurrent.OPERATORS | tflite_rest.OPERATORS
 MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Concat")
 FUSED = {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
 
@@ -345,14 +345,13 @@ def _computed(node: onnx.NodeProto, inputs: dict[str, np.ndarray], opsets: list)
 def check(content: bytes, specs: Mapping[str, TensorSpec]) -> None:
     """Raise ``FidelityError`` unless the file's integers, scales and zero points are exactly those of ``specs``."""
     file = schema()
-    graph = file.Model.GetRootAs(content).Subgraphs(0)
-    codes = file.Model.GetRootAs(content)
-    operators = [graph.Operators(i) for i in range(graph.OperatorsLength())]
-    depthwise = {
-        op.Inputs(1)
-        for op in operators
-        if codes.OperatorCodes(op.OpcodeIndex()).BuiltinCode() == file.BuiltinOperator.DEPTHWISE_CONV_2D
-    }
+    model = file.Model.GetRootAs(content)
+    graph = model.Subgraphs(0)
+    depthwise = set()
+    for i in range(graph.OperatorsLength()):
+        operator = graph.Operators(i)
+        if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() == file.BuiltinOperator.DEPTHWISE_CONV_2D:
+            depthwise.add(operator.Inputs(1))
     width = {file.TensorType.INT4: 4, file.TensorType.INT8: 8}
     found: set[tuple[Any, ...]] = set()
     for i in range(graph.TensorsLength()):
@@ -362,9 +361,9 @@ def check(content: bytes, specs: Mapping[str, TensorSpec]) -> None:
             continue
         scale = tuple(grid.ScaleAsNumpy().tolist())
         zero = tuple(grid.ZeroPointAsNumpy().tolist())
-        kept = grid.QuantizedDimension() == (tensor.ShapeLength() - 1 if i in depthwise else 0)
-        found.add((tensor.Name().decode() if kept else "", width[tensor.Type()], scale, zero))
         found.add((None, width[tensor.Type()], scale, zero))
+        if grid.QuantizedDimension() == (tensor.ShapeLength() - 1 if i in depthwise else 0):
+            found.add((tensor.Name().decode(), width[tensor.Type()], scale, zero))
     for name, spec in specs.items():
         moved = 128 if spec.low >= 0 else 0
         zero = tuple(point - moved for point in spec.zero_point)

@@ -1,8 +1,7 @@
-"""Convolutions, linear layers, pools and recurrent layers as TFLite's operators."""
+"""Convolutions, linear layers and pools as TFLite's operators."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from ml_dtypes import int4
 
 from edgesdk.errors import ModelError
-from edgesdk.export.tflite_writer import Data, Grid, Value, dense
+from edgesdk.export.tflite_writer import Grid
 
 if TYPE_CHECKING:
     from edgesdk.export.tflite import Lowering, Node, Weight
@@ -297,21 +296,42 @@ def pool(graph: Lowering, node: Node) -> None:
         result = made_image(graph, node, node.outputs[0], "", fill)
         return graph.file.operator("MAX_POOL_2D", [tensor], [result], 2 if integer else 1, **options)
     share = shares(graph, node, kernel, options)
-    next_one = graph.only_reader(node.outputs[0])
-    same = next_one is not None and next_one.op == "QuantizeLinear" and graph.grid(next_one) == x.grid
-    integer = same and share is None
+    after = graph.only_reader(node.outputs[0])
+    same = after is not None and after.op == "QuantizeLinear" and graph.grid(after) == x.grid
+    fused = graph.fuse(node, x.grid is not None and share is None and (same or options["padding"] == VALID))
+    integer = fused.grid is not None
     tensor = graph.file.arranged(x, order, integer, shape)
     tensor, _ = padded(graph, tensor, shape, around, x.grid if integer else None)
+    options["fusedActivationFunction"] = fused.activation
     if share is None:
-        fused = graph.fuse(node, integer)
         result = made_image(graph, node, fused.name, fused.label, fused.grid)
-        options["fusedActivationFunction"] = fused.activation
+        if integer and options["padding"] == VALID:
+            return averaged(graph, node, tensor, result, kernel, options)
         return graph.file.operator("AVERAGE_POOL_2D", [tensor], [result], 2 if integer else 1, **options)
     target = image(graph, node.outputs[0])
     middle = graph.file.fresh(f"{node.outputs[0]}/windows", target, np.float32)
+    activation = options.pop("fusedActivationFunction")
     graph.file.operator("AVERAGE_POOL_2D", [tensor], [middle], **options)
-    result = made_image(graph, node, node.outputs[0], "", None)
-    graph.file.operator("MUL", [middle, graph.file.constant(share)], [result])
+    result = made_image(graph, node, fused.name, fused.label, None)
+    graph.file.operator("MUL", [middle, graph.file.constant(share)], [result], fusedActivationFunction=activation)
+
+
+def averaged(
+    graph: Lowering, node: Node, tensor: int, result: int, kernel: Sequence[int], options: dict[str, Any]
+) -> None:
+    """An integer average as a convolution whose weights are all one: XNNPACK has no integer average, and TFLite's own
+    takes six times as long and no other grid."""
+    x = graph.value(node.inputs[0])
+    assert x.grid is not None
+    scale, channels = np.float32(1 / np.prod(kernel)), x.shape[1]
+    label = f"{node.outputs[0]}/ones"
+    ones = np.ones((1, *kernel, channels), np.int8)
+    weight = graph.file.constant(ones, label, Grid((float(scale),) * channels, (0,), 3))
+    moved = float(np.float32(x.grid.scale[0]) * scale)
+    third = graph.file.constant(np.zeros(channels, np.int32), f"{label}/bias", Grid((moved,) * channels))
+    slid = {name: value for name, value in options.items() if not name.startswith("filter")}
+    slid |= {"depthMultiplier": 1, "dilationHFactor": 1, "dilationWFactor": 1}
+    graph.file.operator("DEPTHWISE_CONV_2D", [tensor, weight, third], [result], 3, **slid)
 
 
 def shares(graph: Lowering, node: Node, kernel: Sequence[int], options: dict[str, Any]) -> np.ndarray | None:
@@ -342,134 +362,7 @@ def shares(graph: Lowering, node: Node, kernel: Sequence[int], options: dict[str
     return None if np.all(ratio == 1) else ratio.astype(np.float32)[None, :, :, None]
 
 
-def recurrent(graph: Lowering, node: Node) -> None:
-    """A GRU or LSTM, step by step; the products with its input are taken for all steps at once."""
-    x = graph.value(node.inputs[0])
-    arrays = [graph.array(name) if name else None for name in node.inputs]
-    arrays += [None] * (8 - len(arrays))
-    w, r, b, lengths, first, cell, peephole = arrays[1:8]
-    steps, batch, _ = x.shape
-    size, gates = node.get("hidden_size", 0), 3 if node.op == "GRU" else 4
-    if w is None or r is None or any(name and a is None for name, a in zip(node.inputs[1:], arrays[1:], strict=False)):
-        raise refused(node, "its weights or its first state are not constant")
-    plain = {"activations", "activation_alpha", "activation_beta", "clip", "input_forget"}
-    if plain & {k for k, v in node.attributes.items() if v} or node.get("layout", 0) or peephole is not None:
-        raise refused(node, "it is not the usual one")
-    if lengths is not None and np.any(lengths != steps):
-        raise refused(node, "its sequences end early")
-    if b is None:
-        b = np.zeros((len(w), 2 * gates * size), np.float32)
-    backward = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[node.get("direction", "forward")]
-    first = np.zeros((len(w), batch, size), np.float32) if first is None else first
-    cell = np.zeros((len(w), batch, size), np.float32) if cell is None else cell
-    hidden: list[list[int]] = []
-    finals: list[list[int]] = [[], []]
-    run = gru if node.op == "GRU" else lstm
-    for d, flip in enumerate(backward):
-        parts = run(graph, node, x, (w[d], r[d], b[d]), (first[d], cell[d]), range(steps)[:: -1 if flip else 1], d)
-        hidden.append([parts[0][t] for t in range(steps)])
-        finals[0].append(parts[0][0 if flip else steps - 1])
-        finals[1].append(parts[1])
-    sequence = [hidden[d][t] for t, d in itertools.product(range(steps), range(len(w)))]
-    for name, tensors in zip(node.outputs, (sequence, *finals), strict=False):
-        shape = graph.shapes.get(name)
-        if name and shape is not None:
-            data = Data(name, int(np.prod(shape)), np.dtype(np.float32), parts=tensors)
-            if len(tensors) == 1:
-                data.reals[(batch, size)] = tensors[0]
-            graph.values[name] = Value(shape, dense(shape, range(len(shape))), data)
-
-
-class _Steps:
-    """The operators of one direction of a recurrent layer."""
-
-    def __init__(self, graph: Lowering, node: Node, batch: int, direction: int) -> None:
-        self.graph, self.batch, self.label = graph, batch, f"{node.outputs[0] or node.name}/{direction}"
-
-    def op(self, kind: str, inputs: list[int], size: int, version: int = 1, **options: Any) -> int:
-        result = self.graph.file.fresh(f"{self.label}/{kind.lower()}", (self.batch, size), np.float32)
-        self.graph.file.operator(kind, inputs, [result], version, **options)
-        return result
-
-    def constant(self, array: np.ndarray, name: str) -> int:
-        return self.graph.file.constant(np.ascontiguousarray(array, np.float32), f"{self.label}/{name}")
-
-    def inputs(self, x: Value, weight: np.ndarray, added: np.ndarray, name: str) -> list[int]:
-        """The products of ``weight`` with each step of ``x``."""
-        file, (steps, batch, _), size = self.graph.file, x.shape, len(weight)
-        whole = file.fresh(f"{self.label}/products", (steps * batch, size), np.float32)
-        source = file.arranged(x, range(3), False, (steps * batch, x.shape[2]))
-        third = self.constant(added, "bias")
-        weights = file.constant(np.ascontiguousarray(weight, np.float32), name)
-        file.operator("FULLY_CONNECTED", [source, weights, third], [whole])
-        result = [file.fresh(f"{self.label}/product", (batch, size), np.float32) for _ in range(steps)]
-        if steps == 1:
-            return [whole]
-        file.operator("SPLIT", [file.constant(np.array(0, np.int32)), whole], result, numSplits=steps)
-        return result
-
-    def product(self, state: int, weight: int, size: int, added: int = -1) -> int:
-        return self.op("FULLY_CONNECTED", [state, weight, added], size, 1 if added >= 0 else 6)
-
-    def cut(self, x: int, count: int, size: int) -> list[int]:
-        """``x`` in ``count`` pieces of ``size`` along its last dimension."""
-        result = [self.graph.file.fresh(f"{self.label}/gate", (self.batch, size), np.float32) for _ in range(count)]
-        axis = self.graph.file.constant(np.array(1, np.int32))
-        self.graph.file.operator("SPLIT", [axis, x], result, numSplits=count)
-        return result
-
-
-def gru(
-    graph: Lowering, node: Node, x: Value, weights: tuple, state: tuple, order: Sequence[int], direction: int
-) -> tuple[dict[int, int], int]:
-    """Cho et al. 2014; ``linear_before_reset`` is cuDNN's form, which PyTorch has."""
-    w, r, b = weights
-    size = r.shape[1]
-    late = bool(node.get("linear_before_reset", 0))
-    cell = _Steps(graph, node, x.shape[1], direction)
-    wb, rb = b[: 3 * size], b[3 * size :]
-    added = wb + np.concatenate([rb[: 2 * size], np.zeros(size) if late else rb[2 * size :]])
-    gates = cell.inputs(x, w[: 2 * size], added[: 2 * size], f"{node.inputs[1]}/gates")
-    fresh = cell.inputs(x, w[2 * size :], added[2 * size :], f"{node.inputs[1]}/state")
-    recur, own = cell.constant(r[: 2 * size], "gates"), cell.constant(r[2 * size :], "state")
-    own_bias = cell.constant(rb[2 * size :], "state_bias") if late else -1
-    h = cell.constant(state[0], "first")
-    result = {}
-    for t in order:
-        both = cell.op("ADD", [gates[t], cell.product(h, recur, 2 * size)], 2 * size)
-        update, reset = cell.cut(cell.op("LOGISTIC", [both], 2 * size), 2, size)
-        if late:
-            part = cell.op("MUL", [reset, cell.product(h, own, size, own_bias)], size)
-        else:
-            part = cell.product(cell.op("MUL", [reset, h], size), own, size)
-        new = cell.op("TANH", [cell.op("ADD", [part, fresh[t]], size)], size)
-        kept = cell.op("MUL", [update, cell.op("SUB", [h, new], size)], size)
-        h = result[t] = cell.op("ADD", [new, kept], size)
-    return result, h
-
-
-def lstm(
-    graph: Lowering, node: Node, x: Value, weights: tuple, state: tuple, order: Sequence[int], direction: int
-) -> tuple[dict[int, int], int]:
-    """Hochreiter and Schmidhuber 1997 with forget gates; the second result is the last cell."""
-    w, r, b = weights
-    size = r.shape[1]
-    cell = _Steps(graph, node, x.shape[1], direction)
-    products = cell.inputs(x, w, b[: 4 * size] + b[4 * size :], node.inputs[1])
-    recur = cell.constant(r, "recurrent")
-    h, c = cell.constant(state[0], "first"), cell.constant(state[1], "first_cell")
-    result = {}
-    for t in order:
-        both = cell.op("ADD", [products[t], cell.product(h, recur, 4 * size)], 4 * size)
-        enter, leave, forget, new = cell.cut(both, 4, size)
-        enter, leave, forget = (cell.op("LOGISTIC", [gate], size) for gate in (enter, leave, forget))
-        new = cell.op("MUL", [enter, cell.op("TANH", [new], size)], size)
-        c = cell.op("ADD", [cell.op("MUL", [forget, c], size), new], size)
-        h = result[t] = cell.op("MUL", [leave, cell.op("TANH", [c], size)], size)
-    return result, c
-
-
 OPERATORS = {
     "Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": matmul, "MaxPool": pool,
-    "AveragePool": pool, "GRU": recurrent, "LSTM": recurrent,
+    "AveragePool": pool,
 }  # fmt: skip

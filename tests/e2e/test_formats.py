@@ -1,0 +1,189 @@
+"""One plan in every format, deployments for each runtime and for the best of all, and what is refused on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from given import ALONE, document, edgesdk, refused
+
+FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "tflite": "model.tflite"}
+MODELS = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2, 1)
+        self.fc = nn.Linear(8, 4)
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+
+class Erf(Small):
+    def forward(self, x):
+        return torch.erf(super().forward(x))
+"""
+DATA = """
+import numpy as np
+x = np.random.default_rng(0).standard_normal((96, 3, 16, 16)).astype(np.float32)
+np.savez("data.npz", x=x, y=np.arange(96) % 4)
+"""
+# Runs the command line where one package cannot be imported: what a user has who did not install the extra.
+LACKING = """
+import sys
+lacking = sys.argv.pop(1)
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == lacking:
+            raise ImportError(f"No module named {name!r}")
+sys.meta_path.insert(0, Refused())
+from edgesdk.cli import main
+main(sys.argv[1:], prog_name="edgesdk")
+"""
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    document(edgesdk("search", "--target", "x86", "--max-drop", "3", "--latency", "1ms", "--out", path, "--json"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(plan: Path) -> tuple[Path, list[dict[str, Any]]]:
+    out = plan.parent / "files"
+    return out, document(edgesdk("export", plan, "--out", out, "--json"))
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with models of the user's own and data for them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models.py").write_text(MODELS)
+    subprocess.run([sys.executable, "-c", DATA], check=True)
+    return tmp_path
+
+
+def test_every_format_holds_the_plan(exported) -> None:
+    out, printed = exported
+    assert {entry["format"]: Path(entry["path"]).name for entry in printed} == FORMATS
+    for entry in printed:
+        assert entry["parity"]["error"] <= entry["parity"]["tolerance"]
+        files = [out / FORMATS[entry["format"]]] + [out / "model.bin"] * (entry["format"] == "openvino")
+        assert entry["size_bytes"] == sum(file.stat().st_size for file in files)
+    assert document(edgesdk("verify", out, "--json"))["valid"]
+    assert "files as recorded" in edgesdk("verify", out).stdout
+
+
+@pytest.mark.parametrize("name", [*FORMATS.values(), "model.bin"])
+def test_a_changed_byte_is_found(exported, tmp_path: Path, name: str) -> None:
+    damaged = tmp_path / "files"
+    shutil.copytree(exported[0], damaged)
+    content = bytearray((damaged / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / name).write_bytes(content)
+    assert f"{name} was changed" in refused(edgesdk("verify", damaged), 8)
+
+
+def test_a_plan_of_another_model_or_target_is_refused(plan: Path, own: Path) -> None:
+    arguments = ("export", plan, "models.py:Small", "--data", "data.npz", "--out", "files")
+    assert "made for another model" in refused(edgesdk(*arguments), 8)
+    assert "made for x86, not for jetson" in refused(edgesdk("export", plan, "--target", "jetson"), 8)
+    assert "no format 'coreml'" in refused(edgesdk("export", plan, "--format", "coreml"), 2)
+    (own / "broken.json").write_text("{")
+    assert "is no JSON" in refused(edgesdk("export", "broken.json"), 8)
+    assert not (own / "files").exists() and not (own / "exported").exists()
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_file_is_measured_by_its_own_runtime_and_refused_by_others(exported, format_: str) -> None:
+    out, printed = exported
+    path = out / FORMATS[format_]
+    report = document(edgesdk("benchmark", path, "--mode", "rapid", "--json"))
+    runtime = next(entry["runtime"] for entry in printed if entry["format"] == format_)
+    assert report["runtime"] == runtime and report["statistics"]["p50"] > 0
+    assert report["precision"] == ("f32" if format_ == "openvino" else None)  # not bfloat16, whatever the CPU has
+    other = {"onnx": "litert", "openvino": "litert", "tflite": "openvino"}[format_]
+    assert f"{other} does not read {path.name}" in refused(edgesdk("benchmark", path, "--runtime", other), 2)
+
+
+def test_a_file_under_the_wrong_name_or_cut_short_is_refused(exported, tmp_path: Path) -> None:
+    tflite = (exported[0] / "model.tflite").read_bytes()
+    (tmp_path / "model.onnx").write_bytes(tflite)
+    assert "TFLite" in refused(edgesdk("benchmark", tmp_path / "model.onnx"), 6)
+    (tmp_path / "cut.tflite").write_bytes(tflite[: len(tflite) // 2])
+    assert "litert" in refused(edgesdk("benchmark", tmp_path / "cut.tflite"), 6).lower()
+    (tmp_path / "alone.xml").write_bytes((exported[0] / "model.xml").read_bytes())
+    assert "lacks alone.bin beside it" in refused(edgesdk("benchmark", tmp_path / "alone.xml"), 8)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "litert"])
+def test_a_deployment_for_one_runtime(tmp_path: Path, runtime: str) -> None:
+    out = tmp_path / "bundle"
+    arguments = ("deploy", "--target", "x86", "--runtime", runtime, "--epochs", "0", "--out", out, "--json")
+    printed = document(edgesdk(*arguments))
+    manifest, report = printed["manifest"], printed["report"]
+    name = {"openvino": "model.xml", "litert": "model.tflite"}[runtime]
+    assert manifest["model"] == name and name in manifest["files"]
+    assert manifest["runtime"]["name"] == runtime
+    assert manifest["inputs"][0]["shape"] == [1, 1, 28, 28] and manifest["inputs"][0]["layout"] == "NCHW"
+    assert manifest["layout_inside"] == {"openvino": "channels first", "litert": "channels last"}[runtime]
+    assert report["measured"]["latency_ms"] <= report["budget"]["latency_ms"]
+    assert report["fell_back_to_float"] == []
+    assert document(edgesdk("verify", out, "--json"))["valid"]
+    done = subprocess.run([sys.executable, "-c", ALONE, str(out / "run.py")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "differs from the recorded sample by 0 of its spread" in done.stdout
+
+
+def test_auto_shows_every_runtime_and_keeps_the_budget(tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    printed = document(edgesdk("deploy", "--target", "x86", "--runtime", "auto", "--epochs", "0", "--out", out, "--json"))
+    report = printed["report"]
+    own = report["deployed"]["runtime"]
+    others = {name.split()[1] for name in report["beside"]}
+    assert {own, *others, *report["refused_runtimes"]} == {"onnxruntime", "openvino", "litert"}
+    assert own not in others
+    assert report["measured"]["latency_ms"] <= report["budget"]["latency_ms"]
+    for name in others:
+        assert report["beside"][f"dense {name}"]["basis"] == "measured"
+        assert report["beside"][f"finalist {name}"]["statistics"]["p50"] > 0
+
+
+def test_an_operator_that_a_format_lacks_is_named_before_anything_long(own: Path) -> None:
+    arguments = ("--target", "x86", "--data", "data.npz", "--out", "bundle", "--epochs", "0")
+    line = refused(edgesdk("deploy", "models.py:Erf", "--runtime", "litert", *arguments), 3)
+    assert "TFLite has no Erf" in line and "onnx" in line and "openvino" in line
+    assert not (own / "bundle").exists()
+    printed = document(edgesdk("deploy", "models.py:Erf", "--runtime", "auto", "--latency", "1ms", *arguments, "--json"))
+    assert "TFLite has no Erf" in printed["report"]["refused_runtimes"]["litert"]
+
+
+def test_runtimes_and_precisions_that_a_target_lacks(own: Path) -> None:
+    arguments = ("deploy", "models.py:Small", "--data", "data.npz", "--target")
+    assert "choose one of onnxruntime, openvino, litert, auto" in refused(
+        edgesdk(*arguments, "x86", "--runtime", "tensorrt"), 2
+    )
+    assert "choose one of onnxruntime, litert, auto" in refused(
+        edgesdk(*arguments, "raspberry-pi-4", "--runtime", "openvino"), 2
+    )
+    assert "runs no layer in fp16" in refused(edgesdk(*arguments, "x86", "--precision", "fp16"), 2)
+
+
+@pytest.mark.parametrize(
+    ("package", "runtime", "extra"), [("ai_edge_litert", "litert", "tflite"), ("openvino", "openvino", "openvino")]
+)
+def test_a_missing_extra_says_what_to_install(own: Path, package: str, runtime: str, extra: str) -> None:
+    command = ["deploy", "models.py:Small", "--data", "data.npz", "--target", "x86", "--runtime", runtime]
+    done = subprocess.run([sys.executable, "-c", LACKING, package, *command], capture_output=True, text=True)
+    assert f"pip install 'edgesdk[{extra}]'" in refused(done, 6)
+
+
+def test_the_plan_says_its_runtime(plan: Path) -> None:
+    assert json.loads(plan.read_text())["runtime"] == "onnxruntime"
