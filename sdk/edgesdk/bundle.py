@@ -22,7 +22,7 @@ from edgesdk.compress.data import Data
 from edgesdk.compress.network import Network, tensors
 from edgesdk.errors import BundleError, EdgeSdkError, StorageError
 from edgesdk.export.parity import open_file
-from edgesdk.plan import Plan
+from edgesdk.plan import INT8, Plan
 from edgesdk.record import dumps, from_json
 from edgesdk.report import Prediction, Report
 from edgesdk.result import Result
@@ -225,6 +225,8 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
     notes = [*data.notes, *facts.get("notes", ()), *(step["note"] for step in result.history if "note" in step)]
     measured = isinstance(result.deployed, Report)
     recipe = _recipe(result.deployed.runtime)
+    whole = any(layer.option.precision == INT8 for layer in result.plan.layers)
+    lines = recipe.get("measure_int8", recipe["measure"]) if whole else recipe["measure"]
     if isinstance(result.deployed, Prediction):
         notes = ["predicted, not measured: nothing ran on the target", *result.deployed.notes, *recipe["notes"], *notes]
     return {
@@ -237,7 +239,7 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
         "score": {"dense": result.dense_score, "deployed": result.score, "judged_on": "the exported files"},
         "predicted": result.plan.predicted,
         "measured": result.deployed.cost(budget) if measured else None,
-        "to_measure": [] if measured else [line.format(threads=result.plan.threads) for line in recipe["measure"]],
+        "to_measure": [] if measured else [line.format(threads=result.plan.threads) for line in lines],
         "dense": _without_samples(result.dense),
         "deployed": result.deployed,
         "parity": result.parity,

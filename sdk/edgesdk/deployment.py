@@ -152,8 +152,8 @@ def _benches(device: Target, asked: _Asked, agent: AgentProcess) -> tuple[list[B
     missing: dict[str, str] = {}
     for name in wanted:
         try:
-            bench = Bench(agent, asked.threads, name)
-            found.append(bench if device.measured else Forecast(device, agent, asked.threads, name))
+            at = Bench(agent, asked.threads, name) if device.measured else Forecast(device, agent, asked.threads, name)
+            found.append(at)
         except DeviceError as error:
             if len(missing) + 1 == len(wanted):
                 raise

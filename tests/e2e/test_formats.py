@@ -144,7 +144,9 @@ def test_a_deployment_for_one_runtime(tmp_path: Path, runtime: str) -> None:
 
 def test_auto_shows_every_runtime_and_keeps_the_budget(tmp_path: Path) -> None:
     out = tmp_path / "bundle"
-    printed = document(edgesdk("deploy", "--target", "x86", "--runtime", "auto", "--epochs", "0", "--out", out, "--json"))
+    printed = document(
+        edgesdk("deploy", "--target", "x86", "--runtime", "auto", "--epochs", "0", "--out", out, "--json")
+    )
     report = printed["report"]
     own = report["deployed"]["runtime"]
     others = {name.split()[1] for name in report["beside"]}
@@ -161,7 +163,9 @@ def test_an_operator_that_a_format_lacks_is_named_before_anything_long(own: Path
     line = refused(edgesdk("deploy", "models.py:Erf", "--runtime", "litert", *arguments), 3)
     assert "TFLite has no Erf" in line and "onnx" in line and "openvino" in line
     assert not (own / "bundle").exists()
-    printed = document(edgesdk("deploy", "models.py:Erf", "--runtime", "auto", "--latency", "1ms", *arguments, "--json"))
+    printed = document(
+        edgesdk("deploy", "models.py:Erf", "--runtime", "auto", "--latency", "1ms", *arguments, "--json")
+    )
     assert "TFLite has no Erf" in printed["report"]["refused_runtimes"]["litert"]
 
 
