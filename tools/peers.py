@@ -98,14 +98,18 @@ def litert_float(model: nn.Module, example: Tensor, path: Path) -> Path:
 
 def litert_int8(model: nn.Module, example: Tensor, calibration: Batches, path: Path, dynamic: bool = False) -> Path:
     """Convert ``model`` with litert-torch and quantize it with ai-edge-quantizer's static int8 recipe, or its dynamic
-    one, which leaves activations in float. Returns ``path``."""
+    one, which leaves activations in float. Inputs and outputs stay float. Returns ``path``."""
     from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import TFLOperationName
 
     with tempfile.TemporaryDirectory() as folder:
         dense = litert_float(model, example, Path(folder) / "fp32.tflite")
         made = quantizer.Quantizer(str(dense), recipe.dynamic_wi8_afp32() if dynamic else recipe.static_wi8_ai8())
         found = None
         if not dynamic:
+            for border in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
+                made.update_quantization_recipe(".*", border, algorithm_key=AlgorithmName.NO_QUANTIZE)
             samples = [{"args_0": sample.numpy()} for x, _ in calibration for sample in x.split(1)]
             found = made.calibrate({"serving_default": samples})
         made.quantize(found).export_model(str(path), overwrite=True)

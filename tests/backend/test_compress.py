@@ -24,6 +24,7 @@ from edgesdk.compress.quantize import (
     UNSIGNED,
     ActivationQuantizer,
     Grid,
+    IntegerLayer,
     calibrate,
     fold,
     integer,
@@ -295,8 +296,54 @@ def test_a_symmetric_grid_is_centred_on_zero_and_covers_the_range(data: st.DataO
 def test_a_symmetric_grid_follows_the_data_as_the_others_do() -> None:
     x = torch.linspace(-1, 3, 100)
     found = quantizer(SYMMETRIC, x, 2 * x)
-    assert found.spec.scale[0] == pytest.approx(3 * (1 + found.momentum) / 127)
+    assert found.spec.scale[0] == pytest.approx(6 / 127)
     assert found.spec.zero_point == (0,)
+
+
+def test_a_range_widens_to_what_it_sees_or_follows_with_momentum() -> None:
+    x = torch.linspace(-1, 3, 100)
+    assert quantizer(UNSIGNED, x, x / 2).spec.scale[0] == pytest.approx(4 / 255)
+    following = quantizer(UNSIGNED, x)
+    following.observing, following.momentum = True, 0.25
+    following(2 * x)
+    assert following.spec.scale[0] == pytest.approx(4 * 1.25 / 255)
+
+
+@torch.no_grad()
+def test_biases_are_corrected_only_where_that_brings_the_outputs_nearer() -> None:
+    """With weights of four bits the averages of most layers move; the outputs must not be farther off for it."""
+    network, x = models.made("residual")
+    options = models.assigned(network, "int4")
+    exact = torch.cat(network.flat(x))
+    corrected = integer(network, options)
+    calibrate(corrected, [x])
+    plain = integer(network, options)
+    calibrate(plain, [x])
+    before = {name: part.inner.bias for name, part in integer(network, options).module.named_modules()
+              if isinstance(part, IntegerLayer)}  # fmt: skip
+    moved = 0
+    for name, part in plain.module.named_modules():
+        if isinstance(part, IntegerLayer):
+            moved += not torch.equal(part.inner.bias, before[name])
+            part.inner.bias.copy_(before[name])
+    assert moved == len(before)
+    off = [(torch.cat(made.flat(x)) - exact).square().mean() for made in (corrected, plain)]
+    assert off[0] < off[1]
+    layers = {n: p for n, p in corrected.module.named_modules() if isinstance(p, IntegerLayer)}
+    seen: dict[str, torch.Tensor] = {}
+    for name, part in layers.items():
+        part.register_forward_hook(lambda _, __, out, n=name: seen.__setitem__(n, out))
+    corrected.flat(x)
+    exact_network, found = integer(network, {}), {}
+    for name in layers:
+        exact_network.module.get_submodule(name).register_forward_hook(
+            lambda _, __, out, n=name: found.__setitem__(n, out)
+        )
+    exact_network.flat(x)
+    for name in layers:  # on average, each is now where it was
+        axes = [d for d in range(seen[name].dim()) if d != 1]
+        difference = (seen[name].mean(axes) - found[name].mean(axes)).abs().max()
+        assert difference < 0.02 * found[name].std()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -67,11 +67,9 @@ def recovered(
     calibrate(result, calibration)
     if total > 0 and share > 0:
         assert train is not None
-        observing(result, True)
-        _train(
-            result, dense, train, task, total * share, INTEGER_RATE, lambda s: progress(1 - share + s * share, "int8")
-        )
-        observing(result, False)
+        told = lambda s: progress(1 - share + s * share, "int8")  # noqa: E731
+        with observing(result):
+            _train(result, dense, train, task, total * share, INTEGER_RATE, told)
     result.module.eval()
     return result
 
