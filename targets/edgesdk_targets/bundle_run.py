@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections import namedtuple
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -88,9 +89,23 @@ def _openvino(library, path, threads, precision):
     return Opened(inputs, outputs, run, "openvino", library.__version__.partition("-")[0])
 
 
+@contextmanager
+def _hushed():
+    """Keep off stderr what a runtime tells of itself from C++; what is wrong it raises."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _tflite(library, path, threads):
-    interpreter = library.Interpreter(model_path=str(path), num_threads=threads)
-    interpreter.allocate_tensors()
+    with _hushed():
+        interpreter = library.Interpreter(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
     sides = (interpreter.get_input_details(), interpreter.get_output_details())
     places = [[int(detail["index"]) for detail in side] for side in sides]
     names = [[detail["name"] for detail in side] for side in sides]
