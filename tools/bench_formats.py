@@ -1,10 +1,13 @@
 """Our int8 files against what each runtime's own tool makes of the same model: latency, error, size, in one run.
 
     pip install '.[bench]' && python tools/bench_formats.py [--models resnet20 ...] [--write docs/formats.md]
+    python tools/bench_formats.py --bundles FOLDER FOLDER ...
 
 Both sides get the same weights and calibration samples. Latency is the ratio of the two p50 from one interleaved run
 per model and runtime; error is the root-mean-square difference to the dense model's outputs on held-out samples, over
 their standard deviation. The networks have random weights and settled norms, but for the built-in example.
+
+With --bundles, what deployments made is measured in one interleaved run: each p50 over the first bundle's.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 import peers
 import zoo
 from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.bundle import Bundle
 from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, integer, specification
 from edgesdk.compress.trace import trace
@@ -164,15 +168,35 @@ def compared(name: str, agent: LocalDevice, folder: Path) -> tuple[list[Row], fl
     return rows, seconds
 
 
+def beside(bundles: list[Path], agent: LocalDevice, folder: Path) -> list[str]:
+    """Each bundle's p50 from one run, over that of the first, with the score that its report has."""
+    opened = [Bundle.open(path) for path in bundles]
+    files = {bundle.path.name: bundle.artefact for bundle in opened}
+    baselines = {file.runtime: baseline(folder, file.runtime) for file in files.values()}
+    took = Bench(agent).measure(files, "quick", baselines, thorough=False)
+    first = took[opened[0].path.name].latency_ms()
+    rows = ["| bundle | runtime | p50, ms | over the first | score |", "|---|---|--:|--:|--:|"]
+    for bundle in opened:
+        ms, score = took[bundle.path.name].latency_ms(), bundle.report["score"]["deployed"]
+        runtime = bundle.manifest["runtime"]["name"]
+        rows.append(f"| {bundle.path.name} | {runtime} | {ms:.4f} | {ms / first:.3f} | {score:.2f} |")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=[*NETWORKS, "example"])
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--bundles", type=Path, nargs="+")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[Row] = []
     seconds: dict[str, float] = {}
     with LocalDevice() as agent:
+        if options.bundles:
+            with tempfile.TemporaryDirectory() as folder:
+                print("\n".join(beside(options.bundles, agent, Path(folder))))
+            return
         for name in options.models:
             with tempfile.TemporaryDirectory() as folder:
                 found, seconds[name] = compared(name, agent, Path(folder))

@@ -20,7 +20,7 @@ from edgesdk.compress.recover import Schedule, recovered
 from edgesdk.compress.sense import importance
 from edgesdk.compress.task import Metric, Task
 from edgesdk.compress.trace import trace
-from edgesdk.deployment import inputs, quiet
+from edgesdk.deployment import inputs, quiet, read_metric
 from edgesdk.device import target as find_target
 from edgesdk.errors import BundleError, UsageError
 from edgesdk.export.formats import save
@@ -63,6 +63,7 @@ def export_plan(
         plan = read_plan(Path(plan))
     if target is not None and find_target(target).name != find_target(plan.target).name:
         raise BundleError(f"the plan was made for {plan.target}, not for {target}", "search again for that target")
+    metric = read_metric(metric)
     with reserve(Path(out), force) as place:
         loaded, found, _ = inputs(model, data, weights, metric, seed)
         tell("tracing", None)

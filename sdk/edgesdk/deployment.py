@@ -22,7 +22,7 @@ from edgesdk.device import target as find_target
 from edgesdk.errors import BudgetError, DeviceError, UsageError
 from edgesdk.example.data import example_data, example_model
 from edgesdk.forecast import Forecast
-from edgesdk.loop import chosen, fastest, planned, within
+from edgesdk.loop import chosen, fastest, nowhere, planned, within
 from edgesdk.plan import FP32, Plan
 from edgesdk.price.profile import profile
 from edgesdk.remote.bench import Bench
@@ -51,20 +51,20 @@ def search(
     ``BudgetError`` where no plan keeps the budget, and the errors of :func:`deploy` for what is wrong with the inputs.
     """
     find_target(target)
-    metric = _metric(metric)
+    metric = read_metric(metric)
     loaded, found, _ = inputs(model, data, weights, metric, seed)
     asked = _Asked(target, runtime, threads, tuple(precisions))
     with _studied(loaded, found, metric, asked, budget, tell, again=False) as (known, goal, _):
         tell("searching", None)
-        plans, error = [], None
+        plans: list[Plan] = []
+        errors: dict[str, BudgetError] = {}
         for one in known:
             try:
                 plans.append(planned(one, goal, target)[0])
-            except BudgetError as out_of_reach:
-                error = out_of_reach
+            except BudgetError as error:
+                errors[one.runtime] = error
         if not plans:
-            assert error is not None
-            raise error
+            raise nowhere(errors)
         return min(plans, key=lambda plan: (plan.proof.objective, plan.predicted.latency_ms))
 
 
@@ -88,7 +88,7 @@ def deploy(
     ``DeviceError`` for a runtime that is not installed, ``BundleError`` where ``out`` exists without ``force``.
     """
     find_target(target)
-    metric = _metric(metric)
+    metric = read_metric(metric)
     with reserve(Path(out), force) as place:
         loaded, found, example = inputs(model, data, weights, metric, seed)
         total = epochs if epochs is not None else EXAMPLE_EPOCHS if example else DEFAULT_EPOCHS
@@ -169,7 +169,7 @@ def _allowed(device: Target, runtime: str, wanted: Sequence[str]) -> tuple[str, 
     return tuple(name for name in known if name == FP32 or not wanted or name in wanted)
 
 
-def _metric(metric: str | Metric) -> str | Metric:
+def read_metric(metric: str | Metric) -> str | Metric:
     """``metric``, read from its file where it is ``file.py:callable``."""
     return load_callable(metric, "metric", UsageError) if isinstance(metric, str) and ":" in metric else metric
 

@@ -41,7 +41,7 @@ class Chosen:
 def chosen(studies: Sequence[Study], goal: Budget, target: str, training: Training) -> Chosen:
     """The runtime whose finalist is best: all are measured in one run, and recovered shortly to be told apart.
 
-    Raises ``BudgetError``, the one of the runtime that comes nearest, where none has a plan within the budget.
+    Raises ``BudgetError``, with what each can reach, where none has a plan within the budget.
     """
     if len(studies) == 1:
         return Chosen(studies[0])
@@ -54,10 +54,9 @@ def chosen(studies: Sequence[Study], goal: Budget, target: str, training: Traini
         except BudgetError as error:
             errors[known.runtime] = error
     if not found:
-        raise next(iter(errors.values()))
+        raise nowhere(errors)
     files = {c.known.runtime: c.artefact for c in found}
-    baselines = {name: path for c in found for name, path in c.known.baselines.items()}
-    reports = found[0].known.bench.measure(files, "rapid", baselines, thorough=False)
+    reports = found[0].known.measure(files, "rapid")
     found = [replace(c, report=reports[c.known.runtime]) for c in found]
     best = training.best_of(found, history) if goal.bounds else min(found, key=lambda c: c.report.latency_ms())
     beside = {
@@ -68,6 +67,13 @@ def chosen(studies: Sequence[Study], goal: Budget, target: str, training: Traini
     }
     refused = {runtime: str(error) for runtime, error in errors.items()}
     return Chosen(best.known, beside, refused, tuple(history))
+
+
+def nowhere(errors: Mapping[str, BudgetError]) -> BudgetError:
+    """That none of the runtimes has a plan within the budget, by name what each can reach."""
+    if len(errors) == 1:
+        return next(iter(errors.values()))
+    return BudgetError("; ".join(f"{name}: {error.fact}" for name, error in errors.items()), "loosen the budget")
 
 
 def _first(known: Study, goal: Budget, target: str, training: Training, history: list[Mapping[str, Any]]) -> Candidate:
@@ -104,7 +110,7 @@ def _candidate(known: Study, plan: Plan, name: str) -> Candidate:
     """The plan carried out and measured, its ranges calibrated but nothing trained: latency does not need that."""
     small, options = compressed(known.network, plan, known.data.example, known.scores)
     made = known.artefact(known.integer(small, options), options, name)
-    report = known.bench.measure({name: made}, "rapid", known.baselines, thorough=False)[name]
+    report = known.measure({name: made}, "rapid")[name]
     return Candidate(known, plan, small, made, report)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -102,10 +103,10 @@ class Study:
         """The dense model's file. Raises ``ModelError`` where the runtime's format lacks one of its operators."""
         return self.artefact(integer(self.network, {}), {}, "dense")
 
-    @cached_property
-    def baselines(self) -> dict[str, Path]:
-        """A tiny model with the kernels that all models use, so that memory counts the model and not the runtime."""
-        return {self.runtime: baseline(self.folder, self.runtime)}
+    def measure(self, artefacts: Mapping[str, Artefact], mode: str, thorough: bool = False) -> dict[str, Any]:
+        """Each artefact's report from one interleaved run, or its prediction; those of other runtimes too."""
+        baselines = {a.runtime: baseline(self.folder, a.runtime) for a in artefacts.values()}
+        return dict(self.bench.measure(artefacts, mode, baselines, thorough))
 
     def integer(self, network: Network, options: Mapping[str, Option]) -> Network:
         """``network`` with the layers that ``options`` call integer on this runtime's grid, ranges calibrated."""
@@ -149,7 +150,7 @@ class Study:
         if reports is None:
             mixed = self.artefact(self.integer(self.network, whole), whole, "dense-int8")
             both = {"dense": self.dense_file, "dense int8": mixed}
-            reports = self.bench.measure(both, mode, self.baselines, thorough=False)
+            reports = self.measure(both, mode)
             if isinstance(self.bench, Bench) and all(report.valid for report in reports.values()):
                 write(path, dumps(reports))
         self.dense = reports["dense"]

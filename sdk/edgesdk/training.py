@@ -113,7 +113,7 @@ class Training:
         deployed, dense = known.artefact(network, candidate.options, "model"), known.dense_file
         proved = parity(network, deployed, [x for x, _ in self.data.holdout])
         every = {"dense": dense, "deployed": deployed, **(beside or {})}
-        reports = known.bench.measure(every, "rapid", known.baselines)
+        reports = known.measure(every, "rapid", thorough=True)
         integers = [name for name, option in candidate.options.items() if option.precision != FP32]
         weighted = [name for name in integers if network.graph.by_name[name].macs]
         fell = fallbacks(known.bench.kernels(deployed.path), weighted)

@@ -59,6 +59,11 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
     from edgesdk.device import target
 
     target(options["target"])
+    return _whole(options)
+
+
+def _whole(options: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a model without data, and weights without a model."""
     if options["model"] is None and options["weights"] is not None:
         raise UsageError("--weights without a MODEL", "name the model that they belong to")
     if options["model"] is not None and options["data"] is None:
@@ -122,6 +127,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
 @click.option("--target", help="Refuse a plan that was made for another target.")
 @click.option("--data", help="As for deploy: it gives the ranges of integer layers.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a state dict.")
+@click.option("--metric", default="top-1", show_default=True, help="top-1, mse, or file.py:callable.")
 @click.option("--epochs", type=click.FloatRange(0), default=0, show_default=True, help="Epochs of recovery.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("exported"), show_default=True)
@@ -132,8 +138,7 @@ def export(as_json: bool, **options: Any) -> None:
 
     Without MODEL it takes the built-in example. Each file is compared with the simulation in PyTorch.
     """
-    if options["model"] is not None and options["data"] is None:
-        raise UsageError(f"no data for {options['model']}", "give --data")
+    _whole(options)
     free(options["out"], options["force"])
     with telling() as tell:
         from edgesdk.conversion import export_plan
