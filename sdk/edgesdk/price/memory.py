@@ -31,7 +31,6 @@ FOLDED = 8192  # numbers in a constant, up to which the exporter computes with i
 NODES = {ATTENTION: 8, "unbind": 6, "gru": 3, "lstm": 3, "getitem": 0, "zeros": 0}
 """Nodes of the file per operator, where it is not one."""
 SLICING = 10  # nodes that slice and join the weights of a recurrence
-REQUANTIZED = Option(INT8, 32)  # a float convolution that the runtime makes an integer one
 PLAIN, BLOCKED, INTEGER = "plain", "blocked", "integer"
 
 
@@ -75,7 +74,6 @@ ONNXRUNTIME = Memory(
         "copy fp32": 64 * KB, "norm fp32": 64 * KB, "reduce fp32": 192 * KB, "matmul fp32": 128 * KB,
         "recurrent fp32": 448 * KB, "sliced fp32": 128 * KB, "pool fp32": 128 * KB, "average pool fp32": 128 * KB,
         "conv int8": 320 * KB, "conv1d int8": 192 * KB, "add int8": 128 * KB, "reduce int8": 128 * KB,
-        "requantized int8": 160 * KB,
     },
     network=40_000.0, float_node=5_900.0, integer_node=7_700.0, blocked_node=9_200.0, parsed_node=1_500.0,
     waste=1.14, moved=0.68, recurrence=3.5, spare=232_000.0,
@@ -94,10 +92,9 @@ def size_bytes(graph: Graph, options: Mapping[str, Option], constants: Memory = 
 
 def peak_bytes(graph: Graph, options: Mapping[str, Option], constants: Memory = ONNXRUNTIME) -> float:
     """Bytes that a process grows by while it loads the network and runs it, its inputs with it."""
-    runs = _as_run(graph, options)
-    code = sum(constants.code.get(kind, 0) for kind in _kernels(graph, runs))
+    code = sum(constants.code.get(kind, 0) for kind in _kernels(graph, options))
     inputs = sum(FLOAT_BYTES * prod(tensor.shape) for tensor in graph.inputs)
-    optimized = _optimized(graph, options, constants) + _arena(graph, runs, constants) + inputs
+    optimized = _optimized(graph, options, constants) + _arena(graph, options, constants) + inputs
     return code + max(_parsed(graph, options, constants), optimized)
 
 
@@ -111,13 +108,12 @@ def _parsed(graph: Graph, options: Mapping[str, Option], constants: Memory) -> f
 
 def _optimized(graph: Graph, options: Mapping[str, Option], constants: Memory) -> float:
     """The heap at the worst step after that, with all copies of weights that are alive at once."""
-    runs = _as_run(graph, options)
     copied = worst = stored = 0.0
     blocks = 0
     for layer in graph.layers:
         weights = _stored(layer, _option(layer, options))
         stored += weights
-        if _blocked(layer, runs):
+        if _blocked(layer, options):
             copy = _blocked_weights(layer, constants.block)
             copied += copy
             worst = max(worst, copied + 2 * copy + weights)
@@ -131,7 +127,7 @@ def _optimized(graph: Graph, options: Mapping[str, Option], constants: Memory) -
         elif kind_of(layer.operator) == RECURRENT:
             worst = max(worst, copied + weights * (1.0 if _folded(layer) else constants.recurrence))
     floats, integers = _nodes(graph, options)
-    objects = floats * constants.float_node + (integers + _added(graph, runs)) * constants.integer_node
+    objects = floats * constants.float_node + (integers + _added(graph, options)) * constants.integer_node
     objects += constants.network + blocks * constants.blocked_node
     return max(0.0, constants.waste * (stored + worst) + objects - constants.spare)
 
@@ -142,20 +138,6 @@ def _option(layer: Layer, options: Mapping[str, Option]) -> Option:
 
 def _integer(name: str, options: Mapping[str, Option]) -> bool:
     return name in options and options[name].precision == INT8
-
-
-def _as_run(graph: Graph, options: Mapping[str, Option]) -> dict[str, Option]:
-    """``options`` as the runtime carries them out: a float convolution between integer layers becomes an integer one.
-
-    (WeightBiasQuantization, onnxruntime pull request 22969. Its weights get a single scale.)
-    """
-    found = dict(options)
-    for layer in graph.layers:
-        readers = graph.readers[layer.name]
-        between = all(_integer(name, options) for name in (*layer.inputs[:1], *readers))
-        if layer.kind == CONV and not _integer(layer.name, options) and readers and between:
-            found[layer.name] = REQUANTIZED
-    return found
 
 
 def _stored(layer: Layer, option: Option) -> float:
@@ -187,10 +169,10 @@ def _nodes(graph: Graph, options: Mapping[str, Option]) -> tuple[int, int]:
     return floats, integers
 
 
-def _added(graph: Graph, runs: Mapping[str, Option]) -> int:
+def _added(graph: Graph, options: Mapping[str, Option]) -> int:
     """Nodes that the runtime adds: changes of precision, moved past what only moves an integer tensor or made anew."""
-    integer = {name for name in runs if _integer(name, runs)}
-    added = 4 * sum(option == REQUANTIZED for option in runs.values())
+    integer = {name for name in options if _integer(name, options)}
+    added = 0
     for layer in graph.layers:
         if layer.inputs and layer.inputs[0] in integer and (layer.operator in FREE or kind_of(layer.operator) == COPY):
             integer.add(layer.name)
@@ -198,13 +180,13 @@ def _added(graph: Graph, runs: Mapping[str, Option]) -> int:
     return added
 
 
-def _kernels(graph: Graph, runs: Mapping[str, Option]) -> set[str]:
+def _kernels(graph: Graph, options: Mapping[str, Option]) -> set[str]:
     """The kinds of kernels that run, as ``Memory.code`` names them."""
     found = set()
     for layer in graph.layers:
-        option = _option(layer, runs)
+        option = _option(layer, options)
         kind = layer.kind if layer.kind != OTHER else kind_of(layer.operator)
-        if layer.operator in FREE or kind == ADD and option.precision == FP32 and _fused(layer, graph, runs):
+        if layer.operator in FREE or kind == ADD and option.precision == FP32 and _fused(layer, graph, options):
             continue
         if layer.kind == CONV and len(layer.kernel) == 1:
             kind = "conv1d"
@@ -212,17 +194,15 @@ def _kernels(graph: Graph, runs: Mapping[str, Option]) -> set[str]:
             kind = REDUCE
         elif kind == RECURRENT and not _folded(layer):
             found.add("sliced fp32")
-        if _blocked(layer, runs) and layer.depthwise:
+        if _blocked(layer, options) and layer.depthwise:
             found.add("depthwise fp32")
-        if option == REQUANTIZED:
-            found.add("requantized int8")
         found.add(f"{kind} {option.precision}")
     return found
 
 
-def _blocked(layer: Layer, runs: Mapping[str, Option]) -> bool:
+def _blocked(layer: Layer, options: Mapping[str, Option]) -> bool:
     """Whether a layer is a float convolution over images, whose weights and output are in blocks of channels."""
-    return layer.kind == CONV and len(layer.kernel) == 2 and not _integer(layer.name, runs)
+    return layer.kind == CONV and len(layer.kernel) == 2 and not _integer(layer.name, options)
 
 
 def _blocked_weights(layer: Layer, block: int) -> int:
@@ -230,10 +210,10 @@ def _blocked_weights(layer: Layer, block: int) -> int:
     return up(outputs, block) * (inputs if inputs < block else up(inputs, 4)) * prod(layer.kernel) * FLOAT_BYTES
 
 
-def _fused(layer: Layer, graph: Graph, runs: Mapping[str, Option]) -> bool:
+def _fused(layer: Layer, graph: Graph, options: Mapping[str, Option]) -> bool:
     """Whether a float addition runs as part of a float convolution that it alone reads."""
     makers = [graph.by_name[name] for name in layer.inputs if name in graph.by_name]
-    return any(_blocked(maker, runs) and graph.readers[maker.name] == (layer.name,) for maker in makers)
+    return any(_blocked(maker, options) and graph.readers[maker.name] == (layer.name,) for maker in makers)
 
 
 def _hidden(layer: Layer) -> int:
@@ -254,8 +234,8 @@ def _folded(layer: Layer) -> bool:
 class _Kernels:
     """The kernels that a network runs as, with the changes of layout and precision between them."""
 
-    def __init__(self, graph: Graph, runs: Mapping[str, Option], constants: Memory) -> None:
-        self.graph, self.runs, self.constants = graph, runs, constants
+    def __init__(self, graph: Graph, options: Mapping[str, Option], constants: Memory) -> None:
+        self.graph, self.options, self.constants = graph, options, constants
         self.steps: list[Step] = []
         self.made: set[str] = set()
         self.form = {tensor.name: PLAIN for tensor in graph.inputs}
@@ -306,11 +286,10 @@ class _Kernels:
             self.make(
                 name, size * (1 if before == INTEGER else FLOAT_BYTES), [i for i in layer.inputs if i in self.made]
             )
-        elif _integer(name, self.runs):
+        elif _integer(name, self.options):
             self.form[name] = INTEGER
-            scratch = _scratch(layer, self.runs[name] == REQUANTIZED)
-            self.make(name, size, [self.integer(i, layer.kind == CONV) for i in inputs], scratch)
-        elif _blocked(layer, self.runs):
+            self.make(name, size, [self.integer(i, layer.kind == CONV) for i in inputs], _scratch(layer))
+        elif _blocked(layer, self.options):
             self.form[name] = BLOCKED
             summed = [i for i in self.summed(layer) if self.form.get(i) == BLOCKED][:1]
             reads = [self.blocked(inputs[0], layer.input_shape[0]), *summed]
@@ -330,7 +309,7 @@ class _Kernels:
     def summed(self, layer: Layer) -> list[str]:
         """The other inputs of the float addition that alone reads the output of ``layer``, if one does."""
         readers = [self.graph.by_name[reader] for reader in self.graph.readers[layer.name]]
-        if len(readers) != 1 or readers[0].kind != ADD or _integer(readers[0].name, self.runs):
+        if len(readers) != 1 or readers[0].kind != ADD or _integer(readers[0].name, self.options):
             return []
         return [name for name in readers[0].inputs if name != layer.name]
 
@@ -353,7 +332,7 @@ class _Kernels:
         self.make(layer.name, size, reads, scratch, reads[0] if layer.kind in (ADD, ACTIVATION) else None)
 
 
-def _scratch(layer: Layer, requantized: bool) -> tuple[float, ...]:
+def _scratch(layer: Layer) -> tuple[float, ...]:
     """What an integer kernel needs while it runs: pointers to windows, or the windows and sums of 32 bits.
 
     Kernels that take pointers want channels in multiples (MlasConvSymPackWSize).
@@ -367,21 +346,21 @@ def _scratch(layer: Layer, requantized: bool) -> tuple[float, ...]:
     gathers = window > 1 or prod(layer.stride) > 1
     pointers = window * pixels * POINTER_BYTES if gathers else 0
     if layer.depthwise:
-        return (pointers,) if outputs % 16 == 0 and not requantized else (pointers, sums)
-    if inputs % 4 == 0 and outputs % 8 == 0 and outputs >= 16 and not (requantized and window > 1):
+        return (pointers,) if outputs % 16 == 0 else (pointers, sums)
+    if inputs % 4 == 0 and outputs % 8 == 0 and outputs >= 16:
         return (pointers,)
     return (inputs * window * pixels if gathers else 0, sums)
 
 
-def _arena(graph: Graph, runs: Mapping[str, Option], constants: Memory) -> float:
+def _arena(graph: Graph, options: Mapping[str, Option], constants: Memory) -> float:
     """Bytes of the arena that packed weights, the first run and those after it touch."""
     arena = Arena(constants.region)
     for layer in graph.layers:
-        if layer.kind in WEIGHTED and _integer(layer.name, runs):
+        if layer.kind in WEIGHTED and _integer(layer.name, options):
             depth = prod(layer.weight_shape[1:])
             rows = layer.weight_shape[0]
             arena.take(rows * depth if layer.depthwise else up(rows, 16) * up(depth, 4))
-    kernels = _Kernels(graph, runs, constants)
+    kernels = _Kernels(graph, options, constants)
     planned = buffers(kernels.steps, kernels.kept)
     block = Arena(1 << 40)
     for target, scratch in ((arena, True), (block, False)):
