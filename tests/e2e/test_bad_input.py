@@ -16,6 +16,7 @@ from given import MODELS
 from safetensors.torch import save_file
 
 from edgesdk import bundle
+from edgesdk.artefact import Artefact
 from edgesdk.cli import main
 from edgesdk.errors import StorageError
 
@@ -228,7 +229,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    result = SimpleNamespace(path=tmp_path / "model.onnx")
+    result = SimpleNamespace(artefact=Artefact(tmp_path / "model.onnx"))
     nothing: dict = {}
     with pytest.raises(StorageError, match="No space left on device") as raised, bundle.reserve(out, True) as place:
         bundle.pack(place, result, "x86", None, None, None, nothing)  # type: ignore[arg-type]
