@@ -112,17 +112,21 @@ class Recurrent(nn.Module):
         return self.fc(states[:, -1])
 
 
-SHAPES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+SHAPES: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
     "residual": (Residual, (3, 16, 16)),
     "depthwise": (Depthwise, (3, 16, 16)),
     "transformer": (Transformer, (3, 16, 16)),
     "recurrent": (Recurrent, (4, 32)),
+}
+
+ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet20": (zoo.resnet20, (3, 32, 32)),
     "mobilenet_v2": (zoo.mobilenet_v2_small, (3, 32, 32)),
     "ds_cnn": (zoo.ds_cnn, (1, 49, 10)),
     "vit": (zoo.vit_small, (3, 32, 32)),
     "conv_gru": (zoo.conv_gru, (8, 128)),
 }
+"""Networks of real size."""
 
 
 def made(name: str, samples: int = 64) -> tuple[Network, Tensor]:
@@ -132,8 +136,8 @@ def made(name: str, samples: int = 64) -> tuple[Network, Tensor]:
         x = torch.cat([x for x, _ in batches])[:samples]
         return trace(example_model(), x), x
     torch.manual_seed(1)
-    kind, shape = SHAPES[name]
-    model, x = kind(), torch.randn(samples, *shape)
+    make, shape = (SHAPES | ZOO)[name]
+    model, x = make(), torch.randn(samples, *shape)
     with torch.no_grad():
         for part in model.modules():
             if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):

@@ -10,25 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from given import ALONE, document, edgesdk, refused
+from given import ALONE, MODELS, document, edgesdk, refused
 
 FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "tflite": "model.tflite"}
-MODELS = """
-import torch
-from torch import nn
-
-class Small(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3, 2, 1)
-        self.fc = nn.Linear(8, 4)
-    def forward(self, x):
-        return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
-
-class Erf(Small):
-    def forward(self, x):
-        return torch.erf(super().forward(x))
-"""
 DATA = """
 import numpy as np
 x = np.random.default_rng(0).standard_normal((96, 3, 16, 16)).astype(np.float32)
