@@ -29,10 +29,11 @@ EVEN = "even"
 class Chosen:
     """The runtime that a deployment goes on with, and the candidates of the others, dense and compressed.
 
-    ``refused`` says why a runtime has none.
+    ``best`` is its own finalist where it was told apart from others, ``refused`` says why a runtime has none.
     """
 
     known: Study
+    best: Candidate | None = None
     beside: Mapping[str, Artefact] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
@@ -66,7 +67,7 @@ def chosen(studies: Sequence[Study], goal: Budget, target: str, training: Traini
         for kind, artefact in (("dense", c.known.dense_file), ("finalist", c.artefact))
     }
     refused = {runtime: str(error) for runtime, error in errors.items()}
-    return Chosen(best.known, beside, refused, tuple(history))
+    return Chosen(best.known, best, beside, refused, tuple(history))
 
 
 def nowhere(errors: Mapping[str, BudgetError]) -> BudgetError:
@@ -170,7 +171,7 @@ def fastest(choice: Chosen, goal: Budget, target: str, training: Training) -> Re
     """The fastest plan whose accuracy drops by no more than ``max_drop`` points: bisection on the latency."""
     known, history = choice.known, list(choice.history)
     assert goal.max_drop is not None and known.dense is not None
-    best = _bisected(known, goal, target, training, history)
+    best = choice.best or _bisected(known, goal, target, training, history)
     share = 1.0 if best is None else best.report.latency_ms() / known.dense.latency_ms()
     while True:
         if best is None:  # nothing faster is known to be within it: try one that gives up less
