@@ -6,7 +6,6 @@ import functools
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from types import ModuleType
 
 import models
@@ -24,9 +23,10 @@ from edgesdk.price.memory import peak_bytes, size_bytes
 from edgesdk.price.operators import Operator
 from edgesdk.remote.local import AgentProcess, LocalDevice
 
-# Where float weights are most of the peak, it differs by 5 to 10 % between processes of the same file, so that the
-# median of nine is taken. Constants are fitted without resnet20 and mobilenet_v2_small. A plan that mixes precisions
-# is less sure: what a change of precision needs depends on its neighbours.
+# Where float weights are most of the peak, processes of the same file differ: resnet20's have two modes 15 % apart, the
+# upper one in three of ten. What is predicted must be near what nine processes showed. Constants are fitted without
+# resnet20 and mobilenet_v2_small. A plan that mixes precisions is less sure: what a change of precision needs depends
+# on its neighbours.
 PEAK, MIXED, SIZE = 0.1, 0.2, 0.06
 CALLS = 3  # of three processes each
 SHAPES = {
@@ -85,9 +85,9 @@ def test_predicted_peak_and_size_are_the_measured_ones(
     answers = [
         agent.call("memory", path=str(path), runtime="onnxruntime", threads=1, baseline=str(tiny)) for _ in range(CALLS)
     ]
-    measured = median(sample["peak_added"] for answer in answers for sample in answer["samples"])
-    assert measured > 0
-    assert peak_bytes(network.graph, options) == pytest.approx(measured, rel=tolerance(agent, scheme))
+    measured = sorted(sample["peak_added"] for answer in answers for sample in answer["samples"])
+    off = tolerance(agent, scheme)
+    assert 0 < measured[0] * (1 - off) <= peak_bytes(network.graph, options) <= measured[-1] * (1 + off)
     assert size_bytes(network.graph, options) == pytest.approx(path.stat().st_size, rel=SIZE)
 
 
