@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from edgesdk.conversion import Exported, export_plan
     from edgesdk.deployment import deploy, search
     from edgesdk.estimation import Estimate, estimate, prepare
-    from edgesdk.measurement import benchmark
+    from edgesdk.installation import install, rollback
+    from edgesdk.measurement import benchmark, compare
     from edgesdk.plan import Plan
     from edgesdk.report import Report
 
 __all__ = [
     "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Plan", "Report",
-    "benchmark", "calibrate", "deploy", "estimate", "export_plan", "prepare", "search", "verify",
+    "benchmark", "calibrate", "compare", "deploy", "estimate", "export_plan", "install", "prepare", "rollback",
+    "search", "verify",
 ]  # fmt: skip
 
 _HOMES = {
@@ -35,10 +37,13 @@ _HOMES = {
     "Report": "report",
     "benchmark": "measurement",
     "calibrate": "calibration",
+    "compare": "measurement",
     "deploy": "deployment",
     "estimate": "estimation",
     "export_plan": "conversion",
+    "install": "installation",
     "prepare": "estimation",
+    "rollback": "installation",
     "search": "deployment",
     "verify": "bundle",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,11 @@ class Artefact:
     def every(self) -> tuple[Path, ...]:
         """Those, and what serves in their place with other versions of the runtime."""
         return (*self.files, *self._ending(format_of(self.runtime).instead))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the files that a device loads, one after the other."""
+        return hashlib.sha256(b"".join(path.read_bytes() for path in self.files)).hexdigest()
 
     @property
     def size_bytes(self) -> int:

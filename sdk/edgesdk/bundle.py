@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from edgesdk.artefact import FORMAT_OF, Artefact, format_of
 from edgesdk.budget import Budget
 from edgesdk.compress.data import Data
 from edgesdk.compress.network import Network, tensors
+from edgesdk.device import target as find_target
 from edgesdk.errors import BundleError, EdgeSdkError, StorageError
 from edgesdk.export.parity import open_file
 from edgesdk.plan import INT8, Plan
 from edgesdk.record import dumps, from_json
 from edgesdk.report import Prediction, Report
 from edgesdk.result import Result
+from edgesdk.signing import check_signature, sign
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,6 +37,7 @@ else:
 
 SCHEMA = 1
 FILES = ("plan.json", "report.json", "sample.npz", "run.py")  # beside those of the model
+UNIT = "edgesdk-model.service"
 MODEL = "model.onnx"  # where a manifest of before does not say
 MINIMUM = {"onnxruntime": "1.18", "openvino": "2024.4", "litert": "1.2", "tensorrt": "8.6"}  # versions of runtimes
 SAMPLES = 8
@@ -42,12 +46,16 @@ TOLERANCE = 5e-2  # of the outputs' spread: another CPU sums in another order
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk: ``manifest`` and ``report`` as they are in it, and its plan."""
+    """A bundle on disk: ``manifest`` and ``report`` as they are in it, and its plan.
+
+    ``installed`` is what the device said where it was installed by the same deployment.
+    """
 
     path: Path
     manifest: Mapping[str, Any]
     plan: Plan
     report: Mapping[str, Any]
+    installed: Mapping[str, Any] | None = None
 
     @property
     def model(self) -> Path:
@@ -117,9 +125,13 @@ def _sweep(out: Path) -> None:
 
 
 def pack(
-    place: Path, result: Result, target: str, data: Data, network: Network, budget: Budget, facts: Mapping[str, Any]
-) -> Bundle:
-    """Fill ``place`` with the bundle and rename it to what it was reserved for. Raises ``StorageError``."""
+    place: Path, result: Result, target: str, data: Data, network: Network, budget: Budget, facts: Mapping[str, Any],
+    key: Path | None = None,
+) -> Bundle:  # fmt: skip
+    """Fill ``place`` with the bundle, sign it with ``key`` and rename it to what it was reserved for.
+
+    Raises ``StorageError``.
+    """
     out = _out(place)
     try:
         for file in result.artefact.every:
@@ -130,7 +142,10 @@ def pack(
         _record(place, model, network, data)
         run = resources.files("edgesdk_targets").joinpath("bundle_run.py").read_text()
         (place / "run.py").write_text(run)
+        (place / UNIT).write_text(resources.files("edgesdk_targets").joinpath(UNIT).read_text())
         (place / "manifest.json").write_text(dumps(_manifest(model, result, target, data, network)))
+        if key is not None:
+            sign(place, key)
     except OSError as error:
         raise StorageError(
             f"cannot write the bundle {out}: {error.strerror}", "free some space or give another --out"
@@ -179,13 +194,15 @@ def _manifest(model: Artefact, result: Result, target: str, data: Data, network:
     layout = {4: "NCHW", 3: "NCL", 2: "NC"}
     recorded = np.load(place / "sample.npz")
     outputs = [name.removeprefix("output:") for name in recorded.files if name.startswith("output:")]
-    files = [*(file.name for file in model.every), *FILES]
+    files = [*(file.name for file in model.every), *FILES, UNIT]
     runtime = result.deployed.runtime
     precision = result.deployed.precision if isinstance(result.deployed, Report) else None
     return {
         "schema": SCHEMA,
         "edgesdk": metadata.version("edgesdk"),
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "target": target,
+        "architecture": _architecture(result, target),
         "basis": result.deployed.basis,
         "runtime": {
             "name": runtime,
@@ -218,6 +235,13 @@ def _manifest(model: Artefact, result: Result, target: str, data: Data, network:
             name: {"sha256": file_digest(place / name), "bytes": (place / name).stat().st_size} for name in files
         },
     }
+
+
+def _architecture(result: Result, name: str) -> str | None:
+    """What the kernel of the machines says that the bundle is for; ``None`` where its target does not tell."""
+    if isinstance(result.deployed, Report):
+        return result.deployed.device.get("architecture")
+    return find_target(name).architecture
 
 
 def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,12 +285,14 @@ def _without_samples(report: Report | Prediction) -> dict[str, Any]:
     return {name: value for name, value in vars(report).items() if name != "samples_ms"}
 
 
-def verify(path: str | Path) -> dict[str, Any]:
-    """Check a bundle: digests, schema, runtime version, and its outputs on the recorded sample.
+def verify(path: str | Path, key: str | Path | None = None) -> dict[str, Any]:
+    """Check a bundle: digests, schema, runtime version, its outputs on the recorded sample, its signature by ``key``.
 
     Of a folder that ``edgesdk export`` wrote, the digests. Returns what was checked. Raises ``BundleError`` for what
     does not hold.
     """
+    if key is not None:
+        check_signature(Path(path), Path(key))
     manifest = _read(Path(path) / "manifest.json")
     if manifest.get("kind") == "export" and isinstance(manifest.get("files"), dict):
         _check_files(Path(path), manifest["files"])

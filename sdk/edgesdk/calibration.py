@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shutil
 import tempfile
@@ -38,7 +37,8 @@ from edgesdk.price.runtimes import KERNELS, prior
 from edgesdk.price.table import Table
 from edgesdk.record import to_json
 from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
+from edgesdk.remote.devices import LOCAL, Device
+from edgesdk.remote.reach import reach
 from edgesdk.siblings import DEFAULT_BASE, shifted
 from edgesdk.study import Tell, cache_folder
 
@@ -66,16 +66,20 @@ def calibrate(
     tell: Tell = lambda what, share: None,
     force: bool = False,
     share: float = 1.0,
+    device: str | Device = LOCAL,
 ) -> Profile:
     """Make and keep the profile ``name``, and return it.
 
-    Without ``measurements``, the machine at hand is timed: operators first, then small networks, ``share`` of the
-    designed ones. With them, a file of what models took on a board (columns model, runtime, precision, threads, ms),
-    the profile of ``base`` is shifted to it. Each pair's ``standing.errors`` says how far off it is on networks that
-    were not fitted. Raises ``UsageError`` for a name that is none or comes with edgesdk, ``BundleError`` where the
-    profile exists and ``force`` does not allow replacing it, ``DataError`` for a measurement that cannot be.
+    Without ``measurements``, ``device`` is timed, of the inventory, an ``ssh://`` address or this machine: operators
+    first, then small networks, ``share`` of the designed ones. With them, a file of what models took on a board
+    (columns model, runtime, precision, threads, ms), the profile of ``base`` is shifted to it. Each pair's
+    ``standing.errors`` says how far off it is on networks that were not fitted. Raises ``UsageError`` for a name that
+    is none or comes with edgesdk, ``BundleError`` where the profile exists and ``force`` does not allow replacing it,
+    ``DataError`` for a measurement that cannot be, ``DeviceError`` where the device cannot be reached.
     """
     place = _place(name, force)
+    if measurements is not None and device != LOCAL:
+        raise UsageError("a device and a file of measurements", "give one of the two: a device is timed")
     if measurements is not None:
         found = shifted(name, base or DEFAULT_BASE, Path(measurements), tell)
     elif base is not None:
@@ -83,7 +87,7 @@ def calibrate(
     elif runtime != "onnxruntime":
         raise UsageError(f"{runtime} cannot be timed here", "give --measurements with what models took under it")
     else:
-        found = _timed(name, runtime, threads, tell, share)
+        found = _timed(name, runtime, threads, tell, share, device)
     _keep(found, place)
     return found
 
@@ -128,7 +132,7 @@ def _toml(document: Mapping[str, Any]) -> str:
             sections += [(f"[{key}.{name}]", part) for name, part in value.items()]
         elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
             sections += [(f"[[{key}]]", part) for part in value]
-        else:
+        elif value is not None:
             lines.append(f"{key} = {_value(value)}")
     for head, part in sections:
         lines += ["", head, *(f"{key} = {_value(value)}" for key, value in part.items())]
@@ -151,10 +155,10 @@ class _Network:
     path: Path
 
 
-def _timed(name: str, runtime: str, threads: int, tell: Tell, share: float) -> Profile:
-    """The profile of the machine at hand."""
+def _timed(name: str, runtime: str, threads: int, tell: Tell, share: float, device: str | Device) -> Profile:
+    """The profile of ``device``."""
     every = max(1, round(1 / share))
-    with LocalDevice() as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+    with reach(device) as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
         bench = Bench(agent, threads, runtime)
         target = _target(name, runtime, bench.facts)
         table = Table.open(cache_folder() / "prices", bench.conditions, COPIES)
@@ -168,7 +172,7 @@ def _timed(name: str, runtime: str, threads: int, tell: Tell, share: float) -> P
             networks += _made(part, Path(folder))
         tell("timing small networks", None)
         answer = agent.call(
-            "operators", models=[{"key": network.path.name, "path": str(network.path)} for network in networks],
+            "operators", models=[{"key": network.path.name, "path": agent.place(network.path)} for network in networks],
             runtime=runtime, threads=threads, rounds=ROUNDS, seconds_per_visit=VISIT_SECONDS,
         )  # fmt: skip
     ms = {item["key"]: float(item["ms"]) for item in answer["results"]}
@@ -187,7 +191,7 @@ def _fitted(
 ) -> Profile:  # fmt: skip
     """Both precisions' prices: fp32 first, so that an integer network tells what its integer operators took."""
     chip = target.chip(runtime)
-    x86 = platform.machine() in ("x86_64", "AMD64")
+    x86 = target.architecture == "x86_64"
     believed = prior()
     believed = Prior(believed.log_median, np.maximum(believed.deviation, WIDE))
     found = Profile(target, ())
@@ -257,11 +261,15 @@ def _target(name: str, runtime: str, facts: Mapping[str, Any]) -> Target:
     features = ", ".join(facts.get("features") or ()) or "none that is known"
     chip = _chip(facts)
     told = "edgesdk's agent on the machine"
+    board = facts.get("board")
     known = (
         Fact("processor", f"{cpu}, {chip.cores} cores at {chip.clock_ghz:g} GHz; {features}", told),
         Fact("memory bandwidth", f"{chip.bandwidth_gbps:g} GB/s", "assumed; a fitted constant takes up the difference"),
     )
-    return Target(name, f"{cpu}, calibrated", (), (runtime,), {runtime: (FP32, INT8)}, known, {"cpu": chip})
+    return Target(
+        name, f"{board or cpu}, calibrated", (), (runtime,), {runtime: (FP32, INT8)}, known, {"cpu": chip},
+        boards=(str(board),) if board else (), architecture=facts.get("architecture"),
+    )  # fmt: skip
 
 
 def _chip(facts: Mapping[str, Any]) -> Chip:
@@ -273,14 +281,5 @@ def _chip(facts: Mapping[str, Any]) -> Chip:
     mhz = [core.get("maximum_mhz") or core.get("mhz") or 0.0 for core in cores]
     return Chip(
         round(max(mhz, default=0.0) / 1000, 3) or CLOCK_GHZ, int(facts.get("cores") or 1),
-        {FP32: macs, INT8: macs * (4 if dot else 2)}, BANDWIDTH_GBPS, _cache_kb(), vector_bytes,
+        {FP32: macs, INT8: macs * (4 if dot else 2)}, BANDWIDTH_GBPS, facts.get("cache_kb") or CACHE_KB, vector_bytes,
     )  # fmt: skip
-
-
-def _cache_kb(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> float:
-    """The second-level cache in KiB: the last that a core has to itself."""
-    try:
-        size = (folder / "index2" / "size").read_text().strip()
-    except OSError:
-        return CACHE_KB
-    return float(size[:-1]) if re.fullmatch(r"[1-9]\d*K", size) else CACHE_KB

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from edgesdk.artefact import FORMAT_OF
+from edgesdk.artefact import FORMAT_OF, HERE
 from edgesdk.budget import Budget
 from edgesdk.bundle import Bundle, pack, reserve
 from edgesdk.compress.data import Data, load_data
@@ -22,11 +22,16 @@ from edgesdk.device import target as find_target
 from edgesdk.errors import BudgetError, DeviceError, UsageError
 from edgesdk.example.data import example_data, example_model
 from edgesdk.forecast import Forecast
+from edgesdk.installation import check_key, put
 from edgesdk.loop import chosen, fastest, nowhere, planned, within
 from edgesdk.plan import FP32, Plan
 from edgesdk.price.profile import profile
+from edgesdk.remote.agent import AgentProcess
 from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import AgentProcess, LocalDevice
+from edgesdk.remote.devices import LOCAL, Device
+from edgesdk.remote.devices import device as find_device
+from edgesdk.remote.reach import reach
+from edgesdk.signing import check_private
 from edgesdk.study import Study, Tell, study
 from edgesdk.training import Training
 
@@ -42,19 +47,21 @@ def quiet(stage: str, share: float | None) -> None:
 def search(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None, *,
     runtime: str | None = None, weights: Path | None = None, metric: str | Metric = "top-1", threads: int = 1,
-    precisions: Sequence[str] = (), seed: int = 0, tell: Tell = quiet,
+    precisions: Sequence[str] = (), seed: int = 0, device: str | Device | None = None, force: bool = False,
+    tell: Tell = quiet,
 ) -> Plan:  # fmt: skip
     """The plan alone: the most accurate within ``budget`` (ms, bytes), with what the solver proved of it.
 
-    Prices are measured on this machine, or read from the cache of those that were; for other targets they are their
-    profile's. With ``runtime`` ``auto`` it is the plan of the runtime that promises the least loss. Raises
-    ``BudgetError`` where no plan keeps the budget, and the errors of :func:`deploy` for what is wrong with the inputs.
+    Prices are measured on ``device`` or, for the target ``x86``, this machine, or read from the cache of those that
+    were; for other targets they are their profile's. With ``runtime`` ``auto`` it is the plan of the runtime that
+    promises the least loss. Raises ``BudgetError`` where no plan keeps the budget, and the errors of :func:`deploy` for
+    what is wrong with the inputs.
     """
     find_target(target)
     metric = read_metric(metric)
     loaded, found, _ = inputs(model, data, weights, metric, seed)
-    asked = _Asked(target, runtime, threads, tuple(precisions))
-    with _studied(loaded, found, metric, asked, budget, tell, again=False) as (known, goal, _):
+    asked = _Asked(target, runtime, threads, tuple(precisions), _device(device), force)
+    with _studied(loaded, found, metric, asked, budget, tell, again=False) as (known, goal, *_):
         tell("searching", None)
         plans: list[Plan] = []
         errors: dict[str, BudgetError] = {}
@@ -72,9 +79,14 @@ def deploy(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None,
     out: str | Path = "bundle", *, runtime: str | None = None, weights: Path | None = None,
     metric: str | Metric = "top-1", threads: int = 1, precisions: Sequence[str] = (), epochs: float | None = None,
-    seed: int = 0, force: bool = False, tell: Tell = quiet,
+    seed: int = 0, force: bool = False, device: str | Device | None = None, install_root: str | None = None,
+    sign: Path | None = None, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
+
+    With a ``device``, of the inventory, ``local`` or an ``ssh://`` address, everything is priced and measured there,
+    and the bundle is installed there below ``install_root`` (see :func:`edgesdk.install`). With ``sign``, a private
+    key, the bundle is signed.
 
     ``model`` is a module, ``file.py:callable`` or ``package.module:callable``; ``None`` takes the built-in example.
     ``data`` is a path, ``file.py:callable`` or an object with ``train``, ``calibration`` and ``test``. Without a budget
@@ -85,15 +97,23 @@ def deploy(
     one run and takes the best. ``precisions`` narrows those that layers may run in.
 
     Raises ``ModelError``, ``DataError``, ``UsageError``, ``BudgetError`` (with the tightest reachable figures),
-    ``DeviceError`` for a runtime that is not installed, ``BundleError`` where ``out`` exists without ``force``.
+    ``DeviceError`` for a runtime that is not installed, or a device that is not a ``target`` without ``force``,
+    ``BundleError`` where ``out`` exists without ``force``.
     """
     find_target(target)
     metric = read_metric(metric)
+    at = _device(device)
+    if at is None and install_root is not None:
+        raise UsageError("an install root without a device", "give --device, which may be local")
+    if at is not None and at.key is not None and sign is None:
+        raise UsageError(f"{at.name} takes signed bundles alone", "give --sign with the private key")
+    if sign is not None:
+        check_private(sign)
     with reserve(Path(out), force) as place:
         loaded, found, example = inputs(model, data, weights, metric, seed)
         total = epochs if epochs is not None else EXAMPLE_EPOCHS if example else DEFAULT_EPOCHS
-        asked = _Asked(target, runtime, threads, tuple(precisions))
-        with _studied(loaded, found, metric, asked, budget, tell) as (studies, goal, refused):
+        asked = _Asked(target, runtime, threads, tuple(precisions), at, force)
+        with _studied(loaded, found, metric, asked, budget, tell) as (studies, goal, refused, agent):
             training = Training(studies[0], total, seed, tell)
             choice = chosen(studies, goal, target, training)
             if goal.bounds:
@@ -102,7 +122,11 @@ def deploy(
                 result = fastest(choice, goal, target, training)
             result = replace(result, refused={**refused, **choice.refused})
             facts = _facts(choice.known, total, seed, training.can_learn)
-            return pack(place, result, target, found, choice.known.network, goal, facts)
+            bundle = pack(place, result, target, found, choice.known.network, goal, facts, sign)
+            if at is None:
+                return bundle
+            check_key(bundle.path, at)
+            return replace(bundle, installed=put(bundle, agent, install_root or at.root, force, tell=tell))
 
 
 @dataclass(frozen=True)
@@ -113,35 +137,43 @@ class _Asked:
     runtime: str | None
     threads: int
     precisions: tuple[str, ...]
+    device: Device | None
+    force: bool
 
 
 @contextmanager
 def _studied(
     model: nn.Module, data: Data, metric: str | Metric, asked: _Asked, budget: Budget | None, tell: Tell,
     again: bool = True,
-) -> Iterator[tuple[list[Study], Budget, dict[str, str]]]:  # fmt: skip
-    """The model studied in each runtime that is asked for, the budget, and the runtimes that have no part in it."""
+) -> Iterator[tuple[list[Study], Budget, dict[str, str], AgentProcess]]:  # fmt: skip
+    """The model studied in each runtime that is asked for, the budget, the runtimes without a part in it, the agent."""
     task = Task(metric, data.labelled)
     device = find_target(asked.target)
-    with LocalDevice() as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+    at_hand = device.measured or asked.device is not None
+    with reach(asked.device or LOCAL) as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
         benches, missing = _benches(device, asked, agent)
         allowed = {bench.runtime: _allowed(device, bench.runtime, asked.precisions) for bench in benches}
         studies, refused = study(
             model, data, task, benches, budget or Budget(), Path(folder), tell, allowed, again=again
         )
         goal = budget or Budget()
-        if not goal.bounds and goal.max_drop is None and device.measured:
+        if not goal.bounds and goal.max_drop is None and at_hand:
             fastest = min(known.dense.latency_ms(goal.percentile) for known in studies if known.dense is not None)
             goal = replace(goal, latency_ms=fastest / 2)
         elif not goal.bounds and goal.max_drop is None:
             goal = replace(goal, max_drop=DEFAULT_DROP)
-        yield studies, goal, {**missing, **refused}
+        yield studies, goal, {**missing, **refused}, agent
 
 
 def _benches(device: Target, asked: _Asked, agent: AgentProcess) -> tuple[list[Bench | Forecast], dict[str, str]]:
     """What measures or predicts in each runtime that is asked for; of several, why some cannot."""
+    if asked.device is not None:
+        _check_board(device, asked, agent)
+    at_hand = device.measured or asked.device is not None
     priced = {pair.runtime for pair in profile(device).pairs}
-    offered = [name for name in device.runtimes if name in FORMAT_OF and (device.measured or name in priced)]
+    offered = [name for name in device.runtimes if name in FORMAT_OF and (at_hand or name in priced)]
+    if asked.device is not None:  # what the agent has no runner for cannot be measured
+        offered = [name for name in offered if name not in HERE]
     wanted = offered if asked.runtime == AUTO else [asked.runtime] if asked.runtime else offered[:1]
     if not wanted:
         profile(device).runtime(tuple(FORMAT_OF))  # says what is missing
@@ -152,13 +184,25 @@ def _benches(device: Target, asked: _Asked, agent: AgentProcess) -> tuple[list[B
     missing: dict[str, str] = {}
     for name in wanted:
         try:
-            at = Bench(agent, asked.threads, name) if device.measured else Forecast(device, agent, asked.threads, name)
+            at = Bench(agent, asked.threads, name) if at_hand else Forecast(device, agent, asked.threads, name)
             found.append(at)
         except DeviceError as error:
             if len(missing) + 1 == len(wanted):
                 raise
             missing[name] = str(error)
+    if at_hand and asked.runtime in (None, AUTO):
+        missing |= {name: "the agent cannot measure it" for name in device.runtimes if name in HERE}
     return found, missing
+
+
+def _check_board(device: Target, asked: _Asked, agent: AgentProcess) -> None:
+    """Raise ``DeviceError`` where the board that answers is not a ``device``, unless that is forced."""
+    if (differs := device.differs(agent.call("probe"))) and not asked.force:
+        raise DeviceError(f"{agent.where} is no {device.name}: {differs}", "give its --target, or --force")
+
+
+def _device(named: str | Device | None) -> Device | None:
+    return find_device(named) if isinstance(named, str) else named
 
 
 def _allowed(device: Target, runtime: str, wanted: Sequence[str]) -> tuple[str, ...]:

@@ -76,7 +76,8 @@ class Target:
 
     ``precisions`` are those that the search may choose, by runtime; ``half`` names the runtimes that run what the file
     has in fp32 in fp16. ``chips`` are its processors, by the runtime that uses another one than the ``cpu``.
-    ``measured`` says that its prices are measured on the machine at hand, not read from its profile.
+    ``measured`` says that its prices are measured on the machine at hand, not read from its profile. ``boards`` are
+    parts of the names that such boards give themselves in the device tree, ``architecture`` is what the kernel says.
     """
 
     name: str
@@ -88,6 +89,17 @@ class Target:
     chips: Mapping[str, Chip] = field(default_factory=dict)
     half: tuple[str, ...] = ()
     measured: bool = False
+    boards: tuple[str, ...] = ()
+    architecture: str | None = None
+
+    def differs(self, facts: Mapping[str, Any]) -> str | None:
+        """In which words the board that an agent's ``facts`` are of is not of this kind; ``None`` where it is."""
+        board, machine = facts.get("board"), facts.get("architecture")
+        if self.boards and not any(name.lower() in str(board).lower() for name in self.boards):
+            return f"{self.title} is wanted, and the board says it is {board or f'a {machine} without a name'}"
+        if self.architecture and machine and machine != self.architecture:
+            return f"{self.name} is {self.architecture}, and the board {machine}"
+        return None
 
     def runs_as(self, runtime: str, precision: str) -> str:
         """The precision in which ``runtime`` carries out there what a file has in ``precision``."""

@@ -10,9 +10,8 @@ from edgesdk.artefact import HERE, Artefact
 from edgesdk.device import Target
 from edgesdk.estimation import predicted
 from edgesdk.price.profile import Predicted, profile
-from edgesdk.record import digest
+from edgesdk.remote.agent import AgentProcess
 from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import AgentProcess
 from edgesdk.report import Prediction
 
 
@@ -44,10 +43,9 @@ class Forecast:
             assert artefact.graph is not None
             prices = Predicted(self.prices.profile, artefact.runtime, self.threads)
             cost = predicted(artefact.graph, artefact.options, prices, exact=False)
-            content = b"".join(path.read_bytes() for path in artefact.files)
             found[name] = Prediction(
                 name=name,
-                digest=digest(content),
+                digest=artefact.digest,
                 size_bytes=artefact.size_bytes,
                 runtime=artefact.runtime,
                 runtime_version=self.version,
@@ -63,6 +61,6 @@ class Forecast:
             )
         return found
 
-    def kernels(self, path: Path) -> list[dict[str, Any]]:
+    def kernels(self, artefact: Artefact) -> list[dict[str, Any]]:
         """The kernels with which the file runs on the machine at hand, in its runtime or one that reads such files."""
-        return self.here.kernels(path)
+        return self.here.kernels(artefact)

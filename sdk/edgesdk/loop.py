@@ -216,10 +216,10 @@ def _bisected(
 
 
 def _slower(known: Study, goal: Budget, target: str, share: float) -> Candidate:
-    """The best plan at that share of the dense model's latency."""
+    """The best plan at that share of the dense model's latency; at all of it, that is the dense model at worst."""
     assert known.dense is not None
     bound = replace(goal, latency_ms=known.dense.latency_ms() * share * (1 + MARGIN), max_drop=None)
-    return _candidate(known, planned(known, bound, target, EVEN)[0], f"slower-{share:.3f}")
+    return _candidate(known, planned(known, bound, target, tight=1.0)[0], f"slower-{share:.3f}")
 
 
 def _judged(result: Result, goal: Budget, known: Study) -> Result:

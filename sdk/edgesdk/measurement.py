@@ -1,8 +1,9 @@
-"""Measure one file or bundle on this machine."""
+"""Measure files or bundles, on this machine or on a device."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,30 +11,50 @@ from edgesdk.artefact import FORMAT_OF, FORMATS, HERE, Artefact, format_of
 from edgesdk.bundle import Bundle
 from edgesdk.errors import BundleError, UsageError
 from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
+from edgesdk.remote.devices import LOCAL, Device
+from edgesdk.remote.reach import reach
 from edgesdk.report import Report
 from edgesdk.study import baseline
 from edgesdk_targets.agent.measure import MODES
 
 
-def benchmark(path: str | Path, *, runtime: str | None = None, threads: int = 1, mode: str = "quick") -> Report:
+def benchmark(
+    path: str | Path, *, runtime: str | None = None, threads: int = 1, mode: str = "quick",
+    device: str | Device = LOCAL,
+) -> Report:  # fmt: skip
     """The latency (ms), memory (bytes) and cold load of a model file or a bundle, in processes of their own.
 
     ``path`` is a bundle, an ``.onnx``, an ``.xml`` of OpenVINO with its ``.bin`` beside it, or a ``.tflite`` file;
     ``runtime`` is by default the one that such files are for. ``mode`` is ``rapid``, ``quick`` or ``full``: more
-    samples over a longer time. Raises ``BundleError`` for a file that is none of these, ``UsageError`` for a runtime
-    that does not read it, ``DeviceError`` where the runtime is missing or refuses the file.
+    samples over a longer time; or ``sustained``: five minutes, after five minutes of the same load. ``device`` is of
+    the inventory, ``local`` or an ``ssh://`` address. Raises ``BundleError`` for a file that is none of these,
+    ``UsageError`` for a runtime that does not read it, ``DeviceError`` where the runtime is missing or refuses the
+    file, or the device is emulated or cannot be reached.
     """
-    path = Path(path)
+    return compare([path], runtime=runtime, threads=threads, mode=mode, device=device)[0]
+
+
+def compare(
+    paths: Sequence[str | Path], *, runtime: str | None = None, threads: int = 1, mode: str = "quick",
+    device: str | Device = LOCAL,
+) -> list[Report]:  # fmt: skip
+    """What :func:`benchmark` gives for each of ``paths``, from one run in which their blocks take turns.
+
+    Ratios between them hold on that device, whatever it did meanwhile.
+    """
     if mode not in MODES:
         raise UsageError(f"there is no mode {mode!r}", f"choose {', '.join(MODES)}")
     if threads < 1:
         raise UsageError(f"{threads} threads", "give 1 or more")
-    model = _model(path, runtime)
-    with LocalDevice() as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
-        bench = Bench(agent, threads, model.runtime)
-        baselines = {model.runtime: baseline(Path(folder), model.runtime)}
-        return bench.measure({path.name: model}, mode, baselines)[path.name]
+    models = {str(path): _model(Path(path), runtime) for path in paths}
+    if len(models) < len(paths):
+        raise UsageError("a file is named twice", "name each once")
+    with reach(device) as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+        runtimes = dict.fromkeys(model.runtime for model in models.values())
+        bench, *_ = [Bench(agent, threads, name) for name in runtimes]  # each says where its runtime is not there
+        baselines = {name: baseline(Path(folder), name) for name in runtimes}
+        reports = bench.measure(models, mode, baselines)
+        return [replace(reports[name], name=Path(name).name) for name in models]
 
 
 def _model(path: Path, runtime: str | None) -> Artefact:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from edgesdk.budget import show
-from edgesdk.bundle import Bundle
-from edgesdk.conversion import Exported
-from edgesdk.estimation import Estimate
-from edgesdk.plan import Plan
-from edgesdk.price.profile import Pair, Profile
-from edgesdk.report import Report
+
+if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nobody should wait for torch
+    from edgesdk.bundle import Bundle
+    from edgesdk.conversion import Exported
+    from edgesdk.estimation import Estimate
+    from edgesdk.plan import Plan
+    from edgesdk.price.profile import Pair, Profile
+    from edgesdk.report import Report
 
 
 def show_bundle(bundle: Bundle, console: Console) -> None:
@@ -39,6 +41,8 @@ def show_bundle(bundle: Bundle, console: Console) -> None:
     for line in report["to_measure"]:
         console.print(f"to measure on the board: {line}", highlight=False, soft_wrap=True)
     console.print(f"bundle: {bundle.path}", highlight=False)
+    if bundle.installed is not None:
+        show_installed(bundle.installed, console)
 
 
 def _show_measured(report: Mapping[str, Any], console: Console) -> None:
@@ -250,3 +254,42 @@ def show_report(report: Report, console: Console) -> None:
     console.print(table)
     if not report.valid:
         console.print(f"invalid: {report.reason}", highlight=False)
+
+
+def show_ratios(reports: Sequence[Report], console: Console) -> None:
+    """What each took of the first, all being from one run."""
+    first = reports[0]
+    for other in reports[1:]:
+        ratio = other.latency_ms() / first.latency_ms()
+        console.print(f"{other.name} / {first.name}: p50 {ratio:.3f}, in one interleaved run", highlight=False)
+
+
+def show_installed(found: Mapping[str, Any], console: Console) -> None:
+    """What a device said of a bundle that it took."""
+    health = found["health"]
+    console.print(f"installed: {found['version']}, before: {found['previous'] or 'nothing'}", highlight=False)
+    for name, error in health["errors"].items():
+        console.print(f"{name}: differs there from the recorded sample by {error:.2g} of its spread", highlight=False)
+    if health["emulated"]:
+        console.print("emulated: nothing was measured there", highlight=False)
+    for key, name in (("p50_ms", "latency_ms"), ("peak_memory_bytes", "peak_memory_bytes")):
+        if health.get(key) is not None:
+            console.print(f"measured there: {name.rpartition('_')[0]} {show(name, health[key])}", highlight=False)
+    if found["removed"]:
+        console.print(f"removed: {', '.join(found['removed'])}", highlight=False)
+
+
+def show_facts(name: str, facts: Mapping[str, Any], console: Console) -> None:
+    """What a device's agent tells of it, what it does not know left out."""
+    console.print(f"[bold]{name}[/bold]" + (" (emulated)" if facts.get("emulated") else ""), highlight=False)
+    for key, value in {**facts, **facts["conditions"]}.items():
+        if value not in (None, [], {}) and key not in ("conditions", "emulated"):
+            console.print(f"  {key.replace('_', ' ')}: {_plainly(value)}", highlight=False)
+
+
+def _plainly(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plainly(part)}" for key, part in value.items() if part not in (None, [], {}))
+    if isinstance(value, list):
+        return "; ".join(_plainly(part) for part in value)
+    return str(value)

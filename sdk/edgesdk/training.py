@@ -116,7 +116,7 @@ class Training:
         reports = known.measure(every, "rapid", thorough=True)
         integers = [name for name, option in candidate.options.items() if option.precision != FP32]
         weighted = [name for name in integers if network.graph.by_name[name].macs]
-        fell = fallbacks(known.bench.kernels(deployed.path), weighted)
+        fell = fallbacks(known.bench.kernels(deployed), weighted)
         return Result(
             plan=candidate.plan,
             artefact=deployed,

@@ -1,9 +1,10 @@
 """Run this bundle's model on a file: NumPy and the runtime that the manifest names are all it needs.
 
-    python run.py [INPUT.npz | INPUT.npy] [--output OUT.npz] [--threads N] [--time SECONDS]
+    python run.py [INPUT.npz | INPUT.npy] [--output OUT.npz] [--threads N] [--time SECONDS] [--check]
 
 INPUT.npz holds an array per input under its name; INPUT.npy the only input. uint8 images are normalised as the manifest
-says, when it says so. A batch is run one sample at a time. Without INPUT the recorded sample is run and compared.
+says, when it says so. A batch is run one sample at a time. Without INPUT the recorded sample is run and compared;
+with --check nothing is printed but what differs by more than 5 % of its spread, and the exit code is then 1.
 With --time one sample is run again and again for that long, at least 128 times, and its latency printed.
 """
 
@@ -30,6 +31,7 @@ MODULES = {
     "tflite": ["tflite_runtime.interpreter", "ai_edge_litert.interpreter"],
     "tensorrt": ["onnxruntime"],  # on the processor: trtexec runs the file on the graphics
 }
+TOLERANCE = 5e-2  # of the outputs' spread: another processor sums in another order
 Opened = namedtuple("Opened", "inputs outputs run name version")
 
 
@@ -143,6 +145,20 @@ def prepared(array, entry):
     return array.astype(entry["dtype"])
 
 
+def distance(value, expected):
+    """The root mean square of the difference, over the standard deviation of what is expected."""
+    return float(np.sqrt(np.mean((value - expected) ** 2)) / max(float(expected.std()), 1e-12))
+
+
+def emulated():
+    """Whether this is no real device: QEMU shows in the name that the kernel has for this process."""
+    try:
+        name = Path("/proc/self/status").read_text().split("\n")[0]
+    except OSError:
+        name = ""
+    return "\tqemu-" in name or os.environ.get("EDGESDK_EMULATED") == "1"
+
+
 def timed(model, feeds, seconds):
     """Milliseconds of each run, for at least that long and 128 times, after a tenth of it as warm-up."""
     times = []
@@ -161,7 +177,12 @@ def main():
     parser.add_argument("--output", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--time", type=float, metavar="SECONDS")
+    parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
+    if options.check and (options.input or options.output or options.time):
+        parser.error("--check takes the recorded sample alone")
+    if options.time and emulated():
+        sys.exit("this device is emulated, so that its times mean nothing: measure on the board itself")
     manifest = json.loads((HERE / "manifest.json").read_text())
     recorded = dict(np.load(HERE / "sample.npz"))
     if options.input is None:
@@ -186,10 +207,11 @@ def main():
     rows = [model.run({name: value[i : i + 1] for name, value in feeds.items()}) for i in range(count)]
     outputs = {e["name"]: np.concatenate(parts) for e, parts in zip(manifest["outputs"], zip(*rows))}
     if options.input is None:
-        for name, value in outputs.items():
-            expected = recorded["output:" + name]
-            error = float(np.sqrt(np.mean((value - expected) ** 2)) / max(float(expected.std()), 1e-12))
-            print(f"{name}: differs from the recorded sample by {error:.2g} of its spread")
+        off = {name: distance(value, recorded["output:" + name]) for name, value in outputs.items()}
+        said = [f"{name}: differs from the recorded sample by {error:.2g} of its spread" for name, error in off.items()]
+        if options.check:
+            sys.exit("\n".join(said) if not all(error <= TOLERANCE for error in off.values()) else 0)
+        print("\n".join(said))
     if options.output:
         np.savez(options.output, **outputs)  # type: ignore[arg-type]
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgesdk.cli import asking, making
+from edgesdk.cli import asking, devices, making
 from edgesdk.cli.shared import Commands
 
 
@@ -21,5 +21,6 @@ def main() -> None:
 for _command in (
     making.deploy, making.search, making.export,
     asking.benchmark, asking.verify, asking.estimate, asking.targets, asking.calibrate, asking.doctor,
+    devices.device, devices.agent,
 ):  # fmt: skip
     main.add_command(_command)

@@ -8,44 +8,52 @@ from typing import Any
 import click
 from rich.console import Console
 
+from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.shared import telling
 from edgesdk.errors import UsageError
 from edgesdk.record import dumps, to_json
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--device", default="local", show_default=True, help=DEVICE)
 @click.option("--runtime", help="What is to run it.  [default: the one that such files are for]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--mode", type=click.Choice(["rapid", "quick", "full"]), default="quick", show_default=True)
+@click.option("--mode", type=click.Choice(["rapid", "quick", "full", "sustained"]), default="quick", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, raw samples included.")
-def benchmark(path: Path, runtime: str | None, threads: int, mode: str, as_json: bool) -> None:
-    """Measure a bundle or a model file (.onnx, .xml, .tflite) on this machine."""
+def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any) -> None:
+    """Measure bundles or model files (.onnx, .xml, .tflite), here or on a device.
+
+    Several are measured in one run, their blocks taking turns, so that the ratios between them hold.
+    """
     with telling() as tell:
-        from edgesdk.measurement import benchmark as measure
+        from edgesdk.measurement import compare
 
-        tell(f"measuring {path} ({mode})", None)
-        report = measure(path, runtime=runtime, threads=threads, mode=mode)
+        tell(f"measuring {', '.join(map(str, paths))} ({mode})", None)
+        reports = compare(paths, mode=mode, **options)
     if as_json:
-        click.echo(dumps(report), nl=False)
-    else:
-        from edgesdk.show import show_report
+        click.echo(dumps(reports if len(reports) > 1 else reports[0]), nl=False)
+        return
+    from edgesdk.show import show_ratios, show_report
 
+    for report in reports:
         show_report(report, Console())
+    show_ratios(reports, Console())
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--key", type=click.Path(path_type=Path), help="Public key that it must be signed with.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def verify(path: Path, as_json: bool) -> None:
-    """Check a bundle: digests, versions, and its outputs on the recorded sample."""
+def verify(path: Path, key: Path | None, as_json: bool) -> None:
+    """Check a bundle: digests, versions, its outputs on the recorded sample, and with --key its signature."""
     from edgesdk.bundle import verify as check
 
-    found = check(path)
+    found = check(path, key)
     if as_json:
         click.echo(dumps(found), nl=False)
         return
-    click.echo(f"{path}: {found['files']} files as recorded")
+    click.echo(f"{path}: {found['files']} files as recorded{', signed by that key' if key else ''}")
     if "runtime" not in found:  # files that were exported, without a sample
         return
     runtime = found["runtime"]
@@ -135,11 +143,12 @@ def _without_posterior(pair: Any) -> dict[str, Any]:
 @click.argument("name")
 @click.option("--base", help="A target whose profile is shifted to the board's measurements.")
 @click.option("--measurements", type=click.Path(path_type=Path), help="CSV: model, runtime, precision, threads, ms.")
+@click.option("--device", default="local", show_default=True, help=DEVICE)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--force", is_flag=True, help="Replace a profile that you made.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def calibrate(name: str, as_json: bool, **options: Any) -> None:
-    """Make a profile NAME: of this machine, by timing operators; or of a board, from figures measured on it."""
+    """Make a profile NAME: of this machine or a device, by timing operators; or from figures measured on a board."""
     with telling() as tell:
         from edgesdk.calibration import calibrate as run
 

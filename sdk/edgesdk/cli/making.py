@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from edgesdk.budget import BYTES, TIME, Budget, parse
+from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.shared import free, telling
 from edgesdk.errors import UsageError
 from edgesdk.record import dumps, write
@@ -19,7 +20,8 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
     """The options that ``deploy`` and ``search`` share."""
     for option in reversed([
         click.argument("model", required=False),
-        click.option("--target", required=True, help="The device: see `edgesdk targets`."),
+        click.option("--target", required=True, help="The kind of device: see `edgesdk targets`."),
+        click.option("--device", help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}"),
         click.option("--runtime", help="One of the target's, or auto for the best of all.  [default: its first]"),
         click.option("--precision", "precisions", multiple=True, help="Of layers: fp32 and what is named here alone."),
         click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable."),
@@ -33,7 +35,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--out", type=click.Path(path_type=Path), help="Where the result goes."),
-        click.option("--force", is_flag=True, help="Replace what is there."),
+        click.option("--force", is_flag=True, help="Replace what is there; go on where the board is another."),
         click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
     ]):  # fmt: skip
         command = option(command)
@@ -57,8 +59,11 @@ def _budget(options: dict[str, Any]) -> Budget | None:
 def _known(options: dict[str, Any]) -> dict[str, Any]:
     """Refuse what is wrong on its face before anything slow is imported."""
     from edgesdk.device import target
+    from edgesdk.remote.devices import device
 
     target(options["target"])
+    if options["device"] is not None:
+        options["device"] = device(options["device"])
     return _whole(options)
 
 
@@ -74,8 +79,12 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
 @click.command()
 @deployment
 @click.option("--epochs", type=click.FloatRange(0), help="Epochs of recovery.  [default: 10; 8 for the example]")
+@click.option("--install-root", help="The folder on the device.  [default: the inventory's, else ~/edgesdk/NAME]")
+@click.option("--sign", type=click.Path(path_type=Path), help="Private key to sign the bundle with, a PEM file.")
 def deploy(as_json: bool, **options: Any) -> None:
     """Search, compress, recover, export, measure, and pack a bundle that keeps the budget.
+
+    With --device all is priced and measured there, and the bundle is installed there, checked, and switched to.
 
     Without MODEL (file.py:callable or package.module:callable) it takes the built-in example, and without a budget half
     of the dense model's measured latency.
@@ -90,7 +99,10 @@ def deploy(as_json: bool, **options: Any) -> None:
     if as_json:
         report = dict(bundle.report)
         report["deployed"] = {k: v for k, v in report["deployed"].items() if k != "samples_ms"}
-        click.echo(dumps({"bundle": str(bundle.path), "manifest": bundle.manifest, "report": report}), nl=False)
+        document = {"bundle": str(bundle.path), "manifest": bundle.manifest, "report": report}
+        if bundle.installed is not None:
+            document["installed"] = bundle.installed
+        click.echo(dumps(document), nl=False)
     else:
         from edgesdk.show import show_bundle
 
@@ -107,7 +119,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
     with telling() as tell:
         from edgesdk.deployment import search as run
 
-        plan = run(**options, tell=tell)
+        plan = run(**options, force=force, tell=tell)
     write(out, dumps(plan))
     if as_json:
         click.echo(dumps(plan), nl=False)

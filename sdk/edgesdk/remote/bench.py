@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
 from edgesdk.errors import DeviceError
 from edgesdk.price.operators import Operator
 from edgesdk.price.table import Table
-from edgesdk.remote.local import AgentProcess
+from edgesdk.remote.agent import AgentProcess
 from edgesdk.report import Report
 from edgesdk_targets.agent.measure import MODES
 
-CHUNK = 256  # probes sent at a time: what is lost when a run is interrupted
+CHUNK, CHUNK_BYTES = 256, 8 << 20  # probes sent at a time: what is lost when a run is interrupted
 ROUNDS = 5
+ATTEMPTS, COOLING_SECONDS = 3, 20.0  # to measure a device that throttles
+SUSTAINED = "sustained"
 Progress = Callable[[float], None]
 
 
@@ -27,24 +30,38 @@ class Bench:
         self.agent, self.threads, self.runtime = agent, threads, runtime
         self.facts: Mapping[str, Any] = agent.call("probe")
         self.versions: Mapping[str, str] = self.facts.get("runners") or {}
+        if self.facts.get("emulated"):
+            raise DeviceError(f"{agent.where} is emulated: its times and memory mean nothing", "measure on a board")
         if runtime not in self.versions:
-            extra = FORMATS[FORMAT_OF[runtime]].extra
-            remedy = f"pip install 'edgesdk[{extra}]'" if extra else f"pip install {runtime}"
-            raise DeviceError(f"{runtime} is not installed on {agent.where}", remedy)
+            raise DeviceError(f"{runtime} is not installed on {agent.where}", self._install())
         self.version = str(self.versions[runtime])
         cores = int(self.facts.get("cores") or 1)
         if threads > cores:
             raise DeviceError(f"{threads} threads on {cores} cores", f"give --threads {cores} or fewer")
 
+    def _install(self) -> str:
+        """How the runtime gets there."""
+        if not self.agent.here:
+            return str((self.facts.get("wheels") or {}).get(self.runtime) or f"pip install {self.runtime} there")
+        extra = FORMATS[FORMAT_OF[self.runtime]].extra
+        return f"pip install 'edgesdk[{extra}]'" if extra else f"pip install {self.runtime}"
+
     @property
     def conditions(self) -> dict[str, str]:
         """What an operator's latency depends on: the key under which prices are kept."""
         features = ",".join(sorted(self.facts.get("features") or ()))
+        board = self.facts.get("board")
         return {
+            **({"board": str(board), "mhz": str(self._maximum_mhz())} if board else {}),
             "cpu": f"{self.facts.get('cpu')} ({features})",
             "runtime": f"{self.runtime} {self.version}",
             "threads": str(self.threads),
         }
+
+    def _maximum_mhz(self) -> float:
+        """What the fastest core may run at; of one kind of board there are several."""
+        cores = (self.facts.get("conditions") or {}).get("frequencies") or ()
+        return max((core.get("maximum_mhz") or 0.0 for core in cores), default=0.0)
 
     def table(self, folder: Path, copies: int, weights: int) -> Table:
         """The prices that were measured under these conditions, kept in ``folder``."""
@@ -59,16 +76,20 @@ class Bench:
     ) -> int:
         """Time what ``table`` lacks of ``operators``, and remember it; how many probes that took."""
         missing = table.missing(operators)
-        for start in range(0, len(missing), CHUNK):
-            part = missing[start : start + CHUNK]
-            models = [{"key": op.key, "model": base64.b64encode(probe(op)).decode()} for op in part]
+        done = 0
+        while done < len(missing):
+            models: list[dict[str, str]] = []
+            while done + len(models) < len(missing) and len(models) < CHUNK and _size(models) < CHUNK_BYTES:
+                op = missing[done + len(models)]
+                models.append({"key": op.key, "model": base64.b64encode(probe(op)).decode()})
             answer = self.agent.call(
                 "operators", models=models, runtime=self.runtime, threads=self.threads, rounds=ROUNDS
             )
             if failed := [item for item in answer["results"] if "error" in item]:
                 raise DeviceError(f"{failed[0]['key']} does not run: {failed[0]['error']}", "report this as a defect")
             table.add({item["key"]: float(item["ms"]) for item in answer["results"]})
-            progress(min(1.0, (start + len(part)) / len(missing)))
+            done += len(models)
+            progress(done / len(missing))
         return len(missing)
 
     def measure(
@@ -83,24 +104,17 @@ class Bench:
         ``baselines`` has a tiny model per runtime that pages it in before memory is measured. ``thorough`` measures
         cold loads too, each in processes of their own.
         """
-        count, seconds = MODES[mode]
-        run = self.agent.call(
-            "benchmark",
-            artifacts=[
-                {"name": name, "path": str(artefact.path), "runtime": artefact.runtime}
-                for name, artefact in artefacts.items()
-            ],
-            runtime=self.runtime,
-            threads=self.threads,
-            minimum_count=count,
-            minimum_seconds=seconds,
-        )
+        places = {name: self.agent.place(*artefact.files) for name, artefact in artefacts.items()}
+        tiny = {runtime: self.agent.place(path) for runtime, path in (baselines or {}).items()}
+        run = self._timed(artefacts, places, mode)
         reports = {}
         for found in run["artifacts"]:
             artefact = artefacts[found["name"]]
-            same = {"path": str(artefact.path), "runtime": artefact.runtime, "threads": self.threads}
-            baseline = (baselines or {}).get(artefact.runtime)
-            memory = self.agent.call("memory", **same, baseline=str(baseline) if baseline else None)
+            if found["digest"] != artefact.digest:
+                fact = f"{self.agent.where} measured another file than {artefact.path.name}: its SHA-256 differs"
+                raise DeviceError(fact, "look at what changes files there, and try again")
+            same = {"path": places[found["name"]], "runtime": artefact.runtime, "threads": self.threads}
+            memory = self.agent.call("memory", **same, baseline=tiny.get(artefact.runtime))
             reports[found["name"]] = Report(
                 name=found["name"],
                 digest=found["digest"],
@@ -120,8 +134,38 @@ class Bench:
                 valid=run["valid"],
                 reason=run["reason"],
             )
+        self.agent.forget()
         return reports
 
-    def kernels(self, path: Path) -> list[dict[str, Any]]:
+    def _timed(self, artefacts: Mapping[str, Artefact], places: Mapping[str, str], mode: str) -> dict[str, Any]:
+        """What the agent says of one interleaved run; where the device throttled, of the last of a few."""
+        count, seconds, warmup = MODES[mode]
+        run: dict[str, Any] = {}
+        for attempt in range(ATTEMPTS):
+            time.sleep(attempt * COOLING_SECONDS)
+            run = self.agent.call(
+                "benchmark",
+                artifacts=[
+                    {"name": name, "path": places[name], "runtime": artefact.runtime}
+                    for name, artefact in artefacts.items()
+                ],
+                runtime=self.runtime,
+                threads=self.threads,
+                minimum_count=count,
+                minimum_seconds=seconds,
+                warmup_seconds=warmup,
+            )
+            if run["valid"] or mode == SUSTAINED:  # what a device does when it is hot is what that mode is to show
+                break
+        return run
+
+    def kernels(self, artefact: Artefact) -> list[dict[str, Any]]:
         """The kernels that the runtime really executed: name, operator, provider, share of the time."""
-        return self.agent.call("kernels", path=str(path), runtime=self.runtime, threads=self.threads)["kernels"]
+        path = self.agent.place(*artefact.files)
+        found = self.agent.call("kernels", path=path, runtime=self.runtime, threads=self.threads)["kernels"]
+        self.agent.forget()
+        return found
+
+
+def _size(models: Sequence[Mapping[str, str]]) -> int:
+    return sum(len(model["model"]) for model in models)

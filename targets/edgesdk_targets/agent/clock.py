@@ -85,5 +85,10 @@ def statistics(samples: Sequence[float]) -> dict[str, float | None]:
     return result
 
 
+def least_count(percent: float) -> int:
+    """How many samples a percentile takes to have 5 on either side."""
+    return math.ceil(100 * SUPPORT / min(percent, 100 - percent))
+
+
 def _carries(count: int, percent: int) -> bool:
-    return count * min(percent, 100 - percent) >= 100 * SUPPORT
+    return count >= least_count(percent)

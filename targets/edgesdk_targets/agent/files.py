@@ -56,12 +56,22 @@ def belonging(path: str) -> list[str]:
 
 def digest(path: str) -> str:
     """SHA-256 of the files of the artefact at ``path``, one after the other."""
+    return digest_of(*belonging(path))
+
+
+def digest_of(*paths: str) -> str:
+    """SHA-256 of the files ``paths``, one after the other."""
     state = hashlib.sha256()
-    for name in belonging(path):
-        with open(name, "rb") as file:
+    for path in paths:
+        with open(path, "rb") as file:
             for part in iter(lambda: file.read(1 << 20), b""):
                 state.update(part)
     return state.hexdigest()
+
+
+def is_plain(name: str) -> bool:
+    """Whether ``name`` names a file within a folder, and not that folder, one above, or what is hidden there."""
+    return bool(name) and name[0] != "." and name.isprintable() and "/" not in name and "\\" not in name
 
 
 def is_whole(source: str | bytes) -> bool:

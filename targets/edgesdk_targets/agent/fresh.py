@@ -12,7 +12,7 @@ from typing import Any
 from edgesdk_targets.agent import protocol
 from edgesdk_targets.agent.protocol import FAILED, AgentError, Report
 
-LOAD, MEMORY = "load-here", "memory-here"
+LOAD, MEMORY, CHECK = "load-here", "memory-here", "check-here"
 PROCESSES = 3
 SECONDS = 600.0
 

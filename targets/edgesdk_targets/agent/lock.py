@@ -1,4 +1,4 @@
-"""One measurement at a time per device. The kernel releases the lock when its holder dies."""
+"""One measurement at a time per device, one installation per root. The kernel releases the lock of a dead holder."""
 
 from __future__ import annotations
 
@@ -22,15 +22,23 @@ def device_lock(report: Report, seconds: float = SECONDS) -> Iterator[None]:
 
     Raises ``AgentError`` of kind ``busy`` where another measurement still holds it then.
     """
-    descriptor = _open(os.path.join(tempfile.gettempdir(), NAME))
+    path = os.path.join(tempfile.gettempdir(), NAME)
+    with file_lock(report, path, "another measurement has held this device", seconds):
+        yield
+
+
+@contextlib.contextmanager
+def file_lock(report: Report, path: str, held: str, seconds: float = SECONDS) -> Iterator[None]:
+    """Hold the lock at ``path``, waiting as for the device; ``held`` begins the sentence that says why in vain."""
+    descriptor = _open(path)
     try:
-        _acquire(descriptor, report, seconds)
+        _acquire(descriptor, report, held, seconds)
         yield
     finally:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, report: Report, seconds: float) -> None:
+def _acquire(descriptor: int, report: Report, held: str, seconds: float) -> None:
     begin = time.monotonic()
     reported = -REPORT_SECONDS
     while True:
@@ -39,7 +47,7 @@ def _acquire(descriptor: int, report: Report, seconds: float) -> None:
         except BlockingIOError:
             waited = time.monotonic() - begin
         if waited >= seconds:
-            fact = f"another measurement has held this device for {waited:.0f} s"
+            fact = f"{held} for {waited:.0f} s"
             raise AgentError(BUSY, fact, "wait until it is done, or give a longer lock_seconds")
         if waited - reported >= REPORT_SECONDS:
             report({"done": round(waited, 1), "of": seconds, "state": "waiting"})

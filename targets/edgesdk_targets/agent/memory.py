@@ -59,6 +59,7 @@ def memory(
 
 def load_here(report: Report, *, path: str, runtime: str, threads: int) -> dict[str, Any]:
     """The times of one cold load, in this process, which must be fresh."""
+    measure.check_real()
     begin = perf_counter()
     runner = runners.runner(runtime)
     imported = perf_counter()
@@ -76,6 +77,7 @@ def memory_here(
     report: Report, *, path: str, runtime: str, threads: int, inputs: str | None, baseline: str | None
 ) -> dict[str, Any]:
     """The memory of one model, in this process, which must be fresh."""
+    measure.check_real()
     empty = status()["VmRSS"]
     runner = runners.runner(runtime)
     if baseline is not None:
@@ -123,6 +125,7 @@ def status(path: str = "/proc/self/status") -> dict[str, int | None]:
 
 
 def _fresh(report: Report, verb: str, arguments: dict[str, Any], lock_seconds: float) -> dict[str, Any]:
+    measure.check_real()
     measure.check_file(arguments["path"])
     measure.check_threads(arguments["threads"])
     for name in ("inputs", "baseline"):

@@ -41,6 +41,7 @@ def operators(
     Every batch is reported in a progress message under ``results``, so that an interrupted table is not lost; the
     result has them all: ``results`` as a list of ``{"key", "ms", "spread", "runs"}``.
     """
+    measure.check_real()
     if not isinstance(models, list) or not all(isinstance(m, dict) and isinstance(m.get("key"), str) for m in models):
         raise AgentError(USAGE, "a model has no key", 'give a list of {"key", "path" or "model"}')
     if rounds < 1 or not seconds_per_visit > 0 or (batch is not None and batch < 1):

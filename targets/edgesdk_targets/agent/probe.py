@@ -46,6 +46,7 @@ def probe(report: Report, *, root: str = "/") -> dict[str, Any]:
         "os": os_name(root),
         "board": board(root),
         "l4t": l4t(root),
+        "emulated": emulated(root),
         "energy": energy(root),
         "python": platform.python_version(),
         "glibc": platform.libc_ver()[1] or None,
@@ -115,6 +116,23 @@ def cpu(root: str) -> dict[str, Any]:
         "cores": _cores(root) or sum(name == "processor" for name, _ in entries) or None,
         "features": None if flags is None else [FEATURES[name] for name in FEATURES if name in has],
     }
+
+
+def emulated(root: str = "/") -> bool:
+    """Whether QEMU's user mode runs this process, or ``EDGESDK_EMULATED`` says that something like it does.
+
+    The emulator keeps its own name in the process's status. Where the kernel started it for a foreign program, that
+    has the program's, and the file that the thread runs has the emulator's: of all links to it, QEMU answers for those
+    below ``self`` and the process's number alone.
+    """
+    if os.environ.get("EDGESDK_EMULATED") == "1":
+        return True
+    name = re.match(r"Name:\s*(\S+)", read(root, "proc/self/status") or "")
+    try:
+        program = os.path.basename(os.readlink(os.path.join(root, "proc/thread-self/exe")))
+    except OSError:
+        program = ""
+    return program.startswith("qemu-") or bool(name and name.group(1).startswith("qemu-"))
 
 
 def _cores(root: str) -> int | None:

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO, Callable, Dict
 PROTOCOL = 1
 ANSWERS = ("progress", "result", "error")
 USAGE, MISSING, BUSY, RUNTIME, FAILED = "usage", "missing", "busy", "runtime", "failed"
+STORAGE, REFUSED, UNFIT, EMULATED = "storage", "refused", "unfit", "emulated"
+LINE_BYTES = 64 << 20  # of a request
 
 Report = Callable[[Dict[str, Any]], None]
 Verb = Callable[..., Dict[str, Any]]
@@ -25,7 +27,10 @@ class AgentError(Exception):
     """What went wrong on the device.
 
     ``kind`` is ``usage`` (the request is wrong), ``missing`` (a file, runtime or facility is not there), ``busy``
-    (another measurement holds the device), ``runtime`` (the runtime refused) or ``failed`` (anything else).
+    (another measurement or installation holds the device), ``runtime`` (the runtime refused), ``storage`` (nothing can
+    be written), ``refused`` (a bundle is damaged or not for this device), ``unfit`` (a bundle runs, and does not do
+    what was recorded of it or what its budget says), ``emulated`` (what was asked for means nothing in an emulator)
+    or ``failed`` (anything else).
     """
 
     def __init__(self, kind: str, fact: str, remedy: str) -> None:
@@ -69,14 +74,22 @@ def serve(source: BinaryIO, sink: BinaryIO, verbs: dict[str, Verb]) -> None:
     """Answer the requests of ``source`` on ``sink``, one after the other, until ``source`` ends.
 
     A verb is called with a function that reports progress and with the request's arguments by name. Every failure
-    becomes an answer, with its traceback on stderr; only a ``sink`` that is gone ends the agent early.
+    becomes an answer, with its traceback on stderr; only a ``sink`` that is gone ends the agent early. Of a line over
+    ``LINE_BYTES`` no more than those is held.
     """
-    for line in source:
-        if line.strip():
+    while True:
+        line = source.readline(LINE_BYTES)
+        if not line:
+            return
+        if len(line) == LINE_BYTES and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = source.readline(1 << 20)
+            _serve_one(None, sink, verbs)
+        elif line.strip():
             _serve_one(line, sink, verbs)
 
 
-def _serve_one(line: bytes, sink: BinaryIO, verbs: dict[str, Verb]) -> None:
+def _serve_one(line: bytes | None, sink: BinaryIO, verbs: dict[str, Verb]) -> None:
     number: int | None = None
 
     def say(**content: Any) -> None:
@@ -99,7 +112,9 @@ def _serve_one(line: bytes, sink: BinaryIO, verbs: dict[str, Verb]) -> None:
         say(error={"kind": FAILED, "fact": " ".join(fact.split())[:2000], "remedy": "see the agent's stderr for where"})
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def _parse(line: bytes | None) -> dict[str, Any]:
+    if line is None:
+        raise AgentError(USAGE, f"the request is longer than {LINE_BYTES >> 20} MiB", "send files piece by piece")
     try:
         document = json.loads(line.decode())
     except ValueError as error:

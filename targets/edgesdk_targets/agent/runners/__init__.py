@@ -15,7 +15,8 @@ A ``Session`` has
 - ``providers``: what it runs on, in order of preference;
 - ``precision``: what the runtime computes in where the file has float32, such as ``f32``, or ``None``;
 - ``bind(values) -> run``: a function without arguments that runs the model once, with ``values`` by input name or,
-  for ``None``, with a sample.
+  for ``None``, with a sample;
+- ``run_once(values) -> outputs``: copies of the outputs by name, as the file names them, of one run.
 """
 
 from __future__ import annotations

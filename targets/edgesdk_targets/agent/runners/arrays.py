@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from typing import Any, Sequence
 
 import numpy
@@ -44,7 +45,7 @@ def read_inputs(path: str) -> dict[str, Any]:
             return {name: _aligned(archive[name]) for name in archive.files}
     except FileNotFoundError:
         raise AgentError(MISSING, f"{path} is not on this device", "send the file first") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise AgentError(USAGE, f"{path} is no .npz file ({error})", "write it with numpy.savez") from None
 
 
@@ -62,6 +63,21 @@ def values_for(inputs: list[dict[str, Any]], given: dict[str, Any] | None) -> di
             fact = f"the input {item['name']} is {dtype}, the model takes {item['dtype']}"
             raise AgentError(USAGE, fact, "save it with that dtype")
     return {name: numpy.asarray(given[name], order="C") for name in names}
+
+
+def difference(found: Sequence[Any], expected: Any) -> tuple[float, bool]:
+    """How far the rows ``found`` are from ``expected``, and whether they are equal to the bit.
+
+    The distance is the root mean square over the standard deviation of ``expected``; infinite between two shapes and
+    where a number is none.
+    """
+    whole = numpy.concatenate(found)
+    if whole.shape != expected.shape:
+        return float("inf"), False
+    wanted = expected.astype("float64")
+    error = float(numpy.sqrt(numpy.mean((whole - wanted) ** 2)) / max(float(wanted.std()), 1e-12))
+    identical = whole.dtype == expected.dtype and whole.tobytes() == expected.tobytes()
+    return (error if numpy.isfinite(error) else float("inf")), identical
 
 
 def _empty(shape: Any, dtype: Any) -> Any:

@@ -10,6 +10,7 @@ import tempfile
 from typing import Any, Callable
 
 from edgesdk_targets.agent import files
+from edgesdk_targets.agent.protocol import AgentError
 from edgesdk_targets.agent.runners import arrays, refused
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # must be there before the import
@@ -74,6 +75,16 @@ class Session:
         except Exception as error:
             raise refused(NAME, error) from None
         return run
+
+    def run_once(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The outputs of one run with ``values``, by name."""
+        names = [output.name for output in self.session.get_outputs()]
+        try:
+            return dict(zip(names, self.session.run(names, arrays.values_for(self.inputs, values))))
+        except AgentError:
+            raise
+        except Exception as error:
+            raise refused(NAME, error) from None
 
 
 def load(source: str | bytes, threads: int) -> Session:

@@ -35,8 +35,8 @@ class Session:
             self.interpreter.allocate_tensors()
         except Exception as error:
             raise refused(self.name, error) from None
-        names = signature_names(self.interpreter)
-        self.inputs = [_describe(detail, names) for detail in self.interpreter.get_input_details()]
+        self.names = signature_names(self.interpreter)
+        self.inputs = [_describe(detail, self.names) for detail in self.interpreter.get_input_details()]
 
     @property
     def providers(self) -> list[str]:
@@ -64,6 +64,12 @@ class Session:
         except Exception as error:
             raise refused(self.name, error) from None
         return self.interpreter.invoke
+
+    def run_once(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The outputs of one run with ``values``, by name."""
+        self.bind(values)
+        details = self.interpreter.get_output_details()
+        return {_name(detail, self.names): self.interpreter.get_tensor(detail["index"]) for detail in details}
 
 
 def profile(
@@ -145,5 +151,8 @@ def signature_names(interpreter: Any) -> dict[int, str]:
 def _describe(detail: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
     dtype = numpy.dtype(detail["dtype"]).name
     shape = [int(size) for size in detail["shape_signature"]] or [int(size) for size in detail["shape"]]
-    name = names.get(int(detail["index"])) or detail["name"]
-    return arrays.describe(name, shape, dtype if dtype in DTYPES else None, dtype)
+    return arrays.describe(_name(detail, names), shape, dtype if dtype in DTYPES else None, dtype)
+
+
+def _name(detail: dict[str, Any], names: dict[int, str]) -> str:
+    return names.get(int(detail["index"])) or detail["name"]

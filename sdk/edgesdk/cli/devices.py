@@ -1,0 +1,121 @@
+"""Commands about devices: the inventory, what is installed on them, the agent by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from edgesdk.cli.shared import free, telling
+from edgesdk.record import dumps
+
+DEVICE = "A name of the inventory, ssh://user@host[:port], or local."
+
+
+@click.group()
+def device() -> None:
+    """Boards: an inventory of them, what they are, and what is installed there."""
+
+
+@device.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def list_(as_json: bool) -> None:
+    """The devices of the inventory."""
+    from edgesdk.remote.devices import devices, inventory
+
+    found = devices()
+    if as_json:
+        click.echo(dumps({"inventory": str(inventory()), "devices": list(found.values())}), nl=False)
+        return
+    for known in found.values():
+        rest = [f"{name} {value}" for name, value in vars(known).items() if value and name not in ("name", "address")]
+        click.echo(", ".join([f"{known.name}: {known.address}", *rest]))
+    if not found:
+        click.echo(f"no devices in {inventory()}")
+
+
+@device.command()
+@click.argument("name")
+@click.argument("address")
+@click.option("--python", help="Its interpreter.  [default: ~/.edgesdk/venv/bin/python there, else python3]")
+@click.option("--target", help="What kind of device it is: see `edgesdk targets`.")
+@click.option("--root", help="The folder there that bundles are installed in.")
+@click.option("--key", type=click.Path(path_type=Path), help="Public key that its bundles must be signed with.")
+@click.option("--force", is_flag=True, help="Replace the device of that name.")
+def add(name: str, address: str, key: Path | None, force: bool, **options: Any) -> None:
+    """Write a device into the inventory. ADDRESS is ssh://user@host[:port], or local."""
+    from edgesdk.remote.devices import Device
+    from edgesdk.remote.devices import add as write
+
+    place = str(key.expanduser().absolute()) if key else None
+    click.echo(f"{name}: {write(Device(name, address, key=place, **options), force)}")
+
+
+@device.command()
+@click.argument("name", metavar="DEVICE")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def probe(name: str, as_json: bool) -> None:
+    """What a device is: its processor, memory, system, runtimes, temperatures."""
+    from edgesdk.remote.reach import reach
+
+    with reach(name) as agent:
+        facts = agent.call("probe")
+    if as_json:
+        click.echo(dumps(facts), nl=False)
+        return
+    from edgesdk.show import show_facts
+
+    show_facts(name, facts, Console(soft_wrap=True))
+
+
+@device.command()
+@click.argument("name", metavar="DEVICE")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--install-root", "root", help="The folder there.  [default: the inventory's, else ~/edgesdk/NAME]")
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Versions that stay there.")
+@click.option("--force", is_flag=True, help="Even if it is older, or made for another architecture.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def install(name: str, bundle: Path, as_json: bool, **options: Any) -> None:
+    """Install a bundle: send it, check it there, try it there, then switch to it in one step."""
+    with telling() as tell:
+        from edgesdk.installation import install as run
+
+        found = run(bundle, name, **options, tell=tell)
+    if as_json:
+        click.echo(dumps(found), nl=False)
+    else:
+        from edgesdk.show import show_installed
+
+        show_installed(found, Console(soft_wrap=True))
+
+
+@device.command()
+@click.argument("name", metavar="DEVICE")
+@click.option("--install-root", "root", help="The folder there.  [default: the inventory's]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def rollback(name: str, root: str | None, as_json: bool) -> None:
+    """Go back to the version that ran before."""
+    from edgesdk.installation import rollback as run
+
+    found = run(name, root=root)
+    if as_json:
+        click.echo(dumps(found), nl=False)
+    else:
+        click.echo(f"running: {found['version']}; before: {found['previous']}")
+
+
+@click.group()
+def agent() -> None:
+    """The measuring agent by itself, for those who have a way of their own to their boards."""
+
+
+@agent.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace what is there.")
+def build(out: Path, force: bool) -> None:
+    """Write the agent as one file: `python3 OUT` answers JSON requests, a line each; Python 3.8 or newer."""
+    from edgesdk.remote.archive import build as write
+
+    click.echo(f"agent: {write(free(out, force))}")
