@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,7 @@ FILES = ("plan.json", "report.json", "sample.npz", "run.py")  # beside those of 
 UNIT = "edgesdk-model.service"
 MODEL = "model.onnx"  # where a manifest of before does not say
 MINIMUM = {"onnxruntime": "1.18", "openvino": "2024.4", "litert": "1.2", "tensorrt": "8.6"}  # versions of runtimes
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # what a bundle's files are called
 SAMPLES = 8
 TOLERANCE = 5e-2  # of the outputs' spread: another CPU sums in another order
 
@@ -76,13 +78,18 @@ class Bundle:
         files = manifest.get("files")
         if not isinstance(files, dict) or not {*FILES, manifest.get("model", MODEL)} <= set(files):
             raise BundleError(f"the manifest of {path} does not list the files of a bundle", "deploy again")
+        runtime = manifest.get("runtime")
+        if not isinstance(runtime, dict) or runtime.get("name") not in FORMAT_OF:
+            raise BundleError(f"the manifest of {path} names no runtime that edgesdk knows", "deploy again")
         _check_files(path, files)
         return cls(path, manifest, from_json(Plan, _read(path / "plan.json")), _read(path / "report.json"))
 
 
 def _check_files(path: Path, files: Mapping[str, Any]) -> None:
-    """Raise ``BundleError`` unless each of the manifest's ``files`` is in ``path``, as it was."""
+    """Raise ``BundleError`` unless each of the manifest's ``files`` is in ``path`` itself, as it was."""
     for name, entry in files.items():
+        if not PLAIN.fullmatch(name) or (path / name).is_symlink():
+            raise BundleError(f"{path} has {name!r} in its manifest, which is no file of its own", "deploy again")
         if not (path / name).is_file():
             raise BundleError(f"{path} lacks {name}", "deploy again, or copy the whole folder")
         if file_digest(path / name) != entry["sha256"]:

@@ -24,6 +24,7 @@ LINE_BYTES = 64 << 20  # of an answer; a device that goes on beyond it talks non
 PIPE_BYTES = 1 << 16
 STDERR_LINES, STDERR_BYTES = 50, 4096
 EXIT_SECONDS = 5.0
+SHELL_SIGNALS = 128
 ERRORS: Mapping[str, type[EdgeSdkError]] = {protocol.REFUSED: BundleError, protocol.STORAGE: StorageError}
 
 
@@ -99,15 +100,17 @@ class AgentProcess:
     def begin(self, child: Child, limit: Limit) -> None:
         """What comes before the first request. Nothing, where the agent's files are there already."""
 
-    def death(self, child: Child) -> DeviceError:
+    def death(self, child: Child) -> EdgeSdkError:
         """What is known of the end of ``child``, which has closed its stdout."""
         code = child.exit_code()
         if code is None:
             return DeviceError(f"the agent on {self.where} closed its output", "look at what it printed, try again")
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        number = -code if code < 0 else code - SHELL_SIGNALS  # a shell in between tells it like that
+        killed = number in set(signal.Signals)
+        how = f"was killed by {signal.Signals(number).name}" if killed else f"ended with exit code {code}"
         fact = f"the agent on {self.where} {how} ({child.last_words() or 'it printed nothing'})"
-        killed = code == -signal.SIGKILL
-        return DeviceError(fact, "the model may need more memory than is free" if killed else "mend that and try again")
+        starved = killed and number == signal.SIGKILL
+        return DeviceError(fact, "the model may need more memory than is free" if starved else "mend it and try again")
 
     def _converse(
         self, child: Child, verb: str, arguments: dict[str, Any], on_progress: Progress | None, limit: Limit

@@ -7,11 +7,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgesdk.errors import BundleError, DeviceError
+from edgesdk.errors import BundleError, DeviceError, EdgeSdkError, StorageError
 from edgesdk.remote.agent import AgentProcess, Child, Limit
 from edgesdk.remote.archive import agent_archive
 
-OLD = 97  # the exit code of a Python that is too old
+OLD, FULL = 97, 98  # exit codes: of a Python that is too old, and where its archive cannot be written
 READY = b"edgesdk agent ready"
 BANNER_BYTES = 1 << 16  # what a login shell may print before that
 BEGIN_SECONDS = 60.0
@@ -31,20 +31,17 @@ while size:
         sys.exit("the agent did not arrive")
     size -= len(part)
     parts.append(part)
-for _ in range(10):
+try:
     folder = tempfile.mkdtemp(prefix="edgesdk-agent-")
-    path = os.path.join(folder, ".lock")
-    try:
-        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(lock), os.stat(path)):
-            break
-    except OSError:
-        pass
-atexit.register(shutil.rmtree, folder, True)
-path = os.path.join(folder, "agent.pyz")
-with open(path, "wb") as file:
-    file.write(b"".join(parts))
+    atexit.register(shutil.rmtree, folder, True)
+    lock = os.open(os.path.join(folder, ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    path = os.path.join(folder, "agent.pyz")
+    with open(path, "wb") as file:
+        file.write(b"".join(parts))
+except OSError as error:
+    sys.stderr.write("the agent cannot be written to %s: %s\\n" % (tempfile.gettempdir(), error.strerror))
+    sys.exit({FULL})
 os.write(1, b"{READY.decode()}\\n")
 sys.argv = [path]
 sys.path.insert(0, path)
@@ -84,10 +81,12 @@ class SentAgent(AgentProcess):
                 fact = f"{self.where} prints without end before the agent begins"
                 raise DeviceError(fact, "look at what its login shell prints")
 
-    def death(self, child: Child) -> DeviceError:
-        if child.exit_code() == OLD:
-            fact = f"{self.where}: {child.last_words()}"
+    def death(self, child: Child) -> EdgeSdkError:
+        code, fact = child.exit_code(), f"{self.where}: {child.last_words()}"
+        if code == OLD:
             return DeviceError(fact, "install Python 3.8 or newer there, and name it: edgesdk device add --python")
+        if code == FULL:
+            return StorageError(fact, "free some space there, or set TMPDIR to a folder with more")
         return super().death(child)
 
     def place(self, *files: Path) -> str:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from edgesdk.errors import DeviceError
+from edgesdk.errors import DeviceError, EdgeSdkError
 from edgesdk.remote.agent import Child
 from edgesdk.remote.archive import agent_archive
 from edgesdk.remote.sent import SentAgent, program
@@ -55,7 +55,7 @@ class SshDevice(SentAgent):
         command = (*client, "-T", *options, *port, "--", self.host, _remote(python))
         super().__init__(command, None, parts.hostname or address)
 
-    def death(self, child: Child) -> DeviceError:
+    def death(self, child: Child) -> EdgeSdkError:
         code, said = child.exit_code(), " ".join(child.errors).lower()
         if code == FAILED:
             for words, fact, remedy in REASONS:
