@@ -56,17 +56,17 @@ class SshDevice(SentAgent):
         super().__init__(command, None, parts.hostname or address)
 
     def death(self, child: Child) -> EdgeSdkError:
-        code, said = child.exit_code(), " ".join(child.errors).lower()
+        code, last = child.exit_code(), child.last_words()
         if code == FAILED:
+            said = " ".join(child.errors).lower()
             for words, fact, remedy in REASONS:
                 if words in said:
-                    last = child.last_words()
                     return DeviceError(f"{self.where} {fact} ({last})", remedy.format(host=self.host))
-            fact = f"the connection to {self.where} was lost ({child.last_words() or 'ssh says nothing'})"
+            fact = f"the connection to {self.where} was lost ({last or 'ssh says nothing'})"
             return DeviceError(fact, "nothing there is half done; try again")
         if code in (NOT_FOUND, NOT_EXECUTABLE):
             remedy = "install Python 3.8 or newer there, or name it: edgesdk device add --python"
-            return DeviceError(f"{self.where} has no such Python ({child.last_words()})", remedy)
+            return DeviceError(f"{self.where} has no such Python ({last})", remedy)
         return super().death(child)
 
 
