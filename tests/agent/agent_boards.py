@@ -1,4 +1,4 @@
-"""Fixture trees: what the files of three boards say, cut down to what the agent reads."""
+"""Fixture trees: what the files of boards say, cut down to what the agent reads."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ PI_4 = {
     "proc/sys/kernel/osrelease": "6.1.0-rpi7-rpi-v8\n",
     "etc/os-release": 'NAME="Debian GNU/Linux"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\n',
     "sys/devices/system/cpu/online": "0-3\n",
+    "sys/devices/system/cpu/cpu0/cache/index2/size": "1024K\n",
     "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
     "sys/class/thermal/thermal_zone0/temp": "48199\n",
     "sys/class/hwmon/hwmon1/name": "rpi_volt\n",
@@ -24,6 +25,50 @@ PI_4 = {
     **{f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor": "ondemand\n" for core in range(4)},
     **{f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq": "600000\n" for core in range(4)},
     **{f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_max_freq": "1800000\n" for core in range(4)},
+}
+
+PI_5 = {
+    "proc/cpuinfo": "".join(
+        f"processor\t: {core}\nBogoMIPS\t: 108.00\n"
+        "Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc asimddp\n"
+        "CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: 0xd0b\nCPU revision\t: 1\n\n"
+        for core in range(4)
+    )
+    + "Revision\t: d04170\nSerial\t\t: 0\nModel\t\t: Raspberry Pi 5 Model B Rev 1.0\n",
+    "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
+    "proc/meminfo": "MemTotal:        8257376 kB\n",
+    "proc/sys/kernel/osrelease": "6.12.34+rpt-rpi-2712\n",
+    "etc/os-release": 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nNAME="Debian GNU/Linux"\n',
+    "sys/devices/system/cpu/online": "0-3\n",
+    "sys/devices/system/cpu/cpu0/cache/index2/size": "512K\n",
+    "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+    "sys/class/thermal/thermal_zone0/temp": "57850\n",
+    "sys/class/hwmon/hwmon3/name": "rpi_volt\n",
+    "sys/class/hwmon/hwmon3/in0_lcrit_alarm": "0\n",
+    **{f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor": "ondemand\n" for core in range(4)},
+    **{f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq": "1500000\n" for core in range(4)},
+    **{f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_max_freq": "2400000\n" for core in range(4)},
+}
+
+XAVIER = {
+    "proc/cpuinfo": "".join(
+        f"processor\t: {core}\nmodel name\t: ARMv8 Processor rev 0 (v8l)\nBogoMIPS\t: 62.50\n"
+        "Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp\n"
+        "CPU implementer\t: 0x4e\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0x004\nCPU revision\t: 0\n\n"
+        for core in range(8)
+    ),
+    "proc/device-tree/model": "Jetson-AGX\0",
+    "proc/meminfo": "MemTotal:       31904216 kB\n",
+    "proc/sys/kernel/osrelease": "5.10.120-tegra\n",
+    "etc/nv_tegra_release": "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64\n",
+    "etc/os-release": 'NAME="Ubuntu"\nPRETTY_NAME="Ubuntu 20.04.6 LTS"\n',
+    "sys/devices/system/cpu/online": "0-7\n",
+    "sys/devices/system/cpu/cpu0/cache/index2/size": "2048K\n",
+    "sys/class/thermal/thermal_zone0/type": "CPU-therm\n",
+    "sys/class/thermal/thermal_zone0/temp": "37000\n",
+    "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon2/in1_label": "GPU\n",
+    "var/lib/nvpmodel/status": "pmode:0002",
+    **{f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor": "schedutil\n" for core in range(8)},
 }
 
 ORIN = {
@@ -39,6 +84,8 @@ ORIN = {
     "sys/class/thermal/thermal_zone1/type": "CV0-therm\n",
     "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/in1_label": "VDD_IN\n",
 }
+
+EMPTY: dict = {}
 
 X86 = {
     "proc/cpuinfo": "processor\t: 0\nmodel name\t: Some CPU @ 2.60GHz\ncpu MHz\t\t: 2599.998\n"

@@ -15,23 +15,27 @@ CREATED = "2026-11-21T16:00:00Z"
 BESIDE = ("order.json", "versions", ".lock")  # beside the link
 
 
-def write(folder: str, files: dict[str, bytes], **manifest) -> str:
-    """A bundle of ``files`` in the new folder ``folder``, with a manifest that lists them. Returns ``folder``."""
+def write(folder: str, contents: dict[str, bytes], **manifest) -> str:
+    """A bundle of the files ``contents`` in the new folder ``folder``, with a manifest that lists them unless told."""
     os.makedirs(folder)
-    for name, content in files.items():
+    for name, content in contents.items():
         agent_models.write(os.path.join(folder, name), content)
-    listed = {name: {"sha256": digest(content), "bytes": len(content)} for name, content in files.items()}
     document = {
         "schema": 1,
         "created": CREATED,
         "runtime": {"name": "onnxruntime", "minimum": "1.14"},
         "model": "model.onnx",
         "threads": 1,
-        "files": listed,
+        "files": listed(contents),
         **manifest,
     }
     agent_models.write(os.path.join(folder, "manifest.json"), json.dumps(document).encode())
     return folder
+
+
+def listed(contents: dict[str, bytes]) -> dict[str, dict]:
+    """How a manifest lists files."""
+    return {name: {"sha256": digest(content), "bytes": len(content)} for name, content in contents.items()}
 
 
 def hollow(**files: bytes) -> dict[str, bytes]:
@@ -88,7 +92,7 @@ def current(root: str) -> str | None:
 
 
 def state(root: str) -> dict[str, object]:
-    """All that is below ``root``: by path, the numbers of processes left out, where a link leads or what a file holds."""
+    """All that is below ``root``: by path without numbers of processes, where a link leads or what a file holds."""
     found: dict[str, object] = {}
     for folder, folders, names in os.walk(root):
         for name in [*folders, *names]:
@@ -108,10 +112,10 @@ def whole(folder: str) -> None:
     """Fail unless the folder has just what its manifest lists, and is named by it."""
     with open(os.path.join(folder, "manifest.json"), "rb") as file:
         content = file.read()
-    listed = json.loads(content.decode())["files"]
+    files = json.loads(content.decode())["files"]
     assert os.path.basename(folder).endswith("-" + digest(content)[:12]), folder
-    assert sorted(os.listdir(folder)) == sorted(["manifest.json", *listed]), os.listdir(folder)
-    for name, entry in listed.items():
+    assert sorted(os.listdir(folder)) == sorted(["manifest.json", *files]), os.listdir(folder)
+    for name, entry in files.items():
         with open(os.path.join(folder, name), "rb") as file:
             assert digest(file.read()) == entry["sha256"], name
 

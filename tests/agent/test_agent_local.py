@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -10,11 +11,12 @@ import unittest
 
 import agent_models
 
-if sys.version_info < (3, 10):
+if sys.version_info < (3, 10) or importlib.util.find_spec("edgesdk") is None:
     raise unittest.SkipTest("the host's side takes Python 3.10")
 
 from edgesdk.errors import DeviceError
-from edgesdk.remote.local import AgentProcess, LocalDevice
+from edgesdk.remote.agent import AgentProcess
+from edgesdk.remote.local import LocalDevice
 from edgesdk_targets.agent import fresh
 
 # An agent that starts a process of its own, tells its number, and then takes its time.

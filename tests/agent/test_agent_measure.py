@@ -7,7 +7,7 @@ import unittest
 
 import agent_models
 
-from edgesdk_targets.agent import files, measure, memory, operators, runners
+from edgesdk_targets.agent import clock, files, measure, memory, operators, runners
 from edgesdk_targets.agent.protocol import AgentError
 
 
@@ -51,6 +51,38 @@ class Refusals(OnDisk):
             self.assertEqual(self.refused(measure.benchmark, **arguments).kind, "usage")
         self.assertEqual(self.refused(operators.operators, models=[{"path": "x"}]).kind, "usage")
         self.assertEqual(self.refused(operators.operators, models=[], rounds=0).kind, "usage")
+
+    def test_an_emulated_device_measures_nothing(self):
+        os.environ["EDGESDK_EMULATED"] = "1"
+        self.addCleanup(os.environ.pop, "EDGESDK_EMULATED")
+        path = self.path("a.onnx", b"")
+        same = {"path": path, "runtime": "onnxruntime", "threads": 1}
+        for verb, arguments in (
+            (measure.benchmark, {"artifacts": [{"name": "a", "path": path}]}),
+            (measure.kernels, {"path": path}),
+            (operators.operators, {"models": [{"key": "a", "path": path}]}),
+            (memory.load, {"path": path}),
+            (memory.memory, {"path": path}),
+            (memory.load_here, same),
+            (memory.memory_here, dict(same, inputs=None, baseline=None)),
+        ):
+            error = self.refused(verb, **arguments)
+            self.assertEqual(error.kind, "emulated")
+            self.assertEqual(error.fact, "this device is emulated: its times and memory mean nothing")
+
+
+class Modes(unittest.TestCase):
+    def test_sustained_follows_as_long_a_warm_up(self):
+        self.assertEqual(measure.MODES["sustained"], (1024, 300.0, 300.0))
+        for count, seconds, warmup in measure.MODES.values():
+            self.assertGreaterEqual(count, clock.least_count(90))
+            self.assertGreater(seconds, warmup - 1)
+
+    def test_a_percentile_takes_as_many_samples_as_statistics_ask_for(self):
+        for percent in clock.PERCENTILES:
+            count = clock.least_count(percent)
+            self.assertIsNotNone(clock.statistics(range(count))[f"p{percent}"])
+            self.assertIsNone(clock.statistics(range(count - 1))[f"p{percent}"])
 
 
 @agent_models.needs_runtime

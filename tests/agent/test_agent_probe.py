@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import tempfile
 import unittest
 
-from agent_boards import ORIN, PI_4, X86, plant
+from agent_boards import EMPTY, ORIN, PI_4, PI_5, X86, XAVIER, plant
 
 from edgesdk_targets.agent import probe
 
@@ -36,6 +37,54 @@ class Boards(unittest.TestCase):
         self.assertEqual(now["temperatures"], [zone])
         self.assertEqual(now["throttle"], {"source": "hwmon", "now": ["undervoltage"], "since_boot": []})
         self.assertEqual(now["load"], [0.1, 0.2, 0.3])
+        self.assertEqual((facts["cache_kb"], facts["emulated"], now["power_mode"]), (1024, False, None))
+
+    def test_raspberry_pi_5(self):
+        facts = self.probe(PI_5)
+        self.assertEqual((facts["cpu"], facts["cores"], facts["cache_kb"]), ("Cortex-A76", 4, 512))
+        self.assertEqual(facts["features"], ["asimd", "asimddp", "fp16"])
+        self.assertEqual(facts["board"], "Raspberry Pi 5 Model B Rev 1.0")
+        self.assertEqual((facts["memory_bytes"], facts["os"]), (8257376 * 1024, "Debian GNU/Linux 13 (trixie)"))
+        now = facts["conditions"]
+        self.assertEqual(now["frequencies"][3], {"core": 3, "mhz": 1500.0, "maximum_mhz": 2400.0})
+        self.assertEqual(now["throttle"], {"source": "hwmon", "now": [], "since_boot": []})
+        self.assertEqual(now["temperatures"][0]["celsius"], 57.85)
+
+    def test_jetson_xavier(self):
+        facts = self.probe(XAVIER)
+        self.assertEqual((facts["cpu"], facts["cores"], facts["cache_kb"]), ("Carmel", 8, 2048))
+        self.assertEqual(facts["features"], ["asimd", "fp16"])
+        self.assertEqual((facts["board"], facts["l4t"]["release"]), ("Jetson-AGX", "35.4.1"))
+        self.assertEqual((facts["energy"], facts["os"]), ("ina3221", "Ubuntu 20.04.6 LTS"))
+        self.assertEqual((facts["conditions"]["power_mode"], facts["conditions"]["governor"]), ("2", "schedutil"))
+
+    def test_processors_of_nobody_known_and_of_32_bits(self):
+        for part, implementer, cpu in (
+            ("0xc07", "0x41", "Cortex-A7"),
+            ("0xfff", "0x41", "Arm part 0xfff"),
+            ("0x003", "0x4e", "Denver 2"),
+            ("0x001", "0x61", "some processor"),
+        ):
+            text = f"model name\t: some processor\nCPU implementer\t: {implementer}\nCPU part\t: {part}\n"
+            self.assertEqual(self.probe({"proc/cpuinfo": text})["cpu"], cpu)
+
+    def test_the_cache_is_told_in_kilobytes(self):
+        path = "sys/devices/system/cpu/cpu0/cache/index2/size"
+        for text, size in (("256K\n", 256), ("1M\n", 1024), ("many\n", None), ("", None)):
+            self.assertEqual(self.probe({path: text})["cache_kb"], size)
+
+    def test_an_emulator_is_told_by_its_name(self):
+        for name, is_one in (("qemu-aarch64-st", True), ("python3", False), ("qemu", False)):
+            self.assertIs(self.probe({"proc/self/status": f"Name:\t{name}\nUmask:\t0022\n"})["emulated"], is_one)
+        link = os.path.join(self.root, "proc", "thread-self", "exe")
+        os.makedirs(os.path.dirname(link))
+        for program, is_one in (("/usr/bin/python3.11", False), ("/usr/bin/qemu-aarch64-static", True)):
+            os.symlink(program, link)
+            self.assertIs(self.probe({})["emulated"], is_one)
+            os.remove(link)
+        os.environ["EDGESDK_EMULATED"] = "1"
+        self.addCleanup(os.environ.pop, "EDGESDK_EMULATED")
+        self.assertIs(self.probe({})["emulated"], True)
 
     def test_the_board_is_in_cpuinfo_where_there_is_no_device_tree(self):
         files = {name: content for name, content in PI_4.items() if "device-tree" not in name}
@@ -63,17 +112,17 @@ class Boards(unittest.TestCase):
         self.assertEqual((facts["board"], facts["energy"]), (None, "unavailable"))
 
     def test_a_board_that_says_nothing_has_nulls(self):
-        facts = self.probe({})
-        for name in ("cpu", "cores", "features", "memory_bytes", "kernel", "os", "board", "l4t"):
+        facts = self.probe(EMPTY)
+        for name in ("cpu", "cores", "features", "memory_bytes", "cache_kb", "kernel", "os", "board", "l4t"):
             self.assertIsNone(facts[name], name)
-        for name in ("governor", "frequencies", "temperatures", "throttle", "load"):
+        for name in ("governor", "power_mode", "frequencies", "temperatures", "throttle", "load"):
             self.assertIsNone(facts["conditions"][name], name)
         self.assertEqual(facts["energy"], "unavailable")
 
     def test_files_of_nonsense_are_nulls_too(self):
-        garbled = {name: "\x01?\n" for files in (PI_4, ORIN, X86) for name in files}
+        garbled = {name: "\x01?\n" for files in (PI_4, PI_5, XAVIER, ORIN, X86) for name in files}
         facts = self.probe(garbled)
-        for name in ("cpu", "cores", "features", "memory_bytes", "os"):
+        for name in ("cpu", "cores", "features", "memory_bytes", "cache_kb", "os"):
             self.assertIsNone(facts[name], name)
         self.assertEqual(facts["l4t"]["release"], None)
         self.assertEqual({zone["celsius"] for zone in facts["conditions"]["temperatures"]}, {None})

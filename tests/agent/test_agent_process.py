@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import zipapp
 
@@ -14,6 +15,7 @@ import agent_models
 from edgesdk_targets.agent import fresh, protocol
 
 AGENT = os.path.join(fresh.package_root(), "edgesdk_targets", "agent")
+BUSY = "import os, time\nfrom edgesdk_targets.agent import fresh, scratch\n"
 LOUD = """
 import os
 from edgesdk_targets.agent import __main__ as agent
@@ -49,6 +51,12 @@ class Program(unittest.TestCase):
         self.assertEqual(answers, [{"protocol": 1, "id": 1, "result": {}}])
         self.assertEqual(errors.splitlines(), ["spoiled", "spoiled as well"])
 
+    def test_telemetry_is_off_before_a_runtime_is_imported(self):
+        code = LOUD.replace("shout(report):", "shout(report):\n    return dict(os.environ)")
+        environment = {key: value for key, value in fresh.environment().items() if key != "ORT_DISABLE_TELEMETRY"}
+        answers, _, _ = converse([sys.executable, "-c", code], protocol.request(1, "shout", {}), env=environment)
+        self.assertEqual(answers[0]["result"]["ORT_DISABLE_TELEMETRY"], "1")
+
     def test_it_ends_when_the_host_is_gone(self):
         command = [sys.executable, "-m", "edgesdk_targets.agent"]
         pipe = subprocess.PIPE
@@ -57,6 +65,51 @@ class Program(unittest.TestCase):
             agent.stdin.write(protocol.request(1, "probe", {}))
             agent.stdin.flush()
             self.assertEqual(agent.wait(60), 1)
+
+    def test_it_ends_when_the_host_is_gone_while_it_works(self):
+        for work in ("time.sleep(600)", "fresh.ask('rest', {})"):
+            code = LOUD.replace("shout(report):", "shout(report):\n    scratch.folder()\n    report({})\n    " + work)
+            code = BUSY + code
+            with tempfile.TemporaryDirectory() as folder:
+                environment = dict(fresh.environment(), TMPDIR=folder)
+                pipe = subprocess.PIPE
+                with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, env=environment) as agent:
+                    agent.stdin.write(protocol.request(1, "shout", {}))
+                    agent.stdin.flush()
+                    agent.stdout.readline()
+                    self.assertEqual(len(os.listdir(folder)), 1)
+                    agent.stdout.close()
+                    self.assertEqual(agent.wait(60), 1)
+                    self.assertEqual(os.listdir(folder), [])
+
+    def test_work_that_does_not_let_itself_be_stopped_ends_a_little_later(self):
+        stubborn = "\n    while True:\n        try: time.sleep(600)\n        except SystemExit: pass"
+        code = LOUD.replace("shout(report):", "shout(report):\n    report({})" + stubborn)
+        code = BUSY + code.replace("agent.main()", "agent.END_SECONDS = 0.1\nagent.main()")
+        pipe = subprocess.PIPE
+        with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, env=fresh.environment()) as agent:
+            agent.stdin.write(protocol.request(1, "shout", {}))
+            agent.stdin.flush()
+            agent.stdout.readline()
+            agent.stdout.close()
+            self.assertEqual(agent.wait(60), 1)
+
+    def test_a_fresh_process_ends_with_the_agent_that_asked_it(self):
+        code = BUSY + "print(os.getpid(), flush=True)\n" + LOUD.replace("return {}", "time.sleep(600)")
+        pipe = subprocess.PIPE
+        asking = "import subprocess, sys, os\nchild = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdin=-1, "
+        asking += "stdout=-1)\nchild.stdin.write(sys.argv[2].encode())\nchild.stdin.flush()\n"
+        asking += "print(int(child.stdout.readline()), flush=True)\nchild.stdout.read(1)\n"
+        line = protocol.request(1, "shout", {}).decode()
+        command = [sys.executable, "-c", asking, code, line]
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=fresh.environment()) as agent:
+            child = int(agent.stdout.readline())
+            agent.kill()
+        for _ in range(600):
+            if not os.path.exists(f"/proc/{child}"):
+                return
+            time.sleep(0.1)
+        self.fail("the fresh process is still there")
 
     @agent_models.needs_runtime
     def test_it_runs_from_a_zip_archive_fresh_processes_included(self):
@@ -91,9 +144,24 @@ class Source(unittest.TestCase):
         for name, text in self.trees():
             tree = ast.parse(text, name, feature_version=(3, 8))
             names.append(name)
-            if len(tree.body) > 1:
+            if len(tree.body) > 1 and name != "__main__.py":  # which any Python reads
                 self.assertIn("from __future__ import annotations", text, name)
         self.assertIn("measure.py", names)
+
+    def test_older_pythons_are_told_what_the_agent_needs(self):
+        # A Python that is older than the agent reads this one file, and the package's docstrings, before it is told.
+        path = os.path.join(AGENT, "__main__.py")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        self.assertEqual(text, text.encode("ascii").decode())
+        tree = ast.parse(text, path, feature_version=(3, 4))
+        newer = [node for node in ast.walk(tree) if isinstance(node, (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr))]
+        typed = [node for node in ast.walk(tree) if getattr(node, "annotation", None) or getattr(node, "returns", None)]
+        self.assertEqual(newer + typed, [])
+        says = "import sys; sys.version_info = (3, 6, 15); exec(compile(open(sys.argv[1]).read(), 'agent', 'exec'))"
+        done = subprocess.run([sys.executable, "-c", says, path], stderr=subprocess.PIPE, env=fresh.environment())
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.stderr, b"the edgesdk agent needs Python 3.8 or newer, and this is 3.6\n")
 
     def test_importing_the_agent_imports_the_standard_library_alone(self):
         code = "import sys; from edgesdk_targets.agent import __main__; print('\\n'.join(sys.modules))"

@@ -52,6 +52,19 @@ class Serve(unittest.TestCase):
             self.assertEqual((answers[0]["id"], answers[0]["error"]["kind"]), (None, "usage"))
             self.assertEqual(answers[-1]["result"], {"sum": 2})
 
+    def test_a_line_that_is_too_long_is_refused_and_not_held(self):
+        before = protocol.LINE_BYTES
+        self.addCleanup(setattr, protocol, "LINE_BYTES", before)
+        protocol.LINE_BYTES = 100
+        line = protocol.request(1, "add", {"left": 1})
+        full = line[:-1].ljust(99) + b"\n"
+        for long in (line[:-1].ljust(100) + b"\n", bytes(3 << 20) + b"\n", b"[" * 200 + b"\n"):
+            answers = ask(long, full, long, line)
+            self.assertEqual([a.get("id") for a in answers if "progress" not in a], [None, 1, None, 1])
+            self.assertEqual(answers[0]["error"]["kind"], "usage")
+            self.assertIn("the request is longer than", answers[0]["error"]["fact"])
+        self.assertEqual(ask(bytes(1000))[0]["error"]["kind"], "usage")
+
     def test_another_protocol_is_refused(self):
         error = error_of(b'{"protocol": 2, "id": 1, "verb": "add", "arguments": {}}\n')
         self.assertEqual(error["fact"], "the request has protocol 2, this agent speaks 1")

@@ -35,6 +35,21 @@ class OnDisk(unittest.TestCase):
             call(*given, **named)
         return caught.exception
 
+    def two_outputs(self, runtime: str, source):
+        """The model of two outputs gives them by the file's names, as arrays of their own."""
+        import numpy
+
+        session = runners.runner(runtime).load(source, 1)
+        values = {"a": numpy.arange(4, dtype="float32")[None], "b": numpy.array([[-1, 1, -1, 1]], "float32")}
+        first = session.run_once(values)
+        session.run_once({name: array + 1 for name, array in values.items()})
+        self.assertEqual(sorted(first), ["positive", "sum"])
+        numpy.testing.assert_array_equal(first["sum"], [[-1, 2, 1, 4]])
+        numpy.testing.assert_array_equal(first["positive"], [[0, 1, 0, 1]])
+        self.assertEqual(self.refused(session.run_once, {"a": values["a"]}).kind, "usage")
+        wrong = dict(values, a=numpy.ones((2, 3), "float32"))
+        self.assertEqual(self.refused(session.run_once, wrong).kind, "runtime")
+
     def assert_close(self, found, expected):
         import numpy
 
@@ -97,8 +112,30 @@ class Installed(unittest.TestCase):
         self.assertFalse(loaded & {"numpy", "onnxruntime", "openvino", "ai_edge_litert", "tflite_runtime"})
 
 
+class Differences(OnDisk):
+    @agent_models.needs_runtime
+    def test_rows_are_compared_with_what_was_recorded(self):
+        import numpy
+
+        from edgesdk_targets.agent.runners.arrays import difference
+
+        expected = numpy.array([[0, 2], [4, 6]], "uint8")
+        self.assertEqual(difference([expected[:1], expected[1:]], expected), (0.0, True))
+        self.assertEqual(difference([expected.astype("float32")], expected), (0.0, False))
+        error, identical = difference([expected + 1], expected)
+        self.assertAlmostEqual(error, 1 / 5**0.5)
+        self.assertFalse(identical)
+        self.assertEqual(difference([expected[:1]], expected), (float("inf"), False))
+        nothing = numpy.full((2, 2), float("nan"), "float32")
+        self.assertEqual(difference([nothing], expected)[0], float("inf"))
+        self.assertEqual(difference([nothing], nothing), (float("inf"), True))
+
+
 @agent_models.needs_runtime
 class OnnxRuntime(OnDisk):
+    def test_one_run_gives_copies_of_the_outputs_by_name(self):
+        self.two_outputs("onnxruntime", agent_models.two_outputs())
+
     def test_files_of_others_are_refused(self):
         runner = runners.runner("onnxruntime")
         for content in (IR, TFLITE):
@@ -120,6 +157,10 @@ class OpenVino(OnDisk):
 
     def ir(self, model: bytes) -> str:
         return agent_models.ir(self.folder, model)
+
+    def test_one_run_gives_copies_of_the_outputs_by_name(self):
+        self.two_outputs("openvino", agent_models.two_outputs())
+        self.two_outputs("openvino", self.ir(agent_models.two_outputs()))
 
     def test_an_ir_an_onnx_file_and_its_bytes_compute_the_same(self):
         import numpy
@@ -224,6 +265,18 @@ class LiteRT(OnDisk):
             made = values["x"] @ numpy.arange(-16, 16, dtype="float32").reshape(4, 8).T
             for found, expected in zip(self.outputs(session), (numpy.maximum(made, 0), made)):
                 self.assert_close(found, expected)
+
+    def test_one_run_gives_copies_of_the_outputs_by_name(self):
+        import numpy
+
+        session = self.runner.load(agent_models.dense(), 1)
+        weights = numpy.arange(-16, 16, dtype="float32").reshape(4, 8)
+        first, second = (session.run_once({"x": row[None]}) for row in numpy.eye(8, dtype="float32")[[0, 7]])
+        for found, column in ((first, weights[:, 0]), (second, weights[:, 7])):
+            self.assertEqual(sorted(found), ["y", "z"])
+            numpy.testing.assert_array_equal(found["z"], column[None])
+            numpy.testing.assert_array_equal(found["y"], numpy.maximum(column, 0)[None])
+        self.assertEqual(self.refused(session.run_once, {}).kind, "usage")
 
     def test_without_a_signature_the_tensors_give_the_names(self):
         session = self.runner.load(agent_models.dense(signature=False), 1)

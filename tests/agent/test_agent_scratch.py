@@ -3,11 +3,13 @@ from __future__ import annotations
 import base64
 import errno
 import fcntl
+import hashlib
 import os
 import resource
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 from test_agent_process import converse
@@ -45,17 +47,9 @@ class Scratch(unittest.TestCase):
 
     def test_pieces_make_a_file_that_is_there_as_long_as_the_agent(self):
         with subprocess.Popen(AGENT, stdin=-1, stdout=-1, env=self.environment) as agent:
-            for number, (name, content, more) in enumerate(
-                [
-                    ("a/model.onnx", b"one ", {}),
-                    (
-                        "a/model.onnx",
-                        b"two",
-                        {"offset": 4, "sha256": scratch.files.hashlib.sha256(b"one two").hexdigest()},
-                    ),
-                    ("a/empty", b"", {}),
-                ]
-            ):
+            last = {"offset": 4, "sha256": hashlib.sha256(b"one two").hexdigest()}
+            pieces = [("a/model.onnx", b"one ", {}), ("a/model.onnx", b"two", last), ("a/empty", b"", {})]
+            for number, (name, content, more) in enumerate(pieces):
                 agent.stdin.write(piece(number, name, content, **more))
                 agent.stdin.flush()
                 result = protocol.answer(agent.stdout.readline(), number)["result"]
@@ -68,7 +62,7 @@ class Scratch(unittest.TestCase):
             self.assertEqual(os.stat(folder).st_mode & 0o777, 0o700)
             self.assertEqual(os.path.dirname(folder), self.folder)
             agent.stdin.close()
-        self.assertEqual((agent.returncode, self.left()), (0, []))
+            self.assertEqual((agent.wait(60), self.left()), (0, []))
 
     def test_offset_0_begins_a_file_anew(self):
         again = [piece(1, "a", b"old content"), piece(2, "a", b"new"), piece(3, "a", b"er", offset=3)]
@@ -90,12 +84,22 @@ class Scratch(unittest.TestCase):
             "a\0b",
             "a\nb",
         ]
-        for result in self.put(*[piece(1, name, b"x") for name in [*bad, "a/b/c/d/e"]]):
+        for result in self.put(*[piece(1, name, b"x") for name in [*bad, "a\nb", "a/b/c/d/e"]]):
             self.assertEqual(result["kind"], "usage")
             self.assertIn("is no name for a file that is sent", result["fact"])
         request = protocol.request(1, "put", {"name": 7, "data": ""})
         self.assertEqual(self.put(request)[0]["kind"], "usage")
         self.assertEqual(os.listdir(self.folder), [])
+
+    def test_what_was_sent_can_be_dropped(self):
+        name, more = "a/b", {"offset": 1}
+        steps = [piece(1, name, b"x"), protocol.request(2, "drop", {"name": "a"}), piece(3, name, b"y", **more)]
+        steps += [protocol.request(4, "drop", {"name": "a/b/c"}), protocol.request(5, "drop", {"name": "a"})]
+        found = self.put(*steps, piece(6, "c", b"x"), protocol.request(7, "drop", {"name": "c"}))
+        self.assertEqual([found[index] for index in (1, 3, 4, 6)], [{"removed": there} for there in (1, 1, 0, 1)])
+        self.assertEqual(found[2]["fact"], "b has 0 bytes, and the piece begins at 1")
+        for name in ("..", "", "/etc", ".lock"):
+            self.assertEqual(self.put(protocol.request(1, "drop", {"name": name}))[0]["kind"], "usage")
 
     def test_a_name_cannot_be_both_a_file_and_a_folder(self):
         found = self.put(piece(1, "a", b"x"), piece(2, "a/b", b"x"), piece(3, "c/d", b"x"), piece(4, "c", b"x"))
@@ -132,11 +136,8 @@ class Scratch(unittest.TestCase):
         self.assertIn(os.strerror(errno.EFBIG), found[1]["fact"])
 
     def test_no_folder_can_be_made(self):
-        self.environment["TMPDIR"] = os.path.join(self.folder, "file")
-        code = (
-            "import tempfile; tempfile.tempdir = '/proc/no'; from edgesdk_targets.agent import __main__ as a; a.main()"
-        )
-        answers, _, _ = converse([sys.executable, "-c", code], piece(1, "a", b"x"), env=self.environment)
+        code = "import tempfile; tempfile.tempdir = '/proc/no'; from edgesdk_targets.agent import __main__ as a; "
+        answers, _, _ = converse([sys.executable, "-c", code + "a.main()"], piece(1, "a", b"x"))
         self.assertEqual(answers[0]["error"]["kind"], "storage")
 
     def test_the_folder_of_a_killed_agent_goes_and_that_of_a_living_one_stays(self):
@@ -145,6 +146,10 @@ class Scratch(unittest.TestCase):
         self.assertTrue(os.path.isdir(dead))
         unheld = os.path.join(self.folder, scratch.PREFIX + "unheld")  # killed before it could hold its lock
         os.mkdir(unheld)
+        old = time.time() - 2 * scratch.YOUNG_SECONDS
+        os.utime(unheld, (old, old))
+        young = os.path.join(self.folder, scratch.PREFIX + "young")
+        os.mkdir(young)
         living = os.path.join(self.folder, scratch.PREFIX + "living")
         os.mkdir(living)
         with open(os.path.join(living, scratch.LOCK), "w") as lock:
@@ -152,8 +157,9 @@ class Scratch(unittest.TestCase):
             link = os.path.join(self.folder, scratch.PREFIX + "link")
             os.symlink(living, link)
             self.put(piece(1, "a", b"x"))
-            self.assertEqual(sorted(self.left()), sorted(map(os.path.basename, (living, link))))
-        self.put(piece(1, "a", b"x"))
+            self.assertEqual(sorted(self.left()), sorted(map(os.path.basename, (living, link, young))))
+        os.rmdir(young)
+        self.put(protocol.request(1, "probe", {}))  # any agent clears up
         self.assertEqual(self.left(), [os.path.basename(link)])
 
     def test_agents_that_begin_together_do_not_sweep_each_other(self):
@@ -170,10 +176,8 @@ class Scratch(unittest.TestCase):
         self.assertEqual(self.left(), [])
 
     def test_a_fresh_process_does_not_keep_the_lock(self):
-        code = (
-            "import subprocess, sys; from edgesdk_targets.agent import scratch; print(scratch.folder(), flush=True); "
-        )
-        code += "subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL); import os; os.kill(os.getpid(), 9)"
+        start = "import subprocess; subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL)\n"
+        code = DIE.replace("os.kill", start + "os.kill")
         done = subprocess.Popen([sys.executable, "-c", code], stdout=-1, env=self.environment, start_new_session=True)
         self.addCleanup(os.killpg, done.pid, 9)
         path = done.communicate()[0].decode().strip()

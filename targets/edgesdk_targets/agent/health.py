@@ -85,14 +85,13 @@ def _budget(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             told = json.load(file)["budget"]
-        budget = {name: told.get(name) for name in ("latency_ms", "peak_memory_bytes", "percentile")}
-        if budget["percentile"] is None:
-            budget["percentile"] = 50
-        if not all(value is None or 0 < float(value) < math.inf for value in budget.values()):
+        budget = {name: told.get(name) for name in ("latency_ms", "peak_memory_bytes")}
+        percentile = told.get("percentile", 50)
+        if not all(value is None or 0 < value < math.inf for value in budget.values()) or not 0 < percentile < 100:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise AgentError(REFUSED, f"{REPORT} of the bundle has no budget that can be read", "deploy again") from None
-    return budget
+    return {**budget, "percentile": percentile}
 
 
 def _latency(report: Report, same: dict[str, Any], most: float, percentile: float, lock_seconds: float) -> float:

@@ -17,7 +17,7 @@ import stat
 from itertools import zip_longest
 from typing import Any, Iterator
 
-from edgesdk_targets.agent import files, health, lock, measure, probe, runners
+from edgesdk_targets.agent import files, health, lock, probe, runners
 from edgesdk_targets.agent.protocol import REFUSED, STORAGE, USAGE, AgentError, Report
 from edgesdk_targets.agent.versions import LOCK, Versions
 
@@ -56,7 +56,8 @@ class _Bundle:
         self.version = f"{re.sub('[-:]', '', created)}-{digest[:12]}"
         self.model = self.manifest.get("model", MODEL)
         self.threads = self.manifest.get("threads", 1)
-        measure.check_threads(self.threads)
+        if not isinstance(self.threads, int) or isinstance(self.threads, bool) or self.threads < 1:
+            raise _refused(f"the bundle is for {self.threads!r} threads")
         self.files = _listed(self.manifest.get("files"), self.model)
         self.files[MANIFEST] = {"sha256": digest, "bytes": len(content)}
         for name in self.files:

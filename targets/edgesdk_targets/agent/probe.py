@@ -15,6 +15,7 @@ import subprocess
 import sys
 from typing import Any
 
+from edgesdk_targets.agent import wheels
 from edgesdk_targets.agent.protocol import Report
 from edgesdk_targets.agent.runners import RUNNERS
 
@@ -23,12 +24,15 @@ FEATURES = {
     **{name: name for name in ("neon", "asimd", "asimddp", "i8mm")},
     "asimdhp": "fp16",
 }
-# Arm Ltd. (implementer 0x41) part numbers, from the Main ID Register as Linux tells it in /proc/cpuinfo.
+# Part numbers of Arm Ltd. and of NVIDIA, from the Main ID Register as Linux tells it in /proc/cpuinfo.
 ARM_PARTS = {
     **{"0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57"},
     **{"0xd08": "Cortex-A72", "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76"},
+    **{"0xb76": "ARM1176", "0xc07": "Cortex-A7", "0xc08": "Cortex-A8", "0xc09": "Cortex-A9", "0xc0f": "Cortex-A15"},
     **{"0xd0c": "Neoverse-N1", "0xd41": "Cortex-A78", "0xd42": "Cortex-A78AE", "0xd40": "Neoverse-V1"},
 }
+NVIDIA_PARTS = {"0x003": "Denver 2", "0x004": "Carmel"}
+PARTS = {"0x41": ("Arm", ARM_PARTS), "0x4e": ("NVIDIA", NVIDIA_PARTS)}  # by the implementer
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "ai-edge-litert", "tflite-runtime")
 # https://www.raspberrypi.com/documentation/computers/os.html#get_throttled: bits 0 to 3 are now, 16 to 19 since boot.
 THROTTLE_BITS = ("undervoltage", "frequency capped", "throttled", "soft temperature limit")
@@ -42,6 +46,7 @@ def probe(report: Report, *, root: str = "/") -> dict[str, Any]:
         "architecture": platform.machine() or None,
         "userland_bits": struct.calcsize("P") * 8,
         "memory_bytes": memory_bytes(root),
+        "cache_kb": cache_kb(root),
         "kernel": read(root, "proc/sys/kernel/osrelease"),
         "os": os_name(root),
         "board": board(root),
@@ -52,6 +57,7 @@ def probe(report: Report, *, root: str = "/") -> dict[str, Any]:
         "glibc": platform.libc_ver()[1] or None,
         "runtimes": runtimes(),
         "runners": installed_runners(),
+        "wheels": {name: wheels.here(name) for name in RUNNERS if name not in installed_runners()},
         "conditions": conditions(root),
     }
 
@@ -60,6 +66,7 @@ def conditions(root: str = "/") -> dict[str, Any]:
     """What bears on a measurement and may change during it."""
     return {
         "governor": governor(root),
+        "power_mode": power_mode(root),
         "frequencies": frequencies(root),
         "temperatures": temperatures(root),
         "throttle": throttle(root),
@@ -108,11 +115,11 @@ def cpu(root: str) -> dict[str, Any]:
         first.setdefault(name, value)
     flags = first.get("flags", first.get("Features"))
     has = set((flags or "").split())
-    parts = sorted({value for name, value in entries if name == "CPU part"})
-    arm = " + ".join(ARM_PARTS.get(part, f"Arm part {part}") for part in parts)
-    named_arm = arm if first.get("CPU implementer") == "0x41" else None
+    maker, known = PARTS.get(first.get("CPU implementer", ""), ("", {}))
+    parts = sorted({value for name, value in entries if name == "CPU part"}) if maker else []
+    named = " + ".join(known.get(part, f"{maker} part {part}") for part in parts)
     return {
-        "cpu": named_arm or first.get("model name") or None,
+        "cpu": named or first.get("model name") or None,
         "cores": _cores(root) or sum(name == "processor" for name, _ in entries) or None,
         "features": None if flags is None else [FEATURES[name] for name in FEATURES if name in has],
     }
@@ -154,6 +161,12 @@ def memory_bytes(root: str) -> int | None:
     return int(match.group(1)) * 1024 if match else None
 
 
+def cache_kb(root: str) -> int | None:
+    """The second-level cache of the first core, in KiB."""
+    size = re.fullmatch(r"(\d+)([KM])", read(root, "sys/devices/system/cpu/cpu0/cache/index2/size") or "")
+    return int(size.group(1)) * {"K": 1, "M": 1024}[size.group(2)] if size else None
+
+
 def os_name(root: str) -> str | None:
     """The system's name as ``/etc/os-release`` gives it."""
     text = read(root, "etc/os-release") or read(root, "usr/lib/os-release") or ""
@@ -181,6 +194,14 @@ def governor(root: str) -> str | None:
     """The cores' frequency governor; several, where they differ, joined by commas."""
     found = {read(root, path) for path in _glob(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
     return ", ".join(sorted(name for name in found if name)) or None
+
+
+def power_mode(root: str) -> str | None:
+    """A Jetson's power mode, which bounds its clocks and cores: its name, or its number where that alone is told."""
+    command = shutil.which("nvpmodel") if root == "/" else None
+    named = re.search(r"NV Power Mode: (\S+)", (_output([command, "-q"]) if command else None) or "")
+    number = re.search(r"pmode:(\d+)", read(root, "var/lib/nvpmodel/status") or "")
+    return named.group(1) if named else str(int(number.group(1))) if number else None
 
 
 def frequencies(root: str) -> list[dict[str, Any]] | None:
@@ -270,7 +291,7 @@ def installed_runners() -> dict[str, str]:
     """The versions of the runtimes that are installed, by the name of their runner."""
     versions = runtimes()
     found = {}
-    for name, (_, distributions, _) in RUNNERS.items():
+    for name, (_, distributions) in RUNNERS.items():
         if present := [versions[each] for each in distributions if each in versions]:
             found[name] = present[0]
     return found

@@ -17,12 +17,14 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from typing import Any
 
 from edgesdk_targets.agent import files
 from edgesdk_targets.agent.protocol import FAILED, STORAGE, USAGE, AgentError, Report
 
 PREFIX, LOCK = "edgesdk-agent-", ".lock"
+YOUNG_SECONDS = 60.0  # in which a folder may still be without its lock
 PARTS = 4
 
 
@@ -33,10 +35,7 @@ def put(report: Report, *, name: str, data: str, offset: int = 0, sha256: str | 
     ``sha256``, which comes with the last piece, the digest of the whole file must be that, or the file is removed.
     Returns its ``path`` and its ``bytes`` so far. Raises ``AgentError``, of kind ``storage`` where there is no space.
     """
-    parts = name.split("/") if isinstance(name, str) else []
-    if not 1 <= len(parts) <= PARTS or not all(map(files.is_plain, parts)):
-        fact = f"{str(name)[:80]!r} is no name for a file that is sent"
-        raise AgentError(USAGE, fact, f"give up to {PARTS} plain parts, joined by /")
+    parts = _parts(name)
     try:
         content = base64.b64decode(data, validate=True)
     except (TypeError, ValueError, binascii.Error):
@@ -56,6 +55,17 @@ def put(report: Report, *, name: str, data: str, offset: int = 0, sha256: str | 
     return {"path": path, "bytes": size}
 
 
+def drop(report: Report, *, name: str) -> dict[str, Any]:
+    """Remove what was sent under the first part of ``name``. Returns whether anything was there, ``removed``."""
+    path = os.path.join(folder(), _parts(name)[0])
+    there = os.path.exists(path)
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        _forget(path)
+    return {"removed": there}
+
+
 @functools.lru_cache(maxsize=None)
 def folder() -> str:
     """This agent's folder, made at the first call; folders of dead agents are removed then. Raises ``AgentError``."""
@@ -73,12 +83,18 @@ def folder() -> str:
 
 
 def sweep() -> list[str]:
-    """Remove the folders that dead agents of this user left behind. Returns their paths."""
+    """Remove the folders that dead agents of this user left behind. Returns their paths.
+
+    One without a lock may be another agent's that has only begun, and is left alone while it is young.
+    """
     removed = []
     for path in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), PREFIX + "*")):
         try:
             found = os.lstat(path)
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+                continue
+            is_young = abs(time.time() - found.st_mtime) < YOUNG_SECONDS
+            if is_young and not os.path.exists(os.path.join(path, LOCK)):
                 continue
             descriptor = _locked(path)
         except OSError:  # its agent lives, or another one is removing it
@@ -87,6 +103,14 @@ def sweep() -> list[str]:
         os.close(descriptor)
         removed.append(path)
     return removed
+
+
+def _parts(name: str) -> list[str]:
+    parts = name.split("/") if isinstance(name, str) else []
+    if not 1 <= len(parts) <= PARTS or not all(map(files.is_plain, parts)):
+        fact = f"{str(name)[:80]!r} is no name for a file that is sent"
+        raise AgentError(USAGE, fact, f"give up to {PARTS} plain parts, joined by /")
+    return parts
 
 
 def _hold(path: str) -> bool:

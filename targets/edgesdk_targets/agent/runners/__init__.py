@@ -24,15 +24,16 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from edgesdk_targets.agent import wheels
 from edgesdk_targets.agent.protocol import MISSING, RUNTIME, USAGE, AgentError
 
-# The module, the distributions that bring what it imports, and how the first of them is installed.
+# The module, and the distributions that bring what it imports.
 _HERE = "edgesdk_targets.agent.runners."
 RUNNERS = {
-    "onnxruntime": (_HERE + "onnxruntime_runner", ("onnxruntime", "onnxruntime-gpu"), "onnxruntime"),
-    "openvino": (_HERE + "openvino_runner", ("openvino",), "openvino"),
-    "litert": (_HERE + "litert_runner", ("ai-edge-litert",), "ai-edge-litert"),
-    "tflite": (_HERE + "tflite_runner", ("tflite-runtime",), "tflite-runtime 'numpy<2'"),
+    "onnxruntime": (_HERE + "onnxruntime_runner", ("onnxruntime", "onnxruntime-gpu")),
+    "openvino": (_HERE + "openvino_runner", ("openvino",)),
+    "litert": (_HERE + "litert_runner", ("ai-edge-litert",)),
+    "tflite": (_HERE + "tflite_runner", ("tflite-runtime",)),
 }
 
 
@@ -44,12 +45,12 @@ def runner(runtime: str) -> Any:
     if runtime not in RUNNERS:
         fact = f"there is no runner for {runtime!r}"
         raise AgentError(USAGE, fact, f"use one of {', '.join(sorted(RUNNERS))}")
-    module, _, install = RUNNERS[runtime]
+    module, _ = RUNNERS[runtime]
     try:
         return importlib.import_module(module)
     except ImportError as error:
         fact = f"{runtime} cannot be imported on this device ({error})"
-        raise AgentError(MISSING, fact, f"install it there: pip install {install}") from None
+        raise AgentError(MISSING, fact, wheels.here(runtime)) from None
 
 
 def refused(runtime: str, error: Exception) -> AgentError:
