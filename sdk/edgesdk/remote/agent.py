@@ -148,7 +148,7 @@ class Child:
         try:
             # A session of its own, so that Ctrl-C reaches the host alone and one signal reaches all it started.
             self.process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True, bufsize=0
+                command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
             )
         except OSError as error:
             fact = f"the agent on {where} cannot be started ({command[0]}: {error.strerror})"
