@@ -1,0 +1,82 @@
+"""The command line and an emulated board: it may install there, and never says how long anything took."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from emulation import SECONDS
+
+TIME = re.compile(r"\d ?(ms|us|µs)\b|p50")
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def edgesdk(boards, tmp_path: Path) -> Command:
+    """The command line, with the board ``emulated`` in its inventory, and folders of its own."""
+    own = {"EDGESDK_DEVICES": str(tmp_path / "devices.toml"), "EDGESDK_PROFILES": str(tmp_path / "profiles")}
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "edgesdk.cli", *map(str, arguments)]
+        return subprocess.run(
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, **own},
+            timeout=SECONDS, check=False,
+        )  # fmt: skip
+
+    python, root = boards["pi4"].python, tmp_path / "root"
+    added = run("device", "add", "emulated", "local", "--python", python, "--root", root)
+    assert added.returncode == 0, added.stderr
+    return run
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["benchmark", "MODEL", "BUNDLE"],
+        ["benchmark", "BUNDLE", "--json"],
+        ["calibrate", "my-board"],
+        ["deploy", "--target", "raspberry-pi-4", "--epochs", "0", "--out", "OUT"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:4]),
+)
+def test_no_command_measures_on_it(
+    edgesdk: Command, bundles: dict[str, Path], files, tmp_path: Path, arguments: list[str]
+) -> None:
+    given = {"MODEL": files["litert", "int8"], "BUNDLE": bundles["litert"], "OUT": tmp_path / "out"}
+    done = edgesdk(*(given.get(each, each) for each in arguments), "--device", "emulated")
+    assert done.returncode == 6, done.stderr
+    assert done.stdout == ""
+    assert "is emulated" in done.stderr and "Traceback" not in done.stderr
+    assert not TIME.search(done.stderr)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "profiles").exists()
+
+
+def test_what_it_is_and_what_is_installed_is_told_without_times(
+    edgesdk: Command, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    first, second = bundles["onnxruntime"], bundles["litert"]
+    told = [
+        edgesdk("device", *arguments)
+        for arguments in (
+            ("probe", "emulated"),
+            ("probe", "emulated", "--json"),
+            ("install", "emulated", first),
+            ("install", "emulated", second, "--json"),
+            ("rollback", "emulated"),
+        )
+    ]
+    for done in told:
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+    probed, facts, installed, found, back = (done.stdout for done in told)
+    assert "emulated" in probed and "emulated" in installed
+    assert json.loads(facts)["emulated"] is True
+    assert json.loads(found)["health"]["emulated"] is True and json.loads(found)["health"]["p50_ms"] is None
+    assert not any(TIME.search(each) for each in (probed, facts, installed, back, *(done.stderr for done in told)))
+    assert (tmp_path / "root" / "current" / "model.onnx").is_file()
