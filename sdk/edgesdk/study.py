@@ -22,7 +22,8 @@ from edgesdk.budget import Budget
 from edgesdk.compress.data import Data, check
 from edgesdk.compress.network import Batch, Network, rebatch, tensors
 from edgesdk.compress.quantize import calibrate, integer
-from edgesdk.compress.sense import importance, sense
+from edgesdk.compress.rebuild import ranked
+from edgesdk.compress.sense import sense
 from edgesdk.compress.task import Task
 from edgesdk.compress.trace import trace
 from edgesdk.errors import EdgeSdkError, ModelError
@@ -43,6 +44,7 @@ from edgesdk.report import Prediction, Report
 from edgesdk.solve.milp import price
 
 SENSE_SAMPLES = 128
+RANKED = "taylor and hessian"  # by what channels are ranked: prices depend on it
 WITHOUT_FOUR_BITS = ("tensorrt",)  # of weights of a convolution
 Tell = Callable[[str, float | None], None]
 
@@ -246,10 +248,10 @@ def _sense(studies: Sequence[Study]) -> None:
         layer.name: tuple(dict.fromkeys(option for one in studies for option in one.offered[layer.name]))
         for layer in first.graph.layers
     }
-    scores = importance(network, first.data.calibration, task)
+    scores = ranked(network, first.data.calibration, task)
     x = _joined(first.calibration, SENSE_SAMPLES)
     made_from = [
-        first.graph.digest, _digest(network.module), _digest(tensors(x)), task.name,
+        first.graph.digest, _digest(network.module), _digest(tensors(x)), task.name, RANKED,
         {name: [str(option) for option in found] for name, found in offered.items()},
     ]  # fmt: skip
     path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"

@@ -15,6 +15,7 @@ from edgesdk.compress.modularize import is_relu
 from edgesdk.compress.network import Batch, Network
 from edgesdk.compress.sense import kept_channels
 from edgesdk.compress.trace import cut
+from edgesdk.graph import Graph
 from edgesdk.plan import Option, Plan
 
 
@@ -33,14 +34,13 @@ def compressed(
         if branch.name in plan.dropped:
             _leave_out(module, network, branch.join, branch.keeps)
     module.recompile()
-    for group in graph.groups:
-        kept = plan.kept.get(group.name, group.size)
-        writers = [name for name in group.layers if _present(module, network, name)]
-        if kept < group.size and writers:
-            stay = set(kept_channels(scores[group.name], kept))
+    for name, stay in staying(graph, plan, scores).items():
+        group = graph.group_by_name[name]
+        writers = [layer for layer in group.layers if _present(module, network, layer)]
+        if writers:
             path = network.sites[writers[0]].module
             assert path is not None
-            cut(module, x, path, [c for c in range(group.size) if c not in stay])
+            cut(module, x, path, sorted(set(range(group.size)) - set(stay)))
     options: dict[str, Option] = {}
     for layer in plan.layers:
         if layer.name not in network.sites:
@@ -54,6 +54,15 @@ def compressed(
     small = described(module, x, network.structure)
     renamed = _renamed(network, small)
     return small, {name: options.get(renamed.get(name, name), Option()) for name in small.graph.by_name}
+
+
+def staying(graph: Graph, plan: Plan, scores: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """Of each channel group of ``graph`` that the plan cuts, the channels that stay, in order."""
+    return {
+        group.name: kept_channels(scores[group.name], plan.kept[group.name])
+        for group in graph.groups
+        if plan.kept.get(group.name, group.size) < group.size
+    }
 
 
 def _present(module: fx.GraphModule, network: Network, layer: str) -> bool:

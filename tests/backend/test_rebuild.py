@@ -1,0 +1,223 @@
+"""Weights set in closed form: a compressed network's layers, and what comes out of it, come nearer the dense one's."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import models
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgesdk.compress.apply import compressed, staying
+from edgesdk.compress.network import Network
+from edgesdk.compress.rebuild import JUDGE, Fit, irreplaceable, rebuilt
+from edgesdk.compress.trace import trace
+from edgesdk.example.data import example_data, example_model
+from edgesdk.plan import Factor, Option, Plan
+
+
+@cache
+def made(name: str) -> tuple[Network, Tensor]:
+    """A network with 192 inputs, of which tests fit the first 128."""
+    return models.made(name, 192)
+
+
+def off(network: Network, dense: Network, x: Tensor) -> float:
+    """The squared error of the outputs over their variance."""
+    with torch.no_grad():
+        found, wanted = network.flat(x)[0], dense.flat(x)[0]
+    return float((found - wanted).square().mean() / wanted.var())
+
+
+def carried_out(network: Network, plan: Plan, x: Tensor) -> tuple[Network, Network, dict[str, Fit]]:
+    """The plan plainly, and rebuilt on ``x``."""
+    scores = models.scores(network)
+    small, _ = compressed(network, plan, x, scores)
+    new, fits = rebuilt(small, network, staying(network.graph, plan, scores), list(x.split(32)))
+    return small, new, {fit.layer: fit for fit in fits}
+
+
+def cut(network: Network, share: float, **rest) -> Plan:
+    kept = {g.name: max(1, round(share * g.size)) for g in network.graph.groups if g.fixed is None}
+    return models.plan(network, kept, **rest)
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "transformer", "recurrent"])
+def test_layers_and_outputs_come_nearer_on_samples_that_no_fit_saw(name: str) -> None:
+    network, x = made(name)
+    small, new, fits = carried_out(network, cut(network, 0.5), x[:128])
+    assert all(fit.after < fit.before and fit.damping for fit in fits.values() if fit.before > 1e-6)
+    assert any(fit.before > 0.1 for fit in fits.values())
+    assert off(new, network, x[128:]) < 0.8 * off(small, network, x[128:])
+
+
+def test_what_stays_is_what_the_cut_left() -> None:
+    network, x = made("residual")
+    plan, scores = cut(network, 0.5), models.scores(network)
+    small, _ = compressed(network, plan, x, scores)
+    kept = staying(network.graph, plan, scores)
+    for name in ("stem.0", "inner.0", "down.0"):
+        channels = kept[network.graph.by_name[name].writes]
+        norm = network.module.get_submodule(network.sites[name].norm)
+        assert torch.equal(small.module.get_submodule(small.sites[name].norm).weight, norm.weight[channels])
+    assert staying(network.graph, models.plan(network), scores) == {}
+
+
+def test_a_network_that_nothing_was_cut_from_stays_as_it_is() -> None:
+    network, x = made("residual")
+    _, new, fits = carried_out(network, models.plan(network), x[:128])
+    assert all(fit.damping is None for fit in fits.values()) and fits
+    for name, value in network.module.state_dict().items():
+        assert torch.equal(new.module.state_dict()[name], value)
+
+
+def test_channels_that_are_copies_of_others_go_at_no_cost() -> None:
+    torch.manual_seed(1)
+    model = models.Residual().eval()
+    with torch.no_grad():
+        for part in (model.inner[0].weight, model.inner[1].weight, model.inner[1].bias, model.inner[1].running_mean):
+            part[8:] = part[:8]
+    x = torch.randn(192, 3, 16, 16)
+    network = trace(model, x)
+    plan = models.plan(network, {"inner.0": 8})
+    scores = models.scores(network) | {"inner.0": torch.arange(16, 0, -1).float()}
+    small, _ = compressed(network, plan, x, scores)
+    new, _ = rebuilt(small, network, staying(network.graph, plan, scores), [x[:128]])
+    assert off(small, network, x[128:]) > 1e-4
+    assert off(new, network, x[128:]) < 1e-4 * off(small, network, x[128:])
+
+
+def test_channels_that_are_copies_of_others_or_never_read_are_the_first_to_go() -> None:
+    torch.manual_seed(1)
+    model = models.Residual().eval()
+    with torch.no_grad():
+        for part in (model.inner[0].weight, model.inner[1].weight, model.inner[1].bias, model.inner[1].running_mean):
+            part[15] = part[0]
+        model.inner[3].weight[:, 7] = 0.0
+    x = torch.randn(64, 3, 16, 16)
+    scores = irreplaceable(trace(model, x), [x])["inner.0"]
+    assert set(scores.argsort()[:3].tolist()) == {0, 7, 15}
+    assert float(scores[[0, 7, 15]].max()) < 0.1 * float(scores.median())
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "transformer", "recurrent"])
+def test_every_group_that_can_be_cut_has_a_score_for_each_channel(name: str) -> None:
+    network, x = made(name)
+    scores = irreplaceable(network, [x[:64]])
+    assert {n: len(s) for n, s in scores.items()} == {g.name: g.size for g in network.graph.groups if g.fixed is None}
+    assert all(bool((s >= 0).all()) and float(s.std()) > 0 for s in scores.values())
+
+
+def test_a_fit_that_does_worse_on_what_it_did_not_see_is_left_out() -> None:
+    network = trace(nn.Sequential(nn.Linear(2, 3, bias=False)), torch.zeros(2, 2))
+    small = network.copy()
+    with torch.no_grad():
+        small.submodule("0").weight += 1.0
+    # The fit sees the first input alone and sets its weight right; the judge has both, whose errors cancelled.
+    x = torch.tensor([[1.0, 0.0]] * (JUDGE - 1) + [[1.0, -0.9]]).repeat(4, 1)
+    new, (fit,) = rebuilt(small, network, {}, [x])
+    assert fit.damping is None and fit.after == fit.before > 0
+    assert torch.equal(new.submodule("0").weight, small.submodule("0").weight)
+    better, (fit,) = rebuilt(small, network, {}, [x[:4].repeat(5, 1)])
+    assert fit.damping is not None and fit.after < 1e-3 * fit.before
+    assert float((better.submodule("0").weight - network.submodule("0").weight)[:, 0].detach().abs().max()) < 1e-3
+
+
+def test_too_few_samples_leave_the_network() -> None:
+    network, x = made("residual")
+    small, new, fits = carried_out(network, cut(network, 0.5), x[: JUDGE - 1])
+    assert not fits and off(new, small, x) == 0
+
+
+def test_a_rebuilt_batchnorm_has_the_statistics_of_what_it_now_sees() -> None:
+    network, x = made("residual")
+    x = x[:128]
+    _, new, fits = carried_out(network, cut(network, 0.5), x)
+    seen: dict[str, Tensor] = {}
+    for name in ("stem.0", "inner.0", "inner.3", "down.0", "down.3"):
+        new.submodule(name).register_forward_hook(lambda _, __, y, n=name: seen.update({n: y.detach()}))
+    new.flat(x)
+    for name, y in seen.items():
+        if fits[name].damping is not None:
+            norm = new.module.get_submodule(new.sites[name].norm)
+            torch.testing.assert_close(norm.running_mean, y.mean((0, 2, 3)), rtol=0.05, atol=0.05 * float(y.std()))
+            torch.testing.assert_close(norm.running_var, y.var((0, 2, 3)), rtol=0.1, atol=0.0)
+    assert sum(fits[name].damping is not None for name in seen) == 4  # all but the stem, whose input is the dense one's
+
+
+def test_weights_keep_their_norm_before_a_batchnorm() -> None:
+    network, x = made("residual")
+    small, new, _ = carried_out(network, cut(network, 0.5), x[:128])
+    one, other = small.submodule("inner.3").weight, new.submodule("inner.3").weight
+    assert not torch.allclose(one, other)
+    torch.testing.assert_close(one.flatten(1).norm(dim=1), other.flatten(1).norm(dim=1))
+
+
+def test_what_a_left_out_branch_added_is_made_up_for() -> None:
+    network, x = made("residual")
+    branch = next(b for b in network.graph.branches if "inner.0" in b.layers)
+    small, new, fits = carried_out(network, models.plan(network, dropped=(branch.name,)), x[:128])
+    assert "inner.0" not in fits and fits["down.0"].after < fits["down.0"].before
+    assert off(new, network, x[128:]) < 0.8 * off(small, network, x[128:])
+
+
+class Scaled(nn.Module):
+    """A convolution beside a scaled shortcut, which has no weights that a fit could set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.conv = nn.Parameter(torch.tensor(2.0)), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(x) + self.scale * x)
+
+
+def test_a_layer_before_an_addition_makes_up_for_the_other_side() -> None:
+    x = torch.randn(64, 4, 6, 6)
+    network = trace(Scaled(), x)
+    small = network.copy()
+    with torch.no_grad():
+        small.module.scale -= 1.0
+    new, _ = rebuilt(small, network, {}, [x[:40]])
+    assert off(small, network, x[40:]) > 0.1
+    assert off(new, network, x[40:]) < 1e-6
+
+
+def test_of_a_factorized_layer_the_last_part_is_fitted() -> None:
+    network, x = made("residual")
+    plan = models.plan(network, options={"inner.3": Option(factor=Factor("tucker", (6, 6)))})
+    small, new, fits = carried_out(network, plan, x[:128])
+    assert "inner.3.2" in fits and not {"inner.3.0", "inner.3.1"} & set(fits)
+    assert torch.equal(small.submodule("inner.3.1").weight, new.submodule("inner.3.1").weight)
+    assert fits["inner.3.2"].after < fits["inner.3.2"].before
+    assert off(new, network, x[128:]) < off(small, network, x[128:])
+
+
+def test_a_network_of_weights_without_norm_or_bias_trains_on() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 6, 3, bias=False), nn.ReLU(),
+                          nn.Flatten(), nn.Linear(6 * 144, 4, bias=False))  # fmt: skip
+    x = torch.randn(96, 3, 16, 16)
+    network = trace(model, x)
+    small, new, _ = carried_out(network, cut(network, 0.5), x[:64])
+    assert off(new, network, x[64:]) < off(small, network, x[64:])
+    new.flat(x)[0].square().mean().backward()
+    assert all(p.grad is not None for p in new.module.parameters())
+    assert set(new.module.state_dict()) == set(small.module.state_dict())
+
+
+def test_the_built_in_example_cut_at_random_answers_again() -> None:
+    data = example_data()
+    x = torch.cat([x for x, _ in data.calibration])
+    network = trace(example_model(), x)
+    small, new, fits = carried_out(network, cut(network, 0.5), x)
+    held, y = (torch.cat(parts)[:400] for parts in zip(*data.test, strict=True))
+
+    def accuracy(of: Network) -> float:
+        with torch.no_grad():
+            return float((of.flat(held)[0].argmax(1) == y).float().mean())
+
+    assert all(fit.after <= fit.before for fit in fits.values())
+    assert off(new, network, held) < 0.5 * off(small, network, held)
+    assert accuracy(new) > accuracy(small) + 0.3
