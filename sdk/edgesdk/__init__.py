@@ -15,6 +15,7 @@ from edgesdk.errors import EdgeSdkError
 if TYPE_CHECKING:
     from edgesdk.bundle import Bundle, verify
     from edgesdk.calibration import calibrate
+    from edgesdk.compress.recovery import Recovery, Teacher, Term
     from edgesdk.conversion import Exported, export_plan
     from edgesdk.deployment import deploy, search
     from edgesdk.estimation import Estimate, estimate, prepare
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from edgesdk.report import Report
 
 __all__ = [
-    "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Plan", "Report",
+    "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Plan", "Recovery", "Report",
+    "Teacher", "Term",
     "benchmark", "calibrate", "compare", "deploy", "estimate", "export_plan", "install", "prepare", "rollback",
     "search", "verify",
 ]  # fmt: skip
@@ -34,7 +36,10 @@ _HOMES = {
     "Estimate": "estimation",
     "Exported": "conversion",
     "Plan": "plan",
+    "Recovery": "compress.recovery",
     "Report": "report",
+    "Teacher": "compress.recovery",
+    "Term": "compress.recovery",
     "benchmark": "measurement",
     "calibrate": "calibration",
     "compare": "measurement",

@@ -14,10 +14,10 @@ from torch import nn
 
 from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
 from edgesdk.bundle import file_digest, publish, reserve
-from edgesdk.compress.apply import compressed
+from edgesdk.compress.apply import compressed, staying
 from edgesdk.compress.quantize import specification
+from edgesdk.compress.rebuild import ranked, rebuilt
 from edgesdk.compress.recover import Schedule, recovered
-from edgesdk.compress.sense import importance
 from edgesdk.compress.task import Metric, Task
 from edgesdk.compress.trace import trace
 from edgesdk.deployment import inputs, quiet, read_metric
@@ -71,9 +71,13 @@ def export_plan(
         plan.check(network.graph)
         task = Task(metric, found.labelled)
         calibration = [x for x, _ in found.calibration]
-        small, options = compressed(network, plan, found.example, importance(network, found.calibration, task))
+        scores = ranked(network, found.calibration, task)
+        small, options = compressed(network, plan, found.example, scores)
+        small, _ = rebuilt(small, network, staying(network.graph, plan, scores), calibration)
         share = lambda done, what: tell(f"recovering ({what})", done)  # noqa: E731
-        ready = recovered(small, network, options, found.train, calibration, task, Schedule(epochs), seed, share)
+        ready = recovered(
+            small, network, options, found.train, calibration, task, Schedule(epochs), seed, share, restate=False
+        )
         held = [x for x, _ in found.holdout]
         whole, specs = converted(ready, found.example), specification(ready)
         every = []

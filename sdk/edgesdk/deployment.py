@@ -16,6 +16,7 @@ from edgesdk.budget import Budget
 from edgesdk.bundle import Bundle, pack, reserve
 from edgesdk.compress.data import Data, load_data
 from edgesdk.compress.load import load_callable, load_model
+from edgesdk.compress.recovery import Recovery
 from edgesdk.compress.task import Metric, Task
 from edgesdk.device import Target
 from edgesdk.device import target as find_target
@@ -80,13 +81,14 @@ def deploy(
     out: str | Path = "bundle", *, runtime: str | None = None, weights: Path | None = None,
     metric: str | Metric = "top-1", threads: int = 1, precisions: Sequence[str] = (), epochs: float | None = None,
     seed: int = 0, force: bool = False, device: str | Device | None = None, install_root: str | None = None,
-    sign: Path | None = None, tell: Tell = quiet,
+    sign: Path | None = None, recover: Recovery | str | Path | None = None, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
     With a ``device``, of the inventory, ``local`` or an ``ssh://`` address, everything is priced and measured there,
     and the bundle is installed there below ``install_root`` (see :func:`edgesdk.install`). With ``sign``, a private
-    key, the bundle is signed.
+    key, the bundle is signed. ``recover`` says how the compressed model learns, by default from the dense model: a
+    ``Recovery``, or the TOML file of one.
 
     ``model`` is a module, ``file.py:callable`` or ``package.module:callable``; ``None`` takes the built-in example.
     ``data`` is a path, ``file.py:callable`` or an object with ``train``, ``calibration`` and ``test``. Without a budget
@@ -109,19 +111,20 @@ def deploy(
         raise UsageError(f"{at.name} takes signed bundles alone", "give --sign with the private key")
     if sign is not None:
         check_private(sign)
+    recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
     with reserve(Path(out), force) as place:
         loaded, found, example = inputs(model, data, weights, metric, seed)
         total = epochs if epochs is not None else EXAMPLE_EPOCHS if example else DEFAULT_EPOCHS
         asked = _Asked(target, runtime, threads, tuple(precisions), at, force)
         with _studied(loaded, found, metric, asked, budget, tell) as (studies, goal, refused, agent):
-            training = Training(studies[0], total, seed, tell)
+            training = Training(studies[0], total, seed, tell, recovery)
             choice = chosen(studies, goal, target, training)
             if goal.bounds:
                 result = within(choice, goal, target, training)
             else:
                 result = fastest(choice, goal, target, training)
             result = replace(result, refused={**refused, **choice.refused})
-            facts = _facts(choice.known, total, seed, training.can_learn)
+            facts = _facts(choice.known, training.epochs, seed, training.can_learn)
             bundle = pack(place, result, target, found, choice.known.network, goal, facts, sign)
             if at is None:
                 return bundle

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from edgesdk.artefact import Artefact
+from edgesdk.compress.apply import staying
 from edgesdk.compress.network import Network
+from edgesdk.compress.objective import outdone
+from edgesdk.compress.rebuild import rebuilt
 from edgesdk.compress.recover import Schedule, recovered
+from edgesdk.compress.recovery import Recovery
 from edgesdk.export.formats import grid_of
 from edgesdk.export.parity import fallbacks, parity, runner
 from edgesdk.plan import FP32, Option, Plan
@@ -36,14 +40,23 @@ class Candidate:
 
 
 class Training:
-    """Recovers candidates, tells them apart on held-out data, and turns the winner into a measured, proved file."""
+    """Recovers candidates, tells them apart on held-out data, and turns the winner into a measured, proved file.
 
-    def __init__(self, known: Study, epochs: float, seed: int, tell: Tell) -> None:
+    ``epochs`` is for a ``recovery`` that does not say how many. Raises ``UsageError`` where that does not fit the data.
+    """
+
+    def __init__(self, known: Study, epochs: float, seed: int, tell: Tell, recovery: Recovery | None = None) -> None:
         self.network, self.data, self.task = known.network, known.data, known.task
-        self.epochs, self.seed, self.tell = epochs, seed, tell
-        self.can_learn = known.data.train is not None and epochs > 0
+        self.recovery = (recovery or Recovery()).loaded()
+        self.recovery.check(self.task)
+        self.epochs = epochs if self.recovery.epochs is None else self.recovery.epochs
+        self.seed, self.tell = seed, tell
+        self.can_learn = known.data.train is not None and self.epochs > 0
+        self._rebuilt: dict[str, Network] = {}
 
-    def recover(self, candidate: Candidate, epochs: float, label: str) -> Network:
+    def recover(
+        self, candidate: Candidate, epochs: float, label: str, note: Callable[[str], None] = lambda text: None
+    ) -> Network:
         """The candidate's network after ``epochs``, quantized from the start where nothing else changed."""
         known, plan = candidate.known, candidate.plan
         structural = (
@@ -54,17 +67,29 @@ class Training:
         if not structural and all(option.precision == FP32 for option in candidate.options.values()):
             epochs = 0.0  # it is the dense model: there is nothing to recover
         return recovered(
-            candidate.network,
+            self.rebuilt(candidate) if structural else candidate.network,
             self.network,
             candidate.options,
             self.data.train,
             known.calibration,
             self.task,
-            Schedule(epochs) if structural else Schedule(epochs, 1.0),
+            Schedule(epochs, self.recovery.integer_share if structural else 1.0),
             self.seed,
             lambda share, what: self.tell(f"{label} ({what})", share),
             grid=grid_of(known.runtime),
+            recovery=self.recovery,
+            note=note,
+            restate=False,
         )
+
+    def rebuilt(self, candidate: Candidate) -> Network:
+        """The candidate's network with its weights fitted to what the dense network answers, once for each plan."""
+        known, plan = candidate.known, candidate.plan
+        if plan.digest not in self._rebuilt:
+            kept = staying(known.graph, plan, known.scores)
+            told = lambda share: self.tell("fitting weights", share)  # noqa: E731
+            self._rebuilt[plan.digest], _ = rebuilt(candidate.network, self.network, kept, known.calibration, told)
+        return self._rebuilt[plan.digest]
 
     def holdout(self, network: Network) -> float:
         """The score on held-out data."""
@@ -101,14 +126,17 @@ class Training:
         """
         known = candidate.known
         network = self.recover(candidate, 0.0, "calibrating")
-        note = ""
+        notes: list[str] = []
         if self.can_learn:
-            learnt = self.recover(candidate, self.epochs, "recovering")
+            learnt = self.recover(candidate, self.epochs, "recovering", notes.append)
             before, after = self.holdout(network), self.holdout(learnt)
             if after >= before:
                 network = learnt
             else:
-                note = f"recovery was left out: on held-out data it scored {after:.2f} against {before:.2f} without"
+                notes.append(
+                    f"recovery was left out: on held-out data it scored {after:.2f} against {before:.2f} without"
+                )
+            notes += outdone(self.recovery, self.network, self.task, self.data.holdout, max(before, after))
         self.tell("exporting and measuring", None)
         deployed, dense = known.artefact(network, candidate.options, "model"), known.dense_file
         proved = parity(network, deployed, [x for x, _ in self.data.holdout])
@@ -126,6 +154,6 @@ class Training:
             score=self.task.score(runner(deployed, network.structure), self.data.test, self.network),
             parity=proved,
             fallbacks=tuple(fell),
-            history=({"note": note},) if note else (),
+            history=tuple({"note": note} for note in notes),
             beside={name: report for name, report in reports.items() if name not in ("dense", "deployed")},
         )

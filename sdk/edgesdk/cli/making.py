@@ -79,6 +79,7 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
 @click.command()
 @deployment
 @click.option("--epochs", type=click.FloatRange(0), help="Epochs of recovery.  [default: 10; 8 for the example]")
+@click.option("--recover", type=click.Path(path_type=Path), help="TOML: teachers, losses and pace of recovery.")
 @click.option("--install-root", help="The folder on the device.  [default: the inventory's, else ~/edgesdk/NAME]")
 @click.option("--sign", type=click.Path(path_type=Path), help="Private key to sign the bundle with, a PEM file.")
 def deploy(as_json: bool, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Recovery: what compressing lost is learnt back from the dense model, with quantization in the loop."""
+"""Recovery: what compressing lost is learnt back from teachers, with quantization in the loop."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgesdk.compress.integers import UNSIGNED, Grid
 from edgesdk.compress.network import Batch, Network, rebatch, tensors
-from edgesdk.compress.quantize import UNSIGNED, Grid, calibrate, integer, observing
+from edgesdk.compress.objective import Objective
+from edgesdk.compress.quantize import calibrate, integer, observing
+from edgesdk.compress.recovery import INTEGER_SHARE, Recovery
 from edgesdk.compress.task import Task
 from edgesdk.errors import DataError
 from edgesdk.plan import INT8, Option
 
-FLOAT_RATE, INTEGER_RATE = 2e-3, 5e-4  # peaks of the learning rate, before and after quantization
 WEIGHT_DECAY = 1e-4
-INTEGER_SHARE = 0.3  # of the epochs, spent with quantization in the loop where there is a float part to recover
-WARM_UP = 0.1
+LONGEST_STEP = 5.0  # norm of a gradient
 
 Progress = Callable[[float, str], None]
 
@@ -44,32 +45,43 @@ def recovered(
     seed: int = 0,
     progress: Progress = lambda share, what: None,
     grid: Grid = UNSIGNED,
+    recovery: Recovery = Recovery(),  # noqa: B008  it is frozen
+    note: Callable[[str], None] = lambda text: None,
+    restate: bool = True,
 ) -> Network:
-    """``small`` trained to answer as ``dense`` does, its int8 layers simulated as they will run; a new network.
+    """``small`` trained as ``recovery`` says, its int8 layers simulated as they will run; a new network.
 
-    ``grid`` is what its integer activations are on.
+    ``grid`` is what its integer activations are on. ``schedule`` says how long, whatever the recovery says. With
+    ``restate`` BatchNorm statistics are first taken anew, which a network that is cut and not rebuilt needs.
 
     First the float network learns with its BatchNorms, then, folded, with quantization in the loop. Without training
-    data, BatchNorm statistics and integer ranges come from ``calibration``, and nothing is learnt. Raises
-    ``DataError`` where the loss becomes NaN.
+    data, integer ranges come from ``calibration``, and nothing is learnt. A loss that turns
+    NaN ends the training: the weights of the last whole epoch are kept, and ``note`` is told. Raises ``DataError``
+    where the loss is NaN from the start, and ``UsageError`` for losses and teachers that do not fit.
     """
     small = small.copy()
     torch.manual_seed(seed)
     whole = any(option.precision == INT8 for option in options.values())
     share = schedule.integer_share if whole else 0.0
     total = schedule.epochs if train is not None else 0.0
-    restate_norms(small, calibration)
-    if total > 0 and share < 1:
+    if restate:
+        restate_norms(small, calibration)
+    lessons = None
+    if total > 0:
         assert train is not None
-        _train(small, dense, train, task, total * (1 - share), FLOAT_RATE, lambda s: progress(s * (1 - share), "float"))
+        lessons = _Lessons(Objective(recovery, small, dense, task, calibration[0]), train, recovery.warm_up)
+    if lessons is not None and share < 1:
+        told = lambda s: progress(s * (1 - share), "float")  # noqa: E731
+        lessons.train(small, total * (1 - share), recovery.rate, told)
         restate_norms(small, calibration)
     result = integer(small, options, grid)
     calibrate(result, calibration)
-    if total > 0 and share > 0:
-        assert train is not None
+    if lessons is not None and share > 0 and not lessons.stopped:
         told = lambda s: progress(1 - share + s * share, "int8")  # noqa: E731
         with observing(result):
-            _train(result, dense, train, task, total * share, INTEGER_RATE, told)
+            lessons.train(result, total * share, recovery.integer_rate, told)
+    if lessons is not None and lessons.stopped:
+        note(lessons.stopped)
     result.module.eval()
     return result
 
@@ -92,49 +104,70 @@ def restate_norms(network: Network, calibration: list[Batch]) -> None:
         norm.eval()
 
 
-def _train(
-    student: Network,
-    teacher: Network,
-    train: Iterable[tuple[Batch, Any]],
-    task: Task,
-    epochs: float,
-    rate: float,
-    progress: Callable[[float], None],
-) -> None:
-    """AdamW (Loshchilov and Hutter 2019) with a linear warm-up and a cosine to zero, over ``epochs`` of ``train``."""
-    length = _length(train)
-    steps = max(1, round(epochs * length))
-    optimizer = torch.optim.AdamW(student.module.parameters(), rate, weight_decay=WEIGHT_DECAY)
-    mixed = task.classifies and torch.cpu._is_avx512_bf16_supported()
-    student.module.train()
-    teacher.module.eval()
-    shown = 0.0
-    for step, (x, y) in enumerate(_first(train, steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * _pace((step + 1) / steps)
-        x = rebatch(x, lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t)
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            with torch.no_grad():
-                target = teacher.flat(x)
-            outputs = student.flat(x)
-        loss = task.distillation(outputs, target, y)
-        if not math.isfinite(float(loss.detach())):
-            raise DataError(
-                "the recovery's loss is not finite", "check the data for extreme values, or give --epochs 0"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.module.parameters(), 5.0)
-        optimizer.step()
-        if time.monotonic() - shown > 0.2:
-            progress((step + 1) / steps)
-            shown = time.monotonic()
-    progress(1.0)
-    student.module.eval()
+class _Lessons:
+    """Training by an objective, in parts that share what learns beside the student."""
+
+    def __init__(self, objective: Objective, train: Iterable[tuple[Batch, Any]], warm_up: float) -> None:
+        self.objective, self.data, self.warm_up = objective, train, warm_up
+        self.length = _length(train)
+        self.done = 0  # steps, of all parts
+        self.stopped = ""  # why
+
+    def train(self, student: Network, epochs: float, rate: float, progress: Callable[[float], None]) -> None:
+        """AdamW (Loshchilov and Hutter 2019), a linear warm-up and a cosine to zero, over ``epochs`` of the data."""
+        steps = max(1, round(epochs * self.length))
+        parameters, beside = list(student.module.parameters()), self.objective.parameters()
+        optimizer = torch.optim.AdamW([*parameters, *beside], rate, weight_decay=WEIGHT_DECAY)
+        mixed = self.objective.task.classifies and torch.cpu._is_avx512_bf16_supported() and not self.objective.precise
+        student.module.train()
+        self.objective.start(student)
+        good, at = _state(student), self.done
+        shown = 0.0
+        for step, (x, y) in enumerate(_first(self.data, steps)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * _pace((step + 1) / steps, self.warm_up)
+            x = rebatch(x, lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t)
+            loss = self.objective(student, x, y, self.done / self.length, mixed)
+            if not math.isfinite(float(loss.detach())):
+                self._stop(student, good, at)
+                break
+            if step and step % self.length == 0:
+                good, at = _state(student), self.done
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, LONGEST_STEP)
+            nn.utils.clip_grad_norm_(beside, LONGEST_STEP)
+            optimizer.step()
+            self.objective.follow(student)
+            self.done += 1
+            if time.monotonic() - shown > 0.2:
+                progress((step + 1) / steps)
+                shown = time.monotonic()
+        if not self.stopped and not all(bool(torch.isfinite(p).all()) for p in parameters):
+            self._stop(student, good, at)
+        progress(1.0)
+        student.module.eval()
+
+    def _stop(self, student: Network, good: Mapping[str, Tensor], at: int) -> None:
+        """Put the weights of step ``at`` back. Raises ``DataError`` where nothing had been learnt at all."""
+        if self.done == 0:
+            remedy = "check the data for extreme values, or give --epochs 0"
+            raise DataError("the recovery's loss is not finite", remedy)
+        student.module.load_state_dict(dict(good))
+        epochs, kept = (steps / self.length for steps in (self.done, at))
+        self.stopped = (
+            f"recovery was stopped after {epochs:.1f} epochs, when its loss was not finite:"
+            f" the weights after {kept:.1f} epochs were kept"
+        )
 
 
-def _pace(done: float) -> float:
-    return done / WARM_UP if done < WARM_UP else 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
+def _state(network: Network) -> dict[str, Tensor]:
+    """The weights, statistics and ranges of ``network`` as they are now."""
+    return {name: value.detach().clone() for name, value in network.module.state_dict().items()}
+
+
+def _pace(done: float, warm_up: float) -> float:
+    return done / warm_up if done < warm_up else 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
 
 
 def _length(train: Iterable[Any]) -> int:

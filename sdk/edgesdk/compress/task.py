@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from edgesdk.compress.network import Batch, Network
 from edgesdk.errors import UsageError
+from edgesdk.techniques.distillation import TEMPERATURE, hard, soft
 
-TEMPERATURE = 4.0
 SOFT_SHARE = 0.9
 Metric = Callable[[Any, Any], float]
 
@@ -82,25 +82,32 @@ class Task:
 
     def fidelity_loss(self, outputs: list[Tensor], reference: list[Tensor]) -> float:
         """How far ``outputs`` are from ``reference``: KL divergence in nats, or squared error over the variance."""
-        return max(0.0, float(self._distance(outputs, reference, 1.0)))
+        return max(0.0, float(self._distance(outputs, reference)))
 
     def distillation(self, outputs: list[Tensor], teacher: list[Tensor], y: Any) -> Tensor:
         """Knowledge distillation (Hinton et al. 2015, section 2): soft targets at a temperature, and hard labels.
 
-        Gradients of soft targets scale as 1/T^2, so their term is multiplied by T^2. Without labels it is the only one.
+        Without labels soft targets are all there is, and of a size that does not depend on the temperature.
         """
-        soft = self._distance(outputs, teacher, TEMPERATURE)
-        if not self.labelled or callable(self.metric):
-            return soft
+        known = self.labelled and not callable(self.metric)
         if self.classifies:
-            return SOFT_SHARE * TEMPERATURE**2 * soft + (1 - SOFT_SHARE) * F.cross_entropy(outputs[0].float(), y)
-        return SOFT_SHARE * soft + (1 - SOFT_SHARE) * self.supervised(outputs, y)
+            taught = soft(outputs[0].float(), teacher[0].float(), TEMPERATURE)
+            if not known:
+                return taught / TEMPERATURE**2
+            return SOFT_SHARE * taught + (1 - SOFT_SHARE) * hard(outputs[0].float(), y)
+        taught = self._distance(outputs, teacher)
+        return SOFT_SHARE * taught + (1 - SOFT_SHARE) * self.supervised(outputs, y) if known else taught
 
-    def _distance(self, outputs: list[Tensor], reference: list[Tensor], temperature: float) -> Tensor:
+    def together(self, outputs: list[Tensor], peer: list[Tensor], y: Any) -> Tensor:
+        """Deep mutual learning (Zhang et al. 2018) of one of two networks: its labels, and its peer's answers.
+
+        ``L = cross-entropy + KL(p_peer || p)``, at a temperature of 1.
+        """
+        return self.supervised([o.float() for o in outputs], y) + self._distance(outputs, peer)
+
+    def _distance(self, outputs: list[Tensor], reference: list[Tensor]) -> Tensor:
         if self.classifies:
-            log_p = F.log_softmax(reference[0].float() / temperature, -1)
-            log_q = F.log_softmax(outputs[0].float() / temperature, -1)
-            return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+            return soft(outputs[0].float(), reference[0].float(), 1.0)
         pairs = [(o, r) for o, r in zip(outputs, reference, strict=True) if o.is_floating_point()]
         return sum(((o - r) ** 2).mean() / r.var().clamp(min=1e-12) for o, r in pairs)  # type: ignore[return-value]
 
