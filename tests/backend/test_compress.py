@@ -17,19 +17,9 @@ from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.factorize import factorized, reconstructed
+from edgesdk.compress.integers import SIGNED, SYMMETRIC, UNSIGNED, ActivationQuantizer, Grid, IntegerLayer
 from edgesdk.compress.network import Network
-from edgesdk.compress.quantize import (
-    SIGNED,
-    SYMMETRIC,
-    UNSIGNED,
-    ActivationQuantizer,
-    Grid,
-    IntegerLayer,
-    calibrate,
-    fold,
-    integer,
-    specification,
-)
+from edgesdk.compress.quantize import calibrate, fold, integer, specification
 from edgesdk.compress.recover import Schedule, recovered
 from edgesdk.compress.sense import kept_channels
 from edgesdk.compress.task import Task

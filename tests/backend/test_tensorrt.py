@@ -13,8 +13,9 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from edgesdk.compress.integers import SIGNED, SYMMETRIC, UNSIGNED, Grid
 from edgesdk.compress.network import Network
-from edgesdk.compress.quantize import SIGNED, SYMMETRIC, UNSIGNED, Grid, calibrate, integer, specification
+from edgesdk.compress.quantize import calibrate, integer, specification
 from edgesdk.errors import ModelError
 from edgesdk.export.onnx import check, converted
 from edgesdk.export.tensorrt import HALF_OPSET, OLDEST_OPSET, adapted, half, refused

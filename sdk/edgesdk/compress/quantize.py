@@ -1,223 +1,40 @@
-"""Integer layers as they will run: one quantization specification per tensor, simulated in PyTorch, trainable.
-
-Linear quantization (Jacob et al. 2018, eq. 1): ``real = scale * (quantized - zero_point)``. Weights are symmetric per
-output channel, activations per tensor on the :class:`Grid` that the runtime wants, biases 32-bit integers of scale
-``input scale * weight scale`` (section 2.4 there). Rounding passes gradients straight through (Bengio et al. 2013).
-"""
+"""A network with integer layers: where its tensors are quantized, on what ranges, and how its weights are rounded."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
+from edgesdk.compress.integers import (
+    UNSIGNED,
+    ActivationQuantizer,
+    FrozenLayer,
+    Grid,
+    IntegerLayer,
+    TensorSpec,
+)
 from edgesdk.compress.network import Batch, Network, Site, tensors
-from edgesdk.graph import ACTIVATION, ADD, FLATTEN, POOL, WEIGHTED
+from edgesdk.errors import UsageError
+from edgesdk.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, POOL, WEIGHTED
 from edgesdk.plan import INT8, Option
+from edgesdk.techniques.equalization import equalize_all
+from edgesdk.techniques.ranges import Histogram, entropy, mse, percentile
+from edgesdk.techniques.reconstruction import Moments, output_rows, weight_rows, window_rows
+from edgesdk.techniques.rounding import adaround
 
 PASSES_ON = (POOL, FLATTEN, ACTIVATION)  # kinds whose integer form keeps the grid of their input
 MOMENTUM = 0.05  # of ranges that follow while training
-MINIMUM_SCALE = 2.0**-24  # keeps an all-zero tensor from a division by zero
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The integers that activations are on, ``low`` to ``high``; a ``symmetric`` grid has its zero point at 0."""
-
-    low: int
-    high: int
-    symmetric: bool
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.int8 if self.low < 0 else torch.uint8
-
-
-UNSIGNED = Grid(0, 255, False)  # fast on x86
-SIGNED = Grid(-128, 127, False)  # Arm and TFLite: the same grid moved by 128
-SYMMETRIC = Grid(-128, 127, True)  # TensorRT
-ACTIVATION_RANGE = (UNSIGNED.low, UNSIGNED.high)
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """How one tensor is quantized: bits, integer range, scale and zero point per entry of ``axis``, or one of each."""
-
-    bits: int
-    low: int
-    high: int
-    scale: tuple[float, ...]
-    zero_point: tuple[int, ...]
-    axis: int | None
-
-
-def _rounded(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
-    return ((x / scale).round() + zero_point).clamp(low, high).sub(zero_point) * scale
-
-
-class _Straight(torch.autograd.Function):
-    """Rounding whose gradient is 1 inside the range and 0 outside."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:  # type: ignore[override]
-        grid = (x / scale).round_().add_(zero_point)
-        ctx.save_for_backward((grid >= low) & (grid <= high))
-        return grid.clamp_(low, high).sub_(zero_point).mul_(scale)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[override]
-        (inside,) = ctx.saved_tensors
-        return gradient * inside, None, None, None, None
-
-
-def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
-    """``x`` on the grid of ``scale`` and ``zero_point``, which broadcast against it."""
-    apply = _Straight.apply if torch.is_grad_enabled() else _rounded
-    return apply(x, scale, zero_point, low, high)  # type: ignore[return-value]
-
-
-@torch.library.custom_op("edgesdk::quantize_dequantize", mutates_args=())
-def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """An activation on the 8-bit grid of its zero point's type: exported as QuantizeLinear and DequantizeLinear."""
-    integers = torch.iinfo(zero_point.dtype)
-    return _rounded(x, scale, zero_point, integers.min, integers.max)
-
-
-@quantize_dequantize.register_fake
-def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-@torch.library.custom_op("edgesdk::dequantize", mutates_args=())
-def dequantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """Integers times the scale of their first axis: what an export turns into DequantizeLinear."""
-    shape = (-1, *[1] * (x.dim() - 1))
-    return (x.float() - zero_point.reshape(shape)) * scale.reshape(shape)
-
-
-@dequantize.register_fake
-def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    return torch.empty_like(x, dtype=torch.float32)
-
-
-class ActivationQuantizer(nn.Module):
-    """A quantizer of one tensor on an 8-bit ``grid``, whose range follows what it sees while ``observing``.
-
-    The range widens to the extremes, or with a ``momentum`` is an exponential moving average of each batch's (Jacob et
-    al. 2018, section 3.1). It always holds zero, which is then exact. On a symmetric grid it reaches as far below zero
-    as above. While ``exact`` it passes on what it gets.
-    """
-
-    scale: Tensor
-    zero_point: Tensor
-
-    def __init__(self, grid: Grid = UNSIGNED) -> None:
-        super().__init__()
-        self.grid = grid
-        self.register_buffer("low", torch.zeros(()))
-        self.register_buffer("high", torch.zeros(()))
-        self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
-        self.observing = self.exact = False
-        self.momentum: float | None = None
-
-    def observe(self, x: Tensor) -> None:
-        low, high = x.detach().amin().clamp(max=0), x.detach().amax().clamp(min=0)
-        if self.momentum is None:
-            low, high = torch.minimum(self.low, low), torch.maximum(self.high, high)
-        rate = self.momentum or 1.0
-        self.low += rate * (low - self.low)
-        self.high += rate * (high - self.high)
-        if self.grid.symmetric:
-            self.scale = (torch.maximum(-self.low, self.high) / self.grid.high).clamp(min=MINIMUM_SCALE)
-            return
-        steps = self.grid.high - self.grid.low
-        self.scale = ((self.high - self.low) / steps).clamp(min=MINIMUM_SCALE)
-        zero_point = (-self.low / self.scale).round().clamp(0, steps)  # moved as an integer: the same on every grid
-        self.zero_point = (self.grid.low + zero_point).to(torch.int32)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.exact:
-            return x
-        if self.observing:
-            self.observe(x)
-        if torch.compiler.is_exporting():
-            return quantize_dequantize(x, self.scale, self.zero_point.to(self.grid.dtype))
-        return quantize(x, self.scale, self.zero_point, self.grid.low, self.grid.high)
-
-    @property
-    def spec(self) -> TensorSpec:
-        return TensorSpec(8, self.grid.low, self.grid.high, (float(self.scale),), (int(self.zero_point),), None)
-
-
-class IntegerLayer(nn.Module):
-    """A convolution or linear layer with weights of ``bits`` bits, a 32-bit bias, and an input on a known grid."""
-
-    def __init__(self, inner: nn.Module, bits: int, source: ActivationQuantizer) -> None:
-        super().__init__()
-        self.inner = inner
-        self.bits = bits
-        self.limit = 2 ** (bits - 1) - 1
-        self.source = [source]  # in a list: it belongs to the graph, not to this layer
-        self.exact = False  # as the float layer that it was
-
-    def scales(self) -> tuple[Tensor, Tensor]:
-        """The scales of the weight and of the bias, one per output channel."""
-        weight = self.inner.weight.detach()  # type: ignore[union-attr,operator]
-        scale = (weight.abs().flatten(1).amax(1) / self.limit).clamp(min=MINIMUM_SCALE)
-        return scale, scale * self.source[0].scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.exact:
-            return self.inner(x)
-        scale, bias_scale = self.scales()
-        weight: Tensor = self.inner.weight  # type: ignore[assignment]
-        zero = torch.zeros((), dtype=torch.int32)
-        weight = quantize(weight, scale.reshape(-1, *[1] * (weight.dim() - 1)), zero, -self.limit, self.limit)
-        bias = quantize(self.inner.bias, bias_scale, zero, -(2**31), 2**31 - 1)  # type: ignore[arg-type]
-        return _applied(self.inner, x, weight, bias)
-
-    @property
-    def spec(self) -> TensorSpec:
-        scale, _ = self.scales()
-        return TensorSpec(self.bits, -self.limit, self.limit, tuple(scale.tolist()), (0,) * len(scale), 0)
-
-
-class FrozenLayer(nn.Module):
-    """An integer layer as it is stored: integer weights and bias with their scales. Computes what the other does."""
-
-    def __init__(self, layer: IntegerLayer) -> None:
-        super().__init__()
-        self.inner = copy.deepcopy(layer.inner)
-        weight, bias = self.inner.weight.detach(), self.inner.bias.detach()  # type: ignore[union-attr,operator]
-        self.inner.weight = self.inner.bias = None  # type: ignore[assignment]
-        scale, bias_scale = layer.scales()
-        integers = (weight / scale.reshape(-1, *[1] * (weight.dim() - 1))).round().clamp(-layer.limit, layer.limit)
-        self.register_buffer("weight", integers.to(torch.int8))
-        self.register_buffer("bias", (bias / bias_scale).round().clamp(-(2**31), 2**31 - 1).to(torch.int32))
-        self.register_buffer("weight_scale", scale)
-        self.register_buffer("bias_scale", bias_scale)
-        self.register_buffer("weight_zero_point", torch.zeros_like(scale, dtype=torch.int8))
-        self.register_buffer("bias_zero_point", torch.zeros_like(bias_scale, dtype=torch.int32))
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = dequantize(self.weight, self.weight_scale, self.weight_zero_point)  # type: ignore[arg-type]
-        bias = dequantize(self.bias, self.bias_scale, self.bias_zero_point)  # type: ignore[arg-type]
-        return _applied(self.inner, x, weight, bias)
-
-
-def _applied(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    if not isinstance(layer, nn.Linear):
-        return layer._conv_forward(x, weight, bias)  # type: ignore[operator]
-    if x.dim() == 2:
-        return F.linear(x, weight, bias)
-    return F.linear(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])  # runtimes fuse matrices only
+STEPS = ("channel", "layer", "network")  # what may have one step for its weights
+RANGES = ("min-max", "percentile", "entropy", "mse")
+ROUNDINGS = ("nearest", "adaptive")
+ROUNDED = 256  # samples that adaptive rounding sees: it keeps every layer's outputs of all of them
+ROWS = 2**22  # numbers of windows that are unfolded at a time
 
 
 def frozen(network: Network) -> Network:
@@ -255,14 +72,26 @@ def fold(network: Network) -> Network:
     return replace(network, module=module, sites=sites)
 
 
-def integer(network: Network, options: Mapping[str, Option], grid: Grid = UNSIGNED) -> Network:
+def integer(
+    network: Network,
+    options: Mapping[str, Option],
+    grid: Grid = UNSIGNED,
+    step: str = "channel",
+    equalized: bool = False,
+) -> Network:
     """``network``, folded, with the layers that ``options`` calls int8 simulated as integer layers on ``grid``.
 
     A tensor is quantized where its maker or any of its readers is an integer layer. What an integer layer makes is
     read on its grid by all; what a float layer makes, by its integer readers alone. Ranges must be set by
-    :func:`calibrate` before use.
+    :func:`calibrate` before use. Weights have a ``step`` per output channel, one per layer, or one for the whole
+    network. ``equalized`` first scales channels of layers in a row to equal ranges. Raises ``UsageError`` for another
+    ``step``.
     """
+    if step not in STEPS:
+        raise UsageError(f"there is no step per {step!r}", f"choose {', '.join(STEPS)}")
     network = fold(network)
+    if equalized:
+        equalize_all(_in_a_row(network))
     graph, module = network.graph, network.module
     whole = {name for name, option in options.items() if option.precision == INT8 and name in graph.by_name}
     order = [tensor.name for tensor in graph.inputs] + [layer.name for layer in graph.layers]
@@ -287,15 +116,38 @@ def integer(network: Network, options: Mapping[str, Option], grid: Grid = UNSIGN
         node.replace_all_uses_with(
             quantized, lambda user, q=quantized, r=inside, m=made: user is not q and (m or user in r)
         )
-    for name in whole:
-        layer, site = graph.by_name[name], network.sites[name]
-        if layer.kind in WEIGHTED:
-            assert site.module is not None
-            inner = module.get_submodule(site.module)
-            bits = options[name].weight_bits
-            module.set_submodule(site.module, IntegerLayer(inner, bits, quantizers[layer.inputs[0]]))
+    weighted = [layer for layer in graph.layers if layer.name in whole and layer.kind in WEIGHTED]
+    every = [network.submodule(layer.name) for layer in weighted]
+    for layer, inner in zip(weighted, every, strict=True):
+        sharing = {"channel": [], "layer": [inner], "network": every}[step]
+        part = IntegerLayer(inner, options[layer.name].weight_bits, quantizers[layer.inputs[0]], sharing)
+        module.set_submodule(str(network.sites[layer.name].module), part)
     module.recompile()
     return network
+
+
+def _in_a_row(network: Network) -> list[tuple[nn.Module, nn.Module]]:
+    """The weighted modules whose outputs a single other one reads, through nothing that a scale would not pass."""
+    graph, found = network.graph, []
+    calls = [node.target for node in network.module.graph.nodes if node.op == "call_module"]
+    for first in graph.layers:
+        if first.kind not in WEIGHTED or first.activation not in (None, "relu"):
+            continue
+        last, between = first, set()
+        while last.name not in graph.outputs and len(readers := graph.readers[last.name]) == 1:
+            last = graph.by_name[readers[0]]
+            if last.kind not in (POOL, FLATTEN, MEAN) and last.operator != "relu":
+                break
+            between.add(last.kind)
+        fits = {
+            (CONV, CONV): True,
+            (CONV, LINEAR): bool(between & {MEAN, FLATTEN}),  # else it would read the last axis of an image
+            (LINEAR, LINEAR): FLATTEN not in between,  # of tokens, it would not leave channels in a row
+        }.get((first.kind, last.kind), False)
+        paths = [network.sites[layer.name].module for layer in (first, last)]
+        if last is not first and fits and all(calls.count(path) == 1 for path in paths):
+            found.append((network.submodule(first.name), network.submodule(last.name)))
+    return found
 
 
 def _first(network: Network, layer: str) -> fx.Node:
@@ -322,39 +174,147 @@ def observing(network: Network, momentum: float | None = MOMENTUM) -> Iterator[N
             part.observing = False
 
 
+@contextmanager
+def learning(network: Network) -> Iterator[None]:
+    """Within it the steps of all integer tensors are parameters that train (Esser et al. 2020); they stay as they end.
+
+    They begin where :func:`calibrate` set them, instead of at the paper's ``2 mean(|v|) / sqrt(Q_P)``, and are learned
+    in units of that. Zero points stay. Layers that share a step share its parameter.
+    """
+    parts = [part for part in network.module.modules() if isinstance(part, (ActivationQuantizer, IntegerLayer))]
+    shared: dict[int, nn.Parameter] = {}
+    for part in parts:
+        if isinstance(part, IntegerLayer) and part.sharing:
+            part.learn(shared.setdefault(id(part.sharing), nn.Parameter(torch.ones(()))))
+        else:
+            part.learn()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.settle()
+
+
 @torch.no_grad()
-def calibrate(network: Network, batches: Iterable[Batch]) -> None:
+def calibrate(network: Network, batches: Iterable[Batch], ranges: str = "min-max", rounding: str = "nearest") -> None:
     """Set the range of every activation quantizer to what it sees in ``batches`` of inputs, in place.
 
-    What integer layers are off on average is then taken off their biases, where that brings the outputs nearer to
-    those of the float layers.
+    ``ranges`` says what of it: all (``min-max``), or what ``percentile``, ``entropy`` or ``mse`` in
+    :mod:`edgesdk.techniques.ranges` choose; those are then held while training. With ``adaptive`` ``rounding`` weights
+    are rounded for their layers' outputs on the first samples. What integer layers are off on average is last taken off
+    their biases, where that brings the outputs nearer to those of the float layers. Raises ``UsageError`` for other
+    names.
     """
+    for name, known in ((ranges, RANGES), (rounding, ROUNDINGS)):
+        if name not in known:
+            raise UsageError(f"{name!r} is not one of {', '.join(known)}", "choose one of these")
     batches = list(batches)
     network.module.eval()
-    for part in network.module.modules():
-        if isinstance(part, ActivationQuantizer):
-            part.low.zero_()  # type: ignore[operator]
-            part.high.zero_()  # type: ignore[operator]
+    quantizers = [part for part in network.module.modules() if isinstance(part, ActivationQuantizer)]
+    for part in quantizers:
+        part.low.zero_()
+        part.high.zero_()
+        part.held = False
     with observing(network, None):
         for x in batches:
             network.module(*tensors(x))
-    if batches:
-        _correct_biases(network, batches[0])
-
-
-def _correct_biases(network: Network, x: Batch) -> None:
-    """Take off each integer layer's bias by what its outputs are off on average, layer after layer.
-
-    Nagel et al. 2019, "Data-Free Quantization through Weight Equalization and Bias Correction", section 4.2, from
-    samples. It does not always help: where images have a flat background, which is nearly exact, an average moves that.
-    """
+    if not batches:
+        return
+    if ranges != "min-max":
+        _choose_ranges(network, quantizers, batches, ranges)
     layers = [part for part in network.module.modules() if isinstance(part, IntegerLayer)]
-    wanted: dict[IntegerLayer, Tensor] = {}
-    before = [layer.inner.bias.clone() for layer in layers]  # type: ignore[operator,union-attr]
+    exact = _exactly(network, layers, batches[0], _channel_means)
+    if rounding == "adaptive":
+        _round_adaptively(network, layers, batches)
+    _correct_biases(network, layers, batches[0], *exact)
+
+
+def _choose_ranges(network: Network, quantizers: list[ActivationQuantizer], batches: list[Batch], ranges: str) -> None:
+    """Narrow the ranges that were seen to what ``ranges`` chooses from histograms of the float network's tensors."""
+    seen: dict[nn.Module, Histogram] = {}
+
+    def note(part: nn.Module, inputs: Any, _: object) -> None:
+        assert isinstance(part, ActivationQuantizer)
+        low, high = float(part.low), float(part.high)
+        found = Histogram.of(inputs[0].clamp(low, high), max(-low, high))
+        seen[part] = seen[part] + found if part in seen else found
+
+    _exact(network, True)
+    for x in batches:
+        _hooked(network, quantizers, note, x)
+    _exact(network, False)
+    for part, histogram in seen.items():
+        assert isinstance(part, ActivationQuantizer)
+        if ranges == "mse":
+            low, high = mse(histogram, part.grid.high - part.grid.low, part.grid.symmetric)
+        else:
+            low, high = percentile(histogram) if ranges == "percentile" else entropy(histogram)
+        part.low.fill_(low)
+        part.high.fill_(high)
+        part.fit()
+        part.held = True
+
+
+def _round_adaptively(network: Network, layers: list[IntegerLayer], batches: list[Batch]) -> None:
+    """Round each layer's weights for what it reads and should make, layer after layer, where the outputs gain by it.
+
+    AdaRound (Nagel et al. 2020), asymmetric: inputs as the layers before it now make them, outputs of the float layers.
+    """
+    x = [torch.cat(parts)[:ROUNDED] for parts in zip(*(tensors(batch) for batch in batches), strict=True)]
+    wanted, exact = _exactly(network, layers, x, lambda _, output: output)
+    plain = network.flat(x)
+    before = [layer.inner.weight.clone() for layer in layers]  # type: ignore[operator,union-attr]
+
+    def settle(layer: nn.Module, inputs: Any) -> None:
+        assert isinstance(layer, IntegerLayer)
+        rows = weight_rows(layer.inner)
+        moments = Moments.empty(len(rows), rows.shape[2], rows.shape[1])
+        y = wanted.pop(layer)
+        each = max(1, ROWS * len(y) // (y.numel() // rows.shape[1] * rows.shape[2]))
+        for one, other in zip(inputs[0].split(each), y.split(each), strict=True):
+            moments.add(window_rows(layer.inner, one), output_rows(layer.inner, other))
+        layer.step = layer.scales()[0]
+        bias: Tensor = layer.inner.bias  # type: ignore[assignment]
+        scale = layer.step.reshape(*rows.shape[:2], 1)
+        rounded = adaround(rows, scale, layer.limit, moments, bias.reshape(rows.shape[:2]))
+        layer.inner.weight.copy_(rounded.reshape(layer.inner.weight.shape))  # type: ignore[operator,union-attr]
+
+    handles = [layer.register_forward_pre_hook(settle) for layer in layers]
+    rounded = network.flat(x)
+    for handle in handles:
+        handle.remove()
+    if _distance(rounded, exact) >= _distance(plain, exact):
+        for layer, weight in zip(layers, before, strict=True):
+            layer.inner.weight.copy_(weight)  # type: ignore[operator,union-attr]
+            layer.step = None
+
+
+def _exactly(
+    network: Network, layers: list[IntegerLayer], x: Batch, seen: Callable[[IntegerLayer, Tensor], Tensor]
+) -> tuple[dict[nn.Module, Tensor], list[Tensor]]:
+    """What is ``seen`` of each layer's output where all layers are float, and the network's outputs."""
+    found: dict[nn.Module, Tensor] = {}
 
     def note(layer: nn.Module, _: object, output: Tensor) -> None:
         assert isinstance(layer, IntegerLayer)
-        wanted[layer] = _channel_means(layer, output)
+        found[layer] = seen(layer, output)
+
+    _exact(network, True)
+    outputs = _hooked(network, layers, note, x)
+    _exact(network, False)
+    return found, outputs
+
+
+def _correct_biases(
+    network: Network, layers: list[IntegerLayer], x: Batch, wanted: Mapping[nn.Module, Tensor], exact: list[Tensor]
+) -> None:
+    """Take off each integer layer's bias by what its outputs are off on average, layer after layer.
+
+    ``wanted`` are the float layers' channel means on ``x``, ``exact`` the outputs that they lead to. Nagel et al. 2019,
+    "Data-Free Quantization through Weight Equalization and Bias Correction", section 4.2, from samples. It does not
+    always help: where images have a flat background, which is nearly exact, an average moves that.
+    """
+    before = [layer.inner.bias.clone() for layer in layers]  # type: ignore[operator,union-attr]
 
     def correct(layer: nn.Module, _: object, output: Tensor) -> Tensor:
         assert isinstance(layer, IntegerLayer)
@@ -363,9 +323,6 @@ def _correct_biases(network: Network, x: Batch) -> None:
         return output + (off if _is_linear(layer) else off.reshape(-1, *[1] * (output.dim() - 2)))
 
     plain = network.flat(x)
-    _exact(network, True)
-    exact = _hooked(network, layers, note, x)
-    _exact(network, False)
     corrected = _hooked(network, layers, correct, x)
     if _distance(corrected, exact) >= _distance(plain, exact):
         for layer, bias in zip(layers, before, strict=True):
@@ -379,7 +336,7 @@ def _exact(network: Network, value: bool) -> None:
             part.exact = value
 
 
-def _hooked(network: Network, layers: Iterable[IntegerLayer], hook: Any, x: Batch) -> list[Tensor]:
+def _hooked(network: Network, layers: Iterable[nn.Module], hook: Any, x: Batch) -> list[Tensor]:
     handles = [layer.register_forward_hook(hook) for layer in layers]
     outputs = network.flat(x)
     for handle in handles:

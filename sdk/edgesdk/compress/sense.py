@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgesdk.compress.factorize import reconstructed
+from edgesdk.compress.integers import ACTIVATION_RANGE, MINIMUM_SCALE
 from edgesdk.compress.network import Batch, Network, tensors
-from edgesdk.compress.quantize import ACTIVATION_RANGE, MINIMUM_SCALE
 from edgesdk.compress.task import Task
 from edgesdk.graph import WEIGHTED, Layer
 from edgesdk.plan import INT8, Option

@@ -9,8 +9,9 @@ import onnx as onnx_library
 from onnx import ModelProto
 
 from edgesdk.artefact import FORMAT_OF, Artefact
+from edgesdk.compress.integers import SIGNED, SYMMETRIC, UNSIGNED, Grid, TensorSpec
 from edgesdk.compress.network import Batch, Network
-from edgesdk.compress.quantize import SIGNED, SYMMETRIC, UNSIGNED, Grid, TensorSpec, specification
+from edgesdk.compress.quantize import specification
 from edgesdk.errors import ModelError
 from edgesdk.export import onnx
 from edgesdk.export.probes import probe

@@ -16,8 +16,9 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxscript import FLOAT, INT8, UINT8
 from onnxscript import opset21 as op
 
+from edgesdk.compress.integers import TensorSpec
 from edgesdk.compress.network import Batch, Network, rebatch, tensors
-from edgesdk.compress.quantize import TensorSpec, frozen, specification
+from edgesdk.compress.quantize import frozen, specification
 from edgesdk.errors import FidelityError, ModelError
 from edgesdk.record import write
 

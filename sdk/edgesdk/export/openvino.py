@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from edgesdk.compress.quantize import TensorSpec
+from edgesdk.compress.integers import TensorSpec
 from edgesdk.errors import DeviceError, FidelityError, ModelError
 from edgesdk.record import write
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
 
-from edgesdk.compress.quantize import TensorSpec
+from edgesdk.compress.integers import TensorSpec
 from edgesdk.errors import FidelityError, ModelError
 from edgesdk.export import tflite_layers, tflite_recurrent, tflite_rest
 from edgesdk.export.tflite_layers import ELSEWHERE

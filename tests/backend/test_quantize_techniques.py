@@ -1,0 +1,289 @@
+"""Choices of quantization: ranges, what has one step, learned steps, equalized channels, adaptive rounding."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import models
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgesdk.compress.integers import SYMMETRIC, UNSIGNED, ActivationQuantizer, Grid, IntegerLayer
+from edgesdk.compress.network import Network
+from edgesdk.compress.quantize import RANGES, calibrate, fold, frozen, integer, learning, observing, specification
+from edgesdk.compress.trace import trace
+from edgesdk.errors import UsageError
+from edgesdk.export.onnx import converted
+from edgesdk.plan import INT8, Option
+from edgesdk.techniques.equalization import input_ranges, output_ranges
+
+NETWORKS = ("residual", "depthwise", "transformer", "recurrent")
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, tuple[Network, Tensor]]:
+    return {name: models.made(name, 16) for name in NETWORKS}
+
+
+def quantized(network: Network, x: Tensor, scheme: str = "int8", grid: Grid = UNSIGNED, **choices: str) -> Network:
+    found = integer(network, models.assigned(network, scheme), grid)
+    calibrate(found, [x], **choices)
+    return found
+
+
+def parts(network: Network, kind: type) -> dict[str, nn.Module]:
+    return {name: part for name, part in network.module.named_modules() if isinstance(part, kind)}
+
+
+def off(found: Network, network: Network, x: Tensor) -> float:
+    """The mean squared error of the outputs, relative to their power."""
+    with torch.no_grad():
+        exact = torch.cat([out.flatten() for out in network.flat(x)])
+        return float((torch.cat([out.flatten() for out in found.flat(x)]) - exact).square().mean() / exact.var())
+
+
+@pytest.mark.parametrize("grid", [UNSIGNED, SYMMETRIC])
+@pytest.mark.parametrize("ranges", RANGES)
+def test_a_range_lies_within_what_was_seen(networks, ranges: str, grid: Grid) -> None:
+    network, x = networks["residual"]
+    found, plain = quantized(network, x, grid=grid, ranges=ranges), quantized(network, x, grid=grid)
+    assert (specification(found) == specification(plain)) == (ranges == "min-max")
+    narrower = 0
+    for name, part in parts(found, ActivationQuantizer).items():
+        low, high = (float(plain.module.get_submodule(name).get_buffer(end)) for end in ("low", "high"))
+        assert low <= float(part.get_buffer("low")) <= 0 <= float(part.get_buffer("high")) <= high
+        narrower += float(part.get_buffer("high")) < high
+    assert bool(narrower) == (ranges != "min-max")
+    if grid is SYMMETRIC:
+        assert {spec.zero_point for spec in specification(found).values() if spec.axis is None} == {(0,)}
+
+
+def test_a_chosen_range_is_held_until_it_is_chosen_anew(networks) -> None:
+    network, x = networks["residual"]
+    held, following = quantized(network, x, ranges="mse"), quantized(network, x)
+    before = [specification(each) for each in (held, following)]
+    for each in (held, following):
+        with observing(each), torch.no_grad():
+            each.flat(3 * x)
+    assert specification(held) == before[0]
+    assert specification(following) != before[1]
+    calibrate(held, [x])
+    names = [name for name, spec in before[1].items() if spec.axis is None]
+    assert specification(held)[names[0]] == before[1][names[0]]  # of the input, which biases do not move
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_shares_a_step_has_the_largest(networks, name: str, scheme: str) -> None:
+    network, x = networks[name]
+    options, made = models.assigned(network, scheme), {}
+    for step in ("channel", "layer", "network"):
+        made[step] = integer(network, options, step=step)
+        calibrate(made[step], [x])
+    scales = {
+        step: {name: spec.scale for name, spec in specification(found).items() if spec.axis is not None}
+        for step, found in made.items()
+    }
+    assert scales["channel"]
+    for layer, each in scales["channel"].items():
+        assert len(each) == len(scales["layer"][layer]) == len(scales["network"][layer])
+        assert set(scales["layer"][layer]) == {max(each)}
+        assert set(scales["network"][layer]) == {max(max(scale) for scale in scales["channel"].values())}
+
+
+def test_shared_steps_are_those_of_a_copy_in_a_copy(networks) -> None:
+    network, x = networks["residual"]
+    found = integer(network, models.assigned(network, "int8"), step="network")
+    calibrate(found, [x])
+    copy = found.copy()
+    with torch.no_grad():
+        next(iter(parts(copy, IntegerLayer).values())).inner.weight.mul_(100)
+    before, after = specification(found), specification(copy)
+    weights = [name for name in before if name.endswith(".weight")]
+    assert all(after[name].scale > before[name].scale for name in weights)
+
+
+def trained(found: Network, x: Tensor, wanted: Tensor, steps: int, only: str = "", rate: float = 1e-3) -> list[float]:
+    """Losses of training the parameters of ``found`` whose names end with ``only``, towards ``wanted``."""
+    parameters = [value for name, value in found.module.named_parameters() if name.endswith(only)]
+    optimizer, losses = torch.optim.AdamW(parameters, rate, weight_decay=0.0), []
+    for _ in range(steps):
+        loss = (found(x) - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize("step", ["channel", "layer", "network"])
+def test_steps_are_learned_and_stay(networks, step: str) -> None:
+    network, x = networks["residual"]
+    found = integer(network, models.assigned(network, "int8"), step=step)
+    calibrate(found, [x])
+    for part in parts(found, ActivationQuantizer).values():
+        part.scale *= 16  # far too coarse: what is to be learned
+    plain = sum(1 for _ in found.module.parameters())
+    before = specification(found)
+    with torch.no_grad():
+        wanted = network(x)
+        values = found(x)
+    layers, quantizers = len(parts(found, IntegerLayer)), len(parts(found, ActivationQuantizer))
+    with learning(found):
+        assert specification(found) == before
+        torch.testing.assert_close(found(x).detach(), values, rtol=1e-5, atol=1e-5)
+        steps = sum(1 for _ in found.module.parameters()) - plain
+        assert steps == quantizers + (1 if step == "network" else layers)
+        losses = trained(found, x, wanted, 40, "growth", 1e-2)
+        inside = specification(found)
+    assert losses[-1] < 0.5 * losses[0]
+    assert sum(1 for _ in found.module.parameters()) == plain
+    after = specification(found)
+    assert after == inside
+    moved = [name for name in before if after[name].scale != before[name].scale]
+    assert len(moved) == len(before)
+    for name, spec in after.items():
+        assert spec.zero_point == before[name].zero_point
+        assert len(set(spec.scale)) == (1 if step != "channel" or spec.axis is None else len(spec.scale))
+    if step == "network":
+        assert len({spec.scale[0] for spec in after.values() if spec.axis is not None}) == 1
+    with observing(found), torch.no_grad():
+        found.flat(5 * x)
+    assert specification(found) == after
+
+
+def test_learned_steps_reach_a_lower_loss_than_steps_that_follow_the_weights(networks) -> None:
+    network, x = networks["residual"]
+    with torch.no_grad():
+        wanted = network(x)
+    losses = {}
+    for learned in (False, True):
+        found = quantized(network, x, "int4")
+        with learning(found) if learned else observing(found):
+            losses[learned] = trained(found, x, wanted, 60)[-5:]
+    assert sum(losses[True]) < sum(losses[False])
+
+
+class Plain(nn.Module):
+    """What can be equalized: a convolution before a depthwise one, pooling, flattening; images (N, 3, 16, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(*models.conv_bn(3, 12, 3), nn.ReLU())
+        self.second = nn.Sequential(*models.conv_bn(12, 12, 3, groups=12), nn.ReLU(), nn.MaxPool2d(2))
+        self.third = nn.Sequential(nn.Conv2d(12, 8, 3, 4, 1), nn.ReLU())
+        self.fc = nn.Sequential(nn.Linear(32, 20), nn.ReLU(), nn.Linear(20, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.third(self.second(self.first(x))).flatten(1))
+
+
+def uneven() -> tuple[Network, Tensor]:
+    """``Plain`` with channels whose ranges differ by orders of magnitude."""
+    torch.manual_seed(3)
+    model, x = Plain().eval(), torch.randn(16, 3, 16, 16)
+    with torch.no_grad():
+        for norm in (model.first[1], model.second[1]):
+            norm.weight.copy_(torch.exp(1.5 * torch.randn(12)))
+    return trace(model, x), x
+
+
+def test_equalizing_leaves_the_function_and_makes_ranges_equal() -> None:
+    network, x = uneven()
+    found = integer(network, {}, equalized=True)
+    with torch.no_grad():
+        exact = network(x)
+        torch.testing.assert_close(found(x), exact, rtol=1e-4, atol=1e-5 * float(exact.abs().max()))
+    names = ["first.0", "second.0", "third.0", "fc.0", "fc.2"]
+    for one, other in pairwise(names):
+        first, second = found.submodule(one), found.submodule(other)
+        ranges, plain = output_ranges(first), output_ranges(fold(network).submodule(one))
+        torch.testing.assert_close(ranges, input_ranges(second, len(ranges)), rtol=5e-3, atol=0)
+        assert not torch.allclose(ranges, plain, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_equalizing_leaves_every_networks_function(networks, name: str) -> None:
+    """ReLU6, attention, recurrence and channels with two readers are in the way in some, and must not be passed."""
+    network, x = networks[name]
+    found, plain = integer(network, {}, equalized=True), fold(network)
+    with torch.no_grad():
+        exact = network(x)
+        torch.testing.assert_close(found(x), exact, rtol=1e-4, atol=1e-5 * float(exact.abs().max()))
+    weights = [(found.submodule(n).weight, plain.submodule(n).weight) for n in network.graph.by_name
+               if network.sites[n].module]  # fmt: skip
+    moved = sum(not torch.allclose(one, other, rtol=1e-3) for one, other in weights)  # type: ignore[arg-type]
+    assert moved == {"residual": 4, "depthwise": 2, "transformer": 0, "recurrent": 2}[name]
+
+
+def test_equalized_channels_need_no_step_of_their_own() -> None:
+    network, x = uneven()
+    options, errors = models.assigned(network, "int8"), {}
+    for equalized in (False, True):
+        found = integer(network, options, step="layer", equalized=equalized)
+        calibrate(found, [x])
+        errors[equalized] = off(found, network, x)
+    assert errors[True] < 0.5 * errors[False]
+
+
+@pytest.mark.parametrize("name", ["residual", "transformer"])
+def test_adaptive_rounding_errs_less_than_nearest(networks, name: str) -> None:
+    network, x = networks[name]
+    made = {rounding: quantized(network, x, "int4", rounding=rounding) for rounding in ("nearest", "adaptive")}
+    found, plain = parts(made["adaptive"], IntegerLayer), parts(made["nearest"], IntegerLayer)
+    assert off(made["adaptive"], network, x) < off(made["nearest"], network, x)
+    for layer, part in found.items():
+        assert isinstance(part, IntegerLayer)
+        scale = part.scales()[0].reshape(-1, *[1] * (part.inner.weight.dim() - 1))  # type: ignore[operator,union-attr]
+        assert torch.equal(part.scales()[0], plain[layer].scales()[0])  # type: ignore[operator]
+        integers = (part.inner.weight / scale).round()  # type: ignore[operator]
+        assert torch.equal(integers * scale, part.inner.weight)
+        assert float(integers.detach().abs().max()) <= part.limit
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(made["adaptive"])(x), made["adaptive"](x), rtol=1e-4, atol=1e-4)
+
+
+def test_adaptive_rounding_holds_on_other_data() -> None:
+    network, x = models.made("example", 192)
+    made = {}
+    for rounding in ("nearest", "adaptive"):
+        made[rounding] = integer(network, models.assigned(network, "int4"))
+        calibrate(made[rounding], [x[:64], x[64:128]], rounding=rounding)
+    assert off(made["adaptive"], network, x[128:]) < 0.7 * off(made["nearest"], network, x[128:])
+
+
+@pytest.mark.parametrize("grid", [UNSIGNED, SYMMETRIC])
+def test_a_file_of_each_choice_is_as_specified_and_agrees(networks, grid: Grid) -> None:
+    """All choices at once: one step for all layers, equalized, ranges by error, rounded adaptively, steps learned."""
+    network, x = networks["residual"]
+    found = integer(network, models.assigned(network, "mixed"), grid, step="network", equalized=True)
+    calibrate(found, [x], ranges="mse", rounding="adaptive")
+    with torch.no_grad():
+        wanted = network(x)
+    with learning(found):
+        trained(found, x, wanted, 2)
+    model = converted(found, x)  # checks the specification
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    run = [session.run(None, {session.get_inputs()[0].name: one[None].numpy()})[0] for one in x]
+    with torch.no_grad():
+        expected = found(x).numpy()
+    assert np.sqrt(np.mean((np.concatenate(run) - expected) ** 2)) <= 0.05 * expected.std()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda network, x: calibrate(network, [x], ranges="median"), "'median' is not one of min-max, percentile"),
+        (lambda network, x: calibrate(network, [x], rounding="up"), "'up' is not one of nearest, adaptive"),
+        (lambda network, x: integer(network, {"fc": Option(INT8, 8)}, step="tensor"), "no step per 'tensor'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(networks, call, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as found:
+        call(*networks["residual"])
+    assert "\n" not in str(found.value)
