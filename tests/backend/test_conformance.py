@@ -139,7 +139,7 @@ def test_layers_that_are_called_integer_run_in_integer_kernels(
     exported, benches: dict[str, Bench], name: str, plan: str, runtime: str
 ) -> None:
     network, _ = ready(name, plan)
-    kernels = benches[runtime].kernels(exported(name, plan, runtime).path)
+    kernels = benches[runtime].kernels(exported(name, plan, runtime))
     assert fallbacks(kernels, integers(network)) == []
     floats = [n.name for n in network.graph.layers if n.kind in WEIGHTED and n.name not in integers(network)]
     assert fallbacks(kernels, floats) == floats

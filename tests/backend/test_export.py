@@ -96,7 +96,7 @@ def test_layers_that_are_called_int8_run_in_integer_kernels(exported, bench: Ben
     network, _ = ready(name, scheme)
     weighted = [n for n in models.assigned(network, scheme) if network.graph.by_name[n].kind in WEIGHTED]
     assert weighted
-    assert fallbacks(bench.kernels(exported(name, scheme)), weighted) == []
+    assert fallbacks(bench.kernels(Artefact(exported(name, scheme))), weighted) == []
 
 
 @pytest.mark.parametrize("name", NETWORKS)
