@@ -130,7 +130,10 @@ class Refusals(OnDisk):
     def test_a_runtime_that_is_not_installed_is_named_with_how_to_install_it(self):
         folder = self.bundle("a", agent_bundles.hollow())
         request = protocol.request(1, "install", {"folder": folder, "root": self.root})
-        environment = dict(fresh.environment(), PYTHONPATH=fresh.package_root())
+        alone = os.path.join(self.folder, "alone")  # where the package is installed runtimes may lie beside it
+        os.mkdir(alone)
+        os.symlink(os.path.join(fresh.package_root(), "edgesdk_targets"), os.path.join(alone, "edgesdk_targets"))
+        environment = dict(fresh.environment(), PYTHONPATH=alone)
         answers, _, _ = converse([sys.executable, "-S", "-m", "edgesdk_targets.agent"], request, env=environment)
         error = answers[-1]["error"]
         self.assertEqual(error["kind"], "missing")

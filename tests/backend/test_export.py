@@ -103,7 +103,7 @@ def test_layers_that_are_called_int8_run_in_integer_kernels(exported, bench: Ben
 def test_a_float_layer_counts_as_fallen_back(exported, bench: Bench, name: str) -> None:
     network, _ = ready(name, "dense")
     weighted = [layer.name for layer in network.graph.layers if layer.kind in WEIGHTED]
-    assert fallbacks(bench.kernels(exported(name, "dense")), weighted) == weighted
+    assert fallbacks(bench.kernels(Artefact(exported(name, "dense"))), weighted) == weighted
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
