@@ -30,6 +30,7 @@ from edgesdk.record import dumps, from_json
 from edgesdk.report import Prediction, Report
 from edgesdk.result import Result
 from edgesdk.signing import check_signature, sign
+from edgesdk_targets.bundle_run import TOLERANCE, distance
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -43,7 +44,6 @@ MODEL = "model.onnx"  # where a manifest of before does not say
 MINIMUM = {"onnxruntime": "1.18", "openvino": "2024.4", "litert": "1.2", "tensorrt": "8.6"}  # versions of runtimes
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # what a bundle's files are called
 SAMPLES = 8
-TOLERANCE = 5e-2  # of the outputs' spread: another CPU sums in another order
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,7 @@ def verify(path: str | Path, key: str | Path | None = None) -> dict[str, Any]:
     errors = {}
     for name, value in outputs.items():
         expected = recorded[f"output:{name}"]
-        errors[name] = float(np.sqrt(np.mean((value - expected) ** 2)) / max(float(expected.std()), 1e-12))
+        errors[name] = distance(value, expected)
         if not errors[name] <= TOLERANCE:
             raise BundleError(
                 f"{name} differs from the recorded sample by {errors[name]:.2g} of its spread", "deploy again here"

@@ -9,10 +9,10 @@ from typing import Any
 from edgesdk.artefact import Artefact
 from edgesdk.compress.apply import staying
 from edgesdk.compress.network import Network
-from edgesdk.compress.objective import outdone
 from edgesdk.compress.rebuild import rebuilt
 from edgesdk.compress.recover import Schedule, recovered
 from edgesdk.compress.recovery import Recovery
+from edgesdk.compress.teachers import outdone
 from edgesdk.export.formats import grid_of
 from edgesdk.export.parity import fallbacks, parity, runner
 from edgesdk.plan import FP32, Option, Plan

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.network import Batch, Network
-from edgesdk.compress.objective import Objective, Run, channel_axis, outdone, paired
+from edgesdk.compress.objective import Objective
+from edgesdk.compress.pairs import channel_axis, paired
 from edgesdk.compress.quantize import specification
 from edgesdk.compress.recover import Schedule, _Lessons, recovered
 from edgesdk.compress.recovery import (
@@ -36,6 +37,7 @@ from edgesdk.compress.recovery import (
     Term,
 )
 from edgesdk.compress.task import Task
+from edgesdk.compress.teachers import Run, outdone
 from edgesdk.compress.trace import trace
 from edgesdk.errors import DataError, EdgeSdkError, ModelError, UsageError
 from edgesdk.plan import INT8, Factor, Option

@@ -23,7 +23,7 @@ address = "ssh://pi@10.0.0.3:2222"
 python = "~/venv/bin/python"
 target = "raspberry-pi-4"
 root = "/opt/model"
-key = "/home/me/lab.pub"
+key = "/keys/lab.pub"
 
 [devices."bench.2"]
 address = "local"
@@ -61,7 +61,7 @@ def test_what_it_holds_is_read(two: Path) -> None:
     found = devices()
     assert list(found) == ["bench.2", "lab-pi-3"]
     assert found["lab-pi-3"] == Device(
-        "lab-pi-3", "ssh://pi@10.0.0.3:2222", "~/venv/bin/python", "raspberry-pi-4", "/opt/model", "/home/me/lab.pub"
+        "lab-pi-3", "ssh://pi@10.0.0.3:2222", "~/venv/bin/python", "raspberry-pi-4", "/opt/model", "/keys/lab.pub"
     )
     assert found["bench.2"] == Device("bench.2", "local")
     assert found["bench.2"].local and not found["lab-pi-3"].local
@@ -150,8 +150,8 @@ def test_what_a_device_cannot_be_is_refused(field: str, value: str) -> None:
 
 
 def test_the_key_is_found_in_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert Device("lab", "ssh://lab", key="~/lab.pub").key_file == Path("/home/someone/lab.pub")
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert Device("lab", "ssh://lab", key="~/lab.pub").key_file == Path("/somewhere/lab.pub")
     assert Device("lab", "ssh://lab", key="/etc/lab.pub").key_file == Path("/etc/lab.pub")
     assert Device("lab", "ssh://lab").key_file is None
 

@@ -20,7 +20,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
     """The options that ``deploy`` and ``search`` share."""
     for option in reversed([
         click.argument("model", required=False),
-        click.option("--target", required=True, help="The kind of device: see `edgesdk targets`."),
+        click.option("--target", help="The kind of device: see `edgesdk targets`.  [default: the --device's own]"),
         click.option("--device", help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}"),
         click.option("--runtime", help="One of the target's, or auto for the best of all.  [default: its first]"),
         click.option("--precision", "precisions", multiple=True, help="Of layers: fp32 and what is named here alone."),
@@ -61,9 +61,12 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
     from edgesdk.device import target
     from edgesdk.remote.devices import device
 
-    target(options["target"])
     if options["device"] is not None:
         options["device"] = device(options["device"])
+        options["target"] = options["target"] or options["device"].target
+    if options["target"] is None:
+        raise UsageError("no target", "give --target, or a --device of the inventory that has one")
+    target(options["target"])
     return _whole(options)
 
 

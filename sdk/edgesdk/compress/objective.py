@@ -10,17 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils import _pytree as pytree
 
 from edgesdk.compress.integers import ActivationQuantizer
-from edgesdk.compress.layers import described
-from edgesdk.compress.modularize import exported, modularize
-from edgesdk.compress.network import Batch, Edited, Network, rebatch, tensors
+from edgesdk.compress.network import Batch, Network, rebatch, tensors
+from edgesdk.compress.pairs import channel_axis, paired, places
 from edgesdk.compress.recovery import (
     ADVERSARY,
     ANGLES,
     ATTENTION,
-    DENSE,
     DISTANCES,
     FEATURES,
     HARD,
@@ -36,100 +33,16 @@ from edgesdk.compress.recovery import (
     TASK,
     Pair,
     Recovery,
-    Teacher,
     Term,
 )
-from edgesdk.compress.task import Task, first_tensor
+from edgesdk.compress.task import Task
+from edgesdk.compress.teachers import Guide, Run, guide, same, traced, watched
 from edgesdk.errors import UsageError
-from edgesdk.graph import CONV, OTHER, WEIGHTED, Graph
 from edgesdk.techniques import distillation
 
-SHOWN = 8  # layers in a message
 RELATION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     DISTANCES: distillation.distances, ANGLES: distillation.angles, SIMILARITY: distillation.similarity,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Guide:
-    """A teacher as it is run: a network, or where nothing is asked of its layers, a module."""
-
-    made: Network | nn.Module
-    view: Callable[[Batch], Batch]
-
-    @property
-    def module(self) -> nn.Module:
-        return self.made.module if isinstance(self.made, Network) else self.made
-
-    def __call__(self, x: Batch) -> object:
-        """Its outputs, in their own structure."""
-        x = self.view(x)
-        if isinstance(self.made, Network):
-            return self.made(x)
-        return self.made(**x) if isinstance(x, dict) else self.made(*tensors(x))
-
-    @property
-    def graph(self) -> Graph:
-        assert isinstance(self.made, Network)
-        return self.made.graph
-
-    def run(self, x: Batch, layers: Sequence[str]) -> Run:
-        if isinstance(self.made, Network):
-            return watched(self.made, self.view(x), layers)
-        return Run([t for t in pytree.tree_leaves(self(x)) if isinstance(t, Tensor)], {})
-
-
-@dataclass(frozen=True)
-class Run:
-    """The outputs of a network, and those of the layers that were asked for."""
-
-    outputs: list[Tensor]
-    layers: dict[str, Tensor]
-
-
-def guide(teacher: Teacher, dense: Network) -> Guide:
-    """A loaded ``teacher`` as it is run on a batch of the student's."""
-    assert not isinstance(teacher.view, str)
-    view = teacher.view or _same
-    if teacher.source == DENSE:
-        return Guide(dense, view)
-    assert isinstance(teacher.source, nn.Module)
-    return Guide(teacher.source.eval(), view)
-
-
-def watched(network: Network, x: Batch, layers: Sequence[str]) -> Run:
-    """``network`` run on ``x``, and what ``layers`` of it put out."""
-    if not layers:
-        return Run(network.flat(x), {})
-    seen: dict[str, Tensor] = {}
-
-    def note(name: str) -> Callable[..., Tensor]:
-        return lambda value, *_: seen.setdefault(name, value)
-
-    edits = {network.node(layer).name: note(layer) for layer in layers}
-    return Run(list(Edited(network.module, edits).run(*tensors(x))), seen)
-
-
-@torch.no_grad()
-def outdone(
-    recovery: Recovery, dense: Network, task: Task, batches: Sequence[tuple[Batch, Any]], score: float
-) -> list[str]:
-    """A note on each teacher that the user gave and that scores below the student's ``score`` on ``batches``.
-
-    A teacher with other outputs than the student's, which teaches by its layers, is not judged.
-    """
-    notes = []
-    for teacher in recovery.loaded().teachers if recovery.own else ():
-        one, x = guide(teacher, dense), batches[0][0]
-        if first_tensor(one(x)).shape != first_tensor(dense(x)).shape:
-            continue
-        taught = task.score(one, batches, dense)
-        if taught < score:
-            notes.append(
-                f"the teacher {teacher.name} is worse than its student:"
-                f" on held-out data it scored {taught:.2f} against {score:.2f}"
-            )
-    return notes
 
 
 class Objective:
@@ -148,9 +61,9 @@ class Objective:
         self.shares = [teacher.weight / total for teacher in teachers]
         self.guides = [guide(teacher, dense) for teacher in teachers]
         if recovery.mode == SELF:
-            self.guides = [Guide(student, _same)]
+            self.guides = [Guide(student, same)]
         elif any(term.kind in LAYERED for term in recovery.losses):
-            self.guides = [_traced(one, x) for one in self.guides]
+            self.guides = [traced(one, x) for one in self.guides]
         self.peers = nn.ModuleList()
         if recovery.mode == MUTUAL:
             made = [
@@ -184,7 +97,7 @@ class Objective:
             for part in self.average.modules():
                 if isinstance(part, ActivationQuantizer):
                     part.observing = False  # its range is the student's, a buffer
-            self.guides = [Guide(replace(student, module=self.average.module), _same)]  # type: ignore[arg-type]
+            self.guides = [Guide(replace(student, module=self.average.module), same)]  # type: ignore[arg-type]
             self.follow(student)
         for one in self.guides:
             one.module.train(self.recovery.mode == MUTUAL)
@@ -295,83 +208,6 @@ class _Lesson:
     axes: dict[str, int] = field(default_factory=dict)
 
 
-def paired(term: Term, student: Graph, dense: Graph, teacher: Graph) -> tuple[Pair, ...]:
-    """The layers of ``student`` and ``teacher`` that a loss of layers compares: those it names, or the usual ones.
-
-    A factorized layer stands for its last part. What the plan left out of the ``dense`` network is left out. Raises
-    ``UsageError`` for a layer that there is not, with those that there are.
-    """
-    if term.pairs is not None:
-        found = []
-        for own, other in term.pairs:
-            small, large = _part(student, own), _part(teacher, other)
-            if small is None and own not in dense.by_name:
-                raise UsageError(f"the loss {term.kind}: the student has no layer {own!r}", _there_are(dense))
-            if large is None and other not in dense.by_name:
-                raise UsageError(f"the loss {term.kind}: the teacher has no layer {other!r}", _there_are(teacher))
-            found += [(small, large)] if small and large else []
-        return tuple(found)
-    last: dict[tuple[int, ...], Pair] = {}
-    for layer in teacher.layers:
-        small = _part(student, layer.name)
-        if small is None or layer.name in teacher.outputs or layer.kind == OTHER:
-            continue
-        axis, shape = channel_axis(teacher, layer.name), student.by_name[small].shape
-        where = places(layer.shape, axis)
-        if len(shape) == len(layer.shape) and places(shape, axis) == where:
-            last.pop(where, None)
-            last[where] = (small, layer.name)
-    spread = tuple(pair for where, pair in last.items() if where)
-    if term.kind in RELATIONS:
-        spread = tuple(last.values())[-1:]
-    elif not spread and term.kind != ATTENTION:
-        spread = tuple(last.values())
-    if not spread:
-        raise UsageError(
-            f"the loss {term.kind} finds no layer of the same name in both", f"name pairs: {_there_are(teacher)}"
-        )
-    return spread
-
-
-def channel_axis(graph: Graph, name: str) -> int:
-    """The axis of the channels in the output of a layer, counted with the batch."""
-    layer = graph.by_name[name]
-    rank = len(layer.shape)
-    while layer.kind not in WEIGHTED:
-        before = graph.by_name.get(layer.inputs[0]) if layer.inputs and layer.kind != OTHER else None
-        if before is None or len(before.shape) != rank:
-            return rank if rank == 2 else 1  # tokens have their channels last, images first
-        layer = before
-    return 1 if layer.kind == CONV else rank
-
-
-def places(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    """``shape``, without the batch, without its channels."""
-    return (*shape[: axis - 1], *shape[axis:])
-
-
-def _part(graph: Graph, name: str) -> str | None:
-    """A layer, or the last part of what it was factorized into."""
-    if name in graph.by_name:
-        return name
-    parts = [part for part in graph.by_name if part.startswith(f"{name}.") and part[len(name) + 1 :].isdigit()]
-    return parts[-1] if parts else None
-
-
-def _there_are(graph: Graph) -> str:
-    names = [layer.name for layer in graph.layers]
-    return f"there are {', '.join(names[:SHOWN])}" + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-def _traced(one: Guide, x: Batch) -> Guide:
-    """``one`` as a network, whose layers can be watched. Raises ``ModelError`` where it cannot be traced."""
-    if isinstance(one.made, Network):
-        return one
-    x = rebatch(one.view(x), lambda t: torch.cat([t[:1], t[:1]]))
-    program = exported(one.made, x)
-    return replace(one, made=described(modularize(program), x, program.call_spec.out_spec))
-
-
 def _leaves(x: Batch) -> Batch:
     """``x`` anew, to be differentiated by. Raises ``UsageError`` for an input of integers."""
     if not tensors(x)[0].is_floating_point():
@@ -389,7 +225,3 @@ def _check_fit(outputs: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
 
 def _key(index: int, place: int) -> str:
     return f"{index}/{place}"
-
-
-def _same(x: Batch) -> Batch:
-    return x

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 WHEN = (1980, 1, 1, 0, 0, 0)  # the earliest that such an archive knows
 MAIN = """import sys
 
-if sys.version_info < (3, 8):
-    sys.exit("the agent of edgesdk needs Python 3.8 or newer, this is %d.%d" % sys.version_info[:2])
-from edgesdk_targets.agent.__main__ import main
+from edgesdk_targets.agent.__main__ import main  # which any Python can read, to say what it needs
 
 sys.exit(main())
 """
