@@ -25,7 +25,7 @@ def dense(menu: Menu) -> Cost:
         layer.name: next(
             c
             for c in layer.choices
-            if not (c.skips or c.integer or c.option.factor)
+            if not (c.skips or c.integer or c.option.form)
             and (layer.reads is None or c.reads == kept[layer.reads])
             and (layer.writes is None or c.writes == kept[layer.writes])
         )

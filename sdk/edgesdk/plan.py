@@ -15,27 +15,27 @@ FP32, INT8 = "fp32", "int8"
 
 
 @dataclass(frozen=True)
-class Factor:
-    """A low-rank form of a layer. ``svd`` and ``spatial`` have one rank, ``tucker`` those of input and output."""
+class Form:
+    """Another form of a layer. ``svd`` and ``spatial`` have one rank as their size, ``tucker`` those of input and output."""
 
     method: str
-    ranks: tuple[int, ...]
+    sizes: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.method} {'x'.join(map(str, self.ranks))}"
+        return f"{self.method} {'x'.join(map(str, self.sizes))}"
 
 
 @dataclass(frozen=True)
 class Option:
-    """How a layer is carried out: the precision it runs in, the bits its weights are stored in, its low-rank form."""
+    """How a layer is carried out: the precision it runs in, the bits its weights are stored in, its form."""
 
     precision: str = FP32
     weight_bits: int = 32
-    factor: Factor | None = None
+    form: Form | None = None
 
     def __str__(self) -> str:
         stored = "" if self.weight_bits in (8, 32) else f", {self.weight_bits}-bit weights"
-        return f"{self.precision}{stored}" + (f", {self.factor}" if self.factor else "")
+        return f"{self.precision}{stored}" + (f", {self.form}" if self.form else "")
 
 
 @dataclass(frozen=True)

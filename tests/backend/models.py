@@ -13,8 +13,8 @@ from edgesdk.compress.network import Network
 from edgesdk.compress.trace import trace
 from edgesdk.example.data import example_data, example_model
 from edgesdk.graph import WEIGHTED
-from edgesdk.plan import INT8, Factor, LayerPlan, Option, Plan, Proof
-from edgesdk.price.operators import factors, precisions
+from edgesdk.plan import INT8, Form, LayerPlan, Option, Plan, Proof
+from edgesdk.price.operators import forms, precisions
 
 CLASSES = 5
 
@@ -188,9 +188,9 @@ def plan(
     )
 
 
-def low_rank(network: Network) -> dict[str, Factor]:
+def low_rank(network: Network) -> dict[str, Form]:
     """The smallest low-rank form of every layer that has one."""
-    found = {layer.name: factors(layer) for layer in network.graph.layers if not layer.fixed}
+    found = {layer.name: forms(layer) for layer in network.graph.layers if not layer.fixed}
     return {name: forms[0] for name, forms in found.items() if forms}
 
 

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed
-from edgesdk.compress.factorize import factorized, reconstructed
+from edgesdk.compress.forms import factorized, reconstructed
 from edgesdk.compress.integers import SIGNED, SYMMETRIC, UNSIGNED, ActivationQuantizer, Grid, IntegerLayer
 from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, fold, integer, specification
@@ -26,7 +26,7 @@ from edgesdk.compress.task import Task
 from edgesdk.compress.trace import cut, mask, trace
 from edgesdk.errors import BundleError, FidelityError
 from edgesdk.export.onnx import check, converted
-from edgesdk.plan import INT8, Factor, Option
+from edgesdk.plan import INT8, Form, Option
 
 NETWORKS = ("residual", "depthwise", "transformer", "recurrent")
 GROUPS = [
@@ -63,21 +63,21 @@ def test_cutting_channels_is_setting_them_to_zero(networks, name: str, group: st
 
 
 FULL_RANK = [
-    (nn.Linear(12, 20), Factor("svd", (12,)), (12,)),
-    (nn.Conv2d(12, 20, 1, 2), Factor("svd", (12,)), (12, 9, 9)),
-    (nn.Conv2d(6, 10, 3, 2, 1), Factor("spatial", (18,)), (6, 9, 9)),
-    (nn.Conv2d(6, 10, (3, 5), (1, 2), (1, 2), bias=False), Factor("spatial", (18,)), (6, 9, 9)),
-    (nn.Conv2d(6, 10, 3, 2, 1), Factor("tucker", (6, 10)), (6, 9, 9)),
-    (nn.Conv2d(6, 10, 3, 1, 2, dilation=2), Factor("tucker", (6, 10)), (6, 9, 9)),
+    (nn.Linear(12, 20), Form("svd", (12,)), (12,)),
+    (nn.Conv2d(12, 20, 1, 2), Form("svd", (12,)), (12, 9, 9)),
+    (nn.Conv2d(6, 10, 3, 2, 1), Form("spatial", (18,)), (6, 9, 9)),
+    (nn.Conv2d(6, 10, (3, 5), (1, 2), (1, 2), bias=False), Form("spatial", (18,)), (6, 9, 9)),
+    (nn.Conv2d(6, 10, 3, 2, 1), Form("tucker", (6, 10)), (6, 9, 9)),
+    (nn.Conv2d(6, 10, 3, 1, 2, dilation=2), Form("tucker", (6, 10)), (6, 9, 9)),
 ]
 
 
-@pytest.mark.parametrize(("layer", "factor", "shape"), FULL_RANK)
-def test_at_full_rank_a_low_rank_form_is_the_layer(layer: nn.Module, factor: Factor, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("layer", "form", "shape"), FULL_RANK)
+def test_at_full_rank_a_low_rank_form_is_the_layer(layer: nn.Module, form: Form, shape: tuple[int, ...]) -> None:
     x = torch.randn(3, *shape)
     with torch.no_grad():
-        close(factorized(layer, factor)(x), layer(x))
-    close(reconstructed(layer, factor), layer.weight.detach())  # type: ignore[arg-type,union-attr,operator]
+        close(factorized(layer, form)(x), layer(x))
+    close(reconstructed(layer, form), layer.weight.detach())  # type: ignore[arg-type,union-attr,operator]
 
 
 @given(rows=st.integers(2, 24), columns=st.integers(2, 24), data=st.data())
@@ -86,32 +86,32 @@ def test_the_error_of_a_truncated_svd_is_that_of_eckart_and_young(rows: int, col
     torch.manual_seed(rows * 100 + columns)
     layer = nn.Linear(columns, rows)
     weight = layer.weight.detach()
-    error = float((weight - reconstructed(layer, Factor("svd", (rank,)))).norm())
+    error = float((weight - reconstructed(layer, Form("svd", (rank,)))).norm())
     expected = float(torch.linalg.svdvals(weight)[rank:].norm())
     assert error == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("layer", "factor"),
+    ("layer", "form"),
     [
-        (nn.Conv2d(16, 24, 3, 1, 1), Factor("spatial", (8,))),
-        (nn.Conv2d(16, 24, 3, 1, 1), Factor("tucker", (8, 8))),
-        (nn.Conv2d(16, 24, 1), Factor("svd", (8,))),
+        (nn.Conv2d(16, 24, 3, 1, 1), Form("spatial", (8,))),
+        (nn.Conv2d(16, 24, 3, 1, 1), Form("tucker", (8, 8))),
+        (nn.Conv2d(16, 24, 1), Form("svd", (8,))),
     ],
 )
-def test_a_reconstructed_weight_is_what_the_low_rank_form_computes(layer: nn.Conv2d, factor: Factor) -> None:
+def test_a_reconstructed_weight_is_what_the_low_rank_form_computes(layer: nn.Conv2d, form: Form) -> None:
     whole = copy.deepcopy(layer)
-    whole.weight.data = reconstructed(layer, factor)
+    whole.weight.data = reconstructed(layer, form)
     x = torch.randn(2, 16, 7, 7)
     with torch.no_grad():
-        close(factorized(layer, factor)(x), whole(x))
+        close(factorized(layer, form)(x), whole(x))
 
 
 def test_a_rank_above_full_and_a_method_that_does_not_apply_are_refused() -> None:
     with pytest.raises(ValueError, match="rank 13 is not between 1 and 12"):
-        factorized(nn.Linear(12, 20), Factor("svd", (13,)))
+        factorized(nn.Linear(12, 20), Form("svd", (13,)))
     with pytest.raises(ValueError, match="tucker does not apply to Linear"):
-        factorized(nn.Linear(12, 20), Factor("tucker", (4, 4)))
+        factorized(nn.Linear(12, 20), Form("tucker", (4, 4)))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -196,7 +196,7 @@ def test_a_compressed_network_keeps_the_most_important_channels(networks) -> Non
 
 def test_a_factorized_layer_becomes_layers_in_its_precision(networks) -> None:
     network, x = networks["residual"]
-    chosen = {"down.3": Option(INT8, 8, Factor("tucker", (8, 8)))}
+    chosen = {"down.3": Option(INT8, 8, Form("tucker", (8, 8)))}
     small, options = compressed(network, models.plan(network, options=chosen), x, models.scores(network))
     parts = [f"down.3.{index}" for index in range(3)]
     assert [small.graph.by_name[part].weight_shape[:2] for part in parts] == [(8, 32), (8, 8), (32, 8)]

@@ -55,12 +55,12 @@ def ready(name: str, plan: str) -> tuple[Network, Tensor]:
     ranks = models.low_rank(network)
     options = models.assigned(network, {"all": "int4", "pruned": "dense", "low rank": "dense"}.get(plan, plan))
     if plan == "low rank":
-        options = {layer: Option(factor=factor) for layer, factor in ranks.items()}
+        options = {layer: Option(form=form) for layer, form in ranks.items()}
     elif plan == "all":  # cut, low rank, and weights of eight and four bits and float in turns
         options = {layer: option for i, (layer, option) in enumerate(options.items()) if i % 4 != 3}
         options = {n: replace(o, weight_bits=8) if i % 2 else o for i, (n, o) in enumerate(options.items())}
-        ranks = {layer: factor for i, (layer, factor) in enumerate(ranks.items()) if i % 3 == 0}
-        options = {n: replace(options.get(n, Option()), factor=ranks.get(n)) for n in {**options, **ranks}}
+        ranks = {layer: form for i, (layer, form) in enumerate(ranks.items()) if i % 3 == 0}
+        options = {n: replace(options.get(n, Option()), form=ranks.get(n)) for n in {**options, **ranks}}
         kept = {n: k for n, k in kept.items() if n not in ranks and not reads_any(network, n, ranks)}
     cut = kept if plan in ("pruned", "all") else {}
     small, chosen = compressed(network, models.plan(network, cut, options), x, models.scores(network))

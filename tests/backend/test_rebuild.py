@@ -14,7 +14,7 @@ from edgesdk.compress.network import Network
 from edgesdk.compress.rebuild import JUDGE, Fit, irreplaceable, rebuilt
 from edgesdk.compress.trace import trace
 from edgesdk.example.data import example_data, example_model
-from edgesdk.plan import Factor, Option, Plan
+from edgesdk.plan import Form, Option, Plan
 
 
 @cache
@@ -186,7 +186,7 @@ def test_a_layer_before_an_addition_makes_up_for_the_other_side() -> None:
 
 def test_of_a_factorized_layer_the_last_part_is_fitted() -> None:
     network, x = made("residual")
-    plan = models.plan(network, options={"inner.3": Option(factor=Factor("tucker", (6, 6)))})
+    plan = models.plan(network, options={"inner.3": Option(form=Form("tucker", (6, 6)))})
     small, new, fits = carried_out(network, plan, x[:128])
     assert "inner.3.2" in fits and not {"inner.3.0", "inner.3.1"} & set(fits)
     assert torch.equal(small.submodule("inner.3.1").weight, new.submodule("inner.3.1").weight)

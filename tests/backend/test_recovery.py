@@ -40,7 +40,7 @@ from edgesdk.compress.task import Task
 from edgesdk.compress.teachers import Run, outdone
 from edgesdk.compress.trace import trace
 from edgesdk.errors import DataError, EdgeSdkError, ModelError, UsageError
-from edgesdk.plan import INT8, Factor, Option
+from edgesdk.plan import INT8, Form, Option
 from edgesdk.techniques import distillation
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -163,7 +163,7 @@ def test_layers_are_paired_by_name_at_the_last_of_each_resolution(dense, small) 
 def test_a_factorized_layer_stands_for_its_last_part_and_what_was_left_out_is_left_out(dense) -> None:
     network, x = dense
     branch = next(b for b in network.graph.branches if "inner.0" in b.layers)
-    chosen = {"down.3": Option(INT8, 8, Factor("tucker", (8, 8)))}
+    chosen = {"down.3": Option(INT8, 8, Form("tucker", (8, 8)))}
     plan = models.plan(network, options=chosen, dropped=(branch.name,))
     found, _ = compressed(network, plan, x, models.scores(network))
     term = Term(FEATURES, layers=("down.3", "inner.0", ("stem.0", "stem.0")))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgesdk.budget import BASES, Cost
 from edgesdk.graph import KINDS, Graph, Layer, Tensor
-from edgesdk.plan import Factor, LayerPlan, Option, Plan, Proof, Struck
+from edgesdk.plan import Form, LayerPlan, Option, Plan, Proof, Struck
 
 NAMES = st.text(max_size=12)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -30,8 +30,8 @@ def random_graph(seed: int) -> Graph:
 
 
 def options() -> st.SearchStrategy[Option]:
-    factors = st.builds(Factor, NAMES, st.lists(st.integers(1, 512), max_size=2).map(tuple))
-    return st.builds(Option, st.sampled_from(("fp32", "int8")), st.sampled_from((4, 8, 32)), st.none() | factors)
+    forms = st.builds(Form, NAMES, st.lists(st.integers(1, 512), max_size=2).map(tuple))
+    return st.builds(Option, st.sampled_from(("fp32", "int8")), st.sampled_from((4, 8, 32)), st.none() | forms)
 
 
 def plans() -> st.SearchStrategy[Plan]:

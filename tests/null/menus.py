@@ -8,10 +8,10 @@ from itertools import product
 from random import Random
 
 from edgesdk.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
-from edgesdk.plan import FP32, INT8, Factor, Option
+from edgesdk.plan import FP32, INT8, Form, Option
 
 PRECISIONS = (Option(FP32), Option(INT8, 8))
-HALF, QUARTER = Factor("svd", (32,)), Factor("svd", (16,))
+HALF, QUARTER = Form("svd", (32,)), Form("svd", (16,))
 # An option of a convolution with what it makes of latency and of size, and with its loss by the layer's sensitivity.
 OPTIONS = (
     (Option(FP32), 1.0, 1.0, 0.0),
@@ -144,7 +144,7 @@ class _Deep:
             output = 4.0 * pixels * (write or 10)
             for option, speed, stored, loss in self.options:
                 bytes_ = 36.0 * (read or 3) * (write or 10) * stored
-                ms, scratch = 0.004 + macs * speed / 1e7, output / 4 if option.factor else 0.0
+                ms, scratch = 0.004 + macs * speed / 1e7, output / 4 if option.form else 0.0
                 made = output / 4 if option.precision == INT8 else output
                 widths = read or None, write or None
                 choices.append(Choice(option, ms, sensitivity * loss, *widths, bytes_, bytes_, made, scratch))

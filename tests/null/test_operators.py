@@ -10,13 +10,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgesdk.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, Graph, Group, Layer, Tensor
-from edgesdk.plan import FP32, INT8, Factor, Option
+from edgesdk.plan import FP32, INT8, Form, Option
 from edgesdk.price.operators import (
     Operator,
     baseline,
     change,
     channels,
-    factors,
+    forms,
     fits,
     operators,
     precisions,
@@ -96,8 +96,8 @@ def test_a_low_rank_form_takes_and_gives_what_the_layer_does(
     layer = convolution(inputs, outputs, kernel, stride, size, padding, dilation)
     assume(min(layer.shape) > 0)
     graph = alone(layer, inputs, outputs)
-    for factor in (None, *factors(layer)):
-        parts = operators(layer, graph, Option(precision, 8, factor), None, None)
+    for form in (None, *forms(layer)):
+        parts = operators(layer, graph, Option(precision, 8, form), None, None)
         assert (parts[0].inputs, parts[-1].outputs) == (inputs, outputs)
         at = size
         for index, part in enumerate(parts):
@@ -114,32 +114,32 @@ def test_a_low_rank_form_takes_and_gives_what_the_layer_does(
 @given(st.integers(1, 512), st.integers(1, 512))
 def test_low_rank_forms_of_a_linear_layer_are_smaller_than_it(inputs: int, outputs: int) -> None:
     layer = Layer("fc", LINEAR, ("x",), (inputs,), (outputs,), "Linear", (outputs, inputs), writes="out")
-    for factor in factors(layer):
-        parts = operators(layer, alone(layer, outputs=outputs), Option(factor=factor), None, None)
+    for form in forms(layer):
+        parts = operators(layer, alone(layer, outputs=outputs), Option(form=form), None, None)
         assert sum(part.inputs * part.outputs for part in parts) < inputs * outputs
-        assert factor.ranks[0] % 8 == 0 and fits(factor, inputs, outputs)
+        assert form.sizes[0] % 8 == 0 and fits(form, inputs, outputs)
 
 
 def test_layers_without_a_low_rank_form_have_none() -> None:
-    assert factors(convolution(16, 16, (3, 3), groups=16)) == ()
-    assert factors(convolution(4, 4, (3, 3))) == ()
-    assert factors(Layer("add", ADD, ("x",), (4, 4, 4), (4, 4, 4), "add")) == ()
-    assert Factor("tucker", (8, 8)) in factors(convolution(32, 32, (3, 3)))
+    assert forms(convolution(16, 16, (3, 3), groups=16)) == ()
+    assert forms(convolution(4, 4, (3, 3))) == ()
+    assert forms(Layer("add", ADD, ("x",), (4, 4, 4), (4, 4, 4), "add")) == ()
+    assert Form("tucker", (8, 8)) in forms(convolution(32, 32, (3, 3)))
 
 
 @pytest.mark.parametrize(
-    ("factor", "reads", "writes", "fit"),
+    ("form", "reads", "writes", "fit"),
     [
-        (Factor("svd", (8,)), 16, 12, True),
-        (Factor("svd", (8,)), 16, 8, False),
-        (Factor("spatial", (8,)), 8, 16, False),
-        (Factor("tucker", (8, 16)), 12, 20, True),
-        (Factor("tucker", (8, 16)), 8, 20, False),
-        (Factor("tucker", (8, 16)), 12, 16, False),
+        (Form("svd", (8,)), 16, 12, True),
+        (Form("svd", (8,)), 16, 8, False),
+        (Form("spatial", (8,)), 8, 16, False),
+        (Form("tucker", (8, 16)), 12, 20, True),
+        (Form("tucker", (8, 16)), 8, 20, False),
+        (Form("tucker", (8, 16)), 12, 16, False),
     ],
 )
-def test_a_rank_fits_below_the_channels(factor: Factor, reads: int, writes: int, fit: bool) -> None:
-    assert fits(factor, reads, writes) is fit
+def test_a_rank_fits_below_the_channels(form: Form, reads: int, writes: int, fit: bool) -> None:
+    assert fits(form, reads, writes) is fit
 
 
 def test_channels_follow_their_groups() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgesdk.budget import Cost
 from edgesdk.errors import BundleError
-from edgesdk.plan import INT8, SCHEMA, Factor, Option, Plan
+from edgesdk.plan import INT8, SCHEMA, Form, Option, Plan
 from edgesdk.record import dumps, from_json, to_json
 
 
@@ -66,8 +66,8 @@ def test_a_plan_is_for_one_graph(plan: Plan, seed: int) -> None:
         (Option(), "fp32"),
         (Option(INT8, 8), "int8"),
         (Option(INT8, 4), "int8, 4-bit weights"),
-        (Option(factor=Factor("svd", (16,))), "fp32, svd 16"),
-        (Option(INT8, 4, Factor("tucker", (8, 16))), "int8, 4-bit weights, tucker 8x16"),
+        (Option(form=Form("svd", (16,))), "fp32, svd 16"),
+        (Option(INT8, 4, Form("tucker", (8, 16))), "int8, 4-bit weights, tucker 8x16"),
     ],
 )
 def test_an_option_says_what_it_is(option: Option, text: str) -> None:

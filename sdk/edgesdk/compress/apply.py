@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from edgesdk.compress.factorize import factorized
+from edgesdk.compress.forms import factorized
 from edgesdk.compress.layers import described
 from edgesdk.compress.modularize import is_relu
 from edgesdk.compress.network import Batch, Network
@@ -46,9 +46,9 @@ def compressed(
         if layer.name not in network.sites:
             continue
         path = network.sites[layer.name].module
-        options[layer.name] = replace(layer.option, factor=None)
-        if layer.option.factor is not None and path is not None and _present(module, network, layer.name):
-            parts = _split(module, path, layer.option.factor)
+        options[layer.name] = replace(layer.option, form=None)
+        if layer.option.form is not None and path is not None and _present(module, network, layer.name):
+            parts = _split(module, path, layer.option.form)
             options.update(dict.fromkeys(parts, options[layer.name]))
     module.recompile()
     small = described(module, x, network.structure)
@@ -89,10 +89,10 @@ def _leave_out(module: fx.GraphModule, network: Network, join: str, keeps: str) 
     module.delete_all_unused_submodules()
 
 
-def _split(module: fx.GraphModule, path: str, factor: object) -> list[str]:
+def _split(module: fx.GraphModule, path: str, form: object) -> list[str]:
     """Replace the submodule ``path`` by its low-rank form, each part a node of its own; the parts' paths."""
     layer = module.get_submodule(path)
-    parts = factorized(layer, factor).eval()  # type: ignore[arg-type]
+    parts = factorized(layer, form).eval()  # type: ignore[arg-type]
     module.set_submodule(path, parts)
     node = next(n for n in module.graph.nodes if n.target == path)
     names = [f"{path}.{index}" for index in range(len(parts))]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgesdk.compress.factorize import reconstructed
+from edgesdk.compress.forms import reconstructed
 from edgesdk.compress.integers import ACTIVATION_RANGE, MINIMUM_SCALE
 from edgesdk.compress.network import Batch, Network, tensors
 from edgesdk.compress.task import Task
@@ -105,11 +105,11 @@ def sense(
         by_option[layer.name] = {str(option): 0.0 for option in offered[layer.name]}
         bits = {o.weight_bits for o in offered[layer.name] if o.precision == INT8}
         quantized = {b: probe.quantized(layer, b) for b in bits}
-        forms = {o.factor for o in offered[layer.name] if o.factor is not None}
+        forms = {o.form for o in offered[layer.name] if o.form is not None}
         factorized = {form: probe.factorized(layer, form) for form in forms}
         for option in offered[layer.name]:
             price = quantized[option.weight_bits] if option.precision == INT8 else 0.0
-            price += factorized[option.factor] if option.factor is not None else 0.0
+            price += factorized[option.form] if option.form is not None else 0.0
             by_option[layer.name][str(option)] = price
         step()
     return Losses(by_width, by_option, by_branch)

@@ -33,7 +33,7 @@ def options(layer: Layer, weight_bits: Iterable[int] = (8,), low_rank: bool = Tr
     found = []
     for precision in ops.precisions(layer):
         bits = (32,) if precision == FP32 else tuple(weight_bits) if layer.kind in WEIGHTED else (8,)
-        forms = (None, *ops.factors(layer)) if low_rank and layer.kind in WEIGHTED and not layer.fixed else (None,)
+        forms = (None, *ops.forms(layer)) if low_rank and layer.kind in WEIGHTED and not layer.fixed else (None,)
         found += [Option(precision, b, form) for form in forms for b in bits]
     return tuple(found)
 
@@ -87,10 +87,10 @@ def strike(
         for option in offered[layer.name]:
             own = _latency(layer, graph, option, None, None, table)
             other = plain if option.precision == FP32 else around
-            if option.factor is not None:
-                other = min(other, _latency(layer, graph, replace(option, factor=None), None, None, table))
-            faster = own < other or (own == other and option.factor is None)
-            if option == Option() or faster or (smaller_wanted and option.factor is None):
+            if option.form is not None:
+                other = min(other, _latency(layer, graph, replace(option, form=None), None, None, table))
+            faster = own < other or (own == other and option.form is None)
+            if option == Option() or faster or (smaller_wanted and option.form is None):
                 stays.append(option)
             else:
                 struck.append(Struck(layer.name, str(option), own, other))
@@ -174,7 +174,7 @@ def _pairs(layer: Layer, graph: Graph) -> Iterable[tuple[int | None, int | None]
 
 
 def _applies(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None) -> bool:
-    return option.factor is None or ops.fits(option.factor, *ops.channels(layer, graph, reads, writes))
+    return option.form is None or ops.fits(option.form, *ops.channels(layer, graph, reads, writes))
 
 
 def _latency(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices) -> float:
@@ -191,7 +191,7 @@ def weight_bytes(
     if layer.kind not in WEIGHTED:
         return layer.parameters * FLOAT_BYTES, layer.parameters * FLOAT_BYTES
     inputs, outputs = ops.channels(layer, graph, reads, writes)
-    if option.factor is None:
+    if option.form is None:
         parts = [(prod(layer.kernel) * (inputs // layer.groups if layer.groups == 1 else 1) * outputs, outputs)]
     else:
         found = ops.operators(layer, graph, option, reads, writes)
@@ -213,11 +213,11 @@ def _live_bytes(
     if layer.writes and writes is not None:
         elements = elements * writes // graph.group_by_name[layer.writes].size
     between = 0
-    if option.factor is not None and layer.kind == CONV:
+    if option.form is not None and layer.kind == CONV:
         found = ops.operators(layer, graph, option, reads, writes)
         between = max(op.inputs * prod(op.size) for op in found[1:])
-    elif option.factor is not None and layer.kind == LINEAR:
-        between = option.factor.ranks[0] * prod(layer.shape[:-1])
+    elif option.form is not None and layer.kind == LINEAR:
+        between = option.form.sizes[0] * prod(layer.shape[:-1])
     return elements * each, between * each + _columns(ops.operators(layer, graph, option, reads, writes))
 
 

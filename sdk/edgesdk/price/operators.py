@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, Graph, Layer
-from edgesdk.plan import FP32, INT8, Factor, Option
+from edgesdk.plan import FP32, INT8, Form, Option
 from edgesdk.price.kinds import ATTENTION, AVERAGE, ELEMENTWISE, FREE, MATMUL, SOFTMAX, UNKNOWN, kind_of
 
 CHANGES = ("quantize", "dequantize")
@@ -79,12 +79,12 @@ def widths(size: int) -> tuple[int, ...]:
     return tuple(sorted({min(size, -(-size * eighth // 32) * 4) for eighth in range(1, 9)}))
 
 
-def factors(layer: Layer) -> tuple[Factor, ...]:
+def forms(layer: Layer) -> tuple[Form, ...]:
     """The low-rank forms that are worth pricing: a quarter and a half of full rank, in multiples of 8."""
     if layer.kind == LINEAR or (layer.kind == CONV and set(layer.kernel) == {1} and len(layer.kernel) == 2):
         n, c = layer.weight_shape[:2]
         ranks = {r for share in (4, 2) if (r := _eight(min(n, c) // share)) * (n + c) < n * c}
-        return tuple(Factor("svd", (r,)) for r in sorted(ranks)) if layer.groups == 1 else ()
+        return tuple(Form("svd", (r,)) for r in sorted(ranks)) if layer.groups == 1 else ()
     if layer.kind != CONV or layer.groups != 1 or len(layer.kernel) != 2:
         return ()
     n, c = layer.weight_shape[:2]
@@ -92,9 +92,9 @@ def factors(layer: Layer) -> tuple[Factor, ...]:
     for share in (4, 2):
         r_in, r_out, rank = _eight(c // share), _eight(n // share), _eight(min(n, c) // share)
         if r_in < c and r_out < n:
-            found.append(Factor("tucker", (r_in, r_out)))
+            found.append(Form("tucker", (r_in, r_out)))
         if rank < min(n, c):
-            found.append(Factor("spatial", (rank,)))
+            found.append(Form("spatial", (rank,)))
     return tuple(dict.fromkeys(found))
 
 
@@ -102,11 +102,11 @@ def _eight(rank: int) -> int:
     return max(8, rank // 8 * 8)
 
 
-def fits(factor: Factor, reads: int, writes: int) -> bool:
+def fits(form: Form, reads: int, writes: int) -> bool:
     """Whether a low-rank form is still one at so many input and output channels."""
-    if factor.method == "tucker":
-        return factor.ranks[0] < reads and factor.ranks[1] < writes
-    return factor.ranks[0] < min(reads, writes)
+    if form.method == "tucker":
+        return form.sizes[0] < reads and form.sizes[1] < writes
+    return form.sizes[0] < min(reads, writes)
 
 
 def precisions(layer: Layer) -> tuple[str, ...]:
@@ -162,7 +162,7 @@ def operators(
         kind = kind_of(layer.operator)
         name = layer.operator if kind == UNKNOWN else ""
         return (Operator(kind, option.precision, read, layer.elements, work=layer.macs, name=name),)
-    return (whole,) if option.factor is None else _parts(whole, option.factor)
+    return (whole,) if option.form is None else _parts(whole, option.form)
 
 
 def _attention(layer: Layer, precision: str, read: int) -> tuple[Operator, ...]:
@@ -226,25 +226,25 @@ def _changes(graph: Graph, whole: set[str]) -> list[tuple[str, Operator]]:
     return found
 
 
-def _parts(whole: Operator, factor: Factor) -> tuple[Operator, ...]:
+def _parts(whole: Operator, form: Form) -> tuple[Operator, ...]:
     """The smaller operators that a low-rank form of ``whole`` runs as."""
     plain = replace(whole, activation=None)
     if whole.kind == LINEAR:
-        (rank,) = factor.ranks
+        (rank,) = form.sizes
         return replace(plain, outputs=rank), replace(whole, inputs=rank, entry=False)
     after = tuple(_after(n, k, s, p, d) for n, k, s, p, d in _windows(whole))
     one = dict(kernel=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1))
-    if factor.method == "svd":
-        (rank,) = factor.ranks
+    if form.method == "svd":
+        (rank,) = form.sizes
         return replace(plain, outputs=rank), replace(whole, inputs=rank, size=after, entry=False, **one)
-    if factor.method == "spatial":
-        (rank,) = factor.ranks
+    if form.method == "spatial":
+        (rank,) = form.sizes
         (kh, kw), (sh, sw), (ph, pw), (dh, dw) = whole.kernel, whole.stride, whole.padding, whole.dilation
         first = replace(plain, outputs=rank, kernel=(kh, 1), stride=(sh, 1), padding=(ph, 0), dilation=(dh, 1))
         second = replace(whole, inputs=rank, size=(after[0], whole.size[1]), kernel=(1, kw), stride=(1, sw),
                          padding=(0, pw), dilation=(1, dw), entry=False)  # fmt: skip
         return first, second
-    rank_in, rank_out = factor.ranks
+    rank_in, rank_out = form.sizes
     return (
         replace(plain, outputs=rank_in, **one),
         replace(plain, inputs=rank_in, outputs=rank_out, entry=False),

@@ -41,7 +41,7 @@ def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: 
             faster = min(same, key=lambda other: other.latency_ms)
             saved = 1e3 * (dense.latency_ms - faster.latency_ms)
             reason = f"{faster.option} would save {saved:.1f} us at a price in accuracy or in changes of precision"
-            if faster.option.precision == FP32 and faster.option.factor is None:
+            if faster.option.precision == FP32 and faster.option.form is None:
                 reason = "fp32 is the fastest here"
         elif choice.option == Option():
             slower = any(struck.layer == entry.name for struck in menu.struck)

@@ -7,24 +7,24 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from edgesdk.plan import Factor
+from edgesdk.plan import Form
 
 
-def factorized(layer: nn.Module, factor: Factor) -> nn.Sequential:
+def factorized(layer: nn.Module, form: Form) -> nn.Sequential:
     """``layer`` as a sequence of two or three smaller ones whose product is its best approximation of that rank.
 
     Raises ``ValueError`` for a method that does not apply to the layer, or a rank above full.
     """
-    if isinstance(layer, nn.Linear) and factor.method == "svd":
-        return _svd(layer, *factor.ranks)
+    if isinstance(layer, nn.Linear) and form.method == "svd":
+        return _svd(layer, *form.sizes)
     if isinstance(layer, nn.Conv2d) and layer.groups == 1:
-        if factor.method == "svd" and layer.kernel_size == (1, 1):
-            return _pointwise(layer, *factor.ranks)
-        if factor.method == "spatial":
-            return _spatial(layer, *factor.ranks)
-        if factor.method == "tucker":
-            return _tucker(layer, *factor.ranks)
-    raise ValueError(f"{factor.method} does not apply to {type(layer).__name__}")
+        if form.method == "svd" and layer.kernel_size == (1, 1):
+            return _pointwise(layer, *form.sizes)
+        if form.method == "spatial":
+            return _spatial(layer, *form.sizes)
+        if form.method == "tucker":
+            return _tucker(layer, *form.sizes)
+    raise ValueError(f"{form.method} does not apply to {type(layer).__name__}")
 
 
 def _truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -100,14 +100,14 @@ def _filled(layers: list[nn.Module], weights: list[Tensor], bias: Tensor | None)
     return nn.Sequential(*layers)
 
 
-def reconstructed(layer: nn.Module, factor: Factor) -> Tensor:
+def reconstructed(layer: nn.Module, form: Form) -> Tensor:
     """The weight, of the layer's own shape, that its low-rank form amounts to."""
     weight = layer.weight.detach()  # type: ignore[operator,union-attr]
-    if factor.method == "svd":
-        left, right = _truncated(weight.flatten(1), *factor.ranks)
+    if form.method == "svd":
+        left, right = _truncated(weight.flatten(1), *form.sizes)
         return (left @ right).reshape(weight.shape)
-    parts = [part.weight.detach() for part in factorized(layer, factor)]  # type: ignore[union-attr]
-    if factor.method == "spatial":
+    parts = [part.weight.detach() for part in factorized(layer, form)]  # type: ignore[union-attr]
+    if form.method == "spatial":
         column, row = parts
         return torch.einsum("rch,nrw->nchw", column[..., 0], row[:, :, 0])
     first, core, last = parts
