@@ -63,10 +63,10 @@ class Row:
     note: str = ""
 
 
-def split(folder: Path | None, seed: int, images: int) -> tuple[Cifar, Data]:
+def split(folder: Path | None, seed: int, images: int, labelled: bool = True) -> tuple[Cifar, Data]:
     """CIFAR-10 with ``HELD_OUT`` training images set aside, for the peers and for edgesdk.
 
-    ``images`` of the rest are trained on, and calibration is of these.
+    ``images`` of the rest are trained on, and calibration is of these. Not ``labelled``, edgesdk sees no labels.
     """
     whole = Cifar(folder, BATCH, seed)
     x, y = whole.train.x, whole.train.y
@@ -75,7 +75,7 @@ def split(folder: Path | None, seed: int, images: int) -> tuple[Cifar, Data]:
     holdout = InOrder(x[:HELD_OUT], y[:HELD_OUT], BATCH)
     counts = f"{len(whole.train.x)} training, {HELD_OUT} held-out and 10000 test images"
     parts = (list(whole.calibration), list(holdout), list(whole.test))
-    return whole, Data(whole.train, *parts, labelled=True, normalization=None, description=f"CIFAR-10: {counts}")
+    return whole, Data(whole.train, *parts, labelled=labelled, normalization=None, description=f"CIFAR-10: {counts}")
 
 
 def say(text: str) -> None:
@@ -179,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights-folder", type=Path, required=True, help="with <model>.safetensors for each model")
     parser.add_argument("--models", nargs="+", choices=SIBLINGS, default=["resnet20", "resnet8"])
-    parser.add_argument("--peers", nargs="+", choices=[*UNIFORM, "resnet14", "resnet8"])
+    parser.add_argument("--peers", nargs="*", choices=[*UNIFORM, "resnet14", "resnet8"])
     parser.add_argument(
         "--points", nargs="*", help="peers whose latency edgesdk is to keep, and 'half'; all unless told"
     )
@@ -187,12 +187,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=48000, help="that all learn from; fewer for a quick look")
     parser.add_argument("--mode", default="quick", help="how long the final run takes: rapid, quick or full")
     parser.add_argument("--data", type=Path, help="the extracted package; see tools/cifar.py")
+    parser.add_argument("--unlabelled", action="store_true", help="edgesdk learns and chooses without labels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    (cifar, data), results = split(options.data, options.seed, options.images), {}
+    (cifar, data), results = split(options.data, options.seed, options.images, not options.unlabelled), {}
     for name in options.models:
-        peers = options.peers or [*SIBLINGS[name], *UNIFORM]
+        peers = [*SIBLINGS[name], *UNIFORM] if options.peers is None else options.peers
         with tempfile.TemporaryDirectory() as folder:
             bench = Benchmark(name, options, cifar, data, Path(folder))
             bench.peers(peers)

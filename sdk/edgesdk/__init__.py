@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from edgesdk.installation import install, rollback
     from edgesdk.measurement import benchmark, compare
     from edgesdk.plan import Plan
+    from edgesdk.preparation import Prepared, ensemble, sparsify, transfer
     from edgesdk.report import Report
+    from edgesdk.staging import Stages, stages
 
 __all__ = [
-    "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Plan", "Recovery", "Report",
-    "Teacher", "Term",
-    "benchmark", "calibrate", "compare", "deploy", "estimate", "export_plan", "install", "prepare", "rollback",
-    "search", "verify",
+    "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Plan", "Prepared", "Recovery", "Report",
+    "Stages", "Teacher", "Term",
+    "benchmark", "calibrate", "compare", "deploy", "ensemble", "estimate", "export_plan", "install", "prepare",
+    "rollback", "search", "sparsify", "stages", "transfer", "verify",
 ]  # fmt: skip
 
 _HOMES = {
@@ -36,20 +38,26 @@ _HOMES = {
     "Estimate": "estimation",
     "Exported": "conversion",
     "Plan": "plan",
+    "Prepared": "preparation",
     "Recovery": "compress.recovery",
     "Report": "report",
+    "Stages": "staging",
     "Teacher": "compress.recovery",
     "Term": "compress.recovery",
     "benchmark": "measurement",
     "calibrate": "calibration",
     "compare": "measurement",
     "deploy": "deployment",
+    "ensemble": "preparation",
     "estimate": "estimation",
     "export_plan": "conversion",
     "install": "installation",
     "prepare": "estimation",
     "rollback": "installation",
     "search": "deployment",
+    "sparsify": "preparation",
+    "stages": "staging",
+    "transfer": "preparation",
     "verify": "bundle",
 }
 

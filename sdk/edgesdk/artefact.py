@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgesdk.errors import UsageError
 from edgesdk.graph import Graph
-from edgesdk.plan import Option
+from edgesdk.plan import STORED, Option
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Format:
 
     ``instead`` is the ending of a file that serves in its place with other versions of its runtime. ``extra`` is what
     pip installs with edgesdk to write and run it; ``unpacks`` says that its runtimes widen 4-bit weights once, while
-    they load, so that these run as 8-bit ones do.
+    they load, so that these run as 8-bit ones do. ``stores`` are the forms of ``plan.STORED`` that it can hold.
     """
 
     suffix: str
@@ -27,12 +27,13 @@ class Format:
     layout: str = "channels first"
     extra: str | None = None
     unpacks: bool = True
+    stores: tuple[str, ...] = ()
 
 
 FORMATS = {
-    "onnx": Format(".onnx"),
-    "openvino": Format(".xml", (".bin",), extra="openvino"),
-    "tflite": Format(".tflite", layout="channels last", extra="tflite", unpacks=False),
+    "onnx": Format(".onnx", stores=tuple(STORED)),
+    "openvino": Format(".xml", (".bin",), extra="openvino", stores=("fp16", "bf16")),
+    "tflite": Format(".tflite", layout="channels last", extra="tflite", unpacks=False, stores=("fp16",)),
     "tensorrt": Format(".onnx", instead=("-fp16.onnx",)),  # ONNX within TensorRT's restrictions
 }
 FORMAT_OF = {
@@ -48,6 +49,16 @@ def format_of(runtime: str) -> Format:
     if runtime not in FORMAT_OF:
         raise UsageError(f"there is no file format for {runtime}", f"choose one of {', '.join(FORMAT_OF)}")
     return FORMATS[FORMAT_OF[runtime]]
+
+
+def check_stored(options: Iterable[Option], runtime: str) -> None:
+    """Raise ``UsageError`` where one of ``options`` stores weights in a form that files for ``runtime`` cannot hold."""
+    for form in (option.form for option in options if option.form is not None and option.form.stored):
+        if form.method not in format_of(runtime).stores:
+            holders = [name for name, format_ in FORMATS.items() if form.method in format_.stores]
+            raise UsageError(
+                f"{FORMAT_OF[runtime]} files hold no weights as {form}", f"choose {' or '.join(holders)} for them"
+            )
 
 
 @dataclass(frozen=True)

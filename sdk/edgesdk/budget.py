@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from math import isfinite
 
-from edgesdk.errors import UsageError
+from edgesdk.errors import BudgetError, UsageError
 
 BASES = ("predicted", "measured", "emulated")
 TIME = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -31,10 +32,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper bounds: latency in milliseconds at ``percentile``, peak memory and size in bytes, accuracy in points.
+    """Upper bounds: milliseconds at ``percentile``, bytes of peak memory and of the file, points of accuracy lost.
 
-    A bound that is ``None`` does not bind. With ``max_drop`` alone the fastest model within it is sought; with any
-    other bound the most accurate one within all of them. Raises ``UsageError`` for a bound that is not positive.
+    A bound that is ``None`` does not bind. ``score`` is a lower bound, on the metric itself: what the dense model has
+    above it is the drop. With a bound on accuracy alone the fastest model within it is sought; with any other the most
+    accurate one within all of them. Raises ``UsageError`` for an upper bound that is not positive.
     """
 
     latency_ms: float | None = None
@@ -42,11 +44,14 @@ class Budget:
     size_bytes: float | None = None
     max_drop: float | None = None
     percentile: float = 50
+    score: float | None = None
 
     def __post_init__(self) -> None:
+        if self.score is not None and not isfinite(self.score):
+            raise UsageError(f"the bound score = {self.score} is not finite", "give a number")
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and not 0 < value < float("inf"):
+            if field.name != "score" and value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"the bound {field.name} = {value} is not positive", "give a number above zero")
         if self.percentile >= 100:
             raise UsageError(f"there is no percentile {self.percentile:g}", "give one between 1 and 99")
@@ -56,6 +61,17 @@ class Budget:
         """The bounds on cost that bind, by the name of the field in ``Cost``."""
         names = ("latency_ms", "peak_memory_bytes", "size_bytes")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def given(self, dense_score: float) -> Budget:
+        """This budget with the bound on the score as a drop. Raises ``BudgetError`` where the dense model misses it."""
+        if self.score is None:
+            return self
+        drop = dense_score - self.score
+        if drop < 0:
+            fact = f"the dense model itself scores {dense_score:.4g}, less than the {self.score:g} that are wanted"
+            raise BudgetError(fact, "train it further, or ask for less")
+        least = max(drop, 1e-9)  # a bound is positive
+        return replace(self, max_drop=least if self.max_drop is None else min(least, self.max_drop))
 
     def is_met_by(self, cost: Cost) -> bool:
         """Whether ``cost`` keeps every bound on latency, memory and size."""

@@ -242,9 +242,7 @@ def _made(part: Part, folder: Path) -> list[_Network]:
     x = torch.randn(1, *part.shape)
     program = exported(part.make().eval(), x, free_batch=False)
     network = described(modularize(program), x, program.call_spec.out_spec)
-    whole = {
-        layer.name: Option(INT8, 8) for layer in network.graph.layers if Option(INT8, 8) in options(layer, (8,), False)
-    }
+    whole = {layer.name: Option(INT8, 8) for layer in network.graph.layers if Option(INT8, 8) in options(layer)}
     found = []
     for precision, chosen in ((FP32, {}), (INT8, whole)):
         made = integer(network, chosen)

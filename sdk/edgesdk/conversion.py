@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact, check_stored
 from edgesdk.bundle import file_digest, publish, reserve
 from edgesdk.compress.apply import compressed, staying
-from edgesdk.compress.quantize import specification
+from edgesdk.compress.quantize import specification, suited
 from edgesdk.compress.rebuild import ranked, rebuilt
 from edgesdk.compress.recover import Schedule, recovered
 from edgesdk.compress.task import Metric, Task
@@ -25,6 +25,7 @@ from edgesdk.device import target as find_target
 from edgesdk.errors import BundleError, UsageError
 from edgesdk.export.formats import save
 from edgesdk.export.onnx import converted
+from edgesdk.export.packed import packed
 from edgesdk.export.parity import Parity, parity
 from edgesdk.plan import Plan
 from edgesdk.record import dumps, from_json
@@ -55,14 +56,17 @@ def export_plan(
 
     All files hold the same integers, scales and zero points. ``data`` gives the ranges of integer layers, and with
     ``epochs`` what compression cost is learnt back. Nothing is written unless every format is. Raises ``BundleError``
-    for a plan that is damaged, or made for another model or ``target``; ``ModelError`` for what a format cannot hold;
-    ``DeviceError`` for an extra that is not installed; ``FidelityError`` for a file that computes something else.
+    for a plan that is damaged, or made for another model or ``target``; ``UsageError`` for a format that cannot hold a
+    form which the plan stores weights in; ``ModelError`` for what else a format cannot hold; ``DeviceError`` for an
+    extra that is not installed; ``FidelityError`` for a file that computes something else.
     """
     wanted = _formats(formats)
     if not isinstance(plan, Plan):
         plan = read_plan(Path(plan))
     if target is not None and find_target(target).name != find_target(plan.target).name:
         raise BundleError(f"the plan was made for {plan.target}, not for {target}", "search again for that target")
+    for name in wanted:
+        check_stored(plan.options.values(), RUNTIME_OF[name])
     metric = read_metric(metric)
     with reserve(Path(out), force) as place:
         loaded, found, _ = inputs(model, data, weights, metric, seed)
@@ -75,9 +79,11 @@ def export_plan(
         small, options = compressed(network, plan, found.example, scores)
         small, _ = rebuilt(small, network, staying(network.graph, plan, scores), calibration)
         share = lambda done, what: tell(f"recovering ({what})", done)  # noqa: E731
+        learns = found.train is not None and epochs > 0
         ready = recovered(
-            small, network, options, found.train, calibration, task, Schedule(epochs), seed, share, restate=False
-        )
+            small, network, options, found.train, calibration, task, Schedule(epochs), seed, share, restate=False,
+            rounding="nearest" if learns else suited(options),
+        )  # fmt: skip
         held = [x for x, _ in found.holdout]
         whole, specs = converted(ready, found.example), specification(ready)
         every = []
@@ -85,7 +91,7 @@ def export_plan(
             tell(f"exporting to {name}", None)
             runtime = RUNTIME_OF[name]
             artefact = Artefact(place / f"model{FORMATS[name].suffix}", ready.graph, options, runtime)
-            save(whole, specs, artefact.path, runtime)
+            save(packed(whole, ready.stored, runtime), specs, artefact.path, runtime)
             shown = str(Path(out) / artefact.path.name)
             every.append(Exported(name, shown, artefact.size_bytes, runtime, parity(ready, artefact, held)))
         (place / "plan.json").write_text(dumps(plan))

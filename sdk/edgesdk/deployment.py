@@ -15,6 +15,7 @@ from edgesdk.artefact import FORMAT_OF, HERE
 from edgesdk.budget import Budget
 from edgesdk.bundle import Bundle, pack, reserve
 from edgesdk.compress.data import Data, load_data
+from edgesdk.compress.forms import ready
 from edgesdk.compress.load import load_callable, load_model
 from edgesdk.compress.recovery import Recovery
 from edgesdk.compress.task import Metric, Task
@@ -48,8 +49,8 @@ def quiet(stage: str, share: float | None) -> None:
 def search(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None, *,
     runtime: str | None = None, weights: Path | None = None, metric: str | Metric = "top-1", threads: int = 1,
-    precisions: Sequence[str] = (), seed: int = 0, device: str | Device | None = None, force: bool = False,
-    tell: Tell = quiet,
+    precisions: Sequence[str] = (), offer: Sequence[str] = (), seed: int = 0, device: str | Device | None = None,
+    force: bool = False, tell: Tell = quiet,
 ) -> Plan:  # fmt: skip
     """The plan alone: the most accurate within ``budget`` (ms, bytes), with what the solver proved of it.
 
@@ -60,8 +61,9 @@ def search(
     """
     find_target(target)
     metric = read_metric(metric)
+    ready(offer)
     loaded, found, _ = inputs(model, data, weights, metric, seed)
-    asked = _Asked(target, runtime, threads, tuple(precisions), _device(device), force)
+    asked = _Asked(target, runtime, threads, tuple(precisions), tuple(offer), _device(device), force)
     with _studied(loaded, found, metric, asked, budget, tell, again=False) as (known, goal, *_):
         tell("searching", None)
         plans: list[Plan] = []
@@ -79,9 +81,10 @@ def search(
 def deploy(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None,
     out: str | Path = "bundle", *, runtime: str | None = None, weights: Path | None = None,
-    metric: str | Metric = "top-1", threads: int = 1, precisions: Sequence[str] = (), epochs: float | None = None,
-    seed: int = 0, force: bool = False, device: str | Device | None = None, install_root: str | None = None,
-    sign: Path | None = None, recover: Recovery | str | Path | None = None, tell: Tell = quiet,
+    metric: str | Metric = "top-1", threads: int = 1, precisions: Sequence[str] = (), offer: Sequence[str] = (),
+    epochs: float | None = None, seed: int = 0, force: bool = False, device: str | Device | None = None,
+    install_root: str | None = None, sign: Path | None = None, recover: Recovery | str | Path | None = None,
+    tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -96,7 +99,8 @@ def deploy(
     small model may be mostly calls that no narrower layer makes fewer.
 
     ``runtime`` is one of the target's, by default its first; ``auto`` searches every one, measures their finalists in
-    one run and takes the best. ``precisions`` narrows those that layers may run in.
+    one run and takes the best. ``precisions`` narrows those that layers may run in, ``offer`` puts forms of layers on
+    the menu that are not there by default (docs/techniques.md has their names).
 
     Raises ``ModelError``, ``DataError``, ``UsageError``, ``BudgetError`` (with the tightest reachable figures),
     ``DeviceError`` for a runtime that is not installed, or a device that is not a ``target`` without ``force``,
@@ -104,6 +108,7 @@ def deploy(
     """
     find_target(target)
     metric = read_metric(metric)
+    ready(offer)
     at = _device(device)
     if at is None and install_root is not None:
         raise UsageError("an install root without a device", "give --device, which may be local")
@@ -115,7 +120,7 @@ def deploy(
     with reserve(Path(out), force) as place:
         loaded, found, example = inputs(model, data, weights, metric, seed)
         total = epochs if epochs is not None else EXAMPLE_EPOCHS if example else DEFAULT_EPOCHS
-        asked = _Asked(target, runtime, threads, tuple(precisions), at, force)
+        asked = _Asked(target, runtime, threads, tuple(precisions), tuple(offer), at, force)
         with _studied(loaded, found, metric, asked, budget, tell) as (studies, goal, refused, agent):
             training = Training(studies[0], total, seed, tell, recovery)
             choice = chosen(studies, goal, target, training)
@@ -140,6 +145,7 @@ class _Asked:
     runtime: str | None
     threads: int
     precisions: tuple[str, ...]
+    offer: tuple[str, ...]
     device: Device | None
     force: bool
 
@@ -157,9 +163,11 @@ def _studied(
         benches, missing = _benches(device, asked, agent)
         allowed = {bench.runtime: _allowed(device, bench.runtime, asked.precisions) for bench in benches}
         studies, refused = study(
-            model, data, task, benches, budget or Budget(), Path(folder), tell, allowed, again=again
+            model, data, task, benches, budget or Budget(), Path(folder), tell, allowed, asked.offer, again=again
         )
         goal = budget or Budget()
+        if goal.score is not None:
+            goal = goal.given(task.score(studies[0].network, data.test, studies[0].network))
         if not goal.bounds and goal.max_drop is None and at_hand:
             fastest = min(known.dense.latency_ms(goal.percentile) for known in studies if known.dense is not None)
             goal = replace(goal, latency_ms=fastest / 2)

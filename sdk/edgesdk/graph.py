@@ -72,12 +72,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that must be cut together, ``size`` of them; ``fixed`` says why they cannot be cut, where so."""
+    """Channels that must be cut together, ``size`` of them; ``fixed`` says why they cannot be cut, where so.
+
+    They stay or go in units of ``step`` in a row: the heads of an attention, counted where its projection reads them.
+    """
 
     name: str
     size: int
     layers: tuple[str, ...]
     fixed: str | None = None
+    step: int = 1
 
 
 @dataclass(frozen=True)

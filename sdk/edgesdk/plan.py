@@ -12,17 +12,31 @@ from edgesdk.record import digest
 
 SCHEMA = 1
 FP32, INT8 = "fp32", "int8"
+STORED = {
+    "fp16": 0, "bf16": 0, "k-means": 1, "intervals": 1, "powers-of-two": 1, "e2m1": 1, "ternary": 0, "binary": 0,
+    "sparse": 1, "n-of-m": 2, "dct": 1, "haar": 1,
+}  # fmt: skip
+"""Forms that a float layer's weight is stored in, while it computes as it would without: how many sizes each has."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """Another form of a layer. ``svd`` and ``spatial`` have one rank as their size, ``tucker`` those of input and output."""
+    """Another form of a layer. ``svd`` and ``spatial`` have a rank as their size, ``tucker`` those of input and output.
+
+    Of those in ``STORED`` codebooks have their values as their size, powers of two their bits, e2m1 the weights to a
+    scale, ``sparse`` the percentage of zeros, dct and haar that of the coefficients that stay.
+    """
 
     method: str
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def stored(self) -> bool:
+        """Whether it says how the weight is stored, not what the layer runs as."""
+        return self.method in STORED
 
     def __str__(self) -> str:
-        return f"{self.method} {'x'.join(map(str, self.sizes))}"
+        return " ".join(filter(None, [self.method, "x".join(map(str, self.sizes))]))
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,8 @@ class Option:
 
     def __str__(self) -> str:
         stored = "" if self.weight_bits in (8, 32) else f", {self.weight_bits}-bit weights"
-        return f"{self.precision}{stored}" + (f", {self.form}" if self.form else "")
+        weights = "weights as " * bool(self.form and self.form.stored)
+        return f"{self.precision}{stored}" + (f", {weights}{self.form}" if self.form else "")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from edgesdk.compress.network import Batch, Network, rebatch, tensors
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.compress.rebuild import ranked
 from edgesdk.compress.sense import sense
+from edgesdk.compress.stored import stored
 from edgesdk.compress.task import Task
 from edgesdk.compress.trace import trace
 from edgesdk.errors import EdgeSdkError, ModelError
@@ -37,6 +38,7 @@ from edgesdk.price.correct import Correction, Observation, fit
 from edgesdk.price.menu import Losses, all_widths, full_width, menu, options, strike
 from edgesdk.price.operators import Operator
 from edgesdk.price.profile import Predicted
+from edgesdk.price.stored import forms
 from edgesdk.price.table import Table
 from edgesdk.record import digest, dumps, from_json, write
 from edgesdk.remote.bench import Bench
@@ -44,7 +46,7 @@ from edgesdk.report import Prediction, Report
 from edgesdk.solve.milp import price
 
 SENSE_SAMPLES = 128
-RANKED = "taylor and hessian"  # by what channels are ranked: prices depend on it
+METHOD = "taylor and hessian, fitted"  # of ranking and sensing: what was kept of another is of no use
 WITHOUT_FOUR_BITS = ("tensorrt",)  # of weights of a convolution
 Tell = Callable[[str, float | None], None]
 
@@ -59,7 +61,8 @@ class Study:
     """A model on a device, in one runtime: prices for every choice, and whole networks that correct them.
 
     On a device at hand both are measured (a ``Bench``), on another predicted from its profile (a ``Forecast``).
-    ``precisions`` are those that the search may choose. Scratch files go to ``folder``.
+    ``precisions`` are those that the search may choose, ``offer`` forms beside the usual ones. Scratch files go to
+    ``folder``.
     """
 
     network: Network
@@ -67,6 +70,7 @@ class Study:
     task: Task
     bench: Bench | Forecast
     precisions: tuple[str, ...]
+    offer: tuple[str, ...]
     folder: Path
     tell: Tell
     scores: Mapping[str, Tensor] = field(default_factory=dict)
@@ -111,17 +115,21 @@ class Study:
         return dict(self.bench.measure(artefacts, mode, baselines, thorough))
 
     def integer(self, network: Network, options: Mapping[str, Option]) -> Network:
-        """``network`` with the layers that ``options`` call integer on this runtime's grid, ranges calibrated."""
+        """``network`` with the layers that ``options`` call integer on this runtime's grid, ranges calibrated, and the
+        weights that they store in another form in it."""
         ready = integer(network, options, grid_of(self.runtime))
         calibrate(ready, self.calibration)
-        return ready
+        return stored(ready, options)
 
     def price(self, budget: Budget) -> None:
         """Set the prices in ms of every choice that this device does not run slower than what it replaces."""
         smaller = budget.size_bytes is not None or budget.peak_memory_bytes is not None
         bits = (8, 4) if budget.size_bytes is not None and self.runtime not in WITHOUT_FOUR_BITS else (8,)
         every = {
-            layer.name: tuple(o for o in options(layer, bits) if o.precision in self.precisions)
+            layer.name: (
+                *(o for o in options(layer, bits, self.offer) if o.precision in self.precisions),
+                *(Option(form=form) for form in forms(layer, self.offer, self.runtime)),
+            )
             for layer in self.graph.layers
         }
         stage = f"pricing operators ({self.runtime})"
@@ -206,23 +214,27 @@ def study(
     folder: Path,
     tell: Tell,
     precisions: Mapping[str, tuple[str, ...]],
+    offer: tuple[str, ...] = (),
     mode: str = "rapid",
     again: bool = True,
 ) -> tuple[list[Study], dict[str, str]]:
     """Trace, price, sense and anchor ``model`` on each of ``benches``: all that a search needs.
 
-    ``precisions`` are those that the search may choose, by runtime. Scratch files go to ``folder``. Without ``again``
-    the dense model is not measured anew where it was before: enough for a plan, not for comparing. Returns the studies
-    and, of several, the runtimes whose format cannot hold the model, with the reason; raises that ``ModelError`` where
-    none can.
+    ``precisions`` are those that the search may choose, by runtime, ``offer`` forms beside the usual ones. Scratch
+    files go to ``folder``. Without ``again`` the dense model is not measured anew where it was before: enough for a
+    plan, not for comparing. Returns the studies and, of several, the runtimes whose format cannot hold the model, with
+    the reason. Raises that ``ModelError`` where none can, and ``BudgetError`` where the dense model does not reach the
+    score that the budget asks for.
     """
     check(data, model, task.classifies)
     tell("tracing", None)
     network = trace(model, data.example)
+    if budget.score is not None:
+        budget = budget.given(task.score(network, data.test, network))
     found: list[Study] = []
     refused: dict[str, str] = {}
     for bench in benches:
-        one = Study(network, data, task, bench, precisions[bench.runtime], folder / bench.runtime, tell)
+        one = Study(network, data, task, bench, precisions[bench.runtime], offer, folder / bench.runtime, tell)
         try:
             one.dense_file  # noqa: B018 (what the format lacks must be known before anything long begins)
         except ModelError as error:
@@ -248,21 +260,32 @@ def _sense(studies: Sequence[Study]) -> None:
         layer.name: tuple(dict.fromkeys(option for one in studies for option in one.offered[layer.name]))
         for layer in first.graph.layers
     }
-    scores = ranked(network, first.data.calibration, task)
     x = _joined(first.calibration, SENSE_SAMPLES)
+    every = [t for x, y in first.data.calibration for t in (*tensors(x), y) if isinstance(t, Tensor)]
     made_from = [
-        first.graph.digest, _digest(network.module), _digest(tensors(x)), task.name, RANKED,
+        first.graph.digest, _digest(network.module), _digest(every), task.name, METHOD,
         {name: [str(option) for option in found] for name, found in offered.items()},
     ]  # fmt: skip
     path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"
     try:
-        losses = from_json(Losses, json.loads(path.read_text()))
+        sensed = from_json(_Sensed, json.loads(path.read_text()))
     except (OSError, ValueError, EdgeSdkError):
+        scores = ranked(network, first.data.calibration, task)
         progress = lambda done, of: first.tell("sensing accuracy", done / of)  # noqa: E731
         losses = sense(network, offered, x, scores, task, progress)
-        write(path, dumps(losses))
+        sensed = _Sensed(losses, {name: tuple(score.tolist()) for name, score in scores.items()})
+        write(path, dumps(sensed))
     for one in studies:
-        one.scores, one.losses = scores, losses
+        one.losses = sensed.losses
+        one.scores = {name: torch.tensor(score) for name, score in sensed.scores.items()}
+
+
+@dataclass(frozen=True)
+class _Sensed:
+    """What is kept on disk: prices in accuracy, and how much each channel of each group matters."""
+
+    losses: Losses
+    scores: Mapping[str, tuple[float, ...]]
 
 
 def baseline(folder: Path, runtime: str) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 from edgesdk.artefact import Artefact
 from edgesdk.compress.apply import staying
 from edgesdk.compress.network import Network
+from edgesdk.compress.quantize import suited
 from edgesdk.compress.rebuild import rebuilt
 from edgesdk.compress.recover import Schedule, recovered
 from edgesdk.compress.recovery import Recovery
@@ -18,6 +19,7 @@ from edgesdk.export.parity import fallbacks, parity, runner
 from edgesdk.plan import FP32, Option, Plan
 from edgesdk.report import Prediction, Report
 from edgesdk.result import Result
+from edgesdk.solve.finalists import halving
 from edgesdk.study import Study, Tell
 
 SHORT_SHARE = 0.15  # of the epochs, to tell finalists apart
@@ -55,7 +57,12 @@ class Training:
         self._rebuilt: dict[str, Network] = {}
 
     def recover(
-        self, candidate: Candidate, epochs: float, label: str, note: Callable[[str], None] = lambda text: None
+        self,
+        candidate: Candidate,
+        epochs: float,
+        label: str,
+        note: Callable[[str], None] = lambda text: None,
+        rounding: str = "nearest",
     ) -> Network:
         """The candidate's network after ``epochs``, quantized from the start where nothing else changed."""
         known, plan = candidate.known, candidate.plan
@@ -80,6 +87,7 @@ class Training:
             recovery=self.recovery,
             note=note,
             restate=False,
+            rounding=rounding,
         )
 
     def rebuilt(self, candidate: Candidate) -> Network:
@@ -95,9 +103,9 @@ class Training:
         """The score on held-out data."""
         return self.task.score(network, self.data.holdout, self.network)
 
-    def short(self, candidate: Candidate) -> float:
-        """The score on held-out data after a short recovery."""
-        epochs = max(1.0, self.epochs * SHORT_SHARE) if self.can_learn else 0.0
+    def short(self, candidate: Candidate, share: float = 1.0) -> float:
+        """The score on held-out data after a ``share`` of a short recovery."""
+        epochs = share * max(1.0, self.epochs * SHORT_SHARE) if self.can_learn else 0.0
         return self.holdout(self.recover(candidate, min(epochs, self.epochs), "trying finalists"))
 
     def best(self, candidates: list[Candidate], beside: Mapping[str, Artefact] | None = None) -> Result:
@@ -110,13 +118,17 @@ class Training:
         """The one that scores best after a short recovery; of several runtimes' that score alike, the fastest."""
         if len(candidates) == 1:
             return candidates[0]
-        scores = [self.short(candidate) for candidate in candidates]
-        for candidate, score in zip(candidates, scores, strict=True):
-            runtime = candidate.known.runtime
-            history.append({"finalist": candidate.plan.digest, "runtime": runtime, "holdout_score": score})
-        if len({candidate.known.runtime for candidate in candidates}) == 1:
-            return candidates[scores.index(max(scores))]
-        near = [c for c, score in zip(candidates, scores, strict=True) if score >= max(scores) - TIE]
+        rounds = halving(candidates, self.short, TIE)
+        for step, (took_part, scores) in enumerate(rounds, 1):
+            for candidate, score in zip(took_part, scores, strict=True):
+                runtime = candidate.known.runtime
+                history.append(
+                    {"finalist": candidate.plan.digest, "runtime": runtime, "round": step, "holdout_score": score}
+                )
+        last, scores = rounds[-1]
+        if len({candidate.known.runtime for candidate in last}) == 1:
+            return last[scores.index(max(scores))]
+        near = [c for c, score in zip(last, scores, strict=True) if score >= max(scores) - TIE]
         return min(near, key=lambda candidate: candidate.report.latency_ms())
 
     def full(self, candidate: Candidate, beside: Mapping[str, Artefact] | None = None) -> Result:
@@ -125,7 +137,8 @@ class Training:
         The artefacts ``beside``, of other runtimes, are measured in the same interleaved run.
         """
         known = candidate.known
-        network = self.recover(candidate, 0.0, "calibrating")
+        rounding = "nearest" if self.can_learn else suited(candidate.options)
+        network = self.recover(candidate, 0.0, "calibrating", rounding=rounding)
         notes: list[str] = []
         if self.can_learn:
             learnt = self.recover(candidate, self.epochs, "recovering", notes.append)

@@ -14,7 +14,8 @@ from edgesdk.compress.trace import trace
 from edgesdk.example.data import example_data, example_model
 from edgesdk.graph import WEIGHTED
 from edgesdk.plan import INT8, Form, LayerPlan, Option, Plan, Proof
-from edgesdk.price.operators import forms, precisions
+from edgesdk.price.forms import forms
+from edgesdk.price.operators import precisions
 
 CLASSES = 5
 

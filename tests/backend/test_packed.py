@@ -16,17 +16,25 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from edgesdk.artefact import FORMAT_OF, Artefact
+from edgesdk.compress.apply import compressed
 from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import integer
+from edgesdk.compress.stored import packed_as, stored
 from edgesdk.errors import FidelityError, ModelError, UsageError
+from edgesdk.export.formats import export
 from edgesdk.export.onnx import converted
-from edgesdk.export.packed import Packed, packed
+from edgesdk.export.packed import packed
 from edgesdk.export.parity import parity
 from edgesdk.graph import WEIGHTED
+from edgesdk.plan import FP32, STORED, Form, Option
+from edgesdk.price.menu import weight_bytes
+from edgesdk.price.stored import STRENGTHS, fits, stored_bytes
+from edgesdk.price.stored import forms as offered
 from edgesdk.remote.bench import Bench
 from edgesdk.remote.local import LocalDevice
 from edgesdk.techniques.codebooks import binary, e2m1, intervals, k_means, powers_of_two, ternary
 from edgesdk.techniques.filtering import low_pass
+from edgesdk.techniques.packing import Packed
 from edgesdk.techniques.sparsity import largest, sparse
 
 
@@ -182,3 +190,78 @@ def test_names_and_opsets_that_do_not_fit_are_said_to() -> None:
     next(t for t in half.graph.initializer if t.name == "stem.0.weight").data_type = TensorProto.FLOAT16
     with pytest.raises(UsageError, match=r"no float32 weight stem\.0\.weight"):
         packed(half, weights)
+
+
+def test_a_plan_says_in_which_form_each_weight_is_stored(tmp_path: Path) -> None:
+    methods = list(STORED)[::-1]  # the pickiest first
+    for name in ("residual", "transformer"):
+        network, x = models.made(name, 8)
+        options = {}
+        for layer in network.graph.layers:
+            every = [form for form in offered(layer, methods, "onnxruntime") if layer.kind in WEIGHTED]
+            if every:
+                options[layer.name] = Option(FP32, 32, every[0])
+                methods.remove(every[0].method)
+        plan = models.plan(network, options=options)
+        small, options = compressed(network, plan, x, models.scores(network))
+        found = stored(small, options)
+        assert len(found.stored) == sum(option.form is not None for option in options.values()) > 4
+        for path, weight in found.stored.items():
+            assert torch.equal(found.module.get_parameter(path), weight.decoded())
+        file = tmp_path / f"{name}.onnx"
+        export(found, x, file)
+        assert file.stat().st_size < 0.6 * 4 * sum(part.numel() for part in found.module.parameters())
+        assert parity(found, Artefact(file), [x]).error <= 1e-3
+    assert not methods
+
+
+@pytest.mark.parametrize("method", STORED)
+def test_the_bytes_that_a_form_is_priced_at_are_those_of_the_file(method: str) -> None:
+    _, _, exact = exported("residual")
+    for name in ("inner.0.weight", "shortcut.weight"):
+        tensor = next(t for t in exact.graph.initializer if t.name == name)
+        weight = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        for sizes in STRENGTHS[method]:
+            form = Form(method, sizes)
+            if fits(form, tuple(weight.shape)):
+                plain, found = ModelProto(), packed_as(weight, form)
+                plain.CopyFrom(exact)
+                place(plain, weight.numpy(), found.decoded().numpy())
+                bytes_ = packed(plain, {name: found}).ByteSize() - plain.ByteSize() + 4 * weight.numel()
+                assert abs(stored_bytes(form, tuple(weight.shape)) - bytes_) <= 40 + 0.02 * bytes_
+
+
+def test_a_menu_counts_what_a_stored_form_takes() -> None:
+    network, _ = models.made("residual", 2)
+    layer = next(layer for layer in network.graph.layers if layer.weight_shape == (32, 32, 3, 3))
+    form = Form("k-means", (16,))
+    option = Option(FP32, 32, form)
+    size, memory = weight_bytes(layer, network.graph, option, None, None)
+    whole, _ = weight_bytes(layer, network.graph, Option(), None, None)
+    assert size == stored_bytes(form, layer.weight_shape) + 4 * 32 < 0.2 * whole and memory > whole
+    assert layer.reads is not None
+    cut, _ = weight_bytes(layer, network.graph, option, 16, None)
+    assert cut == stored_bytes(form, (32, 16, 3, 3)) + 4 * 32
+    assert str(option) == "fp32, weights as k-means 16" and str(Option(form=Form("fp16"))) == "fp32, weights as fp16"
+
+
+def test_forms_that_do_not_fit_are_said_to() -> None:
+    weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UsageError, match="not stored as svd 4"):
+        packed_as(weight, Form("svd", (4,)))
+    with pytest.raises(UsageError, match="k-means has 1 sizes, not 0"):
+        packed_as(weight, Form("k-means"))
+    with pytest.raises(UsageError, match="larger than the weight"):
+        packed_as(weight, Form("k-means", (25,)))
+    with pytest.raises(UsageError, match="does not divide 6 input channels"):
+        packed_as(weight, Form("n-of-m", (2, 4)))
+    with pytest.raises(UsageError, match="beyond fp16"):
+        packed_as(1e5 * weight, Form("fp16"))
+    network, _ = models.made("residual", 2)
+    pool = next(layer for layer in network.graph.layers if layer.kind not in WEIGHTED)
+    with pytest.raises(UsageError, match="has no weight"):
+        stored(network, {pool.name: Option(FP32, 32, Form("fp16"))})
+    conv = network.graph.layers[0]
+    with pytest.raises(UsageError, match="tflite files hold no weights as k-means; they hold fp16"):
+        offered(conv, ["fp16", "k-means"], "litert")
+    assert offered(pool, ["fp16"], "litert") == () and offered(conv, ["fp16", "svd"], "litert") == (Form("fp16"),)

@@ -17,7 +17,7 @@ from edgesdk.compress.network import Batch, Network
 from edgesdk.compress.objective import Objective
 from edgesdk.compress.pairs import channel_axis, paired
 from edgesdk.compress.quantize import specification
-from edgesdk.compress.recover import Schedule, _Lessons, recovered
+from edgesdk.compress.recover import Lessons, Schedule, recovered
 from edgesdk.compress.recovery import (
     ADVERSARY,
     ATTENTION,
@@ -246,7 +246,7 @@ def test_peers_learn_too_and_the_dense_model_does_not(dense, small, batches) -> 
     peer = {name: value.detach().clone() for name, value in objective.peers[0].state_dict().items()}
     answers = []
     for _ in range(2):
-        lessons = _Lessons(objective, batches, 0.1)
+        lessons = Lessons(objective, batches, 0.1)
         lessons.train(student, 6.0, 2e-3, lambda share: None)
         answers.append(float(distillation.hard(student.flat(x)[0], torch.cat([y for _, y in batches])).detach()))
     assert answers[1] < answers[0]
@@ -305,7 +305,7 @@ class Spoilt:
 def test_when_the_loss_turns_nan_the_weights_of_the_last_whole_epoch_are_kept(dense, small, batches) -> None:
     student = small.copy()
     data = Spoilt(batches, 7, student)  # in the fourth epoch of two batches, at its second
-    lessons = _Lessons(Objective(Recovery(), student, dense[0], TASKED, batches[0][0]), data, 0.1)
+    lessons = Lessons(Objective(Recovery(), student, dense[0], TASKED, batches[0][0]), data, 0.1)
     lessons.train(student, 10.0, 2e-3, lambda share: None)
     assert "after 3.5 epochs" in lessons.stopped and "after 3.0 epochs were kept" in lessons.stopped
     assert len(data.states) == 4

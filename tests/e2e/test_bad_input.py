@@ -68,6 +68,11 @@ def test_an_unknown_target_names_those_that_exist(fails) -> None:
     assert "x86" in fails(2, "targets", "toaster")
 
 
+def test_an_accuracy_that_the_dense_model_does_not_reach_itself(fails) -> None:
+    said = fails(5, *own(), "--accuracy", "100")
+    assert "the dense model itself scores" in said and "less than the 100" in said
+
+
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [

@@ -175,3 +175,19 @@ def test_a_missing_extra_says_what_to_install(own: Path, package: str, runtime: 
 
 def test_the_plan_says_its_runtime(plan: Path) -> None:
     assert json.loads(plan.read_text())["runtime"] == "onnxruntime"
+
+
+def test_a_plan_that_stores_a_weight_in_a_codebook(exported, plan: Path, tmp_path: Path) -> None:
+    content = json.loads(plan.read_text())
+    layer = next(layer for layer in content["layers"] if layer["name"].startswith("conv2d"))
+    layer["option"] = {"precision": "fp32", "weight_bits": 32, "form": {"method": "k-means", "sizes": [16]}}
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    arguments = ("export", tmp_path / "plan.json", "--out", tmp_path / "files")
+    line = refused(edgesdk(*arguments), 2)
+    assert "openvino files hold no weights as k-means 16" in line and "onnx" in line
+    assert not (tmp_path / "files").exists()
+    (entry,) = document(edgesdk(*arguments, "--format", "onnx", "--json"))
+    assert entry["parity"]["error"] <= entry["parity"]["tolerance"]
+    layer["option"]["form"]["sizes"] = []
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    assert "k-means has 1 sizes, not 0" in refused(edgesdk(*arguments, "--format", "onnx", "--force"), 2)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesdk.budget import BYTES, TIME, Budget, Cost, parse, show
-from edgesdk.errors import UsageError
+from edgesdk.errors import BudgetError, UsageError
 
 POSITIVE = st.floats(1e-6, 1e12)
 BOUNDS = ("latency_ms", "peak_memory_bytes", "size_bytes")
@@ -132,3 +132,22 @@ def test_a_cost_meets_itself_as_a_budget_and_misses_half_of_it(figures: tuple) -
 )
 def test_figures_are_shown_as_people_read_them(name: str, value: float, text: str) -> None:
     assert show(name, value) == text
+
+
+@given(st.floats(0, 100), st.floats(0, 100), st.none() | st.floats(0.01, 100))
+def test_a_bound_on_the_score_is_a_drop_from_the_dense_models(dense: float, score: float, drop: float | None) -> None:
+    budget = Budget(max_drop=drop, score=score)
+    if score > dense:
+        with pytest.raises(BudgetError, match=r"the dense model itself scores"):
+            budget.given(dense)
+        return
+    found = budget.given(dense).max_drop
+    assert found is not None and found <= max(dense - score, 1e-9)
+    assert found == (max(dense - score, 1e-9) if drop is None else min(drop, max(dense - score, 1e-9)))
+
+
+def test_without_a_bound_on_the_score_nothing_changes_and_it_must_be_a_number() -> None:
+    assert Budget(latency_ms=2).given(90.0) == Budget(latency_ms=2)
+    assert Budget(score=-0.5).given(-0.25).max_drop == pytest.approx(0.25)  # a negated error
+    with pytest.raises(UsageError, match="score"):
+        Budget(score=math.nan)

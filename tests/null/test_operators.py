@@ -9,15 +9,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from edgesdk.errors import UsageError
 from edgesdk.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, Graph, Group, Layer, Tensor
 from edgesdk.plan import FP32, INT8, Form, Option
+from edgesdk.price.forms import ASKED, check, fits, forms
 from edgesdk.price.operators import (
     Operator,
     baseline,
     change,
     channels,
-    forms,
-    fits,
     operators,
     precisions,
     widths,
@@ -96,7 +96,7 @@ def test_a_low_rank_form_takes_and_gives_what_the_layer_does(
     layer = convolution(inputs, outputs, kernel, stride, size, padding, dilation)
     assume(min(layer.shape) > 0)
     graph = alone(layer, inputs, outputs)
-    for form in (None, *forms(layer)):
+    for form in (None, *forms(layer, ASKED)):
         parts = operators(layer, graph, Option(precision, 8, form), None, None)
         assert (parts[0].inputs, parts[-1].outputs) == (inputs, outputs)
         at = size
@@ -120,6 +120,23 @@ def test_low_rank_forms_of_a_linear_layer_are_smaller_than_it(inputs: int, outpu
         assert form.sizes[0] % 8 == 0 and fits(form, inputs, outputs)
 
 
+def test_a_smaller_kernel_is_the_centre_of_the_other() -> None:
+    layer = convolution(8, 8, (5, 7), padding=(2, 3), groups=8)
+    found = forms(layer, ["kernel"])
+    assert [form.sizes for form in found] == [(3, 5), (1, 3), (1, 1)]
+    (part,) = operators(layer, alone(layer, 8, 8), Option(form=found[0]), None, None)
+    assert (part.kernel, part.padding, part.groups, part.after) == ((3, 5), (1, 2), 8, layer.shape[1:])
+    narrow = convolution(8, 8, (5, 5), padding=(1, 2), groups=8)  # a single entry would see more places
+    assert forms(narrow, ["kernel"]) == (Form("kernel", (3, 3)),)
+    assert forms(layer) == ()
+
+
+def test_forms_are_named_or_refused() -> None:
+    check((*ASKED, "k-means"))
+    with pytest.raises(UsageError, match="'cpd' is no form of a layer that can be offered"):
+        check(("cp", "cpd"))
+
+
 def test_layers_without_a_low_rank_form_have_none() -> None:
     assert forms(convolution(16, 16, (3, 3), groups=16)) == ()
     assert forms(convolution(4, 4, (3, 3))) == ()
@@ -136,6 +153,10 @@ def test_layers_without_a_low_rank_form_have_none() -> None:
         (Form("tucker", (8, 16)), 12, 20, True),
         (Form("tucker", (8, 16)), 8, 20, False),
         (Form("tucker", (8, 16)), 12, 16, False),
+        (Form("cp", (8,)), 9, 12, True),
+        (Form("cp", (8,)), 9, 8, False),
+        (Form("separable"), 1, 1, True),
+        (Form("kernel", (3, 3)), 1, 1, True),
     ],
 )
 def test_a_rank_fits_below_the_channels(form: Form, reads: int, writes: int, fit: bool) -> None:

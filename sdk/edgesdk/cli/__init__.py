@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgesdk.cli import asking, devices, making
+from edgesdk.cli import asking, devices, making, preparing, staging
 from edgesdk.cli.shared import Commands
 
 
@@ -19,7 +19,7 @@ def main() -> None:
 
 
 for _command in (
-    making.deploy, making.search, making.export,
+    making.deploy, making.search, making.export, preparing.prepare, staging.stages,
     asking.benchmark, asking.verify, asking.estimate, asking.targets, asking.calibrate, asking.doctor,
     devices.device, devices.agent,
 ):  # fmt: skip

@@ -24,6 +24,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--device", help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}"),
         click.option("--runtime", help="One of the target's, or auto for the best of all.  [default: its first]"),
         click.option("--precision", "precisions", multiple=True, help="Of layers: fp32 and what is named here alone."),
+        click.option("--offer", multiple=True, help="Forms of layers beside the usual, like cp: docs/techniques.md."),
         click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable."),
         click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a state dict."),
         click.option("--metric", default="top-1", show_default=True, help="top-1, mse, or file.py:callable."),
@@ -32,6 +33,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB."),
         click.option("--size", help="Upper bound on the model file, like 200kB."),
         click.option("--max-drop", type=float, help="Upper bound on the drop of the metric, in points."),
+        click.option("--accuracy", "score", type=float, help="Lower bound on the metric itself, like 91.5."),
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--out", type=click.Path(path_type=Path), help="Where the result goes."),
@@ -44,8 +46,8 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
 
 def _budget(options: dict[str, Any]) -> Budget | None:
     latency, memory, size = (options.pop(name) for name in ("latency", "peak_memory", "size"))
-    drop, percentile = options.pop("max_drop"), options.pop("percentile")
-    if (latency, memory, size, drop) == (None, None, None, None):
+    drop, percentile, score = (options.pop(name) for name in ("max_drop", "percentile", "score"))
+    if (latency, memory, size, drop, score) == (None, None, None, None, None):
         return Budget(percentile=percentile) if percentile != 50 else None
     return Budget(
         parse(latency, TIME, "--latency") if latency else None,
@@ -53,6 +55,7 @@ def _budget(options: dict[str, Any]) -> Budget | None:
         parse(size, BYTES, "--size") if size else None,
         drop,
         percentile,
+        score,
     )
 
 

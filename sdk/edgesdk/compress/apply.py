@@ -1,4 +1,4 @@
-"""A plan carried out on a network: branches left out, channels cut, layers factorized."""
+"""A plan carried out on a network: branches left out, channels cut, layers in other forms."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from edgesdk.compress.forms import factorized
+from edgesdk.compress.forms import RECTIFIERS, factorized
+from edgesdk.compress.heads import cut_heads
 from edgesdk.compress.layers import described
 from edgesdk.compress.modularize import is_relu
 from edgesdk.compress.network import Batch, Network
 from edgesdk.compress.sense import kept_channels
 from edgesdk.compress.trace import cut
+from edgesdk.errors import BundleError
 from edgesdk.graph import Graph
-from edgesdk.plan import Option, Plan
+from edgesdk.plan import Form, Option, Plan
 
 
 def compressed(
     network: Network, plan: Plan, x: Batch, scores: Mapping[str, Tensor]
 ) -> tuple[Network, dict[str, Option]]:
-    """A float copy of ``network`` with the plan's branches, widths and ranks, and the precision of each layer in it.
+    """A float copy of ``network`` with the plan's branches, widths and forms, and the precision of each layer in it.
 
-    The parts of a factorized layer are layers of their own, called after it. ``scores`` ranks each group's channels.
+    The parts of a layer in another form are layers of their own, called after it. A ReLU in the place of another
+    activation is part of the layer before it, where that has none. ``scores`` ranks each group's channels.
     Raises ``BundleError`` where the plan is for another network.
     """
     plan.check(network.graph)
@@ -40,15 +43,22 @@ def compressed(
         if writers:
             path = network.sites[writers[0]].module
             assert path is not None
-            cut(module, x, path, sorted(set(range(group.size)) - set(stay)))
+            remove = cut if group.step == 1 else cut_heads
+            remove(module, x, path, sorted(set(range(group.size)) - set(stay)))
     options: dict[str, Option] = {}
     for layer in plan.layers:
         if layer.name not in network.sites:
             continue
         path = network.sites[layer.name].module
+        form = layer.option.form
+        if form is not None and form.stored:  # what becomes of its weight is for last: see ``stored``
+            options[layer.name] = layer.option
+            continue
         options[layer.name] = replace(layer.option, form=None)
-        if layer.option.form is not None and path is not None and _present(module, network, layer.name):
-            parts = _split(module, path, layer.option.form)
+        if form is not None and path is None:
+            _cheaper(module, network.sites[layer.name].output, form)
+        elif form is not None and path is not None and _present(module, network, layer.name):
+            parts = _split(module, path, form)
             options.update(dict.fromkeys(parts, options[layer.name]))
     module.recompile()
     small = described(module, x, network.structure)
@@ -57,9 +67,16 @@ def compressed(
 
 
 def staying(graph: Graph, plan: Plan, scores: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    """Of each channel group of ``graph`` that the plan cuts, the channels that stay, in order."""
+    """Of each channel group of ``graph`` that the plan cuts, the channels that stay, in order.
+
+    Raises ``BundleError`` where the plan cuts a unit of them in two.
+    """
+    for group in graph.groups:
+        if plan.kept.get(group.name, 0) % group.step:
+            fact = f"the plan keeps {plan.kept[group.name]} channels of {group.name}, which go {group.step} at a time"
+            raise BundleError(fact, "search again for this model")
     return {
-        group.name: kept_channels(scores[group.name], plan.kept[group.name])
+        group.name: kept_channels(scores[group.name], plan.kept[group.name], group.step)
         for group in graph.groups
         if plan.kept.get(group.name, group.size) < group.size
     }
@@ -89,10 +106,24 @@ def _leave_out(module: fx.GraphModule, network: Network, join: str, keeps: str) 
     module.delete_all_unused_submodules()
 
 
-def _split(module: fx.GraphModule, path: str, form: object) -> list[str]:
-    """Replace the submodule ``path`` by its low-rank form, each part a node of its own; the parts' paths."""
+def _cheaper(module: fx.GraphModule, name: str, form: Form) -> None:
+    """Replace the activation that makes ``name``, where it is there, by its cheaper form, or by what it reads."""
+    node = next((node for node in module.graph.nodes if node.name == name), None)
+    if node is None:
+        return
+    source = node.all_input_nodes[0]
+    if form.method in RECTIFIERS:
+        node.target, rest = RECTIFIERS[form.method]
+        node.args, node.kwargs = (source, *rest), {}
+    else:
+        node.replace_all_uses_with(source)
+        module.graph.erase_node(node)
+
+
+def _split(module: fx.GraphModule, path: str, form: Form) -> list[str]:
+    """Replace the submodule ``path`` by its form, each part a node of its own; the parts' paths."""
     layer = module.get_submodule(path)
-    parts = factorized(layer, form).eval()  # type: ignore[arg-type]
+    parts = factorized(layer, form).eval()
     module.set_submodule(path, parts)
     node = next(n for n in module.graph.nodes if n.target == path)
     names = [f"{path}.{index}" for index in range(len(parts))]

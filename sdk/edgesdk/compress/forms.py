@@ -1,22 +1,64 @@
-"""Low-rank forms of a layer: SVD of a matrix, spatial SVD and Tucker-2 of a convolution."""
+"""Other forms of a layer: low rank, lighter convolutions, cheaper activations."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from edgesdk.compress.modularize import aten
+from edgesdk.errors import EdgeSdkError, UsageError
 from edgesdk.plan import Form
+from edgesdk.price.forms import check
+from edgesdk.techniques import lowrank
+from edgesdk.techniques.libraries import library
+
+CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+RECTIFIERS: dict[str, tuple[Any, tuple[float, ...]]] = {
+    "relu": (aten.relu.default, ()),
+    "relu6": (aten.hardtanh.default, (0.0, 6.0)),
+}
+"""What stands in the place of an activation: the call, and its arguments after the tensor."""
+
+
+def ready(offer: Iterable[str]) -> None:
+    """Raise ``UsageError`` where ``offer`` names a form that there is not, or one whose library is not installed."""
+    offer = tuple(offer)
+    check(offer)
+    if "cp" in offer:
+        try:
+            library("tensorly", "tensorly")
+        except EdgeSdkError as error:
+            raise UsageError(f"cp cannot be offered: {error.fact}", error.remedy) from None
+
+
+def activated(form: Form, x: Tensor) -> Tensor:
+    """What an activation makes of ``x`` in its cheaper form."""
+    if form.method == "identity":
+        return x
+    call, arguments = RECTIFIERS[form.method]
+    return call(x, *arguments)
 
 
 def factorized(layer: nn.Module, form: Form) -> nn.Sequential:
-    """``layer`` as a sequence of two or three smaller ones whose product is its best approximation of that rank.
+    """``layer`` as a sequence of one to four smaller ones that is, as a whole, the form's best approximation of it.
 
-    Raises ``ValueError`` for a method that does not apply to the layer, or a rank above full.
+    Raises ``UsageError`` for a method that does not apply to the layer, a rank above full, or a kernel that is not the
+    centre of the layer's.
     """
     if isinstance(layer, nn.Linear) and form.method == "svd":
-        return _svd(layer, *form.sizes)
+        left, right = lowrank.truncated(layer.weight, *form.sizes)
+        first = nn.Linear(layer.in_features, len(right), bias=False)
+        last = nn.Linear(len(right), layer.out_features, bias=layer.bias is not None)
+        return _filled([first, last], [right, left], layer.bias)
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        if form.method == "kernel":
+            return _smaller_kernel(layer, form.sizes)
+        if form.method == "separable" and layer.groups == 1:
+            return _separable(layer)
     if isinstance(layer, nn.Conv2d) and layer.groups == 1:
         if form.method == "svd" and layer.kernel_size == (1, 1):
             return _pointwise(layer, *form.sizes)
@@ -24,74 +66,86 @@ def factorized(layer: nn.Module, form: Form) -> nn.Sequential:
             return _spatial(layer, *form.sizes)
         if form.method == "tucker":
             return _tucker(layer, *form.sizes)
-    raise ValueError(f"{form.method} does not apply to {type(layer).__name__}")
-
-
-def _truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """``left @ right`` closest to ``matrix`` of that rank (Eckart and Young 1936), singular values shared evenly."""
-    if not 1 <= rank <= min(matrix.shape):
-        raise ValueError(f"rank {rank} is not between 1 and {min(matrix.shape)}")
-    u, s, v = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
-    root = s[:rank].sqrt()
-    return (u[:, :rank] * root).to(matrix.dtype), (root[:, None] * v[:rank]).to(matrix.dtype)
-
-
-def _svd(layer: nn.Linear, rank: int) -> nn.Sequential:
-    left, right = _truncated(layer.weight, rank)
-    first = nn.Linear(layer.in_features, rank, bias=False)
-    second = nn.Linear(rank, layer.out_features, bias=layer.bias is not None)
-    return _filled([first, second], [right, left], layer.bias)
+        if form.method == "cp":
+            return _cp(layer, *form.sizes)
+    raise UsageError(f"{form.method} does not apply to {type(layer).__name__}", "choose another form for this layer")
 
 
 def _pointwise(layer: nn.Conv2d, rank: int) -> nn.Sequential:
-    left, right = _truncated(layer.weight[:, :, 0, 0], rank)
-    stride, padding = cast("tuple[int, int]", layer.stride), cast("tuple[int, int] | str", layer.padding)
-    first = nn.Conv2d(layer.in_channels, rank, 1, stride, padding, bias=False)
-    second = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None)
-    return _filled([first, second], [right[:, :, None, None], left[:, :, None, None]], layer.bias)
+    left, right = lowrank.truncated(layer.weight[:, :, 0, 0], rank)
+    first = nn.Conv2d(layer.in_channels, rank, **_window(layer, 0, 1), bias=False)
+    last = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None)
+    return _filled([first, last], [right[:, :, None, None], left[:, :, None, None]], layer.bias)
 
 
 def _spatial(layer: nn.Conv2d, rank: int) -> nn.Sequential:
-    """A column and a row convolution (Jaderberg et al. 2014, eq. 4), by SVD of the kernel as a (C h) x (N w) matrix."""
-    n, c, h, w = layer.weight.shape
-    matrix = layer.weight.permute(1, 2, 0, 3).reshape(c * h, n * w)
-    left, right = _truncated(matrix, rank)
-    (sh, sw), (ph, pw), (dh, dw) = layer.stride, _pair(layer), layer.dilation
-    first = nn.Conv2d(c, rank, (h, 1), (sh, 1), (ph, 0), (dh, 1), bias=False)
-    second = nn.Conv2d(rank, n, (1, w), (1, sw), (0, pw), (1, dw), bias=layer.bias is not None)
-    column = left.reshape(c, h, rank).permute(2, 0, 1)[:, :, :, None]
-    row = right.reshape(rank, n, w).permute(1, 0, 2)[:, :, None, :]
-    return _filled([first, second], [column, row], layer.bias)
+    first = nn.Conv2d(layer.in_channels, rank, **_window(layer, 0), bias=False)
+    last = nn.Conv2d(rank, layer.out_channels, **_window(layer, 1), bias=layer.bias is not None)
+    return _filled([first, last], lowrank.spatial(layer.weight, rank), layer.bias)
 
 
 def _tucker(layer: nn.Conv2d, rank_in: int, rank_out: int) -> nn.Sequential:
-    """Tucker-2 (Kim et al. 2016, eq. 3 to 5): 1x1 to ``rank_in``, the core, 1x1 from ``rank_out``.
-
-    The factors are the leading singular vectors of the two channel unfoldings (HOSVD; De Lathauwer et al. 2000).
-    """
-    weight = layer.weight.detach()
-    n, c = weight.shape[:2]
-    if not (1 <= rank_in <= c and 1 <= rank_out <= n):
-        raise ValueError(f"ranks {rank_in}x{rank_out} are not between 1 and {c}x{n}")
-    outputs = torch.linalg.svd(weight.reshape(n, -1).double(), full_matrices=False)[0][:, :rank_out]
-    inputs = torch.linalg.svd(weight.transpose(0, 1).reshape(c, -1).double(), full_matrices=False)[0][:, :rank_in]
-    core = torch.einsum("nchw,nr,cs->rshw", weight.double(), outputs, inputs).to(weight.dtype)
-    first = nn.Conv2d(c, rank_in, 1, bias=False)
-    window = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    middle = nn.Conv2d(rank_in, rank_out, *cast("Any", window), bias=False)
-    last = nn.Conv2d(rank_out, n, 1, bias=layer.bias is not None)
-    weights = [inputs.T.to(weight.dtype)[:, :, None, None], core, outputs.to(weight.dtype)[:, :, None, None]]
+    weights = lowrank.tucker(layer.weight, rank_in, rank_out)
+    first = nn.Conv2d(layer.in_channels, rank_in, 1, bias=False)
+    middle = nn.Conv2d(rank_in, rank_out, **_window(layer, 0, 1), bias=False)
+    last = nn.Conv2d(rank_out, layer.out_channels, 1, bias=layer.bias is not None)
     return _filled([first, middle, last], weights, layer.bias)
 
 
-def _pair(layer: nn.Conv2d) -> tuple[int, int]:
-    if isinstance(layer.padding, str):
-        same = layer.padding == "same"
-        return tuple(d * (k - 1) // 2 if same else 0 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))  # type: ignore[return-value]
-    return layer.padding  # type: ignore[return-value]
+def _cp(layer: nn.Conv2d, rank: int) -> nn.Sequential:
+    weights = lowrank.cp(layer.weight, rank)
+    first = nn.Conv2d(layer.in_channels, rank, 1, bias=False)
+    column = nn.Conv2d(rank, rank, **_window(layer, 0), groups=rank, bias=False)
+    row = nn.Conv2d(rank, rank, **_window(layer, 1), groups=rank, bias=False)
+    last = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None)
+    return _filled([first, column, row, last], weights, layer.bias)
 
 
-def _filled(layers: list[nn.Module], weights: list[Tensor], bias: Tensor | None) -> nn.Sequential:
+def _separable(layer: Any) -> nn.Sequential:
+    """A depthwise convolution and a pointwise one (Howard et al. 2017, section 3.1)."""
+    made, axes = type(layer), range(len(layer.kernel_size))
+    first = made(layer.in_channels, layer.in_channels, **_window(layer, *axes), groups=layer.in_channels, bias=False)
+    last = made(layer.in_channels, layer.out_channels, 1, bias=layer.bias is not None)
+    return _filled([first, last], lowrank.separable(layer.weight), layer.bias)
+
+
+def _smaller_kernel(layer: Any, sizes: tuple[int, ...]) -> nn.Sequential:
+    """The centre of the layer's kernel, and as much less padding, so that each output stays where it is."""
+    if len(sizes) != len(layer.kernel_size) or any(
+        not 1 <= size <= k or (k - size) % 2 for k, size in zip(layer.kernel_size, sizes, strict=True)
+    ):
+        fact = f"a kernel of {'x'.join(map(str, sizes))} is not the centre of {'x'.join(map(str, layer.kernel_size))}"
+        raise UsageError(fact, "take an even number of entries off each axis")
+    margins = [(k - size) // 2 for k, size in zip(layer.kernel_size, sizes, strict=True)]
+    padding: Any = (0,) * len(sizes) if layer.padding == "valid" else layer.padding
+    if padding != "same":
+        padding = tuple(p - d * m for p, d, m in zip(padding, layer.dilation, margins, strict=True))
+        if min(padding) < 0:
+            fact = f"with a padding of {'x'.join(map(str, layer.padding))} a smaller kernel would make a larger output"
+            raise UsageError(fact, "choose another form for this layer")
+    small = type(layer)(
+        layer.in_channels, layer.out_channels, sizes, layer.stride, padding, layer.dilation, layer.groups,
+        layer.bias is not None,
+    )  # fmt: skip
+    centre = tuple(slice(m, m + size) for m, size in zip(margins, sizes, strict=True))
+    return _filled([small], [layer.weight[(slice(None), slice(None), *centre)]], layer.bias)
+
+
+def _window(layer: Any, *axes: int) -> dict[str, Any]:
+    """The window of a convolution along these of its axes alone."""
+
+    def along(values: Any, other: int) -> Any:
+        if isinstance(values, str):  # padding that a convolution finds by itself
+            return values
+        return tuple(value if axis in axes else other for axis, value in enumerate(values))
+
+    return dict(
+        kernel_size=along(layer.kernel_size, 1), stride=along(layer.stride, 1), padding=along(layer.padding, 0),
+        dilation=along(layer.dilation, 1),
+    )  # fmt: skip
+
+
+def _filled(layers: list[nn.Module], weights: Iterable[Tensor], bias: Tensor | None) -> nn.Sequential:
     with torch.no_grad():
         for layer, weight in zip(layers, weights, strict=True):
             layer.weight.copy_(weight)  # type: ignore[operator,union-attr]
@@ -100,15 +154,22 @@ def _filled(layers: list[nn.Module], weights: list[Tensor], bias: Tensor | None)
     return nn.Sequential(*layers)
 
 
+@torch.no_grad()
 def reconstructed(layer: nn.Module, form: Form) -> Tensor:
-    """The weight, of the layer's own shape, that its low-rank form amounts to."""
-    weight = layer.weight.detach()  # type: ignore[operator,union-attr]
-    if form.method == "svd":
-        left, right = _truncated(weight.flatten(1), *form.sizes)
-        return (left @ right).reshape(weight.shape)
-    parts = [part.weight.detach() for part in factorized(layer, form)]  # type: ignore[union-attr]
-    if form.method == "spatial":
-        column, row = parts
-        return torch.einsum("rch,nrw->nchw", column[..., 0], row[:, :, 0])
-    first, core, last = parts
-    return torch.einsum("rshw,nr,sc->nchw", core, last[..., 0, 0], first[..., 0, 0])
+    """The weight, of the layer's own shape, that its form amounts to."""
+    parts: list[Any] = list(factorized(layer, form))
+    whole: Tensor = layer.weight  # type: ignore[assignment]
+    if isinstance(layer, nn.Linear):
+        return torch.linalg.multi_dot([part.weight for part in reversed(parts)])
+    axes = whole.dim() - 2
+    if len(parts) == 1:
+        answer = parts[0].weight
+    else:  # to an impulse in each input channel, of one part after the other: (inputs, channels, *kernel)
+        answer = torch.eye(parts[0].in_channels).reshape(*[parts[0].in_channels] * 2, *[1] * axes)
+        for part in parts:
+            spread = [k - 1 for k in part.kernel_size]
+            flipped = part.weight.flip(list(range(2, 2 + axes)))
+            answer = CONVOLVE[axes](answer, flipped, padding=spread, groups=part.groups)
+        answer = answer.transpose(0, 1)
+    margins = [(k - size) // 2 for k, size in zip(whole.shape[2:], answer.shape[2:], strict=True)]
+    return F.pad(answer, [m for margin in reversed(margins) for m in (margin, margin)])

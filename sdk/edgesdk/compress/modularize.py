@@ -74,7 +74,8 @@ def modularize(program: ExportedProgram) -> fx.GraphModule:
     """A trainable module of ``program``: weighted operators as ``nn`` modules, all else as ATen calls.
 
     Convolutions, linear layers, batch and layer norms whose weights are plain parameters become submodules under the
-    parameters' own path. A module's name in the graph is its path, so that weights keep their names.
+    parameters' own path. A module's name in the graph is its path, so that weights keep their names, but for the
+    ``in_proj_weight`` of an attention: its linear layer is ``in_proj``.
     """
     return _Builder(program).build()
 
@@ -166,6 +167,8 @@ class _Builder:
         if weight not in self.state or len(weight.users) > 1:
             return None
         path, _, leaf = self.state[weight][0].rpartition(".")
+        if leaf == "in_proj_weight":  # of queries, keys and values together, as nn.MultiheadAttention holds it
+            path, leaf = f"{path}.in_proj".removeprefix("."), "weight"
         if leaf != "weight" or not path:
             return None
         bias = bound.get("bias")

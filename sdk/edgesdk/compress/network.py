@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from edgesdk.graph import Graph
+from edgesdk.graph import LINEAR, WEIGHTED, Graph
+from edgesdk.techniques.packing import Packed
 
 Batch = Any  # a tensor, or a tuple or dict of tensors: what a data set yields as x
 
@@ -42,13 +43,15 @@ class Network:
     """A flat ``torch.fx`` module whose convolutions, linear layers and norms are submodules, and its ``Graph``.
 
     ``module`` takes the tensors of a batch in order and returns the flat list of the model's outputs.
-    ``sites`` says where each layer lies.
+    ``sites`` says where each layer lies. ``stored`` has, by parameter, the form that a file is to store a weight in;
+    the weight itself is what that decodes to.
     """
 
     module: fx.GraphModule
     graph: Graph
     sites: Mapping[str, Site]
     structure: Any
+    stored: Mapping[str, Packed] = field(default_factory=dict)
 
     def __call__(self, x: Batch) -> Any:
         """The model's outputs, in the structure in which the model returns them."""
@@ -72,6 +75,18 @@ class Network:
         """The node that makes the output of ``layer``, or the placeholder of a graph input."""
         wanted = self.sites[layer].output if layer in self.sites else layer
         return next(node for node in self.module.graph.nodes if node.name == wanted)
+
+    def entries(self, group: str) -> dict[fx.Node, int]:
+        """The tensors in which weighted layers read the channels of ``group``, and the axis that these are on.
+
+        A flattened tensor has several entries in a row for each channel.
+        """
+        found = {}
+        for layer in self.graph.layers:
+            if layer.reads == group and layer.kind in WEIGHTED and not layer.depthwise:
+                call = next(node for node in self.module.graph.nodes if node.target == self.sites[layer.name].module)
+                found[call.all_input_nodes[0]] = -1 if layer.kind == LINEAR else 1
+        return found
 
 
 class Edited(fx.Interpreter):

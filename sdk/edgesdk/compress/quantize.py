@@ -195,6 +195,11 @@ def learning(network: Network) -> Iterator[None]:
             part.settle()
 
 
+def suited(options: Mapping[str, Option]) -> str:
+    """The rounding that pays where nothing is trained: ``adaptive`` takes seconds, and helps coarse weights."""
+    return "adaptive" if any(option.weight_bits < 8 for option in options.values()) else "nearest"
+
+
 @torch.no_grad()
 def calibrate(network: Network, batches: Iterable[Batch], ranges: str = "min-max", rounding: str = "nearest") -> None:
     """Set the range of every activation quantizer to what it sees in ``batches`` of inputs, in place.

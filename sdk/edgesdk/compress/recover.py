@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from edgesdk.compress.network import Batch, Network, rebatch, tensors
 from edgesdk.compress.objective import Objective
 from edgesdk.compress.quantize import calibrate, integer, observing
 from edgesdk.compress.recovery import INTEGER_SHARE, Recovery
+from edgesdk.compress.stored import stored
 from edgesdk.compress.task import Task
 from edgesdk.errors import DataError
 from edgesdk.plan import INT8, Option
@@ -48,16 +49,19 @@ def recovered(
     recovery: Recovery = Recovery(),  # noqa: B008  it is frozen
     note: Callable[[str], None] = lambda text: None,
     restate: bool = True,
+    rounding: str = "nearest",
 ) -> Network:
     """``small`` trained as ``recovery`` says, its int8 layers simulated as they will run; a new network.
 
     ``grid`` is what its integer activations are on. ``schedule`` says how long, whatever the recovery says. With
     ``restate`` BatchNorm statistics are first taken anew, which a network that is cut and not rebuilt needs.
+    ``rounding`` is that of the weights (:func:`edgesdk.compress.quantize.calibrate`); training makes it anew.
 
-    First the float network learns with its BatchNorms, then, folded, with quantization in the loop. Without training
-    data, integer ranges come from ``calibration``, and nothing is learnt. A loss that turns
-    NaN ends the training: the weights of the last whole epoch are kept, and ``note`` is told. Raises ``DataError``
-    where the loss is NaN from the start, and ``UsageError`` for losses and teachers that do not fit.
+    First the float network learns with its BatchNorms, then, folded, with quantization in the loop; weights that are
+    stored in another form are put into it last. Without training data, integer ranges come from ``calibration``, and
+    nothing is learnt. A loss that turns NaN ends the training: the weights of the last whole epoch are kept, and
+    ``note`` is told. Raises ``DataError`` where the loss is NaN from the start, and ``UsageError`` for losses and
+    teachers that do not fit.
     """
     small = small.copy()
     torch.manual_seed(seed)
@@ -69,13 +73,13 @@ def recovered(
     lessons = None
     if total > 0:
         assert train is not None
-        lessons = _Lessons(Objective(recovery, small, dense, task, calibration[0]), train, recovery.warm_up)
+        lessons = Lessons(Objective(recovery, small, dense, task, calibration[0]), train, recovery.warm_up)
     if lessons is not None and share < 1:
         told = lambda s: progress(s * (1 - share), "float")  # noqa: E731
         lessons.train(small, total * (1 - share), recovery.rate, told)
         restate_norms(small, calibration)
     result = integer(small, options, grid)
-    calibrate(result, calibration)
+    calibrate(result, calibration, rounding=rounding)
     if lessons is not None and share > 0 and not lessons.stopped:
         told = lambda s: progress(1 - share + s * share, "int8")  # noqa: E731
         with observing(result):
@@ -83,7 +87,7 @@ def recovered(
     if lessons is not None and lessons.stopped:
         note(lessons.stopped)
     result.module.eval()
-    return result
+    return stored(result, options)
 
 
 @torch.no_grad()
@@ -104,11 +108,26 @@ def restate_norms(network: Network, calibration: list[Batch]) -> None:
         norm.eval()
 
 
-class _Lessons:
-    """Training by an objective, in parts that share what learns beside the student."""
+class Aim(Protocol):
+    """What a training minimises. :class:`Objective` is one; its methods are described there."""
 
-    def __init__(self, objective: Objective, train: Iterable[tuple[Batch, Any]], warm_up: float) -> None:
-        self.objective, self.data, self.warm_up = objective, train, warm_up
+    task: Task
+
+    @property
+    def precise(self) -> bool: ...
+    def parameters(self) -> list[nn.Parameter]: ...
+    def start(self, student: Network) -> None: ...
+    def follow(self, student: Network) -> None: ...
+    def __call__(self, student: Network, x: Batch, y: Any, epoch: float, mixed: bool) -> Tensor: ...
+
+
+class Lessons:
+    """Training by an objective, in parts that share what learns beside the student; ``what`` it is, for messages."""
+
+    def __init__(
+        self, objective: Aim, train: Iterable[tuple[Batch, Any]], warm_up: float, what: str = "recovery"
+    ) -> None:
+        self.objective, self.data, self.warm_up, self.what = objective, train, warm_up, what
         self.length = _length(train)
         self.done = 0  # steps, of all parts
         self.stopped = ""  # why
@@ -151,12 +170,12 @@ class _Lessons:
     def _stop(self, student: Network, good: Mapping[str, Tensor], at: int) -> None:
         """Put the weights of step ``at`` back. Raises ``DataError`` where nothing had been learnt at all."""
         if self.done == 0:
-            remedy = "check the data for extreme values, or give --epochs 0"
-            raise DataError("the recovery's loss is not finite", remedy)
+            remedy = "check the data for extreme values, or leave the training out"
+            raise DataError(f"the {self.what}'s loss is not finite", remedy)
         student.module.load_state_dict(dict(good))
         epochs, kept = (steps / self.length for steps in (self.done, at))
         self.stopped = (
-            f"recovery was stopped after {epochs:.1f} epochs, when its loss was not finite:"
+            f"{self.what} was stopped after {epochs:.1f} epochs, when its loss was not finite:"
             f" the weights after {kept:.1f} epochs were kept"
         )
 

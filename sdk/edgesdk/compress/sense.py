@@ -9,15 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgesdk.compress.forms import reconstructed
+from edgesdk.compress.forms import activated, factorized
 from edgesdk.compress.integers import ACTIVATION_RANGE, MINIMUM_SCALE
 from edgesdk.compress.network import Batch, Network, tensors
+from edgesdk.compress.stored import packed_as
 from edgesdk.compress.task import Task
-from edgesdk.graph import WEIGHTED, Layer
-from edgesdk.plan import INT8, Option
+from edgesdk.graph import ADD, LINEAR, WEIGHTED, Group, Layer
+from edgesdk.plan import INT8, Form, Option
 from edgesdk.price.menu import Losses
 from edgesdk.price.operators import widths
+from edgesdk.techniques.reconstruction import Moments, least_squares, output_rows, weight_rows, window_rows
 
+ROWS = 16_384  # of a tensor's places, by which its channels are fitted
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 Progress = Callable[[int, int], None]
 
@@ -29,9 +32,7 @@ def importance(network: Network, batches: Iterable[tuple[Batch, Tensor | None]],
     channel were zero, ``(sum over positions of activation * gradient)^2``, added up over the tensors of the group.
     Without labels the dense network's own decisions stand for them.
     """
-    tensors_of = {
-        g.name: [n for n in network.graph.layers if n.writes == g.name] for g in network.graph.groups if not g.fixed
-    }
+    tensors_of = {g.name: _judged(network, g) for g in network.graph.groups if not g.fixed}
     scores = {name: torch.zeros(network.graph.group_by_name[name].size) for name in tensors_of}
     if not scores:
         return scores
@@ -39,29 +40,35 @@ def importance(network: Network, batches: Iterable[tuple[Batch, Tensor | None]],
         interpreter = fx.Interpreter(network.module, garbage_collect_values=False)
         with torch.enable_grad():
             outputs = list(interpreter.run(*(t.requires_grad_(t.is_floating_point()) for t in _detached(x))))
-            values = {node.name: value for node, value in interpreter.env.items()}
             loss = task.supervised(outputs, y)
-            wanted = [
-                (g, layer) for g, found in tensors_of.items() for layer in found if layer.kind in (*WEIGHTED, "add")
-            ]
-            found = [values[network.sites[layer.name].output] for _, layer in wanted]
+            wanted = [(group, node, axis) for group, nodes in tensors_of.items() for node, axis in nodes.items()]
+            found = [interpreter.env[node] for _, node, _ in wanted]
             gradients = torch.autograd.grad(loss * len(tensors(x)[0]), found, allow_unused=True)
-        for (group, layer), value, gradient in zip(wanted, found, gradients, strict=True):
+        for (group, _, axis), value, gradient in zip(wanted, found, gradients, strict=True):
             if gradient is not None:
-                product = (value * gradient).detach()
-                channels = product.transpose(1, -1) if layer.kind == "linear" else product
+                channels = (value * gradient).detach().movedim(axis, 1)
                 per_sample = channels.flatten(2).sum(2) if channels.dim() > 2 else channels
                 scores[group] += per_sample.square().sum(0)
     return scores
+
+
+def _judged(network: Network, group: Group) -> dict[fx.Node, int]:
+    """The tensors by which the channels of ``group`` are scored, and their axis: of heads what the projection reads."""
+    if group.step > 1:
+        return network.entries(group.name)
+    made = [n for n in network.graph.layers if n.writes == group.name and n.kind in (*WEIGHTED, ADD)]
+    return {network.node(layer.name): -1 if layer.kind == LINEAR else 1 for layer in made}
 
 
 def _detached(x: Batch) -> list[Tensor]:
     return [t.detach().clone() for t in tensors(x)]
 
 
-def kept_channels(scores: Tensor, kept: int) -> list[int]:
-    """The indices of the ``kept`` most important channels, in order."""
-    return sorted(scores.argsort(descending=True, stable=True)[:kept].tolist())
+def kept_channels(scores: Tensor, kept: int, step: int = 1) -> list[int]:
+    """The indices of the ``kept`` most important channels, in order: whole units of ``step``, by the sums of theirs."""
+    units = scores.reshape(-1, step).sum(1)
+    stay = sorted(units.argsort(descending=True, stable=True)[: kept // step].tolist())
+    return [unit * step + place for unit in stay for place in range(step)]
 
 
 def sense(
@@ -74,12 +81,14 @@ def sense(
 ) -> Losses:
     """What each width, option and branch alone costs in fidelity to the dense network on the inputs ``x``.
 
-    BatchNorm takes its statistics from ``x`` itself, as recovery would re-estimate them.
+    A compressed network's weights are fitted to what the dense one answers (:mod:`edgesdk.compress.rebuild`): here the
+    layers that read what was changed make up for it as far as a linear function can, and BatchNorm takes its statistics
+    from ``x`` itself.
     """
     probe = _Variants(network, x, task)
     graph = network.graph
     groups = [group for group in graph.groups if group.fixed is None]
-    steps = sum(len(widths(g.size)) - 1 for g in groups) + len(graph.branches) + len(graph.layers)
+    steps = sum(len(widths(g.size, g.step)) - 1 for g in groups) + len(graph.branches) + len(graph.layers)
     done = 0
 
     def step(count: int = 1) -> None:
@@ -90,10 +99,10 @@ def sense(
     by_width: dict[str, dict[int, float]] = {}
     for group in groups:
         losses = {group.size: 0.0}
-        for kept in sorted(widths(group.size), reverse=True)[1:]:
-            stay = set(kept_channels(scores[group.name], kept))
+        for kept in sorted(widths(group.size, group.step), reverse=True)[1:]:
+            stay = set(kept_channels(scores[group.name], kept, group.step))
             cut = [c for c in range(group.size) if c not in stay]
-            losses[kept] = max(probe.masked(group.name, cut), losses[min(losses)])
+            losses[kept] = max(probe.cut(group.name, cut), losses[min(losses)])
             step()
         by_width[group.name] = losses
     by_branch = {}
@@ -106,10 +115,10 @@ def sense(
         bits = {o.weight_bits for o in offered[layer.name] if o.precision == INT8}
         quantized = {b: probe.quantized(layer, b) for b in bits}
         forms = {o.form for o in offered[layer.name] if o.form is not None}
-        factorized = {form: probe.factorized(layer, form) for form in forms}
+        formed = {form: probe.formed(layer, form) for form in forms}
         for option in offered[layer.name]:
             price = quantized[option.weight_bits] if option.precision == INT8 else 0.0
-            price += factorized[option.form] if option.form is not None else 0.0
+            price += formed[option.form] if option.form is not None else 0.0
             by_option[layer.name][str(option)] = price
         step()
     return Losses(by_width, by_option, by_branch)
@@ -170,30 +179,54 @@ class _Variants:
             for path, weight in before.items():
                 self.module.get_submodule(path).weight.data = weight  # type: ignore[union-attr,assignment]
 
-    def masked(self, group: str, channels: list[int]) -> float:
-        """Loss with ``channels`` of ``group`` zero wherever a layer reads them."""
-        edits = {}
-        for layer in self.network.graph.layers:
-            if layer.writes == group:
-                node = self.network.node(layer.name)
-                size = self.network.graph.group_by_name[group].size
-                edits[node] = lambda v, last=layer.kind == "linear", n=size: _zeroed(v, channels, n, last)
-        return self.loss(edits)
+    def cut(self, group: str, channels: list[int]) -> float:
+        """Loss with ``channels`` of ``group`` gone wherever a layer reads them, its weights making up for them.
+
+        What the channels that stay say of them linearly stands in their place: readers can take that into their
+        weights, as they will when they are fitted.
+        """
+        size = self.network.graph.group_by_name[group].size
+        entries = self.network.entries(group).items()
+        return self.loss({node: self._explained(node, channels, size, axis) for node, axis in entries})
+
+    def _explained(self, node: fx.Node, channels: list[int], size: int, axis: int) -> Callable[[Tensor], Tensor]:
+        """A tensor like the value of ``node`` with ``channels`` as a linear function of the others.
+
+        A flattened tensor has several entries in a row for each channel.
+        """
+        value = self.values[node]
+        each = value.shape[axis] // size
+        gone = torch.tensor([c * each + i for c in channels for i in range(each)])
+        stay = torch.tensor(sorted(set(range(size * each)) - set(gone.tolist())))
+        guess = _linear(value.index_select(axis, stay), value.index_select(axis, gone), axis)
+        return lambda v: v.index_copy(axis, gone, guess(v.index_select(axis, stay)))
 
     def without(self, join: str, keeps: str) -> float:
-        """Loss with the addition ``join`` passing on what ``keeps`` makes."""
+        """Loss with the addition ``join`` passing on what ``keeps`` makes, its readers' weights making up for it."""
         node = self.network.node(join)
-        while node.target is not torch.ops.aten.add.Tensor:
-            node = node.all_input_nodes[0]
         kept = self.values[self.network.node(keeps)]
-        return self.loss({node: lambda _: kept})
+        if node.target is not torch.ops.aten.add.Tensor:
+            kept = kept.clamp(min=0)
+        whole = self.values[node]
+        guess = _linear(kept, whole, 1 if whole.dim() == 4 else whole.dim() - 1)
+        return self.loss({node: lambda _: guess(kept)})
 
-    def factorized(self, layer: Layer, form: Any) -> float:
-        path = self.network.sites[layer.name].module
-        assert path is not None
-        weight = reconstructed(self.module.get_submodule(path), form)
-        with self.weights({path: lambda _: weight}):
-            return self.loss({self.by_target[path]: lambda v: v})
+    def formed(self, layer: Layer, form: Form) -> float:
+        """Loss with the layer in another form; the last of its parts is fitted to what the layer answers."""
+        path, node = self.network.sites[layer.name].module, self.network.node(layer.name)
+        if path is None:
+            x = self.values[node.all_input_nodes[0]]
+            return self.loss({node: lambda _: activated(form, x)})
+        if form.stored:
+            with self.weights({path: lambda weight: packed_as(weight, form).decoded()}):
+                return self.loss({self.by_target[path]: lambda v: v})
+        call = self.by_target[path]
+        *before, last = factorized(self.module.get_submodule(path), form)
+        x, wanted = self.values[call.all_input_nodes[0]], self.values[call]
+        for part in before:
+            x = part(x)
+        _fit(last, x, wanted)
+        return self.loss({call: lambda _: last(x)})
 
     def quantized(self, layer: Layer, bits: int) -> float:
         """Loss with the layer's weights and output on integer grids."""
@@ -205,12 +238,36 @@ class _Variants:
             return self.loss({self.by_target[path]: lambda v: v, **output})
 
 
-def _zeroed(value: Tensor, channels: list[int], size: int, last: bool) -> Tensor:
-    """``value`` with ``channels`` zero; a flattened tensor has several entries in a row for each."""
-    axis = value.dim() - 1 if last else 1
-    each = value.shape[axis] // size
-    rows = torch.tensor([c * each + i for c in channels for i in range(each)])
-    return value.index_fill(axis, rows, 0.0)
+def _linear(x: Tensor, y: Tensor, axis: int) -> Callable[[Tensor], Tensor]:
+    """The function of ``x``, linear along ``axis`` and the same everywhere else, that is nearest to ``y``."""
+    rows, wanted = (value.movedim(axis, -1).flatten(0, -2) for value in (x, y))
+    step = max(1, len(rows) // ROWS)
+    rows, wanted = rows[::step], wanted[::step]
+    means = rows.mean(0), wanted.mean(0)
+    rows, wanted = rows - means[0], wanted - means[1]
+    inner = rows.T @ rows
+    some = _damping(rows.shape[1], len(rows)) * inner.diagonal().mean().clamp(min=1e-9)
+    weight = torch.linalg.solve(inner + some * torch.eye(len(inner)), rows.T @ wanted)
+    return lambda v: ((v.movedim(axis, -1) - means[0]) @ weight + means[1]).movedim(-1, axis)
+
+
+@torch.no_grad()
+def _fit(layer: Any, x: Tensor, y: Tensor) -> None:
+    """Set the weights of ``layer`` to those with which it answers ``x`` most nearly with ``y``."""
+    weight = weight_rows(layer)
+    bias = None if layer.bias is None else layer.bias.detach().reshape(weight.shape[:2])
+    moments = Moments.empty(len(weight), weight.shape[2], weight.shape[1])
+    some = slice(None, None, max(1, y.numel() // (weight.shape[0] * weight.shape[1]) // ROWS))  # samples
+    moments.add(window_rows(layer, x[some]), output_rows(layer, y[some]))
+    weight, bias = least_squares(moments, weight, bias, _damping(weight.shape[2], moments.count))
+    layer.weight.copy_(weight.reshape(layer.weight.shape))
+    if bias is not None:
+        layer.bias.copy_(bias.flatten())
+
+
+def _damping(columns: int, rows: int) -> float:
+    """Of a fit of so many columns over so many rows: the fewer the rows, the less is believed."""
+    return max(1e-3, columns / rows)
 
 
 def _on_grid(value: Tensor) -> Tensor:

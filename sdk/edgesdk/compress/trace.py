@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, fx, nn
 
+from edgesdk.compress.heads import Attention, attentions, cut_heads, mask_heads
 from edgesdk.compress.layers import CONVOLUTIONS, NORMS, described, outputs, run
 from edgesdk.compress.modularize import aten, exported, modularize
-from edgesdk.compress.network import Batch, Network, Site, rebatch, shape_of, tensors
+from edgesdk.compress.network import Batch, Network, Site, rebatch, tensors
 from edgesdk.graph import ADD, CONV, LINEAR, Branch, Graph, Group, Layer
 
 RECURRENT = (aten.gru.input, aten.lstm.input, aten.rnn_tanh.input, aten.rnn_relu.input)
@@ -37,13 +38,17 @@ def trace(model: nn.Module, x: Batch) -> Network:
 def _grouped(graph: Graph, sites: dict[str, Site], module: fx.GraphModule, x: Batch, values: dict[str, Any]) -> Graph:
     """``graph`` with the channels that must be cut together, as Torch-Pruning's dependency graph finds them.
 
-    Each group is cut on trial, and the network run: a tensor belongs to the group with which its size changes, and a
-    group with which the network no longer runs is fixed, with the reason.
+    The heads of an attention are groups, too, in place of what is found of the layers that make its queries, keys and
+    values. Each group is cut on trial, and the network run: a tensor belongs to the group with which its size changes,
+    and a group with which the network no longer runs is fixed, with the reason.
     """
     layer_of = {site.module: name for name, site in sites.items() if site.module}
-    found: list[tuple[Group, set[str]]] = []
+    heads, together = attentions(module, values)
+    found = [_heads(graph, layer_of, module, x, values, attention) for attention in heads]
+    headed = {name for group, _ in found for name in group.layers}
     for members, size, known in _dependencies(module, x):
         writers = [layer_of[path] for path, out in members if out and path in layer_of]
+        writers = [name for name in writers if name not in headed]
         if not writers:
             continue
         order = [layer.name for layer in graph.layers if layer.name in writers]
@@ -52,6 +57,8 @@ def _grouped(graph: Graph, sites: dict[str, Site], module: fx.GraphModule, x: Ba
             fixed = "it has a single channel"
         if fixed is None:
             fixed, changed = _trial(module, x, values, members, size)
+            if fixed is not None:
+                fixed = next((together[path] for path, out in members if out and path in together), fixed)
         if fixed is None and (held := [graph.by_name[n].fixed for n in order if graph.by_name[n].fixed]):
             fixed, changed = str(held[0]), set()
         found.append((Group(order[0], size, tuple(order), fixed), changed))
@@ -66,6 +73,21 @@ def _grouped(graph: Graph, sites: dict[str, Site], module: fx.GraphModule, x: Ba
     return Graph(graph.inputs, tuple(layers), graph.outputs, tuple(groups))
 
 
+def _heads(
+    graph: Graph, layer_of: dict[str, str], module: fx.GraphModule, x: Batch, values: dict[str, Any], found: Attention
+) -> tuple[Group, set[str]]:
+    """The group that the heads of an attention are, and the nodes whose size changes with it."""
+    order = tuple(layer.name for layer in graph.layers if layer.name in {layer_of[path] for path in found.rows})
+    group = Group(order[0], found.heads * found.depth, order, step=found.depth)
+    if found.heads < 2:
+        return replace(group, fixed="it has a single head"), set()
+    first, every_second = next(iter(found.rows)), range(0, group.size, 2 * found.depth)
+    fixed, changed = _compared(
+        module, x, values, lambda m: cut_heads(m, x, first, every_second), lambda m: mask_heads(m, found, every_second)
+    )
+    return replace(group, fixed=fixed), changed
+
+
 def _disjoint(found: list[tuple[Group, set[str]]]) -> list[tuple[Group, set[str]]]:
     """Groups that share a tensor (a concatenation's output) are fixed: its width would be a sum of theirs."""
     count: dict[str, int] = defaultdict(int)
@@ -75,10 +97,7 @@ def _disjoint(found: list[tuple[Group, set[str]]]) -> list[tuple[Group, set[str]
     result = []
     for group, changed in found:
         if any(count[node] > 1 for node in changed):
-            group, changed = (
-                Group(group.name, group.size, group.layers, "its channels are joined with another group's"),
-                set(),
-            )
+            group, changed = replace(group, fixed="its channels are joined with another group's"), set()
         result.append((group, changed))
     return result
 
@@ -155,16 +174,29 @@ def _trial(
     by their place (the heads of an attention, the mean of a LayerNorm), and are left alone.
     """
     channels = list(range(0, size, 2))
-    small, masked = copy.deepcopy(module), copy.deepcopy(module)
     writers = [path for path, out in members if out]
     if foreign := [p for p in writers if not isinstance(module.get_submodule(p), (*CONVOLUTIONS, nn.Linear, *NORMS))]:
         return f"its channels run through a {type(module.get_submodule(foreign[0])).__name__}", set()
+    if any(len(module.get_submodule(path).weight) != size for path in writers):  # type: ignore[arg-type]
+        return "it is cut together with layers that have another number of them", set()
+    return _compared(module, x, values, lambda m: cut(m, x, writers[0], channels), lambda m: mask(m, writers, channels))
+
+
+def _compared(
+    module: fx.GraphModule,
+    x: Batch,
+    values: dict[str, Any],
+    cutting: Callable[[fx.GraphModule], None],
+    masking: Callable[[fx.GraphModule], None],
+) -> tuple[str | None, set[str]]:
+    """Why ``module`` does not compute the same when one copy is cut and one masked, or the nodes whose size changes."""
+    small, masked = copy.deepcopy(module), copy.deepcopy(module)
     try:
-        cut(small, x, writers[0], channels)
+        cutting(small)
         after = run(small, x)
     except Exception as error:  # each operator fails in its own way on a shape that it does not expect
         return f"the network does not run with fewer of them ({type(error).__name__})", set()
-    mask(masked, writers, channels)
+    masking(masked)
     expected = run(masked, x)
     for node in outputs(module):
         one, other = after[node.name], expected[node.name]
@@ -172,7 +204,11 @@ def _trial(
             return "its channels are the network's output", set()
         if not torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max())):
             return "its channels mean something by their place", set()
-    return None, {name for name, value in values.items() if shape_of(value) != shape_of(after[name])}
+    return None, {name for name, value in values.items() if _size(value) != _size(after[name])}
+
+
+def _size(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def _branches(graph: Graph) -> Iterable[Branch]:

@@ -14,6 +14,7 @@ from edgesdk.compress.network import Batch, Network
 from edgesdk.compress.quantize import specification
 from edgesdk.errors import ModelError
 from edgesdk.export import onnx
+from edgesdk.export.packed import packed
 from edgesdk.export.probes import probe
 from edgesdk.price.operators import Operator
 from edgesdk.record import write
@@ -30,9 +31,10 @@ def grid_of(runtime: str) -> Grid:
 def export(network: Network, x: Batch, path: Path, runtime: str = "onnxruntime") -> None:
     """Write ``network`` for one sample like those in ``x`` to ``path``, as ``runtime`` reads it.
 
-    Raises the errors of :func:`onnx.converted` and :func:`save`.
+    Weights that it has in a stored form are packed. Raises the errors of :func:`onnx.converted`, :func:`packed` and
+    :func:`save`.
     """
-    save(onnx.converted(network, x), specification(network), path, runtime)
+    save(packed(onnx.converted(network, x), network.stored, runtime), specification(network), path, runtime)
 
 
 def save(model: ModelProto, specs: Mapping[str, TensorSpec], path: Path, runtime: str) -> None:

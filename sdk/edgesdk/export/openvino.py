@@ -20,6 +20,7 @@ from edgesdk.errors import DeviceError, FidelityError, ModelError
 from edgesdk.record import write
 
 INTEGERS = {"i4": 4, "i8": 8, "u8": 8}
+HALVES = ("f16", "bf16")
 KEPT = ("Parameter", "Result", "Constant", "FakeQuantize")
 
 
@@ -57,7 +58,7 @@ def _openvino() -> Any:
 
 
 def _fold(model: Any, openvino: Any) -> None:
-    """Compute what is constant, but for integer weights: half of the layers that the reader makes are shapes."""
+    """Compute what is constant, but for weights in few bits: half of the layers that the reader makes are shapes."""
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
         inputs = [value.get_source_output() for value in node.inputs()]
@@ -84,8 +85,11 @@ def _is_constant(value: Any) -> bool:
 
 
 def _is_weight(value: Any) -> bool:
-    """Whether ``value`` holds the integers of a layer's weight: a matrix or more of at most 8 bits."""
-    return value.get_element_type().get_type_name() in INTEGERS and len(value.get_shape()) > 1
+    """Whether ``value`` holds a layer's weight in less than 32 bits: a matrix or more, of integers or 16-bit floats.
+
+    The plugin widens 16-bit floats once, as it compiles.
+    """
+    return value.get_element_type().get_type_name() in (*INTEGERS, *HALVES) and len(value.get_shape()) > 1
 
 
 def _without_blanks(text: str) -> str:

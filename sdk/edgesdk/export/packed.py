@@ -1,11 +1,12 @@
-"""Weights stored packed in an ONNX file: codes of few bits, what is not zero, or coefficients of low frequencies.
+"""Weights stored packed in an ONNX file: codes of few bits, what is not zero, low frequencies, or 16-bit floats.
 
 Standard operators decode them from constants. ONNX Runtime computes what is constant once, as it loads, before it fuses
 layers: the model runs in the kernels of the plain one, and only the file is smaller. Loading takes longer, and more
-memory: what it computes on the way, two to five times the size of the plain weights, stays with the process.
+memory: what it computes on the way, up to seven times the size of the plain weights, stays with the process.
 
-ONNX for ONNX Runtime alone holds packed weights. OpenVINO does not fold them, and would decode them at every inference;
-the TFLite writer computes constants, and stores them decoded, at full size; TensorRT takes no shifts of bits.
+16-bit floats go on into other formats, as ``artefact.FORMATS`` has it. The rest stays with ONNX for ONNX Runtime:
+OpenVINO does not fold it, and would decode it at every inference; the TFLite writer computes constants, and would store
+them decoded, at full size; TensorRT takes no shifts of bits.
 """
 
 from __future__ import annotations
@@ -16,20 +17,21 @@ from typing import Any
 
 import numpy as np
 import onnx
+from ml_dtypes import bfloat16
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from edgesdk.artefact import FORMAT_OF
+from edgesdk.artefact import format_of
 from edgesdk.errors import FidelityError, ModelError, UsageError
 from edgesdk.techniques.codebooks import Coded
 from edgesdk.techniques.filtering import Filtered, planes
+from edgesdk.techniques.packing import Half, Packed
 from edgesdk.techniques.sparsity import Sparse
 
-HOLDER = "onnx"  # the one format that holds packed weights
+EVERY = "k-means"  # a format that holds this form holds all
 OLDEST_OPSET = 18  # the first with BitwiseAnd
 FRAME = 4  # bytes around a part of a file: its number and its length
-
-Packed = Coded | Sparse | Filtered
+HALVES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(bfloat16)}
 
 
 def packed(model: ModelProto, weights: Mapping[str, Packed], runtime: str = "onnxruntime") -> ModelProto:
@@ -39,12 +41,16 @@ def packed(model: ModelProto, weights: Mapping[str, Packed], runtime: str = "onn
     bit. A name may be that of a linear layer's weight which the exporter stored transposed, under another name. One
     that would take more bytes packed stays plain.
 
-    Raises ``ModelError`` for a ``runtime`` whose files hold no packed weights and an opset before 18, ``UsageError``
-    for a name that is no float32 weight, ``FidelityError`` where values differ.
+    Raises ``ModelError`` for weights that files for ``runtime`` cannot hold and an opset before 18, ``UsageError`` for
+    a name that is no float32 weight, ``FidelityError`` where values differ.
     """
-    if FORMAT_OF.get(runtime) != HOLDER:
+    if not weights:
+        return model
+    kinds = {weight.kind if isinstance(weight, Half) else EVERY for weight in weights.values()}
+    if lacking := sorted(kinds.difference(format_of(runtime).stores)):
+        kind = "packed" if lacking[0] == EVERY else lacking[0]
         raise ModelError(
-            f"files for {runtime} hold no packed weights",
+            f"files for {runtime} hold no {kind} weights",
             "choose --runtime onnxruntime, or another option for these layers",
         )
     if (opset := next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))) < OLDEST_OPSET:
@@ -91,14 +97,12 @@ class _Writer:
         self.nodes: list[NodeProto] = []
         self.tensors: list[TensorProto] = []
         self.names: dict[tuple, str] = {}
-        self.name = ""
 
     def write(self, name: str, weight: Packed, turned: bool, below: int) -> bool:
         """Write what makes the tensor ``name``, ``turned`` or not, unless that takes ``below`` bytes or more."""
         nodes, tensors, names = len(self.nodes), len(self.tensors), dict(self.names)
-        self.name = name
-        value = self.decode(weight)
-        if turned:
+        value = self.decode(weight, turned)
+        if turned and not isinstance(weight, Half):
             self.call("Transpose", value, perm=[1, 0])
         self.nodes[-1].output[0] = name
         written = [*self.nodes[nodes:], *self.tensors[tensors:]]
@@ -108,8 +112,12 @@ class _Writer:
         self.names = names
         return False
 
-    def decode(self, weight: Packed) -> str:
-        """The name of the decoded weight; its maker is the last node."""
+    def decode(self, weight: Packed, turned: bool) -> str:
+        """The name of the decoded weight, a half one ``turned`` if that is wanted; its maker is the last node."""
+        if isinstance(weight, Half):
+            value = weight.values.T if turned else weight.values
+            held = value.float().numpy().astype(HALVES[weight.kind])
+            return self.call("Cast", self.constant(held), to=TensorProto.FLOAT)
         if isinstance(weight, Filtered):
             return self.filtered(weight)
         return self.sparse(weight) if isinstance(weight, Sparse) else self.coded(weight)
@@ -205,7 +213,7 @@ class _Writer:
         return self.names[key]
 
     def call(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        output = f"{self.name}.{len(self.nodes)}"
+        output = f"packed/{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 

@@ -12,13 +12,23 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgesdk.graph import ADD, CONV, LINEAR, POOL
+from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, POOL
 from edgesdk.plan import FP32, INT8
-from edgesdk.price.kinds import AVERAGE
+from edgesdk.price.kinds import AVERAGE, ELEMENTWISE, FUNCTION
 from edgesdk.price.operators import Operator
 
 COPIES = 4
 SINK = 16  # channels of the reader: one block of the widest vector unit
+FUNCTIONS: dict[str, tuple[str, dict[str, float]]] = {
+    "hardswish": ("HardSwish", {}),
+    "hardsigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
+    "gelu": ("Gelu", {}),
+    "sigmoid": ("Sigmoid", {}),
+    "tanh": ("Tanh", {}),
+    "elu": ("Elu", {}),
+    "leaky_relu": ("LeakyRelu", {"alpha": 0.01}),
+}
+"""Activations that are an operator of their own, by their names in ATen."""
 
 
 def probe(operator: Operator) -> bytes:
@@ -90,7 +100,7 @@ class _Probe:
             pooled = "MaxPool" if op.kind == POOL else "AveragePool"
             window = dict(kernel_shape=op.kernel, strides=op.stride, pads=op.padding * 2)
             y, size = self.result(self.node(pooled, [y], **window), op), op.after
-        elif op.kind == "activation":
+        elif op.kind in (ACTIVATION, ELEMENTWISE, FUNCTION):
             y = self.result(y, op)
         return self.linear(y, op.outputs, 4, reader) if self.vector else self.sink(y, op.outputs, size, reader)
 
@@ -100,6 +110,11 @@ class _Probe:
             y = self.node("Relu", [y])
         elif op.activation == "relu6":
             y = self.node("Clip", [y, self.constant(np.float32(0)), self.constant(np.float32(6))])
+        elif op.activation == "silu":
+            y = self.node("Mul", [y, self.node("Sigmoid", [y])])
+        elif op.activation in FUNCTIONS:
+            operator, attributes = FUNCTIONS[op.activation]
+            y = self.node(operator, [y], **attributes)
         return self.grid(y, 6 / 255 if op.activation == "relu6" else 1 / 32) if op.precision == INT8 else y
 
     def sink(self, x: str, inputs: int, size: tuple[int, ...], precision: str) -> str:

@@ -97,6 +97,7 @@ class Lowering:
         self.arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.bits = {t.name: 4 for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4}
         self.weights: dict[str, Weight] = {}
+        self.halves: set[str] = set()  # of the real constants, those that fp16 holds exactly
         self.values: dict[str, Value] = {}
         self.done: set[int] = set()
         self.inputs = [tensor.name for tensor in model.graph.input if tensor.name not in self.arrays]
@@ -148,6 +149,8 @@ class Lowering:
                 proto = helper.make_node(node.op, node.inputs, node.outputs, node.name, **node.attributes)
                 inputs = {name: array for name in node.inputs if name and (array := self.array(name)) is not None}
                 self.arrays |= _computed(proto, inputs, opsets)
+                if node.op == "Cast" and self.arrays[node.inputs[0]].dtype == np.float16:
+                    self.halves.add(node.outputs[0])
         self.nodes = kept
 
     def _weight(self, node: Node) -> Weight:

@@ -88,6 +88,8 @@ def weighted(
 ) -> tuple[int, Weight | None]:
     """The tensor of a weight, laid out as ``value``; ``axis`` is that of its scales."""
     weight = graph.weights.get(name)
+    if weight is None and name in graph.halves:
+        return _real(graph, graph.file.constant(value.astype(np.float16), name), name, value.shape, 3), None
     if weight is None:
         return graph.file.constant(value.astype(np.float32), name), None
     scale = np.broadcast_to(weight.scale.reshape(-1), weight.scale.size)
@@ -97,9 +99,14 @@ def weighted(
     stored = graph.file.constant(value.astype(int4 if weight.bits == 4 else np.int8), weight.name, grid)
     if integer:
         return stored, weight
-    real = graph.file.fresh(f"{weight.name}/real", value.shape, np.float32)
-    graph.file.operator("DEQUANTIZE", [stored], [real], 2)
-    return real, weight
+    return _real(graph, stored, weight.name, value.shape, 2), weight
+
+
+def _real(graph: Lowering, stored: int, name: str, shape: tuple[int, ...], version: int) -> int:
+    """The tensor of a weight that the runtime widens to real numbers, once, as it loads."""
+    real = graph.file.fresh(f"{name}/real", shape, np.float32)
+    graph.file.operator("DEQUANTIZE", [stored], [real], version)
+    return real
 
 
 def bias(graph: Lowering, name: str, channels: int, source: Grid | None, weight: Weight | None) -> int:

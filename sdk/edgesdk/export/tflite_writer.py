@@ -55,6 +55,7 @@ class Writer:
             np.dtype(np.float32): kinds.FLOAT32, np.dtype(np.int8): kinds.INT8, np.dtype(int4): kinds.INT4,
             np.dtype(np.int32): kinds.INT32, np.dtype(np.int64): kinds.INT64, np.dtype(bool): kinds.BOOL,
             np.dtype(np.uint8): kinds.UINT8, np.dtype(np.float64): kinds.FLOAT64,
+            np.dtype(np.float16): kinds.FLOAT16,
         }  # fmt: skip
         self.tensors: list[Any] = []
         self.buffers: list[_Buffer] = [_Buffer(self.schema, None)]

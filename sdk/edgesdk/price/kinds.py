@@ -11,6 +11,10 @@ _NOTHING = (
     "view reshape flatten squeeze unsqueeze getitem dropout identity alias detach contiguous to _to_copy unsafe_view "
     "unflatten lift_fresh_copy scalar_tensor full zeros zeros_like arange empty sym_size"
 )
+_FUNCTIONS = "hardswish hardsigmoid silu gelu sigmoid tanh elu leaky_relu"
+ACTIVATIONS = frozenset(_FUNCTIONS.split())
+"""Names of functions of one number in the place of which a ReLU can stand."""
+
 FREE = frozenset(_NOTHING.split())
 """Names that a runtime does nothing for: they change how a tensor is described, or are known before it runs."""
 

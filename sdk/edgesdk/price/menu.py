@@ -11,7 +11,10 @@ from edgesdk.graph import CONV, LINEAR, OTHER, WEIGHTED, Graph, Layer
 from edgesdk.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
 from edgesdk.plan import FP32, INT8, Option, Struck
 from edgesdk.price import operators as ops
+from edgesdk.price import stored
 from edgesdk.price.correct import Correction
+from edgesdk.price.forms import fits, forms
+from edgesdk.price.physics import weight_count
 from edgesdk.price.profile import Predicted
 from edgesdk.price.table import Table
 
@@ -28,14 +31,26 @@ class Losses:
     branches: Mapping[str, float] = field(default_factory=dict)
 
 
-def options(layer: Layer, weight_bits: Iterable[int] = (8,), low_rank: bool = True) -> tuple[Option, ...]:
-    """Every way to carry ``layer`` out: precisions that it can run in, times its low-rank forms."""
+def options(layer: Layer, weight_bits: Iterable[int] = (8,), offer: Iterable[str] = ()) -> tuple[Option, ...]:
+    """Every way to carry ``layer`` out: precisions that it can run in, times its forms.
+
+    These are the low-rank ones, and those of ``forms.ASKED`` that ``offer`` names.
+    """
     found = []
-    for precision in ops.precisions(layer):
+    others = () if layer.fixed and layer.kind in WEIGHTED else forms(layer, offer)
+    for precision in (FP32, INT8):
         bits = (32,) if precision == FP32 else tuple(weight_bits) if layer.kind in WEIGHTED else (8,)
-        forms = (None, *ops.forms(layer)) if low_rank and layer.kind in WEIGHTED and not layer.fixed else (None,)
-        found += [Option(precision, b, form) for form in forms for b in bits]
+        for form in (None, *others):
+            if precision in ops.precisions(layer, form):
+                found += [Option(precision, b, form) for b in bits]
     return tuple(found)
+
+
+def _can_be_integer(layer: Layer, offered: Mapping[str, tuple[Option, ...]]) -> bool:
+    """Whether its output can be on an integer grid: only for such tensors is a change of precision priced."""
+    return bool(layer.shape) and (
+        layer.kind != OTHER or any(option.precision == INT8 for option in offered[layer.name])
+    )
 
 
 def full_width(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[ops.Operator]:
@@ -47,7 +62,7 @@ def full_width(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[
         for op in ops.operators(layer, graph, option, None, None)
     ]
     for layer in graph.layers:
-        if len(layer.shape) > 0 and layer.kind != OTHER:
+        if _can_be_integer(layer, offered):
             found += [ops.change(way, *_tensor(layer, graph, None)) for way in ops.CHANGES]
     for tensor in graph.inputs:
         if tensor.dtype == "float32" and tensor.shape:
@@ -63,8 +78,8 @@ def all_widths(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[
             for option in offered[layer.name]:
                 if _applies(layer, graph, option, reads, writes):
                     found += ops.operators(layer, graph, option, reads, writes)
-        if layer.writes and layer.kind != OTHER:
-            for kept in ops.widths(graph.group_by_name[layer.writes].size):
+        if layer.writes and _can_be_integer(layer, offered):
+            for kept in _widths(layer.writes, graph):
                 found += [ops.change(way, *_tensor(layer, graph, kept)) for way in ops.CHANGES]
     return list({op.key: op for op in found}.values())
 
@@ -74,23 +89,25 @@ def strike(
 ) -> tuple[dict[str, tuple[Option, ...]], tuple[Struck, ...]]:
     """``offered`` without the options that this device runs slower than what they replace, and those options.
 
-    A low-rank form replaces the full layer of the same precision. An integer layer replaces the float one between
-    integer neighbours, that is with the changes of precision around it. Where size or memory is bounded
-    (``smaller_wanted``), an integer layer stays on the menu however slow: it may be what fits.
+    Another form replaces the layer as it is, at the same precision where it can have that. An integer layer replaces
+    the float one between integer neighbours, that is with the changes of precision around it. Where size or memory is
+    bounded (``smaller_wanted``), an integer layer stays on the menu however slow, and one that is stored smaller: it
+    may be what fits.
     """
     kept: dict[str, tuple[Option, ...]] = {}
     struck: list[Struck] = []
     for layer in graph.layers:
         plain = _latency(layer, graph, Option(), None, None, table)
-        around = plain + _changes_around(layer, graph, table)
+        around = plain + _changes_around(layer, graph, offered, table)
         stays: list[Option] = []
         for option in offered[layer.name]:
             own = _latency(layer, graph, option, None, None, table)
             other = plain if option.precision == FP32 else around
-            if option.form is not None:
+            if replace(option, form=None) in offered[layer.name]:
                 other = min(other, _latency(layer, graph, replace(option, form=None), None, None, table))
             faster = own < other or (own == other and option.form is None)
-            if option == Option() or faster or (smaller_wanted and option.form is None):
+            smaller = option.form is None or option.form.stored
+            if option == Option() or faster or (smaller_wanted and smaller):
                 stays.append(option)
             else:
                 struck.append(Struck(layer.name, str(option), own, other))
@@ -98,13 +115,13 @@ def strike(
     return kept, tuple(struck)
 
 
-def _changes_around(layer: Layer, graph: Graph, table: Prices) -> float:
+def _changes_around(layer: Layer, graph: Graph, offered: Mapping[str, tuple[Option, ...]], table: Prices) -> float:
     """What it takes to leave and enter integer precision around ``layer``, in ms."""
-    if layer.kind == OTHER:
+    if not _can_be_integer(layer, offered):
         return 0.0
     total = table.latency_ms(ops.change("quantize", *_tensor(layer, graph, None)))
     before = graph.by_name.get(layer.inputs[0])
-    if before is not None and before.kind != OTHER:
+    if before is not None and _can_be_integer(before, offered):
         total += table.latency_ms(ops.change("dequantize", *_tensor(before, graph, None)))
     return total
 
@@ -153,7 +170,7 @@ def menu(
         layers=tuple(layers),
         groups=groups,
         branches=tuple(BranchMenu(b.name, b.join, losses.branches[b.name]) for b in joins.values()),
-        changes=tuple(_changes(graph, table, correction)),
+        changes=tuple(_changes(graph, offered, table, correction)),
         live=graph.live,
         latency_ms=correction.latency_ms,
         memory_bytes=correction.memory_bytes,
@@ -163,7 +180,8 @@ def menu(
 
 
 def _widths(group: str, graph: Graph) -> tuple[int, ...]:
-    return ops.widths(graph.group_by_name[group].size)
+    found = graph.group_by_name[group]
+    return ops.widths(found.size, found.step)
 
 
 def _pairs(layer: Layer, graph: Graph) -> Iterable[tuple[int | None, int | None]]:
@@ -174,7 +192,15 @@ def _pairs(layer: Layer, graph: Graph) -> Iterable[tuple[int | None, int | None]
 
 
 def _applies(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None) -> bool:
-    return option.form is None or ops.fits(option.form, *ops.channels(layer, graph, reads, writes))
+    if option.form is not None and option.form.stored:
+        return stored.fits(option.form, _weight_shape(layer, graph, reads, writes))
+    return option.form is None or fits(option.form, *ops.channels(layer, graph, reads, writes))
+
+
+def _weight_shape(layer: Layer, graph: Graph, reads: int | None, writes: int | None) -> tuple[int, ...]:
+    """The shape of a layer's weight at such widths."""
+    inputs, outputs = ops.channels(layer, graph, reads, writes)
+    return outputs, layer.weight_shape[1] if layer.groups > 1 else inputs, *layer.weight_shape[2:]
 
 
 def _latency(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices) -> float:
@@ -190,12 +216,10 @@ def weight_bytes(
     """
     if layer.kind not in WEIGHTED:
         return layer.parameters * FLOAT_BYTES, layer.parameters * FLOAT_BYTES
-    inputs, outputs = ops.channels(layer, graph, reads, writes)
-    if option.form is None:
-        parts = [(prod(layer.kernel) * (inputs // layer.groups if layer.groups == 1 else 1) * outputs, outputs)]
-    else:
-        found = ops.operators(layer, graph, option, reads, writes)
-        parts = [(prod(op.kernel) * op.inputs * op.outputs, op.outputs) for op in found]
+    parts = [(weight_count(op), op.outputs) for op in ops.operators(layer, graph, option, reads, writes)]
+    if option.form is not None and option.form.stored:
+        shape, rows = _weight_shape(layer, graph, reads, writes), sum(rows for _, rows in parts) * FLOAT_BYTES
+        return stored.stored_bytes(option.form, shape) + rows, stored.resident_bytes(option.form, shape) + rows
     if option.precision == FP32:
         total = sum(weights + rows for weights, rows in parts) * FLOAT_BYTES
         return total, total
@@ -207,18 +231,14 @@ def weight_bytes(
 def _live_bytes(
     layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None
 ) -> tuple[float, float]:
-    """Bytes of a layer's output, and of what lies between the parts of its low-rank form."""
+    """Bytes of a layer's output, and of the most that lies between two parts of its form."""
     each = 1 if option.precision == INT8 else FLOAT_BYTES
     elements = layer.elements
     if layer.writes and writes is not None:
         elements = elements * writes // graph.group_by_name[layer.writes].size
-    between = 0
-    if option.form is not None and layer.kind == CONV:
-        found = ops.operators(layer, graph, option, reads, writes)
-        between = max(op.inputs * prod(op.size) for op in found[1:])
-    elif option.form is not None and layer.kind == LINEAR:
-        between = option.form.sizes[0] * prod(layer.shape[:-1])
-    return elements * each, between * each + _columns(ops.operators(layer, graph, option, reads, writes))
+    found = ops.operators(layer, graph, option, reads, writes)
+    between = 0 if option.form is None else max((op.inputs * prod(op.size) for op in found[1:]), default=0)
+    return elements * each, between * each + _columns(found)
 
 
 def _columns(parts: Iterable[ops.Operator]) -> float:
@@ -245,7 +265,9 @@ def _tensor(layer: Layer, graph: Graph, kept: int | None) -> tuple[tuple[int, ..
     return shape, channels
 
 
-def _changes(graph: Graph, table: Prices, correction: Correction) -> Iterable[Change]:
+def _changes(
+    graph: Graph, offered: Mapping[str, tuple[Option, ...]], table: Prices, correction: Correction
+) -> Iterable[Change]:
     for tensor in graph.inputs:
         if tensor.dtype == "float32" and tensor.shape and graph.readers[tensor.name]:
             price = table.latency_ms(ops.change("quantize", tensor.shape, tensor.shape[0]))
@@ -253,7 +275,7 @@ def _changes(graph: Graph, table: Prices, correction: Correction) -> Iterable[Ch
                 tensor.name, graph.readers[tensor.name], None, {None: price * correction.scale(INT8)}, {None: 0.0}
             )
     for layer in graph.layers:
-        if layer.kind == OTHER or not layer.shape:
+        if not _can_be_integer(layer, offered):
             continue
         widths = _widths(layer.writes, graph) if layer.writes else (None,)
         quantize_ms, dequantize_ms = (

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
-from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, Graph, Layer
+from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, WEIGHTED, Graph, Layer
 from edgesdk.plan import FP32, INT8, Form, Option
-from edgesdk.price.kinds import ATTENTION, AVERAGE, ELEMENTWISE, FREE, MATMUL, SOFTMAX, UNKNOWN, kind_of
+from edgesdk.price.forms import CHEAPER, parts
+from edgesdk.price.kinds import ACTIVATIONS, ATTENTION, AVERAGE, ELEMENTWISE, FREE, MATMUL, SOFTMAX, UNKNOWN, kind_of
 
 CHANGES = ("quantize", "dequantize")
 PROBED = (CONV, LINEAR, ADD, POOL, AVERAGE, MEAN, ACTIVATION, *CHANGES)
@@ -48,6 +49,8 @@ class Operator:
     @property
     def probed(self) -> bool:
         """Whether a probe can time it; all else is left to what whole networks say."""
+        if self.activation in ACTIVATIONS:
+            return self.precision == FP32
         return self.kind in PROBED and not (self.groups > 1 and not self.depthwise)
 
     @property
@@ -74,43 +77,19 @@ class Operator:
         return " ".join([self.kind, self.precision, f"{shape}->{self.outputs}", "/".join(window), *filter(None, marks)])
 
 
-def widths(size: int) -> tuple[int, ...]:
-    """The channel counts that are offered for a group of ``size``: eighths, rounded up to multiples of 4."""
-    return tuple(sorted({min(size, -(-size * eighth // 32) * 4) for eighth in range(1, 9)}))
+def widths(size: int, step: int = 1) -> tuple[int, ...]:
+    """The channel counts that are offered for a group of ``size``: eighths, rounded up to multiples of 4.
+
+    Of channels that go in units of ``step`` they are rounded up to whole units.
+    """
+    each = 4 if step == 1 else step
+    return tuple(sorted({min(size, -(-size * eighth // (8 * each)) * each) for eighth in range(1, 9)}))
 
 
-def forms(layer: Layer) -> tuple[Form, ...]:
-    """The low-rank forms that are worth pricing: a quarter and a half of full rank, in multiples of 8."""
-    if layer.kind == LINEAR or (layer.kind == CONV and set(layer.kernel) == {1} and len(layer.kernel) == 2):
-        n, c = layer.weight_shape[:2]
-        ranks = {r for share in (4, 2) if (r := _eight(min(n, c) // share)) * (n + c) < n * c}
-        return tuple(Form("svd", (r,)) for r in sorted(ranks)) if layer.groups == 1 else ()
-    if layer.kind != CONV or layer.groups != 1 or len(layer.kernel) != 2:
-        return ()
-    n, c = layer.weight_shape[:2]
-    found = []
-    for share in (4, 2):
-        r_in, r_out, rank = _eight(c // share), _eight(n // share), _eight(min(n, c) // share)
-        if r_in < c and r_out < n:
-            found.append(Form("tucker", (r_in, r_out)))
-        if rank < min(n, c):
-            found.append(Form("spatial", (rank,)))
-    return tuple(dict.fromkeys(found))
-
-
-def _eight(rank: int) -> int:
-    return max(8, rank // 8 * 8)
-
-
-def fits(form: Form, reads: int, writes: int) -> bool:
-    """Whether a low-rank form is still one at so many input and output channels."""
-    if form.method == "tucker":
-        return form.sizes[0] < reads and form.sizes[1] < writes
-    return form.sizes[0] < min(reads, writes)
-
-
-def precisions(layer: Layer) -> tuple[str, ...]:
+def precisions(layer: Layer, form: Form | None = None) -> tuple[str, ...]:
     """The precisions in which an operator of this kind can run: float always, integer where runtimes have a kernel."""
+    if form is not None and form.method in CHEAPER:
+        return FP32, INT8
     return (FP32,) if layer.kind == "other" or layer.fixed and layer.kind not in (CONV, LINEAR) else (FP32, INT8)
 
 
@@ -130,6 +109,10 @@ def operators(
     layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None
 ) -> tuple[Operator, ...]:
     """What ``layer`` runs as with ``option``; nothing for what a runtime does nothing for."""
+    if option.form is not None and option.form.method in CHEAPER:
+        if option.form.method == "identity" or _fuses(layer, graph):
+            return ()
+        layer = replace(layer, kind=ACTIVATION, operator="relu", activation=option.form.method)
     inputs, outputs = channels(layer, graph, reads, writes)
     entry = layer.inputs[0] in {tensor.name for tensor in graph.inputs} if layer.inputs else False
     spatial = layer.input_shape[1:]
@@ -155,26 +138,51 @@ def operators(
     elif layer.operator in FREE:
         return ()
     else:
-        sizes = {tensor.name: prod(tensor.shape) for tensor in graph.inputs}
-        read = sum(graph.by_name[i].elements if i in graph.by_name else sizes[i] for i in layer.inputs)
+        kept = {layer.reads: reads, layer.writes: writes}
+        read = sum(_left(graph, name, kept) for name in layer.inputs)
+        written = _left(graph, layer.name, kept)
+        work = layer.macs * written // max(1, layer.elements)
         if layer.operator == ATTENTION:
-            return _attention(layer, option.precision, read)
+            return _attention(layer, option.precision, read, written, work)
         kind = kind_of(layer.operator)
+        if layer.operator in ACTIVATIONS and spatial:
+            return (Operator(kind, option.precision, outputs, outputs, spatial, activation=layer.operator),)
         name = layer.operator if kind == UNKNOWN else ""
-        return (Operator(kind, option.precision, read, layer.elements, work=layer.macs, name=name),)
-    return (whole,) if option.form is None else _parts(whole, option.form)
+        return (Operator(kind, option.precision, read, written, work=work, name=name),)
+    return (whole,) if option.form is None else parts(whole, option.form)
 
 
-def _attention(layer: Layer, precision: str, read: int) -> tuple[Operator, ...]:
+def _fuses(layer: Layer, graph: Graph) -> bool:
+    """Whether a ReLU in the place of ``layer`` is one with the operator before it."""
+    before = graph.by_name.get(layer.inputs[0])
+    return (
+        before is not None
+        and before.kind in (*WEIGHTED, ADD)
+        and before.activation is None
+        and graph.readers[before.name] == (layer.name,)
+        and before.name not in graph.outputs
+    )
+
+
+def _left(graph: Graph, name: str, kept: Mapping[str | None, int | None]) -> int:
+    """The elements of the tensor ``name`` where its group keeps what ``kept`` says."""
+    layer = graph.by_name.get(name)
+    if layer is None:
+        return next(prod(tensor.shape) for tensor in graph.inputs if tensor.name == name)
+    width = kept.get(layer.writes) if layer.writes is not None else None
+    return layer.elements if width is None else layer.elements * width // graph.group_by_name[str(layer.writes)].size
+
+
+def _attention(layer: Layer, precision: str, read: int, written: int, work: int) -> tuple[Operator, ...]:
     """What an attention runs as (Vaswani et al. 2017, equation 1): the scores, their softmax, and what they weigh."""
     depth = max(1, layer.shape[-1])
-    scores = layer.macs // (2 * depth)  # macs are twice rows times keys times depth
-    half = layer.macs // 2
+    scores = work // (2 * depth)  # the work is twice rows times keys times depth
+    half = work // 2
     return (
         Operator(MATMUL, precision, read * 2 // 3, scores, work=half),
         Operator(ELEMENTWISE, precision, scores, scores),
         Operator(SOFTMAX, precision, scores, scores),
-        Operator(MATMUL, precision, scores + read // 3, layer.elements, work=half),
+        Operator(MATMUL, precision, scores + read // 3, written, work=half),
     )
 
 
@@ -224,32 +232,6 @@ def _changes(graph: Graph, whole: set[str]) -> list[tuple[str, Operator]]:
         if shape and not is_integer and any(reader in whole for reader in readers):
             found.append((name, change("quantize", shape, shape[0])))
     return found
-
-
-def _parts(whole: Operator, form: Form) -> tuple[Operator, ...]:
-    """The smaller operators that a low-rank form of ``whole`` runs as."""
-    plain = replace(whole, activation=None)
-    if whole.kind == LINEAR:
-        (rank,) = form.sizes
-        return replace(plain, outputs=rank), replace(whole, inputs=rank, entry=False)
-    after = tuple(_after(n, k, s, p, d) for n, k, s, p, d in _windows(whole))
-    one = dict(kernel=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1))
-    if form.method == "svd":
-        (rank,) = form.sizes
-        return replace(plain, outputs=rank), replace(whole, inputs=rank, size=after, entry=False, **one)
-    if form.method == "spatial":
-        (rank,) = form.sizes
-        (kh, kw), (sh, sw), (ph, pw), (dh, dw) = whole.kernel, whole.stride, whole.padding, whole.dilation
-        first = replace(plain, outputs=rank, kernel=(kh, 1), stride=(sh, 1), padding=(ph, 0), dilation=(dh, 1))
-        second = replace(whole, inputs=rank, size=(after[0], whole.size[1]), kernel=(1, kw), stride=(1, sw),
-                         padding=(0, pw), dilation=(1, dw), entry=False)  # fmt: skip
-        return first, second
-    rank_in, rank_out = form.sizes
-    return (
-        replace(plain, outputs=rank_in, **one),
-        replace(plain, inputs=rank_in, outputs=rank_out, entry=False),
-        replace(whole, inputs=rank_out, size=after, entry=False, **one),
-    )
 
 
 def _windows(operator: Operator) -> list[tuple[int, ...]]:

@@ -145,6 +145,9 @@ def shape(op: Operator) -> np.ndarray:
     inputs = op.inputs / op.groups if term == CONV else op.inputs
     last = op.after[-1] if op.after else 1
     octaves = (inputs, op.outputs, prod(op.after), prod(op.kernel), prod(op.stride), last)
+    if op.kind in (kinds.ELEMENTWISE, kinds.FUNCTION):  # one number after the other, whatever they are arranged in
+        octaves = (inputs * prod(op.size), op.outputs * prod(op.after))
+        octaves = (*octaves, 1, 1, 1, 1)
     apart = FAR * (ORDER.index(term) if term in ORDER else len(ORDER))
     return np.array([apart, *(log2(max(1.0, number)) for number in octaves)])
 

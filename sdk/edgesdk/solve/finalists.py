@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import ceil, log2
+from typing import TypeVar
 
 from edgesdk.graph import Graph
 from edgesdk.menu import Menu
 from edgesdk.plan import FP32, LayerPlan, Option, Plan
 from edgesdk.price.menu import Losses
 from edgesdk.solve.milp import Solution
+
+T = TypeVar("T")
 
 # How much cheaper or dearer than sensed a branch is, against channels: recovery heals the two differently.
 LEANINGS = {"even": 1.0, "shallow": 0.2, "deep": 5.0}
@@ -17,6 +22,26 @@ LEANINGS = {"even": 1.0, "shallow": 0.2, "deep": 5.0}
 def leaning(losses: Losses, lean: str) -> Losses:
     """``losses`` with the price of leaving a branch out multiplied as the leaning says."""
     return replace(losses, branches={name: loss * LEANINGS[lean] for name, loss in losses.branches.items()})
+
+
+def halving(
+    candidates: Sequence[T], score: Callable[[T, float], float], near: float
+) -> list[tuple[list[T], list[float]]]:
+    """Rounds of successive halving (Jamieson and Talwalkar 2016, algorithm 1): who took part, and how each scored.
+
+    ``score`` takes a candidate and a share of the effort that the last round takes: at first little, then twice as
+    much for the better half, until one or two are left to compare at all of it. Who is within ``near`` of the last that
+    goes on goes on, too, so that noise drops nobody.
+    """
+    left = list(candidates)
+    rounds = max(1, ceil(log2(len(left))))
+    found = []
+    for step in range(rounds):
+        scores = [score(candidate, 0.5 ** (rounds - 1 - step)) for candidate in left]
+        found.append((left, scores))
+        last = sorted(scores, reverse=True)[(len(left) + 1) // 2 - 1]
+        left = [candidate for candidate, reached in zip(left, scores, strict=True) if reached >= last - near]
+    return found
 
 
 def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: str, threads: int) -> Plan:

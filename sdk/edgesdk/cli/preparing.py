@@ -1,0 +1,105 @@
+"""Commands that prepare a dense model before it is compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgesdk.cli.shared import free, telling
+from edgesdk.record import dumps
+
+if TYPE_CHECKING:
+    from edgesdk.preparation import Prepared
+
+
+@click.group()
+def prepare() -> None:
+    """Before compressing: a model that is easier to prune, has a new task, or is an ensemble.
+
+    Each writes a folder that `edgesdk deploy OUT/model.py:model --data ...` takes.
+    """
+
+
+def preparation(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that the ways to prepare share."""
+    for option in reversed([
+        click.argument("model", required=False),
+        click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable."),
+        click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a state dict."),
+        click.option("--metric", default="top-1", show_default=True, help="top-1, mse, or file.py:callable."),
+        click.option("--epochs", type=click.FloatRange(0, min_open=True), default=8, show_default=True),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--out", type=click.Path(path_type=Path), default=Path("prepared"), show_default=True),
+        click.option("--force", is_flag=True, help="Replace what is there."),
+        click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+    ]):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@prepare.command()
+@preparation
+@click.option("--on", default="gamma", show_default=True, help="gamma (of BatchNorms), channels, or file.py:callable.")
+@click.option("--strength", type=float, default=0.01, show_default=True, help="Of that term beside the loss.")
+def sparsify(as_json: bool, **options: Any) -> None:
+    """Train on with a term under which channels go to zero, so that pruning costs less.
+
+    Without MODEL (file.py:callable or package.module:callable) it takes the built-in example.
+    """
+    free(options["out"], options["force"])
+    with telling() as tell:
+        from edgesdk.preparation import sparsify as run
+
+        made = run(**options, tell=tell)
+    _print(made, as_json)
+
+
+@prepare.command()
+@preparation
+@click.option("--classes", type=int, required=True, help="Outputs of the new head.")
+@click.option("--frozen-epochs", type=click.FloatRange(0), default=2, show_default=True, help="The head alone.")
+def transfer(as_json: bool, **options: Any) -> None:
+    """Put a new head on the trained body of MODEL, and teach it the task of --data."""
+    free(options["out"], options["force"])
+    with telling() as tell:
+        from edgesdk.preparation import transfer as run
+
+        made = run(**options, tell=tell)
+    _print(made, as_json)
+
+
+@prepare.command()
+@preparation
+@click.option("--by", default="bagging", show_default=True, help="bagging or boosting.")
+@click.option("--members", type=int, default=4, show_default=True)
+@click.option("--anew", is_flag=True, help="Members begin with random weights, not as MODEL is.")
+def ensemble(as_json: bool, **options: Any) -> None:
+    """Train several of MODEL on samples of the data: a stronger teacher, or a model to deploy."""
+    free(options["out"], options["force"])
+    with telling() as tell:
+        from edgesdk.preparation import ensemble as run
+
+        made = run(**options, tell=tell)
+    _print(made, as_json)
+
+
+def _print(made: Prepared, as_json: bool) -> None:
+    """The figures of ``made``, and how to go on."""
+    report = made.report
+    if as_json:
+        click.echo(dumps({"prepared": str(made.path), "report": report}), nl=False)
+        return
+    scores = ", ".join(f"{name} {score:.2f}" for name, score in report["score"].items())
+    click.echo(f"{report['metric']} on test data: {scores}")
+    if "near_zero" in report:
+        share, size = report["near_zero"], report["size"]
+        click.echo(f"channels near zero: {100 * share['before']:.1f} % before, {100 * share['after']:.1f} % after")
+        click.echo(f"{report['penalty']}: {size['before']:.4g} before, {size['after']:.4g} after")
+    if "members" in report:
+        click.echo(f"members: {', '.join(f'{score:.2f}' for score in report['members'])}")
+    for note in report["notes"]:
+        click.echo(f"note: {note}")
+    click.echo(f"go on with: edgesdk deploy {made.path / 'model.py'}:model --data ...")

@@ -1,0 +1,85 @@
+"""The command that makes a model in stages, with early exits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from edgesdk.cli.devices import DEVICE
+from edgesdk.cli.shared import free, telling
+from edgesdk.errors import UsageError
+from edgesdk.record import dumps
+
+if TYPE_CHECKING:
+    from edgesdk.staging import Stages
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--target", help="The kind of device: see `edgesdk targets`.  [default: the --device's own, else x86]")
+@click.option("--device", help=f"Measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
+@click.option("--data", help="As for deploy: its training part fits the exits, what is held out sets the thresholds.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a state dict.")
+@click.option("--exits", type=int, default=1, show_default=True, help="Exits before the last stage.")
+@click.option("--max-drop", type=float, default=0.5, show_default=True, help="Points of accuracy, on held-out data.")
+@click.option("--confidence", default="entropy", show_default=True, help="Of an exit's answer: entropy or maximum.")
+@click.option("--format", default="onnx", show_default=True, help="onnx, openvino or tflite.")
+@click.option("--int8", is_flag=True, help="Every layer in int8 that can be.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("stages"), show_default=True)
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def stages(as_json: bool, **options: Any) -> None:
+    """Write MODEL, a classifier, as a file per stage: what an early exit is sure of leaves there.
+
+    Without MODEL it takes the built-in example. The folder has stages.json with thresholds, shares, what each stage
+    takes, and what a sample is expected to.
+    """
+    if options["model"] is None and options["weights"] is not None:
+        raise UsageError("--weights without a MODEL", "name the model that they belong to")
+    if options["model"] is not None and options["data"] is None:
+        raise UsageError(f"no data for {options['model']}", "give --data")
+    if options["device"] is not None:
+        from edgesdk.remote.devices import device
+
+        options["device"] = device(options["device"])
+        options["target"] = options["target"] or options["device"].target
+    options["target"] = options["target"] or "x86"
+    free(options["out"], options["force"])
+    with telling() as tell:
+        from edgesdk.staging import stages as run
+
+        found = run(**options, tell=tell)
+    if as_json:
+        click.echo(dumps(found), nl=False)
+    else:
+        _show(found, Console())
+
+
+def _show(found: Stages, console: Console) -> None:
+    """The stages with their shares, what is expected, and what it costs in accuracy."""
+    basis = found.basis["stages"]
+    title = f"{found.path}: {found.precision} in {found.runtime} {found.runtime_version}, {found.threads} thread(s)"
+    table = Table(title=title, title_justify="left")
+    for heading in ("file", "exit at", "threshold", "reached by", "left by", f"p50 ({basis})"):
+        table.add_column(heading, justify="left" if heading in ("file", "exit at") else "right")
+    for stage in found.stages:
+        limit = "-" if stage.threshold is None else f"{stage.threshold:.4g}"
+        table.add_row(
+            stage.file, stage.exit or "-", limit, f"{100 * stage.reached:.1f} %", f"{100 * stage.left:.1f} %",
+            f"{stage.latency_ms:.4g} ms",
+        )  # fmt: skip
+    console.print(table)
+    ratio = found.expected_ms / found.whole_ms
+    whole = f"{ratio:.2f} of the model in one file, {found.whole_ms:.4g} ms ({basis})"
+    console.print(f"expected (predicted): {found.expected_ms:.4g} ms a sample, {whole}", highlight=False)
+    for name, judged in (("test data", found.test), ("held-out data, by which they were set", found.held)):
+        figures = f"dense {judged.dense:.2f} %, last stage {judged.last:.2f} %, staged {judged.staged:.2f} %"
+        console.print(f"top-1 on {name}: {figures}", highlight=False)
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False)

@@ -1,0 +1,73 @@
+"""Weights put into the forms that a plan stores them in: the last step before a file is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from edgesdk.compress.network import Network
+from edgesdk.compress.quantize import fold
+from edgesdk.errors import UsageError
+from edgesdk.plan import INT8, STORED, Form, Option
+from edgesdk.techniques.codebooks import binary, e2m1, intervals, k_means, powers_of_two, ternary
+from edgesdk.techniques.filtering import low_pass
+from edgesdk.techniques.packing import Packed, half
+from edgesdk.techniques.sparsity import largest, n_of_m, sparse
+
+PACKERS: Mapping[str, Callable[..., Packed]] = {
+    "fp16": lambda weight: half(weight, "fp16"),
+    "bf16": lambda weight: half(weight, "bf16"),
+    "k-means": k_means,
+    "intervals": intervals,
+    "powers-of-two": powers_of_two,
+    "e2m1": e2m1,
+    "ternary": ternary,
+    "binary": binary,
+    "sparse": lambda weight, percent: sparse(weight * largest({"": weight}, percent / 100)[""]),
+    "n-of-m": lambda weight, n, m: sparse(weight * n_of_m(weight, n, m)),
+    "dct": lambda weight, percent: low_pass(weight, percent / 100, "dct"),
+    "haar": lambda weight, percent: low_pass(weight, percent / 100, "haar"),
+}
+
+
+def stored(network: Network, options: Mapping[str, Option]) -> Network:
+    """``network``, folded, with the weights of the layers that ``options`` store as forms: each is what its form
+    decodes to, and ``Network.stored`` has the form for the exporter. Without such layers it is ``network`` itself.
+
+    To be called on what recovery leaves: training afterwards would move weights off their forms. Raises ``UsageError``
+    for a form that does not fit the weight, and for one of an integer layer, whose weights are stored as integers.
+    """
+    wanted = {name: option for name, option in options.items() if option.form is not None and option.form.stored}
+    if not wanted:
+        return network
+    folded = any(site.norm is not None for site in network.sites.values())
+    network = fold(network) if folded else network.copy()
+    found = dict(network.stored)
+    for name, option in wanted.items():
+        path = network.sites[name].module if name in network.sites else None
+        if path is None or option.precision == INT8:
+            what = "is an integer layer" if option.precision == INT8 else "has no weight"
+            raise UsageError(f"{name} {what}, which is not stored as {option.form}", "give that layer another option")
+        part = network.module.get_submodule(path)
+        weight = part.weight
+        assert isinstance(weight, nn.Parameter) and option.form is not None
+        found[f"{path}.weight"] = weight_as = packed_as(weight, option.form)
+        with torch.no_grad():
+            weight.copy_(weight_as.decoded())
+    return replace(network, stored=found)
+
+
+def packed_as(weight: Tensor, form: Form) -> Packed:
+    """``weight`` in the stored ``form``; ``decoded()`` of that is what a layer would compute with.
+
+    Raises ``UsageError`` for another method, sizes that it does not have, and what its technique refuses.
+    """
+    if form.method not in STORED:
+        raise UsageError(f"weights are not stored as {form}", f"choose one of {', '.join(STORED)}")
+    if len(form.sizes) != STORED[form.method]:
+        count = STORED[form.method]
+        raise UsageError(f"{form.method} has {count} sizes, not {len(form.sizes)}", "correct the plan")
+    return PACKERS[form.method](weight.detach(), *form.sizes)

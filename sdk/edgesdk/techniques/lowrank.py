@@ -1,0 +1,159 @@
+"""Low rank: matrices and kernels as products of smaller ones, and how large these must be.
+
+A kernel is (outputs, inputs, height, width) as a convolution holds it, and so is each of its factors, in the order in
+which convolutions would apply them. All is computed in double precision and returned in the dtype that came.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgesdk.errors import UsageError
+from edgesdk.techniques.libraries import library
+
+ITERATIONS, TOLERANCE = 50, 1e-5  # of alternating least squares: more gains a hundredth of the error
+TAU = 2.5129  # sqrt of the aspect ratio times this is the threshold of Nakajima et al. 2013, eq. 22
+
+
+def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """``left @ right`` closest to ``matrix`` (n, k) of that rank (Eckart and Young 1936), of balanced size.
+
+    Raises ``UsageError`` for a rank that is not between 1 and full.
+    """
+    _check(rank, min(matrix.shape))
+    u, s, v = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
+    root = s[:rank].sqrt()
+    return (u[:, :rank] * root).to(matrix.dtype), (root[:, None] * v[:rank]).to(matrix.dtype)
+
+
+def weighted(matrix: Tensor, moment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """``left @ right`` of that rank with the least ``||(matrix - left @ right) X||``, where ``moment`` is X X^T (k, k).
+
+    The problem of Chen et al. 2021 ("DRONE", eq. 5), solved without their inverse, which X may not have: with the first
+    ``rank`` left singular vectors U of ``matrix (X X^T)^1/2``, ``U U^T matrix`` leaves just what Eckart and Young say
+    must be left of ``matrix X``. Never above the error of :func:`truncated`. Raises ``UsageError`` for a rank that is
+    not between 1 and full, and a moment that is not (k, k).
+    """
+    _check(rank, min(matrix.shape))
+    if moment.shape != (matrix.shape[1], matrix.shape[1]):
+        fact = f"a moment of shape {tuple(moment.shape)} does not fit a matrix of {tuple(matrix.shape)}"
+        raise UsageError(fact, "give X X^T of the inputs that the matrix is applied to")
+    w = matrix.detach().double()
+    values, vectors = torch.linalg.eigh(moment.detach().double())
+    u = torch.linalg.svd(w @ (vectors * values.clamp(min=0).sqrt()), full_matrices=False)[0][:, :rank]
+    right = u.T @ w
+    root = right.norm(dim=1).clamp(min=torch.finfo(torch.double).tiny).sqrt()
+    return (u * root).to(matrix.dtype), (right / root[:, None]).to(matrix.dtype)
+
+
+def spatial(kernel: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A column (rank, c, h, 1) and a row (n, rank, 1, w) of convolutions (Jaderberg et al. 2014, eq. 4).
+
+    By SVD of the kernel as a (c h) x (n w) matrix. Raises ``UsageError`` for a rank that is not between 1 and full.
+    """
+    n, c, h, w = kernel.shape
+    left, right = truncated(kernel.permute(1, 2, 0, 3).reshape(c * h, n * w), rank)
+    column = left.reshape(c, h, rank).permute(2, 0, 1)[:, :, :, None]
+    return column, right.reshape(rank, n, w).permute(1, 0, 2)[:, :, None, :]
+
+
+def tucker(kernel: Tensor, rank_in: int, rank_out: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tucker-2 (Kim et al. 2016, eq. 3 to 5): 1x1 to ``rank_in``, the core, 1x1 from ``rank_out``.
+
+    The factors are the leading singular vectors of the two channel unfoldings (HOSVD; De Lathauwer et al. 2000). Raises
+    ``UsageError`` for ranks that are not between 1 and the channels.
+    """
+    n, c = kernel.shape[:2]
+    if not (1 <= rank_in <= c and 1 <= rank_out <= n):
+        raise UsageError(f"ranks {rank_in}x{rank_out} are not between 1 and {c}x{n}", "give ranks between them")
+    weight = kernel.detach().double()
+    outputs = torch.linalg.svd(weight.reshape(n, -1), full_matrices=False)[0][:, :rank_out]
+    inputs = torch.linalg.svd(weight.transpose(0, 1).reshape(c, -1), full_matrices=False)[0][:, :rank_in]
+    core = torch.einsum("nchw,nr,cs->rshw", weight, outputs, inputs)
+    found = inputs.T[:, :, None, None], core, outputs[:, :, None, None]
+    return found[0].to(kernel.dtype), found[1].to(kernel.dtype), found[2].to(kernel.dtype)
+
+
+def cp(kernel: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """CP, a sum of ``rank`` products of four vectors (Lebedev et al. 2015, eq. 3), as four convolutions.
+
+    1x1 (rank, c, 1, 1), depthwise column (rank, 1, h, 1), depthwise row (rank, 1, 1, w), 1x1 (n, rank, 1, 1).
+    Alternating least squares from the unfoldings' singular vectors; not the best there is, which need not exist. Raises
+    ``UsageError`` for a rank that is not between 1 and what any kernel of this shape can be written in, and
+    ``EdgeSdkError`` where tensorly is not installed.
+    """
+    _check(rank, kernel.numel() // max(kernel.shape))
+    decomposition = library("tensorly.decomposition", "tensorly")
+    array = kernel.detach().double().numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # where an axis has fewer vectors than the rank
+        found = decomposition.parafac(
+            array, rank, n_iter_max=ITERATIONS, tol=TOLERANCE, init="svd", normalize_factors=True, random_state=0
+        )
+    each = np.asarray(found.weights) ** 0.25  # the four factors of a product get equal norms
+    n, c, h, w = (torch.from_numpy(np.ascontiguousarray(factor * each)).to(kernel.dtype) for factor in found.factors)
+    return c.T[:, :, None, None], h.T[:, None, :, None], w.T[:, None, None, :], n[:, :, None, None]
+
+
+def separable(kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """A depthwise kernel (c, 1, ...) and a pointwise one (n, c, 1, ...): of every input channel the best of rank one.
+
+    That is the closest depthwise-separable kernel in the weights (Guo et al. 2018, "Network Decoupling", with one
+    block). Any number of spatial axes.
+    """
+    n, c = kernel.shape[:2]
+    u, s, v = torch.linalg.svd(kernel.detach().double().transpose(0, 1).reshape(c, n, -1), full_matrices=False)
+    root = s[:, :1].sqrt()
+    depth, point = root * v[:, 0], (root * u[:, :, 0]).T
+    ones = (1,) * (kernel.dim() - 2)
+    return depth.reshape(c, 1, *kernel.shape[2:]).to(kernel.dtype), point.reshape(n, c, *ones).to(kernel.dtype)
+
+
+def energy_rank(matrix: Tensor, share: float) -> int:
+    """The least rank that keeps ``share`` of the squared singular values; ``UsageError`` outside 0 < share <= 1."""
+    if not 0 < share <= 1:
+        raise UsageError(f"a share of {share:g} of the energy is not above 0 and at most 1", "give for example 0.9")
+    energy = torch.linalg.svdvals(matrix.detach().double()).square().cumsum(0)
+    return min(int((energy < share * energy[-1]).sum()) + 1, len(energy))
+
+
+def vbmf_rank(matrix: Tensor) -> int:
+    """The rank of what is not noise in ``matrix``, at least 1, by empirical variational Bayes.
+
+    The analytic solution of Nakajima et al. 2013 ("Global Analytic Solution of Fully-observed Variational Bayesian
+    Matrix Factorization", theorem 2 and corollary 1), the noise's variance being what their free energy (eq. 28) is
+    least at. Raises ``EdgeSdkError`` where SciPy is not installed.
+    """
+    optimize = library("scipy.optimize", "scipy")
+    short, long = sorted(matrix.shape)
+    s = torch.linalg.svdvals(matrix.detach().double()).numpy()
+    least = float(s[0]) * long * torch.finfo(matrix.dtype).eps  # below it all is rounding
+    squares = np.maximum(s, max(least, 1e-100)) ** 2 / long
+    aspect = short / long
+    tau = TAU * math.sqrt(aspect)
+    limit = (1 + tau) * (1 + aspect / tau)
+
+    def energy(variance: float) -> float:
+        x = squares / variance
+        noise, signal = x[x <= limit], x[x > limit]
+        half = signal - (1 + aspect)
+        kept = (half + np.sqrt(half**2 - 4 * aspect)) / 2
+        signals = signal - kept + np.log((kept + 1) / signal) + aspect * np.log(kept / aspect + 1)
+        return float((noise - np.log(noise)).sum() + signals.sum())
+
+    first = min(math.ceil(short / (1 + aspect)) - 1, short - 1)  # from which on all is noise
+    low, high = max(squares[first] / limit, squares[first:].mean()), squares.mean()
+    if high <= low:
+        return 1
+    found = optimize.minimize_scalar(lambda log: energy(math.exp(log)), bounds=np.log([low, high]), method="bounded")
+    return max(1, int((squares > limit * math.exp(found.x)).sum()))
+
+
+def _check(rank: int, full: int) -> None:
+    if not 1 <= rank <= full:
+        raise UsageError(f"rank {rank} is not between 1 and {full}", "give a rank between them")
