@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -260,8 +260,9 @@ class Every:
 
     def _recovered(self, made: Made, epochs: float, rounding: str) -> Network:
         subject = self.subject
+        plain = {name: replace(option, form=None) for name, option in made.options.items()}  # stored small by `stored`
         return recovered(
-            made.network, subject.network, made.options, subject.train(), subject.calibration, subject.task,
+            made.network, subject.network, plain, subject.train(), subject.calibration, subject.task,
             Schedule(epochs, 1.0), restate=made.restate, rounding=rounding,
         )  # fmt: skip
 

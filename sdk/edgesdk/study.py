@@ -33,7 +33,7 @@ from edgesdk.export.probes import COPIES
 from edgesdk.forecast import Forecast
 from edgesdk.graph import Graph
 from edgesdk.menu import Choice, Menu
-from edgesdk.plan import FP32, INT8, Option, Struck
+from edgesdk.plan import FP32, INT8, STORED, Option, Struck
 from edgesdk.price.correct import Correction, Observation, fit
 from edgesdk.price.menu import Losses, all_widths, full_width, menu, options, strike
 from edgesdk.price.operators import Operator
@@ -234,7 +234,8 @@ def study(
     found: list[Study] = []
     refused: dict[str, str] = {}
     for bench in benches:
-        one = Study(network, data, task, bench, precisions[bench.runtime], offer, folder / bench.runtime, tell)
+        able = offer if len(benches) == 1 else _held(offer, bench.runtime)
+        one = Study(network, data, task, bench, precisions[bench.runtime], able, folder / bench.runtime, tell)
         try:
             one.dense_file  # noqa: B018 (what the format lacks must be known before anything long begins)
         except ModelError as error:
@@ -249,6 +250,11 @@ def study(
     for one in found:
         one.anchor(mode, again)
     return found, refused
+
+
+def _held(offer: Sequence[str], runtime: str) -> tuple[str, ...]:
+    """Of the forms that are offered, those that a file for ``runtime`` can hold: others may be another runtime's."""
+    return tuple(name for name in offer if name not in STORED or name in format_of(runtime).stores)
 
 
 def _sense(studies: Sequence[Study]) -> None:

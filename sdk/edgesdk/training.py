@@ -68,7 +68,7 @@ class Training:
         known, plan = candidate.known, candidate.plan
         structural = (
             bool(plan.dropped)
-            or any(layer.option.form for layer in plan.layers)
+            or any(layer.option.form and not layer.option.form.stored for layer in plan.layers)
             or any(kept < known.graph.group_by_name[name].size for name, kept in plan.kept.items())
         )
         if not structural and all(option.precision == FP32 for option in candidate.options.values()):

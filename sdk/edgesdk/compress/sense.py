@@ -255,14 +255,15 @@ def _linear(x: Tensor, y: Tensor, axis: int) -> Callable[[Tensor], Tensor]:
 def _fit(layer: Any, x: Tensor, y: Tensor) -> None:
     """Set the weights of ``layer`` to those with which it answers ``x`` most nearly with ``y``."""
     weight = weight_rows(layer)
-    bias = None if layer.bias is None else layer.bias.detach().reshape(weight.shape[:2])
+    own: Tensor | None = layer.bias
+    bias = None if own is None else own.detach().reshape(weight.shape[:2])
     moments = Moments.empty(len(weight), weight.shape[2], weight.shape[1])
     some = slice(None, None, max(1, y.numel() // (weight.shape[0] * weight.shape[1]) // ROWS))  # samples
     moments.add(window_rows(layer, x[some]), output_rows(layer, y[some]))
-    weight, bias = least_squares(moments, weight, bias, _damping(weight.shape[2], moments.count))
+    weight, fitted = least_squares(moments, weight, bias, _damping(weight.shape[2], moments.count))
     layer.weight.copy_(weight.reshape(layer.weight.shape))
-    if bias is not None:
-        layer.bias.copy_(bias.flatten())
+    if own is not None and fitted is not None:
+        own.copy_(fitted.flatten())
 
 
 def _damping(columns: int, rows: int) -> float:
