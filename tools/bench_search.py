@@ -58,7 +58,9 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
         task = Task("top-1", data.labelled)
         bench = Bench(agent, options.threads)
         allowed = {bench.runtime: (FP32, INT8)}
-        (known,), _ = study(model, data, task, [bench], Budget(), Path(folder), clock.tell, allowed, again=False)
+        (known,), _ = study(
+            model, data, task, [bench], Budget(), Path(folder), clock.tell, allowed, tuple(options.offer), again=False
+        )
         assert known.dense is not None
         clock.tell("solving", None)
         solution = solve(known.menu(), {"latency_ms": known.dense.latency_ms() / 2})
@@ -97,6 +99,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet20", choices=["resnet20", "resnet14", "resnet8"])
     parser.add_argument("--data", type=Path, help="the extracted package; see tools/cifar.py")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--offer", nargs="*", default=[], help="forms of layers beside the usual")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--once", action="store_true", help="one search with the cache as it is, as JSON")
     options = parser.parse_args()

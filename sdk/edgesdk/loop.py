@@ -148,6 +148,9 @@ def within(choice: Chosen, goal: Budget, target: str, training: Training) -> Res
     tight, history, known = 1 - MARGIN, list(choice.history), choice.known
     for attempt in range(ROUNDS):
         finalists = _finalists(known, goal, target, f"candidate-{attempt}", list(LEANINGS), tight, history)
+        if finalists and _far_below(finalists, goal):  # what was measured has corrected the prices: more fits
+            closer = _finalists(known, goal, target, f"closer-{attempt}", list(LEANINGS), tight, history)
+            finalists = closer or finalists
         if finalists:
             result = training.best(finalists, choice.beside)
             result = replace(result, history=(*history, *result.history))
@@ -157,6 +160,17 @@ def within(choice: Chosen, goal: Budget, target: str, training: Training) -> Res
             history = [*result.history, _step(known, "final", result.plan, measured, goal.misses(measured))]
         tight -= MARGIN / 2
     raise _missed(goal, history)
+
+
+def _far_below(finalists: Sequence[Candidate], goal: Budget) -> bool:
+    """Whether all of ``finalists`` turned out faster than predicted, and leave twice the margin of their bound."""
+    if goal.latency_ms is None:
+        return False
+    return all(
+        c.report.latency_ms(goal.percentile) < (1 - 2 * MARGIN) * goal.latency_ms
+        and c.report.latency_ms() * (1 + MARGIN) < c.plan.predicted.latency_ms
+        for c in finalists
+    )
 
 
 def _missed(goal: Budget, history: Sequence[Mapping[str, Any]]) -> BudgetError:

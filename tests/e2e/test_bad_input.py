@@ -68,6 +68,13 @@ def test_an_unknown_target_names_those_that_exist(fails) -> None:
     assert "x86" in fails(2, "targets", "toaster")
 
 
+def test_a_form_that_there_is_not_or_that_the_file_cannot_hold(fails) -> None:
+    said = fails(2, *own(), "--offer", "origami")
+    assert "'origami' is no form" in said and "separable" in said and "k-means" in said
+    said = fails(2, *own(), "--runtime", "litert", "--offer", "k-means")
+    assert "tflite files hold no weights as k-means" in said and "fp16" in said
+
+
 def test_an_accuracy_that_the_dense_model_does_not_reach_itself(fails) -> None:
     said = fails(5, *own(), "--accuracy", "100")
     assert "the dense model itself scores" in said and "less than the 100" in said
