@@ -192,7 +192,8 @@ def plan(
 def low_rank(network: Network) -> dict[str, Form]:
     """The smallest low-rank form of every layer that has one."""
     found = {layer.name: forms(layer) for layer in network.graph.layers if not layer.fixed}
-    return {name: forms[0] for name, forms in found.items() if forms}
+    low = {name: [form for form in every if form.method != "separable"] for name, every in found.items()}
+    return {name: every[0] for name, every in low.items() if every}
 
 
 def scores(network: Network) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from edgesdk.export.onnx import converted
 from edgesdk.export.parity import parity
 from edgesdk.graph import ACTIVATION, OTHER
 from edgesdk.plan import FP32, INT8, Form, Option
-from edgesdk.price.forms import ASKED, CHEAPER, LOW_RANK, fits, forms
+from edgesdk.price.forms import ASKED, CHEAPER, USUAL, fits, forms
 from edgesdk.price.kinds import ACTIVATIONS, kind_of
 from edgesdk.price.menu import _live_bytes, full_width, options, strike, weight_bytes
 from edgesdk.price.operators import Operator, operators
@@ -118,7 +118,7 @@ def test_what_is_offered_of_a_layer_is_what_it_can_be() -> None:
     assert pointwise == linear == {"svd"}
     assert [form.sizes for form in applying(CONVOLUTIONS[3]) if form.method == "kernel"] == [(3, 3), (1, 1)]
     assert not [form for form in applying(nn.Conv2d(12, 16, 5)) if form.method == "kernel"]  # it would see more places
-    assert {form.method for form in forms(made()[0].graph.by_name["full.0"])} <= set(LOW_RANK)
+    assert {form.method for form in forms(made()[0].graph.by_name["full.0"])} <= set(USUAL)
 
 
 def test_at_its_own_size_a_kernel_is_the_layer_and_cp_comes_near() -> None:
@@ -242,7 +242,7 @@ def test_forms_are_on_the_menu_of_who_asks_for_them() -> None:
     network, _ = made()
     full, silu = network.graph.by_name["full.0"], network.graph.by_name["silu"]
     assert silu.kind == OTHER and options(silu) == (Option(),)
-    assert {option.form.method for option in options(full) if option.form} <= set(LOW_RANK)
+    assert {option.form.method for option in options(full) if option.form} <= set(USUAL)
     asked = options(full, (8, 4), ("cp",))
     assert {o.form.method for o in asked if o.form} == {*(o.form.method for o in options(full) if o.form), "cp"}
     assert {(o.precision, o.weight_bits) for o in asked if o.form and o.form.method == "cp"} == {

@@ -14,22 +14,22 @@ from edgesdk.price.kinds import ACTIVATIONS
 if TYPE_CHECKING:
     from edgesdk.price.operators import Operator
 
-LOW_RANK = ("svd", "spatial", "tucker")  # on every menu
+USUAL = ("svd", "spatial", "tucker", "separable")  # on every menu: each of these won somewhere
 CHEAPER = ("relu", "relu6", "identity")  # of an activation that is a layer of its own
-ASKED = ("cp", "separable", "kernel", *CHEAPER)  # on the menu of who asks for them
+ASKED = ("cp", "kernel", *CHEAPER)  # on the menu of who asks for them
 SHARES = (4, 2)  # a quarter and a half of full rank
 
 
 def check(offer: Iterable[str]) -> None:
     """Raise ``UsageError`` where ``offer`` names no form that can be asked for."""
-    known = (*ASKED, *STORED)
+    known = (*USUAL, *ASKED, *STORED)
     for name in offer:
         if name not in known:
             raise UsageError(f"{name!r} is no form of a layer that can be offered", f"choose {', '.join(known)}")
 
 
 def forms(layer: Layer, offer: Iterable[str] = ()) -> tuple[Form, ...]:
-    """The forms of ``layer`` that are worth pricing: low rank, and what ``offer`` names of ``ASKED``.
+    """The forms of ``layer`` that are worth pricing: the usual ones, and what ``offer`` names of ``ASKED``.
 
     Ranks are a quarter and a half of full, in multiples of 8. Kernels are smaller by an even number of entries, so that
     what is left is the centre, and no smaller than the padding allows.
@@ -42,7 +42,7 @@ def forms(layer: Layer, offer: Iterable[str] = ()) -> tuple[Form, ...]:
         found = _of_a_convolution(layer)
     else:
         found = []
-    wanted = {*LOW_RANK, *offer}
+    wanted = {*USUAL, *offer}
     return tuple(form for form in dict.fromkeys(found) if form.method in wanted)
 
 

@@ -34,7 +34,7 @@ class Losses:
 def options(layer: Layer, weight_bits: Iterable[int] = (8,), offer: Iterable[str] = ()) -> tuple[Option, ...]:
     """Every way to carry ``layer`` out: precisions that it can run in, times its forms.
 
-    These are the low-rank ones, and those of ``forms.ASKED`` that ``offer`` names.
+    These are ``forms.USUAL``, and those of ``forms.ASKED`` that ``offer`` names.
     """
     found = []
     others = () if layer.fixed and layer.kind in WEIGHTED else forms(layer, offer)
