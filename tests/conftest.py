@@ -22,7 +22,7 @@ from hypothesis import settings
 ORDER = ("null", "agent")
 HERE = Path(__file__).parent
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # two wait for each other where a core is busy
 settings.register_profile("edgesdk", deadline=None, derandomize=True, database=None)
 settings.load_profile("edgesdk")
 
