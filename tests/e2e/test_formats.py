@@ -179,7 +179,7 @@ def test_the_plan_says_its_runtime(plan: Path) -> None:
 
 def test_a_plan_that_stores_a_weight_in_a_codebook(exported, plan: Path, tmp_path: Path) -> None:
     content = json.loads(plan.read_text())
-    layer = next(layer for layer in content["layers"] if layer["name"].startswith("conv2d"))
+    layer = next(layer for layer in content["layers"] if layer["name"] == "conv")
     layer["option"] = {"precision": "fp32", "weight_bits": 32, "form": {"method": "k-means", "sizes": [16]}}
     (tmp_path / "plan.json").write_text(json.dumps(content))
     arguments = ("export", tmp_path / "plan.json", "--out", tmp_path / "files")
