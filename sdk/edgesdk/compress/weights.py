@@ -1,9 +1,12 @@
-"""Weights between a user's module and the network that was traced from it, by their names, which tracing keeps."""
+"""Weights between a user's module and the network that was traced from it, by their names.
+
+Tracing keeps them, but for those of an attention's ``in_proj`` (:func:`edgesdk.compress.modularize.modularize`).
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from torch import Tensor, nn
 
@@ -12,17 +15,25 @@ from edgesdk.compress.network import Network
 
 def poured(network: Network, model: nn.Module) -> Network:
     """A copy of ``network``, traced from a module of this kind, with the weights of ``model``."""
-    network, state = network.copy(), model.state_dict()
-    own = {name: state[name] for name in network.module.state_dict() if name in state}
-    network.module.load_state_dict(own, strict=False)
+    network = network.copy()
+    names = set(network.module.state_dict())
+    own = {_traced(name, names): value for name, value in model.state_dict().items()}
+    network.module.load_state_dict({name: value for name, value in own.items() if name in names}, strict=False)
     return network
 
 
 def filled(model: nn.Module, network: Network) -> nn.Module:
     """A copy of ``model`` with the weights of ``network``, traced from a module of this kind."""
     model, state = copy.deepcopy(model), network.module.state_dict()
-    model.load_state_dict({name: state[name] for name in model.state_dict() if name in state}, strict=False)
+    names = {name: _traced(name, state) for name in model.state_dict()}
+    model.load_state_dict({name: state[other] for name, other in names.items() if other in state}, strict=False)
     return model
+
+
+def _traced(name: str, names: Container[str]) -> str:
+    """What the module's parameter ``name`` is called in a network that has ``names``."""
+    other = name.replace("in_proj_", "in_proj.")
+    return other if other in names else name
 
 
 def anew(model: nn.Module) -> nn.Module:

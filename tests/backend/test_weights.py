@@ -1,0 +1,40 @@
+"""Weights go from a module to its network and back, whatever tracing calls them."""
+
+from __future__ import annotations
+
+import copy
+
+import models
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgesdk.compress.trace import trace
+from edgesdk.compress.weights import filled, poured
+
+
+class Attention(nn.Module):
+    """Tokens (N, 5, 16) through ``nn.MultiheadAttention``, whose ``in_proj_weight`` tracing makes a linear layer of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.mix(x, x, x, need_weights=False)[0].mean(1))
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(Attention, (5, 16)), (models.Residual, (3, 16, 16))])
+@torch.no_grad()
+def test_what_a_network_learnt_is_in_the_module_and_the_other_way_round(kind, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model, x = kind().eval(), torch.randn(4, *shape)
+    network = trace(model, x)
+    learnt, taught = network.copy(), copy.deepcopy(model)
+    for part in (learnt.module, taught):
+        for parameter in part.parameters():
+            parameter.mul_(1.3)
+    assert float((learnt.flat(x)[0] - network.flat(x)[0]).abs().max()) > 1e-2
+    torch.testing.assert_close(filled(model, learnt)(x), learnt.flat(x)[0])
+    torch.testing.assert_close(poured(network, taught).flat(x)[0], taught(x))
