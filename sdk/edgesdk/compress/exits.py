@@ -18,9 +18,9 @@ from edgesdk.compress.modularize import aten
 from edgesdk.compress.network import Batch, Network, rebatch, tensors
 from edgesdk.errors import DataError, ModelError, UsageError
 from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, POOL, Graph, Layer
+from edgesdk.price.kinds import ACTIVATIONS
 from edgesdk.techniques.exits import doubt, expected, head, leaves, reached, thresholds
 
-CURVES = ("silu", "hardswish", "gelu", "elu", "leaky_relu", "sigmoid", "hardsigmoid", "tanh")  # layers of their own
 LEAST_SHARE = 0.05  # of the MACs, before and after a cut
 PLACES = 12  # that exits are fitted at, spread over the network
 CELLS = 4  # an image is averaged to so many per axis before an exit's linear layer
@@ -45,7 +45,7 @@ def places(network: Network) -> tuple[Place, ...]:
         share = before / total
         if (
             LEAST_SHARE <= share <= 1 - LEAST_SHARE
-            and (layer.kind in (CONV, LINEAR, ADD, POOL, ACTIVATION) or layer.operator in CURVES)
+            and (layer.kind in (CONV, LINEAR, ADD, POOL, ACTIVATION) or layer.operator in ACTIVATIONS)
             and network.sites[layer.name].output in crossing
         ):
             found.append(Place(layer.name, share))
