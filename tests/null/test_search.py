@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from itertools import product
 
 import pytest
@@ -278,3 +281,16 @@ def test_a_residual_network_is_solved_to_the_gap_and_the_same_again() -> None:
     assert first.loss > 0 and first.proof.gap <= 0.001
     assert all(getattr(first.cost, name) <= bound for name, bound in bounds.items())
     assert (first.choices, first.kept, first.dropped) == (second.choices, second.kept, second.dropped)
+
+
+def test_the_solver_prints_nothing_and_what_others_print_stays() -> None:
+    """In a process of its own: a banner is printed once in a process, at the latest when its streams are flushed."""
+    script = (
+        "from edgesdk.solve.highs import new_solver\n"
+        "print('before')\n"
+        "print(new_solver().version())\n"
+        "print('after', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["before", metadata.version("highspy"), "after"]
+    assert done.stderr == ""

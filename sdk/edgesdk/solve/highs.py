@@ -8,8 +8,14 @@ Zemel, Operations Research 28, 1980, on the core of a knapsack; reduced-cost fix
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import highspy
@@ -20,6 +26,7 @@ CORE, GROWTH = 2000, 3
 # Presolve by enumeration, as of HiGHS 1.15, at times takes an infeasible point for the optimum of a program like ours.
 RULES_OFF = 1 << 16
 TIE_SHARE = 0.1
+_STDOUT = threading.Lock()
 
 Row = dict[int, float]
 INFEASIBLE = (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible)
@@ -150,12 +157,43 @@ class BinaryProgram:
         matrix = program.a_matrix_
         matrix.format_ = highspy.MatrixFormat.kRowwise
         matrix.start_, matrix.index_, matrix.value_ = self.start, self.index, self.value
-        solver = highspy.Highs()
+        solver = new_solver()
         for option, value in (("output_flag", False), ("threads", THREADS), ("random_seed", SEED)):
             solver.setOptionValue(option, value)
         solver.setOptionValue("presolve_rule_off", RULES_OFF)
         solver.passModel(program)
         return solver
+
+
+def new_solver() -> highspy.Highs:
+    """A solver whose constructor says nothing: that of highspy 1.16 prints a banner to standard output."""
+    with _STDOUT, _silenced_stdout():
+        return highspy.Highs()
+
+
+@contextmanager
+def _silenced_stdout() -> Iterator[None]:
+    """What native code prints to file descriptor 1 goes nowhere; what Python printed before it is kept."""
+    try:
+        sys.stdout.flush()
+        kept = os.dup(1)
+    except (AttributeError, OSError, ValueError):  # there is no standard output: nothing can be printed to it
+        yield
+        return
+    try:
+        _flush_c()
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        _flush_c()  # to where it was printed, before the descriptor is what it was
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _flush_c() -> None:
+    """Empty the buffers of C's standard streams."""
+    ctypes.CDLL(None).fflush(None)
 
 
 def _left(end: float) -> float:

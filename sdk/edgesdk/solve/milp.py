@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import highspy
 import numpy as np
 
 from edgesdk.budget import Cost, show
 from edgesdk.errors import BudgetError
 from edgesdk.menu import Change, Choice, LayerMenu, Menu
 from edgesdk.plan import Proof
+from edgesdk.solve.highs import new_solver
 from edgesdk.solve.program import FIGURES, LATENCY, LOSS, PEAK, SIZE, Program
 
 TITLES = {LATENCY: "latency", PEAK: "peak memory", SIZE: "size", LOSS: "loss of accuracy"}
@@ -159,7 +159,7 @@ def _best(program: Program, objective: str, limits: Mapping[str, float], gap: fl
     value = _figure(found, objective)
     bound = min(bound, value)
     relative = 0.0 if bound == value else (value - bound) / abs(value) if value else math.inf
-    proof = Proof(value, bound, relative, time.monotonic() - start, f"HiGHS {highspy.Highs().version()}")
+    proof = Proof(value, bound, relative, time.monotonic() - start, f"HiGHS {new_solver().version()}")
     return replace(found, proof=proof)
 
 
