@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 
 from edgesdk.errors import BudgetError, UsageError
@@ -18,12 +18,14 @@ class Cost:
     """What a model costs: milliseconds, bytes that it adds to the process, bytes of its file.
 
     ``basis`` says where the figures come from: ``predicted``, ``measured`` or ``emulated``. They are never mixed.
+    ``latency_ratio`` is the latency as a share of the dense model's in the same run, ``None`` where that had no part.
     """
 
     latency_ms: float
     peak_memory_bytes: float
     size_bytes: float
     basis: str
+    latency_ratio: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.basis not in BASES:
@@ -34,9 +36,11 @@ class Cost:
 class Budget:
     """Upper bounds: milliseconds at ``percentile``, bytes of peak memory and of the file, points of accuracy lost.
 
-    A bound that is ``None`` does not bind. ``score`` is a lower bound, on the metric itself: what the dense model has
-    above it is the drop. With a bound on accuracy alone the fastest model within it is sought; with any other the most
-    accurate one within all of them. Raises ``UsageError`` for an upper bound that is not positive.
+    A bound that is ``None`` does not bind. ``latency_ratio`` bounds the latency as a share of the dense model's, both
+    being measured in one interleaved run and compared round by round, at the median. ``score`` is a lower bound, on the
+    metric itself: what the dense model has above it is the drop. With a bound on accuracy alone the fastest model
+    within it is sought; with any other the most accurate one within all of them. Raises ``UsageError`` for an upper
+    bound that is not positive.
     """
 
     latency_ms: float | None = None
@@ -45,22 +49,34 @@ class Budget:
     max_drop: float | None = None
     percentile: float = 50
     score: float | None = None
+    latency_ratio: float | None = None
 
     def __post_init__(self) -> None:
         if self.score is not None and not isfinite(self.score):
             raise UsageError(f"the bound score = {self.score} is not finite", "give a number")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "score" and value is not None and not 0 < value < float("inf"):
-                raise UsageError(f"the bound {field.name} = {value} is not positive", "give a number above zero")
+        for bound in fields(self):
+            value = getattr(self, bound.name)
+            if bound.name != "score" and value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"the bound {bound.name} = {value} is not positive", "give a number above zero")
         if self.percentile >= 100:
             raise UsageError(f"there is no percentile {self.percentile:g}", "give one between 1 and 99")
+        if self.latency_ratio is not None and self.percentile != 50:
+            fact = f"a share of the dense model's latency at percentile {self.percentile:g}"
+            raise UsageError(fact, "leave the percentile out, which compares medians, or bound milliseconds")
 
     @property
     def bounds(self) -> dict[str, float]:
         """The bounds on cost that bind, by the name of the field in ``Cost``."""
-        names = ("latency_ms", "peak_memory_bytes", "size_bytes")
+        names = ("latency_ms", "latency_ratio", "peak_memory_bytes", "size_bytes")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def against(self, dense_ms: float) -> Budget:
+        """This budget with its share of the dense model's latency as milliseconds, for what is predicted."""
+        if self.latency_ratio is None:
+            return self
+        most = self.latency_ratio * dense_ms
+        least = most if self.latency_ms is None else min(self.latency_ms, most)
+        return replace(self, latency_ms=least, latency_ratio=None)
 
     def given(self, dense_score: float) -> Budget:
         """This budget with the bound on the score as a drop. Raises ``BudgetError`` where the dense model misses it."""
@@ -78,7 +94,12 @@ class Budget:
         return not self.misses(cost)
 
     def misses(self, cost: Cost) -> dict[str, float]:
-        """The bounds that ``cost`` breaks, each with the ratio of what it costs to what it may cost."""
+        """The bounds that ``cost`` breaks, each with the ratio of what it costs to what it may cost.
+
+        Raises ``ValueError`` for a share of the dense model's latency where ``cost`` does not have it.
+        """
+        if self.latency_ratio is not None and cost.latency_ratio is None:
+            raise ValueError("the cost was not measured beside the dense model")
         ratios = {name: getattr(cost, name) / bound for name, bound in self.bounds.items()}
         return {name: ratio for name, ratio in ratios.items() if ratio > 1}
 
@@ -97,8 +118,24 @@ def parse(text: str, units: dict[str, float] | dict[str, int], what: str) -> flo
     return float(match[1]) * units[match[2]]
 
 
+def parse_latency(text: str) -> dict[str, float]:
+    """The bound of ``Budget`` that ``text`` is: ``latency_ms`` for 2ms, ``latency_ratio`` for 0.5x, half of dense."""
+    share = re.fullmatch(r"\s*(\S*)[xX]\s*", text)
+    if not share:
+        return {"latency_ms": parse(text, TIME, "--latency")}
+    try:
+        ratio = float(share[1])
+    except ValueError:
+        raise UsageError(f"--latency {text!r} is no share of the dense model", "write it like 0.5x") from None
+    if not 0 < ratio < float("inf"):
+        raise UsageError(f"--latency {text!r} is not positive", "write it like 0.5x")
+    return {"latency_ratio": ratio}
+
+
 def show(name: str, value: float) -> str:
     """``value`` of the ``Cost`` field ``name`` as people read it."""
     if name == "latency_ms":
         return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+    if name == "latency_ratio":
+        return f"{value:.3g}x of dense"
     return f"{value / 1e6:.3g} MB" if value >= 1e6 else f"{value / 1e3:.4g} kB"

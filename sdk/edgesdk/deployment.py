@@ -169,11 +169,20 @@ def _studied(
         if goal.score is not None:
             goal = goal.given(task.score(studies[0].network, data.test, studies[0].network))
         if not goal.bounds and goal.max_drop is None and at_hand:
-            fastest = min(known.dense.latency_ms(goal.percentile) for known in studies if known.dense is not None)
-            goal = replace(goal, latency_ms=fastest / 2)
+            goal = _half(goal, studies)
         elif not goal.bounds and goal.max_drop is None:
             goal = replace(goal, max_drop=DEFAULT_DROP)
+        if len(studies) > 1:  # each has a dense model of its own: the share is of the fastest
+            goal = goal.against(min(known.dense.latency_ms() for known in studies if known.dense is not None))
         yield studies, goal, {**missing, **refused}, agent
+
+
+def _half(goal: Budget, studies: Sequence[Study]) -> Budget:
+    """``goal`` with half of the dense model's latency as its bound; at another percentile than the median in ms."""
+    if goal.percentile == 50:
+        return replace(goal, latency_ratio=0.5)
+    fastest = min(known.dense.latency_ms(goal.percentile) for known in studies if known.dense is not None)
+    return replace(goal, latency_ms=fastest / 2)
 
 
 def _benches(device: Target, asked: _Asked, agent: AgentProcess) -> tuple[list[Bench | Forecast], dict[str, str]]:

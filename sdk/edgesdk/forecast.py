@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgesdk.artefact import HERE, Artefact
 from edgesdk.device import Target
 from edgesdk.estimation import predicted
+from edgesdk.pairing import Ratio
 from edgesdk.price.profile import Predicted, profile
 from edgesdk.remote.agent import AgentProcess
 from edgesdk.remote.bench import Bench
@@ -59,8 +61,14 @@ class Forecast:
                 sources=cost.sources,
                 notes=cost.notes,
             )
-        return found
+        return {name: replace(one, ratios=_ratios(one, found)) for name, one in found.items()}
 
     def kernels(self, artefact: Artefact) -> list[dict[str, Any]]:
         """The kernels with which the file runs on the machine at hand, in its runtime or one that reads such files."""
         return self.here.kernels(artefact)
+
+
+def _ratios(own: Prediction, found: Mapping[str, Prediction]) -> dict[str, Ratio]:
+    """What is predicted of ``own`` as shares of all others."""
+    shares = {name: own.median_ms / other.median_ms for name, other in found.items() if other is not own}
+    return {name: Ratio(share, share, share, rounds=0) for name, share in shares.items()}

@@ -13,6 +13,7 @@ from edgesdk.errors import BudgetError
 from edgesdk.menu import Menu
 from edgesdk.plan import Plan
 from edgesdk.price.correct import Correction
+from edgesdk.report import DENSE
 from edgesdk.result import Result
 from edgesdk.solve.finalists import LEANINGS, as_plan, leaning
 from edgesdk.solve.milp import Solution, solve
@@ -95,15 +96,16 @@ def planned(
 ) -> tuple[Plan, Solution]:
     """The best plan at today's prices, its latency ``tight`` below the budget's."""
     at = known.menu(losses=leaning(known.losses, lean))
-    bounds = dict(goal.bounds)
+    assert known.dense is not None
+    allowed = goal.against(known.dense.latency_ms()).bounds
+    bounds = dict(allowed)
     if "latency_ms" in bounds:
-        assert known.dense is not None
         tail = known.dense.latency_ms(goal.percentile) / known.dense.latency_ms()  # bounds hold at the percentile
         bounds["latency_ms"] *= tight / tail
     try:
         solution = solve(at, bounds)
     except BudgetError:
-        solution = solve(at, goal.bounds)  # out of reach without the margin too: says so in the user's own figures
+        solution = solve(at, allowed)  # out of reach without the margin too: says so in the user's own figures
     return as_plan(at, solution, known.graph, target, known.runtime, known.bench.threads), solution
 
 
@@ -111,7 +113,7 @@ def _candidate(known: Study, plan: Plan, name: str) -> Candidate:
     """The plan carried out and measured, its ranges calibrated but nothing trained: latency does not need that."""
     small, options = compressed(known.network, plan, known.data.example, known.scores)
     made = known.artefact(known.integer(small, options), options, name)
-    report = known.measure({name: made}, "rapid")[name]
+    report = known.measure({DENSE: known.dense_file, name: made}, "rapid")[name]
     return Candidate(known, plan, small, made, report)
 
 
@@ -164,12 +166,14 @@ def within(choice: Chosen, goal: Budget, target: str, training: Training) -> Res
 
 def _far_below(finalists: Sequence[Candidate], goal: Budget) -> bool:
     """Whether all of ``finalists`` turned out faster than predicted, and leave twice the margin of their bound."""
-    if goal.latency_ms is None:
+    bounds = {name: bound for name, bound in goal.bounds.items() if name.startswith("latency")}
+    if not bounds:
         return False
+    costs = [c.report.cost(goal) for c in finalists]
     return all(
-        c.report.latency_ms(goal.percentile) < (1 - 2 * MARGIN) * goal.latency_ms
+        all(getattr(cost, name) < (1 - 2 * MARGIN) * bound for name, bound in bounds.items())
         and c.report.latency_ms() * (1 + MARGIN) < c.plan.predicted.latency_ms
-        for c in finalists
+        for c, cost in zip(finalists, costs, strict=True)
     )
 
 

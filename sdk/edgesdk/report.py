@@ -8,8 +8,10 @@ from typing import Any
 
 from edgesdk.budget import Budget, Cost
 from edgesdk.errors import DeviceError
+from edgesdk.pairing import Ratio
 
 SCHEMA = 1
+DENSE = "dense"  # the artefact of a run that others are compared with
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Report:
     percentile that the count cannot carry is ``None``); ``samples_ms`` are the raw samples. Memory in bytes:
     ``peak_memory_bytes`` is what the model adds to the process, ``runtime_memory_bytes`` what the runtime takes without
     any. ``precision`` is the one that the runtime says it computes floats in, where it says so. ``load_ms`` is a cold
-    load in a fresh process. ``valid`` is false for a throttled run, with the reason.
+    load in a fresh process. ``valid`` is false for a throttled run, with the reason. ``ratios`` are its latency as a
+    share of that of each other artefact of the same run, by its name, compared round by round.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Report:
     basis: str = "measured"
     schema: int = SCHEMA
     notes: tuple[str, ...] = field(default=())
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
 
     def latency_ms(self, percentile: float = 50) -> float:
         """The latency at ``percentile``, from the raw samples. Raises ``DeviceError`` where they cannot carry it."""
@@ -63,6 +67,7 @@ class Report:
             self.peak_memory_bytes or 0.0,
             self.size_bytes,
             self.basis,
+            latency_ratio=_share(self.ratios),
         )
 
 
@@ -71,7 +76,7 @@ class Prediction:
     """One artefact on a target that is not at hand, from the target's profile: what a ``Report`` would measure.
 
     ``median_ms`` with the ends of its 90 % interval. ``size_bytes`` is the file's own. ``standing`` says per precision
-    what the prices rest on, ``notes`` in words what a reader must know.
+    what the prices rest on, ``notes`` in words what a reader must know. ``ratios`` are as in a ``Report``.
     """
 
     name: str
@@ -92,6 +97,7 @@ class Prediction:
     reason: str | None = None
     basis: str = "predicted"
     schema: int = SCHEMA
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
 
     def latency_ms(self, percentile: float = 50) -> float:
         """The median, whatever the percentile: a profile knows nothing of the spread between runs."""
@@ -99,4 +105,10 @@ class Prediction:
 
     def cost(self, budget: Budget | None = None) -> Cost:
         """The predicted cost."""
-        return Cost(self.median_ms, self.peak_memory_bytes, self.size_bytes, self.basis)
+        ratio = _share(self.ratios)
+        return Cost(self.median_ms, self.peak_memory_bytes, self.size_bytes, self.basis, latency_ratio=ratio)
+
+
+def _share(ratios: Mapping[str, Ratio]) -> float | None:
+    """The latency as a share of the dense model's, where that was in the run."""
+    return ratios[DENSE].median if DENSE in ratios else None

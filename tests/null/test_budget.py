@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesdk.budget import BYTES, TIME, Budget, Cost, parse, show
+from edgesdk.budget import BYTES, TIME, Budget, Cost, parse, parse_latency, show
 from edgesdk.errors import BudgetError, UsageError
 
 POSITIVE = st.floats(1e-6, 1e12)
@@ -151,3 +151,36 @@ def test_without_a_bound_on_the_score_nothing_changes_and_it_must_be_a_number() 
     assert Budget(score=-0.5).given(-0.25).max_drop == pytest.approx(0.25)  # a negated error
     with pytest.raises(UsageError, match="score"):
         Budget(score=math.nan)
+
+
+@given(st.floats(0.01, 10), st.floats(0.01, 100))
+def test_a_share_of_the_dense_model_binds_the_ratio_alone(share: float, dense_ms: float) -> None:
+    budget = Budget(latency_ratio=share)
+    assert budget.bounds == {"latency_ratio": share}
+    slow = Cost(1e9, 1.0, 1.0, "measured", latency_ratio=share)  # however many milliseconds that are
+    assert budget.is_met_by(slow)
+    assert budget.misses(replace(slow, latency_ratio=2 * share)) == {"latency_ratio": pytest.approx(2.0)}
+    with pytest.raises(ValueError, match="beside the dense model"):
+        budget.misses(replace(slow, latency_ratio=None))
+    assert budget.against(dense_ms).bounds == {"latency_ms": share * dense_ms}
+    both = replace(budget, latency_ms=0.5 * share * dense_ms)
+    assert both.against(dense_ms) == Budget(latency_ms=0.5 * share * dense_ms)  # the tighter one
+
+
+def test_a_share_of_the_dense_model_is_one_of_medians() -> None:
+    with pytest.raises(UsageError, match="percentile 90"):
+        Budget(latency_ratio=0.5, percentile=90)
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [("0.5x", {"latency_ratio": 0.5}), (" .25X ", {"latency_ratio": 0.25}), ("2ms", {"latency_ms": 2.0})],
+)
+def test_a_latency_is_milliseconds_or_a_share(text: str, bound: dict[str, float]) -> None:
+    assert parse_latency(text) == bound
+
+
+@pytest.mark.parametrize("text", ["x", "halfx", "-0.5x", "0x", "nanx", "infx", "0.5", "0.5y", "1 2x"])
+def test_a_latency_that_is_neither_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--latency"):
+        parse_latency(text)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from edgesdk.budget import BYTES, TIME, Budget, parse
+from edgesdk.budget import BYTES, Budget, parse, parse_latency
 from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.shared import free, telling
 from edgesdk.errors import UsageError
@@ -28,7 +28,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable."),
         click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a state dict."),
         click.option("--metric", default="top-1", show_default=True, help="top-1, mse, or file.py:callable."),
-        click.option("--latency", help="Upper bound, like 2ms."),
+        click.option("--latency", help="Upper bound: 2ms, or 0.5x of the dense model."),
         click.option("--percentile", type=float, default=50, show_default=True, help="The percentile that it bounds."),
         click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB."),
         click.option("--size", help="Upper bound on the model file, like 200kB."),
@@ -50,12 +50,12 @@ def _budget(options: dict[str, Any]) -> Budget | None:
     if (latency, memory, size, drop, score) == (None, None, None, None, None):
         return Budget(percentile=percentile) if percentile != 50 else None
     return Budget(
-        parse(latency, TIME, "--latency") if latency else None,
-        parse(memory, BYTES, "--peak-memory") if memory else None,
-        parse(size, BYTES, "--size") if size else None,
-        drop,
-        percentile,
-        score,
+        peak_memory_bytes=parse(memory, BYTES, "--peak-memory") if memory else None,
+        size_bytes=parse(size, BYTES, "--size") if size else None,
+        max_drop=drop,
+        percentile=percentile,
+        score=score,
+        **(parse_latency(latency) if latency else {}),
     )
 
 

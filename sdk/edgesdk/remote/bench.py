@@ -10,6 +10,7 @@ from typing import Any
 
 from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
 from edgesdk.errors import DeviceError
+from edgesdk.pairing import paired
 from edgesdk.price.operators import Operator
 from edgesdk.price.table import Table
 from edgesdk.remote.agent import AgentProcess
@@ -35,6 +36,7 @@ class Bench:
         if runtime not in self.versions:
             raise DeviceError(f"{runtime} is not installed on {agent.where}", self._install())
         self.version = str(self.versions[runtime])
+        self._memories: dict[tuple[str, str, bool], Mapping[str, Any]] = {}
         cores = int(self.facts.get("cores") or 1)
         if threads > cores:
             raise DeviceError(f"{threads} threads on {cores} cores", f"give --threads {cores} or fewer")
@@ -114,7 +116,7 @@ class Bench:
                 fact = f"{self.agent.where} measured another file than {artefact.path.name}: its SHA-256 differs"
                 raise DeviceError(fact, "look at what changes files there, and try again")
             same = {"path": places[found["name"]], "runtime": artefact.runtime, "threads": self.threads}
-            memory = self.agent.call("memory", **same, baseline=tiny.get(artefact.runtime))
+            memory = self._memory(artefact, same, tiny.get(artefact.runtime))
             reports[found["name"]] = Report(
                 name=found["name"],
                 digest=found["digest"],
@@ -133,9 +135,24 @@ class Bench:
                 device={key: value for key, value in self.facts.items() if key != "conditions"},
                 valid=run["valid"],
                 reason=run["reason"],
+                ratios={
+                    other["name"]: paired(found["block_medians_ms"], other["block_medians_ms"])
+                    for other in run["artifacts"]
+                    if other is not found
+                },
             )
         self.agent.forget()
         return reports
+
+    def _memory(self, artefact: Artefact, same: Mapping[str, Any], baseline: str | None) -> Mapping[str, Any]:
+        """What the model adds to a fresh process, measured once for a file: it depends on nothing that comes and goes.
+
+        The dense file is in many runs, to be compared with.
+        """
+        key = (artefact.digest, artefact.runtime, baseline is None)
+        if key not in self._memories:
+            self._memories[key] = self.agent.call("memory", **same, baseline=baseline)
+        return self._memories[key]
 
     def _timed(self, artefacts: Mapping[str, Artefact], places: Mapping[str, str], mode: str) -> dict[str, Any]:
         """What the agent says of one interleaved run; where the device throttled, of the last of a few."""
