@@ -19,7 +19,7 @@ from edgesdk.bundle import file_digest, publish, reserve
 from edgesdk.compress.aims import GAMMA, Labelled, Penalised, check_strength, held, penalty, widths
 from edgesdk.compress.batches import Shuffled, taken
 from edgesdk.compress.data import check
-from edgesdk.compress.load import load_callable, said
+from edgesdk.compress.load import load_callable
 from edgesdk.compress.network import Network
 from edgesdk.compress.recover import Aim, Lessons
 from edgesdk.compress.recovery import FLOAT_RATE, WARM_UP
@@ -29,6 +29,7 @@ from edgesdk.compress.teachers import Guide, same, traced
 from edgesdk.compress.trace import trace
 from edgesdk.compress.weights import anew as reset
 from edgesdk.compress.weights import distinct, filled, poured
+from edgesdk.compress.wording import said
 from edgesdk.deployment import inputs, quiet, read_metric
 from edgesdk.errors import DataError, ModelError, StorageError, UsageError
 from edgesdk.graph import LINEAR
@@ -333,6 +334,7 @@ TEMPLATE = '''"""Made by `edgesdk prepare` ({kind}): `edgesdk deploy` takes mode
 from pathlib import Path
 
 from edgesdk.compress.load import load_model
+from edgesdk.compress.wording import said
 {needs}
 HERE = Path(__file__).parent
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgesdk.compress.load import said
 from edgesdk.compress.network import Batch, Network, rebatch, tensors
 from edgesdk.compress.objective import Objective
 from edgesdk.compress.recovery import Recovery
 from edgesdk.compress.sources import Samples
 from edgesdk.compress.task import Task
+from edgesdk.compress.wording import said
 from edgesdk.errors import DataError, ModelError, UsageError
 from edgesdk.graph import WEIGHTED
 from edgesdk.techniques.regularization import folded, group_lasso, lasso, scales, sizes

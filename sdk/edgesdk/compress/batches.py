@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgesdk.compress.load import said
 from edgesdk.compress.network import Batch, rebatch, tensors
 from edgesdk.compress.sources import Samples, check_part, dtype_name
+from edgesdk.compress.wording import said
 from edgesdk.errors import DataError
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.compress.batches import Given, Shuffled, check_classes, check_range, class_numbers, stratified, taken
-from edgesdk.compress.load import load_callable, said
+from edgesdk.compress.load import load_callable
 from edgesdk.compress.network import Batch, rebatch, tensors
 from edgesdk.compress.sources import Samples, dtype_name, from_arrays, from_folder, from_npz
 from edgesdk.compress.task import first_tensor
+from edgesdk.compress.wording import said
 from edgesdk.errors import DataError, EdgeSdkError, ModelError
 
 CALIBRATION = 256  # samples for ranges, importance and sensitivity

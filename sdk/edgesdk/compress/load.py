@@ -1,4 +1,4 @@
-"""The user's own code and weights: ``file.py:callable``, models, and state dicts that are never executed."""
+"""The user's own code: ``file.py:callable``, and models with their weights."""
 
 from __future__ import annotations
 
@@ -6,25 +6,21 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
-import pickle
-import re
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
+from edgesdk.compress.checkpoints import fill
+from edgesdk.compress.wording import SHOWN, listed, said
 from edgesdk.errors import EdgeSdkError, ModelError, UsageError
 
-SHOWN = 3  # names in a message, before the rest is counted
 FORM = "write path/to/file.py:callable or package.module:callable"
 
 
@@ -52,19 +48,19 @@ def load_callable(spec: str, what: str, error: type[EdgeSdkError] = UsageError) 
     return found
 
 
-def said(error: BaseException) -> str:
-    """An exception on one line: its type, and the first line of its message that says something."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first[:200]}" if first else type(error).__name__
-
-
 def load_model(spec: str | nn.Module, weights: str | Path | None = None) -> nn.Module:
-    """The model that ``spec`` names or is, with ``weights`` in it, in evaluation mode.
+    """The model that ``spec`` names or is, with ``weights`` in it (:func:`load_weighted`)."""
+    return load_weighted(spec, weights)[0]
 
-    ``weights`` is a safetensors file, or a state dict (or ``{"state_dict": ...}``) that
-    ``torch.load(weights_only=True)`` accepts; nothing in it is executed. A module given as such is changed in place.
-    Raises ``ModelError`` for a ``spec`` that makes no ``nn.Module``, and for weights that cannot be read, do not fit,
-    or are not finite.
+
+def load_weighted(
+    spec: str | nn.Module, weights: str | Path | None = None, force: bool = False
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model that ``spec`` names or is, with ``weights`` in it, in evaluation mode; and what was done to read them.
+
+    ``weights`` are a file as :func:`edgesdk.compress.checkpoints.fill` takes it; nothing in it is executed. A module
+    given as such is changed in place. Raises ``ModelError`` for a ``spec`` that makes no ``nn.Module``, and for weights
+    that cannot be read, do not fit (unless ``force`` allows that some are missing), or are not finite.
     """
     model = _made(spec) if isinstance(spec, str) else spec
     if not isinstance(model, nn.Module):
@@ -72,10 +68,13 @@ def load_model(spec: str | nn.Module, weights: str | Path | None = None) -> nn.M
         raise ModelError(f"{made} an object of type {type(model).__name__}", "it must be a torch.nn.Module")
     if lazy := [name for name, value in model.named_parameters() if is_lazy(value)]:
         raise ModelError(f"the model has parameters without a shape: {listed(lazy)}", "run it once before returning it")
+    notes: tuple[str, ...] = ()
     if weights is not None:
-        _fill(model, _state(Path(weights)), Path(weights))
+        notes = fill(model, Path(weights), force)
+    elif isinstance(spec, str) and any(True for _ in model.parameters()):
+        notes = (f"no weights were given: the model is taken as {spec} returns it",)
     _check_finite(model, str(weights) if weights is not None else "the model")
-    return model.eval()
+    return model.eval(), notes
 
 
 def _made(spec: str) -> Any:
@@ -145,75 +144,9 @@ def _line(error: BaseException, path: Path) -> str:
     return f" (line {found})" if found else ""
 
 
-def _state(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file of weights, by name."""
-    start = b""
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-        if path.suffix == ".safetensors" or start[8:] == b"{":  # its header is JSON after eight bytes of length
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol; what cannot be read raises
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ModelError(f"there is no file {path}", "check the path of the weights") from None
-    except pickle.UnpicklingError as error:
-        code = re.search(r"(?:GLOBAL|class|function) ([\w]+(?:\.\w+)+)", str(error))
-        if code:
-            fact = f"{path} is a pickle that calls for code ({code[1]}), which is never executed"
-        elif start[:1] == b"\x80" or start[:2] == b"PK":
-            fact = f"{path} is a pickle with more in it than tensors, which is never executed"
-        else:
-            fact = f"{path} holds neither safetensors nor a state dict"
-        raise ModelError(fact, "save model.state_dict() alone, best as safetensors") from None
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise ModelError(f"{path} cannot be read ({said(error)})", "save the state dict anew") from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        held = type(state).__name__
-        if isinstance(state, Mapping):
-            held = "values that are not tensors: " + listed(k for k, v in state.items() if not isinstance(v, Tensor))
-        raise ModelError(f"{path} holds no state dict ({held})", "save model.state_dict() alone")
-    return dict(state)
-
-
-def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Copy ``state`` into ``model``; nothing is copied unless all of it fits."""
-    wanted = model.state_dict()
-    given = {tensor.data_ptr() for name, tensor in wanted.items() if name in state and tensor.numel()}
-    # safetensors keep a shared tensor once; old checkpoints know no num_batches_tracked, which evaluation does not use
-    lacks = [
-        name
-        for name, tensor in wanted.items()
-        if name not in state and not name.endswith("num_batches_tracked") and tensor.data_ptr() not in given
-    ]
-    extra = [name for name in state if name not in wanted]
-    differ = [
-        f"{name} of shape {tuple(state[name].shape)} where the model has {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    parts = [("it lacks", lacks), ("the model has no", extra), ("it holds", differ)]
-    if found := [f"{says} {listed(names)}" for says, names in parts if names]:
-        raise ModelError(
-            f"the weights in {path} do not fit the model: {'; '.join(found)}",
-            "give the weights of this model, or the model of these weights",
-        )
-    model.load_state_dict(dict(state), strict=False)
-
-
 def _check_finite(model: nn.Module, source: str) -> None:
     """Raise ``ModelError`` for NaN or infinite parameters, and for NaN buffers (masks hold infinities on purpose)."""
     bad = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
     bad += [name for name, value in model.named_buffers() if torch.isnan(value).any()]
     if bad:
         raise ModelError(f"{source} has NaN or infinite weights: {listed(bad)}", "give the weights of a sound training")
-
-
-def listed(names: Iterable[object]) -> str:
-    """The first few of ``names``, then how many more there are."""
-    shown = [str(name) for name in names]
-    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
-    return ", ".join(shown[:SHOWN]) + more

@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from edgesdk.compress.load import load_callable, load_model, said
+from edgesdk.compress.load import load_callable, load_model
 from edgesdk.compress.network import Batch
 from edgesdk.compress.task import Task
+from edgesdk.compress.wording import said
 from edgesdk.errors import EdgeSdkError, UsageError
 
 if sys.version_info >= (3, 11):

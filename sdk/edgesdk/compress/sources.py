@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgesdk.compress.load import said
 from edgesdk.compress.network import Batch, rebatch, tensors
+from edgesdk.compress.wording import said
 from edgesdk.errors import DataError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")

@@ -1,0 +1,177 @@
+"""Checkpoints as people have them: what is taken of one, what is said of it, and what is refused."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from edgesdk.compress.load import load_weighted
+from edgesdk.errors import ModelError
+
+
+def net() -> nn.Module:
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    return nn.Sequential(body, nn.Flatten(), nn.Linear(16, 3))
+
+
+X = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+State = dict[str, Tensor]
+
+
+def trained() -> nn.Module:
+    """A network whose weights and statistics are no fresh one's."""
+    torch.manual_seed(7)
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(X).square().sum().backward()
+        optimizer.step()
+    return model.eval()
+
+
+def under(prefix: str, state: State) -> State:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def moved(state: State) -> State:
+    return {name: value + 1 if value.is_floating_point() else value for name, value in state.items()}
+
+
+def optimizer_state() -> Any:
+    model = trained()
+    optimizer = torch.optim.Adam(model.parameters())
+    model(X).sum().backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+def figures() -> dict[str, Any]:
+    """What trainers put beside the weights."""
+    options = argparse.Namespace(lr=0.1, out=Path("runs"), classes=["a", "b"])
+    best, history = np.float64(0.9), np.arange(3.0)
+    return {"epoch": 3, "best": best, "args": options, "history": history, "optimizer": optimizer_state()}
+
+
+CHECKPOINTS: dict[str, tuple[Callable[[State], Any], list[str]]] = {
+    "plain": (lambda s: s, []),
+    "lightning": (
+        lambda s: {"epoch": 3, "state_dict": under("model.", s) | {"criterion.weight": torch.ones(3)}, "callbacks": {}},
+        ["took 'state_dict'", "stripped 'model.'", "1 of 10 are no part of the model: criterion.weight"],
+    ),
+    "model and epoch": (lambda s: {"model": s, **figures()}, ["took 'model', beside epoch, best, args and 2 more"]),
+    "model_state_dict": (lambda s: {"model_state_dict": s, "loss": torch.ones(())}, ["took 'model_state_dict'"]),
+    "ema alone": (lambda s: {"ema": s, "step": 4}, ["took 'ema', beside step"]),
+    "ema of a module": (lambda s: {"ema": under("module.", s), "step": 4}, ["took 'ema'", "stripped 'module.'"]),
+    "model beside ema": (
+        lambda s: {"ema": moved(s), "model": s}, ["took 'model', beside ema", "ema would fit as well", ":ema takes it"],
+    ),
+    "module": (lambda s: {"module": s, "lr_scheduler": {}}, ["took 'module'"]),
+    "nested": (lambda s: {"state": {"net": s}, "config": {"width": 4}}, ["took 'state.net'"]),
+    "data parallel": (lambda s: under("module.", s), ["stripped 'module.' from its names"]),
+    "compiled": (lambda s: under("_orig_mod.", s), ["stripped '_orig_mod.' from its names"]),
+    "compiled in parts": (
+        lambda s: {name.replace("0.0.", "0.0._orig_mod."): value for name, value in s.items()}, ["'_orig_mod.'"],
+    ),
+    "all of it": (lambda s: {"state_dict": under("module._orig_mod.", s)}, ["'_orig_mod.' and 'module.'"]),
+    "a prefix of one's own": (lambda s: under("student.backbone.", s), ["stripped 'student.backbone.'"]),
+    "half precision": (lambda s: {n: v.half() if v.is_floating_point() else v for n, v in s.items()}, []),
+    "beside figures": (lambda s: {**s, "epoch": 3}, []),
+    "without counters": (lambda s: {n: v for n, v in s.items() if "num_batches" not in n}, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_is_read_and_what_was_done_is_said(tmp_path: Path, name: str) -> None:
+    made, says = CHECKPOINTS[name]
+    model = trained()
+    torch.save(made(model.state_dict()), tmp_path / "net.pt")
+    loaded, notes = load_weighted(net(), tmp_path / "net.pt")
+    assert torch.allclose(loaded(X), model(X), atol=5e-2 if name == "half precision" else 0)
+    assert bool(notes) == bool(says) and all(len(note.splitlines()) == 1 for note in notes)
+    for part in says:
+        assert part in " / ".join(notes)
+
+
+def test_what_a_note_says_whole(tmp_path: Path) -> None:
+    torch.save({"model": under("module.", trained().state_dict()), "epoch": 3}, tmp_path / "net.pt")
+    _, notes = load_weighted(net(), tmp_path / "net.pt")
+    assert notes == (f"weights from {tmp_path}/net.pt: took 'model', beside epoch, stripped 'module.' from its names",)
+
+
+def test_an_averaged_model_and_real_wrappers(tmp_path: Path) -> None:
+    model = trained()
+    for wrapped in (AveragedModel(copy.deepcopy(model)), nn.DataParallel(copy.deepcopy(model))):
+        torch.save(wrapped.state_dict(), tmp_path / "net.pt")
+        loaded, notes = load_weighted(net(), tmp_path / "net.pt")
+        assert torch.equal(loaded(X), model(X)) and len(notes) == 1 and "stripped" in notes[0]
+
+
+def test_a_wrapper_around_the_model_takes_the_weights_of_what_it_wraps(tmp_path: Path) -> None:
+    model = trained()
+    save_file(model.state_dict(), tmp_path / "net.safetensors")
+    wrapper = nn.Module()
+    wrapper.model = net()
+    loaded, notes = load_weighted(wrapper, tmp_path / "net.safetensors")
+    assert torch.equal(loaded.model(X), model(X)) and "put 'model.' before its names" in notes[0]  # type: ignore[operator]
+
+
+def test_one_of_several_is_named(tmp_path: Path) -> None:
+    state = trained().state_dict()
+    torch.save({"model": state, "ema": moved(state)}, tmp_path / "net.pt")
+    loaded, _ = load_weighted(net(), f"{tmp_path}/net.pt:ema")
+    assert torch.equal(loaded[2].weight, state["2.weight"] + 1)  # type: ignore[index]
+    with pytest.raises(ModelError, match="holds no weights under 'best': it holds model, ema"):
+        load_weighted(net(), f"{tmp_path}/net.pt:best")
+
+
+def test_what_is_missing_is_refused_unless_forced(tmp_path: Path) -> None:
+    state = trained().state_dict()
+    del state["2.weight"]
+    torch.save({"model": state, "epoch": 1}, tmp_path / "net.pt")
+    with pytest.raises(ModelError, match=r"it lacks 2\.weight"):
+        load_weighted(net(), tmp_path / "net.pt")
+    model = net()
+    before = model[2].weight.clone()  # type: ignore[index]
+    loaded, notes = load_weighted(model, tmp_path / "net.pt", force=True)
+    assert torch.equal(loaded[2].weight, before) and torch.equal(loaded[2].bias, state["2.bias"])  # type: ignore[index]
+    assert any("1 of the model's 9 are missing and left as they were: 2.weight" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lambda s: {"optimizer": optimizer_state(), "epoch": 3}, "holds no state dict of this model"),
+        (lambda s: {"model": trained(), "epoch": 3}, "calls for code (torch.nn.modules"),
+        (lambda s: {n: (v * 100).to(torch.int8) for n, v in s.items()}, "as int8 where the model has floats"),
+        (lambda s: {"model": {n: v[:1] for n, v in s.items() if v.dim()}}, "of shape (1,) where the model has (4,)"),
+    ],
+)
+def test_what_is_no_checkpoint_of_the_model_is_refused(tmp_path: Path, content: Any, says: str) -> None:
+    torch.save(content(trained().state_dict()), tmp_path / "net.pt")
+    with pytest.raises(ModelError) as raised:
+        load_weighted(net(), tmp_path / "net.pt")
+    assert says in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_torchscript_archive_is_refused_in_words(tmp_path: Path) -> None:
+    torch.jit.trace(trained(), X).save(tmp_path / "net.pt")  # type: ignore[union-attr]
+    with pytest.raises(ModelError, match=r"TorchScript archive, whose code is never executed: save the state_dict"):
+        load_weighted(net(), tmp_path / "net.pt")
+
+
+def test_no_weights_are_said(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text("from torch import nn\ndef net():\n    return nn.Linear(2, 2)\n")
+    _, notes = load_weighted(f"{tmp_path}/models.py:net")
+    assert notes == (f"no weights were given: the model is taken as {tmp_path}/models.py:net returns it",)
+    assert load_weighted(net())[1] == ()
