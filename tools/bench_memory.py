@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+import onnxruntime
 import torch
 
 import zoo
@@ -21,7 +22,7 @@ from edgesdk.compress.trace import trace
 from edgesdk.export.formats import export
 from edgesdk.export.probes import probe
 from edgesdk.plan import INT8, Option
-from edgesdk.price.memory import peak_bytes, size_bytes
+from edgesdk.price.memory import constants_of, peak_bytes, size_bytes
 from edgesdk.price.menu import options
 from edgesdk.price.operators import Operator
 from edgesdk.remote.local import LocalDevice
@@ -46,7 +47,7 @@ def main() -> None:
             torch.manual_seed(1)
             x = torch.randn(16, *shape)
             network = trace(getattr(zoo, name)().eval(), x)
-            offered = {layer.name: options(layer, (8,), False) for layer in network.graph.layers}
+            offered = {layer.name: options(layer, (8,)) for layer in network.graph.layers}
             whole = {n: Option(INT8, 8) for n, found in offered.items() if Option(INT8, 8) in found}
             for precision, chosen in (("fp32", {}), ("int8", whole)):
                 ready, path = integer(network, chosen), Path(folder) / f"{name}-{precision}.onnx"
@@ -56,7 +57,7 @@ def main() -> None:
                 answers = [agent.call("memory", **same) for _ in range(given.calls)]
                 peaks = [sample["peak_added"] for answer in answers for sample in answer["samples"]]
                 peak, spread = median(peaks), (max(peaks) - min(peaks)) / median(peaks)
-                off = peak_bytes(network.graph, chosen) / peak
+                off = peak_bytes(network.graph, chosen, constants_of(onnxruntime.__version__)) / peak
                 size = size_bytes(network.graph, chosen) / path.stat().st_size
                 print(f"| {name} | {precision} | {peak / 1e3:.0f} | {off:.3f} | {100 * spread:.0f} % | {size:.3f} |")
 
