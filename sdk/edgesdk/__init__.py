@@ -9,15 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from edgesdk.budget import Budget, Cost
-from edgesdk.errors import EdgeSdkError
-
 if TYPE_CHECKING:
+    from edgesdk.budget import Budget, Cost
     from edgesdk.bundle import Bundle, verify
     from edgesdk.calibration import calibrate
     from edgesdk.compress.recovery import Recovery, Teacher, Term
     from edgesdk.conversion import Exported, export_plan
     from edgesdk.deployment import deploy, search
+    from edgesdk.errors import EdgeSdkError
     from edgesdk.estimation import Estimate, estimate, prepare
     from edgesdk.installation import install, rollback
     from edgesdk.measurement import benchmark, compare
@@ -34,7 +33,10 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
+    "Budget": "budget",
     "Bundle": "bundle",
+    "Cost": "budget",
+    "EdgeSdkError": "errors",
     "Estimate": "estimation",
     "Exported": "conversion",
     "Plan": "plan",
@@ -63,9 +65,17 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """What needs torch is imported when it is asked for: the command line's help should not wait for it."""
+    """What is there is imported when it is asked for: the command line's help should not wait for torch."""
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("edgesdk")
     if name not in _HOMES:
         raise AttributeError(f"module 'edgesdk' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"edgesdk.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

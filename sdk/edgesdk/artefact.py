@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from edgesdk.errors import UsageError
+from edgesdk.errors import DeviceError, UsageError
 from edgesdk.graph import Graph
 from edgesdk.plan import STORED, Option
 
@@ -61,6 +63,17 @@ def check_stored(options: Iterable[Option], runtime: str) -> None:
             )
 
 
+def baseline(folder: Path, runtime: str) -> Path:
+    """A tiny model with the kernels that all models use, in ``folder``, for ``runtime`` to page itself in with.
+
+    It is the probe of an 8-channel int8 convolution, kept as files so that to measure needs nothing that makes any.
+    """
+    suffix = ".tflite" if FORMAT_OF[runtime] == "tflite" else ".onnx"
+    path = folder / f"baseline{suffix}"
+    path.write_bytes((resources.files("edgesdk_targets") / "baselines" / f"tiny{suffix}").read_bytes())
+    return path
+
+
 @dataclass(frozen=True)
 class Artefact:
     """A model file; ``graph`` and ``options`` say what is in it, where that is known. To measure it needs neither."""
@@ -92,3 +105,23 @@ class Artefact:
 
     def _ending(self, endings: tuple[str, ...]) -> tuple[Path, ...]:
         return tuple(self.path.with_name(self.path.stem + ending) for ending in endings)
+
+
+def open_file(artefact: Artefact) -> Any:
+    """The file, loaded in its runtime or in one on this machine that reads such files: see ``bundle_run.opened``.
+
+    Raises ``DeviceError`` where that runtime is not installed, or refuses the file.
+    """
+    from edgesdk_targets.bundle_run import opened  # NumPy, which what only lists files does without
+
+    runtime = artefact.runtime
+    try:
+        return opened(str(artefact.path), runtime)
+    except ImportError:
+        extra = format_of(runtime).extra
+        remedy = f"pip install 'edgesdk[{extra}]'" if extra else f"pip install {runtime}"
+        raise DeviceError(f"{runtime} is not installed", remedy) from None
+    except Exception as error:  # runtimes' own exceptions share no base
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        fact = f"{runtime} refuses {artefact.path.name} ({lines[0] if lines else type(error).__name__})"
+        raise DeviceError(fact, "export it anew, for this runtime") from None

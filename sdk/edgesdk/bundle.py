@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgesdk.artefact import FORMAT_OF, Artefact, format_of
+from edgesdk.artefact import FORMAT_OF, Artefact, format_of, open_file
 from edgesdk.budget import Budget
-from edgesdk.compress.data import Data
-from edgesdk.compress.network import Network, tensors
 from edgesdk.device import target as find_target
 from edgesdk.errors import BundleError, EdgeSdkError, StorageError
-from edgesdk.export.parity import open_file
 from edgesdk.plan import INT8, Plan
 from edgesdk.record import dumps, from_json
 from edgesdk.report import Prediction, Report
@@ -36,6 +33,10 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+if TYPE_CHECKING:  # to check a bundle nobody should wait for torch
+    from edgesdk.compress.data import Data
+    from edgesdk.compress.network import Network
 
 SCHEMA = 1
 FILES = ("plan.json", "report.json", "sample.npz", "run.py")  # beside those of the model
@@ -183,6 +184,8 @@ def _out(place: Path) -> Path:
 
 def _record(place: Path, model: Artefact, network: Network, data: Data) -> None:
     """A few inputs with the outputs that a runtime on this machine gave for them."""
+    from edgesdk.compress.network import tensors
+
     columns = [t[:SAMPLES].numpy() for t in tensors(data.example)]
     inputs = {tensor.name: column for tensor, column in zip(network.graph.inputs, columns, strict=True)}
     outputs = _outputs(open_file(model), inputs)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgesdk.cache import cache_folder
 from edgesdk.compress.layers import described
 from edgesdk.compress.modularize import exported, modularize
 from edgesdk.compress.quantize import calibrate as set_ranges
@@ -40,7 +41,7 @@ from edgesdk.remote.bench import Bench
 from edgesdk.remote.devices import LOCAL, Device
 from edgesdk.remote.reach import reach
 from edgesdk.siblings import DEFAULT_BASE, shifted
-from edgesdk.study import Tell, cache_folder
+from edgesdk.study import Tell
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 SHORTEST_MS = 5e-4  # operators below it are lost in the noise of the difference that their time is

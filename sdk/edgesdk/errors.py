@@ -63,3 +63,9 @@ class StorageError(EdgeSdkError):
     """A file or folder could not be written."""
 
     exit_code = 9
+
+
+class UnexpectedError(EdgeSdkError):
+    """Something that nobody foresaw went wrong inside; the message names a file with what a maintainer needs."""
+
+    exit_code = 70  # EX_SOFTWARE of sysexits.h

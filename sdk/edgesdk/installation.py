@@ -6,14 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgesdk.artefact import HERE
+from edgesdk.artefact import HERE, baseline
 from edgesdk.bundle import Bundle
 from edgesdk.errors import UsageError
 from edgesdk.remote.agent import AgentProcess
 from edgesdk.remote.devices import Device, device
 from edgesdk.remote.reach import reach
+from edgesdk.report import Tell
 from edgesdk.signing import check_signature
-from edgesdk.study import Tell, baseline
 
 KEEP = 3  # versions on a device
 ROOT = "~/edgesdk"  # on a device; a folder per name of a bundle

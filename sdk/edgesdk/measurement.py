@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edgesdk.artefact import FORMAT_OF, FORMATS, HERE, Artefact, format_of
+from edgesdk.artefact import FORMAT_OF, FORMATS, HERE, Artefact, baseline, format_of
 from edgesdk.bundle import Bundle
 from edgesdk.errors import BundleError, UsageError
 from edgesdk.remote.bench import Bench
 from edgesdk.remote.devices import LOCAL, Device
 from edgesdk.remote.reach import reach
 from edgesdk.report import Report
-from edgesdk.study import baseline
 from edgesdk_targets.agent.measure import MODES
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,8 @@ from edgesdk.pairing import Ratio
 
 SCHEMA = 1
 DENSE = "dense"  # the artefact of a run that others are compared with
+Tell = Callable[[str, "float | None"], None]
+"""Is told what is being done and how much of that is: what stands after ``": "`` is detail that may change."""
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgesdk.artefact import Artefact
-from edgesdk.export.parity import Parity
 from edgesdk.plan import Plan
 from edgesdk.report import Prediction, Report
+
+if TYPE_CHECKING:
+    from edgesdk.export.parity import Parity
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nob
     from edgesdk.plan import Plan
     from edgesdk.price.profile import Pair, Profile
     from edgesdk.report import Report
+    from edgesdk.staging import Stages
 
 
 def show_bundle(bundle: Bundle, console: Console) -> None:
@@ -293,3 +294,27 @@ def _plainly(value: Any) -> str:
     if isinstance(value, list):
         return "; ".join(_plainly(part) for part in value)
     return str(value)
+
+
+def show_stages(found: Stages, console: Console) -> None:
+    """The stages with their shares, what is expected, and what it costs in accuracy."""
+    basis = found.basis["stages"]
+    title = f"{found.path}: {found.precision} in {found.runtime} {found.runtime_version}, {found.threads} thread(s)"
+    table = Table(title=title, title_justify="left")
+    for heading in ("file", "exit at", "threshold", "reached by", "left by", f"p50 ({basis})"):
+        table.add_column(heading, justify="left" if heading in ("file", "exit at") else "right")
+    for stage in found.stages:
+        limit = "-" if stage.threshold is None else f"{stage.threshold:.4g}"
+        table.add_row(
+            stage.file, stage.exit or "-", limit, f"{100 * stage.reached:.1f} %", f"{100 * stage.left:.1f} %",
+            f"{stage.latency_ms:.4g} ms",
+        )  # fmt: skip
+    console.print(table)
+    ratio = found.expected_ms / found.whole_ms
+    whole = f"{ratio:.2f} of the model in one file, {found.whole_ms:.4g} ms ({basis})"
+    console.print(f"expected (predicted): {found.expected_ms:.4g} ms a sample, {whole}", highlight=False)
+    for name, judged in (("test data", found.test), ("held-out data, by which they were set", found.held)):
+        figures = f"dense {judged.dense:.2f} %, last stage {judged.last:.2f} %, staged {judged.staged:.2f} %"
+        console.print(f"top-1 on {name}: {figures}", highlight=False)
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact, baseline
 from edgesdk.bundle import file_digest, publish, reserve
 from edgesdk.compress.data import Batches, Data, check
 from edgesdk.compress.exits import fitted, picked, places, split, spread
@@ -33,7 +33,7 @@ from edgesdk.record import dumps
 from edgesdk.remote.bench import Bench
 from edgesdk.remote.devices import LOCAL, Device
 from edgesdk.remote.reach import reach
-from edgesdk.study import Tell, baseline
+from edgesdk.report import Tell
 from edgesdk.techniques.exits import MEASURES, NEVER, doubt, expected, leaves, reached, thresholds
 
 SCHEMA = 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import torch
 from torch import Tensor, nn
 
-from edgesdk.artefact import FORMAT_OF, Artefact, format_of
+from edgesdk.artefact import Artefact, baseline, format_of
 from edgesdk.budget import Budget
+from edgesdk.cache import cache_folder
 from edgesdk.compress.data import Data, check
 from edgesdk.compress.network import Batch, Network, rebatch, tensors
 from edgesdk.compress.quantize import calibrate, integer
@@ -42,18 +41,12 @@ from edgesdk.price.stored import forms
 from edgesdk.price.table import Table
 from edgesdk.record import digest, dumps, from_json, write
 from edgesdk.remote.bench import Bench
-from edgesdk.report import Prediction, Report
+from edgesdk.report import Prediction, Report, Tell
 from edgesdk.solve.milp import price
 
 SENSE_SAMPLES = 128
 METHOD = "taylor and hessian, fitted"  # of ranking and sensing: what was kept of another is of no use
 WITHOUT_FOUR_BITS = ("tensorrt",)  # of weights of a convolution
-Tell = Callable[[str, float | None], None]
-
-
-def cache_folder() -> Path:
-    """Where measured prices are kept: ``EDGESDK_CACHE``, or the user's cache folder."""
-    return Path(os.environ.get("EDGESDK_CACHE") or platformdirs.user_cache_dir("edgesdk"))
 
 
 @dataclass
@@ -292,14 +285,6 @@ class _Sensed:
 
     losses: Losses
     scores: Mapping[str, tuple[float, ...]]
-
-
-def baseline(folder: Path, runtime: str) -> Path:
-    """A tiny model with the kernels that all models use, in ``folder``, for ``runtime`` to page itself in with."""
-    content = probe_file(Operator("alone", INT8, 8, 8, (8, 8)), runtime)
-    path = folder / f"baseline{'.tflite' if FORMAT_OF[runtime] == 'tflite' else '.onnx'}"
-    path.write_bytes(content)
-    return path
 
 
 def _kept(path: Path) -> dict[str, Report] | None:

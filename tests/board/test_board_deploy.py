@@ -68,7 +68,7 @@ def edgesdk(board: Board, inventory: Path, capfd: pytest.CaptureFixture[str]) ->
     def run(*arguments: str | Path, code: int = 0) -> str:
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
-            main.main([str(a) for a in arguments], prog_name="edgesdk")
+            main.main([*map(str, arguments), *["-q"] * (code != 0)], prog_name="edgesdk")
         printed = capfd.readouterr()
         assert ended.value.code == code, printed.err
         if code == 0:
@@ -85,7 +85,7 @@ def deployed(whole_board: Board, inventory: Path, keys, tmp_path_factory: pytest
     """The built-in example, measured on the board, signed and installed there; and what the command printed."""
     out = tmp_path_factory.mktemp("deployed") / "bundle"
     command = [sys.executable, "-m", "edgesdk.cli", "deploy", "--target", "x86", "--device", NAME, "--epochs", "0"]
-    command += ["--max-drop", "30", "--sign", str(keys["owner"]), "--out", str(out), "--json"]
+    command += ["--max-drop", "30", "--sign", str(keys["owner"]), "--out", str(out), "--json", "-q"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -92,7 +92,7 @@ def fails(here: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
     def check(code: int, *arguments: str | Path) -> str:
         before = {path for path in here.rglob("*") if "__pycache__" not in path.parts}
-        assert run("prepare", *arguments) == code
+        assert run("prepare", *arguments, "-q") == code
         said = capsys.readouterr()
         assert said.out == "" and said.err.startswith("edgesdk: ") and said.err.count("\n") == 1
         assert {path for path in here.rglob("*") if "__pycache__" not in path.parts} == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgesdk.cli import asking, devices, making, preparing, staging
-from edgesdk.cli.shared import Commands
+from edgesdk.cli.frame import Commands
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -14,7 +14,7 @@ def main() -> None:
     """Compress a trained PyTorch model until it keeps a budget on a device, measured.
 
     Exit codes: 0 done, 2 usage, 3 model, 4 data, 5 budget out of reach, 6 device or runtime, 7 parity, 8 bundle,
-    9 disk, 130 interrupted.
+    9 disk, 70 an error inside that nobody foresaw, 130 interrupted.
     """
 
 

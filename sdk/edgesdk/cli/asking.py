@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from edgesdk.cli.devices import DEVICE
-from edgesdk.cli.shared import telling
+from edgesdk.cli.frame import Command
+from edgesdk.cli.progress import telling
+from edgesdk.cli.streams import console, emit, emit_json
 from edgesdk.errors import UsageError
-from edgesdk.record import dumps, to_json
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--device", default="local", show_default=True, help=DEVICE)
 @click.option("--runtime", help="What is to run it.  [default: the one that such files are for]")
@@ -32,16 +32,16 @@ def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any)
         tell(f"measuring {', '.join(map(str, paths))} ({mode})", None)
         reports = compare(paths, mode=mode, **options)
     if as_json:
-        click.echo(dumps(reports if len(reports) > 1 else reports[0]), nl=False)
+        emit_json(reports if len(reports) > 1 else reports[0])
         return
     from edgesdk.show import show_ratios, show_report
 
     for report in reports:
-        show_report(report, Console())
-    show_ratios(reports, Console())
+        show_report(report, console())
+    show_ratios(reports, console())
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--key", type=click.Path(path_type=Path), help="Public key that it must be signed with.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -51,18 +51,18 @@ def verify(path: Path, key: Path | None, as_json: bool) -> None:
 
     found = check(path, key)
     if as_json:
-        click.echo(dumps(found), nl=False)
+        emit_json(found)
         return
-    click.echo(f"{path}: {found['files']} files as recorded{', signed by that key' if key else ''}")
+    emit(f"{path}: {found['files']} files as recorded{', signed by that key' if key else ''}")
     if "runtime" not in found:  # files that were exported, without a sample
         return
     runtime = found["runtime"]
-    click.echo(f"runtime: made with {runtime['recorded']}, here {runtime['here']}")
+    emit(f"runtime: made with {runtime['recorded']}, here {runtime['here']}")
     for name, error in found["sample_error"].items():
-        click.echo(f"{name}: differs from the recorded sample by {error:.2g} of its spread")
+        emit(f"{name}: differs from the recorded sample by {error:.2g} of its spread")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @click.option("--target", required=True, help="The device: see `edgesdk targets`.")
 @click.option("--shape", help="The input's without the batch, like 3x224x224.")
@@ -93,14 +93,16 @@ def estimate(model: str, shape: str | None, per_layer: bool, as_json: bool, **op
         loaded = load_model(model)
     found = run(loaded, size, **options)
     if as_json:
+        from edgesdk.record import to_json
+
         document = to_json(found)
         if not per_layer:
             del document["layers"]
-        click.echo(dumps(document), nl=False)
+        emit_json(document)
     else:
         from edgesdk.show import show_estimate
 
-        show_estimate(found, per_layer, Console())
+        show_estimate(found, per_layer, console())
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -110,7 +112,7 @@ def _shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def targets(name: str | None, as_json: bool) -> None:
@@ -121,25 +123,27 @@ def targets(name: str | None, as_json: bool) -> None:
 
     found = [profile(target(name))] if name else [profile(entry) for entry in every().values()]
     if as_json:
+        from edgesdk.record import to_json
+
         documents = [
             {**to_json(known.target), "pairs": [to_json(_without_posterior(pair)) for pair in known.pairs]}
             for known in found
         ]
-        click.echo(dumps(documents[0] if name else documents), nl=False)
+        emit_json(documents[0] if name else documents)
         return
     from edgesdk.show import show_target, show_targets
 
     if name:
-        show_target(found[0], Console(soft_wrap=True))
+        show_target(found[0], console(soft_wrap=True))
     else:
-        show_targets(found, Console(soft_wrap=True))
+        show_targets(found, console(soft_wrap=True))
 
 
 def _without_posterior(pair: Any) -> dict[str, Any]:
     return {"runtime": pair.runtime, "precision": pair.precision, **vars(pair.standing)}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name")
 @click.option("--base", help="A target whose profile is shifted to the board's measurements.")
 @click.option("--measurements", type=click.Path(path_type=Path), help="CSV: model, runtime, precision, threads, ms.")
@@ -154,15 +158,17 @@ def calibrate(name: str, as_json: bool, **options: Any) -> None:
 
         found = run(name, **options, tell=tell)
     if as_json:
+        from edgesdk.record import to_json
+
         pairs = [to_json(_without_posterior(pair)) for pair in found.pairs]
-        click.echo(dumps({**to_json(found.target), "pairs": pairs}), nl=False)
+        emit_json({**to_json(found.target), "pairs": pairs})
     else:
         from edgesdk.show import show_target
 
-        show_target(found, Console(soft_wrap=True))
+        show_target(found, console(soft_wrap=True))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def doctor(as_json: bool) -> None:
     """Runtimes found, versions, CPU features, and where prices are kept."""
@@ -195,11 +201,11 @@ def doctor(as_json: bool) -> None:
         "cache": os.environ.get("EDGESDK_CACHE") or platformdirs.user_cache_dir("edgesdk"),
     }
     if as_json:
-        click.echo(dumps(found), nl=False)
+        emit_json(found)
         return
-    click.echo(f"edgesdk {found['edgesdk']}, Python {found['python']}, cache {found['cache']}")
-    click.echo(f"{facts.get('cpu')}, {facts.get('cores')} cores, {', '.join(features)}")
+    emit(f"edgesdk {found['edgesdk']}, Python {found['python']}, cache {found['cache']}")
+    emit(f"{facts.get('cpu')}, {facts.get('cores')} cores, {', '.join(features)}")
     if not integer:
-        click.echo("no integer dot product: int8 may gain little, and saturates in some kernels; prices are measured")
+        emit("no integer dot product: int8 may gain little, and saturates in some kernels; prices are measured")
     for package, version in versions.items():
-        click.echo(f"  {package} {version or 'not installed'}")
+        emit(f"  {package} {version or 'not installed'}")

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
-from edgesdk.cli.shared import free, telling
-from edgesdk.record import dumps
+from edgesdk.cli.frame import Commands
+from edgesdk.cli.progress import telling
+from edgesdk.cli.shared import free
+from edgesdk.cli.streams import console, emit, emit_json
 
 DEVICE = "A name of the inventory, ssh://user@host[:port], or local."
 
 
-@click.group()
+@click.group(cls=Commands)
 def device() -> None:
     """Boards: an inventory of them, what they are, and what is installed there."""
 
@@ -27,13 +28,13 @@ def list_(as_json: bool) -> None:
 
     found = devices()
     if as_json:
-        click.echo(dumps({"inventory": str(inventory()), "devices": list(found.values())}), nl=False)
+        emit_json({"inventory": str(inventory()), "devices": list(found.values())})
         return
     for known in found.values():
         rest = [f"{name} {value}" for name, value in vars(known).items() if value and name not in ("name", "address")]
-        click.echo(", ".join([f"{known.name}: {known.address}", *rest]))
+        emit(", ".join([f"{known.name}: {known.address}", *rest]))
     if not found:
-        click.echo(f"no devices in {inventory()}")
+        emit(f"no devices in {inventory()}")
 
 
 @device.command()
@@ -50,7 +51,7 @@ def add(name: str, address: str, key: Path | None, force: bool, **options: Any) 
     from edgesdk.remote.devices import add as write
 
     place = str(key.expanduser().absolute()) if key else None
-    click.echo(f"{name}: {write(Device(name, address, key=place, **options), force)}")
+    emit(f"{name}: {write(Device(name, address, key=place, **options), force)}")
 
 
 @device.command()
@@ -63,11 +64,11 @@ def probe(name: str, as_json: bool) -> None:
     with reach(name) as agent:
         facts = agent.call("probe")
     if as_json:
-        click.echo(dumps(facts), nl=False)
+        emit_json(facts)
         return
     from edgesdk.show import show_facts
 
-    show_facts(name, facts, Console(soft_wrap=True))
+    show_facts(name, facts, console(soft_wrap=True))
 
 
 @device.command()
@@ -84,11 +85,11 @@ def install(name: str, bundle: Path, as_json: bool, **options: Any) -> None:
 
         found = run(bundle, name, **options, tell=tell)
     if as_json:
-        click.echo(dumps(found), nl=False)
+        emit_json(found)
     else:
         from edgesdk.show import show_installed
 
-        show_installed(found, Console(soft_wrap=True))
+        show_installed(found, console(soft_wrap=True))
 
 
 @device.command()
@@ -101,12 +102,12 @@ def rollback(name: str, root: str | None, as_json: bool) -> None:
 
     found = run(name, root=root)
     if as_json:
-        click.echo(dumps(found), nl=False)
+        emit_json(found)
     else:
-        click.echo(f"running: {found['version']}; before: {found['previous']}")
+        emit(f"running: {found['version']}; before: {found['previous']}")
 
 
-@click.group()
+@click.group(cls=Commands)
 def agent() -> None:
     """The measuring agent by itself, for those who have a way of their own to their boards."""
 
@@ -118,4 +119,4 @@ def build(out: Path, force: bool) -> None:
     """Write the agent as one file: `python3 OUT` answers JSON requests, a line each; Python 3.8 or newer."""
     from edgesdk.remote.archive import build as write
 
-    click.echo(f"agent: {write(free(out, force))}")
+    emit(f"agent: {write(free(out, force))}")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from edgesdk.budget import BYTES, Budget, parse, parse_latency
 from edgesdk.cli.devices import DEVICE
-from edgesdk.cli.shared import free, telling
+from edgesdk.cli.frame import Command
+from edgesdk.cli.progress import telling
+from edgesdk.cli.shared import free
+from edgesdk.cli.streams import console, emit, emit_json
 from edgesdk.errors import UsageError
-from edgesdk.record import dumps, write
+
+if TYPE_CHECKING:
+    from edgesdk.budget import Budget
 
 
 def deployment(command: Callable[..., None]) -> Callable[..., None]:
@@ -45,6 +48,8 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _budget(options: dict[str, Any]) -> Budget | None:
+    from edgesdk.budget import BYTES, Budget, parse, parse_latency
+
     latency, memory, size = (options.pop(name) for name in ("latency", "peak_memory", "size"))
     drop, percentile, score = (options.pop(name) for name in ("max_drop", "percentile", "score"))
     if (latency, memory, size, drop, score) == (None, None, None, None, None):
@@ -82,7 +87,7 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-@click.command()
+@click.command(cls=Command)
 @deployment
 @click.option("--epochs", type=click.FloatRange(0), help="Epochs of recovery.  [default: 10; 8 for the example]")
 @click.option("--recover", type=click.Path(path_type=Path), help="TOML: teachers, losses and pace of recovery.")
@@ -109,14 +114,14 @@ def deploy(as_json: bool, **options: Any) -> None:
         document = {"bundle": str(bundle.path), "manifest": bundle.manifest, "report": report}
         if bundle.installed is not None:
             document["installed"] = bundle.installed
-        click.echo(dumps(document), nl=False)
+        emit_json(document)
     else:
         from edgesdk.show import show_bundle
 
-        show_bundle(bundle, Console())
+        show_bundle(bundle, console())
 
 
-@click.command()
+@click.command(cls=Command)
 @deployment
 def search(as_json: bool, force: bool, **options: Any) -> None:
     """The plan alone (plan.json, or --out): no training, no bundle."""
@@ -127,17 +132,19 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
         from edgesdk.deployment import search as run
 
         plan = run(**options, force=force, tell=tell)
+    from edgesdk.record import dumps, write
+
     write(out, dumps(plan))
     if as_json:
-        click.echo(dumps(plan), nl=False)
+        emit_json(plan)
     else:
         from edgesdk.show import show_plan
 
-        show_plan(plan, Console())
-        click.echo(f"plan: {out}")
+        show_plan(plan, console())
+        emit(f"plan: {out}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.argument("model", required=False)
 @click.option(
@@ -164,8 +171,8 @@ def export(as_json: bool, **options: Any) -> None:
 
         found = export_plan(**options, tell=tell)
     if as_json:
-        click.echo(dumps(found), nl=False)
+        emit_json(found)
     else:
         from edgesdk.show import show_exports
 
-        show_exports(found, Console())
+        show_exports(found, console())

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesdk.cli.shared import free, telling
-from edgesdk.record import dumps
+from edgesdk.cli.frame import Commands
+from edgesdk.cli.progress import telling
+from edgesdk.cli.shared import free
+from edgesdk.cli.streams import emit, emit_json
 
 if TYPE_CHECKING:
     from edgesdk.preparation import Prepared
 
 
-@click.group()
+@click.group(cls=Commands)
 def prepare() -> None:
     """Before compressing: a model that is easier to prune, has a new task, or is an ensemble.
 
@@ -90,16 +92,16 @@ def _print(made: Prepared, as_json: bool) -> None:
     """The figures of ``made``, and how to go on."""
     report = made.report
     if as_json:
-        click.echo(dumps({"prepared": str(made.path), "report": report}), nl=False)
+        emit_json({"prepared": str(made.path), "report": report})
         return
     scores = ", ".join(f"{name} {score:.2f}" for name, score in report["score"].items())
-    click.echo(f"{report['metric']} on test data: {scores}")
+    emit(f"{report['metric']} on test data: {scores}")
     if "near_zero" in report:
         share, size = report["near_zero"], report["size"]
-        click.echo(f"channels near zero: {100 * share['before']:.1f} % before, {100 * share['after']:.1f} % after")
-        click.echo(f"{report['penalty']}: {size['before']:.4g} before, {size['after']:.4g} after")
+        emit(f"channels near zero: {100 * share['before']:.1f} % before, {100 * share['after']:.1f} % after")
+        emit(f"{report['penalty']}: {size['before']:.4g} before, {size['after']:.4g} after")
     if "members" in report:
-        click.echo(f"members: {', '.join(f'{score:.2f}' for score in report['members'])}")
+        emit(f"members: {', '.join(f'{score:.2f}' for score in report['members'])}")
     for note in report["notes"]:
-        click.echo(f"note: {note}")
-    click.echo(f"go on with: edgesdk deploy {made.path / 'model.py'}:model --data ...")
+        emit(f"note: {note}")
+    emit(f"go on with: edgesdk deploy {made.path / 'model.py'}:model --data ...")

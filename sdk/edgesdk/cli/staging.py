@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from edgesdk.cli.devices import DEVICE
-from edgesdk.cli.shared import free, telling
+from edgesdk.cli.frame import Command
+from edgesdk.cli.progress import telling
+from edgesdk.cli.shared import free
+from edgesdk.cli.streams import console, emit_json
 from edgesdk.errors import UsageError
-from edgesdk.record import dumps
-
-if TYPE_CHECKING:
-    from edgesdk.staging import Stages
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model", required=False)
 @click.option("--target", help="The kind of device: see `edgesdk targets`.  [default: the --device's own, else x86]")
 @click.option("--device", help=f"Measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
@@ -56,30 +53,8 @@ def stages(as_json: bool, **options: Any) -> None:
 
         found = run(**options, tell=tell)
     if as_json:
-        click.echo(dumps(found), nl=False)
+        emit_json(found)
     else:
-        _show(found, Console())
+        from edgesdk.show import show_stages
 
-
-def _show(found: Stages, console: Console) -> None:
-    """The stages with their shares, what is expected, and what it costs in accuracy."""
-    basis = found.basis["stages"]
-    title = f"{found.path}: {found.precision} in {found.runtime} {found.runtime_version}, {found.threads} thread(s)"
-    table = Table(title=title, title_justify="left")
-    for heading in ("file", "exit at", "threshold", "reached by", "left by", f"p50 ({basis})"):
-        table.add_column(heading, justify="left" if heading in ("file", "exit at") else "right")
-    for stage in found.stages:
-        limit = "-" if stage.threshold is None else f"{stage.threshold:.4g}"
-        table.add_row(
-            stage.file, stage.exit or "-", limit, f"{100 * stage.reached:.1f} %", f"{100 * stage.left:.1f} %",
-            f"{stage.latency_ms:.4g} ms",
-        )  # fmt: skip
-    console.print(table)
-    ratio = found.expected_ms / found.whole_ms
-    whole = f"{ratio:.2f} of the model in one file, {found.whole_ms:.4g} ms ({basis})"
-    console.print(f"expected (predicted): {found.expected_ms:.4g} ms a sample, {whole}", highlight=False)
-    for name, judged in (("test data", found.test), ("held-out data, by which they were set", found.held)):
-        figures = f"dense {judged.dense:.2f} %, last stage {judged.last:.2f} %, staged {judged.staged:.2f} %"
-        console.print(f"top-1 on {name}: {figures}", highlight=False)
-    for note in found.notes:
-        console.print(f"note: {note}", highlight=False)
+        show_stages(found, console())

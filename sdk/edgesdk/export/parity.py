@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from edgesdk.artefact import Artefact, format_of
+from edgesdk.artefact import Artefact, format_of, open_file
 from edgesdk.compress.network import Batch, Network, tensors
 from edgesdk.compress.quantize import specification
-from edgesdk.errors import DeviceError, FidelityError
-from edgesdk_targets.bundle_run import opened
+from edgesdk.errors import FidelityError
 
 SAMPLES = 128
 FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 5e-2
@@ -35,24 +34,6 @@ class Parity:
     tolerance: float
     samples: int
     top1_differs: float
-
-
-def open_file(artefact: Artefact) -> Any:
-    """The file, loaded in its runtime or in one on this machine that reads such files: see ``bundle_run.opened``.
-
-    Raises ``DeviceError`` where that runtime is not installed, or refuses the file.
-    """
-    runtime = artefact.runtime
-    try:
-        return opened(str(artefact.path), runtime)
-    except ImportError:
-        extra = format_of(runtime).extra
-        remedy = f"pip install 'edgesdk[{extra}]'" if extra else f"pip install {runtime}"
-        raise DeviceError(f"{runtime} is not installed", remedy) from None
-    except Exception as error:  # runtimes' own exceptions share no base
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        fact = f"{runtime} refuses {artefact.path.name} ({lines[0] if lines else type(error).__name__})"
-        raise DeviceError(fact, "export it anew, for this runtime") from None
 
 
 def runner(artefact: Artefact, structure: Any) -> Callable[[Batch], Any]:

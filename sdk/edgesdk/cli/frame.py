@@ -1,0 +1,81 @@
+"""What every command is: errors as one line on stderr, -q and -v, results alone on stdout, help without arguments."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Any
+
+import click
+
+from edgesdk.cli.streams import results_apart
+from edgesdk.errors import EdgeSdkError, UsageError
+
+INTERRUPTED = 130
+QUIET, VERBOSE, STAGE = (f"edgesdk.{name}" for name in ("quiet", "verbose", "stage"))  # keys of a context's ``meta``
+
+
+class Command(click.Command):
+    """A command that keeps its results apart from all else that is printed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [
+            click.Option(["-q", "--quiet"], is_flag=True, help="No progress, and of results the verdict alone."),
+            click.Option(["-v", "--verbose"], is_flag=True, help="All that is known, not the verdict and a table."),
+        ]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        ctx.meta[QUIET], ctx.meta[VERBOSE] = ctx.params.pop("quiet"), ctx.params.pop("verbose")
+        with results_apart():
+            try:
+                return super().invoke(ctx)
+            except (EdgeSdkError, click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+                raise
+            except Exception as error:
+                from edgesdk.cli.unexpected import explained
+
+                raise explained(error, ctx.command_path, ctx.meta.get(STAGE)) from error
+
+
+class Commands(click.Group):
+    """Commands, or groups of them. Alone, without arguments, it prints its help."""
+
+    command_class = Command
+    group_class = type
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each command with its first sentence, whole."""
+        rows = [(name, command.get_short_help_str(limit=1000)) for name, command in sorted(self.commands.items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs["standalone_mode"] = False
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was begun is cleaned up
+        try:
+            return sys.exit(super().main(*args, **kwargs) or 0)
+        except EdgeSdkError as error:
+            click.echo(f"edgesdk: {error}", err=True)
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            click.echo(f"edgesdk: {' '.join(error.format_message().split()).rstrip('.')}: see --help", err=True)
+            sys.exit(UsageError.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("edgesdk: interrupted: run it again to go on, what was measured and learnt is kept", err=True)
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(1)
+
+
+def told(key: str) -> bool:
+    """Whether the command at work was given ``QUIET`` or ``VERBOSE``."""
+    context = click.get_current_context(silent=True)
+    return bool(context is not None and context.meta.get(key))

@@ -1,0 +1,129 @@
+"""Help, -q and -v, light imports, and errors that nobody foresaw."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import Running
+
+from edgesdk import bundle
+from edgesdk.cli import main
+
+HEAVY = ("torch", "onnx", "onnxscript", "scipy", "highspy", "torch_pruning")
+
+
+def every(group: Any = main, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name, command in group.commands.items():
+        found += every(command, (*path, name)) if hasattr(command, "commands") else [(*path, name)]
+    return found
+
+
+@pytest.mark.parametrize("group", [(), ("device",), ("agent",), ("prepare",)])
+def test_alone_a_group_prints_its_help(edgesdk: Running, group: tuple[str, ...]) -> None:
+    done = edgesdk(*group)
+    assert (done.code, done.err) == (0, "")
+    assert done.out == edgesdk(*group, "--help").out
+    commands = done.out.partition("Commands:")[2]
+    assert done.out.startswith("Usage: edgesdk") and commands.count("\n") > 1 and "..." not in commands
+
+
+@pytest.mark.parametrize("command", every(), ids=" ".join)
+def test_every_command_takes_quiet_and_verbose(edgesdk: Running, command: tuple[str, ...]) -> None:
+    said = edgesdk(*command, "--help").out
+    assert "-q, --quiet" in said and "-v, --verbose" in said
+
+
+def _fails_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(bundle, "verify", failing)
+
+
+def _file(line: str) -> Path:
+    return Path(line.rpartition(" ")[2])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("view size is not\ncompatible"), AssertionError(), KeyError("x")])
+def test_what_nobody_foresaw_is_a_line_and_a_file(
+    edgesdk: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["edgesdk", "verify", "some where"])
+    _fails_with(error, monkeypatch)
+    done = edgesdk("verify", "some where")
+    assert (done.code, done.out) == (70, "")
+    assert "edgesdk verify" in done.line and type(error).__name__ in done.line
+    noted = _file(done.line).read_text()
+    assert _file(done.line).is_relative_to(tmp_path)
+    for word in ("Traceback", "test_frame.py", "edgesdk verify 'some where'", "Python 3.", "torch ", "onnxruntime "):
+        assert word in noted
+
+
+def test_where_the_cache_cannot_be_written_the_file_is_elsewhere(
+    edgesdk: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "file"))
+    _fails_with(RuntimeError("no"), monkeypatch)
+    path = _file(edgesdk("verify", "x").line)
+    assert "Traceback" in path.read_text()
+    path.unlink()
+
+
+def test_the_users_own_line_and_the_stage_are_named_and_not_the_data(edgesdk: Running, tmp_path: Path) -> None:
+    data = ("--data", "data.npz", "--metric", "models.py:broken", "--accuracy", "1")
+    done = edgesdk("deploy", "models.py:Small", *data, "--target", "x86", "--out", tmp_path / "b")
+    assert done.code == 70
+    assert "while tracing" in done.line and "in models.py line" in done.line and "broken" in done.line
+    noted = _file(done.line).read_text()
+    assert "tensor(" not in noted
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (MemoryError(), 1, "memory ran out"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 1, "memory ran out"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 9, "No space left on device"),
+    ],
+)
+def test_a_machine_that_is_full_is_no_defect(
+    edgesdk: Running, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, says: str
+) -> None:
+    _fails_with(error, monkeypatch)
+    done = edgesdk("verify", "x")
+    assert done.code == code and says in done.line and "maintainer" not in done.line
+
+
+def test_light_commands_import_nothing_heavy(deployed: tuple[Path, str], tmp_path: Path) -> None:
+    """Each command by itself would pay for a process: they run one after the other in one."""
+    script = f"""
+import sys
+import edgesdk
+assert edgesdk.__version__ and "Budget" in dir(edgesdk)
+from edgesdk.cli import main
+ends = {{}}
+for line in (["--help"], ["targets"], ["targets", "pi5"], ["device", "list"], ["device", "probe", "local"],
+             ["verify", "nothing"], ["verify", sys.argv[1]], ["benchmark", sys.argv[1], "--mode", "rapid"],
+             ["device", "install", "local", sys.argv[1], "--install-root", sys.argv[2]]):
+    try:
+        main(line)
+    except SystemExit as end:
+        heavy = [name for name in {HEAVY!r} if name in sys.modules]
+        assert not heavy, (line, heavy)
+        ends[" ".join(line[:2])] = end.code
+print(ends, file=sys.stderr)
+assert [code for code in ends.values() if code] == [8], ends
+"""
+    command = [sys.executable, "-c", script, deployed[0], tmp_path / "root"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,82 @@
+"""Stdout is for results alone, whatever models and libraries print there; every --json command prints JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import Running
+
+MODEL = ("models.py:Small", "--data", "data.npz")
+
+
+def test_what_makes_and_measures_a_bundle_prints_json_alone(
+    edgesdk: Running, deployed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESDK_DEVICES", str(tmp_path / "devices.toml"))
+    bundle, printed = deployed
+    assert json.loads(printed)["bundle"] == str(bundle)
+    assert edgesdk("verify", bundle, "--json").document["valid"]
+    assert edgesdk("benchmark", bundle, "--mode", "rapid", "--json").document["statistics"]["count"] > 0
+    plan = bundle / "plan.json"
+    files = edgesdk("export", plan, *MODEL, "--format", "onnx", "--out", tmp_path / "exported", "--json").document
+    assert [file["format"] for file in files] == ["onnx"]
+    searched = edgesdk("search", *MODEL, "--target", "pi5", "--size", "1MB", "--out", tmp_path / "plan.json", "--json")
+    assert searched.document["layers"]
+    assert "a word from the model" in searched.err and "a word below Python" in searched.err
+    edgesdk("device", "add", "here", "local", "--target", "x86")
+    assert edgesdk("device", "list", "--json").document["devices"][0]["name"] == "here"
+    installed = edgesdk("device", "install", "here", bundle, "--install-root", tmp_path / "root", "--json").document
+    assert installed["version"]
+    again = edgesdk("device", "rollback", "here", "--install-root", tmp_path / "root", "--json")
+    assert again.code == 8 and again.line
+
+
+def test_what_tells_prints_json_alone(edgesdk: Running) -> None:
+    assert edgesdk("targets", "--json").document
+    assert edgesdk("targets", "pi5", "--json").document["name"] == "raspberry-pi-5"
+    assert edgesdk("estimate", "models.py:Small", "--shape", "3x8x8", "--target", "pi5", "--json").document["basis"]
+    assert edgesdk("doctor", "--json").document["device"]
+    assert edgesdk("device", "probe", "local", "--json").document["cpu"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("sparsify", "--on", "channels"),
+        ("transfer", "--classes", "4", "--frozen-epochs", "0"),
+        ("ensemble", "--members", "2"),
+    ],
+)
+def test_what_prepares_prints_json_alone(edgesdk: Running, tmp_path: Path, how: tuple[str, ...]) -> None:
+    name, *more = how
+    given = edgesdk("prepare", name, *MODEL, "--epochs", "1", *more, "--out", tmp_path / "prepared", "--json")
+    assert given.document["report"]
+
+
+def test_stages_print_json_alone(edgesdk: Running, tmp_path: Path) -> None:
+    done = edgesdk("stages", "models.py:Deep", *MODEL[1:], "--target", "pi5", "--out", tmp_path / "stages", "--json")
+    assert done.document["stages"]
+
+
+def test_in_a_process_of_its_own_stdout_is_the_document(given: Path) -> None:
+    """The real descriptors, with a library's buffered words, which leave it as the process ends."""
+    script = """
+import ctypes
+from edgesdk import device
+known = device.targets
+def loud():
+    ctypes.CDLL(None).printf(b"buffered words\\n")
+    print("words of Python")
+    return known()
+device.targets = loud
+from edgesdk.cli import main
+main(["targets", "--json"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=given)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) > 5
+    assert "buffered words" in done.stderr and "words of Python" in done.stderr
