@@ -25,8 +25,9 @@ from edgesdk.errors import BudgetError, DeviceError, UsageError
 from edgesdk.example.data import example_data, example_model
 from edgesdk.forecast import Forecast
 from edgesdk.installation import check_key, put
-from edgesdk.loop import chosen, fastest, nowhere, planned, within
+from edgesdk.loop import chosen, eased, fastest, nowhere, within
 from edgesdk.plan import FP32, Plan
+from edgesdk.planning import planned
 from edgesdk.price.profile import profile
 from edgesdk.remote.agent import AgentProcess
 from edgesdk.remote.bench import Bench
@@ -70,7 +71,7 @@ def search(
         errors: dict[str, BudgetError] = {}
         for one in known:
             try:
-                plans.append(planned(one, goal, target)[0])
+                plans.append(planned(one, goal, target).plan)
             except BudgetError as error:
                 errors[one.runtime] = error
         if not plans:
@@ -123,9 +124,10 @@ def deploy(
         asked = _Asked(target, runtime, threads, tuple(precisions), tuple(offer), at, force)
         with _studied(loaded, found, metric, asked, budget, tell) as (studies, goal, refused, agent):
             training = Training(studies[0], total, seed, tell, recovery)
-            choice = chosen(studies, goal, target, training)
+            given = budget is not None and bool(budget.bounds)
+            choice = chosen(studies, goal, target, training, given)
             if goal.bounds:
-                result = within(choice, goal, target, training)
+                result = (within if given else eased)(choice, goal, target, training)
             else:
                 result = fastest(choice, goal, target, training)
             result = replace(result, refused={**refused, **choice.refused})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class EdgeSdkError(Exception):
     """Base of every error that edgesdk raises on purpose.
@@ -36,9 +38,21 @@ class DataError(EdgeSdkError):
 
 
 class BudgetError(EdgeSdkError):
-    """No plan keeps the budget; the message names the tightest reachable figure and the layers in the way."""
+    """No plan keeps the budget; the message names the tightest reachable figure and the layers in the way.
+
+    ``figure`` is the bound that is out of reach, by its name in ``Budget``, with what was ``asked`` and the
+    ``tightest`` that there is (ms, bytes or points). ``built`` are all figures of the model that reaches that, where
+    it was carried out and measured or predicted. Each is ``None`` where it does not apply.
+    """
 
     exit_code = 5
+
+    def __init__(
+        self, fact: str, remedy: str, *, figure: str | None = None, asked: float | None = None,
+        tightest: float | None = None, built: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(fact, remedy)
+        self.figure, self.asked, self.tightest, self.built = figure, asked, tightest, built
 
 
 class DeviceError(EdgeSdkError):

@@ -7,23 +7,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgesdk.artefact import Artefact
-from edgesdk.budget import Budget, Cost, show
-from edgesdk.compress.apply import compressed
+from edgesdk.budget import Budget, show
+from edgesdk.candidates import Attempt, attempt, figures, keeping, refusal, standing
 from edgesdk.errors import BudgetError
-from edgesdk.menu import Menu
-from edgesdk.plan import Plan
-from edgesdk.price.correct import Correction
-from edgesdk.report import DENSE
+from edgesdk.planning import EVEN, MARGIN, as_planned, planned
+from edgesdk.remarks import remarks
 from edgesdk.result import Result
-from edgesdk.solve.finalists import LEANINGS, as_plan, leaning
-from edgesdk.solve.milp import Solution, solve
+from edgesdk.solve.finalists import LEANINGS
+from edgesdk.solve.milp import Unreachable
 from edgesdk.study import Study
 from edgesdk.training import Candidate, Training
 
 ROUNDS = 6  # of searching, measuring and correcting
-MARGIN = 0.03  # searched below the budget, so that noise between runs does not break it
 DROP_STEPS = 4  # bisections of the latency that a bound on accuracy allows
-EVEN = "even"
+EASED = 1.1  # times a bound that nobody gave, at the least, where nothing keeps it
 
 
 @dataclass(frozen=True)
@@ -40,30 +37,57 @@ class Chosen:
     history: tuple[Mapping[str, Any], ...] = ()
 
 
-def chosen(studies: Sequence[Study], goal: Budget, target: str, training: Training) -> Chosen:
+@dataclass(frozen=True)
+class Searched:
+    """What a search within bounds came to: the ``result`` that keeps them, or ``None`` with the ``error`` that says so.
+
+    ``tried`` is all that was carried out, ``history`` what the report says of it.
+    """
+
+    result: Result | None
+    error: BudgetError | None
+    tried: tuple[Attempt, ...]
+    history: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Round:
+    """The candidates of one round, and what the search said where it found nothing at the prices that there are."""
+
+    found: tuple[Attempt, ...]
+    priced: Unreachable | None = None
+
+
+def chosen(studies: Sequence[Study], goal: Budget, target: str, training: Training, given: bool = True) -> Chosen:
     """The runtime whose finalist is best: all are measured in one run, and recovered shortly to be told apart.
 
-    Raises ``BudgetError``, with what each can reach, where none has a plan within the budget.
+    Raises ``BudgetError``, with what each can reach, where none has a plan within the budget, unless nobody gave it.
     """
     if len(studies) == 1:
         return Chosen(studies[0])
-    found: list[Candidate] = []
+    finalists: list[Candidate] = []
     history: list[Mapping[str, Any]] = []
     errors: dict[str, BudgetError] = {}
     for known in studies:
         try:
-            found.append(_first(known, goal, target, training, history))
+            one, tried = _first(known, goal, target, training, given)
         except BudgetError as error:
             errors[known.runtime] = error
-    if not found:
+        else:
+            finalists.append(one.candidate)
+            history += [other.step(goal) for other in tried]
+    if not finalists:
         raise nowhere(errors)
-    files = {c.known.runtime: c.artefact for c in found}
-    reports = found[0].known.measure(files, "rapid")
-    found = [replace(c, report=reports[c.known.runtime]) for c in found]
-    best = training.best_of(found, history) if goal.bounds else min(found, key=lambda c: c.report.latency_ms())
+    files = {c.known.runtime: c.artefact for c in finalists}
+    reports = finalists[0].known.measure(files, "rapid")
+    finalists = [replace(c, report=reports[c.known.runtime]) for c in finalists]
+    if goal.bounds:
+        best = training.best_of(finalists, history)
+    else:
+        best = min(finalists, key=lambda c: c.report.latency_ms())
     beside = {
         f"{kind} {c.known.runtime}": artefact
-        for c in found
+        for c in finalists
         if c is not best
         for kind, artefact in (("dense", c.known.dense_file), ("finalist", c.artefact))
     }
@@ -75,197 +99,279 @@ def nowhere(errors: Mapping[str, BudgetError]) -> BudgetError:
     """That none of the runtimes has a plan within the budget, by name what each can reach."""
     if len(errors) == 1:
         return next(iter(errors.values()))
-    return BudgetError("; ".join(f"{name}: {error.fact}" for name, error in errors.items()), "loosen the budget")
-
-
-def _first(known: Study, goal: Budget, target: str, training: Training, history: list[Mapping[str, Any]]) -> Candidate:
-    """The first candidate of a runtime that keeps the budget; the fastest within ``max_drop`` where that is all."""
-    if not goal.bounds:
-        best = _bisected(known, goal, target, training, history)
-        return best if best is not None else _slower(known, goal, target, 1.0)
-    tight = 1 - MARGIN
-    for attempt in range(ROUNDS):
-        if finalists := _finalists(known, goal, target, f"first-{attempt}", [EVEN], tight, history):
-            return finalists[0]
-        tight -= MARGIN / 2
-    raise _missed(goal, history)
-
-
-def planned(
-    known: Study, goal: Budget, target: str, lean: str = EVEN, tight: float = 1 - MARGIN
-) -> tuple[Plan, Solution]:
-    """The best plan at today's prices, its latency ``tight`` below the budget's."""
-    at = known.menu(losses=leaning(known.losses, lean))
-    assert known.dense is not None
-    allowed = goal.against(known.dense.latency_ms()).bounds
-    bounds = dict(allowed)
-    if "latency_ms" in bounds:
-        tail = known.dense.latency_ms(goal.percentile) / known.dense.latency_ms()  # bounds hold at the percentile
-        bounds["latency_ms"] *= tight / tail
-    try:
-        solution = solve(at, bounds)
-    except BudgetError:
-        solution = solve(at, allowed)  # out of reach without the margin too: says so in the user's own figures
-    return as_plan(at, solution, known.graph, target, known.runtime, known.bench.threads), solution
-
-
-def _candidate(known: Study, plan: Plan, name: str) -> Candidate:
-    """The plan carried out and measured, its ranges calibrated but nothing trained: latency does not need that."""
-    small, options = compressed(known.network, plan, known.data.example, known.scores)
-    made = known.artefact(known.integer(small, options), options, name)
-    report = known.measure({DENSE: known.dense_file, name: made}, "rapid")[name]
-    return Candidate(known, plan, small, made, report)
-
-
-def _tried(known: Study, plan: Plan, solution: Solution, name: str) -> Candidate:
-    """The plan carried out; what it was measured at corrects the prices."""
-    candidate = _candidate(known, plan, name)
-    plain = known.menu(Correction())
-    known.observe(plain, _plain(plain, solution), solution.kept, solution.dropped, candidate.report)
-    return candidate
-
-
-def _finalists(
-    known: Study, goal: Budget, target: str, name: str, leans: Sequence[str], tight: float,
-    history: list[Mapping[str, Any]],
-) -> list[Candidate]:  # fmt: skip
-    """The candidates of one round that keep the budget as measured."""
-    found: dict[str, Candidate] = {}
-    for lean in leans:
-        known.tell(f"searching and measuring ({known.runtime})", None)
-        plan, solution = planned(known, goal, target, lean, tight)
-        if plan.digest in found:
-            continue
-        candidate = _tried(known, plan, solution, f"{name}-{lean}")
-        measured = candidate.report.cost(goal)
-        misses = goal.misses(measured)
-        history.append(_step(known, lean, candidate.plan, measured, misses))
-        if not misses:
-            found[plan.digest] = candidate
-    return list(found.values())
-
-
-def within(choice: Chosen, goal: Budget, target: str, training: Training) -> Result:
-    """The most accurate plan within the budget: search, measure, correct, until what is measured keeps it."""
-    tight, history, known = 1 - MARGIN, list(choice.history), choice.known
-    for attempt in range(ROUNDS):
-        finalists = _finalists(known, goal, target, f"candidate-{attempt}", list(LEANINGS), tight, history)
-        if finalists and _far_below(finalists, goal):  # what was measured has corrected the prices: more fits
-            closer = _finalists(known, goal, target, f"closer-{attempt}", list(LEANINGS), tight, history)
-            finalists = closer or finalists
-        if finalists:
-            result = training.best(finalists, choice.beside)
-            result = replace(result, history=(*history, *result.history))
-            measured = result.deployed.cost(goal)
-            if not goal.misses(measured):
-                return _judged(result, goal, known)
-            history = [*result.history, _step(known, "final", result.plan, measured, goal.misses(measured))]
-        tight -= MARGIN / 2
-    raise _missed(goal, history)
-
-
-def _far_below(finalists: Sequence[Candidate], goal: Budget) -> bool:
-    """Whether all of ``finalists`` turned out faster than predicted, and leave twice the margin of their bound."""
-    bounds = {name: bound for name, bound in goal.bounds.items() if name.startswith("latency")}
-    if not bounds:
-        return False
-    costs = [c.report.cost(goal) for c in finalists]
-    return all(
-        all(getattr(cost, name) < (1 - 2 * MARGIN) * bound for name, bound in bounds.items())
-        and c.report.latency_ms() * (1 + MARGIN) < c.plan.predicted.latency_ms
-        for c, cost in zip(finalists, costs, strict=True)
+    nearest = min(errors.values(), key=lambda e: e.tightest / e.asked if e.tightest and e.asked else float("inf"))
+    return BudgetError(
+        "; ".join(f"{name}: {error.fact}" for name, error in errors.items()),
+        "loosen the budget",
+        figure=nearest.figure,
+        asked=nearest.asked,
+        tightest=nearest.tightest,
+        built=nearest.built,
     )
 
 
-def _missed(goal: Budget, history: Sequence[Mapping[str, Any]]) -> BudgetError:
-    last = history[-1]["measured"]
-    reached = ", ".join(f"{name.split('_')[0]} {show(name, getattr(last, name))}" for name in goal.bounds)
+def _first(
+    known: Study, goal: Budget, target: str, training: Training, given: bool
+) -> tuple[Attempt, tuple[Attempt, ...]]:
+    """The first candidate of a runtime that keeps the budget, and all that were tried.
+
+    The fastest within ``max_drop`` where that is all; the nearest to a budget that nobody gave and nothing keeps.
+    """
+    if not goal.bounds:
+        tried = _bisected(known, goal, target, training)
+        kept = [one for one in tried if one.drop is not None and one.drop <= (goal.max_drop or 0.0)]
+        return (kept[-1] if kept else _slower(known, goal, target, 1.0)), tried
+    tight = 1 - MARGIN
+    tried: tuple[Attempt, ...] = standing(known, goal, target)
+    priced = None
+    for _ in range(ROUNDS):
+        step = _round(known, goal, target, [EVEN], tight, tried)
+        new, priced = _new(step.found, tried), step.priced
+        tried += new
+        if kept := keeping(step.found, goal):
+            return kept[0], tried
+        if not new:
+            break
+        tight -= MARGIN / 2
+    if kept := keeping(tried, goal):
+        return min(kept, key=lambda one: one.loss), tried
+    if given:
+        raise refusal(tried, goal, priced)
+    return min(tried, key=lambda one: max(goal.misses(one.cost).values())), tried
+
+
+def _new(found: Sequence[Attempt], tried: Sequence[Attempt]) -> tuple[Attempt, ...]:
+    known = {one.plan.digest for one in tried}
+    return tuple(one for one in found if one.plan.digest not in known)
+
+
+def _round(
+    known: Study, goal: Budget, target: str, leans: Sequence[str], tight: float, tried: Sequence[Attempt]
+) -> Round:
+    """The candidates of one round: the best plans of the search, or the tightest where it finds none in the bounds.
+
+    What was ``tried`` before is not carried out again.
+    """
+    built = {one.plan.digest: one for one in tried}
+    found: dict[str, Attempt] = {}
+    for lean in leans:
+        known.tell(f"searching and measuring ({known.runtime})", None)
+        priced, at = None, known.menu()
+        try:
+            plans = {lean: planned(known, goal, target, lean, tight)}
+        except Unreachable as error:
+            priced = error
+            plans = {f"tightest {name}": as_planned(known, at, one, target) for name, one in error.nearest.items()}
+        for search, one in plans.items():
+            if one.plan.digest not in found:
+                found[one.plan.digest] = built.get(one.plan.digest) or attempt(known, one, goal, search)
+        if priced is not None:
+            return Round(tuple(found.values()), priced)
+    return Round(tuple(found.values()))
+
+
+def within(choice: Chosen, goal: Budget, target: str, training: Training) -> Result:
+    """The most accurate plan within the budget: search, measure, correct, until what is measured keeps it.
+
+    Raises ``BudgetError`` where nothing that was built keeps it: the tightest plans among that.
+    """
+    tried = standing(choice.known, goal, target)
+    searched = _searched(choice, goal, target, training, tried)
+    if searched.result is None:
+        assert searched.error is not None
+        raise searched.error
+    return _finished(searched.result, goal, choice.known, target, searched.history)
+
+
+def eased(choice: Chosen, goal: Budget, target: str, training: Training) -> Result:
+    """The most accurate plan within a bound on latency that nobody gave, or within the next above it that is kept.
+
+    It ends at the dense model, and never fails.
+    """
+    tried, history, bound = standing(choice.known, goal, target), choice.history, goal
+    dense = tried[0]
+    (name,) = goal.bounds
+    asked = f"a latency of {show(name, goal.bounds[name])}, the default, is out of reach here"
+    while bound.bounds[name] < getattr(dense.cost, name):
+        searched = _searched(replace(choice, history=history), bound, target, training, tried)
+        if searched.result is not None:
+            now = f"{asked}: it was eased to {show(name, bound.bounds[name])}"
+            notes = (now,) if bound is not goal else ()
+            return _finished(searched.result, bound, choice.known, target, searched.history, notes)
+        tried, history = searched.tried, searched.history
+        nearest = min(getattr(one.cost, name) for one in tried)
+        bound = replace(bound, **{name: max(EASED * bound.bounds[name], (1 + MARGIN) * nearest)})
+    result = training.full(dense.candidate, choice.beside)
+    notes = (f"{asked}, and nothing that was built is faster than the dense model",)
+    return _finished(result, Budget(), choice.known, target, history, notes)
+
+
+def _searched(
+    choice: Chosen, goal: Budget, target: str, training: Training, tried: tuple[Attempt, ...]
+) -> Searched:  # fmt: skip
+    """Search, carry out, measure and correct, until a model keeps ``goal`` as measured, or nothing new comes of it."""
+    known, tight, priced = choice.known, 1 - MARGIN, None
+    history = list(choice.history)
+    refuted: dict[str, BudgetError] = {}
+    for _ in range(ROUNDS):
+        step = _round(known, goal, target, list(LEANINGS), tight, tried)
+        if keeping(step.found, goal) and _far_below(step.found, goal):
+            # what was measured has corrected the prices: more fits
+            closer = _round(known, goal, target, list(LEANINGS), tight, (*tried, *step.found))
+            step = closer if keeping(closer.found, goal) else step
+        new, priced = _new(step.found, tried), step.priced
+        tried, history = (*tried, *new), [*history, *(one.step(goal) for one in new)]
+        finalists = {one.plan.digest: one for one in keeping((*step.found, tried[0]), goal)}  # dense, too
+        left = [one for digest, one in finalists.items() if digest not in refuted]
+        judged = _judged(left, goal, choice, training)
+        history += judged.history
+        refuted |= judged.refuted
+        if judged.result is not None:
+            return Searched(judged.result, None, tried, tuple(history))
+        if not new and not left:
+            break
+        tight -= MARGIN / 2
+    left = [one for one in keeping(tried, goal) if one.plan.digest not in refuted]
+    judged = _judged(sorted(left, key=lambda one: one.loss)[:2], goal, choice, training)
+    history += judged.history
+    if judged.result is not None:
+        return Searched(judged.result, None, tried, tuple(history))
+    refuted |= judged.refuted
+    dropped = [error for error in refuted.values() if error.figure == "max_drop"]
+    if dropped:
+        error = min(dropped, key=lambda error: error.tightest or 0.0)
+    elif refuted:
+        error = next(reversed(refuted.values()))
+    else:
+        error = refusal(tried, goal, priced)
+    return Searched(None, error, tried, tuple(history))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What finalists came to in full: the ``result`` that keeps the whole budget, or why those tried do not."""
+
+    result: Result | None = None
+    refuted: Mapping[str, BudgetError] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+
+
+def _judged(finalists: Sequence[Attempt], goal: Budget, choice: Chosen, training: Training) -> Judged:
+    """The best of ``finalists`` in full; where its accuracy drops too much, the best of those that are to lose less."""
+    left, refuted, history = list(finalists), {}, []
+    while left:
+        result = training.best([one.candidate for one in left], choice.beside)
+        history += result.history
+        cost, drop = result.deployed.cost(goal), result.dense_score - result.score
+        if result.plan.digest == left[0].plan.digest and not result.plan.compresses(choice.known.graph):
+            cost = replace(cost, latency_ratio=1.0)
+        own = next(one for one in left if one.plan.digest == result.plan.digest)
+        missed = goal.misses(cost)
+        if not missed and (goal.max_drop is None or drop <= goal.max_drop):
+            return Judged(replace(result, history=()), refuted, tuple(history))
+        if missed:
+            history.append(replace(own, search="final", cost=cost).step(goal))
+            refuted[own.plan.digest] = refusal([replace(own, cost=cost)], goal, None)
+            break
+        refuted[own.plan.digest] = _dropped(drop, goal, choice.known, figures(cost))
+        left = [one for one in left if one.loss < own.loss]
+    return Judged(None, refuted, tuple(history))
+
+
+def _dropped(drop: float, goal: Budget, known: Study, built: Mapping[str, float]) -> BudgetError:
+    assert goal.max_drop is not None
     return BudgetError(
-        f"after {ROUNDS} rounds the measured model still misses the budget ({reached})", "loosen the budget"
+        f"within that budget the {known.task.name} drops by {drop:.2f} points, more than {goal.max_drop:g}",
+        f"allow {drop:.2f} points, loosen the budget, or give more --epochs",
+        figure="max_drop",
+        asked=goal.max_drop,
+        tightest=drop,
+        built=built,
+    )
+
+
+def _far_below(found: Sequence[Attempt], goal: Budget) -> bool:
+    """Whether all that keep the budget turned out faster than predicted, and leave twice the margin of its latency."""
+    bounds = {name: bound for name, bound in goal.bounds.items() if name.startswith("latency")}
+    return bool(bounds) and all(
+        all(getattr(one.cost, name) < (1 - 2 * MARGIN) * bound for name, bound in bounds.items())
+        and one.candidate.report.latency_ms() * (1 + MARGIN) < one.plan.predicted.latency_ms
+        for one in keeping(found, goal)
     )
 
 
 def fastest(choice: Chosen, goal: Budget, target: str, training: Training) -> Result:
-    """The fastest plan whose accuracy drops by no more than ``max_drop`` points: bisection on the latency."""
-    known, history = choice.known, list(choice.history)
+    """The fastest plan whose accuracy drops by no more than ``max_drop`` points: bisection on the latency.
+
+    The dense model is one at worst.
+    """
+    known, history = choice.known, choice.history
     assert goal.max_drop is not None and known.dense is not None
-    best = choice.best or _bisected(known, goal, target, training, history)
+    dense, *whole = standing(known, goal, target)
+    best = choice.best
+    if best is None:
+        tried = _bisected(known, goal, target, training)
+        history += tuple(one.step(goal) for one in tried)
+        kept = [one for one in tried if one.drop is not None and one.drop <= goal.max_drop]
+        best = kept[-1].candidate if kept else None
     share = 1.0 if best is None else best.report.latency_ms() / known.dense.latency_ms()
-    while True:
-        if best is None:  # nothing faster is known to be within it: try one that gives up less
-            best = _slower(known, goal, target, share)
-        result = training.full(best, choice.beside)
-        drop = result.dense_score - result.score
-        if drop <= goal.max_drop:
-            return replace(result, history=(*history, *result.history))
-        if share >= 1.0:
-            break
-        best, share = None, min(1.0, share * 1.25)
-    raise BudgetError(
-        f"no plan was found whose accuracy drops by at most {goal.max_drop:g} points",
-        "give more --epochs or a larger drop",
-    )
+    ways = [best] if best is not None else []
+    while share < 1.0:
+        share = min(1.0, share * 1.25)
+        ways.append(share)
+    ways += [one.candidate for one in whole if one.cost.latency_ms < dense.cost.latency_ms]
+    for way in ways:
+        candidate = way if isinstance(way, Candidate) else _slower(known, goal, target, way).candidate
+        if candidate.report.latency_ms() >= known.dense.latency_ms():
+            continue
+        result = training.full(candidate, choice.beside)
+        history += result.history
+        if result.dense_score - result.score <= goal.max_drop:
+            return _finished(result, goal, known, target, history)
+    result = training.full(dense.candidate, choice.beside)
+    return _finished(result, goal, known, target, (*history, *result.history))
 
 
-def _bisected(
-    known: Study, goal: Budget, target: str, training: Training, history: list[Mapping[str, Any]]
-) -> Candidate | None:
-    """The fastest candidate that keeps ``max_drop`` after a short recovery, of a few that bisect the latency."""
+def _bisected(known: Study, goal: Budget, target: str, training: Training) -> tuple[Attempt, ...]:
+    """Candidates that bisect the latency, each with its drop after a short recovery: of those within, faster is later.
+
+    The last that keeps ``max_drop`` is the fastest that does.
+    """
     assert goal.max_drop is not None and known.dense is not None
     low, high = 0.1, 1.0
-    best: Candidate | None = None
+    tried: list[Attempt] = []
     reference = training.holdout(known.network)
-    for step in range(DROP_STEPS):
+    for _ in range(DROP_STEPS):
         share = (low * high) ** 0.5
         bound = replace(goal, latency_ms=known.dense.latency_ms() * share, max_drop=None)
         try:
-            plan, solution = planned(known, bound, target, EVEN)
-        except BudgetError:
+            one = attempt(known, planned(known, bound, target), goal, EVEN)
+        except Unreachable:
             low = share
             continue
-        candidate = _tried(known, plan, solution, f"drop-{step}")
-        drop = reference - training.short(candidate)
-        history.append({**_step(known, EVEN, candidate.plan, candidate.report.cost(), {}), "drop": drop})
-        if drop <= goal.max_drop:
-            best, high = candidate, share
+        one = replace(one, drop=reference - training.short(one.candidate))
+        tried.append(one)
+        if one.drop <= goal.max_drop:
+            high = share
         else:
             low = share
-    return best
+    return tuple(tried)
 
 
-def _slower(known: Study, goal: Budget, target: str, share: float) -> Candidate:
+def _slower(known: Study, goal: Budget, target: str, share: float) -> Attempt:
     """The best plan at that share of the dense model's latency; at all of it, that is the dense model at worst."""
     assert known.dense is not None
     bound = replace(goal, latency_ms=known.dense.latency_ms() * share * (1 + MARGIN), max_drop=None)
-    return _candidate(known, planned(known, bound, target, tight=1.0)[0], f"slower-{share:.3f}")
+    try:
+        return attempt(known, planned(known, bound, target, tight=1.0), goal, EVEN)
+    except Unreachable:
+        return standing(known, goal, target)[0]
 
 
-def _judged(result: Result, goal: Budget, known: Study) -> Result:
-    drop = result.dense_score - result.score
-    if goal.max_drop is not None and drop > goal.max_drop:
-        raise BudgetError(
-            f"within that budget the {known.task.name} drops by {drop:.2f} points, more than {goal.max_drop:g}",
-            f"allow {drop:.2f} points, loosen the budget, or give more --epochs",
-        )
-    return result
-
-
-def _plain(at: Menu, solution: Solution) -> Mapping[str, Any]:
-    """The solution's choices at the uncorrected prices of the menu ``at``."""
-    by_name = {layer.name: layer for layer in at.layers}
-    same = ("option", "reads", "writes", "skips")
-    return {
-        name: next(c for c in by_name[name].choices if all(getattr(c, f) == getattr(choice, f) for f in same))
-        for name, choice in solution.choices.items()
-    }
-
-
-def _step(known: Study, lean: str, plan: Plan, measured: Cost, misses: Mapping[str, float]) -> dict[str, Any]:
-    return {
-        "runtime": known.runtime,
-        "search": lean,
-        "plan": plan.digest,
-        "predicted": plan.predicted,
-        "measured": measured,
-        "misses": dict(misses),
-    }
+def _finished(
+    result: Result, goal: Budget, known: Study, target: str, history: Sequence[Mapping[str, Any]],
+    notes: Sequence[str] = (),
+) -> Result:  # fmt: skip
+    """``result`` with all that led to it, and what a reader must know of its figures."""
+    told = [{"note": note} for note in (*notes, *remarks(result, goal, known))]
+    return replace(result, history=(*history, *told))

@@ -113,6 +113,18 @@ class Plan:
         """Over the decisions alone: two plans with the same digest make the same model."""
         return digest([self.graph_digest, self.kept, [[p.name, p.option] for p in self.layers], self.dropped])
 
+    def structural(self, graph: Graph) -> bool:
+        """Whether it changes more of ``graph`` than how numbers are stored and computed."""
+        return (
+            bool(self.dropped)
+            or any(layer.option.form and not layer.option.form.stored for layer in self.layers)
+            or any(kept < graph.group_by_name[name].size for name, kept in self.kept.items())
+        )
+
+    def compresses(self, graph: Graph) -> bool:
+        """Whether what it makes of ``graph`` is not the dense model."""
+        return self.structural(graph) or any(layer.option != Option() for layer in self.layers)
+
     def check(self, graph: Graph) -> None:
         """Raise ``BundleError`` unless this plan was made for ``graph``."""
         if self.graph_digest != graph.digest:

@@ -72,6 +72,7 @@ class Study:
     observations: list[Observation] = field(default_factory=list)
     struck: tuple[Struck, ...] = ()
     dense: Report | Prediction | None = None
+    anchors: Mapping[str, Report | Prediction] = field(default_factory=dict)
     table: Table | Predicted = field(init=False)
 
     @property
@@ -101,6 +102,17 @@ class Study:
     def dense_file(self) -> Artefact:
         """The dense model's file. Raises ``ModelError`` where the runtime's format lacks one of its operators."""
         return self.artefact(integer(self.network, {}), {}, "dense")
+
+    @property
+    def whole(self) -> dict[str, Option]:
+        """The options of the dense model with every layer integer that is offered as one."""
+        eight = Option(INT8, 8)
+        return {layer.name: eight for layer in self.graph.layers if eight in self.offered[layer.name]}
+
+    @cached_property
+    def integer_file(self) -> Artefact:
+        """That model's file, its ranges calibrated."""
+        return self.artefact(self.integer(self.network, self.whole), self.whole, "dense-int8")
 
     def measure(self, artefacts: Mapping[str, Artefact], mode: str, thorough: bool = False) -> dict[str, Any]:
         """Each artefact's report from one interleaved run, or its prediction; those of other runtimes too."""
@@ -143,20 +155,17 @@ class Study:
         Both figures correct the prices. Unless ``again``, those of an earlier run on this device serve.
         """
         self.tell(f"measuring the dense model ({self.runtime})", None)
-        whole = {
-            layer.name: Option(INT8, 8) for layer in self.graph.layers if Option(INT8, 8) in self.offered[layer.name]
-        }
+        whole = self.whole
         key = [self.graph.digest, _digest(self.network.module), self.bench.conditions, mode, sorted(whole)]
         path = cache_folder() / "anchors" / f"{digest(key)[:16]}.json"
         again = again or isinstance(self.bench, Forecast)
         reports = None if again else _kept(path)
         if reports is None:
-            mixed = self.artefact(self.integer(self.network, whole), whole, "dense-int8")
-            both = {"dense": self.dense_file, "dense int8": mixed}
+            both = {"dense": self.dense_file, "dense int8": self.integer_file}
             reports = self.measure(both, mode)
             if isinstance(self.bench, Bench) and all(report.valid for report in reports.values()):
                 write(path, dumps(reports))
-        self.dense = reports["dense"]
+        self.anchors, self.dense = reports, reports["dense"]
         everything = self.menu(Correction())
         full = {g.name: g.size for g in self.graph.groups if not g.fixed}
         for name, chosen in (("dense", {}), ("dense int8", whole)):

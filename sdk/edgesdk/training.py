@@ -66,11 +66,7 @@ class Training:
     ) -> Network:
         """The candidate's network after ``epochs``, quantized from the start where nothing else changed."""
         known, plan = candidate.known, candidate.plan
-        structural = (
-            bool(plan.dropped)
-            or any(layer.option.form and not layer.option.form.stored for layer in plan.layers)
-            or any(kept < known.graph.group_by_name[name].size for name, kept in plan.kept.items())
-        )
+        structural = plan.structural(known.graph)
         if not structural and all(option.precision == FP32 for option in candidate.options.values()):
             epochs = 0.0  # it is the dense model: there is nothing to recover
         return recovered(

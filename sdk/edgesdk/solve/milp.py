@@ -45,6 +45,20 @@ class Solution:
     proof: Proof
 
 
+class Unreachable(BudgetError):
+    """Nothing on a menu keeps the bounds, at its prices.
+
+    ``nearest`` has, by the figure that is out of reach, the assignment that comes nearest to its bound, alone or within
+    the other bounds; ``most`` the layers that take most of the figure there, in words.
+    """
+
+    def __init__(self, fact: str, remedy: str, nearest: Mapping[str, Solution], most: Mapping[str, str],
+                 limits: Mapping[str, float]) -> None:  # fmt: skip
+        name, first = next(iter(nearest.items()))
+        super().__init__(fact, remedy, figure=name, asked=limits[name], tightest=_figure(first, name))
+        self.nearest, self.most = nearest, most
+
+
 def price(
     menu: Menu, choices: Mapping[str, Choice], kept: Mapping[str, int], dropped: Iterable[str]
 ) -> tuple[Cost, float]:
@@ -209,11 +223,19 @@ def _unreachable(program: Program, limits: Mapping[str, float], seconds: float) 
     # What is shown is rounded to three digits: a little more is sure to be enough.
     enough = [f"a {TITLES[name]} of {_show(name, 1.006 * _figure(found, name))}" for name, found in short.items()]
     remedy = f"allow {' and '.join(enough)}, or take another device or a smaller model"
-    return BudgetError("; ".join(facts), remedy)
+    most = {name: _most(program.menu, name, found) for name, found in short.items()}
+    return Unreachable("; ".join(facts), remedy, short, most, limits)
 
 
 def _missed(menu: Menu, name: str, limit: float, found: Solution) -> str:
-    """That ``limit`` is out of reach, and the tightest figure with the three layers that take most of it."""
+    """That ``limit`` is out of reach, and the tightest figure with the layers that take most of it."""
+    parts = _most(menu, name, found)
+    tightest = _show(name, _figure(found, name)) + (f" (most of it: {parts})" if parts else "")
+    return f"a {TITLES[name]} of {_show(name, limit)} cannot be reached, the tightest is {tightest}"
+
+
+def _most(menu: Menu, name: str, found: Solution) -> str:
+    """The three layers that take most of the figure ``name``, in words."""
     if name == PEAK:
         peak = max(menu.live, key=lambda step: sum(_step_bytes(menu, found.choices, step).values()), default=None)
         held = {} if peak is None else _step_bytes(menu, found.choices, peak)
@@ -224,6 +246,4 @@ def _missed(menu: Menu, name: str, limit: float, found: Solution) -> str:
         takes |= {f"the channels of {group.name}": group.widths[found.kept[group.name]] for group in menu.groups}
         takes |= {f"without {branch.name}": branch.loss for branch in menu.branches if branch.name in found.dropped}
     most = sorted((part for part in takes if takes[part] > 0), key=lambda part: -takes[part])[:3]
-    parts = ", ".join(f"{part} {_show(name, takes[part])}" for part in most)
-    tightest = _show(name, _figure(found, name)) + (f" (most of it: {parts})" if parts else "")
-    return f"a {TITLES[name]} of {_show(name, limit)} cannot be reached, the tightest is {tightest}"
+    return ", ".join(f"{part} {_show(name, takes[part])}" for part in most)
