@@ -1,4 +1,4 @@
-"""What every test needs: an environment that is always the same, and the quick tests first."""
+"""What every test needs: an environment that is always the same, the quick tests first, and a share for each core."""
 
 from __future__ import annotations
 
@@ -6,23 +6,31 @@ import os
 import random
 import tempfile
 from pathlib import Path
+from typing import Any
 
 # Read on import, by this process and by those that tests start.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests take a core each: threads of one would wait for the other
 CACHE = tempfile.TemporaryDirectory(prefix="edgesdk-test-cache-")
 os.environ["EDGESDK_CACHE"] = CACHE.name
 os.environ["EDGESDK_PROFILES"] = str(Path(CACHE.name) / "profiles")
 
-import torch  # before anything that may import SciPy: the other way round the process crashes as it ends
+try:
+    import torch  # before anything that may import SciPy: the other way round the process crashes as it ends
+except ModuleNotFoundError:
+    torch = None  # the tests of what chooses run without it
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
 ORDER = ("null", "agent")
+SHARED = ("board", "e2e", "emulated")  # folders whose tests share what is dear to make
+WORKERS = 2
 HERE = Path(__file__).parent
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # two wait for each other where a core is busy
+if torch is not None:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 settings.register_profile("edgesdk", deadline=None, derandomize=True, database=None)
 settings.load_profile("edgesdk")
 
@@ -37,9 +45,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for all tests, none besides this one for a file or a folder of them."""
+    return WORKERS if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that share fixtures stay in one process: those of a file, and of some folders."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder = next((name for name in SHARED if nodeid.startswith(f"tests/{name}/")), None)
+            return folder or nodeid.split("::")[0]
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     """The same random numbers in every test, whichever ran before it."""
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    if torch is not None:
+        torch.manual_seed(0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
+
+from in_process import edgesdk as edgesdk
 
 MODELS = """
 import torch
@@ -52,11 +52,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 STAGE = re.compile(r" *\d+\.\d s  .+")  # a line of the log
-
-
-def edgesdk(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgesdk.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
 def document(done: subprocess.CompletedProcess[str]) -> Any:
