@@ -12,11 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgesdk.compress.load import load_model
 from edgesdk.device import Fact, Target
 from edgesdk.device import target as find_target
 from edgesdk.errors import DataError, EdgeSdkError, UsageError
-from edgesdk.frontend import onnx_graph, torch_graph
 from edgesdk.graph import Graph
 from edgesdk.plan import FP32, INT8, Option
 from edgesdk.price.operators import of_network
@@ -187,6 +185,9 @@ def _row(number: int, line: Mapping[str | None, str | None], path: Path) -> Row:
 
 def _graph(row: Row, path: Path) -> Graph:
     """The graph of a row's model; a path in it is from the file's folder."""
+    from edgesdk.compress.load import load_model  # here, for fitting needs no framework
+    from edgesdk.frontend import onnx_graph, torch_graph
+
     where, colon, name = row.model.rpartition(":")
     try:
         if row.model.endswith(".onnx"):
