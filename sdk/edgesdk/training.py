@@ -153,7 +153,7 @@ class Training:
         reports = known.measure(every, "rapid", thorough=True)
         integers = [name for name, option in candidate.options.items() if option.precision != FP32]
         weighted = [name for name in integers if network.graph.by_name[name].macs]
-        fell = fallbacks(known.bench.kernels(deployed), weighted)
+        fell = fallbacks(known.bench.kernels(deployed), [network.sites[name].module or name for name in weighted])
         return Result(
             plan=candidate.plan,
             artefact=deployed,

@@ -55,6 +55,7 @@ class _Layers:
     def __init__(self, module: fx.GraphModule, values: dict[str, Any]) -> None:
         self.module, self.values = module, values
         self.owner: dict[fx.Node, str] = {}  # node to the layer or input whose output it is
+        self.taken = {str(n.target) for n in module.graph.nodes if n.op in ("call_module", "placeholder")}
         self.layers: list[Layer] = []
         self.sites: dict[str, Site] = {}
 
@@ -70,6 +71,8 @@ class _Layers:
     def add(self, node: fx.Node) -> None:
         module = self.module.get_submodule(node.target) if node.op == "call_module" else None  # type: ignore[arg-type]
         kind, fixed = self.kind(node, module)
+        if (dtype := self.dtype(node)) != "float32":
+            kind, fixed = OTHER, f"it computes with {dtype}"
         weighted = kind in (CONV, LINEAR)
         last, norm, activation = node, None, None
         if weighted and (reader := _only(last)) is not None and reader.op == "call_module":
@@ -79,7 +82,7 @@ class _Layers:
             reader = _only(last)
             if reader is not None and (is_relu(reader) or is_relu6(reader)):
                 last, activation = reader, "relu" if is_relu(reader) else "relu6"
-        name = str(node.target) if weighted else node.name
+        name = self.name(node, weighted)
         for fused in self.chain(node, last):
             self.owner[fused] = name
         inputs = tuple(self.owner[i] for i in node.all_input_nodes if i in self.owner)
@@ -114,6 +117,21 @@ class _Layers:
             )
         )
         self.sites[name] = Site(str(node.target) if weighted else None, norm, last.name)  # type: ignore[arg-type]
+
+    def dtype(self, node: fx.Node) -> str:
+        """What ``node`` computes with, as NumPy names it: of its tensors the first type that is not float32, if any."""
+        values = [self.values[n.name] for n in (node, *node.all_input_nodes) if n is node or n in self.owner]
+        dtypes = [str(value.dtype).removeprefix("torch.") for value in values if isinstance(value, Tensor)]
+        return next((dtype for dtype in dtypes if dtype != "float32"), "float32")
+
+    def name(self, node: fx.Node, weighted: bool) -> str:
+        """The path of a weighted layer's module, a node's own else: none is another layer's or an input's."""
+        name = str(node.target) if weighted else node.name
+        inputs = [n.name for n in self.owner if n.op == "placeholder"]
+        while name in (inputs if weighted else self.taken):
+            name += "_"
+        self.taken.add(name)
+        return name
 
     def kind(self, node: fx.Node, module: nn.Module | None) -> tuple[str, str | None]:
         """What a node is to the search, and why it is left as it is."""

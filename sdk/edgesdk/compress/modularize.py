@@ -90,12 +90,17 @@ class _Builder:
 
     def build(self) -> fx.GraphModule:
         constants = {**self.program.state_dict, **self.program.constants}
+        module = fx.GraphModule(nn.Module(), fx.Graph())
         for spec in self.program.graph_signature.input_specs:
             if spec.kind != InputKind.USER_INPUT and spec.target is not None:
                 node = next(n for n in self.program.graph.nodes if n.name == spec.arg.name)
                 value = constants[spec.target]
                 if isinstance(value, Tensor):
-                    self.state[node] = (spec.target, value.detach().clone(), spec.kind == InputKind.PARAMETER)
+                    self.state[node] = (
+                        _free(module, spec.target),
+                        value.detach().clone(),
+                        spec.kind == InputKind.PARAMETER,
+                    )
         for node in self.program.graph.nodes:
             if node in self.state:
                 continue
@@ -208,6 +213,14 @@ class _Builder:
             module.running_mean.copy_(mean)  # type: ignore[union-attr]
             module.running_var.copy_(variance)  # type: ignore[union-attr]
         return module
+
+
+def _free(module: nn.Module, path: str) -> str:
+    """``path``, its first part changed where ``module`` has that for itself, as a graph module has ``graph``."""
+    first, *rest = path.split(".")
+    while hasattr(module, first):
+        first += "_"
+    return ".".join([first, *rest])
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

@@ -106,12 +106,12 @@ def integer(
         else:
             quantizers[name] = ActivationQuantizer(grid)
         node = network.node(name)
-        path = f"quantizer_{node.name}"
-        shared = next((n for n, q in quantizers.items() if q is quantizers[name] and n != name), None)
-        module.add_submodule(path, quantizers[name]) if shared is None else None
-        target = path if shared is None else f"quantizer_{network.node(shared).name}"
+        path = next((path for path, part in module.named_children() if part is quantizers[name]), None)
+        if path is None:
+            path = _free(module, f"quantizer_{node.name}")
+            module.add_submodule(path, quantizers[name])
         with module.graph.inserting_after(node):
-            quantized = module.graph.call_module(target, (node,))
+            quantized = module.graph.call_module(path, (node,))
         inside = {network.node(reader) for reader in readers} | {_first(network, reader) for reader in readers}
         node.replace_all_uses_with(
             quantized, lambda user, q=quantized, r=inside, m=made: user is not q and (m or user in r)
@@ -124,6 +124,13 @@ def integer(
         module.set_submodule(str(network.sites[layer.name].module), part)
     module.recompile()
     return network
+
+
+def _free(module: nn.Module, name: str) -> str:
+    """``name``, or what is nearest to it that ``module`` does not have yet."""
+    while hasattr(module, name):
+        name += "_"
+    return name
 
 
 def _in_a_row(network: Network) -> list[tuple[nn.Module, nn.Module]]:

@@ -66,7 +66,7 @@ def save(model: ModelProto, specs: Mapping[str, TensorSpec], path: Path, runtime
         write(half, tensorrt.half(model).SerializeToString())
         write(path, model.SerializeToString())
     else:
-        write(path, model.SerializeToString())
+        write(path, onnx.serialized(model))
 
 
 def probe_file(operator: Operator, runtime: str) -> bytes:

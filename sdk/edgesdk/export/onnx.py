@@ -6,14 +6,16 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import ModelProto, helper, numpy_helper
-from onnxscript import FLOAT, INT8, UINT8
+from onnx_ir.passes import common
+from onnxscript import FLOAT, INT8, UINT8, ir, optimizer, rewriter
 from onnxscript import opset21 as op
 
 from edgesdk.compress.integers import TensorSpec
@@ -22,6 +24,7 @@ from edgesdk.compress.quantize import frozen, specification
 from edgesdk.errors import FidelityError, ModelError
 from edgesdk.record import write
 
+ITERATIONS = 2  # of folding constants and rewriting, as the exporter has it
 OPSET = 21  # the first whose quantization operators take 4-bit integers
 
 
@@ -34,10 +37,9 @@ def converted(network: Network, x: Batch) -> ModelProto:
     """
     specs = specification(network)
     model = _exported(frozen(network), x)
-    for node in model.graph.node:
-        if (layer := _layer_of(node, model)) is not None:
-            node.name = layer
+    _name_nodes(model)
     _pool_means(model)
+    _spell_out_wraps(model)
     for name, spec in specs.items():
         if spec.bits == 4:
             _pack(model, name)
@@ -49,7 +51,15 @@ def converted(network: Network, x: Batch) -> ModelProto:
 
 def export(network: Network, x: Batch, path: Path) -> None:
     """Write ``network`` as :func:`converted` to ``path``. Raises its errors, and ``StorageError`` where it cannot."""
-    write(path, converted(network, x).SerializeToString())
+    write(path, serialized(converted(network, x)))
+
+
+def serialized(model: ModelProto) -> bytes:
+    """``model`` as it is written: without the shapes of what lies inside, which other formats are made with."""
+    small = ModelProto()
+    small.CopyFrom(model)
+    del small.graph.value_info[:]
+    return small.SerializeToString()
 
 
 def _exported(network: Network, x: Batch) -> ModelProto:
@@ -71,14 +81,36 @@ def _exported(network: Network, x: Batch) -> ModelProto:
                     torch.ops.edgesdk.quantize_dequantize.default: _quantize_dequantize,
                     torch.ops.edgesdk.dequantize.default: _dequantize,
                 },
+                optimize=False,
                 verbose=False,
             )
+            assert program is not None
+            _simplify(program.model, {name for name, _ in network.module.named_parameters()})
+            return program.model_proto
     except Exception as error:  # the exporter raises many kinds
         raise ModelError(f"the model cannot be exported to ONNX: {_cause(error)}", "replace that operator") from None
     finally:
         logging.getLogger("torch.onnx").setLevel(quiet)
-    assert program is not None
-    return program.model_proto
+
+
+def _simplify(model: ir.Model, apart: Collection[str]) -> None:
+    """What the exporter's own optimization does, but that weights, which are known by their names, stay ``apart``."""
+    optimizer.inline(model)
+    for _ in range(ITERATIONS):
+        optimizer.fold_constants(model, onnx_shape_inference=True)
+        rewriter.rewrite(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    first: dict[tuple[Any, ...], ir.Value] = {}
+    for name, value in list(model.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or name in apart or name.endswith(".weight"):
+            continue
+        same = first.setdefault((tensor.dtype, tuple(tensor.shape), tensor.tobytes()), value)
+        if same is not value:
+            value.replace_all_uses_with(same)
+            del model.graph.initializers[name]
+    for finish in (common.CommonSubexpressionEliminationPass, common.OutputFixPass, common.NameFixPass):
+        finish()(model)
 
 
 def _quantize_dequantize(x: FLOAT, scale: FLOAT, zero_point: UINT8 | INT8) -> FLOAT:
@@ -96,11 +128,24 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-def _layer_of(node: onnx.NodeProto, model: ModelProto) -> str | None:
+def _name_nodes(model: ModelProto) -> None:
+    """Name the nodes that multiply with a weight after its module, where it is theirs alone; no two names are alike."""
+    makers = {output: other for other in model.graph.node for output in other.output}
+    layers = [_layer_of(node, makers) for node in model.graph.node]
+    taken = {layer for layer in layers if layer is not None and layers.count(layer) == 1}
+    for node, layer in zip(model.graph.node, layers, strict=True):
+        if layer in taken:
+            node.name = layer
+            continue
+        while node.name in taken:
+            node.name += "_"
+        taken.add(node.name)
+
+
+def _layer_of(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> str | None:
     """The path of the module whose weight ``node`` multiplies with."""
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
         return None
-    makers = {output: other for other in model.graph.node for output in other.output}
     weight = node.input[1]
     while weight in makers and makers[weight].op_type in ("DequantizeLinear", "Transpose"):
         weight = makers[weight].input[0]
@@ -118,6 +163,31 @@ def _pool_means(model: ModelProto) -> None:
                 del node.input[1:], node.attribute[:]
 
 
+def _spell_out_wraps(model: ModelProto) -> None:
+    """Circular borders as rows that are picked, axis by axis: OpenVINO knows no such Pad."""
+    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.value_info}
+    shapes |= {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
+    for node in list(model.graph.node):
+        wraps = node.op_type == "Pad" and any(a.name == "mode" and a.s == b"wrap" for a in node.attribute)
+        if not wraps or node.input[1] not in arrays or len(node.input) > 3 or not shapes.get(node.input[0]):
+            continue
+        sizes = shapes[node.input[0]]
+        borders = numpy_helper.to_array(arrays[node.input[1]]).reshape(2, -1).T
+        changed = [axis for axis in range(len(sizes)) if borders[axis].any()]
+        at, source = list(model.graph.node).index(node), node.input[0]
+        model.graph.node.remove(node)
+        for place, axis in enumerate(changed):
+            target = node.output[0] if axis == changed[-1] else f"{node.output[0]}.{axis}"
+            index = np.arange(-borders[axis, 0], sizes[axis] + borders[axis, 1]) % sizes[axis]
+            model.graph.initializer.append(numpy_helper.from_array(index, f"{node.output[0]}.{axis}.rows"))
+            picked = helper.make_node(
+                "Gather", [source, f"{node.output[0]}.{axis}.rows"], [target], f"{node.name}.{axis}", axis=axis
+            )
+            model.graph.node.insert(at + place, picked)
+            source = target
+
+
 def _pack(model: ModelProto, name: str) -> None:
     """Store the integers ``name`` in four bits; a runtime unpacks them once, while it loads."""
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -133,7 +203,9 @@ def _clean(model: ModelProto) -> None:
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
+    del model.graph.metadata_props[:], model.metadata_props[:]
+    for value in model.graph.value_info:
+        del value.metadata_props[:]
     model.graph.doc_string = model.doc_string = ""
     used = {name for node in model.graph.node for name in node.input}
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]

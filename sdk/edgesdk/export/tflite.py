@@ -16,11 +16,14 @@ from onnx import ModelProto, helper, numpy_helper
 
 from edgesdk.compress.integers import TensorSpec
 from edgesdk.errors import FidelityError, ModelError
-from edgesdk.export import tflite_layers, tflite_recurrent, tflite_rest
+from edgesdk.export import tflite_composed, tflite_layers, tflite_recurrent, tflite_resize, tflite_rest
 from edgesdk.export.tflite_layers import ELSEWHERE
 from edgesdk.export.tflite_writer import Data, Grid, Value, Views, dense, reshaped, schema
 
-OPERATORS = tflite_layers.OPERATORS | tflite_recurrent.OPERATORS | tflite_rest.OPERATORS
+OPERATORS = {
+    **tflite_layers.OPERATORS, **tflite_recurrent.OPERATORS, **tflite_rest.OPERATORS, **tflite_composed.OPERATORS,
+    **tflite_resize.OPERATORS,
+}  # fmt: skip
 MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Concat")
 FUSED = {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
 
@@ -254,7 +257,8 @@ class Lowering:
         name = label = node.outputs[0]
         activation, taken = "NONE", []
         user = self.only_reader(name)
-        if relu and user is not None and (bounds := self.bounds(user)) in FUSED:
+        real = self.types.get(name, np.dtype(np.float32)) == np.float32
+        if relu and real and user is not None and (bounds := self.bounds(user)) in FUSED:
             activation = FUSED[bounds]
             taken.append(user)
             name = label = user.outputs[0]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgesdk.export.tflite_layers import image, last, refused
+from edgesdk.export.tflite_layers import refused
 from edgesdk.export.tflite_writer import Data, Grid, Value, merged
 
 if TYPE_CHECKING:
@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 UNARY = {
     "Relu": "RELU", "Elu": "ELU", "HardSwish": "HARD_SWISH", "Sigmoid": "LOGISTIC", "Tanh": "TANH", "Exp": "EXP",
     "Log": "LOG", "Sqrt": "SQRT", "Neg": "NEG", "Abs": "ABS", "Floor": "FLOOR", "Ceil": "CEIL", "Sin": "SIN",
-    "Cos": "COS", "Not": "LOGICAL_NOT", "Sign": "SIGN",
+    "Cos": "COS", "Not": "LOGICAL_NOT", "Sign": "SIGN", "Round": "ROUND",
 }  # fmt: skip
 BINARY = {
     "Add": "ADD", "Sub": "SUB", "Mul": "MUL", "Div": "DIV", "Min": "MINIMUM", "Max": "MAXIMUM", "Pow": "POW",
     "Equal": "EQUAL", "Greater": "GREATER", "GreaterOrEqual": "GREATER_EQUAL", "Less": "LESS",
-    "LessOrEqual": "LESS_EQUAL", "And": "LOGICAL_AND", "Or": "LOGICAL_OR", "PRelu": "PRELU",
+    "LessOrEqual": "LESS_EQUAL", "And": "LOGICAL_AND", "Or": "LOGICAL_OR", "Xor": "NOT_EQUAL", "Mod": "FLOOR_MOD",
+    "PRelu": "PRELU",
 }  # fmt: skip
 FUSING = ("ADD", "SUB", "MUL", "DIV")
-REDUCTIONS = {"ReduceMean": "MEAN", "ReduceSum": "SUM", "ReduceMax": "REDUCE_MAX", "ReduceMin": "REDUCE_MIN"}
+REDUCTIONS = {
+    "ReduceMean": "MEAN", "ReduceSum": "SUM", "ReduceMax": "REDUCE_MAX", "ReduceMin": "REDUCE_MIN",
+    "ReduceProd": "REDUCE_PROD",
+}  # fmt: skip
 
 
 def like(graph: Lowering, source: Value, name: str, shape: tuple[int, ...], grid: Grid | None = None) -> int:
@@ -56,8 +60,9 @@ def chained(graph: Lowering, node: Node, steps: list[tuple[str, list[Any], dict[
     for i, (kind, constants, options) in enumerate(steps):
         end = i == len(steps) - 1
         name = node.outputs[0]
-        target = like(graph, x, name, shape) if end else graph.file.fresh(f"{name}/{kind.lower()}", shape, np.float32)
-        inputs = [tensor, *(graph.file.constant(np.float32(c)) for c in constants)]
+        dtype = x.data.dtype
+        target = like(graph, x, name, shape) if end else graph.file.fresh(f"{name}/{kind.lower()}", shape, dtype)
+        inputs = [tensor, *(graph.file.constant(np.array(c, dtype)) for c in constants)]
         graph.file.operator(kind, inputs, [target], **options)
         tensor = target
 
@@ -68,7 +73,7 @@ def rectified(graph: Lowering, node: Node) -> None:
     if bounds is None:
         raise refused(node, "its bounds are not constant")
     kinds = {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1", (0.0, 1.0): "RELU_0_TO_1"}
-    kind = kinds.get(bounds)
+    kind = kinds.get(bounds) if np.issubdtype(x.data.dtype, np.floating) else None
     reader = graph.only_reader(node.outputs[0])
     if kind in ("RELU", "RELU6") and x.grid is not None and reader is not None and reader.op == "QuantizeLinear":
         graph.done.add(id(reader))
@@ -87,12 +92,6 @@ def leaky(graph: Lowering, node: Node) -> None:
     unary(graph, node, "LEAKY_RELU", alpha=node.get("alpha", 0.01))
 
 
-def elu(graph: Lowering, node: Node) -> None:
-    if node.get("alpha", 1.0) != 1.0:
-        raise refused(node, "its alpha is not 1")
-    unary(graph, node)
-
-
 def gelu(graph: Lowering, node: Node) -> None:
     unary(graph, node, "GELU", approximate=node.get("approximate", "none") == "tanh")
 
@@ -105,13 +104,6 @@ def hard_sigmoid(graph: Lowering, node: Node) -> None:
     else:
         steps = [("MUL", [alpha], {}), ("ADD", [beta], {}), ("RELU_0_TO_1", [], {})]
     chained(graph, node, steps)
-
-
-def reciprocal(graph: Lowering, node: Node) -> None:
-    x = graph.value(node.inputs[0])
-    source, shape = real(graph, x)
-    one = graph.file.constant(np.float32(1))
-    graph.file.operator("DIV", [one, source], [like(graph, x, node.outputs[0], shape)])
 
 
 def power(graph: Lowering, node: Node) -> None:
@@ -225,49 +217,6 @@ def softmax(graph: Lowering, node: Node) -> None:
     if node.op == "LogSoftmax":
         return graph.file.operator("LOG_SOFTMAX", [source], [result])
     graph.file.operator("SOFTMAX", [source], [result], beta=1.0)
-
-
-def layer_norm(graph: Lowering, node: Node) -> None:
-    """Ba et al. 2016, in real numbers."""
-    if any(node.outputs[1:]):
-        raise refused(node, "its mean is read")
-    x, file = graph.value(node.inputs[0]), graph.file
-    rank = len(x.shape)
-    first = node.get("axis", -1) % rank
-    order = graph.file.order(x) or tuple(range(rank))
-    if first == rank - 1:
-        order = innermost(graph, x, -1)
-    shape = tuple(x.shape[d] for d in order)
-    axes = [i for i, d in enumerate(order) if d >= first]
-    short = tuple(1 if i in axes else n for i, n in enumerate(shape))
-    where = file.constant(np.array(axes, np.int32))
-
-    def op(kind: str, inputs: list[int], size: tuple[int, ...], **options: Any) -> int:
-        result = file.fresh(f"{node.outputs[0]}/{kind.lower()}", size, np.float32)
-        file.operator(kind, inputs, [result], **options)
-        return result
-
-    source = file.arranged(x, order)
-    centred = op("SUB", [source, op("MEAN", [source, where], short, keepDims=True)], shape)
-    variance = op("MEAN", [op("MUL", [centred, centred], shape), where], short, keepDims=True)
-    shifted = op("ADD", [variance, file.constant(np.float32(node.get("epsilon", 1e-5)))], short)
-    inverse = op("RSQRT", [shifted], short)
-    factors = [graph.array(name) if name else None for name in node.inputs[1:3]]
-    factors += [None] * (2 - len(factors))
-    steps = [("MUL", inverse)]
-    for (kind, array), name in zip(zip(("MUL", "ADD"), factors, strict=True), (*node.inputs[1:3], ""), strict=False):
-        if array is not None:
-            full = np.broadcast_to(array, [1] * first + list(x.shape[first:])).transpose(order)
-            full = full.reshape([n for i, n in enumerate(full.shape) if np.prod(full.shape[: i + 1]) > 1] or [1])
-            steps.append((kind, file.constant(np.ascontiguousarray(full, np.float32), name)))
-        elif name:
-            raise refused(node, "its scale is not constant")
-    y = centred
-    for i, (kind, other) in enumerate(steps):
-        if i < len(steps) - 1:
-            y = op(kind, [y, other], shape)
-        else:
-            file.operator(kind, [y, other], [graph.produce(node.outputs[0], order)])
 
 
 def reduction(graph: Lowering, node: Node) -> None:
@@ -446,10 +395,12 @@ def pad(graph: Lowering, node: Node) -> None:
     value = graph.array(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.float32(0)
     axes = graph.array(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else np.arange(rank)
     mode = node.get("mode", "constant")
-    if pads is None or value is None or axes is None or mode not in ("constant", "reflect") or np.any(pads < 0):
-        raise refused(node, "its mode is not constant or reflect, or it is not given, or it cuts")
+    if pads is None or value is None or axes is None or np.any(pads < 0):
+        raise refused(node, "its borders are not constant, or it cuts")
     borders = np.zeros((rank, 2), np.int32)
     borders[axes.astype(int) % rank] = pads.reshape(2, -1).T
+    if mode in ("edge", "wrap"):
+        return repeated(graph, node, x, borders, mode)
     fill = float(np.ravel(value)[0])
     grid = x.grid if mode == "reflect" or fill == 0.0 else None
     order = graph.file.order(x) or tuple(range(rank))
@@ -460,6 +411,24 @@ def pad(graph: Lowering, node: Node) -> None:
     if fill == 0.0:
         return graph.file.operator("PAD", inputs, [result], 2 if grid else 1)
     graph.file.operator("PADV2", [*inputs, graph.file.constant(np.array([fill], np.float32))], [result])
+
+
+def repeated(graph: Lowering, node: Node, x: Value, borders: np.ndarray, mode: str) -> None:
+    """``x`` with borders of its own elements, picked axis by axis."""
+    order, integer = graph.file.order(x) or tuple(range(len(x.shape))), x.grid is not None
+    tensor, shape = graph.file.arranged(x, order, integer), [x.shape[d] for d in order]
+    changed = [i for i, d in enumerate(order) if np.any(borders[d])]
+    for i in changed:
+        index = np.pad(np.arange(shape[i], dtype=np.int32), borders[order[i]], mode)  # type: ignore[call-overload]
+        shape[i] = len(index)
+        name = node.outputs[0]
+        if i == changed[-1]:
+            target = graph.produce(name, order, None, x.grid)
+        else:
+            target = graph.file.fresh(f"{name}/{i}", shape, x.data.dtype, x.grid)
+        inputs = [tensor, graph.file.constant(index)]
+        graph.file.operator("GATHER", inputs, [target], 2 if integer else 1, axis=i, batchDims=0)
+        tensor = target
 
 
 def expand(graph: Lowering, node: Node) -> None:
@@ -495,33 +464,6 @@ def where(graph: Lowering, node: Node) -> None:
     graph.file.operator("SELECT_V2", tensors, [result])
 
 
-def resize(graph: Lowering, node: Node) -> None:
-    x, out = graph.value(node.inputs[0]), graph.shapes[node.outputs[0]]
-    assert out is not None
-    mode, place = node.get("mode", "nearest"), node.get("coordinate_transformation_mode", "half_pixel")
-    rounding = node.get("nearest_mode", "round_prefer_floor")
-    spatial = [out[d] / x.shape[d] for d in range(2, len(out))]
-    given = graph.array(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
-    exact = given is None or np.allclose(given[-len(spatial) :], spatial, rtol=1e-6)
-    exact &= len(out) in (3, 4) and out[:2] == x.shape[:2] and not node.get("antialias", 0)
-    if mode == "nearest":
-        exact &= (place, rounding) in (("asymmetric", "floor"), ("half_pixel", "round_prefer_ceil"))
-        exact |= (place, rounding) == ("half_pixel", "round_prefer_floor") and all(r % 1 == 0 for r in spatial)
-        kind = "RESIZE_NEAREST_NEIGHBOR"
-    else:
-        exact &= mode == "linear" and place in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
-        exact &= place != "pytorch_half_pixel" or min(out[2:]) > 1
-        kind = "RESIZE_BILINEAR"
-    if not exact:
-        raise refused(node, f"{mode} with {place} and {rounding}")
-    source = graph.file.arranged(x, last(len(out)), False, image(graph, node.inputs[0]))
-    size = graph.file.constant(np.array(image(graph, node.outputs[0])[1:3], np.int32))
-    result = graph.produce(node.outputs[0], last(len(out)), image(graph, node.outputs[0]))
-    half = place.endswith("half_pixel")
-    options = {"alignCorners": place == "align_corners", "halfPixelCenters": half}
-    graph.file.operator(kind, [source, size], [result], 3, **options)
-
-
 def quantize(graph: Lowering, node: Node) -> None:
     graph.values[node.outputs[0]] = graph.file.quantized(graph.value(node.inputs[0]), graph.grid(node))
 
@@ -536,9 +478,9 @@ OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     **dict.fromkeys(REDUCTIONS, reduction),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), reduction),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"), viewed),
-    "Relu": rectified, "Clip": rectified, "LeakyRelu": leaky, "Elu": elu, "Gelu": gelu, "HardSigmoid": hard_sigmoid,
-    "Reciprocal": reciprocal, "Pow": power, "BatchNormalization": norm, "Softmax": softmax, "LogSoftmax": softmax,
-    "LayerNormalization": layer_norm, "ArgMax": arg_max, "Transpose": transpose, "Slice": slice_, "Split": split,
-    "Gather": gather, "Concat": concat, "Pad": pad, "Expand": expand, "Cast": cast, "Where": where, "Resize": resize,
+    "Relu": rectified, "Clip": rectified, "LeakyRelu": leaky, "Gelu": gelu, "HardSigmoid": hard_sigmoid,
+    "Pow": power, "BatchNormalization": norm, "Softmax": softmax, "LogSoftmax": softmax,
+    "ArgMax": arg_max, "Transpose": transpose, "Slice": slice_, "Split": split,
+    "Gather": gather, "Concat": concat, "Pad": pad, "Expand": expand, "Cast": cast, "CastLike": cast, "Where": where,
     "QuantizeLinear": quantize, "DequantizeLinear": dequantize,
 }  # fmt: skip
