@@ -75,7 +75,7 @@ def split(folder: Path | None, seed: int, images: int, labelled: bool = True) ->
     holdout = InOrder(x[:HELD_OUT], y[:HELD_OUT], BATCH)
     counts = f"{len(whole.train.x)} training, {HELD_OUT} held-out and 10000 test images"
     parts = (list(whole.calibration), list(holdout), list(whole.test))
-    return whole, Data(whole.train, *parts, labelled=labelled, normalization=None, description=f"CIFAR-10: {counts}")
+    return whole, Data(whole.train, *parts, labelled=labelled, preprocessing=None, description=f"CIFAR-10: {counts}")
 
 
 def say(text: str) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edgesdk.budget import Budget, Cost
     from edgesdk.bundle import Bundle, verify
     from edgesdk.calibration import calibrate
+    from edgesdk.compress.preprocessing import Preprocessing
     from edgesdk.compress.recovery import Recovery, Teacher, Term
     from edgesdk.conversion import Exported, export_plan
     from edgesdk.deployment import deploy, search
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from edgesdk.staging import Stages, stages
 
 __all__ = [
-    "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Plan", "Prepared", "Recovery", "Report",
-    "Stages", "Teacher", "Term",
+    "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Plan", "Prepared", "Preprocessing", "Recovery",
+    "Report", "Stages", "Teacher", "Term",
     "benchmark", "calibrate", "compare", "deploy", "ensemble", "estimate", "export_plan", "install", "prepare",
     "rollback", "search", "sparsify", "stages", "transfer", "verify",
 ]  # fmt: skip
@@ -41,6 +42,7 @@ _HOMES = {
     "Exported": "conversion",
     "Plan": "plan",
     "Prepared": "preparation",
+    "Preprocessing": "compress.preprocessing",
     "Recovery": "compress.recovery",
     "Report": "report",
     "Stages": "staging",

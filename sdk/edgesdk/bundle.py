@@ -201,7 +201,7 @@ def _outputs(found: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 
 def _manifest(model: Artefact, result: Result, target: str, data: Data, network: Network) -> dict[str, Any]:
     place = model.path.parent
-    layout = {4: "NCHW", 3: "NCL", 2: "NC"}
+    layout = {4: "NCHW" if data.preprocessing is None else data.preprocessing.layout, 3: "NCL", 2: "NC"}
     recorded = np.load(place / "sample.npz")
     outputs = [name.removeprefix("output:") for name in recorded.files if name.startswith("output:")]
     files = [*(file.name for file in model.every), *FILES, UNIT]
@@ -236,6 +236,8 @@ def _manifest(model: Artefact, result: Result, target: str, data: Data, network:
             }
             for tensor in network.graph.inputs
         ],
+        "preprocessing": data.preprocessing,
+        "classes": list(data.classes),
         "outputs": [
             {"name": name, "shape": [1, *array.shape[1:]], "dtype": str(array.dtype)}
             for name in outputs

@@ -15,18 +15,19 @@ from torch import nn
 from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact, check_stored
 from edgesdk.bundle import file_digest, publish, reserve
 from edgesdk.compress.apply import compressed, staying
+from edgesdk.compress.metrics import Metric
 from edgesdk.compress.quantize import specification, suited
 from edgesdk.compress.rebuild import ranked, rebuilt
 from edgesdk.compress.recover import Schedule, recovered
-from edgesdk.compress.task import Metric, Task
 from edgesdk.compress.trace import trace
-from edgesdk.deployment import inputs, quiet, read_metric
+from edgesdk.deployment import Preprocess, quiet
 from edgesdk.device import target as find_target
 from edgesdk.errors import BundleError, UsageError
 from edgesdk.export.formats import save
 from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
 from edgesdk.export.parity import Parity, parity
+from edgesdk.inputs import read_inputs
 from edgesdk.plan import Plan
 from edgesdk.record import dumps, from_json
 from edgesdk.study import Tell
@@ -50,7 +51,8 @@ class Exported:
 def export_plan(
     plan: Plan | str | Path, model: nn.Module | str | None = None, data: Any = None, *,
     formats: Sequence[str] = (), out: str | Path = "exported", target: str | None = None, weights: Path | None = None,
-    metric: str | Metric = "top-1", epochs: float = 0.0, seed: int = 0, force: bool = False, tell: Tell = quiet,
+    metric: str | Metric = "top-1", epochs: float = 0.0, seed: int = 0, force: bool = False,
+    output: str | int | None = None, preprocess: Preprocess = None, tell: Tell = quiet,
 ) -> tuple[Exported, ...]:  # fmt: skip
     """Carry out ``plan`` on ``model`` and write it to the folder ``out`` in each of ``formats``, by default in all.
 
@@ -67,13 +69,13 @@ def export_plan(
         raise BundleError(f"the plan was made for {plan.target}, not for {target}", "search again for that target")
     for name in wanted:
         check_stored(plan.options.values(), RUNTIME_OF[name])
-    metric = read_metric(metric)
     with reserve(Path(out), force) as place:
-        loaded, found, _ = inputs(model, data, weights, metric, seed)
+        given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
+        given = given.warned()
+        loaded, found, task = given.model, given.data, given.task
         tell("tracing", None)
         network = trace(loaded, found.example)
         plan.check(network.graph)
-        task = Task(metric, found.labelled)
         calibration = [x for x, _ in found.calibration]
         scores = ranked(network, found.calibration, task)
         small, options = compressed(network, plan, found.example, scores)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +14,15 @@ from torch import nn
 from edgesdk.artefact import FORMAT_OF, HERE
 from edgesdk.budget import Budget
 from edgesdk.bundle import Bundle, pack, reserve
-from edgesdk.compress.data import Data, load_data
 from edgesdk.compress.forms import ready
-from edgesdk.compress.load import load_callable, load_model
+from edgesdk.compress.metrics import Metric
+from edgesdk.compress.preprocessing import Preprocessing
 from edgesdk.compress.recovery import Recovery
-from edgesdk.compress.task import Metric, Task
 from edgesdk.device import Target
 from edgesdk.device import target as find_target
 from edgesdk.errors import BudgetError, DeviceError, UsageError
-from edgesdk.example.data import example_data, example_model
 from edgesdk.forecast import Forecast
+from edgesdk.inputs import Inputs, read_inputs
 from edgesdk.installation import check_key, put
 from edgesdk.loop import chosen, eased, fastest, nowhere, within
 from edgesdk.plan import FP32, Plan
@@ -40,6 +39,7 @@ from edgesdk.training import Training
 
 DEFAULT_DROP = 1.0  # points, for a target that is not at hand
 EXAMPLE_EPOCHS, DEFAULT_EPOCHS = 8.0, 10.0
+Preprocess = Preprocessing | Mapping[str, Any] | str | Path | None
 AUTO = "auto"  # every runtime of the target that there is a file for
 
 
@@ -51,7 +51,7 @@ def search(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None, *,
     runtime: str | None = None, weights: Path | None = None, metric: str | Metric = "top-1", threads: int = 1,
     precisions: Sequence[str] = (), offer: Sequence[str] = (), seed: int = 0, device: str | Device | None = None,
-    force: bool = False, tell: Tell = quiet,
+    force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, tell: Tell = quiet,
 ) -> Plan:  # fmt: skip
     """The plan alone: the most accurate within ``budget`` (ms, bytes), with what the solver proved of it.
 
@@ -61,11 +61,11 @@ def search(
     what is wrong with the inputs.
     """
     find_target(target)
-    metric = read_metric(metric)
     ready(offer)
-    loaded, found, _ = inputs(model, data, weights, metric, seed)
+    given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
+    given = given.checked(budget, force, tell)
     asked = _Asked(target, runtime, threads, tuple(precisions), tuple(offer), _device(device), force)
-    with _studied(loaded, found, metric, asked, budget, tell, again=False) as (known, goal, *_):
+    with _studied(given, asked, budget, tell, again=False) as (known, goal, *_):
         tell("searching", None)
         plans: list[Plan] = []
         errors: dict[str, BudgetError] = {}
@@ -85,7 +85,7 @@ def deploy(
     metric: str | Metric = "top-1", threads: int = 1, precisions: Sequence[str] = (), offer: Sequence[str] = (),
     epochs: float | None = None, seed: int = 0, force: bool = False, device: str | Device | None = None,
     install_root: str | None = None, sign: Path | None = None, recover: Recovery | str | Path | None = None,
-    tell: Tell = quiet,
+    output: str | int | None = None, preprocess: Preprocess = None, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -95,7 +95,10 @@ def deploy(
     ``Recovery``, or the TOML file of one.
 
     ``model`` is a module, ``file.py:callable`` or ``package.module:callable``; ``None`` takes the built-in example.
-    ``data`` is a path, ``file.py:callable`` or an object with ``train``, ``calibration`` and ``test``. Without a budget
+    ``data`` is a path, ``file.py:callable``, a data set of pairs (x, y), or an object with ``train``, ``calibration``
+    and ``test``; ``preprocess`` says how the model takes pixels (a :class:`edgesdk.Preprocessing`, its fields, or their
+    TOML file), ``output`` which of several outputs is judged. The dense model is judged first: where it makes no sense
+    on the data, that is the error, unless ``force`` goes on all the same. Without a budget
     the bound is half of the dense model's measured p50 on this machine, and a point of accuracy elsewhere, where a
     small model may be mostly calls that no narrower layer makes fewer.
 
@@ -108,7 +111,6 @@ def deploy(
     ``BundleError`` where ``out`` exists without ``force``.
     """
     find_target(target)
-    metric = read_metric(metric)
     ready(offer)
     at = _device(device)
     if at is None and install_root is not None:
@@ -119,10 +121,11 @@ def deploy(
         check_private(sign)
     recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
     with reserve(Path(out), force) as place:
-        loaded, found, example = inputs(model, data, weights, metric, seed)
-        total = epochs if epochs is not None else EXAMPLE_EPOCHS if example else DEFAULT_EPOCHS
+        given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
+        given = given.checked(budget, force, tell)
+        total = epochs if epochs is not None else EXAMPLE_EPOCHS if given.example else DEFAULT_EPOCHS
         asked = _Asked(target, runtime, threads, tuple(precisions), tuple(offer), at, force)
-        with _studied(loaded, found, metric, asked, budget, tell) as (studies, goal, refused, agent):
+        with _studied(given, asked, budget, tell) as (studies, goal, refused, agent):
             training = Training(studies[0], total, seed, tell, recovery)
             given = budget is not None and bool(budget.bounds)
             choice = chosen(studies, goal, target, training, given)
@@ -132,7 +135,7 @@ def deploy(
                 result = fastest(choice, goal, target, training)
             result = replace(result, refused={**refused, **choice.refused})
             facts = _facts(choice.known, training.epochs, seed, training.can_learn)
-            bundle = pack(place, result, target, found, choice.known.network, goal, facts, sign)
+            bundle = pack(place, result, target, given.data, choice.known.network, goal, facts, sign)
             if at is None:
                 return bundle
             check_key(bundle.path, at)
@@ -154,18 +157,17 @@ class _Asked:
 
 @contextmanager
 def _studied(
-    model: nn.Module, data: Data, metric: str | Metric, asked: _Asked, budget: Budget | None, tell: Tell,
-    again: bool = True,
+    given: Inputs, asked: _Asked, budget: Budget | None, tell: Tell, again: bool = True
 ) -> Iterator[tuple[list[Study], Budget, dict[str, str], AgentProcess]]:  # fmt: skip
     """The model studied in each runtime that is asked for, the budget, the runtimes without a part in it, the agent."""
-    task = Task(metric, data.labelled)
+    data, task = given.data, given.task
     device = find_target(asked.target)
     at_hand = device.measured or asked.device is not None
     with reach(asked.device or LOCAL) as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
         benches, missing = _benches(device, asked, agent)
         allowed = {bench.runtime: _allowed(device, bench.runtime, asked.precisions) for bench in benches}
         studies, refused = study(
-            model, data, task, benches, budget or Budget(), Path(folder), tell, allowed, asked.offer, again=again
+            given.model, data, task, benches, budget or Budget(), Path(folder), tell, allowed, asked.offer, again=again
         )
         goal = budget or Budget()
         if goal.score is not None:
@@ -235,11 +237,6 @@ def _allowed(device: Target, runtime: str, wanted: Sequence[str]) -> tuple[str, 
     return tuple(name for name in known if name == FP32 or not wanted or name in wanted)
 
 
-def read_metric(metric: str | Metric) -> str | Metric:
-    """``metric``, read from its file where it is ``file.py:callable``."""
-    return load_callable(metric, "metric", UsageError) if isinstance(metric, str) and ":" in metric else metric
-
-
 def _facts(known: Study, epochs: float, seed: int, learns: bool) -> dict[str, Any]:
     """What the report says beside the figures."""
     kept = {g.name: g.fixed for g in known.graph.groups if g.fixed}
@@ -253,12 +250,3 @@ def _facts(known: Study, epochs: float, seed: int, learns: bool) -> dict[str, An
         "layers_left_as_they_are": {layer.name: layer.fixed for layer in known.graph.layers if layer.fixed},
         "observations": known.observations,
     }
-
-
-def inputs(
-    model: nn.Module | str | None, data: Any, weights: Path | None, metric: str | Metric, seed: int
-) -> tuple[nn.Module, Data, bool]:
-    """The model and its data, loaded; and whether it is the built-in example."""
-    if model is None:
-        return example_model(), example_data(seed) if data is None else load_data(data, seed=seed), True
-    return load_model(model, weights), load_data(data, seed=seed, classifies=metric == "top-1"), False

@@ -19,6 +19,10 @@ class EdgeSdkError(Exception):
         super().__init__(f"{self.fact}: {self.remedy}")
 
 
+class EdgeSdkWarning(UserWarning):
+    """What a user should know before anything long begins, and does not stop it."""
+
+
 class UsageError(EdgeSdkError):
     """An argument is wrong: an unknown target, a budget without a unit."""
 

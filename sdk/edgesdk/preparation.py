@@ -20,19 +20,21 @@ from edgesdk.compress.aims import GAMMA, Labelled, Penalised, check_strength, he
 from edgesdk.compress.batches import Shuffled, taken
 from edgesdk.compress.data import check
 from edgesdk.compress.load import load_callable
+from edgesdk.compress.metrics import Metric
 from edgesdk.compress.network import Network
 from edgesdk.compress.recover import Aim, Lessons
 from edgesdk.compress.recovery import FLOAT_RATE, WARM_UP
 from edgesdk.compress.sources import Samples
-from edgesdk.compress.task import Metric, Task, first_tensor
+from edgesdk.compress.task import first_tensor
 from edgesdk.compress.teachers import Guide, same, traced
 from edgesdk.compress.trace import trace
 from edgesdk.compress.weights import anew as reset
 from edgesdk.compress.weights import distinct, filled, poured
 from edgesdk.compress.wording import said
-from edgesdk.deployment import inputs, quiet, read_metric
+from edgesdk.deployment import Preprocess, quiet
 from edgesdk.errors import DataError, ModelError, StorageError, UsageError
 from edgesdk.graph import LINEAR
+from edgesdk.inputs import read_inputs
 from edgesdk.record import dumps
 from edgesdk.study import Tell
 from edgesdk.techniques.ensembles import Ensemble, bootstrap, samme
@@ -64,7 +66,8 @@ class Prepared:
 def sparsify(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *,
     on: str | Callable[[nn.Module], Tensor] = GAMMA, strength: float = STRENGTH, epochs: float = EPOCHS,
-    weights: Path | None = None, metric: str | Metric = "top-1", seed: int = 0, force: bool = False, tell: Tell = quiet,
+    weights: Path | None = None, metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
+    preprocess: Preprocess = None, tell: Tell = quiet,
 ) -> Prepared:  # fmt: skip
     """Train ``model`` on by L + strength * R, so that channels go to zero that pruning then finds.
 
@@ -78,7 +81,7 @@ def sparsify(
     if isinstance(on, str) and ":" in on:
         on = load_callable(on, "PENALTY")
     with reserve(Path(out), force) as place:
-        made = _Made(model, data, weights, metric, seed, tell)
+        made = _Made(model, data, weights, metric, seed, tell, preprocess)
         check(made.data, made.model, made.task.classifies)
         dense = made.traced(made.model, whole=on != GAMMA)
         small = penalty(on, dense)
@@ -103,7 +106,8 @@ def sparsify(
 def transfer(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *, classes: int,
     epochs: float = EPOCHS, frozen_epochs: float = FROZEN_EPOCHS, weights: Path | None = None,
-    metric: str | Metric = "top-1", seed: int = 0, force: bool = False, tell: Tell = quiet,
+    metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
+    preprocess: Preprocess = None, tell: Tell = quiet,
 ) -> Prepared:  # fmt: skip
     """Teach ``model`` the task of ``data``: another head of ``classes`` outputs on its body.
 
@@ -118,7 +122,7 @@ def transfer(
     if classes < 1:
         raise UsageError(f"{classes} classes", "give as many as the new task has")
     with reserve(Path(out), force) as place:
-        made = _Made(model, data, weights, metric, seed, tell)
+        made = _Made(model, data, weights, metric, seed, tell, preprocess)
         aim = Labelled(made.task)
         check(made.data, made.model, False)
         path = _head(made.traced(made.model))
@@ -147,7 +151,8 @@ def transfer(
 def ensemble(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *, by: str = BAGGING,
     members: int = MEMBERS, anew: bool = False, epochs: float = EPOCHS, weights: Path | None = None,
-    metric: str | Metric = "top-1", seed: int = 0, force: bool = False, tell: Tell = quiet,
+    metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
+    preprocess: Preprocess = None, tell: Tell = quiet,
 ) -> Prepared:  # fmt: skip
     """Make of ``model`` an ensemble of ``members`` of its kind, a model as any other: a teacher, or what is deployed.
 
@@ -165,7 +170,7 @@ def ensemble(
     if members < 2:
         raise UsageError(f"an ensemble of {members} member(s)", "give 2 or more")
     with reserve(Path(out), force) as place:
-        made = _Made(model, data, weights, metric, seed, tell)
+        made = _Made(model, data, weights, metric, seed, tell, preprocess)
         aim = Labelled(made.task)
         if by == BOOSTING and not made.task.classifies:
             raise UsageError("boosting is for models that classify", f"choose {BAGGING}")
@@ -228,15 +233,15 @@ class _Made:
         metric: str | Metric,
         seed: int,
         tell: Tell,
+        preprocess: Preprocess = None,
     ) -> None:
         if model is None and weights is not None:
             raise UsageError("weights without a MODEL", "name the model that they belong to")
         if model is not None and data is None:
             raise UsageError("no data for the model", "give --data")
         self.spec = EXAMPLE if model is None else model
-        metric = read_metric(metric)
-        self.model, self.data, _ = inputs(model, data, weights, metric, seed)
-        self.task, self.seed, self.tell = Task(metric, self.data.labelled), seed, tell
+        given = read_inputs(model, data, weights, metric, seed, preprocess=preprocess).warned()
+        self.model, self.data, self.task, self.seed, self.tell = given.model, given.data, given.task, seed, tell
         if self.data.train is None:
             raise DataError("there is no training data", "give some, or deploy the model as it is")
         self.train = self.data.train

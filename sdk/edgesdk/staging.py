@@ -21,12 +21,13 @@ from edgesdk.compress.network import Batch, Network
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.compress.task import first_tensor
 from edgesdk.compress.trace import trace
-from edgesdk.deployment import inputs, quiet
+from edgesdk.deployment import Preprocess, quiet
 from edgesdk.device import target as find_target
 from edgesdk.errors import BudgetError, ModelError, UsageError
 from edgesdk.export.formats import export, grid_of
 from edgesdk.export.parity import Parity, parity, runner
 from edgesdk.forecast import Forecast
+from edgesdk.inputs import read_inputs
 from edgesdk.plan import INT8, Option
 from edgesdk.price.operators import precisions
 from edgesdk.record import dumps
@@ -108,7 +109,7 @@ def stages(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, *, exits: int = 1,
     max_drop: float = 0.5, format: str = "onnx", int8: bool = False, confidence: str = "entropy",
     out: str | Path = "stages", weights: Path | None = None, threads: int = 1, seed: int = 0,
-    device: str | Device | None = None, force: bool = False, tell: Tell = quiet,
+    device: str | Device | None = None, force: bool = False, preprocess: Preprocess = None, tell: Tell = quiet,
 ) -> Stages:  # fmt: skip
     """Write ``model``, a classifier, to the folder ``out`` as a file per stage, each but the last with an exit.
 
@@ -126,7 +127,9 @@ def stages(
     """
     runtime = _checked(exits, max_drop, format, confidence, target)
     with reserve(Path(out), force) as place, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
-        loaded, found, _ = inputs(model, data, weights, "top-1", seed)
+        given = read_inputs(model, data, weights, "top-1", seed, preprocess=preprocess, force=force)
+        given = given.checked(None, force, tell)
+        loaded, found = given.model, given.data
         tell("tracing", None)
         network = _classifier(loaded, found)
         tell("fitting exits", None)

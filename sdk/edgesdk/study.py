@@ -228,7 +228,7 @@ def study(
     the reason. Raises that ``ModelError`` where none can, and ``BudgetError`` where the dense model does not reach the
     score that the budget asks for.
     """
-    check(data, model, task.classifies)
+    check(data, model, task.classifies, task.output)
     tell("tracing", None)
     network = trace(model, data.example)
     if budget.score is not None:

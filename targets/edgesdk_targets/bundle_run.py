@@ -1,11 +1,13 @@
 """Run this bundle's model on a file: NumPy and the runtime that the manifest names are all it needs.
 
-    python run.py [INPUT.npz | INPUT.npy] [--output OUT.npz] [--threads N] [--time SECONDS] [--check]
+    python run.py [INPUT] [--output OUT.npz] [--threads N] [--time SECONDS] [--check]
 
-INPUT.npz holds an array per input under its name; INPUT.npy the only input. uint8 images are normalised as the manifest
-says, when it says so. A batch is run one sample at a time. Without INPUT the recorded sample is run and compared;
-with --check nothing is printed but what differs by more than 5 % of its spread, and the exit code is then 1.
-With --time one sample is run again and again for that long, at least 128 times, and its latency printed.
+INPUT is an .npz with an array per input under its name, an .npy of the only input, a .wav, or an image (with Pillow).
+Pixels of uint8 are prepared as the manifest says, images brought to the model's size before, and waves to its length.
+Where the manifest names the classes, the likeliest is printed. A batch is run one sample at a time. Without INPUT the
+recorded sample is run and compared; with --check nothing is printed but what differs by more than 5 % of its spread,
+and the exit code is then 1. With --time one sample is run again and again for that long, at least 128 times, and its
+latency printed.
 """
 
 import argparse
@@ -127,22 +129,109 @@ def _tflite(library, path, threads):
     return Opened(names[0], names[1], run, package, metadata.version(package))
 
 
-def prepared(array, entry):
-    """The array as the model takes it: one leading axis of samples, the dtype of the input, uint8 images normalised."""
+def read(path, manifest):
+    """The arrays in the file ``path``, by the names of the inputs: pixels of an image, samples of a wave."""
+    entries = manifest["inputs"]
+    if path.suffix.lower() in (".npz", ".npy"):
+        loaded = np.load(path, allow_pickle=False)
+        single = isinstance(loaded, np.ndarray)
+        if not single and (missing := [e["name"] for e in entries if e["name"] not in loaded]):
+            sys.exit(f"{path} has no array {missing[0]}, it holds {', '.join(loaded)}")
+        return {e["name"]: loaded if single else loaded[e["name"]] for e in entries}
+    if len(entries) > 1:
+        sys.exit(f"the model has {len(entries)} inputs: give an .npz with {', '.join(e['name'] for e in entries)}")
+    made = wave_samples if path.suffix.lower() == ".wav" else image_pixels
+    return {entries[0]["name"]: made(path, entries[0], manifest.get("preprocessing"))}
+
+
+def image_pixels(path, entry, how):
+    """An image as uint8 pixels in the model's size and layout, red first."""
+    try:
+        from PIL import Image
+    except ImportError:
+        sys.exit("reading an image takes Pillow: pip install pillow, or give an .npy of uint8 pixels")
+    if not how or len(entry["shape"]) != 4:
+        sys.exit(f"{entry['name']} takes {entry['shape']}, and no preprocessing of images is recorded: give arrays")
+    channels, height, width = entry["shape"][1:]
+    if entry["layout"] == "NHWC":
+        height, width, channels = entry["shape"][1:]
+    try:
+        with Image.open(path) as opened_image:
+            image = opened_image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"{path} cannot be read as an image of {channels} channels ({error})")
+    whole, box = (width, height), (0, 0, width, height)
+    if how["resize"] == "crop":  # the shorter side to the model's, then the centre
+        scale = max(width / image.width, height / image.height)
+        whole = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+        left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+        box = (left, top, left + width, top + height)
+    if image.size != whole:
+        image = image.resize(whole, Image.BILINEAR)
+    pixels = np.asarray(image.crop(box)).reshape(height, width, channels)
+    return (pixels if entry["layout"] == "NHWC" else pixels.transpose(2, 0, 1))[None]
+
+
+def wave_samples(path, entry, how):
+    """A wave as float32 from -1 to 1 in the model's shape: mixed to one channel where it takes one, its middle cut out,
+    or zeros put behind it."""
+    import wave
+
+    shape = entry["shape"]
+    if len(shape) not in (2, 3) or entry["dtype"] != "float32":
+        sys.exit(f"{entry['name']} takes {entry['dtype']} {shape}, which is no wave: give arrays")
+    try:
+        with wave.open(str(path), "rb") as file:
+            width, count, raw = file.getsampwidth(), file.getnchannels(), file.readframes(file.getnframes())
+    except (OSError, EOFError, wave.Error) as error:
+        sys.exit(f"{path} cannot be read as a wave of PCM samples ({error})")
+    if width == 1:
+        values = (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
+    else:  # little-endian integers of 2 to 4 bytes, as the upper bytes of 4
+        parts = np.frombuffer(raw, np.uint8).reshape(-1, width)
+        whole = np.zeros((len(parts), 4), np.uint8)
+        whole[:, 4 - width :] = parts
+        values = (whole.view("<i4")[:, 0] / 2.0**31).astype(np.float32)
+    values = values.reshape(-1, count).T
+    wanted, length = (shape[1] if len(shape) == 3 else 1), shape[-1]
+    if wanted == 1:
+        values = values.mean(0, keepdims=True, dtype=np.float32)
+    if len(values) != wanted:
+        sys.exit(f"{path} has {len(values)} channels: the model takes {wanted}")
+    extra = values.shape[1] - length
+    values = values[:, extra // 2 : extra // 2 + length] if extra > 0 else np.pad(values, ((0, 0), (0, -extra)))
+    return values.reshape([1, *shape[1:]])
+
+
+def prepared(array, entry, how=None):
+    """The array as the model takes it: one leading axis of samples, the dtype of the input, uint8 pixels prepared."""
     normalization = entry.get("normalization")
+    axis = len(entry["shape"]) - 1 if entry.get("layout") == "NHWC" else 1
+    if array.ndim == len(entry["shape"]) - 1:
+        array = array[None]
+    if array.dtype == np.uint8 and how and how["channel_order"] == "BGR" and array.ndim == 4 and array.shape[axis] == 3:
+        array = np.flip(array, axis)
     if array.dtype == np.uint8 and entry["dtype"] == "float32":
         if not normalization:
             sys.exit(f"{entry['name']} takes float32 and the bundle records no normalisation: give floats")
         array = array.astype(np.float32) * np.float32(normalization["scale"])
+        array = array + np.float32(normalization.get("offset", 0.0))
         if normalization.get("mean"):
-            shape = (-1,) + (1,) * (len(entry["shape"]) - 2)
+            shape = [1] * array.ndim
+            shape[axis] = -1
             mean = np.asarray(normalization["mean"], np.float32).reshape(shape)
             array = (array - mean) / np.asarray(normalization["std"], np.float32).reshape(shape)
-    if array.ndim == len(entry["shape"]) - 1:
-        array = array[None]
     if list(array.shape[1:]) != entry["shape"][1:]:
         sys.exit(f"{entry['name']} has shape {list(array.shape)}: the model takes {entry['shape']}")
-    return array.astype(entry["dtype"])
+    return np.ascontiguousarray(array.astype(entry["dtype"]))
+
+
+def named(outputs, classes):
+    """The likeliest class of each sample by its name, from the first output that has a figure per class."""
+    for value in outputs.values():
+        if classes and value.ndim == 2 and value.shape[1] == len(classes):
+            return [classes[index] for index in value.argmax(1)]
+    return []
 
 
 def distance(value, expected):
@@ -188,16 +277,17 @@ def main():
     if options.input is None:
         given = {entry["name"]: recorded["input:" + entry["name"]] for entry in manifest["inputs"]}
     else:
-        loaded = np.load(options.input, allow_pickle=False)
-        single = isinstance(loaded, np.ndarray)
-        given = {e["name"]: loaded if single else loaded[e["name"]] for e in manifest["inputs"]}
+        if not options.input.is_file():
+            sys.exit(f"there is no file {options.input}")
+        given = read(options.input, manifest)
     runtime = manifest["runtime"]
     try:
         path, precision = HERE / manifest.get("model", "model.onnx"), runtime.get("precision") or "f32"
         model = opened(path, runtime["name"], options.threads, precision)
     except ImportError as error:
         sys.exit(str(error))
-    feeds = {entry["name"]: prepared(given[entry["name"]], entry) for entry in manifest["inputs"]}
+    how = manifest.get("preprocessing")
+    feeds = {entry["name"]: prepared(given[entry["name"]], entry, how) for entry in manifest["inputs"]}
     if options.time:
         times = timed(model, {name: value[:1] for name, value in feeds.items()}, options.time)
         shown = ", ".join(f"p{p} {np.percentile(times, p):.4g} ms" for p in (50, 90, 95))
@@ -217,6 +307,9 @@ def main():
     else:
         for name, value in outputs.items():
             print(name, np.array2string(value, precision=4, threshold=200))
+    if options.input is not None:
+        for name in named(outputs, manifest.get("classes")):
+            print(f"class: {name}")
 
 
 if __name__ == "__main__":

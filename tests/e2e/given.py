@@ -55,9 +55,9 @@ STAGE = re.compile(r" *\d+\.\d s  .+")  # a line of the log
 
 
 def document(done: subprocess.CompletedProcess[str]) -> Any:
-    """The one JSON document on stdout of a command that succeeded, and said on stderr how far it was alone."""
+    """The one JSON document on stdout of a command that succeeded; on stderr stages and notes alone."""
     assert done.returncode == 0, done.stderr
-    assert all(STAGE.fullmatch(line) for line in done.stderr.splitlines()), done.stderr
+    assert all(STAGE.fullmatch(line) or line.startswith("note: ") for line in done.stderr.splitlines()), done.stderr
     return json.loads(done.stdout)
 
 
@@ -69,7 +69,7 @@ def refused(done: subprocess.CompletedProcess[str], code: int) -> str:
 
 
 def told(stderr: str) -> str:
-    """The line on ``stderr`` that says what is wrong, after those that say how far the command was."""
+    """The line on ``stderr`` that says what is wrong, after those that say how far the command was, and notes."""
     *stages, line = stderr.splitlines()
-    assert all(STAGE.fullmatch(stage) for stage in stages), stderr
+    assert all(STAGE.fullmatch(stage) or stage.startswith("note: ") for stage in stages), stderr
     return line + "\n"

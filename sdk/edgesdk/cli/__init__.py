@@ -6,6 +6,7 @@ import click
 
 from edgesdk.cli import asking, devices, making, preparing, staging
 from edgesdk.cli.frame import Commands
+from edgesdk.cli.remarks import show_as_lines
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,6 +17,7 @@ def main() -> None:
     Exit codes: 0 done, 2 usage, 3 model, 4 data, 5 budget out of reach, 6 device or runtime, 7 parity, 8 bundle,
     9 disk, 70 an error inside that nobody foresaw, 130 interrupted.
     """
+    show_as_lines()
 
 
 for _command in (

@@ -10,6 +10,7 @@ import click
 
 from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.frame import Command
+from edgesdk.cli.inputs import judging, pixels, preprocessing
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import console, emit, emit_json
@@ -29,8 +30,9 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--precision", "precisions", multiple=True, help="Of layers: fp32 and what is named here alone."),
         click.option("--offer", multiple=True, help="Forms of layers beside the usual, like cp: docs/techniques.md."),
         click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable."),
-        click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a state dict."),
-        click.option("--metric", default="top-1", show_default=True, help="top-1, mse, or file.py:callable."),
+        click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint."),
+        judging,
+        pixels,
         click.option("--latency", help="Upper bound: 2ms, or 0.5x of the dense model."),
         click.option("--percentile", type=float, default=50, show_default=True, help="The percentile that it bounds."),
         click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB."),
@@ -40,7 +42,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--out", type=click.Path(path_type=Path), help="Where the result goes."),
-        click.option("--force", is_flag=True, help="Replace what is there; go on where the board is another."),
+        click.option("--force", is_flag=True, help="Replace what is there; go on though board or model is in doubt."),
         click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
     ]):  # fmt: skip
         command = option(command)
@@ -84,7 +86,7 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
         raise UsageError("--weights without a MODEL", "name the model that they belong to")
     if options["model"] is not None and options["data"] is None:
         raise UsageError(f"no data for {options['model']}", "give --data")
-    return options
+    return preprocessing(options)
 
 
 @click.command(cls=Command)
@@ -152,8 +154,9 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
 )
 @click.option("--target", help="Refuse a plan that was made for another target.")
 @click.option("--data", help="As for deploy: it gives the ranges of integer layers.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a state dict.")
-@click.option("--metric", default="top-1", show_default=True, help="top-1, mse, or file.py:callable.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint.")
+@judging
+@pixels
 @click.option("--epochs", type=click.FloatRange(0), default=0, show_default=True, help="Epochs of recovery.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("exported"), show_default=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesdk.cli.frame import Commands
+from edgesdk.cli.inputs import pixels, preprocessing
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import emit, emit_json
@@ -30,7 +31,8 @@ def preparation(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed([
         click.argument("model", required=False),
         click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable."),
-        click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a state dict."),
+        click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint."),
+        pixels,
         click.option("--metric", default="top-1", show_default=True, help="top-1, mse, or file.py:callable."),
         click.option("--epochs", type=click.FloatRange(0, min_open=True), default=8, show_default=True),
         click.option("--seed", type=int, default=0, show_default=True),
@@ -52,6 +54,7 @@ def sparsify(as_json: bool, **options: Any) -> None:
     Without MODEL (file.py:callable or package.module:callable) it takes the built-in example.
     """
     free(options["out"], options["force"])
+    preprocessing(options)
     with telling() as tell:
         from edgesdk.preparation import sparsify as run
 
@@ -66,6 +69,7 @@ def sparsify(as_json: bool, **options: Any) -> None:
 def transfer(as_json: bool, **options: Any) -> None:
     """Put a new head on the trained body of MODEL, and teach it the task of --data."""
     free(options["out"], options["force"])
+    preprocessing(options)
     with telling() as tell:
         from edgesdk.preparation import transfer as run
 
@@ -81,6 +85,7 @@ def transfer(as_json: bool, **options: Any) -> None:
 def ensemble(as_json: bool, **options: Any) -> None:
     """Train several of MODEL on samples of the data: a stronger teacher, or a model to deploy."""
     free(options["out"], options["force"])
+    preprocessing(options)
     with telling() as tell:
         from edgesdk.preparation import ensemble as run
 

@@ -9,6 +9,7 @@ import click
 
 from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.frame import Command
+from edgesdk.cli.inputs import pixels, preprocessing
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import console, emit_json
@@ -20,7 +21,8 @@ from edgesdk.errors import UsageError
 @click.option("--target", help="The kind of device: see `edgesdk targets`.  [default: the --device's own, else x86]")
 @click.option("--device", help=f"Measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
 @click.option("--data", help="As for deploy: its training part fits the exits, what is held out sets the thresholds.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a state dict.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint.")
+@pixels
 @click.option("--exits", type=int, default=1, show_default=True, help="Exits before the last stage.")
 @click.option("--max-drop", type=float, default=0.5, show_default=True, help="Points of accuracy, on held-out data.")
 @click.option("--confidence", default="entropy", show_default=True, help="Of an exit's answer: entropy or maximum.")
@@ -48,6 +50,7 @@ def stages(as_json: bool, **options: Any) -> None:
         options["target"] = options["target"] or options["device"].target
     options["target"] = options["target"] or "x86"
     free(options["out"], options["force"])
+    preprocessing(options)
     with telling() as tell:
         from edgesdk.staging import stages as run
 

@@ -31,8 +31,8 @@ class Labelled:
     precise = False
 
     def __init__(self, task: Task) -> None:
-        if callable(task.metric):
-            raise UsageError(f"the metric {task.name} has no loss to learn by", "give top-1 or mse")
+        if not task.has_loss:
+            raise UsageError(f"the metric {task.name} has no loss to learn by", "give top-1, mse or multilabel-f1")
         if not task.labelled:
             raise DataError("the data has no labels to learn from", "give y")
         self.task = task

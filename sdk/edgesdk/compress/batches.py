@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edgesdk.compress.network import Batch, rebatch, tensors
 from edgesdk.compress.sources import Samples, check_part, dtype_name
+from edgesdk.compress.targets import IGNORED, check_range, likeliest
 from edgesdk.compress.wording import said
 from edgesdk.errors import DataError
 
@@ -33,6 +34,20 @@ class Shuffled:
         order = self.rows[torch.randperm(len(self.rows), generator=self.generator)]
         for rows in order[: len(self) * self.batch_size].split(self.batch_size):
             yield taken(self.samples, rows)
+
+
+class Relabelled:
+    """Batches with other labels: ``change`` makes them of those that there were."""
+
+    def __init__(self, batches: Iterable[tuple[Batch, Any]], change: Callable[[Any], Any]) -> None:
+        self.batches, self.change = batches, change
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[tuple[Batch, Any]]:
+        for x, y in self.batches:
+            yield x, self.change(y)
 
 
 class Given:
@@ -77,7 +92,7 @@ class Given:
         if isinstance(y, (int, float)) or (isinstance(y, Tensor) and y.dim() == 0):
             raise DataError(f"{self.name} yields single samples", "let it yield batches: wrap it in a DataLoader")
         check_part(x, y, f"x of {self.name}", f"y of {self.name}")
-        return x, y if y is None or not self.classifies else class_numbers(y, f"y of {self.name}")
+        return x, y if y is None or not self.classifies else checked_labels(y, f"y of {self.name}")
 
 
 def taken(samples: Samples, rows: Tensor) -> tuple[Batch, Any]:
@@ -98,32 +113,29 @@ def stratified(count: int, y: Tensor | None, seed: int) -> Tensor:
     return order[place[order].argsort(stable=True)]
 
 
-def class_numbers(y: Any, what: str) -> Tensor:
-    """Labels as int64 of shape (samples,). Raises ``DataError`` where they are no class numbers."""
+def checked_labels(y: Any, what: str) -> Tensor:
+    """Labels of a classifier: class numbers as int64, or soft labels. Raises ``DataError`` where they are neither."""
+    if isinstance(y, Tensor) and y.is_floating_point() and y.dim() > 1:
+        likeliest(y)
+        return y
     if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex():
         kind = dtype_name(y) if isinstance(y, Tensor) else type(y).__name__
         raise DataError(f"the labels {what} are {kind}", "give whole class numbers from 0, or another --metric")
-    if y.dim() == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.dim() != 1:
-        fact = f"the labels {what} have shape {tuple(y.shape)}"
-        raise DataError(fact, "give one class number per sample, or another --metric")
-    y = y.long()
-    if int(y.min()) < 0:
-        raise DataError(f"the labels {what} hold {int(y.min())}", "number the classes from 0")
+    y = (y[:, 0] if y.dim() == 2 and y.shape[1] == 1 else y).long()
+    judged = y[y != IGNORED] if y.dim() > 1 else y
+    if judged.numel() and int(judged.min()) < 0:
+        raise DataError(f"the labels {what} hold {int(judged.min())}", "number the classes from 0")
     return y
 
 
-def check_range(y: Any, classes: int) -> None:
-    """Raise ``DataError`` where a label is not below the number of ``classes``."""
-    if isinstance(y, Tensor) and len(y) and int(y.max()) >= classes:
-        fact = f"label {int(y.max())} is out of range: the model has {classes} classes, 0 to {classes - 1}"
-        raise DataError(fact, "number the labels as the model does")
+def classes_of(y: Tensor) -> Tensor:
+    """The class of each label, as class numbers."""
+    return y.argmax(1) if y.is_floating_point() else y
 
 
 def check_classes(labels: Sequence[Tensor]) -> None:
     """Raise ``DataError`` where ``labels`` hold a single class."""
-    found = torch.cat(list(labels)).unique()
+    found = torch.cat([classes_of(y).flatten() for y in labels]).unique()
     if len(found) == 1:
         raise DataError(f"all labels are {int(found)}", "give samples of at least two classes")
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
-from edgesdk.compress.batches import Given, Shuffled, check_classes, check_range, class_numbers, stratified, taken
+from edgesdk.compress.batches import Given, Shuffled, check_classes, checked_labels, classes_of, stratified, taken
+from edgesdk.compress.datasets import is_dataset, loader, split
 from edgesdk.compress.load import load_callable
 from edgesdk.compress.network import Batch, rebatch, tensors
+from edgesdk.compress.preprocessing import Preprocessing
 from edgesdk.compress.sources import Samples, dtype_name, from_arrays, from_folder, from_npz
-from edgesdk.compress.task import first_tensor
+from edgesdk.compress.targets import check_range, class_axis, class_numbers
+from edgesdk.compress.task import output_tensors
 from edgesdk.compress.wording import said
-from edgesdk.errors import DataError, EdgeSdkError, ModelError
+from edgesdk.errors import DataError, EdgeSdkError, ModelError, UsageError
 
 CALIBRATION = 256  # samples for ranges, importance and sensitivity
 TEST_SHARE, HOLDOUT_SHARE = 0.2, 0.1
@@ -33,8 +38,8 @@ class Data:
     ``train`` can be iterated again and again, in a new order each time, and has a length in batches where that is
     known; ``None`` means no recovery. ``calibration``, about 256 samples, sets ranges, importance and sensitivity.
     ``holdout`` tells finalists apart: disjoint from ``train`` and ``test`` where there is enough data, else the
-    calibration batches. ``test`` judges the result. ``normalization`` is what was done to uint8 images,
-    ``{"scale": 1/255, "mean": [...], "std": [...]}`` with a figure per channel. ``notes`` are for readers of a report.
+    calibration batches. ``test`` judges the result. ``preprocessing`` is what was done to pixels of uint8, ``classes``
+    are the names of the classes, where there are some. ``notes`` are for readers of a report.
     """
 
     train: Iterable[tuple[Batch, Any]] | None
@@ -42,48 +47,66 @@ class Data:
     holdout: list[tuple[Batch, Any]]
     test: list[tuple[Batch, Any]]
     labelled: bool
-    normalization: Mapping[str, Any] | None
+    preprocessing: Preprocessing | None
     description: str
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     @property
     def example(self) -> Batch:
         """The x of the first calibration batch."""
         return self.calibration[0][0]
 
+    @property
+    def normalization(self) -> Mapping[str, Any] | None:
+        """What was done to pixels as factors: ``{"scale": 1/255, "mean": [...], "std": [...]}``, one per channel."""
+        return None if self.preprocessing is None else self.preprocessing.normalization
 
-def load_data(spec: Any, *, batch_size: int = 64, seed: int = 0, classifies: bool = True) -> Data:
+
+def load_data(
+    spec: Any, *, batch_size: int = 64, seed: int = 0, classifies: bool = True,
+    preprocess: Mapping[str, Any] | None = None,
+) -> Data:  # fmt: skip
     """The data that ``spec`` names or is.
 
-    ``spec`` is an ``.npz`` file with ``x`` and perhaps ``y``, ``x_test``, ``y_test``, ``mean`` and ``std``; a folder
-    with a sub-folder of images per class; ``file.py:callable``, called without arguments; or, in Python, an object with
-    ``calibration`` and perhaps ``train`` and ``test``, iterables of batches (x, y), or a tuple ``(x, y)`` of arrays.
-    The splits are the same for the same ``seed``, and stratified by label where the model ``classifies``. Raises
-    ``DataError`` for data that is missing, malformed, empty or not finite, for labels that are no class numbers, and
-    for a single class.
+    ``spec`` is an ``.npz`` file with ``x`` and perhaps ``y``, ``x_test``, ``y_test``, ``mean``, ``std``, ``classes``; a
+    folder with a sub-folder of images per class; ``file.py:callable``, called without arguments; or, in Python, an
+    object with ``calibration`` and perhaps ``train`` and ``test``, each iterables of batches (x, y) or a data set of
+    pairs (x, y); a data set alone, or two, the second to judge by; or a tuple ``(x, y)`` of arrays. ``preprocess`` says
+    how pixels are to be prepared, by the fields of :class:`Preprocessing`. The splits are the same for the same
+    ``seed``, and stratified by label where the model ``classifies``. Raises ``DataError`` for data that is missing,
+    malformed, empty or not finite, for labels that are no class numbers, and for a single class.
     """
     if isinstance(spec, Data):
         return spec
     if isinstance(spec, (str, Path)):
-        spec, origin = _named(str(spec)), str(spec)
+        spec, origin = _named(str(spec), preprocess or {}), str(spec)
     else:
         origin = "data"
-    if isinstance(spec, tuple) and len(spec) == 2:
-        spec = from_arrays(origin, *spec)
+    if isinstance(spec, tuple) and len(spec) == 2 and not any(map(is_dataset, spec)):
+        spec = from_arrays(origin, *spec, wanted=preprocess)
     if isinstance(spec, Samples):
         return _split(spec, batch_size, seed, classifies)
     if isinstance(spec, Data):
         return spec
-    return _given(spec, origin, classifies)
+    if preprocess:
+        fact = f"there is a preprocessing of pixels ({', '.join(preprocess)}), and {origin} gives its own batches"
+        raise UsageError(fact, "let it yield x as the model takes it, or give arrays of uint8 or a folder of images")
+    source, notes = _parts(spec, batch_size, seed)
+    found = _given(source, origin, classifies)
+    return replace(found, notes=(*notes, *found.notes))
 
 
-def check(data: Data, model: nn.Module, classifies: bool) -> None:
-    """Run ``model`` on two samples of ``data``, and compare the labels with its outputs.
+def check(data: Data, model: nn.Module, classifies: bool, output: int | None = 0) -> None:
+    """Run ``model`` on two samples of ``data``, and compare the labels with the ``output`` that is judged.
 
     Raises ``DataError`` where x does not fit the model or a label is out of range, ``ModelError`` where the model
-    itself fails, answers NaN, or does not answer with (samples, classes) though it ``classifies``.
+    itself fails, answers NaN, or does not answer with classes though it ``classifies``.
     """
-    classes = _run(model, data.example, classifies)
+    y = data.calibration[0][1] if data.labelled else None
+    classes = _classes(run_two(model, data.example), output, y) if classifies else None
+    if not classifies:
+        run_two(model, data.example)
     batches = [*data.calibration, *data.holdout, *data.test]
     if isinstance(data.train, Shuffled):
         batches.append((None, data.train.labels))
@@ -93,7 +116,7 @@ def check(data: Data, model: nn.Module, classifies: bool) -> None:
             raise DataError("train is empty", "give at least one batch, or None for no recovery")
         if data.labelled and first[1] is None:
             raise DataError("train has no labels where the other parts have", "give it labels, or none at all")
-        _run(model, first[0], classifies)
+        run_two(model, first[0])
         batches.append(first)
         if isinstance(data.train, Given):
             data.train.classes = classes
@@ -102,14 +125,14 @@ def check(data: Data, model: nn.Module, classifies: bool) -> None:
             check_range(y, classes)
 
 
-def _named(spec: str) -> Any:
+def _named(spec: str, preprocess: Mapping[str, Any]) -> Any:
     """What a path or ``file.py:callable`` leads to: samples, or an object that is still to be read."""
     path = Path(spec).expanduser()
     try:
         if path.is_dir():
-            return from_folder(path)
+            return from_folder(path, preprocess)
         if path.is_file() and path.suffix.lower() == ".npz":
-            return from_npz(path)
+            return from_npz(path, preprocess)
         if path.is_file():
             raise DataError(f"{path} is not an .npz file", FORMS)
     except OSError as error:
@@ -131,11 +154,11 @@ def _split(samples: Samples, batch_size: int, seed: int, classifies: bool) -> Da
     notes, stratify = list(samples.notes), classifies and samples.y is not None
     y, y_test = samples.y, samples.y_test
     if stratify:
-        y = class_numbers(y, "y")
-        y_test = None if y_test is None else class_numbers(y_test, "y_test")
+        y = checked_labels(y, "y")
+        y_test = None if y_test is None else checked_labels(y_test, "y_test")
         check_classes([y])
-    own = Samples(samples.x, y, samples.origin, prepare=samples.prepare)
-    order = stratified(len(own), y if stratify else None, seed)
+    own = replace(samples, y=y)
+    order = stratified(len(own), classes_of(y) if stratify and classes_of(y).dim() == 1 else None, seed)
     if samples.x_test is None:
         if len(order) < 2:
             raise DataError(f"{own.origin} holds one sample", "give enough to set some aside for judging the result")
@@ -143,25 +166,58 @@ def _split(samples: Samples, batch_size: int, seed: int, classifies: bool) -> Da
         judged, order, judging = order[:count], order[count:], own
         notes.append(f"no test data was given: {count} samples were set aside to judge the result")
     else:
-        judging = Samples(samples.x_test, y_test, own.origin, prepare=own.prepare)
+        judging = replace(samples, x=samples.x_test, y=y_test)
         judged = torch.arange(len(judging))
-    count = min(HOLDOUT_MOST, round(HOLDOUT_SHARE * len(order)))
+    apart = None if samples.x_held is None else replace(samples, x=samples.x_held, y=samples.y_held)
+    count = min(HOLDOUT_MOST, round(HOLDOUT_SHARE * len(order)) if apart is None else len(apart))
     if count < HOLDOUT_LEAST:
         count = 0
         notes.append("there is too little data to hold some out: finalists are compared on the calibration samples")
-    held, order = order[:count], order[count:]
+    if apart is None:
+        apart, held, order = own, order[:count], order[count:]
+    else:
+        held = stratified(len(apart), apart.y if stratify else None, seed)[:count]
     train = Shuffled(own, order, batch_size, seed)
     calibration = _batches(own, order[:CALIBRATION], batch_size)
     return Data(
         train=train,
         calibration=calibration,
-        holdout=_batches(own, held, batch_size) if count else calibration,
+        holdout=_batches(apart, held, batch_size) if count else calibration,
         test=_batches(judging, judged, batch_size),
         labelled=y is not None,
-        normalization=samples.normalization,
+        preprocessing=samples.preprocessing,
         description=_summary(own.origin, f"{len(order)} training", min(CALIBRATION, len(order)), count, len(judged)),
         notes=tuple(notes),
+        classes=samples.classes,
     )
+
+
+def _parts(source: Any, batch_size: int, seed: int) -> tuple[Any, list[str]]:
+    """``source``, of which data sets are made batches; one alone is split, of two the second judges."""
+    if isinstance(source, tuple) and len(source) == 2 and all(map(is_dataset, source)):
+        source, judging = source
+    elif is_dataset(source):
+        judging = None
+    else:
+        parts = {name: getattr(source, name, None) for name in ("train", "calibration", "test")}
+        if not any(map(is_dataset, parts.values())):
+            return source, []
+        made = {
+            name: loader(part, batch_size, seed, name == "train") if is_dataset(part) else part
+            for name, part in parts.items()
+        }
+        return SimpleNamespace(**made), []
+    held = min(HOLDOUT_MOST, HOLDOUT_SHARE * len(source)) + CALIBRATION
+    shares = [min(0.5, held / len(source))] + ([] if judging is not None else [TEST_SHARE])
+    calibration, *rest = split(source, shares, seed)
+    test = judging if judging is not None else rest[0]
+    train = Subset(source, [*list(calibration.indices)[:CALIBRATION], *rest[-1].indices])
+    aside = f"no test data was given: {len(test)} samples were set aside to judge the result"
+    notes = [] if judging is not None else [aside]
+    if not len(rest[-1]):
+        raise DataError(f"the data set holds {len(source)} samples", "give enough to set some aside")
+    batches = {"calibration": loader(calibration, batch_size, seed), "test": loader(test, batch_size, seed)}
+    return SimpleNamespace(train=loader(train, batch_size, seed, True), **batches), notes
 
 
 def _given(source: Any, origin: str, classifies: bool) -> Data:
@@ -219,28 +275,41 @@ def _read(source: Given, most: int | None) -> Batches:
     return batches
 
 
-def _run(model: nn.Module, x: Batch, classifies: bool) -> int | None:
-    """Run ``model`` on two samples; the number of classes that it tells apart, where it does."""
+def run_two(model: nn.Module, x: Batch) -> Any:
+    """What ``model`` answers to two samples, in evaluation mode. Raises ``ModelError`` or ``DataError`` where it fails,
+    ``ModelError`` where it answers no tensor, or NaN."""
     x = rebatch(x, lambda t: t[:2])
     shown = " and ".join(f"{dtype_name(t)} of shape ({', '.join(map(str, ('N', *t.shape[1:])))})" for t in tensors(x))
     model.eval()
     try:
         with torch.no_grad():
             outputs = model(**x) if isinstance(x, dict) else model(*tensors(x))
-        first = first_tensor(outputs)
     except (AttributeError, NameError, ImportError, NotImplementedError, StopIteration) as error:
         raise ModelError(f"running the model failed with {said(error)}", "make it run on its data first") from error
     except Exception as error:
         fact = f"the data, {shown}, does not fit the model, which says {said(error)}"
         raise DataError(fact, "give x in the shape and dtype that the model takes") from error
-    if first.is_floating_point() and torch.isnan(first).any():
+    found = output_tensors(outputs)
+    if not found:
+        raise ModelError(f"the model answers with a {type(outputs).__name__}", "let it return tensors")
+    if any(t.is_floating_point() and torch.isnan(t).any() for t in found):
         raise ModelError("the model answers NaN to finite data", "check its weights and the data's normalisation")
-    if not classifies:
-        return None
-    if first.dim() != 2 or first.shape[1] < 2:
-        fact = f"the model's first output has shape {tuple(first.shape)} for two samples, not (2, classes)"
+    return outputs
+
+
+def _classes(outputs: Any, output: int | None, y: Any) -> int:
+    """The number of classes that the judged output tells apart."""
+    found = output_tensors(outputs)
+    judged = found[min(output or 0, len(found) - 1)]
+    if judged.dim() < 2 or judged.shape[1] < 2 or judged.dim() > 2 and (y is None or y.dim() < 2):
+        what = "first output" if not output else f"output {output}"
+        fact = f"the model's {what} has shape {tuple(judged.shape)} for two samples, not (2, classes)"
         raise ModelError(fact, "give another --metric for a model that does not classify")
-    return first.shape[1]
+    if y is None:
+        return judged.shape[1]
+    axis = class_axis(judged, class_numbers(judged, y[: len(judged)]))
+    assert axis is not None
+    return judged.shape[axis]
 
 
 def _batches(samples: Samples, rows: Tensor, batch_size: int) -> Batches:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgesdk.compress.folders import read_folder
 from edgesdk.compress.network import Batch, rebatch, tensors
-from edgesdk.compress.wording import said
-from edgesdk.errors import DataError
+from edgesdk.compress.preprocessing import Preprocessing
+from edgesdk.compress.wording import listed, said
+from edgesdk.errors import DataError, UsageError
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
-MODES = ("L", "RGB", "RGBA")
+ARRAYS = ("x", "y", "x_test", "y_test", "mean", "std", "classes")
 CHANNELS = (1, 3, 4)
 AS_THEY_ARE = (torch.uint8, torch.float32, torch.bfloat16, torch.int32, torch.int64, torch.bool)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples in memory as they were read, their labels, and ``prepare``, which makes of a batch what a model takes.
+    """Samples in memory as they were read, their labels, the names of their classes, and what a model takes them as.
 
-    ``x_test`` and ``y_test`` are ``None`` where the source has no test part.
+    ``x_test`` and ``y_test`` are ``None`` where the source has no test part, ``x_held`` and ``y_held`` where it sets
+    none apart for telling finalists apart.
     """
 
     x: Batch
@@ -35,16 +37,23 @@ class Samples:
     origin: str
     x_test: Batch | None = None
     y_test: Tensor | None = None
-    prepare: Callable[[Batch], Batch] = lambda x: x
-    normalization: Mapping[str, Any] | None = None
+    x_held: Batch | None = None
+    y_held: Tensor | None = None
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(tensors(self.x)[0])
 
+    def prepare(self, x: Batch) -> Batch:
+        """A batch of x as a model takes it."""
+        return x if self.preprocessing is None else rebatch(x, self.preprocessing)
 
-def from_npz(path: Path) -> Samples:
-    """The arrays ``x``, ``y``, ``x_test``, ``y_test``, ``mean`` and ``std`` of a file, all but ``x`` optional.
+
+def from_npz(path: Path, wanted: Mapping[str, Any]) -> Samples:
+    """The arrays ``x``, ``y``, ``x_test``, ``y_test``, ``mean``, ``std`` and ``classes`` of a file, all but ``x``
+    optional; ``wanted`` says more of the preprocessing.
 
     Nothing in the file is executed. Raises ``DataError`` where it cannot be read or its arrays do not belong together.
     """
@@ -64,59 +73,35 @@ def from_npz(path: Path) -> Samples:
     if "x" not in arrays:
         held = ", ".join(sorted(arrays)) or "nothing"
         raise DataError(f"{path} has no array x, it holds {held}", "name the samples x and the labels y")
-    return from_arrays(str(path), **{name: arrays.get(name) for name in ("x", "y", "x_test", "y_test", "mean", "std")})
+    samples = from_arrays(str(path), **{name: arrays.get(name) for name in ARRAYS}, wanted=wanted)
+    unknown = [name for name in arrays if name not in ARRAYS]
+    note = (f"arrays that mean nothing here were left out: {listed(unknown)}",) if unknown else ()
+    return replace(samples, notes=(*samples.notes, *note))
 
 
-def from_folder(path: Path) -> Samples:
-    """The images in a folder with a sub-folder per class; labels are the places of the sub-folders' names in order.
-
-    Images are PNG, JPEG or BMP of one size and one mode (grey, RGB or RGBA). Raises ``DataError`` for the first that
-    is not, and for a folder of another form.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    classes = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not classes:
-        raise DataError(f"{path} has no sub-folders", "put the images of each class into a sub-folder of its own")
-    pixels: list[np.ndarray] = []
-    labels: list[int] = []
-    first: tuple[tuple[int, int], str] | None = None
-    for label, folder in enumerate(classes):
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
-        if not files:
-            fact = f"{folder} holds no images ({', '.join(IMAGES)})"
-            raise DataError(fact, "fill it or remove it; each sub-folder is a class")
-        for file in files:
-            try:
-                with Image.open(file) as image:
-                    image.load()
-                    size, mode, values = image.size, image.mode, np.asarray(image)
-            except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise DataError(f"{file} cannot be read as an image ({said(error)})", "replace or remove it") from None
-            if mode not in MODES:
-                raise DataError(f"{file} is of mode {mode}", f"convert all images to one of {', '.join(MODES)}")
-            first = first or (size, mode)
-            if (size, mode) != first:
-                fact = f"{file} is {_shown(size, mode)} where the images before it are {_shown(*first)}"
-                raise DataError(fact, "bring all images to one size and mode")
-            pixels.append(values)
-            labels.append(label)
-    x = np.stack(pixels)
-    x = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x[:, None]
-    note = f"classes are numbered in the order of their names: {', '.join(p.name for p in classes[:10])}"
-    found = from_arrays(str(path), x, np.array(labels))
-    return Samples(
-        found.x, found.y, found.origin, prepare=found.prepare, normalization=found.normalization,
-        notes=(*found.notes, note + (", ..." if len(classes) > 10 else "")),
-    )  # fmt: skip
+def from_folder(path: Path, wanted: Mapping[str, Any]) -> Samples:
+    """The images of :func:`edgesdk.compress.folders.read_folder`; its split ``test``, or else ``val``, is to judge."""
+    found = read_folder(path, wanted)
+    judging = found.parts.get("test", found.parts.get("val", (None, None)))
+    samples = from_arrays(str(path), *found.parts["train"], *judging, wanted=wanted)
+    held = found.parts["val"] if {"val", "test"} <= found.parts.keys() else None
+    if held is not None:
+        x_held, y_held = (torch.from_numpy(part) for part in held)
+        if (one := _described(samples.x)) != (other := _described(x_held)):
+            raise DataError(f"val is {other} where train is {one}", "bring all images to one size and mode")
+        samples = replace(samples, x_held=x_held, y_held=y_held)
+    return replace(samples, classes=found.classes, notes=(*samples.notes, *found.notes))
 
 
 def from_arrays(
-    origin: str, x: Any, y: Any = None, x_test: Any = None, y_test: Any = None, mean: Any = None, std: Any = None
-) -> Samples:
-    """Arrays or tensors, ``x`` perhaps a tuple or dict of them, checked; uint8 is to be scaled to 0..1 and normalised.
+    origin: str, x: Any, y: Any = None, x_test: Any = None, y_test: Any = None, mean: Any = None, std: Any = None,
+    classes: Any = None, wanted: Mapping[str, Any] | None = None,
+) -> Samples:  # fmt: skip
+    """Arrays or tensors, ``x`` perhaps a tuple or dict of them, checked; pixels of uint8 are to be scaled to 0..1 and
+    normalised, or as ``wanted`` says (:class:`Preprocessing`).
 
-    Raises ``DataError`` for parts that do not belong together, an unknown dtype, and values that are not finite.
+    Raises ``DataError`` for parts that do not belong together, an unknown dtype, and values that are not finite;
+    ``UsageError`` for a preprocessing of what are no pixels.
     """
     x, y = _batch(x, "x"), None if y is None else tensor(y, "y")
     check_part(x, y, "x", "y")
@@ -133,36 +118,41 @@ def from_arrays(
         # only the view changes: preparing a batch makes it contiguous
         x, x_test = x.permute(0, 3, 1, 2), None if x_test is None else x_test.permute(0, 3, 1, 2)
         notes.append("the images lay as (samples, height, width, channels); the model gets (samples, channels, ...)")
+    samples = Samples(x, y, origin, x_test, y_test, classes=_classes(classes))
     if not any(t.dtype == torch.uint8 for t in tensors(x)):
+        if wanted:
+            kind = " and ".join(dict.fromkeys(dtype_name(t) for t in tensors(x)))
+            fact = f"there is a preprocessing of pixels ({', '.join(wanted)}), and x is {kind}"
+            raise UsageError(fact, "give x as uint8, or as the model takes it and no preprocessing")
         if mean is not None or std is not None:
             notes.append("mean and std were not applied: x is not uint8 and is taken as it is")
-        return Samples(x, y, origin, x_test, y_test, notes=tuple(notes))
-    normalization: dict[str, Any] = {"scale": 1 / 255}
+        return replace(samples, notes=tuple(notes))
+    settled = Preprocessing()
     if mean is not None or std is not None:
-        normalization |= {"mean": _figures(mean, x, "mean"), "std": _figures(std, x, "std")}
-        if min(normalization["std"]) <= 0:
-            raise DataError(f"std is {normalization['std']}", "give a positive figure per channel")
-    else:
+        settled = Preprocessing(mean=tuple(_figures(mean, x, "mean")), std=tuple(_positive(std, x)))
+    settled = settled.given(wanted or {})
+    if settled.mean:
+        settled = replace(settled, mean=tuple(_figures(settled.mean, x, "mean")), std=tuple(_positive(settled.std, x)))
+    if settled == Preprocessing():
         notes.append("uint8 values were scaled to 0..1; there was no mean and std to normalise them with")
-    return Samples(x, y, origin, x_test, y_test, _Scaled(normalization), normalization, tuple(notes))
+    return replace(samples, preprocessing=settled, notes=tuple(notes))
 
 
-class _Scaled:
-    """Makes float32 of uint8 tensors: times the scale, less the mean, over the standard deviation, per channel."""
+def _positive(std: Any, x: Batch) -> list[float]:
+    found = _figures(std, x, "std")
+    if min(found) <= 0:
+        raise DataError(f"std is {found}", "give a positive figure per channel")
+    return found
 
-    def __init__(self, normalization: Mapping[str, Any]) -> None:
-        self.scale: float = normalization["scale"]
-        self.mean = torch.tensor(normalization.get("mean", [0.0]))
-        self.std = torch.tensor(normalization.get("std", [1.0]))
 
-    def __call__(self, x: Batch) -> Batch:
-        return rebatch(x, self._tensor)
-
-    def _tensor(self, x: Tensor) -> Tensor:
-        if x.dtype != torch.uint8:
-            return x
-        shape = (1, -1) + (1,) * (x.dim() - 2) if x.dim() > 1 else (-1,)
-        return (x.float().contiguous() * self.scale - self.mean.view(shape)) / self.std.view(shape)
+def _classes(names: Any) -> tuple[str, ...]:
+    """The names of the classes, where there are some."""
+    if names is None:
+        return ()
+    array = np.asarray(names)
+    if array.ndim != 1 or array.dtype.kind not in "USiu":
+        raise DataError(f"classes is of shape {array.shape} and dtype {array.dtype}", "give a name for each class")
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in array.tolist())
 
 
 def tensor(value: Any, what: str) -> Tensor:
@@ -250,7 +240,3 @@ def _figures(value: Any, x: Batch, what: str) -> list[float]:
 
 def _described(x: Batch) -> str:
     return " and ".join(f"{tuple(t.shape[1:])} {dtype_name(t)}" for t in tensors(x))
-
-
-def _shown(size: tuple[int, int], mode: str) -> str:
-    return f"{size[0]}x{size[1]} {mode}"

@@ -1,0 +1,80 @@
+"""What a user gives, read and settled once: the model, its data, by what it is judged, and whether that makes sense."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgesdk.budget import Budget
+from edgesdk.compress.data import Data, load_data
+from edgesdk.compress.judging import settled
+from edgesdk.compress.load import load_weighted
+from edgesdk.compress.metrics import TOP_1, Metric, read_metric
+from edgesdk.compress.preprocessing import Preprocessing, read_preprocessing
+from edgesdk.compress.sanity import judged_dense
+from edgesdk.compress.task import Task
+from edgesdk.errors import EdgeSdkWarning
+from edgesdk.example.data import example_data, example_model
+from edgesdk.study import Tell
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A model in evaluation mode, its data, and how it is judged; ``example`` where it is the built-in one."""
+
+    model: nn.Module
+    data: Data
+    task: Task
+    example: bool
+    trained: bool = True  # as far as is known: weights were given, or a module
+    notes: tuple[str, ...] = ()  # on what was done to read them
+
+    def checked(self, budget: Budget | None, force: bool, tell: Tell) -> Inputs:
+        """The same, once the dense model was judged: its score is told, and what is wrong with it raised, or with
+        ``force`` noted. Raises ``BudgetError`` where it does not reach the score that the budget asks for."""
+        tell("judging the dense model", None)
+        verdict = judged_dense(self.model, self.data, self.task, self.trained)
+        notes = list(verdict.notes)
+        if verdict.error is not None:
+            if not force:
+                raise verdict.error
+            notes.append(f"forced: {verdict.error.fact}")
+        if verdict.score is not None:
+            said = f"{verdict.score:.4g} {self.task.unit}".rstrip()
+            tell(f"the dense model scores {said}, {self.task.name} of {verdict.samples} samples", None)
+        return replace(self, notes=(*notes, *self.notes)).warned()
+
+    def warned(self) -> Inputs:
+        """The same, once what a user should know of the inputs was warned of; readers of a report find it there."""
+        for note in self.notes:
+            warnings.warn(note, EdgeSdkWarning, stacklevel=3)
+        return replace(self, data=replace(self.data, notes=(*self.notes, *self.data.notes)), notes=())
+
+
+def read_inputs(
+    model: nn.Module | str | None, data: Any, weights: str | Path | None, metric: str | Metric, seed: int, *,
+    output: str | int | None = None, force: bool = False,
+    preprocess: Preprocessing | Mapping[str, Any] | str | Path | None = None,
+) -> Inputs:  # fmt: skip
+    """The model and its data, loaded, and how it is judged, with notes on what was done to read them.
+
+    ``output`` is the name or place of the one that is judged of several, ``preprocess`` how the model takes pixels,
+    where the data do not say. With ``force`` weights may be missing. Raises ``ModelError``, ``DataError`` and
+    ``UsageError`` for what is wrong with them.
+    """
+    wanted, metric = read_preprocessing(preprocess), read_metric(metric)
+    if model is None:
+        loaded = example_model()
+        found = example_data(seed) if data is None else load_data(data, seed=seed, preprocess=wanted)
+        notes: tuple[str, ...] = ()
+    else:
+        loaded, notes = load_weighted(model, weights, force)
+        found = load_data(data, seed=seed, classifies=metric == TOP_1, preprocess=wanted)
+    found, task = settled(loaded, found, metric, output)
+    trained = weights is not None or not isinstance(model, str)
+    return Inputs(loaded, found, task, model is None, trained, notes)
