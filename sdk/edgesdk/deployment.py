@@ -127,10 +127,10 @@ def deploy(
         asked = _Asked(target, runtime, threads, tuple(precisions), tuple(offer), at, force)
         with _studied(given, asked, budget, tell) as (studies, goal, refused, agent):
             training = Training(studies[0], total, seed, tell, recovery)
-            given = budget is not None and bool(budget.bounds)
-            choice = chosen(studies, goal, target, training, given)
+            bounded = budget is not None and bool(budget.bounds)
+            choice = chosen(studies, goal, target, training, bounded)
             if goal.bounds:
-                result = (within if given else eased)(choice, goal, target, training)
+                result = (within if bounded else eased)(choice, goal, target, training)
             else:
                 result = fastest(choice, goal, target, training)
             result = replace(result, refused={**refused, **choice.refused})
