@@ -18,6 +18,7 @@ import onnx
 import pytest
 import torch
 from onnx import ModelProto
+from slow import core
 from torch import Tensor
 
 import edgesdk_targets
@@ -41,9 +42,15 @@ PLANS = ("dense", "int8", "mixed", "int4", "pruned", "low rank", "all")
 RUNTIMES = ("onnxruntime", "openvino", "litert")
 CASES = [(name, plan, runtime) for name in NETWORKS for plan in PLANS for runtime in RUNTIMES]
 INTEGER = [case for case in CASES if case[1] in ("int8", "mixed", "int4", "all")]
+OLDER = [(name, plan) for name in NETWORKS for plan in PLANS if plan not in ("int4", "all")]
 QUARTER = 0.30  # of the dense file's bytes, for ResNet-20
 FLIPS = 0.003
 OLD = ("tflite-runtime==2.14.0", "numpy<2")  # the last of its name; it was made for NumPy 1
+
+
+def quick(name: str, plan: str, runtime: str = "") -> bool:
+    """Every plan of a small network, and the plan with something of all others for every network."""
+    return name == "example" or plan == "all"
 
 
 @functools.cache
@@ -106,7 +113,7 @@ def benches() -> Iterator[dict[str, Bench]]:
         yield {runtime: Bench(agent, runtime=runtime) for runtime in RUNTIMES}
 
 
-@pytest.mark.parametrize(("name", "plan", "runtime"), CASES)
+@pytest.mark.parametrize(("name", "plan", "runtime"), core(CASES, quick))
 def test_a_file_computes_what_the_simulation_computes(exported, name: str, plan: str, runtime: str) -> None:
     network, x = ready(name, plan)
     found = parity(network, exported(name, plan, runtime), [x])
@@ -116,7 +123,7 @@ def test_a_file_computes_what_the_simulation_computes(exported, name: str, plan:
     assert found.tolerance == (1e-1 if rough else 5e-2 if (name, plan, runtime) in INTEGER else 1e-3)
 
 
-@pytest.mark.parametrize(("name", "plan", "runtime"), INTEGER)
+@pytest.mark.parametrize(("name", "plan", "runtime"), core(INTEGER, quick))
 def test_scales_and_zero_points_are_the_specification_s(exported, name: str, plan: str, runtime: str) -> None:
     network, _ = ready(name, plan)
     specs = specification(network)
@@ -134,7 +141,7 @@ def test_scales_and_zero_points_are_the_specification_s(exported, name: str, pla
             read({tensor: off})
 
 
-@pytest.mark.parametrize(("name", "plan", "runtime"), INTEGER)
+@pytest.mark.parametrize(("name", "plan", "runtime"), core(INTEGER, quick))
 def test_layers_that_are_called_integer_run_in_integer_kernels(
     exported, benches: dict[str, Bench], name: str, plan: str, runtime: str
 ) -> None:
@@ -198,7 +205,7 @@ print(json.dumps({"version": found.version, "outputs": [numpy.concatenate(p).tol
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime 2.14 has no wheel for this Python")
-@pytest.mark.parametrize(("name", "plan"), [(n, p) for n in NETWORKS for p in PLANS if p not in ("int4", "all")])
+@pytest.mark.parametrize(("name", "plan"), core(OLDER, quick))
 def test_the_older_runtime_runs_all_but_four_bits(exported, old_python: Path, name: str, plan: str, tmp_path) -> None:
     network, x = ready(name, plan)
     artefact = exported(name, plan, "litert")

@@ -18,6 +18,13 @@ from edgesdk.deployment import deploy
 RUNTIMES = ("onnxruntime", "litert")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All here is slow: boards are unpacked, and computed by software."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def boards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Board]]:
     """The boards by name."""

@@ -1,0 +1,17 @@
+"""Which cases of a matrix `pytest` runs by itself. The rest are marked `slow`: `.ci/run` runs them, and `-m ''`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+
+def core(cases: Iterable[Any], wanted: Callable[..., bool]) -> list[Any]:
+    """``cases`` for ``parametrize``, those slow that are not ``wanted``; a tuple is given as several arguments."""
+    found = []
+    for case in cases:
+        values = case if isinstance(case, tuple) else (case,)
+        found.append(case if wanted(*values) else pytest.param(*values, marks=pytest.mark.slow))
+    return found
