@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ ORDER = ("null", "agent")
 SHARED = ("board", "e2e", "emulated")  # folders whose tests share what is dear to make
 WORKERS = 2
 HERE = Path(__file__).parent
+NEEDS = ("a real board", "a GPU", "an older Python")  # what a test may miss where none may be skipped
 
 if torch is not None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -43,6 +45,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return ORDER.index(folder) if folder in ORDER else len(ORDER)
 
     items.sort(key=place)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    missing = ", ".join(NEEDS)
+    parser.addoption("--no-skips", action="store_true", help=f"a test that is skipped fails, unless it needs {missing}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With ``--no-skips`` a test that is skipped fails, unless its reason is one of ``NEEDS``."""
+    report = yield
+    if report.skipped and item.config.getoption("no_skips") and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+        if not any(f"needs {need}" in reason for need in NEEDS):
+            report.outcome, report.longrepr = "failed", f"{reason}, where none may be skipped"
+    return report
 
 
 @pytest.hookimpl(optionalhook=True)

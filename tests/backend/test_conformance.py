@@ -204,7 +204,7 @@ print(json.dumps({"version": found.version, "outputs": [numpy.concatenate(p).tol
 """
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime 2.14 has no wheel for this Python")
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="needs an older Python, as tflite-runtime 2.14 does")
 @pytest.mark.parametrize(("name", "plan"), core(OLDER, quick))
 def test_the_older_runtime_runs_all_but_four_bits(exported, old_python: Path, name: str, plan: str, tmp_path) -> None:
     network, x = ready(name, plan)
@@ -225,7 +225,7 @@ def test_the_older_runtime_runs_all_but_four_bits(exported, old_python: Path, na
     assert error <= (5e-2 if plan in ("int8", "mixed") else 1e-3)
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime 2.14 has no wheel for this Python")
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="needs an older Python, as tflite-runtime 2.14 does")
 def test_the_agent_measures_with_the_older_runtime(old_python: Path, tmp_path: Path) -> None:
     folder = Path(__file__).parent.parent / "agent"
     package = Path(edgesdk_targets.__file__).parent

@@ -1,0 +1,88 @@
+"""What the tests' own conftest promises, and that lists of versions are what pyproject.toml says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent.parent
+CONFTEST = ROOT / "tests" / "conftest.py"
+TESTS = """
+import unittest
+import pytest
+
+def test_that_runs(): pass
+
+@pytest.mark.skipif(True, reason="needs {need}")
+def test_marked(): pass
+
+def test_while_it_runs(): pytest.skip("needs {need}")
+
+class Old(unittest.TestCase):
+    @unittest.skip("needs {need}")
+    def test_in_unittest(self): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("need", "arguments", "outcome"),
+    [
+        ("a package", (), "1 passed, 3 skipped"),
+        ("a package", ("--no-skips",), "2 failed, 1 passed, 1 error"),
+        ("a real board", ("--no-skips",), "1 passed, 3 skipped"),
+        ("a GPU", ("--no-skips",), "1 passed, 3 skipped"),
+    ],
+)
+def test_where_none_may_be_skipped_one_that_is_fails(
+    need: str, arguments: tuple[str, ...], outcome: str, tmp_path: Path
+) -> None:
+    (tmp_path / "conftest.py").write_text(CONFTEST.read_text())
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('not here')")  # its import takes seconds
+    (tmp_path / "test_some.py").write_text(TESTS.format(need=need))
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", tmp_path, *arguments, tmp_path]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment.pop("PYTEST_ADDOPTS", None)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert outcome in done.stdout.splitlines()[-1], done.stdout + done.stderr
+    assert done.returncode == ("failed" in outcome)
+
+
+def required(*extras: str) -> dict[str, Requirement]:
+    """What ``pyproject.toml`` asks for, by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    return {found.name: found for found in map(Requirement, lines)}
+
+
+def pinned(file: str) -> dict[str, Requirement]:
+    lines = [line.partition("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
+    return {found.name.lower().replace("_", "-"): found for found in map(Requirement, filter(None, lines))}
+
+
+def test_the_oldest_versions_are_those_that_pyproject_allows() -> None:
+    wanted, oldest = required("openvino", "tflite"), pinned("constraints-oldest.txt")
+    assert set(oldest) == set(wanted)
+    for name in set(wanted) - {"torch"}:
+        (least,) = (bound.version for bound in wanted[name].specifier if bound.operator == ">=")
+        (only,) = (bound.version.removesuffix(".*") for bound in oldest[name].specifier)
+        assert Version(only) == Version(least), name
+
+
+def test_the_versions_that_were_tested_are_allowed_and_are_all() -> None:
+    wanted, tested = required("openvino", "tflite", "sign", "techniques", "test"), pinned("constraints.txt")
+    for name, requirement in wanted.items():
+        if name == "edgesdk" or requirement.marker and not requirement.marker.evaluate({"python_version": "3.11"}):
+            continue
+        (exact,) = (bound.version for bound in tested[name].specifier)
+        assert requirement.specifier.contains(exact), name
