@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,19 +13,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import pytest
+
 from edgesdk.cli import main
 
+ENDED = 128 + signal.SIGTERM
 QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # as Python does by itself
 
 
 def edgesdk(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """The exit code of the command, and all that reached file descriptors 1 and 2, native code's words too."""
     code = 0
-    with _caught(1, "stdout") as out, _caught(2, "stderr") as err, _plain_warnings():
+    with _caught(1, "stdout") as out, _caught(2, "stderr") as err, _plain_warnings(), _own_signals():
         try:
             main.main([str(argument) for argument in arguments], prog_name="edgesdk")
         except SystemExit as ended:
             code = int(ended.code or 0)
+    if code == ENDED:
+        pytest.exit("ended by SIGTERM", code)
     return subprocess.CompletedProcess(arguments, code, _text(out), _text(err))
 
 
@@ -56,6 +62,16 @@ def _plain_warnings() -> Iterator[None]:
             warnings.simplefilter("ignore", category)
         warnings.showwarning = lambda *said: print(warnings.formatwarning(*said[:4]), end="", file=sys.stderr)
         yield
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """What the command does about SIGTERM ends with it: the tests are to end by one."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _text(file: IO[bytes]) -> str:
