@@ -7,6 +7,7 @@ from pathlib import Path
 import models
 import pytest
 import torch
+from slow import core
 
 from edgesdk.budget import Budget
 from edgesdk.compress.apply import compressed
@@ -24,7 +25,7 @@ from edgesdk.study import study
 DENSE, CUT, ABSOLUTE = 0.3, 0.65, 400_000
 
 
-@pytest.mark.parametrize("name", ["residual", "depthwise"])
+@pytest.mark.parametrize("name", core(["residual", "depthwise"], lambda name: name == "residual"))
 def test_predicted_memory_is_the_measured_one(name: str, tmp_path: Path) -> None:
     kind = models.SHAPES[name][0]
     model = kind().eval()
