@@ -15,6 +15,11 @@ OTHER = "other"
 KINDS = (*WEIGHTED, ADD, POOL, MEAN, ACTIVATION, FLATTEN, OTHER)
 
 
+def by_whole_groups(groups: int, each: int) -> bool:
+    """Whether of ``groups`` with ``each`` input channels whole ones are cut; where they are few, all get thinner."""
+    return groups > 1 and groups >= each
+
+
 @dataclass(frozen=True)
 class Tensor:
     """An input of the network: its shape without the batch, and its dtype as NumPy names it."""
@@ -65,6 +70,11 @@ class Layer:
         return self.kind == CONV and self.groups > 1 and self.groups == self.weight_shape[0]
 
     @property
+    def by_groups(self) -> bool:
+        """Whether whole groups of it go, so that as many channels of its output go as of its input."""
+        return self.kind == CONV and by_whole_groups(self.groups, self.weight_shape[1])
+
+    @property
     def elements(self) -> int:
         """Numbers in its output, for one sample."""
         return prod(self.shape)
@@ -75,6 +85,8 @@ class Group:
     """Channels that must be cut together, ``size`` of them; ``fixed`` says why they cannot be cut, where so.
 
     They stay or go in units of ``step`` in a row: the heads of an attention, counted where its projection reads them.
+    With ``shares`` they are kept in multiples of ``step``, and of each of these sets the same share: what a layer
+    makes, or reads, where several are joined (a concatenation), or a part of that (half of it, behind a chunk).
     """
 
     name: str
@@ -82,6 +94,12 @@ class Group:
     layers: tuple[str, ...]
     fixed: str | None = None
     step: int = 1
+    shares: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def heads(self) -> bool:
+        """Whether its channels are heads of an attention."""
+        return self.step > 1 and not self.shares
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed
+from edgesdk.compress.cutting import cut
 from edgesdk.compress.forms import factorized, reconstructed
 from edgesdk.compress.integers import SIGNED, SYMMETRIC, UNSIGNED, ActivationQuantizer, Grid, IntegerLayer
 from edgesdk.compress.network import Network
@@ -23,7 +24,7 @@ from edgesdk.compress.quantize import calibrate, fold, integer, specification
 from edgesdk.compress.recover import Schedule, recovered
 from edgesdk.compress.sense import kept_channels
 from edgesdk.compress.task import Task
-from edgesdk.compress.trace import cut, mask, trace
+from edgesdk.compress.trace import trace
 from edgesdk.errors import BundleError, FidelityError, UsageError
 from edgesdk.export.onnx import check, converted
 from edgesdk.plan import INT8, Form, Option
@@ -51,11 +52,13 @@ def test_cutting_channels_is_setting_them_to_zero(networks, name: str, group: st
     assert found.fixed is None
     channels = [0, 3, found.size - 1]
     small, masked = copy.deepcopy(network.module), copy.deepcopy(network.module)
-    cut(small, x[:2], network.sites[group].module, channels)
-    for layer in found.layers:
-        site = network.sites[layer]
-        mask(masked, [path for path in (site.module, site.norm) if path], channels)
+    cut(small, x[:2], network.channels, {group: channels})
     with torch.no_grad():
+        for layer in found.layers:
+            for path in filter(None, (network.sites[layer].module, network.sites[layer].norm)):
+                masked.get_submodule(path).weight[channels] = 0
+                if masked.get_submodule(path).bias is not None:
+                    masked.get_submodule(path).bias[channels] = 0
         after, expected, before = small(x)[0], masked(x)[0], network.module(x)[0]
     close(after, expected)
     assert not torch.allclose(before, expected, rtol=1e-3)

@@ -183,7 +183,7 @@ def doctor(as_json: bool) -> None:
 
     import platformdirs
 
-    packages = ("torch", "numpy", "onnx", "onnxruntime", "highspy", "torch-pruning", "openvino", "ai-edge-litert")
+    packages = ("torch", "numpy", "onnx", "onnxruntime", "highspy", "openvino", "ai-edge-litert")
     versions = {}
     for package in packages:
         try:

@@ -101,10 +101,16 @@ def channels(network: Network) -> dict[str, Tensor]:
         writers = [network.graph.by_name[name] for name in group.layers if group.fixed is None]
         parts = []
         for layer in writers:
-            if layer.kind in WEIGHTED and layer.weight_shape[0] == group.size:
+            place = network.along(network.node(layer.name), group.name) if layer.kind in WEIGHTED else None
+            if place is not None and layer.weight_shape[0] == len(place[1]):
                 norm = network.sites[layer.name].norm
                 weight: Any = network.submodule(layer.name).weight
-                parts.append(folded(weight, network.module.get_submodule(norm) if norm else None).flatten(1))
+                rows = folded(weight, network.module.get_submodule(norm) if norm else None).flatten(1)
+                if len(rows) == group.size:
+                    parts.append(rows[place[1].argsort()])
+                else:  # several rows of a channel, or of some none
+                    squares = rows.new_zeros(group.size, rows.shape[1]).index_add(0, place[1], rows.square())
+                    parts.append((squares + 1e-12).sqrt())
         if parts:
             found[group.name] = torch.cat(parts, 1)
     return found

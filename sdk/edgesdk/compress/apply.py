@@ -9,13 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
+from edgesdk.compress.cutting import cut
 from edgesdk.compress.forms import RECTIFIERS, factorized
 from edgesdk.compress.heads import cut_heads
+from edgesdk.compress.kept import kept_channels
 from edgesdk.compress.layers import described
 from edgesdk.compress.modularize import is_relu
 from edgesdk.compress.network import Batch, Network
-from edgesdk.compress.sense import kept_channels
-from edgesdk.compress.trace import cut
 from edgesdk.errors import BundleError
 from edgesdk.graph import Graph
 from edgesdk.plan import Form, Option, Plan
@@ -37,14 +37,14 @@ def compressed(
         if branch.name in plan.dropped:
             _leave_out(module, network, branch.join, branch.keeps)
     module.recompile()
-    for name, stay in staying(graph, plan, scores).items():
+    gone = {name: _others(graph, name, stay) for name, stay in staying(graph, plan, scores).items()}
+    if network.channels is not None:
+        cut(module, x, network.channels, {n: places for n, places in gone.items() if not graph.group_by_name[n].heads})
+    for name, places in gone.items():
         group = graph.group_by_name[name]
-        writers = [layer for layer in group.layers if _present(module, network, layer)]
-        if writers:
-            path = network.sites[writers[0]].module
-            assert path is not None
-            remove = cut if group.step == 1 else cut_heads
-            remove(module, x, path, sorted(set(range(group.size)) - set(stay)))
+        path = next((network.sites[layer].module for layer in group.layers if _present(module, network, layer)), None)
+        if group.heads and path is not None:
+            cut_heads(module, x, path, places)
     options: dict[str, Option] = {}
     for layer in plan.layers:
         if layer.name not in network.sites:
@@ -76,10 +76,14 @@ def staying(graph: Graph, plan: Plan, scores: Mapping[str, Tensor]) -> dict[str,
             fact = f"the plan keeps {plan.kept[group.name]} channels of {group.name}, which go {group.step} at a time"
             raise BundleError(fact, "search again for this model")
     return {
-        group.name: kept_channels(scores[group.name], plan.kept[group.name], group.step)
+        group.name: kept_channels(scores[group.name], plan.kept[group.name], group.step, group.shares)
         for group in graph.groups
         if plan.kept.get(group.name, group.size) < group.size
     }
+
+
+def _others(graph: Graph, group: str, stay: list[int]) -> list[int]:
+    return sorted(set(range(graph.group_by_name[group].size)) - set(stay))
 
 
 def _present(module: fx.GraphModule, network: Network, layer: str) -> bool:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from edgesdk.graph import LINEAR, WEIGHTED, Graph
+from edgesdk.compress.channels import Channels
+from edgesdk.graph import WEIGHTED, Graph
 from edgesdk.techniques.packing import Packed
 
 Batch = Any  # a tensor, or a tuple or dict of tensors: what a data set yields as x
@@ -44,7 +45,7 @@ class Network:
 
     ``module`` takes the tensors of a batch in order and returns the flat list of the model's outputs.
     ``sites`` says where each layer lies. ``stored`` has, by parameter, the form that a file is to store a weight in;
-    the weight itself is what that decodes to.
+    the weight itself is what that decodes to. ``channels`` says where the channels of its groups lie, heads left out.
     """
 
     module: fx.GraphModule
@@ -52,6 +53,7 @@ class Network:
     sites: Mapping[str, Site]
     structure: Any
     stored: Mapping[str, Packed] = field(default_factory=dict)
+    channels: Channels | None = None
 
     def __call__(self, x: Batch) -> Any:
         """The model's outputs, in the structure in which the model returns them."""
@@ -76,17 +78,30 @@ class Network:
         wanted = self.sites[layer].output if layer in self.sites else layer
         return next(node for node in self.module.graph.nodes if node.name == wanted)
 
-    def entries(self, group: str) -> dict[fx.Node, int]:
-        """The tensors in which weighted layers read the channels of ``group``, and the axis that these are on.
+    def entries(self, group: str) -> dict[fx.Node, tuple[int, Tensor]]:
+        """The tensors in which layers with weights read the channels of ``group``: the axis that these are on, and
+        which of them is at each place (-1 for none).
 
         A flattened tensor has several entries in a row for each channel.
         """
         found = {}
+        mixing = self.channels.read if self.channels is not None else {}
         for layer in self.graph.layers:
-            if layer.reads == group and layer.kind in WEIGHTED and not layer.depthwise:
-                call = next(node for node in self.module.graph.nodes if node.target == self.sites[layer.name].module)
-                found[call.all_input_nodes[0]] = -1 if layer.kind == LINEAR else 1
+            if layer.reads != group or layer.depthwise:
+                continue
+            node = self.node(layer.name)
+            call = next((n for n in self.module.graph.nodes if n.target == self.sites[layer.name].module), node)
+            if layer.kind in WEIGHTED or call.name in mixing and layer.macs:  # a recurrent layer, a transposed one
+                place = self.along(call.all_input_nodes[0], group)
+                if place is not None:
+                    found[call.all_input_nodes[0]] = place
         return found
+
+    def along(self, node: fx.Node, group: str) -> tuple[int, Tensor] | None:
+        """The axis of a node's output on which channels of ``group`` lie, and which of them at each place."""
+        if self.graph.group_by_name[group].heads:
+            return -1, torch.arange(self.graph.group_by_name[group].size)
+        return None if self.channels is None else self.channels.along(node.name, group)
 
 
 class Edited(fx.Interpreter):

@@ -91,23 +91,50 @@ def irreplaceable(network: Network, calibration: Sequence[Batch]) -> dict[str, T
     side = _Side(network.module, _first(calibration, SAMPLES), set())
     generator = torch.Generator().manual_seed(0)
     for layer in network.graph.layers:
-        call = _call(network.module, layer.name)
-        if layer.kind not in WEIGHTED or layer.groups > 1 or layer.reads not in scores or call is None:
+        call = _call(network.module, layer.name) if layer.kind in WEIGHTED else network.node(layer.name)
+        if layer.reads not in scores or layer.depthwise or call is None or not call.all_input_nodes:
             continue
-        inputs, part = side.of(call.all_input_nodes[0].name), network.submodule(layer.name)
-        columns = _columns(layer)
-        if columns > LARGEST:
+        weight, place = _weight_read(network, layer, call), network.along(call.all_input_nodes[0], layer.reads)
+        if weight is None or weight.shape[1] > LARGEST or place is None:
             continue
-        moments = Moments.empty(1, columns, 0)  # of the inputs alone
+        inputs, (axis, of) = side.of(call.all_input_nodes[0].name), place
+        moments = Moments.empty(1, weight.shape[1], 0)  # of the inputs alone
         for x in inputs:
-            rows = window_rows(part, x, _positions(layer, sum(map(len, inputs)), generator))
+            if layer.kind in WEIGHTED:
+                positions = _positions(layer, sum(map(len, inputs)), generator)
+                rows = window_rows(network.submodule(layer.name), x, positions)
+            else:
+                rows = x.movedim(axis, -1).flatten(0, -2)[None, :ROWS].double()
             moments.add(rows, rows[..., :0])
-        weight, covariance = _folded(part, _norm(network, layer.name))[0][0], moments.centred[0][0]
+        covariance = moments.centred[0][0]
         variance = float(((weight @ covariance) * weight).sum())
         if variance > 0:
-            found = hessian(weight, covariance, columns // len(scores[layer.reads]))
-            scores[layer.reads] += (found / variance).float()
+            of = _runs(of)
+            found = hessian(weight, covariance, weight.shape[1] // len(of))
+            scores[layer.reads].index_add_(0, of[of >= 0], (found / variance).float()[of >= 0])
     return scores
+
+
+def _weight_read(network: Network, layer: Layer, call: fx.Node) -> Tensor | None:
+    """The weight (n, k) by which ``layer`` reads its input: of a layer that is no module that of its first parameter
+    with an axis for the channels."""
+    if layer.kind in WEIGHTED:
+        return None if layer.groups > 1 else _folded(network.submodule(layer.name), _norm(network, layer.name))[0][0]
+    if network.channels is None or call.name not in network.channels.read:
+        return None
+    read = network.channels.read[call.name][1]
+    for node in call.all_input_nodes[1:]:
+        for axis, numbers in network.channels.parts.get(str(node.target), {}).items():
+            weight = network.module.get_parameter(str(node.target)).detach()
+            if weight.dim() > 1 and torch.equal(numbers, read):
+                return weight.movedim(axis, -1).flatten(0, -2).double()
+    return None
+
+
+def _runs(of: Tensor) -> Tensor:
+    """The channel of each run of places, where all have as many in a row, as behind a flattened image; else of each."""
+    values, counts = torch.unique_consecutive(of, return_counts=True)
+    return values if bool((counts == counts[0]).all()) else of
 
 
 def ranked(network: Network, batches: Sequence[tuple[Batch, Tensor | None]], task: Task) -> dict[str, Tensor]:
@@ -137,7 +164,7 @@ def _target(small: Network, dense: Network, kept: Mapping[str, Sequence[int]], n
     layer, whole, call = small.graph.by_name[name], _whole(small, dense, name), _call(small.module, name)
     if layer.kind not in WEIGHTED or whole is None or call is None:
         return None
-    channels = list(kept[whole.writes]) if whole.writes is not None and whole.writes in kept else None
+    channels = _places(dense, whole, kept)
     if _columns(layer) > LARGEST or layer.weight_shape[0] != len(channels or range(whole.weight_shape[0])):
         return None
     order = [n.name for n in small.module.graph.nodes]
@@ -147,6 +174,15 @@ def _target(small: Network, dense: Network, kept: Mapping[str, Sequence[int]], n
     site = dense.sites[whole.name]
     end = _call(dense.module, site.norm or str(site.module))
     return None if end is None else _Target(end.name, channels, None, order.index(call.name))
+
+
+def _places(dense: Network, layer: Layer, kept: Mapping[str, Sequence[int]]) -> list[int] | None:
+    """Where in the output of the dense network's ``layer`` the channels are that are left; ``None`` for all of it."""
+    if layer.writes is None or layer.writes not in kept:
+        return None
+    place = dense.along(dense.node(layer.name), layer.writes)
+    stay = torch.tensor(list(kept[layer.writes]))
+    return None if place is None else torch.nonzero(torch.isin(place[1], stay)).flatten().tolist()
 
 
 def _whole(small: Network, dense: Network, name: str) -> Layer | None:

@@ -11,10 +11,11 @@ from torch import Tensor, fx, nn
 
 from edgesdk.compress.forms import activated, factorized
 from edgesdk.compress.integers import ACTIVATION_RANGE, MINIMUM_SCALE
+from edgesdk.compress.kept import kept_channels
 from edgesdk.compress.network import Batch, Network, tensors
 from edgesdk.compress.stored import packed_as
 from edgesdk.compress.task import Task
-from edgesdk.graph import ADD, LINEAR, WEIGHTED, Group, Layer
+from edgesdk.graph import ADD, WEIGHTED, Group, Layer
 from edgesdk.plan import INT8, Form, Option
 from edgesdk.price.menu import Losses
 from edgesdk.price.operators import widths
@@ -41,34 +42,36 @@ def importance(network: Network, batches: Iterable[tuple[Batch, Tensor | None]],
         with torch.enable_grad():
             outputs = list(interpreter.run(*(t.requires_grad_(t.is_floating_point()) for t in _detached(x))))
             loss = task.supervised(outputs, y)
-            wanted = [(group, node, axis) for group, nodes in tensors_of.items() for node, axis in nodes.items()]
+            wanted = [(group, node, place) for group, nodes in tensors_of.items() for node, place in nodes.items()]
             found = [interpreter.env[node] for _, node, _ in wanted]
             gradients = torch.autograd.grad(loss * len(tensors(x)[0]), found, allow_unused=True)
-        for (group, _, axis), value, gradient in zip(wanted, found, gradients, strict=True):
+        for (group, _, (axis, of)), value, gradient in zip(wanted, found, gradients, strict=True):
             if gradient is not None:
-                channels = (value * gradient).detach().movedim(axis, 1)
-                per_sample = channels.flatten(2).sum(2) if channels.dim() > 2 else channels
-                scores[group] += per_sample.square().sum(0)
+                places = (value * gradient).detach().movedim(axis, 1)
+                per_sample = places.flatten(2).sum(2) if places.dim() > 2 else places
+                channels = torch.zeros(len(per_sample), len(scores[group]))
+                channels.index_add_(1, of[of >= 0], per_sample[:, of >= 0])
+                scores[group] += channels.square().sum(0)
     return scores
 
 
-def _judged(network: Network, group: Group) -> dict[fx.Node, int]:
-    """The tensors by which the channels of ``group`` are scored, and their axis: of heads what the projection reads."""
-    if group.step > 1:
-        return network.entries(group.name)
-    made = [n for n in network.graph.layers if n.writes == group.name and n.kind in (*WEIGHTED, ADD)]
-    return {network.node(layer.name): -1 if layer.kind == LINEAR else 1 for layer in made}
+def _judged(network: Network, group: Group) -> dict[fx.Node, tuple[int, Tensor]]:
+    """The tensors by which the channels of ``group`` are scored, their axis, and which channel is at each place of it.
+
+    These are what its layers make and what is added up of them; of heads, and where none has them on an axis of their
+    own, what is read of them.
+    """
+    made = {}
+    if not group.heads:
+        sums = {n.name for n in network.graph.layers if n.writes == group.name and n.kind == ADD}
+        nodes = [network.node(name) for name in network.graph.by_name if name in sums.union(group.layers)]
+        places = {node: network.along(node, group.name) for node in nodes}
+        made = {node: place for node, place in places.items() if place is not None}
+    return made or network.entries(group.name)
 
 
 def _detached(x: Batch) -> list[Tensor]:
     return [t.detach().clone() for t in tensors(x)]
-
-
-def kept_channels(scores: Tensor, kept: int, step: int = 1) -> list[int]:
-    """The indices of the ``kept`` most important channels, in order: whole units of ``step``, by the sums of theirs."""
-    units = scores.reshape(-1, step).sum(1)
-    stay = sorted(units.argsort(descending=True, stable=True)[: kept // step].tolist())
-    return [unit * step + place for unit in stay for place in range(step)]
 
 
 def sense(
@@ -100,7 +103,7 @@ def sense(
     for group in groups:
         losses = {group.size: 0.0}
         for kept in sorted(widths(group.size, group.step), reverse=True)[1:]:
-            stay = set(kept_channels(scores[group.name], kept, group.step))
+            stay = set(kept_channels(scores[group.name], kept, group.step, group.shares))
             cut = [c for c in range(group.size) if c not in stay]
             losses[kept] = max(probe.cut(group.name, cut), losses[min(losses)])
             step()
@@ -185,19 +188,17 @@ class _Variants:
         What the channels that stay say of them linearly stands in their place: readers can take that into their
         weights, as they will when they are fitted.
         """
-        size = self.network.graph.group_by_name[group].size
         entries = self.network.entries(group).items()
-        return self.loss({node: self._explained(node, channels, size, axis) for node, axis in entries})
+        return self.loss({node: self._explained(node, channels, axis, of) for node, (axis, of) in entries})
 
-    def _explained(self, node: fx.Node, channels: list[int], size: int, axis: int) -> Callable[[Tensor], Tensor]:
+    def _explained(self, node: fx.Node, channels: list[int], axis: int, of: Tensor) -> Callable[[Tensor], Tensor]:
         """A tensor like the value of ``node`` with ``channels`` as a linear function of the others.
 
-        A flattened tensor has several entries in a row for each channel.
+        ``of`` says which channel is at each place of ``axis``.
         """
         value = self.values[node]
-        each = value.shape[axis] // size
-        gone = torch.tensor([c * each + i for c in channels for i in range(each)])
-        stay = torch.tensor(sorted(set(range(size * each)) - set(gone.tolist())))
+        leaving = torch.isin(of, torch.tensor(channels))
+        gone, stay = torch.nonzero(leaving).flatten(), torch.nonzero(~leaving).flatten()
         guess = _linear(value.index_select(axis, stay), value.index_select(axis, gone), axis)
         return lambda v: v.index_copy(axis, gone, guess(v.index_select(axis, stay)))
 

@@ -200,7 +200,8 @@ def _applies(layer: Layer, graph: Graph, option: Option, reads: int | None, writ
 def _weight_shape(layer: Layer, graph: Graph, reads: int | None, writes: int | None) -> tuple[int, ...]:
     """The shape of a layer's weight at such widths."""
     inputs, outputs = ops.channels(layer, graph, reads, writes)
-    return outputs, layer.weight_shape[1] if layer.groups > 1 else inputs, *layer.weight_shape[2:]
+    groups = ops.groups_left(layer, inputs) if layer.groups > 1 else 1
+    return outputs, inputs // groups, *layer.weight_shape[2:]
 
 
 def _latency(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices) -> float:
@@ -215,7 +216,8 @@ def weight_bytes(
     An integer layer stores a 32-bit bias, two scales and a zero point per output channel.
     """
     if layer.kind not in WEIGHTED:
-        return layer.parameters * FLOAT_BYTES, layer.parameters * FLOAT_BYTES
+        parameters = layer.parameters * _share(layer, graph, reads, writes) * FLOAT_BYTES
+        return parameters, parameters
     parts = [(weight_count(op), op.outputs) for op in ops.operators(layer, graph, option, reads, writes)]
     if option.form is not None and option.form.stored:
         shape, rows = _weight_shape(layer, graph, reads, writes), sum(rows for _, rows in parts) * FLOAT_BYTES
@@ -226,6 +228,12 @@ def weight_bytes(
     rows = sum(rows * 17 for _, rows in parts)
     weights = sum(weights for weights, _ in parts)
     return weights * option.weight_bits / 8 + rows, weights + rows
+
+
+def _share(layer: Layer, graph: Graph, reads: int | None, writes: int | None) -> float:
+    """How much of its parameters a layer of no known kind keeps: a transposed convolution loses on both sides."""
+    sides = [(layer.writes, writes)] + [(layer.reads, reads)] * (layer.macs > 0 and layer.reads != layer.writes)
+    return prod(kept / graph.group_by_name[group].size for group, kept in sides if group and kept is not None)
 
 
 def _live_bytes(

@@ -105,6 +105,11 @@ def channels(layer: Layer, graph: Graph, reads: int | None, writes: int | None) 
     return inputs, outputs
 
 
+def groups_left(layer: Layer, inputs: int) -> int:
+    """In how many groups a convolution runs with so many input channels."""
+    return inputs // layer.weight_shape[1] if layer.by_groups else layer.groups
+
+
 def operators(
     layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None
 ) -> tuple[Operator, ...]:
@@ -126,7 +131,7 @@ def operators(
     elif layer.kind == CONV:
         whole = Operator(
             CONV, option.precision, inputs, outputs, spatial, layer.kernel, layer.stride, _padding(layer),
-            layer.dilation, inputs if layer.depthwise else layer.groups, layer.activation, entry, weight_bits=bits,
+            layer.dilation, groups_left(layer, inputs), layer.activation, entry, weight_bits=bits,
         )  # fmt: skip
     elif layer.kind == POOL and layer.kernel:
         kind = AVERAGE if kind_of(layer.operator) == AVERAGE else POOL
