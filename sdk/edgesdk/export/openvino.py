@@ -21,6 +21,7 @@ from edgesdk.record import write
 
 INTEGERS = {"i4": 4, "i8": 8, "u8": 8}
 HALVES = ("f16", "bf16")
+ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "BatchNormInference")
 KEPT = ("Parameter", "Result", "Constant", "FakeQuantize")
 
 
@@ -41,6 +42,7 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
             f"OpenVINO cannot read the model: {told}", "export to onnx, or replace that operator"
         ) from None
     _fold(read, openvino)
+    _keep_apart(read)
     _check(read, specs)
     with tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
         whole = Path(folder) / "model.xml"
@@ -78,6 +80,40 @@ def _fold(model: Any, openvino: Any) -> None:
                     folded.set_friendly_name(node.get_friendly_name())
                     value.replace(folded.output(0))
     model.validate_nodes_and_infer_types()
+
+
+def _keep_apart(model: Any) -> None:
+    """Put a Clamp between a dequantization and arithmetic with a constant per channel: to all that the grid can hold.
+
+    Such a Clamp is the identity. Without it the plugin (2026.4, with one thread) makes one kernel of the linear layers
+    before and after, and that computes something else. It makes none across a Clamp.
+    """
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() not in ARITHMETIC:
+            continue
+        sources = [value.get_source_output() for value in node.inputs()]
+        if not any(_is_constant(source) and np.prod(source.get_shape()) > 1 for source in sources):
+            continue
+        for value, source in zip(node.inputs(), sources, strict=True):
+            if (reach := _reach(source)) is not None:
+                value.replace_source_output(opset13.clamp(source, *reach).output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _reach(value: Any) -> tuple[float, float] | None:
+    """The least and the greatest that ``value`` can be, where it is a tensor of unsigned integers, dequantized."""
+    node = value.get_node()
+    if node.get_type_name() != "Multiply" or not _is_constant(node.input_value(1)):
+        return None
+    scale, zero, whole = np.asarray(node.input_value(1).get_node().data), np.zeros(1), node.input_value(0).get_node()
+    if whole.get_type_name() == "Subtract" and _is_constant(whole.input_value(1)):
+        zero, whole = np.asarray(whole.input_value(1).get_node().data, np.float64), whole.input_value(0).get_node()
+    if whole.get_type_name() != "Convert" or whole.get_input_element_type(0).get_type_name() != "u8" or scale.size > 1:
+        return None
+    low, high = (float((end - zero.ravel()[0]) * scale.ravel()[0]) for end in (0, 255))
+    return low, high
 
 
 def _is_constant(value: Any) -> bool:

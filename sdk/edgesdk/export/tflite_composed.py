@@ -103,8 +103,7 @@ def layer_norm(graph: Lowering, node: Node) -> None:
         raise refused(node, "its mean is read")
     x = graph.value(node.inputs[0])
     first = node.get("axis", -1) % len(x.shape)
-    shape = (1,) * first + x.shape[first:]
-    _norm(graph, node, x, range(first, len(x.shape)), [(name, shape) for name in node.inputs[1:3]])
+    _norm(graph, node, x, range(first, len(x.shape)), x.shape[first:])
 
 
 def group_norm(graph: Lowering, node: Node) -> None:
@@ -115,17 +114,14 @@ def group_norm(graph: Lowering, node: Node) -> None:
     each = channels // groups
     apart = reshaped(x, (batch, groups, each, *rest))
     assert apart is not None  # a dimension alone is split
-    shape = (1, groups, each, *[1] * len(rest))
-    _norm(graph, node, apart, range(2, len(apart.shape)), [(name, shape) for name in node.inputs[1:3]])
+    _norm(graph, node, apart, range(2, len(apart.shape)), (groups, each, *[1] * len(rest)))
     graph.view(node.outputs[0], graph.values[node.outputs[0]], x.shape)
 
 
-def _norm(
-    graph: Lowering, node: Node, x: Value, axes: Sequence[int], affine: Sequence[tuple[str, tuple[int, ...]]]
-) -> None:
+def _norm(graph: Lowering, node: Node, x: Value, axes: Sequence[int], wide: tuple[int, ...]) -> None:
     """``x`` less its mean over ``axes``, over its deviation, times a constant and plus another, where these are given.
 
-    They are named, with a shape that broadcasts against ``x``.
+    The constants are of the shape ``wide``, or broadcast to it from its end.
     """
     file, label = graph.file, node.outputs[0]
     order = file.order(x) or tuple(range(len(x.shape)))
@@ -143,13 +139,14 @@ def _norm(
     variance = op("MEAN", [op("MUL", [centred, centred], shape), where], short, keepDims=True)
     shifted = op("ADD", [variance, file.constant(np.float32(node.get("epsilon", 1e-5)))], short)
     y = op("MUL", [centred, op("RSQRT", [shifted], short)], shape)
-    for kind, (name, wide) in zip(("MUL", "ADD"), affine, strict=False):
+    for kind, name in zip(("MUL", "ADD"), node.inputs[1:3], strict=False):
         if not name:
             continue
         array = graph.array(name)
         if array is None:
             raise refused(node, "its scale is not constant")
-        factor = np.broadcast_to(array.reshape(-1) if array.size == 1 else array.reshape(wide), wide).transpose(order)
+        array = array.reshape(wide) if array.size == math.prod(wide) else np.broadcast_to(array, wide)
+        factor = array.reshape((1,) * (len(order) - len(wide)) + wide).transpose(order)
         while factor.ndim > 1 and factor.shape[0] == 1:
             factor = factor[0]
         y = op(kind, [y, file.constant(np.ascontiguousarray(factor, np.float32), name)], shape)
