@@ -14,6 +14,7 @@ from torch import nn
 from edgesdk.artefact import FORMAT_OF, HERE
 from edgesdk.budget import Budget
 from edgesdk.bundle import Bundle, pack, reserve
+from edgesdk.cache import check_cache
 from edgesdk.compress.forms import ready
 from edgesdk.compress.metrics import Metric
 from edgesdk.compress.preprocessing import Preprocessing
@@ -21,6 +22,7 @@ from edgesdk.compress.recovery import Recovery
 from edgesdk.device import Target
 from edgesdk.device import target as find_target
 from edgesdk.errors import BudgetError, DeviceError, UsageError
+from edgesdk.estimation import deployable
 from edgesdk.forecast import Forecast
 from edgesdk.inputs import Inputs, read_inputs
 from edgesdk.installation import check_key, put
@@ -61,6 +63,7 @@ def search(
     what is wrong with the inputs.
     """
     find_target(target)
+    check_cache()
     ready(offer)
     given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
     given = given.checked(budget, force, tell)
@@ -111,6 +114,7 @@ def deploy(
     ``BundleError`` where ``out`` exists without ``force``.
     """
     find_target(target)
+    check_cache()
     ready(offer)
     at = _device(device)
     if at is None and install_root is not None:
@@ -134,7 +138,7 @@ def deploy(
             else:
                 result = fastest(choice, goal, target, training)
             result = replace(result, refused={**refused, **choice.refused})
-            facts = _facts(choice.known, training.epochs, seed, training.can_learn)
+            facts = _facts(choice.known, result.plan, training.epochs, seed, training.can_learn)
             bundle = pack(place, result, target, given.data, choice.known.network, goal, facts, sign)
             if at is None:
                 return bundle
@@ -194,8 +198,7 @@ def _benches(device: Target, asked: _Asked, agent: AgentProcess) -> tuple[list[B
     if asked.device is not None:
         _check_board(device, asked, agent)
     at_hand = device.measured or asked.device is not None
-    priced = {pair.runtime for pair in profile(device).pairs}
-    offered = [name for name in device.runtimes if name in FORMAT_OF and (at_hand or name in priced)]
+    offered = list(deployable(profile(device), at_hand))
     if asked.device is not None:  # what the agent has no runner for cannot be measured
         offered = [name for name in offered if name not in HERE]
     wanted = offered if asked.runtime == AUTO else [asked.runtime] if asked.runtime else offered[:1]
@@ -237,7 +240,7 @@ def _allowed(device: Target, runtime: str, wanted: Sequence[str]) -> tuple[str, 
     return tuple(name for name in known if name == FP32 or not wanted or name in wanted)
 
 
-def _facts(known: Study, epochs: float, seed: int, learns: bool) -> dict[str, Any]:
+def _facts(known: Study, plan: Plan, epochs: float, seed: int, learns: bool) -> dict[str, Any]:
     """What the report says beside the figures."""
     kept = {g.name: g.fixed for g in known.graph.groups if g.fixed}
     notes = [] if learns else ["no training data, or no epochs: nothing was recovered beyond calibration"]
@@ -246,6 +249,8 @@ def _facts(known: Study, epochs: float, seed: int, learns: bool) -> dict[str, An
         "notes": notes,
         "epochs": epochs if learns else 0,
         "seed": seed,
+        "compressed": plan.compresses(known.graph),
+        "reasons": [layer.reason for layer in plan.layers],
         "groups_left_whole": kept,
         "layers_left_as_they_are": {layer.name: layer.fixed for layer in known.graph.layers if layer.fixed},
         "observations": known.observations,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgesdk.artefact import FORMAT_OF
 from edgesdk.budget import Cost
 from edgesdk.device import Target
 from edgesdk.device import target as find_target
@@ -16,7 +17,7 @@ from edgesdk.plan import FP32, INT8, Option
 from edgesdk.price import memory
 from edgesdk.price.operators import of_network
 from edgesdk.price.physics import BYTES, FP16, weight_count
-from edgesdk.price.profile import Pair, Predicted, profile
+from edgesdk.price.profile import Pair, Predicted, Profile, profile
 from edgesdk.price.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
@@ -137,6 +138,14 @@ def prepare(model: nn.Module | str | Path, example: Any = None) -> tuple[Graph, 
     if example is None:
         raise UsageError("a module needs an example", "give a batch, or the input's shape without the batch")
     return read_torch(model, example), {}
+
+
+def deployable(known: Profile, at_hand: bool = False) -> tuple[str, ...]:
+    """The target's runtimes that there is a file for and, unless it is ``at_hand`` to be measured, a price."""
+    target = known.target
+    priced = {pair.runtime for pair in known.pairs}
+    at_hand = at_hand or target.measured
+    return tuple(name for name in target.runtimes if name in FORMAT_OF and (at_hand or name in priced))
 
 
 def _runtime(target: Target, runtime: str | None) -> str:

@@ -9,10 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from edgesdk.budget import show
+from edgesdk.estimation import deployable
+from edgesdk.price.profile import MEASURED, SCALED
+from edgesdk.verdict import BOUNDS, cost, verdict
 
 if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nobody should wait for torch
     from edgesdk.bundle import Bundle
     from edgesdk.conversion import Exported
+    from edgesdk.device import Target
     from edgesdk.estimation import Estimate
     from edgesdk.plan import Plan
     from edgesdk.price.profile import Pair, Profile
@@ -20,12 +24,67 @@ if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nob
     from edgesdk.staging import Stages
 
 
-def show_bundle(bundle: Bundle, console: Console) -> None:
-    """Dense against deployed, what was chosen per layer and why, what it rests on, and where it lies."""
+def show_bundle(bundle: Bundle, console: Console, quiet: bool = False, verbose: bool = False) -> None:
+    """The verdict, and dense against deployed in one table; with ``verbose`` all that is known."""
+    report = bundle.report
+    for line in verdict(report, bundle.manifest):
+        console.print(line, highlight=False, soft_wrap=True)
+    if not quiet:
+        _show_figures(report, console)
+    if verbose:
+        _show_rest(bundle, console)
+    notes = len(report["notes"])
+    more = f" (report.json in it has {notes} note{'s' * (notes > 1)}: -v prints them)" if notes and not verbose else ""
+    console.print(f"bundle: {bundle.path}{more}", highlight=False, soft_wrap=True)
+    if bundle.installed is not None:
+        show_installed(bundle.installed, console)
+
+
+def _show_figures(report: Mapping[str, Any], console: Console) -> None:
+    """Dense beside deployed. Figures of a profile are never shown as measured ones are: each has its interval."""
+    dense, deployed, score, budget = report["dense"], report["deployed"], report["score"], report["budget"]
+    measured = report["basis"] == "measured"
+    how = "measured in one interleaved run" if measured else "predicted, not measured"
+    table = Table(title=f"{how}: {deployed['runtime']}", title_justify="left")
+    for heading in ("", "budget", "dense", "deployed", "ratio"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    drop = "-" if budget["max_drop"] is None else f"-{budget['max_drop']:.3g}"
+    scores = [score["dense"], score["deployed"]]
+    table.add_row(report["metric"], drop, *(f"{s:.2f}" for s in scores), f"{scores[1] - scores[0]:+.2f}")
+    ratio, bound = f"{cost(report)['latency_ratio']:.2f}", _bound(budget, "latency_ms")
+    if measured:
+        for name in dict.fromkeys(("p50", f"p{budget['percentile']:g}")):
+            figures = [r["statistics"].get(name) for r in (dense, deployed)]
+            if None not in figures:
+                share = ratio if name == "p50" else f"{figures[1] / figures[0]:.2f}"
+                bounded = bound if name == f"p{budget['percentile']:g}" else "-"
+                table.add_row(f"latency {name}", bounded, *(show("latency_ms", f) for f in figures), share)
+    else:
+        ends = [" to ".join(show("latency_ms", r[end]) for end in ("low_ms", "high_ms")) for r in (dense, deployed)]
+        table.add_row("latency", bound, *(show("latency_ms", r["median_ms"]) for r in (dense, deployed)), ratio)
+        table.add_row("in 9 of 10 cases", "", *ends, "")
+    for name, label in (("peak_memory_bytes", "peak memory added"), ("size_bytes", "size of the file")):
+        figures = [r[name] for r in (dense, deployed)]
+        table.add_row(label, _bound(budget, name), *(show(name, f) for f in figures), f"{figures[1] / figures[0]:.2f}")
+    console.print(table)
+
+
+def _bound(budget: Mapping[str, Any], name: str) -> str:
+    """What the budget allows of ``name``; a latency in milliseconds, or as a share of the dense model's."""
+    names = ("latency_ms", "latency_ratio") if name == "latency_ms" else (name,)
+    bounds = [show(each, budget[each]) for each in names if budget.get(each) is not None]
+    return " and ".join(bounds) or "-"
+
+
+def _show_rest(bundle: Bundle, console: Console) -> None:
+    """What was chosen per layer and why, predicted beside measured, and what it all rests on."""
     report = bundle.report
     console.print(f"{report['data']}\n", highlight=False)
-    (_show_measured if report["basis"] == "measured" else _show_predicted)(report, console)
-    show_plan(bundle.plan, console)
+    if report["basis"] == "measured":
+        _show_prediction(report, console)
+    for precision, standing in report["deployed"].get("standing", {}).items():
+        console.print(f"prices in {precision}: {standing}", highlight=False)
+    show_plan(bundle.plan, console, verbose=True)
     _show_beside(report, console)
     parity = report["parity"]
     console.print(
@@ -41,46 +100,19 @@ def show_bundle(bundle: Bundle, console: Console) -> None:
         console.print(f"note: {note}", highlight=False)
     for line in report["to_measure"]:
         console.print(f"to measure on the board: {line}", highlight=False, soft_wrap=True)
-    console.print(f"bundle: {bundle.path}", highlight=False)
-    if bundle.installed is not None:
-        show_installed(bundle.installed, console)
 
 
-def _show_measured(report: Mapping[str, Any], console: Console) -> None:
-    dense, deployed, score = report["dense"], report["deployed"], report["score"]
+def _show_prediction(report: Mapping[str, Any], console: Console) -> None:
     predicted, measured = report["predicted"], report["measured"]
-    table = Table(title="measured in one interleaved run", title_justify="left")
-    for heading in ("", "dense", "deployed", "deployed / dense"):
+    table = Table(title="predicted beside measured", title_justify="left")
+    for heading in ("", "predicted", "measured", "predicted / measured"):
         table.add_column(heading, justify="left" if not heading else "right")
-    table.add_row(
-        report["metric"],
-        f"{score['dense']:.2f}",
-        f"{score['deployed']:.2f}",
-        f"{score['deployed'] - score['dense']:+.2f}",
-    )
-    for percentile in ("p50", "p90"):
-        a, b = dense["statistics"][percentile], deployed["statistics"][percentile]
-        table.add_row(f"latency {percentile}", show("latency_ms", a), show("latency_ms", b), f"{b / a:.2f}")
-    for name, label in (("peak_memory_bytes", "peak memory added"), ("size_bytes", "size of the file")):
-        table.add_row(label, show(name, dense[name]), show(name, deployed[name]), f"{deployed[name] / dense[name]:.2f}")
-    table.add_row(
-        "runtime's own memory", *[show("size_bytes", r["runtime_memory_bytes"]) for r in (dense, deployed)], ""
-    )
-    console.print(table)
-    beside = Table(title="predicted beside measured", title_justify="left")
-    for heading in ("", "budget", "predicted", "measured", "predicted / measured"):
-        beside.add_column(heading, justify="left" if not heading else "right")
     for name, label in (("latency_ms", "latency"), ("peak_memory_bytes", "peak memory"), ("size_bytes", "size")):
-        bound = report["budget"][name]
-        shown = show(name, bound) if bound is not None else "-"
-        beside.add_row(
-            label,
-            shown,
-            show(name, predicted[name]),
-            show(name, measured[name]),
-            f"{predicted[name] / measured[name]:.3f}",
-        )
-    console.print(beside)
+        ratio = f"{predicted[name] / measured[name]:.3f}"
+        table.add_row(label, show(name, predicted[name]), show(name, measured[name]), ratio)
+    own = [show("size_bytes", report[name]["runtime_memory_bytes"]) for name in ("dense", "deployed")]
+    console.print(table)
+    console.print(f"the runtime's own memory: {own[0]} dense, {own[1]} deployed", highlight=False)
 
 
 def _show_beside(report: Mapping[str, Any], console: Console) -> None:
@@ -100,42 +132,6 @@ def _show_beside(report: Mapping[str, Any], console: Console) -> None:
         memory, size = (show(key, one[key]) for key in ("peak_memory_bytes", "size_bytes"))
         table.add_row(runtime, kind, show("latency_ms", latency), memory, size)
     console.print(table)
-
-
-def _show_predicted(report: Mapping[str, Any], console: Console) -> None:
-    """Figures of a profile are never shown as measured ones are: each has its interval."""
-    dense, deployed, score = report["dense"], report["deployed"], report["score"]
-    table = Table(title=f"predicted, not measured: {deployed['runtime']} on the target", title_justify="left")
-    for heading in ("", "budget", "dense", "deployed", "deployed / dense"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    table.add_row(
-        f"{report['metric']} (of the files, here)",
-        "" if report["budget"]["max_drop"] is None else f"-{report['budget']['max_drop']:g}",
-        f"{score['dense']:.2f}",
-        f"{score['deployed']:.2f}",
-        f"{score['deployed'] - score['dense']:+.2f}",
-    )
-    for key, label in (
-        ("median_ms", "latency"),
-        ("peak_memory_bytes", "peak memory"),
-        ("size_bytes", "size of the file"),
-    ):
-        name = "latency_ms" if key == "median_ms" else key
-        bound = report["budget"][name]
-        ends = [
-            f" ({show(name, r['low_ms'])} to {show(name, r['high_ms'])})" if key == "median_ms" else ""
-            for r in (dense, deployed)
-        ]
-        table.add_row(
-            label,
-            show(name, bound) if bound is not None else "-",
-            show(name, dense[key]) + ends[0],
-            show(name, deployed[key]) + ends[1],
-            f"{deployed[key] / dense[key]:.2f}",
-        )
-    console.print(table)
-    for precision, standing in deployed["standing"].items():
-        console.print(f"prices in {precision}: {standing}", highlight=False)
 
 
 def show_exports(found: Iterable[Exported], console: Console) -> None:
@@ -178,20 +174,50 @@ def show_estimate(found: Estimate, per_layer: bool, console: Console) -> None:
 
 
 def show_targets(found: Iterable[Profile], console: Console) -> None:
-    """Every target with its pairs of runtime and precision, and the error that was measured for each."""
+    """A row per target: its chip, the runtimes that it can be deployed to, what its prices rest on in a word."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("target", "chip", "deploys to", "prices"):
+        table.add_column(heading, no_wrap=True, overflow="fold")
     for known in found:
-        target = known.target
-        names = f" (also {', '.join(target.aliases)})" if target.aliases else ""
-        console.print(f"[bold]{target.name}[/bold]: {target.title}{names}", highlight=False)
-        if target.measured:
-            console.print(f"  {', '.join(target.runtimes)}: measured on the machine at hand", highlight=False)
-        for pair in known.pairs:
-            console.print(f"  {_pair(pair)}", highlight=False)
+        runtimes = deployable(known)
+        table.add_row(known.target.name, _chip(known.target), ", ".join(runtimes) or "-", _rests_on(known, runtimes))
+    console.print(table, highlight=False)
+    console.print("prices: measured (here or on a board), partly so, scaled from a sibling, derived", highlight=False)
+    console.print("all that is known of one, with sources and errors: edgesdk targets NAME", highlight=False)
+
+
+def _chip(target: Target) -> str:
+    """Its processor: how many cores of which kind."""
+    if target.measured:
+        return "this machine"
+    processor = next((fact.value for fact in target.facts if fact.fact == "processor"), "not known")
+    parts = processor.split(", ")
+    return next((part for part in parts if " x " in part), parts[0]).partition(" at ")[0].partition(" (")[0]
+
+
+def _rests_on(known: Profile, runtimes: Sequence[str]) -> str:
+    """What the prices of ``runtimes`` rest on, in a word."""
+    if known.target.measured:
+        return "here"
+    kinds = {pair.standing.kind for pair in known.pairs if pair.runtime in runtimes}
+    if MEASURED in kinds:
+        return "partly" if len(kinds) > 1 else "measured"
+    return "scaled" if SCALED in kinds else "derived" if kinds else "none"
 
 
 def show_target(known: Profile, console: Console) -> None:
     """One target: facts with their sources, and what is measured, scaled or derived."""
-    show_targets([known], console)
+    target = known.target
+    names = f" (also {', '.join(target.aliases)})" if target.aliases else ""
+    console.print(f"[bold]{target.name}[/bold]: {target.title}{names}", highlight=False)
+    runtimes = deployable(known)
+    console.print(f"  deploys to: {', '.join(runtimes) or 'nothing yet'}", highlight=False)
+    if others := list(dict.fromkeys(pair.runtime for pair in known.pairs if pair.runtime not in runtimes)):
+        console.print(f"  can be estimated, not deployed to: {', '.join(others)}", highlight=False)
+    if target.measured:
+        console.print("  prices: measured on the machine at hand", highlight=False)
+    for pair in known.pairs:
+        console.print(f"  {_pair(pair)}", highlight=False)
     for fact in known.target.facts:
         console.print(f"  {fact.fact}: {fact.value} ({fact.source})", highlight=False)
     for pair in known.pairs:
@@ -210,8 +236,20 @@ def _pair(pair: Pair) -> str:
     return f"{pair.runtime} {pair.precision}: {kind}; {errors or 'error not measured'}"
 
 
-def show_plan(plan: Plan, console: Console) -> None:
-    """What was chosen per layer and why, what was struck off, and what the solver proved."""
+def show_search(plan: Plan, console: Console, quiet: bool = False, verbose: bool = False) -> None:
+    """What a search came to: the cost that it promises, and what it rests on; then the plan."""
+    cost = plan.predicted
+    figures = ", ".join(f"{BOUNDS[name]} {show(name, getattr(cost, name))}" for name in BOUNDS if getattr(cost, name))
+    console.print(f"predicted: {figures}", highlight=False, soft_wrap=True)
+    console.print("accuracy: not judged; edgesdk deploy carries the plan out and does", highlight=False, soft_wrap=True)
+    where = f"prices of {plan.target}, {plan.runtime}, {plan.threads} thread{'s' * (plan.threads > 1)}"
+    console.print(f"{where}, within {100 * plan.proof.gap:.2g} % of the best at them", highlight=False, soft_wrap=True)
+    if not quiet:
+        show_plan(plan, console, verbose)
+
+
+def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
+    """What was chosen per layer and why; with ``verbose`` what was struck off, and what the solver proved."""
     table = Table(title="chosen per layer (latency predicted)", title_justify="left")
     for heading in ("layer", "channels", "runs as", "us", "why"):
         table.add_column(heading, justify="right" if heading == "us" else "left", overflow="fold")
@@ -222,6 +260,8 @@ def show_plan(plan: Plan, console: Console) -> None:
             layer.name, kept, "-" if gone else str(layer.option), f"{1e3 * layer.latency_ms:.1f}", layer.reason
         )
     console.print(table)
+    if not verbose:
+        return
     for struck in plan.struck:
         slower = f"{1e3 * struck.latency_ms:.1f} us instead of {1e3 * struck.replaces_ms:.1f} us"
         console.print(f"struck off: {struck.layer} as {struck.choice}, {slower}", highlight=False)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from running import Running
-
-from edgesdk.cli import main
+import running
+from running import Run
 
 MODELS = '''
 import os
@@ -57,16 +54,15 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def deployed(given: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A bundle, at a profile's prices, so that nothing is timed; and what its making printed with --json."""
-    out, printed = tmp_path_factory.mktemp("deployed") / "bundle", io.StringIO()
-    data = ("--data", str(given / "data.npz"), "--target", "pi5", "--epochs", "1", "--max-drop", "100")
-    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as ended:
-        main.main(["deploy", f"{given / 'models.py'}:Small", *data, "--out", str(out), "--json"])
-    assert not ended.value.code
-    return out, printed.getvalue()
+    out = tmp_path_factory.mktemp("deployed") / "bundle"
+    data = ("--data", given / "data.npz", "--target", "pi5", "--epochs", "1", "--max-drop", "100")
+    done = running.edgesdk("deploy", f"{given / 'models.py'}:Small", *data, "--out", out, "--json")
+    assert done.document["bundle"] == str(out)
+    return out, done.out
 
 
 @pytest.fixture
-def edgesdk(given: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Running:
+def edgesdk(given: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the command line in that folder."""
     monkeypatch.chdir(given)
-    return Running(capfd)
+    return running.edgesdk

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from edgesdk.cli import main
+import in_process
 
 STAGE = re.compile(r" *\d+\.\d s  .+")  # of the log
+
+
+Run = Callable[..., "Ended"]
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,7 @@ class Ended:
         return line
 
 
-class Running:
-    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
-        self.capfd = capfd
-
-    def __call__(self, *arguments: str | Path) -> Ended:
-        self.capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main.main([str(a) for a in arguments], prog_name="edgesdk")
-        out, err = self.capfd.readouterr()
-        return Ended(int(ended.value.code or 0), out, err)
+def edgesdk(*arguments: str | Path) -> Ended:
+    """Run the command line in this process."""
+    done = in_process.edgesdk(*arguments)
+    return Ended(done.returncode, done.stdout, done.stderr)

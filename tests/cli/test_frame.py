@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Running
+from running import Run
 
 from edgesdk import bundle
 from edgesdk.cli import main
@@ -26,7 +26,7 @@ def every(group: Any = main, path: tuple[str, ...] = ()) -> list[tuple[str, ...]
 
 
 @pytest.mark.parametrize("group", [(), ("device",), ("agent",), ("prepare",)])
-def test_alone_a_group_prints_its_help(edgesdk: Running, group: tuple[str, ...]) -> None:
+def test_alone_a_group_prints_its_help(edgesdk: Run, group: tuple[str, ...]) -> None:
     done = edgesdk(*group)
     assert (done.code, done.err) == (0, "")
     assert done.out == edgesdk(*group, "--help").out
@@ -35,7 +35,7 @@ def test_alone_a_group_prints_its_help(edgesdk: Running, group: tuple[str, ...])
 
 
 @pytest.mark.parametrize("command", every(), ids=" ".join)
-def test_every_command_takes_quiet_and_verbose(edgesdk: Running, command: tuple[str, ...]) -> None:
+def test_every_command_takes_quiet_and_verbose(edgesdk: Run, command: tuple[str, ...]) -> None:
     said = edgesdk(*command, "--help").out
     assert "-q, --quiet" in said and "-v, --verbose" in said
 
@@ -53,7 +53,7 @@ def _file(line: str) -> Path:
 
 @pytest.mark.parametrize("error", [RuntimeError("view size is not\ncompatible"), AssertionError(), KeyError("x")])
 def test_what_nobody_foresaw_is_a_line_and_a_file(
-    edgesdk: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+    edgesdk: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
 ) -> None:
     monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["edgesdk", "verify", "some where"])
@@ -68,7 +68,7 @@ def test_what_nobody_foresaw_is_a_line_and_a_file(
 
 
 def test_where_the_cache_cannot_be_written_the_file_is_elsewhere(
-    edgesdk: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    edgesdk: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "file"))
@@ -78,7 +78,7 @@ def test_where_the_cache_cannot_be_written_the_file_is_elsewhere(
     path.unlink()
 
 
-def test_the_users_own_line_and_the_stage_are_named_and_not_the_data(edgesdk: Running, tmp_path: Path) -> None:
+def test_the_users_own_line_and_the_stage_are_named_and_not_the_data(edgesdk: Run, tmp_path: Path) -> None:
     data = ("--data", "data.npz", "--metric", "models.py:broken", "--accuracy", "1")
     done = edgesdk("deploy", "models.py:Small", *data, "--target", "x86", "--out", tmp_path / "b")
     assert done.code == 70
@@ -97,7 +97,7 @@ def test_the_users_own_line_and_the_stage_are_named_and_not_the_data(edgesdk: Ru
     ],
 )
 def test_a_machine_that_is_full_is_no_defect(
-    edgesdk: Running, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, says: str
+    edgesdk: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, says: str
 ) -> None:
     _fails_with(error, monkeypatch)
     done = edgesdk("verify", "x")

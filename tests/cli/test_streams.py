@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import Running
+from running import Run
 
 MODEL = ("models.py:Small", "--data", "data.npz")
 
 
 def test_what_makes_and_measures_a_bundle_prints_json_alone(
-    edgesdk: Running, deployed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGESDK_DEVICES", str(tmp_path / "devices.toml"))
     bundle, printed = deployed
@@ -35,7 +35,7 @@ def test_what_makes_and_measures_a_bundle_prints_json_alone(
     assert again.code == 8 and again.line
 
 
-def test_what_tells_prints_json_alone(edgesdk: Running) -> None:
+def test_what_tells_prints_json_alone(edgesdk: Run) -> None:
     assert edgesdk("targets", "--json").document
     assert edgesdk("targets", "pi5", "--json").document["name"] == "raspberry-pi-5"
     assert edgesdk("estimate", "models.py:Small", "--shape", "3x8x8", "--target", "pi5", "--json").document["basis"]
@@ -51,13 +51,13 @@ def test_what_tells_prints_json_alone(edgesdk: Running) -> None:
         ("ensemble", "--members", "2"),
     ],
 )
-def test_what_prepares_prints_json_alone(edgesdk: Running, tmp_path: Path, how: tuple[str, ...]) -> None:
+def test_what_prepares_prints_json_alone(edgesdk: Run, tmp_path: Path, how: tuple[str, ...]) -> None:
     name, *more = how
     given = edgesdk("prepare", name, *MODEL, "--epochs", "1", *more, "--out", tmp_path / "prepared", "--json")
     assert given.document["report"]
 
 
-def test_stages_print_json_alone(edgesdk: Running, tmp_path: Path) -> None:
+def test_stages_print_json_alone(edgesdk: Run, tmp_path: Path) -> None:
     done = edgesdk("stages", "models.py:Deep", *MODEL[1:], "--target", "pi5", "--out", tmp_path / "stages", "--json")
     assert done.document["stages"]
 

@@ -153,7 +153,11 @@ def _without_posterior(pair: Any) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def calibrate(name: str, as_json: bool, **options: Any) -> None:
     """Make a profile NAME: of this machine or a device, by timing operators; or from figures measured on a board."""
+    from edgesdk.cache import check_cache
+
+    check_cache()
     with telling() as tell:
+        tell("starting", None)
         from edgesdk.calibration import calibrate as run
 
         found = run(name, **options, tell=tell)

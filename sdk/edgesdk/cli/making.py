@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesdk.cli.devices import DEVICE
-from edgesdk.cli.frame import Command
+from edgesdk.cli.frame import QUIET, VERBOSE, Command, told
 from edgesdk.cli.inputs import judging, pixels, preprocessing
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
@@ -18,6 +18,13 @@ from edgesdk.errors import UsageError
 
 if TYPE_CHECKING:
     from edgesdk.budget import Budget
+
+
+STEPS = (
+    "tracing", "pricing operators", "sensing accuracy", "measuring the dense model", "searching", "fitting weights",
+    "trying finalists", "recovering", "exporting and measuring",
+)  # fmt: skip
+"""How the stages of a deployment begin, in order; the first five are those of a search."""
 
 
 def deployment(command: Callable[..., None]) -> Callable[..., None]:
@@ -68,9 +75,11 @@ def _budget(options: dict[str, Any]) -> Budget | None:
 
 def _known(options: dict[str, Any]) -> dict[str, Any]:
     """Refuse what is wrong on its face before anything slow is imported."""
+    from edgesdk.cache import check_cache
     from edgesdk.device import target
     from edgesdk.remote.devices import device
 
+    check_cache()
     if options["device"] is not None:
         options["device"] = device(options["device"])
         options["target"] = options["target"] or options["device"].target
@@ -106,7 +115,8 @@ def deploy(as_json: bool, **options: Any) -> None:
     options["budget"] = _budget(options)
     _known(options)
     out = free(options.pop("out") or Path("bundle"), options["force"])
-    with telling() as tell:
+    with telling(STEPS) as tell:
+        tell("starting", None)
         from edgesdk.deployment import deploy as run
 
         bundle = run(**options, out=out, tell=tell)
@@ -120,7 +130,7 @@ def deploy(as_json: bool, **options: Any) -> None:
     else:
         from edgesdk.show import show_bundle
 
-        show_bundle(bundle, console())
+        show_bundle(bundle, console(), told(QUIET), told(VERBOSE))
 
 
 @click.command(cls=Command)
@@ -130,7 +140,8 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
     options["budget"] = _budget(options)
     _known(options)
     out = free(options.pop("out") or Path("plan.json"), force)
-    with telling() as tell:
+    with telling(STEPS[:5]) as tell:
+        tell("starting", None)
         from edgesdk.deployment import search as run
 
         plan = run(**options, force=force, tell=tell)
@@ -140,9 +151,9 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
     if as_json:
         emit_json(plan)
     else:
-        from edgesdk.show import show_plan
+        from edgesdk.show import show_search
 
-        show_plan(plan, console())
+        show_search(plan, console(), told(QUIET), told(VERBOSE))
         emit(f"plan: {out}")
 
 

@@ -1,0 +1,111 @@
+"""What people read, at 80 and 160 columns, word for word. ``EDGESDK_GOLDEN=write`` writes the files anew."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+from running import Run
+
+from edgesdk.plan import Plan
+from edgesdk.record import from_json
+from edgesdk.show import show_bundle
+from edgesdk.verdict import verdict
+
+GOLDEN = Path(__file__).parent / "golden"
+WIDTHS = (80, 160)
+
+
+def agrees(name: str, said: str) -> None:
+    path = GOLDEN / name
+    if os.environ.get("EDGESDK_GOLDEN") == "write":
+        path.write_text(said)
+    assert said == path.read_text()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    "command",
+    [(), ("device",), ("prepare",), ("agent",), ("targets",),
+     ("targets", "pi4")],
+    ids=lambda words: "-".join(words).replace("---", "-") or "alone",
+)  # fmt: skip
+def test_what_needs_no_model(
+    edgesdk: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    done = edgesdk(*command)
+    assert (done.code, done.err) == (0, "")
+    if "--help" not in command and command:
+        assert command == ("targets", "pi4") or all(len(line) <= width for line in done.out.splitlines())
+    agrees(f"{'-'.join(command).replace('---', '-') or 'alone'}-{width}.txt", done.out)
+
+
+def bundle(name: str, **changes: Any) -> Any:
+    """A bundle that a run made, as its files have it; with ``changes`` to its report."""
+    kept = json.loads((GOLDEN / f"{name}.json").read_text())
+    report = {**kept["report"], **changes}
+    plan = from_json(Plan, kept["plan"])
+    return SimpleNamespace(path=Path("bundle"), report=report, manifest=kept["manifest"], plan=plan, installed=None)
+
+
+def shown(made: Any, width: int, **how: bool) -> str:
+    out = io.StringIO()
+    show_bundle(made, Console(file=out, width=width), **how)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["measured", "predicted"])
+def test_the_end_of_a_run(name: str, width: int) -> None:
+    said = shown(bundle(name), width)
+    agrees(f"{name}-{width}.txt", said)
+    table = [line for line in said.splitlines() if line[:1] in "┏┃┡│└"]
+    assert all(len(line) <= width for line in table)
+    assert said.splitlines()[:3] == list(verdict(bundle(name).report, bundle(name).manifest))
+
+
+@pytest.mark.parametrize("name", ["measured", "predicted"])
+def test_quiet_is_the_verdict_and_verbose_everything(name: str) -> None:
+    made = bundle(name)
+    quiet, usual, verbose = shown(made, 160, quiet=True), shown(made, 160), shown(made, 160, verbose=True)
+    assert len(quiet.splitlines()) == 4
+    assert set(quiet.splitlines()) <= set(usual.splitlines())
+    for note in made.report["notes"]:
+        assert note.split()[0] in verbose and f"note: {note[:30]}" not in usual
+    assert all(layer.name in verbose for layer in made.plan.layers)
+
+
+def line(name: str = "measured", **changes: Any) -> str:
+    made = bundle(name, **changes)
+    return verdict(made.report, made.manifest)[0]
+
+
+def budget(**bounds: float) -> dict[str, Any]:
+    names = ("latency_ms", "latency_ratio", "peak_memory_bytes", "size_bytes", "max_drop", "score")
+    return {**dict.fromkeys(names), "percentile": 50, **bounds}
+
+
+def test_the_first_line_says_what_became_of_each_bound() -> None:
+    assert line(budget=budget(size_bytes=1e9)).startswith("budget kept: size ")
+    assert line(budget=budget(size_bytes=1.0)).startswith("budget missed: size ")
+    both = line(budget=budget(size_bytes=1e9, latency_ms=1e-9))
+    assert both.startswith("budget missed: latency ") and ", size " in both
+    assert line(budget=budget(max_drop=100.0)).startswith("budget kept: latency ")
+    assert "drop 5.00 of 1 points" in line(budget=budget(max_drop=1.0), score={"dense": 90.0, "deployed": 85.0})
+    assert line(budget=budget(max_drop=1.0), score={"dense": 90.0, "deployed": 85.0}).startswith("budget missed")
+    assert "drop 0.00 of 1 points" in line(budget=budget(max_drop=1.0), score={"dense": 90.0, "deployed": 95.0})
+    assert line("predicted", budget=budget(size_bytes=1e9)).startswith("budget kept, as predicted: ")
+
+
+def test_that_nothing_was_compressed_is_the_verdict() -> None:
+    reasons = ["no other choice", "no other choice", "int8 would save 3 us at a price"]
+    said = line(compressed=False, reasons=reasons, budget=budget(size_bytes=1e9))
+    assert said.startswith("nothing was compressed (no other choice), budget kept by the dense model: size ")
+    assert line(compressed=False, reasons=reasons[2:]).startswith("nothing was compressed, ")
