@@ -8,19 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from edgesdk.budget import Budget
-from edgesdk.compress.data import Data, load_data
+from edgesdk.compress.data import Data, check, load_data
 from edgesdk.compress.judging import settled
 from edgesdk.compress.load import load_weighted
 from edgesdk.compress.metrics import TOP_1, Metric, read_metric
+from edgesdk.compress.network import Batch, tensors
 from edgesdk.compress.preprocessing import Preprocessing, read_preprocessing
-from edgesdk.compress.sanity import judged_dense
+from edgesdk.compress.sanity import causes, judged_dense
 from edgesdk.compress.task import Task
-from edgesdk.errors import EdgeSdkWarning
+from edgesdk.errors import BudgetError, EdgeSdkWarning
 from edgesdk.example.data import example_data, example_model
 from edgesdk.study import Tell
+
+FAR = 0.9  # of the score that is asked for: a model below it is likely not read as it was trained
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Inputs:
     def checked(self, budget: Budget | None, force: bool, tell: Tell) -> Inputs:
         """The same, once the dense model was judged: its score is told, and what is wrong with it raised, or with
         ``force`` noted. Raises ``BudgetError`` where it does not reach the score that the budget asks for."""
+        check(self.data, self.model, self.task.classifies, self.task.output)
         tell("judging the dense model", None)
         verdict = judged_dense(self.model, self.data, self.task, self.trained)
         notes = list(verdict.notes)
@@ -44,10 +49,28 @@ class Inputs:
             if not force:
                 raise verdict.error
             notes.append(f"forced: {verdict.error.fact}")
+        if budget is not None and budget.score is not None and self.task.labelled:
+            self._reaches(budget)
         if verdict.score is not None:
             said = f"{verdict.score:.4g} {self.task.unit}".rstrip()
             tell(f"the dense model scores {said}, {self.task.name} of {verdict.samples} samples", None)
         return replace(self, notes=(*notes, *self.notes)).warned()
+
+    def _reaches(self, budget: Budget) -> None:
+        """Raise ``BudgetError`` where the model misses the score of ``budget``, far off with what may be the cause."""
+        assert budget.score is not None
+        score = self.task.score(self.run, self.data.test, self.run)
+        try:
+            budget.given(score)
+        except BudgetError as error:
+            if score >= FAR * budget.score:
+                raise
+            raise BudgetError(error.fact, f"{causes(self.trained)}, or ask for less") from None
+
+    def run(self, x: Batch) -> Any:
+        """What the user's own module answers to a batch."""
+        with torch.no_grad():
+            return self.model(**x) if isinstance(x, dict) else self.model(*tensors(x))
 
     def warned(self) -> Inputs:
         """The same, once what a user should know of the inputs was warned of; readers of a report find it there."""

@@ -128,13 +128,13 @@ def stages(
     runtime = _checked(exits, max_drop, format, confidence, target)
     with reserve(Path(out), force) as place, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
         given = read_inputs(model, data, weights, "top-1", seed, preprocess=preprocess, force=force)
-        given = given.checked(None, force, tell)
-        loaded, found = given.model, given.data
         tell("tracing", None)
-        network = _classifier(loaded, found)
+        network = _classifier(given.model, given.data)
+        at = spread(places(network), exits)
+        found = given.checked(None, force, tell).data
         tell("fitting exits", None)
         train = found.train if found.train is not None else found.calibration
-        heads = fitted(network, spread(places(network), exits), train, found.labelled)
+        heads = fitted(network, at, train, found.labelled)
         held = found.holdout if found.labelled else [(x, None) for x, _ in found.holdout]
         chosen = picked(network, heads, exits, held, max_drop / 100, confidence)
         parts = split(network, {name: heads[name] for name in chosen}, found.example)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edgesdk.cli.frame import QUIET, told
 from edgesdk.errors import EdgeSdkWarning
 
 
@@ -17,10 +18,10 @@ def show_as_lines() -> None:
         return
 
     def show(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if issubclass(category, EdgeSdkWarning):
-            click.echo(f"note: {message}", err=True)
-        else:
+        if not issubclass(category, EdgeSdkWarning):
             plain(message, category, *rest, **more)
+        elif not told(QUIET):
+            click.echo(f"note: {message}", err=True)
 
     show.as_lines = True  # type: ignore[attr-defined]
     warnings.showwarning = show

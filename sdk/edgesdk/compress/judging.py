@@ -109,8 +109,10 @@ def _fits(value: Tensor, metric: Any, y: Any) -> bool:
 
 
 def _axis(judged: Tensor, y: Any) -> int:
-    axis = None if not isinstance(y, Tensor) else class_axis(judged, class_numbers(judged, y))
-    return 1 if axis is None else axis
+    """The axis of the classes; labels that do not fit are told of where they are compared with the outputs."""
+    if not isinstance(y, Tensor) or y.shape == judged.shape:
+        return 1
+    return class_axis(judged, y) or 1
 
 
 def _with_classes(data: Data, judged: Tensor) -> Data:

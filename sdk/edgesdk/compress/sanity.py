@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +25,7 @@ SIGNIFICANT = 2.33  # standard errors above what answers that know nothing of th
 SAME = 1e-6  # of the largest answer: outputs that differ by less are constant
 BETTER, TIMES = 15.0, 1.3  # points, and times, that another reading must score above the first to be named
 LIKELY = 50.0  # percent that answers in another order must score to be named
-WEAK = 0.5  # of what there is above chance: below it other readings are tried
+WEAK, CLEAR = 0.5, 0.25  # of what can be gained: below the one other readings are tried; up to the other it is little
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CONSTANT = "gives the same answer to each of"
 Run = Callable[[Batch], Any]
@@ -49,7 +50,8 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
     It makes no sense where it answers NaN or infinities, or the same to every sample, or is no better than answers that
     know nothing of the sample. The last is decided by what each sample gains over labels drawn at random in their
     shares (of a regression, over answering the mean): a model is better where the mean gain is 2.33 standard errors
-    above zero, and one that is not is refused with 100 samples or more. Where another reading of the pixels or another
+    above zero. One that is not is refused with 100 samples or more, if they suffice to say that it gains less than a
+    quarter of what can be, or where one class is the answer to all. Where another reading of the pixels or another
     order of the classes scores much better, that is the error, and it names the remedy.
     """
 
@@ -61,9 +63,10 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
     batches = _picked(data, MOST)
     answers = [run(x) for x, _ in batches]
     count = sum(len(tensors(x)[0]) for x, _ in batches)
+    remedy = f"{causes(weights)}, or --force"
     wrong = _broken(answers, task, [x for x, _ in batches])
     if wrong and (not task.labelled or wrong != CONSTANT):
-        return Verdict(None, count, ModelError(f"the dense model {wrong} {count} samples", _causes(weights)))
+        return Verdict(None, count, ModelError(f"the dense model {wrong} {count} samples", remedy))
     if not task.labelled:
         return Verdict(None, count)
     score = task.score(run, batches, run)
@@ -71,25 +74,22 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
         found, fact = _better_reading(run, data, task, batches, score), f"the dense model {wrong} {count} samples"
         if found is not None:
             return Verdict(score, count, DataError(f"{fact}, and scores {found[0]}", f"{found[1]}, or --force"))
-        return Verdict(score, count, ModelError(fact, _causes(weights)))
+        return Verdict(score, count, ModelError(fact, remedy))
     judged = [task.judged(found).float() for found in answers]
     targets = [task.target(y) for _, y in batches]
-    gain = _gain(task, judged, targets)
-    if gain is None:
+    skill = _skill(task, judged, targets)
+    if skill is None or skill.above_chance and skill.mean >= WEAK:
         return Verdict(score, count)
     shown = f"the dense model scores {score:.4g}{_unit(task)} on {count} samples"
-    known = _above(gain)
-    if known and _skill(gain, task, judged, targets) >= WEAK:
-        return Verdict(score, count)
     found = _better_reading(run, data, task, batches, score) or _better_order(task, judged, targets, score)
     if found is not None and count >= LEAST:
         return Verdict(score, count, DataError(f"{shown}, and {found[0]}", f"{found[1]}, or --force"))
-    if known:
+    if skill.above_chance:
         return Verdict(score, count)
     shown = f"{shown}, no better than {_chance(task)}"
-    if count < LEAST:
-        return Verdict(score, count, None, (f"{shown}: too few samples to hold it against the model",))
-    return Verdict(score, count, (DataError if weights else ModelError)(shown, _causes(weights)))
+    if count < LEAST or skill.high > CLEAR and not skill.constant:
+        return Verdict(score, count, None, (f"{shown}: too little to hold it against the model",))
+    return Verdict(score, count, (DataError if weights else ModelError)(shown, remedy))
 
 
 def _picked(data: Data, most: int) -> Batches:
@@ -117,46 +117,59 @@ def _broken(answers: Sequence[Any], task: Task, inputs: Sequence[Batch]) -> str 
     return CONSTANT if apart <= SAME * most else None
 
 
-def _gain(task: Task, judged: Sequence[Tensor], targets: Sequence[Any]) -> Tensor | None:
-    """What each sample gains over answers that know nothing of it; ``None`` for a metric of which that is not known."""
+@dataclass(frozen=True)
+class _Skill:
+    """Of what samples can gain over answers that know nothing of them, the share that they do: its mean and the ends of
+    what it may be, 2.33 standard errors away (Cohen's kappa of a classifier, R squared of a regression)."""
+
+    mean: float
+    low: float
+    high: float
+    constant: bool  # one class is the answer to all
+
+    @property
+    def above_chance(self) -> bool:
+        return self.low > 0
+
+
+def _skill(task: Task, judged: Sequence[Tensor], targets: Sequence[Any]) -> _Skill | None:
+    """``None`` for a metric of which it is not known what knowing nothing gains."""
     if task.classifies:
-        pairs = [_answers(value, y) for value, y in zip(judged, targets, strict=True)]
-        labels = torch.cat([wanted[wanted != IGNORED] for _, wanted in pairs])
-        shares = labels.bincount(minlength=1 + max(int(a.max()) for a, _ in pairs)).double() / len(labels)
-        gains = []
-        for answered, wanted in pairs:
-            kept = wanted != IGNORED
-            gain = ((answered == wanted).double() - shares[answered]) * kept
-            gains.append(gain.flatten(1).sum(1) / kept.flatten(1).sum(1).clamp(min=1) if gain.dim() > 1 else gain)
-        return torch.cat(gains)
-    if task.metric == MSE:
-        answered, wanted = (torch.cat([v.double().flatten(1) if v.dim() > 1 else v.double()[:, None] for v in side])
-                            for side in (judged, targets))  # fmt: skip
-        spread = (wanted - wanted.mean(0)).square()
-        return (spread - (wanted - answered).square()).mean(1) / spread.mean().clamp(min=1e-30)
-    if task.metric == MULTI_LABEL:
+        gain, room, constant = _of_classes(judged, targets)
+    elif task.metric == MSE:
+        answered, wanted = (torch.cat([v.double().reshape(len(v), -1) for v in side]) for side in (judged, targets))
+        room, constant = (wanted - wanted.mean(0)).square().mean(1), False
+        gain = room - (wanted - answered).square().mean(1)
+    elif task.metric == MULTI_LABEL:
         limit = 0.5 if all(are_probabilities(value) for value in judged) else 0.0
         answered = torch.cat([value.flatten(1) > limit for value in judged]).double()
         wanted = torch.cat([y.flatten(1) for y in targets]).double()
-        share = wanted.mean(0)
+        share, constant = wanted.mean(0), False
         chance = answered * share + (1 - answered) * (1 - share)
-        return ((answered == wanted).double() - chance).mean(1)
-    return None
+        gain, room = ((answered == wanted).double() - chance).mean(1), (1 - chance).mean(1)
+    else:
+        return None
+    most = max(float(room.mean()), 1e-30)
+    mean, error = float(gain.mean()) / most, float(gain.std()) / len(gain) ** 0.5 / most if len(gain) > 1 else math.inf
+    return _Skill(mean, mean - SIGNIFICANT * error, mean + SIGNIFICANT * error, constant)
 
 
-def _above(gain: Tensor) -> bool:
-    """Whether the mean is above zero by more than chance."""
-    error = float(gain.std()) / len(gain) ** 0.5 if len(gain) > 1 else float("inf")
-    return float(gain.mean()) > SIGNIFICANT * error
-
-
-def _skill(gain: Tensor, task: Task, judged: Sequence[Tensor], targets: Sequence[Any]) -> float:
-    """Of what can be gained, the share that is."""
-    if not task.classifies:
-        return float(gain.mean()) if task.metric == MSE else 1.0
+def _of_classes(judged: Sequence[Tensor], targets: Sequence[Any]) -> tuple[Tensor, Tensor, bool]:
+    """What each sample gains over, and could gain over, labels drawn at random in their shares."""
     pairs = [_answers(value, y) for value, y in zip(judged, targets, strict=True)]
-    right = torch.cat([(a == w)[w != IGNORED] for a, w in pairs]).double().mean()
-    return float(gain.mean() / (gain.mean() + 1 - right).clamp(min=1e-12))
+    labels = torch.cat([wanted[wanted != IGNORED] for _, wanted in pairs])
+    shares = labels.bincount(minlength=1 + max(int(answered.max()) for answered, _ in pairs)).double() / len(labels)
+    gains, rooms = [], []
+    for answered, wanted in pairs:
+        kept = (wanted != IGNORED).reshape(len(wanted), -1)
+        chance = shares[answered].reshape(len(wanted), -1)
+        right = (answered == wanted).double().reshape(len(wanted), -1)
+        count = kept.sum(1).clamp(min=1)
+        gains.append(((right - chance) * kept).sum(1) / count)
+        rooms.append(((1 - chance) * kept).sum(1) / count)
+    first = pairs[0][0].flatten()[0]
+    constant = all(bool((answered == first).all()) for answered, _ in pairs) and len(labels.unique()) > 1
+    return torch.cat(gains), torch.cat(rooms), constant
 
 
 def _answers(logits: Tensor, y: Any) -> tuple[Tensor, Tensor]:
@@ -258,7 +271,8 @@ def _unit(task: Task) -> str:
     return f" {task.unit}" if task.unit else ""
 
 
-def _causes(weights: bool) -> str:
-    first = "check that the weights are this model's" if weights else "give --weights, for none were given, and check"
+def causes(weights: bool) -> str:
+    """What most often is wrong with a model that makes no sense on its data."""
+    first = "check that the weights are this model's," if weights else "give --weights, for none were given, and check"
     rest = "that x is normalised as in training and not twice (--input-range, --mean, --std)"
-    return f"{first}{',' if weights else ''} {rest} and labels are numbered as the model does, or --force"
+    return f"{first} {rest} and that labels are numbered as the model does"
