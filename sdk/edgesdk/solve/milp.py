@@ -21,6 +21,7 @@ from edgesdk.plan import Proof
 from edgesdk.solve.highs import new_solver
 from edgesdk.solve.program import FIGURES, LATENCY, LOSS, PEAK, SIZE, Program
 
+PATIENCE = 10  # times the seconds that there are for a good answer, until there is one at all
 TITLES = {LATENCY: "latency", PEAK: "peak memory", SIZE: "size", LOSS: "loss of accuracy"}
 # HiGHS may break a row by its tolerance of 1e-6; a second run with this margin keeps the bound for certain.
 MARGIN = 3e-6
@@ -100,7 +101,8 @@ def solve(
     """The assignment with the least ``objective``, a field of ``Cost`` or ``loss``, within ``bounds`` and ``max_loss``.
 
     ``bounds`` are upper bounds by the field of ``Cost`` (ms, bytes). The answer is within ``gap`` (relative) of the
-    optimum unless ``seconds`` run out first; its proof says which. Ties go to the lower latency (to the lower loss
+    optimum unless ``seconds`` run out first, of which there are ``PATIENCE`` times as many for a first answer; its
+    proof says which. Ties go to the lower latency (to the lower loss
     where latency, memory or size is the objective), by a weight with which it makes no more than a tenth of ``gap``.
     Where nothing has to be lost, the fastest of what loses nothing is sought, in a run of its own.
 
@@ -162,10 +164,13 @@ def _best(program: Program, objective: str, limits: Mapping[str, float], gap: fl
     start, bound = time.monotonic(), math.inf
     for margin in (0.0, MARGIN):
         outcome = program.minimise(objective, limits, gap, seconds, margin)
+        if outcome.values is None and not outcome.infeasible:  # on a busy machine: a late answer is better than none
+            outcome = program.minimise(objective, limits, gap, PATIENCE * seconds, margin)
         if outcome.infeasible:
             return None
         if outcome.values is None:
-            raise BudgetError(f"the solver found no plan within {seconds:g} s", "give it more time or a wider budget")
+            spent = (1 + PATIENCE) * seconds
+            raise BudgetError(f"the solver found no plan within {spent:g} s", "give it more time or a wider budget")
         found = _read(program, outcome.values)
         bound = min(bound, outcome.bound)
         if all(_figure(found, name) <= limit for name, limit in limits.items()):
