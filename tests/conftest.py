@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import temporary
+
 # Read on import, by this process and by those that tests start.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests take a core each: threads of one would wait for the other
-CACHE = tempfile.TemporaryDirectory(prefix="edgesdk-test-cache-")
+CACHE = temporary.folder("edgesdk-test-cache")
 os.environ["EDGESDK_CACHE"] = CACHE.name
 os.environ["EDGESDK_PROFILES"] = str(Path(CACHE.name) / "profiles")
 

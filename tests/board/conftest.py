@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import board_machine
 import pytest
+import temporary
 from board_bundles import bundle
 from board_machine import ROOT, Board, reached
 
@@ -21,7 +21,7 @@ def whole_board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     if board_machine.SSHD is None:
         pytest.skip("openssh-server is not installed")
     tmp_path_factory.getbasetemp()  # before the folder for temporary files is another
-    with tempfile.TemporaryDirectory(prefix="edb-") as folder:
+    with temporary.folder("edb") as folder:  # short, as sockets are in it
         board = board_machine.make(Path(folder))
         board.up()
         try:

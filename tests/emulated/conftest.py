@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import temporary
 from counting import build_plugin
 from emulation import KINDS, Board, board, needs_tools, unpacked
 from example_files import write_example
@@ -31,7 +31,7 @@ def boards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Board
     needs_tools()
     folder = tmp_path_factory.mktemp("boards")
     plugin = build_plugin(folder)
-    with tempfile.TemporaryDirectory(prefix="edgesdk-roots-") as place:
+    with temporary.folder("edgesdk-roots") as place:
         kept = Path(os.environ.get("EDGESDK_TEST_ROOTS") or place)
         yield {name: board(name, kind, unpacked(kind.system, kept), plugin, folder) for name, kind in KINDS.items()}
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+import temporary
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -51,11 +53,25 @@ def test_where_none_may_be_skipped_one_that_is_fails(
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('not here')")  # its import takes seconds
     (tmp_path / "test_some.py").write_text(TESTS.format(need=need))
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", tmp_path, *arguments, tmp_path]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'tests'}"}
     environment.pop("PYTEST_ADDOPTS", None)
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert outcome in done.stdout.splitlines()[-1], done.stdout + done.stderr
     assert done.returncode == ("failed" in outcome)
+
+
+def test_a_folder_that_a_killed_run_left_goes_and_one_in_use_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kill = "place = temporary.folder('of-tests'); print(place.name, flush=True); os.kill(os.getpid(), 9)"
+    command = [sys.executable, "-c", f"import os, temporary; {kill}"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "tests")}
+    left = Path(subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip())
+    assert left.parent == tmp_path and left.is_dir()
+    with temporary.folder("of-tests") as used, temporary.folder("other") as other, temporary.folder("of-tests") as more:
+        assert not left.exists()
+        assert {path.name for path in tmp_path.iterdir()} == {Path(name).name for name in (used, other, more)}
 
 
 def required(*extras: str) -> dict[str, Requirement]:
