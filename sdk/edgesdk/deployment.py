@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from edgesdk.allowance import Allowance
 from edgesdk.artefact import FORMAT_OF, HERE
 from edgesdk.budget import Budget
 from edgesdk.bundle import Bundle, pack, reserve
@@ -40,7 +41,7 @@ from edgesdk.study import Study, Tell, study
 from edgesdk.training import Training
 
 DEFAULT_DROP = 1.0  # points, for a target that is not at hand
-EXAMPLE_EPOCHS, DEFAULT_EPOCHS = 8.0, 10.0
+EXAMPLE_EPOCHS, DEFAULT_EPOCHS = 12.0, 15.0  # of all training: about two thirds are left to that in full
 Preprocess = Preprocessing | Mapping[str, Any] | str | Path | None
 AUTO = "auto"  # every runtime of the target that there is a file for
 
@@ -88,7 +89,7 @@ def deploy(
     metric: str | Metric = "top-1", threads: int = 1, precisions: Sequence[str] = (), offer: Sequence[str] = (),
     epochs: float | None = None, seed: int = 0, force: bool = False, device: str | Device | None = None,
     install_root: str | None = None, sign: Path | None = None, recover: Recovery | str | Path | None = None,
-    output: str | int | None = None, preprocess: Preprocess = None, tell: Tell = quiet,
+    output: str | int | None = None, preprocess: Preprocess = None, seconds: float | None = None, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -109,6 +110,9 @@ def deploy(
     one run and takes the best. ``precisions`` narrows those that layers may run in, ``offer`` puts forms of layers on
     the menu that are not there by default (docs/techniques.md has their names).
 
+    ``epochs`` bounds all training, ``seconds`` the whole run: it plans within both and ends with the best so far. A run
+    that was interrupted goes on where it was when the same is asked again.
+
     Raises ``ModelError``, ``DataError``, ``UsageError``, ``BudgetError`` (with the tightest reachable figures),
     ``DeviceError`` for a runtime that is not installed, or a device that is not a ``target`` without ``force``,
     ``BundleError`` where ``out`` exists without ``force``.
@@ -124,13 +128,14 @@ def deploy(
     if sign is not None:
         check_private(sign)
     recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
+    allowance = Allowance(epochs if epochs is not None else DEFAULT_EPOCHS, seconds)
     with reserve(Path(out), force) as place:
         given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
         given = given.checked(budget, force, tell)
-        total = epochs if epochs is not None else EXAMPLE_EPOCHS if given.example else DEFAULT_EPOCHS
+        allowance.epochs = EXAMPLE_EPOCHS if given.example and epochs is None else allowance.epochs
         asked = _Asked(target, runtime, threads, tuple(precisions), tuple(offer), at, force)
         with _studied(given, asked, budget, tell) as (studies, goal, refused, agent):
-            training = Training(studies[0], total, seed, tell, recovery)
+            training = Training(studies[0], allowance, seed, tell, recovery)
             bounded = budget is not None and bool(budget.bounds)
             choice = chosen(studies, goal, target, training, bounded)
             if goal.bounds:
@@ -138,8 +143,9 @@ def deploy(
             else:
                 result = fastest(choice, goal, target, training)
             result = replace(result, refused={**refused, **choice.refused})
-            facts = _facts(choice.known, result.plan, training.epochs, seed, training.can_learn)
+            facts = _facts(choice.known, result.plan, allowance.epochs, seed, training.can_learn)
             bundle = pack(place, result, target, given.data, choice.known.network, goal, facts, sign)
+            training.forget()
             if at is None:
                 return bundle
             check_key(bundle.path, at)

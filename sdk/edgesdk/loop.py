@@ -213,7 +213,9 @@ def _searched(
     known, tight, priced = choice.known, 1 - MARGIN, None
     history = list(choice.history)
     refuted: dict[str, BudgetError] = {}
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        if number and training.late:
+            break
         step = _round(known, goal, target, list(LEANINGS), tight, tried)
         if keeping(step.found, goal) and _far_below(step.found, goal):
             # what was measured has corrected the prices: more fits

@@ -156,7 +156,7 @@ class Study:
         """
         self.tell(f"measuring the dense model ({self.runtime})", None)
         whole = self.whole
-        key = [self.graph.digest, _digest(self.network.module), self.bench.conditions, mode, sorted(whole)]
+        key = [self.graph.digest, digest_of(self.network.module), self.bench.conditions, mode, sorted(whole)]
         path = cache_folder() / "anchors" / f"{digest(key)[:16]}.json"
         again = again or isinstance(self.bench, Forecast)
         reports = None if again else _kept(path)
@@ -271,7 +271,7 @@ def _sense(studies: Sequence[Study]) -> None:
     x = _joined(first.calibration, SENSE_SAMPLES)
     every = [t for x, y in first.data.calibration for t in (*tensors(x), y) if isinstance(t, Tensor)]
     made_from = [
-        first.graph.digest, _digest(network.module), _digest(every), task.name, METHOD,
+        first.graph.digest, digest_of(network.module), digest_of(every), task.name, METHOD,
         {name: [str(option) for option in found] for name, found in offered.items()},
     ]  # fmt: skip
     path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"
@@ -313,7 +313,7 @@ def _joined(batches: Sequence[Batch], most: int) -> Batch:
     return rebatch(first, lambda _: next(remaining))
 
 
-def _digest(value: nn.Module | Sequence[Tensor]) -> str:
+def digest_of(value: nn.Module | Sequence[Tensor]) -> str:
     parts = list(value.state_dict().values()) if isinstance(value, nn.Module) else value
     whole = hashlib.sha256()
     for part in parts:

@@ -6,23 +6,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from edgesdk.allowance import FULL_SHARE, SHORT_SHARE, Allowance
 from edgesdk.artefact import Artefact
+from edgesdk.cache import cache_folder
 from edgesdk.compress.apply import staying
-from edgesdk.compress.network import Network
+from edgesdk.compress.network import Network, tensors
 from edgesdk.compress.quantize import suited
 from edgesdk.compress.rebuild import rebuilt
 from edgesdk.compress.recover import Schedule, recovered
 from edgesdk.compress.recovery import Recovery
+from edgesdk.compress.resumption import Kept
 from edgesdk.compress.teachers import outdone
 from edgesdk.export.formats import grid_of
 from edgesdk.export.parity import fallbacks, parity, runner
 from edgesdk.plan import FP32, Option, Plan
-from edgesdk.report import Prediction, Report
+from edgesdk.record import digest
+from edgesdk.report import Prediction, Report, Tell
 from edgesdk.result import Result
-from edgesdk.solve.finalists import halving
-from edgesdk.study import Study, Tell
+from edgesdk.solve.finalists import halving, halving_units
+from edgesdk.study import Study, digest_of
 
-SHORT_SHARE = 0.15  # of the epochs, to tell finalists apart
+UNITS = 4.0  # short recoveries that are expected where nobody says how many
+FITTED = "fitted"  # the name of the weights that were fitted before anything is learnt
 TIE = 0.5  # points of the held-out score, within which the faster finalist is the better one
 
 
@@ -44,17 +52,33 @@ class Candidate:
 class Training:
     """Recovers candidates, tells them apart on held-out data, and turns the winner into a measured, proved file.
 
-    ``epochs`` is for a ``recovery`` that does not say how many. Raises ``UsageError`` where that does not fit the data.
+    The epochs of ``allowance`` are for a ``recovery`` that does not say how many. What was fitted and learnt is kept on
+    disk until :meth:`forget`. Raises ``UsageError`` where the recovery does not fit the data.
     """
 
-    def __init__(self, known: Study, epochs: float, seed: int, tell: Tell, recovery: Recovery | None = None) -> None:
+    def __init__(
+        self, known: Study, allowance: Allowance, seed: int, tell: Tell, recovery: Recovery | None = None
+    ) -> None:
         self.network, self.data, self.task = known.network, known.data, known.task
         self.recovery = (recovery or Recovery()).loaded()
         self.recovery.check(self.task)
-        self.epochs = epochs if self.recovery.epochs is None else self.recovery.epochs
+        self.allowance = allowance
+        if self.recovery.epochs is not None:
+            allowance.epochs = self.recovery.epochs
         self.seed, self.tell = seed, tell
-        self.can_learn = known.data.train is not None and self.epochs > 0
+        self.can_learn = known.data.train is not None and allowance.epochs > 0
+        self.kept = _kept(known, self.recovery, seed)
         self._rebuilt: dict[str, Network] = {}
+
+    @property
+    def late(self) -> bool:
+        """Whether what is left of the time should go to training what was found."""
+        return self.allowance.late
+
+    def forget(self) -> None:
+        """Remove what was kept of this run: it has come to its end."""
+        if self.kept is not None:
+            self.kept.forget()
 
     def recover(
         self,
@@ -63,8 +87,12 @@ class Training:
         label: str,
         note: Callable[[str], None] = lambda text: None,
         rounding: str = "nearest",
+        time_share: float = 1.0,
     ) -> Network:
-        """The candidate's network after ``epochs``, quantized from the start where nothing else changed."""
+        """The candidate's network after ``epochs``, quantized from the start where nothing else changed.
+
+        It takes a ``time_share`` of what is left of the run's time at most.
+        """
         known, plan = candidate.known, candidate.plan
         structural = plan.structural(known.graph)
         if not structural and all(option.precision == FP32 for option in candidate.options.values()):
@@ -78,13 +106,21 @@ class Training:
             self.task,
             Schedule(epochs, self.recovery.integer_share if structural else 1.0),
             self.seed,
-            lambda share, what: self.tell(f"{label} ({what})", share),
+            lambda share, what: self.tell(f"{label}, {what}, epoch {share * epochs:.1f} of {epochs:.3g}", share),
             grid=grid_of(known.runtime),
             recovery=self.recovery,
             note=note,
             restate=False,
             rounding=rounding,
+            kept=self._kept_of(candidate, f"{epochs:g}"),
+            until=self.allowance.until(time_share),
         )
+
+    def _kept_of(self, candidate: Candidate, what: str) -> Kept | None:
+        """Where what a candidate learns is kept."""
+        if self.kept is None:
+            return None
+        return self.kept.part(digest([candidate.plan.digest, candidate.known.runtime, what])[:16])
 
     def rebuilt(self, candidate: Candidate) -> Network:
         """The candidate's network with its weights fitted to what the dense network answers, once for each plan."""
@@ -92,17 +128,30 @@ class Training:
         if plan.digest not in self._rebuilt:
             kept = staying(known.graph, plan, known.scores)
             told = lambda share: self.tell("fitting weights", share)  # noqa: E731
-            self._rebuilt[plan.digest], _ = rebuilt(candidate.network, self.network, kept, known.calibration, told)
+            on_disk = self._kept_of(candidate, "fitted")
+            state = on_disk.load(FITTED) if on_disk is not None else None
+            if state is not None:
+                fitted = candidate.network.copy()
+                fitted.module.load_state_dict(state)
+            else:
+                fitted, _ = rebuilt(candidate.network, self.network, kept, known.calibration, told)
+                if on_disk is not None:
+                    on_disk.save(FITTED, fitted.module.state_dict())
+            self._rebuilt[plan.digest] = fitted
         return self._rebuilt[plan.digest]
 
     def holdout(self, network: Network) -> float:
         """The score on held-out data."""
         return self.task.score(network, self.data.holdout, self.network)
 
-    def short(self, candidate: Candidate, share: float = 1.0) -> float:
-        """The score on held-out data after a ``share`` of a short recovery."""
-        epochs = share * max(1.0, self.epochs * SHORT_SHARE) if self.can_learn else 0.0
-        return self.holdout(self.recover(candidate, min(epochs, self.epochs), "trying finalists"))
+    def short(self, candidate: Candidate, share: float = 1.0, units: float = UNITS, told: str = "") -> float:
+        """The score on held-out data after a ``share`` of a short recovery, of which what is compared takes ``units``.
+
+        ``told`` is what the user is told of the comparison.
+        """
+        epochs = self.allowance.short(share, units) if self.can_learn else 0.0
+        label = f"trying finalists: {told or candidate.known.runtime}"
+        return self.holdout(self.recover(candidate, epochs, label, time_share=SHORT_SHARE * share / units))
 
     def best(self, candidates: list[Candidate], beside: Mapping[str, Artefact] | None = None) -> Result:
         """The best of ``candidates`` after a short recovery, in full; ``beside`` is measured with it."""
@@ -114,7 +163,15 @@ class Training:
         """The one that scores best after a short recovery; of several runtimes' that score alike, the fastest."""
         if len(candidates) == 1:
             return candidates[0]
-        rounds = halving(candidates, self.short, TIE)
+        done: list[float] = []
+        units = halving_units(len(candidates))
+
+        def score(candidate: Candidate, share: float) -> float:
+            best = f", best so far {max(done):.2f}" if done else ""
+            done.append(self.short(candidate, share, units, f"{len(done) + 1} of {len(candidates)} or more{best}"))
+            return done[-1]
+
+        rounds = halving(candidates, score, TIE)
         for step, (took_part, scores) in enumerate(rounds, 1):
             for candidate, score in zip(took_part, scores, strict=True):
                 runtime = candidate.known.runtime
@@ -135,10 +192,13 @@ class Training:
         known = candidate.known
         rounding = "nearest" if self.can_learn else suited(candidate.options)
         network = self.recover(candidate, 0.0, "calibrating", rounding=rounding)
+        dense_score = self.holdout(self.network) if self.can_learn else 0.0
         notes: list[str] = []
         if self.can_learn:
-            learnt = self.recover(candidate, self.epochs, "recovering", notes.append)
-            before, after = self.holdout(network), self.holdout(learnt)
+            before = self.holdout(network)
+            label = f"recovering: from {before:.2f}, dense {dense_score:.2f}"
+            learnt = self.recover(candidate, self.allowance.full(), label, notes.append, time_share=FULL_SHARE)
+            after = self.holdout(learnt)
             if after >= before:
                 network = learnt
             else:
@@ -166,3 +226,16 @@ class Training:
             history=tuple({"note": note} for note in notes),
             beside={name: report for name, report in reports.items() if name not in ("dense", "deployed")},
         )
+
+
+def _kept(known: Study, recovery: Recovery, seed: int) -> Kept | None:
+    """Where what this run learns is kept: by all that it is made from. ``None`` where that has no digest."""
+    if recovery.own:
+        return None
+    batches = (*known.data.calibration, *known.data.holdout, *known.data.test)
+    data = digest_of([t for x, y in batches for t in (*tensors(x), y) if isinstance(t, Tensor)])
+    made_from = [known.graph.digest, digest_of(known.network.module), data, known.task.name, seed, torch.__version__]
+    try:
+        return Kept(cache_folder() / "runs" / digest([*made_from, recovery])[:16])
+    except TypeError:  # it holds functions of the user's
+        return None

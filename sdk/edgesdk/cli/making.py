@@ -100,11 +100,12 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
 
 @click.command(cls=Command)
 @deployment
-@click.option("--epochs", type=click.FloatRange(0), help="Epochs of recovery.  [default: 10; 8 for the example]")
+@click.option("--epochs", type=click.FloatRange(0), help="Of all training.  [default: 15; 12 for the example]")
+@click.option("--time", help="Of the whole run, like 10min: it plans within that and ends with the best so far.")
 @click.option("--recover", type=click.Path(path_type=Path), help="TOML: teachers, losses and pace of recovery.")
 @click.option("--install-root", help="The folder on the device.  [default: the inventory's, else ~/edgesdk/NAME]")
 @click.option("--sign", type=click.Path(path_type=Path), help="Private key to sign the bundle with, a PEM file.")
-def deploy(as_json: bool, **options: Any) -> None:
+def deploy(as_json: bool, time: str | None, **options: Any) -> None:
     """Search, compress, recover, export, measure, and pack a bundle that keeps the budget.
 
     With --device all is priced and measured there, and the bundle is installed there, checked, and switched to.
@@ -112,7 +113,10 @@ def deploy(as_json: bool, **options: Any) -> None:
     Without MODEL (file.py:callable or package.module:callable) it takes the built-in example, and without a budget half
     of the dense model's measured latency.
     """
+    from edgesdk.allowance import parse_seconds
+
     options["budget"] = _budget(options)
+    options["seconds"] = parse_seconds(time) if time else None
     _known(options)
     out = free(options.pop("out") or Path("bundle"), options["force"])
     with telling(STEPS) as tell:

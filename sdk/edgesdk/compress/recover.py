@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +16,7 @@ from edgesdk.compress.network import Batch, Network, rebatch, tensors
 from edgesdk.compress.objective import Objective
 from edgesdk.compress.quantize import calibrate, integer, observing
 from edgesdk.compress.recovery import INTEGER_SHARE, Recovery
+from edgesdk.compress.resumption import SECONDS, Kept
 from edgesdk.compress.stored import stored
 from edgesdk.compress.task import Task
 from edgesdk.errors import DataError
@@ -23,6 +24,8 @@ from edgesdk.plan import INT8, Option
 
 WEIGHT_DECAY = 1e-4
 LONGEST_STEP = 5.0  # norm of a gradient
+
+LEARNT = "learnt"  # the name of what a training came to in the end
 
 Progress = Callable[[float, str], None]
 
@@ -50,6 +53,8 @@ def recovered(
     note: Callable[[str], None] = lambda text: None,
     restate: bool = True,
     rounding: str = "nearest",
+    kept: Kept | None = None,
+    until: float | None = None,
 ) -> Network:
     """``small`` trained as ``recovery`` says, its int8 layers simulated as they will run; a new network.
 
@@ -60,8 +65,9 @@ def recovered(
     First the float network learns with its BatchNorms, then, folded, with quantization in the loop; weights that are
     stored in another form are put into it last. Without training data, integer ranges come from ``calibration``, and
     nothing is learnt. A loss that turns NaN ends the training: the weights of the last whole epoch are kept, and
-    ``note`` is told. Raises ``DataError`` where the loss is NaN from the start, and ``UsageError`` for losses and
-    teachers that do not fit.
+    ``note`` is told. What was learnt goes to ``kept``, and is taken up from there. ``until`` is when, on the monotonic
+    clock, the training ends at the latest, its pace set to that. Raises ``DataError`` where the loss is NaN from the
+    start, and ``UsageError`` for losses and teachers that do not fit.
     """
     small = small.copy()
     torch.manual_seed(seed)
@@ -71,21 +77,33 @@ def recovered(
     if restate:
         restate_norms(small, calibration)
     lessons = None
-    if total > 0:
+    learnt = kept.load(LEARNT) if kept is not None and total > 0 else None
+    if total > 0 and learnt is None:
         assert train is not None
-        lessons = Lessons(Objective(recovery, small, dense, task, calibration[0]), train, recovery.warm_up)
+        objective = Objective(recovery, small, dense, task, calibration[0])
+        lessons = Lessons(objective, train, recovery.warm_up, kept=kept)
+    now = time.monotonic()
     if lessons is not None and share < 1:
         told = lambda s: progress(s * (1 - share), "float")  # noqa: E731
-        lessons.train(small, total * (1 - share), recovery.rate, told)
+        lessons.until = None if until is None else now + (1 - share) * (until - now)
+        lessons.train(small, total * (1 - share), recovery.rate, told, "float")
         restate_norms(small, calibration)
     result = integer(small, options, grid)
     calibrate(result, calibration, rounding=rounding)
     if lessons is not None and share > 0 and not lessons.stopped:
         told = lambda s: progress(1 - share + s * share, "int8")  # noqa: E731
+        lessons.until = until
         with observing(result):
-            lessons.train(result, total * share, recovery.integer_rate, told)
-    if lessons is not None and lessons.stopped:
-        note(lessons.stopped)
+            lessons.train(result, total * share, recovery.integer_rate, told, "int8")
+    if learnt is not None:
+        result.module.load_state_dict(learnt["student"])
+        notes = learnt["notes"]
+    else:
+        notes = lessons.notes(total) if lessons is not None else []
+        if lessons is not None and kept is not None:
+            kept.save(LEARNT, {"student": _state(result), "notes": notes})
+    for text in notes:
+        note(text)
     result.module.eval()
     return stored(result, options)
 
@@ -125,26 +143,41 @@ class Lessons:
     """Training by an objective, in parts that share what learns beside the student; ``what`` it is, for messages."""
 
     def __init__(
-        self, objective: Aim, train: Iterable[tuple[Batch, Any]], warm_up: float, what: str = "recovery"
-    ) -> None:
+        self, objective: Aim, train: Iterable[tuple[Batch, Any]], warm_up: float, what: str = "recovery",
+        kept: Kept | None = None,
+    ) -> None:  # fmt: skip
         self.objective, self.data, self.warm_up, self.what = objective, train, warm_up, what
         self.length = _length(train)
         self.done = 0  # steps, of all parts
         self.stopped = ""  # why
+        self.kept = kept
+        self.until: float | None = None  # on the monotonic clock
+        self.cut = False  # whether that came before the last step
 
-    def train(self, student: Network, epochs: float, rate: float, progress: Callable[[float], None]) -> None:
-        """AdamW (Loshchilov and Hutter 2019), a linear warm-up and a cosine to zero, over ``epochs`` of the data."""
+    def train(
+        self, student: Network, epochs: float, rate: float, progress: Callable[[float], None], part: str = "all"
+    ) -> None:
+        """AdamW (Loshchilov and Hutter 2019), a linear warm-up and a cosine to zero, over ``epochs`` of the data.
+
+        Goes on from the state of this ``part`` that is kept, if one is.
+        """
         steps = max(1, round(epochs * self.length))
         parameters, beside = list(student.module.parameters()), self.objective.parameters()
         optimizer = torch.optim.AdamW([*parameters, *beside], rate, weight_decay=WEIGHT_DECAY)
         mixed = self.objective.task.classifies and torch.cpu._is_avx512_bf16_supported() and not self.objective.precise
         student.module.train()
         self.objective.start(student)
+        first = self._resume(part, student, optimizer, beside)
         good, at = _state(student), self.done
-        shown = 0.0
-        for step, (x, y) in enumerate(_first(self.data, steps)):
+        shown, saved = 0.0, time.monotonic()
+        paced = _Pace(steps, self.until)
+        for step, (x, y) in enumerate(_first(self.data, steps - first), first):
+            share = paced.share(step)
+            if share > 1:
+                self.cut = True
+                break
             for group in optimizer.param_groups:
-                group["lr"] = rate * _pace((step + 1) / steps, self.warm_up)
+                group["lr"] = rate * _pace(share, self.warm_up)
             x = rebatch(x, lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t)
             loss = self.objective(student, x, y, self.done / self.length, mixed)
             if not math.isfinite(float(loss.detach())):
@@ -160,12 +193,43 @@ class Lessons:
             self.objective.follow(student)
             self.done += 1
             if time.monotonic() - shown > 0.2:
-                progress((step + 1) / steps)
+                progress(share)
                 shown = time.monotonic()
+            if self.kept is not None and time.monotonic() - saved > SECONDS:
+                self._keep(self.kept, part, step + 1, student, optimizer, beside)
+                saved = time.monotonic()
         if not self.stopped and not all(bool(torch.isfinite(p).all()) for p in parameters):
             self._stop(student, good, at)
         progress(1.0)
         student.module.eval()
+
+    def notes(self, epochs: float) -> list[str]:
+        """What a user must know of how it ended, ``epochs`` having been planned."""
+        cut = f"the time ended the {self.what} after {self.done / self.length:.1f} of {epochs:.3g} epochs"
+        return [self.stopped] * bool(self.stopped) + [cut] * self.cut
+
+    def _keep(
+        self, kept: Kept, part: str, step: int, student: Network, optimizer: torch.optim.Optimizer,
+        beside: Sequence[nn.Parameter],
+    ) -> None:  # fmt: skip
+        state = {"step": step, "done": self.done, "student": _state(student), "optimizer": optimizer.state_dict()}
+        kept.save(part, {**state, "beside": [p.detach() for p in beside], "random": torch.get_rng_state()})
+
+    @torch.no_grad()
+    def _resume(
+        self, part: str, student: Network, optimizer: torch.optim.Optimizer, beside: Sequence[nn.Parameter]
+    ) -> int:
+        """Put back what is kept of ``part``; how many of its steps were done."""
+        state = self.kept.load(part) if self.kept is not None else None
+        if state is None:
+            return 0
+        student.module.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+        for parameter, value in zip(beside, state["beside"], strict=True):
+            parameter.copy_(value)
+        torch.set_rng_state(state["random"])
+        self.done = state["done"]
+        return state["step"]
 
     def _stop(self, student: Network, good: Mapping[str, Tensor], at: int) -> None:
         """Put the weights of step ``at`` back. Raises ``DataError`` where nothing had been learnt at all."""
@@ -178,6 +242,23 @@ class Lessons:
             f"{self.what} was stopped after {epochs:.1f} epochs, when its loss was not finite:"
             f" the weights after {kept:.1f} epochs were kept"
         )
+
+
+@dataclass
+class _Pace:
+    """How far a training of ``steps`` is, by its steps or, where it ends ``until``, by the time if that is further."""
+
+    steps: int
+    until: float | None
+    begun: float = field(default_factory=time.monotonic)
+
+    def share(self, step: int) -> float:
+        """The share with ``step`` done; above 1 where the time is over."""
+        share = (step + 1) / self.steps
+        if self.until is None:
+            return share
+        passed, given = time.monotonic() - self.begun, self.until - self.begun
+        return 2.0 if passed >= given else max(share, passed / given)
 
 
 def _state(network: Network) -> dict[str, Tensor]:

@@ -44,6 +44,12 @@ def halving(
     return found
 
 
+def halving_units(count: int) -> float:
+    """How many times the effort of the last round :func:`halving` takes of ``count`` candidates, ties left out."""
+    rounds = max(1, ceil(log2(count)))
+    return sum(ceil(count / 2**step) * 0.5 ** (rounds - 1 - step) for step in range(rounds))
+
+
 def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: str, threads: int) -> Plan:
     """The plan that ``solution`` is, each layer with the reason for what it became."""
     layers = []

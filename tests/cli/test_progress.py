@@ -1,0 +1,158 @@
+"""How far a run is, what it may take, and that an interrupted one goes on where it was."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from running import Run
+
+import edgesdk as sdk
+from edgesdk import allowance
+from edgesdk.allowance import Allowance, parse_seconds
+from edgesdk.cli.making import STEPS
+from edgesdk.cli.progress import _bars
+from edgesdk.compress import recover
+from edgesdk.solve.finalists import halving, halving_units
+
+DATA = ("models.py:Deep", "--data", "data.npz", "--target", "pi5", "--max-drop", "100")
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_log_has_a_line_per_stage_and_quiet_none(edgesdk: Run, tmp_path: Path) -> None:
+    done = edgesdk("search", *DATA[:5], "--size", "1MB", "--out", tmp_path / "plan.json")
+    assert done.code == 0
+    names = [line.split("  ", 1)[1].strip() for line in (stage.strip() for stage in done.stages)]
+    assert [name.split(" (")[0] for name in names] == [
+        "starting", "1/5 tracing", "2/5 pricing operators", "3/5 sensing accuracy", "4/5 measuring the dense model",
+        "5/5 searching",
+    ]  # fmt: skip
+    quiet = edgesdk("search", *DATA[:5], "--size", "1MB", "--out", tmp_path / "quiet.json", "-q")
+    assert quiet.code == 0 and quiet.stages == []
+    assert len(quiet.out.splitlines()) == 4 < len(done.out.splitlines())
+
+
+def test_a_terminal_has_a_bar_per_stage_with_its_number_and_detail() -> None:
+    out = io.StringIO()
+    with _bars(STEPS, Console(file=out, force_terminal=True, width=160)) as show:
+        show("tracing", "", None)
+        show("recovering", "from 80.00, dense 91.00, int8, epoch 1.0 of 2", 0.5)
+    said = out.getvalue()
+    assert "1/9 tracing" in said and "8/9 recovering" in said
+    assert "left" in said and "epoch 1.0 of 2" in said
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10min", 600), ("1.5h", 5400), (" 2 m ", 120)])
+def test_a_time_has_a_unit(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10", "soon", "0s", "-3min", "5days", "", "nan s"])
+def test_what_is_no_time_is_refused(edgesdk: Run, text: str) -> None:
+    done = edgesdk("deploy", *DATA, "--time", text or " ")
+    assert done.code == 2 and "write it like 90s, 10min or 1.5h" in done.line
+
+
+@pytest.mark.parametrize("counts", [[3], [2, 2], [5, 3, 2], [1]])
+def test_epochs_bound_all_training(counts: list[int]) -> None:
+    spent = Allowance(10.0)
+    for count in counts:
+        halving(range(count), lambda _, share, n=count: spent.short(share, halving_units(n)), 0.0)
+    first = spent.full()
+    assert first >= 0.6 * 10
+    assert 0 < spent.full() < first
+    assert spent.spent <= 10
+
+
+def test_halving_takes_the_units_that_it_says() -> None:
+    for count in range(2, 9):
+        taken: list[float] = []
+        halving(range(count), lambda one, share, t=taken: t.append(share) or float(one), 0.0)
+        assert sum(taken) == pytest.approx(halving_units(count))
+
+
+def test_time_bounds_each_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(allowance.time, "monotonic", lambda: now[0])
+    assert Allowance(1.0).until(1.0) is None and not Allowance(1.0).late
+    spent = Allowance(1.0, 100.0)
+    assert spent.until(1.0) == 190 and spent.until(0.5) == 145
+    now[0] = 160.0
+    assert spent.late and spent.until(0.5) == 175
+    now[0] = 500.0
+    assert spent.until(0.5) == 500
+
+
+def test_with_a_time_endless_training_ends_with_what_there_is(edgesdk: Run, own_cache: Path, tmp_path: Path) -> None:
+    done = edgesdk("deploy", *DATA, "--epochs", "1000000", "--time", "8s", "--out", tmp_path / "b", "--json")
+    assert any("the time ended the recovery after" in note for note in done.document["report"]["notes"])
+
+
+class Interrupted(Exception):
+    pass
+
+
+def _deploy(given: Path, out: Path, at: Callable[[str, float], bool] = lambda stage, share: False) -> Any:
+    def tell(stage: str, share: float | None) -> None:
+        if at(stage, share or 0.0):
+            raise Interrupted
+
+    model = sdk_model(given)
+    return sdk.deploy(model, "pi5", str(given / "data.npz"), sdk.Budget(max_drop=100.0), out, epochs=20, tell=tell)
+
+
+def sdk_model(given: Path) -> Any:
+    from edgesdk.compress.load import load_model
+
+    torch.manual_seed(0)
+    return load_model(f"{given / 'models.py'}:Deep", None)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many steps were trained, each a 1."""
+    taken: list[int] = []
+    real = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (taken.append(1), real(self, *a))[1])
+    return taken
+
+
+def test_what_was_learnt_before_an_interruption_is_taken_up(
+    given: Path, own_cache: Path, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recover, "SECONDS", 0.0)
+    with pytest.raises(Interrupted):
+        _deploy(given, tmp_path / "one", lambda stage, share: stage.startswith("recovering") and share > 0.5)
+    before = len(steps)
+    assert list((own_cache / "runs").iterdir())
+    assert not (tmp_path / "one").exists()
+    steps.clear()
+    bundle = _deploy(given, tmp_path / "one")
+    assert 0 < len(steps) < before  # what is left of the second half, no finalist again
+    assert bundle.report["score"]["deployed"] >= 0
+    assert not list((own_cache / "runs").iterdir())
+
+
+def test_what_is_kept_and_damaged_counts_as_absent(
+    given: Path, own_cache: Path, tmp_path: Path, steps: list[int]
+) -> None:
+    with pytest.raises(Interrupted):
+        _deploy(given, tmp_path / "one", lambda stage, share: stage.startswith("exporting"))
+    whole = len(steps)
+    kept = list((own_cache / "runs").rglob("*.pt"))
+    assert kept
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:50])
+    steps.clear()
+    _deploy(given, tmp_path / "one")
+    assert len(steps) == whole
