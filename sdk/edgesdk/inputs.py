@@ -15,7 +15,7 @@ from edgesdk.budget import Budget
 from edgesdk.compress.data import Data, check, load_data
 from edgesdk.compress.judging import settled
 from edgesdk.compress.load import load_weighted
-from edgesdk.compress.metrics import TOP_1, Metric, read_metric
+from edgesdk.compress.metrics import TOP_1, Metric, is_named, read_metric
 from edgesdk.compress.network import Batch, tensors
 from edgesdk.compress.preprocessing import Preprocessing, read_preprocessing
 from edgesdk.compress.sanity import causes, judged_dense
@@ -97,7 +97,7 @@ def read_inputs(
         notes: tuple[str, ...] = ()
     else:
         loaded, notes = load_weighted(model, weights, force)
-        found = load_data(data, seed=seed, classifies=metric == TOP_1, preprocess=wanted)
+        found = load_data(data, seed=seed, classifies=is_named(metric, TOP_1), preprocess=wanted)
     found, task = settled(loaded, found, metric, output)
     trained = weights is not None or not isinstance(model, str)
     return Inputs(loaded, found, task, model is None, trained, notes)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgesdk.compress.network import Batch, rebatch, tensors
 from edgesdk.compress.sources import Samples, check_part, dtype_name
-from edgesdk.compress.targets import IGNORED, check_range, likeliest
+from edgesdk.compress.targets import IGNORED, check_range, is_soft, likeliest
 from edgesdk.compress.wording import said
 from edgesdk.errors import DataError
 
@@ -129,8 +129,8 @@ def checked_labels(y: Any, what: str) -> Tensor:
 
 
 def classes_of(y: Tensor) -> Tensor:
-    """The class of each label, as class numbers."""
-    return y.argmax(1) if y.is_floating_point() else y
+    """The class of each label, as class numbers; of one-hot and soft labels the likeliest."""
+    return y.argmax(1) if y.is_floating_point() or y.dim() == 2 and is_soft(y) else y
 
 
 def check_classes(labels: Sequence[Tensor]) -> None:

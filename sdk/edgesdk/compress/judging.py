@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from edgesdk.compress.batches import Relabelled
 from edgesdk.compress.data import Data, run_two
-from edgesdk.compress.metrics import MSE, MULTI_LABEL, TOP_1, Deferred, has_state, is_torchmetric
+from edgesdk.compress.metrics import MSE, TOP_1, Deferred, has_state, is_named, is_torchmetric
 from edgesdk.compress.network import rebatch
 from edgesdk.compress.targets import class_axis, class_numbers, several, values
 from edgesdk.compress.task import Task
@@ -79,7 +79,7 @@ def _guessed(outputs: Mapping[str, Tensor], metric: Any, labelled: bool, y: Any)
     own = not isinstance(metric, (str, Deferred)) and not is_torchmetric(metric)
     if len(outputs) == 1:
         return None if own and has_state(metric) else 0
-    if own or metric == MSE and not labelled:
+    if own or is_named(metric, MSE) and not labelled:
         return None
     fitting = [name for name, value in outputs.items() if value.is_floating_point() and _fits(value, metric, y)]
     there = listed(f"{name} {_shape(value)}" for name, value in outputs.items())
@@ -97,11 +97,11 @@ def _fits(value: Tensor, metric: Any, y: Any) -> bool:
     if y is None or not isinstance(y, Tensor):
         return value.dim() == 2 and value.shape[1] > 1
     try:
-        if metric == TOP_1:
+        if is_named(metric, TOP_1):
             labels = class_numbers(value, y)
             axis = class_axis(value, labels)
             return axis is not None and int(labels.max()) < value.shape[axis] and value.shape[axis] > 1
-        if metric in (MSE, MULTI_LABEL):
+        if isinstance(metric, str):
             (values if metric == MSE else several)(value, y)
     except EdgeSdkError:
         return False

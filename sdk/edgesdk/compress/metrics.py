@@ -116,6 +116,11 @@ class MeanOfBatches:
 METRICS: dict[str, Callable[[], Any]] = {TOP_1: TopOne, MSE: NegatedError, MULTI_LABEL: MultiLabel}
 
 
+def is_named(metric: Any, name: str) -> bool:
+    """Whether ``metric`` is the one of edgesdk's own that is called so; objects may answer ``==`` with an object."""
+    return isinstance(metric, str) and metric == name
+
+
 def are_probabilities(outputs: Tensor) -> bool:
     """Whether all of ``outputs`` are from 0 to 1, as those of a sigmoid or softmax are."""
     return bool((outputs >= 0).all()) and bool((outputs <= 1).all())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgesdk.compress.batches import classes_of
 from edgesdk.compress.data import Batches, Data
-from edgesdk.compress.metrics import MSE, MULTI_LABEL, are_probabilities
+from edgesdk.compress.metrics import MSE, MULTI_LABEL, are_probabilities, is_named
 from edgesdk.compress.network import Batch, tensors
 from edgesdk.compress.preprocessing import Preprocessing
 from edgesdk.compress.targets import IGNORED, class_axis, class_numbers
@@ -136,11 +136,11 @@ def _skill(task: Task, judged: Sequence[Tensor], targets: Sequence[Any]) -> _Ski
     """``None`` for a metric of which it is not known what knowing nothing gains."""
     if task.classifies:
         gain, room, constant = _of_classes(judged, targets)
-    elif task.metric == MSE:
+    elif is_named(task.metric, MSE):
         answered, wanted = (torch.cat([v.double().reshape(len(v), -1) for v in side]) for side in (judged, targets))
         room, constant = (wanted - wanted.mean(0)).square().mean(1), False
         gain = room - (wanted - answered).square().mean(1)
-    elif task.metric == MULTI_LABEL:
+    elif is_named(task.metric, MULTI_LABEL):
         limit = 0.5 if all(are_probabilities(value) for value in judged) else 0.0
         answered = torch.cat([value.flatten(1) > limit for value in judged]).double()
         wanted = torch.cat([y.flatten(1) for y in targets]).double()
@@ -262,7 +262,7 @@ def _better_order(
 
 
 def _chance(task: Task) -> str:
-    if task.metric == MSE:
+    if is_named(task.metric, MSE):
         return "answering the mean of the targets"
     return "answers that know nothing of the sample"
 

@@ -37,7 +37,7 @@ def class_numbers(logits: Tensor, y: Any) -> Tensor:
             f"the labels are {kind} of shape {_shown(y)} for outputs of shape {_shown(logits)}",
             "give whole class numbers from 0, soft labels of the outputs' shape, or another --metric",
         )
-    squeezed = y.squeeze(1) if y.dim() == logits.dim() and y.shape[1] == 1 else y
+    squeezed = y.squeeze(1) if 1 < y.dim() == logits.dim() and y.shape[1] == 1 else y
     if logits.dim() < 2 or class_axis(logits, squeezed) is None:
         fact = f"labels of shape {_shown(y)} do not fit outputs of shape {_shown(logits)}"
         raise DataError(fact, "give a class number for each answer of the model, or another --metric")

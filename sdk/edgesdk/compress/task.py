@@ -18,6 +18,7 @@ from edgesdk.compress.metrics import (
     MeanOfBatches,
     Metric,
     are_probabilities,
+    is_named,
     loss_rows,
     result,
     started,
@@ -64,7 +65,7 @@ class Task:
 
     @property
     def classifies(self) -> bool:
-        return self.metric == TOP_1
+        return is_named(self.metric, TOP_1)
 
     @property
     def has_loss(self) -> bool:
@@ -124,7 +125,7 @@ class Task:
         answer = self.judged(outputs).float()
         if self.classifies:
             return answer.argmax(self.axis)
-        return answer > (0.5 if are_probabilities(answer) else 0.0) if self.metric == MULTI_LABEL else answer
+        return answer > (0.5 if are_probabilities(answer) else 0.0) if is_named(self.metric, MULTI_LABEL) else answer
 
     def supervised(self, outputs: list[Tensor], y: Any) -> Tensor:
         """The loss against labels, or against the model's own decisions where there are none (a scalar)."""
@@ -134,9 +135,9 @@ class Task:
                 return F.cross_entropy(*loss_rows(answer, y))
             logits = rows(answer, self.axis)
             return F.cross_entropy(logits, logits.detach().argmax(-1))
-        if self.metric == MSE and self.labelled:
+        if is_named(self.metric, MSE) and self.labelled:
             return F.mse_loss(answer, values(answer, y).to(answer.dtype))
-        if self.metric == MULTI_LABEL and self.labelled:
+        if is_named(self.metric, MULTI_LABEL) and self.labelled:
             wanted = several(answer, y).to(answer.dtype)
             known = are_probabilities(answer)
             return (F.binary_cross_entropy if known else F.binary_cross_entropy_with_logits)(answer, wanted)
