@@ -207,6 +207,8 @@ def _parts(source: Any, batch_size: int, seed: int) -> tuple[Any, list[str]]:
             for name, part in parts.items()
         }
         return SimpleNamespace(**made), []
+    if not len(source):
+        raise DataError("the data set is empty", "give at least a few samples")
     held = min(HOLDOUT_MOST, HOLDOUT_SHARE * len(source)) + CALIBRATION
     shares = [min(0.5, held / len(source))] + ([] if judging is not None else [TEST_SHARE])
     calibration, *rest = split(source, shares, seed)

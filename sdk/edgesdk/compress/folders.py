@@ -117,7 +117,7 @@ def _splits(path: Path, count: _Count) -> dict[str, Path]:
         held = ", ".join(folder.name for folder in inner)
         raise DataError(f"{path} has the splits {held} and no train", "give the folder of a split, or add train")
     _beside(path, count)
-    return found
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
 
 
 def _beside(folder: Path, count: _Count) -> None:
