@@ -65,8 +65,9 @@ def estimate(
 ) -> Estimate:  # fmt: skip
     """The latency (ms), memory and size (bytes) that ``model`` is predicted to have on ``target``.
 
-    ``model`` is a module, the path of an ONNX file, or a graph that :func:`prepare` made; ``example`` a batch, or the
-    shape of the single input without the batch, which an ONNX file needs only where its own is free. Without
+    ``model`` is a module, the path of an ONNX file, or a graph that :func:`prepare` made; ``example`` a batch, the
+    shape of the single input without the batch, or an :class:`edgesdk.graph.Tensor` for each input, which an ONNX file
+    needs only where its own is free. Without
     ``precision`` a file is taken as it is and a module in fp32, or in fp16 where the runtime has nothing else. Raises
     ``UsageError`` for an unknown target, a pair of runtime and precision without any ground, or a shape that does not
     fit; ``ModelError`` for a model that cannot be read.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from given import MODELS
@@ -24,6 +25,24 @@ from edgesdk.price.profile import STANDINGS
 FIELDS = set(Estimate.__dataclass_fields__)
 Run = Callable[..., str]
 PI = ("--target", "raspberry-pi")
+
+
+SEVERAL = """
+import torch
+from torch import nn
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(50, 8), nn.Linear(8, 4)
+    def forward(self, ids, mask):
+        return self.head((self.table(ids) * mask.unsqueeze(-1)).mean(1))
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 4), nn.Linear(3, 4)
+    def forward(self, left, right):
+        return self.a(left) + self.b(right)
+"""
 
 
 class Small(nn.Module):
@@ -51,12 +70,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with models in it; no test writes into it."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "models.py").write_text(MODELS)
+    (folder / "several.py").write_text(SEVERAL)
     written(folder / "model.onnx", (3, 32, 32))
     axes = {"x": {0: "batch", 2: "height", 3: "width"}}
     written(folder / "free.onnx", (3, 32, 32), input_names=["x"], dynamic_axes=axes)
     written(folder / "two.onnx", (3, 32, 32), (3, 32, 32), input_names=["x", "y"], dynamic_axes={
         name: {0: "batch", 2: "height", 3: "width"} for name in "xy"
     })  # fmt: skip
+    unnamed = onnx.load(folder / "free.onnx")
+    for axis in unnamed.graph.input[0].type.tensor_type.shape.dim:
+        axis.dim_param = axis.dim_param and "?"
+    onnx.save(unnamed, folder / "unnamed.onnx")
     (folder / "broken.onnx").write_bytes(b"not a model")
     (folder / "empty.onnx").write_bytes(b"")
     (folder / "cut.onnx").write_bytes((folder / "model.onnx").read_bytes()[:300])
@@ -246,6 +270,37 @@ def test_a_model_that_is_none_or_does_not_take_the_shape_is_refused(fails: Run, 
         assert "takes (3, height, width)" in fails(2, "estimate", model, *PI, *shape)
     else:
         assert says in fails(3, "estimate", model, *PI, *shape)
+
+
+@pytest.mark.parametrize(
+    ("model", "shapes"),
+    [
+        ("several.py:Tokens", ("12:int64", "12")), ("several.py:Tokens", ("mask=12", "ids=12:int32")),
+        ("several.py:Pair", ("6", "3")), ("several.py:Pair", ("right=3", "left=6")),
+        ("two.onnx", ("x=3x32x32", "y=3x32x32")), ("two.onnx", ("3x32x32", "3x32x32")), ("two.onnx", ("x=3x32x32",)),
+        ("unnamed.onnx", ("3x24x32",)),
+    ],
+)  # fmt: skip
+def test_several_inputs_and_token_ids_are_given_a_shape_and_a_type_each(
+    ran: Run, model: str, shapes: tuple[str, ...]
+) -> None:
+    options = [part for shape in shapes for part in ("--shape", shape)]
+    assert json.loads(ran("estimate", model, *options, *PI, "--json"))["latency_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "shapes", "says"),
+    [
+        ("several.py:Pair", ("6:words", "3"), "no type 'words' of an input"),
+        ("several.py:Pair", ("left=6", "3"), "name all, or none"),
+        ("two.onnx", ("z=3x32x32",), "has no input z"),
+        ("two.onnx", ("3x32x32",) * 3, "give 2 shapes, not 3"),
+        ("two.onnx", ("x=3x32x32:int64",), "which an ONNX file says itself"),
+    ],
+)
+def test_shapes_of_inputs_that_there_are_not(fails: Run, model: str, shapes: tuple[str, ...], says: str) -> None:
+    options = [part for shape in shapes for part in ("--shape", shape)]
+    assert says in fails(2, "estimate", model, *options, *PI)
 
 
 def test_a_shape_that_no_memory_holds_is_refused(fails: Run) -> None:

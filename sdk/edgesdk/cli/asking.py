@@ -65,13 +65,17 @@ def verify(path: Path, key: Path | None, as_json: bool) -> None:
 @click.command(cls=Command)
 @click.argument("model")
 @click.option("--target", required=True, help="The device: see `edgesdk targets`.")
-@click.option("--shape", help="The input's without the batch, like 3x224x224.")
+@click.option(
+    "--shape", "shapes", multiple=True,
+    help="Of an input without the batch, like 3x224x224; of several each, in order or by name, with a type where it is"
+    " no float: --shape ids=128:int64 --shape mask=128.",
+)
 @click.option("--runtime", help="Without it, the first of the target's that has prices.")
 @click.option("--precision", help="fp32, fp16 or int8, of every layer. Without it, an ONNX file as it is.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--per-layer", is_flag=True, help="What each layer takes of it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def estimate(model: str, shape: str | None, per_layer: bool, as_json: bool, **options: Any) -> None:
+def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool, **options: Any) -> None:
     """What MODEL will cost on a target, from its profile: no board, no weights, no data.
 
     MODEL is an .onnx file, file.py:callable or package.module:callable.
@@ -79,9 +83,9 @@ def estimate(model: str, shape: str | None, per_layer: bool, as_json: bool, **op
     from edgesdk.device import target
 
     target(options["target"])
-    size = _shape(shape) if shape else None
     onnx = model.lower().endswith(".onnx")
-    if not onnx and size is None:
+    sizes = _inputs(shapes, onnx)
+    if not onnx and sizes is None:
         raise UsageError("a module needs a shape", "give --shape, like 3x224x224")
     from edgesdk.estimation import estimate as run
 
@@ -91,7 +95,7 @@ def estimate(model: str, shape: str | None, per_layer: bool, as_json: bool, **op
         from edgesdk.compress.load import load_model
 
         loaded = load_model(model)
-    found = run(loaded, size, **options)
+    found = run(loaded, sizes, **options)
     if as_json:
         from edgesdk.record import to_json
 
@@ -103,6 +107,23 @@ def estimate(model: str, shape: str | None, per_layer: bool, as_json: bool, **op
         from edgesdk.show import show_estimate
 
         show_estimate(found, per_layer, console())
+
+
+def _inputs(shapes: tuple[str, ...], onnx: bool) -> Any:
+    """The single input's shape, a description of each of several, or ``None`` where there is none."""
+    from edgesdk.graph import Tensor
+
+    found = []
+    for text in shapes:
+        rest, _, dtype = text.partition(":")
+        name, _, sizes = rest.rpartition("=")
+        if dtype and onnx:
+            raise UsageError(f"the shape {text!r} has a type, which an ONNX file says itself", "leave the type out")
+        found.append(Tensor(name, _shape(sizes), dtype or "float32"))
+    if len({bool(one.name) for one in found}) > 1:
+        raise UsageError("some shapes have the name of their input and some have none", "name all, or none")
+    plain = len(found) == 1 and found[0] == Tensor("", found[0].shape)
+    return found[0].shape if plain else tuple(found) or None
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from edgesdk.plan import Option
 
 LARGE = 8192  # elements; no shape or bound is that long, so what is longer is a weight, whose values are not needed
 Shape = tuple[int, ...]
+ANONYMOUS = ("", "?", "None")  # names of free axes that say nothing of their sizes being the same
 
 # Operators on integers, by the operator on numbers that they stand for and which of their inputs that one takes.
 INTEGER_OPERATORS: dict[str, tuple[str, slice | tuple[int, ...]]] = {
@@ -41,13 +42,15 @@ INTEGER_OPERATORS: dict[str, tuple[str, slice | tuple[int, ...]]] = {
 }
 
 
-def read(path: Path, shapes: Mapping[str, Shape] | Shape | None = None) -> tuple[Graph, dict[str, Option]]:
+def read(
+    path: Path, shapes: Mapping[str, Shape] | Shape | Sequence[Tensor] | None = None
+) -> tuple[Graph, dict[str, Option]]:
     """The fused graph of an ONNX file at batch 1, as tracing describes the same network, and each layer's option.
 
     A free first axis is the batch. Other free axes take their size from ``shapes``: the shape of the single input, or
-    of each input by name, without the batch. The graph has no channel groups and no branches. A layer is INT8 where
-    the file quantizes what it reads and its weights, or what it makes; weights have the bits that they are stored in.
-    Half-precision files count as FP32.
+    of each input by name (or in the file's order), without the batch. The graph has no channel groups and no branches.
+    A layer is INT8 where the file quantizes what it reads and its weights, or what it makes; weights have the bits that
+    they are stored in. Half-precision files count as FP32.
 
     Raises ``UsageError`` where a size is missing or is not what the file takes, ``ModelError`` where the file is not
     whole or its shapes cannot be inferred.
@@ -120,10 +123,18 @@ def _without_weights(model: ModelProto, path: Path) -> dict[str, int]:
     return weights
 
 
-def _by_name(inputs: list[ValueInfoProto], shapes: Mapping[str, Shape] | Shape | None) -> Mapping[str, Shape]:
+def _by_name(
+    inputs: list[ValueInfoProto], shapes: Mapping[str, Shape] | Shape | Sequence[Tensor] | None
+) -> Mapping[str, Shape]:
     names = [value.name for value in inputs]
     if shapes is None:
         return {}
+    if not isinstance(shapes, Mapping) and any(isinstance(one, Tensor) for one in shapes):
+        if len(shapes) > len(names):
+            fact = f"the file has the inputs {', '.join(names)}"
+            raise UsageError(fact, f"give {len(names)} shapes, not {len(shapes)}")
+        described = [one for one in shapes if isinstance(one, Tensor)]
+        shapes = {one.name or name: one.shape for one, name in zip(described, names, strict=False)}
     if not isinstance(shapes, Mapping):
         if len(names) != 1:
             raise UsageError(f"the file has the inputs {', '.join(names)}", "give --shape for each by its name")
@@ -156,7 +167,7 @@ def _set_sizes(inputs: list[ValueInfoProto], given: Mapping[str, Shape]) -> None
         for axis, d in enumerate(dims):
             if d.dim_value <= 0 and (axis == 0 or sizes is not None):
                 size = 1 if axis == 0 else sizes[axis - 1]  # type: ignore[index]
-                if d.dim_param and named.setdefault(d.dim_param, size) != size:
+                if d.dim_param not in ANONYMOUS and named.setdefault(d.dim_param, size) != size:
                     raise UsageError(f"{d.dim_param} is given as {named[d.dim_param]} and {size}", "change --shape")
                 d.dim_value = size
     first = _dims(inputs[0])
@@ -166,7 +177,7 @@ def _set_sizes(inputs: list[ValueInfoProto], given: Mapping[str, Shape]) -> None
     for value in inputs:
         for axis, d in enumerate(_dims(value)):
             if d.dim_value <= 0:
-                if d.dim_param not in named:
+                if d.dim_param in ANONYMOUS or d.dim_param not in named:
                     raise UsageError(f"axis {axis} of input {value.name} is free", "give --shape, without the batch")
                 d.dim_value = named[d.dim_param]
 

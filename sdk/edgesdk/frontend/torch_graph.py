@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -9,24 +11,23 @@ from edgesdk.compress.layers import described
 from edgesdk.compress.modularize import exported, modularize
 from edgesdk.compress.network import Batch, rebatch
 from edgesdk.errors import UsageError
-from edgesdk.graph import Graph
+from edgesdk.graph import Graph, Tensor
 
 
-def read(model: nn.Module, example: Batch | tuple[int, ...]) -> Graph:
+def read(model: nn.Module, example: Batch | tuple[int, ...] | Sequence[Tensor]) -> Graph:
     """The fused graph of ``model``, which is left as it is.
 
-    ``example`` is a batch that the model takes, or the shape of its single input without the batch. The graph has no
-    channel groups and no branches. Raises ``ModelError`` where ``torch.export`` cannot follow the model, ``UsageError``
-    for a shape that is none.
+    ``example`` is a batch that the model takes, the shape of its single input without the batch, or a description of
+    each input (:class:`edgesdk.graph.Tensor`), by name where all have one. The graph has no channel groups and no
+    branches. Raises ``ModelError`` where ``torch.export`` cannot follow the model, ``UsageError`` for a shape or a type
+    that is none.
     """
     if isinstance(example, (tuple, list)) and all(isinstance(size, int) for size in example):
-        shape = "x".join(map(str, example))
-        if not example or min(example) < 1:
-            raise UsageError(f"{shape!r} is no shape", "write it without the batch, like 3x224x224")
-        try:
-            example = torch.zeros(1, *example)
-        except RuntimeError:
-            raise UsageError(f"no memory holds an input of shape {shape}", "give a smaller one") from None
+        example = _zeros(Tensor("", tuple(example)))
+    elif isinstance(example, (tuple, list)) and all(isinstance(one, Tensor) for one in example):
+        made = [_zeros(one) for one in example]
+        named = all(one.name for one in example)
+        example = dict(zip((one.name for one in example), made, strict=True)) if named else tuple(made)
     one = rebatch(example, lambda t: t[:1])
     training = [part for part in model.modules() if part.training]
     try:
@@ -36,3 +37,17 @@ def read(model: nn.Module, example: Batch | tuple[int, ...]) -> Graph:
     finally:
         for part in training:
             part.training = True
+
+
+def _zeros(described: Tensor) -> torch.Tensor:
+    """A batch of one sample."""
+    shape = "x".join(map(str, described.shape))
+    if not described.shape or min(described.shape) < 1:
+        raise UsageError(f"{shape!r} is no shape", "write it without the batch, like 3x224x224")
+    dtype = getattr(torch, described.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise UsageError(f"there is no type {described.dtype!r} of an input", "give one like float32, int64 or uint8")
+    try:
+        return torch.zeros(1, *described.shape, dtype=dtype)
+    except RuntimeError:
+        raise UsageError(f"no memory holds an input of shape {shape}", "give a smaller one") from None
