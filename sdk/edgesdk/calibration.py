@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from edgesdk.cache import cache_folder
-from edgesdk.compress.layers import described
-from edgesdk.compress.modularize import exported, modularize
+from edgesdk.compress.layers import flat
 from edgesdk.compress.quantize import calibrate as set_ranges
 from edgesdk.compress.quantize import integer
 from edgesdk.device import SCHEMA, Chip, Fact, Target, targets, user_folder
@@ -241,8 +240,7 @@ def _made(part: Part, folder: Path) -> list[_Network]:
     """The network as edgesdk exports it, in fp32 and with every layer integer that can be."""
     torch.manual_seed(0)
     x = torch.randn(1, *part.shape)
-    program = exported(part.make().eval(), x, free_batch=False)
-    network = described(modularize(program), x, program.call_spec.out_spec)
+    network = flat(part.make(), x, free_batch=False)
     whole = {layer.name: Option(INT8, 8) for layer in network.graph.layers if Option(INT8, 8) in options(layer)}
     found = []
     for precision, chosen in ((FP32, {}), (INT8, whole)):

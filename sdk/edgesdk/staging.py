@@ -310,7 +310,7 @@ def _judged(dense: float, right: Tensor, last: Tensor) -> Judged:
 
 
 def _names(part: Network) -> dict[str, tuple[str, ...]]:
-    count = part.structure.num_leaves
+    count = part.structure.count
     made = ("output",) if count == 1 else tuple(f"output_{index}" for index in range(count))
     return {"inputs": tuple(tensor.name for tensor in part.graph.inputs), "outputs": made}
 

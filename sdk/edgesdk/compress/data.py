@@ -17,6 +17,7 @@ from edgesdk.compress.datasets import is_dataset, loader, split
 from edgesdk.compress.load import load_callable
 from edgesdk.compress.network import Batch, rebatch, tensors
 from edgesdk.compress.preprocessing import Preprocessing
+from edgesdk.compress.returned import make_known
 from edgesdk.compress.sources import Samples, dtype_name, from_arrays, from_folder, from_npz
 from edgesdk.compress.targets import check_range, class_axis, class_numbers
 from edgesdk.compress.task import output_tensors
@@ -291,6 +292,7 @@ def run_two(model: nn.Module, x: Batch) -> Any:
     except Exception as error:
         fact = f"the data, {shown}, does not fit the model, which says {said(error)}"
         raise DataError(fact, "give x in the shape and dtype that the model takes") from error
+    make_known(outputs)
     found = output_tensors(outputs)
     if not found:
         raise ModelError(f"the model answers with a {type(outputs).__name__}", "let it return tensors")

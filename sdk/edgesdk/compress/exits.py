@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from edgesdk.compress.layers import described, outputs
 from edgesdk.compress.modularize import aten
-from edgesdk.compress.network import Batch, Network, rebatch, tensors
+from edgesdk.compress.network import Batch, Network, Structure, rebatch, tensors
 from edgesdk.errors import DataError, ModelError, UsageError
 from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, POOL, Graph, Layer
 from edgesdk.price.kinds import ACTIVATIONS
@@ -217,7 +216,7 @@ def split(network: Network, heads: Mapping[str, nn.Linear], x: Batch) -> list[Ne
     start = None
     for name in (*heads, None):
         module = _stage(network, start, name, heads)
-        pair: Any = network.structure if name is None else pytree.tree_structure((0, 0))
+        pair = network.structure if name is None else Structure.plain(2)
         found.append(described(module, x, pair))
         if name is not None:
             with torch.no_grad():

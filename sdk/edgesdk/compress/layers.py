@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgesdk.compress.modularize import arguments, aten, each, is_relu, is_relu6
-from edgesdk.compress.network import Batch, Network, Site, rebatch, shape_of, tensors
+from edgesdk.compress.modularize import arguments, aten, each, exported, is_relu, is_relu6, modularize
+from edgesdk.compress.network import Batch, Network, Site, Structure, rebatch, shape_of, tensors
+from edgesdk.compress.returned import check_depend, structure_of
 from edgesdk.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, Graph, Layer
 from edgesdk.graph import Tensor as Input
 
@@ -21,8 +22,19 @@ POOLS = (aten.max_pool2d.default, aten.avg_pool2d.default)
 RESHAPES = (aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.squeeze.dims, aten.squeeze.dim)
 
 
-def described(module: fx.GraphModule, x: Batch, structure: Any) -> Network:
-    """The network that a flat module is, without channel groups and branches: enough to train and export it."""
+def flat(model: nn.Module, x: Batch, free_batch: bool = True) -> Network:
+    """The network that ``model`` is, without channel groups and branches: enough to train and export it.
+
+    Raises ``ModelError`` where ``torch.export`` cannot follow it.
+    """
+    program = exported(model, x, free_batch)
+    module = modularize(program)
+    check_depend(module)
+    return described(module, x, structure_of(program))
+
+
+def described(module: fx.GraphModule, x: Batch, structure: Structure) -> Network:
+    """The network that a flat module is, without channel groups and branches."""
     values = run(module, rebatch(x, lambda t: t[:2]))
     layers, sites = _Layers(module, values).found()
     inputs = tuple(

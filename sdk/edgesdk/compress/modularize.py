@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import operator
 import warnings
 from typing import Any
 
@@ -14,31 +15,24 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.node import map_arg
 
+from edgesdk.compress.functionalize import functionalized
 from edgesdk.compress.network import Batch, rebatch, tensors
+from edgesdk.compress.parametrize import folded
+from edgesdk.compress.returned import make_known, returned
+from edgesdk.compress.writes import written
 from edgesdk.errors import ModelError
 
 aten = torch.ops.aten
 CONVOLUTIONS = {aten.conv1d: nn.Conv1d, aten.conv2d: nn.Conv2d, aten.conv3d: nn.Conv3d}
 NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-IN_PLACE = {
-    aten.relu_.default: aten.relu.default,
-    aten.hardtanh_.default: aten.hardtanh.default,
-    aten.hardswish_.default: aten.hardswish.default,
-    aten.hardsigmoid_.default: aten.hardsigmoid.default,
-    aten.silu_.default: aten.silu.default,
-    aten.elu_.default: aten.elu.default,
-    aten.leaky_relu_.default: aten.leaky_relu.default,
-    aten.add_.Tensor: aten.add.Tensor,
-    aten.mul_.Tensor: aten.mul.Tensor,
-    aten.sub_.Tensor: aten.sub.Tensor,
-    aten.div_.Tensor: aten.div.Tensor,
-}
+HALVES = (torch.float16, torch.bfloat16)
 
 
 def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedProgram:
     """``model`` through ``torch.export``, by default with a free batch size, which takes twice as long.
 
-    Raises ``ModelError`` naming what cannot be traced.
+    What is traced is a copy in evaluation mode, its parametrizations folded, its writes functionalized. Raises
+    ``ModelError`` naming what cannot be traced.
     """
     two = rebatch(x, lambda t: torch.cat([t[:1], t[:1]]) if free_batch else t)
     args = tuple(tensors(two)) if not isinstance(two, dict) else ()
@@ -48,9 +42,14 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
     quiet = logging.getLogger("torch").level
     logging.getLogger("torch").setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
-            return torch.export.export(model.eval(), args, kwargs, dynamic_shapes=free)
+            plain = folded(model)
+            make_known(plain(*args, **kwargs))
+            program = torch.export.export(plain, args, kwargs, dynamic_shapes=free)
+            return functionalized(program)
+    except ModelError:
+        raise
     except Exception as error:  # torch.export raises many kinds, and models raise their own
         raise ModelError(f"the model cannot be traced: {_cause(error)}", _traceable(error)) from None
     finally:
@@ -75,7 +74,8 @@ def modularize(program: ExportedProgram) -> fx.GraphModule:
 
     Convolutions, linear layers, batch and layer norms whose weights are plain parameters become submodules under the
     parameters' own path. A module's name in the graph is its path, so that weights keep their names, but for the
-    ``in_proj_weight`` of an attention: its linear layer is ``in_proj``.
+    ``in_proj_weight`` of an attention: its linear layer is ``in_proj``. ``meta`` of a node says where it comes from,
+    ``meta["halves"]`` of the module whether the model computes in 16 bits anywhere.
     """
     return _Builder(program).build()
 
@@ -87,6 +87,7 @@ class _Builder:
         self.graph = fx.Graph()
         self.values: dict[fx.Node, Any] = {}  # nodes of the program to nodes of the graph
         self.state: dict[fx.Node, tuple[str, Tensor, bool]] = {}  # name, value, trainable
+        self.normed: set[Any] = set()  # BatchNorms that return their statistics, too
 
     def build(self) -> fx.GraphModule:
         constants = {**self.program.state_dict, **self.program.constants}
@@ -105,33 +106,52 @@ class _Builder:
             if node in self.state:
                 continue
             if node.op == "output":
-                outputs = [self.convert(value) for value in node.args[0]]
-                self.graph.output(tuple(outputs))
+                self.graph.output(tuple(self.convert(value) for value in returned(self.program)))
             elif (module := self.module_of(node)) is not None:
                 path, built, inputs = module
                 self.root_add(path, built)
                 self.values[node] = self.graph.create_node("call_module", path, inputs, {}, node.name)
             else:
                 self.values[node] = self.plain(node)
+            if isinstance(made := self.values.get(node), fx.Node):
+                made.meta.update(_origin(node))
         self.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output"))
         self.graph.lint()
-        return fx.GraphModule(self.root, self.graph)
+        module = fx.GraphModule(self.root, self.graph)
+        values = [node.meta.get("val") for node in self.program.graph.nodes]
+        module.meta["halves"] = any(isinstance(v, Tensor) and v.dtype in HALVES for v in values)
+        return module
 
     def plain(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
             raise ModelError(f"the model holds the sub-graph {node.target}", "write it without torch.cond or torch.map")
-        if node.target is aten.dropout.default:
-            return self.convert(node.args[0])
-        copied = self.graph.create_node(
-            node.op,
-            IN_PLACE.get(node.target, node.target),  # type: ignore[arg-type]
-            tuple(self.convert(argument) for argument in node.args),
-            {name: self.convert(argument) for name, argument in node.kwargs.items()},
-            node.name,
+        if node.target is operator.getitem and node.args[0] in self.normed:
+            return self.values[node.args[0]]  # type: ignore[index]
+        if node.target is aten.view.default:
+            return self.reshape(node)
+        args = tuple(self.convert(argument) for argument in node.args)
+        if (value := written(self.graph, node, args, self.constant)) is not None:
+            return value
+        kwargs = {name: self.convert(argument) for name, argument in node.kwargs.items()}
+        return self.graph.create_node(node.op, node.target, args, kwargs, node.name)  # type: ignore[arg-type]
+
+    def constant(self, value: Tensor) -> fx.Node:
+        """A tensor of the graph's own."""
+        name = f"constant_{len(list(self.root.buffers(recurse=False)))}"
+        self.root.register_buffer(name, value)
+        return self.graph.get_attr(name)
+
+    def reshape(self, node: fx.Node) -> fx.Node:
+        """A view as an operator that holds whatever the strides are; where it flattens samples, as no stated size."""
+        source, sizes = node.args
+        before, after = (value.meta["val"].shape for value in (source, node))  # type: ignore[union-attr]
+        if len(after) == 2 < len(before) and str(before[0]) == str(after[0]):
+            return self.graph.create_node(
+                "call_function", aten.flatten.using_ints, (self.convert(source), 1), {}, node.name
+            )
+        return self.graph.create_node(
+            "call_function", aten.reshape.default, (self.convert(source), self.convert(sizes)), {}, node.name
         )
-        if node.target in IN_PLACE:  # what comes after reads the changed tensor under either name
-            self.values[node.args[0]] = copied  # type: ignore[index]
-        return copied
 
     def convert(self, argument: Any) -> Any:
         """An argument of the program as one of the graph; weights become attributes where they are first used."""
@@ -195,6 +215,9 @@ class _Builder:
             module = nn.Linear(w.shape[1], w.shape[0], b is not None)
         elif packet is aten.batch_norm and not bound["training"]:
             module = self.batch_norm(node, bound)
+        elif packet is aten._native_batch_norm_legit_no_training:
+            module = self.batch_norm(node, bound)
+            self.normed.add(node)
         elif packet is aten.layer_norm:
             module = nn.LayerNorm(list(bound["normalized_shape"]), bound["eps"], bias=b is not None)
         else:
@@ -221,6 +244,15 @@ def _free(module: nn.Module, path: str) -> str:
     while hasattr(module, first):
         first += "_"
     return ".".join([first, *rest])
+
+
+def _origin(node: fx.Node) -> dict[str, Any]:
+    """Where in the user's model a node comes from: the paths of the modules around it, and the line."""
+    paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if "File " in line]
+    own = [line.removeprefix("File ").split(", ") for line in lines if "site-packages/torch" not in line]
+    line = f"{own[-1][0].strip(chr(34)).rpartition('/')[2]}, {own[-1][1]}" if own else ""
+    return {"paths": paths, "line": line}
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +31,30 @@ def rebatch(x: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
 
 
 @dataclass(frozen=True)
+class Structure:
+    """In what a model returns its tensors: ``spec`` with a leaf for each, and ``constants`` in the places of others."""
+
+    spec: Any
+    constants: Mapping[int, Any] = field(default_factory=dict)
+
+    @classmethod
+    def plain(cls, count: int) -> Structure:
+        """So many tensors as a tuple."""
+        return cls(pytree.tree_structure((0,) * count))
+
+    @property
+    def count(self) -> int:
+        """How many tensors there are."""
+        return self.spec.num_leaves - len(self.constants)
+
+    def of(self, values: Iterable[Any]) -> Any:
+        """The tensors ``values`` in this structure, the constants between them."""
+        remaining = iter(values)
+        leaves = [self.constants[i] if i in self.constants else next(remaining) for i in range(self.spec.num_leaves)]
+        return pytree.tree_unflatten(leaves, self.spec)
+
+
+@dataclass(frozen=True)
 class Site:
     """Where a layer lies in the module: its weighted submodule, its BatchNorm, and the node that makes its output."""
 
@@ -51,13 +75,13 @@ class Network:
     module: fx.GraphModule
     graph: Graph
     sites: Mapping[str, Site]
-    structure: Any
+    structure: Structure
     stored: Mapping[str, Packed] = field(default_factory=dict)
     channels: Channels | None = None
 
     def __call__(self, x: Batch) -> Any:
         """The model's outputs, in the structure in which the model returns them."""
-        return pytree.tree_unflatten(self.flat(x), self.structure)
+        return self.structure.of(self.flat(x))
 
     def flat(self, x: Batch) -> list[Tensor]:
         """The model's outputs as a flat list of tensors."""

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from edgesdk.compress.layers import described
-from edgesdk.compress.modularize import exported, modularize
+from edgesdk.compress.layers import flat
 from edgesdk.compress.network import Batch, Edited, Network, rebatch, tensors
 from edgesdk.compress.recovery import DENSE, Recovery, Teacher
 from edgesdk.compress.task import Task, first_tensor
@@ -70,8 +69,7 @@ def traced(one: Guide, x: Batch) -> Guide:
     if isinstance(one.made, Network):
         return one
     x = rebatch(one.view(x), lambda t: torch.cat([t[:1], t[:1]]))
-    program = exported(one.made, x)
-    return replace(one, made=described(modularize(program), x, program.call_spec.out_spec))
+    return replace(one, made=flat(one.made, x))
 
 
 def watched(network: Network, x: Batch, layers: Sequence[str]) -> Run:

@@ -15,25 +15,28 @@ from edgesdk.compress.cutting import difference
 from edgesdk.compress.groups import find
 from edgesdk.compress.heads import Attention, attentions, cut_heads, mask_heads
 from edgesdk.compress.kept import kept_channels, random_scores
-from edgesdk.compress.layers import described, outputs, run
-from edgesdk.compress.modularize import exported, modularize
+from edgesdk.compress.layers import flat, outputs, run
 from edgesdk.compress.network import Batch, Network, Site, rebatch
+from edgesdk.compress.reference import Reference, check, same_random_numbers
 from edgesdk.graph import ADD, CONV, LINEAR, Branch, Graph, Group
 from edgesdk.price.operators import widths
 
 CUTS = 2  # random ones, at every width of every group
 
 
-def trace(model: nn.Module, x: Batch) -> Network:
-    """The network that ``model`` is, as seen on the example batch ``x``.
+def trace(model: nn.Module, x: Batch, reference: Reference | None = None) -> Network:
+    """The network that ``model`` is, proved on the first samples of the example batch ``x``.
 
-    ``model`` is not changed. Raises ``ModelError`` where ``torch.export`` cannot follow it.
+    ``model`` is not changed; ``reference`` is a copy of it, made here where none is given. Raises ``ModelError`` where
+    ``torch.export`` cannot follow it, or does not give what the model itself computes.
     """
-    x = rebatch(x, lambda t: torch.cat([t[:1], t[:1]]))
-    program = exported(model, x)
-    module = modularize(program)
-    network = described(module, x, program.call_spec.out_spec)
-    graph, channels = _grouped(network.graph, dict(network.sites), module, x, run(module, x))
+    with same_random_numbers():
+        reference = reference or Reference(model)
+        network = flat(model, x)
+        check(network, reference, x)
+        two = rebatch(x, lambda t: t[:2] if len(t) > 1 else torch.cat([t, t]))
+        module = network.module
+        graph, channels = _grouped(network.graph, dict(network.sites), module, two, run(module, two))
     graph = Graph(graph.inputs, graph.layers, graph.outputs, graph.groups, tuple(_branches(graph)))
     return replace(network, graph=graph, channels=channels)
 
@@ -154,6 +157,7 @@ def _compared(
         one, other = after[node.name], expected[node.name]
         if one.shape != other.shape:
             return "its channels are the network's output", set()
+        one, other = one.double(), other.double()
         if not torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max())):
             return "its channels mean something by their place", set()
     return None, {name for name, value in values.items() if _size(value) != _size(after[name])}

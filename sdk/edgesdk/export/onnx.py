@@ -64,7 +64,7 @@ def serialized(model: ModelProto) -> bytes:
 
 def _exported(network: Network, x: Batch) -> ModelProto:
     one = tuple(tensors(rebatch(x, lambda t: t[:1])))
-    count = network.structure.num_leaves
+    count = network.structure.count
     quiet = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.CRITICAL)
     try:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
 from edgesdk.artefact import Artefact, format_of, open_file
-from edgesdk.compress.network import Batch, Network, tensors
+from edgesdk.compress.network import Batch, Network, Structure, tensors
 from edgesdk.compress.quantize import specification
 from edgesdk.errors import FidelityError
 
@@ -36,19 +36,23 @@ class Parity:
     top1_differs: float
 
 
-def runner(artefact: Artefact, structure: Any) -> Callable[[Batch], Any]:
+def runner(artefact: Artefact, structure: Structure) -> Callable[[Batch], Any]:
+    """:func:`flat_runner` with the outputs in the ``structure`` in which the model returns them."""
+    run = flat_runner(artefact)
+    return lambda x: structure.of(run(x))
+
+
+def flat_runner(artefact: Artefact) -> Callable[[Batch], list[Tensor]]:
     """A function from a batch to the outputs of the file, run on one sample at a time, by a runtime that is here."""
     found = open_file(artefact)
 
-    def run(x: Batch) -> Any:
+    def run(x: Batch) -> list[Tensor]:
         columns = [t.numpy() for t in tensors(x)]
         rows = [
             found.run({name: column[i : i + 1] for name, column in zip(found.inputs, columns, strict=True)})
             for i in range(len(columns[0]))
         ]
-        return pytree.tree_unflatten(
-            [torch.from_numpy(np.concatenate(parts)) for parts in zip(*rows, strict=True)], structure
-        )
+        return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*rows, strict=True)]
 
     return run
 
@@ -59,13 +63,13 @@ def parity(network: Network, artefact: Artefact, batches: Sequence[Batch]) -> Pa
     The tolerance is 1e-3 of the outputs' standard deviation for a float network and 5e-2 for an integer one, whose
     sums a runtime rounds in another order; 1e-1 with 4-bit weights in LiteRT.
     """
-    run = runner(artefact, network.structure)
+    run = flat_runner(artefact)
     tolerance = _tolerance(network, artefact)
     ours, theirs, count = [], [], 0
     with torch.no_grad():
         for x in batches:
             ours.append(network.flat(x))
-            theirs.append(pytree.tree_leaves(run(x)))
+            theirs.append(run(x))
             count += len(ours[-1][0])
             if count >= SAMPLES:
                 break

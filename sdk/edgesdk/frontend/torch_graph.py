@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from edgesdk.compress.layers import described
-from edgesdk.compress.modularize import exported, modularize
+from edgesdk.compress.layers import flat
 from edgesdk.compress.network import Batch, rebatch
 from edgesdk.errors import UsageError
 from edgesdk.graph import Graph, Tensor
@@ -29,14 +28,8 @@ def read(model: nn.Module, example: Batch | tuple[int, ...] | Sequence[Tensor]) 
         named = all(one.name for one in example)
         example = dict(zip((one.name for one in example), made, strict=True)) if named else tuple(made)
     one = rebatch(example, lambda t: t[:1])
-    training = [part for part in model.modules() if part.training]
-    try:
-        with torch.no_grad():
-            program = exported(model, one, free_batch=False)
-            return described(modularize(program), one, program.call_spec.out_spec).graph
-    finally:
-        for part in training:
-            part.training = True
+    with torch.no_grad():
+        return flat(model, one, free_batch=False).graph
 
 
 def _zeros(described: Tensor) -> torch.Tensor:

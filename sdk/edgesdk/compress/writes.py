@@ -1,0 +1,69 @@
+"""What functionalization leaves of writes, in operators that every format has: parts joined, chosen and selected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+aten = torch.ops.aten
+Keep = Callable[[Tensor], fx.Node]  # a constant of the graph
+
+
+def written(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
+    """The value of a functional write ``node``, whose arguments are ``args`` in ``graph``; ``None`` for another one."""
+    make = {
+        aten.slice_scatter.default: _slice, aten.select_scatter.default: _select, aten.index_put.default: _masked,
+    }.get(node.target)  # type: ignore[arg-type]  # fmt: skip
+    return None if make is None else make(graph, node, args, keep)
+
+
+def _slice(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
+    whole, part, dim, start, end, step = (*args, None, None, None, None)[:6]
+    dim = (dim or 0) % node.meta["val"].dim()
+    size = node.meta["val"].shape[dim]
+    if not all(isinstance(value, int) for value in (size, start or 0, end or 0)):
+        return None
+    places = range(*slice(start, end, step or 1).indices(size))
+    if places.step == 1:
+        return _joined(graph, whole, part, dim, places.start, places.stop, size)
+    order = list(range(size))
+    for source, place in enumerate(places):
+        order[place] = size + source
+    both = graph.call_function(aten.cat.default, ([whole, part], dim))
+    return graph.call_function(aten.index_select.default, (both, dim, keep(torch.tensor(order))))
+
+
+def _select(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
+    whole, part, dim, place = args
+    dim %= node.meta["val"].dim()
+    size = node.meta["val"].shape[dim]
+    if not isinstance(size, int) or not isinstance(place, int):
+        return None
+    part = graph.call_function(aten.unsqueeze.default, (part, dim))
+    return _joined(graph, whole, part, dim, place % size, place % size + 1, size)
+
+
+def _joined(graph: fx.Graph, whole: fx.Node, part: fx.Node, dim: int, start: int, end: int, size: int) -> fx.Node:
+    """``whole`` along ``dim`` with ``part`` from ``start`` to ``end``."""
+    pieces = [part]
+    if start > 0:
+        pieces.insert(0, graph.call_function(aten.slice.Tensor, (whole, dim, 0, start)))
+    if end < size:
+        pieces.append(graph.call_function(aten.slice.Tensor, (whole, dim, end, size)))
+    return graph.call_function(aten.cat.default, (pieces, dim))
+
+
+def _masked(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
+    """One value wherever a mask of the leading axes holds."""
+    whole, (mask, *more), value = args[:3]
+    told, given = node.args[1][0], node.args[2]  # type: ignore[index]
+    if more or len(args) > 3 and args[3] or told is None or told.meta["val"].dtype != torch.bool:
+        return None
+    if given.meta["val"].numel() != 1 or given.meta["val"].dtype != node.meta["val"].dtype:  # type: ignore[union-attr]
+        return None
+    for _ in range(node.meta["val"].dim() - told.meta["val"].dim()):
+        mask = graph.call_function(aten.unsqueeze.default, (mask, -1))
+    return graph.call_function(aten.where.self, (mask, value, whole))

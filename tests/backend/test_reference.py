@@ -1,0 +1,217 @@
+"""The user's module is the reference: what tracing, a batch or a second call would change is refused by name."""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
+
+from edgesdk.compress.reference import Reference
+from edgesdk.compress.trace import trace
+from edgesdk.errors import ModelError
+
+X = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+class Base(nn.Module):
+    """A convolution and a head; what lies between is each test's."""
+
+    def __init__(self, middle: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.middle, self.head = nn.Conv2d(3, 8, 3), middle, nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.middle(self.stem(x)).mean((2, 3)))
+
+
+class Calling(nn.Module):
+    """A module out of a function."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Counting(nn.Module):
+    """Remembers how often it was called in a buffer, and lets the answer depend on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+class Remembering(nn.Module):
+    """The same in an attribute."""
+
+    last = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = 1.0 - self.last
+        return x + self.last
+
+
+def centred(x: Tensor) -> Tensor:
+    return x - x.mean(0, keepdim=True)
+
+
+def otherwise(x: Tensor) -> Tensor:
+    return x * 2 if torch.compiler.is_exporting() else x * 3
+
+
+RANDOM = {
+    "dropout without training": Calling(lambda x: F.dropout(x, 0.3)),
+    "noise": Calling(lambda x: x + torch.randn_like(x)),
+    "a choice of Python's": Calling(lambda x: x * random.random()),
+    "a choice of NumPy's": Calling(lambda x: x * float(np.random.rand())),
+}
+MIXING = {
+    "statistics of the batch": (nn.BatchNorm2d(8, track_running_stats=False), "batch_norm in middle"),
+    "centred over the batch": (Calling(centred), r"mean in middle \(test_reference.py, line \d+\)"),
+    "scaled by the batch": (Calling(lambda x: x / x.abs().amax()), "amax in middle"),
+    "softmax over the batch": (Calling(lambda x: x.softmax(0)), "softmax in middle"),
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_model_that_is_random_in_evaluation_mode_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match=r"draws random numbers: two calls differ from .*middle.* on"):
+        trace(Base(RANDOM[name]), X)
+
+
+@pytest.mark.parametrize("middle", [Counting(), Remembering()], ids=["in a buffer", "in an attribute"])
+def test_a_model_that_remembers_calls_is_refused(middle: nn.Module) -> None:
+    with pytest.raises(ModelError, match=r"remembers earlier calls: .* differ from .*middle"):
+        trace(Base(middle), X)
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_a_model_that_mixes_samples_is_refused_and_the_operator_named(name: str) -> None:
+    middle, where = MIXING[name]
+    with pytest.raises(ModelError, match=f"depends on the others in its batch, from {where}"):
+        trace(Base(middle), X)
+
+
+def test_samples_along_another_axis_are_refused() -> None:
+    model = Calling(lambda x: x.flatten(1).transpose(0, 1))
+    with pytest.raises(ModelError, match="output 1 of the model has the samples of a batch along axis 1"):
+        trace(nn.Sequential(nn.Conv2d(3, 8, 3), model), X)
+
+
+def test_what_is_traced_otherwise_than_it_runs_is_refused_where_the_two_part() -> None:
+    with pytest.raises(ModelError, match=re.escape("the two part at middle (Calling), after stem (Conv2d)")):
+        trace(Base(Calling(otherwise)), X)
+
+
+def test_a_counter_that_nothing_reads_is_no_reason_to_refuse() -> None:
+    class Silent(Counting):
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x.clamp(-1, 1)
+
+    model = Base(Silent())
+    network = trace(model, X)
+    assert float(model.middle.calls) == 0
+    with torch.no_grad():
+        assert torch.equal(network(X), model.eval()(X))
+
+
+def state(model: nn.Module) -> list:
+    """All that tracing might leave behind in a module."""
+    values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    hooks = [(len(p._forward_hooks), len(p._forward_pre_hooks), type(p), p.training) for p in model.modules()]
+    return [hooks, {name: (value.clone(), value.requires_grad, id(value)) for name, value in values.items()}]
+
+
+def parametrized() -> nn.Module:
+    return Base(
+        nn.Sequential(
+            parametrizations.weight_norm(nn.Conv2d(8, 8, 3)),
+            parametrizations.spectral_norm(nn.Conv2d(8, 8, 1)),
+            nn.utils.weight_norm(nn.Conv2d(8, 8, 1)),
+            nn.utils.spectral_norm(nn.Conv2d(8, 8, 1)),
+            prune.l1_unstructured(nn.Conv2d(8, 8, 1), "weight", 0.5),
+            parametrizations.orthogonal(nn.Conv2d(8, 8, 1)),
+            nn.BatchNorm2d(8),
+            nn.Dropout(0.1),
+        )
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_module_is_left_as_it_was() -> None:
+    model = parametrized().train()
+    model.stem.eval()  # a frozen part
+    model(X)  # with gradients: the old norms keep a weight that deepcopy refuses
+    before, numbers = state(model), (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
+    x = X.clone()
+    network = trace(model, X)
+    after = state(model)
+    assert before[0] == after[0]
+    for name, (value, grad, place) in before[1].items():
+        assert torch.equal(value, after[1][name][0]) and (grad, place) == after[1][name][1:]
+    assert torch.equal(numbers[0], torch.get_rng_state())
+    assert (numbers[1] == np.random.get_state()[1]).all() and numbers[2] == random.getstate()
+    assert torch.equal(x, X)
+    model(X)  # and it still runs, in training mode
+    assert {f"middle.{i}" for i in range(6)} <= set(network.graph.by_name)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parametrized_layers_are_plain_layers_of_the_network() -> None:
+    model = parametrized().eval()
+    network = trace(model, X)
+    with torch.no_grad():
+        assert torch.allclose(network(X), model(X), atol=1e-5)
+    assert {layer.operator for layer in network.graph.layers if layer.name.startswith("middle")} == {"conv2d"}
+    assert not [group for group in network.graph.groups if group.fixed and group.name.startswith("middle")]
+
+
+def test_the_reference_leaves_inputs_and_random_numbers_alone() -> None:
+    class Rude(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sub_(1).mul_(2) + 0 * torch.rand(())
+
+    x, before = X.clone(), torch.get_rng_state()
+    assert torch.equal(Reference(Rude())(x), (X - 1) * 2)
+    assert torch.equal(x, X) and torch.equal(before, torch.get_rng_state())
+
+
+def test_a_module_that_cannot_be_copied_is_refused() -> None:
+    class Held(nn.Linear):
+        def __deepcopy__(self, memo):
+            raise TypeError("cannot pickle a socket")
+
+    with pytest.raises(ModelError, match=r"cannot be copied .*a socket"):
+        trace(nn.Sequential(Held(4, 4)), torch.randn(4, 4))
+
+
+def test_one_sample_alone_can_be_traced() -> None:
+    model = Base(nn.ReLU())
+    assert torch.allclose(trace(copy.deepcopy(model), X[:1])(X), model(X), atol=1e-6)
+
+
+def test_an_output_that_is_always_the_same_is_refused() -> None:
+    model = Calling(lambda x: (torch.arange(4.0), x))
+    with pytest.raises(ModelError, match="output 1 of the model's tensors is always the same"):
+        trace(nn.Sequential(nn.Conv2d(3, 8, 3), model), X)
+
+
+def test_a_number_of_the_batch_and_an_object_are_refused() -> None:
+    with pytest.raises(ModelError, match="output 2 of the model is a number that depends on the size of the batch"):
+        trace(nn.Sequential(nn.Conv2d(3, 8, 3), Calling(lambda x: (x, x.shape[0]))), X)
+    with pytest.raises(ModelError, match="returns an object of type Generator"):
+        trace(nn.Sequential(nn.Conv2d(3, 8, 3), Calling(lambda x: (x, torch.Generator()))), X)
