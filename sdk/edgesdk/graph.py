@@ -36,7 +36,8 @@ class Layer:
     ``inputs`` names the layers or graph inputs that it reads. ``shape`` is its output's, ``input_shape`` its first
     input's, both without the batch. ``kernel``, ``stride``, ``padding`` and ``dilation`` have an entry per spatial
     axis and are empty for layers that have none. ``macs`` are multiply-accumulates for one sample. ``reads`` and
-    ``writes`` name the channel groups of its first input and of its output, where these can be cut.
+    ``writes`` name the channel groups of its first input and of its output, where these can be cut; of its input
+    channels ``read_part`` are the group's, all where it is ``None``.
     ``fixed`` says why it is left as it is, where it is.
     """
 
@@ -59,6 +60,7 @@ class Layer:
     reads: str | None = None
     writes: str | None = None
     fixed: str | None = None
+    read_part: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -104,7 +104,8 @@ class _Cutter(Walk):
     def before(self, node: fx.Node) -> None:
         weights = weights_of(self.module, node)  # type: ignore[arg-type]
         if weights is not None:
-            self._weights(node, weights)
+            if not self.passes(node, weights):
+                self._weights(node, weights)
         elif (scaled := scaled_by(self.module, node)) is not None:  # type: ignore[arg-type]
             axis, names = scaled
             arriving = self.column(self.of(node.all_input_nodes[0]), axis)
@@ -342,9 +343,8 @@ def difference(module: fx.GraphModule, x: Batch, channels: Channels, gone: Gone)
         if isinstance(other, Tensor) and not _close(one, other):
             return "a network without them computes something else"
     for name in makers:
-        if name in after.kept and name in before.kept:
-            weights = weights_of(module, next(n for n in module.graph.nodes if n.name == name))
-            assert weights is not None
+        weights = weights_of(module, next(n for n in module.graph.nodes if n.name == name))
+        if weights is not None and weights.made in channels.parts.get(weights.weight, {}):
             stay = left[channels.parts[weights.weight][weights.made].long()]
             wanted = before.kept[name]
             if not _close(after.kept[name], wanted.index_select(weights.makes, torch.nonzero(stay).flatten())):

@@ -66,7 +66,8 @@ class _Finder(Walk):
         self.parts: dict[str, dict[int, Tensor]] = {}
         self.constants: dict[str, Tensor] = {}
         self.left: list[tuple[Tensor, str]] = []
-        self.sets: list[Tensor] = []
+        self.sets: list[Tensor] = []  # of each of which the same share is kept
+        self.columns: list[Tensor] = []  # what a layer reads: the same share of what of it can go
         self.sizes: dict[str, dict[int, Tensor]] = {}
         self.read: dict[str, tuple[int, Tensor]] = {}
         self.places: dict[str, tuple[int, Tensor]] = {}
@@ -101,12 +102,13 @@ class _Finder(Walk):
     def _grouped(self, weights: Weights, read: Tensor, rows: Tensor) -> None:
         """Of a layer in groups whole groups go, or as many channels of each."""
         ins, outs = read.reshape(weights.groups, -1), rows.reshape(weights.groups, -1)
-        if weights.groups > 1 and by_whole_groups(weights.groups, ins.shape[1]):
+        if by_whole_groups(weights.groups, ins.shape[1]):
             for one in (ins, outs):
                 self.tie(ins[:, :1].expand_as(one), one)
-        else:
+        elif weights.groups > 1:
             self.sets += [*ins, *outs]
-        self.sets += [read, rows]
+        self.sets.append(rows)
+        self.columns.append(read)
 
     def entries(self, name: str, value: Tensor) -> Tensor:
         self.constants[name] = self.new(f"entries of {name}", value.numel()).reshape(value.shape)
@@ -146,7 +148,7 @@ class _Finder(Walk):
             name = str(weight.target)
             if weight.op == "get_attr" and "weight_ih_l0" in name.rpartition(".")[2]:
                 self.parts[name] = {1: column}
-        self.sets.append(column)
+        self.columns.append(column)
         if not any("weight_ih_l0" in str(n.target) for n in node.all_input_nodes):
             self.leave(column, f"{node.name} mixes them")
         self.read[node.name] = -1, column
@@ -154,6 +156,8 @@ class _Finder(Walk):
 
     def _weighted(self, node: fx.Node, weights: Weights, value: Tensor) -> Tensor:
         found = super()._weighted(node, weights, value)
+        if self.passes(node, weights):
+            return found
         if weights.reads is not None:
             self.read[node.name] = weights.reads, self.parts[weights.weight][weights.inputs]
         self.made[node.name] = self.parts[weights.weight][weights.made]
@@ -225,36 +229,49 @@ class _Finder(Walk):
         return channels, self._groups()
 
     def _groups(self) -> list[Found]:
-        held = [s[s > 0].long() for s in self.sets if bool(s.any())]
-        joined = [torch.stack([s[:1].expand_as(s), s]) for s in held]
+        stays = self._staying()
+        whole = torch.zeros(len(self.unit), dtype=torch.bool)
+        whole[[0, *stays]] = True
+        sets = [s for s in (*self.sets, *(c[~whole[c.long()]] for c in self.columns)) if len(s) and bool((s > 0).all())]
+        joined = [torch.stack([s[:1].expand_as(s), s]).long() for s in sets]
         group = components(len(self.unit), torch.cat([torch.zeros(2, 0, dtype=torch.long), *joined], 1))
-        reasons: dict[int, str] = {}
-        for numbers, reason in self.left:
-            for key in torch.unique(group[numbers.long()]).tolist():
-                reasons.setdefault(key, reason)
         makers: dict[int, list[str]] = {}
         for name, numbers in self.made.items():
             for key in torch.unique(group[numbers[numbers > 0].long()]).tolist():
                 makers.setdefault(key, []).append(name)
         of_group: dict[int, list[Tensor]] = {}
-        for s in self.sets:
-            if bool(s.any()):
-                of_group.setdefault(int(group[s[s > 0][0].long()]), []).append(s)
+        for s in sets:
+            of_group.setdefault(int(group[s[0].long()]), []).append(s)
         known = torch.unique(self.unit)
         found = []
         for key, names in makers.items():
             units = known[(group[known] == key) & (known > 0)]
-            own = of_group.get(key, [])
-            if any(bool((s == 0).any()) for s in own):
-                reasons.setdefault(key, "they are read together with others that stay")
-            step, shares = _shares(units, [s for s in own if bool((s > 0).all())])
-            fixed = reasons.get(key)
+            fixed = next((stays[unit] for unit in units.tolist() if unit in stays), None)
+            step, shares = _shares(units, of_group.get(key, []))
             if fixed is None and len(units) < 2:
-                fixed = "it has a single channel"
+                alone = sum(len(self.made[name]) for name in names) == 1
+                fixed = "it has a single channel" if alone else "all of them go together"
             elif fixed is None and step >= len(units):
                 fixed = "no fewer of them leave each layer the same share"
             found.append(Found(units, tuple(names), step, shares, fixed))
         return found
+
+    def _staying(self) -> dict[int, str]:
+        """The units that cannot be cut, with the reason: what shares a set with one cannot either."""
+        stays: dict[int, str] = {}
+        for numbers, reason in self.left:
+            for unit in numbers.tolist():
+                stays.setdefault(unit, reason)
+        sets = [set(s[s > 0].tolist()) for s in self.sets]
+        while True:
+            more = {}
+            for s in sets:
+                held = s.intersection(stays)
+                if held and held != s:
+                    more.update(dict.fromkeys(s - held, stays[min(held)]))
+            if not more:
+                return stays
+            stays |= more
 
 
 def _shares(units: Tensor, sets: Iterable[Tensor]) -> tuple[int, tuple[tuple[int, ...], ...]]:

@@ -18,7 +18,7 @@ from edgesdk.compress.kept import kept_channels, random_scores
 from edgesdk.compress.layers import flat, outputs, run
 from edgesdk.compress.network import Batch, Network, Site, rebatch
 from edgesdk.compress.reference import Reference, check, same_random_numbers
-from edgesdk.graph import ADD, CONV, LINEAR, Branch, Graph, Group
+from edgesdk.graph import ADD, CONV, LINEAR, WEIGHTED, Branch, Graph, Group
 from edgesdk.price.operators import widths
 
 CUTS = 2  # random ones, at every width of every group
@@ -53,6 +53,7 @@ def _grouped(
     layer_of = {site.module: name for name, site in sites.items() if site.module}
     heads, together = attentions(module, values)
     headed = [_heads(graph, layer_of, module, x, values, attention) for attention in heads]
+    headed_layers = {layer_of[p] for found in heads for p in (*found.rows, found.projection)}
     channels, found = find(module, x, {path for attention in heads for path in attention.rows})
     target_of = {n.name: n.target if n.op == "call_module" else n.name for n in module.graph.nodes}
     groups, units = [], {}
@@ -73,12 +74,20 @@ def _grouped(
     writes = {node: group.name for group, changed in headed for node in changed if group.fixed is None}
     for node, numbers in channels.holds.items():
         held = {names[number] for number in torch.unique(owner[numbers[numbers > 0].long()]).tolist()}
-        if len(held) == 1 and (name := held.pop()) is not None:
-            writes[node] = name
+        if len(held - {None}) == 1:  # what stays may lie beside it
+            writes[node] = next(name for name in held if name is not None)
+    call_of = {str(n.target): n.name for n in module.graph.nodes if n.op == "call_module"}
     layers = []
     for layer in graph.layers:
         reads = writes.get(sites[layer.inputs[0]].output) if layer.inputs and layer.inputs[0] in sites else None
-        layers.append(replace(layer, reads=reads, writes=writes.get(sites[layer.name].output)))
+        made, part = writes.get(sites[layer.name].output), None
+        read = channels.read.get(call_of.get(str(sites[layer.name].module), ""))
+        if layer.kind in WEIGHTED and read is None and layer.name not in headed_layers:
+            reads = made = None  # it mixes along another axis, each channel by itself
+        elif read is not None and reads in units:
+            own = int((owner[read[1].long()] == 1 + list(units).index(reads)).sum())
+            part = own if own < len(read[1]) else None
+        layers.append(replace(layer, reads=reads, writes=made, read_part=part))
     position = {layer.name: index for index, layer in enumerate(graph.layers)}
     every = sorted([*groups, *(group for group, _ in headed)], key=lambda group: position[group.name])
     return Graph(graph.inputs, tuple(layers), graph.outputs, tuple(every)), channels

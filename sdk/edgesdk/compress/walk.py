@@ -195,14 +195,28 @@ class Walk(fx.Interpreter):
         return self._asked(node, reads, value)
 
     def _weighted(self, node: fx.Node, weights: Weights, value: Tensor) -> Tensor:
+        if self.passes(node, weights):
+            found, axis = self.of(node.all_input_nodes[0]), weights.makes
+            return squash(found.narrow(axis, 0, 1).expand(value.shape))
         read = None
         if weights.reads is not None:
-            x = node.all_input_nodes[0]
-            read = self.column(self.of(x), weights.reads)
+            read = self.column(self.of(node.all_input_nodes[0]), weights.reads)
         weight = operator.attrgetter(weights.weight)(self.module)
         rows = self.rows(weights, read, weight)
         axis = weights.makes % value.dim()
         return rows.reshape([-1 if i == axis else 1 for i in range(value.dim())]).expand(value.shape)
+
+    def passes(self, node: fx.Node, weights: Weights) -> bool:
+        """Whether a layer treats each channel by itself: it mixes along another axis, as a Mixer's over tokens does."""
+        if weights.reads is None or weights.groups > 1:
+            return False
+        x = self.of(node.all_input_nodes[0])
+        axes = varying(x)
+        linear = weights.reads == -1 or _is_pointwise(self._module(node))
+        return linear and bool(axes) and weights.reads % x.dim() not in axes
+
+    def _module(self, node: fx.Node) -> Any:
+        return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None  # type: ignore[union-attr]
 
     def column(self, numbers: Tensor, axis: int) -> Tensor:
         """The number of each index on ``axis``: all that are found there are tied."""
@@ -210,9 +224,7 @@ class Walk(fx.Interpreter):
         flat = least(flat, 0).flatten(1)
         first = flat.max(1).values
         beside = first[:, None].expand_as(flat)
-        apart = (flat != beside) & (flat > 0)
-        if bool(apart.any()):
-            self.tie(beside[apart], flat[apart])
+        self.tie(beside[flat > 0], flat[flat > 0])
         return first
 
     def _scaled(self, node: fx.Node, axis: int, names: list[str]) -> Tensor:
@@ -242,33 +254,41 @@ class Walk(fx.Interpreter):
 
     def _met(self, node: fx.Node, value: Any) -> Tensor:
         """The numbers that a pointwise node leaves in each entry; those of a constant count where it meets others."""
-        shape = value.shape
         reads = [i for i in node.all_input_nodes if isinstance(self.env[i], Tensor)]
         moving = [i for i in reads if i not in self.constant] or reads[:1]
         found = torch.zeros((), dtype=torch.int32)
-        for i in moving:
-            found = self._together(found, self.of(i))
+        for index, i in enumerate(moving):
+            found = self._together(found, self.of(i)) if index else self.of(i)
         for i in reads:
-            if i in moving:
-                continue
-            own, other = torch.broadcast_tensors(self.of(i), found)
-            own, other = least(own, beside=other)
-            pairs = torch.unique(torch.stack([own.flatten(), other.flatten()]), dim=1)
-            pairs = pairs[:, pairs[0] > 0]
-            once = torch.bincount(pairs[0])[pairs[0]] == 1 if pairs.numel() else torch.zeros(0, dtype=torch.bool)
-            good = once & (pairs[1] > 0)
-            self.leave(pairs[0][~good], "it meets several of them")
-            self.tie(pairs[1][good], pairs[0][good])
-        return squash(found.expand(shape))
+            if i not in moving:
+                self._constant(self.of(i), found)
+        return squash(found.expand(value.shape))
 
     def _together(self, one: Tensor, other: Tensor) -> Tensor:
-        one, other = torch.broadcast_tensors(one, other)
+        """The numbers where two tensors meet entry by entry: tied, but for one that meets many by being repeated."""
+        repeated = _repeated(one, other), _repeated(other, one)
+        for own, alone in zip((one, other), repeated, strict=True):
+            if alone:
+                self.leave(own, "it meets several of them")
+        one, other = torch.broadcast_tensors(*(
+            torch.zeros_like(own) if alone else own for own, alone in zip((one, other), repeated, strict=True)
+        ))
         shape = one.shape
         one, other = least(one, beside=other)
-        both = (one > 0) & (other > 0) & (one != other)
-        if bool(both.any()):
-            self.tie(one[both], other[both])
+        if not any(repeated):
+            self.tie(one, other)
         return torch.where(one > 0, one, other).expand(shape)
+
+    def _constant(self, own: Tensor, other: Tensor) -> None:
+        """A constant's numbers are tied to those that they meet, each to one; what meets several stays."""
+        own, other = torch.broadcast_tensors(own, other)
+        own, other = least(own, beside=other)
+        pairs = torch.unique(torch.stack([own.flatten(), other.flatten()]), dim=1)
+        pairs = pairs[:, pairs[0] > 0]
+        once = torch.bincount(pairs[0])[pairs[0]] == 1 if pairs.numel() else torch.zeros(0, dtype=torch.bool)
+        good = once & (pairs[1] > 0)
+        self.leave(pairs[0][~good], "it meets several of them")
+        self.tie(pairs[1][good], pairs[0][good])
 
     def _asked(self, node: fx.Node, reads: Sequence[fx.Node], value: Any) -> Any:
         """What is found by changing the channels of the inputs of ``node`` and looking at its outputs."""
@@ -337,6 +357,17 @@ def ask(call: Callable[[list[Tensor]], Any], numbers: Sequence[Tensor]) -> Any:
         same = in_order[place] == pattern
         found.append(squash(torch.where(same, of[place], torch.where(pattern == 0, 0, -1).int())))
     return found[0] if isinstance(result, Tensor) else tuple(found)
+
+
+def _repeated(own: Tensor, other: Tensor) -> bool:
+    """Whether ``own`` is repeated along an axis on which the numbers in ``other`` change."""
+    return any(-a > own.dim() or own.shape[a] == 1 for a in (a - other.dim() for a in varying(other)))
+
+
+def _is_pointwise(part: Any) -> bool:
+    return isinstance(part, CONVOLUTIONS) and all(k == 1 for k in (*part.kernel_size, *part.stride)) and not any(
+        part.padding if isinstance(part.padding, tuple) else ()
+    )
 
 
 def squash(numbers: Tensor) -> Tensor:

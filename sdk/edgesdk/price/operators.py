@@ -99,7 +99,8 @@ def channels(layer: Layer, graph: Graph, reads: int | None, writes: int | None) 
     inputs = layer.input_shape[axis] if layer.input_shape else 0
     outputs = layer.shape[axis] if layer.shape else 0
     if layer.reads and reads is not None:
-        inputs = inputs * reads // graph.group_by_name[layer.reads].size
+        own = inputs if layer.read_part is None else layer.read_part
+        inputs += own * reads // graph.group_by_name[layer.reads].size - own
     if layer.writes and writes is not None:
         outputs = outputs * writes // graph.group_by_name[layer.writes].size
     return inputs, outputs
