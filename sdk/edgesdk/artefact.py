@@ -63,6 +63,9 @@ def check_stored(options: Iterable[Option], runtime: str) -> None:
             )
 
 
+REFERENCES = ("call", "arithmetic", "memory")  # what each takes most of its time for
+
+
 def baseline(folder: Path, runtime: str) -> Path:
     """A tiny model with the kernels that all models use, in ``folder``, for ``runtime`` to page itself in with.
 
@@ -72,6 +75,13 @@ def baseline(folder: Path, runtime: str) -> Path:
     path = folder / f"baseline{suffix}"
     path.write_bytes((resources.files("edgesdk_targets") / "baselines" / f"tiny{suffix}").read_bytes())
     return path
+
+
+def references(runtime: str) -> list[bytes]:
+    """The tiny models that ``runtime`` runs between all that is timed: the probes of ``price.table.REFERENCES``."""
+    suffix = ".tflite" if FORMAT_OF[runtime] == "tflite" else ".onnx"
+    folder = resources.files("edgesdk_targets") / "baselines"
+    return [(folder / f"reference-{name}{suffix}").read_bytes() for name in REFERENCES]
 
 
 @dataclass(frozen=True)

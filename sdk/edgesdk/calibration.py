@@ -173,7 +173,7 @@ def _timed(name: str, runtime: str, threads: int, tell: Tell, share: float, devi
         tell("timing small networks", None)
         answer = agent.call(
             "operators", models=[{"key": network.path.name, "path": agent.place(network.path)} for network in networks],
-            runtime=runtime, threads=threads, rounds=ROUNDS, seconds_per_visit=VISIT_SECONDS,
+            runtime=runtime, threads=threads, rounds=ROUNDS, seconds_per_visit=VISIT_SECONDS, **bench.beside(table),
         )  # fmt: skip
     ms = {item["key"]: float(item["ms"]) for item in answer["results"]}
     tell("fitting", None)

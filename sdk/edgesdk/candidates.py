@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from edgesdk.budget import Budget, Cost, show
 from edgesdk.compress.apply import compressed
 from edgesdk.errors import BudgetError
-from edgesdk.menu import Menu
 from edgesdk.plan import Plan
 from edgesdk.planning import Planned, at_full_width
-from edgesdk.price.correct import Correction
 from edgesdk.report import DENSE
-from edgesdk.solve.milp import Solution, Unreachable
-from edgesdk.study import Study
+from edgesdk.solve.milp import Unreachable
+from edgesdk.study import Seen, Study
 from edgesdk.training import Candidate
 
 WHOLE = "dense int8"
@@ -80,8 +78,7 @@ def build(known: Study, one: Planned) -> Candidate:
     name = f"candidate-{one.plan.digest[:12]}"
     made = known.artefact(known.integer(small, options), options, name)
     report = known.measure({DENSE: known.dense_file, name: made}, "rapid")[name]
-    plain = known.menu(Correction())
-    known.observe(plain, _plain(plain, one.solution), one.solution.kept, one.solution.dropped, report)
+    known.observe(Seen(one.solution.choices, one.solution.kept, one.solution.dropped, report))
     return Candidate(known, one.plan, small, made, report)
 
 
@@ -89,16 +86,6 @@ def attempt(known: Study, one: Planned, goal: Budget, search: str) -> Attempt:
     """The plan carried out, as the budget ``goal`` sees it."""
     candidate = build(known, one)
     return Attempt(candidate, search, candidate.report.cost(goal), one.solution.loss)
-
-
-def _plain(at: Menu, solution: Solution) -> Mapping[str, Any]:
-    """The solution's choices at the uncorrected prices of the menu ``at``."""
-    by_name = {layer.name: layer for layer in at.layers}
-    same = ("option", "reads", "writes", "skips")
-    return {
-        name: next(c for c in by_name[name].choices if all(getattr(c, f) == getattr(choice, f) for f in same))
-        for name, choice in solution.choices.items()
-    }
 
 
 def keeping(tried: Iterable[Attempt], goal: Budget) -> tuple[Attempt, ...]:

@@ -249,7 +249,8 @@ def _allowed(device: Target, runtime: str, wanted: Sequence[str]) -> tuple[str, 
 def _facts(known: Study, plan: Plan, epochs: float, seed: int, learns: bool) -> dict[str, Any]:
     """What the report says beside the figures."""
     kept = {g.name: g.fixed for g in known.graph.groups if g.fixed}
-    notes = [] if learns else ["no training data, or no epochs: nothing was recovered beyond calibration"]
+    notes = list(known.healed)
+    notes += [] if learns else ["no training data, or no epochs: nothing was recovered beyond calibration"]
     return {
         "metric": known.task.name,
         "notes": notes,

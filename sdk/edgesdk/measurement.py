@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgesdk.artefact import FORMAT_OF, FORMATS, HERE, Artefact, baseline, format_of
 from edgesdk.bundle import Bundle
+from edgesdk.cache import cache_folder
 from edgesdk.errors import BundleError, UsageError
 from edgesdk.remote.bench import Bench
 from edgesdk.remote.devices import LOCAL, Device
@@ -52,6 +53,7 @@ def compare(
         runtimes = dict.fromkeys(model.runtime for model in models.values())
         bench, *_ = [Bench(agent, threads, name) for name in runtimes]  # each says where its runtime is not there
         baselines = {name: baseline(Path(folder), name) for name in runtimes}
+        bench.table(cache_folder() / "prices", 1, 0)  # knows the undisturbed state, if anything was priced here
         reports = bench.measure(models, mode, baselines)
         return [replace(reports[name], name=Path(name).name) for name in models]
 

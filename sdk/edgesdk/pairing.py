@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
-from statistics import median
+from math import exp, hypot, log
+from statistics import NormalDist
 
-CONFIDENCE = 0.95
+from edgesdk_targets.agent.undisturbed import settled
+
+DEVIATIONS = NormalDist().inv_cdf(0.975)  # either side, for 95 %
 
 
 @dataclass(frozen=True)
 class Ratio:
     """A latency as a share of another's: the median over ``rounds`` of one interleaved run, with a 95 % interval.
 
-    Of fewer than six rounds the interval is their range. A predicted one has no rounds, and no interval.
+    Rounds in which the device was disturbed count less. A predicted one has no rounds, and no interval.
     """
 
     median: float
@@ -23,20 +25,14 @@ class Ratio:
     rounds: int
 
 
-def paired(own: Sequence[float], other: Sequence[float]) -> Ratio:
-    """The ratio of ``own`` to ``other``, the figures of the same rounds; rounds that one of them lacks are left out.
+def paired(own: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]], beyond: float = 0.0) -> Ratio:
+    """The ratio of ``own`` to ``other``: what each took in the same rounds, ``ms`` with its ``error``.
 
-    The interval is that of the sign test: it holds whatever the distribution of the ratios (Conover 1999, 3.2).
+    Rounds that one of them lacks are left out. ``beyond`` is the standard error that all rounds have in common, as
+    where the device was never undisturbed.
     """
-    ordered = sorted(a / b for a, b in zip(own, other))  # noqa: B905 (a faster one may need more rounds)
-    skipped = _skipped(len(ordered))
-    return Ratio(median(ordered), ordered[skipped], ordered[-1 - skipped], len(ordered))
-
-
-def _skipped(count: int) -> int:
-    """How many of ``count`` sorted figures may lie beyond either end of the interval of their median."""
-    skipped, tail = 0, (1 + count) / 2**count  # of one at an end lying beyond the true median
-    while tail <= (1 - CONFIDENCE) / 2:
-        skipped += 1
-        tail += comb(count, skipped + 1) / 2**count
-    return skipped
+    rounds = list(zip(own, other))  # noqa: B905 (one may have needed more)
+    ratios, errors = [log(a["ms"] / b["ms"]) for a, b in rounds], [hypot(a["error"], b["error"]) for a, b in rounds]
+    middle, error = settled(ratios, errors)
+    low, high = (exp(middle + sign * DEVIATIONS * hypot(error, beyond)) for sign in (-1, 1))
+    return Ratio(exp(middle), low, high, len(rounds))

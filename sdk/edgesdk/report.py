@@ -17,6 +17,21 @@ Tell = Callable[[str, "float | None"], None]
 
 
 @dataclass(frozen=True)
+class Undisturbed:
+    """What a run takes in the device's undisturbed state, in ms, with the standard error of its logarithm.
+
+    Reference models, visited every few ms, tell that state: it is the lowest mode of their times, ``reference_ms``.
+    What the artefact took is taken relative to theirs, visits counting the less the slower the device was;
+    ``disturbed`` is the share of visits in which it was slower than that state.
+    """
+
+    ms: float
+    error: float
+    disturbed: float
+    reference_ms: float
+
+
+@dataclass(frozen=True)
 class Report:
     """One artefact on one device.
 
@@ -25,7 +40,9 @@ class Report:
     ``peak_memory_bytes`` is what the model adds to the process, ``runtime_memory_bytes`` what the runtime takes without
     any. ``precision`` is the one that the runtime says it computes floats in, where it says so. ``load_ms`` is a cold
     load in a fresh process. ``valid`` is false for a throttled run, with the reason. ``ratios`` are its latency as a
-    share of that of each other artefact of the same run, by its name, compared round by round.
+    share of that of each other artefact of the same run, by its name, compared round by round. In
+    ``statistics`` ``p50`` is that of the ``undisturbed`` state, where it is known, and ``p50_as_run`` that of the raw
+    samples, as all the others are.
     """
 
     name: str
@@ -49,9 +66,15 @@ class Report:
     schema: int = SCHEMA
     notes: tuple[str, ...] = field(default=())
     ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    undisturbed: Undisturbed | None = None
 
     def latency_ms(self, percentile: float = 50) -> float:
-        """The latency at ``percentile``, from the raw samples. Raises ``DeviceError`` where they cannot carry it."""
+        """The median in the undisturbed state; at another ``percentile`` that of the raw samples, as they came.
+
+        Raises ``DeviceError`` where they cannot carry it.
+        """
+        if percentile == 50 and self.undisturbed is not None:
+            return self.undisturbed.ms
         ordered = sorted(self.samples_ms)
         if len(ordered) * min(percentile, 100 - percentile) / 100 < 5:
             raise DeviceError(

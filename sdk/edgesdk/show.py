@@ -63,6 +63,9 @@ def _show_figures(report: Mapping[str, Any], console: Console) -> None:
         ends = [" to ".join(show("latency_ms", r[end]) for end in ("low_ms", "high_ms")) for r in (dense, deployed)]
         table.add_row("latency", bound, *(show("latency_ms", r["median_ms"]) for r in (dense, deployed)), ratio)
         table.add_row("in 9 of 10 cases", "", *ends, "")
+    if measured and all(r.get("undisturbed") for r in (dense, deployed)):
+        shares = [f"{100 * r['undisturbed']['disturbed']:.0f} %" for r in (dense, deployed)]
+        table.add_row("disturbed meanwhile", "-", *shares, "")
     for name, label in (("peak_memory_bytes", "peak memory added"), ("size_bytes", "size of the file")):
         figures = [r[name] for r in (dense, deployed)]
         table.add_row(label, _bound(budget, name), *(show(name, f) for f in figures), f"{figures[1] / figures[0]:.2f}")
@@ -279,6 +282,8 @@ def show_report(report: Report, console: Console) -> None:
         (name, "too few samples" if value is None else show("latency_ms", value) if name != "count" else value)
         for name, value in report.statistics.items()
     ]
+    if report.undisturbed is not None:
+        rows.append(("disturbed meanwhile", f"{100 * report.undisturbed.disturbed:.0f} % (p50 is of the rest)"))
     if report.load_ms is not None:
         rows.append(("cold load", show("latency_ms", report.load_ms)))
     if report.peak_memory_bytes is not None:
@@ -301,8 +306,9 @@ def show_ratios(reports: Sequence[Report], console: Console) -> None:
     """What each took of the first, all being from one run."""
     first = reports[0]
     for other in reports[1:]:
-        ratio = other.latency_ms() / first.latency_ms()
-        console.print(f"{other.name} / {first.name}: p50 {ratio:.3f}, in one interleaved run", highlight=False)
+        found = next(iter(other.ratios.values()))  # they are in the order of the run
+        told = f"p50 {found.median:.3f} (95 %: {found.low:.3f} to {found.high:.3f}), {found.rounds} interleaved rounds"
+        console.print(f"{other.name} / {first.name}: {told}", highlight=False)
 
 
 def show_installed(found: Mapping[str, Any], console: Console) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
+from math import hypot, inf, log, prod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.artefact import Artefact, baseline, format_of
-from edgesdk.budget import Budget
+from edgesdk.budget import Budget, show
 from edgesdk.cache import cache_folder
 from edgesdk.compress.data import Data, check
 from edgesdk.compress.network import Batch, Network, rebatch, tensors
@@ -35,7 +35,7 @@ from edgesdk.menu import Choice, Menu
 from edgesdk.plan import FP32, INT8, STORED, Option, Struck
 from edgesdk.price.correct import Correction, Observation, fit
 from edgesdk.price.menu import Losses, all_widths, full_width, menu, options, strike
-from edgesdk.price.operators import Operator
+from edgesdk.price.operators import Operator, of_network, operators
 from edgesdk.price.profile import Predicted
 from edgesdk.price.stored import forms
 from edgesdk.price.table import Table
@@ -46,7 +46,30 @@ from edgesdk.solve.milp import price
 
 SENSE_SAMPLES = 128
 METHOD = "taylor and hessian, fitted"  # of ranking and sensing: what was kept of another is of no use
+ANCHORED = 2  # what is kept of a measured dense model: 2 has its undisturbed latency
+CALLS = 3.0  # of what a call costs: the most that a network takes beside its parts, whose inputs are larger
+MODEL_ERROR = 0.03  # log: of the sum of parts as what a network takes, beyond what is uncertain of the parts
+DOUBTFUL = 2.0  # standard errors beyond which parts and a network contradict each other
 WITHOUT_FOUR_BITS = ("tensorrt",)  # of weights of a convolution
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A whole network that was measured (or predicted): its choices, and the report."""
+
+    choices: Mapping[str, Choice]
+    kept: Mapping[str, int]
+    dropped: Sequence[str]
+    report: Report | Prediction
+
+    def at(self, menu: Menu) -> dict[str, Choice]:
+        """Its choices at the prices of ``menu``."""
+        same = ("option", "reads", "writes", "skips")
+        by_name = {layer.name: layer for layer in menu.layers}
+        return {
+            name: next(c for c in by_name[name].choices if all(getattr(c, f) == getattr(own, f) for f in same))
+            for name, own in self.choices.items()
+        }
 
 
 @dataclass
@@ -69,7 +92,9 @@ class Study:
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     offered: Mapping[str, tuple[Option, ...]] = field(default_factory=dict)
     losses: Losses = field(default_factory=Losses)
+    seen: list[Seen] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
+    healed: list[str] = field(default_factory=list)
     struck: tuple[Struck, ...] = ()
     dense: Report | Prediction | None = None
     anchors: Mapping[str, Report | Prediction] = field(default_factory=dict)
@@ -91,6 +116,7 @@ class Study:
         weights = sum(prod(layer.weight_shape) for layer in self.graph.layers if layer.weight_shape)
         self.table = self.bench.table(cache_folder() / "prices", COPIES, weights)
         self.folder.mkdir(exist_ok=True)
+        self._again: set[str] = set()
 
     def artefact(self, ready: Network, options: Mapping[str, Option], name: str) -> Artefact:
         """``ready``, whose layers are as ``options`` say, as a file for this runtime."""
@@ -144,10 +170,12 @@ class Study:
         wanted = all_widths(self.graph, self.offered)
         self.time(wanted, lambda s: self.tell(stage, 0.2 + 0.8 * s))
 
-    def time(self, operators: Sequence[Operator], progress: Callable[[float], None]) -> None:
-        """Measure the prices of ``operators`` that are not known yet."""
+    def time(
+        self, operators: Sequence[Operator], progress: Callable[[float], None] = lambda share: None, again: bool = False
+    ) -> None:
+        """Measure the prices of ``operators`` that are not known yet, or all of them ``again``."""
         if isinstance(self.bench, Bench) and isinstance(self.table, Table):
-            self.bench.price(self.table, operators, lambda op: probe_file(op, self.runtime), progress)
+            self.bench.price(self.table, operators, lambda op: probe_file(op, self.runtime), progress, again)
 
     def anchor(self, mode: str, again: bool = True) -> None:
         """Measure the dense model, float and with every layer integer that can be, in one interleaved run.
@@ -156,7 +184,7 @@ class Study:
         """
         self.tell(f"measuring the dense model ({self.runtime})", None)
         whole = self.whole
-        key = [self.graph.digest, digest_of(self.network.module), self.bench.conditions, mode, sorted(whole)]
+        key = [ANCHORED, self.graph.digest, digest_of(self.network.module), self.bench.conditions, mode, sorted(whole)]
         path = cache_folder() / "anchors" / f"{digest(key)[:16]}.json"
         again = again or isinstance(self.bench, Forecast)
         reports = None if again else _kept(path)
@@ -174,37 +202,82 @@ class Study:
                 wanted = chosen.get(layer.name, Option())
                 found = [c for c in layer.choices if c.option == wanted and not c.skips]
                 picked[layer.name] = max(found, key=lambda c: (c.reads or 0, c.writes or 0))
-            self.observe(everything, picked, full, (), reports[name])
+            self.observe(Seen(picked, full, (), reports[name]))
 
     def menu(self, correction: Correction | None = None, losses: Losses | None = None) -> Menu:
         """The menu at prices that are corrected by all that was measured."""
         if correction is None:
-            correction = fit(self.observations)
+            correction = self.correction
         return menu(self.graph, self.offered, self.table, losses or self.losses, correction, self.struck)
 
-    def observe(
-        self,
-        at: Menu,
-        choices: Mapping[str, Choice],
-        kept: Mapping[str, int],
-        dropped: Sequence[str],
-        report: Report | Prediction,
-    ) -> None:
-        """Remember what a whole network was measured (or predicted) at beside the uncorrected prices of its parts."""
-        cost, _ = price(at, choices, kept, dropped)
-        float_ms = sum(c.latency_ms for c in choices.values() if c.option.precision == FP32)
-        assert report.peak_memory_bytes is not None
-        self.observations.append(
-            Observation(
-                float_ms,
-                cost.latency_ms - float_ms,
-                report.latency_ms(),
-                cost.peak_memory_bytes,
-                report.peak_memory_bytes,
-                cost.size_bytes,
-                report.size_bytes,
-            )
+    @property
+    def correction(self) -> Correction:
+        """What whole networks say of the prices; its constant is what calls cost where all else has a price."""
+        if not isinstance(self.table, Table):
+            return fit(self.observations)
+        call = self.table.call_ms
+        priced = all(op.probed for _, op in of_network(self.graph, {}))
+        return fit(self.observations, call, CALLS * call if priced else inf)
+
+    def observe(self, seen: Seen) -> None:
+        """Set what a whole network was measured (or predicted) at beside the uncorrected prices of its parts.
+
+        Where the two contradict each other beyond what is uncertain of both, the parts are measured again.
+        """
+        self.seen.append(seen)
+        self._compare()
+        parts = [op for op in self._operators(seen) if op.key not in self._again]
+        predicted, error = self._expected(seen)
+        if parts and abs(log(seen.report.latency_ms() / predicted)) > DOUBTFUL * error:
+            took = f"{show('latency_ms', seen.report.latency_ms())} instead of {show('latency_ms', predicted)}"
+            self.healed.append(f"{len(parts)} operators were priced again: a network of them took {took}")
+            self._again |= {op.key for op in parts}
+            self.time(parts, again=True)
+            self._compare()
+
+    def _compare(self) -> None:
+        """Observations at the prices as they are now."""
+        at = self.menu(Correction())
+        self.observations = [_observation(at, seen) for seen in self.seen]
+
+    def _operators(self, seen: Seen) -> list[Operator]:
+        """What a network runs as, but for changes of precision, as far as that is measured."""
+        if not isinstance(self.table, Table):
+            return []
+        found = (
+            op
+            for name, choice in seen.choices.items()
+            for op in operators(self.graph.by_name[name], self.graph, choice.option, choice.reads, choice.writes)
+            if op.probed and not choice.skips
         )
+        return list({op.key: op for op in found}.values())
+
+    def _expected(self, seen: Seen) -> tuple[float, float]:
+        """What a network should take at corrected prices, and the standard error of the logarithm of that.
+
+        The latter has the error of what it was measured at, too.
+        """
+        at = self.menu()
+        cost, _ = price(at, seen.at(at), seen.kept, seen.dropped)
+        parts = hypot(*map(self.table.error_ms, self._operators(seen))) / cost.latency_ms
+        known = seen.report.undisturbed if isinstance(seen.report, Report) else None
+        return cost.latency_ms, hypot(parts, known.error if known else 0.0, MODEL_ERROR)
+
+
+def _observation(at: Menu, seen: Seen) -> Observation:
+    choices, report = seen.at(at), seen.report
+    cost, _ = price(at, choices, seen.kept, seen.dropped)
+    float_ms = sum(choice.latency_ms for choice in choices.values() if choice.option.precision == FP32)
+    assert report.peak_memory_bytes is not None
+    return Observation(
+        float_ms,
+        cost.latency_ms - float_ms,
+        report.latency_ms(),
+        cost.peak_memory_bytes,
+        report.peak_memory_bytes,
+        cost.size_bytes,
+        report.size_bytes,
+    )
 
 
 def study(

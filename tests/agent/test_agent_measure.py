@@ -208,8 +208,9 @@ class Operators(OnDisk):
         self.assertEqual([item["key"] for item in result["results"]], [model["key"] for model in models])
         for item in result["results"]:
             self.assertGreater(item["ms"], 0)
-            self.assertGreaterEqual(item["spread"], 0)
+            self.assertGreater(item["uncertainty"], 0)
             self.assertGreaterEqual(item["runs"], 3 * operators.LEAST_RUNS)
+        self.assertIsNone(result["references"])
         self.assertEqual([(report["done"], report["of"]) for report in self.reports], [(3, 4), (4, 4)])
         self.assertEqual([item for report in self.reports for item in report["results"]], result["results"])
 

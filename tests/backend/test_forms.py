@@ -33,7 +33,7 @@ from edgesdk.price.forms import ASKED, CHEAPER, USUAL, fits, forms
 from edgesdk.price.kinds import ACTIVATIONS, kind_of
 from edgesdk.price.menu import _live_bytes, full_width, options, strike, weight_bytes
 from edgesdk.price.operators import Operator, operators
-from edgesdk.price.table import Table
+from edgesdk.price.table import Price, Table
 
 RUNTIMES = ("onnxruntime", "openvino", "litert")
 
@@ -259,10 +259,10 @@ def test_a_cheaper_activation_stays_on_the_menu_where_the_other_takes_longer(tmp
     offered = {layer.name: options(layer, offer=("relu",)) for layer in graph.layers}
     table = Table.open(tmp_path, {"device": "by hand"}, 4)
     every = full_width(graph, offered)
-    times = {op.key: 1.0 for op in table.missing(every)}
+    times = {op.key: Price(1.0) for op in table.missing(every)}
     silu = next(op for op in every if op.activation == "silu")
     assert silu.probed
-    table.add({**times, silu.key: 3.0})
+    table.add({**times, silu.key: Price(3.0)})
     kept, struck = strike(graph, offered, table, False)
     assert Option(form=Form("relu")) in kept["silu"] and Option(form=Form("relu")) not in kept["hardswish"]
     assert any(item.layer == "hardswish" and item.choice == "fp32, relu" for item in struck)

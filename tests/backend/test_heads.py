@@ -34,7 +34,7 @@ from edgesdk.plan import FP32, Option
 from edgesdk.price.correct import Correction
 from edgesdk.price.menu import all_widths, menu, options, weight_bytes
 from edgesdk.price.operators import operators, widths
-from edgesdk.price.table import Table
+from edgesdk.price.table import Price, Table
 from edgesdk.solve.milp import solve
 
 DIM, HEADS, TOKENS = 32, 4, 6
@@ -302,7 +302,9 @@ def test_the_search_buys_whole_heads(tmp_path: Path) -> None:
     offered = {n.name: tuple(o for o in options(n) if o.form is None) for n in network.graph.layers}
     offered = {name: tuple(o for o in found if o.precision == FP32) for name, found in offered.items()}
     table = Table.open(tmp_path, {}, 1)
-    table.add({probe.key: 1e-6 * probe.macs + 1e-9 for probe in table.missing(all_widths(network.graph, offered))})
+    table.add(
+        {probe.key: Price(1e-6 * probe.macs + 1e-9) for probe in table.missing(all_widths(network.graph, offered))}
+    )
     losses = sense(network, offered, x, importance(network, [(x, None)], task), task)
     losses = replace(losses, branches={})
     found = menu(network.graph, offered, table, losses, Correction())

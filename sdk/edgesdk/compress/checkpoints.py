@@ -132,9 +132,7 @@ def _held(content: Any, path: tuple[str, ...] = ()) -> Iterator[_Held]:
             yield from _held(value, (*path, str(name)))
 
 
-def _aligned(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
-) -> tuple[Mapping[str, Tensor], str, str, int]:
+def _aligned(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str, str, int]:
     """``tensors`` under the model's names; the prefixes taken off and put on; how well they then fit the model."""
 
     def ends(name: str) -> Iterator[int]:

@@ -126,9 +126,7 @@ def _with_classes(data: Data, judged: Tensor) -> Data:
     def change(y: Tensor) -> Tensor:
         return class_numbers(y, y) if y.dim() == 2 else y
 
-    parts = {
-        name: [(x, change(y)) for x, y in getattr(data, name)] for name in ("calibration", "holdout", "test")
-    }
+    parts = {name: [(x, change(y)) for x, y in getattr(data, name)] for name in ("calibration", "holdout", "test")}
     train = None if data.train is None else Relabelled(data.train, change)
     if data.holdout is data.calibration:
         parts["holdout"] = parts["calibration"]

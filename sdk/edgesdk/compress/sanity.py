@@ -180,9 +180,7 @@ def _answers(logits: Tensor, y: Any) -> tuple[Tensor, Tensor]:
     return logits.argmax(axis), classes_of(labels)
 
 
-def _better_reading(
-    run: Run, data: Data, task: Task, batches: Batches, score: float
-) -> tuple[str, str] | None:
+def _better_reading(run: Run, data: Data, task: Task, batches: Batches, score: float) -> tuple[str, str] | None:
     """What the model scores with pixels prepared otherwise, and how that is asked for, where it is much better."""
     some, seen = [], 0
     for x, y in batches:
@@ -239,9 +237,7 @@ def _described(other: Preprocessing) -> str:
     return f"pixels as {low:g} to {high:g}{', then ImageNet mean and std' if other.mean else ''}{order}"
 
 
-def _better_order(
-    task: Task, judged: Sequence[Tensor], targets: Sequence[Any], score: float
-) -> tuple[str, str] | None:
+def _better_order(task: Task, judged: Sequence[Tensor], targets: Sequence[Any], score: float) -> tuple[str, str] | None:
     """What the model scores with its classes in another order, where that is much better."""
     if not task.classifies:
         return None

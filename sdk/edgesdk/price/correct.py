@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 
@@ -11,7 +12,9 @@ from edgesdk.plan import FP32, INT8
 
 TRUST = 0.3  # standard deviation of the priors on the scales, against relative errors of whole networks of:
 NOISE = 0.02
-SMALLEST = 0.05  # a scale
+SMALLEST = 0.05  # a scale of bytes
+NEAR = (0.6, 1.6)  # a scale of latency: parts that are off by more are wrong, and are measured again instead
+SWEEPS = 200
 PAGE = 4096.0  # bytes: memory is counted in pages, and a tiny network may add none
 
 
@@ -47,11 +50,12 @@ class Correction:
         return self.scales[precision]
 
 
-def fit(observations: Sequence[Observation], fixed_ms: float = 0.0) -> Correction:
+def fit(observations: Sequence[Observation], fixed_ms: float = 0.0, most_ms: float = inf) -> Correction:
     """The correction under which ``observations`` are most likely.
 
     Least squares on relative errors with Gaussian priors: each scale near 1, constants loose (the one of latency near
-    ``fixed_ms``, what has no price of its own). Scales and constants never become negative.
+    ``fixed_ms``, what has no price of its own). Scales and constants never become negative; those of latency stay near
+    1, and its constant below ``most_ms``.
     """
     if not observations:
         return Correction(latency_ms=fixed_ms)
@@ -60,6 +64,7 @@ def fit(observations: Sequence[Observation], fixed_ms: float = 0.0) -> Correctio
         [(1.0, seen.float_ms, seen.integer_ms) for seen in observations],
         [seen.measured_ms for seen in observations],
         [(fixed_ms, max(fixed_ms, 0.1 * least)), (1.0, TRUST), (1.0, TRUST)],
+        [(0.0, most_ms), NEAR, NEAR],
     )
     memory = _offset_and_scale([(o.parts_memory_bytes, o.memory_bytes) for o in observations])
     size = _offset_and_scale([(o.parts_size_bytes, o.size_bytes) for o in observations])
@@ -70,24 +75,34 @@ def _offset_and_scale(seen: Sequence[tuple[float, float]]) -> tuple[float, float
     """Bytes = offset + scale x parts. The prior on the scale is wide: a runtime's arena grows in powers of two."""
     measured = [max(figure, PAGE) for _, figure in seen]
     scale_prior = (1.0, 1.0)
-    offset, scale = _regression([(1.0, parts) for parts, _ in seen], measured, [(0.0, max(measured)), scale_prior])
-    if offset == 0.0:  # it would be negative: what is left for the scale alone
-        (scale,) = _regression([(parts,) for parts, _ in seen], measured, [scale_prior])
+    offset, scale = _regression(
+        [(1.0, parts) for parts, _ in seen],
+        measured,
+        [(0.0, max(measured)), scale_prior],
+        [(0.0, inf), (SMALLEST, inf)],
+    )
     return offset, scale
 
 
 def _regression(
-    rows: Sequence[tuple[float, ...]], measured: Sequence[float], priors: Sequence[tuple[float, float]]
+    rows: Sequence[tuple[float, ...]],
+    measured: Sequence[float],
+    priors: Sequence[tuple[float, float]],
+    limits: Sequence[tuple[float, float]],
 ) -> list[float]:
-    """Coefficients of ``rows`` for ``measured`` with relative noise and priors (mean, deviation), none negative."""
-    left = [np.array(row) / (value * NOISE) for row, value in zip(rows, measured, strict=True)]
-    right = [1 / NOISE for _ in measured]
-    for index, (mean, deviation) in enumerate(priors):
-        row = np.zeros(len(priors))
-        row[index] = 1 / deviation
-        left.append(row)
-        right.append(mean / deviation)
-    solution = np.linalg.lstsq(np.array(left), np.array(right), rcond=None)[0]
-    return [
-        max(float(value), 0.0 if index == 0 and len(priors) > 1 else SMALLEST) for index, value in enumerate(solution)
-    ]
+    """Coefficients of ``rows`` for ``measured`` with relative noise and priors (mean, deviation), within limits.
+
+    Coordinate descent in units of the priors' deviations: a convex problem in a box.
+    """
+    scale = np.array([deviation for _, deviation in priors])
+    left = np.array([np.array(row) * scale / (value * NOISE) for row, value in zip(rows, measured, strict=True)])
+    left = np.vstack([left, np.eye(len(priors))])
+    right = np.array([1 / NOISE for _ in measured] + [mean / deviation for mean, deviation in priors])
+    low, high = (np.array(ends) / scale for ends in zip(*limits, strict=True))
+    found = np.clip(np.linalg.lstsq(left, right, rcond=None)[0], low, high)
+    for _ in range(SWEEPS):
+        for index in range(len(found)):
+            column = left[:, index]
+            rest = right - left @ found + column * found[index]
+            found[index] = np.clip(column @ rest / (column @ column), low[index], high[index])
+    return [float(value) for value in found * scale]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
-from math import prod
+from math import hypot, prod
 
 from edgesdk.graph import CONV, LINEAR, OTHER, WEIGHTED, Graph, Layer
 from edgesdk.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
@@ -89,10 +89,11 @@ def strike(
 ) -> tuple[dict[str, tuple[Option, ...]], tuple[Struck, ...]]:
     """``offered`` without the options that this device runs slower than what they replace, and those options.
 
-    Another form replaces the layer as it is, at the same precision where it can have that. An integer layer replaces
-    the float one between integer neighbours, that is with the changes of precision around it. Where size or memory is
-    bounded (``smaller_wanted``), an integer layer stays on the menu however slow, and one that is stored smaller: it
-    may be what fits.
+    Another form replaces the layer as it is, at the same precision where it can have that, and must be faster by more
+    than prices are sure of. An integer layer replaces the float one between integer neighbours, that is with the
+    changes of precision around it, and must be slower by more than that to go. Where size or memory is bounded
+    (``smaller_wanted``), an integer layer stays on the menu however slow, and one that is stored smaller: it may be
+    what fits.
     """
     kept: dict[str, tuple[Option, ...]] = {}
     struck: list[Struck] = []
@@ -101,12 +102,12 @@ def strike(
         around = plain + _changes_around(layer, graph, offered, table)
         stays: list[Option] = []
         for option in offered[layer.name]:
-            own = _latency(layer, graph, option, None, None, table)
+            own, error = _priced(layer, graph, option, None, None, table)
             other = plain if option.precision == FP32 else around
-            if replace(option, form=None) in offered[layer.name]:
+            if option.form is not None and replace(option, form=None) in offered[layer.name]:
                 other = min(other, _latency(layer, graph, replace(option, form=None), None, None, table))
-            faster = own < other or (own == other and option.form is None)
             smaller = option.form is None or option.form.stored
+            faster = own + error < other if option.form is not None else own <= other + error
             if option == Option() or faster or (smaller_wanted and smaller):
                 stays.append(option)
             else:
@@ -148,7 +149,7 @@ def menu(
                 output, scratch = _live_bytes(layer, graph, option, reads, writes)
                 choice = Choice(
                     option,
-                    _latency(layer, graph, option, reads, writes, table) * correction.scale(option.precision),
+                    _careful(layer, graph, option, reads, writes, table) * correction.scale(option.precision),
                     losses.options.get(layer.name, {}).get(str(option), 0.0),
                     reads, writes, size * correction.size_scale,
                     memory * correction.memory_scale, output * correction.memory_scale,
@@ -206,6 +207,24 @@ def _weight_shape(layer: Layer, graph: Graph, reads: int | None, writes: int | N
 
 def _latency(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices) -> float:
     return sum(table.latency_ms(op) for op in ops.operators(layer, graph, option, reads, writes))
+
+
+def _priced(
+    layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices
+) -> tuple[float, float]:
+    """The latency of an option, and the standard error of what it takes more or less than the layer as it is."""
+    found = ops.operators(layer, graph, option, reads, writes)
+    plain = ops.operators(layer, graph, Option(), reads, writes)
+    error = 0.0 if option == Option() else hypot(*map(table.error_ms, {*found, *plain}))
+    return sum(map(table.latency_ms, found)), error
+
+
+def _careful(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices) -> float:
+    """The latency that the search goes by: an option is taken at its standard error above its price.
+
+    Of many options whose prices are noisy the search would buy those whose noise is lucky.
+    """
+    return sum(_priced(layer, graph, option, reads, writes, table))
 
 
 def weight_bytes(

@@ -4,64 +4,163 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
+from datetime import date, timedelta
+from math import hypot
 from pathlib import Path
+from typing import Any
 
+from edgesdk.graph import CONV, LINEAR
+from edgesdk.plan import FP32
 from edgesdk.price.operators import Operator, baseline
 from edgesdk.record import digest, dumps, write
+from edgesdk_targets.agent.undisturbed import LOWEST, beyond
 
-SCHEMA = 3  # 2: pools with their own windows, clips on grids of their own; 3: readers of two pixels a side
+SCHEMA = 4  # 2: pools with their own windows, clips on grids of their own; 3: readers of two pixels a side; 4: ratios
+AGE = timedelta(days=30)  # after which a price is measured again
+UNSEEN = timedelta(days=7)  # after which a device that never was as fast again is taken to be another by now
+DOUBT = 0.06  # standard error from which on a price is measured again at the next occasion
+LEAST_ERROR = 0.005  # of a probe, however well its visits agree
+CALL = Operator("alone linear", FP32, 8, 8)  # a model that computes next to nothing: what a call costs
+REFERENCES = (
+    Operator("alone", FP32, 8, 8, (8, 8)),  # mostly the call and its kernels' beginnings
+    Operator(CONV, FP32, 16, 16, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1), activation="relu"),  # mostly arithmetic
+    Operator(LINEAR, FP32, 128, 128),  # mostly memory
+)
+"""Whose probes are visited between all others: kernels of different kinds are not slowed down alike.
+
+They are kept as files (``artefact.references``), so that to measure needs nothing that makes any.
+"""
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a probe takes, as a ratio to what the references take at the same time, and how sure that is.
+
+    ``error`` is the standard error of the ratio's logarithm, ``level_ms`` what the references took when it was
+    measured: where that is not the device's undisturbed state, the ratio may be another there.
+    """
+
+    ratio: float
+    error: float = 0.0
+    level_ms: float = 0.0
+    day: str = field(default_factory=lambda: date.today().isoformat())
 
 
 @dataclass
 class Table:
-    """What probes took on one device, in ms, by the operator's key; ``conditions`` is all that the figures depend on.
+    """What probes take on one device, by the operator's key; ``conditions`` is all that the figures depend on.
 
-    A table is a cache of measurements: it grows, and what is in it is not measured again. With ``unpacks``, 4-bit
-    weights run as 8-bit ones do.
+    ``reference_ms`` is what the references take in the device's undisturbed state, ``seen`` the day on which it was
+    last in that. A table is a cache of measurements: it grows, and what is in it is not measured again unless it is
+    old, doubtful or contradicted. With ``unpacks``, 4-bit weights run as 8-bit ones do.
     """
 
     conditions: Mapping[str, str]
     path: Path
     copies: int
     unpacks: bool = True
-    probes: dict[str, float] = field(default_factory=dict)
+    probes: dict[str, Price] = field(default_factory=dict)
+    reference_ms: float | None = None
+    seen: str = ""
 
     @classmethod
     def open(cls, folder: Path, conditions: Mapping[str, str], copies: int, unpacks: bool = True) -> Table:
-        """The table for ``conditions`` in ``folder``; empty where there is none, or none that can be read."""
+        """The table for ``conditions`` in ``folder``; empty where there is none, or none that can be read.
+
+        What is too old is left out.
+        """
         table = cls(conditions, folder / f"{digest([SCHEMA, conditions])[:16]}.json", copies, unpacks)
         try:
             content = json.loads(table.path.read_text())
-            if content["schema"] == SCHEMA and content["conditions"] == dict(conditions):
-                table.probes = {str(k): float(v) for k, v in content["probes_ms"].items() if 0 < float(v) < 1e6}
+            if content["schema"] != SCHEMA or content["conditions"] != dict(conditions):
+                return table
+            probes = {str(key): _price(*value) for key, value in content["probes"].items()}
+            table.probes = {key: price for key, price in probes.items() if _age(price.day) < AGE}
+            if _age(content["seen"]) < UNSEEN and 0 < content["reference_ms"] < 1e6:
+                table.reference_ms, table.seen = float(content["reference_ms"]), content["seen"]
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             pass
         return table
 
-    def missing(self, operators: Iterable[Operator]) -> list[Operator]:
-        """The probes, baselines among them, that must be timed before ``operators`` have a price."""
-        probed = [self.as_run(op) for op in operators if op.probed]
-        wanted = {probe.key: probe for op in probed for probe in (op, baseline(op))}
-        return [probe for key, probe in wanted.items() if key not in self.probes]
+    def missing(self, operators: Iterable[Operator], again: bool = False) -> list[Operator]:
+        """The probes, baselines among them, that must be timed before ``operators`` have a price that can be trusted.
 
-    def add(self, times: Mapping[str, float]) -> None:
-        """Remember what probes took, in ms, on disk too."""
-        self.probes.update(times)
-        content = {"schema": SCHEMA, "conditions": self.conditions, "probes_ms": self.probes}
+        All of them where they are to be timed ``again``.
+        """
+        probed = [self.as_run(op) for op in operators if op.probed]
+        wanted = {CALL.key: CALL} | {probe.key: probe for op in probed for probe in (op, baseline(op))}
+        return [probe for key, probe in wanted.items() if again or key not in self.probes or self.error(probe) > DOUBT]
+
+    def add(self, prices: Mapping[str, Price], again: bool = False) -> None:
+        """Remember what probes take, on disk too: of two prices the surer, or the later one if timed ``again``."""
+        for key, price in prices.items():
+            if again or key not in self.probes or self._error(price) <= self._error(self.probes[key]):
+                self.probes[key] = price
+        self._write()
+
+    def settle(self, references: Mapping[str, Any] | None) -> None:
+        """Remember what an agent says of the references, if it saw the device undisturbed."""
+        if references is not None and references["disturbed"] <= 1 - LOWEST:
+            self.reference_ms, self.seen = float(references["ms"]), date.today().isoformat()
+            self._write()
+
+    def _write(self) -> None:
+        content = {
+            "schema": SCHEMA, "conditions": self.conditions, "reference_ms": self.reference_ms or 1.0,
+            "seen": self.seen or date.min.isoformat(),
+            "probes": {key: list(astuple(price)) for key, price in self.probes.items()},
+        }  # fmt: skip
         write(self.path, dumps(content))
 
     def as_run(self, operator: Operator) -> Operator:
         """The operator that takes as long."""
         return replace(operator, weight_bits=8) if self.unpacks else operator
 
-    def latency_ms(self, operator: Operator) -> float:
-        """What one ``operator`` takes: its probe less the baseline, over the copies in a probe, never below zero.
+    def error(self, probe: Operator) -> float:
+        """The standard error of a probe's logarithm."""
+        return self._error(self.probes[probe.key])
 
-        Nothing for what cannot be probed: that is in the constant by which whole networks correct the sum.
+    def _error(self, price: Price) -> float:
+        above = beyond(price.level_ms, self.reference_ms) if price.level_ms and self.reference_ms else 0.0
+        return max(LEAST_ERROR, hypot(price.error, above))
+
+    def probe_ms(self, probe: Operator) -> float:
+        """What a probe takes in the device's undisturbed state."""
+        return self.probes[probe.key].ratio * (self.reference_ms or 1.0)
+
+    @property
+    def call_ms(self) -> float:
+        """What a call of a model costs that computes next to nothing."""
+        return self.probe_ms(CALL)
+
+    def latency_ms(self, operator: Operator) -> float:
+        """What one ``operator`` takes: its probe less the baseline, over the copies in a probe.
+
+        Never less than that is sure by: what is lost in the noise is not for nothing. Nothing at all for what cannot be
+        probed: that is in the constant by which whole networks correct the sum.
         """
         if not operator.probed:
             return 0.0
         operator = self.as_run(operator)
-        difference = self.probes[operator.key] - self.probes[baseline(operator).key]
-        return max(0.0, difference / self.copies)
+        difference = self.probe_ms(operator) - self.probe_ms(baseline(operator))
+        return max(self.error_ms(operator), difference / self.copies)
+
+    def error_ms(self, operator: Operator) -> float:
+        """The standard error of what one ``operator`` takes."""
+        if not operator.probed:
+            return 0.0
+        operator = self.as_run(operator)
+        both = (self.probe_ms(probe) * self.error(probe) for probe in (operator, baseline(operator)))
+        return hypot(*both) / self.copies
+
+
+def _price(ratio: float, error: float, level_ms: float, day: str) -> Price:
+    """Raises ``ValueError`` for figures that cannot be."""
+    if not (0 < ratio < 1e9 and 0 <= error < 1e3 and 0 <= level_ms < 1e6):
+        raise ValueError("it holds a price that cannot be")
+    return Price(float(ratio), float(error), float(level_ms), day)
+
+
+def _age(day: str) -> timedelta:
+    return abs(date.today() - date.fromisoformat(day))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import hypot
 from pathlib import Path
 from typing import Any
 
-from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact, references
 from edgesdk.errors import DeviceError
 from edgesdk.pairing import paired
 from edgesdk.price.operators import Operator
-from edgesdk.price.table import Table
+from edgesdk.price.table import Price, Table
 from edgesdk.remote.agent import AgentProcess
-from edgesdk.report import Report
+from edgesdk.report import Report, Undisturbed
 from edgesdk_targets.agent.measure import MODES
+from edgesdk_targets.agent.undisturbed import beyond
 
 CHUNK, CHUNK_BYTES = 256, 8 << 20  # probes sent at a time: what is lost when a run is interrupted
 ROUNDS = 5
@@ -36,6 +38,7 @@ class Bench:
         if runtime not in self.versions:
             raise DeviceError(f"{runtime} is not installed on {agent.where}", self._install())
         self.version = str(self.versions[runtime])
+        self._table: Table | None = None
         self._memories: dict[tuple[str, str, bool], Mapping[str, Any]] = {}
         cores = int(self.facts.get("cores") or 1)
         if threads > cores:
@@ -67,7 +70,8 @@ class Bench:
 
     def table(self, folder: Path, copies: int, weights: int) -> Table:
         """The prices that were measured under these conditions, kept in ``folder``."""
-        return Table.open(folder, self.conditions, copies, FORMATS[FORMAT_OF[self.runtime]].unpacks)
+        self._table = Table.open(folder, self.conditions, copies, FORMATS[FORMAT_OF[self.runtime]].unpacks)
+        return self._table
 
     def price(
         self,
@@ -75,24 +79,49 @@ class Bench:
         operators: Sequence[Operator],
         probe: Callable[[Operator], bytes],
         progress: Progress = lambda share: None,
+        again: bool = False,
     ) -> int:
-        """Time what ``table`` lacks of ``operators``, and remember it; how many probes that took."""
-        missing = table.missing(operators)
+        """Time what ``table`` lacks of ``operators``, or all ``again``, and remember it; how many probes that is.
+
+        What comes out doubtful, because the device was disturbed, is timed once more at the end.
+        """
+        missing = table.missing(operators, again)
+        self._time(table, missing, probe, progress, again)
+        doubtful = table.missing(operators) if missing else []
+        self._time(table, doubtful, probe, lambda share: None)
+        return len(missing) + len(doubtful)
+
+    def _time(
+        self, table: Table, missing: Sequence[Operator], probe: Callable[[Operator], bytes], progress: Progress,
+        again: bool = False,
+    ) -> None:  # fmt: skip
         done = 0
         while done < len(missing):
             models: list[dict[str, str]] = []
             while done + len(models) < len(missing) and len(models) < CHUNK and _size(models) < CHUNK_BYTES:
                 op = missing[done + len(models)]
-                models.append({"key": op.key, "model": base64.b64encode(probe(op)).decode()})
+                models.append({"key": op.key, **_sent(probe(op))})
             answer = self.agent.call(
-                "operators", models=models, runtime=self.runtime, threads=self.threads, rounds=ROUNDS
-            )
+                "operators", models=models, runtime=self.runtime, threads=self.threads, rounds=ROUNDS,
+                **self.beside(table),
+            )  # fmt: skip
             if failed := [item for item in answer["results"] if "error" in item]:
                 raise DeviceError(f"{failed[0]['key']} does not run: {failed[0]['error']}", "report this as a defect")
-            table.add({item["key"]: float(item["ms"]) for item in answer["results"]})
+            table.settle(answer["references"])
+            table.add(
+                {
+                    item["key"]: Price(item["ratio"], item["uncertainty"], item["level_ms"])
+                    for item in answer["results"]
+                },
+                again,
+            )
             done += len(models)
             progress(done / len(missing))
-        return len(missing)
+
+    def beside(self, table: Table | None) -> dict[str, Any]:
+        """What tells the undisturbed state: the reference models, and what they took before as ``table`` has it."""
+        known = table.reference_ms if table is not None else None
+        return {"references": [_sent(model) for model in references(self.runtime)], "reference_ms": known}
 
     def measure(
         self,
@@ -116,6 +145,7 @@ class Bench:
                 fact = f"{self.agent.where} measured another file than {artefact.path.name}: its SHA-256 differs"
                 raise DeviceError(fact, "look at what changes files there, and try again")
             same = {"path": places[found["name"]], "runtime": artefact.runtime, "threads": self.threads}
+            known = _undisturbed(found, run)
             memory = self._memory(artefact, same, tiny.get(artefact.runtime))
             reports[found["name"]] = Report(
                 name=found["name"],
@@ -126,7 +156,7 @@ class Bench:
                 precision=found["runtime"]["precision"],
                 threads=self.threads,
                 mode=mode,
-                statistics=found["statistics"],
+                statistics=_statistics(found, known),
                 samples_ms=tuple(found["samples_ms"]),
                 peak_memory_bytes=memory["peak_added"],
                 runtime_memory_bytes=memory["runtime_baseline"],
@@ -136,10 +166,13 @@ class Bench:
                 valid=run["valid"],
                 reason=run["reason"],
                 ratios={
-                    other["name"]: paired(found["block_medians_ms"], other["block_medians_ms"])
+                    other["name"]: paired(
+                        found["rounds"], other["rounds"], hypot(_beyond(found, run), _beyond(other, run))
+                    )
                     for other in run["artifacts"]
                     if other is not found
                 },
+                undisturbed=known,
             )
         self.agent.forget()
         return reports
@@ -171,7 +204,10 @@ class Bench:
                 minimum_count=count,
                 minimum_seconds=seconds,
                 warmup_seconds=warmup,
+                **self.beside(self._table),
             )
+            if self._table:
+                self._table.settle(run["references"])
             if run["valid"] or mode == SUSTAINED:  # what a device does when it is hot is what that mode is to show
                 break
         return run
@@ -182,6 +218,30 @@ class Bench:
         found = self.agent.call("kernels", path=path, runtime=self.runtime, threads=self.threads)["kernels"]
         self.agent.forget()
         return found
+
+
+def _undisturbed(found: Mapping[str, Any], run: Mapping[str, Any]) -> Undisturbed | None:
+    """What an agent says of an artefact in the undisturbed state; nothing where it had no references."""
+    if run["references"] is None:
+        return None
+    told = found["undisturbed"]
+    error = hypot(told["error"], _beyond(found, run))
+    return Undisturbed(told["ms"], error, told["disturbed"], run["references"]["ms"])
+
+
+def _statistics(found: Mapping[str, Any], known: Undisturbed | None) -> Mapping[str, Any]:
+    """Those of the raw samples, but for the median, which is that of the undisturbed state where it is known."""
+    told = found["statistics"]
+    return told if known is None else {**told, "p50": known.ms, "p50_as_run": told["p50"]}
+
+
+def _beyond(found: Mapping[str, Any], run: Mapping[str, Any]) -> float:
+    """What is uncertain of an artefact because the device was disturbed all the time."""
+    return beyond(found["undisturbed"]["level_ms"], run["references"]["ms"]) if run["references"] else 0.0
+
+
+def _sent(model: bytes) -> dict[str, str]:
+    return {"model": base64.b64encode(model).decode()}
 
 
 def _size(models: Sequence[Mapping[str, str]]) -> int:

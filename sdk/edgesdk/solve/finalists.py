@@ -14,6 +14,7 @@ from edgesdk.price.menu import Losses
 from edgesdk.solve.milp import Solution
 
 T = TypeVar("T")
+FAR = 20  # times faster: a ratio beyond it says no more than that next to nothing is left
 
 # How much cheaper or dearer than sensed a branch is, against channels: recovery heals the two differently.
 LEANINGS = {"even": 1.0, "shallow": 0.2, "deep": 5.0}
@@ -78,7 +79,7 @@ def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: 
             slower = any(struck.layer == entry.name for struck in menu.struck)
             reason = "every other choice is slower here" if slower else "no other choice"
         elif choice.latency_ms < dense.latency_ms:
-            reason = f"{dense.latency_ms / max(choice.latency_ms, 1e-9):.1f}x faster than fp32 at this width"
+            reason = _faster(choice.latency_ms, dense.latency_ms)
         else:
             reason = "saves a change of precision, bytes or memory"
         layers.append(LayerPlan(entry.name, choice.option, choice.latency_ms, reason))
@@ -94,3 +95,10 @@ def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: 
         proof=solution.proof,
         struck=menu.struck,
     )
+
+
+def _faster(own_ms: float, dense_ms: float) -> str:
+    """How much faster a choice is; a ratio only where it says something."""
+    if own_ms * FAR < dense_ms:
+        return f"saves all but {1e3 * own_ms:.1f} of {1e3 * dense_ms:.1f} us"
+    return f"{dense_ms / own_ms:.1f}x faster than fp32 at this width"

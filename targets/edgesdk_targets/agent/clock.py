@@ -11,6 +11,8 @@ from typing import Callable, Iterator, MutableSequence, Sequence
 
 PERCENTILES = (50, 90, 95, 99)
 SUPPORT = 5
+CALIBRATION_RUNS = 3
+LOW = 0.02  # the quantile that a visit goes by: of a few runs the least
 
 
 @contextlib.contextmanager
@@ -55,6 +57,26 @@ def run_for(run: Callable[[], object], seconds: float, least: int) -> list[int]:
     while len(samples) < least or perf_counter_ns() < end:
         time_runs(run, samples, 1)
     return samples
+
+
+def runs_in(run: Callable[[], object], seconds: float, least: int, most: int) -> int:
+    """How many runs take about ``seconds``, within limits."""
+    samples: list[int] = []
+    time_runs(run, samples, CALIBRATION_RUNS)
+    return min(most, max(least, math.ceil(seconds * 1e9 / min(samples))))
+
+
+def visit(run: Callable[[], object], count: int) -> float:
+    """A low quantile of ``count`` runs in ns, after one that refills the caches.
+
+    What disturbs a run only ever makes it longer: the quantile keeps clear of that without hanging on one lucky sample
+    as the minimum would.
+    """
+    run()
+    samples: list[int] = []
+    time_runs(run, samples, count)
+    samples.sort()
+    return quantile(samples, LOW)
 
 
 def quantile(ordered: Sequence[float], fraction: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import mmap
 import os
@@ -46,6 +48,16 @@ def check(source: str | bytes, runtime: str, *kinds: str) -> None:
         name = os.path.basename(source) if isinstance(source, str) else "the model"
         fact = f"{name} is {'a' if found == TFLITE else 'an'} {found} file"
         raise AgentError(USAGE, fact, f"{runtime} here runs {' and '.join(kinds)} files")
+
+
+def source(model: dict[str, str]) -> str | bytes:
+    """What ``{"path"}`` or ``{"model": base64 of the file}`` names. Raises ``AgentError`` for neither."""
+    if "path" in model:
+        return model["path"]
+    try:
+        return base64.b64decode(model["model"], validate=True)
+    except (KeyError, ValueError, binascii.Error):
+        raise AgentError(USAGE, "it has neither a path nor a model in base64", "give one") from None
 
 
 def belonging(path: str) -> list[str]:

@@ -6,10 +6,12 @@ import math
 import os
 from statistics import median
 from time import perf_counter
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
-from edgesdk_targets.agent import clock, files, lock, probe, runners
+from edgesdk_targets.agent import clock, files, lock, probe, runners, undisturbed
 from edgesdk_targets.agent.protocol import EMULATED, MISSING, USAGE, AgentError, Report
+from edgesdk_targets.agent.references import References
+from edgesdk_targets.agent.references import check as check_references
 
 # Least count, least seconds, and seconds of warm-up. MLPerf Mobile asks for 1,024 queries and 60 s, and calls 128 and
 # 10 s quick, 64 and 6 s rapid (Janapa Reddi et al. 2022, "MLPerf Mobile Inference Benchmark"); rapid here takes 3 s.
@@ -22,6 +24,8 @@ MODES = {
 }
 WARMUP_RUNS = 3
 LEAST_BLOCKS, BLOCK_SECONDS = 10, 0.5
+VISIT_SECONDS = 0.001  # of a block, between two visits of the references
+LEAST_UNDISTURBED, MORE = 10, 2  # visits of each artefact, for which a run may take that many times as long
 SAMPLES_KEPT = 16000
 # After a change of artefact its weights are not in the caches, and the threads of the one before spin for up to 40 ms.
 SETTLE_SECONDS = {"one thread": 0.002, "several": 0.05}
@@ -49,6 +53,7 @@ class _Artifact:
         }
         self.samples: list[int] = []
         self.blocks: list[list[int]] = []
+        self.visits: list[list[undisturbed.Visit]] = []  # of each block
         self.seconds = 0.0
 
     def warm_up(self, seconds: float, least_count: int, least_seconds: float) -> None:
@@ -62,19 +67,50 @@ class _Artifact:
         self.typical = median(taken[len(taken) // 2 :]) / 1e9
         self.stride = max(1, math.ceil(least_seconds / self.typical / max(SAMPLES_KEPT, least_count)))
 
-    def time_block(self, least_count: int, least_seconds: float, settle_seconds: float) -> None:
-        """Settle in, then take a block of ``least_count`` samples and about ``least_seconds``."""
+    def time_block(self, least_count: int, least_seconds: float, settle_seconds: float, beside: References) -> None:
+        """Settle in, then take a block of ``least_count`` samples and about ``least_seconds``.
+
+        It is taken in visits, with those of the references between.
+        """
         clock.run_for(self.run, settle_seconds, 1)
-        count = max(1, least_count, math.ceil(least_seconds / (self.typical * self.stride)))
+        each = self.typical * self.stride
+        left = max(1, least_count, math.ceil(least_seconds / each))
         block: list[int] = []
-        seconds = clock.time_runs(self.run, block, count, self.stride)
-        self.typical = seconds / (count * self.stride)
+        visits: list[undisturbed.Visit] = []
+        seconds, runs = 0.0, left * self.stride
+        before = beside.visit()
+        while left > 0:
+            count = min(left, max(1, math.ceil(VISIT_SECONDS / each))) if beside else left
+            if beside:
+                self.run()  # the references have taken its place in the caches
+            samples: list[int] = []
+            seconds += clock.time_runs(self.run, samples, count, self.stride)
+            after = beside.visit()
+            visits.append(undisturbed.Visit(clock.quantile(sorted(samples), clock.LOW), before, after))
+            before, left = after, left - count
+            block += samples
+        self.typical = seconds / runs
         self.seconds += seconds
         self.samples += block
         self.blocks.append(block)
+        self.visits.append(visits)
 
-    def result(self) -> dict[str, Any]:
+    def is_short(self, least_count: int, least_seconds: float) -> bool:
+        """Whether it has fewer samples or less time than it must have."""
+        return len(self.samples) < least_count or self.seconds < least_seconds
+
+    def lacks(self, beside: References) -> bool:
+        """Whether it has too few visits that nothing disturbed."""
+        every = [visit for visits in self.visits for visit in visits]
+        calm = sum(not beside.is_slow(max(visit.before, visit.after)) for visit in every)
+        return calm < min(LEAST_UNDISTURBED, len(every) / 2)
+
+    def result(self, beside: References) -> dict[str, Any]:
+        """Samples as they came; and what it takes undisturbed, as a whole (``undisturbed``) and block by block."""
         milliseconds = [sample / 1e6 for sample in self.samples]
+        every = [visit for visits in self.visits for visit in visits]
+        found = undisturbed.estimate(every, beside.fast)
+        rounds = [undisturbed.estimate(visits, beside.fast) for visits in self.visits]
         return {
             "name": self.name,
             "digest": self.digest,
@@ -82,6 +118,13 @@ class _Artifact:
             "sampled_every": self.stride,
             "timed_seconds": self.seconds,
             "block_medians_ms": [median(block) / 1e6 for block in self.blocks],
+            "rounds": [{"ms": one["ratio"] * beside.fast / 1e6, "error": one["error"]} for one in rounds],
+            "undisturbed": {
+                "ms": found["ratio"] * beside.fast / 1e6,
+                "error": found["error"],
+                "level_ms": found["level"] / 1e6,
+                "disturbed": undisturbed.disturbed(every, beside.fast),
+            },
             "statistics": clock.statistics(milliseconds),
             "warmup": self.warmup,
             "load_ms": self.load_ms,
@@ -100,6 +143,8 @@ def benchmark(
     minimum_seconds: float = MODES["rapid"][1],
     warmup_seconds: float = MODES["rapid"][2],
     blocks: int | None = None,
+    references: Sequence[dict[str, str]] = (),
+    reference_ms: float | None = None,
     lock_seconds: float = lock.SECONDS,
 ) -> dict[str, Any]:
     """The latency of ``artifacts``, each ``{"name", "path", "inputs"?: path of an .npz, "runtime"?: its own}``.
@@ -110,12 +155,19 @@ def benchmark(
     the device falls on all alike. Each gets at least ``minimum_count`` samples and ``minimum_seconds`` of timed
     running, in about ``blocks`` rounds, by default one per half second and ten at least.
 
+    ``references`` and ``reference_ms`` are as for ``operators``: tiny models, here visited every few ms, which tell the
+    undisturbed state. Where an artefact saw little of that, the run goes on, for twice as long at most. Of each,
+    ``undisturbed`` is what a run takes in that state, in ``ms``, with the standard ``error`` of its logarithm and the
+    share of visits that were ``disturbed``; ``rounds`` is the same for each of its blocks, to be compared with those of
+    another artefact. Without references all visits count as undisturbed.
+
     Returns ``artifacts`` with samples and statistics in ms in the order of the request, each with its ``runtime``:
-    ``{"name", "version", "providers", "precision"}``; ``conditions`` before and after; and ``valid``, false with a
-    ``reason`` where the device throttled. Raises ``AgentError``.
+    ``{"name", "version", "providers", "precision"}``; ``references`` as ``operators`` does; ``conditions`` before and
+    after; and ``valid``, false with a ``reason`` where the device throttled. Raises ``AgentError``.
     """
     check_real()
     _check(artifacts, threads, minimum_count, minimum_seconds, warmup_seconds, blocks)
+    check_references(references, reference_ms)
     rounds = blocks or max(LEAST_BLOCKS, math.ceil(minimum_seconds / BLOCK_SECONDS))
     settle_seconds = SETTLE_SECONDS["one thread" if threads == 1 else "several"]
     runner = runners.runner(runtime)
@@ -128,19 +180,25 @@ def benchmark(
             report({"done": index, "of": len(loaded), "state": "warming up"})
             artifact.warm_up(warmup_seconds, minimum_count, minimum_seconds)
         before = probe.conditions()
+        beside = References(runner, references, reference_ms)
         order, done = list(loaded), 0
         while order:
             report({"done": done, "of": max(rounds, done + 1), "state": "timing"})
             with clock.no_collection():
                 for artifact in order:
-                    artifact.time_block(math.ceil(minimum_count / rounds), minimum_seconds / rounds, settle_seconds)
+                    least = math.ceil(minimum_count / rounds), minimum_seconds / rounds
+                    artifact.time_block(*least, settle_seconds, beside)
             done += 1
-            order = [a for a in reversed(order) if len(a.samples) < minimum_count or a.seconds < minimum_seconds]
+            beside.refresh()
+            short = done < rounds // 2 or (done < MORE * rounds and any(a.lacks(beside) for a in loaded))
+            order = loaded if short else [a for a in loaded if a.is_short(minimum_count, minimum_seconds)]
+            order = order[::-1] if done % 2 else order
         after = probe.conditions()
     reason = probe.throttled(before, after)
     providers = next((item.runtime["providers"] for item in loaded if item.runtime["name"] == runtime), None)
     return {
-        "artifacts": [artifact.result() for artifact in loaded],
+        "references": beside.result(),
+        "artifacts": [artifact.result(beside) for artifact in loaded],
         "runtime": {"name": runtime, "version": runner.VERSION, "providers": providers, "threads": threads},
         "conditions": {"before": before, "after": after},
         "valid": reason is None,

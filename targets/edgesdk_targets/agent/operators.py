@@ -1,19 +1,18 @@
-"""The price table's source: very many tiny models, each timed shortly, often, and among others."""
+"""The price table's source: very many tiny models, each timed shortly, often, and between reference models."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import math
-from statistics import median
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
-from edgesdk_targets.agent import clock, lock, measure, probe, runners
+from edgesdk_targets.agent import clock, files, lock, measure, probe, runners, undisturbed
 from edgesdk_targets.agent.protocol import USAGE, AgentError, Report
+from edgesdk_targets.agent.references import References, check
 
 BATCH = 64
 LEAST_RUNS, MOST_RUNS = 3, 500
-CALIBRATION_RUNS = 3
+LEAST_UNDISTURBED, MOST_ROUNDS = 5, 30  # visits; rounds, where the device is disturbed most of the time
+WAIT_SECONDS = 0.003  # for one visit to be undisturbed: another round costs less than to wait for longer
+PATIENCE_SECONDS = 0.03  # of waiting for each model, all its visits together
 
 
 def operators(
@@ -25,6 +24,9 @@ def operators(
     rounds: int = 7,
     seconds_per_visit: float = 0.0005,
     batch: int | None = None,
+    references: Sequence[dict[str, str]] = (),
+    reference_ms: float | None = None,
+    patience: float = PATIENCE_SECONDS,
     lock_seconds: float = lock.SECONDS,
 ) -> dict[str, Any]:
     """How long each of ``models`` takes for a run, ``{"key", "path"}`` or ``{"key", "model": base64 of the file}``.
@@ -33,33 +35,42 @@ def operators(
     from each other. A batch is visited in ``rounds``, there and back in turns; a visit is one run that refills the
     caches and then as many timed ones as take about ``seconds_per_visit``, three at least.
 
-    ``ms`` is the median over the rounds of each visit's lower quartile: what disturbs a run only ever makes it
-    longer, so the quartile keeps clear of that without hanging on one lucky sample as the minimum would, and the
-    median drops the visits that were disturbed as a whole. ``spread`` is the interquartile range over the rounds
-    divided by ``ms``. A model that the runtime refuses has an ``error`` instead.
+    ``references`` are tiny models, as ``models`` are, visited right before and after each visit: ``undisturbed`` says
+    what is made of that. ``reference_ms`` is what they took undisturbed, where that is known. A visit waits for the
+    undisturbed state, for ``patience`` seconds in all for each model; one that lacks undisturbed visits after all
+    rounds gets more, up to a limit: where the device is never undisturbed, many visits are better than few.
 
     Every batch is reported in a progress message under ``results``, so that an interrupted table is not lost; the
-    result has them all: ``results`` as a list of ``{"key", "ms", "spread", "runs"}``.
+    result has them all: ``results`` as a list of ``{"key", "ms", "ratio", "uncertainty", "level_ms", "disturbed",
+    "visits", "runs"}``, with ``ms`` the ratio times what the references take undisturbed. A model that the runtime
+    refuses has an ``error`` in words, and no figures. ``references`` has ``ms``, and the share of their visits that
+    were ``disturbed``; it is null without any.
     """
     measure.check_real()
     if not isinstance(models, list) or not all(isinstance(m, dict) and isinstance(m.get("key"), str) for m in models):
         raise AgentError(USAGE, "a model has no key", 'give a list of {"key", "path" or "model"}')
-    if rounds < 1 or not seconds_per_visit > 0 or (batch is not None and batch < 1):
-        raise AgentError(USAGE, "rounds, seconds_per_visit or batch is out of range", "give positive numbers")
+    if rounds < 1 or not seconds_per_visit > 0 or (batch is not None and batch < 1) or patience < 0:
+        raise AgentError(USAGE, "rounds, seconds_per_visit, batch or patience is out of range", "give positive numbers")
+    check(references, reference_ms)
     measure.check_threads(threads)
     runner = runners.runner(runtime)
     size = batch or (BATCH if threads == 1 else 1)
-    results: list[dict[str, Any]] = []
+    timed: list[_Timed] = []
     with lock.device_lock(report, lock_seconds):
         before = probe.conditions()
+        beside = References(runner, references, reference_ms)
         for start in range(0, len(models), size):
-            part = _time_batch(runner, models[start : start + size], threads, rounds, seconds_per_visit)
-            results += part
-            report({"done": len(results), "of": len(models), "state": "timing", "results": part})
+            part = [_Timed(model, runner, threads) for model in models[start : start + size]]
+            _time_batch([one for one in part if one.run], beside, rounds, seconds_per_visit, patience)
+            timed += part
+            results = [one.result(beside) for one in part]
+            report({"done": len(timed), "of": len(models), "state": "timing", "results": results})
         after = probe.conditions()
     reason = probe.throttled(before, after)
+    told = beside.result()  # which may find a lower level than was known when a batch was reported
     return {
-        "results": results,
+        "results": [one.result(beside) for one in timed],
+        "references": told,
         "runtime": {"name": runtime, "version": runner.VERSION, "threads": threads},
         "conditions": {"before": before, "after": after},
         "valid": reason is None,
@@ -67,49 +78,68 @@ def operators(
     }
 
 
-def _time_batch(runner: Any, models: list[dict[str, str]], threads: int, rounds: int, seconds: float) -> list[Any]:
-    runs: dict[int, Callable[[], object]] = {}
-    results: list[dict[str, Any]] = []
-    for index, model in enumerate(models):
-        results.append({"key": model["key"]})
+class _Timed:
+    """A model with the visits that it got; one that the runtime refuses has no ``run``."""
+
+    def __init__(self, model: dict[str, str], runner: Any, threads: int) -> None:
+        self.key = model["key"]
+        self.run: Callable[[], object] | None = None
+        self.count = 0
+        self.visits: list[undisturbed.Visit] = []
+        self.refusal = ""
         try:
-            runs[index] = runner.load(_source(model), threads).bind()
+            self.run = runner.load(files.source(model), threads).bind()
         except AgentError as error:
-            results[index]["error"] = str(error)
+            self.refusal = str(error)
+
+    def visit(self, before: float, beside: References) -> float:
+        """Time it once, ``before`` being what the references took just now; what they take after."""
+        assert self.run is not None
+        own = clock.visit(self.run, self.count)
+        after = beside.visit()
+        self.visits.append(undisturbed.Visit(own, before, after))
+        return after
+
+    def lacks(self, beside: References) -> bool:
+        """Whether it has too few undisturbed visits."""
+        calm = sum(not beside.is_slow(max(visit.before, visit.after)) for visit in self.visits)
+        return calm < LEAST_UNDISTURBED
+
+    def result(self, beside: References) -> dict[str, Any]:
+        if not self.visits:
+            return {"key": self.key, "error": self.refusal}
+        found = undisturbed.estimate(self.visits, beside.fast)
+        return {
+            "key": self.key,
+            "ms": found["ratio"] * beside.fast / 1e6,
+            "ratio": found["ratio"],
+            "uncertainty": found["error"],
+            "level_ms": found["level"] / 1e6,
+            "disturbed": undisturbed.disturbed(self.visits, beside.fast),
+            "visits": len(self.visits),
+            "runs": self.count * len(self.visits),
+        }
+
+
+def _time_batch(batch: list[_Timed], beside: References, rounds: int, seconds: float, patience: float) -> None:
+    left = patience * len(batch)
     with clock.no_collection():
-        counts = {index: _calibrate(run, seconds) for index, run in runs.items()}
-        visits: dict[int, list[float]] = {index: [] for index in runs}
-        order = list(runs)
-        for _ in range(rounds):
-            for index in order:
-                visits[index].append(_visit(runs[index], counts[index]))
+        for one in batch:
+            assert one.run is not None
+            one.count = clock.runs_in(one.run, seconds, LEAST_RUNS, MOST_RUNS)
+        order = list(batch)
+        for done in range(1, max(rounds, MOST_ROUNDS) + 1):
+            level = beside.visit()
+            for one in order:
+                if left > 0 and beside.is_slow(level):
+                    level, waited = beside.wait(min(WAIT_SECONDS, left))
+                    left -= waited
+                level = one.visit(level, beside)
+            beside.refresh()
             order.reverse()
-    for index, figures in visits.items():
-        ordered = sorted(figures)
-        middle = median(ordered)
-        spread = (clock.quantile(ordered, 0.75) - clock.quantile(ordered, 0.25)) / middle
-        results[index].update(ms=middle / 1e6, spread=spread, runs=counts[index] * rounds)
-    return results
-
-
-def _source(model: dict[str, str]) -> str | bytes:
-    if "path" in model:
-        return model["path"]
-    try:
-        return base64.b64decode(model["model"], validate=True)
-    except (KeyError, ValueError, binascii.Error):
-        raise AgentError(USAGE, "it has neither a path nor a model in base64", "give one") from None
-
-
-def _calibrate(run: Callable[[], object], seconds: float) -> int:
-    samples: list[int] = []
-    clock.time_runs(run, samples, CALIBRATION_RUNS)
-    return min(MOST_RUNS, max(LEAST_RUNS, math.ceil(seconds * 1e9 / min(samples))))
-
-
-def _visit(run: Callable[[], object], count: int) -> float:
-    run()
-    samples: list[int] = []
-    clock.time_runs(run, samples, count)
-    samples.sort()
-    return clock.quantile(samples, 0.25)
+            if done >= rounds:
+                order = [one for one in order if one.lacks(beside)]
+                if not order:
+                    break
+    for one in batch:
+        one.run = None  # a table has more models than memory

@@ -1,0 +1,125 @@
+"""Prices and comparisons on this machine, quiet and under load that comes and goes: they agree as far as they say."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from load import burning
+
+from edgesdk.artefact import REFERENCES, Artefact, references
+from edgesdk.export.formats import probe_file
+from edgesdk.export.probes import COPIES, probe
+from edgesdk.graph import ADD, CONV, LINEAR
+from edgesdk.pairing import paired
+from edgesdk.plan import FP32, INT8
+from edgesdk.price import table as prices
+from edgesdk.price.operators import Operator
+from edgesdk.price.table import Table
+from edgesdk.remote.bench import Bench
+from edgesdk.remote.local import LocalDevice
+from edgesdk_targets.agent.undisturbed import beyond
+
+CLOSE = 0.05  # log: what two tables may differ by beyond what they say they are unsure of
+
+
+def operators() -> list[Operator]:
+    window = ((3, 3), (1, 1), (1, 1), (1, 1))
+    shapes = ((16, 16, 32), (32, 32, 16), (64, 64, 8), (8, 8, 32))
+    return [
+        *(Operator(CONV, p, i, o, (s, s), *window, activation="relu") for p in (FP32, INT8) for i, o, s in shapes),
+        *(Operator(LINEAR, p, 256, 64) for p in (FP32, INT8)),
+        Operator(ADD, FP32, 16, 16, (32, 32), activation="relu"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def bench():
+    with LocalDevice() as agent:
+        yield Bench(agent)
+
+
+def priced(bench: Bench, folder: Path, known_ms: float | None = None, sudden: bool = False) -> Table:
+    """A new table; with ``sudden``, the load begins once half of it is priced."""
+    table = bench.table(folder, COPIES, 0)
+    table.reference_ms = known_ms
+    own = operators()
+    with ExitStack() as stack:
+        bench.price(table, own[: len(own) // 2], probe)
+        if sudden:
+            stack.enter_context(burning())
+        bench.price(table, own, probe)
+    return table
+
+
+def differences(one: Table, two: Table) -> dict[str, tuple[float, float]]:
+    """Of each probe by how much two tables differ, as a logarithm, and how much of that they say themselves."""
+    probes = {probe.key: probe for table in (one, two) for probe in table.missing(operators(), again=True)}
+    return {
+        key: (math.log(one.probes[key].ratio / two.probes[key].ratio), math.hypot(one.error(probe), two.error(probe)))
+        for key, probe in probes.items()
+    }
+
+
+@pytest.mark.parametrize("sudden", [False, True], ids=["comes and goes", "begins in the middle"])
+def test_tables_agree_whatever_the_load_was(bench: Bench, tmp_path: Path, sudden: bool) -> None:
+    one = priced(bench, tmp_path / "one")
+    with ExitStack() as stack:
+        if not sudden:
+            stack.enter_context(burning())
+        two = priced(bench, tmp_path / "two", one.reference_ms, sudden)
+    if two.reference_ms is not None:
+        one.reference_ms = two.reference_ms = min(one.reference_ms or math.inf, two.reference_ms)
+    found = differences(one, two)
+    off = {key: pair for key, pair in found.items() if abs(pair[0]) > CLOSE + 3 * pair[1]}
+    assert len(off) <= len(found) // 20, off  # 3 standard errors hold most, not all
+    sure = sorted(abs(by) for by, error in found.values() if error < 0.03)
+    assert not sure or sure[len(sure) // 2] < CLOSE
+
+
+def test_a_comparison_holds_whatever_the_load_was(bench: Bench, tmp_path: Path) -> None:
+    ratios = []
+    files = []
+    for name, op in (("small", operators()[0]), ("large", operators()[6])):
+        (tmp_path / name).write_bytes(probe(op))
+        files.append({"name": name, "path": str(tmp_path / name)})
+    known = None
+    for loaded in (False, True):
+        with ExitStack() as stack:
+            if loaded:
+                stack.enter_context(burning())
+            settings = {"minimum_seconds": 1.0, "warmup_seconds": 0.2}
+            answer = bench.agent.call("benchmark", artifacts=files, **settings, **bench.beside(known))
+        small, large = answer["artifacts"]
+        level = answer["references"]["ms"]
+        unsure = [beyond(one["undisturbed"]["level_ms"], level) for one in (small, large)]
+        ratios.append(paired(large["rounds"], small["rounds"], math.hypot(*unsure)))
+        known = Table({}, tmp_path / "none", COPIES, reference_ms=level)
+    quiet, loud = ratios
+    unsure = [math.log(ratio.high / ratio.low) / 2 for ratio in ratios]
+    assert abs(math.log(loud.median / quiet.median)) < CLOSE + 1.5 * math.hypot(*unsure)
+
+
+def test_a_report_says_what_was_disturbed(bench: Bench, tmp_path: Path) -> None:
+    one = Artefact(tmp_path / "model.onnx")
+    one.path.write_bytes(probe(operators()[0]))
+    bench.table(tmp_path / "prices", COPIES, 0)
+    report = bench.measure({"one": one}, "rapid", thorough=False)["one"]
+    known = report.undisturbed
+    assert known is not None and 0 <= known.disturbed <= 1 and known.error > 0
+    assert known.ms == report.latency_ms() == report.statistics["p50"]
+    assert report.statistics["p50_as_run"] >= report.statistics["min"]
+    assert report.latency_ms(90) <= report.statistics["max"]
+    if known.disturbed < 0.9:
+        assert bench.table(tmp_path / "prices", COPIES, 0).reference_ms == known.reference_ms
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "litert"])
+def test_references_are_the_probes_that_they_are_said_to_be(runtime: str) -> None:
+    made = [probe_file(op, runtime) for op in prices.REFERENCES]
+    kept = references(runtime)
+    assert len(made) == len(kept) == len(REFERENCES)
+    for one, two in zip(made, kept, strict=True):
+        assert abs(len(one) - len(two)) < 0.05 * len(two)  # versions of the writer differ in their marks

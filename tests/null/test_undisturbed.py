@@ -1,0 +1,208 @@
+"""The undisturbed state is told from a machine that flips between speeds, drifts and hiccups, all of it scripted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgesdk.pairing import paired
+from edgesdk_targets.agent import clock, lock, measure, operators, probe, references, runners, undisturbed
+from edgesdk_targets.agent.undisturbed import TOLERANCE, Visit, disturbance, estimate, settled
+
+US = 1000
+SETTLED = 3e7  # ns after which pricing begins; it takes some 50 ms
+MODELS = {"tiny": (8 * US, 1.1), "float": (140 * US, 0.6), "integer": (90 * US, 1.0), "twin": (140 * US, 0.6)}
+REFERENCES = {"call": (6 * US, 1.1), "arithmetic": (17 * US, 0.8), "memory": (12 * US, 0.9)}
+"""What each takes, undisturbed, in ns, and how much of the machine's slowdown it feels: kernels differ in that."""
+
+
+class Machine:
+    """A clock that models advance. ``speed`` says how much slower than undisturbed the machine is at a time in ns."""
+
+    def __init__(self, speed: Callable[[float], float], seed: int = 0, noise: float = 0.01) -> None:
+        self.now, self.speed, self.random, self.noise = 0.0, speed, Random(seed), noise
+
+    def run(self, name: str) -> Callable[[], object]:
+        takes, feels = {**MODELS, **REFERENCES}[name]
+
+        def once() -> None:
+            time = takes * self.speed(self.now) ** feels * math.exp(abs(self.random.gauss(0, self.noise)))
+            self.now += time * (20 if self.random.random() < 0.002 else 1)  # something else got the core
+
+        return once
+
+    def load(self, source: str, threads: int) -> Any:
+        bound = self.run(source)
+        session = {"inputs": [], "providers": ["Scripted"], "precision": None, "bind": lambda _, values=None: bound}
+        return type("Session", (), session)()
+
+
+def flipping(slow: float, fast_ms: float, slow_ms: float, seed: int = 1) -> Callable[[float], float]:
+    """Two speeds that take turns, each for a random while."""
+    random, ends, speeds = Random(seed), [0.0], [1.0]
+
+    def speed(now: float) -> float:
+        while ends[-1] <= now:
+            is_fast = len(ends) % 2 == 0
+            ends.append(ends[-1] + 1e6 * random.expovariate(1 / (fast_ms if is_fast else slow_ms)))
+            speeds.append(1.0 if is_fast else slow)
+        index = len(ends) - 1
+        while index > 0 and ends[index - 1] > now:
+            index -= 1
+        return speeds[index]
+
+    return speed
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Callable[[Machine], Machine]:
+    """Put a scripted machine in the place of this one."""
+
+    def put(machine: Machine) -> Machine:
+        fake = type("Runner", (), {"VERSION": "1", "load": staticmethod(machine.load)})
+        monkeypatch.setattr(runners, "runner", lambda runtime: fake)
+        monkeypatch.setattr(clock, "perf_counter_ns", lambda: int(machine.now))
+        monkeypatch.setattr(references, "perf_counter", lambda: machine.now / 1e9)
+        monkeypatch.setattr(references, "SETTLING_SECONDS", SETTLED / 1e9)
+        monkeypatch.setattr(probe, "conditions", dict)
+        monkeypatch.setattr(probe, "throttled", lambda before, after: None)
+        monkeypatch.setattr(lock, "NAME", f"edgesdk-scripted-{tmp_path.name}.lock")
+        monkeypatch.setattr(measure.files, "digest", lambda path: path)
+        monkeypatch.setattr(measure, "check_file", lambda path: None)
+        return machine
+
+    return put
+
+
+def priced(**arguments: Any) -> dict[str, Any]:
+    models = [{"key": f"{name} {number}", "path": name} for number in range(5) for name in MODELS]
+    beside = [{"path": name} for name in REFERENCES]
+    answer = operators.operators(lambda step: None, models=models, references=beside, rounds=5, **arguments)
+    return {**answer, "by": {item["key"].split()[0]: item for item in answer["results"]}}
+
+
+SPEEDS = {
+    "still": lambda now: 1.0,
+    "flips within milliseconds, mostly slow": flipping(1.8, 3, 15),
+    "flips within tens of milliseconds": flipping(1.8, 20, 20),
+    "drifts by a third": lambda now: 1 + 0.33 * min(1.0, max(0.0, now - SETTLED) / 5e7),
+    "slow at first": lambda now: 1.8 if now < SETTLED + 2e7 else 1.0,
+    "slow from the middle on": lambda now: 1.0 if now < SETTLED + 2.5e7 else 1.6,
+}
+
+
+@pytest.mark.parametrize("speed", SPEEDS.values(), ids=SPEEDS.keys())
+def test_the_true_times_come_out_within_the_stated_error(on, speed: Callable[[float], float]) -> None:
+    on(Machine(speed))
+    found = priced()
+    for name, (takes, _) in MODELS.items():
+        item = found["by"][name]
+        off = abs(math.log(item["ms"] / (takes / 1e6)))
+        uncertain = item["uncertainty"] + undisturbed.beyond(item["level_ms"], found["references"]["ms"])
+        assert off < 0.03 + 3 * uncertain, (name, item)
+        assert off < 0.05 or uncertain > 0.02, (name, item)
+    one, two = found["by"]["float"]["ms"], found["by"]["twin"]["ms"]
+    assert one == pytest.approx(two, rel=0.04)
+
+
+def test_two_tables_of_one_machine_agree_however_it_was_disturbed(on) -> None:
+    on(Machine(SPEEDS["still"]))
+    quiet = priced()
+    for speed in (
+        "flips within milliseconds, mostly slow",
+        "flips within tens of milliseconds",
+        "slow from the middle on",
+    ):
+        on(Machine(SPEEDS[speed], seed=7))
+        busy = priced(reference_ms=quiet["references"]["ms"])
+        for name in MODELS:
+            assert busy["by"][name]["ms"] == pytest.approx(quiet["by"][name]["ms"], rel=0.05), (speed, name)
+
+
+def test_a_machine_that_is_never_undisturbed_is_not_waited_for_without_end(on) -> None:
+    on(Machine(SPEEDS["still"]))
+    quiet = priced()
+    machine = on(Machine(lambda now: 1.8))
+    found = priced(reference_ms=quiet["references"]["ms"])
+    assert machine.now < 2e9
+    assert found["references"] == {
+        **found["references"],
+        "ms": pytest.approx(quiet["references"]["ms"]),
+        "disturbed": 1,
+    }
+    for name in MODELS:
+        item = found["by"][name]
+        assert item["disturbed"] == 1 and item["uncertainty"] > 0.04  # said to be unsure
+        assert math.log(item["level_ms"] / quiet["references"]["ms"]) > 0.4
+
+
+@pytest.mark.parametrize("name", ["still", "flips within milliseconds, mostly slow", "drifts by a third"])
+def test_a_network_takes_what_it_does_undisturbed_and_pairs_hold_whatever_happens(on, name: str) -> None:
+    on(Machine(SPEEDS[name], seed=3))
+    answer = measure.benchmark(
+        lambda step: None, artifacts=[{"name": n, "path": n} for n in ("float", "integer")],
+        references=[{"path": n} for n in REFERENCES], minimum_count=64, minimum_seconds=0.6, warmup_seconds=0.02,
+    )  # fmt: skip
+    one, two = answer["artifacts"]
+    fast = answer["references"]["ms"]
+    unsure = [undisturbed.beyond(item["undisturbed"]["level_ms"], fast) for item in (one, two)]
+    off = 0.03 + 3 * one["undisturbed"]["error"] + unsure[0]
+    assert abs(math.log(one["undisturbed"]["ms"] / 0.14)) < off
+    ratio = paired(two["rounds"], one["rounds"], math.hypot(*unsure))
+    assert ratio.low * 0.98 <= 90 / 140 <= ratio.high * 1.02
+    assert ratio.median == pytest.approx(90 / 140, rel=0.15 if name.startswith("drifts") else 0.03)
+    assert len(one["rounds"]) == len(one["block_medians_ms"])
+    assert fast == pytest.approx((6 * 17 * 12) ** (1 / 3) / 1000, rel=0.15 if name.startswith("drifts") else 0.05)
+
+
+TIMES = st.floats(1.0, 1e6)
+VISITS = st.lists(st.tuples(TIMES, st.floats(10.0, 30.0), st.floats(10.0, 30.0)), min_size=1, max_size=30)
+
+
+@given(VISITS, st.floats(0.01, 100))
+def test_a_machine_that_is_faster_as_a_whole_leaves_ratio_and_error(visits: list, factor: float) -> None:
+    one = estimate([Visit(*visit) for visit in visits], 10.0)
+    two = estimate([Visit(*(factor * part for part in visit)) for visit in visits], 10.0 * factor)
+    assert (two["ratio"], two["error"]) == pytest.approx((one["ratio"], one["error"]), rel=1e-6)
+    assert two["level"] == pytest.approx(factor * one["level"])
+
+
+@given(st.floats(0.1, 10.0), st.lists(st.floats(1.0, 3.0), min_size=1, max_size=30))
+def test_a_speed_that_moves_all_alike_leaves_the_ratio(ratio: float, speeds: list[float]) -> None:
+    found = estimate([Visit(10 * ratio * speed, 10 * speed, 10 * speed) for speed in speeds], 10.0)
+    assert found["ratio"] == pytest.approx(ratio)
+    assert found["level"] == pytest.approx(10 * min(speeds))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.floats(1.2, 3.0), st.floats(0.0, 0.05))
+def test_the_disturbed_share_is_right(slow: list[bool], factor: float, wobble: float) -> None:
+    levels = [10 * (factor if is_slow else 1.0) * math.exp(wobble * (index % 2)) for index, is_slow in enumerate(slow)]
+    visits = [Visit(1.0, level, level) for level in levels]
+    assert undisturbed.disturbed(visits, 10.0) == pytest.approx(sum(slow) / len(slow))
+
+
+@settings(max_examples=50)
+@given(st.floats(0.03, 1.0), st.floats(1.2, 2.5), st.integers(0, 1000))
+def test_the_lowest_mode_is_found_however_rare(share: float, factor: float, seed: int) -> None:
+    random = Random(seed)
+    levels = [10 * math.exp(abs(random.gauss(0, 0.01))) * (1 if i < share * 2000 else factor) for i in range(2000)]
+    random.shuffle(levels)
+    assert undisturbed.undisturbed(levels) == pytest.approx(10, rel=0.03)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=20), st.floats(0.01, 1.0))
+def test_what_is_sure_decides(values: list[float], deviation: float) -> None:
+    sure = [7.0] * len(values)
+    middle, error = settled([*values, *sure], [1e3] * len(values) + [deviation] * len(sure))
+    assert middle == pytest.approx(7.0) and error >= deviation / math.sqrt(len(sure)) * 0.99
+
+
+def test_a_visit_counts_as_disturbed_by_its_worse_side() -> None:
+    assert disturbance(Visit(1, 10, 10), 10) == 0 == disturbance(Visit(1, 9, 8), 10)
+    assert disturbance(Visit(1, 10, 18), 10) == disturbance(Visit(1, 18, 10), 10) > TOLERANCE
