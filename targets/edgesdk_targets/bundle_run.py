@@ -167,7 +167,7 @@ def image_pixels(path, entry, how):
         left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
         box = (left, top, left + width, top + height)
     if image.size != whole:
-        image = image.resize(whole, Image.BILINEAR)
+        image = image.resize(whole, Image.BILINEAR)  # pyright: ignore[reportAttributeAccessIssue]
     pixels = np.asarray(image.crop(box)).reshape(height, width, channels)
     return (pixels if entry["layout"] == "NHWC" else pixels.transpose(2, 0, 1))[None]
 

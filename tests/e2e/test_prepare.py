@@ -125,7 +125,7 @@ def given(*more: str | Path) -> list[str | Path]:
 def test_a_command_writes_a_model_that_loads_with_its_weights(
     way: list[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("prepare", way[0], *given(*way[1:], "--out", "made/prepared", "--json")) == 0
+    assert run("prepare", way[0], *given(*way[1:], "--out", "made/prepared", "--json", "-q")) == 0
     said = capsys.readouterr()
     document = json.loads(said.out)
     assert said.err == ""

@@ -159,7 +159,8 @@ def _split(samples: Samples, batch_size: int, seed: int, classifies: bool) -> Da
         y_test = None if y_test is None else checked_labels(y_test, "y_test")
         check_classes([y])
     own = replace(samples, y=y)
-    order = stratified(len(own), classes_of(y) if stratify and classes_of(y).dim() == 1 else None, seed)
+    classes = classes_of(y) if stratify and y is not None else None
+    order = stratified(len(own), classes if classes is not None and classes.dim() == 1 else None, seed)
     if samples.x_test is None:
         if len(order) < 2:
             raise DataError(f"{own.origin} holds one sample", "give enough to set some aside for judging the result")
@@ -195,8 +196,9 @@ def _split(samples: Samples, batch_size: int, seed: int, classifies: bool) -> Da
 
 def _parts(source: Any, batch_size: int, seed: int) -> tuple[Any, list[str]]:
     """``source``, of which data sets are made batches; one alone is split, of two the second judges."""
+    judging: Any
     if isinstance(source, tuple) and len(source) == 2 and all(map(is_dataset, source)):
-        source, judging = source
+        source, judging = source[0], source[1]
     elif is_dataset(source):
         judging = None
     else:
@@ -214,7 +216,7 @@ def _parts(source: Any, batch_size: int, seed: int) -> tuple[Any, list[str]]:
     shares = [min(0.5, held / len(source))] + ([] if judging is not None else [TEST_SHARE])
     calibration, *rest = split(source, shares, seed)
     test = judging if judging is not None else rest[0]
-    train = Subset(source, [*list(calibration.indices)[:CALIBRATION], *rest[-1].indices])
+    train: Subset[Any] = Subset(source, [*list(calibration.indices)[:CALIBRATION], *rest[-1].indices])
     aside = f"no test data was given: {len(test)} samples were set aside to judge the result"
     notes = [] if judging is not None else [aside]
     if not len(rest[-1]):

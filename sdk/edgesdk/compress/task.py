@@ -171,7 +171,8 @@ class Task:
 
     def _distance(self, outputs: list[Tensor], reference: list[Tensor]) -> Tensor:
         if self.classifies:
-            return soft(*(rows(self.judged(side).float(), self.axis) for side in (outputs, reference)), 1.0)
+            own, theirs = (rows(self.judged(side).float(), self.axis) for side in (outputs, reference))
+            return soft(own, theirs, 1.0)
         pairs = [(o, r) for o, r in zip(outputs, reference, strict=True) if o.is_floating_point()]
         return sum(((o - r) ** 2).mean() / r.var().clamp(min=1e-12) for o, r in pairs)  # type: ignore[return-value]
 

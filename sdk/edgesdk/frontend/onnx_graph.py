@@ -138,7 +138,7 @@ def _by_name(
     if not isinstance(shapes, Mapping):
         if len(names) != 1:
             raise UsageError(f"the file has the inputs {', '.join(names)}", "give --shape for each by its name")
-        return {names[0]: shapes}
+        return {names[0]: tuple(size for size in shapes if isinstance(size, int))}
     if unknown := [name for name in shapes if name not in names]:
         raise UsageError(f"the file has no input {unknown[0]}", f"it has {', '.join(names)}")
     return shapes

@@ -21,12 +21,15 @@ def read(model: nn.Module, example: Batch | tuple[int, ...] | Sequence[Tensor]) 
     branches. Raises ``ModelError`` where ``torch.export`` cannot follow the model, ``UsageError`` for a shape or a type
     that is none.
     """
-    if isinstance(example, (tuple, list)) and all(isinstance(size, int) for size in example):
-        example = _zeros(Tensor("", tuple(example)))
-    elif isinstance(example, (tuple, list)) and all(isinstance(one, Tensor) for one in example):
-        made = [_zeros(one) for one in example]
-        named = all(one.name for one in example)
-        example = dict(zip((one.name for one in example), made, strict=True)) if named else tuple(made)
+    parts = list(example) if isinstance(example, (tuple, list)) else []
+    inputs = [part for part in parts if isinstance(part, Tensor)]
+    sizes = [part for part in parts if isinstance(part, int)]
+    if inputs and len(inputs) == len(parts):
+        named = all(described.name for described in inputs)
+        made = {described.name or str(index): _zeros(described) for index, described in enumerate(inputs)}
+        example = made if named else tuple(made.values())
+    elif isinstance(example, (tuple, list)) and len(sizes) == len(parts):
+        example = _zeros(Tensor("", tuple(sizes)))
     one = rebatch(example, lambda t: t[:1])
     with torch.no_grad():
         return flat(model, one, free_batch=False).graph
