@@ -20,7 +20,7 @@ from edgesdk.compress.network import Batch, tensors
 from edgesdk.compress.preprocessing import Preprocessing, read_preprocessing
 from edgesdk.compress.sanity import causes, judged_dense
 from edgesdk.compress.task import Task
-from edgesdk.errors import BudgetError, EdgeSdkWarning
+from edgesdk.errors import BudgetError, EdgeSdkWarning, UsageError
 from edgesdk.example.data import example_data, example_model
 from edgesdk.study import Tell
 
@@ -91,6 +91,8 @@ def read_inputs(
     ``UsageError`` for what is wrong with them.
     """
     wanted, metric = read_preprocessing(preprocess), read_metric(metric)
+    if model is None and data is None and wanted:
+        raise UsageError(f"a preprocessing ({', '.join(wanted)}) without data", "give --data: the example has its own")
     if model is None:
         loaded = example_model()
         found = example_data(seed) if data is None else load_data(data, seed=seed, preprocess=wanted)

@@ -185,6 +185,68 @@ def test_data_that_is_wrong(fails, here: Path, changes: dict[str, np.ndarray], s
     assert says in fails(4, *own("models.py:Small", arrays("bad.npz", **changes)))
 
 
+OWN = """
+import torch
+from torch import nn
+
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(192, 4), nn.Linear(192, 6)
+    def forward(self, x):
+        return {"main": self.a(x.flatten(1)), "aux": self.b(x.flatten(1))}
+
+class Value(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(192, 1)
+    def forward(self, x):
+        return self.a(x.flatten(1))
+
+class Brightest(nn.Module):  # which of three channels, from pixels of 0 to 255
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1 / 16))
+    def forward(self, x):
+        return (x.mean((2, 3)) - 128).clamp(-8, 8) * self.scale
+"""
+
+
+def several(here: Path) -> None:
+    (here / "own.py").write_text(OWN)
+    random = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    pixels = random.integers(118, 128, (300, 3, 8, 8), dtype=np.uint8)
+    pixels[np.arange(300), y] += 9
+    np.savez("pixels.npz", x=pixels, y=y)
+    np.savez("chance.npz", x=random.standard_normal((600, 3, 8, 8)).astype(np.float32), y=np.arange(600) % 4)
+    np.savez("value.npz", x=random.standard_normal((300, 3, 8, 8)).astype(np.float32), y=np.ones(300, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("code", "model", "data", "options", "says"),
+    [
+        (3, "models.py:Small", "chance.npz", (), "than answers that know nothing of the sample: give --weights"),
+        (2, "own.py:Heads", "chance.npz", (), "may be the one that is judged: say which with --output, of main (N, 4)"),
+        (2, "own.py:Heads", "chance.npz", ("--output", "head"), "no output 'head'"),
+        (4, "own.py:Heads", "pixels.npz", ("--metric", "mse"), "none of the model's outputs"),
+        (4, "own.py:Value", "value.npz", ("--metric", "mse"), "targets of shape (N,) for outputs of shape (N, 1)"),
+        (4, "own.py:Brightest", "pixels.npz", (), "with pixels as 0 to 255: give --input-range 0,255, or --force"),
+        (2, "own.py:Brightest", "chance.npz", ("--mean", "0.5", "--std", "0.5"), "and x is float32"),
+        (2, "own.py:Brightest", "pixels.npz", ("--mean", "much"), "no list of numbers"),
+        (2, "own.py:Brightest", "pixels.npz", ("--preprocess", "absent.toml"), "absent.toml cannot be read"),
+        (2, "own.py:Brightest", "pixels.npz", ("--metric", "torchmetrics:Beauty"), "no metric 'Beauty'"),
+        (5, "own.py:Brightest", "pixels.npz", ("--input-range", "0,255", "--accuracy", "100.5"), "less than the 100.5"),
+    ],
+)  # fmt: skip
+def test_what_is_judged_and_how_pixels_are_taken(
+    fails, here: Path, code: int, model: str, data: str, options: tuple[str, ...], says: str
+) -> None:
+    several(here)
+    assert says in fails(code, *own(model, data, *options))
+    assert "without data" in fails(2, "deploy", "--target", "x86", "--input-range", "0,255", "--out", "out")
+
+
 def test_data_that_is_not_there_or_no_data(fails, here: Path) -> None:
     (here / "text.npz").write_text("hello")
     (here / "folder").mkdir()

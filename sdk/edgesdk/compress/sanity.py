@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from edgesdk.compress.batches import classes_of
 from edgesdk.compress.data import Batches, Data
 from edgesdk.compress.metrics import MSE, MULTI_LABEL, are_probabilities, is_named
-from edgesdk.compress.network import Batch, tensors
+from edgesdk.compress.network import Batch, rebatch, tensors
 from edgesdk.compress.preprocessing import Preprocessing
 from edgesdk.compress.targets import IGNORED, class_axis, class_numbers
 from edgesdk.compress.task import Task, output_tensors
 from edgesdk.errors import DataError, EdgeSdkError, ModelError
 
 MOST, LEAST = 1000, 100  # samples that are looked at; with fewer than the least nothing is refused for chance alone
+ELEMENTS = 5e7  # of all answers together: those of a segmentation are large
 PROBED = 256  # samples for each other reading of the inputs
 SIGNIFICANT = 2.33  # standard errors above what answers that know nothing of the sample reach: 1 % of chance
 SAME = 1e-6  # of the largest answer: outputs that differ by less are constant
@@ -60,7 +61,9 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
             return model(**x) if isinstance(x, dict) else model(*tensors(x))
 
     model.eval()
-    batches = _picked(data, MOST)
+    first = rebatch(data.test[0][0], lambda t: t[:2])
+    each = sum(t.numel() for t in output_tensors(run(first))) / len(tensors(first)[0])
+    batches = _picked(data, min(MOST, max(1, int(ELEMENTS / max(1, each)))))
     answers = [run(x) for x, _ in batches]
     count = sum(len(tensors(x)[0]) for x, _ in batches)
     remedy = f"{causes(weights)}, or --force"
