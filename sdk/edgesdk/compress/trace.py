@@ -12,12 +12,13 @@ from torch import Tensor, fx, nn
 
 from edgesdk.compress.channels import Channels
 from edgesdk.compress.cutting import difference
-from edgesdk.compress.groups import find
+from edgesdk.compress.groups import Found, find
 from edgesdk.compress.heads import Attention, attentions, cut_heads, mask_heads
 from edgesdk.compress.kept import kept_channels, random_scores
 from edgesdk.compress.layers import flat, outputs, run
 from edgesdk.compress.network import Batch, Network, Site, rebatch
 from edgesdk.compress.reference import Reference, check, same_random_numbers
+from edgesdk.compress.walk import weights_of
 from edgesdk.graph import ADD, CONV, LINEAR, WEIGHTED, Branch, Graph, Group
 from edgesdk.price.operators import widths
 
@@ -54,7 +55,7 @@ def _grouped(
     heads, together = attentions(module, values)
     headed = [_heads(graph, layer_of, module, x, values, attention) for attention in heads]
     headed_layers = {layer_of[p] for found in heads for p in (*found.rows, found.projection)}
-    channels, found = find(module, x, {path for attention in heads for path in attention.rows})
+    channels, found = _followed(module, x, {path for attention in heads for path in attention.rows})
     target_of = {n.name: n.target if n.op == "call_module" else n.name for n in module.graph.nodes}
     groups, units = [], {}
     for one in found:
@@ -91,6 +92,18 @@ def _grouped(
     position = {layer.name: index for index, layer in enumerate(graph.layers)}
     every = sorted([*groups, *(group for group, _ in headed)], key=lambda group: position[group.name])
     return Graph(graph.inputs, tuple(layers), graph.outputs, tuple(every)), channels
+
+
+def _followed(module: fx.GraphModule, x: Batch, apart: set[str]) -> tuple[Channels, list[Found]]:
+    """What :func:`find` finds; where an operator fails on what is asked of it, every layer by itself, left whole."""
+    try:
+        return find(module, x, apart)
+    except Exception as error:  # each operator fails in its own way on numbers or values that it does not expect
+        reason = f"its channels cannot be followed ({type(error).__name__})"
+        made = {n.name: w for n in module.graph.nodes if (w := weights_of(module, n)) is not None}
+        sizes = {name: module.get_parameter(w.weight).shape[w.made] for name, w in made.items()}
+        found = [Found(torch.zeros(size, dtype=torch.long), (name,), 1, (), reason) for name, size in sizes.items()]
+        return Channels({}, {}, 1, {}, {}, {}, {}), found
 
 
 def _tried(module: fx.GraphModule, x: Batch, channels: Channels, groups: list[Group]) -> dict[str, str]:
