@@ -98,7 +98,7 @@ class _Cutter(Walk):
         order = order[self.left[whole[order]]]
         found = arriving.long().argsort(stable=True)
         if not torch.equal(whole[order], arriving.long()[found]):
-            raise Apart("what a layer reads is not what is left")
+            raise Apart("fewer of them would come to other places")
         return torch.empty_like(order).scatter_(0, found, order)
 
     def before(self, node: fx.Node) -> None:
@@ -172,7 +172,7 @@ class _Cutter(Walk):
         inside = places.reshape(weights.groups, -1) if len(places) % weights.groups == 0 else None
         first = torch.arange(weights.groups)[:, None]
         if inside is None or not bool((inside // each == first).all()) or weights.inputs == 0:
-            raise Apart("its groups do not get as many each")
+            raise Apart("fewer of them would come to other groups")
         weight = operator.attrgetter(weights.weight)(self.module)
         picked = (inside % each).repeat_interleave(len(weight) // weights.groups, 0)  # by row
         picked = picked.reshape(*picked.shape, *[1] * (weight.dim() - 2)).expand(-1, -1, *weight.shape[2:])
@@ -186,7 +186,7 @@ class _Cutter(Walk):
 
     def tie(self, one: Tensor, other: Tensor) -> None:
         if bool(((one != other) & (one > 0) & (other > 0)).any()):
-            raise Apart("they would meet in another order")
+            raise Apart("fewer of them would meet others")
 
     def _count(self, numbers: Tensor) -> int:
         return int(self.left[numbers.long()].sum())
@@ -210,7 +210,7 @@ class _Cutter(Walk):
             stated = [self._count(sizes[i]) if i in sizes else size for i, size in enumerate(node.args[1])]  # type: ignore[arg-type]
             node.update_arg(1, stated)
             return
-        place = STATED[node.target]
+        place = STATED[node.target]  # type: ignore[index]
         stated = list(node.args[place])  # type: ignore[arg-type]
         first = arguments(node)["dim"] if place == 2 else 0
         for axis, numbers in sizes.items():

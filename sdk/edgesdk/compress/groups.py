@@ -50,15 +50,16 @@ class _Finder(Walk):
         self.apart = apart
         self.numbered: dict[str, Tensor] = {}  # by parameter, the numbers of what it makes
         self.unit = torch.zeros(1, dtype=torch.long)
-        self.pairs: list[Tensor] | None = None
+        self.pairs: list[Tensor] = []
+        self.began = False
 
     def learns(self) -> bool:
         """Whether the last run tied what was not tied before; then all begins anew, what is tied with one number."""
-        if self.pairs is not None:
-            self.pairs = [pair for pair in self.pairs if pair.numel()]
-            if not self.pairs:
-                return False
-        found = torch.cat([torch.zeros(2, 0, dtype=torch.int32), *(self.pairs or [])], 1)
+        self.pairs = [pair for pair in self.pairs if pair.numel()]
+        if self.began and not self.pairs:
+            return False
+        self.began = True
+        found = torch.cat([torch.zeros(2, 0, dtype=torch.int32), *self.pairs], 1)
         self.unit = components(len(self.unit), found)[self.unit]
         self.pairs = []
         self.numbers.clear()
