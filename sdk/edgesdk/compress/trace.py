@@ -61,6 +61,8 @@ def _grouped(
     for one in found:
         paths = [target_of[name] for name in one.makers]
         order = [layer.name for layer in graph.layers if layer.name in {layer_of.get(path, path) for path in paths}]
+        if not order:  # what it makes is no layer's: a constant
+            continue
         fixed = next((together[path] for path in paths if one.fixed and path in together), one.fixed)
         groups.append(Group(order[0], len(one.units), tuple(order), fixed, one.step, one.shares))
         units[order[0]] = one.units
