@@ -272,13 +272,17 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
         "data": data.description,
         "notes": notes,
         "metric": facts["metric"],
-        "score": {"dense": result.dense_score, "deployed": result.score, "judged_on": "the exported files"},
+        "score": {"dense": result.dense_score, "deployed": result.score, "judged_on": "the model and the file"},
         "predicted": result.plan.predicted,
         "measured": result.deployed.cost(budget) if measured else None,
         "to_measure": [] if measured else [line.format(threads=result.plan.threads) for line in lines],
         "dense": _without_samples(result.dense),
         "deployed": result.deployed,
         "parity": result.parity,
+        "against_model": {
+            name: {"error": found.error, "samples": found.samples, "top1_differs": found.top1_differs}
+            for name, found in result.against_model.items()
+        },
         "fell_back_to_float": result.fallbacks,
         "struck": result.plan.struck,
         "history": result.history,

@@ -181,7 +181,8 @@ def _studied(
         )
         goal = budget or Budget()
         if goal.score is not None:
-            goal = goal.given(task.score(studies[0].network, data.test, studies[0].network))
+            reference = studies[0].reference
+            goal = goal.given(task.score(reference, data.test, reference))
         if not goal.bounds and goal.max_drop is None and at_hand:
             goal = _half(goal, studies)
         elif not goal.bounds and goal.max_drop is None:

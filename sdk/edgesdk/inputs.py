@@ -17,6 +17,7 @@ from edgesdk.compress.judging import settled
 from edgesdk.compress.load import load_weighted
 from edgesdk.compress.metrics import TOP_1, Metric, is_named, read_metric
 from edgesdk.compress.network import Batch, tensors
+from edgesdk.compress.parametrize import copied
 from edgesdk.compress.preprocessing import Preprocessing, read_preprocessing
 from edgesdk.compress.sanity import causes, judged_dense
 from edgesdk.compress.task import Task
@@ -98,7 +99,8 @@ def read_inputs(
         found = example_data(seed) if data is None else load_data(data, seed=seed, preprocess=wanted)
         notes: tuple[str, ...] = ()
     else:
-        loaded, notes = load_weighted(model, weights, force)
+        own = copied(model) if isinstance(model, nn.Module) else model  # the user's module stays as it is
+        loaded, notes = load_weighted(own, weights, force)
         found = load_data(data, seed=seed, classifies=is_named(metric, TOP_1), preprocess=wanted)
     found, task = settled(loaded, found, metric, output)
     trained = weights is not None or not isinstance(model, str)

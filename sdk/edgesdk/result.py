@@ -19,6 +19,7 @@ class Result:
     """What a deployment came to: the chosen candidate, recovered and exported, beside the dense model.
 
     ``beside`` has what was measured in the same run of other runtimes, ``refused`` why a runtime has no part in it.
+    ``dense_score`` is the user's own module's, ``against_model`` how far the dense and the deployed file are from it.
     """
 
     plan: Plan
@@ -32,3 +33,4 @@ class Result:
     history: tuple[Mapping[str, Any], ...]
     beside: Mapping[str, Report | Prediction] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    against_model: Mapping[str, Parity] = field(default_factory=dict)

@@ -22,12 +22,14 @@ from edgesdk.compress.data import Data, check
 from edgesdk.compress.network import Batch, Network, rebatch, tensors
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.compress.rebuild import ranked
+from edgesdk.compress.reference import SAMPLES, Reference
 from edgesdk.compress.sense import sense
 from edgesdk.compress.stored import stored
 from edgesdk.compress.task import Task
 from edgesdk.compress.trace import trace
-from edgesdk.errors import EdgeSdkError, ModelError
+from edgesdk.errors import EdgeSdkError, FidelityError, ModelError
 from edgesdk.export.formats import export, grid_of, probe_file
+from edgesdk.export.parity import Parity, faithful
 from edgesdk.export.probes import COPIES
 from edgesdk.forecast import Forecast
 from edgesdk.graph import Graph
@@ -76,11 +78,13 @@ class Seen:
 class Study:
     """A model on a device, in one runtime: prices for every choice, and whole networks that correct them.
 
+    ``reference`` is the user's own module, by which all is judged, ``network`` what was traced of it.
     On a device at hand both are measured (a ``Bench``), on another predicted from its profile (a ``Forecast``).
     ``precisions`` are those that the search may choose, ``offer`` forms beside the usual ones. Scratch files go to
     ``folder``.
     """
 
+    reference: Reference
     network: Network
     data: Data
     task: Task
@@ -139,6 +143,12 @@ class Study:
     def integer_file(self) -> Artefact:
         """That model's file, its ranges calibrated."""
         return self.artefact(self.integer(self.network, self.whole), self.whole, "dense-int8")
+
+    @cached_property
+    def dense_parity(self) -> Parity:
+        """How far the dense file is from the user's module on the first samples; ``FidelityError`` where too far."""
+        some = rebatch(self.data.example, lambda t: t[:SAMPLES])
+        return faithful(self.reference, self.network, self.dense_file, [some])
 
     def measure(self, artefacts: Mapping[str, Artefact], mode: str, thorough: bool = False) -> dict[str, Any]:
         """Each artefact's report from one interleaved run, or its prediction; those of other runtimes too."""
@@ -303,17 +313,19 @@ def study(
     """
     check(data, model, task.classifies, task.output)
     tell("tracing", None)
-    network = trace(model, data.example)
+    reference = Reference(model)
+    network = trace(model, data.example, reference)
     if budget.score is not None:
-        budget = budget.given(task.score(network, data.test, network))
+        budget = budget.given(task.score(reference, data.test, reference))
     found: list[Study] = []
     refused: dict[str, str] = {}
     for bench in benches:
         able = offer if len(benches) == 1 else _held(offer, bench.runtime)
-        one = Study(network, data, task, bench, precisions[bench.runtime], able, folder / bench.runtime, tell)
+        may, place = precisions[bench.runtime], folder / bench.runtime
+        one = Study(reference, network, data, task, bench, may, able, place, tell)
         try:
-            one.dense_file  # noqa: B018 (what the format lacks must be known before anything long begins)
-        except ModelError as error:
+            one.dense_parity  # noqa: B018 (what the format lacks must be known before anything long begins)
+        except (ModelError, FidelityError) as error:
             if len(refused) + 1 == len(benches):
                 raise
             refused[bench.runtime] = error.fact

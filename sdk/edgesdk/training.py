@@ -21,7 +21,7 @@ from edgesdk.compress.recovery import Recovery
 from edgesdk.compress.resumption import Kept
 from edgesdk.compress.teachers import outdone
 from edgesdk.export.formats import grid_of
-from edgesdk.export.parity import fallbacks, parity, runner
+from edgesdk.export.parity import compared, fallbacks, parity, runner
 from edgesdk.plan import FP32, Option, Plan
 from edgesdk.record import digest
 from edgesdk.report import Prediction, Report, Tell
@@ -208,7 +208,8 @@ class Training:
             notes += outdone(self.recovery, self.network, self.task, self.data.holdout, max(before, after))
         self.tell("exporting and measuring", None)
         deployed, dense = known.artefact(network, candidate.options, "model"), known.dense_file
-        proved = parity(network, deployed, [x for x, _ in self.data.holdout])
+        held_out = [x for x, _ in self.data.holdout]
+        proved = parity(network, deployed, held_out)
         every = {"dense": dense, "deployed": deployed, **(beside or {})}
         reports = known.measure(every, "rapid", thorough=True)
         integers = [name for name, option in candidate.options.items() if option.precision != FP32]
@@ -219,9 +220,13 @@ class Training:
             artefact=deployed,
             dense=reports["dense"],
             deployed=reports["deployed"],
-            dense_score=self.task.score(runner(dense, network.structure), self.data.test, self.network),
-            score=self.task.score(runner(deployed, network.structure), self.data.test, self.network),
+            dense_score=self.task.score(known.reference, self.data.test, known.reference),
+            score=self.task.score(runner(deployed, network.structure), self.data.test, known.reference),
             parity=proved,
+            against_model={
+                name: compared(known.reference.flat, file, held_out, known.dense_parity.tolerance)
+                for name, file in (("dense", dense), ("deployed", deployed))
+            },
             fallbacks=tuple(fell),
             history=tuple({"note": note} for note in notes),
             beside={name: report for name, report in reports.items() if name not in ("dense", "deployed")},

@@ -44,12 +44,26 @@ def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any)
 @click.command(cls=Command)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--key", type=click.Path(path_type=Path), help="Public key that it must be signed with.")
+@click.option("--model", help="file.py:callable or package.module:callable of the model that it was made of.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Those of the model.")
+@click.option("--data", help="Judge on its test samples, instead of the few that the bundle holds.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def verify(path: Path, key: Path | None, as_json: bool) -> None:
-    """Check a bundle: digests, versions, its outputs on the recorded sample, and with --key its signature."""
+def verify(
+    path: Path, key: Path | None, model: str | None, weights: Path | None, data: str | None, as_json: bool
+) -> None:
+    """Check a bundle: digests, versions, its outputs on the recorded sample, and with --key its signature.
+
+    With --model its outputs are compared with those of the model, too.
+    """
     from edgesdk.bundle import verify as check
 
+    if model is None and (weights or data):
+        raise UsageError(f"--{'weights' if weights else 'data'} without --model", "give the model, too")
     found = check(path, key)
+    if model is not None:
+        from edgesdk.comparison import against_model
+
+        found |= {"against_model": against_model(path, model, weights, data)}
     if as_json:
         emit_json(found)
         return
@@ -60,6 +74,10 @@ def verify(path: Path, key: Path | None, as_json: bool) -> None:
     emit(f"runtime: made with {runtime['recorded']}, here {runtime['here']}")
     for name, error in found["sample_error"].items():
         emit(f"{name}: differs from the recorded sample by {error:.2g} of its spread")
+    if model is not None:
+        own = found["against_model"]
+        for name, error in own["errors"].items():
+            emit(f"{name}: differs from the model by {error:.2g} of its spread, over {own['samples']} samples")
 
 
 @click.command(cls=Command)

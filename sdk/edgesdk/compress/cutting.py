@@ -367,4 +367,5 @@ class _Keeping(fx.Interpreter):
 def _close(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
+    one, other = one.double(), other.double()  # whole numbers and truths, too
     return torch.allclose(one, other, rtol=RTOL, atol=ATOL * float(other.abs().max()) if other.numel() else 0.0)

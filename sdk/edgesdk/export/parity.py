@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from edgesdk.artefact import Artefact, format_of, open_file
 from edgesdk.compress.network import Batch, Network, Structure, tensors
 from edgesdk.compress.quantize import specification
+from edgesdk.compress.reference import Reference
 from edgesdk.errors import FidelityError
 
 SAMPLES = 128
@@ -25,7 +26,7 @@ INTEGER_PRECISIONS = ("int8", "uint8", "int4", "i8", "u8", "i4")
 
 @dataclass(frozen=True)
 class Parity:
-    """Root-mean-square difference between the file's outputs and the simulation's, over their standard deviation.
+    """Root-mean-square difference between a file's outputs and what is expected, over their standard deviation.
 
     ``top1_differs`` is the share of samples on which the largest output is another one.
     """
@@ -63,28 +64,60 @@ def parity(network: Network, artefact: Artefact, batches: Sequence[Batch]) -> Pa
     The tolerance is 1e-3 of the outputs' standard deviation for a float network and 5e-2 for an integer one, whose
     sums a runtime rounds in another order; 1e-1 with 4-bit weights in LiteRT.
     """
+    found = compared(network.flat, artefact, batches, _tolerance(network, artefact))
+    if not found.error <= found.tolerance:
+        off = f"{found.error:.2g} of their spread, more than {found.tolerance:g}"
+        raise FidelityError(f"the file's outputs differ from the simulation's by {off}", "report this as a defect")
+    return found
+
+
+def faithful(reference: Reference, network: Network, artefact: Artefact, batches: Sequence[Batch]) -> Parity:
+    """Compare the dense file with the user's own module. Raises ``FidelityError`` beyond the tolerance."""
+    found = compared(reference.flat, artefact, batches, ROUGH if network.module.meta.get("halves") else FLOAT_TOLERANCE)
+    if not found.error <= found.tolerance:
+        off = f"by {found.error:.2g} of their spread, more than {found.tolerance:g}"
+        fact = f"what {artefact.runtime} computes of the dense model differs from the model itself {off}"
+        raise FidelityError(fact, "choose another --runtime")
+    return found
+
+
+def compared(
+    expected: Callable[[Batch], list[Tensor]], artefact: Artefact, batches: Iterable[Batch], tolerance: float
+) -> Parity:
+    """How far the file is from what is ``expected``, on the first samples of ``batches``."""
+    pairs = _answers(expected, artefact, batches, SAMPLES)
+    wanted, found = (pairs[0][side].flatten(1) for side in (0, 1))
+    differs = float((wanted.argmax(1) != found.argmax(1)).double().mean())
+    return Parity(max(map(_distance, pairs)), tolerance, len(wanted), differs)
+
+
+def compared_by_output(
+    expected: Callable[[Batch], list[Tensor]], artefact: Artefact, batches: Iterable[Batch]
+) -> list[float]:
+    """How far each output of the file is from what is ``expected``, on all of ``batches``."""
+    return list(map(_distance, _answers(expected, artefact, batches, None)))
+
+
+def _answers(
+    expected: Callable[[Batch], list[Tensor]], artefact: Artefact, batches: Iterable[Batch], most: int | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each output what is expected, and what the file answers; about so many samples at ``most``."""
     run = flat_runner(artefact)
-    tolerance = _tolerance(network, artefact)
     ours, theirs, count = [], [], 0
     with torch.no_grad():
         for x in batches:
-            ours.append(network.flat(x))
+            ours.append(expected(x))
             theirs.append(run(x))
             count += len(ours[-1][0])
-            if count >= SAMPLES:
+            if most is not None and count >= most:
                 break
-    expected = [torch.cat(parts).double() for parts in zip(*ours, strict=True)]
-    found = [torch.cat(parts).double() for parts in zip(*theirs, strict=True)]
-    error = max(
-        float((a - b).square().mean().sqrt() / a.std().clamp(min=1e-12)) for a, b in zip(expected, found, strict=True)
-    )
-    differs = float((expected[0].flatten(1).argmax(1) != found[0].flatten(1).argmax(1)).double().mean())
-    if not error <= tolerance:
-        raise FidelityError(
-            f"the file's outputs differ from the simulation's by {error:.2g} of their spread, more than {tolerance:g}",
-            "report this as a defect",
-        )
-    return Parity(error, tolerance, count, differs)
+    sides = ([torch.cat(parts).double() for parts in zip(*side, strict=True)] for side in (ours, theirs))
+    return list(zip(*sides, strict=True))
+
+
+def _distance(pair: tuple[Tensor, Tensor]) -> float:
+    wanted, found = pair
+    return float((wanted - found).square().mean().sqrt() / wanted.std().clamp(min=1e-12))
 
 
 def _tolerance(network: Network, artefact: Artefact) -> float:
