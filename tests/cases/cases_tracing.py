@@ -105,7 +105,7 @@ class Untracked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            x = self.inner(x).relu_()
+            x = F.dropout(self.inner(x).relu_(), 0.2, self.training)
             with torch.enable_grad():
                 x = x * self.scale
         with torch.set_grad_enabled(self.training), torch.autocast("cuda", enabled=False):

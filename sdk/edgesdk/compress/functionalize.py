@@ -29,7 +29,8 @@ def functionalized(program: ExportedProgram) -> ExportedProgram:
     for node in list(graph.nodes):
         if node.target in CONTEXTS:
             _inline(program.graph_module, node)
-        elif node.target is aten.dropout.default and not node.args[2]:
+    for node in list(graph.nodes):
+        if node.target is aten.dropout.default and not node.args[2]:
             _replace(node, node.args[0])
     order = {node: place for place, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
@@ -53,25 +54,27 @@ def _whole(node: fx.Node) -> Any:
     place = {aten.slice.Tensor: 0, aten.slice_scatter.default: 1, aten.copy.default: 1}.get(node.target)  # type: ignore[arg-type]
     if place is None:
         return None
+    args: Any = node.args
     if node.target is not aten.copy.default:
-        start, end, step = (node.args[place + 2 :] + (None, None, 1)[len(node.args) - place - 2 :])[:3]
+        start, end, step = (*args[place + 2 :], *(None, None, 1)[max(0, len(args) - place - 2) :])
         if start not in (None, 0) or step != 1 or not (end is None or isinstance(end, int) and end >= ALL):
             return None
-    one, other = (value.meta["val"] for value in (node, node.args[place]))  # type: ignore[union-attr]
-    return node.args[place] if (one.shape, one.dtype) == (other.shape, other.dtype) else None
+    one, other = (value.meta["val"] for value in (node, args[place]))
+    return args[place] if (one.shape, one.dtype) == (other.shape, other.dtype) else None
 
 
 def _inline(root: fx.GraphModule, node: fx.Node) -> None:
     """The sub-graph that ``node`` runs in the place of it; the nodes that take its outputs apart go, too."""
-    held, *given = node.args[CONTEXTS[node.target] :]  # type: ignore[index]
-    inner: Any = getattr(root, held.target)  # type: ignore[union-attr]
+    args: Any = node.args
+    held, *given = args[CONTEXTS[node.target] :]  # type: ignore[index]
+    inner: Any = getattr(root, held.target)
     copies: dict[fx.Node, Any] = {}
     for one in inner.graph.nodes:
         with root.graph.inserting_before(node):
             if one.op == "placeholder":
                 copies[one] = given.pop(0)
             elif one.op == "get_attr":
-                name = f"{held.target}_{one.target}"  # type: ignore[union-attr]
+                name = f"{held.target}_{one.target}"
                 setattr(root, name, getattr(inner, one.target))
                 copies[one] = root.graph.get_attr(name)
             elif one.op == "output":

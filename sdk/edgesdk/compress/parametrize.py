@@ -37,7 +37,7 @@ def folded(model: nn.Module) -> nn.Module:
         for part in list(model.modules()):
             if parametrize.is_parametrized(part):
                 own = type(part)  # made for this one layer, with its weights as properties: a copy shares it
-                part.__class__ = type(own.__name__, own.__bases__, dict(vars(own)))
+                part.__class__ = type(own.__name__, own.__bases__, dict(vars(own)))  # type: ignore[assignment]
                 for name in list(part.parametrizations):  # type: ignore[arg-type]
                     parametrize.remove_parametrizations(part, name, leave_parametrized=True)
             for hook in list(part._forward_pre_hooks.values()):

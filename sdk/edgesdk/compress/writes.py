@@ -21,7 +21,8 @@ def written(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -
 
 
 def _slice(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
-    whole, part, dim, start, end, step = (*args, None, None, None, None)[:6]
+    given: Any = (*args, None, None, None, None)
+    whole, part, dim, start, end, step = given[:6]
     dim = (dim or 0) % node.meta["val"].dim()
     size = node.meta["val"].shape[dim]
     if not all(isinstance(value, int) for value in (size, start or 0, end or 0)):
@@ -59,10 +60,11 @@ def _joined(graph: fx.Graph, whole: fx.Node, part: fx.Node, dim: int, start: int
 def _masked(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
     """One value wherever a mask of the leading axes holds."""
     whole, (mask, *more), value = args[:3]
-    told, given = node.args[1][0], node.args[2]  # type: ignore[index]
+    read: Any = node.args
+    told, given = read[1][0], read[2]
     if more or len(args) > 3 and args[3] or told is None or told.meta["val"].dtype != torch.bool:
         return None
-    if given.meta["val"].numel() != 1 or given.meta["val"].dtype != node.meta["val"].dtype:  # type: ignore[union-attr]
+    if given.meta["val"].numel() != 1 or given.meta["val"].dtype != node.meta["val"].dtype:
         return None
     for _ in range(node.meta["val"].dim() - told.meta["val"].dim()):
         mask = graph.call_function(aten.unsqueeze.default, (mask, -1))
