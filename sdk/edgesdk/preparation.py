@@ -29,7 +29,7 @@ from edgesdk.compress.task import first_tensor
 from edgesdk.compress.teachers import Guide, same, traced
 from edgesdk.compress.trace import trace
 from edgesdk.compress.weights import anew as reset
-from edgesdk.compress.weights import distinct, filled, poured
+from edgesdk.compress.weights import check_returnable, distinct, filled, poured
 from edgesdk.compress.wording import said
 from edgesdk.deployment import Preprocess, quiet
 from edgesdk.errors import DataError, ModelError, StorageError, UsageError
@@ -250,10 +250,9 @@ class _Made:
     def traced(self, model: nn.Module, whole: bool = False) -> Network:
         """``model`` as a network; its channel groups, which take much longer to find, only of the ``whole``."""
         self.tell("tracing", None)
-        if whole:
-            return trace(model, self.data.example)
-        made = traced(Guide(model, same), self.data.example).made
+        made = trace(model, self.data.example) if whole else traced(Guide(model, same), self.data.example).made
         assert isinstance(made, Network)
+        check_returnable(made, model)
         return made
 
     def lessons(self, aim: Aim, what: str) -> Lessons:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.compress.trace import trace
-from edgesdk.compress.weights import filled, poured
+from edgesdk.compress.weights import check_returnable, filled, poured
+from edgesdk.errors import ModelError
 
 
 class Attention(nn.Module):
@@ -38,3 +39,12 @@ def test_what_a_network_learnt_is_in_the_module_and_the_other_way_round(kind, sh
     assert float((learnt.flat(x)[0] - network.flat(x)[0]).abs().max()) > 1e-2
     torch.testing.assert_close(filled(model, learnt)(x), learnt.flat(x)[0])
     torch.testing.assert_close(poured(network, taught).flat(x)[0], taught(x))
+
+
+def test_what_a_model_computes_from_other_weights_cannot_be_given_back() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(6, 4))
+    model, x = nn.Sequential(layer, nn.Linear(4, 2)), torch.randn(4, 6)
+    with pytest.raises(ModelError, match=r"what 0.weight learns has no place in the model"):
+        check_returnable(trace(model, x), model)
+    nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    check_returnable(trace(model, x), model)

@@ -11,6 +11,8 @@ from collections.abc import Container, Mapping
 from torch import Tensor, nn
 
 from edgesdk.compress.network import Network
+from edgesdk.compress.wording import listed
+from edgesdk.errors import ModelError
 
 
 def poured(network: Network, model: nn.Module) -> Network:
@@ -28,6 +30,15 @@ def filled(model: nn.Module, network: Network) -> nn.Module:
     names = {name: _traced(name, state) for name in model.state_dict()}
     model.load_state_dict({name: state[other] for name, other in names.items() if other in state}, strict=False)
     return model
+
+
+def check_returnable(network: Network, model: nn.Module) -> None:
+    """Raise ``ModelError`` where weights of ``network`` have no place in ``model``, which computes them."""
+    names = set(network.module.state_dict())
+    known = {_traced(name, names) for name in model.state_dict()}
+    if lost := [name for name, _ in network.module.named_parameters() if name not in known]:
+        fact = f"what {listed(lost)} learns has no place in the model, which computes it from other weights"
+        raise ModelError(fact, "remove its parametrizations first (torch.nn.utils.parametrize.remove_parametrizations)")
 
 
 def _traced(name: str, names: Container[str]) -> str:
