@@ -105,9 +105,10 @@ class ActivationQuantizer(nn.Module):
     """A quantizer of one tensor on an 8-bit ``grid``, whose range follows what it sees while ``observing``.
 
     The range widens to the extremes, or with a ``momentum`` is an exponential moving average of each batch's (Jacob et
-    al. 2018, section 3.1). It always holds zero, which is then exact. On a symmetric grid it reaches as far below zero
-    as above. A range that is ``held`` follows nothing. With a ``growth`` its step is learned, in units of where it
-    began, so that steps of an optimizer are relative. While ``exact`` it passes on what it gets.
+    al. 2018, section 3.1), of which no end counts for more than a range's width beyond the present one. It always holds
+    zero, which is then exact. On a symmetric grid it reaches as far below zero as above. A range that is ``held``
+    follows nothing. With a ``growth`` its step is learned, in units of where it began, so that steps of an optimizer
+    are relative. While ``exact`` it passes on what it gets.
     """
 
     low: Tensor
@@ -129,8 +130,11 @@ class ActivationQuantizer(nn.Module):
 
     def observe(self, x: Tensor) -> None:
         low, high = x.detach().amin().clamp(max=0), x.detach().amax().clamp(min=0)
+        width = self.high - self.low
         if self.momentum is None:
             low, high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        elif width > 0:  # one batch with an outlier must not undo what all others showed
+            low, high = torch.maximum(low, self.low - width), torch.minimum(high, self.high + width)
         rate = self.momentum or 1.0
         self.low += rate * (low - self.low)
         self.high += rate * (high - self.high)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from edgesdk.compress.activation_ranges import choose, see, usual
 from edgesdk.compress.integers import (
     UNSIGNED,
     ActivationQuantizer,
@@ -31,7 +32,7 @@ from edgesdk.techniques.rounding import adaround
 PASSES_ON = (POOL, FLATTEN, ACTIVATION)  # kinds whose integer form keeps the grid of their input
 MOMENTUM = 0.05  # of ranges that follow while training
 STEPS = ("channel", "layer", "network")  # what may have one step for its weights
-RANGES = ("min-max", "percentile", "entropy", "mse")
+RANGES = ("chosen", "min-max", "percentile", "entropy", "mse")
 ROUNDINGS = ("nearest", "adaptive")
 ROUNDED = 256  # samples that adaptive rounding sees: it keeps every layer's outputs of all of them
 ROWS = 2**22  # numbers of windows that are unfolded at a time
@@ -208,10 +209,11 @@ def suited(options: Mapping[str, Option]) -> str:
 
 
 @torch.no_grad()
-def calibrate(network: Network, batches: Iterable[Batch], ranges: str = "min-max", rounding: str = "nearest") -> None:
+def calibrate(network: Network, batches: Iterable[Batch], ranges: str = "chosen", rounding: str = "nearest") -> None:
     """Set the range of every activation quantizer to what it sees in ``batches`` of inputs, in place.
 
-    ``ranges`` says what of it: all (``min-max``), or what ``percentile``, ``entropy`` or ``mse`` in
+    ``ranges`` says what of it: all (``min-max``), all but outliers where the outputs gain by that (``chosen``, see
+    :mod:`edgesdk.compress.activation_ranges`), or what ``percentile``, ``entropy`` or ``mse`` in
     :mod:`edgesdk.techniques.ranges` choose; those are then held while training. With ``adaptive`` ``rounding`` weights
     are rounded for their layers' outputs on the first samples. What integer layers are off on average is last taken off
     their biases, where that brings the outputs nearer to those of the float layers. Raises ``UsageError`` for other
@@ -232,7 +234,13 @@ def calibrate(network: Network, batches: Iterable[Batch], ranges: str = "min-max
             network.module(*tensors(x))
     if not batches:
         return
-    if ranges != "min-max":
+    if ranges == "chosen":
+        _exact(network, True)
+        seen = see(network, batches)
+        _exact(network, False)
+        choose(network, batches, seen, lambda value: _exact(network, value))
+        batches = usual(batches, seen)
+    elif ranges != "min-max":
         _choose_ranges(network, quantizers, batches, ranges)
     layers = [part for part in network.module.modules() if isinstance(part, IntegerLayer)]
     exact = _exactly(network, layers, batches[0], _channel_means)

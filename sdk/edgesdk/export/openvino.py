@@ -83,10 +83,10 @@ def _fold(model: Any, openvino: Any) -> None:
 
 
 def _keep_apart(model: Any) -> None:
-    """Put a Clamp between a dequantization and arithmetic with a constant per channel: to all that the grid can hold.
+    """Keep the plugin (2026.4) from two kernels that compute something else, where a constant per channel is in them.
 
-    Such a Clamp is the identity. Without it the plugin (2026.4, with one thread) makes one kernel of the linear layers
-    before and after, and that computes something else. It makes none across a Clamp.
+    One is of the linear layers before and after, with one thread: there is none across a Clamp, here to all that a grid
+    can hold, which is the identity. The other is of a mean and what follows: there is none across a Squeeze.
     """
     from openvino import opset13
 
@@ -99,6 +99,10 @@ def _keep_apart(model: Any) -> None:
         for value, source in zip(node.inputs(), sources, strict=True):
             if (reach := _reach(source)) is not None:
                 value.replace_source_output(opset13.clamp(source, *reach).output(0))
+            elif source.get_node().get_type_name() == "ReduceMean" and not source.get_node().get_keep_dims():
+                x, axes = (given.get_source_output() for given in source.get_node().inputs())
+                mean = opset13.reduce_mean(x, axes, keep_dims=True)
+                value.replace_source_output(opset13.squeeze(mean, axes).output(0))
     model.validate_nodes_and_infer_types()
 
 

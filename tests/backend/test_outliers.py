@@ -1,0 +1,71 @@
+"""A broken sensor in one sample of a hundred, or spikes in many, do not ruin an integer model."""
+
+from __future__ import annotations
+
+import models
+import pytest
+import torch
+from torch import Tensor
+
+from edgesdk.compress.integers import ActivationQuantizer
+from edgesdk.compress.quantize import calibrate, integer, observing
+
+NETWORKS = ("residual", "depthwise", "transformer", "recurrent")
+SAMPLES, BATCH = 100, 25
+
+
+def error(name: str, x: Tensor, spoilt: Tensor, ranges: str) -> float:
+    """By how much the integer network is off on the clean ``x``, of the outputs' spread, calibrated on ``spoilt``."""
+    network, _ = models.made(name, SAMPLES)
+    found = integer(network, models.assigned(network, "int8"))
+    calibrate(found, list(spoilt.split(BATCH)), ranges)
+    with torch.no_grad():
+        (wanted,), (given,) = network.flat(x), found.flat(x)
+    return float((given - wanted).square().mean().sqrt() / wanted.std())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("place", [0, 7, 99])
+def test_a_broken_sensor_costs_next_to_nothing(name: str, place: int) -> None:
+    _, x = models.made(name, SAMPLES)
+    broken = x.clone()
+    broken[place] *= 1e4
+    clean, spoilt, ruined = (
+        error(name, x, x, "chosen"),
+        error(name, x, broken, "chosen"),
+        error(name, x, broken, "min-max"),
+    )
+    assert spoilt < 4 * clean + 0.01
+    assert spoilt < ruined / 5  # what it is without: the test can fail
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_clean_data_give_what_all_that_was_seen_gives(name: str) -> None:
+    _, x = models.made(name, SAMPLES)
+    assert error(name, x, x, "chosen") <= error(name, x, x, "min-max") * 1.001
+
+
+def test_spikes_in_all_samples_are_clipped_where_that_helps() -> None:
+    _, x = models.made("transformer", SAMPLES)
+    spikes = x.flatten().clone()
+    spikes[::997] *= 30
+    spikes = spikes.reshape(x.shape)
+    assert error("transformer", x, spikes, "chosen") < 0.8 * error("transformer", x, spikes, "min-max")
+
+
+def test_a_range_that_was_narrowed_is_held_while_training_and_others_follow_slowly() -> None:
+    network, x = models.made("residual", SAMPLES)
+    broken = x.clone()
+    broken[3] *= 1e4
+    found = integer(network, models.assigned(network, "int8"))
+    calibrate(found, [broken])
+    parts = [part for part in found.module.modules() if isinstance(part, ActivationQuantizer)]
+    before = [float(part.high) for part in parts]
+    assert any(part.held for part in parts)
+    calibrate(found, [x])
+    assert not any(part.held for part in parts)
+    with observing(found):
+        found.flat(broken)
+    after = [float(part.high) for part in parts]
+    assert all(high < 100 for high in before)
+    assert all(high < 100 for high in after)
