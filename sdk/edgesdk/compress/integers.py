@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from edgesdk.techniques.steps import learned_step
 
 MINIMUM_SCALE = 2.0**-24  # keeps an all-zero tensor from a division by zero
+BIAS_LIMIT = 2**30  # half of what 32 bits hold: the other half is for the sum of products that it is added to
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,17 @@ class TensorSpec:
     axis: int | None
 
 
+def to_integers(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
+    """The integers that stand for ``x``, as floats: what is simulated, and what a file stores."""
+    return _nearest(x, scale, zero_point).clamp_(low, high)
+
+
+def _nearest(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    return (x / scale).round_().add_(zero_point)
+
+
 def _rounded(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
-    return ((x / scale).round() + zero_point).clamp(low, high).sub(zero_point) * scale
+    return to_integers(x, scale, zero_point, low, high).sub_(zero_point).mul_(scale)
 
 
 class _Straight(torch.autograd.Function):
@@ -61,7 +71,7 @@ class _Straight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:  # type: ignore[override]
-        grid = (x / scale).round_().add_(zero_point)
+        grid = _nearest(x, scale, zero_point)
         ctx.save_for_backward((grid >= low) & (grid <= high))
         return grid.clamp_(low, high).sub_(zero_point).mul_(scale)
 
@@ -182,8 +192,10 @@ class ActivationQuantizer(nn.Module):
 class IntegerLayer(nn.Module):
     """A convolution or linear layer with weights of ``bits`` bits, a 32-bit bias, and an input on a known grid.
 
-    Each output channel has a step of its own, which follows its largest weight; or all have one with the layers that
-    are ``sharing`` it, this one among them. A ``step`` that was set, or is learned by its ``growth``, follows nothing.
+    Each output channel has a step of its own, which follows its largest weight, and is no finer than its bias allows,
+    which is in steps of it, too: that of a channel without weights would be beyond 32 bits. Or all have one with the
+    layers that are ``sharing`` it, this one among them. A ``step`` that was set, or is learned by its ``growth``,
+    follows nothing.
     """
 
     step: Tensor | None
@@ -210,8 +222,10 @@ class IntegerLayer(nn.Module):
         peak = weight.abs().flatten(1).amax(1)
         if self.sharing:
             every = [part.weight.detach().abs().amax() for part in self.sharing]  # type: ignore[union-attr,operator]
-            peak = torch.stack(every).amax().repeat(len(weight))
-        return (peak / self.limit).clamp(min=MINIMUM_SCALE)
+            return (torch.stack(every).amax().repeat(len(weight)) / self.limit).clamp(min=MINIMUM_SCALE)
+        bias: Tensor = self.inner.bias.detach().abs()  # type: ignore[union-attr,operator,assignment]
+        least = bias / (self.source[0].step.detach() * BIAS_LIMIT)
+        return torch.maximum(peak / self.limit, least).clamp(min=MINIMUM_SCALE)
 
     def scales(self) -> tuple[Tensor, Tensor]:
         """The scales of the weight and of the bias, one per output channel."""
@@ -239,7 +253,7 @@ class IntegerLayer(nn.Module):
             weight = learned_step(weight, learned, zero, -self.limit, self.limit, self.per_step)
         else:
             weight = quantize(weight, scale.reshape(shape), zero, -self.limit, self.limit)
-        bias = quantize(self.inner.bias, bias_scale, zero, -(2**31), 2**31 - 1)  # type: ignore[arg-type]
+        bias = quantize(self.inner.bias, bias_scale, zero, -BIAS_LIMIT, BIAS_LIMIT)  # type: ignore[arg-type]
         return _applied(self.inner, x, weight, bias)
 
     @property
@@ -264,9 +278,10 @@ class FrozenLayer(nn.Module):
         weight, bias = self.inner.weight.detach(), self.inner.bias.detach()  # type: ignore[union-attr,operator]
         self.inner.weight = self.inner.bias = None  # type: ignore[assignment]
         scale, bias_scale = layer.scales()
-        integers = (weight / scale.reshape(-1, *[1] * (weight.dim() - 1))).round().clamp(-layer.limit, layer.limit)
+        steps, zero = scale.reshape(-1, *[1] * (weight.dim() - 1)), torch.zeros((), dtype=torch.int32)
+        integers = to_integers(weight, steps, zero, -layer.limit, layer.limit)
         self.register_buffer("weight", integers.to(torch.int8))
-        self.register_buffer("bias", (bias / bias_scale).round().clamp(-(2**31), 2**31 - 1).to(torch.int32))
+        self.register_buffer("bias", to_integers(bias, bias_scale, zero, -BIAS_LIMIT, BIAS_LIMIT).to(torch.int32))
         self.register_buffer("weight_scale", scale)
         self.register_buffer("bias_scale", bias_scale)
         self.register_buffer("weight_zero_point", torch.zeros_like(scale, dtype=torch.int8))

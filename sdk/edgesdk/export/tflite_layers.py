@@ -121,7 +121,7 @@ def bias(graph: Lowering, name: str, channels: int, source: Grid | None, weight:
     if source is None or weight is None:
         return graph.file.constant(real, label)
     scale = np.broadcast_to(np.float32(source.scale[0]) * weight.scale.reshape(-1), channels)
-    if stored is not None and np.allclose(stored.scale, scale, rtol=1e-6, atol=0):
+    if stored is not None and np.array_equal(np.broadcast_to(stored.scale, channels), scale):
         integers = stored.integers.reshape(-1)
     else:
         integers = np.clip(np.rint(real.astype(np.float64) / scale), -(2**31), 2**31 - 1)

@@ -1,0 +1,139 @@
+"""What is simulated and what a file stores are the same integers, at the ends of what integers can hold, too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.compress.integers import BIAS_LIMIT, SIGNED, UNSIGNED, ActivationQuantizer, FrozenLayer, IntegerLayer
+from edgesdk.compress.quantize import calibrate, frozen, integer
+from edgesdk.compress.trace import trace
+from edgesdk.export.formats import export, grid_of
+from edgesdk.export.parity import parity
+from edgesdk.plan import INT8, Option
+
+CHANNELS, INPUTS = 4, 3
+RUNTIMES = ("onnxruntime", "openvino", "litert")
+EXTREMES = [0.0, 1e-30, 1e-12, 1e-7, 1.0, 5.0, 1e3, 1e6, 1e12]
+numbers = st.builds(lambda reach, share: reach * share / 1000, st.sampled_from(EXTREMES), st.integers(-1000, 1000))
+
+
+def layer_of(weights: list[float], biases: list[float], low: float, high: float, bits: int) -> IntegerLayer:
+    inner = nn.Linear(INPUTS, CHANNELS)
+    with torch.no_grad():
+        inner.weight.copy_(torch.tensor(weights).reshape(CHANNELS, INPUTS))
+        inner.bias.copy_(torch.tensor(biases))
+    source = ActivationQuantizer(UNSIGNED)
+    source.low.fill_(low)
+    source.high.fill_(high)
+    source.fit()
+    return IntegerLayer(inner, bits, source)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(numbers, min_size=CHANNELS * INPUTS, max_size=CHANNELS * INPUTS),
+    st.lists(numbers, min_size=CHANNELS, max_size=CHANNELS),
+    st.sampled_from(EXTREMES), st.sampled_from(EXTREMES), st.sampled_from([4, 8]),
+)  # fmt: skip
+def test_a_frozen_layer_computes_what_the_simulation_computes(weights, biases, low, high, bits) -> None:
+    layer = layer_of(weights, biases, -low, high, bits)
+    stored = FrozenLayer(layer)
+    x = torch.tensor([[-low, 0.0, high], [high, high, high], [0.0, 0.0, 0.0]])
+    with torch.no_grad():
+        x = layer.source[0](x)
+        assert torch.equal(stored(x), layer(x))
+    limit = 2 ** (bits - 1) - 1
+    assert int(stored.weight.abs().max()) <= limit  # type: ignore[operator,union-attr]
+    assert int(stored.bias.long().abs().max()) <= BIAS_LIMIT  # type: ignore[operator,union-attr]
+    kept = stored.bias.double() * stored.bias_scale.double()  # type: ignore[operator,union-attr]
+    wanted = torch.tensor(biases).double()
+    step = stored.bias_scale.double()  # type: ignore[union-attr,operator]
+    assert bool(((kept - wanted).abs() <= 0.51 * step + 1e-6 * wanted.abs()).all())  # no bias is cut off
+
+
+@given(st.sampled_from(EXTREMES), st.sampled_from(EXTREMES), st.sampled_from([UNSIGNED, SIGNED]))
+def test_zero_is_exact_and_ends_are_near_in_any_range(low: float, high: float, grid) -> None:
+    part = ActivationQuantizer(grid)
+    part.low.fill_(-low)
+    part.high.fill_(high)
+    part.fit()
+    assert grid.low <= int(part.zero_point) <= grid.high
+    with torch.no_grad():
+        ends = part(torch.tensor([0.0, -low, high])[None])[0]
+    assert float(ends[0]) == 0.0
+    step = float(part.step)
+    assert abs(float(ends[1]) + low) <= 0.51 * step + 1e-6 * low
+    assert abs(float(ends[2]) - high) <= 0.51 * step + 1e-6 * high
+
+
+class Ends(nn.Module):
+    """Dead channels with and without a bias, weights of nearly nothing, large biases, and an input that is constant."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.a, self.b, self.h = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for part in (self.a, self.b):
+                scale = torch.tensor(EXTREMES[:8])[torch.randint(0, 8, (8,), generator=generator)]
+                part.weight *= scale.clamp(max=3.0).reshape(-1, 1, 1, 1)
+                part.bias.copy_(torch.tensor([0.0, 5.0, -3.0, 0.5, 1.0, -0.1, 2.0, 1e-9]))
+            self.b.weight[1] = 0
+            self.a.weight[:2] = 0
+
+    def forward(self, x: Tensor, still: Tensor) -> Tensor:
+        return self.h(self.b(self.a(x).relu()).relu().mean((2, 3)) + still)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_files_hold_and_compute_the_same_at_the_ends(runtime: str, seed: int, tmp_path: Path) -> None:
+    x = (torch.randn(16, 3, 9, 9), torch.zeros(16, 8))
+    model = Ends(seed)
+    network = trace(model, x)
+    options = dict.fromkeys(
+        (n.name for n in network.graph.layers if n.kind in ("conv", "linear", "add")), Option(INT8, 8)
+    )
+    found = integer(network, options, grid_of(runtime))
+    calibrate(found, [x])
+    with torch.no_grad():
+        wanted, (simulated,) = model(*x), found.flat(x)
+    assert float((simulated - wanted).square().mean().sqrt() / wanted.std()) < 0.05  # a bias cut off would be far more
+    path = tmp_path / f"model{FORMATS[FORMAT_OF[runtime]].suffix}"
+    export(found, x, path, runtime)
+    assert parity(found, Artefact(path, runtime=runtime), [x]).error < 5e-3
+    parts = {name: part for name, part in frozen(found).module.named_modules() if isinstance(part, FrozenLayer)}
+    assert set(parts) == {"a", "b", "h"}
+    for name, (weight, bias) in stored(path, runtime, list(parts)).items():
+        np.testing.assert_array_equal(np.sort(weight.ravel()), np.sort(parts[name].weight.numpy().ravel()))  # type: ignore[union-attr,operator]
+        np.testing.assert_array_equal(bias, parts[name].bias.numpy())  # type: ignore[union-attr,operator]
+
+
+def stored(path: Path, runtime: str, names: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The integers of each layer's weight and bias in a file. OpenVINO's has biases as real numbers: none are read."""
+    if runtime == "onnxruntime":
+        arrays = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+        return {name: (arrays[f"{name}.weight"], arrays[f"{name}.bias"]) for name in names}
+    if runtime == "openvino":
+        return {}
+    from edgesdk.export.tflite_writer import schema
+
+    file = schema()
+    model = file.Model.GetRootAs(path.read_bytes())
+    graph = model.Subgraphs(0)
+    tensors = {graph.Tensors(i).Name().decode(): graph.Tensors(i) for i in range(graph.TensorsLength())}
+
+    def read(name: str, kind: type) -> np.ndarray:
+        return model.Buffers(tensors[name].Buffer()).DataAsNumpy().view(kind)
+
+    return {name: (read(f"{name}.weight", np.int8), read(f"{name}.bias", np.int32)) for name in names}
