@@ -21,6 +21,8 @@ from edgesdk.compress.checkpoints import fill
 from edgesdk.compress.wording import SHOWN, listed, said
 from edgesdk.errors import EdgeSdkError, ModelError, UsageError
 
+WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+OTHERS = {".tflite": "TFLite", ".h5": "Keras", ".keras": "Keras", ".pb": "TensorFlow", ".xml": "OpenVINO"}
 FORM = "write path/to/file.py:callable or package.module:callable"
 
 
@@ -32,7 +34,7 @@ def load_callable(spec: str, what: str, error: type[EdgeSdkError] = UsageError) 
     """
     where, colon, name = spec.rpartition(":")
     if not (colon and where and name):
-        raise error(f"{what} {spec!r} names no callable", FORM)
+        raise _no_callable(spec, what, error)
     module = _module(where, what, error)
     try:
         found = getattr(module, name)
@@ -46,6 +48,22 @@ def load_callable(spec: str, what: str, error: type[EdgeSdkError] = UsageError) 
         fact = f"{what} {spec} is of type {type(found).__name__}, which cannot be called"
         raise error(fact, "name a function or a class")
     return found
+
+
+def _no_callable(spec: str, what: str, error: type[EdgeSdkError]) -> EdgeSdkError:
+    """Why ``spec`` names no callable: for files that models are kept in, what takes them."""
+    suffix = Path(spec).suffix.lower()
+    if what == "MODEL" and suffix == ".onnx":
+        remedy = "name the PyTorch module that it was exported from, as file.py:callable; what an .onnx file costs say"
+        return error(f"{spec} is an ONNX file, and only PyTorch modules can be compressed",
+                     f"{remedy} edgesdk estimate and edgesdk benchmark")  # fmt: skip
+    if what == "MODEL" and suffix in WEIGHTS:
+        remedy = f"name the code that makes the module, as file.py:callable, and give --weights {spec}"
+        return error(f"{spec} has weights, not the code of a model", remedy)
+    if what == "MODEL" and suffix in OTHERS:
+        remedy = "name a PyTorch module, as file.py:callable"
+        return error(f"{spec} is a model of {OTHERS[suffix]}, and only PyTorch modules can be compressed", remedy)
+    return error(f"{what} {spec!r} names no callable", FORM)
 
 
 def load_model(spec: str | nn.Module, weights: str | Path | None = None) -> nn.Module:
