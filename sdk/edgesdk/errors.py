@@ -69,6 +69,7 @@ class FidelityError(EdgeSdkError):
     """The exported file does not compute what the simulation computes."""
 
     exit_code = 7
+    INSTEAD = "choose another --runtime, or leave its layers in float with --precision fp32"
 
 
 class BundleError(EdgeSdkError):

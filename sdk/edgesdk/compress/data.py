@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from edgesdk.compress.batches import Given, Shuffled, check_classes, checked_labels, classes_of, stratified, taken
+from edgesdk.compress.blame import blamed
 from edgesdk.compress.datasets import is_dataset, loader, split
 from edgesdk.compress.load import load_callable
 from edgesdk.compress.network import Batch, rebatch, tensors
 from edgesdk.compress.preprocessing import Preprocessing
 from edgesdk.compress.returned import make_known
-from edgesdk.compress.sources import Samples, dtype_name, from_arrays, from_folder, from_npz
+from edgesdk.compress.sources import Samples, from_arrays, from_folder, from_npz
 from edgesdk.compress.targets import check_range, class_axis, class_numbers
 from edgesdk.compress.task import output_tensors
 from edgesdk.compress.wording import said
@@ -284,16 +285,12 @@ def run_two(model: nn.Module, x: Batch) -> Any:
     """What ``model`` answers to two samples, in evaluation mode. Raises ``ModelError`` or ``DataError`` where it fails,
     ``ModelError`` where it answers no tensor, or NaN."""
     x = rebatch(x, lambda t: t[:2])
-    shown = " and ".join(f"{dtype_name(t)} of shape ({', '.join(map(str, ('N', *t.shape[1:])))})" for t in tensors(x))
     model.eval()
     try:
         with torch.no_grad():
             outputs = model(**x) if isinstance(x, dict) else model(*tensors(x))
-    except (AttributeError, NameError, ImportError, NotImplementedError, StopIteration) as error:
-        raise ModelError(f"running the model failed with {said(error)}", "make it run on its data first") from error
     except Exception as error:
-        fact = f"the data, {shown}, does not fit the model, which says {said(error)}"
-        raise DataError(fact, "give x in the shape and dtype that the model takes") from error
+        raise blamed(model, x, error) from error
     make_known(outputs)
     found = output_tensors(outputs)
     if not found:

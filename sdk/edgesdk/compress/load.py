@@ -84,6 +84,7 @@ def load_weighted(
     if not isinstance(model, nn.Module):
         made = f"MODEL {spec} returned" if isinstance(spec, str) else "the model is"
         raise ModelError(f"{made} an object of type {type(model).__name__}", "it must be a torch.nn.Module")
+    model = unwrapped(model)
     if lazy := [name for name, value in model.named_parameters() if is_lazy(value)]:
         raise ModelError(f"the model has parameters without a shape: {listed(lazy)}", "run it once before returning it")
     notes: tuple[str, ...] = ()
@@ -93,6 +94,30 @@ def load_weighted(
         notes = (f"no weights were given: the model is taken as {spec} returns it",)
     _check_finite(model, str(weights) if weights is not None else "the model")
     return model.eval(), notes
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """``model`` without what torch.compile and data parallelism put around it.
+
+    Raises ``ModelError`` for what is no module of PyTorch's own any more: TorchScript, one that PyTorch has quantized,
+    and one without weights, on the device meta.
+    """
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            break
+        model = inner
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model is TorchScript, whose code cannot be traced", "return the module it was made from")
+    for name, part in model.named_modules():
+        if type(part).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+            fact = f"the layer {name or type(part).__name__} was quantized by PyTorch already"
+            raise ModelError(fact, "return the float model: edgesdk chooses what is quantized")
+    if bare := [name for name, value in model.named_parameters() if value.is_meta]:
+        raise ModelError(f"{listed(bare)} are on the device meta, without values", "make the model on the CPU")
+    return model
 
 
 def _made(spec: str) -> Any:
@@ -105,7 +130,9 @@ def _made(spec: str) -> Any:
         raise
     except (Exception, SystemExit) as error:
         fact = f"calling MODEL {spec} failed with {said(error)}"
-        raise ModelError(fact, "it must return the model when called without arguments") from error
+        wanted = "it must return the model when called without arguments"
+        own = "it fails by itself, before edgesdk has a part in it: mend it so that it returns the model"
+        raise ModelError(fact, wanted if isinstance(error, TypeError) else own) from error
 
 
 def _module(where: str, what: str, error: type[EdgeSdkError]) -> ModuleType:

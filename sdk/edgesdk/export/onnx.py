@@ -237,4 +237,4 @@ def check(model: ModelProto, specs: Mapping[str, TensorSpec]) -> None:
     for name, spec in specs.items():
         key = (name if spec.axis is not None else None, spec.bits, spec.low < 0, spec.scale, spec.zero_point)
         if key not in found:
-            raise FidelityError(f"{name} is not quantized in the file as specified", "report this as a defect")
+            raise FidelityError(f"{name} is not quantized in the file as specified", FidelityError.INSTEAD)

@@ -170,4 +170,4 @@ def _check(model: Any, specs: Mapping[str, TensorSpec]) -> None:
         weight = spec.axis is not None
         sign = "i" if spec.low < 0 else "u"
         if (name if weight else None, spec.bits, sign, spec.scale, spec.zero_point) not in found:
-            raise FidelityError(f"{name} is not quantized in the file as specified", "report this as a defect")
+            raise FidelityError(f"{name} is not quantized in the file as specified", FidelityError.INSTEAD)

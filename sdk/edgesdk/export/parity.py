@@ -67,7 +67,7 @@ def parity(network: Network, artefact: Artefact, batches: Sequence[Batch]) -> Pa
     found = compared(network.flat, artefact, batches, _tolerance(network, artefact))
     if not found.error <= found.tolerance:
         off = f"{found.error:.2g} of their spread, more than {found.tolerance:g}"
-        raise FidelityError(f"the file's outputs differ from the simulation's by {off}", "report this as a defect")
+        raise FidelityError(f"the file's outputs differ from the simulation's by {off}", FidelityError.INSTEAD)
     return found
 
 

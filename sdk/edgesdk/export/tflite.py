@@ -375,4 +375,4 @@ def check(content: bytes, specs: Mapping[str, TensorSpec]) -> None:
         moved = 128 if spec.low >= 0 else 0
         zero = tuple(point - moved for point in spec.zero_point)
         if (name if spec.axis is not None else None, spec.bits, spec.scale, zero) not in found:
-            raise FidelityError(f"{name} is not quantized in the file as specified", "report this as a defect")
+            raise FidelityError(f"{name} is not quantized in the file as specified", FidelityError.INSTEAD)

@@ -199,7 +199,8 @@ def _inferred(model: ModelProto, path: Path) -> ModelProto:
         while error.__cause__ is not None:
             error = error.__cause__  # type: ignore[assignment]
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"the shapes in {path} cannot be inferred: {reason}", "check the file, and --shape") from None
+        fact = f"the shapes in {path} cannot be inferred, ONNX's own inference stops at this: {reason}"
+        raise ModelError(fact, "export it with fixed sizes, or run onnxsim over it; or mend --shape") from None
     if held := [n for n in model.graph.node if any(a.type in (a.GRAPH, a.GRAPHS) for a in n.attribute)]:
         raise ModelError(f"{path} holds control flow, {held[0].op_type} {held[0].name}", "export it without")
     return model

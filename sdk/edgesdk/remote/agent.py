@@ -37,6 +37,7 @@ class AgentProcess:
     may say nothing during a call.
     """
 
+    own = False  # whether it runs under the Python that edgesdk runs under
     here = True  # whether the agent sees this machine's files under the same names
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None, where: str) -> None:

@@ -45,11 +45,14 @@ class Bench:
             raise DeviceError(f"{threads} threads on {cores} cores", f"give --threads {cores} or fewer")
 
     def _install(self) -> str:
-        """How the runtime gets there."""
-        if not self.agent.here:
+        """How the runtime gets there: to the interpreter that the device's agent runs under."""
+        if not self.agent.own:
             return str((self.facts.get("wheels") or {}).get(self.runtime) or f"pip install {self.runtime} there")
         extra = FORMATS[FORMAT_OF[self.runtime]].extra
         return f"pip install 'edgesdk[{extra}]'" if extra else f"pip install {self.runtime}"
+
+    def _other(self) -> str:
+        return f"update {self.runtime} on {self.agent.where}, or choose another --runtime"
 
     @property
     def conditions(self) -> dict[str, str]:
@@ -106,7 +109,7 @@ class Bench:
                 **self.beside(table),
             )  # fmt: skip
             if failed := [item for item in answer["results"] if "error" in item]:
-                raise DeviceError(f"{failed[0]['key']} does not run: {failed[0]['error']}", "report this as a defect")
+                raise DeviceError(f"{failed[0]['key']} does not run: {failed[0]['error']}", self._other())
             table.settle(answer["references"])
             table.add(
                 {

@@ -15,6 +15,8 @@ HERE = "this machine"
 class LocalDevice(AgentProcess):
     """This machine as a device. A context manager; see :class:`AgentProcess` for its ``call``."""
 
+    own = True
+
     def __init__(self) -> None:
         super().__init__((sys.executable, "-m", "edgesdk_targets.agent"), _environment(), HERE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 
 # What pip took from PyPI on 2026-11-21: by package, machine and Python, the least glibc 2.x that a wheel asks for, and
@@ -61,12 +62,20 @@ VENV = "python3 -m venv ~/.edgesdk/venv && ~/.edgesdk/venv/bin/pip install"  # a
 
 
 def here(runtime: str) -> str:
-    """What :func:`advice` says for this device and this Python."""
+    """What :func:`advice` says for this device, with the Python that the agent runs under."""
     library, glibc = platform.libc_ver()
     machine = platform.machine()
     if machine == "aarch64" and sys.maxsize < 1 << 32:  # 32-bit programs under a 64-bit kernel
         machine = "armv7l"
-    return advice(runtime, sys.version_info[:2], glibc if library == "glibc" else "", machine)
+    return own(advice(runtime, sys.version_info[:2], glibc if library == "glibc" else "", machine))
+
+
+def own(said: str) -> str:
+    """``said`` with the commands of this interpreter: its own pip where it is that of a virtual environment."""
+    python = shlex.quote(sys.executable or "python3")
+    if sys.prefix != sys.base_prefix:
+        return said.replace(VENV, f"{python} -m pip install")
+    return said.replace(VENV, VENV.replace("python3", python, 1))
 
 
 def advice(runtime: str, python: tuple[int, int], glibc: str, machine: str) -> str:
