@@ -22,7 +22,8 @@ from edgesdk.compress.trace import trace
 from edgesdk.export.formats import export
 from edgesdk.export.probes import probe
 from edgesdk.plan import INT8, Option
-from edgesdk.price.memory import constants_of, peak_bytes, size_bytes
+from edgesdk.price.account import Account
+from edgesdk.price.memory import constants_of, peak_bytes
 from edgesdk.price.menu import options
 from edgesdk.price.operators import Operator
 from edgesdk.remote.local import LocalDevice
@@ -58,7 +59,7 @@ def main() -> None:
                 peaks = [sample["peak_added"] for answer in answers for sample in answer["samples"]]
                 peak, spread = median(peaks), (max(peaks) - min(peaks)) / median(peaks)
                 off = peak_bytes(network.graph, chosen, constants_of(onnxruntime.__version__)) / peak
-                size = size_bytes(network.graph, chosen) / path.stat().st_size
+                size = Account.of("onnxruntime").size_bytes(network.graph, chosen) / path.stat().st_size
                 print(f"| {name} | {precision} | {peak / 1e3:.0f} | {off:.3f} | {100 * spread:.0f} % | {size:.3f} |")
 
 

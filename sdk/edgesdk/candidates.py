@@ -72,13 +72,14 @@ def standing(known: Study, goal: Budget, target: str) -> tuple[Attempt, ...]:
 def build(known: Study, one: Planned) -> Candidate:
     """The plan carried out and measured, its ranges calibrated but nothing trained: latency does not need that.
 
-    What it was measured at corrects the prices.
+    What it was measured at corrects the prices, unless the device throttled.
     """
     small, options = compressed(known.network, one.plan, known.data.example, known.scores)
     name = f"candidate-{one.plan.digest[:12]}"
     made = known.artefact(known.integer(small, options), options, name)
     report = known.measure({DENSE: known.dense_file, name: made}, "rapid")[name]
-    known.observe(Seen(one.solution.choices, one.solution.kept, one.solution.dropped, report))
+    if report.valid:
+        known.observe(Seen(one.solution.choices, one.solution.kept, one.solution.dropped, report))
     return Candidate(known, one.plan, small, made, report)
 
 

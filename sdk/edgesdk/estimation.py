@@ -14,9 +14,9 @@ from edgesdk.device import target as find_target
 from edgesdk.errors import UsageError
 from edgesdk.graph import Graph
 from edgesdk.plan import FP32, INT8, Option
-from edgesdk.price import memory
+from edgesdk.price.account import Account, plain_bytes
 from edgesdk.price.operators import of_network
-from edgesdk.price.physics import BYTES, FP16, weight_count
+from edgesdk.price.physics import FP16, weight_count
 from edgesdk.price.profile import Pair, Predicted, Profile, profile
 from edgesdk.price.runtimes import RUNTIMES
 
@@ -94,10 +94,10 @@ def predicted(graph: Graph, options: Mapping[str, Option], prices: Predicted, ex
     median, low, high = prices.interval(op for _, op in named)
     pairs: dict[str, Pair] = {op.precision: prices.pair(op.precision) for op in (prices.as_run(op) for _, op in named)}
     unknown = tuple(dict.fromkeys(op.name for _, op in named if op.name))
-    if runtime == "onnxruntime":
-        peak, size = memory.peak_bytes(graph, options), memory.size_bytes(graph, options)
-    else:
-        peak, size = _bytes(graph, options)
+    account = Account.of(runtime)
+    peak, size = account.peak_bytes(graph, options), account.size_bytes(graph, options)
+    if not account.traced:
+        size = plain_bytes(graph, options)[1]
     return Estimate(
         latency_ms=median,
         peak_memory_bytes=peak,
@@ -115,14 +115,6 @@ def predicted(graph: Graph, options: Mapping[str, Option], prices: Predicted, ex
         notes=tuple(_notes(pairs, low, high, unknown, threads)),
         layers=tuple(LayerCost(name, op.kind, prices.latency_ms(op)) for name, op in named),
     )
-
-
-def _bytes(graph: Graph, options: Mapping[str, Option]) -> tuple[float, float]:
-    """Peak memory and size in a runtime whose memory was not looked into: weights, and the most that lives at once."""
-    each = {layer.name: options.get(layer.name, Option()) for layer in graph.layers}
-    weights = sum(layer.parameters * each[layer.name].weight_bits / 8 for layer in graph.layers)
-    output = {layer.name: layer.elements * BYTES[each[layer.name].precision] for layer in graph.layers}
-    return weights + max((sum(output[name] for name in live) for live in graph.live.values()), default=0.0), weights
 
 
 def prepare(model: nn.Module | str | Path, example: Any = None) -> tuple[Graph, dict[str, Option]]:

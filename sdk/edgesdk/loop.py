@@ -10,7 +10,7 @@ from edgesdk.artefact import Artefact
 from edgesdk.budget import Budget, show
 from edgesdk.candidates import Attempt, attempt, figures, keeping, refusal, standing
 from edgesdk.errors import BudgetError
-from edgesdk.planning import EVEN, MARGIN, as_planned, planned
+from edgesdk.planning import EVEN, FIRST, MARGIN, Tight, as_planned, planned, tightest
 from edgesdk.remarks import remarks
 from edgesdk.result import Result
 from edgesdk.solve.finalists import LEANINGS
@@ -121,7 +121,7 @@ def _first(
         tried = _bisected(known, goal, target, training)
         kept = [one for one in tried if one.drop is not None and one.drop <= (goal.max_drop or 0.0)]
         return (kept[-1] if kept else _slower(known, goal, target, 1.0)), tried
-    tight = 1 - MARGIN
+    tight = FIRST
     tried: tuple[Attempt, ...] = standing(known, goal, target)
     priced = None
     for _ in range(ROUNDS):
@@ -132,7 +132,8 @@ def _first(
             return kept[0], tried
         if not new:
             break
-        tight -= MARGIN / 2
+        tight = _tighter(tight, goal, step.found)
+    tried += _tightest(known, goal, target, tried)
     if kept := keeping(tried, goal):
         return min(kept, key=lambda one: one.loss), tried
     if given:
@@ -146,7 +147,7 @@ def _new(found: Sequence[Attempt], tried: Sequence[Attempt]) -> tuple[Attempt, .
 
 
 def _round(
-    known: Study, goal: Budget, target: str, leans: Sequence[str], tight: float, tried: Sequence[Attempt]
+    known: Study, goal: Budget, target: str, leans: Sequence[str], tight: Tight, tried: Sequence[Attempt]
 ) -> Round:
     """The candidates of one round: the best plans of the search, or the tightest where it finds none in the bounds.
 
@@ -168,6 +169,27 @@ def _round(
         if priced is not None:
             return Round(tuple(found.values()), priced)
     return Round(tuple(found.values()))
+
+
+def _tightest(known: Study, goal: Budget, target: str, tried: Sequence[Attempt]) -> tuple[Attempt, ...]:
+    """Where nothing that was ``tried`` keeps ``goal``: the plans with the least of each figure, carried out."""
+    if keeping(tried, goal):
+        return ()
+    found: list[Attempt] = []
+    built = {one.plan.digest for one in tried}
+    for name in goal.against(1.0).bounds:
+        one = tightest(known, goal, target, name)
+        if one.plan.digest not in built:
+            built.add(one.plan.digest)
+            found.append(attempt(known, one, goal, f"tightest {name}"))
+    return tuple(found)
+
+
+def _tighter(tight: Tight, goal: Budget, found: Sequence[Attempt]) -> Tight:
+    """``tight`` with less of what ``found`` misses, and of the latency, which varies from run to run."""
+    missed = {name for one in found for name in goal.misses(one.cost)} | {"latency_ms"}
+    steps = {name: MARGIN / 2 if name == "latency_ms" else MARGIN for name in missed}
+    return {**tight, **{name: tight.get(name, 1.0) - step for name, step in steps.items()}}
 
 
 def within(choice: Chosen, goal: Budget, target: str, training: Training) -> Result:
@@ -210,16 +232,17 @@ def _searched(
     choice: Chosen, goal: Budget, target: str, training: Training, tried: tuple[Attempt, ...]
 ) -> Searched:  # fmt: skip
     """Search, carry out, measure and correct, until a model keeps ``goal`` as measured, or nothing new comes of it."""
-    known, tight, priced = choice.known, 1 - MARGIN, None
+    known, tight, priced = choice.known, FIRST, None
     history = list(choice.history)
+    leans = list(LEANINGS) if known.losses.branches else [EVEN]
     refuted: dict[str, BudgetError] = {}
     for number in range(ROUNDS):
         if number and training.late:
             break
-        step = _round(known, goal, target, list(LEANINGS), tight, tried)
-        if keeping(step.found, goal) and _far_below(step.found, goal):
-            # what was measured has corrected the prices: more fits
-            closer = _round(known, goal, target, list(LEANINGS), tight, (*tried, *step.found))
+        step = _round(known, goal, target, leans, tight, tried)
+        if over := _overpriced(step.found, goal):  # at what was measured, more fits
+            looser = {**tight, "latency_ms": over * tight.get("latency_ms", 1.0)}
+            closer = _round(known, goal, target, leans, looser, (*tried, *step.found))
             step = closer if keeping(closer.found, goal) else step
         new, priced = _new(step.found, tried), step.priced
         tried, history = (*tried, *new), [*history, *(one.step(goal) for one in new)]
@@ -232,7 +255,9 @@ def _searched(
             return Searched(judged.result, None, tried, tuple(history))
         if not new and not left:
             break
-        tight -= MARGIN / 2
+        tight = _tighter(tight, goal, step.found)
+    last = _tightest(known, goal, target, tried)
+    tried, history = (*tried, *last), [*history, *(one.step(goal) for one in last)]
     left = [one for one in keeping(tried, goal) if one.plan.digest not in refuted]
     judged = _judged(sorted(left, key=lambda one: one.loss)[:2], goal, choice, training)
     history += judged.history
@@ -292,14 +317,18 @@ def _dropped(drop: float, goal: Budget, known: Study, built: Mapping[str, float]
     )
 
 
-def _far_below(found: Sequence[Attempt], goal: Budget) -> bool:
-    """Whether all that keep the budget turned out faster than predicted, and leave twice the margin of its latency."""
+def _overpriced(found: Sequence[Attempt], goal: Budget) -> float | None:
+    """By how much all that keep the budget were predicted slower than they are, where they leave much of its latency.
+
+    That is twice the margin at least, of the bound and of the prediction; else it is ``None``.
+    """
     bounds = {name: bound for name, bound in goal.bounds.items() if name.startswith("latency")}
-    return bool(bounds) and all(
-        all(getattr(one.cost, name) < (1 - 2 * MARGIN) * bound for name, bound in bounds.items())
-        and one.candidate.report.latency_ms() * (1 + MARGIN) < one.plan.predicted.latency_ms
-        for one in keeping(found, goal)
-    )
+    kept = keeping(found, goal)
+    near = [one for one in kept for name, bound in bounds.items() if getattr(one.cost, name) > (1 - 2 * MARGIN) * bound]
+    if not bounds or not kept or near:
+        return None
+    over = min(one.plan.predicted.latency_ms / one.candidate.report.latency_ms() for one in kept)
+    return over if over > 1 + MARGIN else None
 
 
 def fastest(choice: Chosen, goal: Budget, target: str, training: Training) -> Result:
@@ -328,7 +357,8 @@ def fastest(choice: Chosen, goal: Budget, target: str, training: Training) -> Re
             continue
         result = training.full(candidate, choice.beside)
         history += result.history
-        if result.dense_score - result.score <= goal.max_drop:
+        faster = result.deployed.latency_ms() < result.dense.latency_ms()
+        if faster and result.dense_score - result.score <= goal.max_drop:
             return _finished(result, goal, known, target, history)
     result = training.full(dense.candidate, choice.beside)
     return _finished(result, goal, known, target, (*history, *result.history))
@@ -365,7 +395,7 @@ def _slower(known: Study, goal: Budget, target: str, share: float) -> Attempt:
     assert known.dense is not None
     bound = replace(goal, latency_ms=known.dense.latency_ms() * share * (1 + MARGIN), max_drop=None)
     try:
-        return attempt(known, planned(known, bound, target, tight=1.0), goal, EVEN)
+        return attempt(known, planned(known, bound, target, tight={}), goal, EVEN)
     except Unreachable:
         return standing(known, goal, target)[0]
 

@@ -15,7 +15,8 @@ class Choice:
     ``reads`` and ``writes`` are the channels kept of the groups that the layer reads and writes, ``None`` where it
     has no such group. ``size_bytes`` counts towards the file, ``memory_bytes`` is resident all the time,
     ``output_bytes`` is what its output takes while it lives, ``scratch_bytes`` what it takes only while it runs.
-    ``loss`` is the price in accuracy. ``skips`` marks a join that passes on one input, its branch being left out.
+    ``kernels`` names what is loaded once for all layers that run it. ``loss`` is the price in accuracy. ``skips`` marks
+    a join that passes on one input, its branch being left out.
     """
 
     option: Option
@@ -28,6 +29,7 @@ class Choice:
     output_bytes: float = 0.0
     scratch_bytes: float = 0.0
     skips: bool = False
+    kernels: frozenset[str] = frozenset()
 
     @property
     def integer(self) -> bool:
@@ -68,7 +70,7 @@ class Change:
 
     A tensor made in fp32 is quantized once if any reader runs in int8; one made in int8 is dequantized once if any
     reader runs in fp32. Prices are in ms, by the channels kept of ``group`` (``None`` where it has no group). An
-    output of the network is read in fp32: ``is_output``.
+    output of the network is read in fp32: ``is_output``. To quantize adds ``size_bytes`` to the file.
     """
 
     tensor: str
@@ -77,13 +79,15 @@ class Change:
     quantize_ms: Mapping[int | None, float]
     dequantize_ms: Mapping[int | None, float]
     is_output: bool = False
+    size_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
 class Menu:
     """All that there is to choose, and what is paid whatever is chosen.
 
-    ``live`` names, for each layer, the layers whose outputs are in memory while it runs, its own among them.
+    ``live`` names, for each layer, the layers whose outputs are in memory while it runs, its own among them. Of what
+    is resident ``spare_bytes`` are there already; ``kernels`` has the bytes of what choices load once for all.
     """
 
     layers: tuple[LayerMenu, ...]
@@ -95,3 +99,5 @@ class Menu:
     memory_bytes: float = 0.0
     size_bytes: float = 0.0
     struck: tuple[Struck, ...] = ()
+    spare_bytes: float = 0.0
+    kernels: Mapping[str, float] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from edgesdk.study import Study
 
 NOISE = 1.02  # times dense, up to which a figure that was not bounded is called as it was
 USED = 0.95  # of a bound on latency, from which it is called used
+NEAR = 0.9  # of it, from which noise may take a plan over it
 LESS = 1e-3  # of a loss, by which a plan must be better to be called so
 SHOWN = 2  # changes of a step
 TITLES = {LATENCY: "latency", PEAK: "peak memory", SIZE: "size"}
@@ -21,6 +22,8 @@ TITLES = {LATENCY: "latency", PEAK: "peak memory", SIZE: "size"}
 
 def remarks(result: Result, goal: Budget, known: Study) -> Iterable[str]:
     """In words, what the figures of ``result`` do not say by themselves."""
+    if not result.deployed.valid:
+        yield f"the last run was disturbed, so that its figures may not hold: {result.deployed.reason}"
     if not result.plan.compresses(known.graph):
         yield "nothing was compressed: the dense model is what is deployed"
         return
@@ -55,9 +58,10 @@ def _unused(result: Result, goal: Budget, known: Study) -> str | None:
         return f"{used}: nothing on the menu within the other bounds is more accurate"
     names = [*_differences(at, result.plan, step)]
     more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
-    price = show(LATENCY, step.cost.latency_ms)
-    verdict = "more than is allowed" if step.cost.latency_ms > most else "within the bound, too near to it for noise"
-    return f"{used}: the next step on the menu ({', '.join(names[:SHOWN])}{more}) is priced at {price}, {verdict}"
+    ms = step.cost.latency_ms * result.deployed.latency_ms() / result.plan.predicted.latency_ms  # as this was priced
+    verdict = "more than is allowed" if ms > most else "near the bound" if ms > NEAR * most else "not tried any more"
+    named = f"the next step on the menu ({', '.join(names[:SHOWN])}{more})"
+    return f"{used}: {named} would take {show(LATENCY, ms)}, {verdict}"
 
 
 def _loss(at: Menu, plan: Plan) -> float:

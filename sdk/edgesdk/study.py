@@ -35,9 +35,11 @@ from edgesdk.forecast import Forecast
 from edgesdk.graph import Graph
 from edgesdk.menu import Choice, Menu
 from edgesdk.plan import FP32, INT8, STORED, Option, Struck
+from edgesdk.price.account import Account
 from edgesdk.price.correct import Correction, Observation, fit
 from edgesdk.price.menu import Losses, all_widths, full_width, menu, options, strike
 from edgesdk.price.operators import Operator, of_network, operators
+from edgesdk.price.planned import planned
 from edgesdk.price.profile import Predicted
 from edgesdk.price.stored import forms
 from edgesdk.price.table import Table
@@ -103,6 +105,7 @@ class Study:
     dense: Report | Prediction | None = None
     anchors: Mapping[str, Report | Prediction] = field(default_factory=dict)
     table: Table | Predicted = field(init=False)
+    account: Account = field(init=False)
 
     @property
     def graph(self) -> Graph:
@@ -118,6 +121,7 @@ class Study:
 
     def __post_init__(self) -> None:
         weights = sum(prod(layer.weight_shape) for layer in self.graph.layers if layer.weight_shape)
+        self.account = Account.of(self.runtime, self.bench.version)
         self.table = self.bench.table(cache_folder() / "prices", COPIES, weights)
         self.folder.mkdir(exist_ok=True)
         self._again: set[str] = set()
@@ -204,6 +208,8 @@ class Study:
             if isinstance(self.bench, Bench) and all(report.valid for report in reports.values()):
                 write(path, dumps(reports))
         self.anchors, self.dense = reports, reports["dense"]
+        sizes = (reports[name].size_bytes for name in ("dense", "dense int8"))
+        self.account = self.account.calibrated([(self.graph, o, b) for o, b in zip(({}, whole), sizes, strict=True)])
         everything = self.menu(Correction())
         full = {g.name: g.size for g in self.graph.groups if not g.fixed}
         for name, chosen in (("dense", {}), ("dense int8", whole)):
@@ -218,16 +224,24 @@ class Study:
         """The menu at prices that are corrected by all that was measured."""
         if correction is None:
             correction = self.correction
-        return menu(self.graph, self.offered, self.table, losses or self.losses, correction, self.struck)
+        return menu(self.graph, self.offered, self.table, losses or self.losses, correction, self.struck, self.account)
 
     @property
     def correction(self) -> Correction:
         """What whole networks say of the prices; its constant is what calls cost where all else has a price."""
         if not isinstance(self.table, Table):
-            return fit(self.observations)
+            return fit(self.observations, trusted=self.account.traced)
         call = self.table.call_ms
         priced = all(op.probed for _, op in of_network(self.graph, {}))
-        return fit(self.observations, call, CALLS * call if priced else inf)
+        return fit(self.observations, call, CALLS * call if priced else inf, self.account.traced)
+
+    def bytes_of(
+        self, choices: Mapping[str, Choice], kept: Mapping[str, int], dropped: Sequence[str]
+    ) -> tuple[float, float]:
+        """Peak memory and size of what those choices make, by the account of whole networks."""
+        chosen = {name: choice.option for name, choice in choices.items()}
+        graph, options = planned(self.graph, chosen, kept, tuple(dropped))
+        return self.account.peak_bytes(graph, options), self.account.size_bytes(graph, options)
 
     def observe(self, seen: Seen) -> None:
         """Set what a whole network was measured (or predicted) at beside the uncorrected prices of its parts.
@@ -248,7 +262,23 @@ class Study:
     def _compare(self) -> None:
         """Observations at the prices as they are now."""
         at = self.menu(Correction())
-        self.observations = [_observation(at, seen) for seen in self.seen]
+        self.observations = [self._observation(at, seen) for seen in self.seen]
+
+    def _observation(self, at: Menu, seen: Seen) -> Observation:
+        choices, report = seen.at(at), seen.report
+        cost, _ = price(at, choices, seen.kept, seen.dropped)
+        float_ms = sum(choice.latency_ms for choice in choices.values() if choice.option.precision == FP32)
+        memory, size = self.bytes_of(choices, seen.kept, seen.dropped)
+        assert report.peak_memory_bytes is not None
+        return Observation(
+            float_ms,
+            cost.latency_ms - float_ms,
+            report.latency_ms(),
+            memory,
+            report.peak_memory_bytes,
+            size,
+            report.size_bytes,
+        )
 
     def _operators(self, seen: Seen) -> list[Operator]:
         """What a network runs as, but for changes of precision, as far as that is measured."""
@@ -272,22 +302,6 @@ class Study:
         parts = hypot(*map(self.table.error_ms, self._operators(seen))) / cost.latency_ms
         known = seen.report.undisturbed if isinstance(seen.report, Report) else None
         return cost.latency_ms, hypot(parts, known.error if known else 0.0, MODEL_ERROR)
-
-
-def _observation(at: Menu, seen: Seen) -> Observation:
-    choices, report = seen.at(at), seen.report
-    cost, _ = price(at, choices, seen.kept, seen.dropped)
-    float_ms = sum(choice.latency_ms for choice in choices.values() if choice.option.precision == FP32)
-    assert report.peak_memory_bytes is not None
-    return Observation(
-        float_ms,
-        cost.latency_ms - float_ms,
-        report.latency_ms(),
-        cost.peak_memory_bytes,
-        report.peak_memory_bytes,
-        cost.size_bytes,
-        report.size_bytes,
-    )
 
 
 def study(

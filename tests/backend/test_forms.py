@@ -29,10 +29,13 @@ from edgesdk.export.onnx import converted
 from edgesdk.export.parity import parity
 from edgesdk.graph import ACTIVATION, OTHER
 from edgesdk.plan import FP32, INT8, Form, Option
+from edgesdk.price.account import Account
+from edgesdk.price.files import weight_bytes
 from edgesdk.price.forms import ASKED, CHEAPER, USUAL, fits, forms
 from edgesdk.price.kinds import ACTIVATIONS, kind_of
-from edgesdk.price.menu import _live_bytes, full_width, options, strike, weight_bytes
+from edgesdk.price.menu import full_width, options, strike
 from edgesdk.price.operators import Operator, operators
+from edgesdk.price.planned import layer_parts
 from edgesdk.price.table import Price, Table
 
 RUNTIMES = ("onnxruntime", "openvino", "litert")
@@ -151,10 +154,11 @@ def test_operators_and_bytes_are_those_of_the_modules(name: str) -> None:
         assert tuple(value.shape[1:]) == layer.shape
         weights = sum(prod(part.weight.shape) for part in parts)  # type: ignore[union-attr,operator]
         rows = sum(part.weight.shape[0] for part in parts)  # type: ignore[union-attr,operator]
-        full = (layer, network.graph, Option(form=form), None, None)
-        assert weight_bytes(*full) == (4 * (weights + rows), 4 * (weights + rows))
-        assert _live_bytes(*full) == (4 * prod(layer.shape), 4 * max(between[:-1], default=0))
-        assert weight_bytes(layer, network.graph, Option(INT8, 8, form), None, None)[0] == weights + 17 * rows
+        made_of = layer_parts(layer, network.graph, Option(form=form), None, None)
+        assert sum(weight_bytes(part, Option()) for part in made_of) == 4 * (weights + rows)
+        assert sum(weight_bytes(part, Option(INT8, 8)) for part in made_of) == weights
+        held = Account("openvino").held(made_of, Option())
+        assert (held.output, held.scratch) == (4 * prod(layer.shape), 4 * max(between[:-1], default=0))
 
 
 def test_ranks_must_stay_below_the_channels_and_other_forms_fit_any() -> None:

@@ -19,8 +19,9 @@ from edgesdk.compress.network import Network
 from edgesdk.compress.trace import trace
 from edgesdk.graph import Graph
 from edgesdk.plan import Option
-from edgesdk.price.menu import weight_bytes
+from edgesdk.price.files import weight_bytes
 from edgesdk.price.operators import operators, widths
+from edgesdk.price.planned import layer_parts
 
 
 def unit(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -460,5 +461,5 @@ def test_layers_of_a_network_that_was_cut_have_the_sizes_that_were_priced(name: 
                     sides = [kept if side == group.name else None for side in (whole.reads, whole.writes)]
                     priced = operators(whole, graph, Option(), *sides)
                     assert priced == operators(layer, small.graph, Option(), None, None), (layer.name, kept)
-                    bytes_ = weight_bytes(layer, small.graph, Option(), None, None)
-                    assert weight_bytes(whole, graph, Option(), *sides) == bytes_
+                    (part,) = layer_parts(whole, graph, Option(), *sides)
+                    assert weight_bytes(part, Option()) == weight_bytes(layer, Option())

@@ -32,8 +32,10 @@ from edgesdk.export.formats import save
 from edgesdk.export.parity import parity
 from edgesdk.plan import FP32, Option
 from edgesdk.price.correct import Correction
-from edgesdk.price.menu import all_widths, menu, options, weight_bytes
+from edgesdk.price.files import weight_bytes
+from edgesdk.price.menu import all_widths, menu, options
 from edgesdk.price.operators import operators, widths
+from edgesdk.price.planned import layer_parts
 from edgesdk.price.table import Price, Table
 from edgesdk.solve.milp import solve
 
@@ -243,8 +245,8 @@ def test_operators_of_fewer_heads_are_those_of_the_network_that_was_cut(name: st
         assert found == operators(same, small.graph, Option(), None, None)
         if found != operators(layer, network.graph, Option(), None, None):
             compared.add(layer.operator)
-        bytes_ = weight_bytes(layer, network.graph, Option(), reads, writes)
-        assert bytes_ == weight_bytes(same, small.graph, Option(), None, None)
+        (part,) = layer_parts(layer, network.graph, Option(), reads, writes)
+        assert weight_bytes(part, Option()) == weight_bytes(same, Option())
     assert compared >= {"linear", "matmul" if name == "separate" else "scaled_dot_product_attention"}
 
 

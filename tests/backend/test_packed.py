@@ -27,7 +27,9 @@ from edgesdk.export.packed import packed
 from edgesdk.export.parity import parity
 from edgesdk.graph import WEIGHTED
 from edgesdk.plan import FP32, STORED, Form, Option
-from edgesdk.price.menu import weight_bytes
+from edgesdk.price.account import Account
+from edgesdk.price.files import weight_bytes
+from edgesdk.price.planned import layer_parts
 from edgesdk.price.stored import STRENGTHS, fits, stored_bytes
 from edgesdk.price.stored import forms as offered
 from edgesdk.remote.bench import Bench
@@ -236,12 +238,14 @@ def test_a_menu_counts_what_a_stored_form_takes() -> None:
     layer = next(layer for layer in network.graph.layers if layer.weight_shape == (32, 32, 3, 3))
     form = Form("k-means", (16,))
     option = Option(FP32, 32, form)
-    size, memory = weight_bytes(layer, network.graph, option, None, None)
-    whole, _ = weight_bytes(layer, network.graph, Option(), None, None)
-    assert size == stored_bytes(form, layer.weight_shape) + 4 * 32 < 0.2 * whole and memory > whole
+    (full,) = layer_parts(layer, network.graph, option, None, None)
+    assert weight_bytes(full, option) == stored_bytes(form, layer.weight_shape) + 4 * 32
+    assert weight_bytes(full, option) < 0.2 * weight_bytes(full, Option())
+    account = Account("onnxruntime")
+    assert account.held((full,), option).resident > account.held((full,), Option()).resident
     assert layer.reads is not None
-    cut, _ = weight_bytes(layer, network.graph, option, 16, None)
-    assert cut == stored_bytes(form, (32, 16, 3, 3)) + 4 * 32
+    (cut,) = layer_parts(layer, network.graph, option, 16, None)
+    assert weight_bytes(cut, option) == stored_bytes(form, (32, 16, 3, 3)) + 4 * 32
     assert str(option) == "fp32, weights as k-means 16" and str(Option(form=Form("fp16"))) == "fp32, weights as fp16"
 
 

@@ -20,8 +20,9 @@ from edgesdk.compress.trace import trace
 from edgesdk.export.formats import export
 from edgesdk.export.probes import probe
 from edgesdk.plan import INT8
+from edgesdk.price.account import Account
 from edgesdk.price.arena import Arena
-from edgesdk.price.memory import ONNXRUNTIME, constants_of, peak_bytes, size_bytes
+from edgesdk.price.memory import ONNXRUNTIME, constants_of, peak_bytes
 from edgesdk.price.operators import Operator
 from edgesdk.remote.local import AgentProcess, LocalDevice
 
@@ -86,7 +87,7 @@ def test_predicted_peak_and_size_are_the_measured_ones(
     constants, off = constants_of(onnxruntime.__version__), MIXED if scheme == "mixed" else PEAK
     predicted = peak_bytes(network.graph, options, constants)
     assert 0 < measured[0] * (1 - off) - CODE <= predicted <= measured[-1] * (1 + off) + CODE
-    assert size_bytes(network.graph, options) == pytest.approx(path.stat().st_size, rel=SIZE)
+    assert Account.of("onnxruntime").size_bytes(network.graph, options) == pytest.approx(path.stat().st_size, rel=SIZE)
 
 
 def test_constants_are_those_of_the_version_that_runs_or_of_the_next_before_it() -> None:

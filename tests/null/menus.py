@@ -11,6 +11,7 @@ from edgesdk.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
 from edgesdk.plan import FP32, INT8, Form, Option
 
 PRECISIONS = (Option(FP32), Option(INT8, 8))
+KERNELS = ("one kernel", "another", "a third")
 HALF, QUARTER = Form("svd", (32,)), Form("svd", (16,))
 # An option of a convolution with what it makes of latency and of size, and with its loss by the layer's sensitivity.
 OPTIONS = (
@@ -56,7 +57,8 @@ def random_menu(seed: int) -> Menu:
         if rng.random() < 0.8:
             widths = groups[group] if (group := group_of[tensor]) else (None,)
             quantize, dequantize = ({width: _amount(rng) for width in widths} for _ in range(2))
-            changes.append(Change(tensor, readers, group, quantize, dequantize, is_output=tensor == "head"))
+            size = 1000 * _amount(rng)
+            changes.append(Change(tensor, readers, group, quantize, dequantize, tensor == "head", size))
     names = [layer.name for layer in layers]
     return Menu(
         layers=layers,
@@ -67,6 +69,8 @@ def random_menu(seed: int) -> Menu:
         latency_ms=_amount(rng),
         memory_bytes=1000 * _amount(rng),
         size_bytes=1000 * _amount(rng),
+        spare_bytes=1000 * _amount(rng),
+        kernels={name: 1000 * _amount(rng) for name in KERNELS},
     )
 
 
@@ -82,8 +86,9 @@ def _random_choices(
         for option in rng.choices(PRECISIONS, k=rng.choice((1, 2, 2))):
             for skips in (False, True) if name == "join" else (False,):
                 size, memory, output, scratch = (1000 * _amount(rng) for _ in range(4))
-                choice = Choice(option, _amount(rng), _amount(rng), read, write, size, memory, output, scratch, skips)
-                choices.append(choice)
+                figures = _amount(rng), _amount(rng), read, write, size, memory, output, scratch
+                kernels = frozenset(rng.sample(KERNELS, rng.choice((0, 1, 2))))
+                choices.append(Choice(option, *figures, skips, kernels))
     return tuple(choices)
 
 

@@ -95,6 +95,6 @@ def test_bytes_of_two_networks_are_met(offset: float, scale: float, parts: float
     ]
     found = fit(seen)
     for network in seen:
-        assert found.memory_bytes + found.memory_scale * network.parts_memory_bytes == pytest.approx(
+        assert found.memory_bytes + found.memory_scale * network.account_memory_bytes == pytest.approx(
             network.memory_bytes, rel=0.1
         )

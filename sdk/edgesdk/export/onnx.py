@@ -193,7 +193,10 @@ def _pack(model: ModelProto, name: str) -> None:
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     tensor = initializers[name]
     values = numpy_helper.to_array(tensor)
-    tensor.CopyFrom(helper.make_tensor(f"{name}.packed", onnx.TensorProto.INT4, values.shape, values.ravel().tolist()))
+    halves = np.append(values.ravel() & 15, np.zeros(values.size % 2, np.int8)).astype(np.uint8)
+    packed = halves[0::2] | halves[1::2] << 4  # as raw bytes: as numbers, those above 127 would take two each
+    kind = onnx.TensorProto.INT4
+    tensor.CopyFrom(helper.make_tensor(f"{name}.packed", kind, values.shape, packed.tobytes(), raw=True))
     unpack = helper.make_node("Cast", [f"{name}.packed"], [name], f"{name}.unpack", to=onnx.TensorProto.INT8)
     model.graph.node.insert(0, unpack)
 

@@ -12,6 +12,8 @@ from edgesdk.plan import FP32, INT8
 
 TRUST = 0.3  # standard deviation of the priors on the scales, against relative errors of whole networks of:
 NOISE = 0.02
+PAGES = 0.05  # what memory of one file differs by from process to process
+CLOSE, WIDE = 0.2, 1.0  # how far an account of bytes may be off: one that follows the runtime, and one that does not
 SMALLEST = 0.05  # a scale of bytes
 NEAR = (0.6, 1.6)  # a scale of latency: parts that are off by more are wrong, and are measured again instead
 SWEEPS = 200
@@ -22,21 +24,22 @@ PAGE = 4096.0  # bytes: memory is counted in pages, and a tiny network may add n
 class Observation:
     """A whole network: what its parts add up to at uncorrected prices, and what it was measured at.
 
-    ``float_ms`` and ``integer_ms`` are its parts in each precision. Latencies in ms, memory and size in bytes.
+    ``float_ms`` and ``integer_ms`` are its parts in each precision; memory and size are an account of the whole.
+    Latencies in ms, memory and size in bytes.
     """
 
     float_ms: float
     integer_ms: float
     measured_ms: float
-    parts_memory_bytes: float
+    account_memory_bytes: float
     memory_bytes: float
-    parts_size_bytes: float
+    account_size_bytes: float
     size_bytes: float
 
 
 @dataclass(frozen=True)
 class Correction:
-    """Network latency = ``latency_ms`` + scale per precision x sum of parts; bytes = offset + scale x sum of parts."""
+    """Network latency = ``latency_ms`` + scale per precision x sum of parts; bytes = offset + scale x account."""
 
     latency_ms: float = 0.0
     scales: Mapping[str, float] = field(default_factory=lambda: {FP32: 1.0, INT8: 1.0})
@@ -50,8 +53,10 @@ class Correction:
         return self.scales[precision]
 
 
-def fit(observations: Sequence[Observation], fixed_ms: float = 0.0, most_ms: float = inf) -> Correction:
-    """The correction under which ``observations`` are most likely.
+def fit(
+    observations: Sequence[Observation], fixed_ms: float = 0.0, most_ms: float = inf, trusted: bool = False
+) -> Correction:
+    """The correction under which ``observations`` are most likely. ``trusted`` is an account that follows the runtime.
 
     Least squares on relative errors with Gaussian priors: each scale near 1, constants loose (the one of latency near
     ``fixed_ms``, what has no price of its own). Scales and constants never become negative; those of latency stay near
@@ -66,20 +71,22 @@ def fit(observations: Sequence[Observation], fixed_ms: float = 0.0, most_ms: flo
         [(fixed_ms, max(fixed_ms, 0.1 * least)), (1.0, TRUST), (1.0, TRUST)],
         [(0.0, most_ms), NEAR, NEAR],
     )
-    memory = _offset_and_scale([(o.parts_memory_bytes, o.memory_bytes) for o in observations])
-    size = _offset_and_scale([(o.parts_size_bytes, o.size_bytes) for o in observations])
+    memory = _offset_and_scale(
+        [(o.account_memory_bytes, o.memory_bytes) for o in observations], CLOSE if trusted else WIDE, PAGES
+    )
+    size = _offset_and_scale([(o.account_size_bytes, o.size_bytes) for o in observations], CLOSE, NOISE)
     return Correction(constant, {FP32: float_scale, INT8: integer_scale}, *memory, *size)
 
 
-def _offset_and_scale(seen: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Bytes = offset + scale x parts. The prior on the scale is wide: a runtime's arena grows in powers of two."""
+def _offset_and_scale(seen: Sequence[tuple[float, float]], deviation: float, noise: float) -> tuple[float, float]:
+    """Bytes = offset + scale x account, the scale near one by ``deviation``, the offset by as much of the figures."""
     measured = [max(figure, PAGE) for _, figure in seen]
-    scale_prior = (1.0, 1.0)
     offset, scale = _regression(
-        [(1.0, parts) for parts, _ in seen],
+        [(1.0, account) for account, _ in seen],
         measured,
-        [(0.0, max(measured)), scale_prior],
+        [(0.0, deviation * max(measured)), (1.0, deviation)],
         [(0.0, inf), (SMALLEST, inf)],
+        noise,
     )
     return offset, scale
 
@@ -89,15 +96,16 @@ def _regression(
     measured: Sequence[float],
     priors: Sequence[tuple[float, float]],
     limits: Sequence[tuple[float, float]],
+    noise: float = NOISE,
 ) -> list[float]:
     """Coefficients of ``rows`` for ``measured`` with relative noise and priors (mean, deviation), within limits.
 
     Coordinate descent in units of the priors' deviations: a convex problem in a box.
     """
     scale = np.array([deviation for _, deviation in priors])
-    left = np.array([np.array(row) * scale / (value * NOISE) for row, value in zip(rows, measured, strict=True)])
+    left = np.array([np.array(row) * scale / (value * noise) for row, value in zip(rows, measured, strict=True)])
     left = np.vstack([left, np.eye(len(priors))])
-    right = np.array([1 / NOISE for _ in measured] + [mean / deviation for mean, deviation in priors])
+    right = np.array([1 / noise for _ in measured] + [mean / deviation for mean, deviation in priors])
     low, high = (np.array(ends) / scale for ends in zip(*limits, strict=True))
     found = np.clip(np.linalg.lstsq(left, right, rcond=None)[0], low, high)
     for _ in range(SWEEPS):

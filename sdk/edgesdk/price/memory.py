@@ -1,4 +1,4 @@
-"""The memory that a network adds to ONNX Runtime on an x86 CPU, and the size of its file, from the graph alone.
+"""The memory that a network adds to ONNX Runtime on an x86 CPU, from the graph alone.
 
 A process that loads a model and runs it grows by four things:
 
@@ -17,20 +17,18 @@ the most of it: the runtime goes through them in the order of a hash table with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
 from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, OTHER, POOL, WEIGHTED, Graph, Layer
 from edgesdk.plan import FP32, INT8, Option
 from edgesdk.price.arena import Arena, Step, buffers, up
+from edgesdk.price.files import FILES, NODES, hidden, is_folded, is_integer, layer_nodes, nodes, weight_bytes
 from edgesdk.price.kinds import ATTENTION, COPY, FREE, RECURRENT, REDUCE, kind_of
+from edgesdk.price.stored import resident_bytes
 
 FLOAT_BYTES, POINTER_BYTES, KB = 4, 8, 1024
-FOLDED = 8192  # numbers in a constant, up to which the exporter computes with it
-NODES = {ATTENTION: 8, "unbind": 6, "gru": 3, "lstm": 3, "getitem": 0, "zeros": 0}
-"""Nodes of the file per operator, where it is not one."""
-SLICING = 10  # nodes that slice and join the weights of a recurrence
 PLAIN, BLOCKED, INTEGER = "plain", "blocked", "integer"
 
 
@@ -46,7 +44,7 @@ class Memory:
     linear layers for which that leaves no room at all. ``recurrence`` are the copies of a recurrence's weights that are
     alive at once. ``spare`` is what the tiny model left free. A read buffer is ``buffer`` at most, and beyond
     ``mapped`` not in the heap. ``region`` is the arena's first. Blocked layouts pad channels to ``block``. A float 1-D
-    convolution has ``scratch`` to unroll windows into. ``float_file`` and ``integer_file`` are a node in the file.
+    convolution has ``scratch`` to unroll windows into.
     """
 
     code: Mapping[str, int] = field(default_factory=dict)
@@ -64,8 +62,6 @@ class Memory:
     region: int = 1 << 20
     block: int = 16
     scratch: int = 64 * KB
-    float_file: float = 100.0
-    integer_file: float = 178.0
 
 
 _1_31 = Memory(
@@ -116,13 +112,6 @@ def constants_of(version: str | None = None) -> Memory:
 NEWEST = constants_of()
 
 
-def size_bytes(graph: Graph, options: Mapping[str, Option], constants: Memory = NEWEST) -> float:
-    """Bytes of the file: weights, and what names them and the nodes. A layer that ``options`` lacks is in FP32."""
-    floats, integers = _nodes(graph, options)
-    weights = sum(_stored(layer, _option(layer, options)) for layer in graph.layers)
-    return weights + floats * constants.float_file + integers * constants.integer_file
-
-
 def peak_bytes(graph: Graph, options: Mapping[str, Option], constants: Memory = NEWEST) -> float:
     """Bytes that a process grows by while it loads the network and runs it, its inputs with it."""
     code = sum(constants.code.get(kind, 0) for kind in _kernels(graph, options))
@@ -133,10 +122,10 @@ def peak_bytes(graph: Graph, options: Mapping[str, Option], constants: Memory = 
 
 def _parsed(graph: Graph, options: Mapping[str, Option], constants: Memory) -> float:
     """The heap when the file is parsed: what was read, and the weights as they were read."""
-    buffer = min(size_bytes(graph, options, constants), constants.buffer)
+    buffer = min(FILES["onnx"].total(graph, options), constants.buffer)
     stored = sum(_stored(layer, _option(layer, options)) for layer in graph.layers)
     copies = constants.waste * stored + buffer * (constants.waste if buffer <= constants.mapped else 1.0)
-    return max(0.0, copies + sum(_nodes(graph, options)) * constants.parsed_node - constants.spare)
+    return max(0.0, copies + sum(nodes(graph, options)) * constants.parsed_node - constants.spare)
 
 
 def _optimized(graph: Graph, options: Mapping[str, Option], constants: Memory) -> float:
@@ -144,7 +133,7 @@ def _optimized(graph: Graph, options: Mapping[str, Option], constants: Memory) -
     copied = worst = stored = 0.0
     blocks = 0
     for layer in graph.layers:
-        weights = _stored(layer, _option(layer, options))
+        weights = _loaded(layer, _option(layer, options))
         stored += weights
         if _blocked(layer, options):
             copy = _blocked_weights(layer, constants.block)
@@ -158,8 +147,8 @@ def _optimized(graph: Graph, options: Mapping[str, Option], constants: Memory) -
             copied += prod(layer.weight_shape)  # unpacked
             worst = max(worst, copied)
         elif kind_of(layer.operator) == RECURRENT:
-            worst = max(worst, copied + weights * (1.0 if _folded(layer) else constants.recurrence))
-    floats, integers = _nodes(graph, options)
+            worst = max(worst, copied + weights * (1.0 if is_folded(layer) else constants.recurrence))
+    floats, integers = nodes(graph, options)
     objects = floats * constants.float_node + (integers + _added(graph, options)) * constants.integer_node
     objects += constants.network + blocks * constants.blocked_node
     return max(0.0, constants.waste * (stored + worst) + objects - constants.spare)
@@ -169,42 +158,22 @@ def _option(layer: Layer, options: Mapping[str, Option]) -> Option:
     return options.get(layer.name, Option())
 
 
-def _integer(name: str, options: Mapping[str, Option]) -> bool:
-    return name in options and options[name].precision == INT8
-
-
 def _stored(layer: Layer, option: Option) -> float:
-    """Bytes of a layer's weights in the file. An integer one has a bias of 32 bits and two scales per channel."""
-    if layer.kind not in WEIGHTED:
-        return layer.parameters * FLOAT_BYTES
-    weights, channels = prod(layer.weight_shape), layer.weight_shape[0]
-    if option.precision == FP32:
-        return (weights + channels) * FLOAT_BYTES
-    return weights * option.weight_bits / 8 + 3 * channels * FLOAT_BYTES
+    """Bytes of a layer's weights as they are read. An integer one has a bias of 32 bits and two scales per channel."""
+    rows = layer.weight_shape[0] if layer.kind in WEIGHTED and option.precision == INT8 else 0
+    return weight_bytes(layer, option) + 3 * rows * FLOAT_BYTES
 
 
-def _nodes(graph: Graph, options: Mapping[str, Option]) -> tuple[int, int]:
-    """Nodes of the file: those of float layers; those of integer layers, with the changes of precision around them."""
-    floats = integers = 0
-    for layer in graph.layers:
-        found = NODES.get(layer.operator, 1) + (layer.activation is not None)
-        rows = layer.kind == LINEAR and len(layer.shape) > 1
-        if kind_of(layer.operator) == RECURRENT and not _folded(layer):
-            found += SLICING
-        if _integer(layer.name, options):
-            packed = layer.kind in WEIGHTED and options[layer.name].weight_bits < 8
-            integers += found + 2 + (2 if layer.kind in WEIGHTED else 0) + 2 * rows + packed
-        else:
-            floats += found + rows
-    for name, readers in graph.readers.items():
-        if not _integer(name, options) and any(_integer(reader, options) for reader in readers):
-            integers += 2
-    return floats, integers
+def _loaded(layer: Layer, option: Option) -> float:
+    """Bytes of a layer's weights once they are decoded, where they are stored in another form."""
+    if option.form is None or not option.form.stored:
+        return _stored(layer, option)
+    return resident_bytes(option.form, layer.weight_shape) + layer.weight_shape[0] * FLOAT_BYTES
 
 
 def _added(graph: Graph, options: Mapping[str, Option]) -> int:
     """Nodes that the runtime adds: changes of precision, moved past what only moves an integer tensor or made anew."""
-    integer = {name for name in options if _integer(name, options)}
+    integer = {name for name in options if is_integer(name, options)}
     added = 0
     for layer in graph.layers:
         if layer.inputs and layer.inputs[0] in integer and (layer.operator in FREE or kind_of(layer.operator) == COPY):
@@ -215,27 +184,72 @@ def _added(graph: Graph, options: Mapping[str, Option]) -> int:
 
 def _kernels(graph: Graph, options: Mapping[str, Option]) -> set[str]:
     """The kinds of kernels that run, as ``Memory.code`` names them."""
-    found = set()
+    found: set[str] = set()
     for layer in graph.layers:
         option = _option(layer, options)
-        kind = layer.kind if layer.kind != OTHER else kind_of(layer.operator)
-        if layer.operator in FREE or kind == ADD and option.precision == FP32 and _fused(layer, graph, options):
-            continue
-        if layer.kind == CONV and len(layer.kernel) == 1:
-            kind = "conv1d"
-        elif layer.operator == "mean":
-            kind = REDUCE
-        elif kind == RECURRENT and not _folded(layer):
-            found.add("sliced fp32")
-        if _blocked(layer, options) and layer.depthwise:
-            found.add("depthwise fp32")
-        found.add(f"{kind} {option.precision}")
+        if not (layer.kind == ADD and option.precision == FP32 and _fused(layer, graph, options)):
+            found |= _layer_kernels(layer, option)
     return found
 
 
+def _layer_kernels(layer: Layer, option: Option) -> set[str]:
+    """The kinds of kernels that a layer runs as by itself."""
+    kind = layer.kind if layer.kind != OTHER else kind_of(layer.operator)
+    if layer.operator in FREE:
+        return set()
+    found = set()
+    if layer.kind == CONV and len(layer.kernel) == 1:
+        kind = "conv1d"
+    elif layer.operator == "mean":
+        kind = REDUCE
+    elif kind == RECURRENT and not is_folded(layer):
+        found.add("sliced fp32")
+    if _in_blocks(layer, option) and layer.depthwise:
+        found.add("depthwise fp32")
+    return {*found, f"{kind} {option.precision}"}
+
+
+def fixed(graph: Graph, constants: Memory = NEWEST) -> tuple[float, float, Mapping[str, float]]:
+    """What a session takes whatever is chosen, what it had to spare, and the bytes of each kind of kernel."""
+    inputs = sum(FLOAT_BYTES * prod(tensor.shape) for tensor in graph.inputs)
+    return inputs, constants.spare - constants.network, constants.code
+
+
+def held(
+    parts: Sequence[Layer], option: Option, constants: Memory = NEWEST
+) -> tuple[float, float, float, frozenset[str]]:
+    """What a layer, as those ``parts``, adds to the heap, to the arena by its output and while it runs; its kernels.
+
+    Sums of it stand for the account in a search: what depends on more than one layer is left to the account.
+    """
+    resident, between, kernels = 0.0, [], set()
+    for part in parts:
+        weights = _loaded(part, option)
+        copy, packed, node = 0.0, 0.0, constants.float_node
+        if option.precision == INT8:
+            node = constants.integer_node
+            packed = prod(part.weight_shape) if part.kind in WEIGHTED else 0
+            copy = prod(part.weight_shape) if part.kind in WEIGHTED and option.weight_bits < 8 else 0.0
+        elif _in_blocks(part, option):
+            copy, packed = _blocked_weights(part, constants.block), constants.blocked_node
+        elif part.kind == LINEAR:
+            copy = constants.moved * weights
+        resident += constants.waste * (weights + copy) + packed + layer_nodes(part, option) * node
+        channels = part.shape[0] if part.shape else 0
+        wide = up(channels, constants.block) * prod(part.shape[1:]) if _in_blocks(part, option) else part.elements
+        between.append(wide * (1 if option.precision == INT8 else FLOAT_BYTES))
+        kernels |= _layer_kernels(part, option)
+    scratch = [sum(_scratch(part)) if option.precision == INT8 else 0.0 for part in parts]
+    return resident, between[-1], max(scratch) + max(between[:-1], default=0.0), frozenset(kernels & {*constants.code})
+
+
 def _blocked(layer: Layer, options: Mapping[str, Option]) -> bool:
+    return _in_blocks(layer, _option(layer, options))
+
+
+def _in_blocks(layer: Layer, option: Option) -> bool:
     """Whether a layer is a float convolution over images, whose weights and output are in blocks of channels."""
-    return layer.kind == CONV and len(layer.kernel) == 2 and not _integer(layer.name, options)
+    return layer.kind == CONV and len(layer.kernel) == 2 and option.precision != INT8
 
 
 def _blocked_weights(layer: Layer, block: int) -> int:
@@ -247,21 +261,6 @@ def _fused(layer: Layer, graph: Graph, options: Mapping[str, Option]) -> bool:
     """Whether a float addition runs as part of a float convolution that it alone reads."""
     makers = [graph.by_name[name] for name in layer.inputs if name in graph.by_name]
     return any(_blocked(maker, options) and graph.readers[maker.name] == (layer.name,) for maker in makers)
-
-
-def _hidden(layer: Layer) -> int:
-    """The width of a recurrent layer h, from its parameters: per gate h (inputs + h + 2)."""
-    inputs, gates = layer.input_shape[-1], {"gru": 3, "lstm": 4}.get(layer.operator, 1)
-    hidden = 1
-    while gates * hidden * (inputs + hidden + 2) < layer.parameters:
-        hidden += 1
-    return hidden
-
-
-def _folded(layer: Layer) -> bool:
-    """Whether the exporter has already sliced and joined a recurrent layer's weights: it does so to small ones."""
-    hidden = _hidden(layer)
-    return 3 * hidden * max(hidden, layer.input_shape[-1]) <= FOLDED
 
 
 class _Kernels:
@@ -319,7 +318,7 @@ class _Kernels:
             self.make(
                 name, size * (1 if before == INTEGER else FLOAT_BYTES), [i for i in layer.inputs if i in self.made]
             )
-        elif _integer(name, self.options):
+        elif is_integer(name, self.options):
             self.form[name] = INTEGER
             self.make(name, size, [self.integer(i, layer.kind == CONV) for i in inputs], _scratch(layer))
         elif _blocked(layer, self.options):
@@ -342,7 +341,7 @@ class _Kernels:
     def summed(self, layer: Layer) -> list[str]:
         """The other inputs of the float addition that alone reads the output of ``layer``, if one does."""
         readers = [self.graph.by_name[reader] for reader in self.graph.readers[layer.name]]
-        if len(readers) != 1 or readers[0].kind != ADD or _integer(readers[0].name, self.options):
+        if len(readers) != 1 or readers[0].kind != ADD or is_integer(readers[0].name, self.options):
             return []
         return [name for name in readers[0].inputs if name != layer.name]
 
@@ -359,7 +358,7 @@ class _Kernels:
             products = self.make(f"{layer.name} products", scores, [reads[0], keys])
             reads = [self.make(f"{layer.name} shares", scores, [products]), *reads[2:]]
         elif kind == RECURRENT:
-            size = _hidden(layer) * prod(layer.input_shape[:-1]) * FLOAT_BYTES
+            size = hidden(layer) * prod(layer.input_shape[:-1]) * FLOAT_BYTES
             scratch = (3 * size,)
             self.elements[layer.name] = 0
         self.make(layer.name, size, reads, scratch, reads[0] if layer.kind in (ADD, ACTIVATION) else None)
@@ -389,7 +388,7 @@ def _arena(graph: Graph, options: Mapping[str, Option], constants: Memory) -> fl
     """Bytes of the arena that packed weights, the first run and those after it touch."""
     arena = Arena(constants.region)
     for layer in graph.layers:
-        if layer.kind in WEIGHTED and _integer(layer.name, options):
+        if layer.kind in WEIGHTED and is_integer(layer.name, options):
             depth = prod(layer.weight_shape[1:])
             rows = layer.weight_shape[0]
             arena.take(rows * depth if layer.depthwise else up(rows, 16) * up(depth, 4))

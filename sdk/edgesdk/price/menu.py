@@ -7,18 +7,18 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from math import hypot, prod
 
-from edgesdk.graph import CONV, LINEAR, OTHER, WEIGHTED, Graph, Layer
+from edgesdk.graph import LINEAR, OTHER, WEIGHTED, Graph, Layer
 from edgesdk.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
 from edgesdk.plan import FP32, INT8, Option, Struck
 from edgesdk.price import operators as ops
 from edgesdk.price import stored
+from edgesdk.price.account import Account
 from edgesdk.price.correct import Correction
 from edgesdk.price.forms import fits, forms
-from edgesdk.price.physics import weight_count
+from edgesdk.price.planned import layer_parts, weight_shape
 from edgesdk.price.profile import Predicted
 from edgesdk.price.table import Table
 
-FLOAT_BYTES, POINTER_BYTES = 4, 8
 Prices = Table | Predicted  # of operators, measured or from a profile
 
 
@@ -134,8 +134,13 @@ def menu(
     losses: Losses,
     correction: Correction,
     struck: tuple[Struck, ...] = (),
+    account: Account = Account("onnxruntime"),  # noqa: B008  it is frozen
 ) -> Menu:
-    """Every choice with its price in ms, bytes and accuracy; latencies scaled as whole networks were measured."""
+    """Every choice with its price in ms, bytes and accuracy; latencies scaled as whole networks were measured.
+
+    Bytes are the sums that come nearest to the ``account`` of whole networks.
+    """
+    inputs, spare, kernels = account.fixed(graph)
     branch_of = {name: branch for branch in graph.branches for name in branch.layers if branch.name in losses.branches}
     joins = {branch.join: branch for branch in graph.branches if branch.name in losses.branches}
     layers = []
@@ -145,15 +150,15 @@ def menu(
             for option in offered[layer.name]:
                 if not _applies(layer, graph, option, reads, writes):
                     continue
-                size, memory = weight_bytes(layer, graph, option, reads, writes)
-                output, scratch = _live_bytes(layer, graph, option, reads, writes)
+                parts = layer_parts(layer, graph, option, reads, writes)
+                held = account.held(parts, option)
                 choice = Choice(
                     option,
                     _careful(layer, graph, option, reads, writes, table) * correction.scale(option.precision),
                     losses.options.get(layer.name, {}).get(str(option), 0.0),
-                    reads, writes, size * correction.size_scale,
-                    memory * correction.memory_scale, output * correction.memory_scale,
-                    scratch * correction.memory_scale,
+                    reads, writes, account.layer_bytes(parts, option) * correction.size_scale,
+                    held.resident * correction.memory_scale, held.output * correction.memory_scale,
+                    held.scratch * correction.memory_scale, kernels=held.kernels,
                 )  # fmt: skip
                 choices.append(choice)
                 if layer.name in joins:
@@ -171,12 +176,14 @@ def menu(
         layers=tuple(layers),
         groups=groups,
         branches=tuple(BranchMenu(b.name, b.join, losses.branches[b.name]) for b in joins.values()),
-        changes=tuple(_changes(graph, offered, table, correction)),
+        changes=tuple(_changes(graph, offered, table, correction, account.quantize_bytes)),
         live=graph.live,
         latency_ms=correction.latency_ms,
-        memory_bytes=correction.memory_bytes,
+        memory_bytes=correction.memory_bytes + inputs * correction.memory_scale,
         size_bytes=correction.size_bytes,
         struck=struck,
+        spare_bytes=spare * correction.memory_scale,
+        kernels={name: bytes_ * correction.memory_scale for name, bytes_ in kernels.items()},
     )
 
 
@@ -194,15 +201,8 @@ def _pairs(layer: Layer, graph: Graph) -> Iterable[tuple[int | None, int | None]
 
 def _applies(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None) -> bool:
     if option.form is not None and option.form.stored:
-        return stored.fits(option.form, _weight_shape(layer, graph, reads, writes))
+        return stored.fits(option.form, weight_shape(layer, graph, reads, writes))
     return option.form is None or fits(option.form, *ops.channels(layer, graph, reads, writes))
-
-
-def _weight_shape(layer: Layer, graph: Graph, reads: int | None, writes: int | None) -> tuple[int, ...]:
-    """The shape of a layer's weight at such widths."""
-    inputs, outputs = ops.channels(layer, graph, reads, writes)
-    groups = ops.groups_left(layer, inputs) if layer.groups > 1 else 1
-    return outputs, inputs // groups, *layer.weight_shape[2:]
 
 
 def _latency(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices) -> float:
@@ -227,61 +227,6 @@ def _careful(layer: Layer, graph: Graph, option: Option, reads: int | None, writ
     return sum(_priced(layer, graph, option, reads, writes, table))
 
 
-def weight_bytes(
-    layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None
-) -> tuple[float, float]:
-    """Bytes of a layer's weights in the file and in memory: 4-bit weights are unpacked to 8 bits as they load.
-
-    An integer layer stores a 32-bit bias, two scales and a zero point per output channel.
-    """
-    if layer.kind not in WEIGHTED:
-        parameters = layer.parameters * _share(layer, graph, reads, writes) * FLOAT_BYTES
-        return parameters, parameters
-    parts = [(weight_count(op), op.outputs) for op in ops.operators(layer, graph, option, reads, writes)]
-    if option.form is not None and option.form.stored:
-        shape, rows = _weight_shape(layer, graph, reads, writes), sum(rows for _, rows in parts) * FLOAT_BYTES
-        return stored.stored_bytes(option.form, shape) + rows, stored.resident_bytes(option.form, shape) + rows
-    if option.precision == FP32:
-        total = sum(weights + rows for weights, rows in parts) * FLOAT_BYTES
-        return total, total
-    rows = sum(rows * 17 for _, rows in parts)
-    weights = sum(weights for weights, _ in parts)
-    return weights * option.weight_bits / 8 + rows, weights + rows
-
-
-def _share(layer: Layer, graph: Graph, reads: int | None, writes: int | None) -> float:
-    """How much of its parameters a layer of no known kind keeps: a transposed convolution loses on both sides."""
-    sides = [(layer.writes, writes)] + [(layer.reads, reads)] * (layer.macs > 0 and layer.reads != layer.writes)
-    return prod(kept / graph.group_by_name[group].size for group, kept in sides if group and kept is not None)
-
-
-def _live_bytes(
-    layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None
-) -> tuple[float, float]:
-    """Bytes of a layer's output, and of the most that lies between two parts of its form."""
-    each = 1 if option.precision == INT8 else FLOAT_BYTES
-    elements = layer.elements
-    if layer.writes and writes is not None:
-        elements = elements * writes // graph.group_by_name[layer.writes].size
-    found = ops.operators(layer, graph, option, reads, writes)
-    between = 0 if option.form is None else max((op.inputs * prod(op.size) for op in found[1:]), default=0)
-    return elements * each, between * each + _columns(found)
-
-
-def _columns(parts: Iterable[ops.Operator]) -> float:
-    """Bytes of the columns that an integer convolution unrolls its windows into, or of the pointers to them.
-
-    ONNX Runtime gathers a byte per weight and output pixel; a depthwise convolution a pointer. A float convolution
-    reads its input in place.
-    """
-    most = 0
-    for op in parts:
-        if op.kind == CONV and op.precision == INT8 and prod(op.kernel) > 1:
-            pixels = prod(size // stride for size, stride in zip(op.size, op.stride, strict=True))
-            most = max(most, prod(op.kernel) * pixels * (POINTER_BYTES if op.depthwise else op.inputs))
-    return float(most)
-
-
 def _tensor(layer: Layer, graph: Graph, kept: int | None) -> tuple[tuple[int, ...], int]:
     """A layer's output as ``ops.change`` takes it: its shape with channels first, and its channels."""
     rows = layer.shape[:-1]
@@ -293,13 +238,19 @@ def _tensor(layer: Layer, graph: Graph, kept: int | None) -> tuple[tuple[int, ..
 
 
 def _changes(
-    graph: Graph, offered: Mapping[str, tuple[Option, ...]], table: Prices, correction: Correction
+    graph: Graph, offered: Mapping[str, tuple[Option, ...]], table: Prices, correction: Correction, size: float
 ) -> Iterable[Change]:
+    size *= correction.size_scale
     for tensor in graph.inputs:
         if tensor.dtype == "float32" and tensor.shape and graph.readers[tensor.name]:
             price = table.latency_ms(ops.change("quantize", tensor.shape, tensor.shape[0]))
             yield Change(
-                tensor.name, graph.readers[tensor.name], None, {None: price * correction.scale(INT8)}, {None: 0.0}
+                tensor.name,
+                graph.readers[tensor.name],
+                None,
+                {None: price * correction.scale(INT8)},
+                {None: 0.0},
+                size_bytes=size,
             )
     for layer in graph.layers:
         if not _can_be_integer(layer, offered):
@@ -313,4 +264,4 @@ def _changes(
             for way in ops.CHANGES
         )
         is_output = layer.name in graph.outputs
-        yield Change(layer.name, graph.readers[layer.name], layer.writes, quantize_ms, dequantize_ms, is_output)
+        yield Change(layer.name, graph.readers[layer.name], layer.writes, quantize_ms, dequantize_ms, is_output, size)

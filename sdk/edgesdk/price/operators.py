@@ -116,7 +116,7 @@ def operators(
 ) -> tuple[Operator, ...]:
     """What ``layer`` runs as with ``option``; nothing for what a runtime does nothing for."""
     if option.form is not None and option.form.method in CHEAPER:
-        if option.form.method == "identity" or _fuses(layer, graph):
+        if option.form.method == "identity" or fuses(layer, graph):
             return ()
         layer = replace(layer, kind=ACTIVATION, operator="relu", activation=option.form.method)
     inputs, outputs = channels(layer, graph, reads, writes)
@@ -158,7 +158,7 @@ def operators(
     return (whole,) if option.form is None else parts(whole, option.form)
 
 
-def _fuses(layer: Layer, graph: Graph) -> bool:
+def fuses(layer: Layer, graph: Graph) -> bool:
     """Whether a ReLU in the place of ``layer`` is one with the operator before it."""
     before = graph.by_name.get(layer.inputs[0])
     return (

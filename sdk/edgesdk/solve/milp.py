@@ -81,11 +81,13 @@ def price(
     widths = [group.widths[kept[group.name]] for group in menu.groups]
     loss = math.fsum([*(c.loss for c in chosen), *widths, *(b.loss for b in menu.branches if b.name in gone)])
     made = {layer.name for layer in menu.layers}
-    changes = [_change_ms(change, choices, kept, made) for change in menu.changes]
-    latency = math.fsum([menu.latency_ms, *(c.latency_ms for c in chosen), *changes])
+    changes = [_change_price(change, choices, kept, made) for change in menu.changes]
+    latency = math.fsum([menu.latency_ms, *(c.latency_ms for c in chosen), *(ms for ms, _ in changes)])
     steps = [math.fsum(_step_bytes(menu, choices, step).values()) for step in menu.live]
-    memory = math.fsum([menu.memory_bytes, *(c.memory_bytes for c in chosen), max(steps, default=0.0)])
-    size = math.fsum([menu.size_bytes, *(c.size_bytes for c in chosen)])
+    resident = max(0.0, math.fsum([*(c.memory_bytes for c in chosen), -menu.spare_bytes]))
+    kernels = [menu.kernels.get(name, 0.0) for name in frozenset().union(*(c.kernels for c in chosen))]
+    memory = math.fsum([menu.memory_bytes, resident, *kernels, max(steps, default=0.0)])
+    size = math.fsum([menu.size_bytes, *(c.size_bytes for c in chosen), *(bytes_ for _, bytes_ in changes)])
     return Cost(latency, memory, size, "predicted"), loss
 
 
@@ -133,14 +135,17 @@ def _fits(layer: LayerMenu, choice: Choice, kept: Mapping[str, int]) -> bool:
     return reads and (layer.writes is None or choice.writes == kept[layer.writes])
 
 
-def _change_ms(change: Change, choices: Mapping[str, Choice], kept: Mapping[str, int], made: set[str]) -> float:
+def _change_price(
+    change: Change, choices: Mapping[str, Choice], kept: Mapping[str, int], made: set[str]
+) -> tuple[float, float]:
+    """What a change of precision costs: ms, and bytes of the file."""
     if change.tensor in made and change.tensor not in choices:
-        return 0.0
+        return 0.0, 0.0
     width = None if change.group is None else kept[change.group]
     readers = [choices[name].integer for name in change.readers if name in choices] + [False] * change.is_output
     if change.tensor in made and choices[change.tensor].integer:
-        return 0.0 if all(readers) else change.dequantize_ms[width]
-    return change.quantize_ms[width] if any(readers) else 0.0
+        return (0.0 if all(readers) else change.dequantize_ms[width]), 0.0
+    return (change.quantize_ms[width], change.size_bytes) if any(readers) else (0.0, 0.0)
 
 
 def _step_bytes(menu: Menu, choices: Mapping[str, Choice], step: str) -> dict[str, float]:

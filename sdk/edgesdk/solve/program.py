@@ -41,6 +41,9 @@ class Program:
         for change in menu.changes:
             self._change(change)
         self.resident, self.peak = self._column({}, integer=False), self._column({}, integer=False)
+        used = sorted({name for picks in self.picks.values() for c in picks.values() for name in c.kernels})
+        priced = [name for name in used if menu.kernels.get(name)]
+        self.kernels = {name: self._column({PEAK: menu.kernels[name]}, integer=False) for name in priced}
 
     def _column(self, terms: Mapping[str, float], integer: bool = True) -> int:
         index = len(self.integer)
@@ -108,9 +111,10 @@ class Program:
                     else:
                         parts = (read[precision], 1), (made[precision], -1), (gone, 1), (on, 1), ({ONE: -1.0}, 1)
                     needs[precision].append(_sum(*parts))
-            for prices, rows in ((change.dequantize_ms, needs[0]), (change.quantize_ms, needs[1])):
-                if rows and prices[width]:
-                    paid = self._column({LATENCY: prices[width]}, integer=False)
+            paid_for = (change.dequantize_ms, 0.0, needs[0]), (change.quantize_ms, change.size_bytes, needs[1])
+            for prices, size, rows in paid_for:
+                if rows and (prices[width] or size):
+                    paid = self._column({LATENCY: prices[width], SIZE: size}, integer=False)
                     for row in rows:
                         self._row(-math.inf, 0, {**row, paid: -1.0})
 
@@ -129,7 +133,11 @@ class Program:
     def _memory(self, unit: float) -> list[tuple[float, float, Row]]:
         """Rows that keep under ``peak`` what every step holds, in ``unit`` bytes; steps within another are left out."""
         held = {i: c.memory_bytes / unit for picks in self.picks.values() for i, c in picks.items() if c.memory_bytes}
-        rows = [(0.0, 0.0, {**held, self.resident: -1.0})]
+        rows = [(-math.inf, self.menu.spare_bytes / unit, {**held, self.resident: -1.0})]
+        for name, column in self.kernels.items():
+            for picks in self.picks.values():
+                if running := {index: 1.0 for index, c in picks.items() if name in c.kernels}:
+                    rows.append((-math.inf, 0.0, {**running, column: -1.0}))
         scratch = {
             step: {i: c.scratch_bytes / unit for i, c in self.picks[step].items() if c.scratch_bytes}
             for step in self.menu.live
@@ -154,7 +162,7 @@ class Program:
         if PEAK in (objective, *limits):
             unit = limits.get(PEAK) or self._least_peak() or self._most(PEAK) or 1.0
             rows += self._memory(unit)
-            terms[PEAK] = {self.peak: unit}
+            terms[PEAK] = {**terms[PEAK], self.peak: unit}
             upper[[self.resident, self.peak]] = max(self._most(PEAK) / unit, 1.0)
         for name, limit in limits.items():
             scale = abs(limit) or max(map(abs, terms[name].values()), default=0.0) or 1.0
@@ -184,7 +192,7 @@ class Program:
     def _most(self, name: str) -> float:
         """No assignment has more than this of figure ``name``, what is paid anyway left out."""
         if name == PEAK:
-            return sum(
+            return sum(self.menu.kernels[name] for name in self.kernels) + sum(
                 max((c.memory_bytes + c.output_bytes + c.scratch_bytes for c in picks.values()), default=0.0)
                 for picks in self.picks.values()
             )
@@ -208,7 +216,7 @@ def undominated(choices: Iterable[Choice], by_precision: bool) -> list[Choice]:
     best: dict[tuple[object, ...], list[tuple[tuple[float, ...], Choice]]] = {}
     for c in choices:
         figures = (c.loss, c.latency_ms, c.size_bytes, c.memory_bytes, c.output_bytes, c.scratch_bytes)
-        others = best.setdefault((c.reads, c.writes, c.integer and by_precision, c.skips), [])
+        others = best.setdefault((c.reads, c.writes, c.integer and by_precision, c.skips, c.kernels), [])
         if not any(_no_worse(other, figures) for other, _ in others):
             others[:] = [entry for entry in others if not _no_worse(figures, entry[0])] + [(figures, c)]
     return [c for others in best.values() for _, c in others]

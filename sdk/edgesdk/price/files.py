@@ -1,0 +1,138 @@
+"""The size of a model's file, from its graph: weights to the byte, and what names and nodes take in each format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+from edgesdk.graph import LINEAR, WEIGHTED, Graph, Layer
+from edgesdk.plan import FP32, INT8, Option
+from edgesdk.price.kinds import ATTENTION, RECURRENT, kind_of
+from edgesdk.price.stored import stored_bytes
+
+FLOAT_BYTES = 4
+FOLDED = 8192  # numbers in a constant, up to which the exporter computes with it
+NODES = {ATTENTION: 8, "unbind": 6, "gru": 3, "lstm": 3, "getitem": 0, "zeros": 0}
+"""Nodes of the file per operator, where it is not one."""
+SLICING = 10  # nodes that slice and join the weights of a recurrence
+QUANTIZING = 2  # nodes around a tensor that is quantized
+
+
+@dataclass(frozen=True)
+class FileBytes:
+    """What a format takes beside weights, in bytes: fitted to files of small networks, whole, cut and in other forms.
+
+    Of a float network: ``weighted`` is a layer with weights, ``activation`` one that is fused into a layer, ``other`` a
+    node of any other. Of an integer one, besides: ``quantized`` is a tensor on a grid, ``integer_weights`` a layer's,
+    ``row`` one of its output channels; ``shared`` is what layers with as many channels have once, per channel, and
+    ``constants`` besides that. ``fixed`` is what each file has.
+    """
+
+    weighted: float
+    activation: float
+    other: float
+    quantized: float
+    integer_weights: float
+    row: float
+    shared: float = 0.0
+    constants: float = 0.0
+    fixed: float = 0.0
+
+    def calibrated(self, graph: Graph, options: Mapping[str, Option], size: float) -> FileBytes:
+        """These bytes such that the file of that network has that ``size``: those of its integer layers, if any."""
+        names = INTEGER if any(is_integer(name, options) for name in options) else FLOATS
+        least = replace(self, **dict.fromkeys(names, 0.0)).total(graph, options)
+        parts = self.total(graph, options) - least
+        scale = max(0.0, size - least) / parts if parts else 1.0
+        return replace(self, **{name: scale * getattr(self, name) for name in names})
+
+    def total(self, graph: Graph, options: Mapping[str, Option]) -> float:
+        """Bytes of the file of a network."""
+        own = sum(self.layer(layer, options.get(layer.name, Option())) for layer in graph.layers)
+        rows = {
+            layer.weight_shape[0] for layer in graph.layers if layer.weight_shape and is_integer(layer.name, options)
+        }
+        return own + self.quantized * len(quantized(graph, options)) + self.shared * sum(rows)
+
+    def layer(self, layer: Layer, option: Option) -> float:
+        """What a layer adds to the file."""
+        plain = replace(layer, activation=None)
+        weighted = layer.kind in WEIGHTED
+        count = layer_nodes(plain, Option()) - weighted
+        names = self.weighted * weighted + self.activation * (layer.activation is not None) + self.other * count
+        if option.precision != INT8:
+            return weight_bytes(layer, option) + names
+        rows = layer.weight_shape[0] if weighted else 0
+        own = rows * self.row + self.integer_weights * weighted + self.quantized
+        return weight_bytes(layer, option) + names + own
+
+
+FLOATS = ("weighted", "activation", "other")
+INTEGER = ("quantized", "integer_weights")
+FILES = {
+    "onnx": FileBytes(190.0, 45.0, 95.0, 332.0, 354.0, row=12.0, shared=5.0, constants=120.0, fixed=200.0),
+    "openvino": FileBytes(2100.0, 400.0, 600.0, 2700.0, 2050.0, row=8.0, fixed=600.0),
+    "tflite": FileBytes(186.0, 172.0, 224.0, 163.0, 0.0, row=28.0, fixed=567.0),  # zero points of eight bytes
+    "tensorrt": FileBytes(190.0, 45.0, 95.0, 332.0, 250.0, row=8.0, shared=1.0, constants=60.0, fixed=200.0),
+}
+
+
+def weight_bytes(layer: Layer, option: Option) -> float:
+    """Bytes of a layer's weights, and of the bias of a float one: that of an integer layer counts with its rows."""
+    if layer.kind not in WEIGHTED:
+        return layer.parameters * FLOAT_BYTES
+    weights, channels = prod(layer.weight_shape), layer.weight_shape[0]
+    if option.form is not None and option.form.stored:
+        return stored_bytes(option.form, layer.weight_shape) + channels * FLOAT_BYTES
+    if option.precision == FP32:
+        return (weights + channels) * FLOAT_BYTES
+    return weights * option.weight_bits / 8
+
+
+def layer_nodes(layer: Layer, option: Option) -> int:
+    """Nodes of the file that a layer is, with those that quantize its weights and its output."""
+    found = NODES.get(layer.operator, 1) + (layer.activation is not None)
+    weighted = layer.kind in WEIGHTED
+    rows = layer.kind == LINEAR and len(layer.shape) > 1
+    if kind_of(layer.operator) == RECURRENT and not is_folded(layer):
+        found += SLICING
+    if option.precision != INT8:
+        return found + rows
+    return found + QUANTIZING + (2 if weighted else 0) + 2 * rows + (weighted and option.weight_bits < 8)
+
+
+def nodes(graph: Graph, options: Mapping[str, Option]) -> tuple[int, int]:
+    """Nodes of the file: those of float layers; those of integer layers, with the changes of precision around them."""
+    count = {True: 0, False: 0}
+    for layer in graph.layers:
+        count[is_integer(layer.name, options)] += layer_nodes(layer, options.get(layer.name, Option()))
+    return count[False], count[True] + QUANTIZING * len(quantized(graph, options))
+
+
+def quantized(graph: Graph, options: Mapping[str, Option]) -> list[str]:
+    """The tensors that are made in float and read by integer layers."""
+    return [
+        name
+        for name, readers in graph.readers.items()
+        if not is_integer(name, options) and any(is_integer(reader, options) for reader in readers)
+    ]
+
+
+def is_integer(name: str, options: Mapping[str, Option]) -> bool:
+    return name in options and options[name].precision == INT8
+
+
+def hidden(layer: Layer) -> int:
+    """The width of a recurrent layer h, from its parameters: per gate h (inputs + h + 2)."""
+    inputs, gates = layer.input_shape[-1], {"gru": 3, "lstm": 4}.get(layer.operator, 1)
+    width = 1
+    while gates * width * (inputs + width + 2) < layer.parameters:
+        width += 1
+    return width
+
+
+def is_folded(layer: Layer) -> bool:
+    """Whether the exporter has already sliced and joined a recurrent layer's weights: it does so to small ones."""
+    width = hidden(layer)
+    return 3 * width * max(width, layer.input_shape[-1]) <= FOLDED

@@ -1,0 +1,58 @@
+"""Small networks of every family, studied once for a Raspberry Pi 5 from its profile: nothing in it is noise."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from families import FAMILIES
+
+from edgesdk.budget import Budget
+from edgesdk.compress.data import load_data
+from edgesdk.compress.task import Task
+from edgesdk.device import target
+from edgesdk.forecast import Forecast
+from edgesdk.plan import FP32, INT8
+from edgesdk.remote.agent import AgentProcess
+from edgesdk.remote.local import LocalDevice
+from edgesdk.study import Study, study
+
+BOARD = "raspberry-pi-5"
+SAMPLES = 32
+Studied = Callable[[str], Study]
+
+
+@pytest.fixture(scope="session")
+def agent() -> Iterator[AgentProcess]:
+    with LocalDevice() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def studied(agent: AgentProcess, tmp_path_factory: pytest.TempPathFactory) -> Studied:
+    """A family's study, a copy for each. Without labels its score is how often it decides as the dense model."""
+    made: dict[str, Study] = {}
+
+    def find(name: str) -> Study:
+        if name not in made:
+            torch.manual_seed(1)
+            make, shape = FAMILIES[name]
+            model, x = make(), torch.randn(SAMPLES, *shape)
+            with torch.no_grad():
+                model.train()(x)
+            data = load_data((x.numpy(), None))
+            bench = Forecast(target(BOARD), agent, 1, "onnxruntime")
+            folder = tmp_path_factory.mktemp(name)
+            goal_of_all = Budget(size_bytes=1.0)  # so that nothing small is left off the menu
+            (one,), _ = study(
+                model.eval(), data, Task(labelled=False), [bench], goal_of_all, folder, lambda stage, share: None,
+                {"onnxruntime": (FP32, INT8)},
+            )  # fmt: skip
+            made[name] = one
+        known = copy.copy(made[name])
+        known.observations = list(made[name].observations)
+        return known
+
+    return find

@@ -1,0 +1,136 @@
+"""What is promised is kept, and what is refused is out of reach: for each, the tightest models are built here, too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import BOARD, Studied
+from families import FAMILIES
+
+from edgesdk.budget import Budget, Cost
+from edgesdk.compress.apply import compressed
+from edgesdk.errors import BudgetError
+from edgesdk.loop import Chosen, fastest, within
+from edgesdk.plan import FP32, INT8, LayerPlan, Option, Plan
+from edgesdk.planning import at_full_width
+from edgesdk.price.operators import precisions, widths
+from edgesdk.result import Result
+from edgesdk.study import Study
+from edgesdk.training import Training
+
+# Shares of what the dense model costs, by the figures that they bound; of a drop, points.
+KINDS: dict[str, dict[str, float]] = {
+    "loose latency": {"latency_ms": 1.5},
+    "tight latency": {"latency_ms": 0.6},
+    "loose memory": {"peak_memory_bytes": 1.02},
+    "tight memory": {"peak_memory_bytes": 0.9},
+    "loose size": {"size_bytes": 0.7},
+    "tight size": {"size_bytes": 0.35},
+    "drop": {"max_drop": 10.0},
+    "latency and size": {"latency_ms": 0.7, "size_bytes": 0.6},
+    "memory and size": {"peak_memory_bytes": 1.1, "size_bytes": 0.6},
+    "size and drop": {"size_bytes": 0.8, "max_drop": 20.0},
+    "no latency": {"latency_ms": 0.01},
+    "no memory": {"peak_memory_bytes": 0.05},
+    "no size": {"size_bytes": 0.01},
+}
+EACH = 3  # of these for a family, one after the other, so that each is asked of several; the first is the core
+CASES = [
+    pytest.param(name, kind, marks=[pytest.mark.slow] * (place > 0), id=f"{name} {kind}".replace(" ", "-"))
+    for number, name in enumerate(FAMILIES)
+    for place, kind in enumerate([*KINDS, *KINDS][EACH * number % len(KINDS) :][:EACH])
+]
+NEAR = 1.03  # times the tightest that is built here, up to which another may be called so
+
+
+def goal(known: Study, kind: str) -> Budget:
+    assert known.dense is not None
+    dense = known.dense.cost()
+    return Budget(**{name: by if name == "max_drop" else by * getattr(dense, name) for name, by in KINDS[kind].items()})
+
+
+def deployed(known: Study, wanted: Budget) -> Result:
+    training = Training(known, 0, 0, lambda stage, share: None)
+    search = within if wanted.bounds else fastest
+    return search(Chosen(known), wanted, BOARD, training)
+
+
+def extremes(known: Study) -> list[Cost]:
+    """What the smallest models cost: every group as narrow as it gets, in float and in integers, and the dense ones."""
+    graph, found = known.graph, []
+    whole = {group.name: group.size for group in graph.groups if group.fixed is None}
+    narrow = {group.name: widths(group.size, group.step)[0] for group in graph.groups if group.fixed is None}
+    joins = tuple(branch.name for branch in graph.branches if branch.name in known.losses.branches)
+    eight = {layer.name: Option(INT8, 8) for layer in graph.layers if INT8 in precisions(layer)}
+    some = at_full_width(known, {}, BOARD).plan
+    for kept, dropped in ((whole, ()), (narrow, ()), (narrow, joins)):
+        for name, options in (("float", {}), ("int8", eight)):
+            layers = tuple(LayerPlan(n, options.get(n, Option()), 0.0, "by hand") for n in graph.by_name)
+            plan: Plan = replace(some, kept=kept, dropped=dropped, layers=layers)
+            small, carried = compressed(known.network, plan, known.data.example, known.scores)
+            made = known.artefact(known.integer(small, carried), carried, f"extreme-{name}-{len(found)}")
+            found.append(known.measure({"small": made}, "rapid")["small"].cost())
+    return found
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_budget_is_kept_or_out_of_reach(name: str, kind: str, studied: Studied) -> None:
+    known = studied(name)
+    wanted = goal(known, kind)
+    try:
+        result = deployed(known, wanted)
+    except BudgetError as error:
+        assert not kind.startswith("loose"), error
+        refused(known, wanted, error)
+        return
+    assert not kind.startswith("no "), "nothing is a hundredth of what it was"
+    kept(known, wanted, result)
+
+
+def kept(known: Study, wanted: Budget, result: Result) -> None:
+    cost = result.deployed.cost(wanted)
+    assert wanted.is_met_by(cost), wanted.misses(cost)
+    assert wanted.max_drop is None or result.dense_score - result.score <= wanted.max_drop
+    assert cost.size_bytes == Path(result.artefact.path).stat().st_size
+    assert result.plan.predicted.size_bytes == pytest.approx(cost.size_bytes, rel=0.03)
+    assert result.plan.predicted.peak_memory_bytes == pytest.approx(cost.peak_memory_bytes, rel=0.05)
+    notes = " ".join(step["note"] for step in result.history if "note" in step)
+    dense = result.dense.cost(wanted)
+    for figure, title in (("latency_ms", "latency"), ("peak_memory_bytes", "peak memory"), ("size_bytes", "size")):
+        worse = getattr(cost, figure) > 1.03 * getattr(dense, figure)
+        assert not worse or figure in wanted.bounds or f"{title} was not bounded and grew" in notes
+    if wanted.latency_ms is not None and cost.latency_ms < 0.95 * wanted.latency_ms:
+        assert "of the latency that is allowed is used" in notes or "nothing was compressed" in notes
+
+
+def refused(known: Study, wanted: Budget, error: BudgetError) -> None:
+    """No model that is built here keeps what was refused, and none is tighter than what is called the tightest."""
+    smallest = extremes(known)
+    assert not any(wanted.is_met_by(cost) for cost in smallest)
+    assert error.figure in wanted.bounds and error.asked == wanted.bounds[error.figure]
+    assert error.tightest is not None and error.built is not None and error.built[error.figure] == error.tightest
+    if len(wanted.bounds) == 1:
+        assert error.asked < error.tightest <= NEAR * min(getattr(cost, error.figure) for cost in smallest)
+    assert "the tightest that was built" in error.fact
+
+
+def test_loose_bounds_leave_the_dense_model_as_it_is(studied: Studied) -> None:
+    known = studied("conv")
+    assert known.dense is not None
+    dense = known.dense.cost()
+    result = deployed(known, Budget(peak_memory_bytes=dense.peak_memory_bytes, size_bytes=dense.size_bytes))
+    assert not result.plan.compresses(known.graph) and result.score == result.dense_score
+    assert any("nothing was compressed" in step.get("note", "") for step in result.history)
+
+
+def test_every_choice_is_sized_as_its_file_is(studied: Studied) -> None:
+    """The file of a plan that was never written, within 3 %: each layer integer alone, which no dense file shows."""
+    known = studied("residual")
+    for layer in [layer for layer in known.graph.layers if Option(INT8, 8) in known.offered[layer.name]][:3]:
+        one = at_full_width(known, {layer.name: Option(INT8, 8)}, BOARD).plan
+        small, options = compressed(known.network, one, known.data.example, known.scores)
+        assert {option.precision for option in options.values()} == {FP32, INT8}
+        made = known.artefact(known.integer(small, options), options, f"alone-{layer.name}")
+        assert one.predicted.size_bytes == pytest.approx(made.size_bytes, rel=0.03)
