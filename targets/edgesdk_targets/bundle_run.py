@@ -209,6 +209,9 @@ def prepared(array, entry, how=None):
     axis = len(entry["shape"]) - 1 if entry.get("layout") == "NHWC" else 1
     if array.ndim == len(entry["shape"]) - 1:
         array = array[None]
+    if array.dtype == np.uint8 and array.ndim == 4 and list(array.shape[1:]) != entry["shape"][1:]:
+        other = array.transpose(0, 2, 3, 1) if axis == 3 else array.transpose(0, 3, 1, 2)  # as --data may have it
+        array = other if list(other.shape[1:]) == entry["shape"][1:] else array
     if array.dtype == np.uint8 and how and how["channel_order"] == "BGR" and array.ndim == 4 and array.shape[axis] == 3:
         array = np.flip(array, axis)
     if array.dtype == np.uint8 and entry["dtype"] == "float32":

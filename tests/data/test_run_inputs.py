@@ -79,6 +79,11 @@ def test_pixels_in_an_array_are_prepared_alike(tmp_path: Path, folder: Path) -> 
     wanted = bundle_run.prepared(pixels, entry, how)
     for name in ("one.npy", "named.npz"):
         assert np.array_equal(bundle_run.prepared(bundle_run.read(tmp_path / name, about)["x"], entry, how), wanted)
+    turned = pixels.transpose(0, 2, 3, 1)
+    assert np.array_equal(bundle_run.prepared(turned, entry, how), wanted)
+    last = {**entry, "shape": [1, 9, 9, 3], "layout": "NHWC"}
+    for given in (pixels, turned):
+        assert np.array_equal(bundle_run.prepared(given, last, how), wanted.transpose(0, 2, 3, 1))
     np.savez(tmp_path / "other.npz", y=pixels)
     with pytest.raises(SystemExit, match="has no array x, it holds y"):
         bundle_run.read(tmp_path / "other.npz", about)
