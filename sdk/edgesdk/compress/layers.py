@@ -68,6 +68,7 @@ class _Layers:
         self.module, self.values = module, values
         self.owner: dict[fx.Node, str] = {}  # node to the layer or input whose output it is
         self.taken = {str(n.target) for n in module.graph.nodes if n.op in ("call_module", "placeholder")}
+        self.constant: set[str] = set()  # layers that depend on no input
         self.layers: list[Layer] = []
         self.sites: dict[str, Site] = {}
 
@@ -98,6 +99,9 @@ class _Layers:
         for fused in self.chain(node, last):
             self.owner[fused] = name
         inputs = tuple(self.owner[i] for i in node.all_input_nodes if i in self.owner)
+        if all(read in self.constant for read in inputs):  # it is the same for every sample
+            inputs = ()
+            self.constant.add(name)
         first = next((self.values[i.name] for i in node.all_input_nodes if i in self.owner), None)
         shape = shape_of(self.values[last.name])
         weight: Tensor | None = module.weight if weighted else None  # type: ignore[union-attr]

@@ -182,7 +182,7 @@ def _compared(
         if one.shape != other.shape:
             return "its channels are the network's output", set()
         one, other = one.double(), other.double()
-        if not torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max())):
+        if not torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.float().abs().max())):
             return "its channels mean something by their place", set()
     return None, {name for name, value in values.items() if _size(value) != _size(after[name])}
 

@@ -19,6 +19,7 @@ from onnxscript import FLOAT, INT8, UINT8, ir, optimizer, rewriter
 from onnxscript import opset21 as op
 
 from edgesdk.compress.integers import TensorSpec
+from edgesdk.compress.modularize import aten
 from edgesdk.compress.network import Batch, Network, rebatch, tensors
 from edgesdk.compress.quantize import frozen, specification
 from edgesdk.errors import FidelityError, ModelError
@@ -36,7 +37,7 @@ def converted(network: Network, x: Batch) -> ModelProto:
     point or width in the file is not the specification's.
     """
     specs = specification(network)
-    model = _exported(frozen(network), x)
+    model = _exported(_with_heads(frozen(network)), x)
     _name_nodes(model)
     _pool_means(model)
     _spell_out_wraps(model)
@@ -60,6 +61,23 @@ def serialized(model: ModelProto) -> bytes:
     small.CopyFrom(model)
     del small.graph.value_info[:]
     return small.SerializeToString()
+
+
+def _with_heads(network: Network) -> Network:
+    """``network``, its attentions over (batch, tokens, width) as ones of a single head: the exporter knows no other."""
+    graph, unsqueeze, squeeze = network.module.graph, aten.unsqueeze.default, aten.squeeze.dim
+    rank = {network.sites[layer.name].output: len(layer.shape) + 1 for layer in network.graph.layers}
+    for node in list(graph.nodes):
+        if node.target is not aten.scaled_dot_product_attention.default or rank.get(node.name) != 3:
+            continue
+        for read in [n for n in node.all_input_nodes if rank.get(n.name, 3) == 3]:
+            with graph.inserting_before(node):
+                node.replace_input_with(read, graph.call_function(unsqueeze, (read, 1)))
+        with graph.inserting_after(node):
+            back = graph.call_function(squeeze, (node, 1))
+        node.replace_all_uses_with(back, lambda user, back=back: user is not back)
+    network.module.recompile()
+    return network
 
 
 def _exported(network: Network, x: Batch) -> ModelProto:

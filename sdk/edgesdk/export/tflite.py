@@ -141,7 +141,7 @@ class Lowering:
             elif node.op == "Cast" and node.inputs[0] in self.bits:
                 self.arrays[node.outputs[0]] = self.arrays[node.inputs[0]].astype(np.int8)
                 self.bits[node.outputs[0]] = 4
-            elif node.op == "DequantizeLinear":
+            elif node.op == "DequantizeLinear" and not self._is_an_activation(node):
                 self.weights[node.outputs[0]] = self._weight(node)
             elif node.op == "Transpose" and node.inputs[0] in self.weights:
                 weight = self.weights[node.inputs[0]]
@@ -155,6 +155,11 @@ class Lowering:
                 if node.op == "Cast" and self.arrays[node.inputs[0]].dtype == np.float16:
                     self.halves.add(node.outputs[0])
         self.nodes = kept
+
+    def _is_an_activation(self, node: Node) -> bool:
+        """Whether the constant that ``node`` dequantizes was on a grid of activations, being learnt in place of one."""
+        zero = self.arrays[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros((), np.int8)
+        return zero.size == 1 and (zero.dtype == np.uint8 or bool(zero.any()))
 
     def _weight(self, node: Node) -> Weight:
         integers, scale = self.arrays[node.inputs[0]], self.arrays[node.inputs[1]].astype(np.float32)

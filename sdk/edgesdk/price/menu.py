@@ -48,7 +48,7 @@ def options(layer: Layer, weight_bits: Iterable[int] = (8,), offer: Iterable[str
 
 def _can_be_integer(layer: Layer, offered: Mapping[str, tuple[Option, ...]]) -> bool:
     """Whether its output can be on an integer grid: only for such tensors is a change of precision priced."""
-    return bool(layer.shape) and (
+    return bool(layer.shape and layer.inputs) and (
         layer.kind != OTHER or any(option.precision == INT8 for option in offered[layer.name])
     )
 

@@ -90,7 +90,8 @@ def precisions(layer: Layer, form: Form | None = None) -> tuple[str, ...]:
     """The precisions in which an operator of this kind can run: float always, integer where runtimes have a kernel."""
     if form is not None and form.method in CHEAPER:
         return FP32, INT8
-    return (FP32,) if layer.kind == "other" or layer.fixed and layer.kind not in (CONV, LINEAR) else (FP32, INT8)
+    whole = bool(layer.inputs) and layer.kind != "other" and (layer.kind in (CONV, LINEAR) or not layer.fixed)
+    return (FP32, INT8) if whole else (FP32,)
 
 
 def channels(layer: Layer, graph: Graph, reads: int | None, writes: int | None) -> tuple[int, int]:

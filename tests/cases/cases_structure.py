@@ -1,0 +1,227 @@
+"""Layers that run several times or look alike, names that collide, integers between layers, rare operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from cases_harness import Case, floats, ids
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def pairs(*shape: int) -> Callable[[int], tuple[Tensor, Tensor]]:
+    return lambda count: (torch.randn(count, *shape), torch.randn(count, *shape))
+
+
+class Siamese(nn.Module):
+    """One encoder, with its BatchNorms, in two branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e = nn.Sequential(
+            nn.Conv2d(1, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        )  # fmt: skip
+        self.h = nn.Linear(32, 3)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.h(torch.cat([self.e(a).mean((2, 3)), self.e(b).mean((2, 3))], 1))
+
+
+class Again(nn.Module):
+    """A convolution at three sizes, a linear layer twice, a norm behind two layers, one ReLU for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c, self.n, self.relu = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.ReLU()
+        self.u, self.h = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.n(self.a(x)))
+        y = self.relu(self.n(self.c(x)))
+        z = self.relu(self.c(F.max_pool2d(y, 2)))
+        w = self.relu(self.c(F.max_pool2d(z, 2)))
+        v = self.relu(self.u(w.mean((2, 3)) + z.mean((2, 3))))
+        return self.h(self.relu(self.u(v) + v))
+
+
+class Tied(nn.Module):
+    """Words in and words out by one matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.u, self.o = nn.Embedding(30, 16), nn.Linear(16, 16), nn.Linear(16, 30, bias=False)
+        self.o.weight = self.e.weight
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.o(self.u(self.e(words)).relu())
+
+
+class Twins(nn.Module):
+    """Layers with equal weights, one after the other and side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c, self.d = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.l, self.h = nn.ModuleList(nn.Linear(8, 8) for _ in range(3)), nn.Linear(8, 4)
+        self.d.load_state_dict(self.c.state_dict())
+        with torch.no_grad():
+            for part in self.l:
+                part.weight.copy_(torch.eye(8))
+                part.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        x = (x + self.c(x)).relu()
+        x = (x + self.d(x)).relu() + self.c(self.d(x))
+        x = x.mean((2, 3))
+        for part in self.l:
+            x = x + part(x).relu()
+        return self.h(x)
+
+
+class Names(nn.Module):
+    """Layers and parameters called as inputs, outputs, operators and parts of graphs are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in (
+            "x",
+            "output",
+            "relu",
+            "linear",
+            "add",
+            "graph",
+            "meta",
+            "code",
+            "quantizer_x",
+            "node_linear",
+            "a_b",
+        ):
+            self.add_module(name, nn.Linear(8, 8))
+        self.a = nn.ModuleDict({"b": nn.Linear(8, 8), "weight": nn.Linear(8, 8)})
+        self.input = nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.output(self.x(x + self.input).relu() + input).relu()
+        for part in (self.relu, self.linear, self.add, self.graph, self.meta, self.code, self.quantizer_x):
+            y = y + part(y).relu()
+        return self.node_linear(self.a_b(y).relu()), self.a["weight"](self.a["b"](y).relu())
+
+
+class Whole(nn.Module):
+    """Whole numbers through operators, into tables; numbers and bools out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.p, self.u, self.h = nn.Embedding(30, 16), nn.Embedding(20, 16), nn.Linear(22, 32), nn.Linear(32, 4)
+
+    def forward(self, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        known = (words != 0).long()
+        words = ((words * 3 + 1) % 30).clamp(0, 29)
+        words = torch.where(words > 10, words, words + 2).relu()
+        x = self.e(words) + self.p(known.cumsum(1) * known) + self.p(torch.arange(words.shape[1]))
+        x = torch.cat([x, F.one_hot(words.clamp(0, 5), 6).float()], 2)
+        y = self.h(self.u(x).relu().mean(1))
+        return y, y.argmax(1), y > 0
+
+
+class Tokens(nn.Module):
+    """A residual MLP over tokens, with tables that have no batch, and a BatchNorm behind the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.u, self.d = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 32), nn.Linear(32, 16)
+        self.p, self.q, self.c = (nn.Parameter(torch.randn(*s)) for s in ((16, 16), (16,), (1, 1, 16)))
+        self.n, self.h = nn.BatchNorm1d(16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.e(x).flatten(2).transpose(1, 2) + self.p
+        x = torch.cat([self.c.expand(x.shape[0], -1, -1), x], 1)
+        x = (x + self.d(self.u(x).relu() + 0.5)).relu() + self.q
+        return self.h(self.n(x.mean(1)))
+
+
+class Attentive(nn.Module):
+    """Attention with a mask made of the input, filled scores, and learnt queries without heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.qkv, self.o, self.h = nn.Embedding(30, 16), nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.learnt, self.q = nn.Parameter(torch.randn(3, 16)), nn.Linear(16, 16)
+
+    def forward(self, words: Tensor) -> Tensor:
+        x, seen = self.e(words), (words > 4)[:, None, None, :]
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        x = x + self.o(F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).reshape(n, t, c))
+        scores = (q @ k.transpose(-1, -2) * 8**-0.5).masked_fill(~seen, -1e4).softmax(-1)
+        x = x + self.o((scores @ v).transpose(1, 2).reshape(n, t, c))
+        return self.h(F.scaled_dot_product_attention(self.q(self.learnt.expand(n, -1, -1)), x, x).mean(1))
+
+
+class Upscaling(nn.Module):
+    """Pixels to channels and back, three times as large, beside bicubic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 16, 3, padding=1), nn.Conv2d(16, 36, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.pixel_shuffle(F.pixel_shuffle(self.b(self.a(F.pixel_unshuffle(x, 2)).relu()), 3), 2)
+        return y + F.interpolate(x, scale_factor=3, mode="bicubic", align_corners=False)
+
+
+class Rare(nn.Module):
+    """Between two convolutions what is there to be: each of ``parts`` in a row."""
+
+    def __init__(self, *parts: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.h = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 4)
+        self.parts = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
+        self.functions = parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        for part in self.functions:
+            x = part(x)
+        return self.h(self.b(x).relu().mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    """Convolutions over time, then a recurrent layer with most of the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.r, self.h = nn.Conv1d(6, 16, 3), nn.GRU(16, 32, batch_first=True), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.h(self.r(self.a(x).relu().transpose(1, 2))[0][:, -1])
+
+
+RARE: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
+    "norms": (nn.GroupNorm(4, 8), nn.InstanceNorm2d(8, affine=True), nn.GroupNorm(1, 8, affine=False)),
+    "functions": (nn.Mish(), nn.Softplus(), nn.SELU(), nn.CELU(0.5), nn.ELU(0.7), torch.erf, torch.round),
+    "lengths": (lambda x: F.normalize(x, dim=1), lambda x: x + F.normalize(x, p=1, dim=(2, 3)), torch.tril),
+    "sizes": (
+        nn.Upsample(size=(15, 17), mode="bicubic", align_corners=True),
+        nn.Upsample(size=(21, 20), mode="nearest-exact"),
+        nn.AdaptiveAvgPool2d(6), nn.AdaptiveAvgPool2d(4),
+    ),
+    "borders": (nn.CircularPad2d(2), nn.ReplicationPad2d((1, 2, 0, 1)), lambda x: torch.roll(x, (1, 2), (2, 3))),
+}  # fmt: skip
+
+CASES = (
+    Case("structure: one encoder twice", Siamese, pairs(1, 16, 16)),
+    Case("structure: layers again", Again, floats(3, 18, 18)),
+    Case("structure: tied tables", Tied, ids(8, 30)),
+    Case("structure: equal weights", Twins, floats(3, 10, 10)),
+    Case("structure: names", Names, pairs(8)),
+    Case("structure: whole numbers", Whole, ids(10, 30), ("dense",)),
+    Case("structure: tokens", Tokens, floats(3, 32, 32)),
+    Case("structure: attention", Attentive, ids(10, 30)),
+    Case("structure: upscaling", Upscaling, floats(1, 16, 16)),
+    Case("structure: recurrent", Recurrent, floats(6, 20)),
+    *(Case(f"structure: {name}", lambda parts=parts: Rare(*parts), floats(3, 12, 12)) for name, parts in RARE.items()),
+)
