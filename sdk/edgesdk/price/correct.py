@@ -113,4 +113,4 @@ def _regression(
             column = left[:, index]
             rest = right - left @ found + column * found[index]
             found[index] = np.clip(column @ rest / (column @ column), low[index], high[index])
-    return [float(value) for value in found * scale]
+    return [min(max(float(value), least), most) for value, (least, most) in zip(found * scale, limits, strict=True)]
