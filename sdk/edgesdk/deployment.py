@@ -27,9 +27,8 @@ from edgesdk.estimation import deployable
 from edgesdk.forecast import Forecast
 from edgesdk.inputs import Inputs, read_inputs
 from edgesdk.installation import check_key, put
-from edgesdk.loop import chosen, eased, fastest, nowhere, within
+from edgesdk.loop import chosen, eased, fastest, nowhere, plan_within, within
 from edgesdk.plan import FP32, Plan
-from edgesdk.planning import planned
 from edgesdk.price.profile import profile
 from edgesdk.remote.agent import AgentProcess
 from edgesdk.remote.bench import Bench
@@ -71,11 +70,12 @@ def search(
     asked = _Asked(target, runtime, threads, tuple(precisions), tuple(offer), _device(device), force)
     with _studied(given, asked, budget, tell, again=False) as (known, goal, *_):
         tell("searching", None)
+        bounded = budget is not None and bool(budget.bounds)
         plans: list[Plan] = []
         errors: dict[str, BudgetError] = {}
         for one in known:
             try:
-                plans.append(planned(one, goal, target).plan)
+                plans.append(plan_within(one, goal, target, bounded))
             except BudgetError as error:
                 errors[one.runtime] = error
         if not plans:

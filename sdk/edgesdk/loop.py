@@ -10,6 +10,7 @@ from edgesdk.artefact import Artefact
 from edgesdk.budget import Budget, show
 from edgesdk.candidates import Attempt, attempt, figures, keeping, refusal, standing
 from edgesdk.errors import BudgetError
+from edgesdk.plan import Plan
 from edgesdk.planning import EVEN, FIRST, MARGIN, Tight, as_planned, planned, tightest
 from edgesdk.remarks import remarks
 from edgesdk.result import Result
@@ -190,6 +191,25 @@ def _tighter(tight: Tight, goal: Budget, found: Sequence[Attempt]) -> Tight:
     missed = {name for one in found for name in goal.misses(one.cost)} | {"latency_ms"}
     steps = {name: MARGIN / 2 if name == "latency_ms" else MARGIN for name in missed}
     return {**tight, **{name: tight.get(name, 1.0) - step for name, step in steps.items()}}
+
+
+def plan_within(known: Study, goal: Budget, target: str, given: bool) -> Plan:
+    """The best plan at today's prices; where these know of none within ``goal``, what comes nearest is carried out.
+
+    Raises ``BudgetError`` where that does not keep it either, unless nobody gave it: then the nearest is taken.
+    """
+    at = known.menu()
+    try:
+        return planned(known, goal, target).plan
+    except Unreachable as error:
+        nearest = [as_planned(known, at, one, target) for one in error.nearest.values()]
+        tried = standing(known, goal, target)
+        tried += tuple(attempt(known, one, goal, "tightest") for one in nearest)
+        if kept := keeping(tried, goal):
+            return min(kept, key=lambda one: one.loss).plan
+        if given:
+            raise refusal(tried, goal, error) from None
+        return min(tried, key=lambda one: max(goal.misses(one.cost).values())).plan
 
 
 def within(choice: Chosen, goal: Budget, target: str, training: Training) -> Result:

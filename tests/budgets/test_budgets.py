@@ -9,6 +9,7 @@ import pytest
 from conftest import BOARD, Studied
 from families import FAMILIES
 
+from edgesdk.allowance import Allowance
 from edgesdk.budget import Budget, Cost
 from edgesdk.compress.apply import compressed
 from edgesdk.errors import BudgetError
@@ -53,7 +54,7 @@ def goal(known: Study, kind: str) -> Budget:
 
 
 def deployed(known: Study, wanted: Budget) -> Result:
-    training = Training(known, 0, 0, lambda stage, share: None)
+    training = Training(known, Allowance(0), 0, lambda stage, share: None)
     search = within if wanted.bounds else fastest
     return search(Chosen(known), wanted, BOARD, training)
 

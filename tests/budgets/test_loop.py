@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from conftest import BOARD, Studied
 
+from edgesdk.allowance import Allowance
 from edgesdk.artefact import Artefact
 from edgesdk.budget import Budget
 from edgesdk.errors import BudgetError
 from edgesdk.forecast import Forecast
-from edgesdk.loop import ROUNDS, Chosen, eased, fastest, within
+from edgesdk.loop import ROUNDS, Chosen, eased, fastest, plan_within, within
 from edgesdk.pairing import Ratio
 from edgesdk.report import DENSE, Prediction
 from edgesdk.result import Result
@@ -64,7 +65,7 @@ def no_faster_than(least_ms: float) -> Script:
 
 
 def deployed(known: Study, goal: Budget, search: Callable[..., Result] = within) -> Result:
-    return search(Chosen(known), goal, BOARD, Training(known, 0, 0, lambda stage, share: None))
+    return search(Chosen(known), goal, BOARD, Training(known, Allowance(0), 0, lambda stage, share: None))
 
 
 def dense_ms(known: Study) -> float:
@@ -199,3 +200,13 @@ def test_what_keeps_a_budget_from_being_used_is_named(studied: Studied) -> None:
     result = deployed(known, Budget(latency_ms=(0.5 + 0.5 * share) * dense_ms(known)))
     used = result.deployed.latency_ms() / ((0.5 + 0.5 * share) * dense_ms(known))
     assert used >= 0.95 or "of the latency that is allowed is used" in notes(result)
+
+
+def test_a_plan_alone_is_refused_only_for_what_was_built(studied: Studied) -> None:
+    known = studied("mlp")
+    asked = Budget(latency_ms=0.01 * dense_ms(known))
+    with pytest.raises(BudgetError, match="the tightest that was built") as refused:
+        plan_within(known, asked, BOARD, given=True)
+    assert refused.value.built is not None and refused.value.built["latency_ms"] == refused.value.tightest
+    nearest = plan_within(studied("mlp"), asked, BOARD, given=False)
+    assert nearest.predicted.latency_ms < dense_ms(known)
