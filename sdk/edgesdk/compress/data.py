@@ -217,7 +217,7 @@ def _parts(source: Any, batch_size: int, seed: int) -> tuple[Any, list[str]]:
     shares = [min(0.5, held / len(source))] + ([] if judging is not None else [TEST_SHARE])
     calibration, *rest = split(source, shares, seed)
     test = judging if judging is not None else rest[0]
-    train: Subset[Any] = Subset(source, [*list(calibration.indices)[:CALIBRATION], *rest[-1].indices])
+    train: Subset[Any] = Subset(calibration.dataset, [*list(calibration.indices)[:CALIBRATION], *rest[-1].indices])
     aside = f"no test data was given: {len(test)} samples were set aside to judge the result"
     notes = [] if judging is not None else [aside]
     if not len(rest[-1]):
