@@ -425,7 +425,7 @@ class Drawn(nn.Module):
 KINDS = ("conv", "add", "cat", "half", "shuffled", "grouped", "depthwise")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10)
 @given(
     steps=st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 3), st.integers(0, 7)), min_size=2, max_size=7),
     seed=st.integers(0, 99),
