@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from edgesdk.budget import Budget
@@ -16,7 +15,7 @@ from edgesdk.compress.data import Data, check, load_data
 from edgesdk.compress.judging import settled
 from edgesdk.compress.load import load_weighted
 from edgesdk.compress.metrics import TOP_1, Metric, is_named, read_metric
-from edgesdk.compress.network import Batch, tensors
+from edgesdk.compress.network import Batch, answer
 from edgesdk.compress.parametrize import copied
 from edgesdk.compress.preprocessing import Preprocessing, read_preprocessing
 from edgesdk.compress.sanity import causes, judged_dense
@@ -70,8 +69,7 @@ class Inputs:
 
     def run(self, x: Batch) -> Any:
         """What the user's own module answers to a batch."""
-        with torch.no_grad():
-            return self.model(**x) if isinstance(x, dict) else self.model(*tensors(x))
+        return answer(self.model, x)
 
     def warned(self) -> Inputs:
         """The same, once what a user should know of the inputs was warned of; readers of a report find it there."""

@@ -250,6 +250,13 @@ class Tokenwise(nn.Module):
         return self.head((self.up(x).relu_() * mask[..., None]).mean(1))
 
 
+class Normalizing(Around):
+    """Writes into what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.sub_(0.5).div_(2.0))
+
+
 CASES = (
     Case("plain", lambda: Around(nn.ReLU()), floats(3, 12, 12)),
     *(Case(f"writes: {n}", lambda f=f: Around(f), floats(3, 12, 12), ("dense",)) for n, f in WRITES.items()),
@@ -258,5 +265,6 @@ CASES = (
     Case("views: flattened", Flattened, floats(3, 12, 12)),
     Case("views: transposed", Transposed, floats(3, 12, 12)),
     *(Case(f"returns: {n}", lambda f=f: Returning(f), floats(3, 12, 12), ("dense",)) for n, f in RETURNS.items()),
+    Case("writes: its input", lambda: Normalizing(nn.ReLU()), floats(3, 12, 12), ("dense",)),
     Case("writes: tokens", Tokenwise, ids(10, 30)),
 )

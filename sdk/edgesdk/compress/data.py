@@ -16,7 +16,7 @@ from edgesdk.compress.batches import Given, Shuffled, check_classes, checked_lab
 from edgesdk.compress.blame import blamed
 from edgesdk.compress.datasets import is_dataset, loader, split
 from edgesdk.compress.load import load_callable
-from edgesdk.compress.network import Batch, rebatch, tensors
+from edgesdk.compress.network import Batch, answer, rebatch, tensors
 from edgesdk.compress.preprocessing import Preprocessing
 from edgesdk.compress.returned import make_known
 from edgesdk.compress.sources import Samples, from_arrays, from_folder, from_npz
@@ -287,8 +287,7 @@ def run_two(model: nn.Module, x: Batch) -> Any:
     x = rebatch(x, lambda t: t[:2])
     model.eval()
     try:
-        with torch.no_grad():
-            outputs = model(**x) if isinstance(x, dict) else model(*tensors(x))
+        outputs = answer(model, x)
     except Exception as error:
         raise blamed(model, x, error) from error
     make_known(outputs)

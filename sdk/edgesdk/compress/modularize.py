@@ -34,7 +34,7 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
     What is traced is a copy in evaluation mode, its parametrizations folded, its writes functionalized. Raises
     ``ModelError`` naming what cannot be traced.
     """
-    two = rebatch(x, lambda t: torch.cat([t[:1], t[:1]]) if free_batch else t)
+    two = rebatch(x, lambda t: torch.cat([t[:1], t[:1]]) if free_batch else t.clone())
     args = tuple(tensors(two)) if not isinstance(two, dict) else ()
     kwargs = two if isinstance(two, dict) else {}
     free: Any = tuple({0: Dim.DYNAMIC} for _ in args) if args else {name: {0: Dim.DYNAMIC} for name in kwargs}

@@ -30,6 +30,13 @@ def rebatch(x: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     return {k: change(v) for k, v in x.items()} if isinstance(x, Mapping) else tuple(change(v) for v in x)
 
 
+def answer(model: nn.Module, x: Batch) -> Any:
+    """What the user's module answers to a batch, called as a user does; it may write into its own copy of ``x``."""
+    x = rebatch(x, torch.clone)
+    with torch.no_grad():
+        return model(**x) if isinstance(x, Mapping) else model(*tensors(x))
+
+
 @dataclass(frozen=True)
 class Structure:
     """In what a model returns its tensors: ``spec`` with a leaf for each, and ``constants`` in the places of others."""

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from edgesdk.compress.layers import run
-from edgesdk.compress.network import Batch, Network, rebatch, tensors
+from edgesdk.compress.network import Batch, Network, answer, rebatch, tensors
 from edgesdk.compress.parametrize import copied
 from edgesdk.errors import ModelError
 
@@ -43,9 +43,7 @@ class Reference:
 
     def answer(self, x: Batch) -> Any:
         """As a call, but drawing random numbers, if the module does."""
-        x = rebatch(x, torch.clone)
-        with torch.no_grad():
-            return self.module(**x) if isinstance(x, Mapping) else self.module(*tensors(x))
+        return answer(self.module, x)
 
 
 @contextmanager

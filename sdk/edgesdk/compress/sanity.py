@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgesdk.compress.batches import classes_of
 from edgesdk.compress.data import Batches, Data
 from edgesdk.compress.metrics import MSE, MULTI_LABEL, are_probabilities, is_named
-from edgesdk.compress.network import Batch, rebatch, tensors
+from edgesdk.compress.network import Batch, answer, rebatch, tensors
 from edgesdk.compress.preprocessing import Preprocessing
 from edgesdk.compress.targets import IGNORED, class_axis, class_numbers
 from edgesdk.compress.task import Task, output_tensors
@@ -57,8 +57,7 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
     """
 
     def run(x: Batch) -> Any:
-        with torch.no_grad():
-            return model(**x) if isinstance(x, dict) else model(*tensors(x))
+        return answer(model, x)
 
     model.eval()
     first = rebatch(data.test[0][0], lambda t: t[:2])
