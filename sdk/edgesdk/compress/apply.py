@@ -15,7 +15,7 @@ from edgesdk.compress.heads import cut_heads
 from edgesdk.compress.kept import kept_channels
 from edgesdk.compress.layers import described
 from edgesdk.compress.modularize import is_relu
-from edgesdk.compress.network import Batch, Network
+from edgesdk.compress.network import Batch, Network, call_of
 from edgesdk.errors import BundleError
 from edgesdk.graph import Graph
 from edgesdk.plan import Form, Option, Plan
@@ -129,7 +129,7 @@ def _split(module: fx.GraphModule, path: str, form: Form) -> list[str]:
     layer = module.get_submodule(path)
     parts = factorized(layer, form).eval()
     module.set_submodule(path, parts)
-    node = next(n for n in module.graph.nodes if n.target == path)
+    node = call_of(module, path)
     names = [f"{path}.{index}" for index in range(len(parts))]
     with module.graph.inserting_before(node):
         value = node.args[0]

@@ -121,7 +121,8 @@ class Network:
             if layer.reads != group or layer.depthwise:
                 continue
             node = self.node(layer.name)
-            call = next((n for n in self.module.graph.nodes if n.target == self.sites[layer.name].module), node)
+            path = self.sites[layer.name].module
+            call = node if path is None else call_of(self.module, path)
             if layer.kind in WEIGHTED or call.name in mixing and layer.macs:  # a recurrent layer, a transposed one
                 place = self.along(call.all_input_nodes[0], group)
                 if place is not None:
@@ -133,6 +134,11 @@ class Network:
         if self.graph.group_by_name[group].heads:
             return -1, torch.arange(self.graph.group_by_name[group].size)
         return None if self.channels is None else self.channels.along(node.name, group)
+
+
+def call_of(module: fx.GraphModule, path: str) -> fx.Node:
+    """The first node that calls the submodule ``path``; an input may be called as it is."""
+    return next(n for n in module.graph.nodes if n.op == "call_module" and n.target == path)
 
 
 class Edited(fx.Interpreter):

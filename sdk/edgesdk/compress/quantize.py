@@ -20,7 +20,7 @@ from edgesdk.compress.integers import (
     IntegerLayer,
     TensorSpec,
 )
-from edgesdk.compress.network import Batch, Network, Site, tensors
+from edgesdk.compress.network import Batch, Network, Site, call_of, tensors
 from edgesdk.errors import UsageError
 from edgesdk.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, POOL, WEIGHTED
 from edgesdk.plan import INT8, Option
@@ -59,7 +59,7 @@ def fold(network: Network) -> Network:
             norm = module.get_submodule(site.norm)
             fuse = nn.utils.fuse_linear_bn_eval if isinstance(part, nn.Linear) else nn.utils.fuse_conv_bn_eval
             part = fuse(part, norm)  # type: ignore[type-var]
-            node = next(n for n in module.graph.nodes if n.target == site.norm)
+            node = call_of(module, site.norm)
             before = node.args[0]
             node.replace_all_uses_with(before)
             module.graph.erase_node(node)
@@ -162,7 +162,7 @@ def _first(network: Network, layer: str) -> fx.Node:
     """The node with which ``layer`` starts: the one that reads its inputs."""
     site = network.sites[layer]
     if site.module is not None:
-        return next(n for n in network.module.graph.nodes if n.target == site.module)
+        return call_of(network.module, site.module)
     node = network.node(layer)
     if network.graph.by_name[layer].kind == ADD and network.graph.by_name[layer].activation:
         return node.all_input_nodes[0]
