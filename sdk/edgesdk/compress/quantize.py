@@ -60,7 +60,7 @@ def fold(network: Network) -> Network:
             fuse = nn.utils.fuse_linear_bn_eval if isinstance(part, nn.Linear) else nn.utils.fuse_conv_bn_eval
             part = fuse(part, norm)  # type: ignore[type-var]
             node = call_of(module, site.norm)
-            before = node.args[0]
+            before = node.all_input_nodes[0]
             node.replace_all_uses_with(before)
             module.graph.erase_node(node)
             output = before.name if site.output == node.name else site.output
