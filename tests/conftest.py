@@ -27,7 +27,7 @@ import pytest
 from hypothesis import settings
 
 ORDER = ("null", "agent")
-SHARED = ("board", "e2e", "emulated")  # folders whose tests share what is dear to make
+SHARED = ("board", "cli", "e2e", "emulated")  # folders whose tests share what is dear to make
 WORKERS = 2
 HERE = Path(__file__).parent
 NEEDS = ("a real board", "a GPU", "an older Python")  # what a test may miss where none may be skipped
