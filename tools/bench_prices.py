@@ -99,7 +99,7 @@ def main() -> None:
     print(f"beside references:      {percentiles(of_ratios.ravel())}")
     print(f"where both are sure:    {percentiles(of_ratios[both < SURE * math.sqrt(2)])}  "
           f"({100 * (both < SURE * math.sqrt(2)).mean():.0f} % of them)")  # fmt: skip
-    print(f"within two standard errors: {100 * (abs(of_ratios) < 2 * both).mean():.0f} %")
+    print(f"within two standard errors: {100 * (np.abs(of_ratios) < 2 * both).mean():.0f} %")
 
 
 if __name__ == "__main__":
