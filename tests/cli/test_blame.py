@@ -35,6 +35,14 @@ class Squeezed(Base):
     def forward(self, x):
         return super().forward(x[0].reshape(1, 3, 8, 8) + x.reshape(3, 8, 8)[None])
 
+class Remembering(Base):  # keeps a state from call to call
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("state", torch.zeros(1, 4))
+    def forward(self, x):
+        self.state = self.state * 0.5 + super().forward(x)
+        return self.state
+
 class TwoInputs(Base):
     def forward(self, x, other):
         return super().forward(x) + other
@@ -86,8 +94,8 @@ def compiled(): return torch.compile(Base())
 def parallel(): return nn.DataParallel(Base())
 """
 FACES = (
-    "FixedBatch", "OneAtATime", "Squeezed", "TwoInputs", "Misspelt", "Unwell", "Gpu", "Half", "Gray", "Large", "Args",
-    "script", "quantized", "meta", "missing_file",
+    "FixedBatch", "OneAtATime", "Squeezed", "Remembering", "TwoInputs", "Misspelt", "Unwell", "Gpu", "Half",
+    "Gray", "Large", "Args", "script", "quantized", "meta", "missing_file",
 )  # fmt: skip
 
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 STEPS = (
-    "tracing", "pricing operators", "sensing accuracy", "measuring the dense model", "searching", "fitting weights",
-    "trying finalists", "recovering", "exporting and measuring",
+    "judging the dense model", "tracing", "pricing operators", "sensing accuracy", "measuring the dense model",
+    "searching", "fitting weights", "trying finalists", "recovering", "exporting and measuring",
 )  # fmt: skip
-"""How the stages of a deployment begin, in order; the first five are those of a search."""
+"""How the stages of a deployment begin, in order; the first six are those of a search."""
 
 
 def deployment(command: Callable[..., None]) -> Callable[..., None]:
@@ -144,7 +144,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
     options["budget"] = _budget(options)
     _known(options)
     out = free(options.pop("out") or Path("plan.json"), force)
-    with telling(STEPS[:5]) as tell:
+    with telling(STEPS[:6]) as tell:
         tell("starting", None)
         from edgesdk.deployment import search as run
 

@@ -6,7 +6,9 @@ import contextlib
 import inspect
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,6 +45,17 @@ def blamed(model: nn.Module, x: Batch, error: Exception) -> EdgeSdkError:
     shown = " and ".join(f"{str(t.dtype).removeprefix('torch.')} of shape {_shape(t)}" for t in tensors(x))
     fact = f"the data, {shown}, does not fit the model, which says {said(error)}{place}"
     return DataError(fact, f"give x in the shape and dtype that the model takes{_layout(model, x)}")
+
+
+def checked_answer(run: Callable[[Batch], Any], x: Batch) -> Any:
+    """What ``run`` answers to ``x``. Raises ``ModelError`` where it fails, two samples having passed before."""
+    try:
+        return run(x)
+    except Exception as error:
+        count = len(tensors(x)[0])
+        fact = f"the model ran on two samples and fails on the next {count} ({said(error)}{_place(error)})"
+        remedy = "let forward() take any batch size, and keep nothing of one call for the next"
+        raise ModelError(fact, remedy) from error
 
 
 def _missing(model: nn.Module, x: Batch) -> EdgeSdkError | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.compress.batches import classes_of
+from edgesdk.compress.blame import checked_answer
 from edgesdk.compress.data import Batches, Data
 from edgesdk.compress.metrics import MSE, MULTI_LABEL, are_probabilities, is_named
 from edgesdk.compress.network import Batch, answer, rebatch, tensors
@@ -63,7 +64,7 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
     first = rebatch(data.test[0][0], lambda t: t[:2])
     each = sum(t.numel() for t in output_tensors(run(first))) / len(tensors(first)[0])
     batches = _picked(data, min(MOST, max(1, int(ELEMENTS / max(1, each)))))
-    answers = [run(x) for x, _ in batches]
+    answers = [checked_answer(run, x) for x, _ in batches]
     count = sum(len(tensors(x)[0]) for x, _ in batches)
     remedy = f"{causes(weights)}, or --force"
     wrong = _broken(answers, task, [x for x, _ in batches])
