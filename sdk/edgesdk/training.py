@@ -166,12 +166,12 @@ class Training:
         done: list[float] = []
         units = halving_units(len(candidates))
 
-        def score(candidate: Candidate, share: float) -> float:
+        def tried(candidate: Candidate, share: float) -> float:
             best = f", best so far {max(done):.2f}" if done else ""
             done.append(self.short(candidate, share, units, f"{len(done) + 1} of {len(candidates)} or more{best}"))
             return done[-1]
 
-        rounds = halving(candidates, score, TIE)
+        rounds = halving(candidates, tried, TIE)
         for step, (took_part, scores) in enumerate(rounds, 1):
             for candidate, score in zip(took_part, scores, strict=True):
                 runtime = candidate.known.runtime
