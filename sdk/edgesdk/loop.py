@@ -366,7 +366,7 @@ def fastest(choice: Chosen, goal: Budget, target: str, training: Training) -> Re
         kept = [one for one in tried if one.drop is not None and one.drop <= goal.max_drop]
         best = kept[-1].candidate if kept else None
     share = 1.0 if best is None else best.report.latency_ms() / known.dense.latency_ms()
-    ways = [best] if best is not None else []
+    ways: list[Candidate | float] = [best] if best is not None else []
     while share < 1.0:
         share = min(1.0, share * 1.25)
         ways.append(share)
@@ -401,9 +401,9 @@ def _bisected(known: Study, goal: Budget, target: str, training: Training) -> tu
         except Unreachable:
             low = share
             continue
-        one = replace(one, drop=reference - training.short(one.candidate))
-        tried.append(one)
-        if one.drop <= goal.max_drop:
+        drop = reference - training.short(one.candidate)
+        tried.append(replace(one, drop=drop))
+        if drop <= goal.max_drop:
             high = share
         else:
             low = share
