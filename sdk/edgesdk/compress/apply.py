@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -132,7 +133,7 @@ def _split(module: fx.GraphModule, path: str, form: Form) -> list[str]:
     node = call_of(module, path)
     names = [f"{path}.{index}" for index in range(len(parts))]
     with module.graph.inserting_before(node):
-        value = node.args[0]
+        value: Any = node.args[0]
         for name in names:
             value = module.graph.call_module(name, (value,))
     node.replace_all_uses_with(value)
