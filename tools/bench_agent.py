@@ -29,10 +29,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgesdk.remote.agent import AgentProcess
-from edgesdk.remote.archive import agent_archive, build
-from edgesdk.remote.local import LocalDevice
-from edgesdk.remote.sent import OtherPython
+from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.archive import agent_archive, build
+from edgesdk.devices.local import LocalDevice
+from edgesdk.devices.sent import OtherPython
 from edgesdk_targets.agent import clock
 from edgesdk_targets.agent.runners import runner
 

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgesdk.artefact import Artefact
 from edgesdk.compress.quantize import integer
-from edgesdk.compress.trace import trace
+from edgesdk.core.artifact import Artefact
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.local import LocalDevice
 from edgesdk.example.data import example_data, example_model
 from edgesdk.export.formats import export
-from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
-from edgesdk.staging import Stages, stages
+from edgesdk.network.trace import trace
 from edgesdk.techniques.gating import Gated, kept, price
+from edgesdk.workflows.stages import Stages, stages
 from edgesdk_targets.bundle_run import opened
 
 EPOCHS, RATE = 2, 0.01

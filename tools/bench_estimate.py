@@ -21,21 +21,21 @@ import numpy as np
 import torch
 
 from boards import PAIRS, Observed, believed, chip, every, observe, works
-from edgesdk.artefact import Artefact
 from edgesdk.compress.quantize import calibrate, integer
-from edgesdk.compress.trace import trace
-from edgesdk.device import target as find_target
-from edgesdk.estimation import estimate, predicted, prepare
+from edgesdk.core.artifact import Artefact
+from edgesdk.core.plan import INT8, Option
+from edgesdk.core.target import target as find_target
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.estimate import estimate, predicted, prepare
+from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import export
-from edgesdk.plan import INT8, Option
+from edgesdk.network.trace import trace
 from edgesdk.price.menu import options
 from edgesdk.price.physics import BYTES, Kernels
 from edgesdk.price.posterior import Posterior, carried, unmeasured
 from edgesdk.price.profile import Predicted, profile
 from edgesdk.price.runtimes import prior
-from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
-from edgesdk.siblings import sibling
+from edgesdk.workflows.siblings import sibling
 from latency import Data, nasbench
 from networks.nasbench import INPUTS, network
 

@@ -25,20 +25,20 @@ from torch import Tensor, nn
 
 import peers
 import zoo
-from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
-from edgesdk.bundle import Bundle
-from edgesdk.compress.network import Network
+from edgesdk.bundle.bundle import Bundle
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.compress.trace import trace
+from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.core.plan import INT8, Option
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.local import LocalDevice
 from edgesdk.example.data import example_data, example_model
 from edgesdk.export.formats import save
 from edgesdk.export.onnx import converted
 from edgesdk.export.parity import open_file
-from edgesdk.plan import INT8, Option
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
+from edgesdk.pipeline.study import baseline
 from edgesdk.price.operators import precisions
-from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
-from edgesdk.study import baseline
 
 BEGIN, END = "<!-- made by tools/bench_formats.py -->", "<!-- end -->"
 RUNTIMES = ("onnxruntime", "openvino", "litert")

@@ -18,15 +18,15 @@ import torch
 
 import zoo
 from edgesdk.compress.quantize import calibrate, integer
-from edgesdk.compress.trace import trace
+from edgesdk.core.plan import INT8, Option
+from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import export
 from edgesdk.export.probes import probe
-from edgesdk.plan import INT8, Option
+from edgesdk.network.trace import trace
 from edgesdk.price.account import Account
 from edgesdk.price.memory import constants_of, peak_bytes
 from edgesdk.price.menu import options
 from edgesdk.price.operators import Operator
-from edgesdk.remote.local import LocalDevice
 
 SHAPES = {
     "resnet20": (3, 32, 32), "mobilenet_v2_small": (3, 32, 32), "ds_cnn": (1, 49, 10), "vit_small": (3, 32, 32),

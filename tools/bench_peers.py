@@ -33,12 +33,12 @@ import edgesdk
 import zoo
 from bench_search import Clock
 from cifar import Cifar
-from edgesdk.artefact import Artefact
-from edgesdk.compress.data import CALIBRATION, Data
-from edgesdk.compress.load import load_model
-from edgesdk.errors import BudgetError
-from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
+from edgesdk.core.artifact import Artefact
+from edgesdk.core.errors import BudgetError
+from edgesdk.data.data import CALIBRATION, Data
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.local import LocalDevice
+from edgesdk.network.load import load_model
 from peers import export, onnx_accuracy, ort_static_int8, recover, uniform_prune
 from training import Augmented, InOrder
 

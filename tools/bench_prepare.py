@@ -20,18 +20,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgesdk.budget import Cost
 from edgesdk.compress.apply import compressed, staying
-from edgesdk.compress.network import Network
-from edgesdk.compress.rebuild import ranked, rebuilt
-from edgesdk.compress.recover import restate_norms
-from edgesdk.compress.task import Task
-from edgesdk.compress.trace import trace
-from edgesdk.compress.weights import anew
+from edgesdk.compress.refit import ranked, rebuilt
+from edgesdk.core.budget import Cost
+from edgesdk.core.plan import LayerPlan, Option, Plan, Proof
+from edgesdk.data.task import Task
 from edgesdk.example.data import example_data, example_model
-from edgesdk.plan import LayerPlan, Option, Plan, Proof
-from edgesdk.preparation import ensemble, sparsify, transfer
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
+from edgesdk.network.weights import anew
 from edgesdk.techniques.importance import gamma
+from edgesdk.train.trainer import restate_norms
+from edgesdk.workflows.prepare import ensemble, sparsify, transfer
 
 NOTHING = 1e-9  # as the strength of a term
 SPARSE = {

@@ -19,12 +19,12 @@ import time
 
 import numpy as np
 
+from edgesdk.core.graph import ADD, CONV, LINEAR
+from edgesdk.core.plan import FP32, INT8
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.local import LocalDevice
 from edgesdk.export.probes import probe
-from edgesdk.graph import ADD, CONV, LINEAR
-from edgesdk.plan import FP32, INT8
 from edgesdk.price.operators import Operator, baseline
-from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
 from edgesdk_targets.agent.undisturbed import beyond
 
 BURN = "import time\nwhile True:\n end = time.time() + 0.2\n while time.time() < end: pass\n time.sleep(0.3)"

@@ -38,16 +38,16 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
     """One search in this process: seconds per stage, what was proved, predicted and measured."""
     import zoo
     from cifar import Cifar
-    from edgesdk.budget import Budget
-    from edgesdk.compress.data import load_data
-    from edgesdk.compress.load import load_model
-    from edgesdk.compress.task import Task
-    from edgesdk.plan import FP32, INT8
+    from edgesdk.core.budget import Budget
+    from edgesdk.core.plan import FP32, INT8
+    from edgesdk.data.data import load_data
+    from edgesdk.data.task import Task
+    from edgesdk.devices.bench import Bench
+    from edgesdk.devices.local import LocalDevice
+    from edgesdk.network.load import load_model
+    from edgesdk.pipeline.study import study
     from edgesdk.price.correct import fit
-    from edgesdk.remote.bench import Bench
-    from edgesdk.remote.local import LocalDevice
     from edgesdk.solve.milp import solve
-    from edgesdk.study import study
 
     clock = Clock()
     clock.tell("loading data", None)

@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from edgesdk.budget import Cost
-from edgesdk.menu import Menu
+from edgesdk.core.budget import Cost
+from edgesdk.core.menu import Menu
 from edgesdk.solve.milp import price, solve
 from edgesdk.solve.program import Program
 

@@ -27,13 +27,13 @@ from typing import Any
 
 import torch
 
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, fold, integer
-from edgesdk.compress.recover import Schedule, recovered
-from edgesdk.compress.recovery import Recovery, Term
 from edgesdk.compress.stored import stored
 from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
+from edgesdk.network.network import Network
+from edgesdk.train.recovery import Recovery, Term
+from edgesdk.train.trainer import Schedule, recovered
 from every import FORMS, TECHNIQUES, Every, storing
 from subjects import CRITERIA, SUBJECTS, Subject, whole
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgesdk.device import Chip, target
-from edgesdk.plan import INT8, Option
+from edgesdk.core.plan import INT8, Option
+from edgesdk.core.target import Chip, target
 from edgesdk.price.operators import of_network
 from edgesdk.price.physics import Kernels, Work, work
 from edgesdk.price.posterior import Z90, Posterior, Prior, calibration, fit

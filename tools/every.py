@@ -11,24 +11,24 @@ from pathlib import Path
 
 import torch
 
-from edgesdk.artefact import Artefact, format_of
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import integer, specification
-from edgesdk.compress.recover import Schedule, recovered
 from edgesdk.compress.stored import stored
-from edgesdk.errors import EdgeSdkError
+from edgesdk.core.artifact import Artefact, format_of
+from edgesdk.core.errors import EdgeSdkError
+from edgesdk.core.graph import WEIGHTED, Group
+from edgesdk.core.plan import FP32, Form, Option
+from edgesdk.core.report import Report
+from edgesdk.core.serialize import digest
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import save
 from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
-from edgesdk.graph import WEIGHTED, Group
-from edgesdk.plan import FP32, Form, Option
+from edgesdk.network.network import Network
+from edgesdk.pipeline.study import baseline
 from edgesdk.price.menu import options as offered
 from edgesdk.price.stored import fits
-from edgesdk.record import digest
-from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
-from edgesdk.report import Report
-from edgesdk.study import baseline
+from edgesdk.train.trainer import Schedule, recovered
 from subjects import CRITERIA, Subject, whole
 
 RUNTIMES = ("onnxruntime", "openvino", "litert")

@@ -17,7 +17,7 @@ import numpy as np
 
 import edgesdk_profiles
 from boards import OTHERS, PAIRS, Fitted, Observed, believed, chip, observe, works
-from edgesdk.plan import FP32, INT8
+from edgesdk.core.plan import FP32, INT8
 from edgesdk.price.physics import INDEX
 from edgesdk.price.posterior import Posterior, Prior, carried, unmeasured
 from edgesdk.price.profile import DERIVED, MEASURED, SCALED, Pair, Standing, load, save

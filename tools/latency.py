@@ -13,10 +13,10 @@ from statistics import median
 import torch
 from torch import nn
 
-from edgesdk.cache import cache_folder
-from edgesdk.frontend.torch_graph import read
-from edgesdk.graph import Graph
-from edgesdk.record import dumps, from_json, write
+from edgesdk.core.cache import cache_folder
+from edgesdk.core.graph import Graph
+from edgesdk.core.serialize import dumps, from_json, write
+from edgesdk.network.module_graph import read
 from networks import classic, detectors, mobile, yolo
 from networks.nasbench import INPUTS, network
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgesdk.errors import ModelError
+from edgesdk.core.errors import ModelError
 from training import Augmented, Loss, fit, sgd, smoothed
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported

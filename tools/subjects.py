@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 import zoo
 from cifar import Cifar
-from edgesdk.budget import Cost
 from edgesdk.compress.apply import compressed, staying
-from edgesdk.compress.load import load_model
-from edgesdk.compress.network import Network
-from edgesdk.compress.rebuild import irreplaceable, rebuilt
-from edgesdk.compress.sense import importance
-from edgesdk.compress.task import Task
-from edgesdk.compress.trace import trace
+from edgesdk.compress.refit import irreplaceable, rebuilt
+from edgesdk.compress.sensitivity import importance
+from edgesdk.core.budget import Cost
+from edgesdk.core.graph import WEIGHTED, Group
+from edgesdk.core.plan import INT8, LayerPlan, Option, Plan, Proof
+from edgesdk.data.task import Task
 from edgesdk.example.data import example_data, example_model
-from edgesdk.graph import WEIGHTED, Group
-from edgesdk.plan import INT8, LayerPlan, Option, Plan, Proof
+from edgesdk.network.load import load_model
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
 from edgesdk.techniques.importance import gamma, l1, l2, together
 
 CALIBRATION, TESTS = 256, 2000

@@ -10,21 +10,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgesdk.budget import Budget, Cost
-    from edgesdk.bundle import Bundle, verify
-    from edgesdk.calibration import calibrate
-    from edgesdk.compress.preprocessing import Preprocessing
-    from edgesdk.compress.recovery import Recovery, Teacher, Term
-    from edgesdk.conversion import Exported, export_plan
-    from edgesdk.deployment import deploy, search
-    from edgesdk.errors import EdgeSdkError
-    from edgesdk.estimation import Estimate, estimate, prepare
-    from edgesdk.installation import install, rollback
-    from edgesdk.measurement import benchmark, compare
-    from edgesdk.plan import Plan
-    from edgesdk.preparation import Prepared, ensemble, sparsify, transfer
-    from edgesdk.report import Report
-    from edgesdk.staging import Stages, stages
+    from edgesdk.bundle.bundle import Bundle, verify
+    from edgesdk.core.budget import Budget, Cost
+    from edgesdk.core.errors import EdgeSdkError
+    from edgesdk.core.plan import Plan
+    from edgesdk.core.report import Report
+    from edgesdk.data.preprocessing import Preprocessing
+    from edgesdk.devices.estimate import Estimate, estimate, prepare
+    from edgesdk.train.recovery import Recovery, Teacher, Term
+    from edgesdk.workflows.benchmark import benchmark, compare
+    from edgesdk.workflows.calibrate import calibrate
+    from edgesdk.workflows.deploy import deploy, search
+    from edgesdk.workflows.export import Exported, export_plan
+    from edgesdk.workflows.install import install, rollback
+    from edgesdk.workflows.prepare import Prepared, ensemble, sparsify, transfer
+    from edgesdk.workflows.stages import Stages, stages
 
 __all__ = [
     "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Plan", "Prepared", "Preprocessing", "Recovery",
@@ -34,35 +34,35 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "Budget": "budget",
-    "Bundle": "bundle",
-    "Cost": "budget",
-    "EdgeSdkError": "errors",
-    "Estimate": "estimation",
-    "Exported": "conversion",
-    "Plan": "plan",
-    "Prepared": "preparation",
-    "Preprocessing": "compress.preprocessing",
-    "Recovery": "compress.recovery",
-    "Report": "report",
-    "Stages": "staging",
-    "Teacher": "compress.recovery",
-    "Term": "compress.recovery",
-    "benchmark": "measurement",
-    "calibrate": "calibration",
-    "compare": "measurement",
-    "deploy": "deployment",
-    "ensemble": "preparation",
-    "estimate": "estimation",
-    "export_plan": "conversion",
-    "install": "installation",
-    "prepare": "estimation",
-    "rollback": "installation",
-    "search": "deployment",
-    "sparsify": "preparation",
-    "stages": "staging",
-    "transfer": "preparation",
-    "verify": "bundle",
+    "Budget": "core.budget",
+    "Bundle": "bundle.bundle",
+    "Cost": "core.budget",
+    "EdgeSdkError": "core.errors",
+    "Estimate": "devices.estimate",
+    "Exported": "workflows.export",
+    "Plan": "core.plan",
+    "Prepared": "workflows.prepare",
+    "Preprocessing": "data.preprocessing",
+    "Recovery": "train.recovery",
+    "Report": "core.report",
+    "Stages": "workflows.stages",
+    "Teacher": "train.recovery",
+    "Term": "train.recovery",
+    "benchmark": "workflows.benchmark",
+    "calibrate": "workflows.calibrate",
+    "compare": "workflows.benchmark",
+    "deploy": "workflows.deploy",
+    "ensemble": "workflows.prepare",
+    "estimate": "devices.estimate",
+    "export_plan": "workflows.export",
+    "install": "workflows.install",
+    "prepare": "devices.estimate",
+    "rollback": "workflows.install",
+    "search": "workflows.deploy",
+    "sparsify": "workflows.prepare",
+    "stages": "workflows.stages",
+    "transfer": "workflows.prepare",
+    "verify": "bundle.bundle",
 }
 
 

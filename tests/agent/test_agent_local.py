@@ -14,9 +14,9 @@ import agent_models
 if sys.version_info < (3, 10) or importlib.util.find_spec("edgesdk") is None:
     raise unittest.SkipTest("the host's side takes Python 3.10")
 
-from edgesdk.errors import DeviceError
-from edgesdk.remote.agent import AgentProcess
-from edgesdk.remote.local import LocalDevice
+from edgesdk.core.errors import DeviceError
+from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.local import LocalDevice
 from edgesdk_targets.agent import fresh
 
 # An agent that starts a process of its own, tells its number, and then takes its time.
@@ -29,7 +29,7 @@ child.wait()
 """
 HOST = """
 import sys
-from edgesdk.remote.local import LocalDevice
+from edgesdk.devices.local import LocalDevice
 
 def tell(progress):
     if progress["state"] == "timing":

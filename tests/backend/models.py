@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from edgesdk.budget import Cost
-from edgesdk.compress.network import Network
-from edgesdk.compress.trace import trace
+from edgesdk.core.budget import Cost
+from edgesdk.core.graph import WEIGHTED
+from edgesdk.core.plan import INT8, Form, LayerPlan, Option, Plan, Proof
 from edgesdk.example.data import example_data, example_model
-from edgesdk.graph import WEIGHTED
-from edgesdk.plan import INT8, Form, LayerPlan, Option, Plan, Proof
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
 from edgesdk.price.forms import forms
 from edgesdk.price.operators import precisions
 

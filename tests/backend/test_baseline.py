@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from edgesdk.artefact import Artefact, baseline, open_file
+from edgesdk.core.artifact import Artefact, baseline, open_file
+from edgesdk.core.plan import INT8
 from edgesdk.export.formats import probe_file
-from edgesdk.plan import INT8
 from edgesdk.price.operators import Operator
 
 PROBE = Operator("alone", INT8, 8, 8, (8, 8))

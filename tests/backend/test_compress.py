@@ -16,18 +16,18 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed
-from edgesdk.compress.cutting import cut
 from edgesdk.compress.forms import factorized, reconstructed
 from edgesdk.compress.integers import SIGNED, SYMMETRIC, UNSIGNED, ActivationQuantizer, Grid, IntegerLayer
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, fold, integer, specification
-from edgesdk.compress.recover import Schedule, recovered
-from edgesdk.compress.sense import kept_channels
-from edgesdk.compress.task import Task
-from edgesdk.compress.trace import trace
-from edgesdk.errors import BundleError, FidelityError, UsageError
+from edgesdk.compress.sensitivity import kept_channels
+from edgesdk.core.errors import BundleError, FidelityError, UsageError
+from edgesdk.core.plan import INT8, Form, Option
+from edgesdk.data.task import Task
 from edgesdk.export.onnx import check, converted
-from edgesdk.plan import INT8, Form, Option
+from edgesdk.network.cutting import cut
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
+from edgesdk.train.trainer import Schedule, recovered
 
 NETWORKS = ("residual", "depthwise", "transformer", "recurrent")
 GROUPS = [

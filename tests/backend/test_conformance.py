@@ -22,20 +22,20 @@ from slow import core
 from torch import Tensor
 
 import edgesdk_targets
-from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
 from edgesdk.compress.apply import compressed
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.errors import FidelityError
+from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.core.errors import FidelityError
+from edgesdk.core.graph import WEIGHTED
+from edgesdk.core.plan import INT8, Option
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.local import LocalDevice
 from edgesdk.example.data import example_data
 from edgesdk.export import onnx as onnx_file
 from edgesdk.export import openvino, tflite
 from edgesdk.export.formats import save
 from edgesdk.export.parity import fallbacks, parity, runner
-from edgesdk.graph import WEIGHTED
-from edgesdk.plan import INT8, Option
-from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
+from edgesdk.network.network import Network
 
 NETWORKS = ("resnet20", "mobilenet_v2", "ds_cnn", "vit", "conv_gru", "example")
 PLANS = ("dense", "int8", "mixed", "int4", "pruned", "low rank", "all")

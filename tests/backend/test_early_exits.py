@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
 from edgesdk.compress.exits import Place, fitted, picked, places, split, spread
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, integer
-from edgesdk.compress.trace import trace
-from edgesdk.errors import DataError, ModelError, UsageError
+from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.core.errors import DataError, ModelError, UsageError
 from edgesdk.export.formats import export, grid_of
 from edgesdk.export.parity import parity
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
 
 RUNTIMES = ("onnxruntime", "openvino", "litert")
 

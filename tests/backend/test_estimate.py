@@ -21,13 +21,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from edgesdk.budget import Cost
 from edgesdk.compress.quantize import calibrate, integer
-from edgesdk.errors import ModelError, UsageError
-from edgesdk.estimation import Estimate, LayerCost, estimate, prepare
+from edgesdk.core.budget import Cost
+from edgesdk.core.errors import ModelError, UsageError
+from edgesdk.core.plan import FP32, INT8
+from edgesdk.devices.estimate import Estimate, LayerCost, estimate, prepare
 from edgesdk.export.formats import export
-from edgesdk.frontend.onnx_fuse import OPERATORS
-from edgesdk.plan import FP32, INT8
+from edgesdk.network.onnx_fuse import OPERATORS
 from edgesdk.price.kinds import FREE, UNKNOWN, kind_of
 from edgesdk.price.operators import of_network
 

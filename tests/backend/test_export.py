@@ -13,16 +13,16 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 from torch import Tensor
 
-from edgesdk.artefact import Artefact
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.errors import FidelityError
+from edgesdk.core.artifact import Artefact
+from edgesdk.core.errors import FidelityError
+from edgesdk.core.graph import WEIGHTED
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import export
 from edgesdk.export.onnx import check
 from edgesdk.export.parity import fallbacks, open_file, parity
-from edgesdk.graph import WEIGHTED
-from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
+from edgesdk.network.network import Network
 
 NETWORKS = ("residual", "depthwise", "transformer", "recurrent")
 SCHEMES = ("dense", "int8", "mixed", "int4")

@@ -16,19 +16,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.forms import activated, factorized, ready, reconstructed
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.compress.rebuild import rebuilt
-from edgesdk.compress.trace import trace
-from edgesdk.errors import UsageError
+from edgesdk.compress.refit import rebuilt
+from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.core.errors import UsageError
+from edgesdk.core.graph import ACTIVATION, OTHER
+from edgesdk.core.plan import FP32, INT8, Form, Option
 from edgesdk.export.formats import probe_file, save
 from edgesdk.export.onnx import converted
 from edgesdk.export.parity import parity
-from edgesdk.graph import ACTIVATION, OTHER
-from edgesdk.plan import FP32, INT8, Form, Option
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
 from edgesdk.price.account import Account
 from edgesdk.price.files import weight_bytes
 from edgesdk.price.forms import ASKED, CHEAPER, USUAL, fits, forms

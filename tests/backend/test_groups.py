@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from edgesdk.compress.apply import compressed
-from edgesdk.compress.network import Network
-from edgesdk.compress.trace import trace
-from edgesdk.graph import Graph
-from edgesdk.plan import Option
+from edgesdk.core.graph import Graph
+from edgesdk.core.plan import Option
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
 from edgesdk.price.files import weight_bytes
 from edgesdk.price.operators import operators, widths
 from edgesdk.price.planned import layer_parts

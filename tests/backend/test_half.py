@@ -11,19 +11,19 @@ import pytest
 from onnx import ModelProto
 from torch import Tensor
 
-from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact, check_stored, format_of
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.compress.stored import stored
-from edgesdk.errors import ModelError, UsageError
+from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, check_stored, format_of
+from edgesdk.core.errors import ModelError, UsageError
+from edgesdk.core.graph import WEIGHTED
+from edgesdk.core.plan import FP32, INT8, Form, Option
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import export, grid_of, save
 from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
 from edgesdk.export.parity import open_file, parity
-from edgesdk.graph import WEIGHTED
-from edgesdk.plan import FP32, INT8, Form, Option
-from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
+from edgesdk.network.network import Network
 
 NETWORKS = ("residual", "transformer")
 HELD = [(runtime, kind) for runtime in ("onnxruntime", "openvino", "litert") for kind in format_of(runtime).stores[:2]]

@@ -16,21 +16,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
 from edgesdk.compress.apply import compressed, staying
-from edgesdk.compress.heads import attentions, cut_heads, mask_heads
-from edgesdk.compress.layers import run
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.compress.rebuild import irreplaceable, rebuilt
-from edgesdk.compress.sense import importance, kept_channels, sense
-from edgesdk.compress.task import Task
-from edgesdk.compress.trace import trace
-from edgesdk.errors import BundleError
+from edgesdk.compress.refit import irreplaceable, rebuilt
+from edgesdk.compress.sensitivity import importance, kept_channels, sense
+from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.core.errors import BundleError
+from edgesdk.core.plan import FP32, Option
+from edgesdk.data.task import Task
 from edgesdk.export import onnx as onnx_file
 from edgesdk.export.formats import save
 from edgesdk.export.parity import parity
-from edgesdk.plan import FP32, Option
+from edgesdk.network.fuse import run
+from edgesdk.network.heads import attentions, cut_heads, mask_heads
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
 from edgesdk.price.correct import Correction
 from edgesdk.price.files import weight_bytes
 from edgesdk.price.menu import all_widths, menu, options

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from edgesdk.artefact import FORMAT_OF, FORMATS, Artefact
 from edgesdk.compress.integers import BIAS_LIMIT, SIGNED, UNSIGNED, ActivationQuantizer, FrozenLayer, IntegerLayer
 from edgesdk.compress.quantize import calibrate, frozen, integer
-from edgesdk.compress.trace import trace
+from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.core.plan import INT8, Option
 from edgesdk.export.formats import export, grid_of
 from edgesdk.export.parity import parity
-from edgesdk.plan import INT8, Option
+from edgesdk.network.trace import trace
 
 CHANNELS, INPUTS = 4, 3
 RUNTIMES = ("onnxruntime", "openvino", "litert")

@@ -9,15 +9,15 @@ import pytest
 import torch
 from slow import core
 
-from edgesdk.budget import Budget
 from edgesdk.compress.apply import compressed
-from edgesdk.compress.data import load_data
-from edgesdk.compress.task import Task
-from edgesdk.plan import FP32, INT8, Option
-from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
+from edgesdk.core.budget import Budget
+from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.data.data import load_data
+from edgesdk.data.task import Task
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.local import LocalDevice
+from edgesdk.pipeline.study import study
 from edgesdk.solve.milp import price
-from edgesdk.study import study
 
 # The runtime's arena grows in powers of two and keeps what it had, which liveness does not see. The dense model
 # corrects the prices, so it is met; a cut network that was not measured yet may take twice what was predicted: 0.53 of

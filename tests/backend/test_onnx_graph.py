@@ -16,13 +16,13 @@ from onnx import TensorProto, helper, numpy_helper
 from slow import core
 from torch import Tensor, nn
 
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, integer
-from edgesdk.errors import ModelError, UsageError
+from edgesdk.core.errors import ModelError, UsageError
+from edgesdk.core.graph import OTHER, WEIGHTED, Graph, Layer
+from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.export.formats import export
-from edgesdk.frontend.onnx_graph import read
-from edgesdk.graph import OTHER, WEIGHTED, Graph, Layer
-from edgesdk.plan import FP32, INT8, Option
+from edgesdk.network.network import Network
+from edgesdk.network.onnx_graph import read
 
 NETWORKS = ("residual", "depthwise", "transformer", "recurrent")
 PLANS = [(name, plan) for name in (*NETWORKS, "example") for plan in ("dense", "int8", "mixed", "int4")]

@@ -15,25 +15,25 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from edgesdk.artefact import FORMAT_OF, Artefact
 from edgesdk.compress.apply import compressed
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import integer
 from edgesdk.compress.stored import packed_as, stored
-from edgesdk.errors import FidelityError, ModelError, UsageError
+from edgesdk.core.artifact import FORMAT_OF, Artefact
+from edgesdk.core.errors import FidelityError, ModelError, UsageError
+from edgesdk.core.graph import WEIGHTED
+from edgesdk.core.plan import FP32, STORED, Form, Option
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import export
 from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
 from edgesdk.export.parity import parity
-from edgesdk.graph import WEIGHTED
-from edgesdk.plan import FP32, STORED, Form, Option
+from edgesdk.network.network import Network
 from edgesdk.price.account import Account
 from edgesdk.price.files import weight_bytes
 from edgesdk.price.planned import layer_parts
 from edgesdk.price.stored import STRENGTHS, fits, stored_bytes
 from edgesdk.price.stored import forms as offered
-from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
 from edgesdk.techniques.codebooks import binary, e2m1, intervals, k_means, powers_of_two, ternary
 from edgesdk.techniques.filtering import low_pass
 from edgesdk.techniques.packing import Packed

@@ -14,17 +14,17 @@ import pytest
 import torch
 from slow import core
 
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, integer
-from edgesdk.compress.trace import trace
+from edgesdk.core.plan import INT8
+from edgesdk.devices.local import AgentProcess, LocalDevice
 from edgesdk.export.formats import export
 from edgesdk.export.probes import probe
-from edgesdk.plan import INT8
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
 from edgesdk.price.account import Account
 from edgesdk.price.arena import Arena
 from edgesdk.price.memory import ONNXRUNTIME, constants_of, peak_bytes
 from edgesdk.price.operators import Operator
-from edgesdk.remote.local import AgentProcess, LocalDevice
 
 # Where float weights are most of the peak, processes of the same file differ: resnet20's have two modes 15 % apart, the
 # upper one in three of ten. What is predicted must be near what nine processes showed. Constants are fitted without

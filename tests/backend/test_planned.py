@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed
-from edgesdk.compress.network import Network
-from edgesdk.compress.trace import trace
-from edgesdk.graph import WEIGHTED, Graph
-from edgesdk.plan import FP32, INT8, Form, Option, Plan
+from edgesdk.core.graph import WEIGHTED, Graph
+from edgesdk.core.plan import FP32, INT8, Form, Option, Plan
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
 from edgesdk.price.forms import fits, forms
 from edgesdk.price.memory import peak_bytes
 from edgesdk.price.operators import channels, precisions, widths

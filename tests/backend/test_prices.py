@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from load import burning
 
-from edgesdk.artefact import REFERENCES, Artefact, references
+from edgesdk.core.artifact import REFERENCES, Artefact, references
+from edgesdk.core.graph import ADD, CONV, LINEAR
+from edgesdk.core.pairing import paired
+from edgesdk.core.plan import FP32, INT8
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import probe_file
 from edgesdk.export.probes import COPIES, probe
-from edgesdk.graph import ADD, CONV, LINEAR
-from edgesdk.pairing import paired
-from edgesdk.plan import FP32, INT8
 from edgesdk.price import table as prices
 from edgesdk.price.operators import Operator
 from edgesdk.price.table import Table
-from edgesdk.remote.bench import Bench
-from edgesdk.remote.local import LocalDevice
 from edgesdk_targets.agent.undisturbed import beyond
 
 CLOSE = 0.05  # log: what two tables may differ by beyond what they say they are unsure of

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.compress.integers import SYMMETRIC, UNSIGNED, ActivationQuantizer, Grid, IntegerLayer
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import RANGES, calibrate, fold, frozen, integer, learning, observing, specification
-from edgesdk.compress.trace import trace
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
+from edgesdk.core.plan import INT8, Option
 from edgesdk.export.onnx import converted
-from edgesdk.plan import INT8, Option
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
 from edgesdk.techniques.equalization import input_ranges, output_ranges
 
 NETWORKS = ("residual", "depthwise", "transformer", "recurrent")

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed, staying
-from edgesdk.compress.network import Network
-from edgesdk.compress.rebuild import JUDGE, Fit, irreplaceable, rebuilt
-from edgesdk.compress.trace import trace
+from edgesdk.compress.refit import JUDGE, Fit, irreplaceable, rebuilt
+from edgesdk.core.plan import Form, Option, Plan
 from edgesdk.example.data import example_data, example_model
-from edgesdk.plan import Form, Option, Plan
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
 
 
 @cache

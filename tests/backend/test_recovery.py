@@ -13,12 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed
-from edgesdk.compress.network import Batch, Network
-from edgesdk.compress.objective import Objective
-from edgesdk.compress.pairs import channel_axis, paired
 from edgesdk.compress.quantize import specification
-from edgesdk.compress.recover import Lessons, Schedule, recovered
-from edgesdk.compress.recovery import (
+from edgesdk.core.errors import DataError, EdgeSdkError, ModelError, UsageError
+from edgesdk.core.plan import INT8, Form, Option
+from edgesdk.data.task import Task
+from edgesdk.network.network import Batch, Network
+from edgesdk.network.trace import trace
+from edgesdk.techniques import distillation
+from edgesdk.train.objective import Objective
+from edgesdk.train.pairs import channel_axis, paired
+from edgesdk.train.recovery import (
     ADVERSARY,
     ATTENTION,
     FEATURES,
@@ -36,12 +40,8 @@ from edgesdk.compress.recovery import (
     Teacher,
     Term,
 )
-from edgesdk.compress.task import Task
-from edgesdk.compress.teachers import Run, outdone
-from edgesdk.compress.trace import trace
-from edgesdk.errors import DataError, EdgeSdkError, ModelError, UsageError
-from edgesdk.plan import INT8, Form, Option
-from edgesdk.techniques import distillation
+from edgesdk.train.teachers import Run, outdone
+from edgesdk.train.trainer import Lessons, Schedule, recovered
 
 Batches = list[tuple[Tensor, Tensor]]
 TASKED = Task("top-1")

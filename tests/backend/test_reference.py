@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
-from edgesdk.compress.reference import Reference
-from edgesdk.compress.trace import trace
-from edgesdk.errors import ModelError
+from edgesdk.core.errors import ModelError
+from edgesdk.network.reference import Reference
+from edgesdk.network.trace import trace
 
 X = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(5))
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed, staying
-from edgesdk.compress.network import Network
-from edgesdk.compress.rebuild import ranked, rebuilt
-from edgesdk.compress.sense import kept_channels, sense
-from edgesdk.compress.task import Task
-from edgesdk.compress.trace import trace
+from edgesdk.compress.refit import ranked, rebuilt
+from edgesdk.compress.sensitivity import kept_channels, sense
+from edgesdk.core.plan import INT8, Form, Option, Plan
+from edgesdk.data.task import Task
 from edgesdk.example.data import example_data, example_model
-from edgesdk.plan import INT8, Form, Option, Plan
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
 from edgesdk.price.menu import Losses, options
 
 TASK = Task("top-1")

@@ -18,8 +18,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from edgesdk.errors import BundleError, EdgeSdkError, StorageError, UsageError
-from edgesdk.signing import CURVES, SIGNATURE, check_signature, sign
+from edgesdk.bundle.signing import CURVES, SIGNATURE, check_signature, sign
+from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError, UsageError
 
 FILES = {
     "manifest.json": b'{"schema": 1}',

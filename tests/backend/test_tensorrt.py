@@ -14,11 +14,11 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from edgesdk.compress.integers import SIGNED, SYMMETRIC, UNSIGNED, Grid
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.errors import ModelError
+from edgesdk.core.errors import ModelError
 from edgesdk.export.onnx import check, converted
 from edgesdk.export.tensorrt import HALF_OPSET, OLDEST_OPSET, adapted, half, refused
+from edgesdk.network.network import Network
 
 NETWORKS = ("residual", "depthwise", "transformer", "recurrent", "example")
 CASES = [(name, scheme) for name in NETWORKS for scheme in ("dense", "int8", "mixed")]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.errors import FidelityError, ModelError
+from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.export import tflite
 from edgesdk.export.onnx import converted
 from edgesdk.export.probes import probe
@@ -507,7 +507,7 @@ def test_what_would_not_be_exact_is_refused(kind: str, inputs: int, options: dic
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from edgesdk.errors import DeviceError
+    from edgesdk.core.errors import DeviceError
 
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     model = Model((1, 4))

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgesdk.compress.trace import trace
-from edgesdk.compress.weights import check_returnable, filled, poured
-from edgesdk.errors import ModelError
+from edgesdk.core.errors import ModelError
+from edgesdk.network.trace import trace
+from edgesdk.network.weights import check_returnable, filled, poured
 
 
 class Attention(nn.Module):

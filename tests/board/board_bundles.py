@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from edgesdk.budget import Cost
-from edgesdk.plan import LayerPlan, Option, Plan, Proof
-from edgesdk.record import dumps
+from edgesdk.core.budget import Cost
+from edgesdk.core.plan import LayerPlan, Option, Plan, Proof
+from edgesdk.core.serialize import dumps
 
 PLAN = Plan(
     "0" * 64, "x86", "onnxruntime", 1, {}, (LayerPlan("fc", Option(), 0.01, "made up"),), (),

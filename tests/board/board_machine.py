@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from edgesdk.remote.devices import Device
+from edgesdk.devices.inventory import Device
 
 HERE = Path(__file__).parent
 SSHD = shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")

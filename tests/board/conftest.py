@@ -12,7 +12,7 @@ import temporary
 from board_bundles import bundle
 from board_machine import ROOT, Board, reached
 
-from edgesdk.installation import install
+from edgesdk.workflows.install import install
 
 
 @pytest.fixture(scope="session")

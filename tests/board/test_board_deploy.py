@@ -17,13 +17,13 @@ from board_machine import Board, free_port, reached, wait_for
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from edgesdk.bundle import Bundle, file_digest
-from edgesdk.calibration import calibrate
+from edgesdk.bundle.bundle import Bundle, file_digest
+from edgesdk.bundle.signing import sign
 from edgesdk.cli import main
-from edgesdk.device import target
+from edgesdk.core.target import target
+from edgesdk.devices.inventory import add
 from edgesdk.price.profile import MEASURED
-from edgesdk.remote.devices import add
-from edgesdk.signing import sign
+from edgesdk.workflows.calibrate import calibrate
 
 NAME = "lab-pi"
 SECONDS = 900  # for what is not timed here: a whole deployment, on a busy machine too

@@ -12,9 +12,9 @@ from board_bundles import identifier
 from board_machine import ROOT, Board, wait_for
 from slow import core
 
-from edgesdk.errors import BundleError, DeviceError, EdgeSdkError
-from edgesdk.installation import install, rollback
-from edgesdk.remote.reach import reach
+from edgesdk.core.errors import BundleError, DeviceError, EdgeSdkError
+from edgesdk.devices.reach import reach
+from edgesdk.workflows.install import install, rollback
 
 KEEP = 2
 CODES = {"kill": 6, "drop": 6, "reboot": 6, "full": 9, "denied": 9}

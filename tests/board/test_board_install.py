@@ -16,9 +16,9 @@ import pytest
 from board_bundles import bundle, entry, identifier, record
 from board_machine import ROOT, Board, make_read_only, mounted, wait_for
 
-from edgesdk.errors import BundleError, DeviceError, EdgeSdkError, StorageError
-from edgesdk.installation import install, rollback
-from edgesdk.remote.reach import reach
+from edgesdk.core.errors import BundleError, DeviceError, EdgeSdkError, StorageError
+from edgesdk.devices.reach import reach
+from edgesdk.workflows.install import install, rollback
 
 AT = f"~/{ROOT}"
 
@@ -300,8 +300,8 @@ def test_files_that_are_damaged_after_they_arrived_are_not_installed(refused, in
 
 INSTALLING = """
 import sys
-from edgesdk.installation import install
-from edgesdk.remote.devices import Device
+from edgesdk.workflows.install import install
+from edgesdk.devices.inventory import Device
 install(sys.argv[1], Device("b", "ssh://board", python=sys.argv[2]), root=sys.argv[3])
 """
 

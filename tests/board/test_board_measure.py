@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from board_machine import Board, wait_for
 
-from edgesdk.errors import DeviceError
-from edgesdk.measurement import benchmark
-from edgesdk.remote import ssh
-from edgesdk.remote.reach import reach
+from edgesdk.core.errors import DeviceError
+from edgesdk.devices import ssh
+from edgesdk.devices.reach import reach
+from edgesdk.workflows.benchmark import benchmark
 
 SHORT = {"minimum_count": 64, "minimum_seconds": 0.3, "warmup_seconds": 0.1, "blocks": 3}
 LONG = {**SHORT, "minimum_seconds": 60.0, "blocks": None}

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from board_machine import Board, free_port, mounted, wait_for
 
-from edgesdk.errors import DeviceError, EdgeSdkError, StorageError
-from edgesdk.remote import ssh
-from edgesdk.remote.devices import Device
-from edgesdk.remote.reach import reach
+from edgesdk.core.errors import DeviceError, EdgeSdkError, StorageError
+from edgesdk.devices import ssh
+from edgesdk.devices.inventory import Device
+from edgesdk.devices.reach import reach
 
 OLD_PYTHON = """#!/bin/sh
 # As an interpreter from before 3.8 does with the agent's first lines.
@@ -194,10 +194,10 @@ def test_an_agent_that_never_answers(board: Board) -> None:
 # Run by a Python of its own, so that its memory can be told.
 PROBING = """
 import resource, sys
-from edgesdk.errors import DeviceError
-from edgesdk.remote import ssh
-from edgesdk.remote.devices import Device
-from edgesdk.remote.reach import reach
+from edgesdk.core.errors import DeviceError
+from edgesdk.devices import ssh
+from edgesdk.devices.inventory import Device
+from edgesdk.devices.reach import reach
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     with reach(Device("b", "ssh://board", python=sys.argv[1])) as agent:

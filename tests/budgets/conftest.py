@@ -9,15 +9,15 @@ import pytest
 import torch
 from families import FAMILIES
 
-from edgesdk.budget import Budget
-from edgesdk.compress.data import load_data
-from edgesdk.compress.task import Task
-from edgesdk.device import target
-from edgesdk.forecast import Forecast
-from edgesdk.plan import FP32, INT8
-from edgesdk.remote.agent import AgentProcess
-from edgesdk.remote.local import LocalDevice
-from edgesdk.study import Study, study
+from edgesdk.core.budget import Budget
+from edgesdk.core.plan import FP32, INT8
+from edgesdk.core.target import target
+from edgesdk.data.data import load_data
+from edgesdk.data.task import Task
+from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.forecast import Forecast
+from edgesdk.devices.local import LocalDevice
+from edgesdk.pipeline.study import Study, study
 
 BOARD = "raspberry-pi-5"
 SAMPLES = 32

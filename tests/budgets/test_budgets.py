@@ -9,17 +9,17 @@ import pytest
 from conftest import BOARD, Studied
 from families import FAMILIES
 
-from edgesdk.allowance import Allowance
-from edgesdk.budget import Budget, Cost
 from edgesdk.compress.apply import compressed
-from edgesdk.errors import BudgetError
-from edgesdk.loop import Chosen, fastest, within
-from edgesdk.plan import FP32, INT8, LayerPlan, Option, Plan
-from edgesdk.planning import at_full_width
+from edgesdk.core.budget import Budget, Cost
+from edgesdk.core.errors import BudgetError
+from edgesdk.core.plan import FP32, INT8, LayerPlan, Option, Plan
+from edgesdk.pipeline.allowance import Allowance
+from edgesdk.pipeline.loop import Chosen, fastest, within
+from edgesdk.pipeline.planning import at_full_width
+from edgesdk.pipeline.result import Result
+from edgesdk.pipeline.study import Study
+from edgesdk.pipeline.training import Training
 from edgesdk.price.operators import precisions, widths
-from edgesdk.result import Result
-from edgesdk.study import Study
-from edgesdk.training import Training
 
 # Shares of what the dense model costs, by the figures that they bound; of a drop, points.
 KINDS: dict[str, dict[str, float]] = {

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from conftest import BOARD, Studied
 
-from edgesdk.allowance import Allowance
-from edgesdk.artefact import Artefact
-from edgesdk.budget import Budget
-from edgesdk.errors import BudgetError
-from edgesdk.forecast import Forecast
-from edgesdk.loop import ROUNDS, Chosen, eased, fastest, plan_within, within
-from edgesdk.pairing import Ratio
-from edgesdk.report import DENSE, Prediction
-from edgesdk.result import Result
-from edgesdk.study import Study
-from edgesdk.training import Training
+from edgesdk.core.artifact import Artefact
+from edgesdk.core.budget import Budget
+from edgesdk.core.errors import BudgetError
+from edgesdk.core.pairing import Ratio
+from edgesdk.core.report import DENSE, Prediction
+from edgesdk.devices.forecast import Forecast
+from edgesdk.pipeline.allowance import Allowance
+from edgesdk.pipeline.loop import ROUNDS, Chosen, eased, fastest, plan_within, within
+from edgesdk.pipeline.result import Result
+from edgesdk.pipeline.study import Study
+from edgesdk.pipeline.training import Training
 
 Script = Callable[[int, Prediction], Prediction]
 

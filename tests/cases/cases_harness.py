@@ -18,13 +18,13 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from edgesdk.artefact import format_of
-from edgesdk.compress.network import Batch, Network, tensors
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.compress.trace import trace
+from edgesdk.core.artifact import format_of
+from edgesdk.core.plan import INT8, Option
 from edgesdk.export import onnx as onnx_file
 from edgesdk.export.formats import grid_of, save
-from edgesdk.plan import INT8, Option
+from edgesdk.network.network import Batch, Network, tensors
+from edgesdk.network.trace import trace
 from edgesdk.price.operators import precisions
 
 RUNTIMES = ("onnxruntime", "openvino", "litert")

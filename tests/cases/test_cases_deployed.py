@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import edgesdk
 from edgesdk.cli import main
-from edgesdk.comparison import against_model
-from edgesdk.compress.load import load_callable
-from edgesdk.errors import BundleError
+from edgesdk.core.errors import BundleError
+from edgesdk.network.load import load_callable
+from edgesdk.workflows.comparison import against_model
 
 MODEL = """
 import torch

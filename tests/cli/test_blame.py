@@ -130,7 +130,7 @@ def test_each_names_the_cause(here: Run) -> None:
 
 @pytest.mark.parametrize("name", ["compiled", "parallel"])
 def test_what_is_put_around_a_module_comes_off(given: Path, name: str, tmp_path: Path) -> None:
-    from edgesdk.compress.load import load_model
+    from edgesdk.network.load import load_model
 
     (tmp_path / "nets.py").write_text(MODELS)
     model = load_model(f"{tmp_path / 'nets.py'}:{name}")

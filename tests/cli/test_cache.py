@@ -37,4 +37,4 @@ def test_python_is_told_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "file"))
     with pytest.raises(edgesdk.EdgeSdkError, match="EDGESDK_CACHE"):
         edgesdk.search(nn.Linear(4, 2), "pi5", data=[], budget=edgesdk.Budget(size_bytes=1e6))
-    assert "edgesdk.study" in sys.modules
+    assert "edgesdk.pipeline.study" in sys.modules

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from running import Run
 
-from edgesdk import bundle
+from edgesdk.bundle import bundle
 from edgesdk.cli import main
 
 HEAVY = ("torch", "onnx", "onnxscript", "scipy", "highspy", "torch_pruning")

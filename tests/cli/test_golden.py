@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 from running import Run
 
-from edgesdk.plan import Plan
-from edgesdk.record import from_json
-from edgesdk.show import show_bundle
-from edgesdk.verdict import verdict
+from edgesdk.cli.show import show_bundle
+from edgesdk.cli.verdict import verdict
+from edgesdk.core.plan import Plan
+from edgesdk.core.serialize import from_json
 
 GOLDEN = Path(__file__).parent / "golden"
 WIDTHS = (80, 160)

@@ -13,12 +13,12 @@ from rich.console import Console
 from running import Run
 
 import edgesdk as sdk
-from edgesdk import allowance
-from edgesdk.allowance import Allowance, parse_seconds
 from edgesdk.cli.making import STEPS
 from edgesdk.cli.progress import _bars
-from edgesdk.compress import recover
+from edgesdk.pipeline import allowance
+from edgesdk.pipeline.allowance import Allowance, parse_seconds
 from edgesdk.solve.finalists import halving, halving_units
+from edgesdk.train import trainer as recover
 
 DATA = ("models.py:Deep", "--data", "data.npz", "--target", "pi5", "--max-drop", "100")
 
@@ -113,7 +113,7 @@ def _deploy(given: Path, out: Path, at: Callable[[str, float], bool] = lambda st
 
 
 def sdk_model(given: Path) -> Any:
-    from edgesdk.compress.load import load_model
+    from edgesdk.network.load import load_model
 
     torch.manual_seed(0)
     return load_model(f"{given / 'models.py'}:Deep", None)

@@ -66,7 +66,7 @@ def test_in_a_process_of_its_own_stdout_is_the_document(given: Path) -> None:
     """The real descriptors, with a library's buffered words, which leave it as the process ends."""
     script = """
 import ctypes
-from edgesdk import device
+from edgesdk.core import target as device
 known = device.targets
 def loud():
     ctypes.CDLL(None).printf(b"buffered words\\n")

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from edgesdk.compress.load import load_weighted
-from edgesdk.errors import ModelError
+from edgesdk.core.errors import ModelError
+from edgesdk.network.load import load_weighted
 
 
 def net() -> nn.Module:

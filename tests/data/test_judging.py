@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgesdk.compress.metrics import read_metric
-from edgesdk.compress.task import Task
-from edgesdk.compress.trace import trace
-from edgesdk.errors import DataError, EdgeSdkError, ModelError, UsageError
-from edgesdk.inputs import Inputs, read_inputs
+from edgesdk.core.errors import DataError, EdgeSdkError, ModelError, UsageError
+from edgesdk.data.metrics import read_metric
+from edgesdk.data.task import Task
+from edgesdk.network.trace import trace
+from edgesdk.workflows.inputs import Inputs, read_inputs
 
 Pair = namedtuple("Pair", "logits boxes")
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))

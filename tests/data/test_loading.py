@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from edgesdk.compress.data import check, load_data
-from edgesdk.compress.load import load_callable, load_model
-from edgesdk.errors import DataError, EdgeSdkError, ModelError, UsageError
+from edgesdk.core.errors import DataError, EdgeSdkError, ModelError, UsageError
+from edgesdk.data.data import check, load_data
 from edgesdk.example.data import augmented, example_data, example_model
+from edgesdk.network.load import load_callable, load_model
 
 MODELS = """
 import torch

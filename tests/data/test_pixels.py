@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from edgesdk.compress.data import load_data
-from edgesdk.compress.preprocessing import Preprocessing, read_preprocessing
-from edgesdk.errors import DataError, EdgeSdkError, UsageError
+from edgesdk.core.errors import DataError, EdgeSdkError, UsageError
+from edgesdk.data.data import load_data
+from edgesdk.data.preprocessing import Preprocessing, read_preprocessing
 
 
 def refused(kind: type[EdgeSdkError], call: Any, *parts: str) -> None:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from edgesdk.compress.data import load_data
-from edgesdk.compress.preprocessing import read_preprocessing
-from edgesdk.record import to_json
+from edgesdk.core.serialize import to_json
+from edgesdk.data.data import load_data
+from edgesdk.data.preprocessing import read_preprocessing
 from edgesdk_targets import bundle_run
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgesdk.budget import Budget
-from edgesdk.compress.sanity import judged_dense
-from edgesdk.errors import BudgetError, DataError, EdgeSdkError, EdgeSdkWarning, ModelError
+from edgesdk.core.budget import Budget
+from edgesdk.core.errors import BudgetError, DataError, EdgeSdkError, EdgeSdkWarning, ModelError
+from edgesdk.data.sanity import judged_dense
 from edgesdk.example.data import example_model
-from edgesdk.inputs import Inputs, read_inputs
+from edgesdk.workflows.inputs import Inputs, read_inputs
 
 SAMPLE = Path(__file__).parents[2] / "sdk" / "edgesdk" / "example" / "sample.npz"
 

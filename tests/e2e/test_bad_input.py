@@ -15,10 +15,10 @@ import torch
 from given import MODELS, told
 from safetensors.torch import save_file
 
-from edgesdk import bundle
-from edgesdk.artefact import Artefact
+from edgesdk.bundle import bundle
 from edgesdk.cli import main
-from edgesdk.errors import StorageError
+from edgesdk.core.artifact import Artefact
+from edgesdk.core.errors import StorageError
 
 
 @pytest.fixture

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgesdk.calibration import calibrate
-from edgesdk.compress.load import load_model
-from edgesdk.device import target
-from edgesdk.errors import BundleError, DataError, EdgeSdkError, UsageError
-from edgesdk.frontend.torch_graph import read
-from edgesdk.plan import FP32, INT8, Option
+from edgesdk.core.errors import BundleError, DataError, EdgeSdkError, UsageError
+from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.core.target import target
+from edgesdk.network.load import load_model
+from edgesdk.network.module_graph import read
 from edgesdk.price.operators import of_network
 from edgesdk.price.physics import TERMS, work
 from edgesdk.price.posterior import Posterior, unmeasured
 from edgesdk.price.profile import MEASURED, SCALED, Pair, Predicted, Standing, profile, save
 from edgesdk.price.runtimes import KERNELS, prior
+from edgesdk.workflows.calibrate import calibrate
 
 MODELS = """
 from torch import nn

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from given import ALONE, document, edgesdk, refused
 
-from edgesdk import bundle
-from edgesdk.errors import BundleError
+from edgesdk.bundle import bundle
+from edgesdk.core.errors import BundleError
 
 # A shared machine's speed turns by 1.8 between pricing and measuring. How near a prediction is, tools/bench_*.py tell.
 TURN = 3.0
@@ -144,7 +144,7 @@ def test_what_a_killed_run_left_is_no_bundle_and_is_swept(tmp_path: Path) -> Non
     script = f"""
 import os, signal
 from pathlib import Path
-from edgesdk.bundle import reserve
+from edgesdk.bundle.bundle import reserve
 with reserve(Path({str(out)!r}), False) as place:
     (place / "model.onnx").write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)

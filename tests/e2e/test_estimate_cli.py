@@ -18,8 +18,8 @@ from given import MODELS
 from torch import Tensor, nn
 
 from edgesdk.cli import main
-from edgesdk.device import targets
-from edgesdk.estimation import Estimate
+from edgesdk.core.target import targets
+from edgesdk.devices.estimate import Estimate
 from edgesdk.price.profile import STANDINGS
 
 FIELDS = set(Estimate.__dataclass_fields__)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from given import document, edgesdk
 
-from edgesdk.bundle import Bundle
+from edgesdk.bundle.bundle import Bundle
 
 
 def test_weights_stored_small_keep_a_bound_on_the_file(tmp_path: Path) -> None:

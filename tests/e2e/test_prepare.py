@@ -14,21 +14,21 @@ import torch
 from given import MODELS
 from torch import Tensor, nn
 
-from edgesdk.artefact import Artefact
-from edgesdk.bundle import file_digest
+from edgesdk.bundle.bundle import file_digest
 from edgesdk.cli import main
-from edgesdk.compress.data import load_data
-from edgesdk.compress.load import load_model
 from edgesdk.compress.quantize import integer
-from edgesdk.compress.recover import Schedule, recovered
-from edgesdk.compress.recovery import SOFT, Recovery, Teacher, Term
-from edgesdk.compress.task import Task
-from edgesdk.compress.trace import trace
-from edgesdk.errors import DataError, ModelError, UsageError
+from edgesdk.core.artifact import Artefact
+from edgesdk.core.errors import DataError, ModelError, UsageError
+from edgesdk.data.data import load_data
+from edgesdk.data.task import Task
 from edgesdk.export.formats import export
 from edgesdk.export.parity import parity
-from edgesdk.preparation import ensemble, sparsify, transfer
+from edgesdk.network.load import load_model
+from edgesdk.network.trace import trace
 from edgesdk.techniques.ensembles import Ensemble
+from edgesdk.train.recovery import SOFT, Recovery, Teacher, Term
+from edgesdk.train.trainer import Schedule, recovered
+from edgesdk.workflows.prepare import ensemble, sparsify, transfer
 
 NORMED = """
 class Normed(Small):

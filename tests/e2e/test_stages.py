@@ -12,7 +12,7 @@ import torch
 from given import MODELS, document, edgesdk, refused
 
 import edgesdk as sdk
-from edgesdk.errors import ModelError, UsageError
+from edgesdk.core.errors import ModelError, UsageError
 from edgesdk.example.data import example_data, example_model
 
 DOCS = Path(__file__).parents[2] / "docs" / "dynamic.md"

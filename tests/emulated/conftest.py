@@ -12,8 +12,8 @@ from counting import build_plugin
 from emulation import KINDS, Board, board, needs_tools, unpacked
 from example_files import write_example
 
-from edgesdk.budget import Budget
-from edgesdk.deployment import deploy
+from edgesdk.core.budget import Budget
+from edgesdk.workflows.deploy import deploy
 
 RUNTIMES = ("onnxruntime", "litert")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from edgesdk.remote.devices import Device
+from edgesdk.devices.inventory import Device
 from edgesdk_targets import bundle_run
 
 HERE = Path(__file__).parent

@@ -9,11 +9,11 @@ import onnx
 from onnx import ModelProto, helper
 
 from edgesdk.compress.quantize import calibrate, integer
-from edgesdk.compress.trace import trace
+from edgesdk.core.plan import INT8, Option
 from edgesdk.example.data import example_data, example_model
 from edgesdk.export.formats import export, grid_of
 from edgesdk.export.onnx import converted
-from edgesdk.plan import INT8, Option
+from edgesdk.network.trace import trace
 from edgesdk.price.operators import precisions
 
 SUFFIX = {"onnxruntime": ".onnx", "litert": ".tflite"}

@@ -17,10 +17,10 @@ import pytest
 from emulation import HERE, KINDS, Board, runner
 from example_files import INPUTS, SCHEMES, SUFFIX, operators
 
-from edgesdk.errors import BundleError, DeviceError
-from edgesdk.installation import install, rollback
-from edgesdk.remote.archive import build
-from edgesdk.remote.reach import reach
+from edgesdk.core.errors import BundleError, DeviceError
+from edgesdk.devices.archive import build
+from edgesdk.devices.reach import reach
+from edgesdk.workflows.install import install, rollback
 from edgesdk_targets import bundle_run
 from edgesdk_targets.agent import protocol
 from edgesdk_targets.agent.probe import cpu

@@ -6,9 +6,9 @@ from random import Random
 
 from hypothesis import strategies as st
 
-from edgesdk.budget import BASES, Cost
-from edgesdk.graph import KINDS, Graph, Layer, Tensor
-from edgesdk.plan import Form, LayerPlan, Option, Plan, Proof, Struck
+from edgesdk.core.budget import BASES, Cost
+from edgesdk.core.graph import KINDS, Graph, Layer, Tensor
+from edgesdk.core.plan import Form, LayerPlan, Option, Plan, Proof, Struck
 
 NAMES = st.text(max_size=12)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import product
 from random import Random
 
-from edgesdk.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
-from edgesdk.plan import FP32, INT8, Form, Option
+from edgesdk.core.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
+from edgesdk.core.plan import FP32, INT8, Form, Option
 
 PRECISIONS = (Option(FP32), Option(INT8, 8))
 KERNELS = ("one kernel", "another", "a third")

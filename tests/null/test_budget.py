@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesdk.budget import BYTES, TIME, Budget, Cost, parse, parse_latency, show
-from edgesdk.errors import BudgetError, UsageError
+from edgesdk.core.budget import BYTES, TIME, Budget, Cost, parse, parse_latency, show
+from edgesdk.core.errors import BudgetError, UsageError
 
 POSITIVE = st.floats(1e-6, 1e12)
 BOUNDS = ("latency_ms", "peak_memory_bytes", "size_bytes")

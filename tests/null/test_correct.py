@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edgesdk.plan import FP32, INT8
+from edgesdk.core.plan import FP32, INT8
 from edgesdk.price.correct import NEAR, Correction, Observation, fit
 
 TIMES = st.floats(0.01, 100.0)

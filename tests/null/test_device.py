@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from edgesdk.device import SCHEMA, Chip, Fact, prices_text, target, targets, user_folder
-from edgesdk.errors import DeviceError, UsageError
-from edgesdk.plan import FP32, INT8
+from edgesdk.core.errors import DeviceError, UsageError
+from edgesdk.core.plan import FP32, INT8
+from edgesdk.core.target import SCHEMA, Chip, Fact, prices_text, target, targets, user_folder
 from edgesdk.price.profile import profile
 from edgesdk.price.runtimes import RUNTIMES
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgesdk.errors import EdgeSdkError, StorageError, UsageError
-from edgesdk.remote.devices import KEYS, SCHEMA, Device, add, device, devices, inventory
+from edgesdk.core.errors import EdgeSdkError, StorageError, UsageError
+from edgesdk.devices.inventory import KEYS, SCHEMA, Device, add, device, devices, inventory
 
 TWO = """
 schema = 1  # of this file

@@ -9,7 +9,7 @@ from graphs import random_graph
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesdk.graph import ADD, CONV, Graph, Layer, Tensor
+from edgesdk.core.graph import ADD, CONV, Graph, Layer, Tensor
 
 SEEDS = st.integers(0, 10**9)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edgesdk.errors import UsageError
-from edgesdk.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, Graph, Group, Layer, Tensor
-from edgesdk.plan import FP32, INT8, Form, Option
+from edgesdk.core.errors import UsageError
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, Graph, Group, Layer, Tensor
+from edgesdk.core.plan import FP32, INT8, Form, Option
 from edgesdk.price.forms import ASKED, check, fits, forms
 from edgesdk.price.operators import (
     Operator,

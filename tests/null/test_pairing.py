@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesdk.pairing import paired
+from edgesdk.core.pairing import paired
 
 TIME, ERROR = st.floats(0.01, 100), st.floats(0.005, 0.3)
 ROUNDS = st.lists(st.tuples(TIME, TIME, ERROR, st.floats(0.3, 3)), min_size=1, max_size=30)

@@ -10,10 +10,10 @@ from graphs import plans, random_graph
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edgesdk.budget import Cost
-from edgesdk.errors import BundleError
-from edgesdk.plan import INT8, SCHEMA, Form, Option, Plan
-from edgesdk.record import dumps, from_json, to_json
+from edgesdk.core.budget import Cost
+from edgesdk.core.errors import BundleError
+from edgesdk.core.plan import INT8, SCHEMA, Form, Option, Plan
+from edgesdk.core.serialize import dumps, from_json, to_json
 
 
 @given(plans())

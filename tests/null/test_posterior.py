@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesdk.device import Chip
-from edgesdk.graph import ADD, CONV, LINEAR
-from edgesdk.plan import FP32
+from edgesdk.core.graph import ADD, CONV, LINEAR
+from edgesdk.core.plan import FP32
+from edgesdk.core.target import Chip
 from edgesdk.price.designed import designed
 from edgesdk.price.operators import Operator
 from edgesdk.price.physics import INDEX, TERMS, Kernels, Work, lone, work
 from edgesdk.price.posterior import DEVIATION, LENGTH, Posterior, Prior, fit, unmeasured
 from edgesdk.price.runtimes import prior
-from edgesdk.siblings import sibling
+from edgesdk.workflows.siblings import sibling
 
 CLOCK = 2.0
 CHIP = Chip(CLOCK, 4, {FP32: 8.0, "int8": 32.0}, 10.0, 1024.0)

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from edgesdk.device import Chip, target, targets
-from edgesdk.errors import DeviceError, UsageError
-from edgesdk.estimation import predicted
-from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, OTHER, POOL, Graph, Layer, Tensor
-from edgesdk.plan import FP32, INT8, Option
+from edgesdk.core.errors import DeviceError, UsageError
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, OTHER, POOL, Graph, Layer, Tensor
+from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.core.target import Chip, target, targets
+from edgesdk.devices.estimate import predicted
 from edgesdk.price import kinds
 from edgesdk.price.operators import CHANGES, Operator, of_network
 from edgesdk.price.physics import FP16, INDEX, TERMS, Kernels, Work, amounts, weight_count, work

@@ -15,10 +15,10 @@ from graphs import plans, random_graph
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesdk.errors import BundleError, StorageError
-from edgesdk.graph import Graph
-from edgesdk.plan import Plan
-from edgesdk.record import digest, dumps, from_json, to_json, write
+from edgesdk.core.errors import BundleError, StorageError
+from edgesdk.core.graph import Graph
+from edgesdk.core.plan import Plan
+from edgesdk.core.serialize import digest, dumps, from_json, to_json, write
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

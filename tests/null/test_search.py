@@ -15,10 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from menus import deep_menu, random_menu
 
-from edgesdk.budget import Cost, show
-from edgesdk.errors import BudgetError
-from edgesdk.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
-from edgesdk.plan import FP32, INT8, Option
+from edgesdk.core.budget import Cost, show
+from edgesdk.core.errors import BudgetError
+from edgesdk.core.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
+from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.solve import highs
 from edgesdk.solve.milp import Solution, price, solve
 from edgesdk.solve.program import undominated

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesdk.graph import CONV
-from edgesdk.plan import FP32
+from edgesdk.core.graph import CONV
+from edgesdk.core.plan import FP32
 from edgesdk.price.operators import Operator, baseline
 from edgesdk.price.table import AGE, CALL, DOUBT, SCHEMA, UNSEEN, Price, Table
 

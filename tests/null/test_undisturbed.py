@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesdk.pairing import paired
+from edgesdk.core.pairing import paired
 from edgesdk_targets.agent import clock, lock, measure, operators, probe, references, runners, undisturbed
 from edgesdk_targets.agent.undisturbed import TOLERANCE, Visit, disturbance, estimate, settled
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgesdk.errors import EdgeSdkError, UsageError
+from edgesdk.core.errors import EdgeSdkError, UsageError
 from edgesdk.techniques.lowrank import cp, energy_rank, separable, spatial, truncated, tucker, vbmf_rank, weighted
 
 SIDES = st.integers(1, 16)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 from edgesdk.techniques.reconstruction import Moments, output_rows, weight_rows, window_rows
 from edgesdk.techniques.rounding import adaround, nearest
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 from edgesdk.techniques.steps import learned_step
 
 GRIDS = [(0, 255, 0), (0, 255, 77), (-128, 127, 0), (-7, 7, 0), (0, 255, 255)]

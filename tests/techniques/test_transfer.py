@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 from edgesdk.techniques.transfer import frozen, still, with_head
 
 

@@ -1,4 +1,4 @@
-"""The command line. Results go to stdout, progress and errors to stderr; exit codes are those of ``edgesdk.errors``."""
+"""The command line. Results go to stdout, progress and errors to stderr; ``core.errors`` has the exit codes."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.frame import Command
 from edgesdk.cli.progress import telling
 from edgesdk.cli.streams import console, emit, emit_json
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 
 
 @click.command(cls=Command)
@@ -27,14 +27,14 @@ def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any)
     Several are measured in one run, their blocks taking turns, so that the ratios between them hold.
     """
     with telling() as tell:
-        from edgesdk.measurement import compare
+        from edgesdk.workflows.benchmark import compare
 
         tell(f"measuring {', '.join(map(str, paths))} ({mode})", None)
         reports = compare(paths, mode=mode, **options)
     if as_json:
         emit_json(reports if len(reports) > 1 else reports[0])
         return
-    from edgesdk.show import show_ratios, show_report
+    from edgesdk.cli.show import show_ratios, show_report
 
     for report in reports:
         show_report(report, console())
@@ -55,13 +55,13 @@ def verify(
 
     With --model its outputs are compared with those of the model, too.
     """
-    from edgesdk.bundle import verify as check
+    from edgesdk.bundle.bundle import verify as check
 
     if model is None and (weights or data):
         raise UsageError(f"--{'weights' if weights else 'data'} without --model", "give the model, too")
     found = check(path, key)
     if model is not None:
-        from edgesdk.comparison import against_model
+        from edgesdk.workflows.comparison import against_model
 
         found |= {"against_model": against_model(path, model, weights, data)}
     if as_json:
@@ -98,38 +98,38 @@ def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool
 
     MODEL is an .onnx file, file.py:callable or package.module:callable.
     """
-    from edgesdk.device import target
+    from edgesdk.core.target import target
 
     target(options["target"])
     onnx = model.lower().endswith(".onnx")
     sizes = _inputs(shapes, onnx)
     if not onnx and sizes is None:
         raise UsageError("a module needs a shape", "give --shape, like 3x224x224")
-    from edgesdk.estimation import estimate as run
+    from edgesdk.devices.estimate import estimate as run
 
     if onnx:
         loaded: Any = model
     else:
-        from edgesdk.compress.load import load_model
+        from edgesdk.network.load import load_model
 
         loaded = load_model(model)
     found = run(loaded, sizes, **options)
     if as_json:
-        from edgesdk.record import to_json
+        from edgesdk.core.serialize import to_json
 
         document = to_json(found)
         if not per_layer:
             del document["layers"]
         emit_json(document)
     else:
-        from edgesdk.show import show_estimate
+        from edgesdk.cli.show import show_estimate
 
         show_estimate(found, per_layer, console())
 
 
 def _inputs(shapes: tuple[str, ...], onnx: bool) -> Any:
     """The single input's shape, a description of each of several, or ``None`` where there is none."""
-    from edgesdk.graph import Tensor
+    from edgesdk.core.graph import Tensor
 
     found = []
     for text in shapes:
@@ -156,13 +156,13 @@ def _shape(text: str) -> tuple[int, ...]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def targets(name: str | None, as_json: bool) -> None:
     """Every target, its runtimes and precisions with the error of each; or all that is known of one, with sources."""
-    from edgesdk.device import target
-    from edgesdk.device import targets as every
+    from edgesdk.core.target import target
+    from edgesdk.core.target import targets as every
     from edgesdk.price.profile import profile
 
     found = [profile(target(name))] if name else [profile(entry) for entry in every().values()]
     if as_json:
-        from edgesdk.record import to_json
+        from edgesdk.core.serialize import to_json
 
         documents = [
             {**to_json(known.target), "pairs": [to_json(_without_posterior(pair)) for pair in known.pairs]}
@@ -170,7 +170,7 @@ def targets(name: str | None, as_json: bool) -> None:
         ]
         emit_json(documents[0] if name else documents)
         return
-    from edgesdk.show import show_target, show_targets
+    from edgesdk.cli.show import show_target, show_targets
 
     if name:
         show_target(found[0], console(soft_wrap=True))
@@ -192,21 +192,21 @@ def _without_posterior(pair: Any) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def calibrate(name: str, as_json: bool, **options: Any) -> None:
     """Make a profile NAME: of this machine or a device, by timing operators; or from figures measured on a board."""
-    from edgesdk.cache import check_cache
+    from edgesdk.core.cache import check_cache
 
     check_cache()
     with telling() as tell:
         tell("starting", None)
-        from edgesdk.calibration import calibrate as run
+        from edgesdk.workflows.calibrate import calibrate as run
 
         found = run(name, **options, tell=tell)
     if as_json:
-        from edgesdk.record import to_json
+        from edgesdk.core.serialize import to_json
 
         pairs = [to_json(_without_posterior(pair)) for pair in found.pairs]
         emit_json({**to_json(found.target), "pairs": pairs})
     else:
-        from edgesdk.show import show_target
+        from edgesdk.cli.show import show_target
 
         show_target(found, console(soft_wrap=True))
 
@@ -218,7 +218,7 @@ def doctor(as_json: bool) -> None:
     import platform
     from importlib import metadata
 
-    from edgesdk.remote.local import LocalDevice
+    from edgesdk.devices.local import LocalDevice
 
     with LocalDevice() as agent:
         facts = agent.call("probe")

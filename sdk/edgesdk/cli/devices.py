@@ -24,7 +24,7 @@ def device() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def list_(as_json: bool) -> None:
     """The devices of the inventory."""
-    from edgesdk.remote.devices import devices, inventory
+    from edgesdk.devices.inventory import devices, inventory
 
     found = devices()
     if as_json:
@@ -47,8 +47,8 @@ def list_(as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Replace the device of that name.")
 def add(name: str, address: str, key: Path | None, force: bool, **options: Any) -> None:
     """Write a device into the inventory. ADDRESS is ssh://user@host[:port], or local."""
-    from edgesdk.remote.devices import Device
-    from edgesdk.remote.devices import add as write
+    from edgesdk.devices.inventory import Device
+    from edgesdk.devices.inventory import add as write
 
     place = str(key.expanduser().absolute()) if key else None
     emit(f"{name}: {write(Device(name, address, key=place, **options), force)}")
@@ -59,14 +59,14 @@ def add(name: str, address: str, key: Path | None, force: bool, **options: Any) 
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def probe(name: str, as_json: bool) -> None:
     """What a device is: its processor, memory, system, runtimes, temperatures."""
-    from edgesdk.remote.reach import reach
+    from edgesdk.devices.reach import reach
 
     with reach(name) as agent:
         facts = agent.call("probe")
     if as_json:
         emit_json(facts)
         return
-    from edgesdk.show import show_facts
+    from edgesdk.cli.show import show_facts
 
     show_facts(name, facts, console(soft_wrap=True))
 
@@ -81,13 +81,13 @@ def probe(name: str, as_json: bool) -> None:
 def install(name: str, bundle: Path, as_json: bool, **options: Any) -> None:
     """Install a bundle: send it, check it there, try it there, then switch to it in one step."""
     with telling() as tell:
-        from edgesdk.installation import install as run
+        from edgesdk.workflows.install import install as run
 
         found = run(bundle, name, **options, tell=tell)
     if as_json:
         emit_json(found)
     else:
-        from edgesdk.show import show_installed
+        from edgesdk.cli.show import show_installed
 
         show_installed(found, console(soft_wrap=True))
 
@@ -98,7 +98,7 @@ def install(name: str, bundle: Path, as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def rollback(name: str, root: str | None, as_json: bool) -> None:
     """Go back to the version that ran before."""
-    from edgesdk.installation import rollback as run
+    from edgesdk.workflows.install import rollback as run
 
     found = run(name, root=root)
     if as_json:
@@ -117,6 +117,6 @@ def agent() -> None:
 @click.option("--force", is_flag=True, help="Replace what is there.")
 def build(out: Path, force: bool) -> None:
     """Write the agent as one file: `python3 OUT` answers JSON requests, a line each; Python 3.8 or newer."""
-    from edgesdk.remote.archive import build as write
+    from edgesdk.devices.archive import build as write
 
     emit(f"agent: {write(free(out, force))}")

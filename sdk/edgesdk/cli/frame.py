@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgesdk.cli.streams import results_apart
-from edgesdk.errors import EdgeSdkError, UsageError
+from edgesdk.core.errors import EdgeSdkError, UsageError
 
 INTERRUPTED = 130
 QUIET, VERBOSE, STAGE = (f"edgesdk.{name}" for name in ("quiet", "verbose", "stage"))  # keys of a context's ``meta``

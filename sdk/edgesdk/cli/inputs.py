@@ -43,7 +43,7 @@ def preprocessing(options: dict[str, Any]) -> dict[str, Any]:
     file = options.pop("preprocess")
     options["preprocess"] = None
     if given or file is not None:
-        from edgesdk.compress.preprocessing import read_preprocessing
+        from edgesdk.data.preprocessing import read_preprocessing
 
         options["preprocess"] = {**read_preprocessing(file), **read_preprocessing(given)}
     return options

@@ -14,10 +14,10 @@ from edgesdk.cli.inputs import judging, pixels, preprocessing
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import console, emit, emit_json
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgesdk.budget import Budget
+    from edgesdk.core.budget import Budget
 
 
 STEPS = (
@@ -57,7 +57,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _budget(options: dict[str, Any]) -> Budget | None:
-    from edgesdk.budget import BYTES, Budget, parse, parse_latency
+    from edgesdk.core.budget import BYTES, Budget, parse, parse_latency
 
     latency, memory, size = (options.pop(name) for name in ("latency", "peak_memory", "size"))
     drop, percentile, score = (options.pop(name) for name in ("max_drop", "percentile", "score"))
@@ -75,9 +75,9 @@ def _budget(options: dict[str, Any]) -> Budget | None:
 
 def _known(options: dict[str, Any]) -> dict[str, Any]:
     """Refuse what is wrong on its face before anything slow is imported."""
-    from edgesdk.cache import check_cache
-    from edgesdk.device import target
-    from edgesdk.remote.devices import device
+    from edgesdk.core.cache import check_cache
+    from edgesdk.core.target import target
+    from edgesdk.devices.inventory import device
 
     check_cache()
     if options["device"] is not None:
@@ -113,7 +113,7 @@ def deploy(as_json: bool, time: str | None, **options: Any) -> None:
     Without MODEL (file.py:callable or package.module:callable) it takes the built-in example, and without a budget half
     of the dense model's measured latency.
     """
-    from edgesdk.allowance import parse_seconds
+    from edgesdk.pipeline.allowance import parse_seconds
 
     options["budget"] = _budget(options)
     options["seconds"] = parse_seconds(time) if time else None
@@ -121,7 +121,7 @@ def deploy(as_json: bool, time: str | None, **options: Any) -> None:
     out = free(options.pop("out") or Path("bundle"), options["force"])
     with telling(STEPS) as tell:
         tell("starting", None)
-        from edgesdk.deployment import deploy as run
+        from edgesdk.workflows.deploy import deploy as run
 
         bundle = run(**options, out=out, tell=tell)
     if as_json:
@@ -132,7 +132,7 @@ def deploy(as_json: bool, time: str | None, **options: Any) -> None:
             document["installed"] = bundle.installed
         emit_json(document)
     else:
-        from edgesdk.show import show_bundle
+        from edgesdk.cli.show import show_bundle
 
         show_bundle(bundle, console(), told(QUIET), told(VERBOSE))
 
@@ -146,16 +146,16 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
     out = free(options.pop("out") or Path("plan.json"), force)
     with telling(STEPS[:6]) as tell:
         tell("starting", None)
-        from edgesdk.deployment import search as run
+        from edgesdk.workflows.deploy import search as run
 
         plan = run(**options, force=force, tell=tell)
-    from edgesdk.record import dumps, write
+    from edgesdk.core.serialize import dumps, write
 
     write(out, dumps(plan))
     if as_json:
         emit_json(plan)
     else:
-        from edgesdk.show import show_search
+        from edgesdk.cli.show import show_search
 
         show_search(plan, console(), told(QUIET), told(VERBOSE))
         emit(f"plan: {out}")
@@ -185,12 +185,12 @@ def export(as_json: bool, **options: Any) -> None:
     _whole(options)
     free(options["out"], options["force"])
     with telling() as tell:
-        from edgesdk.conversion import export_plan
+        from edgesdk.workflows.export import export_plan
 
         found = export_plan(**options, tell=tell)
     if as_json:
         emit_json(found)
     else:
-        from edgesdk.show import show_exports
+        from edgesdk.cli.show import show_exports
 
         show_exports(found, console())

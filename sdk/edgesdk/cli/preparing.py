@@ -15,7 +15,7 @@ from edgesdk.cli.shared import free
 from edgesdk.cli.streams import emit, emit_json
 
 if TYPE_CHECKING:
-    from edgesdk.preparation import Prepared
+    from edgesdk.workflows.prepare import Prepared
 
 
 @click.group(cls=Commands)
@@ -56,7 +56,7 @@ def sparsify(as_json: bool, **options: Any) -> None:
     free(options["out"], options["force"])
     preprocessing(options)
     with telling() as tell:
-        from edgesdk.preparation import sparsify as run
+        from edgesdk.workflows.prepare import sparsify as run
 
         made = run(**options, tell=tell)
     _print(made, as_json)
@@ -71,7 +71,7 @@ def transfer(as_json: bool, **options: Any) -> None:
     free(options["out"], options["force"])
     preprocessing(options)
     with telling() as tell:
-        from edgesdk.preparation import transfer as run
+        from edgesdk.workflows.prepare import transfer as run
 
         made = run(**options, tell=tell)
     _print(made, as_json)
@@ -87,7 +87,7 @@ def ensemble(as_json: bool, **options: Any) -> None:
     free(options["out"], options["force"])
     preprocessing(options)
     with telling() as tell:
-        from edgesdk.preparation import ensemble as run
+        from edgesdk.workflows.prepare import ensemble as run
 
         made = run(**options, tell=tell)
     _print(made, as_json)

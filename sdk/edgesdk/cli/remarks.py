@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgesdk.cli.frame import QUIET, told
-from edgesdk.errors import EdgeSdkWarning
+from edgesdk.core.errors import EdgeSdkWarning
 
 
 def show_as_lines() -> None:

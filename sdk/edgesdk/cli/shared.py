@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgesdk.errors import BundleError
+from edgesdk.core.errors import BundleError
 
 
 def free(out: Path, force: bool) -> Path:

@@ -13,7 +13,7 @@ from edgesdk.cli.inputs import pixels, preprocessing
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import console, emit_json
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 
 
 @click.command(cls=Command)
@@ -44,7 +44,7 @@ def stages(as_json: bool, **options: Any) -> None:
     if options["model"] is not None and options["data"] is None:
         raise UsageError(f"no data for {options['model']}", "give --data")
     if options["device"] is not None:
-        from edgesdk.remote.devices import device
+        from edgesdk.devices.inventory import device
 
         options["device"] = device(options["device"])
         options["target"] = options["target"] or options["device"].target
@@ -52,12 +52,12 @@ def stages(as_json: bool, **options: Any) -> None:
     free(options["out"], options["force"])
     preprocessing(options)
     with telling() as tell:
-        from edgesdk.staging import stages as run
+        from edgesdk.workflows.stages import stages as run
 
         found = run(**options, tell=tell)
     if as_json:
         emit_json(found)
     else:
-        from edgesdk.show import show_stages
+        from edgesdk.cli.show import show_stages
 
         show_stages(found, console())

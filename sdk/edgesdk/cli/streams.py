@@ -72,7 +72,7 @@ def emit(text: str, nl: bool = True) -> None:
 
 def emit_json(value: Any) -> None:
     """Print ``value`` as the one JSON document of a command."""
-    from edgesdk.record import dumps
+    from edgesdk.core.serialize import dumps
 
     emit(dumps(value), nl=False)
 

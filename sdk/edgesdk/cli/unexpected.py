@@ -13,8 +13,8 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
-from edgesdk.cache import cache_folder
-from edgesdk.errors import EdgeSdkError, StorageError, UnexpectedError
+from edgesdk.core.cache import cache_folder
+from edgesdk.core.errors import EdgeSdkError, StorageError, UnexpectedError
 
 PACKAGES = (
     "edgesdk", "torch", "torch-pruning", "numpy", "highspy", "onnx", "onnxscript", "onnxruntime", "openvino",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgesdk.compress.integers import ActivationQuantizer
-from edgesdk.compress.network import Batch, Network, rebatch, tensors
+from edgesdk.network.network import Batch, Network, rebatch, tensors
 from edgesdk.techniques.ranges import Histogram, mse, percentile
 
 FAR = 4.0  # times the reach of most samples: what is farther may be an error of the sensor

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from edgesdk.compress.cutting import cut
 from edgesdk.compress.forms import RECTIFIERS, factorized
-from edgesdk.compress.heads import cut_heads
-from edgesdk.compress.kept import kept_channels
-from edgesdk.compress.layers import described
-from edgesdk.compress.modularize import is_relu
-from edgesdk.compress.network import Batch, Network, call_of
-from edgesdk.errors import BundleError
-from edgesdk.graph import Graph
-from edgesdk.plan import Form, Option, Plan
+from edgesdk.core.errors import BundleError
+from edgesdk.core.graph import Graph
+from edgesdk.core.plan import Form, Option, Plan
+from edgesdk.network.cutting import cut
+from edgesdk.network.fuse import described
+from edgesdk.network.heads import cut_heads
+from edgesdk.network.kept import kept_channels
+from edgesdk.network.modularize import is_relu
+from edgesdk.network.network import Batch, Network, call_of
 
 
 def compressed(

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgesdk.compress.layers import described, outputs
-from edgesdk.compress.modularize import aten
-from edgesdk.compress.network import Batch, Network, Structure, rebatch, tensors
-from edgesdk.errors import DataError, ModelError, UsageError
-from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, POOL, Graph, Layer
+from edgesdk.core.errors import DataError, ModelError, UsageError
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, POOL, Graph, Layer
+from edgesdk.network.fuse import described, outputs
+from edgesdk.network.modularize import aten
+from edgesdk.network.network import Batch, Network, Structure, rebatch, tensors
 from edgesdk.price.kinds import ACTIVATIONS
 from edgesdk.techniques.exits import doubt, expected, head, leaves, reached, thresholds
 

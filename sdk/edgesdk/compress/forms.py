@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgesdk.compress.modularize import aten
-from edgesdk.errors import EdgeSdkError, UsageError
-from edgesdk.plan import Form
+from edgesdk.core.errors import EdgeSdkError, UsageError
+from edgesdk.core.plan import Form
+from edgesdk.network.modularize import aten
 from edgesdk.price.forms import check
 from edgesdk.techniques import lowrank
 from edgesdk.techniques.libraries import library

@@ -20,10 +20,10 @@ from edgesdk.compress.integers import (
     IntegerLayer,
     TensorSpec,
 )
-from edgesdk.compress.network import Batch, Network, Site, call_of, tensors
-from edgesdk.errors import UsageError
-from edgesdk.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, POOL, WEIGHTED
-from edgesdk.plan import INT8, Option
+from edgesdk.core.errors import UsageError
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, POOL, WEIGHTED
+from edgesdk.core.plan import INT8, Option
+from edgesdk.network.network import Batch, Network, Site, call_of, tensors
 from edgesdk.techniques.equalization import equalize_all
 from edgesdk.techniques.ranges import Histogram, entropy, mse, percentile
 from edgesdk.techniques.reconstruction import Moments, output_rows, weight_rows, window_rows

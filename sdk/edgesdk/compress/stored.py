@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from edgesdk.compress.network import Network
 from edgesdk.compress.quantize import fold
-from edgesdk.errors import UsageError
-from edgesdk.plan import INT8, STORED, Form, Option
+from edgesdk.core.errors import UsageError
+from edgesdk.core.plan import INT8, STORED, Form, Option
+from edgesdk.network.network import Network
 from edgesdk.techniques.codebooks import binary, e2m1, intervals, k_means, powers_of_two, ternary
 from edgesdk.techniques.filtering import low_pass
 from edgesdk.techniques.packing import Packed, half

@@ -9,9 +9,9 @@ from importlib.resources import as_file, files
 import torch
 from torch import Tensor, nn
 
-from edgesdk.compress.data import Data, load_data
-from edgesdk.compress.load import load_model
+from edgesdk.data.data import Data, load_data
 from edgesdk.example.resnet8 import resnet8
+from edgesdk.network.load import load_model
 
 PADDING = 2  # pixels that a training image is moved by at most
 

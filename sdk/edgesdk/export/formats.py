@@ -8,16 +8,16 @@ from pathlib import Path
 import onnx as onnx_library
 from onnx import ModelProto
 
-from edgesdk.artefact import FORMAT_OF, Artefact
 from edgesdk.compress.integers import SIGNED, SYMMETRIC, UNSIGNED, Grid, TensorSpec
-from edgesdk.compress.network import Batch, Network
 from edgesdk.compress.quantize import specification
-from edgesdk.errors import ModelError
+from edgesdk.core.artifact import FORMAT_OF, Artefact
+from edgesdk.core.errors import ModelError
+from edgesdk.core.serialize import write
 from edgesdk.export import onnx
 from edgesdk.export.packed import packed
 from edgesdk.export.probes import probe
+from edgesdk.network.network import Batch, Network
 from edgesdk.price.operators import Operator
-from edgesdk.record import write
 
 SHOWN = 3  # broken rules in an error
 GRIDS = {"litert": SIGNED, "tensorrt": SYMMETRIC}

@@ -19,11 +19,11 @@ from onnxscript import FLOAT, INT8, UINT8, ir, optimizer, rewriter
 from onnxscript import opset21 as op
 
 from edgesdk.compress.integers import TensorSpec
-from edgesdk.compress.modularize import aten
-from edgesdk.compress.network import Batch, Network, rebatch, tensors
 from edgesdk.compress.quantize import frozen, specification
-from edgesdk.errors import FidelityError, ModelError
-from edgesdk.record import write
+from edgesdk.core.errors import FidelityError, ModelError
+from edgesdk.core.serialize import write
+from edgesdk.network.modularize import aten
+from edgesdk.network.network import Batch, Network, rebatch, tensors
 
 ITERATIONS = 2  # of folding constants and rewriting, as the exporter has it
 OPSET = 21  # the first whose quantization operators take 4-bit integers

@@ -16,8 +16,8 @@ import numpy as np
 from onnx import ModelProto
 
 from edgesdk.compress.integers import TensorSpec
-from edgesdk.errors import DeviceError, FidelityError, ModelError
-from edgesdk.record import write
+from edgesdk.core.errors import DeviceError, FidelityError, ModelError
+from edgesdk.core.serialize import write
 
 INTEGERS = {"i4": 4, "i8": 8, "u8": 8}
 HALVES = ("f16", "bf16")

@@ -21,8 +21,8 @@ from ml_dtypes import bfloat16
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from edgesdk.artefact import format_of
-from edgesdk.errors import FidelityError, ModelError, UsageError
+from edgesdk.core.artifact import format_of
+from edgesdk.core.errors import FidelityError, ModelError, UsageError
 from edgesdk.techniques.codebooks import Coded
 from edgesdk.techniques.filtering import Filtered, planes
 from edgesdk.techniques.packing import Half, Packed

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgesdk.artefact import Artefact, format_of, open_file
-from edgesdk.compress.network import Batch, Network, Structure, tensors
 from edgesdk.compress.quantize import specification
-from edgesdk.compress.reference import Reference
-from edgesdk.errors import FidelityError
+from edgesdk.core.artifact import Artefact, format_of, open_file
+from edgesdk.core.errors import FidelityError
+from edgesdk.network.network import Batch, Network, Structure, tensors
+from edgesdk.network.reference import Reference
 
 SAMPLES = 128
 FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 5e-2

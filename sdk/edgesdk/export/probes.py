@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, POOL
-from edgesdk.plan import FP32, INT8
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, POOL
+from edgesdk.core.plan import FP32, INT8
 from edgesdk.price.kinds import AVERAGE, ELEMENTWISE, FUNCTION
 from edgesdk.price.operators import Operator
 

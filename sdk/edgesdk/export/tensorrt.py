@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
-from edgesdk.errors import ModelError
+from edgesdk.core.errors import ModelError
 
 OLDEST_OPSET = 17  # the newest that TensorRT 8.6 takes [operators]
 NEWEST_OPSET = 24  # the newest that TensorRT 10.15 takes; 11 takes 25 [operators]

@@ -15,7 +15,7 @@ import onnx
 from onnx import ModelProto, helper, numpy_helper
 
 from edgesdk.compress.integers import TensorSpec
-from edgesdk.errors import FidelityError, ModelError
+from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.export import tflite_composed, tflite_layers, tflite_recurrent, tflite_resize, tflite_rest
 from edgesdk.export.tflite_layers import ELSEWHERE
 from edgesdk.export.tflite_writer import Data, Grid, Value, Views, dense, reshaped, schema

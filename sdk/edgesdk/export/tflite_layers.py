@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ml_dtypes import int4
 
-from edgesdk.errors import ModelError
+from edgesdk.core.errors import ModelError
 from edgesdk.export.tflite_writer import Grid
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ml_dtypes import int4
 
-from edgesdk.errors import DeviceError
+from edgesdk.core.errors import DeviceError
 
 ALIGNMENT = 16  # bytes; a runtime reads constants where they lie
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgesdk.artefact import FORMAT_OF
-from edgesdk.graph import Graph, Layer
-from edgesdk.plan import Option
+from edgesdk.core.artifact import FORMAT_OF
+from edgesdk.core.graph import Graph, Layer
+from edgesdk.core.plan import Option
 from edgesdk.price import memory
 from edgesdk.price.files import FILES, FileBytes, weight_bytes
 from edgesdk.price.physics import BYTES

@@ -8,7 +8,7 @@ from math import inf
 
 import numpy as np
 
-from edgesdk.plan import FP32, INT8
+from edgesdk.core.plan import FP32, INT8
 
 TRUST = 0.3  # standard deviation of the priors on the scales, against relative errors of whole networks of:
 NOISE = 0.02

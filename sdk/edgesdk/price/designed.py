@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from edgesdk.graph import ADD, CONV, LINEAR, MEAN, POOL
-from edgesdk.plan import FP32
+from edgesdk.core.graph import ADD, CONV, LINEAR, MEAN, POOL
+from edgesdk.core.plan import FP32
 from edgesdk.price.kinds import AVERAGE
 from edgesdk.price.operators import CHANGES, Operator
 

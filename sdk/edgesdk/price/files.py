@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
-from edgesdk.graph import LINEAR, WEIGHTED, Graph, Layer
-from edgesdk.plan import FP32, INT8, Option
+from edgesdk.core.graph import LINEAR, WEIGHTED, Graph, Layer
+from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.price.kinds import ATTENTION, RECURRENT, kind_of
 from edgesdk.price.stored import stored_bytes
 

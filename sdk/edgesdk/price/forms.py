@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgesdk.errors import UsageError
-from edgesdk.graph import ACTIVATION, CONV, LINEAR, OTHER, Layer
-from edgesdk.plan import STORED, Form
+from edgesdk.core.errors import UsageError
+from edgesdk.core.graph import ACTIVATION, CONV, LINEAR, OTHER, Layer
+from edgesdk.core.plan import STORED, Form
 from edgesdk.price.kinds import ACTIVATIONS
 
 if TYPE_CHECKING:

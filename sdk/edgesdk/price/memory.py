@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, OTHER, POOL, WEIGHTED, Graph, Layer
-from edgesdk.plan import FP32, INT8, Option
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, OTHER, POOL, WEIGHTED, Graph, Layer
+from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.price.arena import Arena, Step, buffers, up
 from edgesdk.price.files import FILES, NODES, hidden, is_folded, is_integer, layer_nodes, nodes, weight_bytes
 from edgesdk.price.kinds import ATTENTION, COPY, FREE, RECURRENT, REDUCE, kind_of

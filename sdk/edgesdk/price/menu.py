@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from math import hypot, prod
 
-from edgesdk.graph import LINEAR, OTHER, WEIGHTED, Graph, Layer
-from edgesdk.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
-from edgesdk.plan import FP32, INT8, Option, Struck
+from edgesdk.core.graph import LINEAR, OTHER, WEIGHTED, Graph, Layer
+from edgesdk.core.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
+from edgesdk.core.plan import FP32, INT8, Option, Struck
 from edgesdk.price import operators as ops
 from edgesdk.price import stored
 from edgesdk.price.account import Account

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
-from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, WEIGHTED, Graph, Layer
-from edgesdk.plan import FP32, INT8, Form, Option
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, WEIGHTED, Graph, Layer
+from edgesdk.core.plan import FP32, INT8, Form, Option
 from edgesdk.price.forms import CHEAPER, parts
 from edgesdk.price.kinds import ACTIVATIONS, ATTENTION, AVERAGE, ELEMENTWISE, FREE, MATMUL, SOFTMAX, UNKNOWN, kind_of
 

@@ -15,9 +15,9 @@ from math import ceil, log2, prod
 
 import numpy as np
 
-from edgesdk.device import Chip
-from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL
-from edgesdk.plan import FP32, INT8
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL
+from edgesdk.core.plan import FP32, INT8
+from edgesdk.core.target import Chip
 from edgesdk.price import kinds
 from edgesdk.price.operators import CHANGES, Operator
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from edgesdk.graph import ACTIVATION, ADD, CONV, LINEAR, OTHER, WEIGHTED, Graph, Layer
-from edgesdk.plan import Option
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, OTHER, WEIGHTED, Graph, Layer
+from edgesdk.core.plan import Option
 from edgesdk.price import operators as ops
 from edgesdk.price.forms import CHEAPER
 from edgesdk.price.kinds import COPY, FREE, kind_of

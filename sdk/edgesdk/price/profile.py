@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from edgesdk.device import Target, prices_text
-from edgesdk.errors import BundleError, DeviceError, UsageError
-from edgesdk.plan import FP32
+from edgesdk.core.errors import BundleError, DeviceError, UsageError
+from edgesdk.core.plan import FP32
+from edgesdk.core.serialize import dumps, from_json, write
+from edgesdk.core.target import Target, prices_text
 from edgesdk.price.operators import CHANGES, Operator
 from edgesdk.price.physics import BYTES, FP16, SHAPE, TERMS, Kernels, Work, work
 from edgesdk.price.posterior import Z90, Posterior
-from edgesdk.record import dumps, from_json, write
 
 SCHEMA = 1
 MEASURED, SCALED, DERIVED = "measured", "scaled from a sibling", "derived from the chip's facts"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import ceil, prod
 
-from edgesdk.artefact import FORMAT_OF, format_of
-from edgesdk.errors import UsageError
-from edgesdk.graph import WEIGHTED, Layer
-from edgesdk.plan import STORED, Form
+from edgesdk.core.artifact import FORMAT_OF, format_of
+from edgesdk.core.errors import UsageError
+from edgesdk.core.graph import WEIGHTED, Layer
+from edgesdk.core.plan import STORED, Form
 
 STRENGTHS: dict[str, tuple[tuple[int, ...], ...]] = {
     "fp16": ((),),

@@ -10,10 +10,10 @@ from math import hypot
 from pathlib import Path
 from typing import Any
 
-from edgesdk.graph import CONV, LINEAR
-from edgesdk.plan import FP32
+from edgesdk.core.graph import CONV, LINEAR
+from edgesdk.core.plan import FP32
+from edgesdk.core.serialize import digest, dumps, write
 from edgesdk.price.operators import Operator, baseline
-from edgesdk.record import digest, dumps, write
 from edgesdk_targets.agent.undisturbed import LOWEST, beyond
 
 SCHEMA = 4  # 2: pools with their own windows, clips on grids of their own; 3: readers of two pixels a side; 4: ratios

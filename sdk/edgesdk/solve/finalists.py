@@ -7,9 +7,9 @@ from dataclasses import replace
 from math import ceil, log2
 from typing import TypeVar
 
-from edgesdk.graph import Graph
-from edgesdk.menu import Menu
-from edgesdk.plan import FP32, LayerPlan, Option, Plan
+from edgesdk.core.graph import Graph
+from edgesdk.core.menu import Menu
+from edgesdk.core.plan import FP32, LayerPlan, Option, Plan
 from edgesdk.price.menu import Losses
 from edgesdk.solve.milp import Solution
 

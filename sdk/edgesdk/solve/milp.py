@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgesdk.budget import Cost, show
-from edgesdk.errors import BudgetError
-from edgesdk.menu import Change, Choice, LayerMenu, Menu
-from edgesdk.plan import Proof
+from edgesdk.core.budget import Cost, show
+from edgesdk.core.errors import BudgetError
+from edgesdk.core.menu import Change, Choice, LayerMenu, Menu
+from edgesdk.core.plan import Proof
 from edgesdk.solve.highs import new_solver
 from edgesdk.solve.program import FIGURES, LATENCY, LOSS, PEAK, SIZE, Program
 

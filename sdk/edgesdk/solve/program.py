@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgesdk.menu import Change, Choice, LayerMenu, Menu
+from edgesdk.core.menu import Change, Choice, LayerMenu, Menu
 from edgesdk.solve.highs import BinaryProgram, Outcome, Row
 
 LATENCY, PEAK, SIZE, LOSS = "latency_ms", "peak_memory_bytes", "size_bytes", "loss"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 
 TEMPERATURE = 4.0
 LEAST_VARIANCE, FIRST_VARIANCE = 1e-5, 5.0  # of a variational Gaussian

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 
 LEAST = 1e-12  # of a probability, so that its logarithm is finite
 

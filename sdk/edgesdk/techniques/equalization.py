@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 
 ROUNDS = 20  # over all pairs; chains of three layers settle in fewer
 SETTLED = 1e-3  # relative change of a scale, from which on nothing moves

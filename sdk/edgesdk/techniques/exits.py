@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 
 MEASURES = ("entropy", "maximum")
 NEVER = -1.0  # a threshold that no sample keeps: doubts are never below zero

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 
 LEAST_SCALE = 1e-4  # of a BatchNorm channel that begins as a saliency
 

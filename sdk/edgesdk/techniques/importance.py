@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 
 DAMPING = 1e-2  # of a Hessian, relative to the mean of its diagonal (Frantar et al. 2023, GPTQ, section 3.3)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from edgesdk.errors import EdgeSdkError
+from edgesdk.core.errors import EdgeSdkError
 
 
 def library(module: str, package: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 from edgesdk.techniques.libraries import library
 
 ITERATIONS, TOLERANCE = 50, 1e-5  # of alternating least squares: more gains a hundredth of the error

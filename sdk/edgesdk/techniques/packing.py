@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 from edgesdk.techniques.codebooks import Coded
 from edgesdk.techniques.filtering import Filtered
 from edgesdk.techniques.sparsity import Sparse

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 
 BINS = 2048  # of magnitudes, as Migacz 2017 has them
 FINEST = 0.02  # of its own reach, the least that a side of a range is tried at

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 from edgesdk.techniques.importance import DAMPING, damped, removal_losses
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

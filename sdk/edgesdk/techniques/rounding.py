@@ -12,7 +12,7 @@ from math import cos, pi
 import torch
 from torch import Tensor
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 from edgesdk.techniques.reconstruction import Moments
 
 STEPS, RATE = 1000, 1e-2  # of Adam

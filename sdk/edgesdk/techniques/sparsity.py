@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 from edgesdk.techniques.codebooks import Coded
 
 LAYER, GLOBAL = "layer", "global"

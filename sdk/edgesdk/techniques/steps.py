@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgesdk.errors import UsageError
+from edgesdk.core.errors import UsageError
 
 
 class _Learned(torch.autograd.Function):

@@ -1,0 +1,359 @@
+"""The folder that a deployment ends in: written whole or not at all, and checked by its digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgesdk.bundle.signing import check_signature, sign
+from edgesdk.core.artifact import FORMAT_OF, Artefact, format_of, open_file
+from edgesdk.core.budget import Budget
+from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError
+from edgesdk.core.plan import INT8, Plan
+from edgesdk.core.report import Prediction, Report
+from edgesdk.core.serialize import dumps, from_json
+from edgesdk.core.target import target as find_target
+from edgesdk.pipeline.result import Result
+from edgesdk_targets.bundle_run import TOLERANCE, distance
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+if TYPE_CHECKING:  # to check a bundle nobody should wait for torch
+    from edgesdk.data.data import Data
+    from edgesdk.network.network import Network
+
+SCHEMA = 1
+FILES = ("plan.json", "report.json", "sample.npz", "run.py")  # beside those of the model
+UNIT = "edgesdk-model.service"
+MODEL = "model.onnx"  # where a manifest of before does not say
+MINIMUM = {"onnxruntime": "1.18", "openvino": "2024.4", "litert": "1.2", "tensorrt": "8.6"}  # versions of runtimes
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # what a bundle's files are called
+SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk: ``manifest`` and ``report`` as they are in it, and its plan.
+
+    ``installed`` is what the device said where it was installed by the same deployment.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    plan: Plan
+    report: Mapping[str, Any]
+    installed: Mapping[str, Any] | None = None
+
+    @property
+    def model(self) -> Path:
+        return self.path / self.manifest.get("model", MODEL)
+
+    @property
+    def artefact(self) -> Artefact:
+        """Its model as a file for its runtime."""
+        return Artefact(self.model, runtime=self.manifest["runtime"]["name"])
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """The bundle at ``path``, its digests checked. Raises ``BundleError`` where a file is missing or changed."""
+        path = Path(path)
+        manifest = _read(path / "manifest.json")
+        if manifest.get("schema", SCHEMA + 1) > SCHEMA:
+            raise BundleError(f"{path} has schema {manifest.get('schema')}, newer than {SCHEMA}", "update edgesdk")
+        files = manifest.get("files")
+        if not isinstance(files, dict) or not {*FILES, manifest.get("model", MODEL)} <= set(files):
+            raise BundleError(f"the manifest of {path} does not list the files of a bundle", "deploy again")
+        runtime = manifest.get("runtime")
+        if not isinstance(runtime, dict) or runtime.get("name") not in FORMAT_OF:
+            raise BundleError(f"the manifest of {path} names no runtime that edgesdk knows", "deploy again")
+        _check_files(path, files)
+        return cls(path, manifest, from_json(Plan, _read(path / "plan.json")), _read(path / "report.json"))
+
+
+def _check_files(path: Path, files: Mapping[str, Any]) -> None:
+    """Raise ``BundleError`` unless each of the manifest's ``files`` is in ``path`` itself, as it was."""
+    for name, entry in files.items():
+        if not PLAIN.fullmatch(name) or (path / name).is_symlink():
+            raise BundleError(f"{path} has {name!r} in its manifest, which is no file of its own", "deploy again")
+        if not (path / name).is_file():
+            raise BundleError(f"{path} lacks {name}", "deploy again, or copy the whole folder")
+        if file_digest(path / name) != entry["sha256"]:
+            raise BundleError(f"{path / name} was changed: its SHA-256 is not the manifest's", "deploy again")
+
+
+@contextmanager
+def reserve(out: Path, force: bool) -> Iterator[Path]:
+    """A temporary folder beside ``out``, gone if the work fails; :func:`pack` renames it to ``out``.
+
+    Raises ``BundleError`` where ``out`` exists and ``force`` does not allow replacing it, ``StorageError`` where the
+    folder cannot be made.
+    """
+    if out.exists() and not force:
+        raise BundleError(f"{out} exists", "give --force to replace it, or another --out")
+    if out.exists() and not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BundleError(f"{out} exists and is no bundle", "give another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(out)
+        temporary = out.with_name(f".{out.name}.partial-{os.getpid()}")
+        temporary.mkdir()
+    except OSError as error:
+        raise StorageError(f"cannot write beside {out}: {error.strerror}", "choose another --out") from None
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed runs left behind, and bring back a bundle that one was about to replace."""
+    old = out.with_name(f".{out.name}.old")
+    if old.exists():
+        shutil.rmtree(old) if out.exists() else old.rename(out)
+    for left in out.parent.glob(f".{out.name}.partial-*"):
+        owner = left.name.rpartition("-")[2]
+        if not (owner.isdigit() and Path(f"/proc/{owner}").exists()):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def pack(
+    place: Path, result: Result, target: str, data: Data, network: Network, budget: Budget, facts: Mapping[str, Any],
+    key: Path | None = None,
+) -> Bundle:  # fmt: skip
+    """Fill ``place`` with the bundle, sign it with ``key`` and rename it to what it was reserved for.
+
+    Raises ``StorageError``.
+    """
+    out = _out(place)
+    try:
+        for file in result.artefact.every:
+            shutil.copyfile(file, place / file.name)
+        (place / "plan.json").write_text(dumps(result.plan))
+        (place / "report.json").write_text(dumps(_report(result, data, budget, facts)))
+        model = Artefact(place / result.artefact.path.name, runtime=result.artefact.runtime)
+        _record(place, model, network, data)
+        run = resources.files("edgesdk_targets").joinpath("bundle_run.py").read_text()
+        (place / "run.py").write_text(run)
+        (place / UNIT).write_text(resources.files("edgesdk_targets").joinpath(UNIT).read_text())
+        (place / "manifest.json").write_text(dumps(_manifest(model, result, target, data, network)))
+        if key is not None:
+            sign(place, key)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the bundle {out}: {error.strerror}", "free some space or give another --out"
+        ) from None
+    return Bundle.open(publish(place))
+
+
+def publish(place: Path) -> Path:
+    """Make the filled folder that :func:`reserve` gave what it was reserved for; that path. Raises ``StorageError``."""
+    out = _out(place)
+    try:
+        for file in place.iterdir():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        old = out.with_name(f".{out.name}.old")
+        if out.exists():
+            out.rename(old)
+        place.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise StorageError(f"cannot write {out}: {error.strerror}", "free some space or give another --out") from None
+    return out
+
+
+def _out(place: Path) -> Path:
+    return place.with_name(place.name[1:].rpartition(".partial-")[0])
+
+
+def _record(place: Path, model: Artefact, network: Network, data: Data) -> None:
+    """A few inputs with the outputs that a runtime on this machine gave for them."""
+    from edgesdk.network.network import tensors
+
+    columns = [t[:SAMPLES].numpy() for t in tensors(data.example)]
+    inputs = {tensor.name: column for tensor, column in zip(network.graph.inputs, columns, strict=True)}
+    outputs = _outputs(open_file(model), inputs)
+    arrays = {f"input:{k}": v for k, v in inputs.items()} | {f"output:{k}": v for k, v in outputs.items()}
+    np.savez_compressed(place / "sample.npz", **arrays)  # type: ignore[arg-type]
+
+
+def _outputs(found: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    count = len(next(iter(inputs.values())))
+    rows = [found.run({name: value[i : i + 1] for name, value in inputs.items()}) for i in range(count)]
+    return {name: np.concatenate(parts) for name, parts in zip(found.outputs, zip(*rows, strict=True), strict=True)}
+
+
+def _manifest(model: Artefact, result: Result, target: str, data: Data, network: Network) -> dict[str, Any]:
+    place = model.path.parent
+    layout = {4: "NCHW" if data.preprocessing is None else data.preprocessing.layout, 3: "NCL", 2: "NC"}
+    recorded = np.load(place / "sample.npz")
+    outputs = [name.removeprefix("output:") for name in recorded.files if name.startswith("output:")]
+    files = [*(file.name for file in model.every), *FILES, UNIT]
+    runtime = result.deployed.runtime
+    precision = result.deployed.precision if isinstance(result.deployed, Report) else None
+    return {
+        "schema": SCHEMA,
+        "edgesdk": metadata.version("edgesdk"),
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "target": target,
+        "architecture": _architecture(result, target),
+        "basis": result.deployed.basis,
+        "runtime": {
+            "name": runtime,
+            "version": result.deployed.runtime_version,
+            "minimum": MINIMUM.get(runtime),
+            "precision": precision,
+        },
+        "model": model.path.name,
+        "format": FORMAT_OF[runtime],
+        "layout_inside": format_of(runtime).layout,
+        "threads": result.plan.threads,
+        "plan": result.plan.digest,
+        "graph": result.plan.graph_digest,
+        "inputs": [
+            {
+                "name": tensor.name,
+                "shape": [1, *tensor.shape],
+                "dtype": tensor.dtype,
+                "layout": layout.get(len(tensor.shape) + 1, "N..."),
+                "normalization": data.normalization,
+            }
+            for tensor in network.graph.inputs
+        ],
+        "preprocessing": data.preprocessing,
+        "classes": list(data.classes),
+        "outputs": [
+            {"name": name, "shape": [1, *array.shape[1:]], "dtype": str(array.dtype)}
+            for name in outputs
+            for array in [recorded[f"output:{name}"]]
+        ],
+        "files": {
+            name: {"sha256": file_digest(place / name), "bytes": (place / name).stat().st_size} for name in files
+        },
+    }
+
+
+def _architecture(result: Result, name: str) -> str | None:
+    """What the kernel of the machines says that the bundle is for; ``None`` where its target does not tell."""
+    if isinstance(result.deployed, Report):
+        return result.deployed.device.get("architecture")
+    return find_target(name).architecture
+
+
+def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Dense beside deployed, predicted beside measured, and how it came about."""
+    notes = [*data.notes, *facts.get("notes", ()), *(step["note"] for step in result.history if "note" in step)]
+    measured = isinstance(result.deployed, Report)
+    recipe = _recipe(result.deployed.runtime)
+    whole = any(layer.option.precision == INT8 for layer in result.plan.layers)
+    lines = recipe.get("measure_int8", recipe["measure"]) if whole else recipe["measure"]
+    if isinstance(result.deployed, Prediction):
+        notes = ["predicted, not measured: nothing ran on the target", *result.deployed.notes, *recipe["notes"], *notes]
+    return {
+        "schema": SCHEMA,
+        "basis": result.deployed.basis,
+        "budget": budget,
+        "data": data.description,
+        "notes": notes,
+        "metric": facts["metric"],
+        "score": {"dense": result.dense_score, "deployed": result.score, "judged_on": "the model and the file"},
+        "predicted": result.plan.predicted,
+        "measured": result.deployed.cost(budget) if measured else None,
+        "to_measure": [] if measured else [line.format(threads=result.plan.threads) for line in lines],
+        "dense": _without_samples(result.dense),
+        "deployed": result.deployed,
+        "parity": result.parity,
+        "against_model": {
+            name: {"error": found.error, "samples": found.samples, "top1_differs": found.top1_differs}
+            for name, found in result.against_model.items()
+        },
+        "fell_back_to_float": result.fallbacks,
+        "struck": result.plan.struck,
+        "history": result.history,
+        "beside": {name: _without_samples(report) for name, report in result.beside.items()},
+        "refused_runtimes": result.refused,
+        **{name: value for name, value in facts.items() if name not in ("notes", "metric")},
+    }
+
+
+def _recipe(runtime: str) -> dict[str, Any]:
+    """What ``runtime`` needs on a board, and how to measure with it there."""
+    return tomllib.loads((resources.files("edgesdk_targets") / "recipes" / f"{runtime}.toml").read_text("utf-8"))
+
+
+def _without_samples(report: Report | Prediction) -> dict[str, Any]:
+    return {name: value for name, value in vars(report).items() if name != "samples_ms"}
+
+
+def verify(path: str | Path, key: str | Path | None = None) -> dict[str, Any]:
+    """Check a bundle: digests, schema, runtime version, its outputs on the recorded sample, its signature by ``key``.
+
+    Of a folder that ``edgesdk export`` wrote, the digests. Returns what was checked. Raises ``BundleError`` for what
+    does not hold.
+    """
+    if key is not None:
+        check_signature(Path(path), Path(key))
+    manifest = _read(Path(path) / "manifest.json")
+    if manifest.get("kind") == "export" and isinstance(manifest.get("files"), dict):
+        _check_files(Path(path), manifest["files"])
+        return {"bundle": str(path), "files": len(manifest["files"]), "valid": True}
+    bundle = Bundle.open(path)
+    recorded = dict(np.load(bundle.path / "sample.npz"))
+    inputs = {entry["name"]: recorded[f"input:{entry['name']}"] for entry in bundle.manifest["inputs"]}
+    try:
+        found = open_file(bundle.artefact)
+        outputs = _outputs(found, inputs)
+    except EdgeSdkError:
+        raise
+    except Exception as error:  # the runtime's own exceptions share no base
+        raise BundleError(
+            f"{bundle.model} does not run: {str(error).splitlines()[0]}", "deploy for this runtime"
+        ) from None
+    errors = {}
+    for name, value in outputs.items():
+        expected = recorded[f"output:{name}"]
+        errors[name] = distance(value, expected)
+        if not errors[name] <= TOLERANCE:
+            raise BundleError(
+                f"{name} differs from the recorded sample by {errors[name]:.2g} of its spread", "deploy again here"
+            )
+    return {
+        "bundle": str(bundle.path),
+        "files": len(bundle.manifest["files"]),
+        "runtime": {"recorded": bundle.manifest["runtime"]["version"], "here": found.version},
+        "sample_error": errors,
+        "valid": True,
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}", "give the folder of a bundle") from None
+    except ValueError:
+        raise BundleError(f"{path} is no JSON", "deploy again") from None
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} is not a JSON object", "deploy again")
+    return content
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

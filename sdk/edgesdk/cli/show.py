@@ -1,0 +1,366 @@
+"""Results as people read them in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from edgesdk.cli.verdict import BOUNDS, cost, verdict
+from edgesdk.core.budget import show
+from edgesdk.devices.estimate import deployable
+from edgesdk.price.profile import MEASURED, SCALED
+
+if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nobody should wait for torch
+    from edgesdk.bundle.bundle import Bundle
+    from edgesdk.core.plan import Plan
+    from edgesdk.core.report import Report
+    from edgesdk.core.target import Target
+    from edgesdk.devices.estimate import Estimate
+    from edgesdk.price.profile import Pair, Profile
+    from edgesdk.workflows.export import Exported
+    from edgesdk.workflows.stages import Stages
+
+
+def show_bundle(bundle: Bundle, console: Console, quiet: bool = False, verbose: bool = False) -> None:
+    """The verdict, and dense against deployed in one table; with ``verbose`` all that is known."""
+    report = bundle.report
+    for line in verdict(report, bundle.manifest):
+        console.print(line, highlight=False, soft_wrap=True)
+    if not quiet:
+        _show_figures(report, console)
+    if verbose:
+        _show_rest(bundle, console)
+    notes = len(report["notes"])
+    more = f" (report.json in it has {notes} note{'s' * (notes > 1)}: -v prints them)" if notes and not verbose else ""
+    console.print(f"bundle: {bundle.path}{more}", highlight=False, soft_wrap=True)
+    if bundle.installed is not None:
+        show_installed(bundle.installed, console)
+
+
+def _show_figures(report: Mapping[str, Any], console: Console) -> None:
+    """Dense beside deployed. Figures of a profile are never shown as measured ones are: each has its interval."""
+    dense, deployed, score, budget = report["dense"], report["deployed"], report["score"], report["budget"]
+    measured = report["basis"] == "measured"
+    how = "measured in one interleaved run" if measured else "predicted, not measured"
+    table = Table(title=f"{how}: {deployed['runtime']}", title_justify="left")
+    for heading in ("", "budget", "dense", "deployed", "ratio"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    drop = "-" if budget["max_drop"] is None else f"-{budget['max_drop']:.3g}"
+    scores = [score["dense"], score["deployed"]]
+    table.add_row(report["metric"], drop, *(f"{s:.2f}" for s in scores), f"{scores[1] - scores[0]:+.2f}")
+    ratio, bound = f"{cost(report)['latency_ratio']:.2f}", _bound(budget, "latency_ms")
+    if measured:
+        for name in dict.fromkeys(("p50", f"p{budget['percentile']:g}")):
+            figures = [r["statistics"].get(name) for r in (dense, deployed)]
+            if None not in figures:
+                share = ratio if name == "p50" else f"{figures[1] / figures[0]:.2f}"
+                bounded = bound if name == f"p{budget['percentile']:g}" else "-"
+                table.add_row(f"latency {name}", bounded, *(show("latency_ms", f) for f in figures), share)
+    else:
+        ends = [" to ".join(show("latency_ms", r[end]) for end in ("low_ms", "high_ms")) for r in (dense, deployed)]
+        table.add_row("latency", bound, *(show("latency_ms", r["median_ms"]) for r in (dense, deployed)), ratio)
+        table.add_row("in 9 of 10 cases", "", *ends, "")
+    if measured and all(r.get("undisturbed") for r in (dense, deployed)):
+        shares = [f"{100 * r['undisturbed']['disturbed']:.0f} %" for r in (dense, deployed)]
+        table.add_row("disturbed meanwhile", "-", *shares, "")
+    for name, label in (("peak_memory_bytes", "peak memory added"), ("size_bytes", "size of the file")):
+        figures = [r[name] for r in (dense, deployed)]
+        table.add_row(label, _bound(budget, name), *(show(name, f) for f in figures), f"{figures[1] / figures[0]:.2f}")
+    console.print(table)
+
+
+def _bound(budget: Mapping[str, Any], name: str) -> str:
+    """What the budget allows of ``name``; a latency in milliseconds, or as a share of the dense model's."""
+    names = ("latency_ms", "latency_ratio") if name == "latency_ms" else (name,)
+    bounds = [show(each, budget[each]) for each in names if budget.get(each) is not None]
+    return " and ".join(bounds) or "-"
+
+
+def _show_rest(bundle: Bundle, console: Console) -> None:
+    """What was chosen per layer and why, predicted beside measured, and what it all rests on."""
+    report = bundle.report
+    console.print(f"{report['data']}\n", highlight=False)
+    if report["basis"] == "measured":
+        _show_prediction(report, console)
+    for precision, standing in report["deployed"].get("standing", {}).items():
+        console.print(f"prices in {precision}: {standing}", highlight=False)
+    show_plan(bundle.plan, console, verbose=True)
+    _show_beside(report, console)
+    parity = report["parity"]
+    console.print(
+        f"parity with the simulation: {parity['error']:.2g} of the outputs' spread over {parity['samples']} samples "
+        f"(tolerance {parity['tolerance']:g}); top-1 differs on {100 * parity['top1_differs']:.1f} %",
+        highlight=False,
+    )
+    fell = report["fell_back_to_float"]
+    console.print(f"fell back to float: {', '.join(fell) if fell else 'no layer'}", highlight=False)
+    for group, reason in report["groups_left_whole"].items():
+        console.print(f"channels of {group} left whole: {reason}", highlight=False)
+    for note in report["notes"]:
+        console.print(f"note: {note}", highlight=False)
+    for line in report["to_measure"]:
+        console.print(f"to measure on the board: {line}", highlight=False, soft_wrap=True)
+
+
+def _show_prediction(report: Mapping[str, Any], console: Console) -> None:
+    predicted, measured = report["predicted"], report["measured"]
+    table = Table(title="predicted beside measured", title_justify="left")
+    for heading in ("", "predicted", "measured", "predicted / measured"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, label in (("latency_ms", "latency"), ("peak_memory_bytes", "peak memory"), ("size_bytes", "size")):
+        ratio = f"{predicted[name] / measured[name]:.3f}"
+        table.add_row(label, show(name, predicted[name]), show(name, measured[name]), ratio)
+    own = [show("size_bytes", report[name]["runtime_memory_bytes"]) for name in ("dense", "deployed")]
+    console.print(table)
+    console.print(f"the runtime's own memory: {own[0]} dense, {own[1]} deployed", highlight=False)
+
+
+def _show_beside(report: Mapping[str, Any], console: Console) -> None:
+    """The runtimes side by side, where several were tried: dense and compressed, from the same run as the bundle."""
+    for name, reason in report["refused_runtimes"].items():
+        console.print(f"{name} has no part in it: {reason}", highlight=False)
+    if not report["beside"]:
+        return
+    own = report["deployed"]["runtime"]
+    table = Table(title=f"runtimes side by side ({report['basis']})", title_justify="left")
+    for heading in ("runtime", "", "latency p50", "peak memory", "size"):
+        table.add_column(heading, justify="left" if heading in ("runtime", "") else "right")
+    every = {f"dense {own}": report["dense"], f"deployed {own}": report["deployed"], **report["beside"]}
+    for name, one in every.items():
+        kind, _, runtime = name.partition(" ")
+        latency = one["statistics"]["p50"] if report["basis"] == "measured" else one["median_ms"]
+        memory, size = (show(key, one[key]) for key in ("peak_memory_bytes", "size_bytes"))
+        table.add_row(runtime, kind, show("latency_ms", latency), memory, size)
+    console.print(table)
+
+
+def show_exports(found: Iterable[Exported], console: Console) -> None:
+    """The files of one plan, with how far each is from the simulation."""
+    table = Table(title="one plan, the same integers in each", title_justify="left")
+    for heading in ("format", "file", "size", "run by", "off by (of the spread)", "other top-1"):
+        table.add_column(heading, justify="right" if heading in ("size", "other top-1") else "left", overflow="fold")
+    for one in found:
+        off = f"{one.parity.error:.2g} (tolerance {one.parity.tolerance:g})"
+        size = show("size_bytes", one.size_bytes)
+        table.add_row(one.format, one.path, size, one.runtime, off, f"{100 * one.parity.top1_differs:.1f} %")
+    console.print(table)
+
+
+def show_estimate(found: Estimate, per_layer: bool, console: Console) -> None:
+    """What a model is predicted to cost, and what that rests on."""
+    where = f"{found.target}, {found.runtime}, {found.threads} thread(s)"
+    table = Table(title=f"predicted: {where}", title_justify="left", show_header=False)
+    low, high = (show("latency_ms", end) for end in (found.latency_low_ms, found.latency_high_ms))
+    table.add_row("latency", f"{show('latency_ms', found.latency_ms)} (90 %: {low} to {high})")
+    table.add_row("peak memory added", show("peak_memory_bytes", found.peak_memory_bytes))
+    own = found.runtime_memory_bytes
+    table.add_row("runtime's own memory", "not known" if own is None else show("peak_memory_bytes", own))
+    table.add_row("size of the file", show("size_bytes", found.size_bytes))
+    for precision, standing in found.standing.items():
+        table.add_row(f"prices in {precision}", standing)
+    console.print(table)
+    if per_layer:
+        layers = Table(title="per layer", title_justify="left")
+        for heading in ("layer", "runs as", "us", "%"):
+            layers.add_column(heading, justify="right" if heading in ("us", "%") else "left", overflow="fold")
+        for layer in found.layers:
+            share = 100 * layer.latency_ms / found.latency_ms
+            layers.add_row(layer.name, layer.operator, f"{1e3 * layer.latency_ms:.1f}", f"{share:.1f}")
+        console.print(layers)
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False)
+    for source in found.sources:
+        console.print(f"source: {source}", highlight=False)
+
+
+def show_targets(found: Iterable[Profile], console: Console) -> None:
+    """A row per target: its chip, the runtimes that it can be deployed to, what its prices rest on in a word."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("target", "chip", "deploys to", "prices"):
+        table.add_column(heading, no_wrap=True, overflow="fold")
+    for known in found:
+        runtimes = deployable(known)
+        table.add_row(known.target.name, _chip(known.target), ", ".join(runtimes) or "-", _rests_on(known, runtimes))
+    console.print(table, highlight=False)
+    console.print("prices: measured (here or on a board), partly so, scaled from a sibling, derived", highlight=False)
+    console.print("all that is known of one, with sources and errors: edgesdk targets NAME", highlight=False)
+
+
+def _chip(target: Target) -> str:
+    """Its processor: how many cores of which kind."""
+    if target.measured:
+        return "this machine"
+    processor = next((fact.value for fact in target.facts if fact.fact == "processor"), "not known")
+    parts = processor.split(", ")
+    return next((part for part in parts if " x " in part), parts[0]).partition(" at ")[0].partition(" (")[0]
+
+
+def _rests_on(known: Profile, runtimes: Sequence[str]) -> str:
+    """What the prices of ``runtimes`` rest on, in a word."""
+    if known.target.measured:
+        return "here"
+    kinds = {pair.standing.kind for pair in known.pairs if pair.runtime in runtimes}
+    if MEASURED in kinds:
+        return "partly" if len(kinds) > 1 else "measured"
+    return "scaled" if SCALED in kinds else "derived" if kinds else "none"
+
+
+def show_target(known: Profile, console: Console) -> None:
+    """One target: facts with their sources, and what is measured, scaled or derived."""
+    target = known.target
+    names = f" (also {', '.join(target.aliases)})" if target.aliases else ""
+    console.print(f"[bold]{target.name}[/bold]: {target.title}{names}", highlight=False)
+    runtimes = deployable(known)
+    console.print(f"  deploys to: {', '.join(runtimes) or 'nothing yet'}", highlight=False)
+    if others := list(dict.fromkeys(pair.runtime for pair in known.pairs if pair.runtime not in runtimes)):
+        console.print(f"  can be estimated, not deployed to: {', '.join(others)}", highlight=False)
+    if target.measured:
+        console.print("  prices: measured on the machine at hand", highlight=False)
+    for pair in known.pairs:
+        console.print(f"  {_pair(pair)}", highlight=False)
+    for fact in known.target.facts:
+        console.print(f"  {fact.fact}: {fact.value} ({fact.source})", highlight=False)
+    for pair in known.pairs:
+        standing = pair.standing
+        console.print(
+            f"  {pair.runtime} {pair.precision}: {standing.source}; {standing.date}; version {standing.version}",
+            highlight=False,
+        )
+
+
+def _pair(pair: Pair) -> str:
+    standing = pair.standing
+    errors = "; ".join(f"mean error {100 * error:.1f} % ({what})" for what, error in standing.errors)
+    threads = " and ".join(map(str, standing.threads))
+    kind = f"{standing.kind} with {threads} thread(s)" if standing.networks else standing.kind
+    return f"{pair.runtime} {pair.precision}: {kind}; {errors or 'error not measured'}"
+
+
+def show_search(plan: Plan, console: Console, quiet: bool = False, verbose: bool = False) -> None:
+    """What a search came to: the cost that it promises, and what it rests on; then the plan."""
+    cost = plan.predicted
+    figures = ", ".join(f"{BOUNDS[name]} {show(name, getattr(cost, name))}" for name in BOUNDS if getattr(cost, name))
+    console.print(f"predicted: {figures}", highlight=False, soft_wrap=True)
+    console.print("accuracy: not judged; edgesdk deploy carries the plan out and does", highlight=False, soft_wrap=True)
+    where = f"prices of {plan.target}, {plan.runtime}, {plan.threads} thread{'s' * (plan.threads > 1)}"
+    console.print(f"{where}, within {100 * plan.proof.gap:.2g} % of the best at them", highlight=False, soft_wrap=True)
+    if not quiet:
+        show_plan(plan, console, verbose)
+
+
+def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
+    """What was chosen per layer and why; with ``verbose`` what was struck off, and what the solver proved."""
+    table = Table(title="chosen per layer (latency predicted)", title_justify="left")
+    for heading in ("layer", "channels", "runs as", "us", "why"):
+        table.add_column(heading, justify="right" if heading == "us" else "left", overflow="fold")
+    for layer in plan.layers:
+        gone = layer.reason.startswith("left out")
+        kept = str(plan.kept[layer.name]) if layer.name in plan.kept and not gone else ""
+        table.add_row(
+            layer.name, kept, "-" if gone else str(layer.option), f"{1e3 * layer.latency_ms:.1f}", layer.reason
+        )
+    console.print(table)
+    if not verbose:
+        return
+    for struck in plan.struck:
+        slower = f"{1e3 * struck.latency_ms:.1f} us instead of {1e3 * struck.replaces_ms:.1f} us"
+        console.print(f"struck off: {struck.layer} as {struck.choice}, {slower}", highlight=False)
+    proof = plan.proof
+    console.print(
+        f"proved within {100 * proof.gap:.2g} % of the best plan at these prices (objective {proof.objective:.4g}, "
+        f"bound {proof.bound:.4g}) by {proof.solver} in {proof.seconds:.1f} s",
+        highlight=False,
+    )
+
+
+def show_report(report: Report, console: Console) -> None:
+    """A benchmark's figures."""
+    rows: list[tuple[str, Any]] = [
+        (name, "too few samples" if value is None else show("latency_ms", value) if name != "count" else value)
+        for name, value in report.statistics.items()
+    ]
+    if report.undisturbed is not None:
+        rows.append(("disturbed meanwhile", f"{100 * report.undisturbed.disturbed:.0f} % (p50 is of the rest)"))
+    if report.load_ms is not None:
+        rows.append(("cold load", show("latency_ms", report.load_ms)))
+    if report.peak_memory_bytes is not None:
+        rows.append(("peak memory added", show("peak_memory_bytes", report.peak_memory_bytes)))
+    if report.runtime_memory_bytes is not None:
+        rows.append(("runtime's own memory", show("peak_memory_bytes", report.runtime_memory_bytes)))
+    rows.append(("size", show("size_bytes", report.size_bytes)))
+    runtime = f"{report.runtime} {report.runtime_version}, {report.threads} thread(s)"
+    table = Table(
+        title=f"{report.name}: {runtime}, {report.device.get('cpu')}", title_justify="left", show_header=False
+    )
+    for name, value in rows:
+        table.add_row(name, str(value))
+    console.print(table)
+    if not report.valid:
+        console.print(f"invalid: {report.reason}", highlight=False)
+
+
+def show_ratios(reports: Sequence[Report], console: Console) -> None:
+    """What each took of the first, all being from one run."""
+    first = reports[0]
+    for other in reports[1:]:
+        found = next(iter(other.ratios.values()))  # they are in the order of the run
+        told = f"p50 {found.median:.3f} (95 %: {found.low:.3f} to {found.high:.3f}), {found.rounds} interleaved rounds"
+        console.print(f"{other.name} / {first.name}: {told}", highlight=False)
+
+
+def show_installed(found: Mapping[str, Any], console: Console) -> None:
+    """What a device said of a bundle that it took."""
+    health = found["health"]
+    console.print(f"installed: {found['version']}, before: {found['previous'] or 'nothing'}", highlight=False)
+    for name, error in health["errors"].items():
+        console.print(f"{name}: differs there from the recorded sample by {error:.2g} of its spread", highlight=False)
+    if health["emulated"]:
+        console.print("emulated: nothing was measured there", highlight=False)
+    for key, name in (("p50_ms", "latency_ms"), ("peak_memory_bytes", "peak_memory_bytes")):
+        if health.get(key) is not None:
+            console.print(f"measured there: {name.rpartition('_')[0]} {show(name, health[key])}", highlight=False)
+    if found["removed"]:
+        console.print(f"removed: {', '.join(found['removed'])}", highlight=False)
+
+
+def show_facts(name: str, facts: Mapping[str, Any], console: Console) -> None:
+    """What a device's agent tells of it, what it does not know left out."""
+    console.print(f"[bold]{name}[/bold]" + (" (emulated)" if facts.get("emulated") else ""), highlight=False)
+    for key, value in {**facts, **facts["conditions"]}.items():
+        if value not in (None, [], {}) and key not in ("conditions", "emulated"):
+            console.print(f"  {key.replace('_', ' ')}: {_plainly(value)}", highlight=False)
+
+
+def _plainly(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plainly(part)}" for key, part in value.items() if part not in (None, [], {}))
+    if isinstance(value, list):
+        return "; ".join(_plainly(part) for part in value)
+    return str(value)
+
+
+def show_stages(found: Stages, console: Console) -> None:
+    """The stages with their shares, what is expected, and what it costs in accuracy."""
+    basis = found.basis["stages"]
+    title = f"{found.path}: {found.precision} in {found.runtime} {found.runtime_version}, {found.threads} thread(s)"
+    table = Table(title=title, title_justify="left")
+    for heading in ("file", "exit at", "threshold", "reached by", "left by", f"p50 ({basis})"):
+        table.add_column(heading, justify="left" if heading in ("file", "exit at") else "right")
+    for stage in found.stages:
+        limit = "-" if stage.threshold is None else f"{stage.threshold:.4g}"
+        table.add_row(
+            stage.file, stage.exit or "-", limit, f"{100 * stage.reached:.1f} %", f"{100 * stage.left:.1f} %",
+            f"{stage.latency_ms:.4g} ms",
+        )  # fmt: skip
+    console.print(table)
+    ratio = found.expected_ms / found.whole_ms
+    whole = f"{ratio:.2f} of the model in one file, {found.whole_ms:.4g} ms ({basis})"
+    console.print(f"expected (predicted): {found.expected_ms:.4g} ms a sample, {whole}", highlight=False)
+    for name, judged in (("test data", found.test), ("held-out data, by which they were set", found.held)):
+        figures = f"dense {judged.dense:.2f} %, last stage {judged.last:.2f} %, staged {judged.staged:.2f} %"
+        console.print(f"top-1 on {name}: {figures}", highlight=False)
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False)

@@ -1,0 +1,69 @@
+"""What a run came to, in three lines: the budget, the accuracy, and what both rest on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from edgesdk.core.budget import show
+
+BOUNDS = {"latency_ms": "latency", "latency_ratio": "latency", "peak_memory_bytes": "peak memory", "size_bytes": "size"}
+
+
+def verdict(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Whether the budget is kept, with figures; the score before and after; what that rests on."""
+    return _budget(report), _score(report), _ground(report, manifest)
+
+
+def cost(report: Mapping[str, Any]) -> dict[str, float]:
+    """What the deployed file costs: as measured, else as predicted, with its latency as a share of the dense one's."""
+    if report["basis"] == "measured":
+        found = dict(report["measured"])
+        dense, deployed = (report[name]["statistics"]["p50"] for name in ("dense", "deployed"))
+    else:
+        dense, deployed = (report[name]["median_ms"] for name in ("dense", "deployed"))
+        found = {key: report["deployed"][key] for key in ("peak_memory_bytes", "size_bytes")} | {"latency_ms": deployed}
+    if found.get("latency_ratio") is None:
+        found["latency_ratio"] = deployed / dense
+    return found
+
+
+def _budget(report: Mapping[str, Any]) -> str:
+    budget, found = report["budget"], cost(report)
+    bounds = {name: budget[name] for name in BOUNDS if budget.get(name) is not None}
+    told = [f"{BOUNDS[name]} {show(name, found[name])} of {show(name, most)} allowed" for name, most in bounds.items()]
+    lost = report["score"]["dense"] - report["score"]["deployed"]
+    if budget["max_drop"] is not None:
+        told.append(f"drop {max(lost, 0):.2f} of {budget['max_drop']:.3g} points allowed")
+    if not bounds:
+        told.insert(0, "latency " + ", ".join(show(name, found[name]) for name in ("latency_ms", "latency_ratio")))
+    missed = [name for name, bound in bounds.items() if found[name] > bound]
+    missed += ["max_drop"] * (budget["max_drop"] is not None and lost > budget["max_drop"])
+    kept = "budget missed" if missed else "budget kept"
+    if not report.get("compressed", True):
+        kept = f"nothing was compressed{_why(report)}, {kept} by the dense model"
+    return f"{kept}{'' if report['basis'] == 'measured' else ', as predicted'}: {', '.join(told)}"
+
+
+def _why(report: Mapping[str, Any]) -> str:
+    """What kept most layers as they are, where that was not the search's choice."""
+    held = Counter(reason for reason in report.get("reasons", ()) if "would save" not in reason)
+    return f" ({held.most_common(1)[0][0]})" if held else ""
+
+
+def _score(report: Mapping[str, Any]) -> str:
+    before, after = report["score"]["dense"], report["score"]["deployed"]
+    return f"{report['metric']}: {before:.2f} before, {after:.2f} after ({after - before:+.2f})"
+
+
+def _ground(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    deployed, date = report["deployed"], str(manifest["created"])[:10]
+    threads = f"{deployed['threads']} thread{'s' * (deployed['threads'] > 1)}"
+    if report["basis"] == "measured":
+        device = deployed["device"]
+        where = device.get("board") or device.get("cpu") or "this machine"
+        return f"measured on {where}, {deployed['runtime']} {deployed['runtime_version']}, {threads}, {date}"
+    standing = ", ".join(f"{precision} {kind}" for precision, kind in deployed["standing"].items())
+    where = f"{manifest['target']}'s profile ({standing}), {deployed['runtime']}, {threads}, {date}"
+    return f"predicted, nothing ran on the board: {where}"

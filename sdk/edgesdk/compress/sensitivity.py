@@ -1,0 +1,284 @@
+"""Accuracy prices: what each choice alone does to the network's outputs on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgesdk.compress.forms import activated, factorized
+from edgesdk.compress.integers import ACTIVATION_RANGE, MINIMUM_SCALE
+from edgesdk.compress.stored import packed_as
+from edgesdk.core.graph import ADD, WEIGHTED, Group, Layer
+from edgesdk.core.plan import INT8, Form, Option
+from edgesdk.data.task import Task
+from edgesdk.network.kept import kept_channels
+from edgesdk.network.network import Batch, Network, tensors
+from edgesdk.price.menu import Losses
+from edgesdk.price.operators import widths
+from edgesdk.techniques.reconstruction import Moments, least_squares, output_rows, weight_rows, window_rows
+
+ROWS = 16_384  # of a tensor's places, by which its channels are fitted
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+Progress = Callable[[int, int], None]
+
+
+def importance(network: Network, batches: Iterable[tuple[Batch, Tensor | None]], task: Task) -> dict[str, Tensor]:
+    """How much each channel of each group matters: shape (channels,), greater is more important.
+
+    First-order Taylor (Molchanov et al. 2019, eq. 8): the mean over samples of the squared change in loss if the
+    channel were zero, ``(sum over positions of activation * gradient)^2``, added up over the tensors of the group.
+    Without labels the dense network's own decisions stand for them.
+    """
+    tensors_of = {g.name: _judged(network, g) for g in network.graph.groups if not g.fixed}
+    scores = {name: torch.zeros(network.graph.group_by_name[name].size) for name in tensors_of}
+    if not scores:
+        return scores
+    for x, y in batches:
+        interpreter = fx.Interpreter(network.module, garbage_collect_values=False)
+        with torch.enable_grad():
+            outputs = list(interpreter.run(*(t.requires_grad_(t.is_floating_point()) for t in _detached(x))))
+            loss = task.supervised(outputs, y)
+            wanted = [(group, node, place) for group, nodes in tensors_of.items() for node, place in nodes.items()]
+            found = [interpreter.env[node] for _, node, _ in wanted]
+            gradients = torch.autograd.grad(loss * len(tensors(x)[0]), found, allow_unused=True)
+        for (group, _, (axis, of)), value, gradient in zip(wanted, found, gradients, strict=True):
+            if gradient is not None:
+                places = (value * gradient).detach().movedim(axis, 1)
+                per_sample = places.flatten(2).sum(2) if places.dim() > 2 else places
+                channels = torch.zeros(len(per_sample), len(scores[group]))
+                channels.index_add_(1, of[of >= 0], per_sample[:, of >= 0])
+                scores[group] += channels.square().sum(0)
+    return scores
+
+
+def _judged(network: Network, group: Group) -> dict[fx.Node, tuple[int, Tensor]]:
+    """The tensors by which the channels of ``group`` are scored, their axis, and which channel is at each place of it.
+
+    These are what its layers make and what is added up of them; of heads, and where none has them on an axis of their
+    own, what is read of them.
+    """
+    made = {}
+    if not group.heads:
+        sums = {n.name for n in network.graph.layers if n.writes == group.name and n.kind == ADD}
+        nodes = [network.node(name) for name in network.graph.by_name if name in sums.union(group.layers)]
+        places = {node: network.along(node, group.name) for node in nodes}
+        made = {node: place for node, place in places.items() if place is not None}
+    return made or network.entries(group.name)
+
+
+def _detached(x: Batch) -> list[Tensor]:
+    return [t.detach().clone() for t in tensors(x)]
+
+
+def sense(
+    network: Network,
+    offered: Mapping[str, tuple[Option, ...]],
+    x: Batch,
+    scores: Mapping[str, Tensor],
+    task: Task,
+    progress: Progress = lambda done, of: None,
+) -> Losses:
+    """What each width, option and branch alone costs in fidelity to the dense network on the inputs ``x``.
+
+    A compressed network's weights are fitted to what the dense one answers (:mod:`edgesdk.compress.refit`): here the
+    layers that read what was changed make up for it as far as a linear function can, and BatchNorm takes its statistics
+    from ``x`` itself.
+    """
+    probe = _Variants(network, x, task)
+    graph = network.graph
+    groups = [group for group in graph.groups if group.fixed is None]
+    steps = sum(len(widths(g.size, g.step)) - 1 for g in groups) + len(graph.branches) + len(graph.layers)
+    done = 0
+
+    def step(count: int = 1) -> None:
+        nonlocal done
+        done += count
+        progress(min(done, steps), steps)
+
+    by_width: dict[str, dict[int, float]] = {}
+    for group in groups:
+        losses = {group.size: 0.0}
+        for kept in sorted(widths(group.size, group.step), reverse=True)[1:]:
+            stay = set(kept_channels(scores[group.name], kept, group.step, group.shares))
+            cut = [c for c in range(group.size) if c not in stay]
+            losses[kept] = max(probe.cut(group.name, cut), losses[min(losses)])
+            step()
+        by_width[group.name] = losses
+    by_branch = {}
+    for branch in graph.branches:
+        by_branch[branch.name] = probe.without(branch.join, branch.keeps)
+        step()
+    by_option: dict[str, dict[str, float]] = {}
+    for layer in graph.layers:
+        by_option[layer.name] = {str(option): 0.0 for option in offered[layer.name]}
+        bits = {o.weight_bits for o in offered[layer.name] if o.precision == INT8}
+        quantized = {b: probe.quantized(layer, b) for b in bits}
+        forms = {o.form for o in offered[layer.name] if o.form is not None}
+        formed = {form: probe.formed(layer, form) for form in forms}
+        for option in offered[layer.name]:
+            price = quantized[option.weight_bits] if option.precision == INT8 else 0.0
+            price += formed[option.form] if option.form is not None else 0.0
+            by_option[layer.name][str(option)] = price
+        step()
+    return Losses(by_width, by_option, by_branch)
+
+
+class _Variants:
+    """The dense network's values on ``x``, and what becomes of its outputs when one thing in it is changed."""
+
+    def __init__(self, network: Network, x: Batch, task: Task) -> None:
+        self.network, self.task = network.copy(), task
+        self.module = self.network.module
+        for part in self.module.modules():
+            if isinstance(part, NORMS):
+                part.training, part.momentum = True, 0.0
+        self.by_target = {n.target: n for n in self.module.graph.nodes if n.op == "call_module"}
+        interpreter = fx.Interpreter(self.module, garbage_collect_values=False)
+        with torch.no_grad():
+            interpreter.run(
+                *(t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in tensors(x))
+            )
+        self.values: dict[fx.Node, Any] = dict(interpreter.env)
+        self.outputs = [self.values[n] for n in self.output_nodes()]
+
+    @torch.no_grad()
+    def loss(self, edits: Mapping[fx.Node, Callable[[Any], Any]]) -> float:
+        """The loss with the values of some nodes edited; only what depends on them is computed again."""
+        interpreter = fx.Interpreter(self.module)
+        values: dict[fx.Node, Any] = {}
+        for node in self.module.graph.nodes:
+            if node.op == "output":
+                break
+            dirty = any(i in values for i in node.all_input_nodes)
+            if not dirty and node not in edits:
+                continue
+            if dirty or node.op == "call_module":
+                interpreter.env = {i: values.get(i, self.values[i]) for i in node.all_input_nodes}
+                value = interpreter.run_node(node)
+            else:
+                value = self.values[node]
+            values[node] = edits[node](value) if node in edits else value
+        return self.task.fidelity_loss([values.get(n, self.values[n]) for n in self.output_nodes()], self.outputs)
+
+    def output_nodes(self) -> list[fx.Node]:
+        node = next(n for n in self.module.graph.nodes if n.op == "output")
+        return [n for n in node.args[0] if isinstance(n, fx.Node)]
+
+    @contextmanager
+    def weights(self, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+        """The weights of some submodules changed for a while; each is a function of the original."""
+        before = {}
+        for path, change in changes.items():
+            part = self.module.get_submodule(path)
+            before[path] = part.weight.data  # type: ignore[union-attr]
+            part.weight.data = change(part.weight.data)  # type: ignore[union-attr,operator]
+        try:
+            yield
+        finally:
+            for path, weight in before.items():
+                self.module.get_submodule(path).weight.data = weight  # type: ignore[union-attr,assignment]
+
+    def cut(self, group: str, channels: list[int]) -> float:
+        """Loss with ``channels`` of ``group`` gone wherever a layer reads them, its weights making up for them.
+
+        What the channels that stay say of them linearly stands in their place: readers can take that into their
+        weights, as they will when they are fitted.
+        """
+        entries = self.network.entries(group).items()
+        return self.loss({node: self._explained(node, channels, axis, of) for node, (axis, of) in entries})
+
+    def _explained(self, node: fx.Node, channels: list[int], axis: int, of: Tensor) -> Callable[[Tensor], Tensor]:
+        """A tensor like the value of ``node`` with ``channels`` as a linear function of the others.
+
+        ``of`` says which channel is at each place of ``axis``.
+        """
+        value = self.values[node]
+        leaving = torch.isin(of, torch.tensor(channels))
+        gone, stay = torch.nonzero(leaving).flatten(), torch.nonzero(~leaving).flatten()
+        guess = _linear(value.index_select(axis, stay), value.index_select(axis, gone), axis)
+        return lambda v: v.index_copy(axis, gone, guess(v.index_select(axis, stay)))
+
+    def without(self, join: str, keeps: str) -> float:
+        """Loss with the addition ``join`` passing on what ``keeps`` makes, its readers' weights making up for it."""
+        node = self.network.node(join)
+        kept = self.values[self.network.node(keeps)]
+        if node.target is not torch.ops.aten.add.Tensor:
+            kept = kept.clamp(min=0)
+        whole = self.values[node]
+        guess = _linear(kept, whole, 1 if whole.dim() == 4 else whole.dim() - 1)
+        return self.loss({node: lambda _: guess(kept)})
+
+    def formed(self, layer: Layer, form: Form) -> float:
+        """Loss with the layer in another form; the last of its parts is fitted to what the layer answers."""
+        path, node = self.network.sites[layer.name].module, self.network.node(layer.name)
+        if path is None:
+            x = self.values[node.all_input_nodes[0]]
+            return self.loss({node: lambda _: activated(form, x)})
+        if form.stored:
+            with self.weights({path: lambda weight: packed_as(weight, form).decoded()}):
+                return self.loss({self.by_target[path]: lambda v: v})
+        call = self.by_target[path]
+        *before, last = factorized(self.module.get_submodule(path), form)
+        x, wanted = self.values[call.all_input_nodes[0]], self.values[call]
+        for part in before:
+            x = part(x)
+        _fit(last, x, wanted)
+        return self.loss({call: lambda _: last(x)})
+
+    def quantized(self, layer: Layer, bits: int) -> float:
+        """Loss with the layer's weights and output on integer grids."""
+        output = {self.network.node(layer.name): _on_grid}
+        path = self.network.sites[layer.name].module
+        if layer.kind not in WEIGHTED or path is None:
+            return self.loss(output)
+        with self.weights({path: lambda w: _weights_on_grid(w, bits)}):
+            return self.loss({self.by_target[path]: lambda v: v, **output})
+
+
+def _linear(x: Tensor, y: Tensor, axis: int) -> Callable[[Tensor], Tensor]:
+    """The function of ``x``, linear along ``axis`` and the same everywhere else, that is nearest to ``y``."""
+    rows, wanted = (value.movedim(axis, -1).flatten(0, -2) for value in (x, y))
+    step = max(1, len(rows) // ROWS)
+    rows, wanted = rows[::step], wanted[::step]
+    means = rows.mean(0), wanted.mean(0)
+    rows, wanted = rows - means[0], wanted - means[1]
+    inner = rows.T @ rows
+    some = _damping(rows.shape[1], len(rows)) * inner.diagonal().mean().clamp(min=1e-9)
+    weight = torch.linalg.solve(inner + some * torch.eye(len(inner)), rows.T @ wanted)
+    return lambda v: ((v.movedim(axis, -1) - means[0]) @ weight + means[1]).movedim(-1, axis)
+
+
+@torch.no_grad()
+def _fit(layer: Any, x: Tensor, y: Tensor) -> None:
+    """Set the weights of ``layer`` to those with which it answers ``x`` most nearly with ``y``."""
+    weight = weight_rows(layer)
+    own: Tensor | None = layer.bias
+    bias = None if own is None else own.detach().reshape(weight.shape[:2])
+    moments = Moments.empty(len(weight), weight.shape[2], weight.shape[1])
+    some = slice(None, None, max(1, y.numel() // (weight.shape[0] * weight.shape[1]) // ROWS))  # samples
+    moments.add(window_rows(layer, x[some]), output_rows(layer, y[some]))
+    weight, fitted = least_squares(moments, weight, bias, _damping(weight.shape[2], moments.count))
+    layer.weight.copy_(weight.reshape(layer.weight.shape))
+    if own is not None and fitted is not None:
+        own.copy_(fitted.flatten())
+
+
+def _damping(columns: int, rows: int) -> float:
+    """Of a fit of so many columns over so many rows: the fewer the rows, the less is believed."""
+    return max(1e-3, columns / rows)
+
+
+def _on_grid(value: Tensor) -> Tensor:
+    low, high = value.amin().clamp(max=0), value.amax().clamp(min=0)
+    scale = ((high - low) / (ACTIVATION_RANGE[1] - ACTIVATION_RANGE[0])).clamp(min=MINIMUM_SCALE)
+    return (value / scale).round() * scale
+
+
+def _weights_on_grid(weight: Tensor, bits: int) -> Tensor:
+    limit = 2 ** (bits - 1) - 1
+    scale = (weight.abs().flatten(1).amax(1) / limit).clamp(min=MINIMUM_SCALE).reshape(-1, *[1] * (weight.dim() - 1))
+    return (weight / scale).round() * scale

@@ -1,0 +1,169 @@
+"""A network as the search sees it: fused layers, channel groups, residual branches. No torch in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+from edgesdk.core.serialize import digest
+
+CONV, LINEAR = "conv", "linear"
+WEIGHTED = (CONV, LINEAR)
+ADD, POOL, MEAN, ACTIVATION, FLATTEN = "add", "pool", "mean", "activation", "flatten"
+OTHER = "other"
+KINDS = (*WEIGHTED, ADD, POOL, MEAN, ACTIVATION, FLATTEN, OTHER)
+
+
+def by_whole_groups(groups: int, each: int) -> bool:
+    """Whether of ``groups`` with ``each`` input channels whole ones are cut; where they are few, all get thinner."""
+    return groups > 1 and groups >= each
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input of the network: its shape without the batch, and its dtype as NumPy names it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator with what a runtime fuses into it: a convolution with its BatchNorm and ReLU, say.
+
+    ``inputs`` names the layers or graph inputs that it reads. ``shape`` is its output's, ``input_shape`` its first
+    input's, both without the batch. ``kernel``, ``stride``, ``padding`` and ``dilation`` have an entry per spatial
+    axis and are empty for layers that have none. ``macs`` are multiply-accumulates for one sample. ``reads`` and
+    ``writes`` name the channel groups of its first input and of its output, where these can be cut; of its input
+    channels ``read_part`` are the group's, all where it is ``None``.
+    ``fixed`` says why it is left as it is, where it is.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    shape: tuple[int, ...]
+    operator: str
+    weight_shape: tuple[int, ...] = ()
+    has_bias: bool = False
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    activation: str | None = None
+    parameters: int = 0
+    macs: int = 0
+    reads: str | None = None
+    writes: str | None = None
+    fixed: str | None = None
+    read_part: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.kind!r} is not one of {', '.join(KINDS)}")
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel has a kernel of its own, so that input and output channels are cut together."""
+        return self.kind == CONV and self.groups > 1 and self.groups == self.weight_shape[0]
+
+    @property
+    def by_groups(self) -> bool:
+        """Whether whole groups of it go, so that as many channels of its output go as of its input."""
+        return self.kind == CONV and by_whole_groups(self.groups, self.weight_shape[1])
+
+    @property
+    def elements(self) -> int:
+        """Numbers in its output, for one sample."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that must be cut together, ``size`` of them; ``fixed`` says why they cannot be cut, where so.
+
+    They stay or go in units of ``step`` in a row: the heads of an attention, counted where its projection reads them.
+    With ``shares`` they are kept in multiples of ``step``, and of each of these sets the same share: what a layer
+    makes, or reads, where several are joined (a concatenation), or a part of that (half of it, behind a chunk).
+    """
+
+    name: str
+    size: int
+    layers: tuple[str, ...]
+    fixed: str | None = None
+    step: int = 1
+    shares: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def heads(self) -> bool:
+        """Whether its channels are heads of an attention."""
+        return self.step > 1 and not self.shares
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The layers of a residual branch; without them, ``join`` passes on its other input, ``keeps``."""
+
+    name: str
+    join: str
+    keeps: str
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Layers in the order in which they run, with what the search may decide about them."""
+
+    inputs: tuple[Tensor, ...]
+    layers: tuple[Layer, ...]
+    outputs: tuple[str, ...]
+    groups: tuple[Group, ...] = ()
+    branches: tuple[Branch, ...] = ()
+
+    def __post_init__(self) -> None:
+        seen = {tensor.name for tensor in self.inputs}
+        for layer in self.layers:
+            if unknown := [name for name in layer.inputs if name not in seen]:
+                raise ValueError(f"{layer.name} reads {unknown[0]}, which nothing before it makes")
+            if layer.name in seen:
+                raise ValueError(f"two layers are called {layer.name}")
+            seen.add(layer.name)
+
+    @cached_property
+    def digest(self) -> str:
+        """What a plan names as the graph that it was made for."""
+        return digest(self)
+
+    @cached_property
+    def by_name(self) -> dict[str, Layer]:
+        return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def group_by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def readers(self) -> dict[str, tuple[str, ...]]:
+        """For each tensor (a layer's output or an input), the layers that read it."""
+        table: dict[str, list[str]] = {tensor.name: [] for tensor in self.inputs}
+        for layer in self.layers:
+            table[layer.name] = []
+            for name in dict.fromkeys(layer.inputs):
+                table[name].append(layer.name)
+        return {name: tuple(readers) for name, readers in table.items()}
+
+    @cached_property
+    def live(self) -> dict[str, tuple[str, ...]]:
+        """For each layer, the tensors that are in memory while it runs: made before or by it, read by it or later.
+
+        The classic liveness of straight-line code (Aho et al., Compilers, section 9.2.5). Graph inputs belong to the
+        caller and are not counted.
+        """
+        order = {layer.name: index for index, layer in enumerate(self.layers)}
+        end = {name: max([order[r] for r in self.readers[name]], default=order[name]) for name in order}
+        end.update({name: len(order) for name in self.outputs if name in order})
+        return {name: tuple(t for t in order if order[t] <= step <= end[t]) for name, step in order.items()}

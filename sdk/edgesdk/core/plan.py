@@ -1,0 +1,131 @@
+"""A plan: what every layer is to be. Searching makes it, compressing carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgesdk.core.budget import Cost
+from edgesdk.core.errors import BundleError
+from edgesdk.core.graph import Graph
+from edgesdk.core.serialize import digest
+
+SCHEMA = 1
+FP32, INT8 = "fp32", "int8"
+STORED = {
+    "fp16": 0, "bf16": 0, "k-means": 1, "intervals": 1, "powers-of-two": 1, "e2m1": 1, "ternary": 0, "binary": 0,
+    "sparse": 1, "n-of-m": 2, "dct": 1, "haar": 1,
+}  # fmt: skip
+"""Forms that a float layer's weight is stored in, while it computes as it would without: how many sizes each has."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """Another form of a layer. ``svd`` and ``spatial`` have a rank as their size, ``tucker`` those of input and output.
+
+    Of those in ``STORED`` codebooks have their values as their size, powers of two their bits, e2m1 the weights to a
+    scale, ``sparse`` the percentage of zeros, dct and haar that of the coefficients that stay.
+    """
+
+    method: str
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def stored(self) -> bool:
+        """Whether it says how the weight is stored, not what the layer runs as."""
+        return self.method in STORED
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, [self.method, "x".join(map(str, self.sizes))]))
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a layer is carried out: the precision it runs in, the bits its weights are stored in, its form."""
+
+    precision: str = FP32
+    weight_bits: int = 32
+    form: Form | None = None
+
+    def __str__(self) -> str:
+        stored = "" if self.weight_bits in (8, 32) else f", {self.weight_bits}-bit weights"
+        weights = "weights as " * bool(self.form and self.form.stored)
+        return f"{self.precision}{stored}" + (f", {weights}{self.form}" if self.form else "")
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer's option, with what it is expected to take and why it was chosen."""
+
+    name: str
+    option: Option
+    latency_ms: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the solver proved: no plan's objective is below ``bound``; ``gap`` is relative to ``objective``."""
+
+    objective: float
+    bound: float
+    gap: float
+    seconds: float
+    solver: str
+
+
+@dataclass(frozen=True)
+class Struck:
+    """A choice that is not on the menu because this device runs it slower than what it would replace."""
+
+    layer: str
+    choice: str
+    latency_ms: float
+    replaces_ms: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Per channel group how many channels stay, per layer its option, and the branches that are left out."""
+
+    graph_digest: str
+    target: str
+    runtime: str
+    threads: int
+    kept: Mapping[str, int]
+    layers: tuple[LayerPlan, ...]
+    dropped: tuple[str, ...]
+    predicted: Cost
+    proof: Proof
+    struck: tuple[Struck, ...] = ()
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.schema > SCHEMA:
+            raise BundleError(f"the plan has schema {self.schema}, newer than {SCHEMA}", "update edgesdk")
+
+    @property
+    def options(self) -> dict[str, Option]:
+        return {layer.name: layer.option for layer in self.layers}
+
+    @property
+    def digest(self) -> str:
+        """Over the decisions alone: two plans with the same digest make the same model."""
+        return digest([self.graph_digest, self.kept, [[p.name, p.option] for p in self.layers], self.dropped])
+
+    def structural(self, graph: Graph) -> bool:
+        """Whether it changes more of ``graph`` than how numbers are stored and computed."""
+        return (
+            bool(self.dropped)
+            or any(layer.option.form and not layer.option.form.stored for layer in self.layers)
+            or any(kept < graph.group_by_name[name].size for name, kept in self.kept.items())
+        )
+
+    def compresses(self, graph: Graph) -> bool:
+        """Whether what it makes of ``graph`` is not the dense model."""
+        return self.structural(graph) or any(layer.option != Option() for layer in self.layers)
+
+    def check(self, graph: Graph) -> None:
+        """Raise ``BundleError`` unless this plan was made for ``graph``."""
+        if self.graph_digest != graph.digest:
+            raise BundleError("the plan was made for another model", "search again for this one")

@@ -1,0 +1,139 @@
+"""What was measured, with everything that the figures depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgesdk.core.budget import Budget, Cost
+from edgesdk.core.errors import DeviceError
+from edgesdk.core.pairing import Ratio
+
+SCHEMA = 1
+DENSE = "dense"  # the artefact of a run that others are compared with
+Tell = Callable[[str, "float | None"], None]
+"""Is told what is being done and how much of that is: what stands after ``": "`` is detail that may change."""
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a run takes in the device's undisturbed state, in ms, with the standard error of its logarithm.
+
+    Reference models, visited every few ms, tell that state: it is the lowest mode of their times, ``reference_ms``.
+    What the artefact took is taken relative to theirs, visits counting the less the slower the device was;
+    ``disturbed`` is the share of visits in which it was slower than that state.
+    """
+
+    ms: float
+    error: float
+    disturbed: float
+    reference_ms: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """One artefact on one device.
+
+    ``statistics`` of latency in ms (``p50``, ``p90``, ``p95``, ``p99``, ``min``, ``max``, ``mean``, ``std``; a
+    percentile that the count cannot carry is ``None``); ``samples_ms`` are the raw samples. Memory in bytes:
+    ``peak_memory_bytes`` is what the model adds to the process, ``runtime_memory_bytes`` what the runtime takes without
+    any. ``precision`` is the one that the runtime says it computes floats in, where it says so. ``load_ms`` is a cold
+    load in a fresh process. ``valid`` is false for a throttled run, with the reason. ``ratios`` are its latency as a
+    share of that of each other artefact of the same run, by its name, compared round by round. In
+    ``statistics`` ``p50`` is that of the ``undisturbed`` state, where it is known, and ``p50_as_run`` that of the raw
+    samples, as all the others are.
+    """
+
+    name: str
+    digest: str
+    size_bytes: int
+    runtime: str
+    runtime_version: str
+    precision: str | None
+    threads: int
+    mode: str
+    statistics: Mapping[str, Any]
+    samples_ms: tuple[float, ...]
+    peak_memory_bytes: float | None
+    runtime_memory_bytes: float | None
+    load_ms: float | None
+    conditions: Mapping[str, Any]
+    device: Mapping[str, Any]
+    valid: bool = True
+    reason: str | None = None
+    basis: str = "measured"
+    schema: int = SCHEMA
+    notes: tuple[str, ...] = field(default=())
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    undisturbed: Undisturbed | None = None
+
+    def latency_ms(self, percentile: float = 50) -> float:
+        """The median in the undisturbed state; at another ``percentile`` that of the raw samples, as they came.
+
+        Raises ``DeviceError`` where they cannot carry it.
+        """
+        if percentile == 50 and self.undisturbed is not None:
+            return self.undisturbed.ms
+        ordered = sorted(self.samples_ms)
+        if len(ordered) * min(percentile, 100 - percentile) / 100 < 5:
+            raise DeviceError(
+                f"{len(ordered)} samples cannot carry percentile {percentile:g}", "measure longer, with --mode full"
+            )
+        position = (len(ordered) - 1) * percentile / 100
+        low = int(position)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+    def cost(self, budget: Budget | None = None) -> Cost:
+        """The measured cost, its latency at the budget's percentile."""
+        return Cost(
+            self.latency_ms(budget.percentile if budget else 50),
+            self.peak_memory_bytes or 0.0,
+            self.size_bytes,
+            self.basis,
+            latency_ratio=_share(self.ratios),
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One artefact on a target that is not at hand, from the target's profile: what a ``Report`` would measure.
+
+    ``median_ms`` with the ends of its 90 % interval. ``size_bytes`` is the file's own. ``standing`` says per precision
+    what the prices rest on, ``notes`` in words what a reader must know. ``ratios`` are as in a ``Report``.
+    """
+
+    name: str
+    digest: str
+    size_bytes: int
+    runtime: str
+    runtime_version: str
+    threads: int
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    peak_memory_bytes: float
+    runtime_memory_bytes: float | None
+    standing: Mapping[str, str]
+    sources: tuple[str, ...]
+    notes: tuple[str, ...]
+    valid: bool = True
+    reason: str | None = None
+    basis: str = "predicted"
+    schema: int = SCHEMA
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
+
+    def latency_ms(self, percentile: float = 50) -> float:
+        """The median, whatever the percentile: a profile knows nothing of the spread between runs."""
+        return self.median_ms
+
+    def cost(self, budget: Budget | None = None) -> Cost:
+        """The predicted cost."""
+        ratio = _share(self.ratios)
+        return Cost(self.median_ms, self.peak_memory_bytes, self.size_bytes, self.basis, latency_ratio=ratio)
+
+
+def _share(ratios: Mapping[str, Ratio]) -> float | None:
+    """The latency as a share of the dense model's, where that was in the run."""
+    return ratios[DENSE].median if DENSE in ratios else None

@@ -1,0 +1,99 @@
+"""Frozen dataclasses to JSON and back, files written whole or not at all, and digests."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgesdk.core.errors import BundleError, StorageError
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """``value`` as plain lists, dictionaries and scalars; dataclasses become dictionaries of their fields."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(kind: type[T], value: Any) -> T:
+    """The inverse of :func:`to_json` for dataclass ``kind``; unknown fields are left out.
+
+    Raises ``BundleError`` where a field is missing or of another type.
+    """
+    try:
+        return _build(kind, value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(
+            f"not a {kind.__name__}: {error}", "write the file anew with this version of edgesdk"
+        ) from None
+
+
+def _build(kind: Any, value: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+        if missing := [name for name in required if name not in value]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        return kind(**{name: _build(hints[name], value[name]) for name in hints if name in value})  # type: ignore[operator]
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _build(next(a for a in arguments if a is not type(None)), value)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{value!r} is not a list")
+        items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(_build(item, part) for item, part in zip(items, value, strict=True))
+    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return {arguments[0](key): _build(arguments[1], item) for key, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, float, str, bool) and type(value) is not kind:
+        raise TypeError(f"{value!r} is not of type {kind.__name__}")
+    return value
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of ``value``: of bytes as they are, of anything else through its canonical JSON."""
+    if not isinstance(value, bytes):
+        value = json.dumps(to_json(value), sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(value).hexdigest()
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Write ``path`` whole or not at all: to a temporary name beside it, then renamed.
+
+    Raises ``StorageError`` where the disk or the permissions do not allow it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}", "free some space or choose another place"
+        ) from None
+
+
+def dumps(value: Any) -> str:
+    """``value`` as an indented JSON document that ends in a newline."""
+    return json.dumps(to_json(value), indent=2) + "\n"

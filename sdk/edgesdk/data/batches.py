@@ -1,0 +1,151 @@
+"""Batches in memory and a user's own, brought to one form, and what holds of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgesdk.core.errors import DataError
+from edgesdk.core.wording import said
+from edgesdk.data.sources import Samples, check_part, dtype_name
+from edgesdk.data.targets import IGNORED, check_range, is_soft, likeliest
+from edgesdk.network.network import Batch, rebatch, tensors
+
+
+class Shuffled:
+    """Batches of samples in memory, in a new order each time; a last short one is left out where there are others.
+
+    ``labels`` are those of its samples, or ``None``.
+    """
+
+    def __init__(self, samples: Samples, rows: Tensor, batch_size: int, seed: int) -> None:
+        self.samples, self.rows, self.batch_size = samples, rows, batch_size
+        self.labels = None if samples.y is None else samples.y[rows]
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return max(1, len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Batch, Any]]:
+        order = self.rows[torch.randperm(len(self.rows), generator=self.generator)]
+        for rows in order[: len(self) * self.batch_size].split(self.batch_size):
+            yield taken(self.samples, rows)
+
+
+class Relabelled:
+    """Batches with other labels: ``change`` makes them of those that there were."""
+
+    def __init__(self, batches: Iterable[tuple[Batch, Any]], change: Callable[[Any], Any]) -> None:
+        self.batches, self.change = batches, change
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[tuple[Batch, Any]]:
+        for x, y in self.batches:
+            yield x, self.change(y)
+
+
+class Given:
+    """A user's own batches, brought to one form and checked as they come; ``classes`` bounds the labels once known."""
+
+    def __init__(self, source: Iterable[Any], name: str, classifies: bool) -> None:
+        self.source, self.name, self.classifies = source, name, classifies
+        self.classes: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.source)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[tuple[Batch, Any]]:
+        try:
+            batches = iter(self.source)
+        except TypeError:
+            fact = f"{self.name} is of type {type(self.source).__name__}, which cannot be iterated"
+            raise DataError(fact, "give a list of batches (x, y) or a DataLoader") from None
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception as error:
+                fact = f"reading {self.name} failed with {said(error)}"
+                raise DataError(fact, "make it iterate in Python first") from error
+            x, y = self._pair(batch)
+            if self.classes is not None:
+                check_range(y, self.classes)
+            yield x, y
+
+    def _pair(self, batch: Any) -> tuple[Batch, Any]:
+        parts = [batch] if isinstance(batch, (Tensor, np.ndarray, Mapping)) else batch
+        if not isinstance(parts, (list, tuple)) or len(parts) not in (1, 2):
+            many = f" of {len(parts)}" if isinstance(parts, (list, tuple)) else ""
+            raise DataError(f"{self.name} yields a {type(batch).__name__}{many}", "let it yield batches (x, y)")
+        x: Any = _tensors(parts[0])
+        y: Any = _tensors(parts[1]) if len(parts) == 2 else None
+        if not all(isinstance(t, Tensor) for t in (tensors(x) if isinstance(x, (Tensor, tuple, dict)) else [x])):
+            fact = f"{self.name} yields x of type {type(parts[0]).__name__}"
+            raise DataError(fact, "let x be a tensor, or a tuple or dict of tensors")
+        if isinstance(y, (int, float)) or (isinstance(y, Tensor) and y.dim() == 0):
+            raise DataError(f"{self.name} yields single samples", "let it yield batches: wrap it in a DataLoader")
+        check_part(x, y, f"x of {self.name}", f"y of {self.name}")
+        return x, y if y is None or not self.classifies else checked_labels(y, f"y of {self.name}")
+
+
+def taken(samples: Samples, rows: Tensor) -> tuple[Batch, Any]:
+    """The samples of ``rows`` as one prepared batch."""
+    x = samples.prepare(rebatch(samples.x, lambda t: t[rows]))
+    return x, None if samples.y is None else samples.y[rows]
+
+
+def stratified(count: int, y: Tensor | None, seed: int) -> Tensor:
+    """The rows 0 to ``count - 1`` in random order; each run of them holds each label of ``y`` in its share."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    if y is None:
+        return order
+    place = torch.empty(count, dtype=torch.float64)
+    for label in y.unique():
+        rows = order[y[order] == label]
+        place[rows] = (torch.arange(len(rows), dtype=torch.float64) + 0.5) / len(rows)
+    return order[place[order].argsort(stable=True)]
+
+
+def checked_labels(y: Any, what: str) -> Tensor:
+    """Labels of a classifier: class numbers as int64, or soft labels. Raises ``DataError`` where they are neither."""
+    if isinstance(y, Tensor) and y.is_floating_point() and y.dim() > 1:
+        likeliest(y)
+        return y
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex():
+        kind = dtype_name(y) if isinstance(y, Tensor) else type(y).__name__
+        raise DataError(f"the labels {what} are {kind}", "give whole class numbers from 0, or another --metric")
+    y = (y[:, 0] if y.dim() == 2 and y.shape[1] == 1 else y).long()
+    judged = y[y != IGNORED] if y.dim() > 1 else y
+    if judged.numel() and int(judged.min()) < 0:
+        raise DataError(f"the labels {what} hold {int(judged.min())}", "number the classes from 0")
+    return y
+
+
+def classes_of(y: Tensor) -> Tensor:
+    """The class of each label, as class numbers; of one-hot and soft labels the likeliest."""
+    return y.argmax(1) if y.is_floating_point() or y.dim() == 2 and is_soft(y) else y
+
+
+def check_classes(labels: Sequence[Tensor]) -> None:
+    """Raise ``DataError`` where ``labels`` hold a single class."""
+    found = torch.cat([classes_of(y).flatten() for y in labels]).unique()
+    if len(found) == 1:
+        raise DataError(f"all labels are {int(found)}", "give samples of at least two classes")
+
+
+def _tensors(value: Any) -> Any:
+    """``value`` with arrays made tensors and lists made tuples, as a data loader's collation may leave them."""
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
+        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {key: _tensors(v) for key, v in value.items()}
+    return tuple(_tensors(v) for v in value) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,242 @@
+"""Where samples come from: ``.npz`` files, folders of images, and arrays; read and checked, but not yet split."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgesdk.core.errors import DataError, UsageError
+from edgesdk.core.wording import listed, said
+from edgesdk.data.folders import read_folder
+from edgesdk.data.preprocessing import Preprocessing
+from edgesdk.network.network import Batch, rebatch, tensors
+
+ARRAYS = ("x", "y", "x_test", "y_test", "mean", "std", "classes")
+CHANNELS = (1, 3, 4)
+AS_THEY_ARE = (torch.uint8, torch.float32, torch.bfloat16, torch.int32, torch.int64, torch.bool)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples in memory as they were read, their labels, the names of their classes, and what a model takes them as.
+
+    ``x_test`` and ``y_test`` are ``None`` where the source has no test part, ``x_held`` and ``y_held`` where it sets
+    none apart for telling finalists apart.
+    """
+
+    x: Batch
+    y: Tensor | None
+    origin: str
+    x_test: Batch | None = None
+    y_test: Tensor | None = None
+    x_held: Batch | None = None
+    y_held: Tensor | None = None
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(tensors(self.x)[0])
+
+    def prepare(self, x: Batch) -> Batch:
+        """A batch of x as a model takes it."""
+        return x if self.preprocessing is None else rebatch(x, self.preprocessing)
+
+
+def from_npz(path: Path, wanted: Mapping[str, Any]) -> Samples:
+    """The arrays ``x``, ``y``, ``x_test``, ``y_test``, ``mean``, ``std`` and ``classes`` of a file, all but ``x``
+    optional; ``wanted`` says more of the preprocessing.
+
+    Nothing in the file is executed. Raises ``DataError`` where it cannot be read or its arrays do not belong together.
+    """
+    if not zipfile.is_zipfile(path):
+        fact = f"{path} is no .npz archive, and a pickle would not be executed"
+        raise DataError(fact, "write it with numpy.savez(path, x=..., y=...)")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except ValueError as error:
+        if "pickle" in str(error):
+            fact = f"{path} holds pickled objects, which are never executed"
+            raise DataError(fact, "save arrays of numbers with numpy.savez") from None
+        raise DataError(f"{path} cannot be read ({said(error)})", "write it anew with numpy.savez") from None
+    except (OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({said(error)})", "write it anew with numpy.savez") from None
+    if "x" not in arrays:
+        held = ", ".join(sorted(arrays)) or "nothing"
+        raise DataError(f"{path} has no array x, it holds {held}", "name the samples x and the labels y")
+    samples = from_arrays(str(path), **{name: arrays.get(name) for name in ARRAYS}, wanted=wanted)
+    unknown = [name for name in arrays if name not in ARRAYS]
+    note = (f"arrays that mean nothing here were left out: {listed(unknown)}",) if unknown else ()
+    return replace(samples, notes=(*samples.notes, *note))
+
+
+def from_folder(path: Path, wanted: Mapping[str, Any]) -> Samples:
+    """The images of :func:`edgesdk.data.folders.read_folder`; its split ``test``, or else ``val``, is to judge."""
+    found = read_folder(path, wanted)
+    judging = found.parts.get("test", found.parts.get("val", (None, None)))
+    samples = from_arrays(str(path), *found.parts["train"], *judging, wanted=wanted)
+    held = found.parts["val"] if {"val", "test"} <= found.parts.keys() else None
+    if held is not None:
+        x_held, y_held = (torch.from_numpy(part) for part in held)
+        if (one := _described(samples.x)) != (other := _described(x_held)):
+            raise DataError(f"val is {other} where train is {one}", "bring all images to one size and mode")
+        samples = replace(samples, x_held=x_held, y_held=y_held)
+    return replace(samples, classes=found.classes, notes=(*samples.notes, *found.notes))
+
+
+def from_arrays(
+    origin: str, x: Any, y: Any = None, x_test: Any = None, y_test: Any = None, mean: Any = None, std: Any = None,
+    classes: Any = None, wanted: Mapping[str, Any] | None = None,
+) -> Samples:  # fmt: skip
+    """Arrays or tensors, ``x`` perhaps a tuple or dict of them, checked; pixels of uint8 are to be scaled to 0..1 and
+    normalised, or as ``wanted`` says (:class:`Preprocessing`).
+
+    Raises ``DataError`` for parts that do not belong together, an unknown dtype, and values that are not finite;
+    ``UsageError`` for a preprocessing of what are no pixels.
+    """
+    x, y = _batch(x, "x"), None if y is None else tensor(y, "y")
+    check_part(x, y, "x", "y")
+    if (y_test is None) != (x_test is None or y is None):
+        fact = "y_test is there without x_test or y" if y_test is not None else "x_test is there without y_test"
+        raise DataError(fact, "give both or neither, and y with them")
+    notes: list[str] = []
+    if x_test is not None:
+        x_test, y_test = _batch(x_test, "x_test"), None if y_test is None else tensor(y_test, "y_test")
+        check_part(x_test, y_test, "x_test", "y_test")
+        if (one := _described(x)) != (other := _described(x_test)):
+            raise DataError(f"x_test is {other} where x is {one}", "make both of one shape and dtype")
+    if _is_channels_last(x):
+        # only the view changes: preparing a batch makes it contiguous
+        x, x_test = x.permute(0, 3, 1, 2), None if x_test is None else x_test.permute(0, 3, 1, 2)
+        notes.append("the images lay as (samples, height, width, channels); the model gets (samples, channels, ...)")
+    samples = Samples(x, y, origin, x_test, y_test, classes=_classes(classes))
+    if not any(t.dtype == torch.uint8 for t in tensors(x)):
+        if wanted:
+            kind = " and ".join(dict.fromkeys(dtype_name(t) for t in tensors(x)))
+            fact = f"there is a preprocessing of pixels ({', '.join(wanted)}), and x is {kind}"
+            raise UsageError(fact, "give x as uint8, or as the model takes it and no preprocessing")
+        if mean is not None or std is not None:
+            notes.append("mean and std were not applied: x is not uint8 and is taken as it is")
+        return replace(samples, notes=tuple(notes))
+    settled = Preprocessing()
+    if mean is not None or std is not None:
+        settled = Preprocessing(mean=tuple(_figures(mean, x, "mean")), std=tuple(_positive(std, x)))
+    settled = settled.given(wanted or {})
+    if settled.mean:
+        settled = replace(settled, mean=tuple(_figures(settled.mean, x, "mean")), std=tuple(_positive(settled.std, x)))
+    if settled == Preprocessing():
+        notes.append("uint8 values were scaled to 0..1; there was no mean and std to normalise them with")
+    return replace(samples, preprocessing=settled, notes=tuple(notes))
+
+
+def _positive(std: Any, x: Batch) -> list[float]:
+    found = _figures(std, x, "std")
+    if min(found) <= 0:
+        raise DataError(f"std is {found}", "give a positive figure per channel")
+    return found
+
+
+def _classes(names: Any) -> tuple[str, ...]:
+    """The names of the classes, where there are some."""
+    if names is None:
+        return ()
+    array = np.asarray(names)
+    if array.ndim != 1 or array.dtype.kind not in "USiu":
+        raise DataError(f"classes is of shape {array.shape} and dtype {array.dtype}", "give a name for each class")
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in array.tolist())
+
+
+def tensor(value: Any, what: str) -> Tensor:
+    """``value`` as a tensor; NumPy's default float64, and float16, become float32. ``DataError`` for other dtypes."""
+    if not isinstance(value, Tensor):
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            raise DataError(f"the rows of {what} differ in shape", "bring them to one shape") from None
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+            raise DataError(f"{what} is of dtype {array.dtype}", "give an array of numbers: uint8, float32 or int64")
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        value = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    value = value.detach().cpu()
+    if value.dtype in (torch.float64, torch.float16):
+        return value.float()
+    if what.startswith("x") and value.dtype not in AS_THEY_ARE:
+        raise DataError(
+            f"{what} is of dtype {dtype_name(value)}", "give uint8 (images), a float type, int32, int64 or bool"
+        )
+    return value
+
+
+def check_part(x: Batch, y: Any, x_name: str, y_name: str) -> None:
+    """Raise ``DataError`` where a part is empty, its tensors differ in length, or a value is not finite."""
+    parts = tensors(x)
+    if any(t.dim() == 0 for t in parts):
+        raise DataError(f"{x_name} has no axis of samples", "give batches; in Python, wrap a data set in a DataLoader")
+    lengths = {len(t) for t in parts}
+    if not parts or 0 in lengths:
+        raise DataError(f"{x_name} is empty", "give at least a few samples")
+    if len(lengths) > 1:
+        raise DataError(f"the tensors of {x_name} differ in length: {sorted(lengths)}", "give as many samples in each")
+    for part in parts:
+        check_finite(part, x_name)
+    if isinstance(y, Tensor):
+        if y.dim() == 0 or len(y) != len(parts[0]):
+            length = len(y) if y.dim() else 1
+            raise DataError(
+                f"{x_name} has {len(parts[0])} samples and {y_name} {length}", "give as many labels as samples"
+            )
+        check_finite(y, y_name)
+
+
+def check_finite(value: Tensor, what: str) -> None:
+    """Raise ``DataError`` where ``value`` holds NaN or infinities: how many, and where the first is."""
+    if value.is_floating_point() and not (finite := torch.isfinite(value)).all():
+        bad = (~finite).nonzero()
+        index = tuple(bad[0].tolist())
+        fact = f"{what} holds {len(bad)} NaN or infinite values, the first at {index}"
+        raise DataError(fact, "remove or replace them")
+
+
+def dtype_name(value: Tensor) -> str:
+    """A tensor's dtype as NumPy names it."""
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _batch(x: Any, what: str) -> Batch:
+    if isinstance(x, Mapping):
+        return {str(k): tensor(v, f"{what}[{k!r}]") for k, v in x.items()}
+    if isinstance(x, (tuple, list)) and any(isinstance(v, (Tensor, np.ndarray)) and v.ndim for v in x):
+        return tuple(tensor(v, f"{what}[{i}]") for i, v in enumerate(x))
+    return tensor(x, what)
+
+
+def _is_channels_last(x: Batch) -> bool:
+    if not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.dim() != 4:
+        return False
+    return x.shape[3] in CHANNELS and x.shape[1] not in CHANNELS
+
+
+def _figures(value: Any, x: Batch, what: str) -> list[float]:
+    """One figure, or one per channel, as numbers."""
+    channels = [t.shape[1] if t.dim() > 1 else 1 for t in tensors(x) if t.dtype == torch.uint8]
+    array = np.atleast_1d(np.asarray([] if value is None else value))
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{what} is of dtype {array.dtype}", "give a float per channel")
+    found: list[float] = array.astype(np.float64).ravel().tolist()
+    if not all(len(found) in (1, c) for c in channels) or not np.isfinite(found).all():
+        fact = f"{what} is missing" if value is None else f"{what} is {found} for {channels[0]} channels"
+        raise DataError(fact, "give mean and std, each with one finite figure per channel")
+    return found
+
+
+def _described(x: Batch) -> str:
+    return " and ".join(f"{tuple(t.shape[1:])} {dtype_name(t)}" for t in tensors(x))

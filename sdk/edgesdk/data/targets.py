@@ -1,0 +1,105 @@
+"""What labels say of a model's outputs: class numbers, one-hot, soft labels, several labels; never by broadcasting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgesdk.core.errors import DataError
+
+IGNORED = -100  # a label that is not judged, as torch's own losses have it
+SUM = 1e-3  # that probabilities may be off by
+MULTI_LABEL = "multilabel-f1"
+
+
+def class_axis(logits: Tensor, labels: Tensor) -> int | None:
+    """The axis of the classes in ``logits``, by the shape of class numbers; ``None`` where they do not fit."""
+    shape = tuple(labels.shape)
+    if shape == (*logits.shape[:1], *logits.shape[2:]):
+        return 1
+    return -1 if logits.dim() > 2 and shape == tuple(logits.shape[:-1]) else None
+
+
+def class_numbers(logits: Tensor, y: Any) -> Tensor:
+    """The labels ``y`` of ``logits`` (N, classes), (N, classes, ...) or (N, ..., classes) as int64 class numbers.
+
+    ``y`` are class numbers, with an axis of one where the classes are or without; or of the logits' own shape, one-hot
+    or soft, whose likeliest class it is. Raises ``DataError`` for anything else.
+    """
+    y = _tensor(y)
+    if y.shape == logits.shape and logits.dim() > 1:
+        return likeliest(y)
+    if y.is_floating_point():
+        kind = str(y.dtype).removeprefix("torch.")
+        raise DataError(
+            f"the labels are {kind} of shape {_shown(y)} for outputs of shape {_shown(logits)}",
+            "give whole class numbers from 0, soft labels of the outputs' shape, or another --metric",
+        )
+    squeezed = y.squeeze(1) if 1 < y.dim() == logits.dim() and y.shape[1] == 1 else y
+    if logits.dim() < 2 or class_axis(logits, squeezed) is None:
+        fact = f"labels of shape {_shown(y)} do not fit outputs of shape {_shown(logits)}"
+        raise DataError(fact, "give a class number for each answer of the model, or another --metric")
+    return squeezed.long()
+
+
+def rows(logits: Tensor, axis: int) -> Tensor:
+    """``logits`` as (answers, classes), whatever the axis of the classes."""
+    return logits.movedim(axis, -1).reshape(-1, logits.shape[axis])
+
+
+def values(outputs: Tensor, y: Any) -> Tensor:
+    """The targets ``y`` of a regression. Raises ``DataError`` unless they are of the outputs' very shape."""
+    y = _tensor(y)
+    if y.shape != outputs.shape:
+        fact = f"targets of shape {_shown(y)} for outputs of shape {_shown(outputs)}"
+        raise DataError(fact, "bring both to one shape: what does not match would be repeated, and the figure be wrong")
+    return y
+
+
+def several(outputs: Tensor, y: Any) -> Tensor:
+    """Several labels of a sample as 0 and 1, in the outputs' shape. Raises ``DataError`` for anything else."""
+    y = values(outputs, y)
+    if not bool(((y == 0) | (y == 1)).all()):
+        fact = "several labels of a sample are to be 0 or 1"
+        raise DataError(fact, "give 1 where a label holds, or another --metric")
+    return y
+
+
+def check_range(labels: Any, classes: int) -> None:
+    """Raise ``DataError`` where a class number is not one of ``classes``."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or not labels.numel():
+        return
+    judged = labels[labels != IGNORED]
+    if judged.numel() and int(judged.max()) >= classes:
+        fact = f"label {int(judged.max())} is out of range: the model has {classes} classes, 0 to {classes - 1}"
+        aside = f", and {IGNORED} where nothing is to be judged" if labels.dim() > 1 else ""
+        raise DataError(fact, f"number the labels as the model does{aside}")
+
+
+def is_soft(y: Tensor) -> bool:
+    """Whether ``y`` (N, classes, ...) are probabilities, one-hot or soft."""
+    return y.dim() > 1 and bool((y >= 0).all()) and bool(((y.sum(1, dtype=torch.float32) - 1).abs() < SUM).all())
+
+
+def likeliest(y: Tensor) -> Tensor:
+    """The class of each one-hot or soft label. Raises ``DataError`` where they are no such labels."""
+    if is_soft(y):
+        return y.argmax(1)
+    if not y.is_floating_point() or bool(((y == 0) | (y == 1)).all()):
+        raise DataError(
+            f"the labels of shape {_shown(y)} mark several or no classes of a sample",
+            f"give --metric {MULTI_LABEL}, or one class for each",
+        )
+    raise DataError("soft labels are to be probabilities, 0 or more and 1 together", "apply a softmax to them")
+
+
+def _tensor(y: Any) -> Tensor:
+    if not isinstance(y, Tensor):
+        raise DataError(f"the labels are {type(y).__name__}, not a tensor", "give a --metric that takes such targets")
+    return y
+
+
+def _shown(value: Tensor) -> str:
+    return f"({', '.join(map(str, ('N', *value.shape[1:])))}{',' if value.dim() == 1 else ''})"

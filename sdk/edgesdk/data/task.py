@@ -1,0 +1,189 @@
+"""What a model is judged by: its metric, and the losses that stand for it while searching and recovering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from edgesdk.core.errors import EdgeSdkError, UsageError
+from edgesdk.core.wording import said
+from edgesdk.data.metrics import (
+    METRICS,
+    MSE,
+    TOP_1,
+    MeanOfBatches,
+    Metric,
+    are_probabilities,
+    is_named,
+    loss_rows,
+    result,
+    started,
+)
+from edgesdk.data.targets import MULTI_LABEL, rows, several, values
+from edgesdk.network.network import Batch
+from edgesdk.techniques.distillation import TEMPERATURE, soft
+
+SOFT_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Task:
+    """How outputs are judged.
+
+    ``metric`` is ``top-1`` (accuracy in percent), ``mse`` (shown negated, so that higher is better), ``multilabel-f1``
+    (in percent), an object with ``update(outputs, targets)`` and ``compute()``, or a function of a batch's outputs and
+    targets whose mean over samples is taken; higher is better. Without labels it is applied against the dense model's
+    own outputs, and the figure is a fidelity: ``name`` says so. ``output`` is the place of the output that is judged
+    among the model's tensors, called ``output_name`` where there are several; with ``None`` it is all of them
+    (:func:`edgesdk.data.judging.settled`). ``axis`` is that of the classes.
+    """
+
+    metric: str | Metric = TOP_1
+    labelled: bool = True
+    output: int | None = 0
+    output_name: str = ""
+    axis: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.metric, str) and self.metric not in METRICS:
+            raise UsageError(f"there is no metric {self.metric!r}", f"choose {', '.join(METRICS)} or file.py:callable")
+
+    @property
+    def name(self) -> str:
+        if isinstance(self.metric, str):
+            measure = METRICS[self.metric].title  # type: ignore[attr-defined]
+        else:
+            measure = getattr(self.metric, "__name__", None) or type(self.metric).__name__
+        measure += f" of the output {self.output_name}" if self.output_name else ""
+        return measure if self.labelled else f"fidelity to the dense model ({measure})"
+
+    @property
+    def classifies(self) -> bool:
+        return is_named(self.metric, TOP_1)
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether there is a loss that stands for the metric, for learning from labels."""
+        return isinstance(self.metric, str)
+
+    @property
+    def unit(self) -> str:
+        return METRICS[self.metric].unit if isinstance(self.metric, str) else ""  # type: ignore[attr-defined]
+
+    def judged(self, outputs: Any) -> Tensor:
+        """The output that is judged, of all that a model answers; all that are floats in a row where it is no one."""
+        found = output_tensors(outputs)
+        if self.output is None:
+            return torch.cat([value.flatten(1).float() for value in found if value.is_floating_point()], 1)
+        return found[min(self.output, len(found) - 1)]
+
+    def target(self, y: Any) -> Any:
+        """The targets of the output that is judged, of all that the data have."""
+        if isinstance(y, Mapping) and self.output is not None:
+            return y[self.output_name] if self.output_name in y else list(y.values())[min(self.output, len(y) - 1)]
+        if isinstance(y, (tuple, list)) and self.output is not None:
+            return y[min(self.output, len(y) - 1)]
+        return y
+
+    def score(
+        self, run: Callable[[Batch], Any], batches: Iterable[tuple[Batch, Any]], dense: Callable[[Batch], Any]
+    ) -> float:
+        """The metric of ``run`` over all of ``batches`` together. Raises ``UsageError`` for a metric that fails, and
+        ``DataError`` for targets that do not fit the outputs."""
+        meter = started(self.metric)
+        for x, y in batches:
+            with torch.no_grad():
+                outputs = run(x)
+                target = self.target(y) if self.labelled else self._answer(dense(x))
+                self.update(meter, outputs, target, len(first_tensor(x)))
+        return result(self.metric, meter, self.name)
+
+    def update(self, meter: Any, outputs: Any, target: Any, samples: int) -> None:
+        """Let ``meter`` see a batch."""
+        if self.has_loss:
+            return meter.update(self.judged(outputs).float(), target)
+        if self.output is not None:
+            outputs = self.judged(outputs)
+        try:
+            meter.update(outputs, target, *([samples] if isinstance(meter, MeanOfBatches) else []))
+        except EdgeSdkError:
+            raise
+        except Exception as error:
+            fact = f"the metric {self.name} failed with {said(error)}"
+            raise UsageError(fact, "let it take the model's outputs and the data's targets") from error
+
+    def _answer(self, outputs: Any) -> Any:
+        """What stands for a label where there is none: the dense model's decision, or its output."""
+        if not self.has_loss:
+            return outputs if self.output is None else self.judged(outputs)
+        answer = self.judged(outputs).float()
+        if self.classifies:
+            return answer.argmax(self.axis)
+        return answer > (0.5 if are_probabilities(answer) else 0.0) if is_named(self.metric, MULTI_LABEL) else answer
+
+    def supervised(self, outputs: list[Tensor], y: Any) -> Tensor:
+        """The loss against labels, or against the model's own decisions where there are none (a scalar)."""
+        answer, y = self.judged(outputs), self.target(y)
+        if self.classifies:
+            if self.labelled:
+                return F.cross_entropy(*loss_rows(answer, y))
+            logits = rows(answer, self.axis)
+            return F.cross_entropy(logits, logits.detach().argmax(-1))
+        if is_named(self.metric, MSE) and self.labelled:
+            return F.mse_loss(answer, values(answer, y).to(answer.dtype))
+        if is_named(self.metric, MULTI_LABEL) and self.labelled:
+            wanted = several(answer, y).to(answer.dtype)
+            known = are_probabilities(answer)
+            return (F.binary_cross_entropy if known else F.binary_cross_entropy_with_logits)(answer, wanted)
+        return sum(((o - o.detach().roll(1, 0)) ** 2).mean() for o in outputs if o.is_floating_point())  # type: ignore[return-value]
+
+    def fidelity_loss(self, outputs: list[Tensor], reference: list[Tensor]) -> float:
+        """How far ``outputs`` are from ``reference``: KL divergence in nats, or squared error over the variance."""
+        return max(0.0, float(self._distance(outputs, reference)))
+
+    def distillation(self, outputs: list[Tensor], teacher: list[Tensor], y: Any) -> Tensor:
+        """Knowledge distillation (Hinton et al. 2015, section 2): soft targets at a temperature, and hard labels.
+
+        Without labels soft targets are all there is, and of a size that does not depend on the temperature.
+        """
+        known = self.labelled and self.has_loss
+        if self.classifies:
+            own, theirs = (rows(self.judged(side).float(), self.axis) for side in (outputs, teacher))
+            taught = soft(own, theirs, TEMPERATURE)
+            if not known:
+                return taught / TEMPERATURE**2
+            return SOFT_SHARE * taught + (1 - SOFT_SHARE) * self.supervised([o.float() for o in outputs], y)
+        taught = self._distance(outputs, teacher)
+        return SOFT_SHARE * taught + (1 - SOFT_SHARE) * self.supervised(outputs, y) if known else taught
+
+    def together(self, outputs: list[Tensor], peer: list[Tensor], y: Any) -> Tensor:
+        """Deep mutual learning (Zhang et al. 2018) of one of two networks: its labels, and its peer's answers.
+
+        ``L = cross-entropy + KL(p_peer || p)``, at a temperature of 1.
+        """
+        return self.supervised([o.float() for o in outputs], y) + self._distance(outputs, peer)
+
+    def _distance(self, outputs: list[Tensor], reference: list[Tensor]) -> Tensor:
+        if self.classifies:
+            own, theirs = (rows(self.judged(side).float(), self.axis) for side in (outputs, reference))
+            return soft(own, theirs, 1.0)
+        pairs = [(o, r) for o, r in zip(outputs, reference, strict=True) if o.is_floating_point()]
+        return sum(((o - r) ** 2).mean() / r.var().clamp(min=1e-12) for o, r in pairs)  # type: ignore[return-value]
+
+
+def first_tensor(value: Any) -> Tensor:
+    """The first tensor in a structure of outputs, inputs or targets."""
+    while not isinstance(value, Tensor):
+        value = next(iter(value.values() if isinstance(value, dict) else value))
+    return value
+
+
+def output_tensors(outputs: Any) -> list[Tensor]:
+    """The tensors among a model's outputs, in the order in which a traced network has them."""
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]

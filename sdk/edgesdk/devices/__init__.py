@@ -1,0 +1,1 @@
+"""Boards: reached, measured through the agent, or predicted from their profile."""

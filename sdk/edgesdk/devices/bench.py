@@ -1,0 +1,251 @@
+"""What the SDK asks of a device: its facts, operator prices, and measurements of whole artefacts."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import hypot
+from pathlib import Path
+from typing import Any
+
+from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, references
+from edgesdk.core.errors import DeviceError
+from edgesdk.core.pairing import paired
+from edgesdk.core.report import Report, Undisturbed
+from edgesdk.devices.agent import AgentProcess
+from edgesdk.price.operators import Operator
+from edgesdk.price.table import Price, Table
+from edgesdk_targets.agent.measure import MODES
+from edgesdk_targets.agent.undisturbed import beyond
+
+CHUNK, CHUNK_BYTES = 256, 8 << 20  # probes sent at a time: what is lost when a run is interrupted
+ROUNDS = 5
+ATTEMPTS, COOLING_SECONDS = 3, 20.0  # to measure a device that throttles
+SUSTAINED = "sustained"
+Progress = Callable[[float], None]
+
+
+class Bench:
+    """A device on which one runtime is measured with a fixed number of threads."""
+
+    def __init__(self, agent: AgentProcess, threads: int = 1, runtime: str = "onnxruntime") -> None:
+        self.agent, self.threads, self.runtime = agent, threads, runtime
+        self.facts: Mapping[str, Any] = agent.call("probe")
+        self.versions: Mapping[str, str] = self.facts.get("runners") or {}
+        if self.facts.get("emulated"):
+            raise DeviceError(f"{agent.where} is emulated: its times and memory mean nothing", "measure on a board")
+        if runtime not in self.versions:
+            raise DeviceError(f"{runtime} is not installed on {agent.where}", self._install())
+        self.version = str(self.versions[runtime])
+        self._table: Table | None = None
+        self._memories: dict[tuple[str, str, bool], Mapping[str, Any]] = {}
+        cores = int(self.facts.get("cores") or 1)
+        if threads > cores:
+            raise DeviceError(f"{threads} threads on {cores} cores", f"give --threads {cores} or fewer")
+
+    def _install(self) -> str:
+        """How the runtime gets there: to the interpreter that the device's agent runs under."""
+        if not self.agent.own:
+            return str((self.facts.get("wheels") or {}).get(self.runtime) or f"pip install {self.runtime} there")
+        extra = FORMATS[FORMAT_OF[self.runtime]].extra
+        return f"pip install 'edgesdk[{extra}]'" if extra else f"pip install {self.runtime}"
+
+    def _other(self) -> str:
+        return f"update {self.runtime} on {self.agent.where}, or choose another --runtime"
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """What an operator's latency depends on: the key under which prices are kept."""
+        features = ",".join(sorted(self.facts.get("features") or ()))
+        board = self.facts.get("board")
+        return {
+            **({"board": str(board), "mhz": str(self._maximum_mhz())} if board else {}),
+            "cpu": f"{self.facts.get('cpu')} ({features})",
+            "runtime": f"{self.runtime} {self.version}",
+            "threads": str(self.threads),
+        }
+
+    def _maximum_mhz(self) -> float:
+        """What the fastest core may run at; of one kind of board there are several."""
+        cores = (self.facts.get("conditions") or {}).get("frequencies") or ()
+        return max((core.get("maximum_mhz") or 0.0 for core in cores), default=0.0)
+
+    def table(self, folder: Path, copies: int, weights: int) -> Table:
+        """The prices that were measured under these conditions, kept in ``folder``."""
+        self._table = Table.open(folder, self.conditions, copies, FORMATS[FORMAT_OF[self.runtime]].unpacks)
+        return self._table
+
+    def price(
+        self,
+        table: Table,
+        operators: Sequence[Operator],
+        probe: Callable[[Operator], bytes],
+        progress: Progress = lambda share: None,
+        again: bool = False,
+    ) -> int:
+        """Time what ``table`` lacks of ``operators``, or all ``again``, and remember it; how many probes that is.
+
+        What comes out doubtful, because the device was disturbed, is timed once more at the end.
+        """
+        missing = table.missing(operators, again)
+        self._time(table, missing, probe, progress, again)
+        doubtful = table.missing(operators) if missing else []
+        self._time(table, doubtful, probe, lambda share: None)
+        return len(missing) + len(doubtful)
+
+    def _time(
+        self, table: Table, missing: Sequence[Operator], probe: Callable[[Operator], bytes], progress: Progress,
+        again: bool = False,
+    ) -> None:  # fmt: skip
+        done = 0
+        while done < len(missing):
+            models: list[dict[str, str]] = []
+            while done + len(models) < len(missing) and len(models) < CHUNK and _size(models) < CHUNK_BYTES:
+                op = missing[done + len(models)]
+                models.append({"key": op.key, **_sent(probe(op))})
+            answer = self.agent.call(
+                "operators", models=models, runtime=self.runtime, threads=self.threads, rounds=ROUNDS,
+                **self.beside(table),
+            )  # fmt: skip
+            if failed := [item for item in answer["results"] if "error" in item]:
+                raise DeviceError(f"{failed[0]['key']} does not run: {failed[0]['error']}", self._other())
+            table.settle(answer["references"])
+            table.add(
+                {
+                    item["key"]: Price(item["ratio"], item["uncertainty"], item["level_ms"])
+                    for item in answer["results"]
+                },
+                again,
+            )
+            done += len(models)
+            progress(done / len(missing))
+
+    def beside(self, table: Table | None) -> dict[str, Any]:
+        """What tells the undisturbed state: the reference models, and what they took before as ``table`` has it."""
+        known = table.reference_ms if table is not None else None
+        return {"references": [_sent(model) for model in references(self.runtime)], "reference_ms": known}
+
+    def measure(
+        self,
+        artefacts: Mapping[str, Artefact],
+        mode: str,
+        baselines: Mapping[str, Path] | None = None,
+        thorough: bool = True,
+    ) -> dict[str, Report]:
+        """Each artefact's report, from one run in which their blocks are interleaved, each in its own runtime.
+
+        ``baselines`` has a tiny model per runtime that pages it in before memory is measured. ``thorough`` measures
+        cold loads too, each in processes of their own.
+        """
+        places = {name: self.agent.place(*artefact.files) for name, artefact in artefacts.items()}
+        tiny = {runtime: self.agent.place(path) for runtime, path in (baselines or {}).items()}
+        run = self._timed(artefacts, places, mode)
+        reports = {}
+        for found in run["artifacts"]:
+            artefact = artefacts[found["name"]]
+            if found["digest"] != artefact.digest:
+                fact = f"{self.agent.where} measured another file than {artefact.path.name}: its SHA-256 differs"
+                raise DeviceError(fact, "look at what changes files there, and try again")
+            same = {"path": places[found["name"]], "runtime": artefact.runtime, "threads": self.threads}
+            known = _undisturbed(found, run)
+            memory = self._memory(artefact, same, tiny.get(artefact.runtime))
+            reports[found["name"]] = Report(
+                name=found["name"],
+                digest=found["digest"],
+                size_bytes=artefact.size_bytes,
+                runtime=artefact.runtime,
+                runtime_version=self.versions[artefact.runtime],
+                precision=found["runtime"]["precision"],
+                threads=self.threads,
+                mode=mode,
+                statistics=_statistics(found, known),
+                samples_ms=tuple(found["samples_ms"]),
+                peak_memory_bytes=memory["peak_added"],
+                runtime_memory_bytes=memory["runtime_baseline"],
+                load_ms=self.agent.call("load", **same)["load_ms"] if thorough else None,
+                conditions=run["conditions"],
+                device={key: value for key, value in self.facts.items() if key != "conditions"},
+                valid=run["valid"],
+                reason=run["reason"],
+                ratios={
+                    other["name"]: paired(
+                        found["rounds"], other["rounds"], hypot(_beyond(found, run), _beyond(other, run))
+                    )
+                    for other in run["artifacts"]
+                    if other is not found
+                },
+                undisturbed=known,
+            )
+        self.agent.forget()
+        return reports
+
+    def _memory(self, artefact: Artefact, same: Mapping[str, Any], baseline: str | None) -> Mapping[str, Any]:
+        """What the model adds to a fresh process, measured once for a file: it depends on nothing that comes and goes.
+
+        The dense file is in many runs, to be compared with.
+        """
+        key = (artefact.digest, artefact.runtime, baseline is None)
+        if key not in self._memories:
+            self._memories[key] = self.agent.call("memory", **same, baseline=baseline)
+        return self._memories[key]
+
+    def _timed(self, artefacts: Mapping[str, Artefact], places: Mapping[str, str], mode: str) -> dict[str, Any]:
+        """What the agent says of one interleaved run; where the device throttled, of the last of a few."""
+        count, seconds, warmup = MODES[mode]
+        run: dict[str, Any] = {}
+        for attempt in range(ATTEMPTS):
+            time.sleep(attempt * COOLING_SECONDS)
+            run = self.agent.call(
+                "benchmark",
+                artifacts=[
+                    {"name": name, "path": places[name], "runtime": artefact.runtime}
+                    for name, artefact in artefacts.items()
+                ],
+                runtime=self.runtime,
+                threads=self.threads,
+                minimum_count=count,
+                minimum_seconds=seconds,
+                warmup_seconds=warmup,
+                **self.beside(self._table),
+            )
+            if self._table:
+                self._table.settle(run["references"])
+            if run["valid"] or mode == SUSTAINED:  # what a device does when it is hot is what that mode is to show
+                break
+        return run
+
+    def kernels(self, artefact: Artefact) -> list[dict[str, Any]]:
+        """The kernels that the runtime really executed: name, operator, provider, share of the time."""
+        path = self.agent.place(*artefact.files)
+        found = self.agent.call("kernels", path=path, runtime=self.runtime, threads=self.threads)["kernels"]
+        self.agent.forget()
+        return found
+
+
+def _undisturbed(found: Mapping[str, Any], run: Mapping[str, Any]) -> Undisturbed | None:
+    """What an agent says of an artefact in the undisturbed state; nothing where it had no references."""
+    if run["references"] is None:
+        return None
+    told = found["undisturbed"]
+    error = hypot(told["error"], _beyond(found, run))
+    return Undisturbed(told["ms"], error, told["disturbed"], run["references"]["ms"])
+
+
+def _statistics(found: Mapping[str, Any], known: Undisturbed | None) -> Mapping[str, Any]:
+    """Those of the raw samples, but for the median, which is that of the undisturbed state where it is known."""
+    told = found["statistics"]
+    return told if known is None else {**told, "p50": known.ms, "p50_as_run": told["p50"]}
+
+
+def _beyond(found: Mapping[str, Any], run: Mapping[str, Any]) -> float:
+    """What is uncertain of an artefact because the device was disturbed all the time."""
+    return beyond(found["undisturbed"]["level_ms"], run["references"]["ms"]) if run["references"] else 0.0
+
+
+def _sent(model: bytes) -> dict[str, str]:
+    return {"model": base64.b64encode(model).decode()}
+
+
+def _size(models: Sequence[Mapping[str, str]]) -> int:
+    return sum(len(model["model"]) for model in models)

@@ -1,0 +1,169 @@
+"""What a model will cost on a target, from the target's profile: no device, no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgesdk.core.artifact import FORMAT_OF
+from edgesdk.core.budget import Cost
+from edgesdk.core.errors import UsageError
+from edgesdk.core.graph import Graph
+from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.core.target import Target
+from edgesdk.core.target import target as find_target
+from edgesdk.price.account import Account, plain_bytes
+from edgesdk.price.operators import of_network
+from edgesdk.price.physics import FP16, weight_count
+from edgesdk.price.profile import Pair, Predicted, Profile, profile
+from edgesdk.price.runtimes import RUNTIMES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PRECISIONS = (FP32, FP16, INT8)
+RUNTIME_BYTES = {"onnxruntime": 45e6}  # of the process, before any model: 35 to 55 MB with its version
+WIDE = 2.0  # ratio of the ends of an interval beyond which it is said to be wide
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer's predicted latency in ms; ``operator`` is what it runs as."""
+
+    name: str
+    operator: str
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class Estimate(Cost):
+    """A predicted cost: milliseconds with the ends of the 90 % interval, bytes, and what they rest on.
+
+    ``latency_ms`` is the median. ``peak_memory_bytes`` is what the model adds, ``runtime_memory_bytes`` the runtime's
+    own, ``None`` where that is not known. ``standing`` says per precision whether the prices were measured on such a
+    board, scaled from a sibling or derived; ``unknown`` names the operators without a price, counted by their bytes.
+    """
+
+    latency_low_ms: float
+    latency_high_ms: float
+    runtime_memory_bytes: float | None
+    target: str
+    runtime: str
+    threads: int
+    standing: Mapping[str, str]
+    sources: tuple[str, ...]
+    unknown: tuple[str, ...]
+    notes: tuple[str, ...]
+    layers: tuple[LayerCost, ...]
+
+
+def estimate(
+    model: nn.Module | Graph | str | Path, example: Any = None, *, target: str, runtime: str | None = None,
+    precision: str | None = None, threads: int = 1,
+) -> Estimate:  # fmt: skip
+    """The latency (ms), memory and size (bytes) that ``model`` is predicted to have on ``target``.
+
+    ``model`` is a module, the path of an ONNX file, or a graph that :func:`prepare` made; ``example`` a batch, the
+    shape of the single input without the batch, or an :class:`edgesdk.core.graph.Tensor` for each input, which an ONNX
+    file needs only where its own is free. Without ``precision`` a file is taken as it is and a module in fp32, or in
+    fp16 where the runtime has nothing else. Raises
+    ``UsageError`` for an unknown target, a pair of runtime and precision without any ground, or a shape that does not
+    fit; ``ModelError`` for a model that cannot be read.
+    """
+    known = find_target(target)
+    runtime, threads = _runtime(known, runtime), _threads(threads)
+    graph, stored = (model, {}) if isinstance(model, Graph) else prepare(model, example)
+    found = profile(known)
+    if precision is None and not stored:
+        first = next((pair.precision for pair in found.pairs if pair.runtime == runtime), FP32)
+        precision = FP32 if any((p.runtime, p.precision) == (runtime, FP32) for p in found.pairs) else first
+    if precision is not None and precision not in PRECISIONS:
+        raise UsageError(f"there is no precision {precision!r}", f"choose one of {', '.join(PRECISIONS)}")
+    option = None if precision is None else Option(precision, {FP32: 32, FP16: 16, INT8: 8}[precision])
+    options = stored if option is None else dict.fromkeys((layer.name for layer in graph.layers), option)
+    return predicted(graph, options, Predicted(found, runtime, threads))
+
+
+def predicted(graph: Graph, options: Mapping[str, Option], prices: Predicted, exact: bool = True) -> Estimate:
+    """What ``graph`` with ``options`` is predicted to cost at ``prices``. With ``exact``, fp32 means just that."""
+    target, runtime, threads = prices.profile.target, prices.runtime, prices.threads
+    named = of_network(graph, options)
+    prices = Predicted(prices.profile, runtime, threads, sum(weight_count(op) for _, op in named), exact)
+    median, low, high = prices.interval(op for _, op in named)
+    pairs: dict[str, Pair] = {op.precision: prices.pair(op.precision) for op in (prices.as_run(op) for _, op in named)}
+    unknown = tuple(dict.fromkeys(op.name for _, op in named if op.name))
+    account = Account.of(runtime)
+    peak, size = account.peak_bytes(graph, options), account.size_bytes(graph, options)
+    if not account.traced:
+        size = plain_bytes(graph, options)[1]
+    return Estimate(
+        latency_ms=median,
+        peak_memory_bytes=peak,
+        size_bytes=size,
+        basis="predicted",
+        latency_low_ms=low,
+        latency_high_ms=high,
+        runtime_memory_bytes=RUNTIME_BYTES.get(runtime),
+        target=target.name,
+        runtime=runtime,
+        threads=threads,
+        standing={precision: pair.standing.kind for precision, pair in pairs.items()},
+        sources=tuple(dict.fromkeys(f"{p.standing.source}, {p.standing.date}" for p in pairs.values())),
+        unknown=unknown,
+        notes=tuple(_notes(pairs, low, high, unknown, threads)),
+        layers=tuple(LayerCost(name, op.kind, prices.latency_ms(op)) for name, op in named),
+    )
+
+
+def prepare(model: nn.Module | str | Path, example: Any = None) -> tuple[Graph, dict[str, Option]]:
+    """The graph of a model, and the options that an ONNX file already has. Give the graph to :func:`estimate`.
+
+    Raises ``UsageError`` for a missing or unfitting shape, ``ModelError`` for a model that cannot be read.
+    """
+    if isinstance(model, (str, Path)):
+        from edgesdk.network.onnx_graph import read as read_onnx
+
+        return read_onnx(Path(model), example)
+    from edgesdk.network.module_graph import read as read_torch
+
+    if example is None:
+        raise UsageError("a module needs an example", "give a batch, or the input's shape without the batch")
+    return read_torch(model, example), {}
+
+
+def deployable(known: Profile, at_hand: bool = False) -> tuple[str, ...]:
+    """The target's runtimes that there is a file for and, unless it is ``at_hand`` to be measured, a price."""
+    target = known.target
+    priced = {pair.runtime for pair in known.pairs}
+    at_hand = at_hand or target.measured
+    return tuple(name for name in target.runtimes if name in FORMAT_OF and (at_hand or name in priced))
+
+
+def _runtime(target: Target, runtime: str | None) -> str:
+    if runtime is None:
+        return profile(target).runtime()
+    if runtime not in RUNTIMES:
+        raise UsageError(f"there is no runtime {runtime!r}", f"choose one of {', '.join(RUNTIMES)}")
+    return runtime
+
+
+def _threads(threads: int) -> int:
+    if threads < 1:
+        raise UsageError(f"{threads} threads", "give 1 or more")
+    return threads
+
+
+def _notes(pairs: Mapping[str, Pair], low: float, high: float, unknown: tuple[str, ...], threads: int) -> list[str]:
+    """What a reader of the figures must know, in words."""
+    found = [f"{precision} is {pair.standing.kind}" for precision, pair in pairs.items() if not pair.standing.networks]
+    for precision, pair in pairs.items():
+        if threads not in pair.standing.threads:
+            known = " and ".join(map(str, pair.standing.threads))
+            found.append(f"{precision} is known with {known} threads, not with {threads}")
+    if high / low > WIDE:
+        found.append(f"the interval is wide: the truth may be {high / low:.1f} times from one end to the other")
+    if unknown:
+        found.append(f"no price is known of {', '.join(unknown)}: counted by the bytes moved, and the interval widened")
+    return found

@@ -1,0 +1,74 @@
+"""A target that is not at hand: what a ``Bench`` measures there, predicted from the target's profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgesdk.core.artifact import HERE, Artefact
+from edgesdk.core.pairing import Ratio
+from edgesdk.core.report import Prediction
+from edgesdk.core.target import Target
+from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.estimate import predicted
+from edgesdk.price.profile import Predicted, profile
+
+
+class Forecast:
+    """What is asked of a ``Bench``, answered from a profile. Only the file itself is looked at on this machine."""
+
+    version = "not run on the target"
+
+    def __init__(self, target: Target, agent: AgentProcess, threads: int, runtime: str) -> None:
+        self.here = Bench(agent, runtime=HERE.get(runtime, runtime))
+        self.runtime, self.threads = runtime, threads
+        self.prices = Predicted(profile(target), runtime, threads)
+        self.conditions = {"target": target.name, "runtime": runtime, "threads": str(threads)}
+
+    def table(self, folder: Path, copies: int, weights: int) -> Predicted:
+        """Every operator's price; nothing is kept on disk."""
+        return Predicted(self.prices.profile, self.runtime, self.threads, weights)
+
+    def measure(
+        self,
+        artefacts: Mapping[str, Artefact],
+        mode: str,
+        baselines: Mapping[str, Path] | None = None,
+        thorough: bool = True,
+    ) -> dict[str, Prediction]:
+        """What each artefact is predicted to cost on the target, in its own runtime."""
+        found = {}
+        for name, artefact in artefacts.items():
+            assert artefact.graph is not None
+            prices = Predicted(self.prices.profile, artefact.runtime, self.threads)
+            cost = predicted(artefact.graph, artefact.options, prices, exact=False)
+            found[name] = Prediction(
+                name=name,
+                digest=artefact.digest,
+                size_bytes=artefact.size_bytes,
+                runtime=artefact.runtime,
+                runtime_version=self.version,
+                threads=self.threads,
+                median_ms=cost.latency_ms,
+                low_ms=cost.latency_low_ms,
+                high_ms=cost.latency_high_ms,
+                peak_memory_bytes=cost.peak_memory_bytes,
+                runtime_memory_bytes=cost.runtime_memory_bytes,
+                standing=cost.standing,
+                sources=cost.sources,
+                notes=cost.notes,
+            )
+        return {name: replace(one, ratios=_ratios(one, found)) for name, one in found.items()}
+
+    def kernels(self, artefact: Artefact) -> list[dict[str, Any]]:
+        """The kernels with which the file runs on the machine at hand, in its runtime or one that reads such files."""
+        return self.here.kernels(artefact)
+
+
+def _ratios(own: Prediction, found: Mapping[str, Prediction]) -> dict[str, Ratio]:
+    """What is predicted of ``own`` as shares of all others."""
+    shares = {name: own.median_ms / other.median_ms for name, other in found.items() if other is not own}
+    return {name: Ratio(share, share, share, rounds=0) for name, share in shares.items()}

@@ -1,0 +1,17 @@
+"""From a device to the agent on it."""
+
+from __future__ import annotations
+
+from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.inventory import Device, device
+from edgesdk.devices.local import LocalDevice
+from edgesdk.devices.sent import OtherPython
+from edgesdk.devices.ssh import SshDevice
+
+
+def reach(at: str | Device) -> AgentProcess:
+    """The agent on ``at``, a device of the inventory, ``local`` or an ``ssh://`` address; started by its first call."""
+    found = device(at) if isinstance(at, str) else at
+    if not found.local:
+        return SshDevice(found.address, found.python)
+    return OtherPython(found.python) if found.python else LocalDevice()

@@ -1,0 +1,1 @@
+"""A model as a graph of layers, as runtimes fuse them: from a module or an ONNX file."""

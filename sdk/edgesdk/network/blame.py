@@ -1,0 +1,111 @@
+"""Why a model does not run on samples: its own forward(), what it was made for, or the samples."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgesdk.core.errors import DataError, EdgeSdkError, ModelError
+from edgesdk.core.wording import said
+from edgesdk.network.network import Batch, rebatch, tensors
+
+GPU = ("Torch not compiled with CUDA", "No CUDA GPUs", "Found no NVIDIA driver")
+NEEDED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+OWN = (AttributeError, NameError, ImportError, NotImplementedError, StopIteration)  # never of the samples
+RUNS = "make it run on its data first"
+
+
+def blamed(model: nn.Module, x: Batch, error: Exception) -> EdgeSdkError:
+    """What a user is told where ``model`` fails on a few samples ``x`` with ``error``."""
+    place = _place(error)
+    missing = _missing(model, x)
+    if missing:
+        return missing
+    if any(words in str(error) for words in GPU):
+        remedy = "let forward() use the device of its input, like x.device"
+        return ModelError(f"the model wants a GPU, which is not used here ({said(error)}{place})", remedy)
+    floats = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if floats and torch.float32 not in floats and any(t.dtype == torch.float32 for t in tensors(x)):
+        kind = str(next(iter(floats))).removeprefix("torch.")
+        return ModelError(f"the weights are {kind}, and the samples float32", "convert the model with model.float()")
+    alone = rebatch(x, lambda t: t[:1])
+    if len(tensors(x)[0]) > 1 and _runs(model, alone):
+        remedy = "let it take its size from the input: x.shape[0] or -1, or flatten(1), in the place of a number"
+        return ModelError(f"forward() takes one sample at a time, and fails with two ({said(error)}{place})", remedy)
+    if _raised_by_user(error) or isinstance(error, OWN):
+        return ModelError(f"running the model failed with {said(error)}{place}", RUNS)
+    shown = " and ".join(f"{str(t.dtype).removeprefix('torch.')} of shape {_shape(t)}" for t in tensors(x))
+    fact = f"the data, {shown}, does not fit the model, which says {said(error)}{place}"
+    return DataError(fact, f"give x in the shape and dtype that the model takes{_layout(model, x)}")
+
+
+def checked_answer(run: Callable[[Batch], Any], x: Batch) -> Any:
+    """What ``run`` answers to ``x``. Raises ``ModelError`` where it fails, two samples having passed before."""
+    try:
+        return run(x)
+    except Exception as error:
+        count = len(tensors(x)[0])
+        fact = f"the model ran on two samples and fails on the next {count} ({said(error)}{_place(error)})"
+        remedy = "let forward() take any batch size, and keep nothing of one call for the next"
+        raise ModelError(fact, remedy) from error
+
+
+def _missing(model: nn.Module, x: Batch) -> EdgeSdkError | None:
+    """That forward() takes more inputs, or others, than the data has."""
+    try:
+        signature = inspect.signature(model.forward)
+        signature.bind(**x) if isinstance(x, dict) else signature.bind(*tensors(x))
+    except TypeError:
+        names = [name for name, p in signature.parameters.items() if p.default is p.empty and p.kind in NEEDED]
+        has = ", ".join(x) if isinstance(x, dict) else str(len(tensors(x)))
+        remedy = "give x as a tuple of them, or a dict by these names (data as file.py:callable can)"
+        return DataError(f"forward() takes the inputs {', '.join(names)}, and the data has {has}", remedy)
+    except ValueError:  # no signature
+        pass
+    return None
+
+
+def _runs(model: nn.Module, x: Batch) -> bool:
+    with contextlib.suppress(Exception), torch.no_grad():
+        model(**x) if isinstance(x, dict) else model(*tensors(x))
+        return True
+    return False
+
+
+def _place(error: Exception) -> str:
+    """The innermost line outside of libraries that was running, in words."""
+    frame = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if _of_user(f.filename)), None)
+    return f", in {Path(frame.filename).name} line {frame.lineno}" if frame else ""
+
+
+def _raised_by_user(error: Exception) -> bool:
+    """Whether the user's own code says what is wrong, with its own words."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and _of_user(frames[-1].filename) and (frames[-1].line or "").startswith(("raise", "assert"))
+
+
+def _of_user(filename: str) -> bool:
+    path = str(Path(filename).resolve())
+    ours = str(Path(__file__).resolve().parents[2])
+    return Path(path).is_file() and not path.startswith((ours, str(Path(sys.prefix).resolve()), sys.base_prefix))
+
+
+def _shape(t: torch.Tensor) -> str:
+    return f"({', '.join(['N', *map(str, t.shape[1:])])})"
+
+
+def _layout(model: nn.Module, x: Batch) -> str:
+    """That channels are last where the model takes them second."""
+    first = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
+    t = tensors(x)[0]
+    if first is not None and t.dim() == len(first.kernel_size) + 2 and t.shape[-1] == first.in_channels != t.shape[1]:
+        return ": channels are last in it, and the model takes them second (x.transpose(0, 3, 1, 2) of images)"
+    return ""

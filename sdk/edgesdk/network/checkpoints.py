@@ -1,0 +1,220 @@
+"""Weights as people have them: files of tensors and trainers' checkpoints, read without executing what is in them."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import pickle
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from edgesdk.core.errors import ModelError
+from edgesdk.core.wording import listed, said
+
+DEPTH = 3  # of dictionaries within a checkpoint
+COMPILED = "_orig_mod."  # what torch.compile puts into names, wherever a module was compiled
+AVERAGE = "ema"  # in the name of a second set of weights, which is taken only where it is the one, or was asked for
+COUNTERS = ("num_batches_tracked", "n_averaged")  # no part of what a model computes
+STATISTICS = ("running_mean", "running_var")  # buffers that training fills
+HARMLESS: list[Any] = [
+    argparse.Namespace, pathlib.PosixPath, defaultdict, dict, np.dtype, np.ndarray,
+    np._core.multiarray.scalar, np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
+    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # type: ignore[attr-defined]
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "uint8", "bool")),
+]  # fmt: skip  # options and figures that trainers put beside the weights; making one of them does nothing else
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Tensors in a checkpoint under ``path``, by their names there without what torch.compile adds."""
+
+    path: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
+    compiled: bool
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+
+def fill(model: nn.Module, path: Path, force: bool = False) -> tuple[str, ...]:
+    """Copy the weights in the file ``path`` into ``model``; what a reader must know of it.
+
+    ``path`` is a safetensors file, or what ``torch.load(weights_only=True)`` accepts: a state dict, or a checkpoint
+    that holds one anywhere; the one that fits the model best is taken. ``file.pt:name`` takes the one of that name.
+    Prefixes that wrappers put before names (``module.``, ``model.``, ``_orig_mod.``) are taken off, or put on. Nothing
+    is copied unless every parameter is there in its shape; with ``force`` what is missing stays as it is. Raises
+    ``ModelError``.
+    """
+    path, wanted_name = _parted(path)
+    content = _content(path)
+    own_names = {name.replace(COMPILED, ""): name for name in model.state_dict()}
+    wanted = {name.replace(COMPILED, ""): tensor for name, tensor in model.state_dict().items()}
+    made = {name.replace(COMPILED, "") for name, _ in model.named_buffers() if not name.endswith(STATISTICS)}
+    held = list(_held(content))
+    if wanted_name is not None:
+        held = [one for one in held if one.name == wanted_name]
+        if not held:
+            fact = f"{path} holds no weights under {wanted_name!r}"
+            raise ModelError(fact, f"it holds {listed(one.name for one in _held(content) if one.path) or 'no others'}")
+    fitting = [(one, *_aligned(one.tensors, wanted)) for one in held]
+    if not any(fits for *_, fits in fitting) and not _is_state(content):
+        fact = f"{path} holds no state dict of this model ({_kinds(content)})"
+        raise ModelError(fact, "save model.state_dict() alone")
+    most = max(fits for *_, fits in fitting)
+    best = [entry for entry in fitting if entry[-1] == most]
+    taken, state, stripped, added, _ = next((e for e in best if AVERAGE not in e[0].name.lower()), best[0])
+    notes = [_taken(path, content, taken, stripped, added, [one.name for one, *_ in best if one is not taken])]
+    notes += _fitted(wanted, made, state, path, force)
+    model.load_state_dict({own_names[name]: value for name, value in state.items() if name in wanted}, strict=False)
+    return tuple(note for note in notes if note)
+
+
+def _parted(path: Path) -> tuple[Path, str | None]:
+    """The file, and the name within it where one was given."""
+    if path.exists() or ":" not in path.name:
+        return path, None
+    file, _, name = path.name.rpartition(":")
+    return path.with_name(file), name
+
+
+def _content(path: Path) -> Any:
+    """What the file holds: a mapping of tensors by name, or whatever a trainer saved around it."""
+    start = b""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        if path.suffix == ".safetensors" or start[8:] == b"{":  # its header is JSON after eight bytes of length
+            return load_file(path)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(HARMLESS):
+            warnings.simplefilter("ignore")  # about the pickle protocol; what cannot be read raises
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"there is no file {path}", "check the path of the weights") from None
+    except pickle.UnpicklingError as error:
+        code = re.search(r"(?:GLOBAL|class|function) ([\w]+(?:\.\w+)+)", str(error))
+        if code:
+            fact = f"{path} is a pickle that calls for code ({code[1]}), which is never executed"
+        elif start[:1] == b"\x80" or start[:2] == b"PK":
+            fact = f"{path} is a pickle with more in it than tensors, which is never executed"
+        else:
+            fact = f"{path} holds neither safetensors nor a state dict"
+        raise ModelError(fact, "save model.state_dict() alone, best as safetensors") from None
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+        if "TorchScript" in str(error):
+            fact = f"{path} is a TorchScript archive, whose code is never executed"
+            raise ModelError(fact, "save the state_dict() of the module that it was made from") from None
+        raise ModelError(f"{path} cannot be read ({said(error)})", "save the state dict anew") from None
+
+
+def _held(content: Any, path: tuple[str, ...] = ()) -> Iterator[_Held]:
+    """Every mapping in ``content`` that holds tensors, from the outside inwards."""
+    if not isinstance(content, Mapping):
+        return
+    found = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if found:
+        plain = {name.replace(COMPILED, ""): value for name, value in found.items()}
+        yield _Held(path, plain, plain.keys() != found.keys())
+    if len(path) < DEPTH:
+        for name, value in content.items():
+            yield from _held(value, (*path, str(name)))
+
+
+def _aligned(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str, str, int]:
+    """``tensors`` under the model's names; the prefixes taken off and put on; how well they then fit the model."""
+
+    def ends(name: str) -> Iterator[int]:
+        yield from (i + 1 for i, letter in enumerate(name) if letter == ".")
+
+    off = Counter(name[:i] for name in tensors for i in ends(name) if name[i:] in wanted)
+    on = Counter(name[:i] for name in wanted for i in ends(name) if name[i:] in tensors)
+    ways = [("", ""), *((prefix, "") for prefix, _ in off.most_common()), *(("", p) for p, _ in on.most_common())]
+
+    def renamed(stripped: str, added: str) -> dict[str, Tensor]:
+        kept = {n: t for n, t in tensors.items() if not n.startswith(stripped)}  # beside the model: losses, metrics
+        return kept | {added + n[len(stripped) :]: t for n, t in tensors.items() if n.startswith(stripped)}
+
+    def fits(state: Mapping[str, Tensor]) -> int:
+        return sum(1 + (wanted[name].shape == tensor.shape) for name, tensor in state.items() if name in wanted)
+
+    found = [(renamed(*way), *way) for way in ways]
+    state, stripped, added = max(found, key=lambda one: (fits(one[0]), AVERAGE not in one[1].lower()))
+    return state, stripped, added, fits(state)
+
+
+def _is_state(content: Any) -> bool:
+    return isinstance(content, Mapping) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
+
+
+def _kinds(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return type(content).__name__
+    return "values that are not tensors: " + listed(k for k, v in content.items() if not isinstance(v, Tensor))
+
+
+def _taken(path: Path, content: Any, taken: _Held, stripped: str, added: str, others: list[str]) -> str:
+    """What was taken of a file and done to its names; nothing of a plain state dict."""
+    parts = []
+    if taken.path:
+        beside = listed(key for key in content if str(key) != taken.path[0])
+        parts.append(f"took {taken.name!r}" + (f", beside {beside}" if beside else ""))
+    off = [repr(prefix) for prefix in (COMPILED if taken.compiled else "", stripped) if prefix]
+    parts += [f"stripped {' and '.join(off)} from its names"] if off else []
+    parts += [f"put {added!r} before its names"] if added else []
+    if others:
+        parts.append(f"{listed(others)} would fit as well ({path.name}:{others[0]} takes it)")
+    return f"weights from {path}: {', '.join(parts)}" if parts else ""
+
+
+def _fitted(
+    wanted: Mapping[str, Tensor], made: Container[str], state: Mapping[str, Tensor], path: Path, force: bool
+) -> list[str]:
+    """Notes on names of one side alone; buffers that the model has ``made`` itself may be missing.
+
+    Raises ``ModelError`` where weights are missing or of another shape.
+    """
+    given = {tensor.data_ptr() for name, tensor in wanted.items() if name in state and tensor.numel()}
+    # safetensors keep a shared tensor once; old checkpoints know no counters, which evaluation does not use
+    missing = [
+        name
+        for name, tensor in wanted.items()
+        if name not in state and not name.endswith(COUNTERS) and tensor.data_ptr() not in given
+    ]
+    lacks = [name for name in missing if name not in made]
+    extra = [name for name in state if name not in wanted and not name.endswith(COUNTERS)]
+    differ = [
+        f"{name} of shape {tuple(state[name].shape)} where the model has {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    differ += [
+        f"{name} as {str(state[name].dtype).removeprefix('torch.')} where the model has floats"
+        for name, tensor in wanted.items()
+        if name in state and tensor.is_floating_point() and not state[name].is_floating_point()
+    ]
+    if differ or lacks and not force:
+        parts = [("it lacks", lacks), ("the model has no", extra), ("it holds", differ)]
+        says = [f"{says} {listed(names)}" for says, names in parts if names]
+        remedy = "give the weights of this model, or the model of these weights"
+        raise ModelError(f"the weights in {path} do not fit the model: {'; '.join(says)}", remedy)
+    notes = []
+    if extra:
+        notes.append(f"weights from {path}: {len(extra)} of {len(state)} are no part of the model: {listed(extra)}")
+    if lacks:
+        left = f"{len(lacks)} of the model's {len(wanted)} are missing and left as they were: {listed(lacks)}"
+        notes.append(f"weights from {path}: {left}")
+    if left := [name for name in missing if name in made]:
+        notes.append(f"weights from {path}: buffers that are not there are as the model made them: {listed(left)}")
+    return notes

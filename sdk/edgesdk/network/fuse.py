@@ -1,0 +1,257 @@
+"""A flat module as layers: each operator with what a runtime fuses into it, named as ATen names it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, Graph, Layer
+from edgesdk.core.graph import Tensor as Input
+from edgesdk.network.modularize import arguments, aten, each, exported, is_relu, is_relu6, modularize
+from edgesdk.network.network import Batch, Network, Site, Structure, rebatch, shape_of, tensors
+from edgesdk.network.returned import check_depend, structure_of
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+POOLS = (aten.max_pool2d.default, aten.avg_pool2d.default)
+RESHAPES = (aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.squeeze.dims, aten.squeeze.dim)
+
+
+def flat(model: nn.Module, x: Batch, free_batch: bool = True) -> Network:
+    """The network that ``model`` is, without channel groups and branches: enough to train and export it.
+
+    Raises ``ModelError`` where ``torch.export`` cannot follow it.
+    """
+    program = exported(model, x, free_batch)
+    module = modularize(program)
+    check_depend(module)
+    return described(module, x, structure_of(program))
+
+
+def described(module: fx.GraphModule, x: Batch, structure: Structure) -> Network:
+    """The network that a flat module is, without channel groups and branches."""
+    values = run(module, rebatch(x, lambda t: t[:2]))
+    layers, sites = _Layers(module, values).found()
+    inputs = tuple(
+        Input(n.name, shape_of(values[n.name]), str(values[n.name].dtype).removeprefix("torch."))
+        for n in module.graph.nodes
+        if n.op == "placeholder"
+    )
+    graph = Graph(inputs, tuple(layers), tuple(owner(n, sites) for n in outputs(module)))
+    return Network(module, graph, sites, structure)
+
+
+def run(module: fx.GraphModule, x: Batch) -> dict[str, Any]:
+    interpreter = fx.Interpreter(module, garbage_collect_values=False)
+    with torch.no_grad():
+        interpreter.run(*tensors(x))
+    return {node.name: value for node, value in interpreter.env.items()}
+
+
+def outputs(module: fx.GraphModule) -> list[fx.Node]:
+    return [n for n in next(n for n in module.graph.nodes if n.op == "output").args[0] if isinstance(n, fx.Node)]
+
+
+def owner(node: fx.Node, sites: dict[str, Site]) -> str:
+    return next((name for name, site in sites.items() if site.output == node.name), node.name)
+
+
+class _Layers:
+    """Reads the module's graph from its start and fuses as runtimes do: weights, BatchNorm, ReLU or ReLU6."""
+
+    def __init__(self, module: fx.GraphModule, values: dict[str, Any]) -> None:
+        self.module, self.values = module, values
+        self.owner: dict[fx.Node, str] = {}  # node to the layer or input whose output it is
+        self.taken = {str(n.target) for n in module.graph.nodes if n.op in ("call_module", "placeholder")}
+        self.constant: set[str] = set()  # layers that depend on no input
+        self.layers: list[Layer] = []
+        self.sites: dict[str, Site] = {}
+
+    def found(self) -> tuple[list[Layer], dict[str, Site]]:
+        for node in self.module.graph.nodes:
+            if node.op == "placeholder":
+                self.owner[node] = node.name
+            elif node.op in ("call_module", "call_function") and node not in self.owner:
+                if isinstance(self.values[node.name], (Tensor, tuple, list)):
+                    self.add(node)
+        return self.layers, self.sites
+
+    def add(self, node: fx.Node) -> None:
+        module = self.module.get_submodule(node.target) if node.op == "call_module" else None  # type: ignore[arg-type]
+        kind, fixed = self.kind(node, module)
+        if (dtype := self.dtype(node)) != "float32":
+            kind, fixed = OTHER, f"it computes with {dtype}"
+        weighted = kind in (CONV, LINEAR)
+        last, norm, activation = node, None, None
+        if weighted and (reader := _only(last)) is not None and reader.op == "call_module":
+            if isinstance(self.module.get_submodule(reader.target), NORMS):  # type: ignore[arg-type]
+                last, norm = reader, reader.target
+        if weighted or kind == ADD:
+            reader = _only(last)
+            if reader is not None and (is_relu(reader) or is_relu6(reader)):
+                last, activation = reader, "relu" if is_relu(reader) else "relu6"
+        name = self.name(node, weighted)
+        for fused in self.chain(node, last):
+            self.owner[fused] = name
+        inputs = tuple(self.owner[i] for i in node.all_input_nodes if i in self.owner)
+        if all(read in self.constant for read in inputs):  # it is the same for every sample
+            inputs = ()
+            self.constant.add(name)
+        first = next((self.values[i.name] for i in node.all_input_nodes if i in self.owner), None)
+        shape = shape_of(self.values[last.name])
+        weight: Tensor | None = module.weight if weighted else None  # type: ignore[union-attr]
+        parameters = sum(p.numel() for p in module.parameters()) if module is not None else 0
+        parameters += sum(_parameter(self.module, i) for i in node.all_input_nodes if i.op == "get_attr")
+        spatial = {}
+        if kind == CONV:
+            assert isinstance(module, CONVOLUTIONS)
+            padding = module.padding if isinstance(module.padding, tuple) else _same(module)
+            spatial = dict(kernel=module.kernel_size, stride=module.stride, padding=padding, dilation=module.dilation)
+        elif kind == POOL:
+            spatial = _window(node)
+        self.layers.append(
+            Layer(
+                name=name,
+                kind=kind,
+                inputs=inputs,
+                input_shape=shape_of(first),
+                shape=shape,
+                operator=_operator(node, module),
+                weight_shape=tuple(weight.shape) if weight is not None else (),
+                has_bias=weighted and (module.bias is not None or norm is not None),  # type: ignore[union-attr]
+                groups=module.groups if kind == CONV else 1,  # type: ignore[union-attr,arg-type]
+                activation=activation,
+                parameters=parameters,
+                macs=_macs(node, module, self.values),
+                fixed=fixed,
+                **spatial,  # type: ignore[arg-type]
+            )
+        )
+        self.sites[name] = Site(str(node.target) if weighted else None, norm, last.name)  # type: ignore[arg-type]
+
+    def dtype(self, node: fx.Node) -> str:
+        """What ``node`` computes with, as NumPy names it: of its tensors the first type that is not float32, if any."""
+        values = [self.values[n.name] for n in (node, *node.all_input_nodes) if n is node or n in self.owner]
+        dtypes = [str(value.dtype).removeprefix("torch.") for value in values if isinstance(value, Tensor)]
+        return next((dtype for dtype in dtypes if dtype != "float32"), "float32")
+
+    def name(self, node: fx.Node, weighted: bool) -> str:
+        """The path of a weighted layer's module, a node's own else: none is another layer's or an input's."""
+        name = str(node.target) if weighted else node.name
+        inputs = [n.name for n in self.owner if n.op == "placeholder"]
+        while name in (inputs if weighted else self.taken):
+            name += "_"
+        self.taken.add(name)
+        return name
+
+    def kind(self, node: fx.Node, module: nn.Module | None) -> tuple[str, str | None]:
+        """What a node is to the search, and why it is left as it is."""
+        if isinstance(module, CONVOLUTIONS):
+            kind, fixed = CONV, None
+            if (
+                module.groups not in (1, module.in_channels)
+                or module.in_channels > module.out_channels != 1 < module.groups
+            ):
+                fixed = f"a convolution in {module.groups} groups is neither full nor depthwise"
+            calls = [n for n in self.module.graph.nodes if n.op == "call_module" and n.target == node.target]
+            return kind, "its weights are used in several places" if len(calls) > 1 else fixed
+        if isinstance(module, nn.Linear):
+            return LINEAR, None
+        reads = [i for i in node.all_input_nodes if i in self.owner]
+        if node.target is aten.add.Tensor and len(reads) == 2:
+            if shape_of(self.values[reads[0].name]) == shape_of(self.values[reads[1].name]):
+                return ADD, None
+        if node.target in POOLS and len(reads) == 1:
+            return POOL, None
+        if _is_global_mean(node, self.values):
+            return MEAN, None
+        if node.target in RESHAPES and _flattens(node, self.values):
+            return FLATTEN, None
+        if is_relu(node) or is_relu6(node):
+            return ACTIVATION, None
+        return OTHER, f"{_operator(node, module)} has no compressed form here"
+
+    def chain(self, first: fx.Node, last: fx.Node) -> Iterable[fx.Node]:
+        node = first
+        yield node
+        while node is not last:
+            node = next(iter(node.users))
+            yield node
+
+
+def _operator(node: fx.Node, module: nn.Module | None) -> str:
+    """The plain name of an operator, ATen's: ``conv2d``, ``batch_norm``, ``add``, ``softmax``."""
+    if module is not None:
+        name = type(module).__name__.lower()
+        return {"layernorm": "layer_norm"}.get(name, "batch_norm" if name.startswith("batchnorm") else name)
+    packet = getattr(node.target, "overloadpacket", None)
+    name = str(packet).removeprefix("aten.") if packet is not None else getattr(node.target, "__name__", "unknown")
+    return name.strip("_")
+
+
+def _macs(node: fx.Node, module: nn.Module | None, values: dict[str, Any]) -> int:
+    """Multiply-accumulates for one sample of a module with weights, a product of tensors or a recurrent layer."""
+    value = values[node.name]
+    if isinstance(module, CONVOLUTIONS):
+        return prod(module.weight.shape) * prod(value.shape[2:])
+    if isinstance(module, nn.Linear):
+        return prod(module.weight.shape) * prod(value.shape[1:-1])
+    name = _operator(node, module)
+    read = [values[i.name] for i in node.all_input_nodes if isinstance(values.get(i.name), Tensor)]
+    if name in ("matmul", "bmm", "linear") and len(read) >= 2:
+        return prod(value.shape[1:]) * read[0].shape[-1]
+    if name == "scaled_dot_product_attention":
+        query, key, result = read[0], read[1], value
+        return prod(query.shape[1:]) * key.shape[-2] + prod(result.shape[1:]) * key.shape[-2]
+    if name in ("conv1d", "conv2d", "conv3d", "conv_transpose2d") and len(read) >= 2:
+        each = read[0] if name == "conv_transpose2d" else value
+        return prod(read[1].shape[1:]) * prod(each.shape[1:])
+    if name in ("gru", "lstm", "rnn_tanh", "rnn_relu"):
+        steps = prod(read[0].shape[1:-1])
+        return steps * sum(prod(weight.shape) for weight in read[1:] if weight.dim() == 2)
+    return 0
+
+
+def _window(node: fx.Node) -> dict[str, tuple[int, ...]]:
+    """The kernel, stride and padding of a pooling call; its stride is its kernel where none is given."""
+    given = arguments(node)
+    size = each(given["kernel_size"], 2)
+    return dict(
+        kernel=size, stride=each(given.get("stride") or size, 2), padding=each(given.get("padding", 0), 2),
+        dilation=each(given.get("dilation", 1), 2),
+    )  # fmt: skip
+
+
+def _only(node: fx.Node) -> fx.Node | None:
+    """The one node that reads ``node``, where there is but one."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _parameter(module: fx.GraphModule, node: fx.Node) -> int:
+    value = operator.attrgetter(node.target)(module)  # type: ignore[arg-type]
+    return value.numel() if isinstance(value, nn.Parameter) else 0
+
+
+def _same(module: Any) -> tuple[int, ...]:
+    if module.padding == "valid":
+        return (0,) * len(module.kernel_size)
+    return tuple(d * (k - 1) // 2 for d, k in zip(module.dilation, module.kernel_size, strict=True))
+
+
+def _is_global_mean(node: fx.Node, values: dict[str, Any]) -> bool:
+    if node.target is aten.adaptive_avg_pool2d.default:
+        return tuple(node.args[1]) == (1, 1)  # type: ignore[arg-type]
+    if node.target is aten.mean.dim:
+        source = values[node.all_input_nodes[0].name]
+        return source.dim() == 4 and sorted(d % 4 for d in node.args[1]) == [2, 3]  # type: ignore[union-attr]
+    return False
+
+
+def _flattens(node: fx.Node, values: dict[str, Any]) -> bool:
+    source, result = values[node.all_input_nodes[0].name], values[node.name]
+    return isinstance(source, Tensor) and result.dim() == 2 and source.shape[0] == result.shape[0]

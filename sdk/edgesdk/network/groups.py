@@ -1,0 +1,301 @@
+"""Channel groups of a flat module: which of its channels are cut together, and how many of which must stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import gcd, lcm
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from edgesdk.core.graph import by_whole_groups
+from edgesdk.network.channels import Channels
+from edgesdk.network.fuse import outputs
+from edgesdk.network.modularize import arguments, aten
+from edgesdk.network.network import Batch, rebatch, tensors
+from edgesdk.network.walk import NORMALIZERS, STATED, Walk, Weights, least, line, varying
+
+SPLIT_SIZES, SPLIT, CHUNK = aten.split_with_sizes.default, aten.split.Tensor, aten.chunk.default
+PICKS = (aten.select.int, aten.unbind.int)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A group of channels: its units in order, the nodes that make them, and what ``edgesdk.core.graph.Group`` says."""
+
+    units: Tensor
+    makers: tuple[str, ...]
+    step: int
+    shares: tuple[tuple[int, ...], ...]
+    fixed: str | None
+
+
+def find(module: fx.GraphModule, x: Batch, apart: Iterable[str] = ()) -> tuple[Channels, list[Found]]:
+    """The channels of ``module``, as seen on ``x``, and what groups they are in.
+
+    The output channels of the submodules ``apart`` are left to others.
+    """
+    walk = _Finder(module, frozenset(apart))
+    with torch.no_grad():
+        while walk.learns():
+            walk.run(*tensors(rebatch(x, lambda t: t[:2])))
+    return walk.result()
+
+
+class _Finder(Walk):
+    def __init__(self, module: fx.GraphModule, apart: frozenset[str]) -> None:
+        super().__init__(module)
+        self.apart = apart
+        self.numbered: dict[str, Tensor] = {}  # by parameter, the numbers of what it makes
+        self.unit = torch.zeros(1, dtype=torch.long)
+        self.pairs: list[Tensor] = []
+        self.began = False
+
+    def learns(self) -> bool:
+        """Whether the last run tied what was not tied before; then all begins anew, what is tied with one number."""
+        self.pairs = [pair for pair in self.pairs if pair.numel()]
+        if self.began and not self.pairs:
+            return False
+        self.began = True
+        found = torch.cat([torch.zeros(2, 0, dtype=torch.int32), *self.pairs], 1)
+        self.unit = components(len(self.unit), found)[self.unit]
+        self.pairs = []
+        self.numbers.clear()
+        self.constant.clear()
+        self.parts: dict[str, dict[int, Tensor]] = {}
+        self.constants: dict[str, Tensor] = {}
+        self.left: list[tuple[Tensor, str]] = []
+        self.sets: list[Tensor] = []  # of each of which the same share is kept
+        self.columns: list[Tensor] = []  # what a layer reads: the same share of what of it can go
+        self.sizes: dict[str, dict[int, Tensor]] = {}
+        self.read: dict[str, tuple[int, Tensor]] = {}
+        self.places: dict[str, tuple[int, Tensor]] = {}
+        self.holds: dict[str, Tensor] = {}
+        self.made: dict[str, Tensor] = {}  # by node, the numbers that it makes
+        return True
+
+    def new(self, name: str, count: int) -> Tensor:
+        """The numbers of the ``count`` channels that the parameter ``name`` makes, or of its entries."""
+        if name not in self.numbered:
+            first = len(self.unit)
+            self.unit = torch.cat([self.unit, torch.arange(first, first + count)])
+            self.numbered[name] = torch.arange(first, first + count)
+        return self.unit[self.numbered[name]].int()
+
+    def rows(self, weights: Weights, read: Tensor | None, whole: Tensor) -> Tensor:
+        known = self.parts.setdefault(weights.weight, {})
+        if weights.made not in known:
+            count = whole.shape[weights.made] * (weights.groups if weights.made == 1 and weights.groups > 1 else 1)
+            hidden = weights.weight.rpartition(".")[0] in self.apart
+            known[weights.made] = torch.zeros(count, dtype=torch.int32) if hidden else self.new(weights.weight, count)
+            if weights.bias is not None:
+                self.parts[weights.bias] = {0: known[weights.made]}
+        rows = known[weights.made]
+        if read is not None:
+            if weights.inputs in known:
+                self.tie(known[weights.inputs], read)
+            known.setdefault(weights.inputs, read)
+            self._grouped(weights, read, rows)
+        return rows
+
+    def _grouped(self, weights: Weights, read: Tensor, rows: Tensor) -> None:
+        """Of a layer in groups whole groups go, or as many channels of each."""
+        ins, outs = read.reshape(weights.groups, -1), rows.reshape(weights.groups, -1)
+        if by_whole_groups(weights.groups, ins.shape[1]):
+            for one in (ins, outs):
+                self.tie(ins[:, :1].expand_as(one), one)
+        elif weights.groups > 1:
+            self.sets += [*ins, *outs]
+        self.sets.append(rows)
+        self.columns.append(read)
+
+    def entries(self, name: str, value: Tensor) -> Tensor:
+        self.constants[name] = self.new(f"entries of {name}", value.numel()).reshape(value.shape)
+        return self.constants[name]
+
+    def tie(self, one: Tensor, other: Tensor) -> None:
+        one, other = one.flatten(), other.flatten()
+        differ = (one > 0) & (other > 0) & (one != other)
+        self.pairs.append(torch.unique(torch.stack([one[differ], other[differ]]), dim=1))
+        self.leave(other[(one == 0) & (other > 0)], "they meet others that stay")
+        self.leave(one[(other == 0) & (one > 0)], "they meet others that stay")
+
+    def leave(self, numbers: Tensor, reason: str) -> None:
+        numbers = torch.unique(numbers)
+        if bool((numbers > 0).any()):
+            self.left.append((numbers[numbers > 0], reason))
+
+    def _scaled(self, node: fx.Node, axis: int, names: list[str]) -> Tensor:
+        found = self.of(node.all_input_nodes[0])
+        column = self.column(found, axis)
+        for name in names:
+            self.tie(self.parts.setdefault(name, {0: column})[0], column)
+        if node.target in NORMALIZERS or axis == -1:
+            self.read[node.name] = axis, column
+        if node.target is aten.group_norm.default:
+            groups = column.reshape(arguments(node)["num_groups"], -1)
+            if by_whole_groups(*groups.shape):
+                self.tie(groups[:, :1].expand_as(groups), groups)
+                self.sizes[node.name] = {1: groups[:, 0]}
+            else:
+                self.sets += [*groups]
+        return found
+
+    def _recurrent(self, node: fx.Node, value: Any) -> Any:
+        column = self.column(self.of(node.all_input_nodes[0]), -1)
+        for weight in node.all_input_nodes:
+            name = str(weight.target)
+            if weight.op == "get_attr" and "weight_ih_l0" in name.rpartition(".")[2]:
+                self.parts[name] = {1: column}
+        self.columns.append(column)
+        if not any("weight_ih_l0" in str(n.target) for n in node.all_input_nodes):
+            self.leave(column, f"{node.name} mixes them")
+        self.read[node.name] = -1, column
+        return super()._recurrent(node, value)
+
+    def _weighted(self, node: fx.Node, weights: Weights, value: Tensor) -> Tensor:
+        found = super()._weighted(node, weights, value)
+        if self.passes(node, weights):
+            return found
+        if weights.reads is not None:
+            self.read[node.name] = weights.reads, self.parts[weights.weight][weights.inputs]
+        self.made[node.name] = self.parts[weights.weight][weights.made]
+        return found
+
+    def _reduced(self, node: fx.Node) -> bool:
+        if super()._reduced(node):
+            self.read[node.name] = 0, self.of(node.all_input_nodes[0])
+            return True
+        return False
+
+    def seen(self, node: fx.Node, value: Any, found: Any) -> None:
+        if isinstance(found, Tensor):
+            axes = varying(found)
+            if axes:
+                self.holds[node.name] = torch.unique(least(found))
+            if len(axes) == 1:
+                self.places[node.name] = axes[0], line(found, axes[0])
+            if node.target in STATED and axes:
+                self._stated(node, found, axes)
+        if node.target in (SPLIT_SIZES, SPLIT, CHUNK):
+            self._split(node, found)
+        if node.target in (*PICKS, aten.slice.Tensor):
+            self._sliced(node)
+
+    def _stated(self, node: fx.Node, found: Tensor, axes: list[int]) -> None:
+        """The longest of several axes gets shorter: what is behind it goes together, before it each has its share."""
+        axis = max(axes, key=lambda a: (found.shape[a], a))
+        inner = [a for a in axes if a > axis]
+        first = found
+        for a in inner:
+            self.tie(first.narrow(a, 0, 1).expand_as(first), first)
+            first = first.narrow(a, 0, 1)
+        outer = [a for a in axes if a < axis]
+        if outer:
+            rest = [a for a in range(found.dim()) if a not in (*outer, axis)]
+            for a in rest:
+                first = first.narrow(a, 0, 1)
+            self.sets += [*first.movedim(axis, -1).reshape(-1, found.shape[axis])]
+        self.sizes[node.name] = {axis: line(found, axis)}
+
+    def _split(self, node: fx.Node, found: Any) -> None:
+        source = self.of(node.all_input_nodes[0])
+        axis = arguments(node)["dim"] % source.dim()
+        if axis not in varying(source):
+            return
+        lines = [line(piece, axis) for piece in found]
+        if node.target is not SPLIT_SIZES:
+            self.sets += lines
+        if node.target is not CHUNK:
+            self.sizes[node.name] = dict(enumerate(lines))
+
+    def _sliced(self, node: fx.Node) -> None:
+        source, given = self.of(node.all_input_nodes[0]), arguments(node)
+        axis = given["dim"] % source.dim()
+        if axis not in varying(source):
+            return
+        if node.target in PICKS or given.get("step", 1) != 1:
+            self.leave(source, f"{node.name} picks some by their place")
+        else:
+            self.sizes[node.name] = {axis: line(source, axis)}
+
+    def result(self) -> tuple[Channels, list[Found]]:
+        for node in outputs(self.module):  # type: ignore[arg-type]
+            self.leave(self.numbers[node], "its channels are the network's output")
+        channels = Channels(
+            self.parts, self.constants, len(self.unit), self.sizes, self.read, self.places, self.holds
+        )  # fmt: skip
+        return channels, self._groups()
+
+    def _groups(self) -> list[Found]:
+        stays = self._staying()
+        whole = torch.zeros(len(self.unit), dtype=torch.bool)
+        whole[[0, *stays]] = True
+        sets = [s for s in (*self.sets, *(c[~whole[c.long()]] for c in self.columns)) if len(s) and bool((s > 0).all())]
+        joined = [torch.stack([s[:1].expand_as(s), s]).long() for s in sets]
+        group = components(len(self.unit), torch.cat([torch.zeros(2, 0, dtype=torch.long), *joined], 1))
+        makers: dict[int, list[str]] = {}
+        for name, numbers in self.made.items():
+            for key in torch.unique(group[numbers[numbers > 0].long()]).tolist():
+                makers.setdefault(key, []).append(name)
+        of_group: dict[int, list[Tensor]] = {}
+        for s in sets:
+            of_group.setdefault(int(group[s[0].long()]), []).append(s)
+        known = torch.unique(self.unit)
+        found = []
+        for key, names in makers.items():
+            units = known[(group[known] == key) & (known > 0)]
+            fixed = next((stays[unit] for unit in units.tolist() if unit in stays), None)
+            step, shares = _shares(units, of_group.get(key, []))
+            if fixed is None and len(units) < 2:
+                alone = sum(len(self.made[name]) for name in names) == 1
+                fixed = "it has a single channel" if alone else "all of them go together"
+            elif fixed is None and step >= len(units):
+                fixed = "no fewer of them leave each layer the same share"
+            found.append(Found(units, tuple(names), step, shares, fixed))
+        return found
+
+    def _staying(self) -> dict[int, str]:
+        """The units that cannot be cut, with the reason: what shares a set with one cannot either."""
+        stays: dict[int, str] = {}
+        for numbers, reason in self.left:
+            for unit in numbers.tolist():
+                stays.setdefault(unit, reason)
+        sets = [set(s[s > 0].tolist()) for s in self.sets]
+        while True:
+            more = {}
+            for s in sets:
+                held = s.intersection(stays)
+                if held and held != s:
+                    more.update(dict.fromkeys(s - held, stays[min(held)]))
+            if not more:
+                return stays
+            stays |= more
+
+
+def _shares(units: Tensor, sets: Iterable[Tensor]) -> tuple[int, tuple[tuple[int, ...], ...]]:
+    """In what numbers units go so that each of ``sets`` keeps the same share, and those that not any units leave it."""
+    step, shares = 1, set()
+    for numbers in sets:
+        counts = torch.bincount(torch.searchsorted(units, numbers.long()), minlength=len(units))
+        counts = counts // gcd(*counts[counts > 0].tolist())
+        step = lcm(step, len(units) // gcd(len(units), int(counts.sum())))
+        if not bool((counts == 1).all()):
+            shares.add(tuple(torch.arange(len(units)).repeat_interleave(counts).tolist()))
+    return step, tuple(sorted(shares))
+
+
+def components(count: int, pairs: Tensor) -> Tensor:
+    """For each of ``count`` numbers the least one that it is tied to by ``pairs``, (2, n)."""
+    root = torch.arange(count)
+    one, other = pairs.long()
+    while True:
+        least = torch.minimum(root[one], root[other])
+        new = root.scatter_reduce(0, root[one], least, "amin").scatter_reduce(0, root[other], least, "amin")
+        while not torch.equal(new, new[new]):
+            new = new[new]
+        if torch.equal(new, root):
+            return root
+        root = new

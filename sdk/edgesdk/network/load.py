@@ -1,0 +1,197 @@
+"""The user's own code: ``file.py:callable``, and models with their weights."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from edgesdk.core.errors import EdgeSdkError, ModelError, UsageError
+from edgesdk.core.wording import SHOWN, listed, said
+from edgesdk.network.checkpoints import fill
+
+WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+OTHERS = {".tflite": "TFLite", ".h5": "Keras", ".keras": "Keras", ".pb": "TensorFlow", ".xml": "OpenVINO"}
+FORM = "write path/to/file.py:callable or package.module:callable"
+
+
+def load_callable(spec: str, what: str, error: type[EdgeSdkError] = UsageError) -> Callable[..., Any]:
+    """What ``spec`` names: ``path/to/file.py:callable`` or ``package.module:callable``.
+
+    The file's folder, or the working directory, is where its own imports are looked for first. Raises ``error``, with
+    ``what`` (MODEL, DATA) in its message, where there is no such file, module or callable, or importing it fails.
+    """
+    where, colon, name = spec.rpartition(":")
+    if not (colon and where and name):
+        raise _no_callable(spec, what, error)
+    module = _module(where, what, error)
+    try:
+        found = getattr(module, name)
+    except AttributeError:
+        public = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        own = [n for n in public if getattr(vars(module)[n], "__module__", None) == module.__name__]
+        close = difflib.get_close_matches(name, public, SHOWN) or own[:SHOWN]
+        remedy = f"did you mean {' or '.join(close)}?" if close else "define it there, or name another"
+        raise error(f"{what}: {where} has no {name!r}", remedy) from None
+    if not callable(found):
+        fact = f"{what} {spec} is of type {type(found).__name__}, which cannot be called"
+        raise error(fact, "name a function or a class")
+    return found
+
+
+def _no_callable(spec: str, what: str, error: type[EdgeSdkError]) -> EdgeSdkError:
+    """Why ``spec`` names no callable: for files that models are kept in, what takes them."""
+    suffix = Path(spec).suffix.lower()
+    if what == "MODEL" and suffix == ".onnx":
+        remedy = "name the PyTorch module that it was exported from, as file.py:callable; what an .onnx file costs say"
+        return error(f"{spec} is an ONNX file, and only PyTorch modules can be compressed",
+                     f"{remedy} edgesdk estimate and edgesdk benchmark")  # fmt: skip
+    if what == "MODEL" and suffix in WEIGHTS:
+        remedy = f"name the code that makes the module, as file.py:callable, and give --weights {spec}"
+        return error(f"{spec} has weights, not the code of a model", remedy)
+    if what == "MODEL" and suffix in OTHERS:
+        remedy = "name a PyTorch module, as file.py:callable"
+        return error(f"{spec} is a model of {OTHERS[suffix]}, and only PyTorch modules can be compressed", remedy)
+    return error(f"{what} {spec!r} names no callable", FORM)
+
+
+def load_model(spec: str | nn.Module, weights: str | Path | None = None) -> nn.Module:
+    """The model that ``spec`` names or is, with ``weights`` in it (:func:`load_weighted`)."""
+    return load_weighted(spec, weights)[0]
+
+
+def load_weighted(
+    spec: str | nn.Module, weights: str | Path | None = None, force: bool = False
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model that ``spec`` names or is, with ``weights`` in it, in evaluation mode; and what was done to read them.
+
+    ``weights`` are a file as :func:`edgesdk.network.checkpoints.fill` takes it; nothing in it is executed. A module
+    given as such is changed in place. Raises ``ModelError`` for a ``spec`` that makes no ``nn.Module``, and for weights
+    that cannot be read, do not fit (unless ``force`` allows that some are missing), or are not finite.
+    """
+    model = _made(spec) if isinstance(spec, str) else spec
+    if not isinstance(model, nn.Module):
+        made = f"MODEL {spec} returned" if isinstance(spec, str) else "the model is"
+        raise ModelError(f"{made} an object of type {type(model).__name__}", "it must be a torch.nn.Module")
+    model = unwrapped(model)
+    if lazy := [name for name, value in model.named_parameters() if is_lazy(value)]:
+        raise ModelError(f"the model has parameters without a shape: {listed(lazy)}", "run it once before returning it")
+    notes: tuple[str, ...] = ()
+    if weights is not None:
+        notes = fill(model, Path(weights), force)
+    elif isinstance(spec, str) and any(True for _ in model.parameters()):
+        notes = (f"no weights were given: the model is taken as {spec} returns it",)
+    _check_finite(model, str(weights) if weights is not None else "the model")
+    return model.eval(), notes
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """``model`` without what torch.compile and data parallelism put around it.
+
+    Raises ``ModelError`` for what is no module of PyTorch's own any more: TorchScript, one that PyTorch has quantized,
+    and one without weights, on the device meta.
+    """
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            break
+        model = inner
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model is TorchScript, whose code cannot be traced", "return the module it was made from")
+    for name, part in model.named_modules():
+        if type(part).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+            fact = f"the layer {name or type(part).__name__} was quantized by PyTorch already"
+            raise ModelError(fact, "return the float model: edgesdk chooses what is quantized")
+    if bare := [name for name, value in model.named_parameters() if value.is_meta]:
+        raise ModelError(f"{listed(bare)} are on the device meta, without values", "make the model on the CPU")
+    return model
+
+
+def _made(spec: str) -> Any:
+    found = load_callable(spec, "MODEL", ModelError)
+    if isinstance(found, nn.Module):
+        return found
+    try:
+        return found()
+    except EdgeSdkError:
+        raise
+    except (Exception, SystemExit) as error:
+        fact = f"calling MODEL {spec} failed with {said(error)}"
+        wanted = "it must return the model when called without arguments"
+        own = "it fails by itself, before edgesdk has a part in it: mend it so that it returns the model"
+        raise ModelError(fact, wanted if isinstance(error, TypeError) else own) from error
+
+
+def _module(where: str, what: str, error: type[EdgeSdkError]) -> ModuleType:
+    is_file = where.endswith(".py") or "/" in where or "\\" in where
+    path = Path(where).expanduser()
+    if is_file and not path.is_file():
+        raise error(f"{what}: there is no file {where}", "check the path")
+    try:
+        with _imports_from(path.resolve().parent if is_file else Path.cwd()):
+            return _executed(path.resolve()) if is_file else importlib.import_module(where)
+    except (Exception, SystemExit) as failure:
+        if isinstance(failure, ModuleNotFoundError) and failure.name and (where + ".").startswith(failure.name + "."):
+            raise error(f"{what}: there is no module {failure.name!r}", f"install it, or {FORM}") from None
+        line = _line(failure, path) if is_file else ""
+        fact = f"{what}: importing {where} failed with {said(failure)}{line}"
+        raise error(fact, "make it import in Python first") from failure
+
+
+def _executed(path: Path) -> ModuleType:
+    """The module in one file, under a name that no other module has."""
+    name = f"_edgesdk_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path.name} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickles look a class's module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@contextmanager
+def _imports_from(folder: Path) -> Iterator[None]:
+    """``folder`` comes first while importing, as for a script, and last for what is imported later."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+
+
+def _line(error: BaseException, path: Path) -> str:
+    """Where in the user's file ``error`` arose, in brackets."""
+    trace, found = error.__traceback__, None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path.resolve()):
+            found = trace.tb_lineno
+        trace = trace.tb_next
+    return f" (line {found})" if found else ""
+
+
+def _check_finite(model: nn.Module, source: str) -> None:
+    """Raise ``ModelError`` for NaN or infinite parameters, and for NaN buffers (masks hold infinities on purpose)."""
+    bad = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
+    bad += [name for name, value in model.named_buffers() if torch.isnan(value).any()]
+    if bad:
+        raise ModelError(f"{source} has NaN or infinite weights: {listed(bad)}", "give the weights of a sound training")

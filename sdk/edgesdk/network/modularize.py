@@ -1,0 +1,281 @@
+"""A model as a flat graph of modules: what ``torch.export`` sees, with the weighted operators made modules again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import operator
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx.node import map_arg
+
+from edgesdk.core.errors import ModelError
+from edgesdk.network.functionalize import functionalized
+from edgesdk.network.network import Batch, rebatch, tensors
+from edgesdk.network.parametrize import folded
+from edgesdk.network.returned import make_known, returned
+from edgesdk.network.writes import written
+
+aten = torch.ops.aten
+CONVOLUTIONS = {aten.conv1d: nn.Conv1d, aten.conv2d: nn.Conv2d, aten.conv3d: nn.Conv3d}
+NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedProgram:
+    """``model`` through ``torch.export``, by default with a free batch size, which takes twice as long.
+
+    What is traced is a copy in evaluation mode, its parametrizations folded, its writes functionalized. Raises
+    ``ModelError`` naming what cannot be traced.
+    """
+    two = rebatch(x, lambda t: torch.cat([t[:1], t[:1]]) if free_batch else t.clone())
+    args = tuple(tensors(two)) if not isinstance(two, dict) else ()
+    kwargs = two if isinstance(two, dict) else {}
+    free: Any = tuple({0: Dim.DYNAMIC} for _ in args) if args else {name: {0: Dim.DYNAMIC} for name in kwargs}
+    free = free if free_batch else None
+    quiet = logging.getLogger("torch").level
+    logging.getLogger("torch").setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            plain = folded(model)
+            make_known(plain(*args, **kwargs))
+            program = torch.export.export(plain, args, kwargs, dynamic_shapes=free)
+            return functionalized(program)
+    except ModelError:
+        raise
+    except Exception as error:  # torch.export raises many kinds, and models raise their own
+        raise ModelError(f"the model cannot be traced: {_cause(error)}", _traceable(error)) from None
+    finally:
+        logging.getLogger("torch").setLevel(quiet)
+
+
+def _cause(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    place = next((line for line in lines if line.startswith("File ") and "site-packages/torch" not in line), "")
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}" + (f" ({place})" if place else "")
+
+
+def _traceable(error: Exception) -> str:
+    told = str(error)
+    if "mismatch" in told and "size" in told or "cannot be multiplied" in told or "expected input" in told:
+        return "check that the data, or --shape, is what the model takes"
+    return "write forward() so that torch.export.export takes it, with a free batch size"
+
+
+def modularize(program: ExportedProgram) -> fx.GraphModule:
+    """A trainable module of ``program``: weighted operators as ``nn`` modules, all else as ATen calls.
+
+    Convolutions, linear layers, batch and layer norms whose weights are plain parameters become submodules under the
+    parameters' own path. A module's name in the graph is its path, so that weights keep their names, but for the
+    ``in_proj_weight`` of an attention: its linear layer is ``in_proj``. ``meta`` of a node says where it comes from,
+    ``meta["halves"]`` of the module whether the model computes in 16 bits anywhere.
+    """
+    return _Builder(program).build()
+
+
+class _Builder:
+    def __init__(self, program: ExportedProgram) -> None:
+        self.program = program
+        self.root = nn.Module()
+        self.graph = fx.Graph()
+        self.values: dict[fx.Node, Any] = {}  # nodes of the program to nodes of the graph
+        self.state: dict[fx.Node, tuple[str, Tensor, bool]] = {}  # name, value, trainable
+        self.normed: set[Any] = set()  # BatchNorms that return their statistics, too
+
+    def build(self) -> fx.GraphModule:
+        constants = {**self.program.state_dict, **self.program.constants}
+        module = fx.GraphModule(nn.Module(), fx.Graph())
+        for spec in self.program.graph_signature.input_specs:
+            if spec.kind != InputKind.USER_INPUT and spec.target is not None:
+                node = next(n for n in self.program.graph.nodes if n.name == spec.arg.name)
+                value = constants[spec.target]
+                if isinstance(value, Tensor):
+                    self.state[node] = (
+                        _free(module, spec.target),
+                        value.detach().clone(),
+                        spec.kind == InputKind.PARAMETER,
+                    )
+        for node in self.program.graph.nodes:
+            if node in self.state:
+                continue
+            if node.op == "output":
+                self.graph.output(tuple(self.convert(value) for value in returned(self.program)))
+            elif (module := self.module_of(node)) is not None:
+                path, built, inputs = module
+                self.root_add(path, built)
+                self.values[node] = self.graph.create_node("call_module", path, inputs, {}, node.name)
+            else:
+                self.values[node] = self.plain(node)
+            if isinstance(made := self.values.get(node), fx.Node):
+                made.meta.update(_origin(node))
+        self.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output"))
+        self.graph.lint()
+        module = fx.GraphModule(self.root, self.graph)
+        values = [node.meta.get("val") for node in self.program.graph.nodes]
+        module.meta["halves"] = any(isinstance(v, Tensor) and v.dtype in HALVES for v in values)
+        return module
+
+    def plain(self, node: fx.Node) -> Any:
+        if node.op == "get_attr":
+            raise ModelError(f"the model holds the sub-graph {node.target}", "write it without torch.cond or torch.map")
+        if node.target is operator.getitem and node.args[0] in self.normed:
+            return self.values[node.args[0]]  # type: ignore[index]
+        if node.target is aten.view.default:
+            return self.reshape(node)
+        args = tuple(self.convert(argument) for argument in node.args)
+        if (value := written(self.graph, node, args, self.constant)) is not None:
+            return value
+        kwargs = {name: self.convert(argument) for name, argument in node.kwargs.items()}
+        return self.graph.create_node(node.op, node.target, args, kwargs, node.name)  # type: ignore[arg-type]
+
+    def constant(self, value: Tensor) -> fx.Node:
+        """A tensor of the graph's own."""
+        name = f"constant_{len(list(self.root.buffers(recurse=False)))}"
+        self.root.register_buffer(name, value)
+        return self.graph.get_attr(name)
+
+    def reshape(self, node: fx.Node) -> fx.Node:
+        """A view as an operator that holds whatever the strides are; where it flattens samples, as no stated size."""
+        source, sizes = node.args
+        before, after = (value.meta["val"].shape for value in (source, node))  # type: ignore[union-attr]
+        if len(after) == 2 < len(before) and str(before[0]) == str(after[0]):
+            return self.graph.create_node(
+                "call_function", aten.flatten.using_ints, (self.convert(source), 1), {}, node.name
+            )
+        return self.graph.create_node(
+            "call_function", aten.reshape.default, (self.convert(source), self.convert(sizes)), {}, node.name
+        )
+
+    def convert(self, argument: Any) -> Any:
+        """An argument of the program as one of the graph; weights become attributes where they are first used."""
+        return map_arg(argument, self.value)
+
+    def value(self, node: fx.Node) -> Any:
+        if node not in self.values and node in self.state:
+            name, value, trainable = self.state[node]
+            owner, _, leaf = name.rpartition(".")
+            holder = self.holder(owner)
+            if not hasattr(holder, leaf):
+                if trainable:
+                    holder.register_parameter(leaf, nn.Parameter(value))
+                else:
+                    holder.register_buffer(leaf, value)
+            self.values[node] = self.graph.get_attr(name)
+        return self.values[node]
+
+    def holder(self, path: str) -> nn.Module:
+        module = self.root
+        for part in filter(None, path.split(".")):
+            if not hasattr(module, part):
+                module.add_module(part, nn.Module())
+            module = getattr(module, part)
+        return module
+
+    def root_add(self, path: str, module: nn.Module) -> None:
+        parent, _, leaf = path.rpartition(".")
+        self.holder(parent).add_module(leaf, module)
+
+    def module_of(self, node: fx.Node) -> tuple[str, nn.Module, tuple[Any, ...]] | None:
+        """The module that ``node`` is a call of, with its path and inputs; ``None`` where it stays a plain call."""
+        if node.op != "call_function" or not hasattr(node.target, "overloadpacket"):
+            return None
+        packet = node.target.overloadpacket  # type: ignore[union-attr]
+        bound = arguments(node)
+        weight = bound.get("weight")
+        if weight not in self.state or len(weight.users) > 1:
+            return None
+        path, _, leaf = self.state[weight][0].rpartition(".")
+        if leaf == "in_proj_weight":  # of queries, keys and values together, as nn.MultiheadAttention holds it
+            path, leaf = f"{path}.in_proj".removeprefix("."), "weight"
+        if leaf != "weight" or not path:
+            return None
+        bias = bound.get("bias")
+        if bias is not None and bias not in self.state:
+            return None
+        w, b = self.state[weight][1], None if bias is None else self.state[bias][1]
+        if packet in CONVOLUTIONS:
+            module: nn.Module = CONVOLUTIONS[packet](
+                w.shape[1] * bound["groups"],
+                w.shape[0],
+                tuple(w.shape[2:]),
+                each(bound["stride"], w.dim() - 2),
+                bound["padding"] if isinstance(bound["padding"], str) else each(bound["padding"], w.dim() - 2),
+                each(bound["dilation"], w.dim() - 2),
+                bound["groups"],
+                b is not None,
+            )
+        elif packet is aten.linear:
+            module = nn.Linear(w.shape[1], w.shape[0], b is not None)
+        elif packet is aten.batch_norm and not bound["training"]:
+            module = self.batch_norm(node, bound)
+        elif packet is aten._native_batch_norm_legit_no_training:
+            module = self.batch_norm(node, bound)
+            self.normed.add(node)
+        elif packet is aten.layer_norm:
+            module = nn.LayerNorm(list(bound["normalized_shape"]), bound["eps"], bias=b is not None)
+        else:
+            return None
+        with torch.no_grad():
+            module.weight.copy_(w)  # type: ignore[operator,union-attr]
+            if b is not None:
+                module.bias.copy_(b)  # type: ignore[operator,union-attr]
+        return path, module.eval(), (self.convert(node.args[0]),)
+
+    def batch_norm(self, node: fx.Node, bound: dict[str, Any]) -> nn.Module:
+        mean, variance = (self.state[bound[name]][1] for name in ("running_mean", "running_var"))
+        dimensions = node.args[0].meta["val"].dim()  # type: ignore[union-attr]
+        module = NORMS[dimensions](len(mean), bound["eps"], bound["momentum"])
+        with torch.no_grad():
+            module.running_mean.copy_(mean)  # type: ignore[union-attr]
+            module.running_var.copy_(variance)  # type: ignore[union-attr]
+        return module
+
+
+def _free(module: nn.Module, path: str) -> str:
+    """``path``, its first part changed where ``module`` has that for itself, as a graph module has ``graph``."""
+    first, *rest = path.split(".")
+    while hasattr(module, first):
+        first += "_"
+    return ".".join([first, *rest])
+
+
+def _origin(node: fx.Node) -> dict[str, Any]:
+    """Where in the user's model a node comes from: the paths of the modules around it, and the line."""
+    paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if "File " in line]
+    own = [line.removeprefix("File ").split(", ") for line in lines if "site-packages/torch" not in line]
+    line = f"{own[-1][0].strip(chr(34)).rpartition('/')[2]}, {own[-1][1]}" if own else ""
+    return {"paths": paths, "line": line}
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of an ATen call by name, defaults filled in."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    values = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
+    values.update({argument.name: value for argument, value in zip(schema, node.args, strict=False)})
+    return {**values, **node.kwargs}
+
+
+def each(value: Any, count: int) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    return values * count if len(values) == 1 else values
+
+
+def is_relu(node: fx.Node) -> bool:
+    return node.target is aten.relu.default
+
+
+def is_relu6(node: fx.Node) -> bool:
+    if node.target is aten.relu6.default:
+        return True
+    if node.target not in (aten.hardtanh.default, aten.clamp.default):
+        return False
+    bound = arguments(node)
+    return (bound.get("min_val", bound.get("min")), bound.get("max_val", bound.get("max"))) == (0, 6)

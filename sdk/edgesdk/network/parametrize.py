@@ -1,0 +1,50 @@
+"""Weights that are computed from others each time a layer runs, made plain weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
+
+from edgesdk.core.errors import ModelError
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` that shares nothing with it. Raises ``ModelError`` where Python cannot make one."""
+    made = [value for part in model.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    known = {id(value): value.detach().clone() for value in made if not value.is_leaf}  # deepcopy refuses such
+    try:
+        return copy.deepcopy(model, known)
+    except Exception as error:  # whatever a part of the model raises
+        said = next(iter(str(error).splitlines()), "")
+        raise ModelError(
+            f"the model cannot be copied ({type(error).__name__}: {said})", "make it so that copy.deepcopy takes it"
+        ) from None
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` in evaluation mode whose parametrized weights are plain parameters with the same values.
+
+    Those are ``torch.nn.utils.parametrize``'s, weight and spectral norm in their old form, and masks of
+    ``torch.nn.utils.prune``.
+    """
+    model = copied(model).eval()
+    with torch.no_grad():
+        for part in list(model.modules()):
+            if parametrize.is_parametrized(part):
+                own = type(part)  # made for this one layer, with its weights as properties: a copy shares it
+                part.__class__ = type(own.__name__, own.__bases__, dict(vars(own)))  # type: ignore[assignment]
+                for name in list(part.parametrizations):  # type: ignore[arg-type]
+                    parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+            for hook in list(part._forward_pre_hooks.values()):
+                if isinstance(hook, WeightNorm):
+                    remove_weight_norm(part, hook.name)
+                elif isinstance(hook, SpectralNorm):
+                    remove_spectral_norm(part, hook.name)
+                elif isinstance(hook, prune.BasePruningMethod):
+                    prune.remove(part, hook._tensor_name)
+    return model

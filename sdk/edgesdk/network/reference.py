@@ -1,0 +1,224 @@
+"""The user's own module in evaluation mode: what every proof starts at, and whether a traced network is the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from edgesdk.core.errors import ModelError
+from edgesdk.network.fuse import run
+from edgesdk.network.network import Batch, Network, answer, rebatch, tensors
+from edgesdk.network.parametrize import copied
+
+SAMPLES = 8  # real ones, that a traced network is compared on
+TOLERANCE = 1e-3  # of a value's spread: a kernel sums in another order for another size of batch
+ROUGH = 5e-2  # where forward() computes in bfloat16 what the network computes in float32
+
+
+class Reference:
+    """A copy of the user's module in evaluation mode, called as the user calls it.
+
+    A call leaves its inputs and the random number generators as they were. Raises ``ModelError`` for a module that
+    cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.module = copied(model).eval()
+
+    def __call__(self, x: Batch) -> Any:
+        """The module's outputs, in the structure in which it returns them."""
+        with same_random_numbers():
+            return self.answer(x)
+
+    def flat(self, x: Batch) -> list[Tensor]:
+        """The tensors among the outputs, in order."""
+        return [value for value in pytree.tree_leaves(self(x)) if isinstance(value, Tensor)]
+
+    def answer(self, x: Batch) -> Any:
+        """As a call, but drawing random numbers, if the module does."""
+        return answer(self.module, x)
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Leave the random number generators of PyTorch, NumPy and Python as they were before."""
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])
+
+
+def check(network: Network, reference: Reference, x: Batch) -> None:
+    """Raise ``ModelError`` unless ``network`` is what ``reference`` is on the first samples of ``x``.
+
+    Also where the module itself answers the same samples differently from call to call, or a sample differently in a
+    batch and alone: no file can. The error names the operator or module at which the two first part.
+    """
+    x = rebatch(x, lambda t: t[:SAMPLES])
+    with same_random_numbers():
+        _check_repeats(network, reference, x)
+        if len(tensors(x)[0]) > 1:
+            _check_rows(network, reference, x)
+        _check_traced(network, reference, x)
+
+
+def _check_repeats(network: Network, reference: Reference, x: Batch) -> None:
+    if _same(reference.answer(x), reference.answer(x)):
+        return
+    where = _place(network, _apart(_nodes(network, x), _nodes(network, x)))
+    where = where or _part(reference, _apart(_parts(reference, x), _parts(reference, x)))
+    if _same(reference(x), reference(x)):  # with the same random numbers
+        fact = f"in evaluation mode the model draws random numbers: two calls differ from {where} on"
+        raise ModelError(fact, "draw them in training alone: functional.dropout takes training=self.training")
+    fact = f"the model remembers earlier calls: two calls on the same samples differ from {where} on"
+    raise ModelError(fact, "let forward() depend on its inputs alone, not on what it kept in the module")
+
+
+def _check_rows(network: Network, reference: Reference, x: Batch) -> None:
+    rows = [rebatch(x, lambda t, i=i: t[i : i + 1]) for i in range(len(tensors(x)[0]))]
+    whole, *each = [pytree.tree_leaves(reference.answer(batch)) for batch in (x, *rows)]
+    for place, (value, *own) in enumerate(zip(whole, *each, strict=True), 1):
+        if not isinstance(value, Tensor):
+            continue
+        axis = _axis(value, own[0])
+        if axis:
+            fact = f"output {place} of the model has the samples of a batch along axis {axis}"
+            raise ModelError(fact, "return them along the first axis")
+        if not _same(value, own[0] if axis is None else torch.cat(own)):
+            where = _place(network, _mixed(lambda batch: _nodes(network, batch), x, rows))
+            where = where or _part(reference, _mixed(lambda batch: _parts(reference, batch), x, rows))
+            fact = f"what the model answers to a sample depends on the others in its batch, from {where} on"
+            raise ModelError(fact, "compute along other axes than the first; a BatchNorm needs track_running_stats")
+
+
+def _check_traced(network: Network, reference: Reference, x: Batch) -> None:
+    with torch.no_grad():
+        found = network(x)
+    tolerance = ROUGH if network.module.meta.get("halves") else TOLERANCE
+    if _same(found, reference.answer(x), tolerance):
+        return
+    values, within = run(network.module, x), _within(network.module)
+    apart, before = None, None
+    for path, value in _parts(reference, x).items():
+        own = [values[name] for name in within.get(path, ())]
+        if not own or any(_same(one, value, tolerance) for one in own):
+            before = path
+            continue
+        apart = path
+        break
+    where = _part(reference, apart) + (f", after {_part(reference, before)}" if before and apart else "")
+    fact = f"tracing the model does not give what the model computes: the two part at {where}"
+    raise ModelError(fact, "let forward() do the same when it is traced: it must ask neither that nor what values are")
+
+
+def _nodes(network: Network, x: Batch) -> dict[str, Any]:
+    """What each operator of the network makes of ``x``."""
+    return {name: value for name, value in run(network.module, x).items() if isinstance(value, Tensor)}
+
+
+def _parts(reference: Reference, x: Batch) -> dict[str, Any]:
+    """What each submodule returns when ``x`` is run, in the order in which they end; of several calls, the first."""
+    seen: dict[str, Any] = {}
+
+    def noting(path: str) -> Callable[..., None]:
+        def note(module: nn.Module, given: Any, value: Any) -> None:
+            if isinstance(value, Tensor):
+                seen.setdefault(path, value.clone())
+
+        return note
+
+    hooks = [part.register_forward_hook(noting(path)) for path, part in reference.module.named_modules()]
+    try:
+        reference.answer(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _mixed(look: Callable[[Batch], dict[str, Any]], x: Batch, rows: list[Batch]) -> str | None:
+    """The first name under which ``look`` finds something else in the batch ``x`` than in its ``rows``."""
+    whole, *each = [look(batch) for batch in (x, *rows)]
+    joined = {}
+    for name, value in whole.items():
+        own = [row[name] for row in each if name in row]
+        if len(own) == len(rows):
+            axis = _axis(value, own[0])
+            joined[name] = own[0] if axis is None else torch.cat(own, axis)
+    return _apart(whole, joined)
+
+
+def _axis(whole: Tensor, row: Tensor) -> int | None:
+    """The axis along which ``whole`` has more than one sample's ``row``; ``None`` where they are alike."""
+    if whole.dim() != row.dim():
+        return None
+    return next((axis for axis, (a, b) in enumerate(zip(whole.shape, row.shape, strict=True)) if a != b), None)
+
+
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """The first name under which the two hold something else."""
+    return next((name for name, value in one.items() if name in other and not _same(value, other[name])), None)
+
+
+def _same(one: Any, other: Any, tolerance: float = TOLERANCE) -> bool:
+    """Whether two outputs are alike up to rounding."""
+    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=False)
+    return all(
+        _near(a, b, tolerance) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b or a is b
+        for a, b in pairs
+    )
+
+
+def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    if one.shape != other.shape:
+        return False
+    if not one.numel():
+        return True
+    if not (one.is_floating_point() and other.is_floating_point()):
+        return float((one != other).double().mean()) <= tolerance
+    one, other = one.detach().double(), other.detach().double()
+    sound = torch.isfinite(one)
+    if not torch.equal(sound, torch.isfinite(other)):
+        return False
+    one, other = one[sound], other[sound]
+    if not one.numel():
+        return True
+    spread = max(float(other.std(correction=0)), 1e-4 * float(other.abs().max()), 1e-12)
+    return float((one - other).square().mean().sqrt()) <= tolerance * spread
+
+
+def _part(reference: Reference, path: str | None) -> str:
+    """A submodule, named for a user."""
+    if not path:
+        return f"forward() of {type(reference.module).__name__}"
+    return f"{path} ({type(reference.module.get_submodule(path)).__name__})"
+
+
+def _place(network: Network, name: str | None) -> str | None:
+    """An operator of the network, named for a user by itself, its module and its line."""
+    if name is None:
+        return None
+    node = next(node for node in network.module.graph.nodes if node.name == name)
+    packet = getattr(node.target, "overloadpacket", node.target)
+    operator, path, line = getattr(packet, "__name__", packet), node.meta["paths"][-1], node.meta["line"]
+    told = str(node.target) if node.op == "call_module" else f"{operator} in {path}" if path else str(operator)
+    return told + (f" ({line})" if line else "")
+
+
+def _within(module: fx.GraphModule) -> dict[str, list[str]]:
+    """The nodes that were traced inside each module, by its path."""
+    found: dict[str, list[str]] = {}
+    for node in module.graph.nodes:
+        for path in node.meta.get("paths", ()):
+            found.setdefault(path, []).append(node.name)
+    return found

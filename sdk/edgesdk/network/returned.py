@@ -1,0 +1,80 @@
+"""What a model returns: tensors in a structure of Python's, and values beside them that are always the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, OutputKind, TensorArgument
+from torch.utils import _pytree as pytree
+
+from edgesdk.core.errors import ModelError
+from edgesdk.network.network import Structure
+
+PLAIN = (Tensor, bool, int, float, complex, str, bytes, type(None))
+FORMS = "return tensors, numbers or None, in tuples, lists, dicts, named tuples or dataclasses"
+
+
+def make_known(value: Any) -> None:
+    """Let PyTorch take apart what a model returned: dataclasses and kinds of dict that it does not know.
+
+    Raises ``ModelError`` for other objects.
+    """
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, PLAIN):
+            continue
+        kind = type(leaf)
+        if dataclasses.is_dataclass(leaf):
+            torch.export.register_dataclass(kind)
+        elif isinstance(leaf, Mapping):
+            pytree.register_pytree_node(
+                kind,
+                lambda mapping: (list(mapping.values()), list(mapping)),
+                lambda values, keys, kind=kind: kind(zip(keys, values, strict=True)),
+                serialized_type_name=f"{kind.__module__}.{kind.__qualname__}",
+            )
+        else:
+            raise ModelError(f"the model returns an object of type {kind.__name__}", FORMS)
+        return make_known(value)
+
+
+def returned(program: ExportedProgram) -> list[fx.Node]:
+    """The tensors that the model returns, in order."""
+    return [value for value, spec in _user_outputs(program) if isinstance(spec, TensorArgument)]
+
+
+def structure_of(program: ExportedProgram) -> Structure:
+    """In what the model returns its tensors, and what stands beside them."""
+    constants = {}
+    for place, (_, spec) in enumerate(_user_outputs(program)):
+        if isinstance(spec, ConstantArgument):
+            constants[place] = spec.value
+        elif not isinstance(spec, TensorArgument):
+            fact = f"output {place + 1} of the model is a number that depends on the size of the batch"
+            raise ModelError(fact, "return tensors and constants alone")
+    assert program.call_spec.out_spec is not None
+    return Structure(program.call_spec.out_spec, constants)
+
+
+def _user_outputs(program: ExportedProgram) -> list[tuple[Any, Any]]:
+    """What the model returns, without what it leaves in its buffers and inputs: value and specification."""
+    values = next(node for node in program.graph.nodes if node.op == "output").args[0]
+    pairs = zip(values, program.graph_signature.output_specs, strict=True)
+    return [(value, spec.arg) for value, spec in pairs if spec.kind == OutputKind.USER_OUTPUT]
+
+
+def check_depend(module: fx.GraphModule) -> None:
+    """Raise ``ModelError`` where an output of ``module`` is a tensor that depends on no input."""
+    end = next(node for node in module.graph.nodes if node.op == "output")
+    depends: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        if node.op == "placeholder" or depends.intersection(node.all_input_nodes):
+            depends.add(node)
+    for place, node in enumerate(end.args[0], 1):
+        if node not in depends:
+            fact = f"output {place} of the model's tensors is always the same, whatever the inputs"
+            raise ModelError(fact, "return what depends on them alone, and keep the rest in your own code")

@@ -1,0 +1,216 @@
+"""From a PyTorch model to a ``Network``: its layers as a runtime fuses them, its channel groups, its branches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgesdk.core.graph import ADD, CONV, LINEAR, WEIGHTED, Branch, Graph, Group
+from edgesdk.network.channels import Channels
+from edgesdk.network.cutting import difference
+from edgesdk.network.fuse import flat, outputs, run
+from edgesdk.network.groups import Found, find
+from edgesdk.network.heads import Attention, attentions, cut_heads, mask_heads
+from edgesdk.network.kept import kept_channels, random_scores
+from edgesdk.network.network import Batch, Network, Site, rebatch
+from edgesdk.network.reference import Reference, check, same_random_numbers
+from edgesdk.network.walk import weights_of
+from edgesdk.price.operators import widths
+
+CUTS = 2  # random ones, at every width of every group
+
+
+def trace(model: nn.Module, x: Batch, reference: Reference | None = None) -> Network:
+    """The network that ``model`` is, proved on the first samples of the example batch ``x``.
+
+    ``model`` is not changed; ``reference`` is a copy of it, made here where none is given. Raises ``ModelError`` where
+    ``torch.export`` cannot follow it, or does not give what the model itself computes.
+    """
+    with same_random_numbers():
+        reference = reference or Reference(model)
+        network = flat(model, x)
+        check(network, reference, x)
+        two = rebatch(x, lambda t: t[:2] if len(t) > 1 else torch.cat([t, t]))
+        module = network.module
+        graph, channels = _grouped(network.graph, dict(network.sites), module, two, run(module, two))
+    graph = Graph(graph.inputs, graph.layers, graph.outputs, graph.groups, tuple(_branches(graph)))
+    return replace(network, graph=graph, channels=channels)
+
+
+def _grouped(
+    graph: Graph, sites: dict[str, Site], module: fx.GraphModule, x: Batch, values: dict[str, Any]
+) -> tuple[Graph, Channels]:
+    """``graph`` with the channels that must be cut together, and where these lie in ``module``.
+
+    The heads of an attention are groups, too, in place of what is found of the layers that make its queries, keys and
+    values. Every group is cut on trial, several times at each of its widths: one with which the network computes
+    something else than without those channels is fixed, with the reason.
+    """
+    layer_of = {site.module: name for name, site in sites.items() if site.module}
+    heads, together = attentions(module, values)
+    headed = [_heads(graph, layer_of, module, x, values, attention) for attention in heads]
+    headed_layers = {layer_of[p] for found in heads for p in (*found.rows, found.projection)}
+    channels, found = _followed(module, x, {path for attention in heads for path in attention.rows})
+    target_of = {n.name: n.target if n.op == "call_module" else n.name for n in module.graph.nodes}
+    groups, units = [], {}
+    for one in found:
+        paths = [target_of[name] for name in one.makers]
+        order = [layer.name for layer in graph.layers if layer.name in {layer_of.get(path, path) for path in paths}]
+        if not order:  # what it makes is no layer's: a constant
+            continue
+        fixed = next((together[path] for path in paths if one.fixed and path in together), one.fixed)
+        groups.append(Group(order[0], len(one.units), tuple(order), fixed, one.step, one.shares))
+        units[order[0]] = one.units
+    channels = replace(channels, groups=units)
+    reasons = _tried(module, x, channels, [group for group in groups if group.fixed is None])
+    groups = [replace(group, fixed=reasons.get(group.name, group.fixed)) for group in groups]
+    free = {group.name for group in groups if group.fixed is None}
+    owner = torch.zeros(channels.count, dtype=torch.long)
+    for number, name in enumerate(units, 1):
+        owner[units[name]] = number
+    names = [None, *(name if name in free else None for name in units)]
+    writes = {node: group.name for group, changed in headed for node in changed if group.fixed is None}
+    for node, numbers in channels.holds.items():
+        held = {names[number] for number in torch.unique(owner[numbers[numbers > 0].long()]).tolist()}
+        if len(held - {None}) == 1:  # what stays may lie beside it
+            writes[node] = next(name for name in held if name is not None)
+    call_of = {str(n.target): n.name for n in module.graph.nodes if n.op == "call_module"}
+    layers = []
+    for layer in graph.layers:
+        reads = writes.get(sites[layer.inputs[0]].output) if layer.inputs and layer.inputs[0] in sites else None
+        made, part = writes.get(sites[layer.name].output), None
+        read = channels.read.get(call_of.get(str(sites[layer.name].module), ""))
+        if layer.kind in WEIGHTED and read is None and layer.name not in headed_layers:
+            reads = made = None  # it mixes along another axis, each channel by itself
+        elif read is not None and reads in units:
+            own = int((owner[read[1].long()] == 1 + list(units).index(reads)).sum())
+            part = own if own < len(read[1]) else None
+        layers.append(replace(layer, reads=reads, writes=made, read_part=part))
+    position = {layer.name: index for index, layer in enumerate(graph.layers)}
+    every = sorted([*groups, *(group for group, _ in headed)], key=lambda group: position[group.name])
+    return Graph(graph.inputs, tuple(layers), graph.outputs, tuple(every)), channels
+
+
+def _followed(module: fx.GraphModule, x: Batch, apart: set[str]) -> tuple[Channels, list[Found]]:
+    """What :func:`find` finds; where an operator fails on what is asked of it, every layer by itself, left whole."""
+    try:
+        return find(module, x, apart)
+    except Exception as error:  # each operator fails in its own way on numbers or values that it does not expect
+        reason = f"its channels cannot be followed ({type(error).__name__})"
+        made = {n.name: w for n in module.graph.nodes if (w := weights_of(module, n)) is not None}
+        sizes = {name: module.get_parameter(w.weight).shape[w.made] for name, w in made.items()}
+        found = [Found(torch.zeros(size, dtype=torch.long), (name,), 1, (), reason) for name, size in sizes.items()]
+        return Channels({}, {}, 1, {}, {}, {}, {}), found
+
+
+def _tried(module: fx.GraphModule, x: Batch, channels: Channels, groups: list[Group]) -> dict[str, str]:
+    """Why groups cannot be cut, of those that cannot: all are cut at once, ``CUTS`` times at every width of each.
+
+    Where that computes something else, it is tried with halves of them, until those are found that are to blame.
+    """
+    reasons: dict[str, str] = {}
+    offered = {group.name: widths(group.size, group.step)[:-1] for group in groups}
+
+    def failing(some: list[Group], turn: int) -> dict[str, str]:
+        gone = {}
+        for group in some:
+            try:
+                gone[group.name] = _gone(group, offered[group.name], turn)
+            except ValueError as error:
+                return failing([g for g in some if g is not group], turn) | {group.name: str(error)}
+        reason = difference(module, x, channels, gone)
+        if reason is None:
+            return {}
+        if len(some) == 1:
+            return {some[0].name: reason}
+        half = len(some) // 2
+        return failing(some[:half], turn) | failing(some[half:], turn) or {group.name: reason for group in some}
+
+    for turn in range(CUTS * max(map(len, offered.values()), default=0)):
+        while found := failing([group for group in groups if group.name not in reasons], turn):
+            reasons |= found
+    return reasons
+
+
+def _gone(group: Group, offered: tuple[int, ...], turn: int) -> list[int]:
+    """The channels of ``group`` that go in the trial ``turn``: at each width others, chosen at random."""
+    if not offered:
+        return []
+    kept = offered[turn % len(offered)]
+    stay = kept_channels(random_scores(group.size, turn), kept, group.step, group.shares)
+    return sorted(set(range(group.size)) - set(stay))
+
+
+def _heads(
+    graph: Graph, layer_of: dict[str, str], module: fx.GraphModule, x: Batch, values: dict[str, Any], found: Attention
+) -> tuple[Group, set[str]]:
+    """The group that the heads of an attention are, and the nodes whose size changes with it."""
+    order = tuple(layer.name for layer in graph.layers if layer.name in {layer_of[path] for path in found.rows})
+    group = Group(order[0], found.heads * found.depth, order, step=found.depth)
+    if found.heads < 2:
+        return replace(group, fixed="it has a single head"), set()
+    first, every_second = next(iter(found.rows)), range(0, group.size, 2 * found.depth)
+    fixed, changed = _compared(
+        module, x, values, lambda m: cut_heads(m, x, first, every_second), lambda m: mask_heads(m, found, every_second)
+    )
+    return replace(group, fixed=fixed), changed
+
+
+def _compared(
+    module: fx.GraphModule,
+    x: Batch,
+    values: dict[str, Any],
+    cutting: Callable[[fx.GraphModule], None],
+    masking: Callable[[fx.GraphModule], None],
+) -> tuple[str | None, set[str]]:
+    """Why ``module`` does not compute the same when one copy is cut and one masked, or the nodes whose size changes."""
+    small, masked = copy.deepcopy(module), copy.deepcopy(module)
+    try:
+        cutting(small)
+        after = run(small, x)
+    except Exception as error:  # each operator fails in its own way on a shape that it does not expect
+        return f"the network does not run with fewer of them ({type(error).__name__})", set()
+    masking(masked)
+    expected = run(masked, x)
+    for node in outputs(module):
+        one, other = after[node.name], expected[node.name]
+        if one.shape != other.shape:
+            return "its channels are the network's output", set()
+        one, other = one.double(), other.double()
+        if not torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.float().abs().max())):
+            return "its channels mean something by their place", set()
+    return None, {name for name, value in values.items() if _size(value) != _size(after[name])}
+
+
+def _size(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def _branches(graph: Graph) -> Iterable[Branch]:
+    """Residual branches that can be left out: what lies between a fork and an addition, on the longer of its sides.
+
+    Branches do not overlap; a branch whose output has another shape than the side that stays is none.
+    """
+    taken: set[str] = set()
+    above: dict[str, set[str]] = {tensor.name: set() for tensor in graph.inputs}
+    for layer in graph.layers:
+        above[layer.name] = {layer.name}.union(*(above[name] for name in layer.inputs))
+        if layer.kind != ADD or len(set(layer.inputs)) < 2:
+            continue
+        sides = []
+        for side, other in (layer.inputs, layer.inputs[::-1]):
+            only = above[side] - above[other]
+            closed = all(set(graph.readers[name]) <= only | {layer.name} for name in only)
+            weighted = any(graph.by_name[name].kind in (CONV, LINEAR) for name in only)
+            if only and closed and weighted and not only & taken and not only & set(graph.outputs):
+                sides.append((sum(graph.by_name[name].macs for name in only), side, other, only))
+        if sides:
+            _, _, other, only = max(sides)
+            taken |= only
+            order = tuple(part.name for part in graph.layers if part.name in only)
+            yield Branch(order[0], layer.name, other, order)

@@ -1,0 +1,430 @@
+"""Which channels of a flat module go together, found by sending their numbers through it.
+
+Every output channel of a layer with weights gets a number, and each node is asked where in its output the numbers of
+its inputs are: nodes that only move entries move the numbers, pointwise ones tie the numbers that meet, and of any
+other operator the inputs are changed, channel by channel, and its outputs looked at. So one rule holds for
+concatenations, chunks, shuffles, pools and whatever else treats each channel by itself, however it is written. What
+mixes channels and has no weights leaves them whole, but for norms and reductions, which are of the channels that stay.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+from math import comb
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from edgesdk.network.fuse import CONVOLUTIONS, NORMS
+from edgesdk.network.heads import MOVES as HEAD_MOVES
+from edgesdk.network.heads import SIZED, UNFLATTEN
+from edgesdk.network.modularize import arguments, aten
+
+MOVES = {
+    *HEAD_MOVES, aten.cat.default, aten.stack.default, aten.slice.Tensor, aten.expand.default, aten.permute.default,
+    aten.flip.default, aten.roll.default, aten.alias.default, aten.detach.default,
+}  # fmt: skip
+POINTWISE = {
+    aten.hardswish.default, aten.hardsigmoid.default, aten.relu6.default, aten.dropout.default, aten.to.dtype,
+    aten._to_copy.default, aten.type_as.default, aten.clone.default, aten.contiguous.default, aten.selu.default,
+}  # fmt: skip
+REDUCTIONS = {
+    aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default, aten.var.correction, aten.var.dim,
+    aten.std.correction, aten.std.dim, aten.var_mean.correction, aten.linalg_vector_norm.default,
+    aten.norm.ScalarOpt_dim,
+}  # fmt: skip
+TRANSPOSED = {
+    packet: axes
+    for axes, packet in ((1, aten.conv_transpose1d), (2, aten.conv_transpose2d), (3, aten.conv_transpose3d))
+}
+PLAIN = {aten.conv1d: 1, aten.conv2d: 2, aten.conv3d: 3}
+RECURRENT = (aten.gru.input, aten.lstm.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+NORMALIZERS = {aten.layer_norm.default: -1, aten.rms_norm.default: -1, aten.group_norm.default: 1}
+SCALED = {aten.batch_norm.default: ("weight", "bias", "running_mean", "running_var"), aten.prelu.default: ("weight",),
+          aten.instance_norm.default: ("weight", "bias", "running_mean", "running_var")}  # fmt: skip
+STATED = {**dict.fromkeys(SIZED, 1), UNFLATTEN: 2, aten.expand.default: 1}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How a node reads and makes channels: along which axes of its input and output, and of its weight.
+
+    ``weight`` and ``bias`` are parameters by name; an embedding reads none (``reads`` is ``None``).
+    """
+
+    weight: str
+    bias: str | None
+    reads: int | None
+    inputs: int
+    made: int
+    makes: int
+    groups: int = 1
+
+
+def weights_of(module: fx.GraphModule, node: fx.Node) -> Weights | None:
+    """How ``node`` reads and makes channels through a weight of its own, where it does."""
+    if node.op == "call_module":
+        part = module.get_submodule(str(node.target))
+        bias = f"{node.target}.bias" if getattr(part, "bias", None) is not None else None
+        if isinstance(part, nn.Linear):
+            return Weights(f"{node.target}.weight", bias, -1, 1, 0, -1)
+        if isinstance(part, CONVOLUTIONS):
+            return Weights(f"{node.target}.weight", bias, 1, 1, 0, 1, part.groups)
+        return None
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet is None:
+        return None
+    if node.target is aten.embedding.default:
+        weight = _name(node.args[0])
+        return None if weight is None else Weights(weight, None, None, 0, 1, -1)
+    if packet in (aten.matmul, aten.mm):
+        weight = _name(node.args[1])
+        flat = weight is not None and operator.attrgetter(weight)(module).dim() == 2
+        return Weights(str(weight), None, -1, 0, 1, -1) if flat else None
+    if packet in TRANSPOSED or packet in PLAIN or packet is aten.linear:
+        given = arguments(node)
+        weight, bias = _name(given["weight"]), _name(given.get("bias"))
+        if weight is None or (given.get("bias") is not None and bias is None):
+            return None
+        if packet is aten.linear:
+            return Weights(weight, bias, -1, 1, 0, -1)
+        inputs = 0 if packet in TRANSPOSED else 1
+        return Weights(weight, bias, 1, inputs, 1 - inputs, 1, given["groups"])
+    return None
+
+
+def _name(value: Any) -> str | None:
+    return str(value.target) if isinstance(value, fx.Node) and value.op == "get_attr" else None
+
+
+def scaled_by(module: fx.GraphModule, node: fx.Node) -> tuple[int, list[str]] | None:
+    """The axis whose channels a norm or PReLU scales each by itself, and its parameters and buffers."""
+    if node.op == "call_module":
+        part = module.get_submodule(str(node.target))
+        if isinstance(part, NORMS) or isinstance(part, nn.LayerNorm) and len(part.normalized_shape) == 1:
+            tensors = {**dict(part.named_parameters()), **dict(part.named_buffers())}
+            names = [f"{node.target}.{name}" for name, value in tensors.items() if value.dim() == 1]
+            return (1 if isinstance(part, NORMS) else -1), names
+        return None
+    if node.target in SCALED or node.target in NORMALIZERS:
+        given = arguments(node)
+        names = [_name(given.get(key)) for key in SCALED.get(node.target, ("weight", "bias"))]  # type: ignore[arg-type]
+        if len(given.get("normalized_shape", (1,))) == 1:
+            return NORMALIZERS.get(node.target, 1), [name for name in names if name is not None]  # type: ignore[arg-type]
+    return None
+
+
+class Walk(fx.Interpreter):
+    """Runs a module and says of every node which channel each entry of its output belongs to (0 for none).
+
+    What is common to finding channels and to cutting them; :meth:`rows`, :meth:`entries`, :meth:`tie` and
+    :meth:`whole` differ.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.numbers: dict[fx.Node, Any] = {}
+        self.constant: set[fx.Node] = set()
+
+    def rows(self, weights: Weights, read: Tensor | None, whole: Tensor) -> Tensor:
+        """The numbers of the channels that a weight makes, from those that it reads."""
+        raise NotImplementedError
+
+    def entries(self, name: str, value: Tensor) -> Tensor:
+        """The numbers of the entries of the parameter or buffer ``name``."""
+        raise NotImplementedError
+
+    def tie(self, one: Tensor, other: Tensor) -> None:
+        """Entries of the two numbers meet, pair by pair."""
+        raise NotImplementedError
+
+    def leave(self, numbers: Tensor, reason: str) -> None:
+        """These are left whole."""
+
+    def seen(self, node: fx.Node, value: Any, found: Any) -> None:
+        """``node`` was run: its value, and the numbers in it."""
+
+    def before(self, node: fx.Node) -> None:
+        """``node`` is to be run: the numbers of what it reads are known."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        reads = n.all_input_nodes
+        if n.op == "get_attr" or (n.op.startswith("call") and all(i in self.constant for i in reads)):
+            self.constant.add(n)
+        if n.op in ("get_attr", "output"):
+            return super().run_node(n)
+        self.before(n)
+        value = super().run_node(n)
+        self.numbers[n] = self.follow(n, value)
+        self.seen(n, value, self.numbers[n])
+        return value
+
+    def of(self, node: fx.Node) -> Any:
+        """The numbers in the output of ``node``; those of a parameter when they are first asked for."""
+        if node.op == "get_attr" and node not in self.numbers:
+            value = self.env[node]
+            few = isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
+            self.numbers[node] = squash(self.entries(str(node.target), value)) if few else _none(value)
+        return self.numbers[node]
+
+    def follow(self, node: fx.Node, value: Any) -> Any:
+        if node.op == "placeholder":
+            return _none(value)
+        weights = weights_of(self.module, node)  # type: ignore[arg-type]
+        if weights is not None:
+            return self._weighted(node, weights, value)
+        scaled = scaled_by(self.module, node)  # type: ignore[arg-type]
+        if scaled is not None:
+            return self._scaled(node, *scaled)
+        if node.target in RECURRENT:
+            return self._recurrent(node, value)
+        reads = [i for i in node.all_input_nodes if _any(self.of(i))]
+        if not reads:
+            return _none(value)
+        if node.target in REDUCTIONS and self._reduced(node):
+            return _none(value)
+        if node.target in MOVES:
+            return self._moved(node)
+        if node.target in POINTWISE or torch.Tag.pointwise in getattr(node.target, "tags", ()):
+            return self._met(node, value)
+        return self._asked(node, reads, value)
+
+    def _weighted(self, node: fx.Node, weights: Weights, value: Tensor) -> Tensor:
+        if self.passes(node, weights):
+            found, axis = self.of(node.all_input_nodes[0]), weights.makes
+            return squash(found.narrow(axis, 0, 1).expand(value.shape))
+        read = None
+        if weights.reads is not None:
+            read = self.column(self.of(node.all_input_nodes[0]), weights.reads)
+        weight = operator.attrgetter(weights.weight)(self.module)
+        rows = self.rows(weights, read, weight)
+        axis = weights.makes % value.dim()
+        return rows.reshape([-1 if i == axis else 1 for i in range(value.dim())]).expand(value.shape)
+
+    def passes(self, node: fx.Node, weights: Weights) -> bool:
+        """Whether a layer treats each channel by itself: it mixes along another axis, as a Mixer's over tokens does."""
+        if weights.reads is None or weights.groups > 1:
+            return False
+        x = self.of(node.all_input_nodes[0])
+        axes = varying(x)
+        linear = weights.reads == -1 or _is_pointwise(self._module(node))
+        return linear and bool(axes) and weights.reads % x.dim() not in axes
+
+    def _module(self, node: fx.Node) -> Any:
+        return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None  # type: ignore[union-attr]
+
+    def column(self, numbers: Tensor, axis: int) -> Tensor:
+        """The number of each index on ``axis``: all that are found there are tied."""
+        flat = numbers.movedim(axis, 0)
+        flat = least(flat, 0).flatten(1)
+        first = flat.max(1).values
+        beside = first[:, None].expand_as(flat)
+        self.tie(beside[flat > 0], flat[flat > 0])
+        return first
+
+    def _scaled(self, node: fx.Node, axis: int, names: list[str]) -> Tensor:
+        found = self.of(node.all_input_nodes[0])
+        self.column(found, axis)
+        return found
+
+    def _recurrent(self, node: fx.Node, value: Any) -> Any:
+        self.column(self.of(node.all_input_nodes[0]), -1)
+        return _none(value)
+
+    def _reduced(self, node: fx.Node) -> bool:
+        """Whether channels are what ``node`` reduces."""
+        x = self.of(node.all_input_nodes[0])
+        dims = arguments(node).get("dim")
+        dims = range(x.dim()) if dims in (None, []) else [dims] if isinstance(dims, int) else dims
+        return any(d % x.dim() in varying(x) for d in dims)  # type: ignore[union-attr]
+
+    def _moved(self, node: fx.Node) -> Any:
+        args, kwargs = map_arg((node.args, node.kwargs), self._given)  # type: ignore[misc]
+        call: Any = aten.reshape.default if node.target is aten.view.default else node.target
+        return _each(call(*args, **kwargs), squash)
+
+    def _given(self, node: fx.Node) -> Any:
+        found = self.of(node)
+        return self.env[node] if found is None else found
+
+    def _met(self, node: fx.Node, value: Any) -> Tensor:
+        """The numbers that a pointwise node leaves in each entry; those of a constant count where it meets others."""
+        reads = [i for i in node.all_input_nodes if isinstance(self.env[i], Tensor)]
+        moving = [i for i in reads if i not in self.constant] or reads[:1]
+        found = torch.zeros((), dtype=torch.int32)
+        for index, i in enumerate(moving):
+            found = self._together(found, self.of(i)) if index else self.of(i)
+        for i in reads:
+            if i not in moving:
+                self._constant(self.of(i), found)
+        return squash(found.expand(value.shape))
+
+    def _together(self, one: Tensor, other: Tensor) -> Tensor:
+        """The numbers where two tensors meet entry by entry: tied, but for one that meets many by being repeated."""
+        repeated = _repeated(one, other), _repeated(other, one)
+        for own, alone in zip((one, other), repeated, strict=True):
+            if alone:
+                self.leave(own, "it meets several of them")
+        one, other = torch.broadcast_tensors(*(
+            torch.zeros_like(own) if alone else own for own, alone in zip((one, other), repeated, strict=True)
+        ))
+        shape = one.shape
+        one, other = least(one, beside=other)
+        if not any(repeated):
+            self.tie(one, other)
+        return torch.where(one > 0, one, other).expand(shape)
+
+    def _constant(self, own: Tensor, other: Tensor) -> None:
+        """A constant's numbers are tied to those that they meet, each to one; what meets several stays."""
+        own, other = torch.broadcast_tensors(own, other)
+        own, other = least(own, beside=other)
+        pairs = torch.unique(torch.stack([own.flatten(), other.flatten()]), dim=1)
+        pairs = pairs[:, pairs[0] > 0]
+        once = torch.bincount(pairs[0])[pairs[0]] == 1 if pairs.numel() else torch.zeros(0, dtype=torch.bool)
+        good = once & (pairs[1] > 0)
+        self.leave(pairs[0][~good], "it meets several of them")
+        self.tie(pairs[1][good], pairs[0][good])
+
+    def _asked(self, node: fx.Node, reads: Sequence[fx.Node], value: Any) -> Any:
+        """What is found by changing the channels of the inputs of ``node`` and looking at its outputs."""
+
+        def call(values: Mapping[fx.Node, Tensor]) -> Any:
+            args, kwargs = map_arg((node.args, node.kwargs), lambda i: values.get(i, self.env[i]))  # type: ignore[misc]
+            if node.op == "call_module":
+                return self.module.get_submodule(str(node.target))(*args, **kwargs)  # type: ignore[union-attr,operator]
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+
+        def asked(of: Sequence[fx.Node]) -> Any:
+            return ask(lambda values: call(dict(zip(of, values, strict=True))), [self.of(i) for i in of])
+
+        if all(isinstance(self.env[i], Tensor) and self.env[i].is_floating_point() for i in reads):
+            found = asked(reads)
+            if not _mixed(found):
+                return found
+            if len(reads) > 1 and isinstance(value, Tensor):
+                alone = [asked([i]) for i in reads]
+                if not any(map(_mixed, alone)):
+                    found = alone[0]
+                    for other in alone[1:]:
+                        found = self._together(found, other)
+                    return squash(found)
+            if node.target is aten.glu.default:
+                one, other = self.of(reads[0]).chunk(2, arguments(node)["dim"])
+                return squash(self._together(one, other))
+        for i in reads:
+            _each(self.of(i), lambda numbers: self.leave(numbers, f"{node.name} mixes them"))
+        return _none(value)
+
+
+def ask(call: Callable[[list[Tensor]], Any], numbers: Sequence[Tensor]) -> Any:
+    """Which of the ``numbers`` in the inputs of ``call`` each entry of its output depends on: -1 for several.
+
+    Group testing: each number has a code of as many ones as zeros; for each place of the code those that have a one
+    there are changed. What depends on one number changes just where that has ones; on several, in more places.
+    """
+    known = torch.unique(torch.cat([torch.unique(n) for n in numbers]))
+    known = known[known > 0]
+    bits = next(b for b in range(2, 64) if comb(b, b // 2) >= len(known))
+    codes = [sum(1 << i for i in ones) for ones in islice(combinations(range(bits), bits // 2), len(known))]
+    code = torch.zeros(int(known.max()) + 1, dtype=torch.int64)
+    code[known.long()] = torch.tensor(codes)
+    generator = torch.Generator().manual_seed(0)
+    values = [[torch.rand(n.shape, generator=generator) * 0.8 + 0.1 for n in numbers] for _ in range(2)]
+    result = call(values[0])
+    first = _list(result)
+    patterns = [torch.zeros(y.shape, dtype=torch.int64) if isinstance(y, Tensor) else None for y in first]
+    for bit in range(bits):
+        given = [
+            torch.where((code[n.long()] >> bit & 1).bool(), other, own)
+            for n, own, other in zip(numbers, *values, strict=True)
+        ]
+        for pattern, y, before in zip(patterns, _list(call(given)), first, strict=True):
+            if pattern is not None:
+                pattern |= (y != before).long() << bit
+    order = torch.tensor(codes).argsort()
+    in_order, of = torch.tensor(codes)[order], known[order].int()
+    found = []
+    for pattern in patterns:
+        if pattern is None:
+            found.append(None)
+            continue
+        place = torch.searchsorted(in_order, pattern).clamp(max=len(codes) - 1)
+        same = in_order[place] == pattern
+        found.append(squash(torch.where(same, of[place], torch.where(pattern == 0, 0, -1).int())))
+    return found[0] if isinstance(result, Tensor) else tuple(found)
+
+
+def _repeated(own: Tensor, other: Tensor) -> bool:
+    """Whether ``own`` is repeated along an axis on which the numbers in ``other`` change."""
+    return any(-a > own.dim() or own.shape[a] == 1 for a in (a - other.dim() for a in varying(other)))
+
+
+def _is_pointwise(part: Any) -> bool:
+    return isinstance(part, CONVOLUTIONS) and all(k == 1 for k in (*part.kernel_size, *part.stride)) and not any(
+        part.padding if isinstance(part.padding, tuple) else ()
+    )
+
+
+def squash(numbers: Tensor) -> Tensor:
+    """The same numbers, axes along which they do not change held once."""
+    for axis in range(numbers.dim()):
+        if numbers.shape[axis] > 1 and numbers.stride(axis) != 0:
+            first = numbers.narrow(axis, 0, 1)
+            if torch.equal(least(numbers, axis), least(first.expand_as(numbers), axis)):
+                numbers = first.expand_as(numbers)
+    return numbers
+
+
+def varying(numbers: Tensor) -> list[int]:
+    """The axes of squashed ``numbers`` along which they change."""
+    return [axis for axis in range(numbers.dim()) if numbers.shape[axis] > 1 and numbers.stride(axis) != 0]
+
+
+def line(numbers: Tensor, axis: int) -> Tensor:
+    """The numbers along ``axis`` at the first place of the others."""
+    for a in range(numbers.dim()):
+        if a != axis:
+            numbers = numbers.narrow(a, 0, 1)
+    return numbers.flatten()
+
+
+def least(numbers: Tensor, but: int | None = None, beside: Tensor | None = None) -> Any:
+    """``numbers`` (and those ``beside``) with one index on axes along which none changes."""
+    for axis in range(numbers.dim()):
+        if axis != but and numbers.stride(axis) == 0 and (beside is None or beside.stride(axis) == 0):
+            numbers = numbers.narrow(axis, 0, min(1, numbers.shape[axis]))
+            beside = None if beside is None else beside.narrow(axis, 0, min(1, beside.shape[axis]))
+    return numbers if beside is None else (numbers, beside)
+
+
+def _none(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(_none(v) for v in value)
+    return torch.zeros((), dtype=torch.int32).expand(value.shape) if isinstance(value, Tensor) else None
+
+
+def _each(found: Any, change: Callable[[Tensor], Any]) -> Any:
+    if isinstance(found, (tuple, list)):
+        return tuple(_each(f, change) for f in found)
+    return change(found) if isinstance(found, Tensor) else None
+
+
+def _any(found: Any) -> bool:
+    if isinstance(found, (tuple, list)):
+        return any(map(_any, found))
+    return isinstance(found, Tensor) and bool(least(found).any())
+
+
+def _mixed(found: Any) -> bool:
+    if isinstance(found, (tuple, list)):
+        return any(map(_mixed, found))
+    return isinstance(found, Tensor) and bool((least(found) < 0).any())
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (tuple, list)) else [value]

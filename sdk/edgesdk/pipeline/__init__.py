@@ -1,0 +1,1 @@
+"""From a traced model to the chosen candidate: prices, search, candidates, the closed loop."""

@@ -1,0 +1,97 @@
+"""What a reader must know of a result's figures: what grew unasked, and what a budget was not used for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edgesdk.core.budget import Budget, show
+from edgesdk.core.menu import Menu
+from edgesdk.core.plan import Plan
+from edgesdk.pipeline.result import Result
+from edgesdk.pipeline.study import Study
+from edgesdk.solve.milp import Solution, Unreachable, solve
+from edgesdk.solve.program import LATENCY, PEAK, SIZE
+
+NOISE = 1.02  # times dense, up to which a figure that was not bounded is called as it was
+USED = 0.95  # of a bound on latency, from which it is called used
+NEAR = 0.9  # of it, from which noise may take a plan over it
+LESS = 1e-3  # of a loss, by which a plan must be better to be called so
+SHOWN = 2  # changes of a step
+TITLES = {LATENCY: "latency", PEAK: "peak memory", SIZE: "size"}
+
+
+def remarks(result: Result, goal: Budget, known: Study) -> Iterable[str]:
+    """In words, what the figures of ``result`` do not say by themselves."""
+    if not result.deployed.valid:
+        yield f"the last run was disturbed, so that its figures may not hold: {result.deployed.reason}"
+    if not result.plan.compresses(known.graph):
+        yield "nothing was compressed: the dense model is what is deployed"
+        return
+    dense, deployed = result.dense.cost(goal), result.deployed.cost(goal)
+    bounded = {"latency_ms" if name == "latency_ratio" else name for name in goal.bounds}
+    for name in TITLES:
+        before, after = getattr(dense, name), getattr(deployed, name)
+        if name not in bounded and after > NOISE * before:
+            grew = f"from {show(name, before)} to {show(name, after)}"
+            yield f"{TITLES[name]} was not bounded and grew {grew}, {after / before:.2f}x of the dense model's"
+    if unused := _unused(result, goal, known):
+        yield unused
+
+
+def _unused(result: Result, goal: Budget, known: Study) -> str | None:
+    """Which step of the menu keeps a bound on latency from being used, where it is used to less than 95 %."""
+    cost = result.deployed.cost(goal)
+    shares = [getattr(cost, name) / bound for name, bound in goal.bounds.items() if name.startswith("latency")]
+    if not shares or max(shares) >= USED:
+        return None
+    assert known.dense is not None
+    at = known.menu()
+    bounds = goal.against(known.dense.latency_ms()).bounds
+    most = bounds.pop(LATENCY)
+    loss = _loss(at, result.plan)
+    used = f"{100 * max(shares):.0f} % of the latency that is allowed is used"
+    if loss <= 0:
+        return f"{used}: nothing on the menu is more accurate"
+    try:
+        step = solve(at, bounds, LATENCY, max_loss=loss * (1 - LESS))
+    except Unreachable:
+        return f"{used}: nothing on the menu within the other bounds is more accurate"
+    names = [*_differences(at, result.plan, step)]
+    more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
+    ms = step.cost.latency_ms * result.deployed.latency_ms() / result.plan.predicted.latency_ms  # as this was priced
+    verdict = "more than is allowed" if ms > most else "near the bound" if ms > NEAR * most else "not tried any more"
+    named = f"the next step on the menu ({', '.join(names[:SHOWN])}{more})"
+    return f"{used}: {named} would take {show(LATENCY, ms)}, {verdict}"
+
+
+def _loss(at: Menu, plan: Plan) -> float:
+    """What was sensed of the plan, at the prices of the menu ``at``."""
+    options = plan.options
+    groups = {layer.name: (layer.reads, layer.writes) for layer in at.layers}
+    total = sum(group.widths[plan.kept[group.name]] for group in at.groups)
+    total += sum(branch.loss for branch in at.branches if branch.name in plan.dropped)
+    joins = {branch.join for branch in at.branches if branch.name in plan.dropped}
+    for layer in at.layers:
+        if layer.branch in plan.dropped:
+            continue
+        widths = tuple(None if name is None else plan.kept[name] for name in groups[layer.name])
+        total += next(
+            choice.loss
+            for choice in layer.choices
+            if choice.option == options[layer.name]
+            and (choice.reads, choice.writes) == widths
+            and choice.skips == (layer.name in joins)
+        )
+    return total
+
+
+def _differences(at: Menu, plan: Plan, step: Solution) -> Iterable[str]:
+    """What ``step`` does otherwise than ``plan``."""
+    for group in at.groups:
+        if step.kept[group.name] != plan.kept[group.name]:
+            yield f"{step.kept[group.name]} channels of {group.name} instead of {plan.kept[group.name]}"
+    for branch in set(plan.dropped) - set(step.dropped):
+        yield f"branch {branch} kept"
+    for name, choice in step.choices.items():
+        if choice.option != plan.options[name]:
+            yield f"{name} in {choice.option} instead of {plan.options[name]}"

@@ -1,0 +1,36 @@
+"""What a deployment came to, before it is packed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgesdk.core.artifact import Artefact
+from edgesdk.core.plan import Plan
+from edgesdk.core.report import Prediction, Report
+
+if TYPE_CHECKING:
+    from edgesdk.export.parity import Parity
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a deployment came to: the chosen candidate, recovered and exported, beside the dense model.
+
+    ``beside`` has what was measured in the same run of other runtimes, ``refused`` why a runtime has no part in it.
+    ``dense_score`` is the user's own module's, ``against_model`` how far the dense and the deployed file are from it.
+    """
+
+    plan: Plan
+    artefact: Artefact
+    dense: Report | Prediction
+    deployed: Report | Prediction
+    dense_score: float
+    score: float
+    parity: Parity
+    fallbacks: tuple[str, ...]
+    history: tuple[Mapping[str, Any], ...]
+    beside: Mapping[str, Report | Prediction] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    against_model: Mapping[str, Parity] = field(default_factory=dict)

@@ -1,1 +1,0 @@
-"""Reaching a device: this machine, or one over ssh. What runs there is the agent of ``edgesdk_targets``."""

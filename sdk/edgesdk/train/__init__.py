@@ -1,0 +1,1 @@
+"""How a compressed network learns back: loops, losses, teachers."""

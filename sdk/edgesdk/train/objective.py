@@ -1,0 +1,227 @@
+"""What a recovery minimises, step by step: the losses of a student and its teachers, and what learns beside them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from edgesdk.compress.integers import ActivationQuantizer
+from edgesdk.core.errors import UsageError
+from edgesdk.data.task import Task
+from edgesdk.network.network import Batch, Network, rebatch, tensors
+from edgesdk.techniques import distillation
+from edgesdk.train.pairs import channel_axis, paired, places
+from edgesdk.train.recovery import (
+    ADVERSARY,
+    ANGLES,
+    ATTENTION,
+    DISTANCES,
+    FEATURES,
+    HARD,
+    INFORMATION,
+    JACOBIAN,
+    LAYERED,
+    LOGITS,
+    MUTUAL,
+    RELATIONS,
+    SELF,
+    SIMILARITY,
+    SOFT,
+    TASK,
+    Pair,
+    Recovery,
+    Term,
+)
+from edgesdk.train.teachers import Guide, Run, guide, same, traced, watched
+
+RELATION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    DISTANCES: distillation.distances, ANGLES: distillation.angles, SIMILARITY: distillation.similarity,
+}  # fmt: skip
+
+
+class Objective:
+    """The loss of a recovery for one step of its student, and what learns beside the student.
+
+    That is maps between layers of different width, the variances of VID, an adversary, and in ``mutual`` mode the
+    teachers. ``x`` is a batch by which their sizes are found. Raises ``UsageError`` for layers that there are not.
+    """
+
+    def __init__(self, recovery: Recovery, student: Network, dense: Network, task: Task, x: Batch) -> None:
+        recovery.check(task)
+        self.recovery, self.task = recovery, task
+        self.average: AveragedModel | None = None
+        teachers = recovery.loaded().teachers
+        total = sum(teacher.weight for teacher in teachers)
+        self.shares = [teacher.weight / total for teacher in teachers]
+        self.guides = [guide(teacher, dense) for teacher in teachers]
+        if recovery.mode == SELF:
+            self.guides = [Guide(student, same)]
+        elif any(term.kind in LAYERED for term in recovery.losses):
+            self.guides = [traced(one, x) for one in self.guides]
+        self.peers = nn.ModuleList()
+        if recovery.mode == MUTUAL:
+            made = [
+                one.made.copy() if isinstance(one.made, Network) else copy.deepcopy(one.made) for one in self.guides
+            ]
+            self.guides = [replace(one, made=peer) for one, peer in zip(self.guides, made, strict=True)]
+            self.peers.extend(one.module for one in self.guides)
+        self.lessons = [
+            _Lesson(term, which, paired(term, student.graph, dense.graph, one.graph) if term.kind in LAYERED else ())
+            for term in recovery.losses
+            for which, one in enumerate(self.guides)
+        ]
+        self.heads = nn.ModuleDict()
+        for index, lesson in enumerate(self.lessons):
+            self._add_heads(index, lesson, student, x)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What learns beside the student."""
+        return [*self.heads.parameters(), *self.peers.parameters()]
+
+    @property
+    def precise(self) -> bool:
+        """Whether a loss differentiates twice, for which half precision is too coarse."""
+        return any(term.kind == JACOBIAN for term in self.recovery.losses)
+
+    def start(self, student: Network) -> None:
+        """Begin a part of the recovery with ``student``: as float, or with quantization in the loop."""
+        if self.recovery.mode == SELF:
+            average = get_ema_multi_avg_fn(self.recovery.decay)
+            self.average = AveragedModel(student.module, multi_avg_fn=average)
+            for part in self.average.modules():
+                if isinstance(part, ActivationQuantizer):
+                    part.observing = False  # its range is the student's, a buffer
+            self.guides = [Guide(replace(student, module=self.average.module), same)]  # type: ignore[arg-type]
+            self.follow(student)
+        for one in self.guides:
+            one.module.train(self.recovery.mode == MUTUAL)
+
+    def follow(self, student: Network) -> None:
+        """Let the moving average follow a step of the ``student``."""
+        if self.average is not None:
+            self.average.update_parameters(student.module)
+
+    def __call__(self, student: Network, x: Batch, y: object, epoch: float, mixed: bool) -> Tensor:
+        """The loss on a batch, with ``epoch`` of the recovery done; ``mixed`` runs the networks in bfloat16."""
+        mutual = self.recovery.mode == MUTUAL
+        theirs = x
+        if self.precise:
+            x, theirs = _leaves(x), _leaves(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            with torch.set_grad_enabled(mutual or self.precise):
+                taught = [one.run(theirs, self._layers(1, which)) for which, one in enumerate(self.guides)]
+            run = watched(student, x, self._layers(0))
+        losses = []
+        for index, lesson in enumerate(self.lessons):
+            term = lesson.term
+            loss = self._loss(index, lesson, run, taught[lesson.which], y, (x, theirs))
+            grown = min(1.0, epoch / term.warmup_epochs) if term.warmup_epochs else 1.0
+            scale = term.weight * grown * self.shares[lesson.which]
+            losses += [] if loss is None else [loss if scale == 1 else scale * loss]
+        if mutual:
+            own = [o.detach().float() for o in run.outputs]
+            losses += [self.task.together(teacher.outputs, own, y) for teacher in taught]
+        if not losses:
+            raise UsageError("the plan left out every layer that the losses name", "name others, or add the loss task")
+        return sum(losses[1:], losses[0])
+
+    def _layers(self, side: int, which: int | None = None) -> list[str]:
+        """The layers of the student (0), or of one teacher (1), whose outputs are compared."""
+        pairs = [pair for lesson in self.lessons if which in (None, lesson.which) for pair in lesson.pairs]
+        return list(dict.fromkeys(pair[side] for pair in pairs))
+
+    def _loss(
+        self, index: int, lesson: _Lesson, run: Run, teacher: Run, y: Any, x: tuple[Batch, Batch]
+    ) -> Tensor | None:
+        """The loss of one term against one teacher; ``None`` where the plan left its layers out."""
+        term = lesson.term
+        if term.kind == TASK:
+            _check_fit(run.outputs, teacher.outputs)
+            return self.task.distillation(run.outputs, teacher.outputs, y)
+        if term.kind in LAYERED:
+            found = [
+                self._layer_loss(lesson, _key(index, place), run.layers[own].float(), teacher.layers[other].float())
+                for place, (own, other) in enumerate(lesson.pairs)
+            ]
+            return torch.stack(found).sum() if found else None
+        if term.output >= min(len(run.outputs), len(teacher.outputs)):
+            fact = f"the loss {term.kind} is of output {term.output}, and there are {len(run.outputs)}"
+            raise UsageError(f"{fact} of the student and {len(teacher.outputs)} of the teacher", "they count from 0")
+        one, other = run.outputs[term.output].float(), teacher.outputs[term.output].float()
+        if term.kind == HARD:
+            return distillation.hard(one, y[term.output] if isinstance(y, (tuple, list)) else y)
+        if term.kind == JACOBIAN:
+            return distillation.jacobian(one, other, tensors(x[0])[0], tensors(x[1])[0])
+        if term.kind == ADVERSARY:
+            return self.heads[_key(index, 0)](one, other)
+        if term.kind == LOGITS:
+            return distillation.logits(one, other)
+        return (distillation.soft if term.kind == SOFT else distillation.probabilities)(one, other, term.heat)
+
+    def _layer_loss(self, lesson: _Lesson, key: str, one: Tensor, other: Tensor) -> Tensor:
+        kind = lesson.term.kind
+        if kind in RELATION:
+            return RELATION[kind](one, other)
+        if kind == INFORMATION:
+            return self.heads[key](one, other)
+        if kind == ATTENTION:
+            return distillation.attention(one, other, lesson.axes[key])
+        return distillation.features(self.heads[key](one) if key in self.heads else one, other)
+
+    def _add_heads(self, index: int, lesson: _Lesson, student: Network, x: Batch) -> None:
+        """What learns for one term and teacher."""
+        kind, one = lesson.term.kind, self.guides[lesson.which]
+        if kind == ADVERSARY:
+            with torch.no_grad():
+                outputs = student.flat(x)
+            width = outputs[min(lesson.term.output, len(outputs) - 1)].shape[-1]
+            self.heads[_key(index, 0)] = distillation.Discriminator(width)
+        if kind not in LAYERED or kind in RELATIONS:
+            return
+        for place, (own, other) in enumerate(lesson.pairs):
+            narrow, wide = student.graph.by_name[own].shape, one.graph.by_name[other].shape
+            axis = channel_axis(one.graph, other)
+            if len(narrow) != len(wide) or places(narrow, axis) != places(wide, axis):
+                fact = f"the loss {kind} cannot compare {own} {narrow} with {other} {wide}"
+                raise UsageError(fact, "pair layers that differ in channels alone")
+            key, widths = _key(index, place), (narrow[axis - 1], wide[axis - 1])
+            lesson.axes[key] = axis
+            if kind == INFORMATION:
+                self.heads[key] = distillation.Information(*widths, axis)
+            elif kind == FEATURES and widths[0] != widths[1]:
+                self.heads[key] = distillation.Regressor(*widths, axis)
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """A term against one teacher, with the layers that it compares."""
+
+    term: Term
+    which: int
+    pairs: tuple[Pair, ...]
+    axes: dict[str, int] = field(default_factory=dict)
+
+
+def _leaves(x: Batch) -> Batch:
+    """``x`` anew, to be differentiated by. Raises ``UsageError`` for an input of integers."""
+    if not tensors(x)[0].is_floating_point():
+        raise UsageError("the loss jacobian differentiates by the input, which holds integers", "leave it out")
+    return rebatch(x, lambda t: t.detach().clone().requires_grad_(t.is_floating_point()))
+
+
+def _check_fit(outputs: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+    own, other = ([tuple(t.shape) for t in found] for found in (outputs, teacher))
+    if own != other:
+        shown = [", ".join(map(str, shapes)) for shapes in (own, other)]
+        fact = f"the student's outputs {shown[0]} do not fit the teacher's {shown[1]}"
+        raise UsageError(fact, "give a teacher of the same outputs, or losses of layers alone")
+
+
+def _key(index: int, place: int) -> str:
+    return f"{index}/{place}"

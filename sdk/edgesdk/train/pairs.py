@@ -1,0 +1,77 @@
+"""Which layers of a student and a teacher are compared, and where their channels are. From their graphs alone."""
+
+from __future__ import annotations
+
+from edgesdk.core.errors import UsageError
+from edgesdk.core.graph import CONV, OTHER, WEIGHTED, Graph
+from edgesdk.train.recovery import ATTENTION, RELATIONS, Pair, Term
+
+SHOWN = 8  # layers in a message
+
+
+def paired(term: Term, student: Graph, dense: Graph, teacher: Graph) -> tuple[Pair, ...]:
+    """The layers of ``student`` and ``teacher`` that a loss of layers compares: those it names, or the usual ones.
+
+    A factorized layer stands for its last part. What the plan left out of the ``dense`` network is left out. Raises
+    ``UsageError`` for a layer that there is not, with those that there are.
+    """
+    if term.pairs is not None:
+        found = []
+        for own, other in term.pairs:
+            small, large = _part(student, own), _part(teacher, other)
+            if small is None and own not in dense.by_name:
+                raise UsageError(f"the loss {term.kind}: the student has no layer {own!r}", _there_are(dense))
+            if large is None and other not in dense.by_name:
+                raise UsageError(f"the loss {term.kind}: the teacher has no layer {other!r}", _there_are(teacher))
+            found += [(small, large)] if small and large else []
+        return tuple(found)
+    last: dict[tuple[int, ...], Pair] = {}
+    for layer in teacher.layers:
+        small = _part(student, layer.name)
+        if small is None or layer.name in teacher.outputs or layer.kind == OTHER:
+            continue
+        axis, shape = channel_axis(teacher, layer.name), student.by_name[small].shape
+        where = places(layer.shape, axis)
+        if len(shape) == len(layer.shape) and places(shape, axis) == where:
+            last.pop(where, None)
+            last[where] = (small, layer.name)
+    spread = tuple(pair for where, pair in last.items() if where)
+    if term.kind in RELATIONS:
+        spread = tuple(last.values())[-1:]
+    elif not spread and term.kind != ATTENTION:
+        spread = tuple(last.values())
+    if not spread:
+        raise UsageError(
+            f"the loss {term.kind} finds no layer of the same name in both", f"name pairs: {_there_are(teacher)}"
+        )
+    return spread
+
+
+def channel_axis(graph: Graph, name: str) -> int:
+    """The axis of the channels in the output of a layer, counted with the batch."""
+    layer = graph.by_name[name]
+    rank = len(layer.shape)
+    while layer.kind not in WEIGHTED:
+        before = graph.by_name.get(layer.inputs[0]) if layer.inputs and layer.kind != OTHER else None
+        if before is None or len(before.shape) != rank:
+            return rank if rank == 2 else 1  # tokens have their channels last, images first
+        layer = before
+    return 1 if layer.kind == CONV else rank
+
+
+def places(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """``shape``, without the batch, without its channels."""
+    return (*shape[: axis - 1], *shape[axis:])
+
+
+def _part(graph: Graph, name: str) -> str | None:
+    """A layer, or the last part of what it was factorized into."""
+    if name in graph.by_name:
+        return name
+    parts = [part for part in graph.by_name if part.startswith(f"{name}.") and part[len(name) + 1 :].isdigit()]
+    return parts[-1] if parts else None
+
+
+def _there_are(graph: Graph) -> str:
+    names = [layer.name for layer in graph.layers]
+    return f"there are {', '.join(names[:SHOWN])}" + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,0 +1,291 @@
+"""Recovery: what compressing lost is learnt back from teachers, with quantization in the loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from edgesdk.compress.integers import UNSIGNED, Grid
+from edgesdk.compress.quantize import calibrate, integer, observing
+from edgesdk.compress.stored import stored
+from edgesdk.core.errors import DataError
+from edgesdk.core.plan import INT8, Option
+from edgesdk.data.task import Task
+from edgesdk.network.network import Batch, Network, rebatch, tensors
+from edgesdk.train.objective import Objective
+from edgesdk.train.recovery import INTEGER_SHARE, Recovery
+from edgesdk.train.resumption import SECONDS, Kept
+
+WEIGHT_DECAY = 1e-4
+LONGEST_STEP = 5.0  # norm of a gradient
+
+LEARNT = "learnt"  # the name of what a training came to in the end
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``epochs`` over the training data, fractions too, of which ``integer_share`` with quantization in the loop."""
+
+    epochs: float
+    integer_share: float = INTEGER_SHARE
+
+
+def recovered(
+    small: Network,
+    dense: Network,
+    options: Mapping[str, Option],
+    train: Iterable[tuple[Batch, Any]] | None,
+    calibration: list[Batch],
+    task: Task,
+    schedule: Schedule,
+    seed: int = 0,
+    progress: Progress = lambda share, what: None,
+    grid: Grid = UNSIGNED,
+    recovery: Recovery = Recovery(),  # noqa: B008  it is frozen
+    note: Callable[[str], None] = lambda text: None,
+    restate: bool = True,
+    rounding: str = "nearest",
+    kept: Kept | None = None,
+    until: float | None = None,
+) -> Network:
+    """``small`` trained as ``recovery`` says, its int8 layers simulated as they will run; a new network.
+
+    ``grid`` is what its integer activations are on. ``schedule`` says how long, whatever the recovery says. With
+    ``restate`` BatchNorm statistics are first taken anew, which a network that is cut and not rebuilt needs.
+    ``rounding`` is that of the weights (:func:`edgesdk.compress.quantize.calibrate`); training makes it anew.
+
+    First the float network learns with its BatchNorms, then, folded, with quantization in the loop; weights that are
+    stored in another form are put into it last. Without training data, integer ranges come from ``calibration``, and
+    nothing is learnt. A loss that turns NaN ends the training: the weights of the last whole epoch are kept, and
+    ``note`` is told. What was learnt goes to ``kept``, and is taken up from there. ``until`` is when, on the monotonic
+    clock, the training ends at the latest, its pace set to that. Raises ``DataError`` where the loss is NaN from the
+    start, and ``UsageError`` for losses and teachers that do not fit.
+    """
+    small = small.copy()
+    torch.manual_seed(seed)
+    whole = any(option.precision == INT8 for option in options.values())
+    share = schedule.integer_share if whole else 0.0
+    total = schedule.epochs if train is not None else 0.0
+    if restate:
+        restate_norms(small, calibration)
+    lessons = None
+    learnt = kept.load(LEARNT) if kept is not None and total > 0 else None
+    if total > 0 and learnt is None:
+        assert train is not None
+        objective = Objective(recovery, small, dense, task, calibration[0])
+        lessons = Lessons(objective, train, recovery.warm_up, kept=kept)
+    now = time.monotonic()
+    if lessons is not None and share < 1:
+        told = lambda s: progress(s * (1 - share), "float")  # noqa: E731
+        lessons.until = None if until is None else now + (1 - share) * (until - now)
+        lessons.train(small, total * (1 - share), recovery.rate, told, "float")
+        restate_norms(small, calibration)
+    result = integer(small, options, grid)
+    calibrate(result, calibration, rounding=rounding)
+    if lessons is not None and share > 0 and not lessons.stopped:
+        told = lambda s: progress(1 - share + s * share, "int8")  # noqa: E731
+        lessons.until = until
+        with observing(result):
+            lessons.train(result, total * share, recovery.integer_rate, told, "int8")
+    if learnt is not None:
+        result.module.load_state_dict(learnt["student"])
+        notes = learnt["notes"]
+    else:
+        notes = lessons.notes(total) if lessons is not None else []
+        if lessons is not None and kept is not None:
+            kept.save(LEARNT, {"student": _state(result), "notes": notes})
+    for text in notes:
+        note(text)
+    result.module.eval()
+    return stored(result, options)
+
+
+@torch.no_grad()
+def restate_norms(network: Network, calibration: list[Batch]) -> None:
+    """Set every BatchNorm's running statistics to those of the ``calibration`` inputs, in place."""
+    norms = [m for m in network.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms or not calibration:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average
+        norm.train()
+    for x in calibration:
+        network.module(*tensors(x))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+class Aim(Protocol):
+    """What a training minimises. :class:`Objective` is one; its methods are described there."""
+
+    task: Task
+
+    @property
+    def precise(self) -> bool: ...
+    def parameters(self) -> list[nn.Parameter]: ...
+    def start(self, student: Network) -> None: ...
+    def follow(self, student: Network) -> None: ...
+    def __call__(self, student: Network, x: Batch, y: Any, epoch: float, mixed: bool) -> Tensor: ...
+
+
+class Lessons:
+    """Training by an objective, in parts that share what learns beside the student; ``what`` it is, for messages."""
+
+    def __init__(
+        self, objective: Aim, train: Iterable[tuple[Batch, Any]], warm_up: float, what: str = "recovery",
+        kept: Kept | None = None,
+    ) -> None:  # fmt: skip
+        self.objective, self.data, self.warm_up, self.what = objective, train, warm_up, what
+        self.length = _length(train)
+        self.done = 0  # steps, of all parts
+        self.stopped = ""  # why
+        self.kept = kept
+        self.until: float | None = None  # on the monotonic clock
+        self.cut = False  # whether that came before the last step
+
+    def train(
+        self, student: Network, epochs: float, rate: float, progress: Callable[[float], None], part: str = "all"
+    ) -> None:
+        """AdamW (Loshchilov and Hutter 2019), a linear warm-up and a cosine to zero, over ``epochs`` of the data.
+
+        Goes on from the state of this ``part`` that is kept, if one is.
+        """
+        steps = max(1, round(epochs * self.length))
+        parameters, beside = list(student.module.parameters()), self.objective.parameters()
+        optimizer = torch.optim.AdamW([*parameters, *beside], rate, weight_decay=WEIGHT_DECAY)
+        mixed = self.objective.task.classifies and torch.cpu._is_avx512_bf16_supported() and not self.objective.precise
+        student.module.train()
+        self.objective.start(student)
+        first = self._resume(part, student, optimizer, beside)
+        good, at = _state(student), self.done
+        shown, saved = 0.0, time.monotonic()
+        paced = _Pace(steps, self.until)
+        for step, (x, y) in enumerate(_first(self.data, steps - first), first):
+            share = paced.share(step)
+            if share > 1:
+                self.cut = True
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = rate * _pace(share, self.warm_up)
+            x = rebatch(x, lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t)
+            loss = self.objective(student, x, y, self.done / self.length, mixed)
+            if not math.isfinite(float(loss.detach())):
+                self._stop(student, good, at)
+                break
+            if step and step % self.length == 0:
+                good, at = _state(student), self.done
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, LONGEST_STEP)
+            nn.utils.clip_grad_norm_(beside, LONGEST_STEP)
+            optimizer.step()
+            self.objective.follow(student)
+            self.done += 1
+            if time.monotonic() - shown > 0.2:
+                progress(share)
+                shown = time.monotonic()
+            if self.kept is not None and time.monotonic() - saved > SECONDS:
+                self._keep(self.kept, part, step + 1, student, optimizer, beside)
+                saved = time.monotonic()
+        if not self.stopped and not all(bool(torch.isfinite(p).all()) for p in parameters):
+            self._stop(student, good, at)
+        progress(1.0)
+        student.module.eval()
+
+    def notes(self, epochs: float) -> list[str]:
+        """What a user must know of how it ended, ``epochs`` having been planned."""
+        cut = f"the time ended the {self.what} after {self.done / self.length:.1f} of {epochs:.3g} epochs"
+        return [self.stopped] * bool(self.stopped) + [cut] * self.cut
+
+    def _keep(
+        self, kept: Kept, part: str, step: int, student: Network, optimizer: torch.optim.Optimizer,
+        beside: Sequence[nn.Parameter],
+    ) -> None:  # fmt: skip
+        state = {"step": step, "done": self.done, "student": _state(student), "optimizer": optimizer.state_dict()}
+        kept.save(part, {**state, "beside": [p.detach() for p in beside], "random": torch.get_rng_state()})
+
+    @torch.no_grad()
+    def _resume(
+        self, part: str, student: Network, optimizer: torch.optim.Optimizer, beside: Sequence[nn.Parameter]
+    ) -> int:
+        """Put back what is kept of ``part``; how many of its steps were done."""
+        state = self.kept.load(part) if self.kept is not None else None
+        if state is None:
+            return 0
+        student.module.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+        for parameter, value in zip(beside, state["beside"], strict=True):
+            parameter.copy_(value)
+        torch.set_rng_state(state["random"])
+        self.done = state["done"]
+        return state["step"]
+
+    def _stop(self, student: Network, good: Mapping[str, Tensor], at: int) -> None:
+        """Put the weights of step ``at`` back. Raises ``DataError`` where nothing had been learnt at all."""
+        if self.done == 0:
+            remedy = "check the data for extreme values, or leave the training out"
+            raise DataError(f"the {self.what}'s loss is not finite", remedy)
+        student.module.load_state_dict(dict(good))
+        epochs, kept = (steps / self.length for steps in (self.done, at))
+        self.stopped = (
+            f"{self.what} was stopped after {epochs:.1f} epochs, when its loss was not finite:"
+            f" the weights after {kept:.1f} epochs were kept"
+        )
+
+
+@dataclass
+class _Pace:
+    """How far a training of ``steps`` is, by its steps or, where it ends ``until``, by the time if that is further."""
+
+    steps: int
+    until: float | None
+    begun: float = field(default_factory=time.monotonic)
+
+    def share(self, step: int) -> float:
+        """The share with ``step`` done; above 1 where the time is over."""
+        share = (step + 1) / self.steps
+        if self.until is None:
+            return share
+        passed, given = time.monotonic() - self.begun, self.until - self.begun
+        return 2.0 if passed >= given else max(share, passed / given)
+
+
+def _state(network: Network) -> dict[str, Tensor]:
+    """The weights, statistics and ranges of ``network`` as they are now."""
+    return {name: value.detach().clone() for name, value in network.module.state_dict().items()}
+
+
+def _pace(done: float, warm_up: float) -> float:
+    return done / warm_up if done < warm_up else 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
+
+
+def _length(train: Iterable[Any]) -> int:
+    try:
+        return max(1, len(train))  # type: ignore[arg-type]
+    except TypeError:
+        return max(1, sum(1 for _ in train))
+
+
+def _first(train: Iterable[tuple[Batch, Tensor]], steps: int) -> Iterator[tuple[Batch, Tensor]]:
+    """The first ``steps`` batches of ``train``, iterated as often as that takes."""
+    done = 0
+    while done < steps:
+        before = done
+        for batch in train:
+            if done == steps:
+                return
+            yield batch[0], batch[1] if len(batch) > 1 else None  # type: ignore[misc]
+            done += 1
+        if done == before:
+            raise DataError("the training data is empty", "give at least one batch")

@@ -1,0 +1,282 @@
+"""A profile of the user's own board: timed on the machine at hand, or shifted from a sibling by a few measurements."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgesdk.compress.quantize import calibrate as set_ranges
+from edgesdk.compress.quantize import integer
+from edgesdk.core.cache import cache_folder
+from edgesdk.core.errors import BundleError, StorageError, UsageError
+from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.core.serialize import to_json
+from edgesdk.core.target import SCHEMA, Chip, Fact, Target, targets, user_folder
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.inventory import LOCAL, Device
+from edgesdk.devices.reach import reach
+from edgesdk.example.parts import FITTED, JUDGES, Part
+from edgesdk.export.formats import export
+from edgesdk.export.probes import COPIES, probe
+from edgesdk.network.fuse import flat
+from edgesdk.pipeline.study import Tell
+from edgesdk.price.designed import designed
+from edgesdk.price.menu import options
+from edgesdk.price.operators import Operator, of_network
+from edgesdk.price.physics import Kernels, Work, lone, work
+from edgesdk.price.posterior import Prior, fit
+from edgesdk.price.profile import MEASURED, Pair, Predicted, Profile, Standing, save
+from edgesdk.price.runtimes import KERNELS, prior
+from edgesdk.price.table import Table
+from edgesdk.workflows.siblings import DEFAULT_BASE, shifted
+
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+SHORTEST_MS = 5e-4  # operators below it are lost in the noise of the difference that their time is
+WIDE = 1.0  # log standard deviation to believe at least: hundreds of probes say more than any belief
+WEIGHT = 4  # a whole network counts as that many probes: in it, the deviations of its operators cancel
+LEAST_PART = 0.25  # of a network's latency, for what its integer operators took to be told from the rest
+ROUNDS, VISIT_SECONDS = 15, 0.01
+X86_KERNELS = {FP32: Kernels(channels=16, inputs=16, clips_apart=True), INT8: Kernels(channels=4, channels_last=True)}
+"""ONNX Runtime on x86: fp32 in blocks of 16 channels (NCHWc), int8 channels last, its outputs by fours.
+
+No windows are unrolled in fp32, and none of other steps predicted networks better that were held out.
+"""
+BANDWIDTH_GBPS, CACHE_KB, CLOCK_GHZ = 20.0, 1024.0, 2.5  # where the machine does not tell; a constant takes the rest
+
+
+def calibrate(
+    name: str,
+    *,
+    base: str | None = None,
+    measurements: str | Path | None = None,
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    tell: Tell = lambda what, share: None,
+    force: bool = False,
+    share: float = 1.0,
+    device: str | Device = LOCAL,
+) -> Profile:
+    """Make and keep the profile ``name``, and return it.
+
+    Without ``measurements``, ``device`` is timed, of the inventory, an ``ssh://`` address or this machine: operators
+    first, then small networks, ``share`` of the designed ones. With them, a file of what models took on a board
+    (columns model, runtime, precision, threads, ms), the profile of ``base`` is shifted to it. Each pair's
+    ``standing.errors`` says how far off it is on networks that were not fitted. Raises ``UsageError`` for a name that
+    is none or comes with edgesdk, ``BundleError`` where the profile exists and ``force`` does not allow replacing it,
+    ``DataError`` for a measurement that cannot be, ``DeviceError`` where the device cannot be reached.
+    """
+    place = _place(name, force)
+    if measurements is not None and device != LOCAL:
+        raise UsageError("a device and a file of measurements", "give one of the two: a device is timed")
+    if measurements is not None:
+        found = shifted(name, base or DEFAULT_BASE, Path(measurements), tell)
+    elif base is not None:
+        raise UsageError(f"{base} is given to start from, but nothing to shift it by", "give --measurements too")
+    elif runtime != "onnxruntime":
+        raise UsageError(f"{runtime} cannot be timed here", "give --measurements with what models took under it")
+    else:
+        found = _timed(name, runtime, threads, tell, share, device)
+    _keep(found, place)
+    return found
+
+
+def _place(name: str, force: bool) -> Path:
+    """Where the profile goes."""
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name for a profile", "use a-z, 0-9 and - between them, like my-board")
+    shipped = (files("edgesdk_profiles") / name / "device.toml").is_file()
+    if shipped or any(name in target.aliases for target in targets().values()):
+        raise UsageError(f"{name} is a target that edgesdk comes with", f"choose another, like my-{name}")
+    place = user_folder() / name
+    if place.exists() and not force:
+        raise BundleError(f"the profile {name} exists", "give --force to replace it, or choose another name")
+    return place
+
+
+def _keep(found: Profile, place: Path) -> None:
+    """Write a profile whole or not at all: to a folder beside its place, then renamed."""
+    temporary, old = (place.with_name(f".{place.name}.{end}") for end in (f"partial-{os.getpid()}", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        save(temporary / "prices.json", found.target.name, found.pairs)
+        (temporary / "device.toml").write_text(_toml({"schema": SCHEMA, **to_json(found.target)}), "utf-8")
+        shutil.rmtree(old, ignore_errors=True)
+        if place.exists():
+            place.rename(old)
+        temporary.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        remedy = "free some space, or set EDGESDK_PROFILES"
+        raise StorageError(f"cannot write {place}: {error.strerror}", remedy) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _toml(document: Mapping[str, Any]) -> str:
+    """A document of values, tables of tables and lists of tables as TOML; tables within those are inline."""
+    lines, sections = [], []
+    for key, value in document.items():
+        if isinstance(value, Mapping) and all(isinstance(part, Mapping) for part in value.values()):
+            sections += [(f"[{key}.{name}]", part) for name, part in value.items()]
+        elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+            sections += [(f"[[{key}]]", part) for part in value]
+        elif value is not None:
+            lines.append(f"{key} = {_value(value)}")
+    for head, part in sections:
+        lines += ["", head, *(f"{key} = {_value(value)}" for key, value in part.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_value(part)}" for key, part in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A small network in one precision: its operators, where its file is, and in the end what it took in ms."""
+
+    part: Part
+    precision: str
+    operators: tuple[Operator, ...]
+    path: Path
+
+
+def _timed(name: str, runtime: str, threads: int, tell: Tell, share: float, device: str | Device) -> Profile:
+    """The profile of ``device``."""
+    every = max(1, round(1 / share))
+    with reach(device) as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+        bench = Bench(agent, threads, runtime)
+        target = _target(name, runtime, bench.facts)
+        table = Table.open(cache_folder() / "prices", bench.conditions, COPIES)
+        for index, precision in enumerate((FP32, INT8)):
+            wanted = designed(precision, share)
+            bench.price(table, wanted, probe, lambda s, i=index: tell("timing operators", (i + s) / 2))
+        fitted, judges = FITTED[::every], JUDGES[::every]
+        networks: list[_Network] = []
+        for index, part in enumerate((*fitted, *judges)):
+            tell("making small networks", index / (len(fitted) + len(judges)))
+            networks += _made(part, Path(folder))
+        tell("timing small networks", None)
+        answer = agent.call(
+            "operators", models=[{"key": network.path.name, "path": agent.place(network.path)} for network in networks],
+            runtime=runtime, threads=threads, rounds=ROUNDS, seconds_per_visit=VISIT_SECONDS, **bench.beside(table),
+        )  # fmt: skip
+    ms = {item["key"]: float(item["ms"]) for item in answer["results"]}
+    tell("fitting", None)
+    taken = [(network, ms[network.path.name]) for network in networks]
+    return _fitted(
+        target, runtime, threads, bench.version, table, share,
+        [(network, took) for network, took in taken if network.part in fitted],
+        [(network, took) for network, took in taken if network.part in judges],
+    )  # fmt: skip
+
+
+def _fitted(
+    target: Target, runtime: str, threads: int, version: str, table: Table, share: float,
+    known: Sequence[tuple[_Network, float]], judges: Sequence[tuple[_Network, float]],
+) -> Profile:  # fmt: skip
+    """Both precisions' prices: fp32 first, so that an integer network tells what its integer operators took."""
+    chip = target.chip(runtime)
+    x86 = target.architecture == "x86_64"
+    believed = prior()
+    believed = Prior(believed.log_median, np.maximum(believed.deviation, WIDE))
+    found = Profile(target, ())
+    for precision in (FP32, INT8):
+        kernels = X86_KERNELS[precision] if x86 else KERNELS[runtime]
+        works: list[Work] = []
+        took: list[float] = []
+        for op in designed(precision, share):
+            if table.latency_ms(op) >= SHORTEST_MS:
+                works.append(lone(op, chip, kernels, threads))
+                took.append(table.latency_ms(op))
+        probes = len(works)
+        for network, ms in known:
+            own = [op for op in network.operators if op.precision == precision]
+            rest = _operators_ms(found, runtime, threads, network.operators) if precision == INT8 else 0.0
+            if network.precision == precision and own and ms - rest >= LEAST_PART * ms:
+                works += [work(own, chip, kernels, threads)] * WEIGHT
+                took += [ms - rest] * WEIGHT
+        posterior = fit(works, took, chip.clock_ghz, believed)
+        source = f"{probes} operators and {(len(works) - probes) // WEIGHT} small networks timed on the machine"
+        seen = probes + (len(works) - probes) // WEIGHT
+        standing = Standing(MEASURED, source, date.today().isoformat(), f"{runtime} {version}", (threads,), seen)
+        found = Profile(target, (*found.pairs, Pair(runtime, precision, kernels, posterior, standing)))
+    return Profile(target, tuple(_judged(pair, found, threads, judges) for pair in found.pairs))
+
+
+def _operators_ms(found: Profile, runtime: str, threads: int, operators: Sequence[Operator]) -> float:
+    """What those of ``operators`` take, in ms, that ``found`` already has prices for; without what a run takes."""
+    known = {pair.precision for pair in found.pairs}
+    own = [op for op in operators if op.precision in known]
+    prices = Predicted(found, runtime, threads)
+    return prices.interval(own)[0] - prices.fixed_ms if own else 0.0
+
+
+def _judged(pair: Pair, found: Profile, threads: int, judges: Sequence[tuple[_Network, float]]) -> Pair:
+    """``pair`` with its mean error on whole networks that were not fitted."""
+    prices = Predicted(found, pair.runtime, threads)
+    own = [(network, ms) for network, ms in judges if network.precision == pair.precision]
+    off = [abs(prices.interval(network.operators)[0] / ms - 1) for network, ms in own]
+    held = f"{len(own)} networks that were not fitted: {', '.join(network.part.name for network, _ in own)}"
+    standing = Standing(**{**vars(pair.standing), "errors": ((held, float(np.mean(off))),)})
+    return Pair(pair.runtime, pair.precision, pair.kernels, pair.posterior, standing)
+
+
+def _made(part: Part, folder: Path) -> list[_Network]:
+    """The network as edgesdk exports it, in fp32 and with every layer integer that can be."""
+    torch.manual_seed(0)
+    x = torch.randn(1, *part.shape)
+    network = flat(part.make(), x, free_batch=False)
+    whole = {layer.name: Option(INT8, 8) for layer in network.graph.layers if Option(INT8, 8) in options(layer)}
+    found = []
+    for precision, chosen in ((FP32, {}), (INT8, whole)):
+        made = integer(network, chosen)
+        set_ranges(made, [x])
+        path = folder / f"{part.name} {precision}.onnx"
+        export(made, x, path)
+        found.append(_Network(part, precision, tuple(op for _, op in of_network(network.graph, chosen)), path))
+    return found
+
+
+def _target(name: str, runtime: str, facts: Mapping[str, Any]) -> Target:
+    """The machine at hand as a target, from what its agent tells."""
+    cpu = str(facts.get("cpu") or "an unknown processor")
+    features = ", ".join(facts.get("features") or ()) or "none that is known"
+    chip = _chip(facts)
+    told = "edgesdk's agent on the machine"
+    board = facts.get("board")
+    known = (
+        Fact("processor", f"{cpu}, {chip.cores} cores at {chip.clock_ghz:g} GHz; {features}", told),
+        Fact("memory bandwidth", f"{chip.bandwidth_gbps:g} GB/s", "assumed; a fitted constant takes up the difference"),
+    )
+    return Target(
+        name, f"{board or cpu}, calibrated", (), (runtime,), {runtime: (FP32, INT8)}, known, {"cpu": chip},
+        boards=(str(board),) if board else (), architecture=facts.get("architecture"),
+    )  # fmt: skip
+
+
+def _chip(facts: Mapping[str, Any]) -> Chip:
+    features = set(facts.get("features") or ())
+    vector_bytes = 64.0 if "avx512f" in features else 32.0 if "avx2" in features else 16.0
+    macs = vector_bytes / 2  # two units of multiply-adds on 32-bit numbers
+    dot = features & {"avx512_vnni", "avx_vnni", "asimddp"}
+    cores = (facts.get("conditions") or {}).get("frequencies") or ()
+    mhz = [core.get("maximum_mhz") or core.get("mhz") or 0.0 for core in cores]
+    return Chip(
+        round(max(mhz, default=0.0) / 1000, 3) or CLOCK_GHZ, int(facts.get("cores") or 1),
+        {FP32: macs, INT8: macs * (4 if dot else 2)}, BANDWIDTH_GBPS, facts.get("cache_kb") or CACHE_KB, vector_bytes,
+    )  # fmt: skip

@@ -1,0 +1,265 @@
+"""The whole way: study, search, compress, measure, correct, recover, export, prove, pack."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgesdk.bundle.bundle import Bundle, pack, reserve
+from edgesdk.bundle.signing import check_private
+from edgesdk.compress.forms import ready
+from edgesdk.core.artifact import FORMAT_OF, HERE
+from edgesdk.core.budget import Budget
+from edgesdk.core.cache import check_cache
+from edgesdk.core.errors import BudgetError, DeviceError, UsageError
+from edgesdk.core.plan import FP32, Plan
+from edgesdk.core.target import Target
+from edgesdk.core.target import target as find_target
+from edgesdk.data.metrics import Metric
+from edgesdk.data.preprocessing import Preprocessing
+from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.estimate import deployable
+from edgesdk.devices.forecast import Forecast
+from edgesdk.devices.inventory import LOCAL, Device
+from edgesdk.devices.inventory import device as find_device
+from edgesdk.devices.reach import reach
+from edgesdk.pipeline.allowance import Allowance
+from edgesdk.pipeline.loop import chosen, eased, fastest, nowhere, plan_within, within
+from edgesdk.pipeline.study import Study, Tell, study
+from edgesdk.pipeline.training import Training
+from edgesdk.price.profile import profile
+from edgesdk.train.recovery import Recovery
+from edgesdk.workflows.inputs import Inputs, read_inputs
+from edgesdk.workflows.install import check_key, put
+
+DEFAULT_DROP = 1.0  # points, for a target that is not at hand
+EXAMPLE_EPOCHS, DEFAULT_EPOCHS = 12.0, 15.0  # of all training: about two thirds are left to that in full
+Preprocess = Preprocessing | Mapping[str, Any] | str | Path | None
+AUTO = "auto"  # every runtime of the target that there is a file for
+
+
+def quiet(stage: str, share: float | None) -> None:
+    """Tell nobody."""
+
+
+def search(
+    model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None, *,
+    runtime: str | None = None, weights: Path | None = None, metric: str | Metric = "top-1", threads: int = 1,
+    precisions: Sequence[str] = (), offer: Sequence[str] = (), seed: int = 0, device: str | Device | None = None,
+    force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, tell: Tell = quiet,
+) -> Plan:  # fmt: skip
+    """The plan alone: the most accurate within ``budget`` (ms, bytes), with what the solver proved of it.
+
+    Prices are measured on ``device`` or, for the target ``x86``, this machine, or read from the cache of those that
+    were; for other targets they are their profile's. With ``runtime`` ``auto`` it is the plan of the runtime that
+    promises the least loss. Raises ``BudgetError`` where no plan keeps the budget, and the errors of :func:`deploy` for
+    what is wrong with the inputs.
+    """
+    find_target(target)
+    check_cache()
+    ready(offer)
+    given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
+    given = given.checked(budget, force, tell)
+    asked = _Asked(target, runtime, threads, tuple(precisions), tuple(offer), _device(device), force)
+    with _studied(given, asked, budget, tell, again=False) as (known, goal, *_):
+        tell("searching", None)
+        bounded = budget is not None and bool(budget.bounds)
+        plans: list[Plan] = []
+        errors: dict[str, BudgetError] = {}
+        for one in known:
+            try:
+                plans.append(plan_within(one, goal, target, bounded))
+            except BudgetError as error:
+                errors[one.runtime] = error
+        if not plans:
+            raise nowhere(errors)
+        return min(plans, key=lambda plan: (plan.proof.objective, plan.predicted.latency_ms))
+
+
+def deploy(
+    model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None,
+    out: str | Path = "bundle", *, runtime: str | None = None, weights: Path | None = None,
+    metric: str | Metric = "top-1", threads: int = 1, precisions: Sequence[str] = (), offer: Sequence[str] = (),
+    epochs: float | None = None, seed: int = 0, force: bool = False, device: str | Device | None = None,
+    install_root: str | None = None, sign: Path | None = None, recover: Recovery | str | Path | None = None,
+    output: str | int | None = None, preprocess: Preprocess = None, seconds: float | None = None, tell: Tell = quiet,
+) -> Bundle:  # fmt: skip
+    """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
+
+    With a ``device``, of the inventory, ``local`` or an ``ssh://`` address, everything is priced and measured there,
+    and the bundle is installed there below ``install_root`` (see :func:`edgesdk.install`). With ``sign``, a private
+    key, the bundle is signed. ``recover`` says how the compressed model learns, by default from the dense model: a
+    ``Recovery``, or the TOML file of one.
+
+    ``model`` is a module, ``file.py:callable`` or ``package.module:callable``; ``None`` takes the built-in example.
+    ``data`` is a path, ``file.py:callable``, a data set of pairs (x, y), or an object with ``train``, ``calibration``
+    and ``test``; ``preprocess`` says how the model takes pixels (a :class:`edgesdk.Preprocessing`, its fields, or their
+    TOML file), ``output`` which of several outputs is judged. The dense model is judged first: where it makes no sense
+    on the data, that is the error, unless ``force`` goes on all the same. Without a budget
+    the bound is half of the dense model's measured p50 on this machine, and a point of accuracy elsewhere, where a
+    small model may be mostly calls that no narrower layer makes fewer.
+
+    ``runtime`` is one of the target's, by default its first; ``auto`` searches every one, measures their finalists in
+    one run and takes the best. ``precisions`` narrows those that layers may run in, ``offer`` puts forms of layers on
+    the menu that are not there by default (docs/techniques.md has their names).
+
+    ``epochs`` bounds all training, ``seconds`` the whole run: it plans within both and ends with the best so far. A run
+    that was interrupted goes on where it was when the same is asked again.
+
+    Raises ``ModelError``, ``DataError``, ``UsageError``, ``BudgetError`` (with the tightest reachable figures),
+    ``DeviceError`` for a runtime that is not installed, or a device that is not a ``target`` without ``force``,
+    ``BundleError`` where ``out`` exists without ``force``.
+    """
+    find_target(target)
+    check_cache()
+    ready(offer)
+    at = _device(device)
+    if at is None and install_root is not None:
+        raise UsageError("an install root without a device", "give --device, which may be local")
+    if at is not None and at.key is not None and sign is None:
+        raise UsageError(f"{at.name} takes signed bundles alone", "give --sign with the private key")
+    if sign is not None:
+        check_private(sign)
+    recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
+    allowance = Allowance(epochs if epochs is not None else DEFAULT_EPOCHS, seconds)
+    with reserve(Path(out), force) as place:
+        given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
+        given = given.checked(budget, force, tell)
+        allowance.epochs = EXAMPLE_EPOCHS if given.example and epochs is None else allowance.epochs
+        asked = _Asked(target, runtime, threads, tuple(precisions), tuple(offer), at, force)
+        with _studied(given, asked, budget, tell) as (studies, goal, refused, agent):
+            training = Training(studies[0], allowance, seed, tell, recovery)
+            bounded = budget is not None and bool(budget.bounds)
+            choice = chosen(studies, goal, target, training, bounded)
+            if goal.bounds:
+                result = (within if bounded else eased)(choice, goal, target, training)
+            else:
+                result = fastest(choice, goal, target, training)
+            result = replace(result, refused={**refused, **choice.refused})
+            facts = _facts(choice.known, result.plan, allowance.epochs, seed, training.can_learn)
+            bundle = pack(place, result, target, given.data, choice.known.network, goal, facts, sign)
+            training.forget()
+            if at is None:
+                return bundle
+            check_key(bundle.path, at)
+            return replace(bundle, installed=put(bundle, agent, install_root or at.root, force, tell=tell))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Where a model is to run, and what its layers may run in there."""
+
+    target: str
+    runtime: str | None
+    threads: int
+    precisions: tuple[str, ...]
+    offer: tuple[str, ...]
+    device: Device | None
+    force: bool
+
+
+@contextmanager
+def _studied(
+    given: Inputs, asked: _Asked, budget: Budget | None, tell: Tell, again: bool = True
+) -> Iterator[tuple[list[Study], Budget, dict[str, str], AgentProcess]]:  # fmt: skip
+    """The model studied in each runtime that is asked for, the budget, the runtimes without a part in it, the agent."""
+    data, task = given.data, given.task
+    device = find_target(asked.target)
+    at_hand = device.measured or asked.device is not None
+    with reach(asked.device or LOCAL) as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+        benches, missing = _benches(device, asked, agent)
+        allowed = {bench.runtime: _allowed(device, bench.runtime, asked.precisions) for bench in benches}
+        studies, refused = study(
+            given.model, data, task, benches, budget or Budget(), Path(folder), tell, allowed, asked.offer, again=again
+        )
+        goal = budget or Budget()
+        if goal.score is not None:
+            reference = studies[0].reference
+            goal = goal.given(task.score(reference, data.test, reference))
+        if not goal.bounds and goal.max_drop is None and at_hand:
+            goal = _half(goal, studies)
+        elif not goal.bounds and goal.max_drop is None:
+            goal = replace(goal, max_drop=DEFAULT_DROP)
+        if len(studies) > 1:  # each has a dense model of its own: the share is of the fastest
+            goal = goal.against(min(known.dense.latency_ms() for known in studies if known.dense is not None))
+        yield studies, goal, {**missing, **refused}, agent
+
+
+def _half(goal: Budget, studies: Sequence[Study]) -> Budget:
+    """``goal`` with half of the dense model's latency as its bound; at another percentile than the median in ms."""
+    if goal.percentile == 50:
+        return replace(goal, latency_ratio=0.5)
+    fastest = min(known.dense.latency_ms(goal.percentile) for known in studies if known.dense is not None)
+    return replace(goal, latency_ms=fastest / 2)
+
+
+def _benches(device: Target, asked: _Asked, agent: AgentProcess) -> tuple[list[Bench | Forecast], dict[str, str]]:
+    """What measures or predicts in each runtime that is asked for; of several, why some cannot."""
+    if asked.device is not None:
+        _check_board(device, asked, agent)
+    at_hand = device.measured or asked.device is not None
+    offered = list(deployable(profile(device), at_hand))
+    if asked.device is not None:  # what the agent has no runner for cannot be measured
+        offered = [name for name in offered if name not in HERE]
+    wanted = offered if asked.runtime == AUTO else [asked.runtime] if asked.runtime else offered[:1]
+    if not wanted:
+        profile(device).runtime(tuple(FORMAT_OF))  # says what is missing
+    if unknown := [name for name in wanted if name not in offered]:
+        fact = f"{device.name} has no runtime {unknown[0]!r} that there is a file and a price for"
+        raise UsageError(fact, f"choose one of {', '.join([*offered, AUTO])}")
+    found: list[Bench | Forecast] = []
+    missing: dict[str, str] = {}
+    for name in wanted:
+        try:
+            at = Bench(agent, asked.threads, name) if at_hand else Forecast(device, agent, asked.threads, name)
+            found.append(at)
+        except DeviceError as error:
+            if len(missing) + 1 == len(wanted):
+                raise
+            missing[name] = str(error)
+    if at_hand and asked.runtime in (None, AUTO):
+        missing |= {name: "the agent cannot measure it" for name in device.runtimes if name in HERE}
+    return found, missing
+
+
+def _check_board(device: Target, asked: _Asked, agent: AgentProcess) -> None:
+    """Raise ``DeviceError`` where the board that answers is not a ``device``, unless that is forced."""
+    if (differs := device.differs(agent.call("probe"))) and not asked.force:
+        raise DeviceError(f"{agent.where} is no {device.name}: {differs}", "give its --target, or --force")
+
+
+def _device(named: str | Device | None) -> Device | None:
+    return find_device(named) if isinstance(named, str) else named
+
+
+def _allowed(device: Target, runtime: str, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The precisions that layers may run in: those of the target's runtime, of which ``wanted`` names some."""
+    known = device.precisions[runtime]
+    if unknown := [name for name in wanted if name not in known]:
+        raise UsageError(f"{runtime} on {device.name} runs no layer in {unknown[0]}", f"choose of {', '.join(known)}")
+    return tuple(name for name in known if name == FP32 or not wanted or name in wanted)
+
+
+def _facts(known: Study, plan: Plan, epochs: float, seed: int, learns: bool) -> dict[str, Any]:
+    """What the report says beside the figures."""
+    kept = {g.name: g.fixed for g in known.graph.groups if g.fixed}
+    notes = list(known.healed)
+    notes += [] if learns else ["no training data, or no epochs: nothing was recovered beyond calibration"]
+    return {
+        "metric": known.task.name,
+        "notes": notes,
+        "epochs": epochs if learns else 0,
+        "seed": seed,
+        "compressed": plan.compresses(known.graph),
+        "reasons": [layer.reason for layer in plan.layers],
+        "groups_left_whole": kept,
+        "layers_left_as_they_are": {layer.name: layer.fixed for layer in known.graph.layers if layer.fixed},
+        "observations": known.observations,
+    }

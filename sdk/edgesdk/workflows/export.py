@@ -1,0 +1,134 @@
+"""A plan carried out on a model and written in several formats, each proved to be that model."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgesdk.bundle.bundle import file_digest, publish, reserve
+from edgesdk.compress.apply import compressed, staying
+from edgesdk.compress.quantize import specification, suited
+from edgesdk.compress.refit import ranked, rebuilt
+from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, check_stored
+from edgesdk.core.errors import BundleError, UsageError
+from edgesdk.core.plan import Plan
+from edgesdk.core.serialize import dumps, from_json
+from edgesdk.core.target import target as find_target
+from edgesdk.data.metrics import Metric
+from edgesdk.export.formats import save
+from edgesdk.export.onnx import converted
+from edgesdk.export.packed import packed
+from edgesdk.export.parity import Parity, parity
+from edgesdk.network.trace import trace
+from edgesdk.pipeline.study import Tell
+from edgesdk.train.trainer import Schedule, recovered
+from edgesdk.workflows.deploy import Preprocess, quiet
+from edgesdk.workflows.inputs import read_inputs
+
+SCHEMA = 1
+ALL = "all"
+RUNTIME_OF = {FORMAT_OF[runtime]: runtime for runtime in ("onnxruntime", "openvino", "litert")}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One format of a plan: its files with their bytes together, the runtime that was asked, and the parity."""
+
+    format: str
+    path: str
+    size_bytes: int
+    runtime: str
+    parity: Parity
+
+
+def export_plan(
+    plan: Plan | str | Path, model: nn.Module | str | None = None, data: Any = None, *,
+    formats: Sequence[str] = (), out: str | Path = "exported", target: str | None = None, weights: Path | None = None,
+    metric: str | Metric = "top-1", epochs: float = 0.0, seed: int = 0, force: bool = False,
+    output: str | int | None = None, preprocess: Preprocess = None, tell: Tell = quiet,
+) -> tuple[Exported, ...]:  # fmt: skip
+    """Carry out ``plan`` on ``model`` and write it to the folder ``out`` in each of ``formats``, by default in all.
+
+    All files hold the same integers, scales and zero points. ``data`` gives the ranges of integer layers, and with
+    ``epochs`` what compression cost is learnt back. Nothing is written unless every format is. Raises ``BundleError``
+    for a plan that is damaged, or made for another model or ``target``; ``UsageError`` for a format that cannot hold a
+    form which the plan stores weights in; ``ModelError`` for what else a format cannot hold; ``DeviceError`` for an
+    extra that is not installed; ``FidelityError`` for a file that computes something else.
+    """
+    wanted = _formats(formats)
+    if not isinstance(plan, Plan):
+        plan = read_plan(Path(plan))
+    if target is not None and find_target(target).name != find_target(plan.target).name:
+        raise BundleError(f"the plan was made for {plan.target}, not for {target}", "search again for that target")
+    for name in wanted:
+        check_stored(plan.options.values(), RUNTIME_OF[name])
+    with reserve(Path(out), force) as place:
+        given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
+        given = given.warned()
+        loaded, found, task = given.model, given.data, given.task
+        tell("tracing", None)
+        network = trace(loaded, found.example)
+        plan.check(network.graph)
+        calibration = [x for x, _ in found.calibration]
+        scores = ranked(network, found.calibration, task)
+        small, options = compressed(network, plan, found.example, scores)
+        small, _ = rebuilt(small, network, staying(network.graph, plan, scores), calibration)
+        share = lambda done, what: tell(f"recovering ({what})", done)  # noqa: E731
+        learns = found.train is not None and epochs > 0
+        ready = recovered(
+            small, network, options, found.train, calibration, task, Schedule(epochs), seed, share, restate=False,
+            rounding="nearest" if learns else suited(options),
+        )  # fmt: skip
+        held = [x for x, _ in found.holdout]
+        whole, specs = converted(ready, found.example), specification(ready)
+        every = []
+        for name in wanted:
+            tell(f"exporting to {name}", None)
+            runtime = RUNTIME_OF[name]
+            artefact = Artefact(place / f"model{FORMATS[name].suffix}", ready.graph, options, runtime)
+            save(packed(whole, ready.stored, runtime), specs, artefact.path, runtime)
+            shown = str(Path(out) / artefact.path.name)
+            every.append(Exported(name, shown, artefact.size_bytes, runtime, parity(ready, artefact, held)))
+        (place / "plan.json").write_text(dumps(plan))
+        (place / "manifest.json").write_text(dumps(_manifest(place, plan, every)))
+        publish(place)
+    return tuple(every)
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in the file ``path``. Raises ``BundleError`` where there is none."""
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}", "give a plan.json that a search wrote") from None
+    except ValueError:
+        raise BundleError(f"{path} is no JSON", "give a plan.json that a search wrote") from None
+    return from_json(Plan, content)
+
+
+def _formats(wanted: Sequence[str]) -> list[str]:
+    if unknown := [name for name in wanted if name not in (*RUNTIME_OF, ALL)]:
+        raise UsageError(f"there is no format {unknown[0]!r}", f"choose one of {', '.join([*RUNTIME_OF, ALL])}")
+    return list(RUNTIME_OF) if not wanted or ALL in wanted else list(dict.fromkeys(wanted))
+
+
+def _manifest(place: Path, plan: Plan, every: Sequence[Exported]) -> Mapping[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "kind": "export",
+        "edgesdk": metadata.version("edgesdk"),
+        "made_on": platform.machine(),
+        "plan": plan.digest,
+        "graph": plan.graph_digest,
+        "formats": {found.format: {"runtime": found.runtime, "parity": found.parity} for found in every},
+        "files": {
+            file.name: {"sha256": file_digest(file), "bytes": file.stat().st_size} for file in sorted(place.iterdir())
+        },
+    }

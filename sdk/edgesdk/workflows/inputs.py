@@ -1,0 +1,105 @@
+"""What a user gives, read and settled once: the model, its data, by what it is judged, and whether that makes sense."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgesdk.core.budget import Budget
+from edgesdk.core.errors import BudgetError, EdgeSdkWarning, UsageError
+from edgesdk.data.data import Data, check, load_data
+from edgesdk.data.judging import settled
+from edgesdk.data.metrics import TOP_1, Metric, is_named, read_metric
+from edgesdk.data.preprocessing import Preprocessing, read_preprocessing
+from edgesdk.data.sanity import causes, judged_dense
+from edgesdk.data.task import Task
+from edgesdk.example.data import example_data, example_model
+from edgesdk.network.load import load_weighted
+from edgesdk.network.network import Batch, answer
+from edgesdk.network.parametrize import copied
+from edgesdk.pipeline.study import Tell
+
+FAR = 0.9  # of the score that is asked for: a model below it is likely not read as it was trained
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A model in evaluation mode, its data, and how it is judged; ``example`` where it is the built-in one."""
+
+    model: nn.Module
+    data: Data
+    task: Task
+    example: bool
+    trained: bool = True  # as far as is known: weights were given, or a module
+    notes: tuple[str, ...] = ()  # on what was done to read them
+
+    def checked(self, budget: Budget | None, force: bool, tell: Tell) -> Inputs:
+        """The same, once the dense model was judged: its score is told, and what is wrong with it raised, or with
+        ``force`` noted. Raises ``BudgetError`` where it does not reach the score that the budget asks for."""
+        check(self.data, self.model, self.task.classifies, self.task.output)
+        tell("judging the dense model", None)
+        verdict = judged_dense(self.model, self.data, self.task, self.trained)
+        notes = list(verdict.notes)
+        if verdict.error is not None:
+            if not force:
+                raise verdict.error
+            notes.append(f"forced: {verdict.error.fact}")
+        if budget is not None and budget.score is not None and self.task.labelled:
+            self._reaches(budget)
+        if verdict.score is not None:
+            said = f"{verdict.score:.4g} {self.task.unit}".rstrip()
+            tell(f"the dense model scores {said}, {self.task.name} of {verdict.samples} samples", None)
+        return replace(self, notes=(*notes, *self.notes)).warned()
+
+    def _reaches(self, budget: Budget) -> None:
+        """Raise ``BudgetError`` where the model misses the score of ``budget``, far off with what may be the cause."""
+        assert budget.score is not None
+        score = self.task.score(self.run, self.data.test, self.run)
+        try:
+            budget.given(score)
+        except BudgetError as error:
+            if score >= FAR * budget.score:
+                raise
+            raise BudgetError(error.fact, f"{causes(self.trained)}, or ask for less") from None
+
+    def run(self, x: Batch) -> Any:
+        """What the user's own module answers to a batch."""
+        return answer(self.model, x)
+
+    def warned(self) -> Inputs:
+        """The same, once what a user should know of the inputs was warned of; readers of a report find it there."""
+        for note in self.notes:
+            warnings.warn(note, EdgeSdkWarning, stacklevel=3)
+        return replace(self, data=replace(self.data, notes=(*self.notes, *self.data.notes)), notes=())
+
+
+def read_inputs(
+    model: nn.Module | str | None, data: Any, weights: str | Path | None, metric: str | Metric, seed: int, *,
+    output: str | int | None = None, force: bool = False,
+    preprocess: Preprocessing | Mapping[str, Any] | str | Path | None = None,
+) -> Inputs:  # fmt: skip
+    """The model and its data, loaded, and how it is judged, with notes on what was done to read them.
+
+    ``output`` is the name or place of the one that is judged of several, ``preprocess`` how the model takes pixels,
+    where the data do not say. With ``force`` weights may be missing. Raises ``ModelError``, ``DataError`` and
+    ``UsageError`` for what is wrong with them.
+    """
+    wanted, metric = read_preprocessing(preprocess), read_metric(metric)
+    if model is None and data is None and wanted:
+        raise UsageError(f"a preprocessing ({', '.join(wanted)}) without data", "give --data: the example has its own")
+    if model is None:
+        loaded = example_model()
+        found = example_data(seed) if data is None else load_data(data, seed=seed, preprocess=wanted)
+        notes: tuple[str, ...] = ()
+    else:
+        own = copied(model) if isinstance(model, nn.Module) else model  # the user's module stays as it is
+        loaded, notes = load_weighted(own, weights, force)
+        found = load_data(data, seed=seed, classifies=is_named(metric, TOP_1), preprocess=wanted)
+    found, task = settled(loaded, found, metric, output)
+    trained = weights is not None or not isinstance(model, str)
+    return Inputs(loaded, found, task, model is None, trained, notes)

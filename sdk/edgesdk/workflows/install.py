@@ -1,0 +1,82 @@
+"""A bundle onto a device: sent, checked there, tried there, and only then what runs."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from edgesdk.bundle.bundle import Bundle
+from edgesdk.bundle.signing import check_signature
+from edgesdk.core.artifact import HERE, baseline
+from edgesdk.core.errors import UsageError
+from edgesdk.core.report import Tell
+from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.inventory import Device, device
+from edgesdk.devices.reach import reach
+
+KEEP = 3  # versions on a device
+ROOT = "~/edgesdk"  # on a device; a folder per name of a bundle
+
+
+def install(
+    bundle: str | Path, at: str | Device, *, root: str | None = None, force: bool = False, keep: int = KEEP,
+    tell: Tell = lambda stage, share: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Install ``bundle`` on the device ``at``, below ``root`` there; what the agent says of it.
+
+    The agent checks every digest before it loads anything, runs the recorded sample, holds latency (ms) and peak memory
+    (bytes) against the bundle's budget, and switches ``root/current`` to it in one step. Where that fails the version
+    before goes on running. ``keep`` versions stay there. ``root`` is by default the device's in the inventory, else
+    ``~/edgesdk/NAME``, NAME being that of the bundle's folder. Raises ``BundleError`` for a bundle that is damaged, not
+    signed by the device's key, older than what runs there (without ``force``) or for other hardware, ``StorageError``
+    where there is no space or no permission, ``DeviceError`` where it is too slow, wrong or cannot be reached.
+    """
+    found = device(at) if isinstance(at, str) else at
+    opened = _opened(bundle, found, keep)
+    with reach(found) as agent:
+        return put(opened, agent, root or found.root, force, keep, tell)
+
+
+def put(
+    bundle: Bundle, agent: AgentProcess, root: str | None, force: bool = False, keep: int = KEEP,
+    tell: Tell = lambda stage, share: None,
+) -> dict[str, Any]:  # fmt: skip
+    """What :func:`install` does with an agent that is there already."""
+    tell("sending the bundle", None)
+    files = [bundle.path / name for name in ("manifest.json", *bundle.manifest["files"])]
+    folder = agent.place(*files).rpartition("/")[0]
+    runtime = bundle.artefact.runtime
+    with tempfile.TemporaryDirectory(prefix="edgesdk-") as here:
+        tiny = agent.place(baseline(Path(here), HERE.get(runtime, runtime)))
+        return agent.call(
+            "install", folder=folder, root=root or f"{ROOT}/{bundle.path.resolve().name}", keep=keep, force=force,
+            baseline=tiny, on_progress=lambda step: tell(f"installing: {step.get('state')}", None),
+        )  # fmt: skip
+
+
+def rollback(at: str | Device, *, root: str | None = None) -> dict[str, Any]:
+    """Go back to the version that ran before on the device ``at``; both versions' names.
+
+    Raises ``BundleError`` where there is none, or where it is no longer whole.
+    """
+    found = device(at) if isinstance(at, str) else at
+    place = root or found.root
+    if place is None:
+        raise UsageError(f"the folder of the bundle on {found.name} is not known", "give --install-root")
+    with reach(found) as agent:
+        return agent.call("rollback", root=place)
+
+
+def check_key(bundle: Path, at: Device) -> None:
+    """Raise ``BundleError`` where ``at`` names a key that ``bundle`` is not signed with."""
+    if at.key_file is not None:
+        check_signature(bundle, at.key_file)
+
+
+def _opened(bundle: str | Path, at: Device, keep: int) -> Bundle:
+    if keep < 1:
+        raise UsageError(f"{keep} versions to keep", "keep 1 or more")
+    opened = Bundle.open(bundle)
+    check_key(opened.path, at)
+    return opened

@@ -1,0 +1,348 @@
+"""The dense model before it is compressed: taught to be sparse, taught a new task, or made an ensemble."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from edgesdk.bundle.bundle import file_digest, publish, reserve
+from edgesdk.core.errors import DataError, ModelError, StorageError, UsageError
+from edgesdk.core.graph import LINEAR
+from edgesdk.core.serialize import dumps
+from edgesdk.core.wording import said
+from edgesdk.data.batches import Shuffled, taken
+from edgesdk.data.data import check
+from edgesdk.data.metrics import Metric
+from edgesdk.data.sources import Samples
+from edgesdk.data.task import first_tensor
+from edgesdk.network.load import load_callable
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
+from edgesdk.network.weights import anew as reset
+from edgesdk.network.weights import check_returnable, distinct, filled, poured
+from edgesdk.pipeline.study import Tell
+from edgesdk.techniques.ensembles import Ensemble, bootstrap, samme
+from edgesdk.techniques.regularization import near_zero
+from edgesdk.techniques.transfer import frozen, with_head
+from edgesdk.train.penalties import GAMMA, Labelled, Penalised, check_strength, held, penalty, widths
+from edgesdk.train.recovery import FLOAT_RATE, WARM_UP
+from edgesdk.train.teachers import Guide, same, traced
+from edgesdk.train.trainer import Aim, Lessons
+from edgesdk.workflows.deploy import Preprocess, quiet
+from edgesdk.workflows.inputs import read_inputs
+
+SCHEMA = 1
+EPOCHS = 8.0
+STRENGTH = 0.01
+FROZEN_EPOCHS = 2.0
+MEMBERS = 4
+BAGGING, BOOSTING = "bagging", "boosting"
+HEAD_RATE, BODY_RATE = 1e-2, 1e-3  # peaks of the learning rate, of a head alone and of a trained network with it
+BATCH = 64
+WEIGHTS, MODEL = "weights.safetensors", "model.py"
+EXAMPLE = "edgesdk.example.resnet8:resnet8"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared model and its folder: ``weights.safetensors``, ``manifest.json`` with the ``report``, and, where the
+    model was named and not given as a module, ``model.py``, whose ``model`` makes it."""
+
+    path: Path
+    model: nn.Module
+    report: Mapping[str, Any]
+
+
+def sparsify(
+    model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *,
+    on: str | Callable[[nn.Module], Tensor] = GAMMA, strength: float = STRENGTH, epochs: float = EPOCHS,
+    weights: Path | None = None, metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
+    preprocess: Preprocess = None, tell: Tell = quiet,
+) -> Prepared:  # fmt: skip
+    """Train ``model`` on by L + strength * R, so that channels go to zero that pruning then finds.
+
+    L is what a recovery teaches: the model's own answers before, and the labels, where there are any. R is the L1 norm
+    of the BatchNorms' scales (``gamma``), the group lasso of ``channels`` that are cut together, or a function of the
+    module (in the shell ``file.py:callable``). Raises ``UsageError`` for a ``strength`` outside 0 to 1, ``ModelError``
+    for a model without what is to shrink, and the errors of :func:`edgesdk.deploy` for the inputs.
+    """
+    check_strength(strength)
+    _check_epochs(epochs)
+    if isinstance(on, str) and ":" in on:
+        on = load_callable(on, "PENALTY")
+    with reserve(Path(out), force) as place:
+        made = _Made(model, data, weights, metric, seed, tell, preprocess)
+        check(made.data, made.model, made.task.classifies)
+        dense = made.traced(made.model, whole=on != GAMMA)
+        small = penalty(on, dense)
+        student = dense.copy()
+        aim = Penalised(small, strength, student, dense, made.task, made.data.example)
+        first = made.score(dense)
+        made.taught(student, made.lessons(aim, "sparsity training"), epochs, FLOAT_RATE, "training")
+        before, after = widths(on, dense), widths(on, student)
+        report = {
+            "kind": "sparsity",
+            "penalty": on if isinstance(on, str) else getattr(on, "__name__", "penalty"),
+            "strength": strength,
+            "epochs": epochs,
+            "score": {"before": first, "after": made.score(student, dense)},
+            "size": {"before": float(small(dense).detach()), "after": float(small(student).detach())},
+            "near_zero": {"before": _share(before, before), "after": _share(after, before)},
+            "layers": near_zero(after, before),
+        }
+        return made.written(place, filled(made.model, student), report)
+
+
+def transfer(
+    model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *, classes: int,
+    epochs: float = EPOCHS, frozen_epochs: float = FROZEN_EPOCHS, weights: Path | None = None,
+    metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
+    preprocess: Preprocess = None, tell: Tell = quiet,
+) -> Prepared:  # fmt: skip
+    """Teach ``model`` the task of ``data``: another head of ``classes`` outputs on its body.
+
+    For ``frozen_epochs`` of the ``epochs`` the head learns alone, BatchNorm statistics as they are; then all of it at a
+    lower rate. What the new task does not use of the body is for the search to cut. Raises ``ModelError`` for a model
+    whose outputs no linear layer makes, ``DataError`` for labels that are not 0 to ``classes - 1``, ``UsageError`` for
+    epochs that do not fit, and the errors of :func:`edgesdk.deploy` for the inputs.
+    """
+    _check_epochs(epochs)
+    if not 0 <= frozen_epochs <= epochs:
+        raise UsageError(f"{frozen_epochs:g} frozen of {epochs:g} epochs", "give from 0 to as many as --epochs")
+    if classes < 1:
+        raise UsageError(f"{classes} classes", "give as many as the new task has")
+    with reserve(Path(out), force) as place:
+        made = _Made(model, data, weights, metric, seed, tell, preprocess)
+        aim = Labelled(made.task)
+        check(made.data, made.model, False)
+        path = _head(made.traced(made.model))
+        other = with_head(made.model, path, classes)
+        check(made.data, other, made.task.classifies)
+        dense = made.traced(other)
+        student = dense.copy()
+        lessons = made.lessons(aim, "transfer")
+        first = made.score(dense)
+        with frozen(student.module, path):
+            made.taught(student, lessons, frozen_epochs, HEAD_RATE, "training the head")
+        alone = made.score(student)
+        made.taught(student, lessons, epochs - frozen_epochs, BODY_RATE, "training")
+        report = {
+            "kind": "transfer",
+            "head": path,
+            "classes": classes,
+            "epochs": epochs,
+            "frozen_epochs": frozen_epochs,
+            "score": {"before": first, "head": alone, "after": made.score(student)},
+        }
+        formula, needs = f"with_head({{0}}, {path!r}, {classes})", "from edgesdk.techniques.transfer import with_head\n"
+        return made.written(place, filled(other, student), report, formula, needs)
+
+
+def ensemble(
+    model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *, by: str = BAGGING,
+    members: int = MEMBERS, anew: bool = False, epochs: float = EPOCHS, weights: Path | None = None,
+    metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
+    preprocess: Preprocess = None, tell: Tell = quiet,
+) -> Prepared:  # fmt: skip
+    """Make of ``model`` an ensemble of ``members`` of its kind, a model as any other: a teacher, or what is deployed.
+
+    Each learns for ``epochs`` from a sample of the training data, which is kept in memory: a bootstrap sample
+    (``bagging``), or one in which what the members before got wrong comes more often (``boosting``, SAMME). They begin
+    as the model is, or ``anew`` with random weights, which makes them differ more and takes more epochs. Boosting ends
+    early after a member that is always right, or no better than chance.
+
+    Raises ``UsageError`` for less than two members or an unknown way, ``DataError`` where boosting ends with the first,
+    and the errors of :func:`edgesdk.deploy` for the inputs.
+    """
+    _check_epochs(epochs)
+    if by not in (BAGGING, BOOSTING):
+        raise UsageError(f"there is no way {by!r} to make an ensemble", f"choose {BAGGING} or {BOOSTING}")
+    if members < 2:
+        raise UsageError(f"an ensemble of {members} member(s)", "give 2 or more")
+    with reserve(Path(out), force) as place:
+        made = _Made(model, data, weights, metric, seed, tell, preprocess)
+        aim = Labelled(made.task)
+        if by == BOOSTING and not made.task.classifies:
+            raise UsageError("boosting is for models that classify", f"choose {BAGGING}")
+        if not isinstance(made.data.example, Tensor):
+            raise UsageError("the model takes more than one input", "make an ensemble of models that take one tensor")
+        check(made.data, made.model, made.task.classifies)
+        dense = made.traced(made.model)
+        samples, generator = held(made.train), torch.Generator().manual_seed(seed)
+        likely = torch.full((len(samples),), 1 / len(samples), dtype=torch.double)
+        found: list[nn.Module] = []
+        votes: list[float] = []
+        scores: list[float] = []
+        for index in range(members):
+            torch.manual_seed(seed + index)
+            student = poured(dense, reset(made.model)) if anew else dense.copy()
+            rows = bootstrap(len(samples), generator, likely if by == BOOSTING else None)
+            lessons = Lessons(aim, Shuffled(samples, rows, BATCH, seed + index), WARM_UP, f"member {index + 1}")
+            made.taught(student, lessons, epochs, FLOAT_RATE if anew else BODY_RATE, f"training member {index + 1}")
+            vote, wrong = 1.0, torch.ones(1)
+            if by == BOOSTING:
+                wrong, classes = _mistakes(student, samples)
+                vote, likely = samme(likely, wrong, classes)
+                if vote <= 0:
+                    made.notes.append(f"boosting ended before member {index + 1}, which is no better than chance")
+                    break
+            found.append(filled(made.model, student))
+            votes.append(vote)
+            scores.append(made.score(student))
+            if not bool(wrong.any()):
+                made.notes.append(f"boosting ended with member {index + 1}, which is never wrong on the training data")
+                break
+        if len(found) < 2:
+            raise DataError(f"{made.notes[-1]}, and one is no ensemble", f"choose {BAGGING}, or members --anew")
+        whole = Ensemble(found, votes, made.task.classifies).eval()
+        after = made.task.score(whole, made.data.test, dense)
+        if after <= max(scores):
+            made.notes.append("the ensemble is no better than its best member")
+        report = {
+            "kind": "ensemble",
+            "by": by,
+            "anew": anew,
+            "epochs": epochs,
+            "score": {"before": made.score(dense), "after": after},
+            "members": scores,
+            "weights": list(whole.weights),
+        }
+        votes = [round(weight, 6) for weight in whole.weights]
+        formula = f"Ensemble([{{0}} for _ in range({len(found)})], {votes}, {made.task.classifies})"
+        return made.written(place, whole, report, formula, "from edgesdk.techniques.ensembles import Ensemble\n")
+
+
+class _Made:
+    """The inputs of a preparation, read, and what becomes of them."""
+
+    def __init__(
+        self,
+        model: nn.Module | str | None,
+        data: Any,
+        weights: Path | None,
+        metric: str | Metric,
+        seed: int,
+        tell: Tell,
+        preprocess: Preprocess = None,
+    ) -> None:
+        if model is None and weights is not None:
+            raise UsageError("weights without a MODEL", "name the model that they belong to")
+        if model is not None and data is None:
+            raise UsageError("no data for the model", "give --data")
+        self.spec = EXAMPLE if model is None else model
+        given = read_inputs(model, data, weights, metric, seed, preprocess=preprocess).warned()
+        self.model, self.data, self.task, self.seed, self.tell = given.model, given.data, given.task, seed, tell
+        if self.data.train is None:
+            raise DataError("there is no training data", "give some, or deploy the model as it is")
+        self.train = self.data.train
+        self.notes = list(self.data.notes)
+
+    def traced(self, model: nn.Module, whole: bool = False) -> Network:
+        """``model`` as a network; its channel groups, which take much longer to find, only of the ``whole``."""
+        self.tell("tracing", None)
+        made = trace(model, self.data.example) if whole else traced(Guide(model, same), self.data.example).made
+        assert isinstance(made, Network)
+        check_returnable(made, model)
+        return made
+
+    def lessons(self, aim: Aim, what: str) -> Lessons:
+        torch.manual_seed(self.seed)
+        return Lessons(aim, self.train, WARM_UP, what)
+
+    def taught(self, student: Network, lessons: Lessons, epochs: float, rate: float, stage: str) -> None:
+        """Teach ``student``, unless its training was stopped before."""
+        if epochs > 0 and not lessons.stopped:
+            lessons.train(student, epochs, rate, lambda share: self.tell(stage, share))
+            self.notes += [lessons.stopped] if lessons.stopped else []
+
+    def score(self, network: Network, dense: Network | None = None) -> float:
+        """The score on test data, without labels against the answers of ``dense``."""
+        return self.task.score(network, self.data.test, dense or network)
+
+    def written(
+        self, place: Path, model: nn.Module, report: dict[str, Any], formula: str = "{0}", needs: str = ""
+    ) -> Prepared:
+        """Fill ``place`` and publish it. ``formula`` makes the model, without its weights, of the user's, ``{0}``."""
+        report |= {"metric": self.task.name, "seed": self.seed, "notes": self.notes}
+        out = place.with_name(place.name[1:].rpartition(".partial-")[0])
+        try:
+            save_file(distinct(model.state_dict()), place / WEIGHTS)
+            if isinstance(self.spec, str):
+                made = formula.format(_loading(self.spec, out))
+                (place / MODEL).write_text(TEMPLATE.format(kind=report["kind"], needs=needs, made=made))
+            files = {file.name: {"sha256": file_digest(file), "bytes": file.stat().st_size} for file in place.iterdir()}
+            manifest = {"schema": SCHEMA, "edgesdk": metadata.version("edgesdk"), "report": report, "files": files}
+            (place / "manifest.json").write_text(dumps(manifest))
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"cannot write {out}: {said(error)}", "free some space or give another --out") from None
+        return Prepared(publish(place), model.eval(), report)
+
+
+@torch.no_grad()
+def _mistakes(network: Network, samples: Samples) -> tuple[Tensor, int]:
+    """Which of ``samples`` the network gets wrong, (samples,), and the number of its classes."""
+    answers = []
+    for rows in torch.arange(len(samples)).split(BATCH):
+        x, _ = taken(samples, rows)
+        answers.append(first_tensor(network(x)))
+    logits = torch.cat(answers)
+    return logits.argmax(-1) != samples.y, logits.shape[-1]
+
+
+def _head(network: Network) -> str:
+    """The path of the linear layer that makes the outputs. Raises ``ModelError`` where none does."""
+    name = network.graph.outputs[0]
+    layer = network.graph.by_name.get(name)
+    if len(network.graph.outputs) != 1 or layer is None or layer.kind != LINEAR or layer.activation:
+        what = (
+            f"{len(network.graph.outputs)} outputs" if len(network.graph.outputs) > 1 else f"{name} as its last layer"
+        )
+        raise ModelError(f"the model has {what}, and no head to replace", "let a torch.nn.Linear make its one output")
+    path = network.sites[name].module
+    assert path is not None
+    return path
+
+
+def _share(after: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> float:
+    """The share of all channels that are near zero."""
+    counts = {name: len(size) for name, size in after.items()}
+    return sum(share * counts[name] for name, share in near_zero(after, before).items()) / max(1, sum(counts.values()))
+
+
+def _check_epochs(epochs: float) -> None:
+    if not 0 < epochs < math.inf:
+        raise UsageError(f"{epochs} epochs", "give a number above 0")
+
+
+def _loading(spec: str, out: Path) -> str:
+    """Python that loads the model ``spec`` names, from a file in the folder ``out``."""
+    where, _, name = spec.rpartition(":")
+    if not where.endswith(".py"):
+        return f"load_model({spec!r})"
+    file = os.path.relpath(Path(where).expanduser().resolve(), out.resolve())
+    return f"load_model(str(HERE / {file!r}) + {':' + name!r})"
+
+
+TEMPLATE = '''"""Made by `edgesdk prepare` ({kind}): `edgesdk deploy` takes model.py:model."""
+
+from pathlib import Path
+
+from edgesdk.network.load import load_model
+from edgesdk.core.wording import said
+{needs}
+HERE = Path(__file__).parent
+
+
+def model():
+    return load_model({made}, HERE / "weights.safetensors")
+'''

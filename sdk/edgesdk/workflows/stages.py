@@ -1,0 +1,339 @@
+"""A model in stages with early exits: a file per stage, thresholds for what may be lost, and the latency to expect."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgesdk.bundle.bundle import file_digest, publish, reserve
+from edgesdk.compress.exits import fitted, picked, places, split, spread
+from edgesdk.compress.quantize import calibrate, integer
+from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, baseline
+from edgesdk.core.errors import BudgetError, ModelError, UsageError
+from edgesdk.core.plan import INT8, Option
+from edgesdk.core.report import Tell
+from edgesdk.core.serialize import dumps
+from edgesdk.core.target import target as find_target
+from edgesdk.data.data import Batches, Data, check
+from edgesdk.data.task import first_tensor
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.forecast import Forecast
+from edgesdk.devices.inventory import LOCAL, Device
+from edgesdk.devices.reach import reach
+from edgesdk.export.formats import export, grid_of
+from edgesdk.export.parity import Parity, parity, runner
+from edgesdk.network.network import Batch, Network
+from edgesdk.network.trace import trace
+from edgesdk.price.operators import precisions
+from edgesdk.techniques.exits import MEASURES, NEVER, doubt, expected, leaves, reached, thresholds
+from edgesdk.workflows.deploy import Preprocess, quiet
+from edgesdk.workflows.inputs import read_inputs
+
+SCHEMA = 1
+STAGED = ("onnx", "openvino", "tflite")  # the formats that stages are written in
+MODE = "rapid"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its file, the layer that its exit reads, and the doubt up to which samples leave there.
+
+    ``exit`` and ``threshold`` are ``None`` for the last, where all leave; a threshold of -1 lets none. ``inputs`` and
+    ``outputs`` are the file's names, of the outputs the logits first, then the features for the next stage.
+    ``reached`` and ``left`` are shares of the test samples, ``latency_ms`` the p50 of one run.
+    """
+
+    file: str
+    exit: str | None
+    threshold: float | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    reached: float
+    left: float
+    latency_ms: float
+    size_bytes: int
+    parity: Parity
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Accuracy in percent: of the dense float model, of the last stage's answers for all samples, and in stages.
+
+    Without labels it is agreement with the dense model.
+    """
+
+    dense: float
+    last: float
+    staged: float
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A model in stages, in the folder ``path``.
+
+    ``dense_ms`` and ``whole_ms`` are p50 of the float model and of the one in the stages' precision, each in one file,
+    from the same run as the stages'. ``basis`` says what those and the stages' figures are; ``expected_ms`` is
+    predicted from them and from the shares of the test samples. ``held`` judges by what the thresholds were chosen by,
+    ``test`` by what they were not.
+    """
+
+    path: str
+    target: str
+    runtime: str
+    runtime_version: str
+    format: str
+    precision: str
+    threads: int
+    confidence: str
+    stages: tuple[Stage, ...]
+    expected_ms: float
+    whole_ms: float
+    dense_ms: float
+    basis: Mapping[str, str]
+    held: Judged
+    test: Judged
+    max_drop: float
+    data: str
+    notes: tuple[str, ...]
+
+
+def stages(
+    model: nn.Module | str | None = None, target: str = "x86", data: Any = None, *, exits: int = 1,
+    max_drop: float = 0.5, format: str = "onnx", int8: bool = False, confidence: str = "entropy",
+    out: str | Path = "stages", weights: Path | None = None, threads: int = 1, seed: int = 0,
+    device: str | Device | None = None, force: bool = False, preprocess: Preprocess = None, tell: Tell = quiet,
+) -> Stages:  # fmt: skip
+    """Write ``model``, a classifier, to the folder ``out`` as a file per stage, each but the last with an exit.
+
+    BranchyNet (Teerapittayanon et al. 2016). Exits are fitted to the training data, or without labels to the model's
+    own answers; the model itself is left as it is, and all else equal its last stage answers as it does. The places of
+    the ``exits`` and their thresholds are those with which a sample is expected to take least, while the accuracy on
+    held-out data is no more than ``max_drop`` points below that of the model. With ``int8`` all layers are that can be.
+    ``confidence`` is by the ``entropy`` of an exit's answer, or by its ``maximum`` probability.
+
+    ``model``, ``data``, ``target`` and ``device`` are as for :func:`edgesdk.deploy`. Stages are measured on the
+    ``device``, or here for a target that is at hand; else predicted from the target's profile. Raises ``UsageError``
+    for options out of range and more exits than places, ``ModelError`` for a model that does not classify or that
+    cannot be cut, ``BudgetError`` where int8 alone loses more than ``max_drop``, and the errors of loading, exporting
+    and measuring.
+    """
+    runtime = _checked(exits, max_drop, format, confidence, target)
+    with reserve(Path(out), force) as place, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+        given = read_inputs(model, data, weights, "top-1", seed, preprocess=preprocess, force=force)
+        tell("tracing", None)
+        network = _classifier(given.model, given.data)
+        at = spread(places(network), exits)
+        found = given.checked(None, force, tell).data
+        tell("fitting exits", None)
+        train = found.train if found.train is not None else found.calibration
+        heads = fitted(network, at, train, found.labelled)
+        held = found.holdout if found.labelled else [(x, None) for x, _ in found.holdout]
+        chosen = picked(network, heads, exits, held, max_drop / 100, confidence)
+        parts = split(network, {name: heads[name] for name in chosen}, found.example)
+        tell(f"exporting to {format}", None)
+        calibration, holdout = [x for x, _ in found.calibration], [x for x, _ in found.holdout]
+        artefacts: dict[str, Artefact] = {}
+        agree: list[Parity] = []
+        for number, part in enumerate(parts, 1):
+            ready, options = _ready(part, runtime, int8, calibration)
+            path = place / f"stage-{number}{FORMATS[format].suffix}"
+            export(ready, calibration[0], path, runtime)
+            artefacts[path.name] = Artefact(path, ready.graph, options, runtime)
+            agree.append(parity(ready, artefacts[path.name], holdout))
+            if number < len(parts):
+                calibration, holdout = ([_features(ready, x) for x in every] for every in (calibration, holdout))
+        files = list(artefacts.values())
+        every = _whole(network, found, runtime, int8, Path(folder))
+        tell("measuring", None)
+        reports = _measured({**artefacts, **every}, target, runtime, threads, device, Path(folder))
+        tell("judging", None)
+        costs = [reports[name].latency_ms() for name in artefacts]
+        doubts, right, dense = _answers(network, files, parts, found.holdout, found.labelled, confidence)
+        least = dense - max_drop / 100
+        if float(right[-1].double().mean()) < least:
+            lost = 100 * (dense - float(right[-1].double().mean()))
+            fact = f"without any exit the int8 model loses {lost:.2g} points on the held-out data"
+            raise BudgetError(fact, f"allow --max-drop {lost:.2g} or more, or leave int8 out")
+        limits = thresholds(doubts, right, costs, least)
+        on_held = _judged(dense, right, leaves(doubts, limits))
+        doubts, right, dense = _answers(network, files, parts, found.test, found.labelled, confidence)
+        last = leaves(doubts, limits)
+        shares = reached(last, len(parts))
+        whole, float_ = reports["whole" if int8 else "dense"], reports["dense"]
+        total = expected(shares, costs)
+        result = Stages(
+            path=str(out),
+            target=find_target(target).name,
+            runtime=runtime,
+            runtime_version=float_.runtime_version,
+            format=format,
+            precision=INT8 if int8 else "fp32",
+            threads=threads,
+            confidence=confidence,
+            stages=tuple(
+                Stage(
+                    file=artefact.path.name,
+                    exit=chosen[index] if index < exits else None,
+                    threshold=limits[index] if index < exits else None,
+                    **_names(parts[index]),
+                    reached=shares[index],
+                    left=float((last == index).double().mean()),
+                    latency_ms=costs[index],
+                    size_bytes=artefact.size_bytes,
+                    parity=agree[index],
+                )
+                for index, artefact in enumerate(files)
+            ),
+            expected_ms=total,
+            whole_ms=whole.latency_ms(),
+            dense_ms=float_.latency_ms(),
+            basis={"stages": float_.basis, "expected": "predicted"},
+            held=on_held,
+            test=_judged(dense, right, last),
+            max_drop=max_drop,
+            data=found.description,
+            notes=(*found.notes, *_notes(limits, total, whole.latency_ms(), reports, found)),
+        )
+        (place / "stages.json").write_text(dumps(result))
+        (place / "manifest.json").write_text(dumps(_manifest(place)))
+        publish(place)
+    return result
+
+
+def _checked(exits: int, max_drop: float, format: str, confidence: str, target: str) -> str:
+    """The runtime of ``target`` for ``format``. Raises ``UsageError`` for options that are wrong on their face."""
+    if format not in STAGED:
+        raise UsageError(f"there are no stages in the format {format!r}", f"choose one of {', '.join(STAGED)}")
+    if confidence not in MEASURES:
+        raise UsageError(f"there is no confidence {confidence!r}", f"choose {' or '.join(MEASURES)}")
+    if exits < 1:
+        raise UsageError(f"{exits} exits", "give 1 or more")
+    if not 0 <= max_drop < 100:
+        raise UsageError(f"a drop of {max_drop:g} points", "give 0 or more, and less than 100")
+    known = find_target(target)
+    runtime = next((name for name in known.runtimes if FORMAT_OF.get(name) == format), None)
+    if runtime is None:
+        offered = [name for name in STAGED if any(FORMAT_OF.get(one) == name for one in known.runtimes)]
+        raise UsageError(f"no runtime of {known.name} reads {format}", f"choose of {', '.join(offered) or 'none'}")
+    return runtime
+
+
+def _classifier(model: nn.Module, data: Data) -> Network:
+    """``model`` traced. Raises ``ModelError`` where it answers with something else than classes."""
+    check(data, model, False)
+    network = trace(model, data.example)
+    shape = tuple(network.flat(data.example)[0].shape[1:])
+    if len(shape) != 1 or shape[0] < 2:
+        fact = f"the model's first output has shape {('N', *shape)}, not (N, classes)"
+        raise ModelError(fact.replace("'", ""), "early exits are for models that classify")
+    check(data, model, True)
+    return network
+
+
+def _ready(part: Network, runtime: str, int8: bool, calibration: Sequence[Batch]) -> tuple[Network, dict[str, Option]]:
+    """``part`` as it is exported, with its ranges set by ``calibration``, and its layers' options."""
+    wanted = {layer.name: Option(INT8, 8) for layer in part.graph.layers if int8 and INT8 in precisions(layer)}
+    ready = integer(part, wanted, grid_of(runtime))
+    calibrate(ready, calibration)
+    return ready, {layer.name: wanted.get(layer.name, Option()) for layer in part.graph.layers}
+
+
+@torch.no_grad()
+def _features(part: Network, x: Batch) -> Tensor:
+    return part.flat(x)[1]
+
+
+def _whole(network: Network, data: Data, runtime: str, int8: bool, folder: Path) -> dict[str, Artefact]:
+    """The network in one file: in float, and in int8 where the stages are."""
+    found = {}
+    for name, whole in {"dense": False, **({"whole": True} if int8 else {})}.items():
+        ready, options = _ready(network, runtime, whole, [x for x, _ in data.calibration])
+        path = folder / f"{name}{FORMATS[FORMAT_OF[runtime]].suffix}"
+        export(ready, data.example, path, runtime)
+        found[name] = Artefact(path, ready.graph, options, runtime)
+    return found
+
+
+def _measured(
+    artefacts: Mapping[str, Artefact], target: str, runtime: str, threads: int, device: str | Device | None,
+    folder: Path,
+) -> Mapping[str, Any]:  # fmt: skip
+    """A report of each from one interleaved run, or a prediction where ``target`` is not at hand."""
+    known = find_target(target)
+    with reach(device or LOCAL) as agent:
+        if device is None and not known.measured:
+            return Forecast(known, agent, threads, runtime).measure(artefacts, MODE)
+        bench = Bench(agent, threads, runtime)
+        return bench.measure(artefacts, MODE, {runtime: baseline(folder, runtime)}, thorough=False)
+
+
+def _answers(
+    network: Network,
+    files: Sequence[Artefact],
+    parts: Sequence[Network],
+    batches: Batches,
+    labelled: bool,
+    measure: str,
+) -> tuple[Tensor, Tensor, float]:
+    """Each exit's doubts, (exits, N), which stage answers rightly, (stages, N), and the share that ``network`` does.
+
+    Every file is run on every sample. Without labels its own answers are the right ones.
+    """
+    run = [runner(file, part.structure) for file, part in zip(files, parts, strict=True)]
+    doubts, right, exact = [], [], []
+    for x, y in batches:
+        with torch.no_grad():
+            own = first_tensor(network(x)).argmax(1)
+        labels = y if labelled else own
+        exact.append(own == labels)
+        logits = []
+        for one in run[:-1]:
+            answer, x = one(x)
+            logits.append(answer)
+        doubts.append(torch.stack([doubt(answer, measure) for answer in logits]))
+        logits.append(first_tensor(run[-1](x)))
+        right.append(torch.stack([answer.argmax(1) == labels for answer in logits]))
+    return torch.cat(doubts, 1), torch.cat(right, 1), float(torch.cat(exact).double().mean())
+
+
+def _judged(dense: float, right: Tensor, last: Tensor) -> Judged:
+    staged = right[last, torch.arange(right.shape[1])]
+    return Judged(100 * dense, 100 * float(right[-1].double().mean()), 100 * float(staged.double().mean()))
+
+
+def _names(part: Network) -> dict[str, tuple[str, ...]]:
+    count = part.structure.count
+    made = ("output",) if count == 1 else tuple(f"output_{index}" for index in range(count))
+    return {"inputs": tuple(tensor.name for tensor in part.graph.inputs), "outputs": made}
+
+
+def _notes(limits: Sequence[float], total: float, whole: float, reports: Mapping[str, Any], data: Data) -> list[str]:
+    """What a reader must know."""
+    found = [] if data.train is not None else ["no training data: exits were fitted to the calibration samples"]
+    found += [] if data.labelled else ["no labels: accuracy is agreement with the dense model"]
+    if NEVER in limits:
+        found.append(f"no sample leaves at exit {limits.index(NEVER) + 1}: fewer exits are faster")
+    if total >= whole:
+        found.append("stages are expected to take longer than the model in one file")
+    reason = next((report.reason for report in reports.values() if not report.valid), None)
+    return [*found, *([f"the run was invalid: {reason}"] if reason else [])]
+
+
+def _manifest(place: Path) -> Mapping[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "kind": "export",
+        "edgesdk": metadata.version("edgesdk"),
+        "made_on": platform.machine(),
+        "files": {
+            file.name: {"sha256": file_digest(file), "bytes": file.stat().st_size} for file in sorted(place.iterdir())
+        },
+    }
