@@ -25,7 +25,7 @@ def test_what_makes_and_measures_a_bundle_prints_json_alone(
     files = edgesdk("export", plan, *MODEL, "--format", "onnx", "--out", tmp_path / "exported", "--json").document
     assert [file["format"] for file in files] == ["onnx"]
     searched = edgesdk("search", *MODEL, "--target", "pi5", "--size", "1MB", "--out", tmp_path / "plan.json", "--json")
-    assert searched.document["layers"]
+    assert searched.document["layers"] and searched.document["target"] == "raspberry-pi-5"  # by its own name
     assert "a word from the model" in searched.err and "a word below Python" in searched.err
     edgesdk("device", "add", "here", "local", "--target", "x86")
     assert edgesdk("device", "list", "--json").document["devices"][0]["name"] == "here"

@@ -169,6 +169,11 @@ def test_what_is_added_is_there_beside_what_was(two: Path) -> None:
     assert os.listdir(two.parent) == ["devices.toml"]
 
 
+def test_a_target_is_kept_by_its_own_name_for_an_alias_may_move(two: Path) -> None:
+    add(Device("lab-orin", "ssh://orin@10.0.0.9", target="jetson"))
+    assert devices()["lab-orin"].target == "jetson-orin-nano"
+
+
 def test_the_first_one_makes_the_inventory(path: Path) -> None:
     add(Device("lab", "ssh://pi@lab"))
     assert devices() == {"lab": Device("lab", "ssh://pi@lab")}

@@ -19,7 +19,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def add(device: Device, force: bool = False) -> Path:
     if device.name == device.address:
         raise UsageError(f"{device.address} has no name of its own", "give the device one")
     if device.target is not None:
-        target(device.target)
+        device = replace(device, target=target(device.target).name)  # an alias may move
     path = inventory().resolve()  # a link into one's own collection of settings stays one
     with _alone(path.parent):
         known = devices()

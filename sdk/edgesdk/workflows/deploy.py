@@ -62,7 +62,7 @@ def search(
     promises the least loss. Raises ``BudgetError`` where no plan keeps the budget, and the errors of :func:`deploy` for
     what is wrong with the inputs.
     """
-    find_target(target)
+    target = find_target(target).name  # from here on never an alias: those may move
     check_cache()
     ready(offer)
     given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
@@ -117,7 +117,7 @@ def deploy(
     ``DeviceError`` for a runtime that is not installed, or a device that is not a ``target`` without ``force``,
     ``BundleError`` where ``out`` exists without ``force``.
     """
-    find_target(target)
+    target = find_target(target).name  # from here on never an alias: those may move
     check_cache()
     ready(offer)
     at = _device(device)
