@@ -45,6 +45,14 @@ def test_clean_data_give_what_all_that_was_seen_gives(name: str) -> None:
     assert error(name, x, x, "chosen") <= error(name, x, x, "min-max") * 1.001
 
 
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_of_few_samples_all_is_taken(count: int) -> None:
+    _, x = models.made("residual", SAMPLES)
+    few = x[:count].clone()
+    few[0] *= 1e4
+    assert error("residual", x, few, "chosen") == error("residual", x, few, "min-max")
+
+
 def test_spikes_in_all_samples_are_clipped_where_that_helps() -> None:
     _, x = models.made("transformer", SAMPLES)
     spikes = x.flatten().clone()

@@ -49,6 +49,9 @@ class Seen:
 
     @property
     def is_suspicious(self) -> bool:
+        """Whether some of what was seen may be no part of the data; of few samples nobody can tell."""
+        if len(self.lows) < FEWEST:
+            return False
         (low, high), (least, greatest) = self.all, self.most
         reach, usual = max(-low, high), max(-least, greatest)
         return reach > FAR * usual or reach > CREST * self.square**0.5
@@ -71,7 +74,7 @@ def usual(batches: Sequence[Batch], seen: Mapping[ActivationQuantizer, Seen]) ->
     """``batches`` without the samples that reach far beyond most in some tensor, where these are rare."""
     far = [torch.maximum(-one.lows, one.highs) > FAR * _reach(one.most) for one in seen.values() if one.is_suspicious]
     count = len(next(iter(seen.values())).lows) if seen else 0
-    stays = ~torch.stack(far).any(0) if far and count >= FEWEST else torch.ones(count, dtype=torch.bool)
+    stays = ~torch.stack(far).any(0) if far else torch.ones(count, dtype=torch.bool)
     if not seen or stays.all() or stays.float().mean() < 1 - 2 * RARE:
         return list(batches)
     masks = stays.split([len(tensors(x)[0]) for x in batches])
@@ -89,7 +92,7 @@ def choose(
     ``exactly`` makes the network compute as the float one, or not. Ranges that were narrowed are held while training.
     """
     suspicious = {part: one for part, one in seen.items() if one.is_suspicious}
-    if not suspicious or len(next(iter(seen.values())).lows) < FEWEST:
+    if not suspicious:
         return
     x = _some(batches, JUDGED)
     exactly(True)
