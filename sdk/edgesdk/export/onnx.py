@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx_ir.passes import common
 from onnxscript import FLOAT, INT8, UINT8, ir, optimizer, rewriter
 from onnxscript import opset21 as op
@@ -26,6 +26,7 @@ from edgesdk.network.modularize import aten
 from edgesdk.network.network import Batch, Network, rebatch, tensors
 
 ITERATIONS = 2  # of folding constants and rewriting, as the exporter has it
+WHOLE = (TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64)
 OPSET = 21  # the first whose quantization operators take 4-bit integers
 
 
@@ -41,6 +42,7 @@ def converted(network: Network, x: Batch) -> ModelProto:
     _name_nodes(model)
     _pool_means(model)
     _spell_out_wraps(model)
+    _rectify_whole_numbers(model)
     for name, spec in specs.items():
         if spec.bits == 4:
             _pack(model, name)
@@ -179,6 +181,18 @@ def _pool_means(model: ModelProto) -> None:
             if keeps and sorted(numpy_helper.to_array(arrays[node.input[1]]).tolist()) in ([-2, -1], [2, 3]):
                 node.op_type = "GlobalAveragePool"
                 del node.input[1:], node.attribute[:]
+
+
+def _rectify_whole_numbers(model: ModelProto) -> None:
+    """ReLU of whole numbers as the greater of them and zero: ONNX Runtime has no such kernel."""
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input)}
+    for node in model.graph.node:
+        kind = types.get(node.input[0]) if node.op_type == "Relu" else None
+        if kind in WHOLE:
+            zero = np.zeros((), helper.tensor_dtype_to_np_dtype(kind))
+            model.graph.initializer.append(numpy_helper.from_array(zero, f"{node.output[0]}.zero"))
+            node.op_type = "Max"
+            node.input.append(f"{node.output[0]}.zero")
 
 
 def _spell_out_wraps(model: ModelProto) -> None:
