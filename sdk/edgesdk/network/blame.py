@@ -15,7 +15,7 @@ from torch import nn
 
 from edgesdk.core.errors import DataError, EdgeSdkError, ModelError
 from edgesdk.core.wording import said
-from edgesdk.network.network import Batch, rebatch, tensors
+from edgesdk.network.network import Batch, answer, rebatch, tensors
 
 GPU = ("Torch not compiled with CUDA", "No CUDA GPUs", "Found no NVIDIA driver")
 NEEDED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -74,8 +74,8 @@ def _missing(model: nn.Module, x: Batch) -> EdgeSdkError | None:
 
 
 def _runs(model: nn.Module, x: Batch) -> bool:
-    with contextlib.suppress(Exception), torch.no_grad():
-        model(**x) if isinstance(x, dict) else model(*tensors(x))
+    with contextlib.suppress(Exception):
+        answer(model, x)
         return True
     return False
 
