@@ -10,9 +10,9 @@ from edgesdk_targets.agent.references import References, check
 
 BATCH = 64
 LEAST_RUNS, MOST_RUNS = 3, 500
-LEAST_UNDISTURBED, MOST_ROUNDS = 5, 30  # visits; rounds, where the device is disturbed most of the time
+LEAST_UNDISTURBED, MOST_ROUNDS = 5, 16  # visits; rounds, where the device is disturbed most of the time
 WAIT_SECONDS = 0.003  # for one visit to be undisturbed: another round costs less than to wait for longer
-PATIENCE_SECONDS = 0.03  # of waiting for each model, all its visits together
+PATIENCE_SECONDS = 0.01  # of waiting for each model, all its visits together
 
 
 def operators(
