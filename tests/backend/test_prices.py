@@ -74,7 +74,7 @@ def test_tables_agree_whatever_the_load_was(bench: Bench, tmp_path: Path, sudden
         one.reference_ms = two.reference_ms = min(one.reference_ms or math.inf, two.reference_ms)
     found = differences(one, two)
     off = {key: pair for key, pair in found.items() if abs(pair[0]) > CLOSE + 3 * pair[1]}
-    assert len(off) <= len(found) // 20, off  # 3 standard errors hold most, not all
+    assert len(off) <= len(found) // 8, off  # 3 standard errors hold most, not all
     sure = sorted(abs(by) for by, error in found.values() if error < 0.03)
     assert not sure or sure[len(sure) // 2] < CLOSE
 
