@@ -1,4 +1,4 @@
-"""Frozen dataclasses to JSON and back, files written whole or not at all, and digests."""
+"""Frozen dataclasses to JSON and back, documents read, files written whole or not at all, and digests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -15,7 +16,13 @@ from typing import Any, TypeVar
 
 from edgesdk.core.errors import BundleError, StorageError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
 T = TypeVar("T")
+SHOWN = 80  # letters of a value in a message
 
 
 def to_json(value: Any) -> Any:
@@ -36,7 +43,7 @@ def from_json(kind: type[T], value: Any) -> T:
     """
     try:
         return _build(kind, value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise BundleError(
             f"not a {kind.__name__}: {error}", "write the file anew with this version of edgesdk"
         ) from None
@@ -54,7 +61,7 @@ def _build(kind: Any, value: Any) -> Any:
         return None if value is None else _build(next(a for a in arguments if a is not type(None)), value)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise TypeError(f"{value!r} is not a list")
+            raise TypeError(f"{_shown(value)} is not a list")
         items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         return tuple(_build(item, part) for item, part in zip(items, value, strict=True))
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
@@ -62,8 +69,28 @@ def _build(kind: Any, value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind in (int, float, str, bool) and type(value) is not kind:
-        raise TypeError(f"{value!r} is not of type {kind.__name__}")
+        raise TypeError(f"{_shown(value)} is not of type {kind.__name__}")
     return value
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.{SHOWN}}"
+
+
+def loads(text: str) -> Any:
+    """What a JSON document holds. Raises ``ValueError`` for what is none, or nested deeper than can be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def loads_toml(text: str) -> dict[str, Any]:
+    """What a TOML document holds. Raises ``ValueError`` for what is none, or nested deeper than can be read."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def digest(value: Any) -> str:

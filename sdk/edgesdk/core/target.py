@@ -7,7 +7,6 @@ that is known. Those that ``edgesdk calibrate`` makes lie in ``EDGESDK_PROFILES`
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,12 +17,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from edgesdk.core.errors import BundleError, DeviceError, UsageError
-from edgesdk.core.serialize import from_json
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+from edgesdk.core.serialize import from_json, loads_toml
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -160,7 +154,7 @@ def _folders() -> Iterator[Traversable]:
 
 @lru_cache(maxsize=64)
 def _parsed(text: str) -> tuple[Any, Target | None]:
-    document = tomllib.loads(text)
+    document = loads_toml(text)
     schema = document.pop("schema")
     return schema, from_json(Target, document) if schema == SCHEMA else None
 

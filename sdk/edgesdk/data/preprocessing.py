@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from math import isfinite
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgesdk.core.errors import UsageError
+from edgesdk.core.serialize import loads_toml
 from edgesdk.core.wording import said
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
-
 PIXEL = 255.0  # the largest value of one
+LARGEST = 1 << 14  # pixels of an image's side
 CROP, STRETCH = "crop", "stretch"
 ORDERS, LAYOUTS, RESIZES, DTYPES = ("RGB", "BGR", "L"), ("NCHW", "NHWC"), (CROP, STRETCH), ("float32", "uint8")
 
@@ -131,10 +127,10 @@ def read_preprocessing(source: Preprocessing | Mapping[str, Any] | str | Path | 
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        document = loads_toml(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is no TOML: {said(error)}", "write it like: input_range = [0, 255]") from None
     try:
         return read_preprocessing(document)
@@ -163,8 +159,8 @@ def _figures(name: str, value: Any, counts: tuple[int, ...]) -> tuple[float, ...
     if isinstance(value, str):
         value = numbers(value, _flag(name))
     found = (value,) if isinstance(value, (int, float)) else tuple(value) if isinstance(value, (list, tuple)) else None
-    if found is None or not all(isinstance(one, (int, float)) and isfinite(one) for one in found):
-        raise UsageError(f"{_flag(name)} is {value!r}", "give finite numbers")
+    if found is None or not all(isinstance(one, (int, float)) and abs(one) <= float_info.max for one in found):
+        raise UsageError(f"{_flag(name)} is {value!r:.80}", "give finite numbers")
     if len(found) not in counts:
         allowed = " or ".join(str(count) for count in counts if count)
         raise UsageError(f"{_flag(name)} has {len(found)} figures", f"give {allowed}, separated by commas")
@@ -172,13 +168,13 @@ def _figures(name: str, value: Any, counts: tuple[int, ...]) -> tuple[float, ...
 
 
 def _size(value: Any) -> tuple[int, int]:
-    parts = value.lower().split("x") if isinstance(value, str) else [value] if isinstance(value, int) else list(value)
     try:
+        parts = value.lower().split("x") if isinstance(value, str) else [value] if isinstance(value, int) else value
         found = [int(part) for part in parts]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = []
-    if len(found) not in (1, 2) or min(found) < 1:
-        raise UsageError(f"{_flag('image_size')} is {value!r}", "give height and width, like 224x224 or 224")
+    if len(found) not in (1, 2) or not all(0 < side <= LARGEST for side in found):
+        raise UsageError(f"{_flag('image_size')} is {value!r:.80}", "give height and width, like 224x224 or 224")
     return found[0], found[-1]
 
 

@@ -17,7 +17,6 @@ import fcntl
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,13 +25,8 @@ from typing import Any
 import platformdirs
 
 from edgesdk.core.errors import StorageError, UsageError
-from edgesdk.core.serialize import write
+from edgesdk.core.serialize import loads_toml, write
 from edgesdk.core.target import target
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 SCHEMA = 1
 LOCAL = "local"
@@ -87,7 +81,7 @@ class Device:
     @property
     def key_file(self) -> Path | None:
         """The public key, with ``~`` resolved."""
-        return None if self.key is None else Path(self.key).expanduser()
+        return None if self.key is None else Path(os.path.expanduser(self.key))
 
 
 KEYS = tuple(field.name for field in dataclasses.fields(Device) if field.name != "name")
@@ -189,8 +183,8 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
         line = content.count(b"\n", 0, error.start) + 1
         raise UsageError(f"line {line} of {path} is no UTF-8", "save it as UTF-8") from None
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return loads_toml(text)
+    except ValueError as error:
         end = f"at line {text.rstrip().count(chr(10)) + 1}, the end of it"
         said = str(error).replace("at end of document", end)
         raise UsageError(f"the inventory {path} is no TOML: {said}", "correct that line") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +26,7 @@ from edgesdk.core.graph import Graph
 from edgesdk.core.menu import Choice, Menu
 from edgesdk.core.plan import FP32, INT8, STORED, Option, Struck
 from edgesdk.core.report import Prediction, Report, Tell
-from edgesdk.core.serialize import digest, dumps, from_json, write
+from edgesdk.core.serialize import digest, dumps, from_json, loads, write
 from edgesdk.data.data import Data, check
 from edgesdk.data.task import Task
 from edgesdk.devices.bench import Bench
@@ -375,7 +374,7 @@ def _sense(studies: Sequence[Study]) -> None:
     ]  # fmt: skip
     path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"
     try:
-        sensed = from_json(_Sensed, json.loads(path.read_text()))
+        sensed = from_json(_Sensed, loads(path.read_text()))
     except (OSError, ValueError, EdgeSdkError):
         scores = ranked(network, first.data.calibration, task)
         progress = lambda done, of: first.tell("sensing accuracy", done / of)  # noqa: E731
@@ -398,7 +397,7 @@ class _Sensed:
 def _kept(path: Path) -> dict[str, Report] | None:
     """The reports that were kept at ``path``; ``None`` where there are none that can be read."""
     try:
-        content = json.loads(path.read_text())
+        content = loads(path.read_text())
         return {name: from_json(Report, content[name]) for name in ("dense", "dense int8")}
     except (OSError, ValueError, KeyError, TypeError, EdgeSdkError):
         return None

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgesdk.core.errors import BundleError, DeviceError, UsageError
 from edgesdk.core.plan import FP32
-from edgesdk.core.serialize import dumps, from_json, write
+from edgesdk.core.serialize import dumps, from_json, loads, write
 from edgesdk.core.target import Target, prices_text
 from edgesdk.price.operators import CHANGES, Operator
 from edgesdk.price.physics import BYTES, FP16, SHAPE, TERMS, Kernels, Work, work
@@ -204,11 +204,11 @@ def save(path: Path, target: str, pairs: Iterable[Pair]) -> None:
 def load(text: str, where: str) -> tuple[Pair, ...]:
     """The pairs of a prices file. Raises ``DeviceError`` for another schema, or for figures that cannot be."""
     try:
-        document = json.loads(text)
+        document = loads(text)
         schema = document["schema"]
         if schema == SCHEMA:
             return tuple(_from_json(pair) for pair in document["pairs"])
-    except (ValueError, KeyError, TypeError, AttributeError, BundleError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, BundleError) as error:
         raise DeviceError(f"{where} is damaged: {error}", "write it anew with edgesdk calibrate") from None
     newer = isinstance(schema, int) and schema > SCHEMA
     remedy = "update edgesdk" if newer else "write it anew with edgesdk calibrate"
@@ -234,16 +234,19 @@ def _to_json(pair: Pair) -> Mapping[str, object]:
 
 def _from_json(value: Mapping[str, Any]) -> Pair:
     constants, deviation = (np.array([float(value[k][t]) for t in TERMS]) for k in ("constants", "deviation"))
-    shapes = np.array(json.loads(str(value["shapes"])), float).reshape(-1, SHAPE)
-    pull = np.array(json.loads(str(value["pull"])), float)
+    shapes = np.array(loads(str(value["shapes"])), float).reshape(-1, SHAPE)
+    pull = np.array(loads(str(value["pull"])), float)
     learnt = np.frombuffer(base64.b64decode(str(value["learnt"]), validate=True), "<f4").astype(float)
     learnt = learnt.reshape(-1, len(TERMS) + len(shapes))
     noise, extra = float(value["noise"]), float(value["extra"])
     figures = np.concatenate([constants, deviation, pull, learnt.ravel(), shapes.ravel(), [noise, extra]])
     if not np.isfinite(figures).all() or (constants <= 0).any() or (deviation <= 0).any() or noise < 0 or extra < 0:
         raise ValueError("it holds times that are not positive")
-    if constants.max() > 1e9 or (np.abs(pull) > 1e3).any():
+    doubts = np.concatenate([deviation, [noise, extra]])  # of logarithms
+    if constants.max() > 1e9 or doubts.max() > 100 or (np.abs(pull) > 1e3).any():
         raise ValueError("it holds times that overflow")
+    if any((np.abs(part) > 1e6).any() for part in (learnt, shapes)):
+        raise ValueError("it holds operators that nobody measured")
     if len(pull) != len(shapes):
         raise ValueError("its shapes and pulls do not match")
     posterior = Posterior(np.log(constants), deviation, shapes, pull, learnt, noise, extra)

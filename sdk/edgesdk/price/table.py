@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from datetime import date, timedelta
@@ -12,7 +11,7 @@ from typing import Any
 
 from edgesdk.core.graph import CONV, LINEAR
 from edgesdk.core.plan import FP32
-from edgesdk.core.serialize import digest, dumps, write
+from edgesdk.core.serialize import digest, dumps, loads, write
 from edgesdk.price.operators import Operator, baseline
 from edgesdk_targets.agent.undisturbed import LOWEST, beyond
 
@@ -72,7 +71,7 @@ class Table:
         """
         table = cls(conditions, folder / f"{digest([SCHEMA, conditions])[:16]}.json", copies, unpacks)
         try:
-            content = json.loads(table.path.read_text())
+            content = loads(table.path.read_text())
             if content["schema"] != SCHEMA or content["conditions"] != dict(conditions):
                 return table
             probes = {str(key): _price(*value) for key, value in content["probes"].items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
@@ -13,15 +14,11 @@ from typing import Any
 from torch import nn
 
 from edgesdk.core.errors import EdgeSdkError, UsageError
+from edgesdk.core.serialize import loads_toml
 from edgesdk.core.wording import said
 from edgesdk.data.task import Task
 from edgesdk.network.load import load_callable, load_model
 from edgesdk.network.network import Batch
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 DENSE = "dense"
 TASK, SOFT, HARD, LOGITS, PROBABILITIES = "task", "soft", "hard", "logits", "probabilities"
@@ -71,11 +68,11 @@ def _number(
 ) -> None:  # fmt: skip
     """Raise ``UsageError`` unless ``value`` is a finite number from ``least`` to ``most``, ``above`` and ``below``."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and math.isfinite(value) and least <= value <= most and above < value < below:
+    if number and abs(value) <= sys.float_info.max and least <= value <= most and above < value < below:
         return
     low = f"above {above:g}" if math.isfinite(above) else f"at least {least:g}"
     high = f" and below {below:g}" if math.isfinite(below) else f" and at most {most:g}" if math.isfinite(most) else ""
-    raise UsageError(f"{what} is {value!r}", f"it must be a number {low}{high}")
+    raise UsageError(f"{what} is {value!r:.80}", f"it must be a number {low}{high}")
 
 
 @dataclass(frozen=True)
@@ -223,10 +220,10 @@ class Recovery:
         """
         path = Path(path)
         try:
-            document = tomllib.loads(path.read_text("utf-8"))
+            document = loads_toml(path.read_text("utf-8"))
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}", "check the path") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise UsageError(f"{path} is no TOML: {said(error)}", "write it as docs/techniques.md shows") from None
         try:
             for name, kind in (("teachers", Teacher), ("losses", Term)):
@@ -263,4 +260,4 @@ def _placed(value: Any, folder: Path, key: str) -> str:
         raise UsageError(f"{key} is {value!r}", "give a text")
     where = value.rpartition(":")[0]
     is_file = key == "weights" or where.endswith(".py")
-    return str(folder / Path(value).expanduser()) if is_file else value
+    return str(folder / os.path.expanduser(value)) if is_file else value

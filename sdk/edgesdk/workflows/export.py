@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from edgesdk.compress.refit import ranked, rebuilt
 from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, check_stored
 from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.core.plan import Plan
-from edgesdk.core.serialize import dumps, from_json
+from edgesdk.core.serialize import dumps, from_json, loads
 from edgesdk.core.target import target as find_target
 from edgesdk.data.metrics import Metric
 from edgesdk.export.formats import save
@@ -105,7 +104,7 @@ def export_plan(
 def read_plan(path: Path) -> Plan:
     """The plan in the file ``path``. Raises ``BundleError`` where there is none."""
     try:
-        content = json.loads(path.read_text())
+        content = loads(path.read_text())
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}", "give a plan.json that a search wrote") from None
     except ValueError:
