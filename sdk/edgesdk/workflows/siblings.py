@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ COLUMNS = ("model", "runtime", "precision", "threads", "ms")
 BITS = {FP32: 32, FP16: 16, INT8: 8}
 LEAST = 5  # models of a pair of runtime and precision
 LONGEST_MS = 1e6
+SHAPE, MOST = re.compile(r"[1-9][0-9]{0,9}(x[1-9][0-9]{0,9}){0,7}"), 1 << 30  # of values, without the batch
 BETWEEN_SIBLINGS = 0.8  # log standard deviation of a constant from one board to the next, beside what all share
 WELL_KNOWN = 0.5  # what the base does not know of a constant adds to it, up to this
 Tell = Callable[[str, float | None], None]
@@ -164,22 +165,24 @@ def _row(number: int, line: Mapping[str | None, str | None], path: Path) -> Row:
     if empty := [column for column in COLUMNS if not value[column]]:
         raise wrong(f"{empty[0]} is empty", "every column but shape needs a value")
     if value["runtime"] not in RUNTIMES:
-        raise wrong(f"there is no runtime {value['runtime']!r}", f"write one of {', '.join(RUNTIMES)}")
+        raise wrong(f"there is no runtime {value['runtime']!r:.80}", f"write one of {', '.join(RUNTIMES)}")
     if value["precision"] not in BITS:
-        raise wrong(f"there is no precision {value['precision']!r}", f"write one of {', '.join(BITS)}")
+        raise wrong(f"there is no precision {value['precision']!r:.80}", f"write one of {', '.join(BITS)}")
     if not re.fullmatch(r"[1-9]\d{0,2}", value["threads"]):
-        raise wrong(f"{value['threads']!r} is no number of threads", "write a whole number from 1 on")
+        raise wrong(f"{value['threads']!r:.80} is no number of threads", "write a whole number from 1 on")
     try:
         ms = float(value["ms"])
     except ValueError:
-        raise wrong(f"ms is {value['ms']!r}", "write the milliseconds as a number alone, like 12.5") from None
+        raise wrong(f"ms is {value['ms']!r:.80}", "write the milliseconds as a number alone, like 12.5") from None
     if not (isfinite(ms) and 0 < ms < LONGEST_MS):
-        raise wrong(f"no model takes {value['ms']} ms", f"write milliseconds, above 0 and below {LONGEST_MS:.0f}")
+        raise wrong(f"no model takes {value['ms']:.80} ms", f"write milliseconds, above 0 and below {LONGEST_MS:.0f}")
     shape = None
     if value["shape"]:
-        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", value["shape"]):
-            raise wrong(f"{value['shape']!r} is no shape", "write it without the batch, like 3x224x224")
+        if not SHAPE.fullmatch(value["shape"]):
+            raise wrong(f"{value['shape']!r:.80} is no shape", "write it without the batch, like 3x224x224")
         shape = tuple(int(size) for size in value["shape"].split("x"))
+        if prod(shape) > MOST:
+            raise wrong(f"{value['shape']} are more values than a model takes", "write its shape, like 3x224x224")
     return Row(number, value["model"], shape, value["runtime"], value["precision"], int(value["threads"]), ms)
 
 
