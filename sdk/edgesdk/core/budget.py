@@ -13,6 +13,12 @@ TIME = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 
+def check_basis(basis: str) -> None:
+    """Raise ``ValueError`` for what figures cannot come from."""
+    if basis not in BASES:
+        raise ValueError(f"basis {basis!r} is not one of {', '.join(BASES)}")
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a model costs: milliseconds, bytes that it adds to the process, bytes of its file.
@@ -28,8 +34,7 @@ class Cost:
     latency_ratio: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.basis not in BASES:
-            raise ValueError(f"basis {self.basis!r} is not one of {', '.join(BASES)}")
+        check_basis(self.basis)
 
 
 @dataclass(frozen=True)

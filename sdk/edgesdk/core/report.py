@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgesdk.core.budget import Budget, Cost
+from edgesdk.core.budget import Budget, Cost, check_basis
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.pairing import Ratio
 
@@ -68,6 +68,9 @@ class Report:
     ratios: Mapping[str, Ratio] = field(default_factory=dict)
     undisturbed: Undisturbed | None = None
 
+    def __post_init__(self) -> None:
+        check_basis(self.basis)
+
     def latency_ms(self, percentile: float = 50) -> float:
         """The median in the undisturbed state; at another ``percentile`` that of the raw samples, as they came.
 
@@ -123,6 +126,9 @@ class Prediction:
     basis: str = "predicted"
     schema: int = SCHEMA
     ratios: Mapping[str, Ratio] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_basis(self.basis)
 
     def latency_ms(self, percentile: float = 50) -> float:
         """The median, whatever the percentile: a profile knows nothing of the spread between runs."""
