@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def add(name: str, address: str, key: Path | None, force: bool, **options: Any) 
     from edgesdk.devices.inventory import Device
     from edgesdk.devices.inventory import add as write
 
-    place = str(key.expanduser().absolute()) if key else None
+    place = str(Path(os.path.expanduser(key)).absolute()) if key else None
     emit(f"{name}: {write(Device(name, address, key=place, **options), force)}")
 
 

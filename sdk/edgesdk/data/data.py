@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,7 +130,7 @@ def check(data: Data, model: nn.Module, classifies: bool, output: int | None = 0
 
 def _named(spec: str, preprocess: Mapping[str, Any]) -> Any:
     """What a path or ``file.py:callable`` leads to: samples, or an object that is still to be read."""
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     try:
         if path.is_dir():
             return from_folder(path, preprocess)

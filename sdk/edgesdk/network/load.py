@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,8 +138,8 @@ def _made(spec: str) -> Any:
 
 def _module(where: str, what: str, error: type[EdgeSdkError]) -> ModuleType:
     is_file = where.endswith(".py") or "/" in where or "\\" in where
-    path = Path(where).expanduser()
-    if is_file and not path.is_file():
+    path = Path(os.path.expanduser(where))  # Path's own raises for the home of a user that there is not
+    if is_file and not os.path.isfile(path):
         raise error(f"{what}: there is no file {where}", "check the path")
     try:
         with _imports_from(path.resolve().parent if is_file else Path.cwd()):

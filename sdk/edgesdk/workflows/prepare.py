@@ -329,7 +329,7 @@ def _loading(spec: str, out: Path) -> str:
     where, _, name = spec.rpartition(":")
     if not where.endswith(".py"):
         return f"load_model({spec!r})"
-    file = os.path.relpath(Path(where).expanduser().resolve(), out.resolve())
+    file = os.path.relpath(Path(os.path.expanduser(where)).resolve(), out.resolve())
     return f"load_model(str(HERE / {file!r}) + {':' + name!r})"
 
 
