@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgesdk.core.arrays import PICKLED, read_npz
 from edgesdk.core.errors import DataError, UsageError
-from edgesdk.core.wording import listed, said
+from edgesdk.core.wording import listed
 from edgesdk.data.folders import read_folder
 from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.network.network import Batch, rebatch, tensors
@@ -61,15 +61,12 @@ def from_npz(path: Path, wanted: Mapping[str, Any]) -> Samples:
         fact = f"{path} is no .npz archive, and a pickle would not be executed"
         raise DataError(fact, "write it with numpy.savez(path, x=..., y=...)")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except ValueError as error:
-        if "pickle" in str(error):
+        arrays = read_npz(path)
+    except (OSError, ValueError) as error:
+        if str(error) == PICKLED:
             fact = f"{path} holds pickled objects, which are never executed"
             raise DataError(fact, "save arrays of numbers with numpy.savez") from None
-        raise DataError(f"{path} cannot be read ({said(error)})", "write it anew with numpy.savez") from None
-    except (OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({said(error)})", "write it anew with numpy.savez") from None
+        raise DataError(f"{path} cannot be read ({error})", "write it anew with numpy.savez") from None
     if "x" not in arrays:
         held = ", ".join(sorted(arrays)) or "nothing"
         raise DataError(f"{path} has no array x, it holds {held}", "name the samples x and the labels y")
@@ -152,7 +149,7 @@ def _classes(names: Any) -> tuple[str, ...]:
     array = np.asarray(names)
     if array.ndim != 1 or array.dtype.kind not in "USiu":
         raise DataError(f"classes is of shape {array.shape} and dtype {array.dtype}", "give a name for each class")
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in array.tolist())
+    return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in array.tolist())
 
 
 def tensor(value: Any, what: str) -> Tensor:
