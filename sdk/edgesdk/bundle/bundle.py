@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,20 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgesdk.bundle.signing import check_signature, sign
+from edgesdk.core.arrays import read_npz
 from edgesdk.core.artifact import FORMAT_OF, Artefact, format_of, open_file
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError
 from edgesdk.core.plan import INT8, Plan
 from edgesdk.core.report import Prediction, Report
-from edgesdk.core.serialize import dumps, from_json
+from edgesdk.core.serialize import dumps, from_json, loads, loads_toml
 from edgesdk.core.target import target as find_target
+from edgesdk.core.wording import said
 from edgesdk.pipeline.result import Result
 from edgesdk_targets.bundle_run import TOLERANCE, distance
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 if TYPE_CHECKING:  # to check a bundle nobody should wait for torch
     from edgesdk.data.data import Data
@@ -64,6 +59,20 @@ class Bundle:
     def model(self) -> Path:
         return self.path / self.manifest.get("model", MODEL)
 
+    def recorded(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The inputs and outputs of its sample by name. Raises ``BundleError`` where it has not all of them."""
+        try:
+            arrays = read_npz(self.path / "sample.npz")
+        except (OSError, ValueError) as error:
+            raise BundleError(f"the sample of {self.path} cannot be read ({error})", "deploy again") from None
+        sides = []
+        for side in ("input", "output"):
+            names = [entry["name"] for entry in self.manifest[f"{side}s"]]
+            if lacking := [name for name in names if f"{side}:{name}" not in arrays]:
+                raise BundleError(f"the sample of {self.path} lacks the {side} {lacking[0]}", "deploy again")
+            sides.append({name: arrays[f"{side}:{name}"] for name in names})
+        return sides[0], sides[1]
+
     @property
     def artefact(self) -> Artefact:
         """Its model as a file for its runtime."""
@@ -74,16 +83,25 @@ class Bundle:
         """The bundle at ``path``, its digests checked. Raises ``BundleError`` where a file is missing or changed."""
         path = Path(path)
         manifest = _read(path / "manifest.json")
-        if manifest.get("schema", SCHEMA + 1) > SCHEMA:
-            raise BundleError(f"{path} has schema {manifest.get('schema')}, newer than {SCHEMA}", "update edgesdk")
-        files = manifest.get("files")
-        if not isinstance(files, dict) or not {*FILES, manifest.get("model", MODEL)} <= set(files):
+        schema = manifest.get("schema", SCHEMA + 1)
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise BundleError(f"{path} has schema {schema!r:.80}, newer than {SCHEMA}", "update edgesdk")
+        files, model = manifest.get("files"), manifest.get("model", MODEL)
+        if not isinstance(files, dict) or not isinstance(model, str) or not {*FILES, model} <= set(files):
             raise BundleError(f"the manifest of {path} does not list the files of a bundle", "deploy again")
         runtime = manifest.get("runtime")
-        if not isinstance(runtime, dict) or runtime.get("name") not in FORMAT_OF:
+        if not isinstance(runtime, dict) or runtime.get("name") not in tuple(FORMAT_OF):
             raise BundleError(f"the manifest of {path} names no runtime that edgesdk knows", "deploy again")
+        for side in ("inputs", "outputs"):
+            entries = manifest.get(side)
+            if not (entries and isinstance(entries, list) and all(map(_is_named, entries))):
+                raise BundleError(f"the manifest of {path} does not name the {side} of the model", "deploy again")
         _check_files(path, files)
         return cls(path, manifest, from_json(Plan, _read(path / "plan.json")), _read(path / "report.json"))
+
+
+def _is_named(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
 
 
 def _check_files(path: Path, files: Mapping[str, Any]) -> None:
@@ -93,7 +111,7 @@ def _check_files(path: Path, files: Mapping[str, Any]) -> None:
             raise BundleError(f"{path} has {name!r} in its manifest, which is no file of its own", "deploy again")
         if not (path / name).is_file():
             raise BundleError(f"{path} lacks {name}", "deploy again, or copy the whole folder")
-        if file_digest(path / name) != entry["sha256"]:
+        if not isinstance(entry, dict) or file_digest(path / name) != entry.get("sha256"):
             raise BundleError(f"{path / name} was changed: its SHA-256 is not the manifest's", "deploy again")
 
 
@@ -294,7 +312,7 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
 
 def _recipe(runtime: str) -> dict[str, Any]:
     """What ``runtime`` needs on a board, and how to measure with it there."""
-    return tomllib.loads((resources.files("edgesdk_targets") / "recipes" / f"{runtime}.toml").read_text("utf-8"))
+    return loads_toml((resources.files("edgesdk_targets") / "recipes" / f"{runtime}.toml").read_text("utf-8"))
 
 
 def _without_samples(report: Report | Prediction) -> dict[str, Any]:
@@ -314,8 +332,7 @@ def verify(path: str | Path, key: str | Path | None = None) -> dict[str, Any]:
         _check_files(Path(path), manifest["files"])
         return {"bundle": str(path), "files": len(manifest["files"]), "valid": True}
     bundle = Bundle.open(path)
-    recorded = dict(np.load(bundle.path / "sample.npz"))
-    inputs = {entry["name"]: recorded[f"input:{entry['name']}"] for entry in bundle.manifest["inputs"]}
+    inputs, recorded = bundle.recorded()
     try:
         found = open_file(bundle.artefact)
         outputs = _outputs(found, inputs)
@@ -323,12 +340,13 @@ def verify(path: str | Path, key: str | Path | None = None) -> dict[str, Any]:
         raise
     except Exception as error:  # the runtime's own exceptions share no base
         raise BundleError(
-            f"{bundle.model} does not run: {str(error).splitlines()[0]}", "deploy for this runtime"
+            f"{bundle.model} does not run: {said(error)}", "deploy for this runtime"
         ) from None
     errors = {}
     for name, value in outputs.items():
-        expected = recorded[f"output:{name}"]
-        errors[name] = distance(value, expected)
+        if name not in recorded or recorded[name].shape != value.shape:
+            raise BundleError(f"{bundle.model} has an output {name} that is not the recorded sample's", "deploy again")
+        errors[name] = distance(value, recorded[name])
         if not errors[name] <= TOLERANCE:
             raise BundleError(
                 f"{name} differs from the recorded sample by {errors[name]:.2g} of its spread", "deploy again here"
@@ -336,7 +354,7 @@ def verify(path: str | Path, key: str | Path | None = None) -> dict[str, Any]:
     return {
         "bundle": str(bundle.path),
         "files": len(bundle.manifest["files"]),
-        "runtime": {"recorded": bundle.manifest["runtime"]["version"], "here": found.version},
+        "runtime": {"recorded": bundle.manifest["runtime"].get("version"), "here": found.version},
         "sample_error": errors,
         "valid": True,
     }
@@ -344,7 +362,7 @@ def verify(path: str | Path, key: str | Path | None = None) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = loads(path.read_text())
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}", "give the folder of a bundle") from None
     except ValueError:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,8 +35,8 @@ def against_model(
     reference = Reference(load_model(model if isinstance(model, str) else copied(model), weights))
     names = [entry["name"] for entry in bundle.manifest["inputs"]]
     if data is None:
-        recorded = np.load(bundle.path / "sample.npz")
-        batches = [_batch(reference.module, names, [torch.from_numpy(recorded[f"input:{name}"]) for name in names])]
+        recorded, _ = bundle.recorded()
+        batches = [_batch(reference.module, names, [torch.from_numpy(recorded[name]) for name in names])]
     else:
         batches = [x for x, _ in load_data(data).test]
     try:
@@ -51,7 +50,10 @@ def against_model(
     if len(errors) != len(outputs):
         fact = f"the model answers with {len(errors)} tensors, the bundle with {len(outputs)}"
         raise BundleError(fact, "give the model that it was made of")
-    seen = float(bundle.report.get("against_model", {}).get("deployed", {}).get("error", 0.0))
+    try:
+        seen = float(bundle.report.get("against_model", {}).get("deployed", {}).get("error", 0.0))
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        raise BundleError(f"the report of {path} does not say how far it is from the model", "deploy again") from None
     found = dict(zip(outputs, errors, strict=True))
     for name, error in found.items():
         if not error <= max(TOLERANCE, FACTOR * seen):
