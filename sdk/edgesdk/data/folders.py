@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgesdk.core.errors import DataError
+from edgesdk.core.errors import DataError, EdgeSdkError
 from edgesdk.core.wording import listed, said
 from edgesdk.data.preprocessing import CROP
 
@@ -146,6 +146,13 @@ def readable() -> tuple[str, ...]:
     return tuple(suffix for suffix in SUFFIXES if Image.registered_extensions().get(suffix) in Image.OPEN)
 
 
+def _formats() -> list[str]:
+    """Pillow's names of them. It takes a file for what is in it, and has others read some by a program of theirs."""
+    from PIL import Image
+
+    return sorted({Image.registered_extensions()[suffix] for suffix in readable()})
+
+
 def _images(
     folders: list[Path], classes: tuple[str, ...], reader: _Reader, count: _Count
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -178,15 +185,17 @@ class _Reader:
         self.modes: Counter[str] = Counter()
 
     def __call__(self, file: Path) -> np.ndarray:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=_formats()) as image:
                 image.load()
                 self.sizes[image.size] += 1
                 self.modes[image.mode] += 1
                 return np.asarray(self._fitted(file, image))
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except EdgeSdkError:
+            raise
+        except Exception as error:  # each format's reader has its own
             raise DataError(f"{file} cannot be read as an image ({said(error)})", "replace or remove it") from None
 
     @property
