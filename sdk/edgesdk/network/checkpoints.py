@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -112,7 +111,7 @@ def _content(path: Path) -> Any:
         else:
             fact = f"{path} holds neither safetensors nor a state dict"
         raise ModelError(fact, "save model.state_dict() alone, best as safetensors") from None
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+    except Exception as error:  # what reads a damaged file raises whatever it trips over, MemoryError among it
         if "TorchScript" in str(error):
             fact = f"{path} is a TorchScript archive, whose code is never executed"
             raise ModelError(fact, "save the state_dict() of the module that it was made from") from None
@@ -164,6 +163,13 @@ def _kinds(content: Any) -> str:
     return "values that are not tensors: " + listed(k for k, v in content.items() if not isinstance(v, Tensor))
 
 
+def _kind(tensor: Tensor) -> str:
+    """What a tensor is that cannot be copied into a parameter."""
+    if tensor.is_meta:
+        return "a shape without values"
+    return "a nested tensor" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+
+
 def _taken(path: Path, content: Any, taken: _Held, stripped: str, added: str, others: list[str]) -> str:
     """What was taken of a file and done to its names; nothing of a plain state dict."""
     parts = []
@@ -203,6 +209,11 @@ def _fitted(
         f"{name} as {str(state[name].dtype).removeprefix('torch.')} where the model has floats"
         for name, tensor in wanted.items()
         if name in state and tensor.is_floating_point() and not state[name].is_floating_point()
+    ]
+    differ += [
+        f"{name} as {_kind(state[name])}"
+        for name in wanted
+        if name in state and (state[name].layout != torch.strided or state[name].is_meta or state[name].is_nested)
     ]
     if differ or lacks and not force:
         parts = [("it lacks", lacks), ("the model has no", extra), ("it holds", differ)]
