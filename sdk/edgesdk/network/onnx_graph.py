@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import inf, prod
 from pathlib import Path
 
 import onnx
@@ -12,13 +12,17 @@ from onnx.inliner import inline_local_functions
 from onnx.shape_inference import infer_shapes
 from onnxscript import optimizer
 
-from edgesdk.core.errors import ModelError, UsageError
+from edgesdk.core.errors import EdgeSdkError, ModelError, UsageError
 from edgesdk.core.graph import Graph, Tensor
 from edgesdk.core.plan import Option
+from edgesdk.core.wording import said
 from edgesdk.network.onnx_fuse import fused
 from edgesdk.network.onnx_nodes import FOUR_BITS
 
 LARGE = 8192  # elements; no shape or bound is that long, so what is longer is a weight, whose values are not needed
+GROWING = ("Pad", "OneHot", "Resize", "Upsample")  # what may be far larger than what it is made of
+SIZED = ("ConstantOfShape", "Expand", "Tile", "Range")  # by the numbers in what they read
+MOST_NODES = 1_000_000
 Shape = tuple[int, ...]
 ANONYMOUS = ("", "?", "None")  # names of free axes that say nothing of their sizes being the same
 
@@ -56,12 +60,18 @@ def read(
     whole or its shapes cannot be inferred.
     """
     model = _loaded(Path(path))
-    weights = _without_weights(model, Path(path))
-    given = [value for value in model.graph.input if value.name not in weights]
-    _set_sizes(given, _by_name(given, shapes))
-    model = _inferred(model, Path(path))
-    inputs = tuple(_tensor(value) for value in model.graph.input if value.name not in weights)
-    return fused(model.graph, inputs, weights)
+    try:
+        weights = _without_weights(model, Path(path))
+        given = [value for value in model.graph.input if value.name not in weights]
+        _set_sizes(given, _by_name(given, shapes))
+        model = _inferred(model, Path(path))
+        inputs = tuple(_tensor(value) for value in model.graph.input if value.name not in weights)
+        return fused(model.graph, inputs, weights)
+    except EdgeSdkError:
+        raise
+    except Exception as error:  # a node with other inputs or attributes than its operator has
+        fact = f"{path} is not as ONNX's operators are ({said(error)})"
+        raise ModelError(fact, "see what onnx.checker says of it, and export it again") from error
 
 
 def _loaded(path: Path) -> ModelProto:
@@ -75,9 +85,10 @@ def _loaded(path: Path) -> ModelProto:
     if not model.opset_import or not model.graph.output:
         raise ModelError(f"{path} is not an ONNX file, or is cut short", "export or copy it again")
     if unmade:
-        raise ModelError(f"{path} is damaged: nothing in it makes {unmade[0]}", "export or copy it again")
+        fact = f"{path} is damaged: nothing in it makes {unmade[0]} before it is read"
+        raise ModelError(fact, "export or copy it again")
     if model.functions:
-        model = inline_local_functions(model)
+        model = _inlined(model, path)
     for node in model.graph.node:
         if node.op_type in INTEGER_OPERATORS:
             node.op_type, taken = INTEGER_OPERATORS[node.op_type]
@@ -89,13 +100,33 @@ def _loaded(path: Path) -> ModelProto:
     return model
 
 
+def _inlined(model: ModelProto, path: Path) -> ModelProto:
+    """``model`` without functions of its own. Raises ``ModelError`` where one calls itself, or they are too many."""
+    bodies = {(function.domain, function.name): function.node for function in model.functions}
+    counts: dict[tuple[str, str], float] = dict.fromkeys(bodies, inf)  # nodes; while one is counted it has no end
+
+    def nodes(key: tuple[str, str]) -> float:
+        return counts.get(key, 1)
+
+    for _ in bodies:  # the innermost first, however they are ordered
+        before = dict(counts)
+        counts.update((key, sum(nodes((node.domain, node.op_type)) for node in body)) for key, body in bodies.items())
+        if counts == before:
+            break
+    if sum(nodes((node.domain, node.op_type)) for node in model.graph.node) > MOST_NODES:
+        raise ModelError(f"{path} has functions that call themselves, or others too often", "export it without")
+    return inline_local_functions(model)
+
+
 def _unmade(model: ModelProto) -> list[str]:
-    """The tensors that the file reads and does not make."""
+    """The tensors that the file reads before it makes them, as it does in a circle; ONNX wants nodes in order."""
     graph = model.graph
     made = {"", *(value.name for value in (*graph.input, *graph.initializer))}
-    made.update(name for node in graph.node for name in node.output)
-    read = [name for node in graph.node for name in node.input] + [value.name for value in graph.output]
-    return [name for name in read if name not in made]
+    unmade = []
+    for node in graph.node:
+        unmade += [name for name in node.input if name not in made]
+        made.update(node.output)
+    return unmade + [value.name for value in graph.output if value.name not in made]
 
 
 def _without_weights(model: ModelProto, path: Path) -> dict[str, int]:
@@ -194,7 +225,8 @@ def _inferred(model: ModelProto, path: Path) -> ModelProto:
     try:
         optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_may_fold)
         del model.graph.value_info[:]
-        model = infer_shapes(model, strict_mode=True, data_prop=True)
+        ranges = any(node.op_type == "Range" for node in model.graph.node)  # too long, and made whole all the same
+        model = infer_shapes(model, strict_mode=True, data_prop=not ranges)
     except Exception as error:  # onnx and onnxscript raise several kinds
         while error.__cause__ is not None:
             error = error.__cause__  # type: ignore[assignment]
@@ -207,12 +239,22 @@ def _inferred(model: ModelProto, path: Path) -> ModelProto:
 
 
 def _may_fold(node) -> bool | None:
-    """Whether the folder is to fold a node of constants: no 4-bit weights, which would hide how they are stored."""
+    """Whether the folder is to fold a node of constants: no 4-bit weights, which would hide how they are stored, and
+    nothing that becomes large, for a few bytes may ask for all memory that there is."""
     if any(value is not None and value.dtype in FOUR_BITS for value in node.inputs):
         return False
-    if node.op_type == "ConstantOfShape":  # left alone by default, and yet part of some exporters' padding
-        return int(node.inputs[0].const_value.numpy().prod()) <= LARGE
-    return None
+    if node.op_type in GROWING:
+        return False
+    if node.op_type not in SIZED or any(value is None or value.const_value is None for value in node.inputs):
+        return None
+    values = [value.const_value.numpy() for value in node.inputs]
+    if node.op_type == "Range":
+        first, last, step = (float(value) for value in values)
+        made = (last - first) / step if step else inf
+    else:
+        made = prod(values[-1].ravel().tolist()) * (values[0].size if node.op_type == "Tile" else 1)
+    # ConstantOfShape is left alone by default, and yet part of some exporters' padding
+    return False if made > LARGE else True if node.op_type == "ConstantOfShape" else None
 
 
 def _tensor(value: ValueInfoProto) -> Tensor:
