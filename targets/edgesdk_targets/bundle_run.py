@@ -133,7 +133,7 @@ def read(path, manifest):
     """The arrays in the file ``path``, by the names of the inputs: pixels of an image, samples of a wave."""
     entries = manifest["inputs"]
     if path.suffix.lower() in (".npz", ".npy"):
-        loaded = np.load(path, allow_pickle=False)
+        loaded = arrays(path)
         single = isinstance(loaded, np.ndarray)
         if not single and (missing := [e["name"] for e in entries if e["name"] not in loaded]):
             sys.exit(f"{path} has no array {missing[0]}, it holds {', '.join(loaded)}")
@@ -142,6 +142,19 @@ def read(path, manifest):
         sys.exit(f"the model has {len(entries)} inputs: give an .npz with {', '.join(e['name'] for e in entries)}")
     made = wave_samples if path.suffix.lower() == ".wav" else image_pixels
     return {entries[0]["name"]: made(path, entries[0], manifest.get("preprocessing"))}
+
+
+def arrays(path):
+    """The array of an .npy file, or those of an .npz by name. Nothing in them is executed."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+    except Exception as error:  # zipfile, zlib and NumPy each have their own
+        sys.exit(f"{path} cannot be read as arrays ({told(error)})")
+
+
+def told(error):
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def image_pixels(path, entry, how):
@@ -158,8 +171,8 @@ def image_pixels(path, entry, how):
     try:
         with Image.open(path) as opened_image:
             image = opened_image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"{path} cannot be read as an image of {channels} channels ({error})")
+    except Exception as error:  # each format's reader has its own
+        sys.exit(f"{path} cannot be read as an image of {channels} channels ({told(error)})")
     whole, box = (width, height), (0, 0, width, height)
     if how["resize"] == "crop":  # the shorter side to the model's, then the centre
         scale = max(width / image.width, height / image.height)
@@ -183,8 +196,11 @@ def wave_samples(path, entry, how):
     try:
         with wave.open(str(path), "rb") as file:
             width, count, raw = file.getsampwidth(), file.getnchannels(), file.readframes(file.getnframes())
-    except (OSError, EOFError, wave.Error) as error:
-        sys.exit(f"{path} cannot be read as a wave of PCM samples ({error})")
+    except Exception as error:
+        sys.exit(f"{path} cannot be read as a wave of PCM samples ({told(error)})")
+    if width > 4:
+        sys.exit(f"{path} has samples of {width} bytes: give 4 at most")
+    raw = raw[: len(raw) // (width * count) * (width * count)]  # a file that is cut short ends within a sample
     if width == 1:
         values = (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
     else:  # little-endian integers of 2 to 4 bytes, as the upper bytes of 4
@@ -275,8 +291,11 @@ def main():
         parser.error("--check takes the recorded sample alone")
     if options.time and emulated():
         sys.exit("this device is emulated, so that its times mean nothing: measure on the board itself")
-    manifest = json.loads((HERE / "manifest.json").read_text())
-    recorded = dict(np.load(HERE / "sample.npz"))
+    try:
+        manifest = json.loads((HERE / "manifest.json").read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        sys.exit(f"{HERE / 'manifest.json'} cannot be read ({told(error)})")
+    recorded = arrays(HERE / "sample.npz")
     if options.input is None:
         given = {entry["name"]: recorded["input:" + entry["name"]] for entry in manifest["inputs"]}
     else:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from typing import Any, Callable
 
-from edgesdk_targets.agent import clock, fresh, lock, measure, memory, probe, runners
+from edgesdk_targets.agent import clock, fresh, lock, measure, memory, probe, protocol, runners
 from edgesdk_targets.agent.protocol import REFUSED, UNFIT, AgentError, Report
 
 SAMPLE, REPORT = "sample.npz", "report.json"
@@ -83,8 +82,8 @@ def check_here(report: Report, *, path: str, sample: str, runtime: str, threads:
 def _budget(path: str) -> dict[str, Any]:
     """The bounds in the bundle's report; ``None`` where one does not bind."""
     try:
-        with open(path, encoding="utf-8") as file:
-            told = json.load(file)["budget"]
+        with open(path, "rb") as file:
+            told = protocol.decoded(file.read())["budget"]
         budget = {name: told.get(name) for name in ("latency_ms", "peak_memory_bytes")}
         percentile = told.get("percentile", 50)
         if not all(value is None or 0 < value < math.inf for value in budget.values()) or not 0 < percentile < 100:

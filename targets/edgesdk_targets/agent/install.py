@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import platform
 import re
@@ -17,7 +16,7 @@ import stat
 from itertools import zip_longest
 from typing import Any, Iterator
 
-from edgesdk_targets.agent import files, health, lock, probe, runners
+from edgesdk_targets.agent import files, health, lock, probe, protocol, runners
 from edgesdk_targets.agent.protocol import REFUSED, STORAGE, USAGE, AgentError, Report
 from edgesdk_targets.agent.versions import LOCK, Versions
 
@@ -39,7 +38,7 @@ class _Bundle:
         try:
             with _regular(os.path.join(folder, MANIFEST)) as file:
                 content = file.read()
-            self.manifest = json.loads(content.decode())
+            self.manifest = protocol.decoded(content)
         except OSError as error:
             raise _refused(f"{folder} is no bundle: its {MANIFEST} cannot be read ({error.strerror})") from None
         except ValueError:
@@ -48,16 +47,16 @@ class _Bundle:
             raise _refused(f"the {MANIFEST} of the bundle is no JSON object")
         schema, created = self.manifest.get("schema"), self.manifest.get("created")
         if not isinstance(schema, int) or schema > SCHEMA:
-            fact = f"the bundle has schema {schema!r}, this agent knows {SCHEMA}"
+            fact = f"the bundle has schema {schema!r:.80}, this agent knows {SCHEMA}"
             raise AgentError(REFUSED, fact, "use the same version of edgesdk for making and installing it")
         if not isinstance(created, str) or not CREATED.fullmatch(created):
-            raise _refused(f"the bundle does not say when it was created, but {created!r}")
+            raise _refused(f"the bundle does not say when it was created, but {created!r:.80}")
         digest = hashlib.sha256(content).hexdigest()
         self.version = f"{re.sub('[-:]', '', created)}-{digest[:12]}"
         self.model = self.manifest.get("model", MODEL)
         self.threads = self.manifest.get("threads", 1)
         if not isinstance(self.threads, int) or isinstance(self.threads, bool) or self.threads < 1:
-            raise _refused(f"the bundle is for {self.threads!r} threads")
+            raise _refused(f"the bundle is for {self.threads!r:.80} threads")
         self.files = _listed(self.manifest.get("files"), self.model)
         self.files[MANIFEST] = {"sha256": digest, "bytes": len(content)}
         for name in self.files:
@@ -222,7 +221,7 @@ def _runner(wanted: Any) -> str:
     name = wanted.get("name") if isinstance(wanted, dict) else None
     if not isinstance(name, str) or name not in READERS and name not in runners.RUNNERS:
         known = ", ".join(sorted({*READERS, *runners.RUNNERS}))
-        raise AgentError(REFUSED, f"the bundle is for the runtime {name!r}", f"deploy for one of {known}")
+        raise AgentError(REFUSED, f"the bundle is for the runtime {name!r:.80}", f"deploy for one of {known}")
     readers, here = READERS.get(name, (name,)), probe.installed_runners()
     found = next((reader for reader in readers if reader in here), readers[0])
     version = here.get(found) or runners.runner(found).VERSION

@@ -45,6 +45,14 @@ def encode(document: dict[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
+def decoded(content: bytes) -> Any:
+    """The JSON document in ``content``. Raises ``ValueError`` for what is none, or nested deeper than can be read."""
+    try:
+        return json.loads(content.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def request(number: int, verb: str, arguments: dict[str, Any]) -> bytes:
     """The line that asks for ``verb``."""
     return encode({"protocol": PROTOCOL, "id": number, "verb": verb, "arguments": arguments})
@@ -56,15 +64,15 @@ def answer(line: bytes, number: int) -> dict[str, Any]:
     Raises ``ValueError``, naming what is wrong, for a line that is not an answer to it.
     """
     try:
-        document = json.loads(line.decode())
+        document = decoded(line)
     except ValueError:
         raise ValueError(f"not JSON: {line[:80]!r}") from None
     if not isinstance(document, dict) or sum(name in document for name in ANSWERS) != 1:
         raise ValueError(f"not an answer: {line[:80]!r}")
     if document.get("protocol") != PROTOCOL:
-        raise ValueError(f"an answer of protocol {document.get('protocol')!r}, not {PROTOCOL}")
+        raise ValueError(f"an answer of protocol {document.get('protocol')!r:.80}, not {PROTOCOL}")
     if document.get("id") != number and not (document.get("id") is None and "error" in document):
-        raise ValueError(f"an answer to request {document.get('id')!r}, not {number}")
+        raise ValueError(f"an answer to request {document.get('id')!r:.80}, not {number}")
     if not all(isinstance(document[name], dict) for name in ANSWERS if name in document):
         raise ValueError(f"not an answer: {line[:80]!r}")
     return document
@@ -116,7 +124,7 @@ def _parse(line: bytes | None) -> dict[str, Any]:
     if line is None:
         raise AgentError(USAGE, f"the request is longer than {LINE_BYTES >> 20} MiB", "send files piece by piece")
     try:
-        document = json.loads(line.decode())
+        document = decoded(line)
     except ValueError as error:
         raise AgentError(USAGE, f"the request is not JSON ({error})", "send one document per line") from None
     if not isinstance(document, dict):
@@ -126,18 +134,18 @@ def _parse(line: bytes | None) -> dict[str, Any]:
 
 def _find(document: dict[str, Any], verbs: dict[str, Verb]) -> Any:
     if document.get("protocol") != PROTOCOL:
-        fact = f"the request has protocol {document.get('protocol')!r}, this agent speaks {PROTOCOL}"
+        fact = f"the request has protocol {document.get('protocol')!r:.80}, this agent speaks {PROTOCOL}"
         raise AgentError(USAGE, fact, "use the same version of edgesdk on both sides")
     if not isinstance(document.get("id"), int):
         raise AgentError(USAGE, "the request has no number as its id", "send one")
     name, arguments = document.get("verb"), document.get("arguments", {})
     if not isinstance(name, str) or name not in verbs:
-        raise AgentError(USAGE, f"there is no verb {name!r}", f"use one of {', '.join(sorted(verbs))}")
+        raise AgentError(USAGE, f"there is no verb {name!r:.80}", f"use one of {', '.join(sorted(verbs))}")
     if not isinstance(arguments, dict):
         raise AgentError(USAGE, f"the arguments of {name} are not an object", "send them by name")
     try:
         inspect.signature(verbs[name]).bind(None, **arguments)
     except TypeError as error:
         takes = ", ".join(list(inspect.signature(verbs[name]).parameters)[1:])
-        raise AgentError(USAGE, f"{name}: {error}", f"{name} takes {takes}") from None
+        raise AgentError(USAGE, f"{name}: {error!s:.200}", f"{name} takes {takes}") from None
     return verbs[name], arguments

@@ -18,7 +18,7 @@ import re
 import shutil
 from typing import Any
 
-from edgesdk_targets.agent.protocol import REFUSED, USAGE, AgentError
+from edgesdk_targets.agent.protocol import REFUSED, USAGE, AgentError, decoded
 
 SCHEMA = 1
 FOLDER, CURRENT, ORDER, LOCK = "versions", "current", "order.json", ".lock"
@@ -52,8 +52,8 @@ class Versions:
     def order(self) -> list[str]:
         """The versions that are here, in the order in which they came to run."""
         try:
-            with open(os.path.join(self.root, ORDER), encoding="utf-8") as file:
-                document = json.load(file)
+            with open(os.path.join(self.root, ORDER), "rb") as file:
+                document = decoded(file.read())
             known = [str(version) for version in document["versions"]]
         except FileNotFoundError:
             known = sorted(self._found()) if self.current() else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from typing import Any, Sequence
 
 import numpy
@@ -45,8 +44,9 @@ def read_inputs(path: str) -> dict[str, Any]:
             return {name: _aligned(archive[name]) for name in archive.files}
     except FileNotFoundError:
         raise AgentError(MISSING, f"{path} is not on this device", "send the file first") from None
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise AgentError(USAGE, f"{path} is no .npz file ({error})", "write it with numpy.savez") from None
+    except Exception as error:  # zipfile, zlib and NumPy each have their own
+        fact = f"{path} is no .npz file ({type(error).__name__}: {error!s:.200})"
+        raise AgentError(USAGE, fact, "write it with numpy.savez") from None
 
 
 def values_for(inputs: list[dict[str, Any]], given: dict[str, Any] | None) -> dict[str, Any]:
