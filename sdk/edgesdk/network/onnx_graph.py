@@ -223,10 +223,16 @@ def _inferred(model: ModelProto, path: Path) -> ModelProto:
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
     try:
-        optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_may_fold)
+        large: list[str] = []
+
+        def may_fold(node) -> bool | None:
+            allowed = _may_fold(node)
+            large.extend([node.op_type] * (allowed is False and node.op_type in (*SIZED, *GROWING)))
+            return allowed
+
+        optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=may_fold)
         del model.graph.value_info[:]
-        ranges = any(node.op_type == "Range" for node in model.graph.node)  # too long, and made whole all the same
-        model = infer_shapes(model, strict_mode=True, data_prop=not ranges)
+        model = infer_shapes(model, strict_mode=True, data_prop=not large)  # which would make them whole
     except Exception as error:  # onnx and onnxscript raise several kinds
         while error.__cause__ is not None:
             error = error.__cause__  # type: ignore[assignment]
