@@ -48,8 +48,9 @@ def _budget(report: Mapping[str, Any]) -> str:
 
 def _why(report: Mapping[str, Any]) -> str:
     """What kept most layers as they are, where that was not the search's choice."""
-    held = Counter(reason for reason in report.get("reasons", ()) if "would save" not in reason)
-    return f" ({held.most_common(1)[0][0]})" if held else ""
+    reasons = Counter("" if "would save" in reason else reason for reason in report.get("reasons", ()))
+    most = max(reasons, key=reasons.__getitem__, default="")
+    return f" ({most})" if most else ""
 
 
 def _score(report: Mapping[str, Any]) -> str:
