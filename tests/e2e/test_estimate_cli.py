@@ -288,6 +288,11 @@ def test_several_inputs_and_token_ids_are_given_a_shape_and_a_type_each(
     assert json.loads(ran("estimate", model, *options, *PI, "--json"))["latency_ms"] > 0
 
 
+def test_an_input_or_a_type_that_was_left_out_is_asked_for(fails: Run) -> None:
+    assert "a --shape for each" in fails(3, "estimate", "several.py:Pair", *PI, "--shape", "6")
+    assert "--shape 128:int64" in fails(3, "estimate", "several.py:Tokens", *PI, "--shape", "12", "--shape", "12")
+
+
 @pytest.mark.parametrize(
     ("model", "shapes", "says"),
     [

@@ -66,6 +66,10 @@ def _traceable(error: Exception) -> str:
     told = str(error)
     if "mismatch" in told and "size" in told or "cannot be multiplied" in told or "expected input" in told:
         return "check that the data, or --shape, is what the model takes"
+    if "required positional argument" in told:
+        return "give every input of the model: a --shape for each, or data whose x holds them all"
+    if "scalar types" in told:
+        return "give the model's type, too: as in --shape 128:int64, or data of that type"
     return "write forward() so that torch.export.export takes it, with a free batch size"
 
 
