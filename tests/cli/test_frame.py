@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -78,9 +79,12 @@ def test_where_the_cache_cannot_be_written_the_file_is_elsewhere(
     path.unlink()
 
 
-def test_the_users_own_line_and_the_stage_are_named_and_not_the_data(edgesdk: Run, tmp_path: Path) -> None:
-    data = ("--data", "data.npz", "--metric", "models.py:broken", "--accuracy", "1")
-    done = edgesdk("deploy", "models.py:Small", *data, "--target", "x86", "--out", tmp_path / "b")
+def test_the_users_own_line_and_the_stage_are_named_and_not_the_data(
+    edgesdk: Run, given: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = runpy.run_path(str(given / "models.py"))["broken"]
+    monkeypatch.setattr("edgesdk.pipeline.study.trace", lambda model, x, reference: broken(x, None))
+    done = edgesdk("deploy", "models.py:Small", "--data", "data.npz", "--target", "x86", "--out", tmp_path / "b")
     assert done.code == 70
     assert "while tracing" in done.line and "in models.py line" in done.line and "broken" in done.line
     noted = _file(done.line).read_text()
