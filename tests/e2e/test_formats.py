@@ -150,13 +150,13 @@ def test_auto_shows_every_runtime_and_keeps_the_budget(tmp_path: Path) -> None:
 
 def test_an_operator_that_a_format_lacks_is_named_before_anything_long(own: Path) -> None:
     arguments = ("--target", "x86", "--data", "data.npz", "--out", "bundle", "--epochs", "0")
-    line = refused(edgesdk("deploy", "models.py:Erf", "--runtime", "litert", *arguments), 3)
-    assert "TFLite has no Erf" in line and "onnx" in line and "openvino" in line
+    line = refused(edgesdk("deploy", "models.py:Asinh", "--runtime", "litert", *arguments), 3)
+    assert "TFLite has no Asinh" in line and "onnx" in line and "openvino" in line
     assert not (own / "bundle").exists()
     printed = document(
-        edgesdk("deploy", "models.py:Erf", "--runtime", "auto", "--latency", "1ms", *arguments, "--json")
+        edgesdk("deploy", "models.py:Asinh", "--runtime", "auto", "--latency", "1ms", *arguments, "--json")
     )
-    assert "TFLite has no Erf" in printed["report"]["refused_runtimes"]["litert"]
+    assert "TFLite has no Asinh" in printed["report"]["refused_runtimes"]["litert"]
 
 
 def test_runtimes_and_precisions_that_a_target_lacks(own: Path) -> None:
