@@ -40,8 +40,9 @@ def _check(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
     if entry.file_size > DEFLATED * (entry.compress_size + 1):
         raise ValueError(f"{entry.filename} says that it has {entry.file_size} bytes")
     with archive.open(entry) as file:
-        if file.peek(1)[:1] == b"\x80":
+        if file.read(1) == b"\x80":
             raise ValueError(PICKLED)
+        file.seek(0)
         shape, dtype = _header(file)
         if dtype.hasobject:
             raise ValueError(PICKLED)
