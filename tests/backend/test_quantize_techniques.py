@@ -279,7 +279,7 @@ def test_a_file_of_each_choice_is_as_specified_and_agrees(networks, grid: Grid) 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda network, x: calibrate(network, [x], ranges="median"), "'median' is not one of min-max, percentile"),
+        (lambda network, x: calibrate(network, [x], ranges="median"), "'median' is not one of chosen, min-max"),
         (lambda network, x: calibrate(network, [x], rounding="up"), "'up' is not one of nearest, adaptive"),
         (lambda network, x: integer(network, {"fc": Option(INT8, 8)}, step="tensor"), "no step per 'tensor'"),
     ],

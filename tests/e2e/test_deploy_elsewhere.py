@@ -6,10 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from given import ALONE, document, edgesdk, refused
+from torch import nn
+
+import edgesdk as sdk
 
 Deployed = tuple[Path, dict[str, Any]]
 
@@ -78,3 +83,20 @@ def test_what_is_out_of_reach_is_refused_with_what_is_reachable(tmp_path: Path) 
     done = edgesdk("deploy", "--target", "raspberry-pi-5", "--latency", "1us", "--out", tmp_path / "bundle")
     assert "reach" in refused(done, 5)
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("spread", [0.01, 100.0])
+def test_the_default_bound_on_squared_errors_is_what_a_constant_answer_would_lose_a_hundredth_of(
+    tmp_path: Path, spread: float
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 1)).eval()
+    with torch.no_grad():
+        model[-1].weight *= spread
+    batches = [(torch.randn(32, 2, 12), None) for _ in range(4)]
+    data = SimpleNamespace(train=None, calibration=batches[:2], test=batches[2:])
+    report = sdk.deploy(model, "raspberry-pi-4", data, out=tmp_path / "bundle", metric="mse", epochs=0).report
+    with torch.no_grad():
+        variance = float(torch.cat([model(x) for x, _ in batches[2:]]).var(0).mean())
+    assert report["budget"]["max_drop"] == pytest.approx(variance / 100, rel=0.01)
+    assert report["score"]["dense"] - report["score"]["deployed"] <= variance / 100

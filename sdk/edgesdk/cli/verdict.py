@@ -10,6 +10,8 @@ from edgesdk.core.budget import show
 
 BOUNDS = {"latency_ms": "latency", "latency_ratio": "latency", "peak_memory_bytes": "peak memory", "size_bytes": "size"}
 
+SMALLEST = 1e-9  # a difference of scores that is more than rounding
+
 
 def verdict(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[str, str, str]:
     """Whether the budget is kept, with figures; the score before and after; what that rests on."""
@@ -35,7 +37,7 @@ def _budget(report: Mapping[str, Any]) -> str:
     told = [f"{BOUNDS[name]} {show(name, found[name])} of {show(name, most)} allowed" for name, most in bounds.items()]
     lost = report["score"]["dense"] - report["score"]["deployed"]
     if budget["max_drop"] is not None:
-        told.append(f"drop {max(lost, 0):.2f} of {budget['max_drop']:.3g} points allowed")
+        told.append(f"drop {_digits(max(lost, 0))} of {budget['max_drop']:.3g} points allowed")
     if not bounds:
         told.insert(0, "latency " + ", ".join(show(name, found[name]) for name in ("latency_ms", "latency_ratio")))
     missed = [name for name, bound in bounds.items() if found[name] > bound]
@@ -55,7 +57,14 @@ def _why(report: Mapping[str, Any]) -> str:
 
 def _score(report: Mapping[str, Any]) -> str:
     before, after = report["score"]["dense"], report["score"]["deployed"]
-    return f"{report['metric']}: {before:.2f} before, {after:.2f} after ({after - before:+.2f})"
+    return f"{report['metric']}: {_digits(before)} before, {_digits(after)} after ({_digits(after - before, '+')})"
+
+
+def _digits(value: float, sign: str = "") -> str:
+    """Two decimals, or two digits of what is so small that they would say nothing of it."""
+    if abs(value) < SMALLEST:
+        value = 0.0
+    return f"{value:{sign}.2f}" if abs(value) >= 0.1 or not value else f"{value:{sign}.2g}"
 
 
 def _ground(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from edgesdk.bundle.bundle import Bundle, pack, reserve
@@ -21,7 +22,7 @@ from edgesdk.core.errors import BudgetError, DeviceError, UsageError
 from edgesdk.core.plan import FP32, Plan
 from edgesdk.core.target import Target
 from edgesdk.core.target import target as find_target
-from edgesdk.data.metrics import Metric
+from edgesdk.data.metrics import MSE, Metric, is_named
 from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
@@ -186,10 +187,22 @@ def _studied(
         if not goal.bounds and goal.max_drop is None and at_hand:
             goal = _half(goal, studies)
         elif not goal.bounds and goal.max_drop is None:
-            goal = replace(goal, max_drop=DEFAULT_DROP)
+            goal = replace(goal, max_drop=_default_drop(studies[0]))
         if len(studies) > 1:  # each has a dense model of its own: the share is of the fastest
             goal = goal.against(min(known.dense.latency_ms() for known in studies if known.dense is not None))
         yield studies, goal, {**missing, **refused}, agent
+
+
+def _default_drop(known: Study) -> float:
+    """A point where the metric is in per cent; else a hundredth: of squared errors of the answers' variance, which is
+    what a constant answer loses, of another metric of what the dense model has."""
+    task, reference, judged = known.task, known.reference, known.data.test
+    if task.unit == "%":
+        return DEFAULT_DROP
+    if is_named(task.metric, MSE):
+        answers = torch.cat([task.judged(reference(x)).flatten(1).float() for x, _ in judged])
+        return float(answers.var(0).mean()) / 100 or 1e-9
+    return abs(task.score(reference, judged, reference)) / 100 or 1e-9
 
 
 def _half(goal: Budget, studies: Sequence[Study]) -> Budget:
