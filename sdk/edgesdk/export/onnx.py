@@ -186,8 +186,8 @@ def _pool_means(model: ModelProto) -> None:
 def _rectify_whole_numbers(model: ModelProto) -> None:
     """ReLU of whole numbers as the greater of them and zero: ONNX Runtime has no such kernel."""
     types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input)}
-    for node in model.graph.node:
-        kind = types.get(node.input[0]) if node.op_type == "Relu" else None
+    for node in (node for node in model.graph.node if node.op_type == "Relu"):
+        kind = types.get(node.input[0], TensorProto.UNDEFINED)
         if kind in WHOLE:
             zero = np.zeros((), helper.tensor_dtype_to_np_dtype(kind))
             model.graph.initializer.append(numpy_helper.from_array(zero, f"{node.output[0]}.zero"))
