@@ -34,13 +34,13 @@ def compressed(
     plan.check(network.graph)
     module = copy.deepcopy(network.module)
     graph = network.graph
+    gone = {name: _others(graph, name, stay) for name, stay in staying(graph, plan, scores).items()}
+    if network.channels is not None:  # of the whole network: without a branch, channels would come to other places
+        cut(module, x, network.channels, {n: places for n, places in gone.items() if not graph.group_by_name[n].heads})
     for branch in graph.branches:
         if branch.name in plan.dropped:
             _leave_out(module, network, branch.join, branch.keeps)
     module.recompile()
-    gone = {name: _others(graph, name, stay) for name, stay in staying(graph, plan, scores).items()}
-    if network.channels is not None:
-        cut(module, x, network.channels, {n: places for n, places in gone.items() if not graph.group_by_name[n].heads})
     for name, places in gone.items():
         group = graph.group_by_name[name]
         path = next((network.sites[layer].module for layer in group.layers if _present(module, network, layer)), None)
