@@ -160,15 +160,13 @@ class Segments(nn.Module):
         return self.conv(x).permute(0, 2, 3, 1) if self.last else self.conv(x)
 
 
-@pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("with_axis", [False, True])
+# With the classes last, an axis of one in the labels would stand where the classes are: that is no case.
+@pytest.mark.parametrize(("last", "with_axis"), [(False, False), (False, True), (True, False)])
 def test_every_pixel_of_a_segmentation_is_judged_but_those_to_ignore(last: bool, with_axis: bool) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(60, 3, 6, 5), torch.randint(0, 4, (60, 6, 5))
     y[:, 0] = -100
     model = Segments(last).eval()
-    if with_axis and last:
-        pytest.skip("an axis of one stands where the classes are")
     inputs = read_inputs(model, (x, y[:, None] if with_axis else y), None, "top-1", 0)
     count = right = 0
     with torch.no_grad():
