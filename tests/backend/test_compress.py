@@ -399,3 +399,23 @@ def test_what_is_recovered_is_on_the_grid_that_was_asked_for(networks) -> None:
     specs = [spec for spec in specification(found).values() if spec.axis is None]
     assert specs
     assert {(spec.low, spec.high, spec.zero_point) for spec in specs} == {(-128, 127, (0,))}
+
+
+@pytest.mark.parametrize("kept", [8, 24])
+def test_a_branch_goes_together_with_channels_inside_it(kept: int) -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Linear(16, 48), nn.Linear(48, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((x + self.second(self.first(x).relu())).mean(1))
+
+    model, x = Rows().eval(), torch.randn(6, 8, 16)
+    network = trace(model, x)
+    (branch,) = network.graph.branches
+    widths = {group.name: kept for group in network.graph.groups if group.fixed is None and group.size == 48}
+    plan = models.plan(network, widths, dropped=(branch.name,))
+    small, _ = compressed(network, plan, x, models.scores(network))
+    with torch.no_grad():
+        assert torch.allclose(small.flat(x)[0], model.head(x.mean(1)), atol=1e-5)
