@@ -344,7 +344,8 @@ LARGE = {
     "ConstantOfShape": ([helper.make_node("ConstantOfShape", ["many"], ["z"])], []),
     "Pad": ([helper.make_node("Pad", ["one", "around"], ["z"])], []),
     "Range": (
-        [helper.make_node("Range", ["zero", "last", "step"], ["r"]), helper.make_node("Cast", ["r"], ["z"], to=1)], []
+        [helper.make_node("Range", ["zero", "last", "step"], ["r"]), helper.make_node("Cast", ["r"], ["z"], to=1)],
+        [],
     ),
     "a function that calls itself": ([helper.make_node("F", ["one"], ["z"], domain="own")], [SELF]),
     "functions that call others twice": ([helper.make_node("F", ["one"], ["z"], domain="own")], TWICE),

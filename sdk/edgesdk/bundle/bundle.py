@@ -339,9 +339,7 @@ def verify(path: str | Path, key: str | Path | None = None) -> dict[str, Any]:
     except EdgeSdkError:
         raise
     except Exception as error:  # the runtime's own exceptions share no base
-        raise BundleError(
-            f"{bundle.model} does not run: {said(error)}", "deploy for this runtime"
-        ) from None
+        raise BundleError(f"{bundle.model} does not run: {said(error)}", "deploy for this runtime") from None
     errors = {}
     for name, value in outputs.items():
         if name not in recorded or recorded[name].shape != value.shape:

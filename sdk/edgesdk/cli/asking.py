@@ -84,7 +84,9 @@ def verify(
 @click.argument("model")
 @click.option("--target", required=True, help="The device: see `edgesdk targets`.")
 @click.option(
-    "--shape", "shapes", multiple=True,
+    "--shape",
+    "shapes",
+    multiple=True,
     help="Of an input without the batch, like 3x224x224; of several each, in order or by name, with a type where it is"
     " no float: --shape ids=128:int64 --shape mask=128.",
 )

@@ -270,9 +270,9 @@ class Walk(fx.Interpreter):
         for own, alone in zip((one, other), repeated, strict=True):
             if alone:
                 self.leave(own, "it meets several of them")
-        one, other = torch.broadcast_tensors(*(
-            torch.zeros_like(own) if alone else own for own, alone in zip((one, other), repeated, strict=True)
-        ))
+        one, other = torch.broadcast_tensors(
+            *(torch.zeros_like(own) if alone else own for own, alone in zip((one, other), repeated, strict=True))
+        )
         shape = one.shape
         one, other = least(one, beside=other)
         if not any(repeated):
@@ -365,8 +365,10 @@ def _repeated(own: Tensor, other: Tensor) -> bool:
 
 
 def _is_pointwise(part: Any) -> bool:
-    return isinstance(part, CONVOLUTIONS) and all(k == 1 for k in (*part.kernel_size, *part.stride)) and not any(
-        part.padding if isinstance(part.padding, tuple) else ()
+    return (
+        isinstance(part, CONVOLUTIONS)
+        and all(k == 1 for k in (*part.kernel_size, *part.stride))
+        and not any(part.padding if isinstance(part.padding, tuple) else ())
     )
 
 
