@@ -56,7 +56,7 @@ def priced(bench: Bench, folder: Path, known_ms: float | None = None, sudden: bo
 
 def differences(one: Table, two: Table) -> dict[str, tuple[float, float]]:
     """Of each probe by how much two tables differ, as a logarithm, and how much of that they say themselves."""
-    probes = {probe.key: probe for table in (one, two) for probe in table.missing(operators(), again=True)}
+    probes = {probe.key: probe for table in (one, two) for probe in table.wanted(operators())}
     return {
         key: (math.log(one.probes[key].ratio / two.probes[key].ratio), math.hypot(one.error(probe), two.error(probe)))
         for key, probe in probes.items()
@@ -80,26 +80,31 @@ def test_tables_agree_whatever_the_load_was(bench: Bench, tmp_path: Path, sudden
 
 
 def test_a_comparison_holds_whatever_the_load_was(bench: Bench, tmp_path: Path) -> None:
-    ratios = []
+    """Runs in turns, quiet and loaded, each judged by the least that the references took in any of them."""
     files = []
     for name, op in (("small", operators()[0]), ("large", operators()[6])):
         (tmp_path / name).write_bytes(probe(op))
         files.append({"name": name, "path": str(tmp_path / name)})
-    known = None
-    for loaded in (False, True):
+    known, runs = Table({}, tmp_path / "none", COPIES), []
+    for loaded in (False, True, False, True):
         with ExitStack() as stack:
             if loaded:
                 stack.enter_context(burning())
-            settings = {"minimum_seconds": 1.0, "warmup_seconds": 0.2}
+            settings = {"minimum_seconds": 0.7, "warmup_seconds": 0.2}
             answer = bench.agent.call("benchmark", artifacts=files, **settings, **bench.beside(known))
-        small, large = answer["artifacts"]
-        level = answer["references"]["ms"]
-        unsure = [beyond(one["undisturbed"]["level_ms"], level) for one in (small, large)]
+        runs.append(answer["artifacts"])
+        known.reference_ms = answer["references"]["ms"]
+    ratios = []
+    for small, large in runs:
+        unsure = (beyond(one["undisturbed"]["level_ms"], known.reference_ms) for one in (small, large))
         ratios.append(paired(large["rounds"], small["rounds"], math.hypot(*unsure)))
-        known = Table({}, tmp_path / "none", COPIES, reference_ms=level)
-    quiet, loud = ratios
-    unsure = [math.log(ratio.high / ratio.low) / 2 for ratio in ratios]
-    assert abs(math.log(loud.median / quiet.median)) < CLOSE + 1.5 * math.hypot(*unsure)
+    sure = min(ratios, key=lambda ratio: ratio.high / ratio.low)
+    off = [
+        ratio
+        for ratio in ratios
+        if abs(math.log(ratio.median / sure.median)) > CLOSE + 1.5 * math.log(ratio.high / ratio.low) / 2
+    ]
+    assert len(off) <= 1, ratios  # 95 % intervals: of three one may be off
 
 
 def test_a_report_says_what_was_disturbed(bench: Bench, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from edgesdk.price.table import AGE, CALL, DOUBT, SCHEMA, UNSEEN, Price, Table
 
 OP = Operator(CONV, FP32, 16, 16, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1))
 OTHER = replace(OP, outputs=32)
+YESTERDAY = (date.today() - timedelta(1)).isoformat()
 CALM = {"ms": 0.01, "disturbed": 0.2, "visits": 1000}
 
 
@@ -36,7 +37,7 @@ def test_a_table_is_read_back_and_asks_for_nothing_that_it_is_sure_of(tmp_path: 
     assert again.latency_ms(OP) == pytest.approx((10 - 2) * 0.01 / 4)
     assert again.call_ms == pytest.approx(0.003)
     assert set(again.missing([OTHER])) == {OTHER}  # its baseline is the same
-    assert {probe.key for probe in again.missing([OP], again=True)} == {OP.key, baseline(OP).key, CALL.key}
+    assert {probe.key for probe in again.wanted([OP])} == {OP.key, baseline(OP).key, CALL.key}
     assert Table.open(tmp_path, {"cpu": "another"}, 4).probes == {}
 
 
@@ -53,7 +54,10 @@ def test_no_operator_is_for_nothing(tmp_path_factory, op: Price, base: Price) ->
 def test_a_price_from_a_disturbed_device_is_doubted_and_replaced_by_a_surer_one(tmp_path: Path) -> None:
     sure, slow = Price(10.0, 0.01, 0.01), Price(13.0, 0.01, 0.018)
     found = table(tmp_path, op=slow, base=sure, call=sure)
-    assert found.error(OP) > DOUBT and found.missing([OP]) == [OP]
+    assert found.error(OP) > DOUBT and found.doubtful(OP)
+    assert found.missing([OP]) == []  # it was timed on this very day
+    found.add({OP.key: replace(slow, day=YESTERDAY)}, again=True)
+    assert found.missing([OP]) == [OP]
     found.add({OP.key: sure})
     assert found.missing([OP]) == []
     found.add({OP.key: slow})
@@ -63,7 +67,7 @@ def test_a_price_from_a_disturbed_device_is_doubted_and_replaced_by_a_surer_one(
 
 
 def test_a_faster_state_makes_doubtful_what_was_priced_before_it_was_seen(tmp_path: Path) -> None:
-    price = Price(10.0, 0.01, 0.01)
+    price = Price(10.0, 0.01, 0.01, YESTERDAY)
     found = table(tmp_path, op=price, base=price, call=price)
     assert found.missing([OP]) == []
     found.settle({"ms": 0.006, "disturbed": 0.9, "visits": 1000})

@@ -88,9 +88,9 @@ class Bench:
 
         What comes out doubtful, because the device was disturbed, is timed once more at the end.
         """
-        missing = table.missing(operators, again)
+        missing = table.wanted(operators) if again else table.missing(operators)
         self._time(table, missing, probe, progress, again)
-        doubtful = table.missing(operators) if missing else []
+        doubtful = [one for one in missing if table.doubtful(one)]
         self._time(table, doubtful, probe, lambda share: None)
         return len(missing) + len(doubtful)
 

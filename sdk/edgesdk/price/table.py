@@ -18,7 +18,7 @@ from edgesdk_targets.agent.undisturbed import LOWEST, beyond
 SCHEMA = 4  # 2: pools with their own windows, clips on grids of their own; 3: readers of two pixels a side; 4: ratios
 AGE = timedelta(days=30)  # after which a price is measured again
 UNSEEN = timedelta(days=7)  # after which a device that never was as fast again is taken to be another by now
-DOUBT = 0.06  # standard error from which on a price is measured again at the next occasion
+DOUBT = 0.06  # standard error from which on a price is measured again: once more at once, and on another day
 LEAST_ERROR = 0.005  # of a probe, however well its visits agree
 CALL = Operator("alone linear", FP32, 8, 8)  # a model that computes next to nothing: what a call costs
 REFERENCES = (
@@ -82,14 +82,26 @@ class Table:
             pass
         return table
 
-    def missing(self, operators: Iterable[Operator], again: bool = False) -> list[Operator]:
-        """The probes, baselines among them, that must be timed before ``operators`` have a price that can be trusted.
-
-        All of them where they are to be timed ``again``.
-        """
+    def wanted(self, operators: Iterable[Operator]) -> list[Operator]:
+        """The probes that the prices of ``operators`` are made of, baselines among them."""
         probed = [self.as_run(op) for op in operators if op.probed]
-        wanted = {CALL.key: CALL} | {probe.key: probe for op in probed for probe in (op, baseline(op))}
-        return [probe for key, probe in wanted.items() if again or key not in self.probes or self.error(probe) > DOUBT]
+        return list(({CALL.key: CALL} | {probe.key: probe for op in probed for probe in (op, baseline(op))}).values())
+
+    def missing(self, operators: Iterable[Operator]) -> list[Operator]:
+        """The probes that must be timed before ``operators`` have a price.
+
+        What was doubtful on the same day is not among them: two searches on one day see the same prices.
+        """
+        today = date.today().isoformat()
+        return [
+            probe
+            for probe in self.wanted(operators)
+            if probe.key not in self.probes or (self.doubtful(probe) and self.probes[probe.key].day != today)
+        ]
+
+    def doubtful(self, probe: Operator) -> bool:
+        """Whether what is known of ``probe`` is too uncertain to go by, as where the device was disturbed."""
+        return self.error(probe) > DOUBT
 
     def add(self, prices: Mapping[str, Price], again: bool = False) -> None:
         """Remember what probes take, on disk too: of two prices the surer, or the later one if timed ``again``."""
