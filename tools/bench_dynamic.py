@@ -27,9 +27,9 @@ from edgesdk.devices.local import LocalDevice
 from edgesdk.example.data import example_data, example_model
 from edgesdk.export.formats import export
 from edgesdk.network.trace import trace
-from edgesdk.techniques.gating import Gated, kept, price
 from edgesdk.workflows.stages import Stages, stages
 from edgesdk_targets.bundle_run import opened
+from gating import Gated, kept, price
 
 EPOCHS, RATE = 2, 0.01
 ROUNDS = 3

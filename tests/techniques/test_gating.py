@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgesdk.core.errors import UsageError
-from edgesdk.techniques.gating import Gated, kept, price, strongest
+from gating import Gated, kept, price, strongest
 
 
 def layer(channels: int = 6) -> tuple[nn.Conv2d, nn.BatchNorm2d]:

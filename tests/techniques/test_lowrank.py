@@ -6,12 +6,12 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from edgesdk.core.errors import EdgeSdkError, UsageError
-from edgesdk.techniques.lowrank import cp, energy_rank, separable, spatial, truncated, tucker, vbmf_rank, weighted
+from edgesdk.techniques.lowrank import cp, separable, spatial, truncated, tucker, weighted
 
 SIDES = st.integers(1, 16)
 
@@ -104,27 +104,6 @@ def test_cp_is_closer_at_a_higher_rank_and_the_same_again() -> None:
     assert all(torch.equal(one, other) for one, other in zip(cp(kernel, 4), cp(kernel, 4), strict=True))
 
 
-@settings(max_examples=20)
-@given(st.integers(1, 6), st.integers(24, 60), st.integers(24, 60), st.integers(0, 99))
-def test_variational_bayes_finds_the_rank_below_the_noise(rank: int, n: int, k: int, seed: int) -> None:
-    assert vbmf_rank(of_rank(rank, n, k, noise=0.1, seed=seed)) == rank
-
-
-def test_variational_bayes_of_noise_alone_and_of_no_noise() -> None:
-    assert vbmf_rank(torch.randn(30, 50, generator=torch.Generator().manual_seed(0))) == 1
-    assert vbmf_rank(of_rank(3, 30, 30)) == 3
-    assert vbmf_rank(torch.zeros(5, 6)) == 1
-
-
-@given(SIDES, SIDES, st.floats(0.01, 1.0), st.integers(0, 99))
-def test_a_rank_by_energy_keeps_that_share_and_no_smaller_one_does(n: int, k: int, share: float, seed: int) -> None:
-    matrix = of_rank(16, n, k, seed=seed)
-    energy = torch.linalg.svdvals(matrix.double()).square()
-    rank = energy_rank(matrix, share)
-    assert float(energy[:rank].sum()) >= share * float(energy.sum()) * (1 - 1e-6)
-    assert float(energy[: rank - 1].sum()) < share * float(energy.sum())
-
-
 @pytest.mark.parametrize(
     ("call", "told"),
     [
@@ -135,8 +114,6 @@ def test_a_rank_by_energy_keeps_that_share_and_no_smaller_one_does(n: int, k: in
         (lambda: spatial(torch.ones(4, 6, 3, 3), 13), "rank 13 is not between 1 and 12"),
         (lambda: tucker(torch.ones(4, 6, 3, 3), 7, 4), "ranks 7x4 are not between 1 and 6x4"),
         (lambda: cp(torch.ones(4, 6, 3, 3), 37), "rank 37 is not between 1 and 36"),
-        (lambda: energy_rank(torch.ones(4, 6), 0.0), "a share of 0 of the energy"),
-        (lambda: energy_rank(torch.ones(4, 6), 1.5), "a share of 1.5 of the energy"),
     ],
 )
 def test_what_cannot_be_is_refused(call, told: str) -> None:

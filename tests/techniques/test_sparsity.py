@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from edgesdk.techniques.sparsity import (
     LAYER,
     Trial,
     above,
-    gradual,
     held,
     largest,
     n_of_m,
@@ -87,24 +85,6 @@ def test_n_of_m_keeps_the_n_largest_of_every_m_inputs(
 
 def test_n_of_m_keeps_n_where_all_are_alike() -> None:
     assert n_of_m(torch.zeros(2, 8), 2, 4).tolist() == [[True, True, False, False] * 2] * 2
-
-
-def test_the_schedule_is_the_papers() -> None:
-    assert gradual(0, 0.9, 10, 110) == 0.0
-    assert gradual(10, 0.9, 10, 110, initial=0.1) == pytest.approx(0.1)
-    assert gradual(60, 0.9, 10, 110) == pytest.approx(0.9 * (1 - 0.5**3))
-    assert gradual(110, 0.9, 10, 110) == gradual(10**6, 0.9, 10, 110) == 0.9
-    assert gradual(69, 0.9, 10, 110, every=20) == gradual(50, 0.9, 10, 110) != gradual(70, 0.9, 10, 110, every=20)
-
-
-@given(st.floats(0, 0.5), st.floats(0.5, 0.99), st.integers(1, 50), st.integers(1, 9))
-def test_the_schedule_rises_by_less_and_less(initial: float, final: float, span: int, every: int) -> None:
-    due = [gradual(step, final, 5, 5 + span, initial, every) for step in range(5 + span + 2 * every)]
-    assert all(initial - 1e-9 <= value <= final + 1e-9 for value in due)
-    assert all(a <= b + 1e-12 for a, b in pairwise(due))
-    if every == 1:
-        rises = [b - a for a, b in pairwise(due[5 : 6 + span])]
-        assert all(a >= b - 1e-9 for a, b in pairwise(rises))
 
 
 def test_held_weights_stay_zero_while_the_others_learn() -> None:
@@ -202,10 +182,6 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: n_of_m(torch.ones(8), 2, 4), "does not divide"),
     (lambda: n_of_m(torch.ones(2, 8), 4, 4), "none or all"),
     (lambda: n_of_m(torch.ones(2, 8), 0, 4), "none or all"),
-    (lambda: gradual(0, 1.0, 0, 10), "sparsity of 1.0"),
-    (lambda: gradual(0, 0.5, 0, 10, initial=0.6), "below the initial"),
-    (lambda: gradual(0, 0.5, 10, 10), "no span"),
-    (lambda: gradual(0, 0.5, 0, 10, every=0), "no span"),
     (lambda: held(TWO, {"bais": torch.ones(2)}).__enter__(), "no parameter bais"),
     (lambda: held(TWO, {"weight": torch.ones(2)}).__enter__(), "another shape"),
     (lambda: sparse(torch.zeros(4)), "zero everywhere"),

@@ -1,4 +1,4 @@
-"""Low rank: matrices and kernels as products of smaller ones, and how large these must be.
+"""Low rank: matrices and kernels as products of smaller ones.
 
 A kernel is (outputs, inputs, height, width) as a convolution holds it, and so is each of its factors, in the order in
 which convolutions would apply them. All is computed in double precision and returned in the dtype that came.
@@ -6,7 +6,6 @@ which convolutions would apply them. All is computed in double precision and ret
 
 from __future__ import annotations
 
-import math
 import warnings
 
 import numpy as np
@@ -17,7 +16,6 @@ from edgesdk.core.errors import UsageError
 from edgesdk.techniques.libraries import library
 
 ITERATIONS, TOLERANCE = 50, 1e-5  # of alternating least squares: more gains a hundredth of the error
-TAU = 2.5129  # sqrt of the aspect ratio times this is the threshold of Nakajima et al. 2013, eq. 22
 
 
 def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -112,46 +110,6 @@ def separable(kernel: Tensor) -> tuple[Tensor, Tensor]:
     depth, point = root * v[:, 0], (root * u[:, :, 0]).T
     ones = (1,) * (kernel.dim() - 2)
     return depth.reshape(c, 1, *kernel.shape[2:]).to(kernel.dtype), point.reshape(n, c, *ones).to(kernel.dtype)
-
-
-def energy_rank(matrix: Tensor, share: float) -> int:
-    """The least rank that keeps ``share`` of the squared singular values; ``UsageError`` outside 0 < share <= 1."""
-    if not 0 < share <= 1:
-        raise UsageError(f"a share of {share:g} of the energy is not above 0 and at most 1", "give for example 0.9")
-    energy = torch.linalg.svdvals(matrix.detach().double()).square().cumsum(0)
-    return min(int((energy < share * energy[-1]).sum()) + 1, len(energy))
-
-
-def vbmf_rank(matrix: Tensor) -> int:
-    """The rank of what is not noise in ``matrix``, at least 1, by empirical variational Bayes.
-
-    The analytic solution of Nakajima et al. 2013 ("Global Analytic Solution of Fully-observed Variational Bayesian
-    Matrix Factorization", theorem 2 and corollary 1), the noise's variance being what their free energy (eq. 28) is
-    least at. Raises ``EdgeSdkError`` where SciPy is not installed.
-    """
-    optimize = library("scipy.optimize", "scipy")
-    short, long = sorted(matrix.shape)
-    s = torch.linalg.svdvals(matrix.detach().double()).numpy()
-    least = float(s[0]) * long * torch.finfo(matrix.dtype).eps  # below it all is rounding
-    squares = np.maximum(s, max(least, 1e-100)) ** 2 / long
-    aspect = short / long
-    tau = TAU * math.sqrt(aspect)
-    limit = (1 + tau) * (1 + aspect / tau)
-
-    def energy(variance: float) -> float:
-        x = squares / variance
-        noise, signal = x[x <= limit], x[x > limit]
-        half = signal - (1 + aspect)
-        kept = (half + np.sqrt(half**2 - 4 * aspect)) / 2
-        signals = signal - kept + np.log((kept + 1) / signal) + aspect * np.log(kept / aspect + 1)
-        return float((noise - np.log(noise)).sum() + signals.sum())
-
-    first = min(math.ceil(short / (1 + aspect)) - 1, short - 1)  # from which on all is noise
-    low, high = max(squares[first] / limit, squares[first:].mean()), squares.mean()
-    if high <= low:
-        return 1
-    found = optimize.minimize_scalar(lambda log: energy(math.exp(log)), bounds=np.log([low, high]), method="bounded")
-    return max(1, int((squares > limit * math.exp(found.x)).sum()))
 
 
 def _check(rank: int, full: int) -> None:

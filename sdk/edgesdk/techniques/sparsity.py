@@ -72,24 +72,6 @@ def n_of_m(weight: Tensor, n: int, m: int) -> Tensor:
     return mask.flatten(-2).movedim(-1, 1).contiguous()
 
 
-def gradual(step: int, final: float, begin: int, end: int, initial: float = 0.0, every: int = 1) -> float:
-    """The sparsity due at ``step`` on the way from ``initial`` at step ``begin`` to ``final`` at ``end``: quick at
-    first, slow towards the end, and renewed ``every`` so many steps.
-
-    s = final + (initial - final) (1 - (t - begin) / (end - begin))^3 (Zhu and Gupta 2017, "To prune, or not to prune",
-    eq. 1). Raises ``UsageError`` for a sparsity outside 0 to below 1, a final one below the initial one, or an empty
-    span.
-    """
-    _check_sparsity(initial)
-    _check_sparsity(final)
-    if final < initial:
-        raise UsageError(f"the final sparsity {final} is below the initial {initial}", "exchange them")
-    if not 0 <= begin < end or every < 1:
-        raise UsageError(f"steps {begin} to {end}, every {every}, are no span", "give a span of at least one step")
-    due = min(end, max(begin, begin + (step - begin) // every * every))
-    return final + (initial - final) * (1 - (due - begin) / (end - begin)) ** 3
-
-
 @contextmanager
 def held(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
     """Within it the parameters of ``module`` that ``masks`` name are zero where their mask is false, and stay so.
