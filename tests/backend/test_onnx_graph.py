@@ -206,6 +206,16 @@ def test_padding_is_what_lies_before_the_first_pixel(attributes: dict, padding, 
     assert (layer.name, layer.padding, layer.shape) == ("y", padding, shape)
 
 
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [("Conv", {"group": "one"}), ("Conv", {"strides": 2.0}), ("MaxPool", {"kernel_shape": ["two", "two"]})],
+)
+def test_an_attribute_of_a_type_that_its_operator_lacks_is_refused(op: str, attributes: dict, tmp_path: Path) -> None:
+    node = helper.make_node(op, ["x", *["w"] * (op == "Conv")], ["y"], **attributes)
+    with pytest.raises(ModelError, match=next(iter(attributes))):
+        read(saved(model([node], {"x": (1, 2, 8, 8)}, {"w": ones(4, 2, 3, 3)}), tmp_path))
+
+
 def test_a_batchnorm_and_a_bias_of_their_own_are_part_of_the_layer_before(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"], "first"),

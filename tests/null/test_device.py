@@ -158,6 +158,7 @@ def test_a_fact_without_a_source_is_refused() -> None:
         {"cache_kb": -512.0},
         {"vector_bytes": 0.0},
         {"macs_per_cycle": {}},
+        {"macs_per_cycle": {INT8: 8.0}},
         {"macs_per_cycle": {FP32: -8.0}},
     ],
 )

@@ -56,8 +56,10 @@ class Chip:
 
     def __post_init__(self) -> None:
         own = (self.clock_ghz, self.cores, self.bandwidth_gbps, self.cache_kb, self.vector_bytes)
-        if not self.macs_per_cycle or not all(0 < figure < 1e6 for figure in (*own, *self.macs_per_cycle.values())):
+        if not all(0 < figure < 1e6 for figure in (*own, *self.macs_per_cycle.values())):
             raise ValueError("a chip's clock, cores, bandwidth, cache and MACs per cycle are above zero")
+        if "fp32" not in self.macs_per_cycle:  # which stands for a precision that is not named
+            raise ValueError("a chip's MACs per cycle in fp32 are above zero")
 
     def lanes(self, precision: str) -> float:
         """Multiply-accumulates that a core can do in a cycle, at best."""

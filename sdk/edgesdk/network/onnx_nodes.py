@@ -9,7 +9,7 @@ from math import isclose
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, defs, helper, numpy_helper
 
 from edgesdk.core.errors import ModelError
 from edgesdk.core.graph import Tensor
@@ -55,8 +55,7 @@ class Nodes:
         operators: dict[str, list[str]] = defaultdict(list)  # per tensor, those that read it, as the file has it
         for proto in graph.node:
             op = "Add" if proto.op_type == "Sum" and len(proto.input) == 2 else proto.op_type
-            attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
-            node = Node(op, proto.name, list(proto.input), list(proto.output), attributes)
+            node = Node(op, proto.name, list(proto.input), list(proto.output), _attributes(proto))
             for name in node.inputs:
                 operators[name].append(node.op)
             if node.op in ("Shape", "Size") or self.constants.issuperset(node.inputs) and "Random" not in node.op:
@@ -186,6 +185,16 @@ class Nodes:
             node.inputs[0], node.outputs = before.inputs[0], after.outputs
             self.maker[after.output] = node
             after.outputs = []
+
+
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    """The values of ``node``'s attributes by name. Raises ``ValueError`` for one of a type that its operator lacks."""
+    schema = defs.get_schema(node.op_type, node.domain) if defs.has(node.op_type, node.domain) else None
+    for own in node.attribute:
+        wanted = schema.attributes.get(own.name) if schema is not None else None
+        if wanted is not None and int(wanted.type) != own.type:
+            raise ValueError(f"the attribute {own.name} of {node.op_type} {node.name} is of another type")
+    return {own.name: helper.get_attribute_value(own) for own in node.attribute}
 
 
 def _constant(node: Node) -> TensorProto:
