@@ -34,23 +34,24 @@ from gating import Gated, kept, price
 EPOCHS, RATE = 2, 0.01
 ROUNDS = 3
 EXITS = (
-    ("onnx", False, 1, 0.5), ("onnx", False, 2, 0.5), ("onnx", False, 1, 1.0), ("onnx", True, 1, 1.0),
-    ("openvino", False, 1, 0.5), ("tflite", False, 1, 0.5), ("tflite", True, 1, 1.0),
+    ("onnxruntime", "fp32", 1, 0.5), ("onnxruntime", "fp32", 2, 0.5), ("onnxruntime", "fp32", 1, 1.0),
+    ("onnxruntime", "int8", 1, 1.0), ("openvino", "fp32", 1, 0.5),
+    ("litert", "fp32", 1, 0.5), ("litert", "int8", 1, 1.0),
 )  # fmt: skip
 
 
 def exits() -> Iterable[str]:
-    """Stages in each format."""
-    yield "| format | precision | exits | drop allowed | leave early | top-1: dense, staged | expected / one file |"
+    """Stages in each runtime."""
+    yield "| runtime | precision | exits | drop allowed | leave early | top-1: dense, staged | expected / one file |"
     yield "|---|---|--:|--:|---|---|--:|"
     with tempfile.TemporaryDirectory() as folder:
-        for index, (format_, int8, count, drop) in enumerate(EXITS):
+        for index, (runtime, precision, count, drop) in enumerate(EXITS):
             out = Path(folder) / str(index)
-            found = stages(exits=count, max_drop=drop, format=format_, int8=int8, out=out)
+            found = stages(exits=count, max_drop=drop, runtime=runtime, precision=precision, out=out)
             left = ", ".join(f"{100 * stage.left:.0f} %" for stage in found.stages[:-1])
             top1 = f"{found.test.dense:.2f}, {found.test.staged:.2f}"
             ratio = f"{found.expected_ms / found.whole_ms:.2f}"
-            yield f"| {format_} | {found.precision} | {count} | {drop:g} | {left} | {top1} | {ratio} |"
+            yield f"| {runtime} | {found.precision} | {count} | {drop:g} | {left} | {top1} | {ratio} |"
             if index == 0:
                 first = found
         whole = Path(folder) / "whole.onnx"

@@ -26,7 +26,7 @@ from edgesdk.core.artifact import Artefact
 from edgesdk.core.plan import INT8, Option
 from edgesdk.core.target import target as find_target
 from edgesdk.devices.bench import Bench
-from edgesdk.devices.estimate import estimate, predicted, prepare
+from edgesdk.devices.estimate import estimate, predicted, read_graph
 from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import export
 from edgesdk.network.trace import trace
@@ -236,7 +236,7 @@ def speed() -> str:
             count += 1
         return count / (time.perf_counter() - start)
 
-    prepared, _ = prepare(small, (3, 32, 32))
+    prepared, _ = read_graph(small, (3, 32, 32))
     target = "raspberry-pi-5"
     lines = [
         f"| ResNet-20, prepared graph | {rate(lambda: estimate(prepared, target=target)):.0f} | 50 |",

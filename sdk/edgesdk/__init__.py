@@ -10,30 +10,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgesdk.bundle.bundle import Bundle, verify
+    from edgesdk.bundle.bundle import Bundle
     from edgesdk.core.budget import Budget, Cost
     from edgesdk.core.errors import EdgeSdkError
     from edgesdk.core.plan import Plan
     from edgesdk.core.report import Report
     from edgesdk.data.preprocessing import Preprocessing
-    from edgesdk.devices.estimate import Estimate, estimate, prepare
+    from edgesdk.devices.estimate import Estimate, estimate, read_graph
     from edgesdk.train.recovery import Recovery, Teacher, Term
-    from edgesdk.workflows.benchmark import benchmark, compare
+    from edgesdk.workflows.benchmark import Benchmark, benchmark
     from edgesdk.workflows.calibrate import calibrate
     from edgesdk.workflows.deploy import deploy, search
     from edgesdk.workflows.export import Exported, export_plan
     from edgesdk.workflows.install import install, rollback
     from edgesdk.workflows.prepare import Prepared, ensemble, sparsify, transfer
     from edgesdk.workflows.stages import Stages, stages
+    from edgesdk.workflows.verify import verify
 
 __all__ = [
-    "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Plan", "Prepared", "Preprocessing", "Recovery",
-    "Report", "Stages", "Teacher", "Term",
-    "benchmark", "calibrate", "compare", "deploy", "ensemble", "estimate", "export_plan", "install", "prepare",
+    "Benchmark", "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Plan", "Prepared",
+    "Preprocessing", "Recovery", "Report", "Stages", "Teacher", "Term",
+    "benchmark", "calibrate", "deploy", "ensemble", "estimate", "export_plan", "install", "read_graph",
     "rollback", "search", "sparsify", "stages", "transfer", "verify",
 ]  # fmt: skip
 
 _HOMES = {
+    "Benchmark": "workflows.benchmark",
     "Budget": "core.budget",
     "Bundle": "bundle.bundle",
     "Cost": "core.budget",
@@ -50,19 +52,18 @@ _HOMES = {
     "Term": "train.recovery",
     "benchmark": "workflows.benchmark",
     "calibrate": "workflows.calibrate",
-    "compare": "workflows.benchmark",
     "deploy": "workflows.deploy",
     "ensemble": "workflows.prepare",
     "estimate": "devices.estimate",
     "export_plan": "workflows.export",
     "install": "workflows.install",
-    "prepare": "devices.estimate",
+    "read_graph": "devices.estimate",
     "rollback": "workflows.install",
     "search": "workflows.deploy",
     "sparsify": "workflows.prepare",
     "stages": "workflows.stages",
     "transfer": "workflows.prepare",
-    "verify": "bundle.bundle",
+    "verify": "workflows.verify",
 }
 
 

@@ -313,7 +313,8 @@ def main():
     if options.time:
         times = timed(model, {name: value[:1] for name, value in feeds.items()}, options.time)
         shown = ", ".join(f"p{p} {np.percentile(times, p):.4g} ms" for p in (50, 90, 95))
-        print(f"{len(times)} runs, {options.threads} thread(s), {model.name} {model.version}: {shown}")
+        threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
+        print(f"{len(times)} runs, {threads}, {model.name} {model.version}: {shown}")
         return
     count = len(next(iter(feeds.values())))
     rows = [model.run({name: value[i : i + 1] for name, value in feeds.items()}) for i in range(count)]

@@ -67,7 +67,7 @@ class Bundle(unittest.TestCase):
             if not more:
                 said = done.stdout.decode()
         package = {"litert": "ai-edge-litert"}.get(runtime, runtime)
-        self.assertIn(f"1 thread(s), {package} ", done.stdout.decode())
+        self.assertIn(f"1 thread, {package} ", done.stdout.decode())
         return said
 
     @agent_models.needs_runtime

@@ -25,7 +25,7 @@ from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.budget import Cost
 from edgesdk.core.errors import ModelError, UsageError
 from edgesdk.core.plan import FP32, INT8
-from edgesdk.devices.estimate import Estimate, LayerCost, estimate, prepare
+from edgesdk.devices.estimate import Estimate, LayerCost, estimate, read_graph
 from edgesdk.export.formats import export
 from edgesdk.network.onnx_fuse import OPERATORS
 from edgesdk.price.kinds import FREE, UNKNOWN, kind_of
@@ -52,7 +52,7 @@ def figures() -> dict[str, dict[str, dict[str, float]]]:
     """What each network is estimated to cost on each target, in ms and bytes."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in models.SHAPES:
-        graph, _ = prepare(*network(name))
+        graph, _ = read_graph(*network(name))
         found[name] = {}
         for target in TARGETS:
             cost = estimate(graph, target=target)
@@ -93,7 +93,7 @@ def test_a_module_its_file_and_its_graph_cost_the_same(name: str, tmp_path: Path
     for target in ("raspberry-pi-5", "jetson-orin-nano"):
         module, graph, onnx_file = (
             estimate(given, example, target=target)
-            for given, example in ((model, shape), (prepare(model, shape)[0], None), (file, None))
+            for given, example in ((model, shape), (read_graph(model, shape)[0], None), (file, None))
         )
         assert graph == module
         latency = ATTENTION if name == "transformer" else DRIFT
@@ -240,10 +240,10 @@ def test_a_file_is_priced_in_what_it_is_stored_in(stored: dict[str, Path]) -> No
         "dense": {FP32}, "int8": {FP32, INT8}, "mixed": {FP32, INT8},
     }  # fmt: skip
     integer_layers = {
-        scheme: sum(o.precision == INT8 for o in prepare(path)[1].values()) for scheme, path in stored.items()
+        scheme: sum(o.precision == INT8 for o in read_graph(path)[1].values()) for scheme, path in stored.items()
     }
     assert integer_layers["dense"] == 0 < integer_layers["mixed"] < integer_layers["int8"]
-    ((name, operator),) = [(n, op) for n, op in of_network(*prepare(stored["int8"])) if op.precision == FP32]
+    ((name, operator),) = [(n, op) for n, op in of_network(*read_graph(stored["int8"])) if op.precision == FP32]
     assert (name, operator.kind) == ("x", "quantize")  # what the caller gives is float
     assert found["int8"].size_bytes < 0.4 * found["dense"].size_bytes
     assert found["int8"].size_bytes < found["mixed"].size_bytes < found["dense"].size_bytes
@@ -253,9 +253,9 @@ def test_a_file_is_priced_in_what_it_is_stored_in(stored: dict[str, Path]) -> No
 
 
 def test_a_precision_that_is_asked_for_is_taken_for_every_layer(stored: dict[str, Path]) -> None:
-    graph, options = prepare(stored["int8"])
+    graph, options = read_graph(stored["int8"])
     assert {option.precision for option in options.values()} == {INT8}
-    dense, _ = prepare(stored["dense"])
+    dense, _ = read_graph(stored["dense"])
     asked, as_float = (estimate(g, target=TARGET, precision=p) for g, p in ((dense, INT8), (graph, FP32)))
     assert asked.latency_ms == pytest.approx(estimate(stored["int8"], target=TARGET).latency_ms, rel=DRIFT)
     assert as_float.latency_ms == pytest.approx(estimate(stored["dense"], target=TARGET).latency_ms, rel=DRIFT)
@@ -286,7 +286,7 @@ def same_padded(path: Path, side: int, depthwise: bool) -> Path:
 @pytest.mark.parametrize("depthwise", [False, True])
 @pytest.mark.parametrize("side", [2, 4, 8, 112])
 def test_padding_on_one_side_counts_every_pixel(side: int, depthwise: bool, tmp_path: Path) -> None:
-    graph, options = prepare(same_padded(tmp_path / "same.onnx", side, depthwise))
+    graph, options = read_graph(same_padded(tmp_path / "same.onnx", side, depthwise))
     (layer,) = graph.layers
     ((_, operator),) = of_network(graph, options)
     assert layer.shape == (8, side // 2, side // 2)
@@ -346,7 +346,7 @@ def test_prices_do_not_drift_unseen(name: str, target: str) -> None:
 
 
 def test_the_golden_figures_would_show_a_drift() -> None:
-    graph, _ = prepare(*network("residual"))
+    graph, _ = read_graph(*network("residual"))
     layers = tuple(replace(layer, stride=(1, 1)) if layer.name == "down.0" else layer for layer in graph.layers)
     golden = json.loads(GOLDEN.read_text("utf-8"))["residual"][TARGET]["latency_ms"]
     assert estimate(replace(graph, layers=layers), target=TARGET).latency_ms > (1 + DRIFT) * golden

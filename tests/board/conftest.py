@@ -57,7 +57,7 @@ def two_installed(whole_board: Board, bundles, tmp_path_factory: pytest.TempPath
     with pytest.MonkeyPatch.context() as patch:
         reached(whole_board, patch)
         for number in (1, 2):
-            install(bundles(number), whole_board.at(), root=f"~/{ROOT}")
+            install(bundles(number), whole_board.at(), install_root=f"~/{ROOT}")
     shutil.move(whole_board.root, kept)
     return kept
 

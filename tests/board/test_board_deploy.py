@@ -56,8 +56,8 @@ def inventory(whole_board: Board, keys, tmp_path_factory: pytest.TempPathFactory
     with pytest.MonkeyPatch.context() as patch:
         reached(whole_board, patch)
         patch.setenv("EDGESDK_DEVICES", str(path))
-        add(whole_board.at(name=NAME, root="~/deployed", key=str(keys["owner.pub"])))
-        add(whole_board.at(name="open-pi", host="inner", root="~/deployed"))
+        add(whole_board.at(name=NAME, install_root="~/deployed", key=str(keys["owner.pub"])))
+        add(whole_board.at(name="open-pi", host="inner", install_root="~/deployed"))
         yield path
 
 

@@ -61,11 +61,11 @@ CORE = {
 
 
 def put(board: Board, bundle: Path) -> dict[str, Any]:
-    return install(bundle, board.at(), root=f"~/{ROOT}", keep=KEEP)
+    return install(bundle, board.at(), install_root=f"~/{ROOT}", keep=KEEP)
 
 
 def back(board: Board) -> dict[str, Any]:
-    return rollback(board.at(), root=f"~/{ROOT}")
+    return rollback(board.at(), install_root=f"~/{ROOT}")
 
 
 def struck(board: Board, mode: str, point: str, work: Callable[[], Any]) -> None:

@@ -26,7 +26,7 @@ AT = f"~/{ROOT}"
 @pytest.fixture
 def put(board: Board) -> Callable[..., dict[str, Any]]:
     def run(folder: Path, **how: Any) -> dict[str, Any]:
-        return install(folder, board.at(), **{"root": AT, **how})
+        return install(folder, board.at(), **{"install_root": AT, **how})
 
     return run
 
@@ -60,10 +60,10 @@ def test_versions_come_and_go_in_their_order(board: Board, bundles, put) -> None
     put(bundles(2), keep=2)
     third = put(bundles(3), keep=2)
     assert third["removed"] == [names[1]] and versions(board) == [names[2], names[3]]
-    assert rollback(board.at(), root=AT) == {"version": names[2], "previous": names[3]}
+    assert rollback(board.at(), install_root=AT) == {"version": names[2], "previous": names[3]}
     assert board.runs() == names[2]
     with pytest.raises(BundleError, match="no version before"):
-        rollback(board.at(), root=AT)
+        rollback(board.at(), install_root=AT)
     with pytest.raises(BundleError, match="older"):
         put(bundles(1))
     assert put(bundles(1), force=True, keep=3)["previous"] == names[2]
@@ -71,7 +71,7 @@ def test_versions_come_and_go_in_their_order(board: Board, bundles, put) -> None
     fourth = put(bundles(4), keep=1)  # what runs and what ran before it stay, however few are to be kept
     assert board.runs() == names[4] and versions(board) == [names[1], names[4]]
     assert put(bundles(4))["version"] == fourth["version"]
-    assert rollback(board.at(), root=AT)["version"] == board.runs() == names[1]
+    assert rollback(board.at(), install_root=AT)["version"] == board.runs() == names[1]
     with reach(board.at()) as agent:
         told = agent.call("installed", root=AT, timeout=60)
     assert told["current"] == names[1] and {v["version"] for v in told["versions"]} == {names[1], names[4]}
@@ -82,7 +82,7 @@ def test_the_clock_of_the_device_decides_nothing(installed: Board, bundles, put,
     installed.fault("clock", seconds=-1.7e9)  # it may think that it is 1970
     assert "older" in refused(BundleError, bundles(1))
     assert put(bundles(3))["version"] == installed.runs() == identifier(bundles(3))
-    assert rollback(installed.at(), root=AT)["version"] == installed.runs() == identifier(bundles(2))
+    assert rollback(installed.at(), install_root=AT)["version"] == installed.runs() == identifier(bundles(2))
 
 
 def test_a_bundle_that_was_changed_is_not_even_sent(refused, installed: Board, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_disk_that_is_full_to_the_last_byte(board: Board, bundles, put) -> Non
 
 def rollback_is_refused(board: Board) -> bool:
     with pytest.raises(BundleError, match="no version before"):
-        rollback(board.at(), root=AT)
+        rollback(board.at(), install_root=AT)
     return True
 
 
@@ -226,7 +226,7 @@ def test_a_root_that_cannot_be_written(board: Board, bundles, put) -> None:
         put(bundles(1))
         put(bundles(2))
         make_read_only(board.root)
-        for work in (lambda: put(bundles(3)), lambda: rollback(board.at(), root=AT)):
+        for work in (lambda: put(bundles(3)), lambda: rollback(board.at(), install_root=AT)):
             with pytest.raises(StorageError, match="Read-only"):
                 work()
         assert board.runs() == identifier(bundles(2))
@@ -246,14 +246,14 @@ def test_a_root_where_something_else_is(board: Board, bundles, put) -> None:
 
 def test_nothing_to_roll_back_to(board: Board) -> None:
     with pytest.raises(BundleError, match="nothing is installed"):
-        rollback(board.at(), root="~/nowhere")
+        rollback(board.at(), install_root="~/nowhere")
     assert not (board.home / "nowhere").exists()
 
 
 def test_a_version_before_that_was_damaged_is_not_gone_back_to(installed: Board, bundles) -> None:
     (installed.root / "versions" / identifier(bundles(1)) / "model.onnx").write_bytes(b"rust")
     with pytest.raises(BundleError, match=r"model\.onnx"):
-        rollback(installed.at(), root=AT)
+        rollback(installed.at(), install_root=AT)
     assert installed.runs() == identifier(bundles(2))
 
 
@@ -268,13 +268,13 @@ def test_an_order_that_was_lost_or_spoiled(installed: Board, bundles, put) -> No
     (installed.root / "order.json").write_text("{")
     assert put(bundles(3))["version"] == installed.runs()
     (installed.root / "order.json").unlink()
-    assert rollback(installed.at(), root=AT)["version"] == installed.runs() == identifier(bundles(2))
+    assert rollback(installed.at(), install_root=AT)["version"] == installed.runs() == identifier(bundles(2))
 
 
 def test_a_link_to_a_version_that_is_gone(installed: Board, bundles, put) -> None:
     shutil.rmtree((installed.root / "current").resolve())
     assert put(bundles(3))["version"] == installed.runs() == identifier(bundles(3))
-    assert rollback(installed.at(), root=AT)["version"] == installed.runs() == identifier(bundles(1))
+    assert rollback(installed.at(), install_root=AT)["version"] == installed.runs() == identifier(bundles(1))
 
 
 def test_another_installation_holds_the_root_only_while_it_lives(installed: Board, bundles, put) -> None:
@@ -302,7 +302,7 @@ INSTALLING = """
 import sys
 from edgesdk.workflows.install import install
 from edgesdk.devices.inventory import Device
-install(sys.argv[1], Device("b", "ssh://board", python=sys.argv[2]), root=sys.argv[3])
+install(sys.argv[1], Device("b", "ssh://board", python=sys.argv[2]), install_root=sys.argv[3])
 """
 
 

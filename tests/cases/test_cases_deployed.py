@@ -62,7 +62,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module,
     spec = f"{folder / 'net.py'}:make"
     model = load_callable(spec, "MODEL")().train()
     edgesdk.deploy(
-        model, data=Given(), budget=edgesdk.Budget(max_drop=60.0), epochs=0, out=folder / "bundle", precisions=("int8",)
+        model, data=Given(), budget=edgesdk.Budget(max_drop=60.0), epochs=0, out=folder / "bundle", precision="int8"
     )
     return folder / "bundle", model, spec
 

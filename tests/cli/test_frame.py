@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from running import Run
 
-from edgesdk.bundle import bundle
 from edgesdk.cli import main
+from edgesdk.workflows import verify
 
 HEAVY = ("torch", "onnx", "onnxscript", "scipy", "highspy", "torch_pruning")
 
@@ -42,10 +42,10 @@ def test_every_command_takes_quiet_and_verbose(edgesdk: Run, command: tuple[str,
 
 
 def _fails_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(*_: object) -> None:
+    def failing(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(bundle, "verify", failing)
+    monkeypatch.setattr(verify, "verify", failing)
 
 
 def _file(line: str) -> Path:

@@ -91,7 +91,7 @@ def test_from_python_without_labels_and_in_int8(tmp_path: Path) -> None:
         calibration = [(x[:64],), (x[200:300],)]  # noqa: RUF012
         test = [(x[300:],)]  # noqa: RUF012
 
-    found = sdk.stages(model, "raspberry-pi-5", Unlabelled(), int8=True, max_drop=20, out=tmp_path / "stages")
+    found = sdk.stages(model, "raspberry-pi-5", Unlabelled(), precision="int8", max_drop=20, out=tmp_path / "stages")
     assert found.precision == "int8" and found.basis == {"stages": "predicted", "expected": "predicted"}
     assert found.held.dense == found.test.dense == 100  # agreement with itself
     assert found.held.staged >= 80
@@ -110,9 +110,10 @@ def test_what_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"exits": 0}, UsageError, "0 exits"),
         ({"max_drop": 100}, UsageError, "a drop of 100 points"),
         ({"max_drop": -1}, UsageError, "a drop of -1 points"),
-        ({"format": "coreml"}, UsageError, "no stages in the format 'coreml'"),
+        ({"precision": "int4"}, UsageError, "no stages in 'int4'"),
+        ({"runtime": "coreml"}, UsageError, "x86 runs no stages in 'coreml'"),
         ({"confidence": "margin"}, UsageError, "no confidence 'margin'"),
-        ({"target": "raspberry-pi-5", "format": "openvino"}, UsageError, "no runtime of raspberry-pi-5 reads openvino"),
+        ({"target": "pi5", "runtime": "openvino"}, UsageError, "raspberry-pi-5 runs no stages in 'openvino'"),
         ({"model": "models.py:Dense", "data": "rows.npz"}, ModelError, "cannot be cut"),
         ({"model": "models.py:Map", "data": "images.npz"}, ModelError, "early exits are for models that classify"),
         ({"model": "models.py:Chain", "data": "rows.npz", "exits": 2}, UsageError, "the model can be cut at 1 place"),

@@ -92,7 +92,7 @@ def test_the_agent_as_one_file_answers(boards, tmp_path: Path, name: str) -> Non
 def test_bundles_are_installed_run_and_taken_back(boards, bundles, tmp_path: Path, name: str) -> None:
     board, root, versions = boards[name], tmp_path / "root", []
     for runtime in RUNTIMES:
-        found = install(bundles[runtime], board.device, root=str(root))
+        found = install(bundles[runtime], board.device, install_root=str(root))
         assert found["previous"] == (versions[-1] if versions else None)
         versions.append(found["version"])
         assert (root / "current").resolve() == root / "versions" / found["version"]
@@ -104,7 +104,7 @@ def test_bundles_are_installed_run_and_taken_back(boards, bundles, tmp_path: Pat
         said = board.succeed(root / "current" / "run.py")
         assert f"differs from the recorded sample by {max(health['errors'].values()):.2g} of" in said
     before, after = versions
-    assert rollback(board.device, root=str(root)) == {"version": before, "previous": after}
+    assert rollback(board.device, install_root=str(root)) == {"version": before, "previous": after}
     assert (root / "current").resolve().name == before
     board.succeed(root / "current" / "run.py", "--check")
 
@@ -115,14 +115,14 @@ def test_a_bundle_for_another_architecture_is_refused(boards, bundles, tmp_path:
     manifest = json.loads((foreign / "manifest.json").read_text("utf-8"))
     (foreign / "manifest.json").write_text(json.dumps({**manifest, "architecture": "x86_64"}), "utf-8")
     with pytest.raises(BundleError, match="the bundle is for x86_64, this device is aarch64"):
-        install(foreign, boards["pi4"].device, root=str(root))
+        install(foreign, boards["pi4"].device, install_root=str(root))
     assert not (root / "current").exists()
-    assert install(foreign, boards["pi4"].device, root=str(root), force=True)["health"]["errors"]
+    assert install(foreign, boards["pi4"].device, install_root=str(root), force=True)["health"]["errors"]
 
 
 def test_an_old_board_runs_the_bundle_with_the_older_runtime(boards, bundles, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    found = install(bundles["litert"], boards["armv7"].device, root=str(root))
+    found = install(bundles["litert"], boards["armv7"].device, install_root=str(root))
     error = max(found["health"]["errors"].values())
     assert found["health"]["runtime"] == "tflite" and found["health"]["p50_ms"] is None
     assert 0 < error <= TOLERANCE  # its kernels round with integers alone
@@ -131,7 +131,7 @@ def test_an_old_board_runs_the_bundle_with_the_older_runtime(boards, bundles, tm
 
 def test_an_old_board_says_what_it_lacks(boards, bundles, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="onnxruntime cannot be imported") as caught:
-        install(bundles["onnxruntime"], boards["armv7"].device, root=str(tmp_path / "root"))
+        install(bundles["onnxruntime"], boards["armv7"].device, install_root=str(tmp_path / "root"))
     assert "armv7l" in caught.value.remedy and "tflite-runtime" in caught.value.remedy
     assert not (tmp_path / "root" / "current").exists()
 

@@ -30,7 +30,7 @@ def edgesdk(boards, tmp_path: Path) -> Command:
         )  # fmt: skip
 
     python, root = boards["pi4"].python, tmp_path / "root"
-    added = run("device", "add", "emulated", "local", "--python", python, "--root", root)
+    added = run("device", "add", "emulated", "local", "--python", python, "--install-root", root)
     assert added.returncode == 0, added.stderr
     return run
 

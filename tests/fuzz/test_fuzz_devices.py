@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from mutations import altered, as_json, bounded, damaged, examples, read_or_refused, written
 from PIL import Image
 
-from edgesdk.bundle.bundle import verify
+from edgesdk.bundle.bundle import check
 from edgesdk.core.errors import EdgeSdkError
 from edgesdk_targets import bundle_run
 from edgesdk_targets.agent import health, install, protocol, scratch
@@ -125,7 +125,7 @@ def test_a_bundle_is_whole_or_refused(folder: Path, data: st.DataObject) -> None
         written(place / "manifest.json", as_json({**manifest, "files": listed(place)}))
     else:
         written(place / part, data.draw(altered(manifest).map(as_json) | damaged(as_json(manifest))))
-    read_or_refused(lambda: verify(place), EdgeSdkError)
+    read_or_refused(lambda: check(place), EdgeSdkError)
     read_or_refused(lambda: install._Bundle(str(place)), AgentError)
     read_or_refused(lambda: health._budget(str(place / "report.json")), AgentError)
     read_or_refused(lambda: arrays.read_inputs(str(place / "sample.npz")), AgentError)

@@ -13,16 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgesdk.core.errors import EdgeSdkError, StorageError, UsageError
-from edgesdk.devices.inventory import KEYS, SCHEMA, Device, add, device, devices, inventory
+from edgesdk.devices.inventory import KEYS, SCHEMA, Device, add, device, devices, inventory, remove
 
+OURS = 'schema = "edgesdk.devices/2"'
 TWO = """
-schema = 1  # of this file
+schema = "edgesdk.devices/2"  # of this file
 
 [devices.lab-pi-3]
 address = "ssh://pi@10.0.0.3:2222"
 python = "~/venv/bin/python"
 target = "raspberry-pi-4"
-root = "/opt/model"
+install_root = "/opt/model"
 key = "/keys/lab.pub"
 
 [devices."bench.2"]
@@ -65,6 +66,28 @@ def test_what_it_holds_is_read(two: Path) -> None:
     )
     assert found["bench.2"] == Device("bench.2", "local")
     assert found["bench.2"].local and not found["lab-pi-3"].local
+
+
+def test_what_earlier_versions_wrote_is_read_and_written_anew_as_today(two: Path) -> None:
+    before = devices()
+    two.write_text(TWO.replace(OURS, "schema = 1").replace("install_root", "root"), "utf-8")
+    assert devices() == before
+    add(Device("third", "local"))
+    assert {name: devices()[name] for name in before} == before
+    assert OURS in two.read_text("utf-8") and "\nroot" not in two.read_text("utf-8")
+
+
+def test_what_is_removed_is_gone_and_the_others_stay(two: Path) -> None:
+    before = devices()
+    assert remove("bench.2") == two.resolve()
+    assert devices() == {"lab-pi-3": before["lab-pi-3"]}
+    for name in ("bench.2", "local", "ssh://pi@10.0.0.3:2222"):
+        with pytest.raises(UsageError, match=r"there is no device .*: choose one of lab-pi-3"):
+            remove(name)
+    remove("lab-pi-3")
+    assert devices() == {}
+    with pytest.raises(UsageError, match="there is none yet"):
+        remove("lab-pi-3")
 
 
 def test_without_an_inventory_there_is_this_machine_and_any_address(path: Path) -> None:
@@ -136,7 +159,8 @@ def test_a_password_is_refused_and_not_said_again(path: Path) -> None:
     [
         ("name", "local"), ("name", ""), ("name", "-n"), ("name", "a b"), ("name", "a/b"), ("name", "x" * 65),
         ("name", "ssh://pi@other"), ("name", "a\nb"), ("name", " a"), ("python", ""), ("python", "-c"),
-        ("python", "py\nthon"), ("root", "models"), ("root", "../models"), ("root", "/a\x00b"), ("root", "~pi/models"),
+        ("python", "py\nthon"), ("install_root", "models"), ("install_root", "../models"), ("install_root", "/a\x00b"),
+        ("install_root", "~pi/models"),
         ("key", "lab.pub"), ("key", ""), ("key", "/k\x1b[2J"), ("target", "\t"),
     ],
 )  # fmt: skip
@@ -177,7 +201,7 @@ def test_a_target_is_kept_by_its_own_name_for_an_alias_may_move(two: Path) -> No
 def test_the_first_one_makes_the_inventory(path: Path) -> None:
     add(Device("lab", "ssh://pi@lab"))
     assert devices() == {"lab": Device("lab", "ssh://pi@lab")}
-    assert f"schema = {SCHEMA}\n" in path.read_text("utf-8")
+    assert f'schema = "{SCHEMA}"\n' in path.read_text("utf-8")
 
 
 def test_a_link_to_an_inventory_stays_one(two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +234,7 @@ DEVICES = st.builds(
     NAMES,
     st.sampled_from(["local", "ssh://pi@lab:22", "ssh://[::1]"]),
     python=st.none() | TEXT.filter(lambda text: not text.startswith("-")),
-    root=st.none() | TEXT.map(lambda text: "/" + text),
+    install_root=st.none() | TEXT.map(lambda text: "/" + text),
     key=st.none() | TEXT.map(lambda text: "~/" + text),
 )
 
@@ -244,11 +268,13 @@ def test_devices_that_are_added_at_once_are_all_there(path: Path) -> None:
         ('address = "local"', 'address = """local', "line 12"),
         ('[devices."bench.2"]', "[devices.lab-pi-3]", "line 11"),
         ('address = "local"', 'address = "local"\naddress = "local"', "line 13"),
-        ("schema = 1", "schema = 2", "update edgesdk"),
-        ("schema = 1", 'schema = "1"', "schema = 1"),
-        ("schema = 1", "schema = true", "schema = 1"),
-        ("schema = 1", "", "schema = 1"),
-        ("schema = 1", "schema = 1\ncolour = 3", "'colour'"),
+        (OURS, "schema = 3", "update edgesdk"),
+        (OURS, 'schema = "edgesdk.devices/3"', "update edgesdk"),
+        (OURS, 'schema = "edgesdk.plan/1"', OURS),
+        (OURS, 'schema = "2"', OURS),
+        (OURS, "schema = true", OURS),
+        (OURS, "", OURS),
+        (OURS, f"{OURS}\ncolour = 3", "'colour'"),
         ("target =", "tarket =", "'tarket'"),
         ("target =", "name =", "'name'"),
         ('address = "local"', "", "'bench.2'"),

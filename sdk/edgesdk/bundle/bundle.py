@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata, resources
 from pathlib import Path
@@ -23,6 +23,7 @@ from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError
 from edgesdk.core.plan import INT8, Plan
 from edgesdk.core.report import Prediction, Report
+from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, loads, loads_toml
 from edgesdk.core.target import target as find_target
 from edgesdk.core.wording import said
@@ -319,18 +320,55 @@ def _without_samples(report: Report | Prediction) -> dict[str, Any]:
     return {name: value for name, value in vars(report).items() if name != "samples_ms"}
 
 
-def verify(path: str | Path, key: str | Path | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Versions:
+    """The version of the runtime that a bundle was made with, where that is recorded, and of the one here."""
+
+    recorded: str | None
+    here: str
+
+
+@dataclass(frozen=True)
+class AgainstModel:
+    """How far each output of a bundle is from the model's, of the spread of what that answers, over ``samples``.
+
+    ``deployment_saw`` is what the deployment itself did on others.
+    """
+
+    errors: Mapping[str, float]
+    deployment_saw: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What of a bundle was checked, and holds: ``files`` as recorded, and the signature where it was asked for.
+
+    ``sample_error`` is how far each output is from the recorded sample's, of its spread. Folders of files alone, of
+    ``edgesdk export`` or ``stages``, have no ``runtime`` and no sample.
+    """
+
+    path: str
+    files: int
+    signed: bool
+    runtime: Versions | None = None
+    sample_error: Mapping[str, float] = field(default_factory=dict)
+    against_model: AgainstModel | None = None
+    valid: bool = True
+    schema: str = Schema("verification", 1)
+
+
+def check(path: str | Path, key: str | Path | None = None) -> Verification:
     """Check a bundle: digests, schema, runtime version, its outputs on the recorded sample, its signature by ``key``.
 
-    Of a folder that ``edgesdk export`` wrote, the digests. Returns what was checked. Raises ``BundleError`` for what
-    does not hold.
+    Of a folder that ``edgesdk export`` wrote, the digests. Raises ``BundleError`` for what does not hold.
     """
     if key is not None:
         check_signature(Path(path), Path(key))
     manifest = _read(Path(path) / "manifest.json")
     if manifest.get("kind") == "export" and isinstance(manifest.get("files"), dict):
         _check_files(Path(path), manifest["files"])
-        return {"bundle": str(path), "files": len(manifest["files"]), "valid": True}
+        return Verification(str(path), len(manifest["files"]), key is not None)
     bundle = Bundle.open(path)
     inputs, recorded = bundle.recorded()
     try:
@@ -349,13 +387,8 @@ def verify(path: str | Path, key: str | Path | None = None) -> dict[str, Any]:
             raise BundleError(
                 f"{name} differs from the recorded sample by {errors[name]:.2g} of its spread", "deploy again here"
             )
-    return {
-        "bundle": str(bundle.path),
-        "files": len(bundle.manifest["files"]),
-        "runtime": {"recorded": bundle.manifest["runtime"].get("version"), "here": found.version},
-        "sample_error": errors,
-        "valid": True,
-    }
+    versions = Versions(bundle.manifest["runtime"].get("version"), found.version)
+    return Verification(str(bundle.path), len(bundle.manifest["files"]), key is not None, versions, errors)
 
 
 def _read(path: Path) -> dict[str, Any]:

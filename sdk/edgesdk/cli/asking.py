@@ -27,18 +27,18 @@ def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any)
     Several are measured in one run, their blocks taking turns, so that the ratios between them hold.
     """
     with telling() as tell:
-        from edgesdk.workflows.benchmark import compare
+        from edgesdk.workflows.benchmark import benchmark as run
 
         tell(f"measuring {', '.join(map(str, paths))} ({mode})", None)
-        reports = compare(paths, mode=mode, **options)
+        measured = run(paths, mode=mode, **options)
     if as_json:
-        emit_json(reports if len(reports) > 1 else reports[0])
+        emit_json(measured)
         return
     from edgesdk.cli.show import show_ratios, show_report
 
-    for report in reports:
+    for report in measured.reports:
         show_report(report, console())
-    show_ratios(reports, console())
+    show_ratios(measured.reports, console())
 
 
 @click.command(cls=Command)
@@ -48,36 +48,25 @@ def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any)
 @click.option("--weights", type=click.Path(path_type=Path), help="Those of the model.")
 @click.option("--data", help="Judge on its test samples, instead of the few that the bundle holds.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def verify(
-    path: Path, key: Path | None, model: str | None, weights: Path | None, data: str | None, as_json: bool
-) -> None:
+def verify(as_json: bool, **options: Any) -> None:
     """Check a bundle: digests, versions, its outputs on the recorded sample, and with --key its signature.
 
     With --model its outputs are compared with those of the model, too.
     """
-    from edgesdk.bundle.bundle import verify as check
+    from edgesdk.workflows.verify import verify as run
 
-    if model is None and (weights or data):
-        raise UsageError(f"--{'weights' if weights else 'data'} without --model", "give the model, too")
-    found = check(path, key)
-    if model is not None:
-        from edgesdk.workflows.comparison import against_model
-
-        found |= {"against_model": against_model(path, model, weights, data)}
+    found = run(**options)
     if as_json:
         emit_json(found)
         return
-    emit(f"{path}: {found['files']} files as recorded{', signed by that key' if key else ''}")
-    if "runtime" not in found:  # files that were exported, without a sample
-        return
-    runtime = found["runtime"]
-    emit(f"runtime: made with {runtime['recorded']}, here {runtime['here']}")
-    for name, error in found["sample_error"].items():
+    emit(f"{found.path}: {found.files} files as recorded{', signed by that key' if found.signed else ''}")
+    if found.runtime is not None:
+        emit(f"runtime: made with {found.runtime.recorded}, here {found.runtime.here}")
+    for name, error in found.sample_error.items():
         emit(f"{name}: differs from the recorded sample by {error:.2g} of its spread")
-    if model is not None:
-        own = found["against_model"]
-        for name, error in own["errors"].items():
-            emit(f"{name}: differs from the model by {error:.2g} of its spread, over {own['samples']} samples")
+    if (own := found.against_model) is not None:
+        for name, error in own.errors.items():
+            emit(f"{name}: differs from the model by {error:.2g} of its spread, over {own.samples} samples")
 
 
 @click.command(cls=Command)
@@ -187,6 +176,7 @@ def _without_posterior(pair: Any) -> dict[str, Any]:
 @click.command(cls=Command)
 @click.argument("name")
 @click.option("--base", help="A target whose profile is shifted to the board's measurements.")
+@click.option("--runtime", default="onnxruntime", show_default=True, help="What is timed.")
 @click.option("--measurements", type=click.Path(path_type=Path), help="CSV: model, runtime, precision, threads, ms.")
 @click.option("--device", default="local", show_default=True, help=DEVICE)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)

@@ -43,7 +43,7 @@ def list_(as_json: bool) -> None:
 @click.argument("address")
 @click.option("--python", help="Its interpreter.  [default: ~/.edgesdk/venv/bin/python there, else python3]")
 @click.option("--target", help="What kind of device it is: see `edgesdk targets`.")
-@click.option("--root", help="The folder there that bundles are installed in.")
+@click.option("--install-root", help="The folder there that bundles are installed in.")
 @click.option("--key", type=click.Path(path_type=Path), help="Public key that its bundles must be signed with.")
 @click.option("--force", is_flag=True, help="Replace the device of that name.")
 def add(name: str, address: str, key: Path | None, force: bool, **options: Any) -> None:
@@ -53,6 +53,15 @@ def add(name: str, address: str, key: Path | None, force: bool, **options: Any) 
 
     place = str(Path(os.path.expanduser(key)).absolute()) if key else None
     emit(f"{name}: {write(Device(name, address, key=place, **options), force)}")
+
+
+@device.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Take a device out of the inventory; what is installed on it stays there."""
+    from edgesdk.devices.inventory import remove as take_out
+
+    emit(f"{name}: no longer in {take_out(name)}")
 
 
 @device.command()
@@ -73,18 +82,18 @@ def probe(name: str, as_json: bool) -> None:
 
 
 @device.command()
-@click.argument("name", metavar="DEVICE")
+@click.argument("device")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--install-root", "root", help="The folder there.  [default: the inventory's, else ~/edgesdk/NAME]")
+@click.option("--install-root", help="The folder there.  [default: the inventory's, else ~/edgesdk/NAME]")
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Versions that stay there.")
 @click.option("--force", is_flag=True, help="Even if it is older, or made for another architecture.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def install(name: str, bundle: Path, as_json: bool, **options: Any) -> None:
+def install(device: str, bundle: Path, as_json: bool, **options: Any) -> None:
     """Install a bundle: send it, check it there, try it there, then switch to it in one step."""
     with telling() as tell:
         from edgesdk.workflows.install import install as run
 
-        found = run(bundle, name, **options, tell=tell)
+        found = run(bundle, device, **options, tell=tell)
     if as_json:
         emit_json(found)
     else:
@@ -94,14 +103,14 @@ def install(name: str, bundle: Path, as_json: bool, **options: Any) -> None:
 
 
 @device.command()
-@click.argument("name", metavar="DEVICE")
-@click.option("--install-root", "root", help="The folder there.  [default: the inventory's]")
+@click.argument("device")
+@click.option("--install-root", help="The folder there.  [default: the inventory's]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def rollback(name: str, root: str | None, as_json: bool) -> None:
+def rollback(device: str, install_root: str | None, as_json: bool) -> None:
     """Go back to the version that ran before."""
     from edgesdk.workflows.install import rollback as run
 
-    found = run(name, root=root)
+    found = run(device, install_root=install_root)
     if as_json:
         emit_json(found)
     else:

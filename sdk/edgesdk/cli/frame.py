@@ -15,18 +15,28 @@ INTERRUPTED = 130
 QUIET, VERBOSE, STAGE = (f"edgesdk.{name}" for name in ("quiet", "verbose", "stage"))  # keys of a context's ``meta``
 
 
+def _how_much() -> list[click.Parameter]:
+    """The options that say how much is told; they may stand before a command's name and after it."""
+    return [
+        click.Option(["-q", "--quiet"], is_flag=True, help="No progress, and of results the verdict alone."),
+        click.Option(["-v", "--verbose"], is_flag=True, help="All that is known, not the verdict and a table."),
+    ]
+
+
+def _note_how_much(ctx: click.Context) -> None:
+    for key, name in ((QUIET, "quiet"), (VERBOSE, "verbose")):
+        ctx.meta[key] = ctx.params.pop(name) or ctx.meta.get(key, False)
+
+
 class Command(click.Command):
     """A command that keeps its results apart from all else that is printed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params += [
-            click.Option(["-q", "--quiet"], is_flag=True, help="No progress, and of results the verdict alone."),
-            click.Option(["-v", "--verbose"], is_flag=True, help="All that is known, not the verdict and a table."),
-        ]
+        self.params += _how_much()
 
     def invoke(self, ctx: click.Context) -> Any:
-        ctx.meta[QUIET], ctx.meta[VERBOSE] = ctx.params.pop("quiet"), ctx.params.pop("verbose")
+        _note_how_much(ctx)
         with results_apart():
             try:
                 return super().invoke(ctx)
@@ -43,6 +53,14 @@ class Commands(click.Group):
 
     command_class = Command
     group_class = type
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _how_much()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        _note_how_much(ctx)
+        return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:

@@ -34,7 +34,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--target", help="The kind of device: see `edgesdk targets`.  [default: the --device's own]"),
         click.option("--device", help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}"),
         click.option("--runtime", help="One of the target's, or auto for the best of all.  [default: its first]"),
-        click.option("--precision", "precisions", multiple=True, help="Of layers: fp32 and what is named here alone."),
+        click.option("--precision", multiple=True, help="Of layers: fp32 and what is named here alone."),
         click.option("--offer", multiple=True, help="Forms of layers beside the usual, like cp: docs/techniques.md."),
         click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable."),
         click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint."),
@@ -45,7 +45,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB."),
         click.option("--size", help="Upper bound on the model file, like 200kB."),
         click.option("--max-drop", type=float, help="Upper bound on the drop of the metric, in points."),
-        click.option("--accuracy", "score", type=float, help="Lower bound on the metric itself, like 91.5."),
+        click.option("--min-score", type=float, help="Lower bound on the metric itself, like 91.5."),
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--out", type=click.Path(path_type=Path), help="Where the result goes."),
@@ -60,7 +60,7 @@ def _budget(options: dict[str, Any]) -> Budget | None:
     from edgesdk.core.budget import BYTES, Budget, parse, parse_latency
 
     latency, memory, size = (options.pop(name) for name in ("latency", "peak_memory", "size"))
-    drop, percentile, score = (options.pop(name) for name in ("max_drop", "percentile", "score"))
+    drop, percentile, score = (options.pop(name) for name in ("max_drop", "percentile", "min_score"))
     if (latency, memory, size, drop, score) == (None, None, None, None, None):
         return Budget(percentile=percentile) if percentile != 50 else None
     return Budget(
@@ -68,7 +68,7 @@ def _budget(options: dict[str, Any]) -> Budget | None:
         size_bytes=parse(size, BYTES, "--size") if size else None,
         max_drop=drop,
         percentile=percentile,
-        score=score,
+        min_score=score,
         **(parse_latency(latency) if latency else {}),
     )
 
@@ -116,7 +116,7 @@ def deploy(as_json: bool, time: str | None, **options: Any) -> None:
     from edgesdk.pipeline.allowance import parse_seconds
 
     options["budget"] = _budget(options)
-    options["seconds"] = parse_seconds(time) if time else None
+    options["time"] = parse_seconds(time) if time else None
     _known(options)
     out = free(options.pop("out") or Path("bundle"), options["force"])
     with telling(STEPS) as tell:
@@ -164,9 +164,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
 @click.command(cls=Command)
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.argument("model", required=False)
-@click.option(
-    "--format", "formats", multiple=True, help="onnx, openvino, tflite or all; may be repeated.  [default: all]"
-)
+@click.option("--format", multiple=True, help="onnx, openvino, tflite or all; may be repeated.  [default: all]")
 @click.option("--target", help="Refuse a plan that was made for another target.")
 @click.option("--data", help="As for deploy: it gives the ranges of integer layers.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint.")

@@ -13,6 +13,7 @@ from edgesdk.cli.inputs import pixels, preprocessing
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import emit, emit_json
+from edgesdk.core.wording import score
 
 if TYPE_CHECKING:
     from edgesdk.workflows.prepare import Prepared
@@ -99,14 +100,14 @@ def _print(made: Prepared, as_json: bool) -> None:
     if as_json:
         emit_json({"prepared": str(made.path), "report": report})
         return
-    scores = ", ".join(f"{name} {score:.2f}" for name, score in report["score"].items())
+    scores = ", ".join(f"{name} {score(figure)}" for name, figure in report["score"].items())
     emit(f"{report['metric']} on test data: {scores}")
     if "near_zero" in report:
         share, size = report["near_zero"], report["size"]
         emit(f"channels near zero: {100 * share['before']:.1f} % before, {100 * share['after']:.1f} % after")
         emit(f"{report['penalty']}: {size['before']:.4g} before, {size['after']:.4g} after")
     if "members" in report:
-        emit(f"members: {', '.join(f'{score:.2f}' for score in report['members'])}")
+        emit(f"members: {', '.join(map(score, report['members']))}")
     for note in report["notes"]:
         emit(f"note: {note}")
     emit(f"go on with: edgesdk deploy {made.path / 'model.py'}:model --data ...")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from edgesdk.cli.verdict import BOUNDS, cost, verdict
 from edgesdk.core.budget import show
+from edgesdk.core.wording import counted, score, thread_counts
 from edgesdk.devices.estimate import deployable
 from edgesdk.price.profile import MEASURED, SCALED
 
@@ -34,7 +35,7 @@ def show_bundle(bundle: Bundle, console: Console, quiet: bool = False, verbose: 
     if verbose:
         _show_rest(bundle, console)
     notes = len(report["notes"])
-    more = f" (report.json in it has {notes} note{'s' * (notes > 1)}: -v prints them)" if notes and not verbose else ""
+    more = f" (report.json in it has {counted(notes, 'note')}: -v prints them)" if notes and not verbose else ""
     console.print(f"bundle: {bundle.path}{more}", highlight=False, soft_wrap=True)
     if bundle.installed is not None:
         show_installed(bundle.installed, console)
@@ -42,15 +43,15 @@ def show_bundle(bundle: Bundle, console: Console, quiet: bool = False, verbose: 
 
 def _show_figures(report: Mapping[str, Any], console: Console) -> None:
     """Dense beside deployed. Figures of a profile are never shown as measured ones are: each has its interval."""
-    dense, deployed, score, budget = report["dense"], report["deployed"], report["score"], report["budget"]
+    dense, deployed, budget = report["dense"], report["deployed"], report["budget"]
     measured = report["basis"] == "measured"
     how = "measured in one interleaved run" if measured else "predicted, not measured"
     table = Table(title=f"{how}: {deployed['runtime']}", title_justify="left")
     for heading in ("", "budget", "dense", "deployed", "ratio"):
         table.add_column(heading, justify="left" if not heading else "right")
-    drop = "-" if budget["max_drop"] is None else f"-{budget['max_drop']:.3g}"
-    scores = [score["dense"], score["deployed"]]
-    table.add_row(report["metric"], drop, *(f"{s:.2f}" for s in scores), f"{scores[1] - scores[0]:+.2f}")
+    drop = "-" if budget["max_drop"] is None else f"{budget['max_drop']:.3g} less"
+    before, after = report["score"]["dense"], report["score"]["deployed"]
+    table.add_row(report["metric"], drop, score(before), score(after), score(after - before, "+"))
     ratio, bound = f"{cost(report)['latency_ratio']:.2f}", _bound(budget, "latency_ms")
     if measured:
         for name in dict.fromkeys(("p50", f"p{budget['percentile']:g}")):
@@ -151,7 +152,7 @@ def show_exports(found: Iterable[Exported], console: Console) -> None:
 
 def show_estimate(found: Estimate, per_layer: bool, console: Console) -> None:
     """What a model is predicted to cost, and what that rests on."""
-    where = f"{found.target}, {found.runtime}, {found.threads} thread(s)"
+    where = f"{found.target}, {found.runtime}, {counted(found.threads, 'thread')}"
     table = Table(title=f"predicted: {where}", title_justify="left", show_header=False)
     low, high = (show("latency_ms", end) for end in (found.latency_low_ms, found.latency_high_ms))
     table.add_row("latency", f"{show('latency_ms', found.latency_ms)} (90 %: {low} to {high})")
@@ -234,8 +235,7 @@ def show_target(known: Profile, console: Console) -> None:
 def _pair(pair: Pair) -> str:
     standing = pair.standing
     errors = "; ".join(f"mean error {100 * error:.1f} % ({what})" for what, error in standing.errors)
-    threads = " and ".join(map(str, standing.threads))
-    kind = f"{standing.kind} with {threads} thread(s)" if standing.networks else standing.kind
+    kind = f"{standing.kind} with {thread_counts(standing.threads)}" if standing.networks else standing.kind
     return f"{pair.runtime} {pair.precision}: {kind}; {errors or 'error not measured'}"
 
 
@@ -245,7 +245,7 @@ def show_search(plan: Plan, console: Console, quiet: bool = False, verbose: bool
     figures = ", ".join(f"{BOUNDS[name]} {show(name, getattr(cost, name))}" for name in BOUNDS if getattr(cost, name))
     console.print(f"predicted: {figures}", highlight=False, soft_wrap=True)
     console.print("accuracy: not judged; edgesdk deploy carries the plan out and does", highlight=False, soft_wrap=True)
-    where = f"prices of {plan.target}, {plan.runtime}, {plan.threads} thread{'s' * (plan.threads > 1)}"
+    where = f"prices of {plan.target}, {plan.runtime}, {counted(plan.threads, 'thread')}"
     console.print(f"{where}, within {100 * plan.proof.gap:.2g} % of the best at them", highlight=False, soft_wrap=True)
     if not quiet:
         show_plan(plan, console, verbose)
@@ -291,7 +291,7 @@ def show_report(report: Report, console: Console) -> None:
     if report.runtime_memory_bytes is not None:
         rows.append(("runtime's own memory", show("peak_memory_bytes", report.runtime_memory_bytes)))
     rows.append(("size", show("size_bytes", report.size_bytes)))
-    runtime = f"{report.runtime} {report.runtime_version}, {report.threads} thread(s)"
+    runtime = f"{report.runtime} {report.runtime_version}, {counted(report.threads, 'thread')}"
     table = Table(
         title=f"{report.name}: {runtime}, {report.device.get('cpu')}", title_justify="left", show_header=False
     )
@@ -345,7 +345,8 @@ def _plainly(value: Any) -> str:
 def show_stages(found: Stages, console: Console) -> None:
     """The stages with their shares, what is expected, and what it costs in accuracy."""
     basis = found.basis["stages"]
-    title = f"{found.path}: {found.precision} in {found.runtime} {found.runtime_version}, {found.threads} thread(s)"
+    how = f"{found.precision} in {found.runtime} {found.runtime_version}, {counted(found.threads, 'thread')}"
+    title = f"{found.path}: {how}"
     table = Table(title=title, title_justify="left")
     for heading in ("file", "exit at", "threshold", "reached by", "left by", f"p50 ({basis})"):
         table.add_column(heading, justify="left" if heading in ("file", "exit at") else "right")

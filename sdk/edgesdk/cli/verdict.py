@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgesdk.core.budget import show
+from edgesdk.core.wording import counted, score
 
 BOUNDS = {"latency_ms": "latency", "latency_ratio": "latency", "peak_memory_bytes": "peak memory", "size_bytes": "size"}
-
-SMALLEST = 1e-9  # a difference of scores that is more than rounding
 
 
 def verdict(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -37,7 +36,7 @@ def _budget(report: Mapping[str, Any]) -> str:
     told = [f"{BOUNDS[name]} {show(name, found[name])} of {show(name, most)} allowed" for name, most in bounds.items()]
     lost = report["score"]["dense"] - report["score"]["deployed"]
     if budget["max_drop"] is not None:
-        told.append(f"drop {_digits(max(lost, 0))} of {budget['max_drop']:.3g} points allowed")
+        told.append(f"drop {score(max(lost, 0))} of {counted(budget['max_drop'], 'point', '.3g')} allowed")
     if not bounds:
         told.insert(0, "latency " + ", ".join(show(name, found[name]) for name in ("latency_ms", "latency_ratio")))
     missed = [name for name, bound in bounds.items() if found[name] > bound]
@@ -57,19 +56,12 @@ def _why(report: Mapping[str, Any]) -> str:
 
 def _score(report: Mapping[str, Any]) -> str:
     before, after = report["score"]["dense"], report["score"]["deployed"]
-    return f"{report['metric']}: {_digits(before)} before, {_digits(after)} after ({_digits(after - before, '+')})"
-
-
-def _digits(value: float, sign: str = "") -> str:
-    """Two decimals, or two digits of what is so small that they would say nothing of it."""
-    if abs(value) < SMALLEST:
-        value = 0.0
-    return f"{value:{sign}.2f}" if abs(value) >= 0.1 or not value else f"{value:{sign}.2g}"
+    return f"{report['metric']}: {score(before)} before, {score(after)} after ({score(after - before, '+')})"
 
 
 def _ground(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     deployed, date = report["deployed"], str(manifest["created"])[:10]
-    threads = f"{deployed['threads']} thread{'s' * (deployed['threads'] > 1)}"
+    threads = counted(deployed["threads"], "thread")
     if report["basis"] == "measured":
         device = deployed["device"]
         where = device.get("board") or device.get("cpu") or "this machine"

@@ -42,8 +42,8 @@ class Budget:
     """Upper bounds: milliseconds at ``percentile``, bytes of peak memory and of the file, points of accuracy lost.
 
     A bound that is ``None`` does not bind. ``latency_ratio`` bounds the latency as a share of the dense model's, both
-    being measured in one interleaved run and compared round by round, at the median. ``score`` is a lower bound, on the
-    metric itself: what the dense model has above it is the drop. With a bound on accuracy alone the fastest model
+    being measured in one interleaved run and compared round by round, at the median. ``min_score`` is a lower bound, on
+    the metric itself: what the dense model has above it is the drop. With a bound on accuracy alone the fastest model
     within it is sought; with any other the most accurate one within all of them. Raises ``UsageError`` for an upper
     bound that is not positive.
     """
@@ -53,15 +53,15 @@ class Budget:
     size_bytes: float | None = None
     max_drop: float | None = None
     percentile: float = 50
-    score: float | None = None
+    min_score: float | None = None
     latency_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        if self.score is not None and not isfinite(self.score):
-            raise UsageError(f"the bound score = {self.score} is not finite", "give a number")
+        if self.min_score is not None and not isfinite(self.min_score):
+            raise UsageError(f"the bound min_score = {self.min_score} is not finite", "give a number")
         for bound in fields(self):
             value = getattr(self, bound.name)
-            if bound.name != "score" and value is not None and not 0 < value < float("inf"):
+            if bound.name != "min_score" and value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"the bound {bound.name} = {value} is not positive", "give a number above zero")
         if self.percentile >= 100:
             raise UsageError(f"there is no percentile {self.percentile:g}", "give one between 1 and 99")
@@ -85,11 +85,11 @@ class Budget:
 
     def given(self, dense_score: float) -> Budget:
         """This budget with the bound on the score as a drop. Raises ``BudgetError`` where the dense model misses it."""
-        if self.score is None:
+        if self.min_score is None:
             return self
-        drop = dense_score - self.score
+        drop = dense_score - self.min_score
         if drop < 0:
-            fact = f"the dense model itself scores {dense_score:.4g}, less than the {self.score:g} that are wanted"
+            fact = f"the dense model itself scores {dense_score:.4g}, less than the {self.min_score:g} that are wanted"
             raise BudgetError(fact, "train it further, or ask for less")
         least = max(drop, 1e-9)  # a bound is positive
         return replace(self, max_drop=least if self.max_drop is None else min(least, self.max_drop))

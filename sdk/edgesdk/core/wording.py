@@ -1,10 +1,11 @@
-"""How other people's exceptions and long lists read in a message of one line."""
+"""How numbers, long lists and other people's exceptions read in a message of one line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 SHOWN = 3  # names in a message, before the rest is counted
+SMALLEST = 1e-9  # a difference of scores that is more than rounding
 
 
 def said(error: BaseException) -> str:
@@ -18,3 +19,21 @@ def listed(names: Iterable[object]) -> str:
     shown = [str(name) for name in names]
     more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
     return ", ".join(shown[:SHOWN]) + more
+
+
+def counted(number: float, noun: str, digits: str = "g") -> str:
+    """``1 thread``, ``2 threads``, ``0.5 points``."""
+    text = f"{number:{digits}}"
+    return f"{text} {noun}{'s' * (text != '1')}"
+
+
+def thread_counts(counts: Sequence[int]) -> str:
+    """``1 thread``, ``1 and 4 threads``."""
+    return f"{' and '.join(map(str, counts))} thread{'s' * (tuple(counts) != (1,))}"
+
+
+def score(value: float, sign: str = "") -> str:
+    """A score or a difference of two: two decimals, or two digits of what is so small that they would say nothing."""
+    if abs(value) < SMALLEST:
+        value = 0.0
+    return f"{value:{sign}.2f}" if abs(value) >= 0.1 or not value else f"{value:{sign}.2g}"

@@ -14,6 +14,7 @@ from edgesdk.core.graph import Graph
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.target import Target
 from edgesdk.core.target import target as find_target
+from edgesdk.core.wording import thread_counts
 from edgesdk.price.account import Account, plain_bytes
 from edgesdk.price.operators import of_network
 from edgesdk.price.physics import FP16, weight_count
@@ -65,7 +66,7 @@ def estimate(
 ) -> Estimate:  # fmt: skip
     """The latency (ms), memory and size (bytes) that ``model`` is predicted to have on ``target``.
 
-    ``model`` is a module, the path of an ONNX file, or a graph that :func:`prepare` made; ``example`` a batch, the
+    ``model`` is a module, the path of an ONNX file, or a graph that :func:`read_graph` made; ``example`` a batch, the
     shape of the single input without the batch, or an :class:`edgesdk.core.graph.Tensor` for each input, which an ONNX
     file needs only where its own is free. Without ``precision`` a file is taken as it is and a module in fp32, or in
     fp16 where the runtime has nothing else. Raises
@@ -74,7 +75,7 @@ def estimate(
     """
     known = find_target(target)
     runtime, threads = _runtime(known, runtime), _threads(threads)
-    graph, stored = (model, {}) if isinstance(model, Graph) else prepare(model, example)
+    graph, stored = (model, {}) if isinstance(model, Graph) else read_graph(model, example)
     found = profile(known)
     if precision is None and not stored:
         first = next((pair.precision for pair in found.pairs if pair.runtime == runtime), FP32)
@@ -117,7 +118,7 @@ def predicted(graph: Graph, options: Mapping[str, Option], prices: Predicted, ex
     )
 
 
-def prepare(model: nn.Module | str | Path, example: Any = None) -> tuple[Graph, dict[str, Option]]:
+def read_graph(model: nn.Module | str | Path, example: Any = None) -> tuple[Graph, dict[str, Option]]:
     """The graph of a model, and the options that an ONNX file already has. Give the graph to :func:`estimate`.
 
     Raises ``UsageError`` for a missing or unfitting shape, ``ModelError`` for a model that cannot be read.
@@ -160,8 +161,7 @@ def _notes(pairs: Mapping[str, Pair], low: float, high: float, unknown: tuple[st
     found = [f"{precision} is {pair.standing.kind}" for precision, pair in pairs.items() if not pair.standing.networks]
     for precision, pair in pairs.items():
         if threads not in pair.standing.threads:
-            known = " and ".join(map(str, pair.standing.threads))
-            found.append(f"{precision} is known with {known} threads, not with {threads}")
+            found.append(f"{precision} is known with {thread_counts(pair.standing.threads)}, not with {threads}")
     if high / low > WIDE:
         found.append(f"the interval is wide: the truth may be {high / low:.1f} times from one end to the other")
     if unknown:

@@ -2,7 +2,7 @@
 
 It is a TOML file, ``EDGESDK_DEVICES`` or ``devices.toml`` in the user's config folder::
 
-    schema = 1
+    schema = "edgesdk.devices/2"
 
     [devices.lab-pi-3]
     address = "ssh://pi@10.0.0.3:22"
@@ -25,10 +25,11 @@ from typing import Any
 import platformdirs
 
 from edgesdk.core.errors import StorageError, UsageError
+from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import loads_toml, write
 from edgesdk.core.target import target
 
-SCHEMA = 1
+SCHEMA = Schema("devices", 2)  # 1: the number alone, and ``root`` for ``install_root``
 LOCAL = "local"
 HEAD = "# Devices of edgesdk. `edgesdk device add` writes this file anew, without comments.\n"
 FORM = "give it as ssh://user@host, ssh://user@host:port or local"
@@ -44,17 +45,17 @@ ADDRESS = re.compile(
 class Device:
     """A device: what it is called, and its ``address``, ``ssh://[user@]host[:port]`` or ``local``.
 
-    ``python`` is its interpreter and ``root`` the folder that bundles are installed in, both as the device knows them;
-    ``target`` the kind of device that it is; ``key`` the public key here that its bundles must be signed with, an
-    absolute path or one from ``~/``. Raises ``UsageError`` for what cannot be: a host that ssh would take for an
-    option, a password in the address.
+    ``python`` is its interpreter and ``install_root`` the folder that bundles are installed in, both as the device
+    knows them; ``target`` the kind of device that it is; ``key`` the public key here that its bundles must be signed
+    with, an absolute path or one from ``~/``. Raises ``UsageError`` for what cannot be: a host that ssh would take for
+    an option, a password in the address.
     """
 
     name: str
     address: str
     python: str | None = None
     target: str | None = None
-    root: str | None = None
+    install_root: str | None = None
     key: str | None = None
 
     def __post_init__(self) -> None:
@@ -69,7 +70,7 @@ class Device:
             raise UsageError(f"a device cannot be called {self.name!r}", remedy)
         if (self.python or "").startswith("-"):
             raise UsageError(f"the python of a device cannot be {self.python!r}", "give a command or a path")
-        for field, value in (("root", self.root), ("key", self.key)):
+        for field, value in (("install_root", self.install_root), ("key", self.key)):
             if value is not None and not value.startswith(("/", "~/")) and value != "~":
                 raise UsageError(f"the {field} {value!r} of a device is no absolute path", "begin it with / or ~/")
 
@@ -84,6 +85,7 @@ class Device:
         return None if self.key is None else Path(os.path.expanduser(self.key))
 
 
+BEFORE = {"root": "install_root"}  # keys of schema 1
 KEYS = tuple(field.name for field in dataclasses.fields(Device) if field.name != "name")
 
 
@@ -108,15 +110,17 @@ def devices() -> dict[str, Device]:
             f"the inventory {path} cannot be read: {error.strerror}", "give another by EDGESDK_DEVICES"
         ) from None
     document = _parse(path, content)
-    schema = document.get("schema")
-    if type(schema) is not int or schema < 1:
-        raise UsageError(f"the inventory {path} has no schema", f"begin it with schema = {SCHEMA}")
-    if schema > SCHEMA:
-        raise UsageError(f"the inventory {path} has schema {schema}, newer than {SCHEMA}", "update edgesdk")
+    version = SCHEMA.of(document.get("schema"))
+    if version is None:
+        raise UsageError(f"the inventory {path} has no schema", f'begin it with schema = "{SCHEMA}"')
+    if version > SCHEMA.version:
+        raise UsageError(f"the inventory {path} has schema {version}, newer than {SCHEMA}", "update edgesdk")
     _known(path, "the inventory", document, ("schema", "devices"))
     tables = document.get("devices", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise UsageError(f"devices of {path} are no tables", "write each as [devices.NAME]")
+    if version == 1:
+        tables = {name: {BEFORE.get(key, key): table[key] for key in table} for name, table in tables.items()}
     return {name: _device(path, name, tables[name]) for name in sorted(tables)}
 
 
@@ -158,9 +162,29 @@ def add(device: Device, force: bool = False) -> Path:
             fact = f"there is a device {device.name} already, at {known[device.name].address}"
             raise UsageError(fact, "give --force to replace it, or another name")
         known[device.name] = device
-        tables = (_table(found) for _, found in sorted(known.items()))
-        write(path, "\n".join((f"{HEAD}schema = {SCHEMA}\n", *tables)))
+        _write(path, known)
     return path
+
+
+def remove(name: str) -> Path:
+    """Take the device ``name`` out of the inventory; that file. Raises ``UsageError`` where it has none of that name.
+
+    What is installed on the device stays there.
+    """
+    path = inventory().resolve()
+    with _alone(path.parent):
+        known = devices()
+        if name not in known:
+            choice = f"choose one of {', '.join(known)}" if known else "there is none yet"
+            raise UsageError(f"there is no device {name!r} in {path}", choice)
+        del known[name]
+        _write(path, known)
+    return path
+
+
+def _write(path: Path, known: Mapping[str, Device]) -> None:
+    tables = (_table(found) for _, found in sorted(known.items()))
+    write(path, "\n".join((f"{HEAD}schema = {json.dumps(SCHEMA)}\n", *tables)))
 
 
 def _check_address(address: str) -> None:

@@ -328,7 +328,7 @@ def study(
     tell("tracing", None)
     reference = Reference(model)
     network = trace(model, data.example, reference)
-    if budget.score is not None:
+    if budget.min_score is not None:
         budget = budget.given(task.score(reference, data.test, reference))
     found: list[Study] = []
     refused: dict[str, str] = {}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.core.errors import UsageError
+from edgesdk.core.wording import counted
 
 LEAST = 1e-12  # of a probability, so that its logarithm is finite
 
@@ -25,7 +26,7 @@ class Ensemble(nn.Module):
     def __init__(self, members: Sequence[nn.Module], weights: Sequence[float] = (), classify: bool = True) -> None:
         super().__init__()
         if len(members) < 2:
-            raise UsageError(f"an ensemble of {len(members)} member(s)", "give 2 or more")
+            raise UsageError(f"an ensemble of {counted(len(members), 'member')}", "give 2 or more")
         weights = tuple(weights) or (1.0,) * len(members)
         if len(weights) != len(members) or not all(0 < weight < math.inf for weight in weights):
             fact = f"weights {', '.join(f'{weight:g}' for weight in weights)} of {len(members)} members"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgesdk.bundle.bundle import Bundle
@@ -12,36 +12,38 @@ from edgesdk.core.artifact import FORMAT_OF, FORMATS, HERE, Artefact, baseline, 
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.core.report import Report
+from edgesdk.core.schema import Schema
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.reach import reach
 from edgesdk_targets.agent.measure import MODES
 
 
-def benchmark(
-    path: str | Path, *, runtime: str | None = None, threads: int = 1, mode: str = "quick",
-    device: str | Device = LOCAL,
-) -> Report:  # fmt: skip
-    """The latency (ms), memory (bytes) and cold load of a model file or a bundle, in processes of their own.
+@dataclass(frozen=True)
+class Benchmark:
+    """What was measured in one run: a report of each file, in the order in which they were named.
 
-    ``path`` is a bundle, an ``.onnx``, an ``.xml`` of OpenVINO with its ``.bin`` beside it, or a ``.tflite`` file;
+    Blocks of several take turns, so that the ratios between them hold on that device, whatever it did meanwhile.
+    """
+
+    reports: tuple[Report, ...]
+    schema: str = Schema("benchmark", 1)
+
+
+def benchmark(
+    paths: str | Path | Sequence[str | Path], *, runtime: str | None = None, threads: int = 1, mode: str = "quick",
+    device: str | Device = LOCAL,
+) -> Benchmark:  # fmt: skip
+    """The latency (ms), memory (bytes) and cold load of model files or bundles, in processes of their own, in one run.
+
+    A path is a bundle, an ``.onnx``, an ``.xml`` of OpenVINO with its ``.bin`` beside it, or a ``.tflite`` file;
     ``runtime`` is by default the one that such files are for. ``mode`` is ``rapid``, ``quick`` or ``full``: more
     samples over a longer time; or ``sustained``: five minutes, after five minutes of the same load. ``device`` is of
     the inventory, ``local`` or an ``ssh://`` address. Raises ``BundleError`` for a file that is none of these,
     ``UsageError`` for a runtime that does not read it, ``DeviceError`` where the runtime is missing or refuses the
     file, or the device is emulated or cannot be reached.
     """
-    return compare([path], runtime=runtime, threads=threads, mode=mode, device=device)[0]
-
-
-def compare(
-    paths: Sequence[str | Path], *, runtime: str | None = None, threads: int = 1, mode: str = "quick",
-    device: str | Device = LOCAL,
-) -> list[Report]:  # fmt: skip
-    """What :func:`benchmark` gives for each of ``paths``, from one run in which their blocks take turns.
-
-    Ratios between them hold on that device, whatever it did meanwhile.
-    """
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if mode not in MODES:
         raise UsageError(f"there is no mode {mode!r}", f"choose {', '.join(MODES)}")
     if threads < 1:
@@ -55,7 +57,7 @@ def compare(
         baselines = {name: baseline(Path(folder), name) for name in runtimes}
         bench.table(cache_folder() / "prices", 1, 0)  # knows the undisturbed state, if anything was priced here
         reports = bench.measure(models, mode, baselines)
-        return [replace(reports[name], name=Path(name).name) for name in models]
+        return Benchmark(tuple(replace(reports[name], name=Path(name).name) for name in models))
 
 
 def _model(path: Path, runtime: str | None) -> Artefact:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgesdk.bundle.bundle import Bundle
+from edgesdk.bundle.bundle import AgainstModel, Bundle
 from edgesdk.core.errors import BundleError, ModelError
 from edgesdk.data.data import load_data
 from edgesdk.export.parity import compared_by_output
@@ -25,7 +25,7 @@ FACTOR = 2.0  # of what the deployment saw on other samples
 
 def against_model(
     path: str | Path, model: str | nn.Module, weights: str | Path | None = None, data: Any = None
-) -> dict[str, Any]:
+) -> AgainstModel:
     """How far the file of the bundle at ``path`` is from ``model`` by output, of the spread of what the model answers.
 
     Judged on the samples that the bundle holds or, where they are given, the test samples of ``data``. Raises
@@ -59,7 +59,7 @@ def against_model(
         if not error <= max(TOLERANCE, FACTOR * seen):
             fact = f"{name} differs from the model by {error:.2g} of its spread, where the deployment saw {seen:.2g}"
             raise BundleError(fact, "give the model and the weights that it was made of, or deploy again")
-    return {"errors": found, "deployment_saw": seen, "samples": sum(len(tensors(x)[0]) for x in batches)}
+    return AgainstModel(found, seen, sum(len(tensors(x)[0]) for x in batches))
 
 
 def _batch(module: nn.Module, names: Sequence[str], columns: Sequence[Tensor]) -> Batch:

@@ -31,13 +31,13 @@ from edgesdk.devices.forecast import Forecast
 from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.inventory import device as find_device
 from edgesdk.devices.reach import reach
-from edgesdk.pipeline.allowance import Allowance
+from edgesdk.pipeline.allowance import Allowance, parse_seconds
 from edgesdk.pipeline.loop import chosen, eased, fastest, nowhere, plan_within, within
 from edgesdk.pipeline.study import Study, Tell, study
 from edgesdk.pipeline.training import Training
 from edgesdk.price.profile import profile
 from edgesdk.train.recovery import Recovery
-from edgesdk.workflows.inputs import Inputs, read_inputs
+from edgesdk.workflows.inputs import Inputs, named, read_inputs
 from edgesdk.workflows.install import check_key, put
 
 DEFAULT_DROP = 1.0  # points, for a target that is not at hand
@@ -53,7 +53,7 @@ def quiet(stage: str, share: float | None) -> None:
 def search(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None, *,
     runtime: str | None = None, weights: Path | None = None, metric: str | Metric = "top-1", threads: int = 1,
-    precisions: Sequence[str] = (), offer: Sequence[str] = (), seed: int = 0, device: str | Device | None = None,
+    precision: str | Sequence[str] = (), offer: Sequence[str] = (), seed: int = 0, device: str | Device | None = None,
     force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, tell: Tell = quiet,
 ) -> Plan:  # fmt: skip
     """The plan alone: the most accurate within ``budget`` (ms, bytes), with what the solver proved of it.
@@ -68,7 +68,7 @@ def search(
     ready(offer)
     given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
     given = given.checked(budget, force, tell)
-    asked = _Asked(target, runtime, threads, tuple(precisions), tuple(offer), _device(device), force)
+    asked = _Asked(target, runtime, threads, named(precision), tuple(offer), _device(device), force)
     with _studied(given, asked, budget, tell, again=False) as (known, goal, *_):
         tell("searching", None)
         bounded = budget is not None and bool(budget.bounds)
@@ -87,10 +87,10 @@ def search(
 def deploy(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None,
     out: str | Path = "bundle", *, runtime: str | None = None, weights: Path | None = None,
-    metric: str | Metric = "top-1", threads: int = 1, precisions: Sequence[str] = (), offer: Sequence[str] = (),
+    metric: str | Metric = "top-1", threads: int = 1, precision: str | Sequence[str] = (), offer: Sequence[str] = (),
     epochs: float | None = None, seed: int = 0, force: bool = False, device: str | Device | None = None,
     install_root: str | None = None, sign: Path | None = None, recover: Recovery | str | Path | None = None,
-    output: str | int | None = None, preprocess: Preprocess = None, seconds: float | None = None, tell: Tell = quiet,
+    output: str | int | None = None, preprocess: Preprocess = None, time: float | str | None = None, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -108,11 +108,11 @@ def deploy(
     small model may be mostly calls that no narrower layer makes fewer.
 
     ``runtime`` is one of the target's, by default its first; ``auto`` searches every one, measures their finalists in
-    one run and takes the best. ``precisions`` narrows those that layers may run in, ``offer`` puts forms of layers on
+    one run and takes the best. ``precision`` narrows those that layers may run in, ``offer`` puts forms of layers on
     the menu that are not there by default (docs/techniques.md has their names).
 
-    ``epochs`` bounds all training, ``seconds`` the whole run: it plans within both and ends with the best so far. A run
-    that was interrupted goes on where it was when the same is asked again.
+    ``epochs`` bounds all training, ``time`` (seconds, or ``10min``) the whole run: it plans within both and ends with
+    the best so far. A run that was interrupted goes on where it was when the same is asked again.
 
     Raises ``ModelError``, ``DataError``, ``UsageError``, ``BudgetError`` (with the tightest reachable figures),
     ``DeviceError`` for a runtime that is not installed, or a device that is not a ``target`` without ``force``,
@@ -129,12 +129,14 @@ def deploy(
     if sign is not None:
         check_private(sign)
     recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
-    allowance = Allowance(epochs if epochs is not None else DEFAULT_EPOCHS, seconds)
+    allowance = Allowance(
+        epochs if epochs is not None else DEFAULT_EPOCHS, parse_seconds(time) if isinstance(time, str) else time
+    )
     with reserve(Path(out), force) as place:
         given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
         given = given.checked(budget, force, tell)
         allowance.epochs = EXAMPLE_EPOCHS if given.example and epochs is None else allowance.epochs
-        asked = _Asked(target, runtime, threads, tuple(precisions), tuple(offer), at, force)
+        asked = _Asked(target, runtime, threads, named(precision), tuple(offer), at, force)
         with _studied(given, asked, budget, tell) as (studies, goal, refused, agent):
             training = Training(studies[0], allowance, seed, tell, recovery)
             bounded = budget is not None and bool(budget.bounds)
@@ -150,7 +152,7 @@ def deploy(
             if at is None:
                 return bundle
             check_key(bundle.path, at)
-            return replace(bundle, installed=put(bundle, agent, install_root or at.root, force, tell=tell))
+            return replace(bundle, installed=put(bundle, agent, install_root or at.install_root, force, tell=tell))
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def _studied(
             given.model, data, task, benches, budget or Budget(), Path(folder), tell, allowed, asked.offer, again=again
         )
         goal = budget or Budget()
-        if goal.score is not None:
+        if goal.min_score is not None:
             reference = studies[0].reference
             goal = goal.given(task.score(reference, data.test, reference))
         if not goal.bounds and goal.max_drop is None and at_hand:

@@ -29,7 +29,7 @@ from edgesdk.network.trace import trace
 from edgesdk.pipeline.study import Tell
 from edgesdk.train.trainer import Schedule, recovered
 from edgesdk.workflows.deploy import Preprocess, quiet
-from edgesdk.workflows.inputs import read_inputs
+from edgesdk.workflows.inputs import named, read_inputs
 
 SCHEMA = 1
 ALL = "all"
@@ -49,11 +49,11 @@ class Exported:
 
 def export_plan(
     plan: Plan | str | Path, model: nn.Module | str | None = None, data: Any = None, *,
-    formats: Sequence[str] = (), out: str | Path = "exported", target: str | None = None, weights: Path | None = None,
-    metric: str | Metric = "top-1", epochs: float = 0.0, seed: int = 0, force: bool = False,
-    output: str | int | None = None, preprocess: Preprocess = None, tell: Tell = quiet,
+    format: str | Sequence[str] = (), out: str | Path = "exported", target: str | None = None,
+    weights: Path | None = None, metric: str | Metric = "top-1", epochs: float = 0.0, seed: int = 0,
+    force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, tell: Tell = quiet,
 ) -> tuple[Exported, ...]:  # fmt: skip
-    """Carry out ``plan`` on ``model`` and write it to the folder ``out`` in each of ``formats``, by default in all.
+    """Carry out ``plan`` on ``model`` and write it to the folder ``out`` in each ``format`` named, by default in all.
 
     All files hold the same integers, scales and zero points. ``data`` gives the ranges of integer layers, and with
     ``epochs`` what compression cost is learnt back. Nothing is written unless every format is. Raises ``BundleError``
@@ -61,7 +61,7 @@ def export_plan(
     form which the plan stores weights in; ``ModelError`` for what else a format cannot hold; ``DeviceError`` for an
     extra that is not installed; ``FidelityError`` for a file that computes something else.
     """
-    wanted = _formats(formats)
+    wanted = _formats(named(format))
     if not isinstance(plan, Plan):
         plan = read_plan(Path(plan))
     if target is not None and find_target(target).name != find_target(plan.target).name:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Inputs:
             if not force:
                 raise verdict.error
             notes.append(f"forced: {verdict.error.fact}")
-        if budget is not None and budget.score is not None and self.task.labelled:
+        if budget is not None and budget.min_score is not None and self.task.labelled:
             self._reaches(budget)
         if verdict.score is not None:
             said = f"{verdict.score:.4g} {self.task.unit}".rstrip()
@@ -58,12 +58,12 @@ class Inputs:
 
     def _reaches(self, budget: Budget) -> None:
         """Raise ``BudgetError`` where the model misses the score of ``budget``, far off with what may be the cause."""
-        assert budget.score is not None
+        assert budget.min_score is not None
         score = self.task.score(self.run, self.data.test, self.run)
         try:
             budget.given(score)
         except BudgetError as error:
-            if score >= FAR * budget.score:
+            if score >= FAR * budget.min_score:
                 raise
             raise BudgetError(error.fact, f"{causes(self.trained)}, or ask for less") from None
 
@@ -76,6 +76,11 @@ class Inputs:
         for note in self.notes:
             warnings.warn(note, EdgeSdkWarning, stacklevel=3)
         return replace(self, data=replace(self.data, notes=(*self.notes, *self.data.notes)), notes=())
+
+
+def named(names: str | Sequence[str]) -> tuple[str, ...]:
+    """One name or several, as several."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def read_inputs(

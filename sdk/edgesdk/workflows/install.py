@@ -12,7 +12,8 @@ from edgesdk.core.artifact import HERE, baseline
 from edgesdk.core.errors import UsageError
 from edgesdk.core.report import Tell
 from edgesdk.devices.agent import AgentProcess
-from edgesdk.devices.inventory import Device, device
+from edgesdk.devices.inventory import Device
+from edgesdk.devices.inventory import device as find_device
 from edgesdk.devices.reach import reach
 
 KEEP = 3  # versions on a device
@@ -20,22 +21,23 @@ ROOT = "~/edgesdk"  # on a device; a folder per name of a bundle
 
 
 def install(
-    bundle: str | Path, at: str | Device, *, root: str | None = None, force: bool = False, keep: int = KEEP,
+    bundle: str | Path, device: str | Device, *, install_root: str | None = None, force: bool = False, keep: int = KEEP,
     tell: Tell = lambda stage, share: None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Install ``bundle`` on the device ``at``, below ``root`` there; what the agent says of it.
+    """Install ``bundle`` on ``device``, below ``install_root`` there; what the agent says of it.
 
     The agent checks every digest before it loads anything, runs the recorded sample, holds latency (ms) and peak memory
-    (bytes) against the bundle's budget, and switches ``root/current`` to it in one step. Where that fails the version
-    before goes on running. ``keep`` versions stay there. ``root`` is by default the device's in the inventory, else
-    ``~/edgesdk/NAME``, NAME being that of the bundle's folder. Raises ``BundleError`` for a bundle that is damaged, not
-    signed by the device's key, older than what runs there (without ``force``) or for other hardware, ``StorageError``
-    where there is no space or no permission, ``DeviceError`` where it is too slow, wrong or cannot be reached.
+    (bytes) against the bundle's budget, and switches ``install_root/current`` to it in one step. Where that fails the
+    version before goes on running. ``keep`` versions stay there. ``install_root`` is by default the device's in the
+    inventory, else ``~/edgesdk/NAME``, NAME being that of the bundle's folder. Raises ``BundleError`` for a bundle that
+    is damaged, not signed by the device's key, older than what runs there (without ``force``) or for other hardware,
+    ``StorageError`` where there is no space or no permission, ``DeviceError`` where it is too slow, wrong or cannot be
+    reached.
     """
-    found = device(at) if isinstance(at, str) else at
+    found = find_device(device) if isinstance(device, str) else device
     opened = _opened(bundle, found, keep)
     with reach(found) as agent:
-        return put(opened, agent, root or found.root, force, keep, tell)
+        return put(opened, agent, install_root or found.install_root, force, keep, tell)
 
 
 def put(
@@ -55,13 +57,13 @@ def put(
         )  # fmt: skip
 
 
-def rollback(at: str | Device, *, root: str | None = None) -> dict[str, Any]:
-    """Go back to the version that ran before on the device ``at``; both versions' names.
+def rollback(device: str | Device, *, install_root: str | None = None) -> dict[str, Any]:
+    """Go back to the version that ran before on ``device``; both versions' names.
 
     Raises ``BundleError`` where there is none, or where it is no longer whole.
     """
-    found = device(at) if isinstance(at, str) else at
-    place = root or found.root
+    found = find_device(device) if isinstance(device, str) else device
+    place = install_root or found.install_root
     if place is None:
         raise UsageError(f"the folder of the bundle on {found.name} is not known", "give --install-root")
     with reach(found) as agent:

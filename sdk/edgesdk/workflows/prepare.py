@@ -19,7 +19,7 @@ from edgesdk.bundle.bundle import file_digest, publish, reserve
 from edgesdk.core.errors import DataError, ModelError, StorageError, UsageError
 from edgesdk.core.graph import LINEAR
 from edgesdk.core.serialize import dumps
-from edgesdk.core.wording import said
+from edgesdk.core.wording import counted, said
 from edgesdk.data.batches import Shuffled, taken
 from edgesdk.data.data import check
 from edgesdk.data.metrics import Metric
@@ -168,7 +168,7 @@ def ensemble(
     if by not in (BAGGING, BOOSTING):
         raise UsageError(f"there is no way {by!r} to make an ensemble", f"choose {BAGGING} or {BOOSTING}")
     if members < 2:
-        raise UsageError(f"an ensemble of {members} member(s)", "give 2 or more")
+        raise UsageError(f"an ensemble of {counted(members, 'member')}", "give 2 or more")
     with reserve(Path(out), force) as place:
         made = _Made(model, data, weights, metric, seed, tell, preprocess)
         aim = Labelled(made.task)
@@ -338,7 +338,6 @@ TEMPLATE = '''"""Made by `edgesdk prepare` ({kind}): `edgesdk deploy` takes mode
 from pathlib import Path
 
 from edgesdk.network.load import load_model
-from edgesdk.core.wording import said
 {needs}
 HERE = Path(__file__).parent
 

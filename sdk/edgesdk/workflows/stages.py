@@ -18,10 +18,11 @@ from edgesdk.compress.exits import fitted, picked, places, split, spread
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, baseline
 from edgesdk.core.errors import BudgetError, ModelError, UsageError
-from edgesdk.core.plan import INT8, Option
+from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.report import Tell
 from edgesdk.core.serialize import dumps
 from edgesdk.core.target import target as find_target
+from edgesdk.core.wording import counted
 from edgesdk.data.data import Batches, Data, check
 from edgesdk.data.task import first_tensor
 from edgesdk.devices.bench import Bench
@@ -107,7 +108,7 @@ class Stages:
 
 def stages(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, *, exits: int = 1,
-    max_drop: float = 0.5, format: str = "onnx", int8: bool = False, confidence: str = "entropy",
+    max_drop: float = 0.5, runtime: str | None = None, precision: str = FP32, confidence: str = "entropy",
     out: str | Path = "stages", weights: Path | None = None, threads: int = 1, seed: int = 0,
     device: str | Device | None = None, force: bool = False, preprocess: Preprocess = None, tell: Tell = quiet,
 ) -> Stages:  # fmt: skip
@@ -116,7 +117,8 @@ def stages(
     BranchyNet (Teerapittayanon et al. 2016). Exits are fitted to the training data, or without labels to the model's
     own answers; the model itself is left as it is, and all else equal its last stage answers as it does. The places of
     the ``exits`` and their thresholds are those with which a sample is expected to take least, while the accuracy on
-    held-out data is no more than ``max_drop`` points below that of the model. With ``int8`` all layers are that can be.
+    held-out data is no more than ``max_drop`` points below that of the model. ``runtime`` is one of the target's, by
+    default the first that stages can be written for; with the ``precision`` int8 all layers are that can be.
     ``confidence`` is by the ``entropy`` of an exit's answer, or by its ``maximum`` probability.
 
     ``model``, ``data``, ``target`` and ``device`` are as for :func:`edgesdk.deploy`. Stages are measured on the
@@ -125,7 +127,8 @@ def stages(
     cannot be cut, ``BudgetError`` where int8 alone loses more than ``max_drop``, and the errors of loading, exporting
     and measuring.
     """
-    runtime = _checked(exits, max_drop, format, confidence, target)
+    runtime, int8 = _checked(exits, max_drop, runtime, confidence, target), _is_int8(precision)
+    format = FORMAT_OF[runtime]
     with reserve(Path(out), force) as place, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
         given = read_inputs(model, data, weights, "top-1", seed, preprocess=preprocess, force=force)
         tell("tracing", None)
@@ -160,8 +163,8 @@ def stages(
         least = dense - max_drop / 100
         if float(right[-1].double().mean()) < least:
             lost = 100 * (dense - float(right[-1].double().mean()))
-            fact = f"without any exit the int8 model loses {lost:.2g} points on the held-out data"
-            raise BudgetError(fact, f"allow --max-drop {lost:.2g} or more, or leave int8 out")
+            fact = f"without any exit the int8 model loses {counted(lost, 'point', '.2g')} on the held-out data"
+            raise BudgetError(fact, f"allow --max-drop {lost:.2g} or more, or leave --precision int8 out")
         limits = thresholds(doubts, right, costs, least)
         on_held = _judged(dense, right, leaves(doubts, limits))
         doubts, right, dense = _answers(network, files, parts, found.test, found.labelled, confidence)
@@ -175,7 +178,7 @@ def stages(
             runtime=runtime,
             runtime_version=float_.runtime_version,
             format=format,
-            precision=INT8 if int8 else "fp32",
+            precision=precision,
             threads=threads,
             confidence=confidence,
             stages=tuple(
@@ -208,10 +211,8 @@ def stages(
     return result
 
 
-def _checked(exits: int, max_drop: float, format: str, confidence: str, target: str) -> str:
-    """The runtime of ``target`` for ``format``. Raises ``UsageError`` for options that are wrong on their face."""
-    if format not in STAGED:
-        raise UsageError(f"there are no stages in the format {format!r}", f"choose one of {', '.join(STAGED)}")
+def _checked(exits: int, max_drop: float, runtime: str | None, confidence: str, target: str) -> str:
+    """``runtime`` or the first of ``target`` with stages. Raises ``UsageError`` for what is wrong on its face."""
     if confidence not in MEASURES:
         raise UsageError(f"there is no confidence {confidence!r}", f"choose {' or '.join(MEASURES)}")
     if exits < 1:
@@ -219,11 +220,18 @@ def _checked(exits: int, max_drop: float, format: str, confidence: str, target: 
     if not 0 <= max_drop < 100:
         raise UsageError(f"a drop of {max_drop:g} points", "give 0 or more, and less than 100")
     known = find_target(target)
-    runtime = next((name for name in known.runtimes if FORMAT_OF.get(name) == format), None)
-    if runtime is None:
-        offered = [name for name in STAGED if any(FORMAT_OF.get(one) == name for one in known.runtimes)]
-        raise UsageError(f"no runtime of {known.name} reads {format}", f"choose of {', '.join(offered) or 'none'}")
-    return runtime
+    offered = [name for name in known.runtimes if FORMAT_OF.get(name) in STAGED]
+    if not offered:
+        raise UsageError(f"no runtime of {known.name} runs stages", f"they are for formats of {', '.join(STAGED)}")
+    if runtime is not None and runtime not in offered:
+        raise UsageError(f"{known.name} runs no stages in {runtime!r}", f"choose one of {', '.join(offered)}")
+    return runtime or offered[0]
+
+
+def _is_int8(precision: str) -> bool:
+    if precision not in (FP32, INT8):
+        raise UsageError(f"there are no stages in {precision!r}", f"choose {FP32} or {INT8}")
+    return precision == INT8
 
 
 def _classifier(model: nn.Module, data: Data) -> Network:
