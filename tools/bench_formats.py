@@ -27,7 +27,7 @@ import peers
 import zoo
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, baseline
 from edgesdk.core.plan import INT8, Option
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
@@ -37,7 +37,6 @@ from edgesdk.export.onnx import converted
 from edgesdk.export.parity import open_file
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
-from edgesdk.pipeline.study import baseline
 from edgesdk.price.operators import precisions
 
 BEGIN, END = "<!-- made by tools/bench_formats.py -->", "<!-- end -->"

@@ -73,7 +73,7 @@ def main() -> None:
             burners = [subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(os.cpu_count() or 1) if loaded]
             same = {"models": models, "runtime": options.runtime, "rounds": 5}
             took = []
-            for beside in ({}, {**bench.beside(None), "reference_ms": known}):
+            for beside in ({}, {**bench.beside(), "reference_ms": known}):
                 begin = time.perf_counter()
                 answer = agent.call("operators", **same, **beside)
                 took.append(time.perf_counter() - begin)

@@ -45,7 +45,7 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
     from edgesdk.devices.bench import Bench
     from edgesdk.devices.local import LocalDevice
     from edgesdk.network.load import load_model
-    from edgesdk.pipeline.study import study
+    from edgesdk.pipeline.study import study_model
     from edgesdk.price.correct import fit
     from edgesdk.solve.milp import solve
 
@@ -58,16 +58,17 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
         task = Task("top-1", data.labelled)
         bench = Bench(agent, options.threads)
         allowed = {bench.runtime: (FP32, INT8)}
-        (known,), _ = study(
-            model, data, task, [bench], Budget(), Path(folder), clock.tell, allowed, tuple(options.offer), again=False
-        )
-        assert known.dense is not None
+        (known,), _ = study_model(
+            model, data, task, "x86", [bench], Budget(), Path(folder), clock.tell, allowed, tuple(options.offer),
+            again=False,
+        )  # fmt: skip
         clock.tell("solving", None)
         solution = solve(known.menu(), {"latency_ms": known.dense.latency_ms() / 2})
         clock.tell("end", None)
-        correction = fit(known.observations)
+        observations = known.corrections.observations
+        correction = fit(observations)
         latency = {}
-        for name, seen in zip(("dense", "dense int8"), known.observations, strict=True):
+        for name, seen in zip(("dense", "dense int8"), observations, strict=True):
             parts = correction.scales[FP32] * seen.float_ms + correction.scales[INT8] * seen.integer_ms
             plain = seen.float_ms + seen.integer_ms
             latency[name] = {

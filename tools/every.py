@@ -13,7 +13,7 @@ import torch
 
 from edgesdk.compress.quantize import integer, specification
 from edgesdk.compress.stored import stored
-from edgesdk.core.artifact import Artefact, format_of
+from edgesdk.core.artifact import Artefact, baseline, format_of
 from edgesdk.core.errors import EdgeSdkError
 from edgesdk.core.graph import WEIGHTED, Group
 from edgesdk.core.plan import FP32, Form, Option
@@ -25,7 +25,6 @@ from edgesdk.export.formats import save
 from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
 from edgesdk.network.network import Network
-from edgesdk.pipeline.study import baseline
 from edgesdk.price.menu import options as offered
 from edgesdk.price.stored import fits
 from edgesdk.train.trainer import Schedule, recovered

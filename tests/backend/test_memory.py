@@ -16,7 +16,7 @@ from edgesdk.data.data import load_data
 from edgesdk.data.task import Task
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
-from edgesdk.pipeline.study import study
+from edgesdk.pipeline.study import study_model
 
 # The runtime's arena grows in powers of two and keeps what it had, which liveness does not see. The dense model
 # corrects the prices, so it is met; a cut network that was not measured yet may take twice what was predicted: 0.53 of
@@ -33,14 +33,15 @@ def test_predicted_memory_is_the_measured_one(name: str, tmp_path: Path) -> None
     data = load_data((x.numpy(), y.numpy()))
     with LocalDevice() as agent:
         allowed = {"onnxruntime": (FP32, INT8)}
-        (known,), _ = study(model, data, Task(), [Bench(agent)], Budget(), tmp_path, lambda stage, share: None, allowed)
+        (known,), _ = study_model(
+            model, data, Task(), "x86", [Bench(agent)], Budget(), tmp_path, lambda stage, share: None, allowed
+        )
         halves = {g.name: g.size // 2 for g in known.graph.groups if g.fixed is None}
         plan = models.plan(known.network, halves)
         small, options = compressed(known.network, plan, data.example, known.scores)
-        made = known.artefact(known.integer(small, options), options, "small")
+        made = known.write_file(known.quantize(small, options), options, "small")
         measured = known.measure({"small": made}, "rapid")["small"]
         dense = known.dense
-    assert dense is not None
     menu = known.menu()
     for kept, report in (({g: known.graph.group_by_name[g].size for g in halves}, dense), (halves, measured)):
         picked = {
@@ -54,7 +55,7 @@ def test_predicted_memory_is_the_measured_one(name: str, tmp_path: Path) -> None
             )
             for layer in menu.layers
         }
-        by, (account, _) = known.correction, known.bytes_of(picked, kept, ())  # what a plan is held to, not its sums
+        by, (account, _) = known.corrections.correction, known.pricing.bytes_of(picked, kept, ())  # not the sums
         predicted = by.memory_bytes + by.memory_scale * account
         assert report.peak_memory_bytes is not None and report.peak_memory_bytes > 0
         difference = abs(predicted - report.peak_memory_bytes)

@@ -13,10 +13,11 @@ from edgesdk.core.artifact import REFERENCES, Artefact, references
 from edgesdk.core.graph import ADD, CONV, LINEAR
 from edgesdk.core.pairing import paired
 from edgesdk.core.plan import FP32, INT8
+from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import probe_file
-from edgesdk.export.probes import COPIES, probe
+from edgesdk.export.probes import probe
 from edgesdk.price import table as prices
 from edgesdk.price.operators import Operator
 from edgesdk.price.table import Table
@@ -36,22 +37,22 @@ def operators() -> list[Operator]:
 
 
 @pytest.fixture(scope="module")
-def bench():
-    with LocalDevice() as agent:
-        yield Bench(agent)
+def agent():
+    with LocalDevice() as found:
+        yield found
 
 
-def priced(bench: Bench, folder: Path, known_ms: float | None = None, sudden: bool = False) -> Table:
+def priced(agent: AgentProcess, folder: Path, known_ms: float | None = None, sudden: bool = False) -> Table:
     """A new table; with ``sudden``, the load begins once half of it is priced."""
-    table = bench.table(folder, COPIES, 0)
-    table.reference_ms = known_ms
+    bench = Bench(agent, folder=folder)
+    bench.table.reference_ms = known_ms
     own = operators()
     with ExitStack() as stack:
-        bench.price(table, own[: len(own) // 2], probe)
+        bench.time(own[: len(own) // 2], probe)
         if sudden:
             stack.enter_context(burning())
-        bench.price(table, own, probe)
-    return table
+        bench.time(own, probe)
+    return bench.table
 
 
 def differences(one: Table, two: Table) -> dict[str, tuple[float, float]]:
@@ -64,12 +65,12 @@ def differences(one: Table, two: Table) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.parametrize("sudden", [False, True], ids=["comes and goes", "begins in the middle"])
-def test_tables_agree_whatever_the_load_was(bench: Bench, tmp_path: Path, sudden: bool) -> None:
-    one = priced(bench, tmp_path / "one")
+def test_tables_agree_whatever_the_load_was(agent: AgentProcess, tmp_path: Path, sudden: bool) -> None:
+    one = priced(agent, tmp_path / "one")
     with ExitStack() as stack:
         if not sudden:
             stack.enter_context(burning())
-        two = priced(bench, tmp_path / "two", one.reference_ms, sudden)
+        two = priced(agent, tmp_path / "two", one.reference_ms, sudden)
     if two.reference_ms is not None:
         one.reference_ms = two.reference_ms = min(one.reference_ms or math.inf, two.reference_ms)
     found = differences(one, two)
@@ -79,19 +80,20 @@ def test_tables_agree_whatever_the_load_was(bench: Bench, tmp_path: Path, sudden
     assert not sure or sure[len(sure) // 2] < CLOSE
 
 
-def test_a_comparison_holds_whatever_the_load_was(bench: Bench, tmp_path: Path) -> None:
+def test_a_comparison_holds_whatever_the_load_was(agent: AgentProcess, tmp_path: Path) -> None:
     """Runs in turns, quiet and loaded, each judged by the least that the references took in any of them."""
     files = []
     for name, op in (("small", operators()[0]), ("large", operators()[6])):
         (tmp_path / name).write_bytes(probe(op))
         files.append({"name": name, "path": str(tmp_path / name)})
-    known, runs = Table({}, tmp_path / "none", COPIES), []
+    bench, runs = Bench(agent, folder=tmp_path), []
+    known = bench.table
     for loaded in (False, True, False, True):
         with ExitStack() as stack:
             if loaded:
                 stack.enter_context(burning())
             settings = {"minimum_seconds": 0.7, "warmup_seconds": 0.2}
-            answer = bench.agent.call("benchmark", artifacts=files, **settings, **bench.beside(known))
+            answer = agent.call("benchmark", artifacts=files, **settings, **bench.beside())
         runs.append(answer["artifacts"])
         known.reference_ms = answer["references"]["ms"]
     ratios = []
@@ -107,10 +109,10 @@ def test_a_comparison_holds_whatever_the_load_was(bench: Bench, tmp_path: Path) 
     assert len(off) <= 1, ratios  # 95 % intervals: of three one may be off
 
 
-def test_a_report_says_what_was_disturbed(bench: Bench, tmp_path: Path) -> None:
+def test_a_report_says_what_was_disturbed(agent: AgentProcess, tmp_path: Path) -> None:
     one = Artefact(tmp_path / "model.onnx")
     one.path.write_bytes(probe(operators()[0]))
-    bench.table(tmp_path / "prices", COPIES, 0)
+    bench = Bench(agent, folder=tmp_path / "prices")
     report = bench.measure({"one": one}, "rapid", thorough=False)["one"]
     known = report.undisturbed
     assert known is not None and 0 <= known.disturbed <= 1 and known.error > 0
@@ -118,7 +120,7 @@ def test_a_report_says_what_was_disturbed(bench: Bench, tmp_path: Path) -> None:
     assert report.statistics["p50_as_run"] >= report.statistics["min"]
     assert report.latency_ms(90) <= report.statistics["max"]
     if known.disturbed < 0.9:
-        assert bench.table(tmp_path / "prices", COPIES, 0).reference_ms == known.reference_ms
+        assert Bench(agent, folder=tmp_path / "prices").table.reference_ms == known.reference_ms
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "litert"])

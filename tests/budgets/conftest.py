@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from edgesdk.data.task import Task
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.forecast import Forecast
 from edgesdk.devices.local import LocalDevice
-from edgesdk.pipeline.study import Study, study
+from edgesdk.pipeline.study import Study, study_model
 
 BOARD = "raspberry-pi-5"
 SAMPLES = 32
@@ -46,13 +46,13 @@ def studied(agent: AgentProcess, tmp_path_factory: pytest.TempPathFactory) -> St
             bench = Forecast(target(BOARD), agent, 1, "onnxruntime")
             folder = tmp_path_factory.mktemp(name)
             goal_of_all = Budget(size_bytes=1.0)  # so that nothing small is left off the menu
-            (one,), _ = study(
-                model.eval(), data, Task(labelled=False), [bench], goal_of_all, folder, lambda stage, share: None,
-                {"onnxruntime": (FP32, INT8)},
+            (one,), _ = study_model(
+                model.eval(), data, Task(labelled=False), BOARD, [bench], goal_of_all, folder,
+                lambda stage, share: None, {"onnxruntime": (FP32, INT8)},
             )  # fmt: skip
             made[name] = one
-        known = copy.copy(made[name])
-        known.observations = list(made[name].observations)
-        return known
+        own = made[name].corrections
+        fresh = replace(own, seen=list(own.seen), observations=list(own.observations))
+        return replace(made[name], corrections=fresh)
 
     return find

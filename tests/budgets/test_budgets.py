@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import BOARD, Studied
+from conftest import Studied
 from families import FAMILIES
 
 from edgesdk.compress.apply import compressed
@@ -14,8 +14,8 @@ from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.errors import BudgetError
 from edgesdk.core.plan import FP32, INT8, LayerPlan, Option, Plan
 from edgesdk.pipeline.allowance import Allowance
-from edgesdk.pipeline.loop import Chosen, fastest, within
-from edgesdk.pipeline.planning import at_full_width
+from edgesdk.pipeline.loop import find_result
+from edgesdk.pipeline.planning import plan_full_width
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Training
@@ -48,15 +48,13 @@ NEAR = 1.03  # times the tightest that is built here, up to which another may be
 
 
 def goal(known: Study, kind: str) -> Budget:
-    assert known.dense is not None
     dense = known.dense.cost()
     return Budget(**{name: by if name == "max_drop" else by * getattr(dense, name) for name, by in KINDS[kind].items()})
 
 
 def deployed(known: Study, wanted: Budget) -> Result:
     training = Training(known, Allowance(0), 0, lambda stage, share: None)
-    search = within if wanted.bounds else fastest
-    return search(Chosen(known), wanted, BOARD, training)
+    return find_result([known], wanted, training, given=True)[1]
 
 
 def extremes(known: Study) -> list[Cost]:
@@ -66,13 +64,13 @@ def extremes(known: Study) -> list[Cost]:
     narrow = {group.name: widths(group.size, group.step)[0] for group in graph.groups if group.fixed is None}
     joins = tuple(branch.name for branch in graph.branches if branch.name in known.losses.branches)
     eight = {layer.name: Option(INT8, 8) for layer in graph.layers if INT8 in precisions(layer)}
-    some = at_full_width(known, {}, BOARD).plan
+    some = plan_full_width(known, {}).plan
     for kept, dropped in ((whole, ()), (narrow, ()), (narrow, joins)):
         for name, options in (("float", {}), ("int8", eight)):
             layers = tuple(LayerPlan(n, options.get(n, Option()), 0.0, "by hand") for n in graph.by_name)
             plan: Plan = replace(some, kept=kept, dropped=dropped, layers=layers)
             small, carried = compressed(known.network, plan, known.data.example, known.scores)
-            made = known.artefact(known.integer(small, carried), carried, f"extreme-{name}-{len(found)}")
+            made = known.write_file(known.quantize(small, carried), carried, f"extreme-{name}-{len(found)}")
             found.append(known.measure({"small": made}, "rapid")["small"].cost())
     return found
 
@@ -120,7 +118,6 @@ def refused(known: Study, wanted: Budget, error: BudgetError) -> None:
 
 def test_loose_bounds_leave_the_dense_model_as_it_is(studied: Studied) -> None:
     known = studied("conv")
-    assert known.dense is not None
     dense = known.dense.cost()
     result = deployed(known, Budget(peak_memory_bytes=dense.peak_memory_bytes, size_bytes=dense.size_bytes))
     assert not result.plan.compresses(known.graph) and result.score == result.dense_score
@@ -131,8 +128,8 @@ def test_every_choice_is_sized_as_its_file_is(studied: Studied) -> None:
     """The file of a plan that was never written, within 3 %: each layer integer alone, which no dense file shows."""
     known = studied("residual")
     for layer in [layer for layer in known.graph.layers if Option(INT8, 8) in known.offered[layer.name]][:3]:
-        one = at_full_width(known, {layer.name: Option(INT8, 8)}, BOARD).plan
+        one = plan_full_width(known, {layer.name: Option(INT8, 8)}).plan
         small, options = compressed(known.network, one, known.data.example, known.scores)
         assert {option.precision for option in options.values()} == {FP32, INT8}
-        made = known.artefact(known.integer(small, options), options, f"alone-{layer.name}")
+        made = known.write_file(known.quantize(small, options), options, f"alone-{layer.name}")
         assert one.predicted.size_bytes == pytest.approx(made.size_bytes, rel=0.03, abs=NAMES)

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BOARD, Studied
+from conftest import Studied
 
 from edgesdk.core.artifact import Artefact
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BudgetError
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.report import DENSE, Prediction
-from edgesdk.devices.forecast import Forecast
+from edgesdk.devices.meter import Meter
 from edgesdk.pipeline.allowance import Allowance
-from edgesdk.pipeline.loop import ROUNDS, Chosen, eased, fastest, plan_within, within
+from edgesdk.pipeline.choosing import ROUNDS
+from edgesdk.pipeline.loop import find_result
 from edgesdk.pipeline.result import Result
+from edgesdk.pipeline.rounds import plan_within
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Training
 
@@ -29,7 +31,7 @@ Script = Callable[[int, Prediction], Prediction]
 class Scripted:
     """Answers as ``inner`` does, every artefact but the dense one as ``script`` makes of its count and prediction."""
 
-    inner: Forecast
+    inner: Meter
     script: Script
     asked: list[str] = field(default_factory=list)
 
@@ -50,10 +52,14 @@ class Scripted:
 
 
 def scripted(known: Study, script: Script) -> Study:
-    """``known``, measured by the script from here on."""
-    assert isinstance(known.bench, Forecast)
-    known.bench = Scripted(known.bench, script)  # type: ignore[assignment]
-    return known
+    """``known``, measured by the script."""
+    return replace(known, meter=Scripted(known.meter, script))
+
+
+def asked_of(known: Study) -> list[str]:
+    """What was measured of it, one after the other."""
+    assert isinstance(known.meter, Scripted)
+    return known.meter.asked
 
 
 def slower(by: float) -> Script:
@@ -64,12 +70,11 @@ def no_faster_than(least_ms: float) -> Script:
     return lambda count, told: replace(told, median_ms=max(least_ms, told.median_ms))
 
 
-def deployed(known: Study, goal: Budget, search: Callable[..., Result] = within) -> Result:
-    return search(Chosen(known), goal, BOARD, Training(known, Allowance(0), 0, lambda stage, share: None))
+def deployed(known: Study, goal: Budget, given: bool = True) -> Result:
+    return find_result([known], goal, Training(known, Allowance(0), 0, lambda stage, share: None), given)[1]
 
 
 def dense_ms(known: Study) -> float:
-    assert known.dense is not None
     return known.dense.latency_ms()
 
 
@@ -82,7 +87,7 @@ def test_a_budget_that_is_met_as_predicted_takes_one_round(studied: Studied) -> 
     result = deployed(known, Budget(latency_ms=0.6 * dense_ms(known)))
     assert result.deployed.cost().latency_ms <= 0.6 * dense_ms(known)
     assert all(not step["misses"] for step in result.history if "misses" in step)
-    assert len(known.bench.asked) <= 4  # a finalist for each leaning, and the model
+    assert len(asked_of(known)) <= 4  # a finalist for each leaning, and the model
 
 
 def test_a_budget_that_is_missed_is_searched_again_at_corrected_prices(studied: Studied) -> None:
@@ -103,9 +108,9 @@ def test_a_round_that_turned_out_faster_is_searched_again_for_what_more_fits(stu
 
 
 def test_what_is_out_of_reach_was_built_and_says_so_in_numbers(studied: Studied) -> None:
-    known = studied("conv")
-    least, asked = 0.8 * dense_ms(known), 0.4 * dense_ms(known)
-    scripted(known, no_faster_than(least))
+    plain = studied("conv")
+    least, asked = 0.8 * dense_ms(plain), 0.4 * dense_ms(plain)
+    known = scripted(plain, no_faster_than(least))
     with pytest.raises(BudgetError, match="the tightest that was built is predicted at") as refused:
         deployed(known, Budget(latency_ms=asked))
     error = refused.value
@@ -113,14 +118,14 @@ def test_what_is_out_of_reach_was_built_and_says_so_in_numbers(studied: Studied)
     whole = known.anchors["dense int8"].latency_ms()  # measured before, and a candidate
     assert error.tightest == error.built["latency_ms"] == pytest.approx(min(least, whole))
     assert error.built["size_bytes"] > 0 and error.built["peak_memory_bytes"] > 0
-    assert len(known.bench.asked) <= 3 * 2 * ROUNDS
+    assert len(asked_of(known)) <= 3 * 2 * ROUNDS
 
 
 def test_the_dense_model_in_integers_is_a_candidate_where_the_search_finds_none(studied: Studied) -> None:
-    known = studied("conv")
-    assert known.whole
-    latency = known.anchors["dense int8"].latency_ms()
-    scripted(known, slower(3.0))  # but for what was measured before
+    plain = studied("conv")
+    assert plain.whole.options
+    latency = plain.anchors["dense int8"].latency_ms()
+    known = scripted(plain, slower(3.0))  # but for what was measured before
     asked = Budget(latency_ms=1.001 * latency)
     with pytest.raises(BudgetError) as refused:  # its last run is three times slower, too
         deployed(known, asked)
@@ -150,14 +155,14 @@ def test_a_bound_on_accuracy_is_judged_on_the_file(studied: Studied) -> None:
 
 def test_with_a_drop_alone_the_dense_model_is_the_last_resort(studied: Studied) -> None:
     known = scripted(studied("conv"), slower(20.0))
-    result = deployed(known, Budget(max_drop=1e-6), fastest)
+    result = deployed(known, Budget(max_drop=1e-6))
     assert not result.plan.compresses(known.graph) and "nothing was compressed" in notes(result)
 
 
 def test_a_bound_that_nobody_gave_is_eased_and_never_fails(studied: Studied) -> None:
-    known = studied("conv")
-    scripted(known, no_faster_than(0.7 * dense_ms(known)))
-    result = deployed(known, Budget(latency_ratio=0.5), eased)
+    plain = studied("conv")
+    known = scripted(plain, no_faster_than(0.7 * dense_ms(plain)))
+    result = deployed(known, Budget(latency_ratio=0.5), given=False)
     assert 0.69 <= result.deployed.cost().latency_ratio <= 0.75  # type: ignore[operator]
     assert "the default, is out of reach here: it was eased to" in notes(result)
 
@@ -165,18 +170,17 @@ def test_a_bound_that_nobody_gave_is_eased_and_never_fails(studied: Studied) -> 
 def test_where_nothing_is_faster_the_default_ends_at_the_dense_model(studied: Studied) -> None:
     known = scripted(studied("mlp"), slower(30.0))
     same = replace(known.anchors[DENSE], ratios={DENSE: Ratio(1.0, 1.0, 1.0, 0)})
-    known.anchors = {**known.anchors, "dense int8": same}  # type: ignore[dict-item]
-    result = deployed(known, Budget(latency_ratio=0.5), eased)
+    known = replace(known, anchors={**known.anchors, "dense int8": same})
+    result = deployed(known, Budget(latency_ratio=0.5), given=False)
     assert not result.plan.compresses(known.graph)
     assert "nothing that was built is faster than the dense model" in notes(result)
 
 
 def test_a_disturbed_run_corrects_no_prices_and_is_named(studied: Studied) -> None:
-    known = studied("conv")
-    before = list(known.observations)
-    scripted(known, lambda count, told: replace(told, valid=False, reason="it throttled"))
+    known = scripted(studied("conv"), lambda count, told: replace(told, valid=False, reason="it throttled"))
+    before = list(known.corrections.observations)
     result = deployed(known, Budget(latency_ms=0.6 * dense_ms(known)))
-    assert known.observations == before
+    assert known.corrections.observations == before
     assert "the last run was disturbed, so that its figures may not hold: it throttled" in notes(result)
 
 
@@ -189,7 +193,6 @@ def test_what_grows_unasked_is_said(studied: Studied) -> None:
 
 def test_a_bound_on_size_alone_is_kept_no_slower_than_dense_where_that_can_be(studied: Studied) -> None:
     known = studied("conv")
-    assert known.dense is not None
     result = deployed(known, Budget(size_bytes=0.5 * known.dense.size_bytes))
     assert result.deployed.latency_ms() <= 1.02 * dense_ms(known)
 
@@ -206,7 +209,7 @@ def test_a_plan_alone_is_refused_only_for_what_was_built(studied: Studied) -> No
     known = studied("mlp")
     asked = Budget(latency_ms=0.01 * dense_ms(known))
     with pytest.raises(BudgetError, match="the tightest that was built") as refused:
-        plan_within(known, asked, BOARD, given=True)
+        plan_within(known, asked, given=True)
     assert refused.value.built is not None and refused.value.built["latency_ms"] == refused.value.tightest
-    nearest = plan_within(studied("mlp"), asked, BOARD, given=False)
+    nearest = plan_within(studied("mlp"), asked, given=False)
     assert nearest.predicted.latency_ms < dense_ms(known)

@@ -25,7 +25,7 @@ from edgesdk.core.serialize import dumps, loads_toml, to_json
 from edgesdk.core.target import prices_text, target
 from edgesdk.data.preprocessing import read_preprocessing
 from edgesdk.devices.inventory import devices
-from edgesdk.pipeline.study import _kept
+from edgesdk.pipeline.anchoring import read_anchors
 from edgesdk.price.operators import Operator, baseline
 from edgesdk.price.physics import FP16, work
 from edgesdk.price.profile import load
@@ -76,7 +76,7 @@ def budget_of(plan: Plan) -> Any:
 
 
 def use_report(path: Path) -> Any:
-    found = _kept(path)
+    found = read_anchors(path)
     for report in (found or {}).values():
         with contextlib.suppress(EdgeSdkError):  # it may have no samples
             assert report.cost(Budget()).basis == report.basis

@@ -22,7 +22,7 @@ from edgesdk.core.artifact import FORMAT_OF, Artefact, format_of, open_file
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError
 from edgesdk.core.plan import INT8, Plan
-from edgesdk.core.report import Prediction, Report
+from edgesdk.core.report import Measurement, is_predicted
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, loads, loads_toml
 from edgesdk.core.target import target as find_target
@@ -225,19 +225,18 @@ def _manifest(model: Artefact, result: Result, target: str, data: Data, network:
     outputs = [name.removeprefix("output:") for name in recorded.files if name.startswith("output:")]
     files = [*(file.name for file in model.every), *FILES, UNIT]
     runtime = result.deployed.runtime
-    precision = result.deployed.precision if isinstance(result.deployed, Report) else None
     return {
         "schema": SCHEMA,
         "edgesdk": metadata.version("edgesdk"),
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "target": target,
-        "architecture": _architecture(result, target),
+        "architecture": result.deployed.architecture or find_target(target).architecture,
         "basis": result.deployed.basis,
         "runtime": {
             "name": runtime,
             "version": result.deployed.runtime_version,
             "minimum": MINIMUM.get(runtime),
-            "precision": precision,
+            "precision": result.deployed.precision,
         },
         "model": model.path.name,
         "format": FORMAT_OF[runtime],
@@ -268,21 +267,14 @@ def _manifest(model: Artefact, result: Result, target: str, data: Data, network:
     }
 
 
-def _architecture(result: Result, name: str) -> str | None:
-    """What the kernel of the machines says that the bundle is for; ``None`` where its target does not tell."""
-    if isinstance(result.deployed, Report):
-        return result.deployed.device.get("architecture")
-    return find_target(name).architecture
-
-
 def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Dense beside deployed, predicted beside measured, and how it came about."""
     notes = [*data.notes, *facts.get("notes", ()), *(step["note"] for step in result.history if "note" in step)]
-    measured = isinstance(result.deployed, Report)
+    predicted = is_predicted(result.deployed)
     recipe = _recipe(result.deployed.runtime)
     whole = any(layer.option.precision == INT8 for layer in result.plan.layers)
     lines = recipe.get("measure_int8", recipe["measure"]) if whole else recipe["measure"]
-    if isinstance(result.deployed, Prediction):
+    if predicted:
         notes = ["predicted, not measured: nothing ran on the target", *result.deployed.notes, *recipe["notes"], *notes]
     return {
         "schema": SCHEMA,
@@ -293,8 +285,8 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
         "metric": facts["metric"],
         "score": {"dense": result.dense_score, "deployed": result.score, "judged_on": "the model and the file"},
         "predicted": result.plan.predicted,
-        "measured": result.deployed.cost(budget) if measured else None,
-        "to_measure": [] if measured else [line.format(threads=result.plan.threads) for line in lines],
+        "measured": None if predicted else result.deployed.cost(budget),
+        "to_measure": [line.format(threads=result.plan.threads) for line in lines] if predicted else [],
         "dense": _without_samples(result.dense),
         "deployed": result.deployed,
         "parity": result.parity,
@@ -316,7 +308,7 @@ def _recipe(runtime: str) -> dict[str, Any]:
     return loads_toml((resources.files("edgesdk_targets") / "recipes" / f"{runtime}.toml").read_text("utf-8"))
 
 
-def _without_samples(report: Report | Prediction) -> dict[str, Any]:
+def _without_samples(report: Measurement) -> dict[str, Any]:
     return {name: value for name, value in vars(report).items() if name != "samples_ms"}
 
 

@@ -112,9 +112,9 @@ def sense(
     for branch in graph.branches:
         by_branch[branch.name] = probe.without(branch.join, branch.keeps)
         step()
-    by_option: dict[str, dict[str, float]] = {}
+    by_option: dict[str, dict[Option, float]] = {}
     for layer in graph.layers:
-        by_option[layer.name] = {str(option): 0.0 for option in offered[layer.name]}
+        by_option[layer.name] = {}
         bits = {o.weight_bits for o in offered[layer.name] if o.precision == INT8}
         quantized = {b: probe.quantized(layer, b) for b in bits}
         forms = {o.form for o in offered[layer.name] if o.form is not None}
@@ -122,7 +122,7 @@ def sense(
         for option in offered[layer.name]:
             price = quantized[option.weight_bits] if option.precision == INT8 else 0.0
             price += formed[option.form] if option.form is not None else 0.0
-            by_option[layer.name][str(option)] = price
+            by_option[layer.name][option] = price
         step()
     return Losses(by_width, by_option, by_branch)
 

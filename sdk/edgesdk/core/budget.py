@@ -8,7 +8,7 @@ from math import isfinite
 
 from edgesdk.core.errors import BudgetError, UsageError
 
-BASES = ("predicted", "measured", "emulated")
+PREDICTED, MEASURED, EMULATED = BASES = ("predicted", "measured", "emulated")
 TIME = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 

@@ -1,12 +1,12 @@
-"""What was measured, with everything that the figures depend on."""
+"""What an artefact was measured or predicted to take, with everything that the figures depend on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from edgesdk.core.budget import Budget, Cost, check_basis
+from edgesdk.core.budget import PREDICTED, Budget, Cost, check_basis
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.pairing import Ratio
 
@@ -14,6 +14,62 @@ SCHEMA = 1
 DENSE = "dense"  # the artefact of a run that others are compared with
 Tell = Callable[[str, "float | None"], None]
 """Is told what is being done and how much of that is: what stands after ``": "`` is detail that may change."""
+
+
+class Measurement(Protocol):
+    """One artefact on one device or target: a ``Report`` where it was measured, a ``Prediction`` where it was not.
+
+    ``basis`` says which, and what may be written of the figures follows from that alone.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def runtime(self) -> str: ...
+    @property
+    def runtime_version(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def peak_memory_bytes(self) -> float | None: ...
+    @property
+    def runtime_memory_bytes(self) -> float | None: ...
+    @property
+    def valid(self) -> bool: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def basis(self) -> str: ...
+    @property
+    def ratios(self) -> Mapping[str, Ratio]: ...
+    @property
+    def precision(self) -> str | None:
+        """In which the runtime says it computes floats, where it was asked."""
+        ...
+
+    @property
+    def architecture(self) -> str | None:
+        """What the kernel of the machine that it ran on says; ``None`` where nothing ran."""
+        ...
+
+    @property
+    def error(self) -> float:
+        """The standard error of the latency's logarithm that comes from the device having been disturbed."""
+        ...
+
+    def latency_ms(self, percentile: float = 50) -> float: ...
+    def cost(self, budget: Budget | None = None) -> Cost: ...
+
+
+def is_predicted(measurement: Measurement) -> bool:
+    """Whether nothing ran on the target."""
+    return measurement.basis == PREDICTED
 
 
 @dataclass(frozen=True)
@@ -71,6 +127,14 @@ class Report:
     def __post_init__(self) -> None:
         check_basis(self.basis)
 
+    @property
+    def architecture(self) -> str | None:
+        return self.device.get("architecture")
+
+    @property
+    def error(self) -> float:
+        return self.undisturbed.error if self.undisturbed is not None else 0.0
+
     def latency_ms(self, percentile: float = 50) -> float:
         """The median in the undisturbed state; at another ``percentile`` that of the raw samples, as they came.
 
@@ -123,12 +187,25 @@ class Prediction:
     notes: tuple[str, ...]
     valid: bool = True
     reason: str | None = None
-    basis: str = "predicted"
+    basis: str = PREDICTED
     schema: int = SCHEMA
     ratios: Mapping[str, Ratio] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_basis(self.basis)
+
+    @property
+    def precision(self) -> None:
+        return None
+
+    @property
+    def architecture(self) -> None:
+        return None
+
+    @property
+    def error(self) -> float:
+        """None of its own: how far a profile is off stands in the interval."""
+        return 0.0
 
     def latency_ms(self, percentile: float = 50) -> float:
         """The median, whatever the percentile: a profile knows nothing of the spread between runs."""

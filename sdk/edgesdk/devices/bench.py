@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, references
+from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.pairing import paired
 from edgesdk.core.report import Report, Undisturbed
 from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.meter import Progress
 from edgesdk.price.operators import Operator
-from edgesdk.price.table import Price, Table
+from edgesdk.price.table import COPIES, Price, Table
 from edgesdk_targets.agent.measure import MODES
 from edgesdk_targets.agent.undisturbed import beyond
 
@@ -23,13 +25,17 @@ CHUNK, CHUNK_BYTES = 256, 8 << 20  # probes sent at a time: what is lost when a 
 ROUNDS = 5
 ATTEMPTS, COOLING_SECONDS = 3, 20.0  # to measure a device that throttles
 SUSTAINED = "sustained"
-Progress = Callable[[float], None]
 
 
 class Bench:
-    """A device on which one runtime is measured with a fixed number of threads."""
+    """A device on which one runtime is measured with a fixed number of threads.
 
-    def __init__(self, agent: AgentProcess, threads: int = 1, runtime: str = "onnxruntime") -> None:
+    Its ``table`` has the prices that were measured under its conditions, kept in ``folder``, by default in the cache.
+    """
+
+    def __init__(
+        self, agent: AgentProcess, threads: int = 1, runtime: str = "onnxruntime", folder: Path | None = None
+    ) -> None:
         self.agent, self.threads, self.runtime = agent, threads, runtime
         self.facts: Mapping[str, Any] = agent.call("probe")
         self.versions: Mapping[str, str] = self.facts.get("runners") or {}
@@ -38,11 +44,12 @@ class Bench:
         if runtime not in self.versions:
             raise DeviceError(f"{runtime} is not installed on {agent.where}", self._install())
         self.version = str(self.versions[runtime])
-        self._table: Table | None = None
         self._memories: dict[tuple[str, str, bool], Mapping[str, Any]] = {}
         cores = int(self.facts.get("cores") or 1)
         if threads > cores:
             raise DeviceError(f"{threads} threads on {cores} cores", f"give --threads {cores} or fewer")
+        unpacks = FORMATS[FORMAT_OF[runtime]].unpacks
+        self.table = Table.open(folder or cache_folder() / "prices", self.conditions, COPIES, unpacks)
 
     def _install(self) -> str:
         """How the runtime gets there: to the interpreter that the device's agent runs under."""
@@ -71,33 +78,34 @@ class Bench:
         cores = (self.facts.get("conditions") or {}).get("frequencies") or ()
         return max((core.get("maximum_mhz") or 0.0 for core in cores), default=0.0)
 
-    def table(self, folder: Path, copies: int, weights: int) -> Table:
-        """The prices that were measured under these conditions, kept in ``folder``."""
-        self._table = Table.open(folder, self.conditions, copies, FORMATS[FORMAT_OF[self.runtime]].unpacks)
-        return self._table
+    def prices(self, weights: int) -> Table:
+        """Those of its table, whatever the network."""
+        return self.table
 
-    def price(
+    def time(
         self,
-        table: Table,
         operators: Sequence[Operator],
         probe: Callable[[Operator], bytes],
         progress: Progress = lambda share: None,
         again: bool = False,
     ) -> int:
-        """Time what ``table`` lacks of ``operators``, or all ``again``, and remember it; how many probes that is.
+        """Time what the table lacks of ``operators``, or all ``again``, and remember it; how many probes that is.
 
         What comes out doubtful, because the device was disturbed, is timed once more at the end.
         """
-        missing = table.wanted(operators) if again else table.missing(operators)
-        self._time(table, missing, probe, progress, again)
-        doubtful = [one for one in missing if table.doubtful(one)]
-        self._time(table, doubtful, probe, lambda share: None)
+        missing = self.table.wanted(operators) if again else self.table.missing(operators)
+        self._time(missing, probe, progress, again)
+        doubtful = [one for one in missing if self.table.doubtful(one)]
+        self._time(doubtful, probe, lambda share: None)
         return len(missing) + len(doubtful)
 
     def _time(
-        self, table: Table, missing: Sequence[Operator], probe: Callable[[Operator], bytes], progress: Progress,
+        self,
+        missing: Sequence[Operator],
+        probe: Callable[[Operator], bytes],
+        progress: Progress,
         again: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         done = 0
         while done < len(missing):
             models: list[dict[str, str]] = []
@@ -105,13 +113,12 @@ class Bench:
                 op = missing[done + len(models)]
                 models.append({"key": op.key, **_sent(probe(op))})
             answer = self.agent.call(
-                "operators", models=models, runtime=self.runtime, threads=self.threads, rounds=ROUNDS,
-                **self.beside(table),
+                "operators", models=models, runtime=self.runtime, threads=self.threads, rounds=ROUNDS, **self.beside(),
             )  # fmt: skip
             if failed := [item for item in answer["results"] if "error" in item]:
                 raise DeviceError(f"{failed[0]['key']} does not run: {failed[0]['error']}", self._other())
-            table.settle(answer["references"])
-            table.add(
+            self.table.settle(answer["references"])
+            self.table.add(
                 {
                     item["key"]: Price(item["ratio"], item["uncertainty"], item["level_ms"])
                     for item in answer["results"]
@@ -121,10 +128,10 @@ class Bench:
             done += len(models)
             progress(done / len(missing))
 
-    def beside(self, table: Table | None) -> dict[str, Any]:
-        """What tells the undisturbed state: the reference models, and what they took before as ``table`` has it."""
-        known = table.reference_ms if table is not None else None
-        return {"references": [_sent(model) for model in references(self.runtime)], "reference_ms": known}
+    def beside(self) -> dict[str, Any]:
+        """What tells the undisturbed state: the reference models, and what they took before."""
+        models = [_sent(model) for model in references(self.runtime)]
+        return {"references": models, "reference_ms": self.table.reference_ms}
 
     def measure(
         self,
@@ -207,10 +214,9 @@ class Bench:
                 minimum_count=count,
                 minimum_seconds=seconds,
                 warmup_seconds=warmup,
-                **self.beside(self._table),
+                **self.beside(),
             )
-            if self._table:
-                self._table.settle(run["references"])
+            self.table.settle(run["references"])
             if run["valid"] or mode == SUSTAINED:  # what a device does when it is hot is what that mode is to show
                 break
         return run

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgesdk.core.artifact import HERE, Artefact
+from edgesdk.core.errors import DeviceError
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.report import Prediction
 from edgesdk.core.target import Target
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.estimate import predicted
+from edgesdk.devices.meter import Progress
+from edgesdk.price.operators import Operator
 from edgesdk.price.profile import Predicted, profile
 
 
@@ -25,12 +28,22 @@ class Forecast:
     def __init__(self, target: Target, agent: AgentProcess, threads: int, runtime: str) -> None:
         self.here = Bench(agent, runtime=HERE.get(runtime, runtime))
         self.runtime, self.threads = runtime, threads
-        self.prices = Predicted(profile(target), runtime, threads)
+        self._prices = Predicted(profile(target), runtime, threads)  # says here what is wrong with either
         self.conditions = {"target": target.name, "runtime": runtime, "threads": str(threads)}
 
-    def table(self, folder: Path, copies: int, weights: int) -> Predicted:
-        """Every operator's price; nothing is kept on disk."""
-        return Predicted(self.prices.profile, self.runtime, self.threads, weights)
+    def prices(self, weights: int) -> Predicted:
+        """Every operator's price."""
+        return Predicted(self._prices.profile, self.runtime, self.threads, weights)
+
+    def time(
+        self,
+        operators: Sequence[Operator],
+        probe: Callable[[Operator], bytes],
+        progress: Progress = lambda share: None,
+        again: bool = False,
+    ) -> int:
+        """Nothing: the profile has a price for each."""
+        return 0
 
     def measure(
         self,
@@ -42,8 +55,9 @@ class Forecast:
         """What each artefact is predicted to cost on the target, in its own runtime."""
         found = {}
         for name, artefact in artefacts.items():
-            assert artefact.graph is not None
-            prices = Predicted(self.prices.profile, artefact.runtime, self.threads)
+            if artefact.graph is None:
+                raise DeviceError(f"what is in {artefact.path.name} is not known", "estimate an .onnx file instead")
+            prices = Predicted(self._prices.profile, artefact.runtime, self.threads)
             cost = predicted(artefact.graph, artefact.options, prices, exact=False)
             found[name] = Prediction(
                 name=name,

@@ -16,8 +16,8 @@ from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, POOL
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.price.kinds import AVERAGE, ELEMENTWISE, FUNCTION
 from edgesdk.price.operators import Operator
+from edgesdk.price.table import COPIES
 
-COPIES = 4
 SINK = 16  # channels of the reader: one block of the widest vector unit
 FUNCTIONS: dict[str, tuple[str, dict[str, float]]] = {
     "hardswish": ("HardSwish", {}),

@@ -15,12 +15,15 @@ UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 class Allowance:
-    """``epochs`` of training in all and, from now on, ``seconds`` for the whole run; ``None`` is without end."""
+    """``epochs`` of training in all and ``seconds`` for the whole run, ``None`` being without end.
 
-    def __init__(self, epochs: float, seconds: float | None = None) -> None:
+    The run has ``begun`` at that time of the monotonic clock, by default now.
+    """
+
+    def __init__(self, epochs: float, seconds: float | None = None, begun: float | None = None) -> None:
         self.epochs, self.spent = epochs, 0.0
         self._short = 0.0  # of what is spent
-        self._begun = time.monotonic()
+        self._begun = time.monotonic() if begun is None else begun
         self._seconds = seconds
 
     def short(self, share: float, units: float) -> float:

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from edgesdk.compress.apply import compressed
-from edgesdk.core.budget import Budget, Cost, show
+from edgesdk.core.artifact import Artefact
+from edgesdk.core.budget import MEASURED, Budget, Cost, show
 from edgesdk.core.errors import BudgetError
-from edgesdk.core.plan import Plan
-from edgesdk.core.report import DENSE
-from edgesdk.pipeline.planning import Planned, at_full_width
-from edgesdk.pipeline.study import Seen, Study
-from edgesdk.pipeline.training import Candidate
+from edgesdk.core.plan import Option, Plan
+from edgesdk.core.report import DENSE, Measurement
+from edgesdk.network.network import Network
+from edgesdk.pipeline.anchoring import DENSE_INT8
+from edgesdk.pipeline.corrections import Seen
+from edgesdk.pipeline.planning import Planned, plan_full_width
+from edgesdk.pipeline.study import Study
 from edgesdk.solve.milp import Unreachable
 
-WHOLE = "dense int8"
 TITLES = {
     "latency_ms": "latency", "latency_ratio": "latency", "peak_memory_bytes": "peak memory", "size_bytes": "size",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A plan with the network that it makes, its file before any training, and what that was measured at."""
+
+    study: Study
+    plan: Plan
+    network: Network
+    artefact: Artefact
+    measured: Measurement
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        return self.artefact.options
+
+
+@dataclass(frozen=True)
 class Attempt:
-    """A plan that was carried out: ``cost`` is its own, at the budget's percentile, ``loss`` what was sensed of it.
+    """A candidate as a budget sees it: ``cost`` at the budget's percentile, ``loss`` what was sensed of its plan.
 
     ``search`` says what it was found as, ``drop`` the points that it lost after a short recovery, where that was tried.
     """
@@ -39,96 +56,102 @@ class Attempt:
     def plan(self) -> Plan:
         return self.candidate.plan
 
-    def step(self, goal: Budget) -> dict[str, Any]:
+    def step(self, budget: Budget) -> dict[str, Any]:
         """What the report says of it."""
         told = {} if self.drop is None else {"drop": self.drop}
         return {
-            "runtime": self.candidate.known.runtime,
+            "runtime": self.candidate.study.runtime,
             "search": self.search,
             "plan": self.plan.digest,
             "predicted": self.plan.predicted,
             "measured": self.cost,
-            "misses": goal.misses(self.cost),
+            "misses": budget.misses(self.cost),
             **told,
         }
 
 
-def standing(known: Study, goal: Budget, target: str) -> tuple[Attempt, ...]:
+def list_dense(study: Study, budget: Budget) -> tuple[Attempt, ...]:
     """The dense model, and with every layer integer that can be: both are there before any search."""
-    models = {DENSE: ({}, lambda: known.dense_file)}
-    if known.whole:
-        models[WHOLE] = (known.whole, lambda: known.integer_file)
-    found = []
-    for name, (options, file) in models.items():
-        one, report = at_full_width(known, options, target), known.anchors[name]
-        candidate = Candidate(known, one.plan, known.network, file(), report)
-        cost = report.cost(goal)
+    whole = study.whole
+    models = {DENSE: {}, **({DENSE_INT8: whole.options} if whole.options else {})}
+    attempts = []
+    for name, options in models.items():
+        one, measured = plan_full_width(study, options), study.anchors[name]
+        artefact = whole.artefact if options else study.dense_file
+        cost = measured.cost(budget)
         if cost.latency_ratio is None:  # the dense model, or figures that were kept by an earlier version
-            cost = replace(cost, latency_ratio=report.latency_ms() / known.anchors[DENSE].latency_ms())
-        found.append(Attempt(candidate, name, cost, one.solution.loss))
-    return tuple(found)
+            cost = replace(cost, latency_ratio=measured.latency_ms() / study.dense.latency_ms())
+        candidate = Candidate(study, one.plan, study.network, artefact, measured)
+        attempts.append(Attempt(candidate, name, cost, one.solution.loss))
+    return tuple(attempts)
 
 
-def build(known: Study, one: Planned) -> Candidate:
+def attempt(study: Study, one: Planned, budget: Budget, search: str) -> Attempt:
+    """The plan carried out and measured, as ``budget`` sees it."""
+    candidate = build(study, one)
+    return Attempt(candidate, search, candidate.measured.cost(budget), one.solution.loss)
+
+
+def build(study: Study, one: Planned) -> Candidate:
     """The plan carried out and measured, its ranges calibrated but nothing trained: latency does not need that.
 
     What it was measured at corrects the prices, unless the device throttled.
     """
-    small, options = compressed(known.network, one.plan, known.data.example, known.scores)
+    small, options = compressed(study.network, one.plan, study.data.example, study.scores)
     name = f"candidate-{one.plan.digest[:12]}"
-    made = known.artefact(known.integer(small, options), options, name)
-    report = known.measure({DENSE: known.dense_file, name: made}, "rapid")[name]
-    if report.valid:
-        known.observe(Seen(one.solution.choices, one.solution.kept, one.solution.dropped, report))
-    return Candidate(known, one.plan, small, made, report)
+    artefact = study.write_file(study.quantize(small, options), options, name)
+    measured = study.measure({DENSE: study.dense_file, name: artefact}, "rapid")[name]
+    if measured.valid:
+        solution = one.solution
+        study.corrections.observe(Seen(solution.choices, solution.kept, solution.dropped, measured))
+    return Candidate(study, one.plan, small, artefact, measured)
 
 
-def attempt(known: Study, one: Planned, goal: Budget, search: str) -> Attempt:
-    """The plan carried out, as the budget ``goal`` sees it."""
-    candidate = build(known, one)
-    return Attempt(candidate, search, candidate.report.cost(goal), one.solution.loss)
-
-
-def keeping(tried: Iterable[Attempt], goal: Budget) -> tuple[Attempt, ...]:
+def select_keeping(tried: Iterable[Attempt], budget: Budget) -> tuple[Attempt, ...]:
     """Those of ``tried`` that keep every bound on cost."""
-    return tuple(one for one in tried if goal.is_met_by(one.cost))
+    return tuple(one for one in tried if budget.is_met_by(one.cost))
 
 
-def refusal(tried: Sequence[Attempt], goal: Budget, priced: Unreachable | None) -> BudgetError:
-    """That none of ``tried`` keeps ``goal``: how near each bound was come to, by models that were built.
+def find_nearest(tried: Iterable[Attempt], budget: Budget) -> Attempt:
+    """That one of ``tried`` which comes nearest to all bounds together."""
+    return min(tried, key=lambda one: max(budget.misses(one.cost).values()))
+
+
+def refuse(tried: Sequence[Attempt], budget: Budget, priced: Unreachable | None) -> BudgetError:
+    """That none of ``tried`` keeps ``budget``: how near each bound was come to, by models that were built.
 
     ``priced`` is what the search said, where it found nothing at the prices that there are.
     """
-    tightest = {name: min(tried, key=lambda one: getattr(one.cost, name)) for name in goal.bounds}
-    short = {name: one for name, one in tightest.items() if getattr(one.cost, name) > goal.bounds[name]}
+    tightest = {name: min(tried, key=lambda one: getattr(one.cost, name)) for name in budget.bounds}
+    short = {name: one for name, one in tightest.items() if getattr(one.cost, name) > budget.bounds[name]}
     together = not short
     if together:  # each can be kept alone: the model that comes nearest to all of them
-        nearest = min(tried, key=lambda one: max(goal.misses(one.cost).values()))
-        short = dict.fromkeys(goal.misses(nearest.cost), nearest)
+        nearest = find_nearest(tried, budget)
+        short = dict.fromkeys(budget.misses(nearest.cost), nearest)
     facts = ["each bound can be kept alone but not all together"] * together
     for name, one in short.items():
         most = priced.most.get("latency_ms" if name == "latency_ratio" else name) if priced else None
-        facts.append(_out_of_reach(name, goal.bounds[name], one.cost, most))
+        facts.append(_describe_miss(name, budget.bounds[name], one.cost, most))
     enough = [f"a {TITLES[name]} of {show(name, 1.006 * getattr(one.cost, name))}" for name, one in short.items()]
     first, one = next(iter(short.items()))
     return BudgetError(
         "; ".join(facts),
         f"allow {' and '.join(enough)}, or take another device or a smaller model",
         figure=first,
-        asked=goal.bounds[first],
+        asked=budget.bounds[first],
         tightest=getattr(one.cost, first),
-        built=figures(one.cost),
+        built=list_figures(one.cost),
     )
 
 
-def _out_of_reach(name: str, asked: float, built: Cost, most: str | None) -> str:
+def _describe_miss(name: str, asked: float, built: Cost, most: str | None) -> str:
     others = ", ".join(
         f"{TITLES[other]} {show(other, value)}"
-        for other, value in figures(built).items()
+        for other, value in list_figures(built).items()
         if TITLES[other] != TITLES[name] and other != "latency_ratio"
     )
     reached = show(name, getattr(built, name))
-    verb = "measured" if built.basis == "measured" else "predicted"
+    verb = "measured" if built.basis == MEASURED else "predicted"
     parts = f", most of it: {most}" if most else ""
     return (
         f"a {TITLES[name]} of {show(name, asked)} cannot be reached, "
@@ -136,6 +159,6 @@ def _out_of_reach(name: str, asked: float, built: Cost, most: str | None) -> str
     )
 
 
-def figures(cost: Cost) -> dict[str, float]:
+def list_figures(cost: Cost) -> dict[str, float]:
     """What ``cost`` says, by the names of its fields."""
     return {name: value for name in TITLES if (value := getattr(cost, name)) is not None}

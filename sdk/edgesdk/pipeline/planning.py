@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from edgesdk.core.budget import Budget
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Option, Plan, Proof
+from edgesdk.pipeline.pricing import pick_full_width
 from edgesdk.pipeline.study import Study
 from edgesdk.solve.finalists import as_plan, leaning
 from edgesdk.solve.milp import Solution, Unreachable, price, solve
@@ -31,41 +32,54 @@ class Planned:
     solution: Solution
 
 
-def planned(known: Study, goal: Budget, target: str, lean: str = EVEN, tight: Tight = FIRST) -> Planned:
+def make_plan(study: Study, budget: Budget, lean: str = EVEN, tight: Tight = FIRST) -> Planned:
     """The best plan at today's prices, as ``tight`` below the budget as that says.
 
     A latency that is not bounded is held at the dense model's where that is possible. Raises ``Unreachable`` where the
     prices know of no plan within the budget, with the nearest.
     """
-    at = known.menu(losses=leaning(known.losses, lean))
-    *tries, last = _narrowed(known, goal, tight)
+    at = study.menu(losses=leaning(study.losses, lean))
+    *tries, last = _narrow(study, budget, tight)
     for bounds in tries:
         try:
-            return as_planned(known, at, accounted(known, at, bounds), target)
+            return to_planned(study, at, solve_accounted(study, at, bounds))
         except Unreachable:
             continue
-    return as_planned(known, at, accounted(known, at, last), target)
+    return to_planned(study, at, solve_accounted(study, at, last))
 
 
-def tightest(known: Study, goal: Budget, target: str, name: str) -> Planned:
+def plan_tightest(study: Study, budget: Budget, name: str) -> Planned:
     """The plan with the least of the figure ``name`` within the other bounds, or at all where none keeps these."""
-    assert known.dense is not None
-    at = known.menu()
-    others = dict(goal.against(known.dense.latency_ms()).bounds)
+    at = study.menu()
+    others = dict(budget.against(study.dense.latency_ms()).bounds)
     others.pop(name, None)
     try:
-        found = solve(at, others, name)
+        solution = solve(at, others, name)
     except Unreachable:
-        found = solve(at, {}, name)
-    return as_planned(known, at, _with_account(known, found), target)
+        solution = solve(at, {}, name)
+    return to_planned(study, at, _account(study, solution))
 
 
-def _narrowed(known: Study, goal: Budget, tight: Tight) -> Iterable[Mapping[str, float]]:
+def plan_full_width(study: Study, options: Mapping[str, Option]) -> Planned:
+    """The plan that leaves nothing out and carries layers out as ``options`` say, in fp32 where they say nothing."""
+    at = study.menu()
+    picked = pick_full_width(at, options)
+    kept = {group.name: max(group.widths) for group in at.groups}
+    cost, loss = price(at, picked, kept, ())
+    return to_planned(study, at, _account(study, Solution(picked, kept, (), cost, loss, FIXED)))
+
+
+def to_planned(study: Study, at: Menu, solution: Solution) -> Planned:
+    """``solution`` of the menu ``at`` with its plan."""
+    plan = as_plan(at, solution, study.graph, study.target, study.runtime, study.meter.threads)
+    return Planned(plan, solution)
+
+
+def _narrow(study: Study, budget: Budget, tight: Tight) -> Iterable[Mapping[str, float]]:
     """The bounds to search within, one after the other; the last are the user's own figures."""
-    assert known.dense is not None
-    dense_ms = known.dense.latency_ms()
-    bounds = goal.against(dense_ms).bounds
-    tail = known.dense.latency_ms(goal.percentile) / dense_ms  # bounds hold at the percentile
+    dense_ms = study.dense.latency_ms()
+    bounds = budget.against(dense_ms).bounds
+    tail = study.dense.latency_ms(budget.percentile) / dense_ms  # bounds hold at the percentile
     narrow = {name: bound * tight.get(name, 1.0) / (tail if name == LATENCY else 1.0) for name, bound in bounds.items()}
     if LATENCY not in bounds:
         yield {**narrow, LATENCY: dense_ms}
@@ -76,7 +90,7 @@ def _narrowed(known: Study, goal: Budget, tight: Tight) -> Iterable[Mapping[str,
     yield bounds
 
 
-def accounted(known: Study, at: Menu, bounds: Mapping[str, float]) -> Solution:
+def solve_accounted(study: Study, at: Menu, bounds: Mapping[str, float]) -> Solution:
     """The best solution of the menu ``at`` whose bytes keep ``bounds`` by the account of whole networks.
 
     A search goes by sums. Where these promise less than the account says of a solution, they are raised, and the search
@@ -87,26 +101,26 @@ def accounted(known: Study, at: Menu, bounds: Mapping[str, float]) -> Solution:
     seen: list[Solution] = []
     for attempt in range(TRIES):
         try:
-            found = solve(_raised(at, raised), bounds)
+            solution = solve(_raise(at, raised), bounds)
         except Unreachable as error:
             if not seen or attempt == TRIES - 1:
-                raise _nearest(known, at, bounds, error, seen) from None
+                raise _add_nearest(study, bounds, error, seen) from None
             step = {name: value / 2 for name, value in step.items()}  # raised too far, perhaps
             raised = {name: value - step[name] for name, value in raised.items()}
             continue
-        own = _with_account(known, found)
+        own = _account(study, solution)
         over = {name: _bytes(own, name) - bounds[name] for name in figures if _bytes(own, name) > bounds[name]}
         if not over:
             return own
         seen.append(own)
         for name, lacks in over.items():  # so far that this one is out of reach, and a share of what it lacks
-            slack = max(bounds[name] - _bytes(found, name), 0.0)
+            slack = max(bounds[name] - _bytes(solution, name), 0.0)
             step[name] = slack + max(STEP * lacks, LEAST * bounds[name], GROWS * step[name])
             raised[name] += step[name]
     return min(seen, key=lambda solution: max(_bytes(solution, name) / bounds[name] for name in figures))
 
 
-def _raised(at: Menu, by: Mapping[str, float]) -> Menu:
+def _raise(at: Menu, by: Mapping[str, float]) -> Menu:
     memory, size = (by.get(name, 0.0) for name in (PEAK, SIZE))
     return replace(at, memory_bytes=at.memory_bytes + memory, size_bytes=at.size_bytes + size)
 
@@ -115,42 +129,23 @@ def _bytes(solution: Solution, name: str) -> float:
     return getattr(solution.cost, name)
 
 
-def _with_account(known: Study, found: Solution) -> Solution:
-    """``found`` with its bytes as the account of whole networks has them, corrected by what was measured."""
-    memory, size = known.bytes_of(found.choices, found.kept, found.dropped)
-    by = known.correction
+def _account(study: Study, solution: Solution) -> Solution:
+    """``solution`` with its bytes as the account of whole networks has them, corrected by what was measured."""
+    memory, size = study.pricing.bytes_of(solution.choices, solution.kept, solution.dropped)
+    by = study.corrections.correction
     peak = by.memory_bytes + by.memory_scale * memory
     return replace(
-        found,
-        cost=replace(found.cost, peak_memory_bytes=peak, size_bytes=by.size_bytes + by.size_scale * size),
+        solution,
+        cost=replace(solution.cost, peak_memory_bytes=peak, size_bytes=by.size_bytes + by.size_scale * size),
     )
 
 
-def _nearest(
-    known: Study, at: Menu, bounds: Mapping[str, float], error: Unreachable, seen: Sequence[Solution]
+def _add_nearest(
+    study: Study, bounds: Mapping[str, float], error: Unreachable, seen: Sequence[Solution]
 ) -> Unreachable:
     """``error`` with what comes nearest to each figure by the account, of what the search tried."""
     nearest = {}
-    for name, one in error.nearest.items():
-        found = [_with_account(known, one), *(seen if name in (PEAK, SIZE) else ())]
-        nearest[name] = min(found, key=lambda solution: _bytes(solution, name)) if name in (PEAK, SIZE) else found[0]
+    for name, solution in error.nearest.items():
+        every = [_account(study, solution), *(seen if name in (PEAK, SIZE) else ())]
+        nearest[name] = min(every, key=lambda one: _bytes(one, name)) if name in (PEAK, SIZE) else every[0]
     return Unreachable(error.fact, error.remedy, nearest, error.most, bounds)
-
-
-def as_planned(known: Study, at: Menu, solution: Solution, target: str) -> Planned:
-    """``solution`` of the menu ``at`` with its plan."""
-    return Planned(as_plan(at, solution, known.graph, target, known.runtime, known.bench.threads), solution)
-
-
-def at_full_width(known: Study, options: Mapping[str, Option], target: str) -> Planned:
-    """The plan that leaves nothing out and carries layers out as ``options`` say, in fp32 where they say nothing."""
-    at = known.menu()
-    picked = {}
-    for layer in at.layers:
-        wanted = options.get(layer.name, Option())
-        found = [choice for choice in layer.choices if choice.option == wanted and not choice.skips]
-        picked[layer.name] = max(found, key=lambda choice: (choice.reads or 0, choice.writes or 0))
-    kept = {group.name: max(group.widths) for group in at.groups}
-    cost, loss = price(at, picked, kept, ())
-    found = _with_account(known, Solution(picked, kept, (), cost, loss, FIXED))
-    return as_planned(known, at, found, target)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from edgesdk.core.budget import Budget, show
 from edgesdk.core.menu import Menu
@@ -20,35 +22,42 @@ SHOWN = 2  # changes of a step
 TITLES = {LATENCY: "latency", PEAK: "peak memory", SIZE: "size"}
 
 
-def remarks(result: Result, goal: Budget, known: Study) -> Iterable[str]:
+def add_remarks(
+    result: Result, budget: Budget, study: Study, told: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
+) -> Result:
+    """``result`` with all that was ``told`` of how it came about, and what a reader must know of its figures."""
+    every = [{"note": note} for note in (*notes, *_remark(result, budget, study))]
+    return replace(result, history=(*told, *every))
+
+
+def _remark(result: Result, budget: Budget, study: Study) -> Iterable[str]:
     """In words, what the figures of ``result`` do not say by themselves."""
     if not result.deployed.valid:
         yield f"the last run was disturbed, so that its figures may not hold: {result.deployed.reason}"
-    if not result.plan.compresses(known.graph):
+    if not result.plan.compresses(study.graph):
         yield "nothing was compressed: the dense model is what is deployed"
         return
-    dense, deployed = result.dense.cost(goal), result.deployed.cost(goal)
-    bounded = {"latency_ms" if name == "latency_ratio" else name for name in goal.bounds}
+    dense, deployed = result.dense.cost(budget), result.deployed.cost(budget)
+    bounded = {"latency_ms" if name == "latency_ratio" else name for name in budget.bounds}
     for name in TITLES:
         before, after = getattr(dense, name), getattr(deployed, name)
         if name not in bounded and after > NOISE * before:
             grew = f"from {show(name, before)} to {show(name, after)}"
             yield f"{TITLES[name]} was not bounded and grew {grew}, {after / before:.2f}x of the dense model's"
-    if unused := _unused(result, goal, known):
+    if unused := _explain_unused(result, budget, study):
         yield unused
 
 
-def _unused(result: Result, goal: Budget, known: Study) -> str | None:
+def _explain_unused(result: Result, budget: Budget, study: Study) -> str | None:
     """Which step of the menu keeps a bound on latency from being used, where it is used to less than 95 %."""
-    cost = result.deployed.cost(goal)
-    shares = [getattr(cost, name) / bound for name, bound in goal.bounds.items() if name.startswith("latency")]
+    cost = result.deployed.cost(budget)
+    shares = [getattr(cost, name) / bound for name, bound in budget.bounds.items() if name.startswith("latency")]
     if not shares or max(shares) >= USED:
         return None
-    assert known.dense is not None
-    at = known.menu()
-    bounds = goal.against(known.dense.latency_ms()).bounds
+    at = study.menu()
+    bounds = budget.against(study.dense.latency_ms()).bounds
     most = bounds.pop(LATENCY)
-    loss = _loss(at, result.plan)
+    loss = _add_losses(at, result.plan)
     used = f"{100 * max(shares):.0f} % of the latency that is allowed is used"
     if loss <= 0:
         return f"{used}: nothing on the menu is more accurate"
@@ -56,7 +65,7 @@ def _unused(result: Result, goal: Budget, known: Study) -> str | None:
         step = solve(at, bounds, LATENCY, max_loss=loss * (1 - LESS))
     except Unreachable:
         return f"{used}: nothing on the menu within the other bounds is more accurate"
-    names = [*_differences(at, result.plan, step)]
+    names = [*_list_differences(at, result.plan, step)]
     more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
     ms = step.cost.latency_ms * result.deployed.latency_ms() / result.plan.predicted.latency_ms  # as this was priced
     verdict = "more than is allowed" if ms > most else "near the bound" if ms > NEAR * most else "not tried any more"
@@ -64,7 +73,7 @@ def _unused(result: Result, goal: Budget, known: Study) -> str | None:
     return f"{used}: {named} would take {show(LATENCY, ms)}, {verdict}"
 
 
-def _loss(at: Menu, plan: Plan) -> float:
+def _add_losses(at: Menu, plan: Plan) -> float:
     """What was sensed of the plan, at the prices of the menu ``at``."""
     options = plan.options
     groups = {layer.name: (layer.reads, layer.writes) for layer in at.layers}
@@ -85,12 +94,12 @@ def _loss(at: Menu, plan: Plan) -> float:
     return total
 
 
-def _differences(at: Menu, plan: Plan, step: Solution) -> Iterable[str]:
+def _list_differences(at: Menu, plan: Plan, step: Solution) -> Iterable[str]:
     """What ``step`` does otherwise than ``plan``."""
     for group in at.groups:
         if step.kept[group.name] != plan.kept[group.name]:
             yield f"{step.kept[group.name]} channels of {group.name} instead of {plan.kept[group.name]}"
-    for branch in set(plan.dropped) - set(step.dropped):
+    for branch in sorted(set(plan.dropped) - set(step.dropped)):
         yield f"branch {branch} kept"
     for name, choice in step.choices.items():
         if choice.option != plan.options[name]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgesdk.core.artifact import Artefact
 from edgesdk.core.plan import Plan
-from edgesdk.core.report import Prediction, Report
+from edgesdk.core.report import Measurement
 
 if TYPE_CHECKING:
     from edgesdk.export.parity import Parity
@@ -24,13 +24,13 @@ class Result:
 
     plan: Plan
     artefact: Artefact
-    dense: Report | Prediction
-    deployed: Report | Prediction
+    dense: Measurement
+    deployed: Measurement
     dense_score: float
     score: float
     parity: Parity
     fallbacks: tuple[str, ...]
     history: tuple[Mapping[str, Any], ...]
-    beside: Mapping[str, Report | Prediction] = field(default_factory=dict)
+    beside: Mapping[str, Measurement] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     against_model: Mapping[str, Parity] = field(default_factory=dict)

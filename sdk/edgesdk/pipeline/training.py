@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,15 +14,16 @@ from edgesdk.compress.quantize import suited
 from edgesdk.compress.refit import rebuilt
 from edgesdk.core.artifact import Artefact
 from edgesdk.core.cache import cache_folder
-from edgesdk.core.plan import FP32, Option, Plan
-from edgesdk.core.report import Prediction, Report, Tell
+from edgesdk.core.plan import FP32
+from edgesdk.core.report import DENSE, Tell
 from edgesdk.core.serialize import digest
 from edgesdk.export.formats import grid_of
 from edgesdk.export.parity import compared, fallbacks, parity, runner
 from edgesdk.network.network import Network, tensors
 from edgesdk.pipeline.allowance import FULL_SHARE, SHORT_SHARE, Allowance
+from edgesdk.pipeline.candidates import Candidate
 from edgesdk.pipeline.result import Result
-from edgesdk.pipeline.study import Study, digest_of
+from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.solve.finalists import halving, halving_units
 from edgesdk.train.recovery import Recovery
 from edgesdk.train.resumption import Kept
@@ -32,53 +33,136 @@ from edgesdk.train.trainer import Schedule, recovered
 UNITS = 4.0  # short recoveries that are expected where nobody says how many
 FITTED = "fitted"  # the name of the weights that were fitted before anything is learnt
 TIE = 0.5  # points of the held-out score, within which the faster finalist is the better one
+DEPLOYED = "deployed"  # the artefact of the last run that goes into the bundle
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A plan with the network that it makes, its file before any training, and what that was measured at."""
+class Selected:
+    """The best of some candidates, and what the report says of how it was told apart."""
 
-    known: Study
-    plan: Plan
-    network: Network
-    artefact: Artefact
-    report: Report | Prediction
-
-    @property
-    def options(self) -> Mapping[str, Option]:
-        return self.artefact.options
+    candidate: Candidate
+    history: tuple[Mapping[str, Any], ...] = ()
 
 
 class Training:
     """Recovers candidates, tells them apart on held-out data, and turns the winner into a measured, proved file.
 
-    The epochs of ``allowance`` are for a ``recovery`` that does not say how many. What was fitted and learnt is kept on
-    disk until :meth:`forget`. Raises ``UsageError`` where the recovery does not fit the data.
+    What is fitted and learnt takes of ``allowance``, and is kept on disk until :meth:`forget`. Raises ``UsageError``
+    where the ``recovery`` does not fit the data.
     """
 
     def __init__(
-        self, known: Study, allowance: Allowance, seed: int, tell: Tell, recovery: Recovery | None = None
+        self, setup: Setup, allowance: Allowance, seed: int, tell: Tell, recovery: Recovery | None = None
     ) -> None:
-        self.network, self.data, self.task = known.network, known.data, known.task
+        self.network, self.data, self.task = setup.network, setup.data, setup.task
         self.recovery = (recovery or Recovery()).loaded()
         self.recovery.check(self.task)
         self.allowance = allowance
-        if self.recovery.epochs is not None:
-            allowance.epochs = self.recovery.epochs
         self.seed, self.tell = seed, tell
-        self.can_learn = known.data.train is not None and allowance.epochs > 0
-        self.kept = _kept(known, self.recovery, seed)
-        self._rebuilt: dict[str, Network] = {}
+        self.can_learn = setup.data.train is not None and allowance.epochs > 0
+        self.kept = _open_kept(setup, self.recovery, seed)
+        self._fitted: dict[str, Network] = {}
 
     @property
     def late(self) -> bool:
         """Whether what is left of the time should go to training what was found."""
         return self.allowance.late
 
-    def forget(self) -> None:
-        """Remove what was kept of this run: it has come to its end."""
-        if self.kept is not None:
-            self.kept.forget()
+    def finish_best(self, candidates: Sequence[Candidate], beside: Mapping[str, Artefact] | None = None) -> Result:
+        """The best of ``candidates`` after a short recovery, in full; ``beside`` is measured with it."""
+        selected = self.select_best(candidates)
+        result = self.finish(selected.candidate, beside)
+        return replace(result, history=(*selected.history, *result.history))
+
+    def select_best(self, candidates: Sequence[Candidate]) -> Selected:
+        """The one that scores best after a short recovery; of several runtimes' that score alike, the fastest."""
+        if len(candidates) == 1:
+            return Selected(candidates[0])
+        done: list[float] = []
+        units = halving_units(len(candidates))
+
+        def score(candidate: Candidate, share: float) -> float:
+            best = f", best so far {max(done):.2f}" if done else ""
+            done.append(self.try_short(candidate, share, units, f"{len(done) + 1} of {len(candidates)} or more{best}"))
+            return done[-1]
+
+        rounds = halving(candidates, score, TIE)
+        history = tuple(
+            {
+                "finalist": candidate.plan.digest,
+                "runtime": candidate.study.runtime,
+                "round": step,
+                "holdout_score": reached,
+            }
+            for step, (took_part, scores) in enumerate(rounds, 1)
+            for candidate, reached in zip(took_part, scores, strict=True)
+        )
+        last, scores = rounds[-1]
+        if len({candidate.study.runtime for candidate in last}) == 1:
+            return Selected(last[scores.index(max(scores))], history)
+        near = [c for c, reached in zip(last, scores, strict=True) if reached >= max(scores) - TIE]
+        return Selected(min(near, key=lambda candidate: candidate.measured.latency_ms()), history)
+
+    def try_short(self, candidate: Candidate, share: float = 1.0, units: float = UNITS, told: str = "") -> float:
+        """The score on held-out data after a ``share`` of a short recovery, of which what is compared takes ``units``.
+
+        ``told`` is what the user is told of the comparison.
+        """
+        epochs = self.allowance.short(share, units) if self.can_learn else 0.0
+        label = f"trying finalists: {told or candidate.study.runtime}"
+        return self.score_held_out(self.recover(candidate, epochs, label, time_share=SHORT_SHARE * share / units))
+
+    def score_held_out(self, network: Network) -> float:
+        """The score on held-out data."""
+        return self.task.score(network, self.data.holdout, self.network)
+
+    def finish(self, candidate: Candidate, beside: Mapping[str, Artefact] | None = None) -> Result:
+        """The candidate recovered, exported, proved equal to its simulation, and measured with the dense model.
+
+        The artefacts ``beside``, of other runtimes, are measured in the same interleaved run.
+        """
+        study = candidate.study
+        network, notes = self._recover_in_full(candidate)
+        self.tell("exporting and measuring", None)
+        deployed, dense = study.write_file(network, candidate.options, "model"), study.dense_file
+        held_out = [x for x, _ in self.data.holdout]
+        proved = parity(network, deployed, held_out)
+        measured = study.measure({DENSE: dense, DEPLOYED: deployed, **(beside or {})}, "rapid", thorough=True)
+        integers = [name for name, option in candidate.options.items() if option.precision != FP32]
+        weighted = [name for name in integers if network.graph.by_name[name].macs]
+        fell = fallbacks(study.meter.kernels(deployed), [network.sites[name].module or name for name in weighted])
+        return Result(
+            plan=candidate.plan,
+            artefact=deployed,
+            dense=measured[DENSE],
+            deployed=measured[DEPLOYED],
+            dense_score=self.task.score(study.reference, self.data.test, study.reference),
+            score=self.task.score(runner(deployed, network.structure), self.data.test, study.reference),
+            parity=proved,
+            against_model={
+                name: compared(study.reference.flat, file, held_out, study.dense_parity.tolerance)
+                for name, file in ((DENSE, dense), (DEPLOYED, deployed))
+            },
+            fallbacks=tuple(fell),
+            history=tuple({"note": note} for note in notes),
+            beside={name: one for name, one in measured.items() if name not in (DENSE, DEPLOYED)},
+        )
+
+    def _recover_in_full(self, candidate: Candidate) -> tuple[Network, tuple[str, ...]]:
+        """The candidate's network after all training that is left for it, unless it is better without; with notes."""
+        rounding = "nearest" if self.can_learn else suited(candidate.options)
+        network = self.recover(candidate, 0.0, "calibrating", rounding=rounding)
+        if not self.can_learn:
+            return network, ()
+        dense, before = self.score_held_out(self.network), self.score_held_out(network)
+        label = f"recovering: from {before:.2f}, dense {dense:.2f}"
+        notes: list[str] = []
+        learnt = self.recover(candidate, self.allowance.full(), label, notes.append, time_share=FULL_SHARE)
+        after = self.score_held_out(learnt)
+        if after < before:
+            notes.append(f"recovery was left out: on held-out data it scored {after:.2f} against {before:.2f} without")
+        notes += outdone(self.recovery, self.network, self.task, self.data.holdout, max(before, after))
+        return (learnt if after >= before else network), tuple(notes)
 
     def recover(
         self,
@@ -93,21 +177,21 @@ class Training:
 
         It takes a ``time_share`` of what is left of the run's time at most.
         """
-        known, plan = candidate.known, candidate.plan
-        structural = plan.structural(known.graph)
+        study, plan = candidate.study, candidate.plan
+        structural = plan.structural(study.graph)
         if not structural and all(option.precision == FP32 for option in candidate.options.values()):
             epochs = 0.0  # it is the dense model: there is nothing to recover
         return recovered(
-            self.rebuilt(candidate) if structural else candidate.network,
+            self.fit(candidate) if structural else candidate.network,
             self.network,
             candidate.options,
             self.data.train,
-            known.calibration,
+            study.calibration,
             self.task,
             Schedule(epochs, self.recovery.integer_share if structural else 1.0),
             self.seed,
             lambda share, what: self.tell(f"{label}, {what}, epoch {share * epochs:.1f} of {epochs:.3g}", share),
-            grid=grid_of(known.runtime),
+            grid=grid_of(study.runtime),
             recovery=self.recovery,
             note=note,
             restate=False,
@@ -116,130 +200,43 @@ class Training:
             until=self.allowance.until(time_share),
         )
 
-    def _kept_of(self, candidate: Candidate, what: str) -> Kept | None:
-        """Where what a candidate learns is kept."""
-        if self.kept is None:
-            return None
-        return self.kept.part(digest([candidate.plan.digest, candidate.known.runtime, what])[:16])
-
-    def rebuilt(self, candidate: Candidate) -> Network:
+    def fit(self, candidate: Candidate) -> Network:
         """The candidate's network with its weights fitted to what the dense network answers, once for each plan."""
-        known, plan = candidate.known, candidate.plan
-        if plan.digest not in self._rebuilt:
-            kept = staying(known.graph, plan, known.scores)
-            told = lambda share: self.tell("fitting weights", share)  # noqa: E731
-            on_disk = self._kept_of(candidate, "fitted")
+        study, plan = candidate.study, candidate.plan
+        if plan.digest not in self._fitted:
+            on_disk = self._kept_of(candidate, FITTED)
             state = on_disk.load(FITTED) if on_disk is not None else None
             if state is not None:
                 fitted = candidate.network.copy()
                 fitted.module.load_state_dict(state)
             else:
-                fitted, _ = rebuilt(candidate.network, self.network, kept, known.calibration, told)
+                kept = staying(study.graph, plan, study.scores)
+                tell = lambda share: self.tell("fitting weights", share)  # noqa: E731
+                fitted, _ = rebuilt(candidate.network, self.network, kept, study.calibration, tell)
                 if on_disk is not None:
                     on_disk.save(FITTED, fitted.module.state_dict())
-            self._rebuilt[plan.digest] = fitted
-        return self._rebuilt[plan.digest]
+            self._fitted[plan.digest] = fitted
+        return self._fitted[plan.digest]
 
-    def holdout(self, network: Network) -> float:
-        """The score on held-out data."""
-        return self.task.score(network, self.data.holdout, self.network)
+    def _kept_of(self, candidate: Candidate, what: str) -> Kept | None:
+        """Where what a candidate learns is kept."""
+        if self.kept is None:
+            return None
+        return self.kept.part(digest([candidate.plan.digest, candidate.study.runtime, what])[:16])
 
-    def short(self, candidate: Candidate, share: float = 1.0, units: float = UNITS, told: str = "") -> float:
-        """The score on held-out data after a ``share`` of a short recovery, of which what is compared takes ``units``.
-
-        ``told`` is what the user is told of the comparison.
-        """
-        epochs = self.allowance.short(share, units) if self.can_learn else 0.0
-        label = f"trying finalists: {told or candidate.known.runtime}"
-        return self.holdout(self.recover(candidate, epochs, label, time_share=SHORT_SHARE * share / units))
-
-    def best(self, candidates: list[Candidate], beside: Mapping[str, Artefact] | None = None) -> Result:
-        """The best of ``candidates`` after a short recovery, in full; ``beside`` is measured with it."""
-        history: list[Mapping[str, Any]] = []
-        result = self.full(self.best_of(candidates, history), beside)
-        return replace(result, history=(*history, *result.history))
-
-    def best_of(self, candidates: list[Candidate], history: list[Mapping[str, Any]]) -> Candidate:
-        """The one that scores best after a short recovery; of several runtimes' that score alike, the fastest."""
-        if len(candidates) == 1:
-            return candidates[0]
-        done: list[float] = []
-        units = halving_units(len(candidates))
-
-        def tried(candidate: Candidate, share: float) -> float:
-            best = f", best so far {max(done):.2f}" if done else ""
-            done.append(self.short(candidate, share, units, f"{len(done) + 1} of {len(candidates)} or more{best}"))
-            return done[-1]
-
-        rounds = halving(candidates, tried, TIE)
-        for step, (took_part, scores) in enumerate(rounds, 1):
-            for candidate, score in zip(took_part, scores, strict=True):
-                runtime = candidate.known.runtime
-                history.append(
-                    {"finalist": candidate.plan.digest, "runtime": runtime, "round": step, "holdout_score": score}
-                )
-        last, scores = rounds[-1]
-        if len({candidate.known.runtime for candidate in last}) == 1:
-            return last[scores.index(max(scores))]
-        near = [c for c, score in zip(last, scores, strict=True) if score >= max(scores) - TIE]
-        return min(near, key=lambda candidate: candidate.report.latency_ms())
-
-    def full(self, candidate: Candidate, beside: Mapping[str, Artefact] | None = None) -> Result:
-        """The candidate recovered, exported, proved equal to its simulation, and measured with the dense model.
-
-        The artefacts ``beside``, of other runtimes, are measured in the same interleaved run.
-        """
-        known = candidate.known
-        rounding = "nearest" if self.can_learn else suited(candidate.options)
-        network = self.recover(candidate, 0.0, "calibrating", rounding=rounding)
-        dense_score = self.holdout(self.network) if self.can_learn else 0.0
-        notes: list[str] = []
-        if self.can_learn:
-            before = self.holdout(network)
-            label = f"recovering: from {before:.2f}, dense {dense_score:.2f}"
-            learnt = self.recover(candidate, self.allowance.full(), label, notes.append, time_share=FULL_SHARE)
-            after = self.holdout(learnt)
-            if after >= before:
-                network = learnt
-            else:
-                notes.append(
-                    f"recovery was left out: on held-out data it scored {after:.2f} against {before:.2f} without"
-                )
-            notes += outdone(self.recovery, self.network, self.task, self.data.holdout, max(before, after))
-        self.tell("exporting and measuring", None)
-        deployed, dense = known.artefact(network, candidate.options, "model"), known.dense_file
-        held_out = [x for x, _ in self.data.holdout]
-        proved = parity(network, deployed, held_out)
-        every = {"dense": dense, "deployed": deployed, **(beside or {})}
-        reports = known.measure(every, "rapid", thorough=True)
-        integers = [name for name, option in candidate.options.items() if option.precision != FP32]
-        weighted = [name for name in integers if network.graph.by_name[name].macs]
-        fell = fallbacks(known.bench.kernels(deployed), [network.sites[name].module or name for name in weighted])
-        return Result(
-            plan=candidate.plan,
-            artefact=deployed,
-            dense=reports["dense"],
-            deployed=reports["deployed"],
-            dense_score=self.task.score(known.reference, self.data.test, known.reference),
-            score=self.task.score(runner(deployed, network.structure), self.data.test, known.reference),
-            parity=proved,
-            against_model={
-                name: compared(known.reference.flat, file, held_out, known.dense_parity.tolerance)
-                for name, file in (("dense", dense), ("deployed", deployed))
-            },
-            fallbacks=tuple(fell),
-            history=tuple({"note": note} for note in notes),
-            beside={name: report for name, report in reports.items() if name not in ("dense", "deployed")},
-        )
+    def forget(self) -> None:
+        """Remove what was kept of this run: it has come to its end."""
+        if self.kept is not None:
+            self.kept.forget()
 
 
-def _kept(known: Study, recovery: Recovery, seed: int) -> Kept | None:
+def _open_kept(setup: Setup, recovery: Recovery, seed: int) -> Kept | None:
     """Where what this run learns is kept: by all that it is made from. ``None`` where that has no digest."""
     if recovery.own:
         return None
-    batches = (*known.data.calibration, *known.data.holdout, *known.data.test)
+    batches = (*setup.data.calibration, *setup.data.holdout, *setup.data.test)
     data = digest_of([t for x, y in batches for t in (*tensors(x), y) if isinstance(t, Tensor)])
-    made_from = [known.graph.digest, digest_of(known.network.module), data, known.task.name, seed, torch.__version__]
+    made_from = [setup.graph.digest, digest_of(setup.network.module), data, setup.task.name, seed, torch.__version__]
     try:
         return Kept(cache_folder() / "runs" / digest([*made_from, recovery])[:16])
     except TypeError:  # it holds functions of the user's

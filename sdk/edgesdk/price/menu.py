@@ -16,19 +16,31 @@ from edgesdk.price.account import Account
 from edgesdk.price.correct import Correction
 from edgesdk.price.forms import fits, forms
 from edgesdk.price.planned import layer_parts, weight_shape
-from edgesdk.price.profile import Predicted
-from edgesdk.price.table import Table
-
-Prices = Table | Predicted  # of operators, measured or from a profile
+from edgesdk.price.prices import Prices
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Prices in accuracy, from calibration data: by group and width, by layer and option, by branch."""
+    """Prices in accuracy, from calibration data: by group and width, by layer and option, by branch.
+
+    What has no price is nothing to choose: to look it up raises ``KeyError``.
+    """
 
     widths: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    options: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    options: Mapping[str, Mapping[Option, float]] = field(default_factory=dict)
     branches: Mapping[str, float] = field(default_factory=dict)
+
+    def of_option(self, layer: str, option: Option) -> float:
+        """What it costs to carry ``layer`` out so."""
+        if option not in self.options.get(layer, {}):
+            raise KeyError(f"no price in accuracy of {layer} in {option}")
+        return self.options[layer][option]
+
+    def of_width(self, group: str, kept: int) -> float:
+        """What it costs to keep so many channels of ``group``."""
+        if kept not in self.widths.get(group, {}):
+            raise KeyError(f"no price in accuracy of {kept} channels of {group}")
+        return self.widths[group][kept]
 
 
 def options(layer: Layer, weight_bits: Iterable[int] = (8,), offer: Iterable[str] = ()) -> tuple[Option, ...]:
@@ -155,7 +167,7 @@ def menu(
                 choice = Choice(
                     option,
                     _careful(layer, graph, option, reads, writes, table) * correction.scale(option.precision),
-                    losses.options.get(layer.name, {}).get(str(option), 0.0),
+                    losses.of_option(layer.name, option),
                     reads, writes, account.layer_bytes(parts, option) * correction.size_scale,
                     held.resident * correction.memory_scale, held.output * correction.memory_scale,
                     held.scratch * correction.memory_scale, kernels=held.kernels,
@@ -166,9 +178,7 @@ def menu(
         branch = branch_of.get(layer.name)
         layers.append(LayerMenu(layer.name, tuple(choices), layer.reads, layer.writes, branch.name if branch else None))
     groups = tuple(
-        GroupMenu(
-            group.name, {kept: losses.widths.get(group.name, {}).get(kept, 0.0) for kept in _widths(group.name, graph)}
-        )
+        GroupMenu(group.name, {kept: losses.of_width(group.name, kept) for kept in _widths(group.name, graph)})
         for group in graph.groups
         if group.fixed is None
     )

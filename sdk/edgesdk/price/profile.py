@@ -133,6 +133,15 @@ class Predicted:
             self._seen[operator] = float(pair.posterior.parts_ms(one, self.chip.clock_ghz)[0])
         return self._seen[operator]
 
+    @property
+    def call_ms(self) -> None:
+        """Not priced apart: whole networks say what a run takes beside its operators."""
+        return None
+
+    def is_timed(self, operator: Operator) -> bool:
+        """Nothing is, here."""
+        return False
+
     def error_ms(self, operator: Operator) -> float:
         """Nothing: how far a profile is off it is for whole networks, which its interval says."""
         return 0.0

@@ -16,6 +16,7 @@ from edgesdk.price.operators import Operator, baseline
 from edgesdk_targets.agent.undisturbed import LOWEST, beyond
 
 SCHEMA = 4  # 2: pools with their own windows, clips on grids of their own; 3: readers of two pixels a side; 4: ratios
+COPIES = 4  # of an operator in a probe
 AGE = timedelta(days=30)  # after which a price is measured again
 UNSEEN = timedelta(days=7)  # after which a device that never was as fast again is taken to be another by now
 DOUBT = 0.06  # standard error from which on a price is measured again: once more at once, and on another day
@@ -156,6 +157,10 @@ class Table:
         operator = self.as_run(operator)
         difference = self.probe_ms(operator) - self.probe_ms(baseline(operator))
         return max(self.error_ms(operator), difference / self.copies)
+
+    def is_timed(self, operator: Operator) -> bool:
+        """Whether it has a price here: what cannot be probed has none."""
+        return operator.probed
 
     def error_ms(self, operator: Operator) -> float:
         """The standard error of what one ``operator`` takes."""

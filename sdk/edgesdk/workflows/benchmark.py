@@ -9,7 +9,6 @@ from pathlib import Path
 
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.artifact import FORMAT_OF, FORMATS, HERE, Artefact, baseline, format_of
-from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.core.report import Report
 from edgesdk.core.schema import Schema
@@ -55,7 +54,6 @@ def benchmark(
         runtimes = dict.fromkeys(model.runtime for model in models.values())
         bench, *_ = [Bench(agent, threads, name) for name in runtimes]  # each says where its runtime is not there
         baselines = {name: baseline(Path(folder), name) for name in runtimes}
-        bench.table(cache_folder() / "prices", 1, 0)  # knows the undisturbed state, if anything was priced here
         reports = bench.measure(models, mode, baselines)
         return Benchmark(tuple(replace(reports[name], name=Path(name).name) for name in models))
 

@@ -19,9 +19,9 @@ import torch
 
 from edgesdk.compress.quantize import calibrate as set_ranges
 from edgesdk.compress.quantize import integer
-from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import BundleError, StorageError, UsageError
 from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.core.report import Tell
 from edgesdk.core.serialize import to_json
 from edgesdk.core.target import SCHEMA, Chip, Fact, Target, targets, user_folder
 from edgesdk.devices.bench import Bench
@@ -29,9 +29,8 @@ from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.reach import reach
 from edgesdk.example.parts import FITTED, JUDGES, Part
 from edgesdk.export.formats import export
-from edgesdk.export.probes import COPIES, probe
+from edgesdk.export.probes import probe
 from edgesdk.network.fuse import flat
-from edgesdk.pipeline.study import Tell
 from edgesdk.price.designed import designed
 from edgesdk.price.menu import options
 from edgesdk.price.operators import Operator, of_network
@@ -161,10 +160,9 @@ def _timed(name: str, runtime: str, threads: int, tell: Tell, share: float, devi
     with reach(device) as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
         bench = Bench(agent, threads, runtime)
         target = _target(name, runtime, bench.facts)
-        table = Table.open(cache_folder() / "prices", bench.conditions, COPIES)
         for index, precision in enumerate((FP32, INT8)):
             wanted = designed(precision, share)
-            bench.price(table, wanted, probe, lambda s, i=index: tell("timing operators", (i + s) / 2))
+            bench.time(wanted, probe, lambda s, i=index: tell("timing operators", (i + s) / 2))
         fitted, judges = FITTED[::every], JUDGES[::every]
         networks: list[_Network] = []
         for index, part in enumerate((*fitted, *judges)):
@@ -173,13 +171,13 @@ def _timed(name: str, runtime: str, threads: int, tell: Tell, share: float, devi
         tell("timing small networks", None)
         answer = agent.call(
             "operators", models=[{"key": network.path.name, "path": agent.place(network.path)} for network in networks],
-            runtime=runtime, threads=threads, rounds=ROUNDS, seconds_per_visit=VISIT_SECONDS, **bench.beside(table),
+            runtime=runtime, threads=threads, rounds=ROUNDS, seconds_per_visit=VISIT_SECONDS, **bench.beside(),
         )  # fmt: skip
     ms = {item["key"]: float(item["ms"]) for item in answer["results"]}
     tell("fitting", None)
     taken = [(network, ms[network.path.name]) for network in networks]
     return _fitted(
-        target, runtime, threads, bench.version, table, share,
+        target, runtime, threads, bench.version, bench.table, share,
         [(network, took) for network, took in taken if network.part in fitted],
         [(network, took) for network, took in taken if network.part in judges],
     )  # fmt: skip

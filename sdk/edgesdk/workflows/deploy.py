@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from edgesdk.core.budget import Budget
 from edgesdk.core.cache import check_cache
 from edgesdk.core.errors import BudgetError, DeviceError, UsageError
 from edgesdk.core.plan import FP32, Plan
+from edgesdk.core.report import Tell
 from edgesdk.core.target import Target
 from edgesdk.core.target import target as find_target
 from edgesdk.data.metrics import MSE, Metric, is_named
@@ -30,10 +32,13 @@ from edgesdk.devices.estimate import deployable
 from edgesdk.devices.forecast import Forecast
 from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.inventory import device as find_device
+from edgesdk.devices.meter import Meter
 from edgesdk.devices.reach import reach
 from edgesdk.pipeline.allowance import Allowance, parse_seconds
-from edgesdk.pipeline.loop import chosen, eased, fastest, nowhere, plan_within, within
-from edgesdk.pipeline.study import Study, Tell, study
+from edgesdk.pipeline.choosing import join_refusals
+from edgesdk.pipeline.loop import find_result
+from edgesdk.pipeline.rounds import plan_within
+from edgesdk.pipeline.study import Study, study_model
 from edgesdk.pipeline.training import Training
 from edgesdk.price.profile import profile
 from edgesdk.train.recovery import Recovery
@@ -69,18 +74,17 @@ def search(
     given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
     given = given.checked(budget, force, tell)
     asked = _Asked(target, runtime, threads, named(precision), tuple(offer), _device(device), force)
-    with _studied(given, asked, budget, tell, again=False) as (known, goal, *_):
+    with _study(given, asked, budget, tell, again=False) as studied:
         tell("searching", None)
-        bounded = budget is not None and bool(budget.bounds)
         plans: list[Plan] = []
         errors: dict[str, BudgetError] = {}
-        for one in known:
+        for study in studied.studies:
             try:
-                plans.append(plan_within(one, goal, target, bounded))
+                plans.append(plan_within(study, studied.budget, studied.given))
             except BudgetError as error:
-                errors[one.runtime] = error
+                errors[study.runtime] = error
         if not plans:
-            raise nowhere(errors)
+            raise join_refusals(errors)
         return min(plans, key=lambda plan: (plan.proof.objective, plan.predicted.latency_ms))
 
 
@@ -129,30 +133,34 @@ def deploy(
     if sign is not None:
         check_private(sign)
     recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
-    allowance = Allowance(
-        epochs if epochs is not None else DEFAULT_EPOCHS, parse_seconds(time) if isinstance(time, str) else time
-    )
+    begun = monotonic()
+    seconds = parse_seconds(time) if isinstance(time, str) else time
     with reserve(Path(out), force) as place:
         given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
         given = given.checked(budget, force, tell)
-        allowance.epochs = EXAMPLE_EPOCHS if given.example and epochs is None else allowance.epochs
         asked = _Asked(target, runtime, threads, named(precision), tuple(offer), at, force)
-        with _studied(given, asked, budget, tell) as (studies, goal, refused, agent):
-            training = Training(studies[0], allowance, seed, tell, recovery)
-            bounded = budget is not None and bool(budget.bounds)
-            choice = chosen(studies, goal, target, training, bounded)
-            if goal.bounds:
-                result = (within if bounded else eased)(choice, goal, target, training)
-            else:
-                result = fastest(choice, goal, target, training)
-            result = replace(result, refused={**refused, **choice.refused})
-            facts = _facts(choice.known, result.plan, allowance.epochs, seed, training.can_learn)
-            bundle = pack(place, result, target, given.data, choice.known.network, goal, facts, sign)
+        allowance = Allowance(_count_epochs(epochs, recovery, given), seconds, begun)
+        with _study(given, asked, budget, tell) as studied:
+            training = Training(studied.studies[0], allowance, seed, tell, recovery)
+            study, result = find_result(studied.studies, studied.budget, training, studied.given)
+            result = replace(result, refused={**studied.refused, **result.refused})
+            facts = _list_facts(study, result.plan, allowance.epochs, seed, training.can_learn)
+            bundle = pack(place, result, target, given.data, study.network, studied.budget, facts, sign)
             training.forget()
             if at is None:
                 return bundle
             check_key(bundle.path, at)
-            return replace(bundle, installed=put(bundle, agent, install_root or at.install_root, force, tell=tell))
+            installed = put(bundle, studied.agent, install_root or at.install_root, force, tell=tell)
+            return replace(bundle, installed=installed)
+
+
+def _count_epochs(asked: float | None, recovery: Recovery | None, given: Inputs) -> float:
+    """The epochs of all training: what the recovery says, then what was asked for."""
+    if recovery is not None and recovery.epochs is not None:
+        return recovery.epochs
+    if asked is not None:
+        return asked
+    return EXAMPLE_EPOCHS if given.example else DEFAULT_EPOCHS
 
 
 @dataclass(frozen=True)
@@ -168,37 +176,51 @@ class _Asked:
     force: bool
 
 
+@dataclass(frozen=True)
+class _Studied:
+    """A model studied in each runtime that is asked for, the ``agent`` being there, and the ``budget`` with a bound.
+
+    ``given`` says whether somebody gave a bound on cost, ``refused`` why runtimes have no part in it.
+    """
+
+    studies: Sequence[Study]
+    budget: Budget
+    given: bool
+    refused: Mapping[str, str]
+    agent: AgentProcess
+
+
 @contextmanager
-def _studied(
-    given: Inputs, asked: _Asked, budget: Budget | None, tell: Tell, again: bool = True
-) -> Iterator[tuple[list[Study], Budget, dict[str, str], AgentProcess]]:  # fmt: skip
-    """The model studied in each runtime that is asked for, the budget, the runtimes without a part in it, the agent."""
+def _study(given: Inputs, asked: _Asked, budget: Budget | None, tell: Tell, again: bool = True) -> Iterator[_Studied]:
+    """The model studied in each runtime that is asked for, for as long as its scratch files are there."""
     data, task = given.data, given.task
     device = find_target(asked.target)
     at_hand = device.measured or asked.device is not None
     with reach(asked.device or LOCAL) as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
-        benches, missing = _benches(device, asked, agent)
-        allowed = {bench.runtime: _allowed(device, bench.runtime, asked.precisions) for bench in benches}
-        studies, refused = study(
-            given.model, data, task, benches, budget or Budget(), Path(folder), tell, allowed, asked.offer, again=again
-        )
+        meters, missing = _open_meters(device, asked, agent)
+        allowed = {meter.runtime: _allow_precisions(device, meter.runtime, asked.precisions) for meter in meters}
+        studies, refused = study_model(
+            given.model, data, task, asked.target, meters, budget or Budget(), Path(folder), tell, allowed,
+            asked.offer, again=again,
+        )  # fmt: skip
         goal = budget or Budget()
         if goal.min_score is not None:
             reference = studies[0].reference
             goal = goal.given(task.score(reference, data.test, reference))
         if not goal.bounds and goal.max_drop is None and at_hand:
-            goal = _half(goal, studies)
+            goal = _halve_latency(goal, studies)
         elif not goal.bounds and goal.max_drop is None:
-            goal = replace(goal, max_drop=_default_drop(studies[0]))
+            goal = replace(goal, max_drop=_choose_drop(studies[0]))
         if len(studies) > 1:  # each has a dense model of its own: the share is of the fastest
-            goal = goal.against(min(known.dense.latency_ms() for known in studies if known.dense is not None))
-        yield studies, goal, {**missing, **refused}, agent
+            goal = goal.against(min(study.dense.latency_ms() for study in studies))
+        bounded = budget is not None and bool(budget.bounds)
+        yield _Studied(studies, goal, bounded, {**missing, **refused}, agent)
 
 
-def _default_drop(known: Study) -> float:
+def _choose_drop(study: Study) -> float:
     """A point where the metric is in per cent; else a hundredth: of squared errors of the answers' variance, which is
     what a constant answer loses, of another metric of what the dense model has."""
-    task, reference, judged = known.task, known.reference, known.data.test
+    task, reference, judged = study.task, study.reference, study.data.test
     if task.unit == "%":
         return DEFAULT_DROP
     if is_named(task.metric, MSE):
@@ -207,15 +229,15 @@ def _default_drop(known: Study) -> float:
     return abs(task.score(reference, judged, reference)) / 100 or 1e-9
 
 
-def _half(goal: Budget, studies: Sequence[Study]) -> Budget:
+def _halve_latency(goal: Budget, studies: Sequence[Study]) -> Budget:
     """``goal`` with half of the dense model's latency as its bound; at another percentile than the median in ms."""
     if goal.percentile == 50:
         return replace(goal, latency_ratio=0.5)
-    fastest = min(known.dense.latency_ms(goal.percentile) for known in studies if known.dense is not None)
+    fastest = min(study.dense.latency_ms(goal.percentile) for study in studies)
     return replace(goal, latency_ms=fastest / 2)
 
 
-def _benches(device: Target, asked: _Asked, agent: AgentProcess) -> tuple[list[Bench | Forecast], dict[str, str]]:
+def _open_meters(device: Target, asked: _Asked, agent: AgentProcess) -> tuple[list[Meter], dict[str, str]]:
     """What measures or predicts in each runtime that is asked for; of several, why some cannot."""
     if asked.device is not None:
         _check_board(device, asked, agent)
@@ -229,19 +251,19 @@ def _benches(device: Target, asked: _Asked, agent: AgentProcess) -> tuple[list[B
     if unknown := [name for name in wanted if name not in offered]:
         fact = f"{device.name} has no runtime {unknown[0]!r} that there is a file and a price for"
         raise UsageError(fact, f"choose one of {', '.join([*offered, AUTO])}")
-    found: list[Bench | Forecast] = []
+    meters: list[Meter] = []
     missing: dict[str, str] = {}
     for name in wanted:
         try:
             at = Bench(agent, asked.threads, name) if at_hand else Forecast(device, agent, asked.threads, name)
-            found.append(at)
+            meters.append(at)
         except DeviceError as error:
             if len(missing) + 1 == len(wanted):
                 raise
             missing[name] = str(error)
     if at_hand and asked.runtime in (None, AUTO):
         missing |= {name: "the agent cannot measure it" for name in device.runtimes if name in HERE}
-    return found, missing
+    return meters, missing
 
 
 def _check_board(device: Target, asked: _Asked, agent: AgentProcess) -> None:
@@ -254,7 +276,7 @@ def _device(named: str | Device | None) -> Device | None:
     return find_device(named) if isinstance(named, str) else named
 
 
-def _allowed(device: Target, runtime: str, wanted: Sequence[str]) -> tuple[str, ...]:
+def _allow_precisions(device: Target, runtime: str, wanted: Sequence[str]) -> tuple[str, ...]:
     """The precisions that layers may run in: those of the target's runtime, of which ``wanted`` names some."""
     known = device.precisions[runtime]
     if unknown := [name for name in wanted if name not in known]:
@@ -262,19 +284,19 @@ def _allowed(device: Target, runtime: str, wanted: Sequence[str]) -> tuple[str, 
     return tuple(name for name in known if name == FP32 or not wanted or name in wanted)
 
 
-def _facts(known: Study, plan: Plan, epochs: float, seed: int, learns: bool) -> dict[str, Any]:
+def _list_facts(study: Study, plan: Plan, epochs: float, seed: int, learns: bool) -> dict[str, Any]:
     """What the report says beside the figures."""
-    kept = {g.name: g.fixed for g in known.graph.groups if g.fixed}
-    notes = list(known.healed)
+    kept = {g.name: g.fixed for g in study.graph.groups if g.fixed}
+    notes = list(study.corrections.notes)
     notes += [] if learns else ["no training data, or no epochs: nothing was recovered beyond calibration"]
     return {
-        "metric": known.task.name,
+        "metric": study.task.name,
         "notes": notes,
         "epochs": epochs if learns else 0,
         "seed": seed,
-        "compressed": plan.compresses(known.graph),
+        "compressed": plan.compresses(study.graph),
         "reasons": [layer.reason for layer in plan.layers],
         "groups_left_whole": kept,
-        "layers_left_as_they_are": {layer.name: layer.fixed for layer in known.graph.layers if layer.fixed},
-        "observations": known.observations,
+        "layers_left_as_they_are": {layer.name: layer.fixed for layer in study.graph.layers if layer.fixed},
+        "observations": study.corrections.observations,
     }

@@ -18,6 +18,7 @@ from edgesdk.compress.refit import ranked, rebuilt
 from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, check_stored
 from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.core.plan import Plan
+from edgesdk.core.report import Tell
 from edgesdk.core.serialize import dumps, from_json, loads
 from edgesdk.core.target import target as find_target
 from edgesdk.data.metrics import Metric
@@ -26,7 +27,6 @@ from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
 from edgesdk.export.parity import Parity, parity
 from edgesdk.network.trace import trace
-from edgesdk.pipeline.study import Tell
 from edgesdk.train.trainer import Schedule, recovered
 from edgesdk.workflows.deploy import Preprocess, quiet
 from edgesdk.workflows.inputs import named, read_inputs

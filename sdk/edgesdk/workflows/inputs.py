@@ -12,6 +12,7 @@ from torch import nn
 
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BudgetError, EdgeSdkWarning, UsageError
+from edgesdk.core.report import Tell
 from edgesdk.data.data import Data, check, load_data
 from edgesdk.data.judging import settled
 from edgesdk.data.metrics import TOP_1, Metric, is_named, read_metric
@@ -22,7 +23,6 @@ from edgesdk.example.data import example_data, example_model
 from edgesdk.network.load import load_weighted
 from edgesdk.network.network import Batch, answer
 from edgesdk.network.parametrize import copied
-from edgesdk.pipeline.study import Tell
 
 FAR = 0.9  # of the score that is asked for: a model below it is likely not read as it was trained
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from edgesdk.bundle.bundle import file_digest, publish, reserve
 from edgesdk.core.errors import DataError, ModelError, StorageError, UsageError
 from edgesdk.core.graph import LINEAR
+from edgesdk.core.report import Tell
 from edgesdk.core.serialize import dumps
 from edgesdk.core.wording import counted, said
 from edgesdk.data.batches import Shuffled, taken
@@ -30,7 +31,6 @@ from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
 from edgesdk.network.weights import anew as reset
 from edgesdk.network.weights import check_returnable, distinct, filled, poured
-from edgesdk.pipeline.study import Tell
 from edgesdk.techniques.ensembles import Ensemble, bootstrap, samme
 from edgesdk.techniques.regularization import near_zero
 from edgesdk.techniques.transfer import frozen, with_head

@@ -1,0 +1,63 @@
+"""What a study asks about a device, whether it is at hand or known from a profile alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgesdk.core.artifact import Artefact
+from edgesdk.core.report import Measurement
+from edgesdk.price.operators import Operator
+from edgesdk.price.prices import Prices
+
+Progress = Callable[[float], None]
+
+
+class Meter(Protocol):
+    """Says what files take in one runtime with a fixed number of threads.
+
+    A ``Bench`` measures that on a device, a ``Forecast`` predicts it from a profile.
+    """
+
+    @property
+    def runtime(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def version(self) -> str:
+        """The runtime's."""
+        ...
+
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        """All that the figures depend on."""
+        ...
+
+    def prices(self, weights: int) -> Prices:
+        """What operators take, in a network of so many weights."""
+        ...
+
+    def time(
+        self,
+        operators: Sequence[Operator],
+        probe: Callable[[Operator], bytes],
+        progress: Progress = lambda share: None,
+        again: bool = False,
+    ) -> int:
+        """Time what has no price yet of ``operators``, or all ``again``; how many probes that took."""
+        ...
+
+    def measure(
+        self,
+        artefacts: Mapping[str, Artefact],
+        mode: str,
+        baselines: Mapping[str, Path] | None = None,
+        thorough: bool = True,
+    ) -> Mapping[str, Measurement]:
+        """What each artefact takes, compared with each other; ``thorough`` with its cold load, where that is known."""
+        ...
+
+    def kernels(self, artefact: Artefact) -> list[dict[str, Any]]:
+        """The kernels that a runtime executes of the file: name, operator, provider, share of the time."""
+        ...

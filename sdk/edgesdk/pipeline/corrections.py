@@ -1,0 +1,122 @@
+"""What whole networks say of the prices of their parts: the one thing of a study that grows while it is searched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import hypot, inf, log
+
+from edgesdk.core.budget import show
+from edgesdk.core.menu import Choice, Menu
+from edgesdk.core.plan import FP32
+from edgesdk.core.report import Measurement
+from edgesdk.pipeline.pricing import Pricing
+from edgesdk.price.correct import Correction, Observation, fit
+from edgesdk.price.operators import Operator, of_network, operators
+from edgesdk.solve.milp import price
+
+CALLS = 3.0  # of what a call costs: the most that a network takes beside its parts, whose inputs are larger
+MODEL_ERROR = 0.03  # log: of the sum of parts as what a network takes, beyond what is uncertain of the parts
+DOUBTFUL = 2.0  # standard errors beyond which parts and a network contradict each other
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A whole network that was measured (or predicted): its choices, and what it took."""
+
+    choices: Mapping[str, Choice]
+    kept: Mapping[str, int]
+    dropped: Sequence[str]
+    measured: Measurement
+
+    def at(self, menu: Menu) -> dict[str, Choice]:
+        """Its choices at the prices of ``menu``."""
+        same = ("option", "reads", "writes", "skips")
+        by_name = {layer.name: layer for layer in menu.layers}
+        return {
+            name: next(c for c in by_name[name].choices if all(getattr(c, f) == getattr(own, f) for f in same))
+            for name, own in self.choices.items()
+        }
+
+
+@dataclass
+class Corrections:
+    """Whole networks beside the uncorrected prices of their parts, as ``observations``.
+
+    Parts that contradict a network are timed again by ``time_again``, once; ``notes`` says so.
+    """
+
+    pricing: Pricing
+    time_again: Callable[[Sequence[Operator]], None]
+    seen: list[Seen] = field(default_factory=list)
+    observations: list[Observation] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    timed_again: set[str] = field(default_factory=set)
+
+    @property
+    def correction(self) -> Correction:
+        """What all observations say; its constant is what calls cost where all else has a price."""
+        trusted = self.pricing.account.traced
+        call = self.pricing.priced.prices.call_ms
+        if call is None:
+            return fit(self.observations, trusted=trusted)
+        priced = all(op.probed for _, op in of_network(self.pricing.graph, {}))
+        return fit(self.observations, call, CALLS * call if priced else inf, trusted)
+
+    def observe(self, seen: Seen) -> None:
+        """Set what a whole network took beside the uncorrected prices of its parts.
+
+        Where the two contradict each other beyond what is uncertain of both, the parts are timed again.
+        """
+        self.seen.append(seen)
+        self._compare()
+        parts = [op for op in self._timed_operators(seen) if op.key not in self.timed_again]
+        expected, error = self._expect(seen)
+        took = seen.measured.latency_ms()
+        if parts and abs(log(took / expected)) > DOUBTFUL * error:
+            said = f"{show('latency_ms', took)} instead of {show('latency_ms', expected)}"
+            self.notes.append(f"{len(parts)} operators were priced again: a network of them took {said}")
+            self.timed_again |= {op.key for op in parts}
+            self.time_again(parts)
+            self._compare()
+
+    def _compare(self) -> None:
+        """Set all observations to the prices as they are now."""
+        at = self.pricing.menu(Correction())
+        self.observations = [self._set_beside(at, seen) for seen in self.seen]
+
+    def _set_beside(self, at: Menu, seen: Seen) -> Observation:
+        choices, measured = seen.at(at), seen.measured.cost()
+        cost, _ = price(at, choices, seen.kept, seen.dropped)
+        float_ms = sum(choice.latency_ms for choice in choices.values() if choice.option.precision == FP32)
+        memory, size = self.pricing.bytes_of(choices, seen.kept, seen.dropped)
+        return Observation(
+            float_ms,
+            cost.latency_ms - float_ms,
+            measured.latency_ms,
+            memory,
+            measured.peak_memory_bytes,
+            size,
+            measured.size_bytes,
+        )
+
+    def _timed_operators(self, seen: Seen) -> list[Operator]:
+        """What a network runs as, but for changes of precision, as far as that was timed."""
+        graph, prices = self.pricing.graph, self.pricing.priced.prices
+        every = (
+            op
+            for name, choice in seen.choices.items()
+            for op in operators(graph.by_name[name], graph, choice.option, choice.reads, choice.writes)
+            if prices.is_timed(op) and not choice.skips
+        )
+        return list({op.key: op for op in every}.values())
+
+    def _expect(self, seen: Seen) -> tuple[float, float]:
+        """What a network should take at corrected prices, and the standard error of the logarithm of that.
+
+        The latter has the error of what it was measured at, too.
+        """
+        at = self.pricing.menu(self.correction)
+        cost, _ = price(at, seen.at(at), seen.kept, seen.dropped)
+        parts = hypot(*map(self.pricing.priced.prices.error_ms, self._timed_operators(seen))) / cost.latency_ms
+        return cost.latency_ms, hypot(parts, seen.measured.error, MODEL_ERROR)

@@ -1,0 +1,91 @@
+"""Prices in ms, bytes and accuracy of every choice, before whole networks correct them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from edgesdk.core.budget import Budget
+from edgesdk.core.graph import Graph
+from edgesdk.core.menu import Choice, Menu
+from edgesdk.core.plan import Option, Struck
+from edgesdk.pipeline.setup import Setup
+from edgesdk.price.account import Account
+from edgesdk.price.correct import Correction
+from edgesdk.price.menu import Losses, all_widths, full_width, menu, options, strike
+from edgesdk.price.planned import planned
+from edgesdk.price.prices import Prices
+from edgesdk.price.stored import forms
+
+WITHOUT_FOUR_BITS = ("tensorrt",)  # of weights of a convolution
+
+
+@dataclass(frozen=True)
+class Priced:
+    """The options of each layer that this device does not run slower than what they replace, and what operators take.
+
+    ``struck`` are the options that it runs slower.
+    """
+
+    prices: Prices
+    offered: Mapping[str, tuple[Option, ...]]
+    struck: tuple[Struck, ...]
+
+
+def price_operators(setup: Setup, budget: Budget) -> Priced:
+    """Time, or predict, the operators of every option that may be chosen within ``budget``."""
+    smaller = budget.size_bytes is not None or budget.peak_memory_bytes is not None
+    bits = (8, 4) if budget.size_bytes is not None and setup.runtime not in WITHOUT_FOUR_BITS else (8,)
+    every = {
+        layer.name: (
+            *(o for o in options(layer, bits, setup.offer) if o.precision in setup.precisions),
+            *(Option(form=form) for form in forms(layer, setup.offer, setup.runtime)),
+        )
+        for layer in setup.graph.layers
+    }
+    stage = f"pricing operators ({setup.runtime})"
+    setup.tell(stage, 0.0)
+    prices = setup.meter.prices(sum(prod(layer.weight_shape) for layer in setup.graph.layers if layer.weight_shape))
+    setup.time(full_width(setup.graph, every), lambda share: setup.tell(stage, share / 5))
+    offered, struck = strike(setup.graph, every, prices, smaller)
+    setup.time(all_widths(setup.graph, offered), lambda share: setup.tell(stage, 0.2 + 0.8 * share))
+    return Priced(prices, offered, struck)
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """All prices of a model's choices, as parts: what corrects them comes from whole networks.
+
+    ``account`` has the bytes of whole networks, ``losses`` the prices in accuracy.
+    """
+
+    graph: Graph
+    priced: Priced
+    losses: Losses
+    account: Account
+
+    def menu(self, correction: Correction, losses: Losses | None = None) -> Menu:
+        """Every choice at its corrected price; with other ``losses`` where given."""
+        return menu(
+            self.graph, self.priced.offered, self.priced.prices, losses or self.losses, correction, self.priced.struck,
+            self.account,
+        )  # fmt: skip
+
+    def bytes_of(
+        self, choices: Mapping[str, Choice], kept: Mapping[str, int], dropped: Sequence[str]
+    ) -> tuple[float, float]:
+        """Peak memory and size of what those choices make, by the account of whole networks."""
+        chosen = {name: choice.option for name, choice in choices.items()}
+        graph, options = planned(self.graph, chosen, kept, tuple(dropped))
+        return self.account.peak_bytes(graph, options), self.account.size_bytes(graph, options)
+
+
+def pick_full_width(at: Menu, options: Mapping[str, Option]) -> dict[str, Choice]:
+    """The choices that leave nothing out and carry layers out as ``options`` say, in fp32 where they say nothing."""
+    picked = {}
+    for layer in at.layers:
+        wanted = options.get(layer.name, Option())
+        same = [choice for choice in layer.choices if choice.option == wanted and not choice.skips]
+        picked[layer.name] = max(same, key=lambda choice: (choice.reads or 0, choice.writes or 0))
+    return picked

@@ -1,0 +1,90 @@
+"""One round of the loop: the best plans at today's prices, carried out and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgesdk.core.budget import Budget
+from edgesdk.core.plan import Plan
+from edgesdk.pipeline.candidates import Attempt, attempt, find_nearest, list_dense, refuse, select_keeping
+from edgesdk.pipeline.planning import MARGIN, Tight, make_plan, plan_tightest, to_planned
+from edgesdk.pipeline.study import Study
+from edgesdk.solve.milp import Unreachable
+
+
+@dataclass(frozen=True)
+class Round:
+    """The candidates of one round, and what the search said where it found nothing at the prices that there are."""
+
+    attempts: tuple[Attempt, ...]
+    priced: Unreachable | None = None
+
+
+def search_round(study: Study, budget: Budget, leans: Sequence[str], tight: Tight, tried: Sequence[Attempt]) -> Round:
+    """The candidates of one round: the best plans of the search, or the tightest where it finds none in the bounds.
+
+    What was ``tried`` before is not carried out again.
+    """
+    built = {one.plan.digest: one for one in tried}
+    attempts: dict[str, Attempt] = {}
+    for lean in leans:
+        study.tell(f"searching and measuring ({study.runtime})", None)
+        priced, at = None, study.menu()
+        try:
+            plans = {lean: make_plan(study, budget, lean, tight)}
+        except Unreachable as error:
+            priced = error
+            plans = {f"tightest {name}": to_planned(study, at, one) for name, one in error.nearest.items()}
+        for search, one in plans.items():
+            if one.plan.digest not in attempts:
+                attempts[one.plan.digest] = built.get(one.plan.digest) or attempt(study, one, budget, search)
+        if priced is not None:
+            return Round(tuple(attempts.values()), priced)
+    return Round(tuple(attempts.values()))
+
+
+def select_new(attempts: Sequence[Attempt], tried: Sequence[Attempt]) -> tuple[Attempt, ...]:
+    """Those of ``attempts`` that were not ``tried`` before."""
+    before = {one.plan.digest for one in tried}
+    return tuple(one for one in attempts if one.plan.digest not in before)
+
+
+def tighten(tight: Tight, budget: Budget, attempts: Sequence[Attempt]) -> Tight:
+    """``tight`` with less of what ``attempts`` miss, and of the latency, which varies from run to run."""
+    missed = {name for one in attempts for name in budget.misses(one.cost)} | {"latency_ms"}
+    steps = {name: MARGIN / 2 if name == "latency_ms" else MARGIN for name in missed}
+    return {**tight, **{name: tight.get(name, 1.0) - step for name, step in steps.items()}}
+
+
+def build_tightest(study: Study, budget: Budget, tried: Sequence[Attempt]) -> tuple[Attempt, ...]:
+    """Where nothing that was ``tried`` keeps ``budget``: the plans with the least of each figure, carried out."""
+    if select_keeping(tried, budget):
+        return ()
+    attempts: list[Attempt] = []
+    built = {one.plan.digest for one in tried}
+    for name in budget.against(1.0).bounds:
+        one = plan_tightest(study, budget, name)
+        if one.plan.digest not in built:
+            built.add(one.plan.digest)
+            attempts.append(attempt(study, one, budget, f"tightest {name}"))
+    return tuple(attempts)
+
+
+def plan_within(study: Study, budget: Budget, given: bool) -> Plan:
+    """The best plan at today's prices; where these know of none within ``budget``, what comes nearest is carried out.
+
+    Raises ``BudgetError`` where that does not keep it either, unless nobody gave it: then the nearest is taken.
+    """
+    at = study.menu()
+    try:
+        return make_plan(study, budget).plan
+    except Unreachable as error:
+        nearest = [to_planned(study, at, one) for one in error.nearest.values()]
+        tried = list_dense(study, budget)
+        tried += tuple(attempt(study, one, budget, "tightest") for one in nearest)
+        if kept := select_keeping(tried, budget):
+            return min(kept, key=lambda one: one.loss).plan
+        if given:
+            raise refuse(tried, budget, error) from None
+        return find_nearest(tried, budget).plan

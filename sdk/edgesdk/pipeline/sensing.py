@@ -1,0 +1,86 @@
+"""Prices in accuracy from calibration data, kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgesdk.compress.refit import ranked
+from edgesdk.compress.sensitivity import sense
+from edgesdk.core.cache import cache_folder
+from edgesdk.core.errors import EdgeSdkError
+from edgesdk.core.plan import Option
+from edgesdk.core.serialize import digest, dumps, from_json, loads, write
+from edgesdk.network.network import Batch, rebatch, tensors
+from edgesdk.pipeline.setup import Setup, digest_of
+from edgesdk.price.menu import Losses
+
+SENSE_SAMPLES = 128
+METHOD = "taylor and hessian, fitted"  # of ranking and sensing: what was kept of another is of no use
+SCHEMA = 2  # of what is kept: 2 has a price by the option itself
+STAGE = "sensing accuracy"
+
+
+@dataclass(frozen=True)
+class Sensed:
+    """What each choice costs in accuracy, and how much each channel of each group matters."""
+
+    losses: Losses
+    scores: Mapping[str, Tensor]
+
+
+def sense_accuracy(setups: Sequence[Setup], offered: Sequence[Mapping[str, tuple[Option, ...]]]) -> Sensed:
+    """The prices in accuracy of every choice that is ``offered`` in any of ``setups``, which are of one model."""
+    setup = setups[0]
+    setup.tell(STAGE, 0.0)
+    network, task = setup.network, setup.task
+    every = {
+        layer.name: tuple(dict.fromkeys(option for one in offered for option in one[layer.name]))
+        for layer in setup.graph.layers
+    }
+    given = [t for x, y in setup.data.calibration for t in (*tensors(x), y) if isinstance(t, Tensor)]
+    made_from = [
+        SCHEMA, setup.graph.digest, digest_of(network.module), digest_of(given), task.name, METHOD,
+        {name: list(found) for name, found in every.items()},
+    ]  # fmt: skip
+    path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"
+    try:
+        return from_json(_Kept, loads(path.read_text())).sensed()
+    except (OSError, ValueError, EdgeSdkError):
+        scores = ranked(network, setup.data.calibration, task)
+        x = _join(setup.calibration, SENSE_SAMPLES)
+        losses = sense(network, every, x, scores, task, lambda done, of: setup.tell(STAGE, done / of))
+        kept = _Kept.of(losses, scores)
+        write(path, dumps(kept))
+        return kept.sensed()
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """``Sensed`` as it is kept on disk: an option is no key in JSON."""
+
+    widths: Mapping[str, Mapping[int, float]]
+    options: Mapping[str, tuple[tuple[Option, float], ...]]
+    branches: Mapping[str, float]
+    scores: Mapping[str, tuple[float, ...]]
+
+    @classmethod
+    def of(cls, losses: Losses, scores: Mapping[str, Tensor]) -> _Kept:
+        options = {name: tuple(prices.items()) for name, prices in losses.options.items()}
+        numbers = {name: tuple(score.tolist()) for name, score in scores.items()}
+        return cls(losses.widths, options, losses.branches, numbers)
+
+    def sensed(self) -> Sensed:
+        options = {name: dict(prices) for name, prices in self.options.items()}
+        scores = {name: torch.tensor(numbers) for name, numbers in self.scores.items()}
+        return Sensed(Losses(self.widths, options, self.branches), scores)
+
+
+def _join(batches: Sequence[Batch], most: int) -> Batch:
+    """The first ``most`` samples of ``batches`` as one batch."""
+    columns = [torch.cat(parts)[:most] for parts in zip(*(tensors(x) for x in batches), strict=True)]
+    remaining = iter(columns)
+    return rebatch(batches[0], lambda _: next(remaining))

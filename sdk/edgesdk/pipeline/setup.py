@@ -1,0 +1,134 @@
+"""A model with its data in one runtime on a device: what writes files of it and has them measured."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from edgesdk.compress.quantize import calibrate, integer
+from edgesdk.compress.stored import stored
+from edgesdk.core.artifact import Artefact, baseline, format_of
+from edgesdk.core.graph import Graph
+from edgesdk.core.plan import INT8, Option
+from edgesdk.core.report import Measurement, Tell
+from edgesdk.data.data import Data
+from edgesdk.data.task import Task
+from edgesdk.devices.meter import Meter
+from edgesdk.export.formats import export, grid_of, probe_file
+from edgesdk.export.parity import Parity, faithful
+from edgesdk.network.network import Batch, Network, rebatch
+from edgesdk.network.reference import SAMPLES, Reference
+from edgesdk.price.operators import Operator
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A model on a ``target`` in one runtime, which the ``meter`` measures on a device or predicts from a profile.
+
+    ``reference`` is the user's own module, by which all is judged, ``network`` what was traced of it. ``precisions``
+    are those that the search may choose, ``offer`` forms beside the usual ones. Scratch files go to ``folder``.
+    """
+
+    reference: Reference
+    network: Network
+    data: Data
+    task: Task
+    target: str
+    meter: Meter
+    precisions: tuple[str, ...]
+    offer: tuple[str, ...]
+    folder: Path
+    tell: Tell
+
+    @property
+    def graph(self) -> Graph:
+        return self.network.graph
+
+    @property
+    def runtime(self) -> str:
+        return self.meter.runtime
+
+    @property
+    def calibration(self) -> list[Batch]:
+        return [x for x, _ in self.data.calibration]
+
+    def write_file(self, ready: Network, options: Mapping[str, Option], name: str) -> Artefact:
+        """``ready``, whose layers are as ``options`` say, as a file for this runtime."""
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"{name}{format_of(self.runtime).suffix}"
+        export(ready, self.data.example, path, self.runtime)
+        return Artefact(path, ready.graph, options, self.runtime)
+
+    def quantize(self, network: Network, options: Mapping[str, Option]) -> Network:
+        """``network`` with the layers that ``options`` call integer on this runtime's grid, ranges calibrated, and the
+        weights that they store in another form in it."""
+        ready = integer(network, options, grid_of(self.runtime))
+        calibrate(ready, self.calibration)
+        return stored(ready, options)
+
+    def measure(
+        self, artefacts: Mapping[str, Artefact], mode: str, thorough: bool = False
+    ) -> Mapping[str, Measurement]:
+        """Each artefact's figures from one interleaved run, or its prediction; those of other runtimes too."""
+        self.folder.mkdir(exist_ok=True)
+        baselines = {a.runtime: baseline(self.folder, a.runtime) for a in artefacts.values()}
+        return self.meter.measure(artefacts, mode, baselines, thorough)
+
+    def time(
+        self, operators: Sequence[Operator], progress: Callable[[float], None] = lambda share: None, again: bool = False
+    ) -> None:
+        """Time those of ``operators`` that have no price yet, or all of them ``again``."""
+        self.meter.time(operators, lambda op: probe_file(op, self.runtime), progress, again)
+
+
+@dataclass(frozen=True)
+class DenseFile:
+    """The dense model's file, and how far what it computes is from the user's module."""
+
+    artefact: Artefact
+    parity: Parity
+
+
+def check_dense(setup: Setup) -> DenseFile:
+    """The dense model as a file of the runtime, compared with the user's module on the first samples.
+
+    Raises ``ModelError`` where the runtime's format lacks one of its operators, ``FidelityError`` where the file is too
+    far from the module.
+    """
+    artefact = setup.write_file(integer(setup.network, {}), {}, "dense")
+    some = rebatch(setup.data.example, lambda t: t[:SAMPLES])
+    return DenseFile(artefact, faithful(setup.reference, setup.network, artefact, [some]))
+
+
+@dataclass(frozen=True)
+class IntegerModel:
+    """The dense model with every layer integer that is offered as one; its file is written when first asked for."""
+
+    setup: Setup
+    options: Mapping[str, Option]
+
+    @classmethod
+    def of(cls, setup: Setup, offered: Mapping[str, tuple[Option, ...]]) -> IntegerModel:
+        eight = Option(INT8, 8)
+        return cls(setup, {layer.name: eight for layer in setup.graph.layers if eight in offered[layer.name]})
+
+    @cached_property
+    def artefact(self) -> Artefact:
+        """That model's file, its ranges calibrated."""
+        ready = self.setup.quantize(self.setup.network, self.options)
+        return self.setup.write_file(ready, self.options, "dense-int8")
+
+
+def digest_of(value: nn.Module | Sequence[Tensor]) -> str:
+    """SHA-256 of tensors, or of all that a module's state holds."""
+    parts = list(value.state_dict().values()) if isinstance(value, nn.Module) else value
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(np.ascontiguousarray(part.detach().numpy()).tobytes())
+    return whole.hexdigest()
