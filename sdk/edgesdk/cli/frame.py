@@ -33,7 +33,7 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params += _how_much()
+        self.params: list[click.Parameter] = [*self.params, *_how_much()]
 
     def invoke(self, ctx: click.Context) -> Any:
         _note_how_much(ctx)
@@ -51,12 +51,12 @@ class Command(click.Command):
 class Commands(click.Group):
     """Commands, or groups of them. Alone, without arguments, it prints its help."""
 
-    command_class = Command
-    group_class = type
+    command_class: type[click.Command] | None = Command
+    group_class: type[click.Group] | type[type] | None = type
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params += _how_much()
+        self.params: list[click.Parameter] = [*self.params, *_how_much()]
 
     def invoke(self, ctx: click.Context) -> Any:
         _note_how_much(ctx)

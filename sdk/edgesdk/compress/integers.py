@@ -126,6 +126,7 @@ class ActivationQuantizer(nn.Module):
     scale: Tensor
     zero_point: Tensor
     growth: nn.Parameter | None
+    held: bool
 
     def __init__(self, grid: Grid = UNSIGNED) -> None:
         super().__init__()
@@ -207,8 +208,8 @@ class IntegerLayer(nn.Module):
         super().__init__()
         self.inner = inner
         self.bits = bits
-        self.limit = 2 ** (bits - 1) - 1
-        self.source = [source]  # in a list: it belongs to the graph, not to this layer
+        self.limit: int = 2 ** (bits - 1) - 1
+        self.source: list[ActivationQuantizer] = [source]  # in a list: it belongs to the graph, not to this layer
         self.sharing = sharing
         self.register_buffer("step", None)
         self.register_parameter("growth", None)
@@ -274,7 +275,7 @@ class FrozenLayer(nn.Module):
 
     def __init__(self, layer: IntegerLayer) -> None:
         super().__init__()
-        self.inner = copy.deepcopy(layer.inner)
+        self.inner: nn.Module = copy.deepcopy(layer.inner)
         weight, bias = self.inner.weight.detach(), self.inner.bias.detach()  # type: ignore[union-attr,operator]
         self.inner.weight = self.inner.bias = None  # type: ignore[assignment]
         scale, bias_scale = layer.scales()

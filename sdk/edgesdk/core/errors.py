@@ -14,8 +14,8 @@ class EdgeSdkError(Exception):
     exit_code = 1
 
     def __init__(self, fact: str, remedy: str) -> None:
-        self.fact = " ".join(fact.split())
-        self.remedy = " ".join(remedy.split())
+        self.fact: str = " ".join(fact.split())
+        self.remedy: str = " ".join(remedy.split())
         super().__init__(f"{self.fact}: {self.remedy}")
 
 
@@ -56,7 +56,10 @@ class BudgetError(EdgeSdkError):
         tightest: float | None = None, built: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(fact, remedy)
-        self.figure, self.asked, self.tightest, self.built = figure, asked, tightest, built
+        self.figure: str | None = figure
+        self.asked: float | None = asked
+        self.tightest: float | None = tightest
+        self.built: Mapping[str, float] | None = built
 
 
 class DeviceError(EdgeSdkError):

@@ -23,9 +23,11 @@ class Shuffled:
     """
 
     def __init__(self, samples: Samples, rows: Tensor, batch_size: int, seed: int) -> None:
-        self.samples, self.rows, self.batch_size = samples, rows, batch_size
-        self.labels = None if samples.y is None else samples.y[rows]
-        self.generator = torch.Generator().manual_seed(seed)
+        self.samples: Samples = samples
+        self.rows: Tensor = rows
+        self.batch_size: int = batch_size
+        self.labels: Tensor | None = None if samples.y is None else samples.y[rows]
+        self.generator: torch.Generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return max(1, len(self.rows) // self.batch_size)
@@ -40,7 +42,8 @@ class Relabelled:
     """Batches with other labels: ``change`` makes them of those that there were."""
 
     def __init__(self, batches: Iterable[tuple[Batch, Any]], change: Callable[[Any], Any]) -> None:
-        self.batches, self.change = batches, change
+        self.batches: Iterable[tuple[Batch, Any]] = batches
+        self.change: Callable[[Any], Any] = change
 
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]
@@ -54,7 +57,9 @@ class Given:
     """A user's own batches, brought to one form and checked as they come; ``classes`` bounds the labels once known."""
 
     def __init__(self, source: Iterable[Any], name: str, classifies: bool) -> None:
-        self.source, self.name, self.classifies = source, name, classifies
+        self.source: Iterable[Any] = source
+        self.name: str = name
+        self.classifies: bool = classifies
         self.classes: int | None = None
 
     def __len__(self) -> int:

@@ -40,10 +40,12 @@ Metric = Callable[[Any, Any], float] | Meter
 class TopOne:
     """The share of answers whose likeliest class is the label's, in percent; what is labelled -100 is left out."""
 
-    title, unit = "top-1 accuracy", "%"
+    title: str = "top-1 accuracy"
+    unit: str = "%"
 
     def __init__(self) -> None:
-        self.right = self.count = 0
+        self.right: int = 0
+        self.count: int = 0
 
     def update(self, outputs: Tensor, targets: Any) -> None:
         labels = class_numbers(outputs, targets)
@@ -60,11 +62,12 @@ class TopOne:
 class NegatedError:
     """The mean squared error, negated, so that higher is better."""
 
-    title, unit = "negated mse", ""
+    title: str = "negated mse"
+    unit: str = ""
 
     def __init__(self) -> None:
-        self.total = 0.0
-        self.count = 0
+        self.total: float = 0.0
+        self.count: int = 0
 
     def update(self, outputs: Tensor, targets: Any) -> None:
         wanted = values(outputs, targets)
@@ -81,11 +84,13 @@ class MultiLabel:
     A label is answered where its logit is above 0 or, of a model that answers probabilities, above 0.5.
     """
 
-    title, unit = "multi-label F1", "%"
+    title: str = "multi-label F1"
+    unit: str = "%"
 
     def __init__(self) -> None:
-        self.counts = {0.0: torch.zeros(2), 0.5: torch.zeros(2)}  # right ones, and all that were answered or wanted
-        self.logits = False
+        # By limit: right ones, and all that were answered or wanted.
+        self.counts: dict[float, Tensor] = {0.0: torch.zeros(2), 0.5: torch.zeros(2)}
+        self.logits: bool = False
 
     def update(self, outputs: Tensor, targets: Any) -> None:
         wanted = several(outputs, targets) > 0
@@ -103,7 +108,9 @@ class MeanOfBatches:
     """A function of a batch's outputs and targets; its mean over the samples."""
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
-        self.function, self.total, self.count = function, 0.0, 0
+        self.function: Callable[[Any, Any], Any] = function
+        self.total: float = 0.0
+        self.count: int = 0
 
     def update(self, outputs: Any, targets: Any, samples: int = 1) -> None:
         self.total += samples * _figure(self.function(outputs, targets))
@@ -236,7 +243,9 @@ class Deferred:
     """A metric of torchmetrics that is made once the outputs are known, with what it needs and was not given."""
 
     def __init__(self, kind: Any, arguments: Mapping[str, Any]) -> None:
-        self.kind, self.arguments, self.__name__ = kind, dict(arguments), kind.__name__
+        self.kind: Any = kind
+        self.arguments: dict[str, Any] = dict(arguments)
+        self.__name__: str = kind.__name__
 
     def made(self, outputs: Tensor, targets: Any) -> Metric:
         """The metric for outputs and targets like these. Raises ``UsageError`` where more must be said."""

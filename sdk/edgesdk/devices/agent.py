@@ -41,7 +41,9 @@ class AgentProcess:
     here = True  # whether the agent sees this machine's files under the same names
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None, where: str) -> None:
-        self.command, self.environment, self.where = tuple(command), environment, where
+        self.command: tuple[str, ...] = tuple(command)
+        self.environment: Mapping[str, str] | None = environment
+        self.where: str = where
         self.silence = SILENCE_SECONDS
         self._child: Child | None = None
         self._number = 0
@@ -132,8 +134,8 @@ class Limit:
     """How long a call may take: ``timeout`` seconds in all, ``silence`` between two signs of life."""
 
     def __init__(self, timeout: float | None, silence: float) -> None:
-        self.end = None if timeout is None else time.monotonic() + timeout
-        self.seconds = silence if timeout is None else min(timeout, silence)
+        self.end: float | None = None if timeout is None else time.monotonic() + timeout
+        self.seconds: float = silence if timeout is None else min(timeout, silence)
         self.silence = silence
 
     def left(self) -> float:
@@ -148,7 +150,7 @@ class Child:
         pipe = subprocess.PIPE
         try:
             # A session of its own, so that Ctrl-C reaches the host alone and one signal reaches all it started.
-            self.process = subprocess.Popen(
+            self.process: subprocess.Popen[bytes] = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
             )
         except OSError as error:
@@ -159,7 +161,7 @@ class Child:
         os.set_blocking(self._in, False)
         self._buffer, self._seen = bytearray(), 0
         self.errors: deque[str] = deque(maxlen=STDERR_LINES)
-        self.end = weakref.finalize(self, _end, self.process)
+        self.end: weakref.finalize[..., Child] = weakref.finalize(self, _end, self.process)
         self._listener = threading.Thread(target=_keep, args=(self.process.stderr, self.errors), daemon=True)
         self._listener.start()
 

@@ -39,7 +39,7 @@ class SshDevice(SentAgent):
 
     def __init__(self, address: str, python: str | None = None) -> None:
         parts = urlsplit(address)
-        self.host = f"{parts.username}@{parts.hostname}" if parts.username else str(parts.hostname)
+        self.host: str = f"{parts.username}@{parts.hostname}" if parts.username else str(parts.hostname)
         port = ("-p", str(parts.port)) if parts.port else ()
         client = shlex.split(os.environ.get("EDGESDK_SSH") or "ssh")
         settings = {

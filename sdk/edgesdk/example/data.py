@@ -54,8 +54,10 @@ class AugmentedBatches:
     """``batches`` of (x, y) with the images augmented anew each time."""
 
     def __init__(self, batches: Iterable[tuple[Tensor, Tensor]], seed: int, padding: int, value: float) -> None:
-        self.batches, self.padding, self.value = batches, padding, value
-        self.generator = torch.Generator().manual_seed(seed)
+        self.batches: Iterable[tuple[Tensor, Tensor]] = batches
+        self.padding: int = padding
+        self.value: float = value
+        self.generator: torch.Generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]

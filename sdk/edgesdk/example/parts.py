@@ -30,7 +30,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv, self.projection = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.qkv: nn.Linear = nn.Linear(dim, 3 * dim)
+        self.projection: nn.Linear = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         n, tokens, _ = x.shape
@@ -44,9 +45,12 @@ class Encoder(nn.Module):
 
     def __init__(self, dim: int, heads: int, widening: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attention = Attention(dim, heads)
-        self.mlp = nn.Sequential(nn.Linear(dim, widening * dim), nn.GELU(), nn.Linear(widening * dim, dim))
+        self.norm1: nn.LayerNorm = nn.LayerNorm(dim)
+        self.norm2: nn.LayerNorm = nn.LayerNorm(dim)
+        self.attention: Attention = Attention(dim, heads)
+        self.mlp: nn.Sequential = nn.Sequential(
+            nn.Linear(dim, widening * dim), nn.GELU(), nn.Linear(widening * dim, dim)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
@@ -58,8 +62,8 @@ class Recurrent(nn.Module):
 
     def __init__(self, kind: type[nn.GRU] | type[nn.LSTM], inputs: int, hidden: int) -> None:
         super().__init__()
-        self.layer = kind(inputs, hidden, batch_first=True)
-        self.fc = nn.Linear(hidden, 8)
+        self.layer: nn.GRU | nn.LSTM = kind(inputs, hidden, batch_first=True)
+        self.fc: nn.Linear = nn.Linear(hidden, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.layer(x)[0][:, -1])
@@ -70,9 +74,10 @@ class Gated(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, channels, 3, 1, 1)
-        self.left, self.right = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
-        self.last = nn.Conv2d(2 * channels, channels, 1)
+        self.first: nn.Conv2d = nn.Conv2d(3, channels, 3, 1, 1)
+        self.left: nn.Conv2d = nn.Conv2d(channels, channels, 1)
+        self.right: nn.Conv2d = nn.Conv2d(channels, channels, 1)
+        self.last: nn.Conv2d = nn.Conv2d(2 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = nn.functional.silu(self.first(x))
@@ -91,7 +96,8 @@ class Separable(nn.Module):
             layers += [nn.Conv2d(channels, channels, 3, 1 + index % 2, 1, groups=channels), nn.ReLU()]
             layers += [nn.Conv2d(channels, wider, 1), nn.ReLU()]
             channels = wider
-        self.features, self.fc = nn.Sequential(*layers), nn.Linear(channels, 10)
+        self.features: nn.Sequential = nn.Sequential(*layers)
+        self.fc: nn.Linear = nn.Linear(channels, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(nn.functional.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
@@ -102,9 +108,10 @@ class Tokens(nn.Module):
 
     def __init__(self, dim: int, heads: int, blocks: int, patch: int) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(3, dim, patch, patch)
-        self.blocks = nn.Sequential(*(Encoder(dim, heads, 2) for _ in range(blocks)))
-        self.norm, self.fc = nn.LayerNorm(dim), nn.Linear(dim, 10)
+        self.patches: nn.Conv2d = nn.Conv2d(3, dim, patch, patch)
+        self.blocks: nn.Sequential = nn.Sequential(*(Encoder(dim, heads, 2) for _ in range(blocks)))
+        self.norm: nn.LayerNorm = nn.LayerNorm(dim)
+        self.fc: nn.Linear = nn.Linear(dim, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.norm(self.blocks(self.patches(x).flatten(2).transpose(1, 2))).mean(1))
@@ -115,8 +122,9 @@ class Signal(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv1d(6, 32, 5, 2, 2), nn.Conv1d(32, 48, 3, 2, 1)
-        self.tail = Recurrent(nn.LSTM, 48, 48)
+        self.first: nn.Conv1d = nn.Conv1d(6, 32, 5, 2, 2)
+        self.second: nn.Conv1d = nn.Conv1d(32, 48, 3, 2, 1)
+        self.tail: Recurrent = Recurrent(nn.LSTM, 48, 48)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.tail(torch.relu(self.second(torch.relu(self.first(x)))).transpose(1, 2))

@@ -11,12 +11,12 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv1: nn.Conv2d = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(outputs)
+        self.conv2: nn.Conv2d = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2: nn.BatchNorm2d = nn.BatchNorm2d(outputs)
         changes = stride != 1 or inputs != outputs
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride) if changes else nn.Identity()
+        self.shortcut: nn.Conv2d | nn.Identity = nn.Conv2d(inputs, outputs, 1, stride) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.bn1(self.conv1(x)))
@@ -31,12 +31,12 @@ class ResNet8(nn.Module):
 
     def __init__(self, channels: int = 1, classes: int = 10) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
-        self.bn = nn.BatchNorm2d(16)
-        self.block1 = Block(16, 16, 1)
-        self.block2 = Block(16, 32, 2)
-        self.block3 = Block(32, 64, 2)
-        self.fc = nn.Linear(64, classes)
+        self.conv: nn.Conv2d = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
+        self.bn: nn.BatchNorm2d = nn.BatchNorm2d(16)
+        self.block1: Block = Block(16, 16, 1)
+        self.block2: Block = Block(16, 32, 2)
+        self.block3: Block = Block(32, 64, 2)
+        self.fc: nn.Linear = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.bn(self.conv(x)))

@@ -31,7 +31,7 @@ from edgesdk.techniques.sparsity import Sparse
 EVERY = "k-means"  # a format that holds this form holds all
 OLDEST_OPSET = 18  # the first with BitwiseAnd
 FRAME = 4  # bytes around a part of a file: its number and its length
-HALVES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(bfloat16)}
+HALVES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "bf16": np.dtype(bfloat16)}
 
 
 def packed(model: ModelProto, weights: Mapping[str, Packed], runtime: str = "onnxruntime") -> ModelProto:

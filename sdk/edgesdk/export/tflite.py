@@ -6,7 +6,7 @@ concerns what lies inside: inputs and outputs are as the ONNX model has them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from edgesdk.export import tflite_composed, tflite_layers, tflite_recurrent, tfl
 from edgesdk.export.tflite_layers import ELSEWHERE
 from edgesdk.export.tflite_writer import Data, Grid, Value, Views, dense, reshaped, schema
 
-OPERATORS = {
+OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     **tflite_layers.OPERATORS, **tflite_recurrent.OPERATORS, **tflite_rest.OPERATORS, **tflite_composed.OPERATORS,
     **tflite_resize.OPERATORS,
 }  # fmt: skip
@@ -96,17 +96,19 @@ class Lowering:
     """An ONNX model, its constants computed, on its way into a file."""
 
     def __init__(self, model: ModelProto) -> None:
-        self.file = Views()
-        self.arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        self.bits = {t.name: 4 for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4}
+        self.file: Views = Views()
+        self.arrays: dict[str, np.ndarray] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.bits: dict[str, int] = {t.name: 4 for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4}
         self.weights: dict[str, Weight] = {}
         self.halves: set[str] = set()  # of the real constants, those that fp16 holds exactly
         self.values: dict[str, Value] = {}
         self.done: set[int] = set()
-        self.inputs = [tensor.name for tensor in model.graph.input if tensor.name not in self.arrays]
-        self.outputs = [tensor.name for tensor in model.graph.output]
+        self.inputs: list[str] = [tensor.name for tensor in model.graph.input if tensor.name not in self.arrays]
+        self.outputs: list[str] = [tensor.name for tensor in model.graph.output]
+        self.shapes: dict[str, tuple[int, ...] | None]
+        self.types: dict[str, np.dtype[Any]]
         self.shapes, self.types = _shapes(model)
-        self.nodes = [_node(node) for node in model.graph.node]
+        self.nodes: list[Node] = [_node(node) for node in model.graph.node]
         self._fold(model)
         self._drop_unread()
         self._quantize_early()

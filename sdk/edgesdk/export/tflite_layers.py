@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +67,9 @@ def padding(node: Node, kernel: Sequence[int], source: Sequence[int], target: Se
     return [0] * (2 - len(pads) // 2) + pads[: len(pads) // 2]
 
 
-def padded(graph: Lowering, tensor: int, shape: Any, around: list[list[int]], grid: Grid | None, fill: float = 0.0):
+def padded(
+    graph: Lowering, tensor: int, shape: Any, around: list[list[int]], grid: Grid | None, fill: float = 0.0
+) -> tuple[int, tuple[int, ...]]:
     """An image with borders of ``fill``, and its shape."""
     if not np.any(around):
         return tensor, tuple(shape)
@@ -369,7 +371,7 @@ def shares(graph: Lowering, node: Node, kernel: Sequence[int], options: dict[str
     return None if np.all(ratio == 1) else ratio.astype(np.float32)[None, :, :, None]
 
 
-OPERATORS = {
+OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     "Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": matmul, "MaxPool": pool,
     "AveragePool": pool,
 }  # fmt: skip

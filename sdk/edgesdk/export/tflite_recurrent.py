@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,7 +93,13 @@ class _Steps:
 
 
 def gru(
-    graph: Lowering, node: Node, x: Value, weights: tuple, state: tuple, order: Sequence[int], direction: int
+    graph: Lowering,
+    node: Node,
+    x: Value,
+    weights: tuple[np.ndarray, ...],
+    state: tuple[np.ndarray, ...],
+    order: Sequence[int],
+    direction: int,
 ) -> tuple[dict[int, int], int]:
     """Cho et al. 2014; ``linear_before_reset`` is cuDNN's form, which PyTorch has."""
     w, r, b = weights
@@ -122,7 +128,13 @@ def gru(
 
 
 def lstm(
-    graph: Lowering, node: Node, x: Value, weights: tuple, state: tuple, order: Sequence[int], direction: int
+    graph: Lowering,
+    node: Node,
+    x: Value,
+    weights: tuple[np.ndarray, ...],
+    state: tuple[np.ndarray, ...],
+    order: Sequence[int],
+    direction: int,
 ) -> tuple[dict[int, int], int]:
     """Hochreiter and Schmidhuber 1997 with forget gates; the second result is the last cell."""
     w, r, b = weights
@@ -142,4 +154,4 @@ def lstm(
     return result, c
 
 
-OPERATORS = {"GRU": recurrent, "LSTM": recurrent}
+OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {"GRU": recurrent, "LSTM": recurrent}

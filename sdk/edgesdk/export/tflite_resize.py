@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,4 +100,4 @@ def _interpolation(node: Node, before: int, size: int, scale: float | None) -> n
     return np.ascontiguousarray(y[0, 0], np.float32)  # type: ignore[index]
 
 
-OPERATORS = {"Resize": resize}
+OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {"Resize": resize}

@@ -444,7 +444,7 @@ def cast(graph: Lowering, node: Node) -> None:
     x = graph.value(node.inputs[0])
     source, shape = real(graph, x)
     target = graph.types.get(node.outputs[0])
-    if target not in graph.file.kinds:
+    if target is None or target not in graph.file.kinds:
         raise refused(node, f"to {target}")
     if target == x.data.dtype:
         return graph.view(node.outputs[0], x, x.shape)

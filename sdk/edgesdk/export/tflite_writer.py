@@ -50,9 +50,9 @@ class Writer:
     """The one subgraph of a TFLite model, to which tensors and operators are added in order."""
 
     def __init__(self) -> None:
-        self.schema = schema()
+        self.schema: ModuleType = schema()
         kinds = self.schema.TensorType
-        self.kinds = {
+        self.kinds: dict[np.dtype[Any], Any] = {
             np.dtype(np.float32): kinds.FLOAT32, np.dtype(np.int8): kinds.INT8, np.dtype(int4): kinds.INT4,
             np.dtype(np.int32): kinds.INT32, np.dtype(np.int64): kinds.INT64, np.dtype(bool): kinds.BOOL,
             np.dtype(np.uint8): kinds.UINT8, np.dtype(np.float64): kinds.FLOAT64,
@@ -63,7 +63,7 @@ class Writer:
         self.operators: list[Any] = []
         self.codes: dict[str, int] = {}
         self.versions: dict[str, int] = {}
-        self.constants: dict[tuple, int] = {}
+        self.constants: dict[tuple[Any, ...], int] = {}
 
     def tensor(
         self, name: str, shape: Sequence[int], dtype: Any = np.float32, grid: Grid | None = None, buffer: int = 0
@@ -199,7 +199,7 @@ class Data:
     grid: Grid | None = None
     content: np.ndarray | None = None
     parts: list[int] = field(default_factory=list)  # tensors that, one after the other, are all of it
-    derived: dict[tuple, Data] = field(default_factory=dict)
+    derived: dict[tuple[Any, ...], Data] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -256,8 +256,10 @@ class Masked(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, channels: Channels, gone: Gone, keep: Iterable[str] = ()) -> None:
         super().__init__(module)
-        self.read, self.left = channels.read, channels.stay(gone)
-        self.keep, self.kept = set(keep), {}  # type: ignore[var-annotated]
+        self.read: Mapping[str, tuple[int, Tensor]] = channels.read
+        self.left: Tensor = channels.stay(gone)
+        self.keep: set[str] = set(keep)
+        self.kept: dict[str, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         if n.name not in self.read:

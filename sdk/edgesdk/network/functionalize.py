@@ -9,7 +9,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
 CONTEXTS = {  # higher-order operators that run a sub-graph as it is, and where among their arguments that is
     torch.ops.higher_order.wrap_with_set_grad_enabled: 1,
     torch.ops.higher_order.wrap_with_autocast: 4,

@@ -22,9 +22,9 @@ from edgesdk.network.parametrize import folded
 from edgesdk.network.returned import make_known, returned
 from edgesdk.network.writes import written
 
-aten = torch.ops.aten
-CONVOLUTIONS = {aten.conv1d: nn.Conv1d, aten.conv2d: nn.Conv2d, aten.conv3d: nn.Conv3d}
-NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+aten: Any = torch.ops.aten
+CONVOLUTIONS: dict[Any, type[nn.Module]] = {aten.conv1d: nn.Conv1d, aten.conv2d: nn.Conv2d, aten.conv3d: nn.Conv3d}
+NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 HALVES = (torch.float16, torch.bfloat16)
 
 

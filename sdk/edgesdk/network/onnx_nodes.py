@@ -39,18 +39,19 @@ class Nodes:
 
     def __init__(self, graph: GraphProto, inputs: tuple[Tensor, ...], weights: Mapping[str, int]) -> None:
         self.inputs = inputs
-        self.types = {**{t.name: t.data_type for t in graph.initializer}, **weights}
+        self.types: dict[str, int] = {**{t.name: t.data_type for t in graph.initializer}, **weights}
         self.dims: dict[str, tuple[int, ...]] = {t.name: tuple(t.dims) for t in graph.initializer}
         for value in (*graph.input, *graph.value_info, *graph.output):
             kind = value.type.tensor_type
             self.types.setdefault(value.name, kind.elem_type)
             if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
                 self.dims[value.name] = tuple(d.dim_value for d in kind.shape.dim)
-        self.constants = {"", *weights, *(t.name for t in graph.initializer)}
-        self.tensors = {t.name: t for t in graph.initializer}
-        self.bits = {name: BITS[kind] for name, kind in weights.items() if kind in BITS}
+        self.constants: set[str] = {"", *weights, *(t.name for t in graph.initializer)}
+        self.tensors: dict[str, TensorProto] = {t.name: t for t in graph.initializer}
+        self.bits: dict[str, int] = {name: BITS[kind] for name, kind in weights.items() if kind in BITS}
         self.alias: dict[str, str] = {}
-        self.integer = {name for name, kind in self.types.items() if kind in BITS}  # holds integers or stands for them
+        # What holds integers or stands for them.
+        self.integer: set[str] = {name for name, kind in self.types.items() if kind in BITS}
         self.nodes: list[Node] = []
         operators: dict[str, list[str]] = defaultdict(list)  # per tensor, those that read it, as the file has it
         for proto in graph.node:
@@ -72,8 +73,8 @@ class Nodes:
                 self.nodes.append(node)
         for value in graph.output:
             operators[value.name].append("")
-        self.quantized = {name for name, found in operators.items() if set(found) == {"QuantizeLinear"}}
-        self.results = [self.source(value.name) for value in graph.output]
+        self.quantized: set[str] = {name for name, found in operators.items() if set(found) == {"QuantizeLinear"}}
+        self.results: list[str] = [self.source(value.name) for value in graph.output]
 
     def source(self, name: str) -> str:
         """The tensor that ``name`` is another name of, its grid aside."""
@@ -106,7 +107,7 @@ class Nodes:
                 wanted.update(self.sources(node))
                 kept.append(node)
         self.nodes = kept[::-1]
-        self.maker = {name: node for node in self.nodes for name in node.outputs}
+        self.maker: dict[str, Node] = {name: node for node in self.nodes for name in node.outputs}
         self.readers: dict[str, list[Node]] = defaultdict(list)
         for node in self.nodes:
             for name in dict.fromkeys(self.sources(node)):

@@ -30,7 +30,7 @@ class Reference:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.module = copied(model).eval()
+        self.module: nn.Module = copied(model).eval()
 
     def __call__(self, x: Batch) -> Any:
         """The module's outputs, in the structure in which it returns them."""

@@ -25,7 +25,7 @@ from edgesdk.network.heads import MOVES as HEAD_MOVES
 from edgesdk.network.heads import SIZED, UNFLATTEN
 from edgesdk.network.modularize import arguments, aten
 
-MOVES = {
+MOVES: set[Any] = {
     *HEAD_MOVES, aten.cat.default, aten.stack.default, aten.slice.Tensor, aten.expand.default, aten.permute.default,
     aten.flip.default, aten.roll.default, aten.alias.default, aten.detach.default,
 }  # fmt: skip
@@ -45,8 +45,11 @@ TRANSPOSED = {
 PLAIN = {aten.conv1d: 1, aten.conv2d: 2, aten.conv3d: 3}
 RECURRENT = (aten.gru.input, aten.lstm.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 NORMALIZERS = {aten.layer_norm.default: -1, aten.rms_norm.default: -1, aten.group_norm.default: 1}
-SCALED = {aten.batch_norm.default: ("weight", "bias", "running_mean", "running_var"), aten.prelu.default: ("weight",),
-          aten.instance_norm.default: ("weight", "bias", "running_mean", "running_var")}  # fmt: skip
+SCALED: dict[Any, tuple[str, ...]] = {
+    aten.batch_norm.default: ("weight", "bias", "running_mean", "running_var"),
+    aten.instance_norm.default: ("weight", "bias", "running_mean", "running_var"),
+    aten.prelu.default: ("weight",),
+}
 STATED = {**dict.fromkeys(SIZED, 1), UNFLATTEN: 2, aten.expand.default: 1}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
 Keep = Callable[[Tensor], fx.Node]  # a constant of the graph
 
 

@@ -58,7 +58,7 @@ class Arena:
     """Best fit with coalescing, in regions that grow by powers of two; ``touched`` counts what was ever given out."""
 
     def __init__(self, region: int) -> None:
-        self.next = region
+        self.next: int = region
         self.free: list[tuple[int, int]] = []  # bytes and place
         self.used: dict[int, int] = {}
         self.high: dict[int, int] = {}  # the end of what was given out, by the begin of its region

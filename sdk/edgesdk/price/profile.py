@@ -16,7 +16,7 @@ import numpy as np
 from edgesdk.core.errors import BundleError, DeviceError, UsageError
 from edgesdk.core.plan import FP32
 from edgesdk.core.serialize import dumps, from_json, loads, write
-from edgesdk.core.target import Target, prices_text
+from edgesdk.core.target import Chip, Target, prices_text
 from edgesdk.price.operators import CHANGES, Operator
 from edgesdk.price.physics import BYTES, FP16, SHAPE, TERMS, Kernels, Work, work
 from edgesdk.price.posterior import Z90, Posterior
@@ -112,15 +112,18 @@ class Predicted:
     """
 
     def __init__(self, profile: Profile, runtime: str, threads: int, weights: int = 0, exact: bool = False) -> None:
-        self.profile, self.runtime, self.threads = profile, runtime, threads
-        self.weights, self.exact = weights, exact
-        self.chip = profile.target.chip(runtime)
+        self.profile: Profile = profile
+        self.runtime: str = runtime
+        self.threads: int = threads
+        self.weights: int = weights
+        self.exact: bool = exact
+        self.chip: Chip = profile.target.chip(runtime)
         if self.chip is not profile.target.chips.get("cpu"):
             self.threads = threads = 1  # the caller's: a graphics processor has its own
         if threads > self.chip.cores:
             raise UsageError(f"{threads} threads on {self.chip.cores} cores", f"give {self.chip.cores} or fewer")
         known = dict.fromkeys(pair.precision for pair in profile.pairs if pair.runtime == runtime)
-        self.pairs = {precision: profile.pair(runtime, precision, threads) for precision in known}
+        self.pairs: dict[str, Pair] = {precision: profile.pair(runtime, precision, threads) for precision in known}
         self._seen: dict[Operator, float] = {}
 
     def latency_ms(self, operator: Operator) -> float:

@@ -57,7 +57,8 @@ class Unreachable(BudgetError):
                  limits: Mapping[str, float]) -> None:  # fmt: skip
         name, first = next(iter(nearest.items()))
         super().__init__(fact, remedy, figure=name, asked=limits[name], tightest=_figure(first, name))
-        self.nearest, self.most = nearest, most
+        self.nearest: Mapping[str, Solution] = nearest
+        self.most: Mapping[str, str] = most
 
 
 def price(

@@ -28,22 +28,32 @@ class Program:
         self.menu = menu
         self.integer: list[bool] = []
         self.terms: dict[str, Row] = {name: {} for name in FIGURES}
-        self.constants = {LATENCY: menu.latency_ms, PEAK: menu.memory_bytes, SIZE: menu.size_bytes, LOSS: 0.0}
+        self.constants: dict[str, float] = {
+            LATENCY: menu.latency_ms,
+            PEAK: menu.memory_bytes,
+            SIZE: menu.size_bytes,
+            LOSS: 0.0,
+        }
         self.rows: list[tuple[float, float, Row]] = []
-        self.layers = {layer.name: layer for layer in menu.layers}
-        self.joins = {branch.join: branch.name for branch in menu.branches}
-        self.changing = {name for change in menu.changes for name in (change.tensor, *change.readers)}
-        self.left_out = {branch.name: self._column({LOSS: branch.loss}) for branch in menu.branches}
-        self.widths = {g.name: {w: self._column({LOSS: loss}) for w, loss in g.widths.items()} for g in menu.groups}
+        self.layers: dict[str, LayerMenu] = {layer.name: layer for layer in menu.layers}
+        self.joins: dict[str, str] = {branch.join: branch.name for branch in menu.branches}
+        self.changing: set[str] = {name for change in menu.changes for name in (change.tensor, *change.readers)}
+        self.left_out: dict[str, int] = {branch.name: self._column({LOSS: branch.loss}) for branch in menu.branches}
+        self.widths: dict[str, dict[int, int]] = {
+            g.name: {w: self._column({LOSS: loss}) for w, loss in g.widths.items()} for g in menu.groups
+        }
         for columns in self.widths.values():
             self._row(1, 1, dict.fromkeys(columns.values(), 1.0))
-        self.picks = {layer.name: self._pick(layer) for layer in menu.layers}
+        self.picks: dict[str, dict[int, Choice]] = {layer.name: self._pick(layer) for layer in menu.layers}
         for change in menu.changes:
             self._change(change)
-        self.resident, self.peak = self._column({}, integer=False), self._column({}, integer=False)
+        self.resident: int = self._column({}, integer=False)
+        self.peak: int = self._column({}, integer=False)
         used = sorted({name for picks in self.picks.values() for c in picks.values() for name in c.kernels})
         priced = [name for name in used if menu.kernels.get(name)]
-        self.kernels = {name: self._column({PEAK: menu.kernels[name]}, integer=False) for name in priced}
+        self.kernels: dict[str, int] = {
+            name: self._column({PEAK: menu.kernels[name]}, integer=False) for name in priced
+        }
 
     def _column(self, terms: Mapping[str, float], integer: bool = True) -> int:
         index = len(self.integer)

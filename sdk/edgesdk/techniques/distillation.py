@@ -70,7 +70,7 @@ class Regressor(nn.Module):
     def __init__(self, inputs: int, outputs: int, axis: int = 1) -> None:
         super().__init__()
         self.axis = axis
-        self.map = nn.Linear(inputs, outputs)
+        self.map: nn.Linear = nn.Linear(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[self.axis] != self.map.in_features:
@@ -148,9 +148,9 @@ class Information(nn.Module):
 
     def __init__(self, student: int, teacher: int, axis: int = 1) -> None:
         super().__init__()
-        self.mean = Regressor(student, teacher, axis)
+        self.mean: Regressor = Regressor(student, teacher, axis)
         first = torch.full((teacher,), FIRST_VARIANCE - LEAST_VARIANCE)
-        self.alpha = nn.Parameter(torch.log(torch.expm1(first)))
+        self.alpha: nn.Parameter = nn.Parameter(torch.log(torch.expm1(first)))
 
     @property
     def variance(self) -> Tensor:
@@ -176,7 +176,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(outputs, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, 1))
+        self.net: nn.Sequential = nn.Sequential(nn.Linear(outputs, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, 1))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         _same(student, teacher)

@@ -31,8 +31,10 @@ class Ensemble(nn.Module):
         if len(weights) != len(members) or not all(0 < weight < math.inf for weight in weights):
             fact = f"weights {', '.join(f'{weight:g}' for weight in weights)} of {len(members)} members"
             raise UsageError(fact, "give one above zero for each")
-        self.members = nn.ModuleList(members)
-        self.weights = tuple(weight / sum(weights) for weight in weights)  # numbers, so that runtimes may fold them
+        self.members: nn.ModuleList = nn.ModuleList(members)
+        self.weights: tuple[float, ...] = tuple(
+            weight / sum(weights) for weight in weights
+        )  # numbers, so that runtimes may fold them
         self.classify = classify
 
     def forward(self, x: Tensor) -> Tensor:

@@ -54,29 +54,30 @@ class Objective:
 
     def __init__(self, recovery: Recovery, student: Network, dense: Network, task: Task, x: Batch) -> None:
         recovery.check(task)
-        self.recovery, self.task = recovery, task
+        self.recovery: Recovery = recovery
+        self.task: Task = task
         self.average: AveragedModel | None = None
         teachers = recovery.loaded().teachers
         total = sum(teacher.weight for teacher in teachers)
-        self.shares = [teacher.weight / total for teacher in teachers]
-        self.guides = [guide(teacher, dense) for teacher in teachers]
+        self.shares: list[float] = [teacher.weight / total for teacher in teachers]
+        self.guides: list[Guide] = [guide(teacher, dense) for teacher in teachers]
         if recovery.mode == SELF:
             self.guides = [Guide(student, same)]
         elif any(term.kind in LAYERED for term in recovery.losses):
             self.guides = [traced(one, x) for one in self.guides]
-        self.peers = nn.ModuleList()
+        self.peers: nn.ModuleList = nn.ModuleList()
         if recovery.mode == MUTUAL:
             made = [
                 one.made.copy() if isinstance(one.made, Network) else copy.deepcopy(one.made) for one in self.guides
             ]
             self.guides = [replace(one, made=peer) for one, peer in zip(self.guides, made, strict=True)]
             self.peers.extend(one.module for one in self.guides)
-        self.lessons = [
+        self.lessons: list[_Lesson] = [
             _Lesson(term, which, paired(term, student.graph, dense.graph, one.graph) if term.kind in LAYERED else ())
             for term in recovery.losses
             for which, one in enumerate(self.guides)
         ]
-        self.heads = nn.ModuleDict()
+        self.heads: nn.ModuleDict = nn.ModuleDict()
         for index, lesson in enumerate(self.lessons):
             self._add_heads(index, lesson, student, x)
 

@@ -56,7 +56,8 @@ class Penalised(Objective):
 
     def __init__(self, penalty: Penalty, strength: float, student: Network, dense: Network, task: Task, x: Batch):
         super().__init__(Recovery(), student, dense, task, x)
-        self.penalty, self.strength = penalty, strength
+        self.penalty: Penalty = penalty
+        self.strength: float = strength
 
     def __call__(self, student: Network, x: Batch, y: object, epoch: float, mixed: bool) -> Tensor:
         return super().__call__(student, x, y, epoch, mixed) + self.strength * self.penalty(student)

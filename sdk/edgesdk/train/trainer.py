@@ -146,13 +146,16 @@ class Lessons:
         self, objective: Aim, train: Iterable[tuple[Batch, Any]], warm_up: float, what: str = "recovery",
         kept: Kept | None = None,
     ) -> None:  # fmt: skip
-        self.objective, self.data, self.warm_up, self.what = objective, train, warm_up, what
-        self.length = _length(train)
-        self.done = 0  # steps, of all parts
-        self.stopped = ""  # why
+        self.objective: Aim = objective
+        self.data: Iterable[tuple[Batch, Any]] = train
+        self.warm_up: float = warm_up
+        self.what: str = what
+        self.length: int = _length(train)
+        self.done: int = 0  # steps, of all parts
+        self.stopped: str = ""  # why
         self.kept = kept
         self.until: float | None = None  # on the monotonic clock
-        self.cut = False  # whether that came before the last step
+        self.cut: bool = False  # whether that came before the last step
 
     def train(
         self, student: Network, epochs: float, rate: float, progress: Callable[[float], None], part: str = "all"
