@@ -24,6 +24,7 @@ from boards import PAIRS, Observed, believed, chip, every, observe, works
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.artifact import Artefact
 from edgesdk.core.plan import INT8, Option
+from edgesdk.core.runtime import Kernels
 from edgesdk.core.target import target as find_target
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.estimate import estimate, predicted, read_graph
@@ -31,10 +32,10 @@ from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import export
 from edgesdk.network.trace import trace
 from edgesdk.price.menu import options
-from edgesdk.price.physics import BYTES, Kernels
+from edgesdk.price.physics import BYTES
 from edgesdk.price.posterior import Posterior, carried, unmeasured
+from edgesdk.price.prior import prior
 from edgesdk.price.profile import Predicted, profile
-from edgesdk.price.runtimes import prior
 from edgesdk.workflows.siblings import sibling
 from latency import Data, nasbench
 from networks.nasbench import INPUTS, network

@@ -27,8 +27,9 @@ import peers
 import zoo
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, baseline
+from edgesdk.core.artifact import Artefact, baseline
 from edgesdk.core.plan import INT8, Option
+from edgesdk.core.runtime import format_of
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
 from edgesdk.example.data import example_data, example_model
@@ -101,7 +102,7 @@ def ours(network: Network, x: Tensor, folder: Path, runtimes: tuple[str, ...]) -
     model, specs = converted(ready, x), specification(ready)
     found = {}
     for runtime in runtimes:
-        found[runtime] = Artefact(folder / f"ours{FORMATS[FORMAT_OF[runtime]].suffix}", runtime=runtime)
+        found[runtime] = Artefact(folder / f"ours{format_of(runtime).suffix}", runtime=runtime)
         save(model, specs, found[runtime].path, runtime)
     return found, time.perf_counter() - start
 
@@ -146,7 +147,7 @@ def compared(name: str, agent: LocalDevice, folder: Path) -> tuple[list[Row], fl
     dense_model = converted(integer(network, {}), x)
     rows = []
     for runtime in RUNTIMES:
-        dense = Artefact(folder / f"dense{FORMATS[FORMAT_OF[runtime]].suffix}", runtime=runtime)
+        dense = Artefact(folder / f"dense{format_of(runtime).suffix}", runtime=runtime)
         save(dense_model, {}, dense.path, runtime)
         tools = theirs(name, model, x, runtime, folder)
         files = {"ours": mine[runtime], "dense": dense}

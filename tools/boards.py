@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgesdk.core.plan import INT8, Option
+from edgesdk.core.runtime import Kernels, find_runtime
 from edgesdk.core.target import Chip, target
 from edgesdk.price.operators import of_network
-from edgesdk.price.physics import Kernels, Work, work
+from edgesdk.price.physics import Work, work
 from edgesdk.price.posterior import Z90, Posterior, Prior, calibration, fit
-from edgesdk.price.runtimes import KERNELS, changed, prior
+from edgesdk.price.prior import changed, prior
 from latency import HELP, MLPERF, NASBENCH, NCNN, ULTRALYTICS, Data, Row
 
 A76 = {"fp32": 8.0, "fp16": 16.0, "int8": 32.0}
@@ -181,7 +182,8 @@ def observe(data: Data, pair: Fitted) -> Observed:
     rows = pair.load(data)
     if not rows:
         raise SystemExit(f"no rows for {pair}")
-    return Observed(pair, rows, works(rows, pair.precision, chip(pair.board, pair.runtime), KERNELS[pair.runtime]))
+    kernels = find_runtime(pair.runtime).kernels
+    return Observed(pair, rows, works(rows, pair.precision, chip(pair.board, pair.runtime), kernels))
 
 
 def pooled(others: Sequence[Posterior]) -> Prior:

@@ -18,10 +18,11 @@ import numpy as np
 import edgesdk_profiles
 from boards import OTHERS, PAIRS, Fitted, Observed, believed, chip, observe, works
 from edgesdk.core.plan import FP32, INT8
+from edgesdk.core.runtime import find_runtime
 from edgesdk.price.physics import INDEX
 from edgesdk.price.posterior import Posterior, Prior, carried, unmeasured
+from edgesdk.price.prior import changed, prior
 from edgesdk.price.profile import DERIVED, MEASURED, SCALED, Pair, Standing, load, save
-from edgesdk.price.runtimes import KERNELS, changed, prior
 from latency import NCNN, Data, Row, known
 
 DATE = "2026-11-21"
@@ -61,7 +62,7 @@ class Fit:
         self.add(pair.board, pair.runtime, pair.precision, found, standing)
 
     def add(self, board: str, runtime: str, precision: str, found: Posterior, standing: Standing) -> None:
-        self.pairs[board].append(Pair(runtime, precision, KERNELS[runtime], found, standing))
+        self.pairs[board].append(Pair(runtime, precision, find_runtime(runtime).kernels, found, standing))
 
     def scaled(
         self, board: str, runtime: str, precision: str, sibling: str, extra: float, like: str | None = None,
@@ -111,7 +112,7 @@ class Fit:
     def total(self, board: str, runtime: str, precision: str, found: Posterior, threads: int) -> np.ndarray:
         """Predicted latencies in ms of the reference networks."""
         on, rows = chip(board, runtime), [Row(name, name, known(name), threads, 1.0) for name in REFERENCE]
-        made = works(rows, precision, on, KERNELS[runtime])
+        made = works(rows, precision, on, find_runtime(runtime).kernels)
         return np.array([found.predict(work, on.clock_ghz)[0] for work in made])
 
     def derived(self, board: str, runtime: str, precision: str, found: Posterior, extra: float) -> None:

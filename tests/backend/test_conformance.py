@@ -24,10 +24,11 @@ from torch import Tensor
 import edgesdk_targets
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.core.artifact import Artefact
 from edgesdk.core.errors import FidelityError
 from edgesdk.core.graph import WEIGHTED
 from edgesdk.core.plan import INT8, Option
+from edgesdk.core.runtime import format_of
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
 from edgesdk.example.data import example_data
@@ -100,7 +101,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, st
     @functools.cache
     def artefact(name: str, plan: str, runtime: str) -> Artefact:
         network, _ = ready(name, plan)
-        path = folder / f"{name}-{plan.replace(' ', '-')}{FORMATS[FORMAT_OF[runtime]].suffix}"
+        path = folder / f"{name}-{plan.replace(' ', '-')}{format_of(runtime).suffix}"
         save(converted(name, plan), specification(network), path, runtime)
         return Artefact(path, network.graph, runtime=runtime)
 
@@ -169,7 +170,7 @@ def test_the_example_decides_as_the_simulation_does(runtime: str, tmp_path: Path
     network, _ = models.made("example")
     small = integer(network, models.assigned(network, "int8"))
     calibrate(small, [x for x, _ in data.calibration])
-    artefact = Artefact(tmp_path / f"model{FORMATS[FORMAT_OF[runtime]].suffix}", runtime=runtime)
+    artefact = Artefact(tmp_path / f"model{format_of(runtime).suffix}", runtime=runtime)
     save(onnx_file.converted(small, data.example), specification(small), artefact.path, runtime)
     run = runner(artefact, small.structure)
     differ = total = 0

@@ -20,10 +20,11 @@ from edgesdk.compress.apply import compressed
 from edgesdk.compress.forms import activated, factorized, ready, reconstructed
 from edgesdk.compress.quantize import calibrate, integer, specification
 from edgesdk.compress.refit import rebuilt
-from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.core.artifact import Artefact
 from edgesdk.core.errors import UsageError
 from edgesdk.core.graph import ACTIVATION, OTHER
 from edgesdk.core.plan import FP32, INT8, Form, Option
+from edgesdk.core.runtime import format_of
 from edgesdk.export.formats import probe_file, save
 from edgesdk.export.onnx import converted
 from edgesdk.export.parity import parity
@@ -195,7 +196,7 @@ def carried_out(layers: str, precision: str) -> tuple[Network, onnx.ModelProto]:
 def test_every_format_computes_what_the_forms_do(layers: str, precision: str, runtime: str, tmp_path: Path) -> None:
     network, x = made()
     found, file = carried_out(layers, precision)
-    path = tmp_path / f"model{FORMATS[FORMAT_OF[runtime]].suffix}"
+    path = tmp_path / f"model{format_of(runtime).suffix}"
     save(file, specification(found), path, runtime)
     told = parity(found, Artefact(path, found.graph, runtime=runtime), [x])
     assert told.error <= told.tolerance

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.compress.stored import stored
-from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, check_stored, format_of
+from edgesdk.core.artifact import Artefact, check_stored
 from edgesdk.core.errors import ModelError, UsageError
 from edgesdk.core.graph import WEIGHTED
 from edgesdk.core.plan import FP32, INT8, Form, Option
+from edgesdk.core.runtime import exportable, format_of
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import export, grid_of, save
@@ -121,15 +122,15 @@ def test_they_stand_beside_integer_layers(runtime: str, folder: Path) -> None:
 
 def test_formats_that_cannot_hold_a_form_are_said_to(folder: Path) -> None:
     network, x, _ = halved("residual", "bf16")
-    for runtime in FORMAT_OF:
+    for runtime in exportable():
         for form in (Form("fp16"), Form("bf16"), Form("k-means", (16,)), Form("ternary")):
             option = Option(FP32, 32, form)
             if form.method in format_of(runtime).stores:
                 check_stored([Option(), option], runtime)
             else:
-                with pytest.raises(UsageError, match=rf"{FORMAT_OF[runtime]} files hold no weights as {form}"):
+                with pytest.raises(UsageError, match=rf"{format_of(runtime).name} files hold no weights as {form}"):
                     check_stored([Option(), option], runtime)
     with pytest.raises(ModelError, match="files for litert hold no bf16 weights"):
         export(network, x, folder / "bf16.tflite", "litert")
     assert not (folder / "bf16.tflite").exists()
-    assert FORMATS["tensorrt"].stores == ()
+    assert format_of("tensorrt").stores == ()

@@ -20,9 +20,10 @@ from edgesdk.compress.apply import compressed, staying
 from edgesdk.compress.quantize import calibrate, integer, specification
 from edgesdk.compress.refit import irreplaceable, rebuilt
 from edgesdk.compress.sensitivity import importance, kept_channels, sense
-from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact
+from edgesdk.core.artifact import Artefact
 from edgesdk.core.errors import BundleError
 from edgesdk.core.plan import FP32, Option
+from edgesdk.core.runtime import format_of
 from edgesdk.data.task import Task
 from edgesdk.export import onnx as onnx_file
 from edgesdk.export.formats import save
@@ -292,7 +293,7 @@ def test_files_compute_what_is_left(name: str, precision: str, tmp_path: Path) -
     calibrate(found, [x])
     written = onnx_file.converted(found, x)
     for runtime in RUNTIMES:
-        path = tmp_path / f"model{FORMATS[FORMAT_OF[runtime]].suffix}"
+        path = tmp_path / f"model{format_of(runtime).suffix}"
         save(written, specification(found), path, runtime)
         seen = parity(found, Artefact(path, found.graph, runtime=runtime), [x])
         assert seen.error <= seen.tolerance == (1e-3 if precision == "dense" else 5e-2)

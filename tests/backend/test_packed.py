@@ -18,10 +18,11 @@ from torch import Tensor
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.quantize import integer
 from edgesdk.compress.stored import packed_as, stored
-from edgesdk.core.artifact import FORMAT_OF, Artefact
+from edgesdk.core.artifact import Artefact
 from edgesdk.core.errors import FidelityError, ModelError, UsageError
 from edgesdk.core.graph import WEIGHTED
 from edgesdk.core.plan import FP32, STORED, Form, Option
+from edgesdk.core.runtime import exportable
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import export
@@ -173,7 +174,7 @@ def test_values_that_are_not_those_of_the_packed_form_are_found() -> None:
         packed(model, weights)
 
 
-@pytest.mark.parametrize("runtime", [runtime for runtime in FORMAT_OF if runtime != "onnxruntime"])
+@pytest.mark.parametrize("runtime", [runtime for runtime in exportable() if runtime != "onnxruntime"])
 def test_formats_that_hold_no_packed_weights_are_said_to(runtime: str) -> None:
     _, _, plain, weights = ready("residual", "k-means")
     with pytest.raises(ModelError, match=f"files for {runtime} hold no packed weights"):

@@ -12,14 +12,15 @@ import pytest
 
 from edgesdk.core.errors import BundleError, DataError, EdgeSdkError, UsageError
 from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.core.runtime import find_runtime
 from edgesdk.core.target import target
 from edgesdk.network.load import load_model
 from edgesdk.network.module_graph import read
 from edgesdk.price.operators import of_network
 from edgesdk.price.physics import TERMS, work
 from edgesdk.price.posterior import Posterior, unmeasured
+from edgesdk.price.prior import prior
 from edgesdk.price.profile import MEASURED, SCALED, Pair, Predicted, Standing, profile, save
-from edgesdk.price.runtimes import KERNELS, prior
 from edgesdk.workflows.calibrate import calibrate
 
 MODELS = """
@@ -59,7 +60,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / BASE / "device.toml").write_text("aliases = []\n" + "\n".join(lines))
     standing = Standing(MEASURED, "constructed", "2026-01-01", "1", (1, 4), 40)
     known = replace(unmeasured(prior()), deviation=np.full(len(TERMS), 0.3))
-    save(folder / BASE / "prices.json", BASE, [Pair("litert", FP32, KERNELS["litert"], known, standing)])
+    save(folder / BASE / "prices.json", BASE, [Pair("litert", FP32, find_runtime("litert").kernels, known, standing)])
     (tmp_path / "models.py").write_text(MODELS)
     yield tmp_path
 
@@ -80,7 +81,7 @@ def took(folder: Path, known: Posterior) -> dict[str, float]:
     for name in "abcdefgh":
         graph = read(load_model(f"{folder / 'models.py'}:{name}"), SHAPE)
         operators = [op for _, op in of_network(graph, {layer.name: Option() for layer in graph.layers})]
-        found[name] = known.predict(work(operators, chip, KERNELS["litert"], 4), chip.clock_ghz)[0]
+        found[name] = known.predict(work(operators, chip, find_runtime("litert").kernels, 4), chip.clock_ghz)[0]
     return found
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.plan import FP32, INT8
+from edgesdk.core.runtime import RUNTIMES
 from edgesdk.core.target import SCHEMA, Chip, Fact, prices_text, target, targets, user_folder
 from edgesdk.price.profile import profile
-from edgesdk.price.runtimes import RUNTIMES
 
 if sys.version_info >= (3, 11):
     import tomllib

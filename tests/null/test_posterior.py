@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from edgesdk.core.graph import ADD, CONV, LINEAR
 from edgesdk.core.plan import FP32
+from edgesdk.core.runtime import Kernels
 from edgesdk.core.target import Chip
 from edgesdk.price.designed import designed
 from edgesdk.price.operators import Operator
-from edgesdk.price.physics import INDEX, TERMS, Kernels, Work, lone, work
+from edgesdk.price.physics import INDEX, TERMS, Work, lone, work
 from edgesdk.price.posterior import DEVIATION, LENGTH, Posterior, Prior, fit, unmeasured
-from edgesdk.price.runtimes import prior
+from edgesdk.price.prior import prior
 from edgesdk.workflows.siblings import sibling
 
 CLOCK = 2.0

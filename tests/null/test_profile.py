@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, OTHER, POOL, Graph, Layer, Tensor
 from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.core.runtime import Kernels
 from edgesdk.core.target import Chip, target, targets
 from edgesdk.devices.estimate import predicted
 from edgesdk.price import kinds
 from edgesdk.price.operators import CHANGES, Operator, of_network
-from edgesdk.price.physics import FP16, INDEX, TERMS, Kernels, Work, amounts, weight_count, work
+from edgesdk.price.physics import FP16, INDEX, TERMS, Work, amounts, weight_count, work
 from edgesdk.price.posterior import Posterior, fit
+from edgesdk.price.prior import changed, prior
 from edgesdk.price.profile import (
     DERIVED,
     MEASURED,
@@ -38,7 +40,6 @@ from edgesdk.price.profile import (
     profile,
     save,
 )
-from edgesdk.price.runtimes import changed, prior
 
 CHIP = Chip(2.0, 4, {FP32: 8.0, FP16: 16.0, INT8: 32.0}, 10.0, 512.0)
 KERNELS = (Kernels(), Kernels(4, 16), Kernels(8, 1, True), Kernels(4, winograd=True))

@@ -18,11 +18,12 @@ import numpy as np
 
 from edgesdk.bundle.signing import check_signature, sign
 from edgesdk.core.arrays import read_npz
-from edgesdk.core.artifact import FORMAT_OF, Artefact, format_of, open_file
+from edgesdk.core.artifact import Artefact, open_file
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError
 from edgesdk.core.plan import INT8, Plan
 from edgesdk.core.report import Measurement, is_predicted
+from edgesdk.core.runtime import exportable, find_runtime, format_of
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, loads, loads_toml
 from edgesdk.core.target import target as find_target
@@ -38,7 +39,6 @@ SCHEMA = 1
 FILES = ("plan.json", "report.json", "sample.npz", "run.py")  # beside those of the model
 UNIT = "edgesdk-model.service"
 MODEL = "model.onnx"  # where a manifest of before does not say
-MINIMUM = {"onnxruntime": "1.18", "openvino": "2024.4", "litert": "1.2", "tensorrt": "8.6"}  # versions of runtimes
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # what a bundle's files are called
 SAMPLES = 8
 
@@ -91,7 +91,7 @@ class Bundle:
         if not isinstance(files, dict) or not isinstance(model, str) or not {*FILES, model} <= set(files):
             raise BundleError(f"the manifest of {path} does not list the files of a bundle", "deploy again")
         runtime = manifest.get("runtime")
-        if not isinstance(runtime, dict) or runtime.get("name") not in tuple(FORMAT_OF):
+        if not isinstance(runtime, dict) or runtime.get("name") not in exportable():
             raise BundleError(f"the manifest of {path} names no runtime that edgesdk knows", "deploy again")
         for side in ("inputs", "outputs"):
             entries = manifest.get(side)
@@ -235,11 +235,11 @@ def _manifest(model: Artefact, result: Result, target: str, data: Data, network:
         "runtime": {
             "name": runtime,
             "version": result.deployed.runtime_version,
-            "minimum": MINIMUM.get(runtime),
+            "minimum": find_runtime(runtime).oldest,
             "precision": result.deployed.precision,
         },
         "model": model.path.name,
-        "format": FORMAT_OF[runtime],
+        "format": format_of(runtime).name,
         "layout_inside": format_of(runtime).layout,
         "threads": result.plan.threads,
         "plan": result.plan.digest,

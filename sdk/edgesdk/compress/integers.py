@@ -38,6 +38,7 @@ class Grid:
 UNSIGNED = Grid(0, 255, False)  # fast on x86
 SIGNED = Grid(-128, 127, False)  # Arm and TFLite: the same grid moved by 128
 SYMMETRIC = Grid(-128, 127, True)  # TensorRT
+GRIDS = {"unsigned": UNSIGNED, "signed": SIGNED, "symmetric": SYMMETRIC}
 ACTIVATION_RANGE = (UNSIGNED.low, UNSIGNED.high)
 
 

@@ -1,4 +1,4 @@
-"""A file that was exported, with the network that it holds; and the formats that there are."""
+"""A file that was exported, with the network that it holds; and the tiny ones that every runtime is measured beside."""
 
 from __future__ import annotations
 
@@ -11,56 +11,18 @@ from typing import Any
 
 from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.graph import Graph
-from edgesdk.core.plan import STORED, Option
-
-
-@dataclass(frozen=True)
-class Format:
-    """A kind of model file: its suffix, how the names of files beside it end, and the layout of images inside.
-
-    ``instead`` is the ending of a file that serves in its place with other versions of its runtime. ``extra`` is what
-    pip installs with edgesdk to write and run it; ``unpacks`` says that its runtimes widen 4-bit weights once, while
-    they load, so that these run as 8-bit ones do. ``stores`` are the forms of ``plan.STORED`` that it can hold.
-    """
-
-    suffix: str
-    beside: tuple[str, ...] = ()
-    instead: tuple[str, ...] = ()
-    layout: str = "channels first"
-    extra: str | None = None
-    unpacks: bool = True
-    stores: tuple[str, ...] = ()
-
-
-FORMATS = {
-    "onnx": Format(".onnx", stores=tuple(STORED)),
-    "openvino": Format(".xml", (".bin",), extra="openvino", stores=("fp16", "bf16")),
-    "tflite": Format(".tflite", layout="channels last", extra="tflite", unpacks=False, stores=("fp16",)),
-    "tensorrt": Format(".onnx", instead=("-fp16.onnx",)),  # ONNX within TensorRT's restrictions
-}
-FORMAT_OF = {
-    "onnxruntime": "onnx", "openvino": "openvino", "litert": "tflite", "tflite": "tflite", "tensorrt": "tensorrt",
-}  # fmt: skip
-"""The format that each runtime is given."""
-HERE = {"tensorrt": "onnxruntime"}
-"""What runs a runtime's file on this machine, where that is another."""
-
-
-def format_of(runtime: str) -> Format:
-    """The format of the files for ``runtime``. Raises ``UsageError`` where edgesdk writes none."""
-    if runtime not in FORMAT_OF:
-        raise UsageError(f"there is no file format for {runtime}", f"choose one of {', '.join(FORMAT_OF)}")
-    return FORMATS[FORMAT_OF[runtime]]
+from edgesdk.core.plan import Option
+from edgesdk.core.runtime import RUNTIMES, find_runtime, format_of, load_function
 
 
 def check_stored(options: Iterable[Option], runtime: str) -> None:
     """Raise ``UsageError`` where one of ``options`` stores weights in a form that files for ``runtime`` cannot hold."""
+    known = format_of(runtime)
     for form in (option.form for option in options if option.form is not None and option.form.stored):
-        if form.method not in format_of(runtime).stores:
-            holders = [name for name, format_ in FORMATS.items() if form.method in format_.stores]
-            raise UsageError(
-                f"{FORMAT_OF[runtime]} files hold no weights as {form}", f"choose {' or '.join(holders)} for them"
-            )
+        if form.method not in known.stores:
+            every = (row.format for row in RUNTIMES.values() if row.format is not None)
+            holders = dict.fromkeys(one.name for one in every if form.method in one.stores)
+            raise UsageError(f"{known.name} files hold no weights as {form}", f"choose {' or '.join(holders)} for them")
 
 
 REFERENCES = ("call", "arithmetic", "memory")  # what each takes most of its time for
@@ -71,17 +33,27 @@ def baseline(folder: Path, runtime: str) -> Path:
 
     It is the probe of an 8-channel int8 convolution, kept as files so that to measure needs nothing that makes any.
     """
-    suffix = ".tflite" if FORMAT_OF[runtime] == "tflite" else ".onnx"
+    content, suffix = _tiny("tiny", runtime)
     path = folder / f"baseline{suffix}"
-    path.write_bytes((resources.files("edgesdk_targets") / "baselines" / f"tiny{suffix}").read_bytes())
+    path.write_bytes(content)
     return path
 
 
 def references(runtime: str) -> list[bytes]:
     """The tiny models that ``runtime`` runs between all that is timed: the probes of ``price.table.REFERENCES``."""
-    suffix = ".tflite" if FORMAT_OF[runtime] == "tflite" else ".onnx"
-    folder = resources.files("edgesdk_targets") / "baselines"
-    return [(folder / f"reference-{name}{suffix}").read_bytes() for name in REFERENCES]
+    return [_tiny(f"reference-{name}", runtime)[0] for name in REFERENCES]
+
+
+def _tiny(name: str, runtime: str) -> tuple[bytes, str]:
+    """The tiny model ``name`` as ``runtime`` reads it, and its suffix; converted where it is not kept so."""
+    row, folder = find_runtime(runtime), resources.files("edgesdk_targets") / "baselines"
+    if row.probes is None:
+        return (folder / f"{name}.onnx").read_bytes(), ".onnx"
+    suffix = format_of(runtime).suffix
+    kept = folder / f"{name}{suffix}"
+    if kept.is_file():
+        return kept.read_bytes(), suffix
+    return load_function(row.probes)((folder / f"{name}.onnx").read_bytes()), suffix
 
 
 @dataclass(frozen=True)
@@ -118,20 +90,16 @@ class Artefact:
 
 
 def open_file(artefact: Artefact) -> Any:
-    """The file, loaded in its runtime or in one on this machine that reads such files: see ``bundle_run.opened``.
+    """The file, loaded in its runtime or in one on this machine that reads such files: see ``Runtime.opener``.
 
     Raises ``DeviceError`` where that runtime is not installed, or refuses the file.
     """
-    from edgesdk_targets.bundle_run import opened  # NumPy, which what only lists files does without
-
-    runtime = artefact.runtime
+    runtime = find_runtime(artefact.runtime)
     try:
-        return opened(str(artefact.path), runtime)
+        return load_function(runtime.opener)(str(artefact.path), runtime.name)
     except ImportError:
-        extra = format_of(runtime).extra
-        remedy = f"pip install 'edgesdk[{extra}]'" if extra else f"pip install {runtime}"
-        raise DeviceError(f"{runtime} is not installed", remedy) from None
+        raise DeviceError(f"{runtime.here} is not installed", runtime.install) from None
     except Exception as error:  # runtimes' own exceptions share no base
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        fact = f"{runtime} refuses {artefact.path.name} ({lines[0] if lines else type(error).__name__})"
+        fact = f"{runtime.name} refuses {artefact.path.name} ({lines[0] if lines else type(error).__name__})"
         raise DeviceError(fact, "export it anew, for this runtime") from None

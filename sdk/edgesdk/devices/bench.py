@@ -9,11 +9,12 @@ from math import hypot
 from pathlib import Path
 from typing import Any
 
-from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, references
+from edgesdk.core.artifact import Artefact, references
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.pairing import paired
 from edgesdk.core.report import Report, Undisturbed
+from edgesdk.core.runtime import find_runtime, format_of
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.meter import Progress
 from edgesdk.price.operators import Operator
@@ -48,15 +49,14 @@ class Bench:
         cores = int(self.facts.get("cores") or 1)
         if threads > cores:
             raise DeviceError(f"{threads} threads on {cores} cores", f"give --threads {cores} or fewer")
-        unpacks = FORMATS[FORMAT_OF[runtime]].unpacks
+        unpacks = format_of(runtime).unpacks
         self.table = Table.open(folder or cache_folder() / "prices", self.conditions, COPIES, unpacks)
 
     def _install(self) -> str:
         """How the runtime gets there: to the interpreter that the device's agent runs under."""
         if not self.agent.own:
             return str((self.facts.get("wheels") or {}).get(self.runtime) or f"pip install {self.runtime} there")
-        extra = FORMATS[FORMAT_OF[self.runtime]].extra
-        return f"pip install 'edgesdk[{extra}]'" if extra else f"pip install {self.runtime}"
+        return find_runtime(self.runtime).install
 
     def _other(self) -> str:
         return f"update {self.runtime} on {self.agent.where}, or choose another --runtime"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgesdk.core.artifact import FORMAT_OF
 from edgesdk.core.budget import Cost
 from edgesdk.core.errors import UsageError
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.core.runtime import exportable, find_runtime
 from edgesdk.core.target import Target
 from edgesdk.core.target import target as find_target
 from edgesdk.core.wording import thread_counts
@@ -19,13 +19,11 @@ from edgesdk.price.account import Account, plain_bytes
 from edgesdk.price.operators import of_network
 from edgesdk.price.physics import FP16, weight_count
 from edgesdk.price.profile import Pair, Predicted, Profile, profile
-from edgesdk.price.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from torch import nn
 
 PRECISIONS = (FP32, FP16, INT8)
-RUNTIME_BYTES = {"onnxruntime": 45e6}  # of the process, before any model: 35 to 55 MB with its version
 WIDE = 2.0  # ratio of the ends of an interval beyond which it is said to be wide
 
 
@@ -106,7 +104,7 @@ def predicted(graph: Graph, options: Mapping[str, Option], prices: Predicted, ex
         basis="predicted",
         latency_low_ms=low,
         latency_high_ms=high,
-        runtime_memory_bytes=RUNTIME_BYTES.get(runtime),
+        runtime_memory_bytes=find_runtime(runtime).process_bytes,
         target=target.name,
         runtime=runtime,
         threads=threads,
@@ -139,15 +137,13 @@ def deployable(known: Profile, at_hand: bool = False) -> tuple[str, ...]:
     target = known.target
     priced = {pair.runtime for pair in known.pairs}
     at_hand = at_hand or target.measured
-    return tuple(name for name in target.runtimes if name in FORMAT_OF and (at_hand or name in priced))
+    return tuple(name for name in target.runtimes if name in exportable() and (at_hand or name in priced))
 
 
 def _runtime(target: Target, runtime: str | None) -> str:
     if runtime is None:
         return profile(target).runtime()
-    if runtime not in RUNTIMES:
-        raise UsageError(f"there is no runtime {runtime!r}", f"choose one of {', '.join(RUNTIMES)}")
-    return runtime
+    return find_runtime(runtime).name
 
 
 def _threads(threads: int) -> int:

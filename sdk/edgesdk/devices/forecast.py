@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgesdk.core.artifact import HERE, Artefact
+from edgesdk.core.artifact import Artefact
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.report import Prediction
+from edgesdk.core.runtime import find_runtime
 from edgesdk.core.target import Target
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
@@ -26,7 +27,7 @@ class Forecast:
     version = "not run on the target"
 
     def __init__(self, target: Target, agent: AgentProcess, threads: int, runtime: str) -> None:
-        self.here = Bench(agent, runtime=HERE.get(runtime, runtime))
+        self.here = Bench(agent, runtime=find_runtime(runtime).here)
         self.runtime, self.threads = runtime, threads
         self._prices = Predicted(profile(target), runtime, threads)  # says here what is wrong with either
         self.conditions = {"target": target.name, "runtime": runtime, "threads": str(threads)}

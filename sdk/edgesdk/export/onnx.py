@@ -57,6 +57,11 @@ def export(network: Network, x: Batch, path: Path) -> None:
     write(path, serialized(converted(network, x)))
 
 
+def write_model(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> None:
+    """Write ``model``, whose integers :func:`converted` has checked, to ``path``."""
+    write(path, serialized(model))
+
+
 def serialized(model: ModelProto) -> bytes:
     """``model`` as it is written: without the shapes of what lies inside, which other formats are made with."""
     small = ModelProto()

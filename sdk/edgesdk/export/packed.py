@@ -4,7 +4,7 @@ Standard operators decode them from constants. ONNX Runtime computes what is con
 layers: the model runs in the kernels of the plain one, and only the file is smaller. Loading takes longer, and more
 memory: what it computes on the way, up to seven times the size of the plain weights, stays with the process.
 
-16-bit floats go on into other formats, as ``artefact.FORMATS`` has it. The rest stays with ONNX for ONNX Runtime:
+16-bit floats go on into other formats, as ``runtime.Format.stores`` has it. The rest stays with ONNX for ONNX Runtime:
 OpenVINO does not fold it, and would decode it at every inference; the TFLite writer computes constants, and would store
 them decoded, at full size; TensorRT takes no shifts of bits.
 """
@@ -21,8 +21,8 @@ from ml_dtypes import bfloat16
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from edgesdk.core.artifact import format_of
 from edgesdk.core.errors import FidelityError, ModelError, UsageError
+from edgesdk.core.runtime import format_of
 from edgesdk.techniques.codebooks import Coded
 from edgesdk.techniques.filtering import Filtered, planes
 from edgesdk.techniques.packing import Half, Packed

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 
 from edgesdk.compress.quantize import specification
-from edgesdk.core.artifact import Artefact, format_of, open_file
+from edgesdk.core.artifact import Artefact, open_file
 from edgesdk.core.errors import FidelityError
+from edgesdk.core.runtime import find_runtime, format_of
 from edgesdk.network.network import Batch, Network, Structure, tensors
 from edgesdk.network.reference import Reference
 
 SAMPLES = 128
 FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 5e-2
 ROUGH = 1e-1  # with 4-bit weights in LiteRT, whose kernels for them round one in forty results up that others do not
-INTEGER_KERNELS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "QAttention", "DynamicQuantizeMatMul")
-
 INTEGER_PRECISIONS = ("int8", "uint8", "int4", "i8", "u8", "i4")
 
 
@@ -127,15 +126,16 @@ def _tolerance(network: Network, artefact: Artefact) -> float:
     return INTEGER_TOLERANCE if bits else FLOAT_TOLERANCE
 
 
-def fallbacks(kernels: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> list[str]:
+def fallbacks(kernels: Sequence[Mapping[str, Any]], layers: Sequence[str], runtime: str = "onnxruntime") -> list[str]:
     """The weighted layers that should have run in an integer kernel, by what the runtime itself tells, and did not.
 
-    OpenVINO and LiteRT tell a kernel's precision, ONNX Runtime names its integer kernels.
+    ``runtime`` is the one of the file; what runs that here tells a kernel's precision, or names its integer kernels.
     """
+    named = find_runtime(find_runtime(runtime).here).integer_kernels
     integer = {
         str(name).removesuffix(".unpack").removesuffix(".weight")
         for kernel in kernels
-        if kernel["precision"] in INTEGER_PRECISIONS or str(kernel["operator"]).startswith(INTEGER_KERNELS)
+        if kernel["precision"] in INTEGER_PRECISIONS or str(kernel["operator"]).startswith(named)
         for name in kernel["layers"]
     }
     return [layer for layer in layers if layer not in integer]

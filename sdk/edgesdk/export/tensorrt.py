@@ -13,14 +13,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
+from edgesdk.compress.integers import TensorSpec
 from edgesdk.core.errors import ModelError
+from edgesdk.core.runtime import TENSORRT
+from edgesdk.core.serialize import write
 
+SHOWN = 3  # broken rules in an error
 OLDEST_OPSET = 17  # the newest that TensorRT 8.6 takes [operators]
 NEWEST_OPSET = 24  # the newest that TensorRT 10.15 takes; 11 takes 25 [operators]
 HALF_OPSET = 19  # the first whose QuantizeLinear takes fp16
@@ -49,6 +54,20 @@ OPERATORS = frozenset(ROWS.split())  # [operators]: those with a Y
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 TYPES = FLOATS | {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
 BORDER_TYPES = TYPES | {TensorProto.UINT8}
+
+
+def write_model(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> None:
+    """Write ``model`` within TensorRT's rules to ``path``, and in fp16 beside it.
+
+    Raises ``ModelError`` for what breaks them all the same, and for weights that fp16 cannot hold.
+    """
+    model = adapted(model)
+    if broken := refused(model):
+        more = f" and {len(broken) - SHOWN} more" * (len(broken) > SHOWN)
+        raise ModelError(f"TensorRT takes no such file: {'; '.join(broken[:SHOWN])}{more}", "choose another --runtime")
+    (ending,) = TENSORRT.instead
+    write(path.with_name(path.stem + ending), half(model).SerializeToString())
+    write(path, model.SerializeToString())
 
 
 def adapted(model: ModelProto) -> ModelProto:

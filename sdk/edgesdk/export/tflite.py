@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 from edgesdk.compress.integers import TensorSpec
 from edgesdk.core.errors import FidelityError, ModelError
+from edgesdk.core.serialize import write
 from edgesdk.export import tflite_composed, tflite_layers, tflite_recurrent, tflite_resize, tflite_rest
 from edgesdk.export.tflite_layers import ELSEWHERE
 from edgesdk.export.tflite_writer import Data, Grid, Value, Views, dense, reshaped, schema
@@ -43,6 +45,18 @@ def convert(model: ModelProto) -> bytes:
         if id(node) not in graph.done:
             OPERATORS[node.op](graph, node)
     return graph.finish()
+
+
+def write_model(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> None:
+    """Write ``model`` as a TFLite file to ``path``. Raises the errors of :func:`convert` and :func:`check`."""
+    content = convert(model)
+    check(content, specs)
+    write(path, content)
+
+
+def convert_probe(content: bytes) -> bytes:
+    """An ONNX file's ``content`` as that of a TFLite file."""
+    return convert(onnx.load_from_string(content))
 
 
 @dataclass(eq=False)

@@ -193,7 +193,7 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
     schema = defs.get_schema(node.op_type, node.domain) if defs.has(node.op_type, node.domain) else None
     for own in node.attribute:
         wanted = schema.attributes.get(own.name) if schema is not None else None
-        if wanted is not None and int(wanted.type) != own.type:
+        if wanted is not None and getattr(wanted.type, "value", wanted.type) != own.type:
             raise ValueError(f"the attribute {own.name} of {node.op_type} {node.name} is of another type")
     return {own.name: helper.get_attribute_value(own) for own in node.attribute}
 

@@ -10,6 +10,7 @@ from edgesdk.core.budget import Budget
 from edgesdk.core.graph import Graph
 from edgesdk.core.menu import Choice, Menu
 from edgesdk.core.plan import Option, Struck
+from edgesdk.core.runtime import find_runtime
 from edgesdk.pipeline.setup import Setup
 from edgesdk.price.account import Account
 from edgesdk.price.correct import Correction
@@ -17,8 +18,6 @@ from edgesdk.price.menu import Losses, all_widths, full_width, menu, options, st
 from edgesdk.price.planned import planned
 from edgesdk.price.prices import Prices
 from edgesdk.price.stored import forms
-
-WITHOUT_FOUR_BITS = ("tensorrt",)  # of weights of a convolution
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Priced:
 def price_operators(setup: Setup, budget: Budget) -> Priced:
     """Time, or predict, the operators of every option that may be chosen within ``budget``."""
     smaller = budget.size_bytes is not None or budget.peak_memory_bytes is not None
-    bits = (8, 4) if budget.size_bytes is not None and setup.runtime not in WITHOUT_FOUR_BITS else (8,)
+    bits = find_runtime(setup.runtime).weight_bits if budget.size_bytes is not None else (8,)
     every = {
         layer.name: (
             *(o for o in options(layer, bits, setup.offer) if o.precision in setup.precisions),

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgesdk.core.artifact import FORMAT_OF
 from edgesdk.core.graph import Graph, Layer
 from edgesdk.core.plan import Option
-from edgesdk.price import memory
-from edgesdk.price.files import FILES, FileBytes, weight_bytes
+from edgesdk.core.runtime import ONNX, FileBytes, find_runtime
+from edgesdk.price import files, memory
 from edgesdk.price.physics import BYTES
 
 
@@ -34,13 +33,13 @@ class Account:
     """The account of ``runtime``, whose files are as ``file`` says, and which takes memory as ``constants`` say."""
 
     runtime: str
-    file: FileBytes = FILES["onnx"]
+    file: FileBytes = ONNX.takes
     constants: memory.Memory = memory.NEWEST
 
     @classmethod
     def of(cls, runtime: str, version: str | None = None) -> Account:
         """The account of that version; of the newest that was looked into where it is none."""
-        return cls(runtime, FILES[FORMAT_OF.get(runtime, "onnx")], memory.constants_of(version))
+        return cls(runtime, (find_runtime(runtime).format or ONNX).takes, memory.constants_of(version))
 
     def calibrated(self, seen: Sequence[tuple[Graph, Mapping[str, Option], float]]) -> Account:
         """This account with what names and nodes take in files that were written: networks, and bytes of their files.
@@ -49,12 +48,12 @@ class Account:
         """
         file = self.file
         for graph, options, size in seen:
-            file = file.calibrated(graph, options, size)
+            file = files.calibrated(file, graph, options, size)
         return replace(self, file=file)
 
     def size_bytes(self, graph: Graph, options: Mapping[str, Option]) -> float:
         """Bytes of the file. A layer that ``options`` lacks is in FP32."""
-        return self.file.total(graph, options)
+        return files.file_bytes(self.file, graph, options)
 
     def peak_bytes(self, graph: Graph, options: Mapping[str, Option]) -> float:
         """Bytes that a process grows by at most while it loads and runs the network."""
@@ -65,7 +64,7 @@ class Account:
     @property
     def traced(self) -> bool:
         """Whether it follows what the runtime does, step by step; else weights and live outputs stand for that."""
-        return self.runtime == "onnxruntime"
+        return find_runtime(self.runtime).traced
 
     def fixed(self, graph: Graph) -> tuple[float, float, Mapping[str, float]]:
         """What a process takes whatever is chosen, what it had to spare, and the bytes of each kernel."""
@@ -73,7 +72,7 @@ class Account:
 
     def layer_bytes(self, parts: Sequence[Layer], option: Option) -> float:
         """What a layer, as those ``parts``, adds to the file."""
-        return sum(self.file.layer(part, option) for part in parts)
+        return sum(files.layer_bytes(self.file, part, option) for part in parts)
 
     @property
     def quantize_bytes(self) -> float:
@@ -85,7 +84,7 @@ class Account:
         if self.traced:
             return Held(*memory.held(parts, option, self.constants))
         between = max((_output(part, option) for part in parts[:-1]), default=0.0)
-        resident = sum(weight_bytes(part, option) for part in parts)
+        resident = sum(files.weight_bytes(part, option) for part in parts)
         return Held(resident, _output(parts[-1], option), between)
 
 

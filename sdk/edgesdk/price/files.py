@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from edgesdk.core.graph import LINEAR, WEIGHTED, Graph, Layer
 from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.core.runtime import FileBytes
 from edgesdk.price.kinds import ATTENTION, RECURRENT, kind_of
 from edgesdk.price.stored import stored_bytes
 
@@ -19,63 +20,37 @@ SLICING = 10  # nodes that slice and join the weights of a recurrence
 QUANTIZING = 2  # nodes around a tensor that is quantized
 
 
-@dataclass(frozen=True)
-class FileBytes:
-    """What a format takes beside weights, in bytes: fitted to files of small networks, whole, cut and in other forms.
-
-    Of a float network: ``weighted`` is a layer with weights, ``activation`` one that is fused into a layer, ``other`` a
-    node of any other. Of an integer one, besides: ``quantized`` is a tensor on a grid, ``integer_weights`` a layer's,
-    ``row`` one of its output channels; ``shared`` is what layers with as many channels have once, per channel, and
-    ``constants`` besides that. ``fixed`` is what each file has.
-    """
-
-    weighted: float
-    activation: float
-    other: float
-    quantized: float
-    integer_weights: float
-    row: float
-    shared: float = 0.0
-    constants: float = 0.0
-    fixed: float = 0.0
-
-    def calibrated(self, graph: Graph, options: Mapping[str, Option], size: float) -> FileBytes:
-        """These bytes such that the file of that network has that ``size``: those of its integer layers, if any."""
-        names = INTEGER if any(is_integer(name, options) for name in options) else FLOATS
-        least = replace(self, **dict.fromkeys(names, 0.0)).total(graph, options)
-        parts = self.total(graph, options) - least
-        scale = max(0.0, size - least) / parts if parts else 1.0
-        return replace(self, **{name: scale * getattr(self, name) for name in names})
-
-    def total(self, graph: Graph, options: Mapping[str, Option]) -> float:
-        """Bytes of the file of a network."""
-        own = sum(self.layer(layer, options.get(layer.name, Option())) for layer in graph.layers)
-        rows = {
-            layer.weight_shape[0] for layer in graph.layers if layer.weight_shape and is_integer(layer.name, options)
-        }
-        return own + self.quantized * len(quantized(graph, options)) + self.shared * sum(rows)
-
-    def layer(self, layer: Layer, option: Option) -> float:
-        """What a layer adds to the file."""
-        plain = replace(layer, activation=None)
-        weighted = layer.kind in WEIGHTED
-        count = layer_nodes(plain, Option()) - weighted
-        names = self.weighted * weighted + self.activation * (layer.activation is not None) + self.other * count
-        if option.precision != INT8:
-            return weight_bytes(layer, option) + names
-        rows = layer.weight_shape[0] if weighted else 0
-        own = rows * self.row + self.integer_weights * weighted + self.quantized
-        return weight_bytes(layer, option) + names + own
-
-
 FLOATS = ("weighted", "activation", "other")
 INTEGER = ("quantized", "integer_weights")
-FILES = {
-    "onnx": FileBytes(190.0, 45.0, 95.0, 332.0, 354.0, row=12.0, shared=5.0, constants=120.0, fixed=200.0),
-    "openvino": FileBytes(2100.0, 400.0, 600.0, 2700.0, 2050.0, row=8.0, fixed=600.0),
-    "tflite": FileBytes(186.0, 172.0, 224.0, 163.0, 0.0, row=28.0, fixed=567.0),  # zero points of eight bytes
-    "tensorrt": FileBytes(190.0, 45.0, 95.0, 332.0, 250.0, row=8.0, shared=1.0, constants=60.0, fixed=200.0),
-}
+
+
+def calibrated(file: FileBytes, graph: Graph, options: Mapping[str, Option], size: float) -> FileBytes:
+    """``file`` such that the file of that network has that ``size``: scaled for its integer layers, if it has any."""
+    names = INTEGER if any(is_integer(name, options) for name in options) else FLOATS
+    least = file_bytes(replace(file, **dict.fromkeys(names, 0.0)), graph, options)
+    parts = file_bytes(file, graph, options) - least
+    scale = max(0.0, size - least) / parts if parts else 1.0
+    return replace(file, **{name: scale * getattr(file, name) for name in names})
+
+
+def file_bytes(file: FileBytes, graph: Graph, options: Mapping[str, Option]) -> float:
+    """Bytes of the file of a network, in a format that takes ``file``."""
+    own = sum(layer_bytes(file, layer, options.get(layer.name, Option())) for layer in graph.layers)
+    rows = {layer.weight_shape[0] for layer in graph.layers if layer.weight_shape and is_integer(layer.name, options)}
+    return own + file.quantized * len(quantized(graph, options)) + file.shared * sum(rows)
+
+
+def layer_bytes(file: FileBytes, layer: Layer, option: Option) -> float:
+    """What a layer adds to the file."""
+    plain = replace(layer, activation=None)
+    weighted = layer.kind in WEIGHTED
+    count = layer_nodes(plain, Option()) - weighted
+    names = file.weighted * weighted + file.activation * (layer.activation is not None) + file.other * count
+    if option.precision != INT8:
+        return weight_bytes(layer, option) + names
+    rows = layer.weight_shape[0] if weighted else 0
+    own = rows * file.row + file.integer_weights * weighted + file.quantized
+    return weight_bytes(layer, option) + names + own
 
 
 def weight_bytes(layer: Layer, option: Option) -> float:

@@ -23,8 +23,9 @@ from math import prod
 
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, OTHER, POOL, WEIGHTED, Graph, Layer
 from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.core.runtime import ONNX
 from edgesdk.price.arena import Arena, Step, buffers, up
-from edgesdk.price.files import FILES, NODES, hidden, is_folded, is_integer, layer_nodes, nodes, weight_bytes
+from edgesdk.price.files import NODES, file_bytes, hidden, is_folded, is_integer, layer_nodes, nodes, weight_bytes
 from edgesdk.price.kinds import ATTENTION, COPY, FREE, RECURRENT, REDUCE, kind_of
 from edgesdk.price.stored import resident_bytes
 
@@ -122,7 +123,7 @@ def peak_bytes(graph: Graph, options: Mapping[str, Option], constants: Memory = 
 
 def _parsed(graph: Graph, options: Mapping[str, Option], constants: Memory) -> float:
     """The heap when the file is parsed: what was read, and the weights as they were read."""
-    buffer = min(FILES["onnx"].total(graph, options), constants.buffer)
+    buffer = min(file_bytes(ONNX.takes, graph, options), constants.buffer)
     stored = sum(_stored(layer, _option(layer, options)) for layer in graph.layers)
     copies = constants.waste * stored + buffer * (constants.waste if buffer <= constants.mapped else 1.0)
     return max(0.0, copies + sum(nodes(graph, options)) * constants.parsed_node - constants.spare)

@@ -17,6 +17,7 @@ import numpy as np
 
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL
 from edgesdk.core.plan import FP32, INT8
+from edgesdk.core.runtime import Kernels
 from edgesdk.core.target import Chip
 from edgesdk.price import kinds
 from edgesdk.price.operators import CHANGES, Operator
@@ -38,28 +39,6 @@ ORDER = (
     kinds.COPY, kinds.REDUCE, kinds.SOFTMAX, kinds.NORM, kinds.MATMUL, kinds.RECURRENT, kinds.GROUPED, *CHANGES,
 )  # fmt: skip
 """Kinds of operator by their number in a profile's shapes: add at the end alone."""
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """How a runtime carries convolutions out on a kind of chip.
-
-    Output ``channels`` and ``pixels`` are rounded up to these steps. Windows are gathered with ``channels_last`` or
-    first. With ``winograd``, 3x3 convolutions of stride 1 take a quarter of the multiplications (Lavin and Gray 2016,
-    F(4x4, 3x3)). Input channels are rounded up to ``inputs``, that of blocked layouts. With ``clips_apart``, a ReLU6 in
-    fp32 is a pass of its own.
-    """
-
-    channels: int = 4
-    pixels: int = 1
-    channels_last: bool = False
-    winograd: bool = False
-    inputs: int = 1
-    clips_apart: bool = False
-
-    def __post_init__(self) -> None:
-        if min(self.channels, self.pixels, self.inputs) < 1:
-            raise ValueError("channels and pixels are rounded up to steps above zero")
 
 
 @dataclass

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import ceil, prod
 
-from edgesdk.core.artifact import FORMAT_OF, format_of
 from edgesdk.core.errors import UsageError
 from edgesdk.core.graph import WEIGHTED, Layer
 from edgesdk.core.plan import STORED, Form
+from edgesdk.core.runtime import format_of
 
 STRENGTHS: dict[str, tuple[tuple[int, ...], ...]] = {
     "fp16": ((),),
@@ -45,7 +45,7 @@ def forms(layer: Layer, methods: Iterable[str], runtime: str) -> tuple[Form, ...
     holds = format_of(runtime).stores
     if lacking := [method for method in wanted if method not in holds]:
         able = f"; they hold {', '.join(holds)}" if holds else ""
-        raise UsageError(f"{FORMAT_OF[runtime]} files hold no weights as {lacking[0]}{able}", "leave it out")
+        raise UsageError(f"{format_of(runtime).name} files hold no weights as {lacking[0]}{able}", "leave it out")
     if layer.kind not in WEIGHTED or not layer.weight_shape:
         return ()
     shape = layer.weight_shape

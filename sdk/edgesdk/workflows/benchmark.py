@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgesdk.bundle.bundle import Bundle
-from edgesdk.core.artifact import FORMAT_OF, FORMATS, HERE, Artefact, baseline, format_of
+from edgesdk.core.artifact import Artefact, baseline
 from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.core.report import Report
+from edgesdk.core.runtime import RUNTIMES, exportable, find_runtime, format_of, is_substituted
 from edgesdk.core.schema import Schema
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.inventory import LOCAL, Device
@@ -62,20 +63,21 @@ def _model(path: Path, runtime: str | None) -> Artefact:
     """The file that ``path`` is or holds, for ``runtime`` or the one that it was made for."""
     if path.is_dir():
         found = Bundle.open(path).artefact
-        found = replace(found, runtime=HERE.get(found.runtime, found.runtime))
+        found = replace(found, runtime=find_runtime(found.runtime).here)
     else:
         suffix = path.suffix.lower()
-        made_for = next((name for name in FORMAT_OF if format_of(name).suffix == suffix), None)
+        made_for = next((name for name in exportable() if format_of(name).suffix == suffix), None)
         if not path.is_file() or made_for is None:
-            every = ", ".join(dict.fromkeys(known.suffix for known in FORMATS.values()))
+            every = ", ".join(dict.fromkeys(format_of(name).suffix for name in exportable()))
             raise BundleError(f"{path} is neither a bundle nor a model file", f"give one of the two ({every})")
         found = Artefact(path, runtime=made_for)
     if lacking := [file for file in found.files if not file.is_file()]:
         raise BundleError(f"{found.path} lacks {lacking[0].name} beside it", "copy both files")
     if runtime is None:
         return found
-    reads = [name for name in FORMAT_OF if FORMAT_OF[name] == FORMAT_OF[found.runtime] and name not in HERE]
-    reads += ["openvino"] if FORMAT_OF[found.runtime] == "onnx" else []
+    own = format_of(found.runtime)
+    rows = [row for row in RUNTIMES.values() if not is_substituted(row.name)]
+    reads = [row.name for row in rows if row.format == own or own.name in row.reads]
     if runtime not in reads:
         raise UsageError(f"{runtime} does not read {found.path.name}", f"choose {' or '.join(reads)}")
     return replace(found, runtime=runtime)

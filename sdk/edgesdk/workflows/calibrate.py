@@ -22,6 +22,7 @@ from edgesdk.compress.quantize import integer
 from edgesdk.core.errors import BundleError, StorageError, UsageError
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.report import Tell
+from edgesdk.core.runtime import find_runtime
 from edgesdk.core.serialize import to_json
 from edgesdk.core.target import SCHEMA, Chip, Fact, Target, targets, user_folder
 from edgesdk.devices.bench import Bench
@@ -34,10 +35,10 @@ from edgesdk.network.fuse import flat
 from edgesdk.price.designed import designed
 from edgesdk.price.menu import options
 from edgesdk.price.operators import Operator, of_network
-from edgesdk.price.physics import Kernels, Work, lone, work
+from edgesdk.price.physics import Work, lone, work
 from edgesdk.price.posterior import Prior, fit
+from edgesdk.price.prior import prior
 from edgesdk.price.profile import MEASURED, Pair, Predicted, Profile, Standing, save
-from edgesdk.price.runtimes import KERNELS, prior
 from edgesdk.price.table import Table
 from edgesdk.workflows.siblings import DEFAULT_BASE, shifted
 
@@ -47,11 +48,6 @@ WIDE = 1.0  # log standard deviation to believe at least: hundreds of probes say
 WEIGHT = 4  # a whole network counts as that many probes: in it, the deviations of its operators cancel
 LEAST_PART = 0.25  # of a network's latency, for what its integer operators took to be told from the rest
 ROUNDS, VISIT_SECONDS = 15, 0.01
-X86_KERNELS = {FP32: Kernels(channels=16, inputs=16, clips_apart=True), INT8: Kernels(channels=4, channels_last=True)}
-"""ONNX Runtime on x86: fp32 in blocks of 16 channels (NCHWc), int8 channels last, its outputs by fours.
-
-No windows are unrolled in fp32, and none of other steps predicted networks better that were held out.
-"""
 BANDWIDTH_GBPS, CACHE_KB, CLOCK_GHZ = 20.0, 1024.0, 2.5  # where the machine does not tell; a constant takes the rest
 
 
@@ -83,7 +79,7 @@ def calibrate(
         found = shifted(name, base or DEFAULT_BASE, Path(measurements), tell)
     elif base is not None:
         raise UsageError(f"{base} is given to start from, but nothing to shift it by", "give --measurements too")
-    elif runtime != "onnxruntime":
+    elif not find_runtime(runtime).x86_kernels:
         raise UsageError(f"{runtime} cannot be timed here", "give --measurements with what models took under it")
     else:
         found = _timed(name, runtime, threads, tell, share, device)
@@ -189,12 +185,12 @@ def _fitted(
 ) -> Profile:  # fmt: skip
     """Both precisions' prices: fp32 first, so that an integer network tells what its integer operators took."""
     chip = target.chip(runtime)
-    x86 = target.architecture == "x86_64"
+    x86, row = target.architecture == "x86_64", find_runtime(runtime)
     believed = prior()
     believed = Prior(believed.log_median, np.maximum(believed.deviation, WIDE))
     found = Profile(target, ())
     for precision in (FP32, INT8):
-        kernels = X86_KERNELS[precision] if x86 else KERNELS[runtime]
+        kernels = row.x86_kernels[precision] if x86 else row.kernels
         works: list[Work] = []
         took: list[float] = []
         for op in designed(precision, share):

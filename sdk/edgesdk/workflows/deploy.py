@@ -16,12 +16,12 @@ from torch import nn
 from edgesdk.bundle.bundle import Bundle, pack, reserve
 from edgesdk.bundle.signing import check_private
 from edgesdk.compress.forms import ready
-from edgesdk.core.artifact import FORMAT_OF, HERE
 from edgesdk.core.budget import Budget
 from edgesdk.core.cache import check_cache
 from edgesdk.core.errors import BudgetError, DeviceError, UsageError
 from edgesdk.core.plan import FP32, Plan
 from edgesdk.core.report import Tell
+from edgesdk.core.runtime import exportable, is_substituted
 from edgesdk.core.target import Target
 from edgesdk.core.target import target as find_target
 from edgesdk.data.metrics import MSE, Metric, is_named
@@ -244,10 +244,10 @@ def _open_meters(device: Target, asked: _Asked, agent: AgentProcess) -> tuple[li
     at_hand = device.measured or asked.device is not None
     offered = list(deployable(profile(device), at_hand))
     if asked.device is not None:  # what the agent has no runner for cannot be measured
-        offered = [name for name in offered if name not in HERE]
+        offered = [name for name in offered if not is_substituted(name)]
     wanted = offered if asked.runtime == AUTO else [asked.runtime] if asked.runtime else offered[:1]
     if not wanted:
-        profile(device).runtime(tuple(FORMAT_OF))  # says what is missing
+        profile(device).runtime(exportable())  # says what is missing
     if unknown := [name for name in wanted if name not in offered]:
         fact = f"{device.name} has no runtime {unknown[0]!r} that there is a file and a price for"
         raise UsageError(fact, f"choose one of {', '.join([*offered, AUTO])}")
@@ -262,7 +262,7 @@ def _open_meters(device: Target, asked: _Asked, agent: AgentProcess) -> tuple[li
                 raise
             missing[name] = str(error)
     if at_hand and asked.runtime in (None, AUTO):
-        missing |= {name: "the agent cannot measure it" for name in device.runtimes if name in HERE}
+        missing |= {name: "the agent cannot measure it" for name in device.runtimes if is_substituted(name)}
     return meters, missing
 
 

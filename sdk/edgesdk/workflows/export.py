@@ -15,10 +15,12 @@ from edgesdk.bundle.bundle import file_digest, publish, reserve
 from edgesdk.compress.apply import compressed, staying
 from edgesdk.compress.quantize import specification, suited
 from edgesdk.compress.refit import ranked, rebuilt
-from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, check_stored
+from edgesdk.core.artifact import Artefact, check_stored
 from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Tell
+from edgesdk.core.runtime import format_of
+from edgesdk.core.runtime import formats as known_formats
 from edgesdk.core.serialize import dumps, from_json, loads
 from edgesdk.core.target import target as find_target
 from edgesdk.data.metrics import Metric
@@ -33,7 +35,6 @@ from edgesdk.workflows.inputs import named, read_inputs
 
 SCHEMA = 1
 ALL = "all"
-RUNTIME_OF = {FORMAT_OF[runtime]: runtime for runtime in ("onnxruntime", "openvino", "litert")}
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def export_plan(
         plan = read_plan(Path(plan))
     if target is not None and find_target(target).name != find_target(plan.target).name:
         raise BundleError(f"the plan was made for {plan.target}, not for {target}", "search again for that target")
-    for name in wanted:
-        check_stored(plan.options.values(), RUNTIME_OF[name])
+    for runtime in wanted.values():
+        check_stored(plan.options.values(), runtime)
     with reserve(Path(out), force) as place:
         given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
         given = given.warned()
@@ -88,10 +89,9 @@ def export_plan(
         held = [x for x, _ in found.holdout]
         whole, specs = converted(ready, found.example), specification(ready)
         every = []
-        for name in wanted:
+        for name, runtime in wanted.items():
             tell(f"exporting to {name}", None)
-            runtime = RUNTIME_OF[name]
-            artefact = Artefact(place / f"model{FORMATS[name].suffix}", ready.graph, options, runtime)
+            artefact = Artefact(place / f"model{format_of(runtime).suffix}", ready.graph, options, runtime)
             save(packed(whole, ready.stored, runtime), specs, artefact.path, runtime)
             shown = str(Path(out) / artefact.path.name)
             every.append(Exported(name, shown, artefact.size_bytes, runtime, parity(ready, artefact, held)))
@@ -112,10 +112,12 @@ def read_plan(path: Path) -> Plan:
     return from_json(Plan, content)
 
 
-def _formats(wanted: Sequence[str]) -> list[str]:
-    if unknown := [name for name in wanted if name not in (*RUNTIME_OF, ALL)]:
-        raise UsageError(f"there is no format {unknown[0]!r}", f"choose one of {', '.join([*RUNTIME_OF, ALL])}")
-    return list(RUNTIME_OF) if not wanted or ALL in wanted else list(dict.fromkeys(wanted))
+def _formats(wanted: Sequence[str]) -> dict[str, str]:
+    """The formats that are ``wanted``, each with the runtime that proves its file here."""
+    known = known_formats(measured=True)
+    if unknown := [name for name in wanted if name not in (*known, ALL)]:
+        raise UsageError(f"there is no format {unknown[0]!r}", f"choose one of {', '.join([*known, ALL])}")
+    return known if not wanted or ALL in wanted else {name: known[name] for name in wanted}
 
 
 def _manifest(place: Path, plan: Plan, every: Sequence[Exported]) -> Mapping[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.bundle.signing import check_signature
-from edgesdk.core.artifact import HERE, baseline
+from edgesdk.core.artifact import baseline
 from edgesdk.core.errors import UsageError
 from edgesdk.core.report import Tell
+from edgesdk.core.runtime import find_runtime
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.inventory import Device
 from edgesdk.devices.inventory import device as find_device
@@ -50,7 +51,7 @@ def put(
     folder = agent.place(*files).rpartition("/")[0]
     runtime = bundle.artefact.runtime
     with tempfile.TemporaryDirectory(prefix="edgesdk-") as here:
-        tiny = agent.place(baseline(Path(here), HERE.get(runtime, runtime)))
+        tiny = agent.place(baseline(Path(here), find_runtime(runtime).here))
         return agent.call(
             "install", folder=folder, root=root or f"{ROOT}/{bundle.path.resolve().name}", keep=keep, force=force,
             baseline=tiny, on_progress=lambda step: tell(f"installing: {step.get('state')}", None),

@@ -15,13 +15,13 @@ import numpy as np
 from edgesdk.core.errors import DataError, EdgeSdkError, UsageError
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.core.runtime import RUNTIMES
 from edgesdk.core.target import Fact, Target
 from edgesdk.core.target import target as find_target
 from edgesdk.price.operators import of_network
 from edgesdk.price.physics import FP16, TERMS, Work, work
 from edgesdk.price.posterior import Posterior, Prior, fit
 from edgesdk.price.profile import SCALED, Pair, Profile, Standing, profile
-from edgesdk.price.runtimes import RUNTIMES
 
 DEFAULT_BASE = "raspberry-pi-4"
 COLUMNS = ("model", "runtime", "precision", "threads", "ms")

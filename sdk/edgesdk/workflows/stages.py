@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from edgesdk.bundle.bundle import file_digest, publish, reserve
 from edgesdk.compress.exits import fitted, picked, places, split, spread
 from edgesdk.compress.quantize import calibrate, integer
-from edgesdk.core.artifact import FORMAT_OF, FORMATS, Artefact, baseline
+from edgesdk.core.artifact import Artefact, baseline
 from edgesdk.core.errors import BudgetError, ModelError, UsageError
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.report import Tell
+from edgesdk.core.runtime import format_of
 from edgesdk.core.serialize import dumps
 from edgesdk.core.target import target as find_target
 from edgesdk.core.wording import counted
@@ -39,7 +40,6 @@ from edgesdk.workflows.deploy import Preprocess, quiet
 from edgesdk.workflows.inputs import read_inputs
 
 SCHEMA = 1
-STAGED = ("onnx", "openvino", "tflite")  # the formats that stages are written in
 MODE = "rapid"
 
 
@@ -128,7 +128,7 @@ def stages(
     and measuring.
     """
     runtime, int8 = _checked(exits, max_drop, runtime, confidence, target), _is_int8(precision)
-    format = FORMAT_OF[runtime]
+    format = format_of(runtime).name
     with reserve(Path(out), force) as place, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
         given = read_inputs(model, data, weights, "top-1", seed, preprocess=preprocess, force=force)
         tell("tracing", None)
@@ -147,7 +147,7 @@ def stages(
         agree: list[Parity] = []
         for number, part in enumerate(parts, 1):
             ready, options = _ready(part, runtime, int8, calibration)
-            path = place / f"stage-{number}{FORMATS[format].suffix}"
+            path = place / f"stage-{number}{format_of(runtime).suffix}"
             export(ready, calibration[0], path, runtime)
             artefacts[path.name] = Artefact(path, ready.graph, options, runtime)
             agree.append(parity(ready, artefacts[path.name], holdout))
@@ -220,9 +220,10 @@ def _checked(exits: int, max_drop: float, runtime: str | None, confidence: str, 
     if not 0 <= max_drop < 100:
         raise UsageError(f"a drop of {max_drop:g} points", "give 0 or more, and less than 100")
     known = find_target(target)
-    offered = [name for name in known.runtimes if FORMAT_OF.get(name) in STAGED]
+    staged = formats(measured=True)
+    offered = [name for name in known.runtimes if name in exportable() and format_of(name).name in staged]
     if not offered:
-        raise UsageError(f"no runtime of {known.name} runs stages", f"they are for formats of {', '.join(STAGED)}")
+        raise UsageError(f"no runtime of {known.name} runs stages", f"they are for formats of {', '.join(staged)}")
     if runtime is not None and runtime not in offered:
         raise UsageError(f"{known.name} runs no stages in {runtime!r}", f"choose one of {', '.join(offered)}")
     return runtime or offered[0]
@@ -264,7 +265,7 @@ def _whole(network: Network, data: Data, runtime: str, int8: bool, folder: Path)
     found = {}
     for name, whole in {"dense": False, **({"whole": True} if int8 else {})}.items():
         ready, options = _ready(network, runtime, whole, [x for x, _ in data.calibration])
-        path = folder / f"{name}{FORMATS[FORMAT_OF[runtime]].suffix}"
+        path = folder / f"{name}{format_of(runtime).suffix}"
         export(ready, data.example, path, runtime)
         found[name] = Artefact(path, ready.graph, options, runtime)
     return found

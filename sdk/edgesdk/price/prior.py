@@ -1,23 +1,11 @@
-"""What is believed of each runtime before a board is measured: how its kernels work, and its constants."""
+"""What is believed of a runtime's constants before a board is measured."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from edgesdk.price.physics import INDEX, TERMS, Kernels
+from edgesdk.price.physics import INDEX, TERMS
 from edgesdk.price.posterior import Prior
-
-RUNTIMES = ("onnxruntime", "litert", "openvino", "tensorrt", "ncnn", "armnn")
-
-KERNELS = {
-    # MLAS unrolls windows channel by channel and multiplies panels of 16 pixels, on Arm
-    "onnxruntime": Kernels(channels=4, pixels=16),
-    "litert": Kernels(channels=8, channels_last=True),
-    "armnn": Kernels(channels=8, channels_last=True),
-    "ncnn": Kernels(channels=4, winograd=True),
-    "tensorrt": Kernels(channels=8),
-}
-"""On Arm, and TensorRT on its GPU. A profile of another kind of chip names its own."""
 
 _CONSTANTS = {
     # median and log standard deviation, in units of what the chip can do at its best

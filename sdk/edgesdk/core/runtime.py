@@ -1,0 +1,242 @@
+"""The runtimes that edgesdk knows, a row each, and the formats of their files. All that asks about one asks its row.
+
+Functions that a row needs are named as ``module:function`` and imported when they are called, so that who reads a row
+needs neither PyTorch nor the runtime. ``docs/architecture.md`` says what else a new runtime needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any
+
+from edgesdk.core.errors import UsageError
+from edgesdk.core.plan import FP32, INT8, STORED
+
+
+@dataclass(frozen=True)
+class FileBytes:
+    """What a format takes beside weights, in bytes: fitted to files of small networks, whole, cut and in other forms.
+
+    Of a float network: ``weighted`` is a layer with weights, ``activation`` one that is fused into a layer, ``other`` a
+    node of any other. Of an integer one, besides: ``quantized`` is a tensor on a grid, ``integer_weights`` a layer's,
+    ``row`` one of its output channels; ``shared`` is what layers with as many channels have once, per channel, and
+    ``constants`` besides that. ``fixed`` is what each file has.
+    """
+
+    weighted: float
+    activation: float
+    other: float
+    quantized: float
+    integer_weights: float
+    row: float
+    shared: float = 0.0
+    constants: float = 0.0
+    fixed: float = 0.0
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of model file: its suffix, how the names of files beside it end, and the layout of images inside.
+
+    ``instead`` is the ending of a file that serves in its place with other versions of its runtime. ``unpacks`` says
+    that its runtimes widen 4-bit weights once, while they load, so that these run as 8-bit ones do. ``stores`` are the
+    forms of ``plan.STORED`` that it can hold, ``takes`` the bytes of a file beside its weights.
+    """
+
+    name: str
+    suffix: str
+    takes: FileBytes
+    beside: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
+    layout: str = "channels first"
+    unpacks: bool = True
+    stores: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """How a runtime carries convolutions out on a kind of chip.
+
+    Output ``channels`` and ``pixels`` are rounded up to these steps. Windows are gathered with ``channels_last`` or
+    first. With ``winograd``, 3x3 convolutions of stride 1 take a quarter of the multiplications (Lavin and Gray 2016,
+    F(4x4, 3x3)). Input channels are rounded up to ``inputs``, that of blocked layouts. With ``clips_apart``, a ReLU6 in
+    fp32 is a pass of its own.
+    """
+
+    channels: int = 4
+    pixels: int = 1
+    channels_last: bool = False
+    winograd: bool = False
+    inputs: int = 1
+    clips_apart: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.pixels, self.inputs) < 1:
+            raise ValueError("channels and pixels are rounded up to steps above zero")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime: the files that it is given, what it computes with, and how it is reached from here.
+
+    Of its files:
+
+    - ``format`` is theirs; without one edgesdk writes none, and knows the runtime from published figures alone.
+      ``reads`` names other formats that it reads as well;
+    - ``writer`` is ``(ONNX model, path, tensor specifications) -> None``, which writes one;
+    - ``probes`` is ``(bytes of an ONNX model) -> bytes``: what it makes of a probe; without it, it reads ONNX itself;
+    - ``opener`` is ``(path, name) -> bundle_run.Opened``, which loads one on this machine.
+
+    Of its computing:
+
+    - ``grid`` is the name of the integers that it wants activations on (``compress.integers.GRIDS``);
+    - ``weight_bits`` are those that weights of an integer layer may be stored in;
+    - ``integer_kernels`` are how the names of integer kernels begin, where it does not tell a kernel's precision;
+    - ``kernels`` are those on Arm, or on the only kind of chip that it runs on; ``x86_kernels`` by precision, without
+      which a machine cannot be calibrated with it;
+    - ``traced`` says that ``price.memory`` follows what it does with memory, step by step; ``process_bytes`` is what
+      its process takes before any model, where that is known.
+
+    Of its installation: the ``package`` that brings it, the ``extra`` of edgesdk that brings that one, the ``oldest``
+    version that runs a bundle, and the ``substitute`` runtime that runs its files where it cannot be measured itself.
+    """
+
+    name: str
+    format: Format | None = None
+    reads: tuple[str, ...] = ()
+    writer: str = "edgesdk.export.onnx:write_model"
+    probes: str | None = None
+    opener: str = "edgesdk_targets.bundle_run:opened"
+    grid: str = "unsigned"
+    weight_bits: tuple[int, ...] = (8, 4)
+    integer_kernels: tuple[str, ...] = ()
+    kernels: Kernels = Kernels()
+    x86_kernels: Mapping[str, Kernels] = field(default_factory=dict)
+    traced: bool = False
+    process_bytes: float | None = None
+    package: str | None = None
+    extra: str | None = None
+    oldest: str | None = None
+    substitute: str | None = None
+
+    @property
+    def here(self) -> str:
+        """The name of the runtime that runs its files on this machine."""
+        return self.substitute or self.name
+
+    @property
+    def install(self) -> str:
+        """The command that brings what runs its files here."""
+        if self.substitute is not None:
+            return find_runtime(self.substitute).install
+        return f"pip install 'edgesdk[{self.extra}]'" if self.extra else f"pip install {self.package or self.name}"
+
+
+ONNX = Format(
+    "onnx", ".onnx", stores=tuple(STORED),
+    takes=FileBytes(190.0, 45.0, 95.0, 332.0, 354.0, row=12.0, shared=5.0, constants=120.0, fixed=200.0),
+)  # fmt: skip
+OPENVINO = Format(
+    "openvino", ".xml", beside=(".bin",), stores=("fp16", "bf16"),
+    takes=FileBytes(2100.0, 400.0, 600.0, 2700.0, 2050.0, row=8.0, fixed=600.0),
+)  # fmt: skip
+TFLITE = Format(
+    "tflite", ".tflite", layout="channels last", unpacks=False, stores=("fp16",),
+    takes=FileBytes(186.0, 172.0, 224.0, 163.0, 0.0, row=28.0, fixed=567.0),  # zero points of eight bytes
+)  # fmt: skip
+TENSORRT = Format(  # ONNX within TensorRT's restrictions
+    "tensorrt", ".onnx", instead=("-fp16.onnx",),
+    takes=FileBytes(190.0, 45.0, 95.0, 332.0, 250.0, row=8.0, shared=1.0, constants=60.0, fixed=200.0),
+)  # fmt: skip
+XNNPACK = Kernels(channels=8, channels_last=True)
+
+RUNTIMES: dict[str, Runtime] = {}
+"""Every runtime by its name, in the order in which they are named to a user; see :func:`register`."""
+
+
+def register(row: Runtime) -> Runtime:
+    """Make a runtime known under its name; ``row`` itself. Raises ``ValueError`` for a name that is taken."""
+    if RUNTIMES.setdefault(row.name, row) is not row:
+        raise ValueError(f"there is a runtime {row.name} already")
+    return row
+
+
+register(
+    Runtime(
+        "onnxruntime", ONNX, package="onnxruntime", oldest="1.18", traced=True,
+        process_bytes=45e6,  # 35 to 55 MB with its version
+        integer_kernels=("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "QAttention", "DynamicQuantizeMatMul"),
+        # MLAS unrolls windows channel by channel and multiplies panels of 16 pixels, on Arm
+        kernels=Kernels(channels=4, pixels=16),
+        # fp32 in blocks of 16 channels (NCHWc), int8 channels last, its outputs by fours; no windows are unrolled in
+        # fp32, and none of other steps predicted networks better that were held out
+        x86_kernels={
+            FP32: Kernels(channels=16, inputs=16, clips_apart=True),
+            INT8: Kernels(channels=4, channels_last=True),
+        },
+    )
+)  # fmt: skip
+register(
+    Runtime(
+        "openvino", OPENVINO, reads=("onnx",), writer="edgesdk.export.openvino:convert",
+        package="openvino", extra="openvino", oldest="2024.4",
+    )
+)  # fmt: skip
+LITERT = register(
+    Runtime(
+        "litert", TFLITE, writer="edgesdk.export.tflite:write_model", probes="edgesdk.export.tflite:convert_probe",
+        grid="signed", kernels=XNNPACK, package="ai-edge-litert", extra="tflite", oldest="1.2",
+    )
+)  # fmt: skip
+register(replace(LITERT, name="tflite", package="tflite-runtime", oldest=None))  # for boards without a LiteRT
+register(
+    Runtime(
+        "tensorrt", TENSORRT, writer="edgesdk.export.tensorrt:write_model", grid="symmetric",
+        weight_bits=(8,),  # it takes no 4-bit weights of a convolution
+        kernels=Kernels(channels=8), oldest="8.6", substitute="onnxruntime",
+    )
+)  # fmt: skip
+register(Runtime("ncnn", kernels=Kernels(channels=4, winograd=True)))
+register(Runtime("armnn", kernels=XNNPACK))
+
+
+def find_runtime(name: str) -> Runtime:
+    """The runtime with that name. Raises ``UsageError`` where there is none."""
+    if name not in RUNTIMES:
+        raise UsageError(f"there is no runtime {name!r}", f"choose one of {', '.join(RUNTIMES)}")
+    return RUNTIMES[name]
+
+
+def format_of(runtime: str) -> Format:
+    """The format of the files for ``runtime``. Raises ``UsageError`` where edgesdk writes none."""
+    found = RUNTIMES[runtime].format if runtime in RUNTIMES else None
+    if found is None:
+        raise UsageError(f"there is no file format for {runtime}", f"choose one of {', '.join(exportable())}")
+    return found
+
+
+def is_substituted(name: str) -> bool:
+    """Whether another runtime stands in for it here, and where it cannot be measured."""
+    return name in RUNTIMES and RUNTIMES[name].substitute is not None
+
+
+def exportable() -> tuple[str, ...]:
+    """The names of the runtimes that edgesdk writes files for."""
+    return tuple(row.name for row in RUNTIMES.values() if row.format is not None)
+
+
+def formats(measured: bool = False) -> dict[str, str]:
+    """Every format by its name, with the first runtime that is given it; of those that are ``measured`` themselves."""
+    found: dict[str, str] = {}
+    for row in RUNTIMES.values():
+        if row.format is not None and not (measured and is_substituted(row.name)):
+            found.setdefault(row.format.name, row.name)
+    return found
+
+
+def load_function(name: str) -> Any:
+    """The function that a row names as ``module:function``."""
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)
