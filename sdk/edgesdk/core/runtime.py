@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
+from importlib import import_module, resources
 from typing import Any
 
 from edgesdk.core.errors import UsageError
 from edgesdk.core.plan import FP32, INT8, STORED
+from edgesdk.core.serialize import loads_toml
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,15 @@ def formats(measured: bool = False) -> dict[str, str]:
         if row.format is not None and not (measured and is_substituted(row.name)):
             found.setdefault(row.format.name, row.name)
     return found
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """How a bundle for a runtime is measured on a board: its own recipe, or its package and the bundle's run.py."""
+    own = resources.files("edgesdk_targets") / "recipes" / f"{name}.toml"
+    if own.is_file():
+        return loads_toml(own.read_text("utf-8"))
+    install = f"python3 -m venv venv && venv/bin/pip install {find_runtime(name).package or name} numpy"
+    return {"measure": [install, "venv/bin/python run.py --time 10 --threads {threads}"], "notes": []}
 
 
 def load_function(name: str) -> Any:

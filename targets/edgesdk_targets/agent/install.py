@@ -25,8 +25,6 @@ MANIFEST, MODEL = "manifest.json", "model.onnx"
 NEEDED = (health.SAMPLE, health.REPORT)  # beside the model
 STATES = ("checking", "copying", "testing", "switching", "pruning")
 SPARE_BYTES = 1_000_000
-# Which runners read the files of a runtime, the best first. TensorRT's run on the processor here.
-READERS = {"tensorrt": ("onnxruntime",), "litert": ("litert", "tflite"), "tflite": ("tflite", "litert")}
 CREATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
@@ -219,10 +217,11 @@ def _admit(bundle: _Bundle, current: str | None, force: bool) -> None:
 def _runner(wanted: Any) -> str:
     """The name of a runner that is here for a manifest's ``runtime``. Raises ``AgentError`` where none is."""
     name = wanted.get("name") if isinstance(wanted, dict) else None
-    if not isinstance(name, str) or name not in READERS and name not in runners.RUNNERS:
-        known = ", ".join(sorted({*READERS, *runners.RUNNERS}))
+    readers = runners.readers(name) if isinstance(name, str) else []
+    if not isinstance(name, str) or not readers:
+        known = ", ".join(sorted({*runners.RUNNERS, *(n for one in runners.RUNNERS.values() for n in one.instead_of)}))
         raise AgentError(REFUSED, f"the bundle is for the runtime {name!r:.80}", f"deploy for one of {known}")
-    readers, here = READERS.get(name, (name,)), probe.installed_runners()
+    here = probe.installed_runners()
     found = next((reader for reader in readers if reader in here), readers[0])
     version = here.get(found) or runners.runner(found).VERSION
     minimum = wanted.get("minimum")

@@ -17,7 +17,7 @@ from typing import Any
 
 from edgesdk_targets.agent import wheels
 from edgesdk_targets.agent.protocol import Report
-from edgesdk_targets.agent.runners import RUNNERS
+from edgesdk_targets.agent.runners import RUNNERS, every_runner
 
 FEATURES = {
     **{name: name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16")},
@@ -33,7 +33,6 @@ ARM_PARTS = {
 }
 NVIDIA_PARTS = {"0x003": "Denver 2", "0x004": "Carmel"}
 PARTS = {"0x41": ("Arm", ARM_PARTS), "0x4e": ("NVIDIA", NVIDIA_PARTS)}  # by the implementer
-RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "ai-edge-litert", "tflite-runtime")
 # https://www.raspberrypi.com/documentation/computers/os.html#get_throttled: bits 0 to 3 are now, 16 to 19 since boot.
 THROTTLE_BITS = ("undervoltage", "frequency capped", "throttled", "soft temperature limit")
 COMMAND_SECONDS = 5
@@ -279,7 +278,7 @@ def runtimes() -> dict[str, str]:
     from importlib import metadata
 
     found = {}
-    for name in RUNTIMES:
+    for name in (name for runner in every_runner().values() for name in runner.distributions):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -291,8 +290,8 @@ def installed_runners() -> dict[str, str]:
     """The versions of the runtimes that are installed, by the name of their runner."""
     versions = runtimes()
     found = {}
-    for name, (_, distributions) in RUNNERS.items():
-        if present := [versions[each] for each in distributions if each in versions]:
+    for name, runner in every_runner().items():
+        if present := [versions[each] for each in runner.distributions if each in versions]:
             found[name] = present[0]
     return found
 

@@ -84,7 +84,7 @@ def advice(runtime: str, python: tuple[int, int], glibc: str, machine: str) -> s
     The command for the newest wheel that it can take, or a sentence that there is none and what to do instead.
     """
     package = PACKAGES.get(runtime, runtime)
-    if python > NEWEST and machine in WHEELS[package]:
+    if package not in WHEELS or (python > NEWEST and machine in WHEELS[package]):
         return f"{VENV} numpy {package}"
     version = _newest(package, python, glibc, machine)
     if version is not None:

@@ -22,19 +22,46 @@ A ``Session`` has
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 from edgesdk_targets.agent import wheels
 from edgesdk_targets.agent.protocol import MISSING, RUNTIME, USAGE, AgentError
 
-# The module, and the distributions that bring what it imports.
+
+class Runner(NamedTuple):
+    """A runner's module, the distributions that bring what it imports, and other runtimes whose files it runs."""
+
+    module: str
+    distributions: Tuple[str, ...]
+    instead_of: Tuple[str, ...] = ()
+
+
 _HERE = "edgesdk_targets.agent.runners."
 RUNNERS = {
-    "onnxruntime": (_HERE + "onnxruntime_runner", ("onnxruntime", "onnxruntime-gpu")),
-    "openvino": (_HERE + "openvino_runner", ("openvino",)),
-    "litert": (_HERE + "litert_runner", ("ai-edge-litert",)),
-    "tflite": (_HERE + "tflite_runner", ("tflite-runtime",)),
+    "onnxruntime": Runner(_HERE + "onnxruntime_runner", ("onnxruntime", "onnxruntime-gpu"), ("tensorrt",)),
+    "openvino": Runner(_HERE + "openvino_runner", ("openvino",)),
+    "litert": Runner(_HERE + "litert_runner", ("ai-edge-litert",), ("tflite",)),
+    "tflite": Runner(_HERE + "tflite_runner", ("tflite-runtime",), ("litert",)),
 }
+GROUP = "edgesdk.runners"  # of the entry points with which other distributions bring runners
+
+
+def every_runner() -> Dict[str, Runner]:
+    """The agent's own runners, and those that distributions on this device bring: entry points, name = module."""
+    from importlib import metadata
+
+    found = {}
+    for distribution in metadata.distributions():
+        for point in distribution.entry_points:
+            if point.group == GROUP:
+                found[point.name] = Runner(point.value, (distribution.metadata["Name"],))
+    return {**found, **RUNNERS}
+
+
+def readers(runtime: str) -> List[str]:
+    """The names of the runners that run files for ``runtime``, its own first."""
+    found = every_runner()
+    return [name for name in (runtime,) if name in found] + [n for n, one in found.items() if runtime in one.instead_of]
 
 
 def runner(runtime: str) -> Any:
@@ -42,12 +69,12 @@ def runner(runtime: str) -> Any:
 
     Raises ``AgentError`` of kind ``usage`` for an unknown runtime, ``missing`` for one that is not installed here.
     """
-    if runtime not in RUNNERS:
+    found = RUNNERS.get(runtime) or every_runner().get(runtime)
+    if found is None:
         fact = f"there is no runner for {runtime!r}"
         raise AgentError(USAGE, fact, f"use one of {', '.join(sorted(RUNNERS))}")
-    module, _ = RUNNERS[runtime]
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(found.module)
     except ImportError as error:
         fact = f"{runtime} cannot be imported on this device ({error})"
         raise AgentError(MISSING, fact, wheels.here(runtime)) from None
