@@ -26,7 +26,7 @@ from edgesdk.network.trace import trace
 from edgesdk.price.account import Account
 from edgesdk.price.memory import constants_of, peak_bytes
 from edgesdk.price.menu import options
-from edgesdk.price.operators import Operator
+from edgesdk.price.operator import Operator
 
 SHAPES = {
     "resnet20": (3, 32, 32), "mobilenet_v2_small": (3, 32, 32), "ds_cnn": (1, 49, 10), "vit_small": (3, 32, 32),

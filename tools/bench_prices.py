@@ -24,7 +24,8 @@ from edgesdk.core.plan import FP32, INT8
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
 from edgesdk.export.probes import probe
-from edgesdk.price.operators import Operator, baseline
+from edgesdk.price.operator import Operator
+from edgesdk.price.operators import baseline
 from edgesdk_targets.agent.undisturbed import beyond
 
 BURN = "import time\nwhile True:\n end = time.time() + 0.2\n while time.time() < end: pass\n time.sleep(0.3)"

@@ -11,7 +11,7 @@ import pytest
 from edgesdk.core.artifact import Artefact, baseline, open_file
 from edgesdk.core.plan import INT8
 from edgesdk.export.formats import probe_file
-from edgesdk.price.operators import Operator
+from edgesdk.price.operator import Operator
 
 PROBE = Operator("alone", INT8, 8, 8, (8, 8))
 

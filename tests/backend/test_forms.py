@@ -32,13 +32,15 @@ from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
 from edgesdk.price.account import Account
 from edgesdk.price.files import weight_bytes
-from edgesdk.price.forms import ASKED, CHEAPER, USUAL, fits, forms
+from edgesdk.price.forms import CHEAPER, KINDS, fits, forms
 from edgesdk.price.kinds import ACTIVATIONS, kind_of
 from edgesdk.price.menu import full_width, options, strike
-from edgesdk.price.operators import Operator, operators
+from edgesdk.price.operator import Operator
+from edgesdk.price.operators import operators
 from edgesdk.price.planned import layer_parts
 from edgesdk.price.table import Price, Table
 
+USUAL = {name for name, kind in KINDS.items() if kind.usual}
 RUNTIMES = ("onnxruntime", "openvino", "litert")
 
 
@@ -99,7 +101,7 @@ def applying(layer: nn.Module) -> list[Form]:
     """The forms that are offered of a layer like this, alone."""
     x = torch.randn(2, 12, *[9] * (layer.weight.dim() - 2))  # type: ignore[union-attr,operator]
     network = trace(nn.Sequential(layer), x)
-    return list(forms(network.graph.layers[0], ASKED))
+    return list(forms(network.graph.layers[0], (*KINDS, *CHEAPER)))
 
 
 @pytest.mark.parametrize("layer", CONVOLUTIONS, ids=str)
@@ -122,7 +124,7 @@ def test_what_is_offered_of_a_layer_is_what_it_can_be() -> None:
     assert pointwise == linear == {"svd"}
     assert [form.sizes for form in applying(CONVOLUTIONS[3]) if form.method == "kernel"] == [(3, 3), (1, 1)]
     assert not [form for form in applying(nn.Conv2d(12, 16, 5)) if form.method == "kernel"]  # it would see more places
-    assert {form.method for form in forms(made()[0].graph.by_name["full.0"])} <= set(USUAL)
+    assert {form.method for form in forms(made()[0].graph.by_name["full.0"])} <= USUAL
 
 
 def test_at_its_own_size_a_kernel_is_the_layer_and_cp_comes_near() -> None:
@@ -140,7 +142,7 @@ def test_operators_and_bytes_are_those_of_the_modules(name: str) -> None:
     layer = network.graph.by_name[name]
     module = network.submodule(name)
     values = torch.randn(1, *layer.input_shape)
-    found = forms(layer, ASKED)
+    found = forms(layer, (*KINDS, *CHEAPER))
     assert found
     for form in found:
         parts = list(factorized(module, form))
@@ -247,7 +249,7 @@ def test_forms_are_on_the_menu_of_who_asks_for_them() -> None:
     network, _ = made()
     full, silu = network.graph.by_name["full.0"], network.graph.by_name["silu"]
     assert silu.kind == OTHER and options(silu) == (Option(),)
-    assert {option.form.method for option in options(full) if option.form} <= set(USUAL)
+    assert {option.form.method for option in options(full) if option.form} <= USUAL
     asked = options(full, (8, 4), ("cp",))
     assert {o.form.method for o in asked if o.form} == {*(o.form.method for o in options(full) if o.form), "cp"}
     assert {(o.precision, o.weight_bits) for o in asked if o.form and o.form.method == "cp"} == {

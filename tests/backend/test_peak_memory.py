@@ -24,7 +24,7 @@ from edgesdk.network.trace import trace
 from edgesdk.price.account import Account
 from edgesdk.price.arena import Arena
 from edgesdk.price.memory import ONNXRUNTIME, constants_of, peak_bytes
-from edgesdk.price.operators import Operator
+from edgesdk.price.operator import Operator
 
 # Where float weights are most of the peak, processes of the same file differ: resnet20's have two modes 15 % apart, the
 # upper one in three of ten. What is predicted must be near what nine processes showed. Constants are fitted without

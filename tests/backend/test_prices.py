@@ -19,7 +19,7 @@ from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import probe_file
 from edgesdk.export.probes import probe
 from edgesdk.price import table as prices
-from edgesdk.price.operators import Operator
+from edgesdk.price.operator import Operator
 from edgesdk.price.table import Table
 from edgesdk_targets.agent.undisturbed import beyond
 

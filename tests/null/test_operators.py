@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgesdk.core.errors import UsageError
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, Graph, Group, Layer, Tensor
 from edgesdk.core.plan import FP32, INT8, Form, Option
-from edgesdk.price.forms import ASKED, check, fits, forms
+from edgesdk.price.forms import CHEAPER, KINDS, check, fits, forms
 from edgesdk.price.operators import (
     Operator,
     baseline,
@@ -96,7 +96,7 @@ def test_a_low_rank_form_takes_and_gives_what_the_layer_does(
     layer = convolution(inputs, outputs, kernel, stride, size, padding, dilation)
     assume(min(layer.shape) > 0)
     graph = alone(layer, inputs, outputs)
-    for form in (None, *forms(layer, ASKED)):
+    for form in (None, *forms(layer, (*KINDS, *CHEAPER))):
         parts = operators(layer, graph, Option(precision, 8, form), None, None)
         assert (parts[0].inputs, parts[-1].outputs) == (inputs, outputs)
         at = size
@@ -132,7 +132,7 @@ def test_a_smaller_kernel_is_the_centre_of_the_other() -> None:
 
 
 def test_forms_are_named_or_refused() -> None:
-    check((*ASKED, "k-means"))
+    check((*KINDS, *CHEAPER, "k-means"))
     with pytest.raises(UsageError, match="'cpd' is no form of a layer that can be offered"):
         check(("cp", "cpd"))
 

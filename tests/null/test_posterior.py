@@ -14,7 +14,7 @@ from edgesdk.core.plan import FP32
 from edgesdk.core.runtime import Kernels
 from edgesdk.core.target import Chip
 from edgesdk.price.designed import designed
-from edgesdk.price.operators import Operator
+from edgesdk.price.operator import Operator
 from edgesdk.price.physics import INDEX, TERMS, Work, lone, work
 from edgesdk.price.posterior import DEVIATION, LENGTH, Posterior, Prior, fit, unmeasured
 from edgesdk.price.prior import prior

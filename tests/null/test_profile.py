@@ -22,7 +22,8 @@ from edgesdk.core.runtime import Kernels
 from edgesdk.core.target import Chip, target, targets
 from edgesdk.devices.estimate import predicted
 from edgesdk.price import kinds
-from edgesdk.price.operators import CHANGES, Operator, of_network
+from edgesdk.price.operator import CHANGES, Operator
+from edgesdk.price.operators import of_network
 from edgesdk.price.physics import FP16, INDEX, TERMS, Work, amounts, weight_count, work
 from edgesdk.price.posterior import Posterior, fit
 from edgesdk.price.prior import changed, prior

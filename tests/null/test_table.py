@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from edgesdk.core.graph import CONV
 from edgesdk.core.plan import FP32
-from edgesdk.price.operators import Operator, baseline
+from edgesdk.price.operator import Operator
+from edgesdk.price.operators import baseline
 from edgesdk.price.table import AGE, CALL, DOUBT, SCHEMA, UNSEEN, Price, Table
 
 OP = Operator(CONV, FP32, 16, 16, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,13 @@ from torch.nn import functional as F
 
 from edgesdk.core.errors import EdgeSdkError, UsageError
 from edgesdk.core.plan import Form
+from edgesdk.core.runtime import load_function
 from edgesdk.network.modularize import aten
-from edgesdk.price.forms import check
+from edgesdk.price.forms import KINDS, check
 from edgesdk.techniques import lowrank
 from edgesdk.techniques.libraries import library
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 RECTIFIERS: dict[str, tuple[Any, tuple[float, ...]]] = {
     "relu": (aten.relu.default, ()),
@@ -28,11 +30,12 @@ def ready(offer: Iterable[str]) -> None:
     """Raise ``UsageError`` where ``offer`` names a form that there is not, or one whose library is not installed."""
     offer = tuple(offer)
     check(offer)
-    if "cp" in offer:
+    for kind in (KINDS[name] for name in offer if name in KINDS):
         try:
-            library("tensorly", "tensorly")
+            if kind.library is not None:
+                library(kind.library, kind.library)
         except EdgeSdkError as error:
-            raise UsageError(f"cp cannot be offered: {error.fact}", error.remedy) from None
+            raise UsageError(f"{kind.method} cannot be offered: {error.fact}", error.remedy) from None
 
 
 def activated(form: Form, x: Tensor) -> Tensor:
@@ -49,26 +52,54 @@ def factorized(layer: nn.Module, form: Form) -> nn.Sequential:
     Raises ``UsageError`` for a method that does not apply to the layer, a rank above full, or a kernel that is not the
     centre of the layer's.
     """
-    if isinstance(layer, nn.Linear) and form.method == "svd":
-        left, right = lowrank.truncated(layer.weight, *form.sizes)
+    kind = KINDS.get(form.method)
+    if kind is not None:
+        maker = load_function(kind.maker) if isinstance(kind.maker, str) else kind.maker
+        found = maker(layer, form)
+        if found is not None:
+            return found
+    raise UsageError(f"{form.method} does not apply to {type(layer).__name__}", "choose another form for this layer")
+
+
+def factorize_svd(layer: nn.Module, form: Form) -> nn.Sequential | None:
+    """A linear layer, or a convolution of single pixels, as two of a lower rank (Denton et al. 2014)."""
+    (rank,) = form.sizes
+    if isinstance(layer, nn.Linear):
+        left, right = lowrank.truncated(layer.weight, rank)
         first = nn.Linear(layer.in_features, len(right), bias=False)
         last = nn.Linear(len(right), layer.out_features, bias=layer.bias is not None)
         return _filled([first, last], [right, left], layer.bias)
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        if form.method == "kernel":
-            return _smaller_kernel(layer, form.sizes)
-        if form.method == "separable" and layer.groups == 1:
-            return _separable(layer)
-    if isinstance(layer, nn.Conv2d) and layer.groups == 1:
-        if form.method == "svd" and layer.kernel_size == (1, 1):
-            return _pointwise(layer, *form.sizes)
-        if form.method == "spatial":
-            return _spatial(layer, *form.sizes)
-        if form.method == "tucker":
-            return _tucker(layer, *form.sizes)
-        if form.method == "cp":
-            return _cp(layer, *form.sizes)
-    raise UsageError(f"{form.method} does not apply to {type(layer).__name__}", "choose another form for this layer")
+    return _pointwise(layer, rank) if _is_image(layer) and layer.kernel_size == (1, 1) else None
+
+
+def factorize_spatial(layer: nn.Module, form: Form) -> nn.Sequential | None:
+    """A convolution as one along its columns and one along its rows (Jaderberg et al. 2014)."""
+    return _spatial(layer, *form.sizes) if _is_image(layer) else None
+
+
+def factorize_tucker(layer: nn.Module, form: Form) -> nn.Sequential | None:
+    """A convolution between two of single pixels (Kim et al. 2016)."""
+    return _tucker(layer, *form.sizes) if _is_image(layer) else None
+
+
+def factorize_cp(layer: nn.Module, form: Form) -> nn.Sequential | None:
+    """A convolution as four, of which the two in the middle have a kernel per channel (Lebedev et al. 2015)."""
+    return _cp(layer, *form.sizes) if _is_image(layer) else None
+
+
+def make_separable(layer: nn.Module, form: Form) -> nn.Sequential | None:
+    """A convolution as a depthwise one and one of single pixels."""
+    return _separable(layer) if isinstance(layer, CONVOLUTIONS) and layer.groups == 1 else None
+
+
+def make_smaller_kernel(layer: nn.Module, form: Form) -> nn.Sequential | None:
+    """A convolution with the centre of its kernel alone."""
+    return _smaller_kernel(layer, form.sizes) if isinstance(layer, CONVOLUTIONS) else None
+
+
+def _is_image(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a convolution over two axes that mixes all channels."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == 1
 
 
 def _pointwise(layer: nn.Conv2d, rank: int) -> nn.Sequential:

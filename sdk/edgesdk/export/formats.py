@@ -14,7 +14,7 @@ from edgesdk.export import onnx
 from edgesdk.export.packed import packed
 from edgesdk.export.probes import probe
 from edgesdk.network.network import Batch, Network
-from edgesdk.price.operators import Operator
+from edgesdk.price.operator import Operator
 
 
 def grid_of(runtime: str) -> Grid:

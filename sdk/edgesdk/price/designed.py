@@ -14,7 +14,7 @@ from dataclasses import replace
 from edgesdk.core.graph import ADD, CONV, LINEAR, MEAN, POOL
 from edgesdk.core.plan import FP32
 from edgesdk.price.kinds import AVERAGE
-from edgesdk.price.operators import CHANGES, Operator
+from edgesdk.price.operator import CHANGES, Operator
 
 CHANNELS = (8, 384)
 SIZES = (4, 64)

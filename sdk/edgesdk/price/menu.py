@@ -15,6 +15,7 @@ from edgesdk.price import stored
 from edgesdk.price.account import Account
 from edgesdk.price.correct import Correction
 from edgesdk.price.forms import fits, forms
+from edgesdk.price.operator import CHANGES, Operator
 from edgesdk.price.planned import layer_parts, weight_shape
 from edgesdk.price.prices import Prices
 
@@ -46,7 +47,7 @@ class Losses:
 def options(layer: Layer, weight_bits: Iterable[int] = (8,), offer: Iterable[str] = ()) -> tuple[Option, ...]:
     """Every way to carry ``layer`` out: precisions that it can run in, times its forms.
 
-    These are ``forms.USUAL``, and those of ``forms.ASKED`` that ``offer`` names.
+    These are the usual ones, and those that ``offer`` names.
     """
     found = []
     others = () if layer.fixed and layer.kind in WEIGHTED else forms(layer, offer)
@@ -65,7 +66,7 @@ def _can_be_integer(layer: Layer, offered: Mapping[str, tuple[Option, ...]]) -> 
     )
 
 
-def full_width(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[ops.Operator]:
+def full_width(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[Operator]:
     """The operators of every option at full width, and of every change of precision: what is priced first."""
     found = [
         op
@@ -75,14 +76,14 @@ def full_width(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[
     ]
     for layer in graph.layers:
         if _can_be_integer(layer, offered):
-            found += [ops.change(way, *_tensor(layer, graph, None)) for way in ops.CHANGES]
+            found += [ops.change(way, *_tensor(layer, graph, None)) for way in CHANGES]
     for tensor in graph.inputs:
         if tensor.dtype == "float32" and tensor.shape:
             found.append(ops.change("quantize", tensor.shape, tensor.shape[0]))
     return found
 
 
-def all_widths(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[ops.Operator]:
+def all_widths(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[Operator]:
     """The operators of every option at every width of its input and output."""
     found = full_width(graph, offered)
     for layer in graph.layers:
@@ -92,7 +93,7 @@ def all_widths(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[
                     found += ops.operators(layer, graph, option, reads, writes)
         if layer.writes and _can_be_integer(layer, offered):
             for kept in _widths(layer.writes, graph):
-                found += [ops.change(way, *_tensor(layer, graph, kept)) for way in ops.CHANGES]
+                found += [ops.change(way, *_tensor(layer, graph, kept)) for way in CHANGES]
     return list({op.key: op for op in found}.values())
 
 
@@ -271,7 +272,7 @@ def _changes(
                 kept: table.latency_ms(ops.change(way, *_tensor(layer, graph, kept))) * correction.scale(INT8)
                 for kept in widths
             }
-            for way in ops.CHANGES
+            for way in CHANGES
         )
         is_output = layer.name in graph.outputs
         yield Change(layer.name, graph.readers[layer.name], layer.writes, quantize_ms, dequantize_ms, is_output, size)

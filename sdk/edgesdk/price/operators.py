@@ -3,78 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, WEIGHTED, Graph, Layer
 from edgesdk.core.plan import FP32, INT8, Form, Option
 from edgesdk.price.forms import CHEAPER, parts
 from edgesdk.price.kinds import ACTIVATIONS, ATTENTION, AVERAGE, ELEMENTWISE, FREE, MATMUL, SOFTMAX, UNKNOWN, kind_of
-
-CHANGES = ("quantize", "dequantize")
-PROBED = (CONV, LINEAR, ADD, POOL, AVERAGE, MEAN, ACTIVATION, *CHANGES)
-
-
-@dataclass(frozen=True)
-class Operator:
-    """A fused operator at one size: everything that its latency depends on, on one device, runtime and thread count.
-
-    ``size`` is the spatial size of the input: () for a vector, (rows,) for rows of vectors in a linear layer.
-    ``entry`` marks the first operator of a network, which reads the caller's tensor in the caller's layout.
-    A kind that is not in ``PROBED`` has ``inputs`` elements to read, ``outputs`` to write and ``work``
-    multiply-accumulates; ``name`` is what the model calls it. ``weight_bits`` are those of an integer layer.
-    """
-
-    kind: str
-    precision: str
-    inputs: int
-    outputs: int
-    size: tuple[int, ...] = ()
-    kernel: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
-    padding: tuple[int, ...] = ()
-    dilation: tuple[int, ...] = ()
-    groups: int = 1
-    activation: str | None = None
-    entry: bool = False
-    work: int = 0
-    name: str = ""
-    weight_bits: int = 8
-
-    @property
-    def depthwise(self) -> bool:
-        """Whether each channel has a kernel of its own."""
-        return self.kind == CONV and self.groups > 1 and self.groups == self.inputs
-
-    @property
-    def probed(self) -> bool:
-        """Whether a probe can time it; all else is left to what whole networks say."""
-        if self.activation in ACTIVATIONS:
-            return self.precision == FP32
-        return self.kind in PROBED and not (self.groups > 1 and not self.depthwise)
-
-    @property
-    def after(self) -> tuple[int, ...]:
-        """The spatial size of its output."""
-        if self.kind == MEAN:
-            return (1,) * len(self.size)
-        return tuple(_after(*axis) for axis in _windows(self)) if self.kernel else self.size
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates for one sample."""
-        if self.kind == CONV:
-            return prod(self.kernel) * self.inputs // self.groups * self.outputs * prod(self.after)
-        return self.inputs * self.outputs * prod(self.size) if self.kind == LINEAR else self.work
-
-    @property
-    def key(self) -> str:
-        """One line that names it in a table of latencies."""
-        shape = "x".join(map(str, (self.inputs, *self.size)))
-        window = [",".join(map(str, v)) for v in (self.kernel, self.stride, self.padding, self.dilation)]
-        marks = [self.activation or "", f"{self.groups} groups" * (self.groups > 1), "entry" * self.entry]
-        marks += [self.name, f"{self.work} macs" * (self.work > 0), f"{self.weight_bits} bits" * (self.weight_bits < 8)]
-        return " ".join([self.kind, self.precision, f"{shape}->{self.outputs}", "/".join(window), *filter(None, marks)])
+from edgesdk.price.operator import Operator, size_after
 
 
 def widths(size: int, step: int = 1) -> tuple[int, ...]:
@@ -197,7 +133,7 @@ def _padding(layer: Layer) -> tuple[int, ...]:
     """The padding before the first pixel, or one more where the file has more behind the last."""
     axes = zip(layer.input_shape[1:], layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True)
     return tuple(
-        p + 1 if _after(n, k, s, p, d) != after == _after(n, k, s, p + 1, d) else p
+        p + 1 if size_after(n, k, s, p, d) != after == size_after(n, k, s, p + 1, d) else p
         for (n, k, s, p, d), after in zip(axes, layer.shape[1:], strict=True)
     )
 
@@ -239,14 +175,6 @@ def _changes(graph: Graph, whole: set[str]) -> list[tuple[str, Operator]]:
         if shape and not is_integer and any(reader in whole for reader in readers):
             found.append((name, change("quantize", shape, shape[0])))
     return found
-
-
-def _windows(operator: Operator) -> list[tuple[int, ...]]:
-    return list(zip(operator.size, operator.kernel, operator.stride, operator.padding, operator.dilation, strict=True))
-
-
-def _after(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def change(direction: str, layer_shape: tuple[int, ...], channels: int) -> Operator:

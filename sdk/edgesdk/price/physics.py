@@ -20,7 +20,7 @@ from edgesdk.core.plan import FP32, INT8
 from edgesdk.core.runtime import Kernels
 from edgesdk.core.target import Chip
 from edgesdk.price import kinds
-from edgesdk.price.operators import CHANGES, Operator
+from edgesdk.price.operator import CHANGES, Operator
 
 FP16 = "fp16"
 BYTES = {FP32: 4, FP16: 2, INT8: 1}

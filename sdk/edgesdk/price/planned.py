@@ -11,6 +11,7 @@ from edgesdk.core.plan import Option
 from edgesdk.price import operators as ops
 from edgesdk.price.forms import CHEAPER
 from edgesdk.price.kinds import COPY, FREE, kind_of
+from edgesdk.price.operator import Operator
 
 MOVES = (COPY,)  # kinds of operators that make of numbers the same numbers
 RECTIFIED = ("relu", "relu6", "hardtanh")
@@ -175,7 +176,7 @@ def _resized(shape: tuple[int, ...], kept: int, size: int) -> tuple[int, ...]:
     return (*shape[:axis], shape[axis] * kept // size, *shape[axis + 1 :])
 
 
-def _part(whole: Layer, op: ops.Operator, index: int, count: int) -> Layer:
+def _part(whole: Layer, op: Operator, index: int, count: int) -> Layer:
     """One of the ``count`` operators that a form of ``whole`` runs as, as a layer."""
     last = index == count - 1
     name = whole.name if count == 1 else f"{whole.name}.{index}"

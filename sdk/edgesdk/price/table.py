@@ -12,7 +12,8 @@ from typing import Any
 from edgesdk.core.graph import CONV, LINEAR
 from edgesdk.core.plan import FP32
 from edgesdk.core.serialize import digest, dumps, loads, write
-from edgesdk.price.operators import Operator, baseline
+from edgesdk.price.operator import Operator
+from edgesdk.price.operators import baseline
 from edgesdk_targets.agent.undisturbed import LOWEST, beyond
 
 SCHEMA = 4  # 2: pools with their own windows, clips on grids of their own; 3: readers of two pixels a side; 4: ratios

@@ -34,7 +34,8 @@ from edgesdk.export.probes import probe
 from edgesdk.network.fuse import flat
 from edgesdk.price.designed import designed
 from edgesdk.price.menu import options
-from edgesdk.price.operators import Operator, of_network
+from edgesdk.price.operator import Operator
+from edgesdk.price.operators import of_network
 from edgesdk.price.physics import Work, lone, work
 from edgesdk.price.posterior import Prior, fit
 from edgesdk.price.prior import prior

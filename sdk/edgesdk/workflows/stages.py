@@ -20,7 +20,7 @@ from edgesdk.core.artifact import Artefact, baseline
 from edgesdk.core.errors import BudgetError, ModelError, UsageError
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.report import Tell
-from edgesdk.core.runtime import format_of
+from edgesdk.core.runtime import exportable, format_of, formats
 from edgesdk.core.serialize import dumps
 from edgesdk.core.target import target as find_target
 from edgesdk.core.wording import counted
