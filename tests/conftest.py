@@ -12,6 +12,7 @@ import temporary
 
 # Read on import, by this process and by those that tests start.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("EDGESDK_MODE", "brief")  # no test asserts how near a figure is: tools/bench_*.py do
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests take a core each: threads of one would wait for the other
 CACHE = temporary.folder("edgesdk-test-cache")
 os.environ["EDGESDK_CACHE"] = CACHE.name

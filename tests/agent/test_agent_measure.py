@@ -4,6 +4,7 @@ import base64
 import os
 import tempfile
 import unittest
+from unittest import mock
 
 import agent_models
 
@@ -77,6 +78,14 @@ class Modes(unittest.TestCase):
         for count, seconds, warmup in measure.MODES.values():
             self.assertGreaterEqual(count, clock.least_count(90))
             self.assertGreater(seconds, warmup - 1)
+
+    def test_the_environment_chooses_what_is_usual(self):
+        for given, mode in (("", "rapid"), ("brief", "brief"), ("full", "full")):
+            with mock.patch.dict(os.environ, EDGESDK_MODE=given):
+                self.assertEqual(measure.usual_mode(), mode)
+        with mock.patch.dict(os.environ, EDGESDK_MODE="fast"), self.assertRaises(AgentError) as caught:
+            measure.usual_mode()
+        self.assertIn("EDGESDK_MODE is 'fast'", str(caught.exception))
 
     def test_a_percentile_takes_as_many_samples_as_statistics_ask_for(self):
         for percent in clock.PERCENTILES:

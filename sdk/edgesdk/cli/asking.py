@@ -19,7 +19,9 @@ from edgesdk.core.errors import UsageError
 @click.option("--device", default="local", show_default=True, help=DEVICE)
 @click.option("--runtime", help="What is to run it.  [default: the one that such files are for]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--mode", type=click.Choice(["rapid", "quick", "full", "sustained"]), default="quick", show_default=True)
+@click.option(
+    "--mode", type=click.Choice(["brief", "rapid", "quick", "full", "sustained"]), default="quick", show_default=True
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, raw samples included.")
 def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any) -> None:
     """Measure bundles or model files (.onnx, .xml, .tflite), here or on a device.

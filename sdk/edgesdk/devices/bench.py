@@ -23,9 +23,18 @@ from edgesdk_targets.agent.measure import MODES
 from edgesdk_targets.agent.undisturbed import beyond
 
 CHUNK, CHUNK_BYTES = 256, 8 << 20  # probes sent at a time: what is lost when a run is interrupted
-ROUNDS = 5
+PROBING = {"rounds": 5}
+BRIEFLY = {"rounds": 3, "most_rounds": 3, "patience": 0.0}  # in the mode in which figures are rough
 ATTEMPTS, COOLING_SECONDS = 3, 20.0  # to measure a device that throttles
 SUSTAINED = "sustained"
+
+
+def usual_mode() -> str:
+    """The mode in which deployments are measured. Raises ``UsageError`` where ``EDGESDK_MODE`` names none."""
+    try:
+        return measure.usual_mode()
+    except AgentError as error:
+        raise UsageError(error.fact, error.remedy) from None
 
 
 class Bench:
@@ -38,6 +47,7 @@ class Bench:
         self, agent: AgentProcess, threads: int = 1, runtime: str = "onnxruntime", folder: Path | None = None
     ) -> None:
         self.agent, self.threads, self.runtime = agent, threads, runtime
+        self.brief = usual_mode() == BRIEF
         self.facts: Mapping[str, Any] = agent.call("probe")
         self.versions: Mapping[str, str] = self.facts.get("runners") or {}
         if self.facts.get("emulated"):
@@ -71,6 +81,7 @@ class Bench:
             "cpu": f"{self.facts.get('cpu')} ({features})",
             "runtime": f"{self.runtime} {self.version}",
             "threads": str(self.threads),
+            **({"mode": BRIEF} if self.brief else {}),
         }
 
     def _maximum_mhz(self) -> float:
@@ -91,11 +102,12 @@ class Bench:
     ) -> int:
         """Time what the table lacks of ``operators``, or all ``again``, and remember it; how many probes that is.
 
-        What comes out doubtful, because the device was disturbed, is timed once more at the end.
+        What comes out doubtful, because the device was disturbed, is timed once more at the end, unless it is to be
+        brief.
         """
         missing = self.table.wanted(operators) if again else self.table.missing(operators)
         self._time(missing, probe, progress, again)
-        doubtful = [one for one in missing if self.table.doubtful(one)]
+        doubtful = [] if self.brief else [one for one in missing if self.table.doubtful(one)]
         self._time(doubtful, probe, lambda share: None)
         return len(missing) + len(doubtful)
 
@@ -113,7 +125,8 @@ class Bench:
                 op = missing[done + len(models)]
                 models.append({"key": op.key, **_sent(probe(op))})
             answer = self.agent.call(
-                "operators", models=models, runtime=self.runtime, threads=self.threads, rounds=ROUNDS, **self.beside(),
+                "operators", models=models, runtime=self.runtime, threads=self.threads,
+                **(BRIEFLY if self.brief else PROBING), **self.beside(),
             )  # fmt: skip
             if failed := [item for item in answer["results"] if "error" in item]:
                 raise DeviceError(f"{failed[0]['key']} does not run: {failed[0]['error']}", self._other())
@@ -170,7 +183,7 @@ class Bench:
                 samples_ms=tuple(found["samples_ms"]),
                 peak_memory_bytes=memory["peak_added"],
                 runtime_memory_bytes=memory["runtime_baseline"],
-                load_ms=self.agent.call("load", **same)["load_ms"] if thorough else None,
+                load_ms=self.agent.call("load", **same, **self._processes)["load_ms"] if thorough else None,
                 conditions=run["conditions"],
                 device={key: value for key, value in self.facts.items() if key != "conditions"},
                 valid=run["valid"],
@@ -187,6 +200,11 @@ class Bench:
         self.agent.forget()
         return reports
 
+    @property
+    def _processes(self) -> dict[str, int]:
+        """In how many fresh processes what one shows is measured, where that is not for the agent to say."""
+        return {"processes": 1} if self.brief else {}
+
     def _memory(self, artefact: Artefact, same: Mapping[str, Any], baseline: str | None) -> Mapping[str, Any]:
         """What the model adds to a fresh process, measured once for a file: it depends on nothing that comes and goes.
 
@@ -194,7 +212,7 @@ class Bench:
         """
         key = (artefact.digest, artefact.runtime, baseline is None)
         if key not in self._memories:
-            self._memories[key] = self.agent.call("memory", **same, baseline=baseline)
+            self._memories[key] = self.agent.call("memory", **same, baseline=baseline, **self._processes)
         return self._memories[key]
 
     def _timed(self, artefacts: Mapping[str, Artefact], places: Mapping[str, str], mode: str) -> dict[str, Any]:

@@ -9,27 +9,26 @@ from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import EdgeSdkError
 from edgesdk.core.report import DENSE, Measurement, Report, is_predicted
 from edgesdk.core.serialize import digest, dumps, from_json, loads, write
+from edgesdk.devices.bench import usual_mode
 from edgesdk.pipeline.setup import DenseFile, IntegerModel, Setup, digest_of
 
 DENSE_INT8 = "dense int8"
 SCHEMA = 2  # of what is kept of a measured dense model: 2 has its undisturbed latency
 
 
-def measure_dense(
-    setup: Setup, dense: DenseFile, whole: IntegerModel, mode: str, again: bool = True
-) -> Mapping[str, Measurement]:
+def measure_dense(setup: Setup, dense: DenseFile, whole: IntegerModel, again: bool = True) -> Mapping[str, Measurement]:
     """The figures of the dense model, float and with every layer integer that can be, from one interleaved run.
 
     Unless ``again``, those of an earlier run on this device serve. A prediction is made anew each time.
     """
     setup.tell(f"measuring the dense model ({setup.runtime})", None)
     key = [
-        SCHEMA, setup.graph.digest, digest_of(setup.network.module), setup.meter.conditions, mode, sorted(whole.options)
+        SCHEMA, setup.graph.digest, digest_of(setup.network.module), setup.meter.conditions, usual_mode(), sorted(whole.options)
     ]  # fmt: skip
     path = cache_folder() / "anchors" / f"{digest(key)[:16]}.json"
     if not again and (kept := read_anchors(path)) is not None:
         return kept
-    measured = setup.measure({DENSE: dense.artefact, DENSE_INT8: whole.artefact}, mode)
+    measured = setup.measure({DENSE: dense.artefact, DENSE_INT8: whole.artefact})
     if all(one.valid and not is_predicted(one) for one in measured.values()):
         write(path, dumps(measured))
     return measured

@@ -100,7 +100,7 @@ def build(study: Study, one: Planned) -> Candidate:
     small, options = compressed(study.network, one.plan, study.data.example, study.scores)
     name = f"candidate-{one.plan.digest[:12]}"
     artefact = study.write_file(study.quantize(small, options), options, name)
-    measured = study.measure({DENSE: study.dense_file, name: artefact}, "rapid")[name]
+    measured = study.measure({DENSE: study.dense_file, name: artefact})[name]
     if measured.valid:
         solution = one.solution
         study.corrections.observe(Seen(solution.choices, solution.kept, solution.dropped, measured))

@@ -53,7 +53,7 @@ def choose_runtime(studies: Sequence[Study], budget: Budget, training: Training,
             history += [one.step(budget) for one in first.tried]
     if not finalists:
         raise join_refusals(errors)
-    measured = finalists[0].study.measure({c.study.runtime: c.artefact for c in finalists}, "rapid")
+    measured = finalists[0].study.measure({c.study.runtime: c.artefact for c in finalists})
     finalists = [replace(c, measured=measured[c.study.runtime]) for c in finalists]
     selected = (
         training.select_best(finalists)

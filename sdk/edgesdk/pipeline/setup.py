@@ -19,6 +19,7 @@ from edgesdk.core.plan import INT8, Option
 from edgesdk.core.report import Measurement, Tell
 from edgesdk.data.data import Data
 from edgesdk.data.task import Task
+from edgesdk.devices.bench import usual_mode
 from edgesdk.devices.meter import Meter
 from edgesdk.export.formats import export, grid_of, probe_file
 from edgesdk.export.parity import Parity, faithful
@@ -72,13 +73,11 @@ class Setup:
         calibrate(ready, self.calibration)
         return stored(ready, options)
 
-    def measure(
-        self, artefacts: Mapping[str, Artefact], mode: str, thorough: bool = False
-    ) -> Mapping[str, Measurement]:
+    def measure(self, artefacts: Mapping[str, Artefact], thorough: bool = False) -> Mapping[str, Measurement]:
         """Each artefact's figures from one interleaved run, or its prediction; those of other runtimes too."""
         self.folder.mkdir(exist_ok=True)
         baselines = {a.runtime: baseline(self.folder, a.runtime) for a in artefacts.values()}
-        return self.meter.measure(artefacts, mode, baselines, thorough)
+        return self.meter.measure(artefacts, usual_mode(), baselines, thorough)
 
     def time(
         self, operators: Sequence[Operator], progress: Callable[[float], None] = lambda share: None, again: bool = False

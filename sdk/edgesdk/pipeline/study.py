@@ -41,7 +41,6 @@ def study_model(
     tell: Tell,
     precisions: Mapping[str, tuple[str, ...]],
     offer: tuple[str, ...] = (),
-    mode: str = "rapid",
     again: bool = True,
 ) -> tuple[list[Study], dict[str, str]]:
     """Trace, price, sense and anchor ``model`` on each of ``meters``, on ``target``: all that a search needs.
@@ -72,9 +71,7 @@ def study_model(
             refused[runtime] = error.fact
     priced = [price_operators(setup, budget) for setup, _ in able]
     sensed = sense_accuracy([setup for setup, _ in able], [one.offered for one in priced])
-    studies = [
-        _anchor(setup, dense, own, sensed, mode, again) for (setup, dense), own in zip(able, priced, strict=True)
-    ]
+    studies = [_anchor(setup, dense, own, sensed, again) for (setup, dense), own in zip(able, priced, strict=True)]
     return studies, refused
 
 
@@ -83,10 +80,10 @@ def _select_held(offer: Sequence[str], runtime: str) -> tuple[str, ...]:
     return tuple(name for name in offer if name not in STORED or name in format_of(runtime).stores)
 
 
-def _anchor(setup: Setup, dense: DenseFile, priced: Priced, sensed: Sensed, mode: str, again: bool) -> Study:
+def _anchor(setup: Setup, dense: DenseFile, priced: Priced, sensed: Sensed, again: bool) -> Study:
     """The study of a model that was priced: its dense figures, which correct the prices first of all."""
     whole = IntegerModel.of(setup, priced.offered)
-    anchors = measure_dense(setup, dense, whole, mode, again)
+    anchors = measure_dense(setup, dense, whole, again)
     models: dict[str, Mapping[str, Option]] = {DENSE: {}, DENSE_INT8: whole.options}
     sizes = [(setup.graph, options, anchors[name].size_bytes) for name, options in models.items()]
     account = Account.of(setup.runtime, setup.meter.version).calibrated(sizes)

@@ -18,7 +18,7 @@ from edgesdk.core.plan import FP32
 from edgesdk.core.runtime import Kernels
 from edgesdk.core.serialize import dumps, from_json, loads, write
 from edgesdk.core.target import Chip, Target, prices_text
-from edgesdk.price.operators import CHANGES, Operator
+from edgesdk.price.operator import CHANGES, Operator
 from edgesdk.price.physics import BYTES, FP16, SHAPE, TERMS, Work, work
 from edgesdk.price.posterior import Z90, Posterior
 

@@ -26,7 +26,7 @@ from edgesdk.core.target import target as find_target
 from edgesdk.core.wording import counted
 from edgesdk.data.data import Batches, Data, check
 from edgesdk.data.task import first_tensor
-from edgesdk.devices.bench import Bench
+from edgesdk.devices.bench import Bench, usual_mode
 from edgesdk.devices.forecast import Forecast
 from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.reach import reach
@@ -40,7 +40,6 @@ from edgesdk.workflows.deploy import Preprocess, quiet
 from edgesdk.workflows.inputs import read_inputs
 
 SCHEMA = 1
-MODE = "rapid"
 
 
 @dataclass(frozen=True)
@@ -279,9 +278,9 @@ def _measured(
     known = find_target(target)
     with reach(device or LOCAL) as agent:
         if device is None and not known.measured:
-            return Forecast(known, agent, threads, runtime).measure(artefacts, MODE)
+            return Forecast(known, agent, threads, runtime).measure(artefacts, usual_mode())
         bench = Bench(agent, threads, runtime)
-        return bench.measure(artefacts, MODE, {runtime: baseline(folder, runtime)}, thorough=False)
+        return bench.measure(artefacts, usual_mode(), {runtime: baseline(folder, runtime)}, thorough=False)
 
 
 def _answers(

@@ -50,10 +50,10 @@ def ask(verb: str, arguments: dict[str, Any], seconds: float = SECONDS) -> dict[
     return document["result"]
 
 
-def repeat(report: Report, verb: str, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    """The results of ``verb`` in three fresh processes, one after the other."""
+def repeat(report: Report, verb: str, arguments: dict[str, Any], processes: int) -> list[dict[str, Any]]:
+    """The results of ``verb`` in as many fresh processes, one after the other."""
     results = []
-    for index in range(PROCESSES):
-        report({"done": index, "of": PROCESSES, "state": "fresh process"})
+    for index in range(processes):
+        report({"done": index, "of": processes, "state": "fresh process"})
         results.append(ask(verb, arguments))
     return results

@@ -95,7 +95,7 @@ def _budget(path: str) -> dict[str, Any]:
 
 def _latency(report: Report, same: dict[str, Any], most: float, percentile: float, lock_seconds: float) -> float:
     """The median of the best of up to three measurements, in ms, the first that keeps the bound being the last."""
-    count, seconds, warmup = measure.MODES["rapid"]
+    count, seconds, warmup = measure.MODES[measure.usual_mode()]
     settings = {
         "runtime": same["runtime"],
         "threads": same["threads"],

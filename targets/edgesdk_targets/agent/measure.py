@@ -15,13 +15,16 @@ from edgesdk_targets.agent.references import check as check_references
 
 # Least count, least seconds, and seconds of warm-up. MLPerf Mobile asks for 1,024 queries and 60 s, and calls 128 and
 # 10 s quick, 64 and 6 s rapid (Janapa Reddi et al. 2022, "MLPerf Mobile Inference Benchmark"); rapid here takes 3 s.
+# Brief is for trying out whether all works: its figures are rough.
 # Those are bursts; sustained is what is left once the same load has warmed the device for five minutes.
 MODES = {
+    "brief": (64, 0.3, 0.1),
     "rapid": (64, 3.0, 1.0),
     "quick": (128, 10.0, 1.0),
     "full": (1024, 60.0, 1.0),
     "sustained": (1024, 300.0, 300.0),
 }
+BRIEF, USUAL, VARIABLE = "brief", "rapid", "EDGESDK_MODE"
 WARMUP_RUNS = 3
 LEAST_BLOCKS, BLOCK_SECONDS = 10, 0.5
 VISIT_SECONDS = 0.001  # of a block, between two visits of the references
@@ -30,6 +33,17 @@ SAMPLES_KEPT = 16000
 # After a change of artefact its weights are not in the caches, and the threads of the one before spin for up to 40 ms.
 SETTLE_SECONDS = {"one thread": 0.002, "several": 0.05}
 PROFILED_RUNS = 20
+
+
+def usual_mode() -> str:
+    """The mode in which deployments and installed bundles are measured: ``EDGESDK_MODE`` where that is set.
+
+    Raises ``AgentError`` where it names none.
+    """
+    mode = os.environ.get(VARIABLE) or USUAL
+    if mode not in MODES:
+        raise AgentError(USAGE, f"{VARIABLE} is {mode!r}, which is no mode", f"set it to one of {', '.join(MODES)}")
+    return mode
 
 
 class _Artifact:

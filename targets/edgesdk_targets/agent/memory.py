@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any, Callable
 
 from edgesdk_targets.agent import files, fresh, lock, measure, runners
-from edgesdk_targets.agent.protocol import Report
+from edgesdk_targets.agent.protocol import USAGE, AgentError, Report
 
 RUNS = 5
 
@@ -19,15 +19,16 @@ def load(
     path: str,
     runtime: str = "onnxruntime",
     threads: int = 1,
+    processes: int = fresh.PROCESSES,
     lock_seconds: float = lock.SECONDS,
 ) -> dict[str, Any]:
-    """How long the model at ``path`` takes to load in a fresh process, in ms: the median of three.
+    """How long the model at ``path`` takes to load in a fresh process, in ms: the median of ``processes``.
 
     ``import_ms`` is the import of the runtime before that, ``first_run_ms`` the first run after it. The file may be
     in the page cache.
     """
     arguments = {"path": path, "runtime": runtime, "threads": threads}
-    return _fresh(report, fresh.LOAD, arguments, lock_seconds)
+    return _fresh(report, fresh.LOAD, arguments, processes, lock_seconds)
 
 
 def memory(
@@ -38,12 +39,14 @@ def memory(
     threads: int = 1,
     inputs: str | None = None,
     baseline: str | None = None,
+    processes: int = fresh.PROCESSES,
     lock_seconds: float = lock.SECONDS,
 ) -> dict[str, Any]:
-    """The memory that loading the model at ``path`` and running it five times adds, in bytes: the median of three.
+    """The memory that loading the model at ``path`` and running it five times adds, in bytes.
 
-    A fresh process imports the runtime, runs the tiny model ``baseline`` once, so that the runtime's own pages are
-    there, collects garbage and resets the peak that the kernel keeps; then it loads the model and runs it.
+    It is the median of ``processes``. A fresh process imports the runtime, runs the tiny model ``baseline`` once, so
+    that the runtime's own pages are there, collects garbage and resets the peak that the kernel keeps; then it loads
+    the model and runs it.
 
     - ``peak_added``: the peak above what was resident before the load. The model's inputs and outputs are in it, as
       ``input_bytes`` tells; the caller of the model owns these.
@@ -54,7 +57,7 @@ def memory(
     lower bound: the growth of the highest peak of the process. A figure that the kernel does not give is null.
     """
     arguments = {"path": path, "runtime": runtime, "threads": threads, "inputs": inputs, "baseline": baseline}
-    return {**_fresh(report, fresh.MEMORY, arguments, lock_seconds), "runs": RUNS}
+    return {**_fresh(report, fresh.MEMORY, arguments, processes, lock_seconds), "runs": RUNS}
 
 
 def load_here(report: Report, *, path: str, runtime: str, threads: int) -> dict[str, Any]:
@@ -124,15 +127,17 @@ def status(path: str = "/proc/self/status") -> dict[str, int | None]:
     return found
 
 
-def _fresh(report: Report, verb: str, arguments: dict[str, Any], lock_seconds: float) -> dict[str, Any]:
+def _fresh(report: Report, verb: str, arguments: dict[str, Any], processes: int, lock_seconds: float) -> dict[str, Any]:
     measure.check_real()
     measure.check_file(arguments["path"])
     measure.check_threads(arguments["threads"])
+    if not isinstance(processes, int) or processes < 1:
+        raise AgentError(USAGE, f"{processes!r} processes", "give 1 or more")
     for name in ("inputs", "baseline"):
         if arguments.get(name):
             measure.check_file(arguments[name])
     with lock.device_lock(report, lock_seconds):
-        results = fresh.repeat(report, verb, arguments)
+        results = fresh.repeat(report, verb, arguments, processes)
     return {"digest": files.digest(arguments["path"]), **combine(results), "samples": results}
 
 

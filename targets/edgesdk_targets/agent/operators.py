@@ -22,6 +22,7 @@ def operators(
     runtime: str = "onnxruntime",
     threads: int = 1,
     rounds: int = 7,
+    most_rounds: int = MOST_ROUNDS,
     seconds_per_visit: float = 0.0005,
     batch: int | None = None,
     references: Sequence[dict[str, str]] = (),
@@ -38,7 +39,7 @@ def operators(
     ``references`` are tiny models, as ``models`` are, visited right before and after each visit: ``undisturbed`` says
     what is made of that. ``reference_ms`` is what they took undisturbed, where that is known. A visit waits for the
     undisturbed state, for ``patience`` seconds in all for each model; one that lacks undisturbed visits after all
-    rounds gets more, up to a limit: where the device is never undisturbed, many visits are better than few.
+    rounds gets more, up to ``most_rounds``: where the device is never undisturbed, many visits are better than few.
 
     Every batch is reported in a progress message under ``results``, so that an interrupted table is not lost; the
     result has them all: ``results`` as a list of ``{"key", "ms", "ratio", "uncertainty", "level_ms", "disturbed",
@@ -49,8 +50,9 @@ def operators(
     measure.check_real()
     if not isinstance(models, list) or not all(isinstance(m, dict) and isinstance(m.get("key"), str) for m in models):
         raise AgentError(USAGE, "a model has no key", 'give a list of {"key", "path" or "model"}')
-    if rounds < 1 or not seconds_per_visit > 0 or (batch is not None and batch < 1) or patience < 0:
-        raise AgentError(USAGE, "rounds, seconds_per_visit, batch or patience is out of range", "give positive numbers")
+    fact = "rounds, most_rounds, seconds_per_visit, batch or patience is out of range"
+    if min(rounds, most_rounds) < 1 or not seconds_per_visit > 0 or (batch is not None and batch < 1) or patience < 0:
+        raise AgentError(USAGE, fact, "give positive numbers")
     check(references, reference_ms)
     measure.check_threads(threads)
     runner = runners.runner(runtime)
@@ -61,7 +63,7 @@ def operators(
         beside = References(runner, references, reference_ms)
         for start in range(0, len(models), size):
             part = [_Timed(model, runner, threads) for model in models[start : start + size]]
-            _time_batch([one for one in part if one.run], beside, rounds, seconds_per_visit, patience)
+            _time_batch([one for one in part if one.run], beside, (rounds, most_rounds), seconds_per_visit, patience)
             timed += part
             results = [one.result(beside) for one in part]
             report({"done": len(timed), "of": len(models), "state": "timing", "results": results})
@@ -121,14 +123,16 @@ class _Timed:
         }
 
 
-def _time_batch(batch: list[_Timed], beside: References, rounds: int, seconds: float, patience: float) -> None:
-    left = patience * len(batch)
+def _time_batch(
+    batch: list[_Timed], beside: References, rounds: tuple[int, int], seconds: float, patience: float
+) -> None:
+    (least, most), left = rounds, patience * len(batch)
     with clock.no_collection():
         for one in batch:
             assert one.run is not None
             one.count = clock.runs_in(one.run, seconds, LEAST_RUNS, MOST_RUNS)
         order = list(batch)
-        for done in range(1, max(rounds, MOST_ROUNDS) + 1):
+        for done in range(1, max(least, most) + 1):
             level = beside.visit()
             for one in order:
                 if left > 0 and beside.is_slow(level):
@@ -137,7 +141,7 @@ def _time_batch(batch: list[_Timed], beside: References, rounds: int, seconds: f
                 level = one.visit(level, beside)
             beside.refresh()
             order.reverse()
-            if done >= rounds:
+            if done >= least:
                 order = [one for one in order if one.lacks(beside)]
                 if not order:
                     break
