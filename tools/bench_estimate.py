@@ -1,6 +1,6 @@
 """How far the predictions are off, on networks, sizes, families and boards that were held out; and how fast they come.
 
-    python tools/bench_estimate.py FOLDER [--calibrated NAME] [--write docs/estimates.md]
+    python tools/bench_estimate.py FOLDER [--calibrated NAME] [--write docs/reference/figures/estimates.md]
 
 FOLDER holds the published figures (see ``tools/latency.py``). Every row of the table is fitted without what it is
 judged on. Beside it stands a plain baseline, fitted and judged on the same networks: a cost per kind of operator and a

@@ -1,6 +1,7 @@
 """Our int8 files against what each runtime's own tool makes of the same model: latency, error, size, in one run.
 
-    pip install '.[bench]' && python tools/bench_formats.py [--models resnet20 ...] [--write docs/formats.md]
+    pip install '.[bench]' && python tools/bench_formats.py [--models resnet20 ...]
+        [--write docs/reference/figures/formats.md]
     python tools/bench_formats.py --bundles FOLDER FOLDER ...
 
 Both sides get the same weights and calibration samples. Latency is the ratio of the two p50 from one interleaved run

@@ -2,7 +2,7 @@
 
     pip install '.[techniques,openvino,tflite]' && python tools/bench_techniques.py [every fitting recovery ...]
         [--network resnet8] [--weights-folder ZOO] [--epochs 1] [--images 8000] [--only NAME ...]
-        [--write docs/techniques.md]
+        [--write docs/reference/figures/techniques.md]
 
 Each table is of one seed and one network: the built-in example with its samples of Fashion-MNIST, or one that
 ``tools/train_zoo.py`` trained on CIFAR-10. Scores are top-1 on 2,000 test images. ``--write`` puts each table in the

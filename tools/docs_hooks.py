@@ -44,7 +44,7 @@ def _paragraphs(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return re.sub(r"([|\[\]<*_])", r"\\\1", " ".join(text.split()))
 
 
 def exit_codes() -> str:

@@ -156,7 +156,7 @@ def test_layers_that_are_called_integer_run_in_integer_kernels(
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_int8_is_a_quarter_and_what_does_not_shrink(exported, runtime: str) -> None:
     dense, small = (exported("resnet20", plan, runtime) for plan in ("dense", "int8"))
-    if runtime == "openvino":  # its .xml spells every dimension out, whatever the bits: docs/formats.md
+    if runtime == "openvino":  # its .xml spells every dimension out, whatever the bits: docs/reference/formats.md
         sizes = [artefact.files[1].stat().st_size for artefact in (dense, small)]
     else:
         sizes = [artefact.size_bytes for artefact in (dense, small)]

@@ -35,7 +35,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--device", help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}"),
         click.option("--runtime", help="One of the target's, or auto for the best of all.  [default: its first]"),
         click.option("--precision", multiple=True, help="Of layers: fp32 and what is named here alone."),
-        click.option("--offer", multiple=True, help="Forms of layers beside the usual, like cp: docs/techniques.md."),
+        click.option("--offer", multiple=True, help="Further candidates, like cp: docs/reference/techniques.md."),
         click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable."),
         click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint."),
         judging,

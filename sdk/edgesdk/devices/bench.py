@@ -11,7 +11,7 @@ from typing import Any
 
 from edgesdk.core.artifact import Artefact, references
 from edgesdk.core.cache import cache_folder
-from edgesdk.core.errors import DeviceError
+from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.pairing import paired
 from edgesdk.core.report import Report, Undisturbed
 from edgesdk.core.runtime import find_runtime, format_of
@@ -19,7 +19,9 @@ from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.meter import Progress
 from edgesdk.price.operators import Operator
 from edgesdk.price.table import COPIES, Price, Table
-from edgesdk_targets.agent.measure import MODES
+from edgesdk_targets.agent import measure
+from edgesdk_targets.agent.measure import BRIEF, MODES
+from edgesdk_targets.agent.protocol import AgentError
 from edgesdk_targets.agent.undisturbed import beyond
 
 CHUNK, CHUNK_BYTES = 256, 8 << 20  # probes sent at a time: what is lost when a run is interrupted
@@ -201,7 +203,7 @@ class Bench:
         return reports
 
     @property
-    def _processes(self) -> dict[str, int]:
+    def _processes(self) -> dict[str, Any]:
         """In how many fresh processes what one shows is measured, where that is not for the agent to say."""
         return {"processes": 1} if self.brief else {}
 

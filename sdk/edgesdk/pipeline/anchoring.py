@@ -23,7 +23,8 @@ def measure_dense(setup: Setup, dense: DenseFile, whole: IntegerModel, again: bo
     """
     setup.tell(f"measuring the dense model ({setup.runtime})", None)
     key = [
-        SCHEMA, setup.graph.digest, digest_of(setup.network.module), setup.meter.conditions, usual_mode(), sorted(whole.options)
+        SCHEMA, setup.graph.digest, digest_of(setup.network.module), setup.meter.conditions, usual_mode(),
+        sorted(whole.options),
     ]  # fmt: skip
     path = cache_folder() / "anchors" / f"{digest(key)[:16]}.json"
     if not again and (kept := read_anchors(path)) is not None:

@@ -224,7 +224,9 @@ class Recovery:
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}", "check the path") from None
         except ValueError as error:
-            raise UsageError(f"{path} is no TOML: {said(error)}", "write it as docs/techniques.md shows") from None
+            raise UsageError(
+                f"{path} is no TOML: {said(error)}", "write it as docs/how-to/recover-accuracy.md shows"
+            ) from None
         try:
             for name, kind in (("teachers", Teacher), ("losses", Term)):
                 if name in document:

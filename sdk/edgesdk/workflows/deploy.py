@@ -113,7 +113,7 @@ def deploy(
 
     ``runtime`` is one of the target's, by default its first; ``auto`` searches every one, measures their finalists in
     one run and takes the best. ``precision`` narrows those that layers may run in, ``offer`` puts forms of layers on
-    the menu that are not there by default (docs/techniques.md has their names).
+    the menu that are not there by default (docs/reference/techniques.md has their names).
 
     ``epochs`` bounds all training, ``time`` (seconds, or ``10min``) the whole run: it plans within both and ends with
     the best so far. A run that was interrupted goes on where it was when the same is asked again.
