@@ -1,0 +1,155 @@
+"""What the documents show, taken out of them, and what is wrong with it: commands, Python, TOML, lines too long."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+import edgesdk
+from edgesdk.cli import main
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent.parent
+SOURCES = {"edgesdk": ROOT / "sdk", "edgesdk_targets": ROOT / "targets", "edgesdk_profiles": ROOT / "profiles"}
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`(edgesdk [^`]+)`")
+SHELL = ("", "sh", "bash", "text")
+ELLIPSIS = ("...", "…")
+
+
+def blocks(text: str, *languages: str) -> Iterator[str]:
+    """The fenced blocks of ``text`` in one of the ``languages``."""
+    yield from (found[3] for found in FENCE.finditer(text) if found[2] in languages)
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Every ``edgesdk`` that a shell block of ``text`` runs, as its arguments."""
+    for block in blocks(text, *SHELL):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield from _of_line(line.removeprefix("$ "))
+
+
+def _of_line(line: str) -> Iterator[list[str]]:
+    if not re.search(r"(^|&& *|\| *)edgesdk ", line):
+        return
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    for word in [*lexer, "&&"]:
+        if word in ("&&", "||", "|", ";"):
+            if words[:1] == ["edgesdk"]:
+                yield words[1 : words.index(">")] if ">" in words else words[1:]
+            words = []
+        else:
+            words.append(word)
+
+
+def mentions(text: str) -> Iterator[list[str]]:
+    """Every ``edgesdk`` command that ``text`` mentions in a line, where a part of one will do."""
+    yield from (shlex.split(" ".join(found.split()))[1:] for found in INLINE.findall(FENCE.sub("", text)))
+
+
+def command_error(words: list[str], whole: bool = True) -> str | None:
+    """Why click refuses these arguments of ``edgesdk``. Of those that are not ``whole`` only names are looked at."""
+    found: click.Command = main
+    context = click.Context(main, info_name="edgesdk", **main.context_settings)
+    rest = list(words)
+    while isinstance(found, click.Group) and rest and not rest[0].startswith("-"):
+        below = found.get_command(context, rest[0])
+        if below is None:
+            return f"there is no command {rest[0]}"
+        context = click.Context(below, context, info_name=rest.pop(0))
+        found = below
+    known = {name for option in found.get_params(context) for name in option.opts}
+    names = [word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)]
+    if unknown := [name for name in names if name not in known]:
+        return f"{context.command_path} has no option {unknown[0]}"
+    if not whole or isinstance(found, click.Group) or any(word in ELLIPSIS for word in rest):
+        return None
+    try:
+        found.make_context(found.name, rest, parent=context.parent)
+    except click.ClickException as error:
+        return error.format_message()
+    except click.exceptions.Exit:  # of --help and --version
+        return None
+    return None
+
+
+def python_error(code: str) -> str | None:
+    """Why ``code`` does not compile, or which name or keyword of edgesdk in it there is not."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError as error:
+        return f"line {error.lineno}: {error.msg}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "edgesdk":
+            if node.attr not in dir(edgesdk):
+                return f"there is no edgesdk.{node.attr}"
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in SOURCES:
+            known = [*_defined(str(node.module)), *dir(edgesdk)] if node.module == "edgesdk" else _defined(node.module)
+            if missing := [alias.name for alias in node.names if alias.name not in known]:
+                return f"{node.module} has no {missing[0]}"
+        if isinstance(node, ast.Call) and (wrong := _call_error(node)):
+            return wrong
+    return None
+
+
+def _call_error(call: ast.Call) -> str | None:
+    """Which keyword of a call of ``edgesdk.NAME`` there is not."""
+    to = call.func
+    if not (isinstance(to, ast.Attribute) and isinstance(to.value, ast.Name) and to.value.id == "edgesdk"):
+        return None
+    if to.attr not in edgesdk._HOMES:
+        return f"there is no edgesdk.{to.attr}"
+    known = _parameters(edgesdk._HOMES[to.attr], to.attr)
+    unknown = [word.arg for word in call.keywords if word.arg is not None and word.arg not in known]
+    return f"edgesdk.{to.attr} takes no {unknown[0]}" if unknown else None
+
+
+def _tree(module: str) -> ast.Module:
+    """The source of ``module``, which is not imported: it may take PyTorch. Empty where there is none."""
+    place = SOURCES[module.partition(".")[0]].joinpath(*module.split("."))
+    found = next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+    return ast.parse(found.read_text() if found else "")
+
+
+def _defined(module: str) -> list[str]:
+    """The functions, classes and constants of ``module``."""
+    assigned = [node.targets[0] for node in _tree(module).body if isinstance(node, ast.Assign)]
+    named = [node.name for node in _tree(module).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    return named + [target.id for target in assigned if isinstance(target, ast.Name)]
+
+
+def _parameters(home: str, name: str) -> list[str]:
+    """What the function ``name`` takes, or the fields of that dataclass."""
+    (found,) = (node for node in _tree(f"edgesdk.{home}").body if getattr(node, "name", None) == name)
+    if isinstance(found, ast.FunctionDef):
+        return [argument.arg for argument in (*found.args.args, *found.args.kwonlyargs)]
+    fields = [node.target for node in getattr(found, "body", ()) if isinstance(node, ast.AnnAssign)]
+    return [target.id for target in fields if isinstance(target, ast.Name)]
+
+
+def toml_error(text: str) -> str | None:
+    """Why ``text`` is no TOML."""
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        return str(error)
+    return None
+
+
+def long_lines(text: str, most: int = 120) -> list[int]:
+    """The lines that are wider than ``most`` and could be broken: neither in a block nor of a table."""
+    prose = FENCE.sub(lambda block: "\n" * block[0].count("\n"), text).splitlines()
+    return [n for n, line in enumerate(prose, 1) if len(line) > most and not line.startswith(("|", "<", "!["))]
