@@ -153,3 +153,14 @@ def long_lines(text: str, most: int = 120) -> list[int]:
     """The lines that are wider than ``most`` and could be broken: neither in a block nor of a table."""
     prose = FENCE.sub(lambda block: "\n" * block[0].count("\n"), text).splitlines()
     return [n for n, line in enumerate(prose, 1) if len(line) > most and not line.startswith(("|", "<", "!["))]
+
+
+def undocumented(module: str, only: str | None = None) -> list[str]:
+    """The public functions, classes and methods of ``module``, or of its name ``only``, that no docstring explains."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    public = [node for node in _tree(module).body if isinstance(node, kinds) and not node.name.startswith("_")]
+    shown = [node for node in public if only in (None, node.name)]
+    owners = [node for node in shown if isinstance(node, ast.ClassDef)]
+    parts = [(owner.name, node) for owner in owners for node in owner.body if isinstance(node, ast.FunctionDef)]
+    inner = [f"{owner}.{node.name}" for owner, node in parts if node.name[0] != "_" and not ast.get_docstring(node)]
+    return [node.name for node in shown if not ast.get_docstring(node)] + inner

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import documents
 import pytest
-from documents import PAGES, ROOT, blocks, command_error, commands, long_lines, mentions, python_error, toml_error
+from documents import PAGES, ROOT, blocks, command_error, commands, python_error
 
 import edgesdk
 
@@ -21,7 +22,7 @@ def test_every_command_that_is_shown_is_one(page: Path) -> None:
     text = page.read_text()
     assert {" ".join(words): wrong for words in commands(text) if (wrong := command_error(words))} == {}
     if page.name != HISTORY:
-        partly = {" ".join(words): command_error(words, whole=False) for words in mentions(text)}
+        partly = {" ".join(words): command_error(words, whole=False) for words in documents.mentions(text)}
         assert {words: wrong for words, wrong in partly.items() if wrong} == {}
 
 
@@ -29,13 +30,13 @@ def test_every_command_that_is_shown_is_one(page: Path) -> None:
 def test_every_block_of_code_is_what_it_says(page: Path) -> None:
     text = page.read_text()
     assert [wrong for code in blocks(text, "python") if (wrong := python_error(code))] == []
-    assert [wrong for code in blocks(text, "toml") if (wrong := toml_error(code))] == []
+    assert [wrong for code in blocks(text, "toml") if (wrong := documents.toml_error(code))] == []
 
 
 @every_page
 def test_lines_can_be_read(page: Path) -> None:
     if page.parent != ROOT or page.name == "README.md":
-        assert long_lines(page.read_text()) == []
+        assert documents.long_lines(page.read_text()) == []
 
 
 @every_page
@@ -62,6 +63,13 @@ def test_the_reference_has_every_public_name_and_every_technique() -> None:
     shown = set(re.findall(r"^::: edgesdk\.techniques\.(\w+)$", page, re.MULTILINE))
     files = (ROOT / "sdk/edgesdk/techniques").glob("*.py")
     assert shown == {file.stem for file in files} - {"__init__", "libraries"}
+
+
+def test_what_the_reference_shows_is_explained() -> None:
+    public = {name: documents.undocumented(f"edgesdk.{edgesdk._HOMES[name]}", name) for name in edgesdk.__all__}
+    files = (ROOT / "sdk/edgesdk/techniques").glob("*.py")
+    techniques = {file.stem: documents.undocumented(f"edgesdk.techniques.{file.stem}") for file in files}
+    assert {name: missing for name, missing in {**public, **techniques}.items() if missing} == {}
 
 
 def test_the_readme_begins_with_two_commands() -> None:

@@ -58,6 +58,7 @@ class Bundle:
 
     @property
     def model(self) -> Path:
+        """The file of the model: ``.onnx``, ``.xml`` or ``.tflite``."""
         return self.path / self.manifest.get("model", MODEL)
 
     def recorded(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

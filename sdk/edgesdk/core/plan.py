@@ -86,7 +86,12 @@ class Struck:
 
 @dataclass(frozen=True)
 class Plan:
-    """Per channel group how many channels stay, per layer its option, and the branches that are left out."""
+    """Per channel group how many channels stay, per layer its option, and the branches that are left out.
+
+    ``predicted`` is the cost that the search promised (ms, bytes), ``proof`` how far from the optimum it can be, and
+    ``struck`` are the candidates that are slower on this device than what they would replace. Raises ``BundleError``
+    for a schema that is newer than this version of edgesdk.
+    """
 
     graph_digest: str
     target: str
@@ -106,6 +111,7 @@ class Plan:
 
     @property
     def options(self) -> dict[str, Option]:
+        """What each layer is to be, by its name."""
         return {layer.name: layer.option for layer in self.layers}
 
     @property

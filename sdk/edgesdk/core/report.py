@@ -129,10 +129,12 @@ class Report:
 
     @property
     def architecture(self) -> str | None:
+        """What the kernel of the machine says that it is, as ``x86_64``."""
         return self.device.get("architecture")
 
     @property
     def error(self) -> float:
+        """The standard error of the latency's logarithm that comes from the device having been disturbed."""
         return self.undisturbed.error if self.undisturbed is not None else 0.0
 
     def latency_ms(self, percentile: float = 50) -> float:

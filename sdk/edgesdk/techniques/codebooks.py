@@ -147,7 +147,8 @@ def e2m1(weight: Tensor, block: int = MX_BLOCK) -> Coded:
 
 def ternary(weight: Tensor) -> Coded:
     """-a, 0 or a, with a the mean of the magnitudes above 0.7 mean|W| (Li et al. 2016, "Ternary Weight Networks",
-    eq. 5 and 6): the scale that is best for that threshold."""
+    eq. 5 and 6): the scale that is best for that threshold. Raises ``UsageError`` for a weight that is empty or not
+    finite."""
     _check(weight)
     size = weight.detach().double().abs()
     chosen = size > TERNARY_THRESHOLD * size.mean()
@@ -158,7 +159,8 @@ def ternary(weight: Tensor) -> Coded:
 
 def binary(weight: Tensor) -> Coded:
     """The signs, times the mean magnitude of each output channel (Rastegari et al. 2016, "XNOR-Net", eq. 6): the least
-    squared error that signs and a scale can have. Zero counts as positive."""
+    squared error that signs and a scale can have. Zero counts as positive. Raises ``UsageError`` for a weight that is
+    empty or not finite."""
     _check(weight)
     rows = weight.detach().flatten(1) if weight.dim() > 1 else weight.detach()[None]
     scales = rows.double().abs().mean(1).float()

@@ -58,7 +58,8 @@ def probabilities(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
 def features(student: Tensor, teacher: Tensor) -> Tensor:
     """Hints (Romero et al. 2015, "FitNets", eq. 3): half the mean squared difference of two layers' outputs.
 
-    Where the student's has another number of channels, a :class:`Regressor` that learns with it comes before.
+    Both are (N, C, *). Where the student's has another number of channels, a :class:`Regressor` that learns with it
+    comes before.
     """
     _same(student, teacher)
     return 0.5 * F.mse_loss(student, teacher.detach())
@@ -73,6 +74,7 @@ class Regressor(nn.Module):
         self.map: nn.Linear = nn.Linear(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x``, (N, C, *) with its channels on ``axis``, with the other number of channels. Raises ``UsageError``."""
         if x.shape[self.axis] != self.map.in_features:
             fact = f"features of shape {_shown(x)} for a regressor of {self.map.in_features} channels"
             raise UsageError(fact, "name the axis of the channels")
@@ -158,6 +160,7 @@ class Information(nn.Module):
         return F.softplus(self.alpha) + LEAST_VARIANCE
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss, a scalar, of features (N, C', *) and the teacher's (N, C, *). Raises ``UsageError``."""
         found = self.mean(student)
         _same(found, teacher)
         shape = [1] * teacher.dim()
@@ -179,6 +182,7 @@ class Discriminator(nn.Module):
         self.net: nn.Sequential = nn.Sequential(nn.Linear(outputs, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, 1))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The sum of both sides' losses, a scalar, of outputs (N, K). Raises ``UsageError`` for shapes that differ."""
         _same(student, teacher)
         fixed = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
         taken = torch.func.functional_call(self.net, fixed, (student,))

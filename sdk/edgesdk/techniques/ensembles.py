@@ -38,6 +38,7 @@ class Ensemble(nn.Module):
         self.classify = classify
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) where the members classify, else the mean of what they answer to ``x``, (N, ...)."""
         answers = [member(x) for member in self.members]
         if self.classify:
             answers = [answer.softmax(-1) for answer in answers]

@@ -19,7 +19,10 @@ SETTLED = 1e-3  # relative change of a scale, from which on nothing moves
 
 
 def output_ranges(layer: nn.Module) -> Tensor:
-    """The largest magnitude of each output channel's weights, (n,), for a convolution or linear layer."""
+    """The largest magnitude of each output channel's weights, (n,), for a convolution or linear layer.
+
+    Raises ``UsageError`` for another layer.
+    """
     return _weight(layer).abs().flatten(1).amax(1)
 
 
@@ -62,7 +65,10 @@ def equalize(first: nn.Module, second: nn.Module) -> Tensor:
 
 
 def equalize_all(pairs: Sequence[tuple[nn.Module, nn.Module]]) -> int:
-    """Equalize ``pairs`` in turns until nothing moves, as layers may be in two pairs. The rounds that it took."""
+    """Equalize ``pairs`` in turns until nothing moves, as layers may be in two pairs. The rounds that it took.
+
+    Raises ``UsageError`` as :func:`equalize` does.
+    """
     for done in range(ROUNDS):
         moved = [float((equalize(first, second) - 1).abs().max()) for first, second in pairs]
         if max(moved, default=0.0) < SETTLED:

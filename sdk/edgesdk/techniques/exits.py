@@ -52,12 +52,16 @@ def leaves(doubts: Tensor, thresholds: Sequence[float]) -> Tensor:
 
 
 def reached(last: Tensor, stages: int) -> list[float]:
-    """The share of samples that each of ``stages`` is run for, where ``last`` says where each leaves."""
+    """The share of samples that each of ``stages`` is run for, where ``last``, (N,), says where each leaves."""
     return [float((last >= stage).double().mean()) for stage in range(stages)]
 
 
 def expected(shares: Sequence[float], costs: Sequence[float]) -> float:
-    """What a sample costs on average: the cost of each stage, weighted by the share of samples that reach it."""
+    """What a sample costs on average: the cost of each stage, weighted by the share of samples that reach it.
+
+    ``shares`` and ``costs`` have an entry per stage; the unit is that of ``costs``, as ms. Raises ``ValueError`` where
+    their numbers differ.
+    """
     return sum(share * cost for share, cost in zip(shares, costs, strict=True))
 
 

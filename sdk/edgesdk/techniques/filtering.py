@@ -56,7 +56,10 @@ class Filtered:
 
 
 def planes(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """A weight's shape as (planes, rows, columns): kernels are planes; a matrix, 1x1 kernels too, is one."""
+    """A weight's shape as (planes, rows, columns): kernels are planes; a matrix, 1x1 kernels too, is one.
+
+    Raises ``UsageError`` for less than two or more than four axes.
+    """
     if len(shape) > 4 or len(shape) < 2:
         raise UsageError(f"a weight of {len(shape)} axes is not filtered", "leave this layer as it is")
     kernel = shape[2:]

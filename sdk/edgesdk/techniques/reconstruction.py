@@ -70,6 +70,7 @@ class Moments:
         return error.clamp(min=0)
 
     def check(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Raise ``UsageError`` unless ``weight`` is (g, n, k), ``bias`` (g, n), and there are rows."""
         if weight.shape != self.yx.shape or (bias is not None and bias.shape != self.y.shape):
             shapes = f"{tuple(weight.shape)}" + (f" and a bias of {tuple(bias.shape)}" if bias is not None else "")
             fact = f"a weight of shape {shapes} does not fit moments of {tuple(self.yx.shape)}"
@@ -176,7 +177,11 @@ def window_rows(layer: nn.Module, x: Tensor, positions: Tensor | None = None) ->
 
 
 def output_rows(layer: nn.Module, y: Tensor, positions: Tensor | None = None) -> Tensor:
-    """Outputs of ``layer`` as rows (groups, N * positions, n), in the order of :func:`window_rows`."""
+    """Outputs of ``layer`` as rows (groups, N * positions, n), in the order of :func:`window_rows`.
+
+    ``y`` is (N, channels, ...) of a convolution, (N, ..., channels) of a linear layer. Raises ``UsageError`` for
+    another kind of layer.
+    """
     if isinstance(layer, nn.Linear):
         return _picked(y, positions)[None]
     picked = _picked(y.movedim(1, -1), positions)

@@ -23,7 +23,10 @@ LAMBDA = 0.03  # of the regulariser, to an error in units of the nearest roundin
 
 
 def nearest(weight: Tensor, scale: Tensor, limit: int) -> Tensor:
-    """``weight`` on its grid: the nearest of ``scale * (-limit ... limit)``. ``scale`` broadcasts against it."""
+    """``weight`` on its grid: the nearest of ``scale * (-limit ... limit)``, half-way to even.
+
+    ``scale``, positive, broadcasts against ``weight``, whose shape comes back.
+    """
     return (weight / scale).round().clamp(-limit, limit) * scale
 
 

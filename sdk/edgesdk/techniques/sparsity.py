@@ -96,7 +96,7 @@ def held(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Trial:
-    """One round of pruning: how much was pruned, what the test said then, and whether that was kept."""
+    """One round of pruning: the share of weights that is zero, what the test said then, and whether that was kept."""
 
     sparsity: float
     accuracy: float
@@ -105,7 +105,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Pruned(Generic[M]):
-    """The sparsest model that reached the accuracy, its figures, and every trial on the way."""
+    """The sparsest model that reached the accuracy, its share of zeros and its accuracy, and every trial on the way."""
 
     model: M
     sparsity: float

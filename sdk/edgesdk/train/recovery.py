@@ -143,6 +143,7 @@ class Teacher:
 
     @property
     def name(self) -> str:
+        """What it was given as, or the class of the module."""
         return self.source if isinstance(self.source, str) else type(self.source).__name__
 
     def loaded(self) -> Teacher:

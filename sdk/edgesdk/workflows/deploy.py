@@ -112,8 +112,8 @@ def deploy(
     small model may be mostly calls that no narrower layer makes fewer.
 
     ``runtime`` is one of the target's, by default its first; ``auto`` searches every one, measures their finalists in
-    one run and takes the best. ``precision`` narrows those that layers may run in, ``offer`` puts forms of layers on
-    the menu that are not there by default (docs/reference/techniques.md has their names).
+    one run and takes the best. ``precision`` narrows those that layers may run in, ``offer`` names further
+    candidates for layers, beside those that there are by default (docs/reference/techniques.md).
 
     ``epochs`` bounds all training, ``time`` (seconds, or ``10min``) the whole run: it plans within both and ends with
     the best so far. A run that was interrupted goes on where it was when the same is asked again.

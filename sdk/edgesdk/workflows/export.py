@@ -39,7 +39,10 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Exported:
-    """One format of a plan: its files with their bytes together, the runtime that was asked, and the parity."""
+    """One format of a plan, written: its ``path``, the bytes of all its files, the runtime that ran it, and the parity.
+
+    The parity is the distance of its outputs from the simulation in PyTorch, over their spread.
+    """
 
     format: str
     path: str
@@ -54,7 +57,7 @@ def export_plan(
     weights: Path | None = None, metric: str | Metric = "top-1", epochs: float = 0.0, seed: int = 0,
     force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, tell: Tell = quiet,
 ) -> tuple[Exported, ...]:  # fmt: skip
-    """Carry out ``plan`` on ``model`` and write it to the folder ``out`` in each ``format`` named, by default in all.
+    """Apply ``plan`` to ``model`` and write it to the folder ``out`` in each ``format`` named, by default in all.
 
     All files hold the same integers, scales and zero points. ``data`` gives the ranges of integer layers, and with
     ``epochs`` what compression cost is learnt back. Nothing is written unless every format is. Raises ``BundleError``

@@ -55,8 +55,11 @@ EXAMPLE = "edgesdk.example.resnet8:resnet8"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared model and its folder: ``weights.safetensors``, ``manifest.json`` with the ``report``, and, where the
-    model was named and not given as a module, ``model.py``, whose ``model`` makes it."""
+    """A prepared model and its folder.
+
+    In it are ``weights.safetensors``, ``manifest.json`` with the ``report`` and, where the model was named and not
+    given as a module, ``model.py``, whose ``model`` makes it.
+    """
 
     path: Path
     model: nn.Module
