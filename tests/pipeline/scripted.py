@@ -1,0 +1,235 @@
+"""A study whose meter answers from a script: the search, the plans and the corrections are real, times are not.
+
+Files are written for their size alone, by the account of bytes, so that a deployment takes a tenth of a second. That
+real files are what plans say is for ``tests/budgets`` and ``tests/backend``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgesdk.compress.integers import UNSIGNED
+from edgesdk.compress.quantize import integer
+from edgesdk.core.artifact import Artefact
+from edgesdk.core.budget import Budget
+from edgesdk.core.pairing import Ratio
+from edgesdk.core.plan import FP32, INT8, Option, Plan
+from edgesdk.core.report import DENSE, Measurement, Prediction, Report
+from edgesdk.data.data import load_data
+from edgesdk.data.task import Task
+from edgesdk.export.parity import Parity
+from edgesdk.network.network import Network
+from edgesdk.network.reference import Reference
+from edgesdk.network.trace import trace
+from edgesdk.pipeline import study as studies
+from edgesdk.pipeline.candidates import Candidate
+from edgesdk.pipeline.pricing import price_operators
+from edgesdk.pipeline.result import Result
+from edgesdk.pipeline.sensing import sense_accuracy
+from edgesdk.pipeline.setup import DenseFile, Setup
+from edgesdk.pipeline.study import Study
+from edgesdk.pipeline.training import DEPLOYED, Selected
+from edgesdk.price.account import Account
+from edgesdk.price.operators import Operator, of_network
+
+INPUTS, CLASSES, SAMPLES = 8, 3, 24
+MS_PER_MAC = {FP32: 1e-6, INT8: 0.25e-6}
+LEAST_MS = 1e-5  # of an operator
+EXACT = Parity(0.0, 1e-3, SAMPLES, 0.0)
+Script = Callable[[str, float], float]
+"""What a file takes in ms, by its name in the run and the ms that its operators add up to."""
+
+
+def as_priced(name: str, ms: float) -> float:
+    return ms
+
+
+class ScriptedPrices:
+    """Prices that grow with the work; ``timed`` says whether they count as timed on a device."""
+
+    call_ms = None
+
+    def __init__(self, timed: bool = False) -> None:
+        self.timed, self.factor = timed, 1.0
+
+    def latency_ms(self, operator: Operator) -> float:
+        return self.factor * (LEAST_MS + operator.macs * MS_PER_MAC[operator.precision])
+
+    def error_ms(self, operator: Operator) -> float:
+        return 0.01 * self.latency_ms(operator) if self.timed else 0.0
+
+    def is_timed(self, operator: Operator) -> bool:
+        return self.timed
+
+
+@dataclass
+class ScriptedMeter:
+    """Says of a file what ``script`` makes of the sum of its operators; ``throttled`` names runs that are invalid."""
+
+    script: Script = as_priced
+    measured: bool = False
+    memory: Callable[[str, float], float] = as_priced
+    throttled: Callable[[str], bool] = lambda name: False
+    true: ScriptedPrices = field(default_factory=ScriptedPrices)
+    table: ScriptedPrices = field(default_factory=ScriptedPrices)
+    runtime: str = "onnxruntime"
+    threads: int = 1
+    version: str = "1.23"
+    asked: list[str] = field(default_factory=list)
+    timed: list[tuple[int, bool]] = field(default_factory=list)
+
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        return {"device": "scripted"}
+
+    def prices(self, weights: int) -> ScriptedPrices:
+        return self.table
+
+    def time(
+        self, operators: Sequence[Operator], probe: Callable[[Operator], bytes],
+        progress: Callable[[float], None] = lambda share: None, again: bool = False,
+    ) -> int:  # fmt: skip
+        self.timed.append((len(operators), again))
+        if again:
+            self.table.factor = self.true.factor
+        return len(operators)
+
+    def measure(
+        self, artefacts: Mapping[str, Artefact], mode: str, baselines: Mapping[str, Path] | None = None,
+        thorough: bool = True,
+    ) -> Mapping[str, Measurement]:  # fmt: skip
+        self.asked += [name for name in artefacts if name != DENSE]
+        ms = {name: self._ms(name, artefact) for name, artefact in artefacts.items()}
+        return {name: self._figures(name, artefact, ms) for name, artefact in artefacts.items()}
+
+    def _ms(self, name: str, artefact: Artefact) -> float:
+        assert artefact.graph is not None
+        parts = sum(self.true.latency_ms(op) for _, op in of_network(artefact.graph, artefact.options))
+        return parts if name == DENSE else self.script(name, parts)
+
+    def _figures(self, name: str, artefact: Artefact, ms: Mapping[str, float]) -> Measurement:
+        assert artefact.graph is not None
+        peak = Account.of(self.runtime, self.version).peak_bytes(artefact.graph, artefact.options)
+        same: dict[str, Any] = dict(
+            name=name, digest=artefact.digest, size_bytes=artefact.size_bytes, runtime=self.runtime,
+            runtime_version=self.version, threads=self.threads,
+            peak_memory_bytes=peak if name == DENSE else self.memory(name, peak), runtime_memory_bytes=None,
+            valid=not self.throttled(name), reason="it throttled" if self.throttled(name) else None,
+            ratios={other: Ratio(ms[name] / took, ms[name] / took, ms[name] / took, 0) for other, took in ms.items()},
+        )  # fmt: skip
+        if self.measured:
+            samples = (ms[name],) * 100
+            return Report(
+                **same, precision=None, mode="rapid", statistics={}, samples_ms=samples, load_ms=None, conditions={},
+                device={"architecture": "x86_64"},
+            )  # fmt: skip
+        return Prediction(
+            **same, median_ms=ms[name], low_ms=ms[name], high_ms=ms[name], standing={}, sources=(), notes=()
+        )
+
+    def kernels(self, artefact: Artefact) -> list[dict[str, Any]]:
+        return []
+
+
+class Unwritten:
+    """Files that have the bytes which the account says, and nothing in them."""
+
+    folder: Path
+    runtime: str
+
+    def write_file(self, ready: Network, options: Mapping[str, Option], name: str) -> Artefact:
+        path = self.folder / f"{name}.onnx"
+        size = int(Account.of(self.runtime).size_bytes(ready.graph, options))
+        path.write_bytes(name.encode() + bytes(size - len(name)))
+        path.with_suffix(".bin").write_bytes(b"")  # what OpenVINO has beside it
+        return Artefact(path, ready.graph, options, self.runtime)
+
+    def quantize(self, network: Network, options: Mapping[str, Option]) -> Network:
+        return integer(network, options, UNSIGNED)
+
+
+class UnwrittenSetup(Unwritten, Setup):
+    pass
+
+
+class UnwrittenStudy(Unwritten, Study):
+    pass
+
+
+def make_study(meter: ScriptedMeter, folder: Path, labelled: bool = False) -> Study:
+    """A small network with a residual branch, studied with ``meter``; with labels it can learn."""
+    torch.manual_seed(3)
+    model = Branched().eval()
+    x = torch.randn(SAMPLES * (10 if labelled else 1), INPUTS)
+    labels = model(x).argmax(1).numpy() if labelled else None
+    data = load_data((x.numpy(), labels))
+    reference = Reference(model)
+    network = trace(model, data.example, reference)
+    task = Task(labelled=labelled)
+    setup = UnwrittenSetup(
+        reference, network, data, task, "raspberry-pi-5", meter, (FP32, INT8), (), folder, lambda stage, share: None
+    )
+    dense = DenseFile(setup.write_file(network, {}, "dense"), EXACT)
+    priced = price_operators(setup, Budget(size_bytes=1.0))  # with what is small and slow
+    sensed = sense_accuracy([setup], [priced.offered])
+    return UnwrittenStudy(**vars(studies._anchor(setup, dense, priced, sensed, again=True)))
+
+
+def with_script(study: Study, **changes: Any) -> Study:
+    """``study`` with a meter that answers otherwise from here on, and corrections of its own."""
+    assert isinstance(study.meter, ScriptedMeter)
+    own = study.corrections
+    fresh = replace(own, seen=list(own.seen), observations=list(own.observations), notes=[], timed_again=set())
+    return replace(study, meter=replace(study.meter, **changes, asked=[], timed=[]), corrections=fresh)
+
+
+class Branched(nn.Module):
+    """Three layers, the middle one a branch that is added to what it reads; vectors of ``INPUTS``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(INPUTS, 12), nn.Linear(12, 16), nn.Linear(16, 12)
+        self.d = nn.Linear(12, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x).relu()
+        return self.d((x + self.c(self.b(x).relu())).relu())
+
+
+@dataclass
+class ScriptedTraining:
+    """What ``Training`` does, without any: ``drop`` says of a plan how many points it loses."""
+
+    drop: Callable[[Plan], float] = lambda plan: 0.0
+    late: bool = False
+    finished: list[str] = field(default_factory=list)
+
+    def select_best(self, candidates: Sequence[Candidate]) -> Selected:
+        best = min(candidates, key=lambda candidate: self.drop(candidate.plan))
+        return Selected(best, ({"finalist": best.plan.digest},) if len(candidates) > 1 else ())
+
+    def finish_best(self, candidates: Sequence[Candidate], beside: Mapping[str, Artefact] | None = None) -> Result:
+        return self.finish(self.select_best(candidates).candidate, beside)
+
+    def try_short(self, candidate: Candidate, share: float = 1.0, units: float = 1.0, told: str = "") -> float:
+        return 100.0 - self.drop(candidate.plan)
+
+    def score_held_out(self, network: Network) -> float:
+        return 100.0
+
+    def finish(self, candidate: Candidate, beside: Mapping[str, Artefact] | None = None) -> Result:
+        study = candidate.study
+        self.finished.append(candidate.plan.digest)
+        files = {DENSE: study.dense_file, DEPLOYED: candidate.artefact, **(beside or {})}
+        measured = study.measure(files, thorough=True)
+        return Result(
+            candidate.plan, candidate.artefact, measured[DENSE], measured[DEPLOYED], 100.0,
+            100.0 - self.drop(candidate.plan), EXACT, (), (),
+            {name: one for name, one in measured.items() if name in (beside or {})},
+        )  # fmt: skip

@@ -1,0 +1,155 @@
+"""Recovery of candidates: who is told apart how, what is taken up again, and what the last file is proved to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from scripted import ScriptedMeter, make_study, with_script
+
+from edgesdk.compress.quantize import integer
+from edgesdk.core.budget import Budget
+from edgesdk.pipeline.allowance import FULL_SHARE, SHORT_SHARE, Allowance
+from edgesdk.pipeline.candidates import Candidate, attempt, list_dense
+from edgesdk.pipeline.planning import make_plan
+from edgesdk.pipeline.study import Study
+from edgesdk.pipeline.training import Training
+
+EPOCHS = 4.0
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return make_study(ScriptedMeter(), tmp_path_factory.mktemp("labelled"), labelled=True)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def training_of(study: Study, epochs: float = EPOCHS, kind: type[Training] = Training) -> Training:
+    return kind(study, Allowance(epochs), 0, lambda stage, share: None)
+
+
+def candidate_of(study: Study, share: float) -> Candidate:
+    return attempt(
+        study, make_plan(study, Budget(latency_ms=share * study.dense.latency_ms())), Budget(), "even"
+    ).candidate
+
+
+class Scored(Training):
+    """Knows what each plan scores after a short recovery, without any."""
+
+    scores: Mapping[str, float] = {}
+
+    def try_short(self, candidate: Candidate, share: float = 1.0, units: float = 1.0, told: str = "") -> float:
+        return self.scores[candidate.plan.digest + candidate.study.runtime]
+
+
+def test_one_candidate_needs_no_comparison(labelled: Study) -> None:
+    one = candidate_of(labelled, 0.6)
+    selected = training_of(labelled).select_best([one])
+    assert selected.candidate is one and selected.history == ()
+
+
+def test_finalists_are_told_apart_by_halving(labelled: Study) -> None:
+    several = [list_dense(labelled, Budget())[1].candidate]
+    several += [candidate_of(labelled, share) for share in (0.4, 0.7, 0.95)]
+    assert len({one.plan.digest for one in several}) == 4
+    training = training_of(labelled, kind=Scored)
+    training.scores = {one.plan.digest + "onnxruntime": 60.0 + 10 * place for place, one in enumerate(several)}
+    selected = training.select_best(several)
+    assert selected.candidate is several[-1]
+    rounds = [step["round"] for step in selected.history]
+    assert rounds.count(1) == 4 and rounds.count(2) == 2
+    assert all(step["holdout_score"] == training.scores[step["finalist"] + "onnxruntime"] for step in selected.history)
+
+
+def test_of_runtimes_that_score_alike_the_faster_is_taken(labelled: Study) -> None:
+    slow = candidate_of(labelled, 0.6)
+    fast = candidate_of(with_script(labelled, runtime="litert", script=lambda name, ms: 0.5 * ms), 0.6)
+    training = training_of(labelled, kind=Scored)
+    for better, best in ((0.0, fast), (0.4, fast), (5.0, slow)):
+        training.scores = {
+            slow.plan.digest + "onnxruntime": 80.0 + better, fast.plan.digest + "litert": 80.0,
+        }  # fmt: skip
+        assert training.select_best([slow, fast]).candidate is best
+
+
+def test_epochs_go_to_what_is_trained_alone(labelled: Study) -> None:
+    training = training_of(labelled)
+    assert training.can_learn and not training_of(labelled, 0.0).can_learn
+    training.try_short(candidate_of(labelled, 0.6))
+    assert 0 < training.allowance.spent <= SHORT_SHARE * EPOCHS
+    left = EPOCHS - training.allowance.spent
+    assert training.allowance.full() == FULL_SHARE * left
+    without = replace(labelled, data=replace(labelled.data, train=None))
+    assert not training_of(without).can_learn
+
+
+def test_the_dense_model_is_not_trained(labelled: Study) -> None:
+    dense, _ = list_dense(labelled, Budget())
+    training = training_of(labelled)
+    network = training.recover(dense.candidate, 2.0, "recovering")
+    x = labelled.data.example
+    assert torch.allclose(network.flat(x)[0], labelled.network.flat(x)[0], atol=1e-5)
+
+
+def test_what_was_fitted_is_taken_up_again(labelled: Study, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = candidate_of(labelled, 0.4)
+    assert one.plan.structural(labelled.graph)
+    first = training_of(labelled).fit(one)
+    calls: list[str] = []
+    monkeypatch.setattr("edgesdk.pipeline.training.rebuilt", lambda *given: calls.append("fitted again"))
+    again = training_of(labelled)
+    assert all(torch.equal(a, b) for a, b in zip(_weights(first), _weights(again.fit(one)), strict=True)) and not calls
+    assert again.fit(one) is again.fit(one)
+    again.forget()
+    assert not list((own_cache / "runs").glob("*/*"))
+
+
+def _weights(network: object) -> list[torch.Tensor]:
+    return list(network.module.state_dict().values())  # type: ignore[attr-defined]
+
+
+class Judged(Training):
+    """Its held-out scores come from a list, one after the other."""
+
+    answers: list[float]
+
+    def score_held_out(self, network: object) -> float:
+        return self.answers.pop(0)
+
+
+@pytest.mark.parametrize(("after", "said"), [(80.0, "scored 80.00 against 90.00 without"), (95.0, "")])
+def test_the_last_file_is_proved_and_recovery_is_left_out_where_it_harms(
+    labelled: Study, written: Callable[[Study], Study], after: float, said: str
+) -> None:
+    study = written(labelled)
+    training = training_of(study, kind=Judged)
+    training.answers = [97.0, 90.0, after]  # the dense model, before and after recovery
+    result = training.finish(candidate_of(study, 0.5))
+    notes = " ".join(step["note"] for step in result.history)
+    assert ("recovery was left out" in notes) is bool(said) and said in notes
+    assert (
+        result.parity.error <= result.parity.tolerance
+        and result.artefact.path.stat().st_size == result.deployed.size_bytes
+    )
+    assert set(result.against_model) == {"dense", "deployed"} and result.dense_score == 100.0
+    assert training.allowance.spent > 0 and result.beside == {}
+
+
+@pytest.fixture(scope="module")
+def written() -> Callable[[Study], Study]:
+    """A study of the same that writes files which a runtime runs."""
+
+    def make(study: Study) -> Study:
+        real = Study(**vars(study))
+        return replace(real, dense_file=real.write_file(integer(real.network, {}), {}, "dense"))
+
+    return make
