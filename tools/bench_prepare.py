@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgesdk.compress.apply import compressed, staying
-from edgesdk.compress.refit import ranked, rebuilt
+from edgesdk.compress.apply import compressed
+from edgesdk.compress.refit import ranked
 from edgesdk.core.budget import Cost
 from edgesdk.core.plan import LayerPlan, Option, Plan, Proof
 from edgesdk.data.task import Task
@@ -30,6 +30,7 @@ from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
 from edgesdk.network.weights import anew
 from edgesdk.techniques.importance import gamma
+from edgesdk.train.apply import fit
 from edgesdk.train.trainer import restate_norms
 from edgesdk.workflows.prepare import ensemble, sparsify, transfer
 
@@ -94,7 +95,7 @@ def _cut(dense: Network, share: float, scores: Mapping[str, Tensor], fitted: boo
     small, _ = compressed(dense, plan, data.example, scores)
     calibration = [x for x, _ in data.calibration]
     if fitted:
-        return rebuilt(small, dense, staying(graph, plan, scores), calibration)[0]
+        return fit(plan, dense, small, scores, calibration)
     restate_norms(small, calibration)
     return small
 

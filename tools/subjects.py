@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import zoo
 from cifar import Cifar
-from edgesdk.compress.apply import compressed, staying
-from edgesdk.compress.refit import irreplaceable, rebuilt
+from edgesdk.compress.apply import compressed
+from edgesdk.compress.refit import irreplaceable
 from edgesdk.compress.sensitivity import importance
 from edgesdk.core.budget import Cost
 from edgesdk.core.graph import WEIGHTED, Group
@@ -25,6 +25,7 @@ from edgesdk.network.load import load_model
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
 from edgesdk.techniques.importance import gamma, l1, l2, together
+from edgesdk.train.apply import fit
 
 CALIBRATION, TESTS = 256, 2000
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -79,7 +80,7 @@ class Subject:
         """The float network that ``plan`` makes, channels ranked by ``scores``, and its options; fitted or as cut."""
         small, options = compressed(self.network, plan, self.example, scores)
         if fitted:
-            small, _ = rebuilt(small, self.network, staying(self.network.graph, plan, scores), self.calibration)
+            small = fit(plan, self.network, small, scores, self.calibration)
         return small, options
 
     def widths(self, share: float, chosen: Callable[[Group], bool] = lambda group: True) -> dict[str, int]:

@@ -12,11 +12,13 @@ from scripted import ScriptedMeter, make_study, with_script
 
 from edgesdk.compress.quantize import integer
 from edgesdk.core.budget import Budget
+from edgesdk.core.plan import Option
 from edgesdk.pipeline.allowance import FULL_SHARE, SHORT_SHARE, Allowance
 from edgesdk.pipeline.candidates import Candidate, attempt, list_dense
 from edgesdk.pipeline.planning import make_plan
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Training
+from edgesdk.train.apply import apply
 
 EPOCHS = 4.0
 
@@ -105,7 +107,7 @@ def test_what_was_fitted_is_taken_up_again(labelled: Study, own_cache: Path, mon
     assert one.plan.structural(labelled.graph)
     first = training_of(labelled).fit(one)
     calls: list[str] = []
-    monkeypatch.setattr("edgesdk.pipeline.training.rebuilt", lambda *given: calls.append("fitted again"))
+    monkeypatch.setattr("edgesdk.pipeline.training.fit", lambda *given: calls.append("fitted again"))
     again = training_of(labelled)
     assert all(torch.equal(a, b) for a, b in zip(_weights(first), _weights(again.fit(one)), strict=True)) and not calls
     assert again.fit(one) is again.fit(one)
@@ -115,6 +117,18 @@ def test_what_was_fitted_is_taken_up_again(labelled: Study, own_cache: Path, mon
 
 def _weights(network: object) -> list[torch.Tensor]:
     return list(network.module.state_dict().values())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("share", [0.4, None], ids=["structural", "integers alone"])
+def test_a_plan_is_carried_out_alike_for_a_deployment_and_for_an_export(labelled: Study, share: float | None) -> None:
+    one = candidate_of(labelled, share) if share else list_dense(labelled, Budget())[1].candidate
+    assert one.plan.structural(labelled.graph) is bool(share)
+    exported, options = apply(one.plan, labelled.network, labelled.data, labelled.task, labelled.scores)
+    deployed = training_of(labelled, 0.0).recover(one, 0.0, "calibrating")
+    assert options == {name: one.options.get(name, Option()) for name in options}
+    assert all(torch.equal(a, b) for a, b in zip(_weights(exported), _weights(deployed), strict=True))
+    x = labelled.data.example
+    assert torch.equal(exported.flat(x)[0], deployed.flat(x)[0])
 
 
 class Judged(Training):

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from edgesdk.compress.quantize import calibrate, integer
-from edgesdk.compress.stored import stored
+from edgesdk.compress.quantize import integer
 from edgesdk.core.artifact import Artefact, baseline, format_of
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import INT8, Option
@@ -26,6 +25,7 @@ from edgesdk.export.parity import Parity, faithful
 from edgesdk.network.network import Batch, Network, rebatch
 from edgesdk.network.reference import SAMPLES, Reference
 from edgesdk.price.operators import Operator
+from edgesdk.train.apply import quantize
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ class Setup:
     def quantize(self, network: Network, options: Mapping[str, Option]) -> Network:
         """``network`` with the layers that ``options`` call integer on this runtime's grid, ranges calibrated, and the
         weights that they store in another form in it."""
-        ready = integer(network, options, grid_of(self.runtime))
-        calibrate(ready, self.calibration)
-        return stored(ready, options)
+        return quantize(network, options, self.calibration, grid_of(self.runtime))
 
     def measure(self, artefacts: Mapping[str, Artefact], thorough: bool = False) -> Mapping[str, Measurement]:
         """Each artefact's figures from one interleaved run, or its prediction; those of other runtimes too."""

@@ -9,9 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgesdk.compress.apply import staying
-from edgesdk.compress.quantize import suited
-from edgesdk.compress.refit import rebuilt
 from edgesdk.core.artifact import Artefact
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.plan import FP32
@@ -25,12 +22,13 @@ from edgesdk.pipeline.candidates import Candidate
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.solve.finalists import halving, halving_units
+from edgesdk.train.apply import fit, learn
 from edgesdk.train.recovery import Recovery
 from edgesdk.train.resumption import Kept
 from edgesdk.train.teachers import outdone
-from edgesdk.train.trainer import Schedule, recovered
 
 UNITS = 4.0  # short recoveries that are expected where nobody says how many
+NEAREST = "nearest"  # rounding of weights, where finalists or what was learnt are compared
 FITTED = "fitted"  # the name of the weights that were fitted before anything is learnt
 TIE = 0.5  # points of the held-out score, within which the faster finalist is the better one
 DEPLOYED = "deployed"  # the artefact of the last run that goes into the bundle
@@ -110,7 +108,8 @@ class Training:
         """
         epochs = self.allowance.short(share, units) if self.can_learn else 0.0
         label = f"trying finalists: {told or candidate.study.runtime}"
-        return self.score_held_out(self.recover(candidate, epochs, label, time_share=SHORT_SHARE * share / units))
+        time_share = SHORT_SHARE * share / units
+        return self.score_held_out(self.recover(candidate, epochs, label, rounding=NEAREST, time_share=time_share))
 
     def score_held_out(self, network: Network) -> float:
         """The score on held-out data."""
@@ -150,7 +149,7 @@ class Training:
 
     def _recover_in_full(self, candidate: Candidate) -> tuple[Network, tuple[str, ...]]:
         """The candidate's network after all training that is left for it, unless it is better without; with notes."""
-        rounding = "nearest" if self.can_learn else suited(candidate.options)
+        rounding = NEAREST if self.can_learn else None
         network = self.recover(candidate, 0.0, "calibrating", rounding=rounding)
         if not self.can_learn:
             return network, ()
@@ -170,31 +169,26 @@ class Training:
         epochs: float,
         label: str,
         note: Callable[[str], None] = lambda text: None,
-        rounding: str = "nearest",
+        rounding: str | None = None,
         time_share: float = 1.0,
     ) -> Network:
-        """The candidate's network after ``epochs``, quantized from the start where nothing else changed.
+        """The candidate's network after ``epochs``, as :func:`edgesdk.train.apply.learn` does it.
 
         It takes a ``time_share`` of what is left of the run's time at most.
         """
-        study, plan = candidate.study, candidate.plan
-        structural = plan.structural(study.graph)
-        if not structural and all(option.precision == FP32 for option in candidate.options.values()):
-            epochs = 0.0  # it is the dense model: there is nothing to recover
-        return recovered(
-            self.fit(candidate) if structural else candidate.network,
+        return learn(
+            candidate.plan,
             self.network,
+            self.fit(candidate),
             candidate.options,
-            self.data.train,
-            study.calibration,
+            self.data,
             self.task,
-            Schedule(epochs, self.recovery.integer_share if structural else 1.0),
+            epochs,
             self.seed,
             lambda share, what: self.tell(f"{label}, {what}, epoch {share * epochs:.1f} of {epochs:.3g}", share),
-            grid=grid_of(study.runtime),
+            grid=grid_of(candidate.study.runtime),
             recovery=self.recovery,
             note=note,
-            restate=False,
             rounding=rounding,
             kept=self._kept_of(candidate, f"{epochs:g}"),
             until=self.allowance.until(time_share),
@@ -203,6 +197,8 @@ class Training:
     def fit(self, candidate: Candidate) -> Network:
         """The candidate's network with its weights fitted to what the dense network answers, once for each plan."""
         study, plan = candidate.study, candidate.plan
+        if not plan.structural(study.graph):
+            return candidate.network
         if plan.digest not in self._fitted:
             on_disk = self._kept_of(candidate, FITTED)
             state = on_disk.load(FITTED) if on_disk is not None else None
@@ -210,9 +206,8 @@ class Training:
                 fitted = candidate.network.copy()
                 fitted.module.load_state_dict(state)
             else:
-                kept = staying(study.graph, plan, study.scores)
                 tell = lambda share: self.tell("fitting weights", share)  # noqa: E731
-                fitted, _ = rebuilt(candidate.network, self.network, kept, study.calibration, tell)
+                fitted = fit(plan, self.network, candidate.network, study.scores, study.calibration, tell)
                 if on_disk is not None:
                     on_disk.save(FITTED, fitted.module.state_dict())
             self._fitted[plan.digest] = fitted

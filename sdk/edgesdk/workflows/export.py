@@ -12,9 +12,8 @@ from typing import Any
 from torch import nn
 
 from edgesdk.bundle.bundle import file_digest, publish, reserve
-from edgesdk.compress.apply import compressed, staying
-from edgesdk.compress.quantize import specification, suited
-from edgesdk.compress.refit import ranked, rebuilt
+from edgesdk.compress.quantize import specification
+from edgesdk.compress.refit import ranked
 from edgesdk.core.artifact import Artefact, check_stored
 from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.core.plan import Plan
@@ -29,7 +28,7 @@ from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
 from edgesdk.export.parity import Parity, parity
 from edgesdk.network.trace import trace
-from edgesdk.train.trainer import Schedule, recovered
+from edgesdk.train.apply import apply
 from edgesdk.workflows.deploy import Preprocess, quiet
 from edgesdk.workflows.inputs import named, read_inputs
 
@@ -79,16 +78,9 @@ def export_plan(
         tell("tracing", None)
         network = trace(loaded, found.example)
         plan.check(network.graph)
-        calibration = [x for x, _ in found.calibration]
         scores = ranked(network, found.calibration, task)
-        small, options = compressed(network, plan, found.example, scores)
-        small, _ = rebuilt(small, network, staying(network.graph, plan, scores), calibration)
         share = lambda done, what: tell(f"recovering ({what})", done)  # noqa: E731
-        learns = found.train is not None and epochs > 0
-        ready = recovered(
-            small, network, options, found.train, calibration, task, Schedule(epochs), seed, share, restate=False,
-            rounding="nearest" if learns else suited(options),
-        )  # fmt: skip
+        ready, options = apply(plan, network, found, task, scores, epochs, seed, share)
         held = [x for x, _ in found.holdout]
         whole, specs = converted(ready, found.example), specification(ready)
         every = []

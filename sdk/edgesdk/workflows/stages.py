@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from edgesdk.bundle.bundle import file_digest, publish, reserve
 from edgesdk.compress.exits import fitted, picked, places, split, spread
-from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.artifact import Artefact, baseline
 from edgesdk.core.errors import BudgetError, ModelError, UsageError
 from edgesdk.core.plan import FP32, INT8, Option
@@ -36,6 +35,7 @@ from edgesdk.network.network import Batch, Network
 from edgesdk.network.trace import trace
 from edgesdk.price.operators import precisions
 from edgesdk.techniques.exits import MEASURES, NEVER, doubt, expected, leaves, reached, thresholds
+from edgesdk.train.apply import quantize
 from edgesdk.workflows.deploy import Preprocess, quiet
 from edgesdk.workflows.inputs import read_inputs
 
@@ -249,8 +249,7 @@ def _classifier(model: nn.Module, data: Data) -> Network:
 def _ready(part: Network, runtime: str, int8: bool, calibration: Sequence[Batch]) -> tuple[Network, dict[str, Option]]:
     """``part`` as it is exported, with its ranges set by ``calibration``, and its layers' options."""
     wanted = {layer.name: Option(INT8, 8) for layer in part.graph.layers if int8 and INT8 in precisions(layer)}
-    ready = integer(part, wanted, grid_of(runtime))
-    calibrate(ready, calibration)
+    ready = quantize(part, wanted, calibration, grid_of(runtime))
     return ready, {layer.name: wanted.get(layer.name, Option()) for layer in part.graph.layers}
 
 

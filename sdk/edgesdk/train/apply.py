@@ -1,0 +1,81 @@
+"""A plan carried out on a network, by one rule for all who do: cut, fitted, learnt back, ranges calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from edgesdk.compress.apply import compressed, staying
+from edgesdk.compress.integers import UNSIGNED, Grid
+from edgesdk.compress.quantize import calibrate, integer, suited
+from edgesdk.compress.refit import rebuilt
+from edgesdk.compress.stored import stored
+from edgesdk.core.plan import FP32, Option, Plan
+from edgesdk.data.data import Data
+from edgesdk.data.task import Task
+from edgesdk.network.network import Batch, Network
+from edgesdk.train.recovery import Recovery
+from edgesdk.train.resumption import Kept
+from edgesdk.train.trainer import Progress, Schedule, recovered
+
+
+def apply(
+    plan: Plan, dense: Network, data: Data, task: Task, scores: Mapping[str, Tensor], epochs: float = 0.0,
+    seed: int = 0, progress: Progress = lambda share, what: None,
+) -> tuple[Network, dict[str, Option]]:  # fmt: skip
+    """What ``plan`` makes of ``dense``, ready to be exported, and the options of its layers.
+
+    Channels are ranked by ``scores``; ``epochs`` are of learning, where there are data for it. Raises ``BundleError``
+    where the plan is for another network.
+    """
+    small, options = compressed(dense, plan, data.example, scores)
+    small = fit(plan, dense, small, scores, [x for x, _ in data.calibration])
+    return learn(plan, dense, small, options, data, task, epochs, seed, progress), options
+
+
+def fit(
+    plan: Plan, dense: Network, small: Network, scores: Mapping[str, Tensor], calibration: Sequence[Batch],
+    progress: Callable[[float], None] = lambda share: None,
+) -> Network:  # fmt: skip
+    """``small``, which the plan made of ``dense``, with its weights fitted to what that answers.
+
+    It stays as it is where the plan changes nothing but how numbers are stored and computed.
+    """
+    if not plan.structural(dense.graph):
+        return small
+    fitted, _ = rebuilt(small, dense, staying(dense.graph, plan, scores), calibration, progress)
+    return fitted
+
+
+def learn(
+    plan: Plan, dense: Network, small: Network, options: Mapping[str, Option], data: Data, task: Task, epochs: float,
+    seed: int = 0, progress: Progress = lambda share, what: None, *, grid: Grid = UNSIGNED,
+    recovery: Recovery = Recovery(), note: Callable[[str], None] = lambda text: None,  # noqa: B008  it is frozen
+    rounding: str | None = None, kept: Kept | None = None, until: float | None = None,
+) -> Network:  # fmt: skip
+    """``small``, fitted, after ``epochs``: quantized from the start where the plan changes nothing else.
+
+    The dense model learns nothing. Without another ``rounding``, weights are rounded to the nearest where training
+    makes that anew, and else as suits them best. The rest is :func:`edgesdk.train.trainer.recovered`'s.
+    """
+    structural = plan.structural(dense.graph)
+    if not structural and all(option.precision == FP32 for option in options.values()):
+        epochs = 0.0
+    learns = data.train is not None and epochs > 0
+    return recovered(
+        small, dense, options, data.train, [x for x, _ in data.calibration], task,
+        Schedule(epochs, recovery.integer_share if structural else 1.0), seed, progress, grid=grid, recovery=recovery,
+        note=note, restate=False, rounding=rounding or ("nearest" if learns else suited(options)), kept=kept,
+        until=until,
+    )  # fmt: skip
+
+
+def quantize(
+    network: Network, options: Mapping[str, Option], calibration: Sequence[Batch], grid: Grid = UNSIGNED
+) -> Network:
+    """``network`` with the layers that ``options`` call integer on ``grid``, ranges calibrated, and the weights that
+    they store in another form in it: what is measured before anything is learnt."""
+    ready = integer(network, options, grid)
+    calibrate(ready, calibration)
+    return stored(ready, options)
