@@ -153,7 +153,7 @@ def _sweep(out: Path) -> None:
 
 
 def pack(
-    place: Path, result: Result, target: str, data: Data, network: Network, budget: Budget, facts: Mapping[str, Any],
+    place: Path, result: Result, data: Data, network: Network, budget: Budget, facts: Mapping[str, Any],
     key: Path | None = None,
 ) -> Bundle:  # fmt: skip
     """Fill ``place`` with the bundle, sign it with ``key`` and rename it to what it was reserved for.
@@ -171,7 +171,7 @@ def pack(
         run = resources.files("edgesdk_targets").joinpath("bundle_run.py").read_text()
         (place / "run.py").write_text(run)
         (place / UNIT).write_text(resources.files("edgesdk_targets").joinpath(UNIT).read_text())
-        (place / "manifest.json").write_text(dumps(_manifest(model, result, target, data, network)))
+        (place / "manifest.json").write_text(dumps(_manifest(model, result, data, network)))
         if key is not None:
             sign(place, key)
     except OSError as error:
@@ -219,7 +219,7 @@ def _outputs(found: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     return {name: np.concatenate(parts) for name, parts in zip(found.outputs, zip(*rows, strict=True), strict=True)}
 
 
-def _manifest(model: Artefact, result: Result, target: str, data: Data, network: Network) -> dict[str, Any]:
+def _manifest(model: Artefact, result: Result, data: Data, network: Network) -> dict[str, Any]:
     place = model.path.parent
     layout = {4: "NCHW" if data.preprocessing is None else data.preprocessing.layout, 3: "NCL", 2: "NC"}
     recorded = np.load(place / "sample.npz")
@@ -230,8 +230,8 @@ def _manifest(model: Artefact, result: Result, target: str, data: Data, network:
         "schema": SCHEMA,
         "edgesdk": metadata.version("edgesdk"),
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "target": target,
-        "architecture": result.deployed.architecture or find_target(target).architecture,
+        "target": result.plan.target,
+        "architecture": result.deployed.architecture or find_target(result.plan.target).architecture,
         "basis": result.deployed.basis,
         "runtime": {
             "name": runtime,

@@ -156,8 +156,10 @@ class Child:
         except OSError as error:
             fact = f"the agent on {where} cannot be started ({command[0]}: {error.strerror})"
             raise DeviceError(fact, "check that the program is installed") from None
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self._in, self._out = self.process.stdin.fileno(), self.process.stdout.fileno()
+        into, out_of = self.process.stdin, self.process.stdout
+        if into is None or out_of is None:
+            raise DeviceError(f"the agent on {where} has no pipes", "start it again")
+        self._in, self._out = into.fileno(), out_of.fileno()
         os.set_blocking(self._in, False)
         self._buffer, self._seen = bytearray(), 0
         self.errors: deque[str] = deque(maxlen=STDERR_LINES)

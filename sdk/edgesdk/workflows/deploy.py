@@ -18,37 +18,27 @@ from edgesdk.bundle.signing import check_private
 from edgesdk.compress.forms import ready
 from edgesdk.core.budget import Budget
 from edgesdk.core.cache import check_cache
-from edgesdk.core.errors import BudgetError, DeviceError, UsageError
-from edgesdk.core.plan import FP32, Plan
+from edgesdk.core.errors import BudgetError, UsageError
+from edgesdk.core.plan import Plan
 from edgesdk.core.report import Tell
-from edgesdk.core.runtime import exportable, is_substituted
-from edgesdk.core.target import Target
-from edgesdk.core.target import target as find_target
 from edgesdk.data.metrics import MSE, Metric, is_named
 from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.devices.agent import AgentProcess
-from edgesdk.devices.bench import Bench
-from edgesdk.devices.estimate import deployable
-from edgesdk.devices.forecast import Forecast
-from edgesdk.devices.inventory import LOCAL, Device
-from edgesdk.devices.inventory import device as find_device
-from edgesdk.devices.meter import Meter
-from edgesdk.devices.reach import reach
+from edgesdk.devices.inventory import Device
 from edgesdk.pipeline.allowance import Allowance, parse_seconds
 from edgesdk.pipeline.choosing import join_refusals
 from edgesdk.pipeline.loop import find_result
 from edgesdk.pipeline.rounds import plan_within
 from edgesdk.pipeline.study import Study, study_model
 from edgesdk.pipeline.training import Training
-from edgesdk.price.profile import profile
 from edgesdk.train.recovery import Recovery
 from edgesdk.workflows.inputs import Inputs, named, read_inputs
 from edgesdk.workflows.install import check_key, put
+from edgesdk.workflows.where import Where
 
 DEFAULT_DROP = 1.0  # points, for a target that is not at hand
 EXAMPLE_EPOCHS, DEFAULT_EPOCHS = 12.0, 15.0  # of all training: about two thirds are left to that in full
 Preprocess = Preprocessing | Mapping[str, Any] | str | Path | None
-AUTO = "auto"  # every runtime of the target that there is a file for
 
 
 def quiet(stage: str, share: float | None) -> None:
@@ -68,13 +58,12 @@ def search(
     promises the least loss. Raises ``BudgetError`` where no plan keeps the budget, and the errors of :func:`deploy` for
     what is wrong with the inputs.
     """
-    target = find_target(target).name  # from here on never an alias: those may move
+    where = Where.named(target, runtime, threads, device, named(precision), offer)
     check_cache()
     ready(offer)
     given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
     given = given.checked(budget, force, tell)
-    asked = _Asked(target, runtime, threads, named(precision), tuple(offer), _device(device), force)
-    with _study(given, asked, budget, tell, again=False) as studied:
+    with _study(given, where, budget, force, tell, again=False) as studied:
         tell("searching", None)
         plans: list[Plan] = []
         errors: dict[str, BudgetError] = {}
@@ -122,10 +111,10 @@ def deploy(
     ``DeviceError`` for a runtime that is not installed, or a device that is not a ``target`` without ``force``,
     ``BundleError`` where ``out`` exists without ``force``.
     """
-    target = find_target(target).name  # from here on never an alias: those may move
+    where = Where.named(target, runtime, threads, device, named(precision), offer)
     check_cache()
     ready(offer)
-    at = _device(device)
+    at = where.device
     if at is None and install_root is not None:
         raise UsageError("an install root without a device", "give --device, which may be local")
     if at is not None and at.key is not None and sign is None:
@@ -138,14 +127,13 @@ def deploy(
     with reserve(Path(out), force) as place:
         given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
         given = given.checked(budget, force, tell)
-        asked = _Asked(target, runtime, threads, named(precision), tuple(offer), at, force)
         allowance = Allowance(_count_epochs(epochs, recovery, given), seconds, begun)
-        with _study(given, asked, budget, tell) as studied:
+        with _study(given, where, budget, force, tell) as studied:
             training = Training(studied.studies[0], allowance, seed, tell, recovery)
             study, result = find_result(studied.studies, studied.budget, training, studied.given)
             result = replace(result, refused={**studied.refused, **result.refused})
             facts = _list_facts(study, result.plan, allowance.epochs, seed, training.can_learn)
-            bundle = pack(place, result, target, given.data, study.network, studied.budget, facts, sign)
+            bundle = pack(place, result, given.data, study.network, studied.budget, facts, sign)
             training.forget()
             if at is None:
                 return bundle
@@ -164,19 +152,6 @@ def _count_epochs(asked: float | None, recovery: Recovery | None, given: Inputs)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Where a model is to run, and what its layers may run in there."""
-
-    target: str
-    runtime: str | None
-    threads: int
-    precisions: tuple[str, ...]
-    offer: tuple[str, ...]
-    device: Device | None
-    force: bool
-
-
-@dataclass(frozen=True)
 class _Studied:
     """A model studied in each runtime that is asked for, the ``agent`` being there, and the ``budget`` with a bound.
 
@@ -191,30 +166,30 @@ class _Studied:
 
 
 @contextmanager
-def _study(given: Inputs, asked: _Asked, budget: Budget | None, tell: Tell, again: bool = True) -> Iterator[_Studied]:
+def _study(
+    given: Inputs, where: Where, budget: Budget | None, force: bool, tell: Tell, again: bool = True
+) -> Iterator[_Studied]:
     """The model studied in each runtime that is asked for, for as long as its scratch files are there."""
     data, task = given.data, given.task
-    device = find_target(asked.target)
-    at_hand = device.measured or asked.device is not None
-    with reach(asked.device or LOCAL) as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
-        meters, missing = _open_meters(device, asked, agent)
-        allowed = {meter.runtime: _allow_precisions(device, meter.runtime, asked.precisions) for meter in meters}
+    with where.reach() as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+        opened = where.open_meters(agent, force)
+        allowed = {meter.runtime: where.allow_precisions(meter.runtime) for meter in opened.meters}
         studies, refused = study_model(
-            given.model, data, task, asked.target, meters, budget or Budget(), Path(folder), tell, allowed,
-            asked.offer, again=again,
+            given.model, data, task, where.target.name, opened.meters, budget or Budget(), Path(folder), tell, allowed,
+            where.offer, again=again,
         )  # fmt: skip
         goal = budget or Budget()
         if goal.min_score is not None:
             reference = studies[0].reference
             goal = goal.given(task.score(reference, data.test, reference))
-        if not goal.bounds and goal.max_drop is None and at_hand:
+        if not goal.bounds and goal.max_drop is None and where.at_hand:
             goal = _halve_latency(goal, studies)
         elif not goal.bounds and goal.max_drop is None:
             goal = replace(goal, max_drop=_choose_drop(studies[0]))
         if len(studies) > 1:  # each has a dense model of its own: the share is of the fastest
             goal = goal.against(min(study.dense.latency_ms() for study in studies))
         bounded = budget is not None and bool(budget.bounds)
-        yield _Studied(studies, goal, bounded, {**missing, **refused}, agent)
+        yield _Studied(studies, goal, bounded, {**opened.missing, **refused}, agent)
 
 
 def _choose_drop(study: Study) -> float:
@@ -235,53 +210,6 @@ def _halve_latency(goal: Budget, studies: Sequence[Study]) -> Budget:
         return replace(goal, latency_ratio=0.5)
     fastest = min(study.dense.latency_ms(goal.percentile) for study in studies)
     return replace(goal, latency_ms=fastest / 2)
-
-
-def _open_meters(device: Target, asked: _Asked, agent: AgentProcess) -> tuple[list[Meter], dict[str, str]]:
-    """What measures or predicts in each runtime that is asked for; of several, why some cannot."""
-    if asked.device is not None:
-        _check_board(device, asked, agent)
-    at_hand = device.measured or asked.device is not None
-    offered = list(deployable(profile(device), at_hand))
-    if asked.device is not None:  # what the agent has no runner for cannot be measured
-        offered = [name for name in offered if not is_substituted(name)]
-    wanted = offered if asked.runtime == AUTO else [asked.runtime] if asked.runtime else offered[:1]
-    if not wanted:
-        profile(device).runtime(exportable())  # says what is missing
-    if unknown := [name for name in wanted if name not in offered]:
-        fact = f"{device.name} has no runtime {unknown[0]!r} that there is a file and a price for"
-        raise UsageError(fact, f"choose one of {', '.join([*offered, AUTO])}")
-    meters: list[Meter] = []
-    missing: dict[str, str] = {}
-    for name in wanted:
-        try:
-            at = Bench(agent, asked.threads, name) if at_hand else Forecast(device, agent, asked.threads, name)
-            meters.append(at)
-        except DeviceError as error:
-            if len(missing) + 1 == len(wanted):
-                raise
-            missing[name] = str(error)
-    if at_hand and asked.runtime in (None, AUTO):
-        missing |= {name: "the agent cannot measure it" for name in device.runtimes if is_substituted(name)}
-    return meters, missing
-
-
-def _check_board(device: Target, asked: _Asked, agent: AgentProcess) -> None:
-    """Raise ``DeviceError`` where the board that answers is not a ``device``, unless that is forced."""
-    if (differs := device.differs(agent.call("probe"))) and not asked.force:
-        raise DeviceError(f"{agent.where} is no {device.name}: {differs}", "give its --target, or --force")
-
-
-def _device(named: str | Device | None) -> Device | None:
-    return find_device(named) if isinstance(named, str) else named
-
-
-def _allow_precisions(device: Target, runtime: str, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The precisions that layers may run in: those of the target's runtime, of which ``wanted`` names some."""
-    known = device.precisions[runtime]
-    if unknown := [name for name in wanted if name not in known]:
-        raise UsageError(f"{runtime} on {device.name} runs no layer in {unknown[0]}", f"choose of {', '.join(known)}")
-    return tuple(name for name in known if name == FP32 or not wanted or name in wanted)
 
 
 def _list_facts(study: Study, plan: Plan, epochs: float, seed: int, learns: bool) -> dict[str, Any]:

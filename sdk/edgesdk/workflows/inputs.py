@@ -50,20 +50,19 @@ class Inputs:
                 raise verdict.error
             notes.append(f"forced: {verdict.error.fact}")
         if budget is not None and budget.min_score is not None and self.task.labelled:
-            self._reaches(budget)
+            self._reaches(budget, budget.min_score)
         if verdict.score is not None:
             said = f"{verdict.score:.4g} {self.task.unit}".rstrip()
             tell(f"the dense model scores {said}, {self.task.name} of {verdict.samples} samples", None)
         return replace(self, notes=(*notes, *self.notes)).warned()
 
-    def _reaches(self, budget: Budget) -> None:
-        """Raise ``BudgetError`` where the model misses the score of ``budget``, far off with what may be the cause."""
-        assert budget.min_score is not None
+    def _reaches(self, budget: Budget, least: float) -> None:
+        """Raise ``BudgetError`` where the model misses the ``least`` score, far off with what may be the cause."""
         score = self.task.score(self.run, self.data.test, self.run)
         try:
             budget.given(score)
         except BudgetError as error:
-            if score >= FAR * budget.min_score:
+            if score >= FAR * least:
                 raise
             raise BudgetError(error.fact, f"{causes(self.trained)}, or ask for less") from None
 

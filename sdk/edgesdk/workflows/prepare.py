@@ -306,13 +306,12 @@ def _head(network: Network) -> str:
     """The path of the linear layer that makes the outputs. Raises ``ModelError`` where none does."""
     name = network.graph.outputs[0]
     layer = network.graph.by_name.get(name)
-    if len(network.graph.outputs) != 1 or layer is None or layer.kind != LINEAR or layer.activation:
+    path = network.sites[name].module if name in network.sites else None
+    if len(network.graph.outputs) != 1 or layer is None or path is None or layer.kind != LINEAR or layer.activation:
         what = (
             f"{len(network.graph.outputs)} outputs" if len(network.graph.outputs) > 1 else f"{name} as its last layer"
         )
         raise ModelError(f"the model has {what}, and no head to replace", "let a torch.nn.Linear make its one output")
-    path = network.sites[name].module
-    assert path is not None
     return path
 
 

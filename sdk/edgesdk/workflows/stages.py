@@ -18,17 +18,15 @@ from edgesdk.compress.exits import fitted, picked, places, split, spread
 from edgesdk.core.artifact import Artefact, baseline
 from edgesdk.core.errors import BudgetError, ModelError, UsageError
 from edgesdk.core.plan import FP32, INT8, Option
-from edgesdk.core.report import Tell
+from edgesdk.core.report import Measurement, Tell
 from edgesdk.core.runtime import exportable, format_of, formats
 from edgesdk.core.serialize import dumps
-from edgesdk.core.target import target as find_target
+from edgesdk.core.target import Target
 from edgesdk.core.wording import counted
 from edgesdk.data.data import Batches, Data, check
 from edgesdk.data.task import first_tensor
-from edgesdk.devices.bench import Bench, usual_mode
-from edgesdk.devices.forecast import Forecast
-from edgesdk.devices.inventory import LOCAL, Device
-from edgesdk.devices.reach import reach
+from edgesdk.devices.bench import usual_mode
+from edgesdk.devices.inventory import Device
 from edgesdk.export.formats import export, grid_of
 from edgesdk.export.parity import Parity, parity, runner
 from edgesdk.network.network import Batch, Network
@@ -38,6 +36,7 @@ from edgesdk.techniques.exits import MEASURES, NEVER, doubt, expected, leaves, r
 from edgesdk.train.apply import quantize
 from edgesdk.workflows.deploy import Preprocess, quiet
 from edgesdk.workflows.inputs import read_inputs
+from edgesdk.workflows.where import Where
 
 SCHEMA = 1
 
@@ -126,7 +125,8 @@ def stages(
     cannot be cut, ``BudgetError`` where int8 alone loses more than ``max_drop``, and the errors of loading, exporting
     and measuring.
     """
-    runtime, int8 = _checked(exits, max_drop, runtime, confidence, target), _is_int8(precision)
+    where = Where.named(target, runtime, threads, device)
+    runtime, int8 = _checked(exits, max_drop, runtime, confidence, where.target), _is_int8(precision)
     format = format_of(runtime).name
     with reserve(Path(out), force) as place, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
         given = read_inputs(model, data, weights, "top-1", seed, preprocess=preprocess, force=force)
@@ -155,7 +155,7 @@ def stages(
         files = list(artefacts.values())
         every = _whole(network, found, runtime, int8, Path(folder))
         tell("measuring", None)
-        reports = _measured({**artefacts, **every}, target, runtime, threads, device, Path(folder))
+        reports = _measured({**artefacts, **every}, where, runtime, Path(folder))
         tell("judging", None)
         costs = [reports[name].latency_ms() for name in artefacts]
         doubts, right, dense = _answers(network, files, parts, found.holdout, found.labelled, confidence)
@@ -173,7 +173,7 @@ def stages(
         total = expected(shares, costs)
         result = Stages(
             path=str(out),
-            target=find_target(target).name,
+            target=where.target.name,
             runtime=runtime,
             runtime_version=float_.runtime_version,
             format=format,
@@ -210,7 +210,7 @@ def stages(
     return result
 
 
-def _checked(exits: int, max_drop: float, runtime: str | None, confidence: str, target: str) -> str:
+def _checked(exits: int, max_drop: float, runtime: str | None, confidence: str, target: Target) -> str:
     """``runtime`` or the first of ``target`` with stages. Raises ``UsageError`` for what is wrong on its face."""
     if confidence not in MEASURES:
         raise UsageError(f"there is no confidence {confidence!r}", f"choose {' or '.join(MEASURES)}")
@@ -218,13 +218,12 @@ def _checked(exits: int, max_drop: float, runtime: str | None, confidence: str, 
         raise UsageError(f"{exits} exits", "give 1 or more")
     if not 0 <= max_drop < 100:
         raise UsageError(f"a drop of {max_drop:g} points", "give 0 or more, and less than 100")
-    known = find_target(target)
     staged = formats(measured=True)
-    offered = [name for name in known.runtimes if name in exportable() and format_of(name).name in staged]
+    offered = [name for name in target.runtimes if name in exportable() and format_of(name).name in staged]
     if not offered:
-        raise UsageError(f"no runtime of {known.name} runs stages", f"they are for formats of {', '.join(staged)}")
+        raise UsageError(f"no runtime of {target.name} runs stages", f"they are for formats of {', '.join(staged)}")
     if runtime is not None and runtime not in offered:
-        raise UsageError(f"{known.name} runs no stages in {runtime!r}", f"choose one of {', '.join(offered)}")
+        raise UsageError(f"{target.name} runs no stages in {runtime!r}", f"choose one of {', '.join(offered)}")
     return runtime or offered[0]
 
 
@@ -269,17 +268,11 @@ def _whole(network: Network, data: Data, runtime: str, int8: bool, folder: Path)
     return found
 
 
-def _measured(
-    artefacts: Mapping[str, Artefact], target: str, runtime: str, threads: int, device: str | Device | None,
-    folder: Path,
-) -> Mapping[str, Any]:  # fmt: skip
-    """A report of each from one interleaved run, or a prediction where ``target`` is not at hand."""
-    known = find_target(target)
-    with reach(device or LOCAL) as agent:
-        if device is None and not known.measured:
-            return Forecast(known, agent, threads, runtime).measure(artefacts, usual_mode())
-        bench = Bench(agent, threads, runtime)
-        return bench.measure(artefacts, usual_mode(), {runtime: baseline(folder, runtime)}, thorough=False)
+def _measured(artefacts: Mapping[str, Artefact], where: Where, runtime: str, folder: Path) -> Mapping[str, Measurement]:
+    """A report of each from one interleaved run, or a prediction where that is not at hand."""
+    with where.reach() as agent:
+        meter = where.open_meter(agent, runtime)
+        return meter.measure(artefacts, usual_mode(), {runtime: baseline(folder, runtime)}, thorough=False)
 
 
 def _answers(
@@ -322,7 +315,9 @@ def _names(part: Network) -> dict[str, tuple[str, ...]]:
     return {"inputs": tuple(tensor.name for tensor in part.graph.inputs), "outputs": made}
 
 
-def _notes(limits: Sequence[float], total: float, whole: float, reports: Mapping[str, Any], data: Data) -> list[str]:
+def _notes(
+    limits: Sequence[float], total: float, whole: float, reports: Mapping[str, Measurement], data: Data
+) -> list[str]:
     """What a reader must know."""
     found = [] if data.train is not None else ["no training data: exits were fitted to the calibration samples"]
     found += [] if data.labelled else ["no labels: accuracy is agreement with the dense model"]

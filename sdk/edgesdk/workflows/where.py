@@ -1,0 +1,109 @@
+"""Where a model is to run: the target, on the device that is it or from its profile, and what layers may run in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgesdk.core.errors import DeviceError, UsageError
+from edgesdk.core.plan import FP32
+from edgesdk.core.runtime import exportable, is_substituted
+from edgesdk.core.target import Target
+from edgesdk.core.target import target as find_target
+from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.estimate import deployable
+from edgesdk.devices.forecast import Forecast
+from edgesdk.devices.inventory import LOCAL, Device
+from edgesdk.devices.inventory import device as find_device
+from edgesdk.devices.meter import Meter
+from edgesdk.devices.reach import reach
+from edgesdk.price.profile import profile
+
+AUTO = "auto"  # every runtime of the target that there is a file for
+
+
+@dataclass(frozen=True)
+class Meters:
+    """What measures or predicts in each runtime that is asked for; of several, why some cannot."""
+
+    meters: tuple[Meter, ...]
+    missing: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Where:
+    """A ``target``, the ``device`` that is one where there is one, and what its layers may run in there.
+
+    It holds the target itself, not how it was called: an alias may move, and is never written anywhere.
+    """
+
+    target: Target
+    runtime: str | None = None
+    threads: int = 1
+    device: Device | None = None
+    precisions: tuple[str, ...] = ()
+    offer: tuple[str, ...] = ()
+
+    @classmethod
+    def named(
+        cls, target: str, runtime: str | None = None, threads: int = 1, device: str | Device | None = None,
+        precisions: Sequence[str] = (), offer: Sequence[str] = (),
+    ) -> Where:  # fmt: skip
+        """The target and the device by their names. Raises ``UsageError`` where there are none such."""
+        at = find_device(device) if isinstance(device, str) else device
+        return cls(find_target(target), runtime, threads, at, tuple(precisions), tuple(offer))
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether it can be measured: on its device, or here where this machine is one."""
+        return self.target.measured or self.device is not None
+
+    def reach(self) -> AgentProcess:
+        """The agent on the device, or on this machine."""
+        return reach(self.device or LOCAL)
+
+    def open_meter(self, agent: AgentProcess, runtime: str) -> Meter:
+        """What measures in ``runtime`` where that is at hand, and else predicts. Raises ``DeviceError``."""
+        if self.at_hand:
+            return Bench(agent, self.threads, runtime)
+        return Forecast(self.target, agent, self.threads, runtime)
+
+    def open_meters(self, agent: AgentProcess, force: bool) -> Meters:
+        """A meter for each runtime that is asked for.
+
+        Raises ``DeviceError`` where there is none, or where the board that answers is of another kind, unless that is
+        forced; ``UsageError`` for a runtime that the target does not have.
+        """
+        target = self.target
+        if self.device is not None and not force and (differs := target.differs(agent.call("probe"))):
+            raise DeviceError(f"{agent.where} is no {target.name}: {differs}", "give its --target, or --force")
+        offered = list(deployable(profile(target), self.at_hand))
+        if self.device is not None:  # what the agent has no runner for cannot be measured
+            offered = [name for name in offered if not is_substituted(name)]
+        wanted = offered if self.runtime == AUTO else [self.runtime] if self.runtime else offered[:1]
+        if not wanted:
+            profile(target).runtime(exportable())  # says what is missing
+        if unknown := [name for name in wanted if name not in offered]:
+            fact = f"{target.name} has no runtime {unknown[0]!r} that there is a file and a price for"
+            raise UsageError(fact, f"choose one of {', '.join([*offered, AUTO])}")
+        meters: list[Meter] = []
+        missing: dict[str, str] = {}
+        for name in wanted:
+            try:
+                meters.append(self.open_meter(agent, name))
+            except DeviceError as error:
+                if len(missing) + 1 == len(wanted):
+                    raise
+                missing[name] = str(error)
+        if self.at_hand and self.runtime in (None, AUTO):
+            missing |= {name: "the agent cannot measure it" for name in target.runtimes if is_substituted(name)}
+        return Meters(tuple(meters), missing)
+
+    def allow_precisions(self, runtime: str) -> tuple[str, ...]:
+        """The precisions that layers may run in: those of the target's runtime, as far as they are asked for."""
+        has, wanted = self.target.precisions[runtime], self.precisions
+        if unknown := [name for name in wanted if name not in has]:
+            fact = f"{runtime} on {self.target.name} runs no layer in {unknown[0]}"
+            raise UsageError(fact, f"choose of {', '.join(has)}")
+        return tuple(name for name in has if name == FP32 or not wanted or name in wanted)
