@@ -22,7 +22,7 @@ from edgesdk.export.probes import probe
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
 from edgesdk.price.account import Account
-from edgesdk.price.arena import Arena
+from edgesdk.price.arena import Arena, Step, buffers
 from edgesdk.price.memory import ONNXRUNTIME, constants_of, peak_bytes
 from edgesdk.price.operator import Operator
 
@@ -107,6 +107,17 @@ def test_an_arena_grows_by_powers_of_two_and_counts_what_is_touched() -> None:
         arena.give(place)
     assert arena.take(1_500_000) == places[1]  # the smallest hole that is large enough: two that were joined
     assert arena.touched == 2 * 700_160 + 1_500_160
+
+
+def test_a_buffer_is_taken_again_by_what_has_its_size_and_shape() -> None:
+    def chain(*shapes: tuple[int, ...]) -> list[Step]:
+        """Kernels that each read what the one before made."""
+        return [Step(str(i), 64.0, (str(i - 1),) if i else (), (), None, shape) for i, shape in enumerate(shapes)]
+
+    assert len(buffers(chain((4, 4), (4, 4), (4, 4), (4, 4)), {"3"})) == 2
+    assert len(buffers(chain((4, 4), (2, 8), (4, 4), (2, 8)), {"3"})) == 2
+    assert len(buffers(chain((4, 4), (2, 8), (16, 1), (4, 4)), {"3"})) == 3
+    assert len(buffers(chain((4, 4), (2, 8), (16, 1), (8, 2)), {"3"})) == 4
 
 
 def test_a_piece_that_is_given_back_is_used_again() -> None:

@@ -75,6 +75,11 @@ class Account:
         return sum(files.layer_bytes(self.file, part, option) for part in parts)
 
     @property
+    def fixed_bytes(self) -> float:
+        """What each file has beside its layers."""
+        return self.file.fixed
+
+    @property
     def quantize_bytes(self) -> float:
         """What quantizing a tensor adds to the file."""
         return self.file.quantized

@@ -10,13 +10,17 @@ UNIT = 256  # bytes: the arena's least piece
 
 @dataclass(frozen=True)
 class Step:
-    """A kernel: the tensor that it makes, its bytes, what it reads, its scratch, and whose buffer it writes into."""
+    """A kernel: the tensor that it makes, its bytes, what it reads, its scratch, and whose buffer it writes into.
+
+    ``shape`` is what the tensor's buffer may be taken for again: by one of as many bytes and the same shape.
+    """
 
     makes: str
     size: float
     reads: tuple[str, ...]
     scratch: tuple[float, ...] = ()
     into: str | None = None
+    shape: tuple[int, ...] = ()
 
 
 def up(value: float, step: int) -> int:
@@ -26,7 +30,8 @@ def up(value: float, step: int) -> int:
 def buffers(steps: list[Step], kept: set[str]) -> list[tuple[float, int, int]]:
     """Each buffer's bytes, and the steps with which it begins and ends, as the runtime plans them.
 
-    A tensor takes the buffer of one that nothing reads any more: that which it is written into, or any of its size.
+    A tensor takes the buffer of one that nothing reads any more: that which it is written into, or any of its size and
+    shape.
     """
     last = {step.makes: index for index, step in enumerate(steps)}
     for index, step in enumerate(steps):
@@ -34,17 +39,19 @@ def buffers(steps: list[Step], kept: set[str]) -> list[tuple[float, int, int]]:
     last.update({name: len(steps) for name in kept})
     buffer_of: dict[str, int] = {}
     buffers: list[tuple[float, int, int]] = []
+    shapes: list[tuple[int, ...]] = []
     idle: list[int] = []
     for index, step in enumerate(steps):
         into = buffer_of.get(step.into) if step.into else None
         if into is not None and buffers[into][0] == step.size and last[str(step.into)] <= index:
             chosen = into
-        elif (free := next((number for number in idle if buffers[number][0] == step.size), None)) is not None:
-            chosen = free
-            idle.remove(free)
+        elif fits := [n for n in idle if (buffers[n][0], shapes[n]) == (step.size, step.shape)]:
+            chosen = fits[0]
+            idle.remove(chosen)
         else:
             chosen = len(buffers)
             buffers.append((step.size, index, index))
+            shapes.append(step.shape)
         buffer_of[step.makes] = chosen
         size, begin, end = buffers[chosen]
         buffers[chosen] = (size, begin, max(end, last[step.makes]))

@@ -37,7 +37,8 @@ def file_bytes(file: FileBytes, graph: Graph, options: Mapping[str, Option]) -> 
     """Bytes of the file of a network, in a format that takes ``file``."""
     own = sum(layer_bytes(file, layer, options.get(layer.name, Option())) for layer in graph.layers)
     rows = {layer.weight_shape[0] for layer in graph.layers if layer.weight_shape and is_integer(layer.name, options)}
-    return own + file.quantized * len(quantized(graph, options)) + file.shared * sum(rows)
+    changes = file.quantized * len(quantized(graph, options)) + file.left * len(left(graph, options))
+    return file.fixed + own + changes + file.shared * sum(rows) + file.constants * len(rows)
 
 
 def layer_bytes(file: FileBytes, layer: Layer, option: Option) -> float:
@@ -91,6 +92,16 @@ def quantized(graph: Graph, options: Mapping[str, Option]) -> list[str]:
         name
         for name, readers in graph.readers.items()
         if not is_integer(name, options) and any(is_integer(reader, options) for reader in readers)
+    ]
+
+
+def left(graph: Graph, options: Mapping[str, Option]) -> list[str]:
+    """The tensors that are made in integers and read by float layers, or by whoever runs the network."""
+    return [
+        name
+        for name in options
+        if is_integer(name, options)
+        and (name in graph.outputs or any(not is_integer(reader, options) for reader in graph.readers.get(name, ())))
     ]
 
 

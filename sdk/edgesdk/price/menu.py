@@ -191,7 +191,7 @@ def menu(
         live=graph.live,
         latency_ms=correction.latency_ms,
         memory_bytes=correction.memory_bytes + inputs * correction.memory_scale,
-        size_bytes=correction.size_bytes,
+        size_bytes=correction.size_bytes + account.fixed_bytes * correction.size_scale,
         struck=struck,
         spare_bytes=spare * correction.memory_scale,
         kernels={name: bytes_ * correction.memory_scale for name, bytes_ in kernels.items()},
