@@ -104,6 +104,14 @@ def test_the_first_line_says_what_became_of_each_bound() -> None:
     assert line("predicted", budget=budget(size_bytes=1e9)).startswith("budget kept, as predicted: ")
 
 
+def test_the_first_line_says_what_share_of_the_work_was_out_of_reach() -> None:
+    gru, pool = "gru has no compressed form here", "cumsum has no compressed form here"
+    assert line(out_of_reach={gru: 0.6, pool: 0.02}).endswith(
+        f"; 62 % of the multiplications were out of reach ({gru})"
+    )
+    assert "out of reach" not in line(out_of_reach={gru: 0.05}) and "out of reach" not in line(out_of_reach={})
+
+
 def test_that_nothing_was_compressed_is_the_verdict() -> None:
     reasons = ["no other choice", "no other choice", "int8 would save 3 us at a price"]
     said = line(compressed=False, reasons=reasons, budget=budget(size_bytes=1e9))

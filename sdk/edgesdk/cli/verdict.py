@@ -10,6 +10,7 @@ from edgesdk.core.budget import show
 from edgesdk.core.wording import counted, score
 
 BOUNDS = {"latency_ms": "latency", "latency_ratio": "latency", "peak_memory_bytes": "peak memory", "size_bytes": "size"}
+TELLING = 0.1  # of the multiplications, out of reach, from which the first line says so
 
 
 def verdict(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -44,7 +45,16 @@ def _budget(report: Mapping[str, Any]) -> str:
     kept = "budget missed" if missed else "budget kept"
     if not report.get("compressed", True):
         kept = f"nothing was compressed{_why(report)}, {kept} by the dense model"
-    return f"{kept}{'' if report['basis'] == 'measured' else ', as predicted'}: {', '.join(told)}"
+    return f"{kept}{'' if report['basis'] == 'measured' else ', as predicted'}: {', '.join(told)}{_left(report)}"
+
+
+def _left(report: Mapping[str, Any]) -> str:
+    """How much of the work is in layers that nothing could be done to, where that is a share to speak of, and why."""
+    shares = report.get("out_of_reach", {})
+    if sum(shares.values()) < TELLING:
+        return ""
+    most = max(shares, key=shares.__getitem__)
+    return f"; {100 * sum(shares.values()):.0f} % of the multiplications were out of reach ({most})"
 
 
 def _why(report: Mapping[str, Any]) -> str:

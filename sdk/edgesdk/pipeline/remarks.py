@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from edgesdk.core.budget import Budget, show
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Plan
+from edgesdk.core.wording import counted, listed, score
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
 from edgesdk.solve.milp import Solution, Unreachable, solve
@@ -20,22 +22,23 @@ NEAR = 0.9  # of it, from which noise may take a plan over it
 LESS = 1e-3  # of a loss, by which a plan must be better to be called so
 SHOWN = 2  # changes of a step
 TITLES = {LATENCY: "latency", PEAK: "peak memory", SIZE: "size"}
+BOUNDS = {**TITLES, "latency_ratio": TITLES[LATENCY]}
 
 
 def add_remarks(
     result: Result, budget: Budget, study: Study, told: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
 ) -> Result:
     """``result`` with all that was ``told`` of how it came about, and what a reader must know of its figures."""
-    every = [{"note": note} for note in (*notes, *_remark(result, budget, study))]
+    every = [{"note": note} for note in (*notes, *_remark(result, budget, study, told))]
     return replace(result, history=(*told, *every))
 
 
-def _remark(result: Result, budget: Budget, study: Study) -> Iterable[str]:
+def _remark(result: Result, budget: Budget, study: Study, told: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     """In words, what the figures of ``result`` do not say by themselves."""
     if not result.deployed.valid:
         yield f"the last run was disturbed, so that its figures may not hold: {result.deployed.reason}"
     if not result.plan.compresses(study.graph):
-        yield "nothing was compressed: the dense model is what is deployed"
+        yield f"nothing was compressed: the dense model is what is deployed{_list_rejected(told, budget)}"
         return
     dense, deployed = result.dense.cost(budget), result.deployed.cost(budget)
     bounded = {"latency_ms" if name == "latency_ratio" else name for name in budget.bounds}
@@ -46,6 +49,24 @@ def _remark(result: Result, budget: Budget, study: Study) -> Iterable[str]:
             yield f"{TITLES[name]} was not bounded and grew {grew}, {after / before:.2f}x of the dense model's"
     if unused := _explain_unused(result, budget, study):
         yield unused
+
+
+def _list_rejected(told: Sequence[Mapping[str, Any]], budget: Budget) -> str:
+    """What those plans of ``told`` missed that did not keep ``budget``, the nearest first."""
+    most = inf if budget.max_drop is None else budget.max_drop
+    faults = {step["plan"]: _list_faults(step, most) for step in told if "plan" in step}
+    rejected = sorted((found for found in faults.values() if found), key=lambda found: max(by for by, _ in found))
+    if not rejected:
+        return ""
+    nearest = listed(" and ".join(fault for _, fault in found) for found in rejected)
+    return f"; {counted(len(rejected), 'plan')} that {'was' if len(rejected) == 1 else 'were'} tried: {nearest}"
+
+
+def _list_faults(step: Mapping[str, Any], most: float) -> list[tuple[float, str]]:
+    """What a plan that was tried missed, in words, each with how many times what is allowed that was."""
+    found = [(by, f"{by:.2f}x the {BOUNDS[name]} allowed") for name, by in step.get("misses", {}).items()]
+    drop = step.get("drop", 0.0)
+    return [*found, (drop / most if most else inf, f"{score(drop)} points lost")] if drop > most else found
 
 
 def _explain_unused(result: Result, budget: Budget, study: Study) -> str | None:

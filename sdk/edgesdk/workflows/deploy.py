@@ -19,6 +19,7 @@ from edgesdk.compress.forms import ready
 from edgesdk.core.budget import Budget
 from edgesdk.core.cache import check_cache
 from edgesdk.core.errors import BudgetError, UsageError
+from edgesdk.core.graph import OTHER, Graph
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Tell
 from edgesdk.data.metrics import MSE, Metric, is_named
@@ -224,7 +225,18 @@ def _list_facts(study: Study, plan: Plan, epochs: float, seed: int, learns: bool
         "seed": seed,
         "compressed": plan.compresses(study.graph),
         "reasons": [layer.reason for layer in plan.layers],
+        "out_of_reach": _find_out_of_reach(study.graph),
         "groups_left_whole": kept,
         "layers_left_as_they_are": {layer.name: layer.fixed for layer in study.graph.layers if layer.fixed},
         "observations": study.corrections.observations,
     }
+
+
+def _find_out_of_reach(graph: Graph) -> dict[str, float]:
+    """The share of the multiplications that is in layers with no compressed form, by the reason that each gives."""
+    total = sum(layer.macs for layer in graph.layers)
+    found: dict[str, float] = {}
+    for layer in graph.layers:
+        if layer.kind == OTHER and layer.fixed and layer.macs:  # a weighted one may still be integer
+            found[layer.fixed] = found.get(layer.fixed, 0.0) + layer.macs / total
+    return found
