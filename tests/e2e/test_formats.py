@@ -9,15 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from given import ALONE, MODELS, document, edgesdk, refused
 
 FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "tflite": "model.tflite"}
-DATA = """
-import numpy as np
-x = np.random.default_rng(0).standard_normal((96, 3, 16, 16)).astype(np.float32)
-np.savez("data.npz", x=x, y=np.arange(96) % 4)
-"""
 # Runs the command line where one package cannot be imported: what a user has who did not install the extra.
 LACKING = """
 import sys
@@ -32,25 +28,40 @@ main(sys.argv[1:], prog_name="edgesdk")
 """
 
 
+def write_inputs(folder: Path) -> None:
+    """Models of the user's own, and data for them."""
+    (folder / "models.py").write_text(MODELS)
+    x = np.random.default_rng(0).standard_normal((96, 3, 16, 16)).astype(np.float32)
+    np.savez(folder / "data.npz", x=x, y=np.arange(96) % 4)
+
+
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def residual(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]:
+    """How the command line is told of a small network with a branch."""
+    folder = tmp_path_factory.mktemp("residual")
+    write_inputs(folder)
+    return f"{folder / 'models.py'}:Residual", "--data", folder / "data.npz"
+
+
+@pytest.fixture(scope="module")
+def plan(residual: tuple[str | Path, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan that is integer and narrower, as its bound on the file asks for."""
     path = tmp_path_factory.mktemp("plan") / "plan.json"
-    document(edgesdk("search", "--target", "x86", "--max-drop", "3", "--latency", "1ms", "--out", path, "--json"))
+    document(edgesdk("search", *residual, "--target", "x86", "--size", "9kB", "--out", path, "--json"))
     return path
 
 
 @pytest.fixture(scope="module")
-def exported(plan: Path) -> tuple[Path, list[dict[str, Any]]]:
+def exported(plan: Path, residual: tuple[str | Path, ...]) -> tuple[Path, list[dict[str, Any]]]:
     out = plan.parent / "files"
-    return out, document(edgesdk("export", plan, "--out", out, "--json"))
+    return out, document(edgesdk("export", plan, *residual, "--out", out, "--json"))
 
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with models of the user's own and data for them."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "models.py").write_text(MODELS)
-    subprocess.run([sys.executable, "-c", DATA], check=True)
+    write_inputs(tmp_path)
     return tmp_path
 
 
@@ -75,11 +86,11 @@ def test_a_changed_byte_is_found(exported, tmp_path: Path, name: str) -> None:
     assert f"{name} was changed" in refused(edgesdk("verify", damaged), 8)
 
 
-def test_a_plan_of_another_model_or_target_is_refused(plan: Path, own: Path) -> None:
+def test_a_plan_of_another_model_or_target_is_refused(plan: Path, residual: tuple[str | Path, ...], own: Path) -> None:
     arguments = ("export", plan, "models.py:Small", "--data", "data.npz", "--out", "files")
     assert "made for another model" in refused(edgesdk(*arguments), 8)
-    assert "made for x86, not for jetson" in refused(edgesdk("export", plan, "--target", "jetson"), 8)
-    assert "no format 'coreml'" in refused(edgesdk("export", plan, "--format", "coreml"), 2)
+    assert "made for x86, not for jetson" in refused(edgesdk("export", plan, *residual, "--target", "jetson"), 8)
+    assert "no format 'coreml'" in refused(edgesdk("export", plan, *residual, "--format", "coreml"), 2)
     (own / "broken.json").write_text("{")
     assert "is no JSON" in refused(edgesdk("export", "broken.json"), 8)
     assert not (own / "files").exists() and not (own / "exported").exists()
@@ -114,15 +125,15 @@ def keeps_the_default(report: dict[str, Any], name: str) -> bool:
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "litert"])
-def test_a_deployment_for_one_runtime(tmp_path: Path, runtime: str) -> None:
+def test_a_deployment_for_one_runtime(residual: tuple[str | Path, ...], tmp_path: Path, runtime: str) -> None:
     out = tmp_path / "bundle"
-    arguments = ("deploy", "--target", "x86", "--runtime", runtime, "--epochs", "0", "--out", out, "--json")
+    arguments = ("deploy", *residual, "--target", "x86", "--runtime", runtime, "--epochs", "0", "--out", out, "--json")
     printed = document(edgesdk(*arguments))
     manifest, report = printed["manifest"], printed["report"]
     name = {"openvino": "model.xml", "litert": "model.tflite"}[runtime]
     assert manifest["model"] == name and name in manifest["files"]
     assert manifest["runtime"]["name"] == runtime
-    assert manifest["inputs"][0]["shape"] == [1, 1, 28, 28] and manifest["inputs"][0]["layout"] == "NCHW"
+    assert manifest["inputs"][0]["shape"] == [1, 3, 16, 16] and manifest["inputs"][0]["layout"] == "NCHW"
     assert manifest["layout_inside"] == {"openvino": "channels first", "litert": "channels last"}[runtime]
     assert keeps_the_default(report, "latency_ratio")
     assert report["fell_back_to_float"] == []
@@ -132,11 +143,10 @@ def test_a_deployment_for_one_runtime(tmp_path: Path, runtime: str) -> None:
     assert "differs from the recorded sample by 0 of its spread" in done.stdout
 
 
-def test_auto_shows_every_runtime_and_keeps_the_budget(tmp_path: Path) -> None:
+def test_auto_shows_every_runtime_and_keeps_the_budget(residual: tuple[str | Path, ...], tmp_path: Path) -> None:
     out = tmp_path / "bundle"
-    printed = document(
-        edgesdk("deploy", "--target", "x86", "--runtime", "auto", "--epochs", "0", "--out", out, "--json")
-    )
+    arguments = ("deploy", *residual, "--target", "x86", "--runtime", "auto", "--epochs", "0", "--out", out, "--json")
+    printed = document(edgesdk(*arguments))
     report = printed["report"]
     own = report["deployed"]["runtime"]
     others = {name.split()[1] for name in report["beside"]}
@@ -183,12 +193,14 @@ def test_the_plan_says_its_runtime(plan: Path) -> None:
     assert json.loads(plan.read_text())["runtime"] == "onnxruntime"
 
 
-def test_a_plan_that_stores_a_weight_in_a_codebook(exported, plan: Path, tmp_path: Path) -> None:
+def test_a_plan_that_stores_a_weight_in_a_codebook(
+    plan: Path, residual: tuple[str | Path, ...], tmp_path: Path
+) -> None:
     content = json.loads(plan.read_text())
-    layer = next(layer for layer in content["layers"] if layer["name"] == "conv")
+    layer = next(layer for layer in content["layers"] if layer["name"] == "branch.0")
     layer["option"] = {"precision": "fp32", "weight_bits": 32, "form": {"method": "k-means", "sizes": [16]}}
     (tmp_path / "plan.json").write_text(json.dumps(content))
-    arguments = ("export", tmp_path / "plan.json", "--out", tmp_path / "files")
+    arguments = ("export", tmp_path / "plan.json", *residual, "--out", tmp_path / "files")
     line = refused(edgesdk(*arguments), 2)
     assert "openvino files hold no weights as k-means 16" in line and "onnx" in line
     assert not (tmp_path / "files").exists()
