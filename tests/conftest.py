@@ -1,4 +1,4 @@
-"""What every test needs: an environment that is always the same, the quick tests first, and a share for each core."""
+"""What every test needs: an environment that is always the same, an order, and a share for each core."""
 
 from __future__ import annotations
 
@@ -27,8 +27,16 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-ORDER = ("null", "agent")
-SHARED = ("board", "cli", "e2e", "emulated")  # folders whose tests share what is dear to make
+ORDER = (  # what is quick to fail, then what takes longest, so that no process works alone in the end
+    "tests/null/", "tests/emulated/", "tests/board/", "tests/e2e/", "tests/cases/", "tests/budgets/", "tests/cli/",
+    "tests/agent/test_agent_faults.py", "tests/fuzz/", "tests/backend/",
+)  # fmt: skip
+SHARED = (  # whose tests share what is dear to make: boards, a bundle, the prices of the built-in example
+    ("tests/board/",),
+    ("tests/cli/",),
+    ("tests/emulated/",),
+    ("tests/e2e/test_deploy.py", "tests/e2e/test_offer.py", "tests/e2e/test_stages.py"),
+)
 WORKERS = 2
 HERE = Path(__file__).parent
 NEEDS = ("a real board", "a GPU", "an older Python")  # what a test may miss where none may be skipped
@@ -40,11 +48,11 @@ settings.load_profile("edgesdk")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Null first, then the agent, then all others as they come: what is quick to fail fails quickly."""
+    """Tests in the order of ``ORDER``, all others after them as they come."""
 
     def place(item: pytest.Item) -> int:
-        folder = item.path.relative_to(HERE).parts[0]
-        return ORDER.index(folder) if folder in ORDER else len(ORDER)
+        path = f"{HERE.name}/{item.path.relative_to(HERE)}"
+        return next((place for place, begins in enumerate(ORDER) if path.startswith(begins)), len(ORDER))
 
     items.sort(key=place)
 
@@ -73,14 +81,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests that share fixtures stay in one process: those of a file, and of some folders."""
+    """Tests that share fixtures stay in one process: those of a file, and of ``SHARED``; in the order of ``ORDER``."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            folder = next((name for name in SHARED if nodeid.startswith(f"tests/{name}/")), None)
-            return folder or nodeid.split("::")[0]
+            return next((group[0] for group in SHARED if nodeid.startswith(group)), nodeid.split("::")[0])
 
+    config.option.loadscopereorder = False  # which would begin with what has most tests, not with what takes longest
     return Scheduling(config, log)
 
 
