@@ -25,6 +25,7 @@ except ModuleNotFoundError:
 
 import numpy as np
 import pytest
+import slow
 from hypothesis import settings
 
 ORDER = (  # what is quick to fail, then what takes longest, so that no process works alone in the end
@@ -54,6 +55,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = f"{HERE.name}/{item.path.relative_to(HERE)}"
         return next((place for place, begins in enumerate(ORDER) if path.startswith(begins)), len(ORDER))
 
+    for item in items:
+        if item.nodeid.startswith(slow.WHOLE):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=place)
 
 

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+FAULTS = "tests/agent/test_agent_faults.py::EveryOperation::test_"
+WHOLE = tuple(f"{FAULTS}{name}" for name in ("one_that_prunes", "a_rollback", "mending_what_runs"))
+"""Tests in files that know no pytest: every fault at every step, of which the first installation is the core."""
+
 
 def core(cases: Iterable[Any], wanted: Callable[..., bool]) -> list[Any]:
     """``cases`` for ``parametrize``, those slow that are not ``wanted``; a tuple is given as several arguments."""

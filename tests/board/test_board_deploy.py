@@ -16,6 +16,7 @@ from board_bundles import bundle, identifier
 from board_machine import Board, free_port, reached, wait_for
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from residual import write_residual
 
 from edgesdk.bundle.bundle import Bundle, file_digest
 from edgesdk.bundle.signing import sign
@@ -82,10 +83,11 @@ def edgesdk(board: Board, inventory: Path, capfd: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture(scope="module")
 def deployed(whole_board: Board, inventory: Path, keys, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """The built-in example, measured on the board, signed and installed there; and what the command printed."""
-    out = tmp_path_factory.mktemp("deployed") / "bundle"
-    command = [sys.executable, "-m", "edgesdk.cli", "deploy", "--target", "x86", "--device", NAME, "--epochs", "0"]
-    command += ["--max-drop", "30", "--sign", str(keys["owner"]), "--out", str(out), "--json", "-q"]
+    """A small network, measured on the board, signed and installed there; and what the command printed."""
+    folder = tmp_path_factory.mktemp("deployed")
+    out, given = folder / "bundle", write_residual(folder)
+    command = [sys.executable, "-m", "edgesdk.cli", "deploy", *given, "--target", "x86", "--device", NAME]
+    command += ["--epochs", "0", "--max-drop", "100", "--sign", str(keys["owner"]), "--out", str(out), "--json", "-q"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

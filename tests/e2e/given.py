@@ -21,17 +21,6 @@ class Small(nn.Module):
     def forward(self, x):
         return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
 
-class Residual(nn.Module):  # a branch that may be left out, BatchNorm, channels that are cut together
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())
-        self.branch = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1))
-        self.fc = nn.Linear(16, 4)
-    def forward(self, x):
-        x = self.stem(x)
-        return self.fc(torch.relu(x + self.branch(x)).mean((2, 3)))
-
 class Asinh(Small):  # an operator that TFLite lacks
     def forward(self, x):
         return torch.asinh(super().forward(x))

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from given import ALONE, MODELS, document, edgesdk, refused
+from residual import write_data, write_residual
 
 FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "tflite": "model.tflite"}
 # Runs the command line where one package cannot be imported: what a user has who did not install the extra.
@@ -28,23 +28,13 @@ main(sys.argv[1:], prog_name="edgesdk")
 """
 
 
-def write_inputs(folder: Path) -> None:
-    """Models of the user's own, and data for them."""
-    (folder / "models.py").write_text(MODELS)
-    x = np.random.default_rng(0).standard_normal((96, 3, 16, 16)).astype(np.float32)
-    np.savez(folder / "data.npz", x=x, y=np.arange(96) % 4)
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    return write_residual(tmp_path_factory.mktemp("residual"))
 
 
 @pytest.fixture(scope="module")
-def residual(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]:
-    """How the command line is told of a small network with a branch."""
-    folder = tmp_path_factory.mktemp("residual")
-    write_inputs(folder)
-    return f"{folder / 'models.py'}:Residual", "--data", folder / "data.npz"
-
-
-@pytest.fixture(scope="module")
-def plan(residual: tuple[str | Path, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plan(residual: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plan that is integer and narrower, as its bound on the file asks for."""
     path = tmp_path_factory.mktemp("plan") / "plan.json"
     document(edgesdk("search", *residual, "--target", "x86", "--size", "9kB", "--out", path, "--json"))
@@ -52,7 +42,7 @@ def plan(residual: tuple[str | Path, ...], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def exported(plan: Path, residual: tuple[str | Path, ...]) -> tuple[Path, list[dict[str, Any]]]:
+def exported(plan: Path, residual: tuple[str, ...]) -> tuple[Path, list[dict[str, Any]]]:
     out = plan.parent / "files"
     return out, document(edgesdk("export", plan, *residual, "--out", out, "--json"))
 
@@ -61,7 +51,8 @@ def exported(plan: Path, residual: tuple[str | Path, ...]) -> tuple[Path, list[d
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with models of the user's own and data for them."""
     monkeypatch.chdir(tmp_path)
-    write_inputs(tmp_path)
+    (tmp_path / "models.py").write_text(MODELS)
+    write_data(tmp_path)
     return tmp_path
 
 
@@ -86,7 +77,7 @@ def test_a_changed_byte_is_found(exported, tmp_path: Path, name: str) -> None:
     assert f"{name} was changed" in refused(edgesdk("verify", damaged), 8)
 
 
-def test_a_plan_of_another_model_or_target_is_refused(plan: Path, residual: tuple[str | Path, ...], own: Path) -> None:
+def test_a_plan_of_another_model_or_target_is_refused(plan: Path, residual: tuple[str, ...], own: Path) -> None:
     arguments = ("export", plan, "models.py:Small", "--data", "data.npz", "--out", "files")
     assert "made for another model" in refused(edgesdk(*arguments), 8)
     assert "made for x86, not for jetson" in refused(edgesdk("export", plan, *residual, "--target", "jetson"), 8)
@@ -125,7 +116,7 @@ def keeps_the_default(report: dict[str, Any], name: str) -> bool:
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "litert"])
-def test_a_deployment_for_one_runtime(residual: tuple[str | Path, ...], tmp_path: Path, runtime: str) -> None:
+def test_a_deployment_for_one_runtime(residual: tuple[str, ...], tmp_path: Path, runtime: str) -> None:
     out = tmp_path / "bundle"
     arguments = ("deploy", *residual, "--target", "x86", "--runtime", runtime, "--epochs", "0", "--out", out, "--json")
     printed = document(edgesdk(*arguments))
@@ -143,7 +134,7 @@ def test_a_deployment_for_one_runtime(residual: tuple[str | Path, ...], tmp_path
     assert "differs from the recorded sample by 0 of its spread" in done.stdout
 
 
-def test_auto_shows_every_runtime_and_keeps_the_budget(residual: tuple[str | Path, ...], tmp_path: Path) -> None:
+def test_auto_shows_every_runtime_and_keeps_the_budget(residual: tuple[str, ...], tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     arguments = ("deploy", *residual, "--target", "x86", "--runtime", "auto", "--epochs", "0", "--out", out, "--json")
     printed = document(edgesdk(*arguments))
@@ -193,9 +184,7 @@ def test_the_plan_says_its_runtime(plan: Path) -> None:
     assert json.loads(plan.read_text())["runtime"] == "onnxruntime"
 
 
-def test_a_plan_that_stores_a_weight_in_a_codebook(
-    plan: Path, residual: tuple[str | Path, ...], tmp_path: Path
-) -> None:
+def test_a_plan_that_stores_a_weight_in_a_codebook(plan: Path, residual: tuple[str, ...], tmp_path: Path) -> None:
     content = json.loads(plan.read_text())
     layer = next(layer for layer in content["layers"] if layer["name"] == "branch.0")
     layer["option"] = {"precision": "fp32", "weight_bits": 32, "form": {"method": "k-means", "sizes": [16]}}
