@@ -23,9 +23,9 @@ from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError
 from edgesdk.core.plan import INT8, Plan
 from edgesdk.core.report import Measurement, is_predicted
-from edgesdk.core.runtime import exportable, find_runtime, format_of
+from edgesdk.core.runtime import exportable, find_runtime, format_of, read_recipe
 from edgesdk.core.schema import Schema
-from edgesdk.core.serialize import dumps, from_json, loads, loads_toml
+from edgesdk.core.serialize import dumps, from_json, loads
 from edgesdk.core.target import target as find_target
 from edgesdk.core.wording import said
 from edgesdk.pipeline.result import Result
@@ -272,7 +272,7 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
     """Dense beside deployed, predicted beside measured, and how it came about."""
     notes = [*data.notes, *facts.get("notes", ()), *(step["note"] for step in result.history if "note" in step)]
     predicted = is_predicted(result.deployed)
-    recipe = _recipe(result.deployed.runtime)
+    recipe = read_recipe(result.deployed.runtime)
     whole = any(layer.option.precision == INT8 for layer in result.plan.layers)
     lines = recipe.get("measure_int8", recipe["measure"]) if whole else recipe["measure"]
     if predicted:
@@ -302,11 +302,6 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
         "refused_runtimes": result.refused,
         **{name: value for name, value in facts.items() if name not in ("notes", "metric")},
     }
-
-
-def _recipe(runtime: str) -> dict[str, Any]:
-    """What ``runtime`` needs on a board, and how to measure with it there."""
-    return loads_toml((resources.files("edgesdk_targets") / "recipes" / f"{runtime}.toml").read_text("utf-8"))
 
 
 def _without_samples(report: Measurement) -> dict[str, Any]:
