@@ -7,6 +7,7 @@ import importlib.util
 import os
 import unittest
 import zlib
+from typing import Any
 
 
 def _needs(*modules: str):
@@ -148,7 +149,7 @@ def dense(dtype: str = "float32", batch: int | None = 1, signature: bool = True)
     return bytes(builder.Output())
 
 
-def as_bytes(graph: object) -> bytes:
+def as_bytes(graph: Any) -> bytes:
     """``graph`` as a model for ONNX Runtime 1.14 and later."""
     from onnx import helper
 

@@ -25,7 +25,7 @@ class OnDisk(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = os.path.realpath(folder.name)
-        self.root = os.path.join(self.folder, "root")
+        self.root: str = os.path.join(self.folder, "root")
         self.reports: list = []
 
     def bundle(self, name: str, contents: dict | None = None, **manifest) -> str:
@@ -145,7 +145,7 @@ class Refusals(OnDisk):
         for settings in ({"keep": 0}, {"keep": True}, {"keep": 1.5}):
             self.assertEqual(self.refused(folder, **settings).kind, "usage")
         self.assertEqual(self.refused(os.path.join(self.folder, "gone")).kind, "usage")
-        for self.root in ("", "~nobody-has-this-name/x", "a\0b", 7):
+        for self.root in ("", "~nobody-has-this-name/x", "a\0b", 7):  # pyright: ignore[reportAttributeAccessIssue]
             self.assertEqual(self.refused(folder).kind, "usage")
 
     def test_a_root_that_cannot_be_written(self):
@@ -187,7 +187,7 @@ class Refusals(OnDisk):
         )
 
     def test_nothing_is_installed(self):
-        self.assertEqual(install.installed(None, root=self.root), {"current": None, "versions": []})
+        self.assertEqual(install.installed(self.reports.append, root=self.root), {"current": None, "versions": []})
         with self.assertRaises(AgentError) as caught:
             self.rollback()
         self.assertEqual(caught.exception.kind, "refused")
@@ -215,7 +215,7 @@ class Installing(OnDisk):
         self.assertEqual((health["errors"], health["identical"]), ({"y": 0.0}, True))
         self.assertEqual((health["p50_ms"], health["peak_memory_bytes"], health["emulated"]), (None, None, False))
         self.assertEqual(health["runtime"], "onnxruntime")
-        told = install.installed(None, root=self.root)
+        told = install.installed(self.reports.append, root=self.root)
         self.assertEqual((told["current"], told["versions"][0]["created"]), (version, "2026-11-21T16:01:00Z"))
         size = sum(os.path.getsize(os.path.join(self.folder, "1", name)) for name in os.listdir(self.folder + "/1"))
         self.assertEqual(told["versions"][0]["bytes"], size)
@@ -332,7 +332,7 @@ class Installing(OnDisk):
     def test_a_current_version_that_is_gone_is_replaced(self):
         first, second = self.install(self.at(1))["version"], self.install(self.at(2))["version"]
         shutil.rmtree(os.path.join(self.root, "versions", second))
-        self.assertEqual(install.installed(None, root=self.root)["current"], None)
+        self.assertEqual(install.installed(self.reports.append, root=self.root)["current"], None)
         self.assertEqual(self.rollback(), {"version": first, "previous": None})
 
     def test_a_bundle_that_needs_more_than_is_free(self):

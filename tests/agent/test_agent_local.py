@@ -10,6 +10,7 @@ import time
 import unittest
 
 import agent_models
+from agent_pipes import reader
 
 if sys.version_info < (3, 10) or importlib.util.find_spec("edgesdk") is None:
     raise unittest.SkipTest("the host's side takes Python 3.10")
@@ -59,6 +60,7 @@ class Local(unittest.TestCase):
         with LocalDevice() as device:
             self.assertEqual(device.call("probe")["python"], sys.version.split()[0])
             first = device._child
+            assert first is not None
             self.assertIn("architecture", device.call("probe"))
             self.assertIs(device._child, first)
         self.assertFalse(is_running(first.process.pid))
@@ -82,6 +84,7 @@ class Local(unittest.TestCase):
     def test_an_agent_that_is_killed_says_by_what(self):
         with LocalDevice() as device:
             device.call("probe")
+            assert device._child is not None
             os.kill(device._child.process.pid, signal.SIGKILL)
             with self.assertRaisesRegex(DeviceError, "this machine was killed by SIGKILL"):
                 device.call("probe")
@@ -104,7 +107,7 @@ class Local(unittest.TestCase):
             environment["TMPDIR"] = folder
             command, pipe = [sys.executable, "-c", HOST, model], subprocess.PIPE
             with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment) as host:
-                agent = int(host.stdout.readline())
+                agent = int(reader(host).readline())
                 self.assertTrue(is_running(agent))
                 host.send_signal(signal.SIGINT)
                 errors = host.communicate(timeout=60)[1].decode()
@@ -145,6 +148,7 @@ class Trouble(unittest.TestCase):
 
     def test_an_interrupt_while_waiting_ends_the_agent(self):
         def interrupt(progress):
+            assert device._child is not None
             numbers.append(device._child.process.pid)
             raise KeyboardInterrupt
 

@@ -7,6 +7,8 @@ import tempfile
 import unittest
 from unittest import mock
 
+from agent_pipes import reader, writer
+
 from edgesdk_targets.agent import fresh, lock
 from edgesdk_targets.agent.protocol import AgentError
 
@@ -34,10 +36,10 @@ class DeviceLock(unittest.TestCase):
         pipe = subprocess.PIPE
         holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdin=pipe, stdout=pipe, env=environment)
         self.addCleanup(holder.wait)
-        self.addCleanup(holder.stdin.close)
-        self.addCleanup(holder.stdout.close)
+        self.addCleanup(writer(holder).close)
+        self.addCleanup(reader(holder).close)
         self.addCleanup(holder.kill)
-        self.assertEqual(holder.stdout.readline(), b"held\n")
+        self.assertEqual(reader(holder).readline(), b"held\n")
         return holder
 
     def test_it_is_busy_while_another_process_holds_it(self):

@@ -4,6 +4,7 @@ import base64
 import os
 import tempfile
 import unittest
+from typing import Any
 from unittest import mock
 
 import agent_models
@@ -138,7 +139,8 @@ class Benchmark(OnDisk):
         (item,) = self.benchmark({"name": "a", "path": path, "inputs": inputs})["artifacts"]
         expected = {"name": "x", "shape": [1, 8, 8, 8], "dtype": "float32", "source": "given"}
         self.assertEqual(item["inputs"], [expected])
-        for arrays, word in (({"z": numpy.ones(1)}, "lack x"), ({"x": numpy.ones((1, 8, 8, 8))}, "float64")):
+        for name, value, word in (("z", numpy.ones(1), "lack x"), ("x", numpy.ones((1, 8, 8, 8)), "float64")):
+            arrays: dict[str, Any] = {name: value}
             numpy.savez(inputs, **arrays)
             error = self.refused(measure.benchmark, artifacts=[{"name": "a", "path": path, "inputs": inputs}])
             self.assertEqual(error.kind, "usage")

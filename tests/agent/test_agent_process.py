@@ -11,6 +11,7 @@ import unittest
 import zipapp
 
 import agent_models
+from agent_pipes import reader, say
 
 from edgesdk_targets.agent import fresh, protocol
 
@@ -61,9 +62,8 @@ class Program(unittest.TestCase):
         command = [sys.executable, "-m", "edgesdk_targets.agent"]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=fresh.environment()) as agent:
-            agent.stdout.close()
-            agent.stdin.write(protocol.request(1, "probe", {}))
-            agent.stdin.flush()
+            reader(agent).close()
+            say(agent, protocol.request(1, "probe", {}))
             self.assertEqual(agent.wait(60), 1)
 
     def test_it_ends_when_the_host_is_gone_while_it_works(self):
@@ -74,11 +74,10 @@ class Program(unittest.TestCase):
                 environment = dict(fresh.environment(), TMPDIR=folder)
                 pipe = subprocess.PIPE
                 with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, env=environment) as agent:
-                    agent.stdin.write(protocol.request(1, "shout", {}))
-                    agent.stdin.flush()
-                    agent.stdout.readline()
+                    say(agent, protocol.request(1, "shout", {}))
+                    reader(agent).readline()
                     self.assertEqual(len(os.listdir(folder)), 1)
-                    agent.stdout.close()
+                    reader(agent).close()
                     self.assertEqual(agent.wait(60), 1)
                     self.assertEqual(os.listdir(folder), [])
 
@@ -88,10 +87,9 @@ class Program(unittest.TestCase):
         code = BUSY + code.replace("agent.main()", "agent.END_SECONDS = 0.1\nagent.main()")
         pipe = subprocess.PIPE
         with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, env=fresh.environment()) as agent:
-            agent.stdin.write(protocol.request(1, "shout", {}))
-            agent.stdin.flush()
-            agent.stdout.readline()
-            agent.stdout.close()
+            say(agent, protocol.request(1, "shout", {}))
+            reader(agent).readline()
+            reader(agent).close()
             self.assertEqual(agent.wait(60), 1)
 
     def test_a_fresh_process_ends_with_the_agent_that_asked_it(self):
@@ -103,7 +101,7 @@ class Program(unittest.TestCase):
         line = protocol.request(1, "shout", {}).decode()
         command = [sys.executable, "-c", asking, code, line]
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=fresh.environment()) as agent:
-            child = int(agent.stdout.readline())
+            child = int(reader(agent).readline())
             agent.kill()
         for _ in range(600):
             if not os.path.exists(f"/proc/{child}"):

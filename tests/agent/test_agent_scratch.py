@@ -12,6 +12,7 @@ import tempfile
 import time
 import unittest
 
+from agent_pipes import reader, say, writer
 from test_agent_process import converse
 
 from edgesdk_targets.agent import fresh, protocol, scratch
@@ -50,9 +51,8 @@ class Scratch(unittest.TestCase):
             last = {"offset": 4, "sha256": hashlib.sha256(b"one two").hexdigest()}
             pieces = [("a/model.onnx", b"one ", {}), ("a/model.onnx", b"two", last), ("a/empty", b"", {})]
             for number, (name, content, more) in enumerate(pieces):
-                agent.stdin.write(piece(number, name, content, **more))
-                agent.stdin.flush()
-                result = protocol.answer(agent.stdout.readline(), number)["result"]
+                say(agent, piece(number, name, content, **more))
+                result = protocol.answer(reader(agent).readline(), number)["result"]
                 if number == 1:
                     path = result["path"]
                     self.assertEqual(result["bytes"], 7)
@@ -61,7 +61,7 @@ class Scratch(unittest.TestCase):
             folder = os.path.dirname(os.path.dirname(path))
             self.assertEqual(os.stat(folder).st_mode & 0o777, 0o700)
             self.assertEqual(os.path.dirname(folder), self.folder)
-            agent.stdin.close()
+            writer(agent).close()
             self.assertEqual((agent.wait(60), self.left()), (0, []))
 
     def test_offset_0_begins_a_file_anew(self):
@@ -166,10 +166,9 @@ class Scratch(unittest.TestCase):
         agents = [subprocess.Popen(AGENT, stdin=-1, stdout=-1, env=self.environment) for _ in range(6)]
         paths = []
         for agent in agents:
-            agent.stdin.write(piece(1, "a", b"x"))
-            agent.stdin.flush()
+            say(agent, piece(1, "a", b"x"))
         for agent in agents:
-            paths.append(protocol.answer(agent.stdout.readline(), 1)["result"]["path"])
+            paths.append(protocol.answer(reader(agent).readline(), 1)["result"]["path"])
         self.assertEqual([os.path.getsize(path) for path in paths], [1] * 6)
         for agent in agents:
             agent.communicate()

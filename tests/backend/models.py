@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
 
+import numpy as np
+import onnxruntime
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 
 import zoo
@@ -148,6 +153,43 @@ def made(name: str, samples: int = 64) -> tuple[Network, Tensor]:
         for _ in range(20):
             model(x)
     return trace(model.eval(), x), x
+
+
+def weight_of(network: Network, layer: str) -> nn.Parameter:
+    """The weight of a convolution or linear layer."""
+    return network.submodule(layer).get_parameter("weight")
+
+
+def norm_of(network: Network, layer: str) -> nn.BatchNorm2d:
+    """The BatchNorm behind a convolution."""
+    path = network.sites[layer].norm
+    assert path is not None, f"{layer} has no norm"
+    norm = network.module.get_submodule(path)
+    assert isinstance(norm, nn.BatchNorm2d)
+    return norm
+
+
+def layer_outputs(module: nn.Module, paths: Iterable[str], run: Callable[[], object]) -> dict[str, Tensor]:
+    """What the modules at ``paths`` answer while ``run`` runs."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(path: str, _part: nn.Module, _given: Any, out: Tensor) -> None:
+        seen[path] = out.detach()
+
+    hooks = [module.get_submodule(path).register_forward_hook(partial(keep, path)) for path in paths]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def file_outputs(model: ModelProto, x: Tensor) -> np.ndarray:
+    """What ONNX Runtime answers to each sample. On x86 it would make int8 uint8, which fails for some of opset 21."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    name = session.get_inputs()[0].name
+    return np.concatenate([np.asarray(session.run(None, {name: one[None].numpy()})[0]) for one in x])
 
 
 def assigned(network: Network, scheme: str) -> dict[str, Option]:

@@ -11,6 +11,7 @@ import venv
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import models
 import numpy as np
@@ -212,7 +213,8 @@ def test_the_older_runtime_runs_all_but_four_bits(exported, old_python: Path, na
     artefact = exported(name, plan, "litert")
     x = x[:4]
     (entry,) = network.graph.inputs
-    np.savez(tmp_path / "given.npz", **{entry.name: x.numpy()})
+    given: dict[str, Any] = {entry.name: x.numpy()}
+    np.savez(tmp_path / "given.npz", **given)
     folder = Path(edgesdk_targets.__file__).parent
     command = [old_python, "-c", RUN, folder, artefact.path, tmp_path / "given.npz"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)

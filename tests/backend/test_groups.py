@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import models
 import pytest
@@ -263,12 +264,11 @@ def made(name: str) -> tuple[nn.Module, Network, Tensor]:
     with torch.no_grad():
         for part in model.modules():
             if isinstance(part, nn.BatchNorm2d):
-                part.running_mean.uniform_(-0.3, 0.3)
-                part.running_var.uniform_(0.5, 1.5)
+                part.get_buffer("running_mean").uniform_(-0.3, 0.3)
+                part.get_buffer("running_var").uniform_(0.5, 1.5)
             if isinstance(part, (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.RMSNorm)):
-                part.weight.uniform_(0.5, 1.5)
-                if getattr(part, "bias", None) is not None:
-                    part.bias.uniform_(-0.3, 0.3)
+                for value, ends in zip(part.parameters(), ((0.5, 1.5), (-0.3, 0.3)), strict=False):  # weight, bias
+                    value.uniform_(*ends)
     return model, trace(model, x), x
 
 
@@ -301,10 +301,10 @@ def kept_of(whole: Tensor, small: Tensor) -> list[Tensor]:
     return [axis.movedim(index, 0).reshape(axis.shape[index], -1).mode(1).values for index, axis in enumerate(found)]
 
 
-def columns_of(part: nn.Module, small: Tensor) -> Tensor:
+def columns_of(part: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, small: Tensor) -> Tensor:
     """Which input channels of a layer a weight that is left of it reads."""
     weight = part.weight.detach()
-    if isinstance(part, nn.ConvTranspose2d) or getattr(part, "groups", 1) == 1:
+    if isinstance(part, (nn.Linear, nn.ConvTranspose2d)) or part.groups == 1:
         return kept_of(weight, small)[0 if isinstance(part, nn.ConvTranspose2d) else 1]
     each = len(weight) // part.groups
     found = []
@@ -313,7 +313,7 @@ def columns_of(part: nn.Module, small: Tensor) -> Tensor:
     return torch.cat(found).unique()
 
 
-def expected(model: nn.Module, small: Network, x: Tensor) -> object:
+def expected(model: nn.Module, small: Network, x: Tensor) -> Any:
     """What the user's own module computes when each of its layers reads zeros where ``small`` reads nothing.
 
     What that is is read off the weights of ``small`` alone; norms are of the channels that they have left.
@@ -342,7 +342,7 @@ def zeroed(stay: Tensor, part: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]
     return (given[0] * (stay if isinstance(part, nn.Linear) else stay.reshape(-1, 1, 1)),)
 
 
-def normed(left: Tensor, part: nn.Module, given: tuple[Tensor], whole: Tensor) -> Tensor:
+def normed(left: Tensor, part: nn.LayerNorm | nn.GroupNorm, given: tuple[Tensor], whole: Tensor) -> Tensor:
     """What a norm makes of the channels ``left``, from their own mean and variance."""
     (x,) = given
     if isinstance(part, nn.LayerNorm):

@@ -54,11 +54,11 @@ def test_a_frozen_layer_computes_what_the_simulation_computes(weights, biases, l
         x = layer.source[0](x)
         assert torch.equal(stored(x), layer(x))
     limit = 2 ** (bits - 1) - 1
-    assert int(stored.weight.abs().max()) <= limit  # type: ignore[operator,union-attr]
-    assert int(stored.bias.long().abs().max()) <= BIAS_LIMIT  # type: ignore[operator,union-attr]
-    kept = stored.bias.double() * stored.bias_scale.double()  # type: ignore[operator,union-attr]
+    assert int(stored.weight.abs().max()) <= limit
+    assert int(stored.bias.long().abs().max()) <= BIAS_LIMIT
+    kept = stored.bias.double() * stored.bias_scale.double()
     wanted = torch.tensor(biases).double()
-    step = stored.bias_scale.double()  # type: ignore[union-attr,operator]
+    step = stored.bias_scale.double()
     assert bool(((kept - wanted).abs() <= 0.51 * step + 1e-6 * wanted.abs()).all())  # no bias is cut off
 
 
@@ -88,7 +88,7 @@ class Ends(nn.Module):
             for part in (self.a, self.b):
                 scale = torch.tensor(EXTREMES[:8])[torch.randint(0, 8, (8,), generator=generator)]
                 part.weight *= scale.clamp(max=3.0).reshape(-1, 1, 1, 1)
-                part.bias.copy_(torch.tensor([0.0, 5.0, -3.0, 0.5, 1.0, -0.1, 2.0, 1e-9]))
+                part.get_parameter("bias").copy_(torch.tensor([0.0, 5.0, -3.0, 0.5, 1.0, -0.1, 2.0, 1e-9]))
             self.b.weight[1] = 0
             self.a.weight[:2] = 0
 
@@ -116,8 +116,8 @@ def test_files_hold_and_compute_the_same_at_the_ends(runtime: str, seed: int, tm
     parts = {name: part for name, part in frozen(found).module.named_modules() if isinstance(part, FrozenLayer)}
     assert set(parts) == {"a", "b", "h"}
     for name, (weight, bias) in stored(path, runtime, list(parts)).items():
-        np.testing.assert_array_equal(np.sort(weight.ravel()), np.sort(parts[name].weight.numpy().ravel()))  # type: ignore[union-attr,operator]
-        np.testing.assert_array_equal(bias, parts[name].bias.numpy())  # type: ignore[union-attr,operator]
+        np.testing.assert_array_equal(np.sort(weight.ravel()), np.sort(parts[name].weight.numpy().ravel()))
+        np.testing.assert_array_equal(bias, parts[name].bias.numpy())
 
 
 def stored(path: Path, runtime: str, names: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -78,8 +78,10 @@ def ready(name: str, form: str) -> tuple[Network, Tensor, ModelProto, Mapping[st
     plain.CopyFrom(exact)
     for layer in network.graph.layers:
         path = network.sites[layer.name].module
-        if layer.kind in WEIGHTED and path is not None and network.submodule(layer.name).weight.numel() >= 100:
-            weight = network.submodule(layer.name).weight
+        if layer.kind not in WEIGHTED or path is None:
+            continue
+        weight = models.weight_of(network, layer.name)
+        if weight.numel() >= 100:
             found = FORMS[form](weight)
             place(plain, weight.detach().numpy(), found.decoded().numpy())
             with torch.no_grad():

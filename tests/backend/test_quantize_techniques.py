@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import models
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -101,7 +100,7 @@ def test_shared_steps_are_those_of_a_copy_in_a_copy(networks) -> None:
     calibrate(found, [x])
     copy = found.copy()
     with torch.no_grad():
-        next(iter(parts(copy, IntegerLayer).values())).inner.weight.mul_(100)
+        next(iter(parts(copy, IntegerLayer).values())).get_parameter("inner.weight").mul_(100)
     before, after = specification(found), specification(copy)
     weights = [name for name in before if name.endswith(".weight")]
     assert all(after[name].scale > before[name].scale for name in weights)
@@ -126,7 +125,7 @@ def test_steps_are_learned_and_stay(networks, step: str) -> None:
     found = integer(network, models.assigned(network, "int8"), step=step)
     calibrate(found, [x])
     for part in parts(found, ActivationQuantizer).values():
-        part.scale *= 16  # far too coarse: what is to be learned
+        part.get_buffer("scale").mul_(16)  # far too coarse: what is to be learned
     plain = sum(1 for _ in found.module.parameters())
     before = specification(found)
     with torch.no_grad():
@@ -187,8 +186,8 @@ def uneven() -> tuple[Network, Tensor]:
     torch.manual_seed(3)
     model, x = Plain().eval(), torch.randn(16, 3, 16, 16)
     with torch.no_grad():
-        for norm in (model.first[1], model.second[1]):
-            norm.weight.copy_(torch.exp(1.5 * torch.randn(12)))
+        for name in ("first.1.weight", "second.1.weight"):
+            model.get_parameter(name).copy_(torch.exp(1.5 * torch.randn(12)))
     return trace(model, x), x
 
 
@@ -238,10 +237,12 @@ def test_adaptive_rounding_errs_less_than_nearest(networks, name: str) -> None:
     assert off(made["adaptive"], network, x) < off(made["nearest"], network, x)
     for layer, part in found.items():
         assert isinstance(part, IntegerLayer)
-        scale = part.scales()[0].reshape(-1, *[1] * (part.inner.weight.dim() - 1))  # type: ignore[operator,union-attr]
-        assert torch.equal(part.scales()[0], plain[layer].scales()[0])  # type: ignore[operator]
-        integers = (part.inner.weight / scale).round()  # type: ignore[operator]
-        assert torch.equal(integers * scale, part.inner.weight)
+        weight, other = part.inner.get_parameter("weight"), plain[layer]
+        assert isinstance(other, IntegerLayer)
+        scale = part.scales()[0].reshape(-1, *[1] * (weight.dim() - 1))
+        assert torch.equal(part.scales()[0], other.scales()[0])
+        integers = (weight / scale).round()
+        assert torch.equal(integers * scale, weight)
         assert float(integers.detach().abs().max()) <= part.limit
     with torch.no_grad():
         torch.testing.assert_close(frozen(made["adaptive"])(x), made["adaptive"](x), rtol=1e-4, atol=1e-4)
@@ -267,13 +268,9 @@ def test_a_file_of_each_choice_is_as_specified_and_agrees(networks, grid: Grid) 
     with learning(found):
         trained(found, x, wanted, 2)
     model = converted(found, x)  # checks the specification
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.qdqisint8allowed", "1")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    run = [session.run(None, {session.get_inputs()[0].name: one[None].numpy()})[0] for one in x]
     with torch.no_grad():
         expected = found(x).numpy()
-    assert np.sqrt(np.mean((np.concatenate(run) - expected) ** 2)) <= 0.05 * expected.std()
+    assert np.sqrt(np.mean((models.file_outputs(model, x) - expected) ** 2)) <= 0.05 * expected.std()
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,10 @@ def test_what_stays_is_what_the_cut_left() -> None:
     small, _ = compressed(network, plan, x, scores)
     kept = staying(network.graph, plan, scores)
     for name in ("stem.0", "inner.0", "down.0"):
-        channels = kept[network.graph.by_name[name].writes]
-        norm = network.module.get_submodule(network.sites[name].norm)
-        assert torch.equal(small.module.get_submodule(small.sites[name].norm).weight, norm.weight[channels])
+        group = network.graph.by_name[name].writes
+        assert group is not None
+        left, whole = models.norm_of(small, name).weight, models.norm_of(network, name).weight
+        assert torch.equal(left, whole[kept[group]])
     assert staying(network.graph, models.plan(network), scores) == {}
 
 
@@ -72,11 +73,17 @@ def test_a_network_that_nothing_was_cut_from_stays_as_it_is() -> None:
         assert torch.equal(new.module.state_dict()[name], value)
 
 
+def channels_of_inner(model: models.Residual) -> list[Tensor]:
+    """All that makes the channels of the inner block's first layer what they are."""
+    return [*map(model.get_parameter, ("inner.0.weight", "inner.1.weight", "inner.1.bias")),
+            model.get_buffer("inner.1.running_mean")]  # fmt: skip
+
+
 def test_channels_that_are_copies_of_others_go_at_no_cost() -> None:
     torch.manual_seed(1)
     model = models.Residual().eval()
     with torch.no_grad():
-        for part in (model.inner[0].weight, model.inner[1].weight, model.inner[1].bias, model.inner[1].running_mean):
+        for part in channels_of_inner(model):
             part[8:] = part[:8]
     x = torch.randn(192, 3, 16, 16)
     network = trace(model, x)
@@ -92,9 +99,9 @@ def test_channels_that_are_copies_of_others_or_never_read_are_the_first_to_go() 
     torch.manual_seed(1)
     model = models.Residual().eval()
     with torch.no_grad():
-        for part in (model.inner[0].weight, model.inner[1].weight, model.inner[1].bias, model.inner[1].running_mean):
+        for part in channels_of_inner(model):
             part[15] = part[0]
-        model.inner[3].weight[:, 7] = 0.0
+        model.get_parameter("inner.3.weight")[:, 7] = 0.0
     x = torch.randn(64, 3, 16, 16)
     scores = irreplaceable(trace(model, x), [x])["inner.0"]
     assert set(scores.argsort()[:3].tolist()) == {0, 7, 15}
@@ -113,15 +120,16 @@ def test_a_fit_that_does_worse_on_what_it_did_not_see_is_left_out() -> None:
     network = trace(nn.Sequential(nn.Linear(2, 3, bias=False)), torch.zeros(2, 2))
     small = network.copy()
     with torch.no_grad():
-        small.submodule("0").weight += 1.0
+        models.weight_of(small, "0").add_(1.0)
     # The fit sees the first input alone and sets its weight right; the judge has both, whose errors cancelled.
     x = torch.tensor([[1.0, 0.0]] * (JUDGE - 1) + [[1.0, -0.9]]).repeat(4, 1)
     new, (fit,) = rebuilt(small, network, {}, [x])
     assert fit.damping is None and fit.after == fit.before > 0
-    assert torch.equal(new.submodule("0").weight, small.submodule("0").weight)
+    assert torch.equal(models.weight_of(new, "0"), models.weight_of(small, "0"))
     better, (fit,) = rebuilt(small, network, {}, [x[:4].repeat(5, 1)])
     assert fit.damping is not None and fit.after < 1e-3 * fit.before
-    assert float((better.submodule("0").weight - network.submodule("0").weight)[:, 0].detach().abs().max()) < 1e-3
+    left = models.weight_of(better, "0") - models.weight_of(network, "0")
+    assert float(left[:, 0].detach().abs().max()) < 1e-3
 
 
 def test_too_few_samples_leave_the_network() -> None:
@@ -134,13 +142,13 @@ def test_a_rebuilt_batchnorm_has_the_statistics_of_what_it_now_sees() -> None:
     network, x = made("residual")
     x = x[:128]
     _, new, fits = carried_out(network, cut(network, 0.5), x)
-    seen: dict[str, Tensor] = {}
-    for name in ("stem.0", "inner.0", "inner.3", "down.0", "down.3"):
-        new.submodule(name).register_forward_hook(lambda _, __, y, n=name: seen.update({n: y.detach()}))
-    new.flat(x)
+    layers = ("stem.0", "inner.0", "inner.3", "down.0", "down.3")
+    paths = {str(new.sites[name].module): name for name in layers}
+    outputs = models.layer_outputs(new.module, paths, lambda: new.flat(x))
+    seen = {paths[path]: y for path, y in outputs.items()}
     for name, y in seen.items():
         if fits[name].damping is not None:
-            norm = new.module.get_submodule(new.sites[name].norm)
+            norm = models.norm_of(new, name)
             torch.testing.assert_close(norm.running_mean, y.mean((0, 2, 3)), rtol=0.05, atol=0.05 * float(y.std()))
             torch.testing.assert_close(norm.running_var, y.var((0, 2, 3)), rtol=0.1, atol=0.0)
     assert sum(fits[name].damping is not None for name in seen) == 4  # all but the stem, whose input is the dense one's
@@ -149,7 +157,7 @@ def test_a_rebuilt_batchnorm_has_the_statistics_of_what_it_now_sees() -> None:
 def test_weights_keep_their_norm_before_a_batchnorm() -> None:
     network, x = made("residual")
     small, new, _ = carried_out(network, cut(network, 0.5), x[:128])
-    one, other = small.submodule("inner.3").weight, new.submodule("inner.3").weight
+    one, other = models.weight_of(small, "inner.3"), models.weight_of(new, "inner.3")
     assert not torch.allclose(one, other)
     torch.testing.assert_close(one.flatten(1).norm(dim=1), other.flatten(1).norm(dim=1))
 
@@ -178,7 +186,7 @@ def test_a_layer_before_an_addition_makes_up_for_the_other_side() -> None:
     network = trace(Scaled(), x)
     small = network.copy()
     with torch.no_grad():
-        small.module.scale -= 1.0
+        small.module.get_parameter("scale").sub_(1.0)
     new, _ = rebuilt(small, network, {}, [x[:40]])
     assert off(small, network, x[40:]) > 0.1
     assert off(new, network, x[40:]) < 1e-6
@@ -189,7 +197,7 @@ def test_of_a_factorized_layer_the_last_part_is_fitted() -> None:
     plan = models.plan(network, options={"inner.3": Option(form=Form("tucker", (6, 6)))})
     small, new, fits = carried_out(network, plan, x[:128])
     assert "inner.3.2" in fits and not {"inner.3.0", "inner.3.1"} & set(fits)
-    assert torch.equal(small.submodule("inner.3.1").weight, new.submodule("inner.3.1").weight)
+    assert torch.equal(models.weight_of(small, "inner.3.1"), models.weight_of(new, "inner.3.1"))
     assert fits["inner.3.2"].after < fits["inner.3.2"].before
     assert off(new, network, x[128:]) < off(small, network, x[128:])
 

@@ -48,7 +48,7 @@ def computed(model: ModelProto, x: np.ndarray) -> np.ndarray:
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: x[i : i + 1]})[0] for i in range(len(x))])
+    return np.concatenate([np.asarray(session.run(None, {name: x[i : i + 1]})[0]) for i in range(len(x))])
 
 
 def copied(model: ModelProto) -> ModelProto:

@@ -101,7 +101,7 @@ def compared(model: onnx.ModelProto, seed: int = 0) -> tuple[bytes, float]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     random = np.random.default_rng(seed)
     feeds = {i.name: random.standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()}
-    wanted = session.run(None, feeds)
+    wanted = map(np.asarray, session.run(None, feeds))
     found = ran(content, feeds)
     details = Interpreter(model_content=content).get_output_details()
     assert [detail["name"] for detail in details] == [output.name for output in session.get_outputs()]
@@ -269,7 +269,7 @@ def test_pools(stride: int, pad: int, ceil: int, whole: int, signal: bool) -> No
 def test_integer_pools() -> None:
     model = Model((1, 6, 9, 9))
     x = model.grid("x0")
-    options = dict(kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    options: dict[str, Any] = dict(kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     best = model.op("MaxPool", x, **options)
     mean = model.op("AveragePool", x, count_include_pad=1, **options)
     whole = model.op("GlobalAveragePool", x)
@@ -358,7 +358,7 @@ def test_gemm() -> None:
     outputs = [
         model.op("Gemm", "x0", model.normal(6, 5)),
         model.op("Gemm", "x0", model.normal(5, 6), model.normal(5), transB=1, alpha=0.5, beta=2.0),
-        model.op("Gemm", "x0", model.normal(5, 6), model.constant(np.float32([0.7])), transB=1),
+        model.op("Gemm", "x0", model.normal(5, 6), model.constant(np.array([0.7], np.float32)), transB=1),
     ]
     right(model.proto(*outputs))
 
@@ -434,8 +434,8 @@ def test_a_change_of_grid_is_one_operator() -> None:
 ])  # fmt: skip
 def test_resizing(mode: str, place: str, rounding: str, factor: float) -> None:
     model = Model((1, 3, 4, 6))
-    scales = model.constant(np.float32([1, 1, factor, factor]))
-    options = dict(mode=mode, coordinate_transformation_mode=place, nearest_mode=rounding)
+    scales = model.constant(np.array([1, 1, factor, factor], np.float32))
+    options: dict[str, Any] = dict(mode=mode, coordinate_transformation_mode=place, nearest_mode=rounding)
     right(model.proto(model.op("Resize", "x0", "", scales, **options)))
 
 
@@ -487,7 +487,7 @@ def test_shapes_must_be_fixed() -> None:
 def test_weights_with_a_zero_point_are_refused() -> None:
     model = Model((1, 4))
     stored = model.constant(np.ones((3, 4), np.int8), "weight")
-    scale, zero = model.constant(np.ones(3, np.float32)), model.constant(np.int8([0, 1, 0]))
+    scale, zero = model.constant(np.ones(3, np.float32)), model.constant(np.array([0, 1, 0], np.int8))
     y = model.op("Gemm", "x0", model.op("DequantizeLinear", stored, scale, zero, axis=0), transB=1)
     with pytest.raises(ModelError, match="weight has a zero point"):
         tflite.convert(model.proto(y))
@@ -498,7 +498,8 @@ def test_weights_with_a_zero_point_are_refused() -> None:
 ])  # fmt: skip
 def test_what_tflite_lacks_is_made_of_what_it_has(kind: str, inputs: int, options: dict) -> None:
     model = Model((1, 2, 4, 4))
-    more = [["", model.constant(np.float32([1, 1, 2, 2]))], [model.constant(np.int64([0, 0, 1, 2, 0, 0, 0, 1]))], []]
+    scales, pads = np.array([1, 1, 2, 2], np.float32), np.array([0, 0, 1, 2, 0, 0, 0, 1])
+    more = [["", model.constant(scales)], [model.constant(pads)], []]
     right(model.proto(model.op(kind, "x0", *more[3 - inputs], **options)))
 
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def put(board: Board) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def refused(installed: Board, put) -> Iterator[Callable[..., str]]:
+def refused(installed: Board, put) -> Callable[..., str]:
     """Try to install what cannot be; the one line that says why. What ran before runs on, and nothing is left."""
     before = {path.relative_to(installed.root) for path in installed.root.rglob("*")}
 
@@ -113,7 +113,7 @@ def test_a_manifest_that_names_files_elsewhere(refused, tmp_path: Path, name: st
 
 
 # What a folder on the device may hold in the place of a bundle's file, however it came there.
-SWAPS: Mapping[str, Callable[[Path], None]] = {
+SWAPS: Mapping[str, Callable[[Path], object]] = {
     "a link": lambda path: path.symlink_to(path.with_name("run.py")),
     "a link to nothing": lambda path: path.symlink_to("nothing"),
     "a link to elsewhere": lambda path: path.symlink_to("/etc/hostname"),

@@ -122,7 +122,7 @@ def _onnxruntime(path: Path) -> Callable[[dict[str, np.ndarray]], dict[str, np.n
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return lambda feeds: dict(zip(names, session.run(None, feeds), strict=True))
+    return lambda feeds: dict(zip(names, map(np.asarray, session.run(None, feeds)), strict=True))
 
 
 def _openvino(path: Path) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:

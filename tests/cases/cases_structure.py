@@ -68,8 +68,8 @@ class Twins(nn.Module):
         self.d.load_state_dict(self.c.state_dict())
         with torch.no_grad():
             for part in self.l:
-                part.weight.copy_(torch.eye(8))
-                part.bias.zero_()
+                part.get_parameter("weight").copy_(torch.eye(8))
+                part.get_parameter("bias").zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(x).relu()
@@ -104,10 +104,11 @@ class Names(nn.Module):
         self.input = nn.Parameter(torch.randn(8))
 
     def forward(self, x: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
-        y = self.output(self.x(x + self.input).relu() + input).relu()
-        for part in (self.relu, self.linear, self.add, self.graph, self.meta, self.code, self.quantizer_x):
-            y = y + part(y).relu()
-        return self.node_linear(self.a_b(y).relu()), self.a["weight"](self.a["b"](y).relu())
+        part = self.get_submodule
+        y = part("output")(part("x")(x + self.input).relu() + input).relu()
+        for name in ("relu", "linear", "add", "graph", "meta", "code", "quantizer_x"):
+            y = y + part(name)(y).relu()
+        return part("node_linear")(part("a_b")(y).relu()), part("a.weight")(part("a.b")(y).relu())
 
 
 class Whole(nn.Module):
@@ -203,7 +204,11 @@ class Recurrent(nn.Module):
 RARE: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
     "norms": (nn.GroupNorm(4, 8), nn.InstanceNorm2d(8, affine=True), nn.GroupNorm(1, 8, affine=False)),
     "functions": (nn.Mish(), nn.Softplus(), nn.SELU(), nn.CELU(0.5), nn.ELU(0.7), torch.erf, torch.round),
-    "lengths": (lambda x: F.normalize(x, dim=1), lambda x: x + F.normalize(x, p=1, dim=(2, 3)), torch.tril),
+    "lengths": (
+        lambda x: F.normalize(x, dim=1),
+        lambda x: x + F.normalize(x, p=1, dim=(2, 3)),  # pyright: ignore[reportArgumentType]  # torch takes several
+        torch.tril,
+    ),
     "sizes": (
         nn.Upsample(size=(15, 17), mode="bicubic", align_corners=True),
         nn.Upsample(size=(21, 20), mode="nearest-exact"),

@@ -85,6 +85,8 @@ def rows(x: Tensor) -> Tensor:
 class Counter(nn.Module):
     """A buffer that is written to in evaluation mode, and one that is read."""
 
+    shift: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
@@ -151,7 +153,8 @@ def normed_old() -> nn.Module:
 def normed_new() -> nn.Module:
     return nn.Sequential(
         parametrizations.spectral_norm(nn.Conv2d(16, 16, 3, padding=1)), nn.SiLU(inplace=True),
-        parametrizations.weight_norm(nn.Conv2d(16, 16, 1), dim=None), parametrizations.orthogonal(nn.Conv2d(16, 16, 1)),
+        parametrizations.weight_norm(nn.Conv2d(16, 16, 1), dim=None),  # pyright: ignore[reportArgumentType]  # documented
+        parametrizations.orthogonal(nn.Conv2d(16, 16, 1)),
     )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def test_pixels_in_an_array_are_prepared_alike(tmp_path: Path, folder: Path) -> 
     data = load_data(folder, preprocess=read_preprocessing({"image_size": 9, "channel_order": "BGR"}))
     about = manifest(data)
     file = next(folder.rglob("0.png"))
-    pixels = bundle_run.read(file, about)["x"]
+    pixels: Any = bundle_run.read(file, about)["x"]
     np.save(tmp_path / "one.npy", pixels[0])
     np.savez(tmp_path / "named.npz", x=pixels)
     entry, how = about["inputs"][0], about["preprocessing"]
@@ -120,7 +120,7 @@ def tone(path: Path, width: int, channels: int = 1, count: int = 400) -> np.ndar
 def test_a_wave_is_read_in_the_models_shape(tmp_path: Path, width: int, shape: list[int], channels: int) -> None:
     wanted = tone(tmp_path / "tone.wav", width, channels)
     about = {"inputs": [{"name": "x", "shape": shape, "dtype": "float32", "layout": "NCL"}]}
-    given = bundle_run.read(tmp_path / "tone.wav", about)["x"]
+    given: Any = bundle_run.read(tmp_path / "tone.wav", about)["x"]
     assert list(given.shape) == shape and given.dtype == np.float32
     wanted = wanted if len(shape) == 3 and shape[1] == 2 else wanted.mean(0)
     assert np.allclose(given.reshape(wanted.shape), wanted, atol=1e-6)

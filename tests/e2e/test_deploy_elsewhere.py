@@ -92,7 +92,7 @@ def test_the_default_bound_on_squared_errors_is_what_a_constant_answer_would_los
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv1d(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 1)).eval()
     with torch.no_grad():
-        model[-1].weight *= spread
+        model.get_parameter("3.weight").mul_(spread)
     batches = [(torch.randn(32, 2, 12), None) for _ in range(4)]
     data = SimpleNamespace(train=None, calibration=batches[:2], test=batches[2:])
     report = sdk.deploy(model, "raspberry-pi-4", data, out=tmp_path / "bundle", metric="mse", epochs=0).report

@@ -219,8 +219,12 @@ def test_a_term_that_turns_nan_ends_the_training_and_the_last_good_weights_are_k
     (note,) = [note for note in made.report["notes"] if "not finite" in note]
     assert "sparsity training was stopped after 1.8 epochs" in note and "after 1.0 epochs were kept" in note
     assert all(bool(value.isfinite().all()) for value in made.model.state_dict().values())
+
+    def lost(model: nn.Module) -> Tensor:
+        return model.get_parameter("fc.weight").sum() * math.nan
+
     with pytest.raises(DataError, match="the sparsity training's loss is not finite"):
-        sparsify(load_model("models.py:Normed"), "good.npz", "b", on=lambda m: m.fc.weight.sum() * math.nan, epochs=1)
+        sparsify(load_model("models.py:Normed"), "good.npz", "b", on=lost, epochs=1)
     assert not Path("b").exists()
 
 

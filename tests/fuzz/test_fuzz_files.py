@@ -250,7 +250,7 @@ def model() -> onnx.ModelProto:
     """A convolution, quantized weights, and shapes that are computed, at a free batch."""
     weight = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "weight")
     integers = numpy_helper.from_array(np.ones((3, 64), np.int8), "integers")
-    scale = numpy_helper.from_array(np.float32(0.1), "scale")
+    scale = numpy_helper.from_array(np.array(0.1, np.float32), "scale")
     shape = numpy_helper.from_array(np.array([0, -1], np.int64), "shape")
     nodes = [
         helper.make_node("Conv", ["x", "weight"], ["a"], "conv", pads=[0, 0, 0, 0], strides=[1, 1]),
@@ -322,7 +322,7 @@ def test_an_onnx_file_is_read_or_refused(folder: Path, data: st.DataObject) -> N
 
 
 def whole_number(name: str, *values: int) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.array(values, np.int64) if len(values) != 1 else np.int64(values[0]), name)
+    return numpy_helper.from_array(np.array(values if len(values) != 1 else values[0], np.int64), name)
 
 
 ONE = numpy_helper.from_array(np.ones(1, np.float32), "one")

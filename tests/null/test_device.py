@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +13,6 @@ from edgesdk.core.plan import FP32, INT8
 from edgesdk.core.runtime import RUNTIMES, exportable, read_recipe
 from edgesdk.core.target import SCHEMA, Chip, Fact, prices_text, target, targets, user_folder
 from edgesdk.price.profile import profile
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
 
 SHIPPED = (
     "jetson-agx-orin", "jetson-agx-xavier", "jetson-nano", "jetson-orin-nano", "jetson-orin-nx",

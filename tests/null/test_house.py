@@ -16,7 +16,7 @@ from packaging.version import Version
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 ROOT = Path(__file__).parent.parent.parent
 CONFTEST = ROOT / "tests" / "conftest.py"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -184,7 +185,7 @@ def test_kinds_run_in_the_precisions_that_runtimes_have() -> None:
 
 
 def test_other_layers_run_as_what_they_are() -> None:
-    window = dict(kernel=(2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1))
+    window: dict[str, Any] = dict(kernel=(2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1))
     pool = Layer("pool", POOL, ("x",), (8, 6, 6), (8, 3, 3), "max_pool2d", **window)
     (found,) = operators(pool, alone(pool), Option(INT8, 8), None, None)
     assert (found.kind, found.kernel, found.stride, found.size) == (POOL, (2, 2), (2, 2), (6, 6))

@@ -109,15 +109,15 @@ def test_boosting_stumps_learns_what_no_stump_can() -> None:
         )  # fmt: skip
         _, low, high, at = best
         vote, likely = samme(likely, torch.where(x[:, 0] > at, high, low) != y, 3)
-        stump = nn.Sequential(nn.Linear(1, 1), nn.Hardtanh(), nn.Linear(1, 3))
+        first, last = nn.Linear(1, 1), nn.Linear(1, 3)
         with torch.no_grad():
-            stump[0].weight.fill_(1e4)
-            stump[0].bias.fill_(-1e4 * at)
-            stump[2].weight.zero_()
-            stump[2].weight[high] += 9
-            stump[2].weight[low] -= 9
-            stump[2].bias.zero_()
-        stumps.append(stump)
+            first.weight.fill_(1e4)
+            first.bias.fill_(-1e4 * at)
+            last.weight.zero_()
+            last.weight[high] += 9
+            last.weight[low] -= 9
+            last.bias.zero_()
+        stumps.append(nn.Sequential(first, nn.Hardtanh(), last))
         votes.append(vote)
     right = [float((stump(x).argmax(-1) == y).float().mean()) for stump in stumps]
     assert max(right) < 0.7

@@ -99,11 +99,9 @@ def test_rows_times_the_weight_are_the_layers_outputs(layer: nn.Module, shape: t
     layer, x = layer.double(), random(0, 3, *shape)
     with torch.no_grad():
         y = layer(x)
-        plain = y - (
-            0
-            if layer.bias is None
-            else layer.bias.reshape(-1, *[1] * (y.dim() - 2 if y.dim() > 3 or isinstance(layer, nn.Conv1d) else 0))
-        )
+        after = y.dim() - 2 if y.dim() > 3 or isinstance(layer, nn.Conv1d) else 0  # dimensions after the channels
+        bias = dict(layer.named_parameters()).get("bias", torch.zeros(()))
+        plain = y - bias.reshape(-1, *[1] * after)
     places = y[0, 0].numel() if not isinstance(layer, nn.Linear) else y[0, ..., 0].numel()
     for positions in (None, torch.tensor([places - 1, 0])):
         found = window_rows(layer, x, positions) @ weight_rows(layer).transpose(1, 2)
@@ -118,11 +116,13 @@ def test_a_convolution_whose_input_lost_channels_is_fitted_through_its_windows()
         small = nn.Conv2d(7, 5, 3, 1, 1).double()
         stay = [0, 2, 3, 4, 5, 6, 7]
         small.weight.copy_(layer.weight[:, stay])
+        assert small.bias is not None and layer.bias is not None
         small.bias.copy_(layer.bias)
         known = moments(window_rows(small, x[:, stay]), output_rows(small, y))
         plain = float((small(x[:, stay]) - y).square().sum())
         weight, bias = least_squares(known, weight_rows(small), small.bias[None], 1e-6)
         small.weight.copy_(weight.reshape(small.weight.shape))
+        assert bias is not None
         small.bias.copy_(bias[0])
         assert float((small(x[:, stay]) - y).square().sum()) < 1e-6 * plain
 

@@ -62,7 +62,7 @@ def test_each_channel_has_the_gradient_of_its_own_step() -> None:
     for row, step, gradient in zip(x, whole.detach(), whole.grad, strict=True):
         alone = step.clone().requires_grad_()
         learned_step(row, alone, torch.tensor(0), -7, 7, 20).square().sum().backward()
-        assert torch.equal(alone.grad, gradient)
+        assert alone.grad is not None and torch.equal(alone.grad, gradient)
 
 
 def test_a_step_that_is_trained_comes_to_the_least_error() -> None:

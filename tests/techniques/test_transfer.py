@@ -39,7 +39,7 @@ def test_the_body_comes_along_and_the_head_knows_nothing() -> None:
     net, x = Net().eval(), torch.randn(2, 1, 4, 4)
     other = with_head(net, "head", 3)
     assert other(x).shape == (2, 3) and not bool(other(x).any())
-    assert torch.equal(other.body(x), net.body(x))
+    assert torch.equal(other.get_submodule("body")(x), net.body(x))
     assert net.head.out_features == 10 and net(x).shape == (2, 10)  # the model itself is as it was
     assert not other.training
 
