@@ -76,7 +76,7 @@ def ort_static_int8(model: nn.Module, example: Tensor, calibration: Batches, pat
 
 def nncf_int8(model: nn.Module, example: Tensor, calibration: Batches, path: Path, transformer: bool = False) -> Path:
     """Export ``model`` and quantize it with NNCF's post-training quantization. Returns ``path``, OpenVINO's .xml."""
-    import nncf
+    import nncf  # pyright: ignore[reportMissingImports]
     import openvino
 
     samples = [sample.numpy() for x, _ in calibration for sample in x.split(1)]
@@ -90,7 +90,7 @@ def nncf_int8(model: nn.Module, example: Tensor, calibration: Batches, path: Pat
 
 def litert_float(model: nn.Module, example: Tensor, path: Path) -> Path:
     """Convert ``model`` with litert-torch. Returns ``path``, a .tflite."""
-    import litert_torch
+    import litert_torch  # pyright: ignore[reportMissingImports]
 
     litert_torch.convert(copy.deepcopy(model).eval(), (example[:1],)).export(str(path))
     return path
@@ -99,9 +99,9 @@ def litert_float(model: nn.Module, example: Tensor, path: Path) -> Path:
 def litert_int8(model: nn.Module, example: Tensor, calibration: Batches, path: Path, dynamic: bool = False) -> Path:
     """Convert ``model`` with litert-torch and quantize it with ai-edge-quantizer's static int8 recipe, or its dynamic
     one, which leaves activations in float. Inputs and outputs stay float. Returns ``path``."""
-    from ai_edge_quantizer import quantizer, recipe
-    from ai_edge_quantizer.algorithm_manager import AlgorithmName
-    from ai_edge_quantizer.qtyping import TFLOperationName
+    from ai_edge_quantizer import quantizer, recipe  # pyright: ignore[reportMissingImports]
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName  # pyright: ignore[reportMissingImports]
+    from ai_edge_quantizer.qtyping import TFLOperationName  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as folder:
         dense = litert_float(model, example, Path(folder) / "fp32.tflite")

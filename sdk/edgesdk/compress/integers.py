@@ -274,6 +274,13 @@ class IntegerLayer(nn.Module):
 class FrozenLayer(nn.Module):
     """An integer layer as it is stored: integer weights and bias with their scales. Computes what the other does."""
 
+    weight: Tensor
+    bias: Tensor
+    weight_scale: Tensor
+    bias_scale: Tensor
+    weight_zero_point: Tensor
+    bias_zero_point: Tensor
+
     def __init__(self, layer: IntegerLayer) -> None:
         super().__init__()
         self.inner: nn.Module = copy.deepcopy(layer.inner)

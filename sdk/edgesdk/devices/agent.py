@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgesdk.core.errors import BundleError, DeviceError, EdgeSdkError, StorageError
 from edgesdk_targets.agent import protocol
@@ -26,6 +26,7 @@ STDERR_LINES, STDERR_BYTES = 50, 4096
 EXIT_SECONDS = 5.0
 SHELL_SIGNALS = 128
 ERRORS: Mapping[str, type[EdgeSdkError]] = {protocol.REFUSED: BundleError, protocol.STORAGE: StorageError}
+Agent = TypeVar("Agent", bound="AgentProcess")
 
 
 class AgentProcess:
@@ -48,7 +49,7 @@ class AgentProcess:
         self._child: Child | None = None
         self._number = 0
 
-    def __enter__(self) -> AgentProcess:
+    def __enter__(self: Agent) -> Agent:
         return self
 
     def __exit__(self, *_: object) -> None:
