@@ -73,7 +73,7 @@ class Refusals(OnDisk):
         self.assertIn("is no bundle", self.refused(folder).fact)
 
     def test_a_manifest_of_another_schema_or_without_a_time(self):
-        self.assertEqual(self.refuse(schema=2), "the bundle has schema 2, this agent knows 1")
+        self.assertEqual(self.refuse(schema=2), "the bundle has schema 2, this agent knows edgesdk.manifest/2")
         self.assertIn("schema None", self.refuse(schema=None))
         for created in (None, 7, "", "yesterday", "2026-11-21", "2026-11-21T16:00:00+01:00", "../../../tmp/x"):
             self.assertIn("does not say when it was created", self.refuse(created=created))

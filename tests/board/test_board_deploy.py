@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import contracts
 import pytest
 from board_bundles import bundle, identifier
 from board_machine import Board, free_port, reached, wait_for
@@ -164,10 +165,11 @@ def test_a_board_that_is_another_target_is_refused(edgesdk, tmp_path: Path) -> N
 
 
 def test_two_bundles_are_compared_on_the_board(edgesdk, board: Board, bundles) -> None:
-    found = json.loads(edgesdk("benchmark", bundles(1), bundles(2), "--device", NAME, "--mode", "rapid", "--json"))
+    compare = ("benchmark", bundles(1), bundles(2), "--device", NAME, "--mode", "rapid", "--json")
+    found = contracts.loaded(edgesdk(*compare))["reports"]
     for report, number in zip(found, (1, 2), strict=True):
         assert report["digest"] == file_digest(bundles(number) / "model.onnx")
-        assert report["schema"] == 1 and report["basis"] == "measured" and report["valid"] is True
+        assert report["schema"] == "edgesdk.measurement/2" and report["basis"] == "measured" and report["valid"] is True
         assert {"p50", "p90", "p95", "p99", "min", "max", "mean", "std"} <= set(report["statistics"])
         assert report["statistics"]["p50"] > 0 and len(report["samples_ms"]) >= 64
         assert report["load_ms"] > 0 and report["peak_memory_bytes"] is not None

@@ -57,7 +57,7 @@ def deployed(given: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     out = tmp_path_factory.mktemp("deployed") / "bundle"
     data = ("--data", given / "data.npz", "--target", "pi5", "--epochs", "1", "--max-drop", "100")
     done = running.edgesdk("deploy", f"{given / 'models.py'}:Small", *data, "--out", out, "--json")
-    assert done.document["bundle"] == str(out)
+    assert done.document["path"] == str(out)
     return out, done.out
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import contracts
 import in_process
 
 STAGE = re.compile(r" *\d+\.\d s  .+")  # of the log
@@ -26,7 +26,7 @@ class Ended:
     @property
     def document(self) -> Any:
         assert self.code == 0, self.err
-        return json.loads(self.out)
+        return contracts.loaded(self.out)
 
     @property
     def stages(self) -> list[str]:

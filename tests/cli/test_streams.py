@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
+import contracts
 import pytest
 from running import Run
 
+BEFORE = Path(__file__).parent / "before" / "bundle"  # as the version before wrote it
 MODEL = ("models.py:Small", "--data", "data.npz")
 
 
@@ -18,12 +19,12 @@ def test_what_makes_and_measures_a_bundle_prints_json_alone(
 ) -> None:
     monkeypatch.setenv("EDGESDK_DEVICES", str(tmp_path / "devices.toml"))
     bundle, printed = deployed
-    assert json.loads(printed)["bundle"] == str(bundle)
+    assert contracts.loaded(printed)["path"] == str(bundle)
     assert edgesdk("verify", bundle, "--json").document["valid"]
     assert edgesdk("benchmark", bundle, "--mode", "rapid", "--json").document["reports"][0]["digest"]
     plan = bundle / "plan.json"
     files = edgesdk("export", plan, *MODEL, "--format", "onnx", "--out", tmp_path / "exported", "--json").document
-    assert [file["format"] for file in files] == ["onnx"]
+    assert [file["format"] for file in files["files"]] == ["onnx"]
     searched = edgesdk("search", *MODEL, "--target", "pi5", "--size", "1MB", "--out", tmp_path / "plan.json", "--json")
     assert searched.document["layers"] and searched.document["target"] == "raspberry-pi-5"  # by its own name
     assert "a word from the model" in searched.err and "a word below Python" in searched.err
@@ -31,13 +32,18 @@ def test_what_makes_and_measures_a_bundle_prints_json_alone(
     assert edgesdk("device", "list", "--json").document["devices"][0]["name"] == "here"
     installed = edgesdk("device", "install", "here", bundle, "--install-root", tmp_path / "root", "--json").document
     assert installed["version"]
-    again = edgesdk("device", "rollback", "here", "--install-root", tmp_path / "root", "--json")
-    assert again.code == 8 and again.line
+    rollback = ("device", "rollback", "here", "--install-root", tmp_path / "root", "--json")
+    again = edgesdk(*rollback)
+    assert again.code == 8 and again.line and contracts.loaded(again.out)["kind"] == "bundle"
+    edgesdk("device", "install", "here", BEFORE, "--install-root", tmp_path / "root", "--force")
+    assert edgesdk(*rollback).document["version"] == installed["version"]
+    assert edgesdk("device", "remove", "here").code == 0
+    assert edgesdk("device", "list", "--json").document["devices"] == []
 
 
 def test_what_tells_prints_json_alone(edgesdk: Run) -> None:
-    assert edgesdk("targets", "--json").document
-    assert edgesdk("targets", "pi5", "--json").document["name"] == "raspberry-pi-5"
+    assert len(edgesdk("targets", "--json").document["targets"]) > 5
+    assert [one["name"] for one in edgesdk("targets", "pi5", "--json").document["targets"]] == ["raspberry-pi-5"]
     assert edgesdk("estimate", "models.py:Small", "--shape", "3x8x8", "--target", "pi5", "--json").document["basis"]
     assert edgesdk("doctor", "--json").document["device"]
     assert edgesdk("device", "probe", "local", "--json").document["cpu"]
@@ -78,5 +84,5 @@ main(["targets", "--json"])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=given)
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)) > 5
+    assert len(contracts.loaded(done.stdout)["targets"]) > 5
     assert "buffered words" in done.stderr and "words of Python" in done.stderr

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from typing import Any
 
+import contracts
 from in_process import edgesdk as edgesdk
 
 MODELS = """
@@ -58,14 +58,19 @@ def document(done: subprocess.CompletedProcess[str]) -> Any:
     """The one JSON document on stdout of a command that succeeded; on stderr stages and notes alone."""
     assert done.returncode == 0, done.stderr
     assert all(STAGE.fullmatch(line) or line.startswith("note: ") for line in done.stderr.splitlines()), done.stderr
-    return json.loads(done.stdout)
+    return contracts.loaded(done.stdout)
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int) -> str:
     """The one line on stderr of a command that failed as documented."""
     assert done.returncode == code, done.stderr
-    assert done.stdout == ""
-    return told(done.stderr)
+    line = told(done.stderr)
+    if "--json" in done.args:
+        failure = contracts.loaded(done.stdout)
+        assert failure["exit_code"] == code and line.endswith(f"{failure['fact']}: {failure['remedy']}")
+    else:
+        assert done.stdout == ""
+    return line
 
 
 def told(stderr: str) -> str:

@@ -44,7 +44,7 @@ def plan(residual: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def exported(plan: Path, residual: tuple[str, ...]) -> tuple[Path, list[dict[str, Any]]]:
     out = plan.parent / "files"
-    return out, document(edgesdk("export", plan, *residual, "--out", out, "--json"))
+    return out, document(edgesdk("export", plan, *residual, "--out", out, "--json"))["files"]
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_plan_of_another_model_or_target_is_refused(plan: Path, residual: tupl
 def test_a_file_is_measured_by_its_own_runtime_and_refused_by_others(exported, format_: str) -> None:
     out, printed = exported
     path = out / FORMATS[format_]
-    report = document(edgesdk("benchmark", path, "--mode", "rapid", "--json"))
+    (report,) = document(edgesdk("benchmark", path, "--mode", "rapid", "--json"))["reports"]
     runtime = next(entry["runtime"] for entry in printed if entry["format"] == format_)
     assert report["runtime"] == runtime and report["statistics"]["p50"] > 0
     assert report["precision"] == ("f32" if format_ == "openvino" else None)  # not bfloat16, whatever the CPU has
@@ -193,7 +193,7 @@ def test_a_plan_that_stores_a_weight_in_a_codebook(plan: Path, residual: tuple[s
     line = refused(edgesdk(*arguments), 2)
     assert "openvino files hold no weights as k-means 16" in line and "onnx" in line
     assert not (tmp_path / "files").exists()
-    (entry,) = document(edgesdk(*arguments, "--format", "onnx", "--json"))
+    (entry,) = document(edgesdk(*arguments, "--format", "onnx", "--json"))["files"]
     assert entry["parity"]["error"] <= entry["parity"]["tolerance"]
     layer["option"]["form"]["sizes"] = []
     (tmp_path / "plan.json").write_text(json.dumps(content))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import contracts
 import numpy as np
 import pytest
 import torch
@@ -127,11 +127,11 @@ def test_a_command_writes_a_model_that_loads_with_its_weights(
 ) -> None:
     assert run("prepare", way[0], *given(*way[1:], "--out", "made/prepared", "--json", "-q")) == 0
     said = capsys.readouterr()
-    document = json.loads(said.out)
+    document = contracts.loaded(said.out)
     assert said.err == ""
     folder = here / "made" / "prepared"
     assert {path.name for path in folder.iterdir()} == {"model.py", "weights.safetensors", "manifest.json"}
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = contracts.loaded((folder / "manifest.json").read_text())
     assert manifest["report"] == document["report"]
     assert {name: entry["sha256"] for name, entry in manifest["files"].items()} == {
         name: file_digest(folder / name) for name in ("model.py", "weights.safetensors")

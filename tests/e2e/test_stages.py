@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
+import contracts
 import numpy as np
 import pytest
 import torch
@@ -45,7 +45,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 
 def test_the_folder_holds_what_was_printed(made) -> None:
     out, printed = made
-    assert json.loads((out / "stages.json").read_text()) == printed
+    assert contracts.loaded((out / "stages.json").read_text()) == printed
+    contracts.loaded((out / "manifest.json").read_text())
     assert document(edgesdk("verify", out, "--json"))["valid"]
     first, last = printed["stages"]
     assert {file.name for file in out.iterdir()} == {first["file"], last["file"], "stages.json", "manifest.json"}

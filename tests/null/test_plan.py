@@ -22,12 +22,23 @@ def test_a_plan_keeps_its_digest_through_its_file(plan: Plan) -> None:
     assert again.digest == plan.digest and again.options == plan.options
 
 
-@given(plans(), st.integers(SCHEMA + 1, 10**6))
-def test_a_newer_schema_is_refused(plan: Plan, schema: int) -> None:
-    with pytest.raises(BundleError, match="newer than"):
-        replace(plan, schema=schema)
-    with pytest.raises(BundleError, match="newer than"):
-        from_json(Plan, {**to_json(plan), "schema": schema})
+@given(plans(), st.integers(SCHEMA.version + 1, 10**6))
+def test_a_newer_schema_is_refused_and_so_is_another_document(plan: Plan, version: int) -> None:
+    for schema in (version, f"edgesdk.plan/{version}"):
+        with pytest.raises(BundleError, match=r"newer than edgesdk.plan/2: update edgesdk"):
+            from_json(Plan, {**to_json(plan), "schema": schema})
+    for schema in (True, 0, -1, None, "2", "plan/2", "edgesdk.report/1", "edgesdk.plan/02", [version]):
+        with pytest.raises(BundleError, match=r"the plan has the schema .*, not edgesdk.plan/2"):
+            from_json(Plan, {**to_json(plan), "schema": schema})
+
+
+@given(plans())
+def test_plans_of_before_are_read(plan: Plan) -> None:
+    for schema in (1, "edgesdk.plan/1"):
+        assert from_json(Plan, {**to_json(plan), "schema": schema}) == from_json(Plan, to_json(plan))
+    document = to_json(plan)
+    del document["schema"]
+    assert from_json(Plan, document).schema == SCHEMA == "edgesdk.plan/2"
 
 
 @given(plans())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import metadata, resources
 from pathlib import Path
@@ -16,13 +17,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgesdk.bundle.documents import (
+    FOLDER,
+    MANIFEST,
+    REPORT,
+    DeploymentReport,
+    Distance,
+    File,
+    Folder,
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    Pixels,
+    RuntimeNeed,
+    Scores,
+    Step,
+)  # fmt: skip
 from edgesdk.bundle.signing import check_signature, sign
 from edgesdk.core.arrays import read_npz
 from edgesdk.core.artifact import Artefact, open_file
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError
 from edgesdk.core.plan import INT8, Plan
-from edgesdk.core.report import Measurement, is_predicted
+from edgesdk.core.report import Measurement, Report, is_predicted
 from edgesdk.core.runtime import exportable, find_runtime, format_of, read_recipe
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, loads
@@ -35,7 +52,6 @@ if TYPE_CHECKING:  # to check a bundle nobody should wait for torch
     from edgesdk.data.data import Data
     from edgesdk.network.network import Network
 
-SCHEMA = 1
 FILES = ("plan.json", "report.json", "sample.npz", "run.py")  # beside those of the model
 UNIT = "edgesdk-model.service"
 MODEL = "model.onnx"  # where a manifest of before does not say
@@ -85,9 +101,7 @@ class Bundle:
         """The bundle at ``path``, its digests checked. Raises ``BundleError`` where a file is missing or changed."""
         path = Path(path)
         manifest = _read(path / "manifest.json")
-        schema = manifest.get("schema", SCHEMA + 1)
-        if not isinstance(schema, int) or schema > SCHEMA:
-            raise BundleError(f"{path} has schema {schema!r:.80}, newer than {SCHEMA}", "update edgesdk")
+        MANIFEST.check(manifest.get("schema"), str(path))
         files, model = manifest.get("files"), manifest.get("model", MODEL)
         if not isinstance(files, dict) or not isinstance(model, str) or not {*FILES, model} <= set(files):
             raise BundleError(f"the manifest of {path} does not list the files of a bundle", "deploy again")
@@ -99,7 +113,9 @@ class Bundle:
             if not (entries and isinstance(entries, list) and all(map(_is_named, entries))):
                 raise BundleError(f"the manifest of {path} does not name the {side} of the model", "deploy again")
         _check_files(path, files)
-        return cls(path, manifest, from_json(Plan, _read(path / "plan.json")), _read(path / "report.json"))
+        report = _read(path / "report.json")
+        REPORT.check(report.get("schema"), str(path / "report.json"))
+        return cls(path, manifest, from_json(Plan, _read(path / "plan.json")), report)
 
 
 def _is_named(entry: Any) -> bool:
@@ -219,56 +235,47 @@ def _outputs(found: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     return {name: np.concatenate(parts) for name, parts in zip(found.outputs, zip(*rows, strict=True), strict=True)}
 
 
-def _manifest(model: Artefact, result: Result, data: Data, network: Network) -> dict[str, Any]:
+def _manifest(model: Artefact, result: Result, data: Data, network: Network) -> Manifest:
     place = model.path.parent
     layout = {4: "NCHW" if data.preprocessing is None else data.preprocessing.layout, 3: "NCL", 2: "NC"}
     recorded = np.load(place / "sample.npz")
     outputs = [name.removeprefix("output:") for name in recorded.files if name.startswith("output:")]
     files = [*(file.name for file in model.every), *FILES, UNIT]
     runtime = result.deployed.runtime
-    return {
-        "schema": SCHEMA,
-        "edgesdk": metadata.version("edgesdk"),
-        "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "target": result.plan.target,
-        "architecture": result.deployed.architecture or find_target(result.plan.target).architecture,
-        "basis": result.deployed.basis,
-        "runtime": {
-            "name": runtime,
-            "version": result.deployed.runtime_version,
-            "minimum": find_runtime(runtime).oldest,
-            "precision": result.deployed.precision,
-        },
-        "model": model.path.name,
-        "format": format_of(runtime).name,
-        "layout_inside": format_of(runtime).layout,
-        "threads": result.plan.threads,
-        "plan": result.plan.digest,
-        "graph": result.plan.graph_digest,
-        "inputs": [
-            {
-                "name": tensor.name,
-                "shape": [1, *tensor.shape],
-                "dtype": tensor.dtype,
-                "layout": layout.get(len(tensor.shape) + 1, "N..."),
-                "normalization": data.normalization,
-            }
+    return Manifest(
+        edgesdk=metadata.version("edgesdk"),
+        created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        target=result.plan.target,
+        architecture=result.deployed.architecture or find_target(result.plan.target).architecture,
+        basis=result.deployed.basis,
+        runtime=RuntimeNeed(
+            runtime, result.deployed.runtime_version, find_runtime(runtime).oldest, result.deployed.precision
+        ),
+        model=model.path.name,
+        format=format_of(runtime).name,
+        layout_inside=format_of(runtime).layout,
+        threads=result.plan.threads,
+        plan=result.plan.digest,
+        graph=result.plan.graph_digest,
+        inputs=tuple(
+            InputSpec(
+                tensor.name, (1, *tensor.shape), tensor.dtype, layout.get(len(tensor.shape) + 1, "N..."),
+                data.normalization,
+            )
             for tensor in network.graph.inputs
-        ],
-        "preprocessing": data.preprocessing,
-        "classes": list(data.classes),
-        "outputs": [
-            {"name": name, "shape": [1, *array.shape[1:]], "dtype": str(array.dtype)}
+        ),
+        preprocessing=None if data.preprocessing is None else Pixels(**vars(data.preprocessing)),
+        classes=tuple(data.classes),
+        outputs=tuple(
+            OutputSpec(name, (1, *array.shape[1:]), str(array.dtype))
             for name in outputs
             for array in [recorded[f"output:{name}"]]
-        ],
-        "files": {
-            name: {"sha256": file_digest(place / name), "bytes": (place / name).stat().st_size} for name in files
-        },
-    }
+        ),
+        files=described(place, files),
+    )  # fmt: skip
 
 
-def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]) -> DeploymentReport:
     """Dense beside deployed, predicted beside measured, and how it came about."""
     notes = [*data.notes, *facts.get("notes", ()), *(step["note"] for step in result.history if "note" in step)]
     predicted = is_predicted(result.deployed)
@@ -277,35 +284,33 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
     lines = recipe.get("measure_int8", recipe["measure"]) if whole else recipe["measure"]
     if predicted:
         notes = ["predicted, not measured: nothing ran on the target", *result.deployed.notes, *recipe["notes"], *notes]
-    return {
-        "schema": SCHEMA,
-        "basis": result.deployed.basis,
-        "budget": budget,
-        "data": data.description,
-        "notes": notes,
-        "metric": facts["metric"],
-        "score": {"dense": result.dense_score, "deployed": result.score, "judged_on": "the model and the file"},
-        "predicted": result.plan.predicted,
-        "measured": None if predicted else result.deployed.cost(budget),
-        "to_measure": [line.format(threads=result.plan.threads) for line in lines] if predicted else [],
-        "dense": _without_samples(result.dense),
-        "deployed": result.deployed,
-        "parity": result.parity,
-        "against_model": {
-            name: {"error": found.error, "samples": found.samples, "top1_differs": found.top1_differs}
-            for name, found in result.against_model.items()
+    return DeploymentReport(
+        basis=result.deployed.basis,
+        budget=budget,
+        data=data.description,
+        notes=tuple(notes),
+        metric=facts["metric"],
+        score=Scores(result.dense_score, result.score, "the model and the file"),
+        predicted=result.plan.predicted,
+        measured=None if predicted else result.deployed.cost(budget),
+        to_measure=tuple(line.format(threads=result.plan.threads) for line in lines) if predicted else (),
+        dense=_without_samples(result.dense),
+        deployed=cast("Report | Prediction", result.deployed),  # what else is a measurement is a test's
+        parity=result.parity,
+        against_model={
+            name: Distance(off.error, off.samples, off.top1_differs) for name, off in result.against_model.items()
         },
-        "fell_back_to_float": result.fallbacks,
-        "struck": result.plan.struck,
-        "history": result.history,
-        "beside": {name: _without_samples(report) for name, report in result.beside.items()},
-        "refused_runtimes": result.refused,
+        fell_back_to_float=tuple(result.fallbacks),
+        struck=result.plan.struck,
+        history=tuple(Step(**step) for step in result.history),
+        beside={name: _without_samples(report) for name, report in result.beside.items()},
+        refused_runtimes=result.refused,
         **{name: value for name, value in facts.items() if name not in ("notes", "metric")},
-    }
+    )
 
 
-def _without_samples(report: Measurement) -> dict[str, Any]:
-    return {name: value for name, value in vars(report).items() if name != "samples_ms"}
+def _without_samples(report: Measurement) -> Any:
+    return replace(report, samples_ms=()) if isinstance(report, Report) else report
 
 
 @dataclass(frozen=True)
@@ -354,7 +359,8 @@ def check(path: str | Path, key: str | Path | None = None) -> Verification:
     if key is not None:
         check_signature(Path(path), Path(key))
     manifest = _read(Path(path) / "manifest.json")
-    if manifest.get("kind") == "export" and isinstance(manifest.get("files"), dict):
+    if "kind" in manifest and isinstance(manifest.get("files"), dict):
+        FOLDER.check(manifest.get("schema"), str(path))
         _check_files(Path(path), manifest["files"])
         return Verification(str(path), len(manifest["files"]), key is not None)
     bundle = Bundle.open(path)
@@ -389,6 +395,18 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BundleError(f"{path} is not a JSON object", "deploy again")
     return content
+
+
+def described(place: Path, names: Iterable[str]) -> dict[str, File]:
+    """The files of those ``names`` in ``place``, for a manifest."""
+    return {name: File(file_digest(place / name), (place / name).stat().st_size) for name in names}
+
+
+def write_folder(place: Path, kind: str, **more: Any) -> None:
+    """The manifest of all that is in ``place``, a folder of that ``kind``."""
+    files = described(place, sorted(file.name for file in place.iterdir()))
+    manifest = Folder(kind, metadata.version("edgesdk"), platform.machine(), files, **more)
+    (place / "manifest.json").write_text(dumps(manifest))
 
 
 def file_digest(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,7 @@ def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool
         loaded = load_model(model)
     found = run(loaded, sizes, **options)
     if as_json:
-        from edgesdk.core.serialize import to_json
-
-        document = to_json(found)
-        if not per_layer:
-            del document["layers"]
-        emit_json(document)
+        emit_json(found if per_layer else replace(found, layers=()))
     else:
         from edgesdk.cli.show import show_estimate
 
@@ -155,13 +151,9 @@ def targets(name: str | None, as_json: bool) -> None:
 
     found = [profile(target(name))] if name else [profile(entry) for entry in every().values()]
     if as_json:
-        from edgesdk.core.serialize import to_json
+        from edgesdk.cli.documents import Targets
 
-        documents = [
-            {**to_json(known.target), "pairs": [to_json(_without_posterior(pair)) for pair in known.pairs]}
-            for known in found
-        ]
-        emit_json(documents[0] if name else documents)
+        emit_json(Targets.of(found))
         return
     from edgesdk.cli.show import show_target, show_targets
 
@@ -169,10 +161,6 @@ def targets(name: str | None, as_json: bool) -> None:
         show_target(found[0], console(soft_wrap=True))
     else:
         show_targets(found, console(soft_wrap=True))
-
-
-def _without_posterior(pair: Any) -> dict[str, Any]:
-    return {"runtime": pair.runtime, "precision": pair.precision, **vars(pair.standing)}
 
 
 @click.command(cls=Command)
@@ -195,10 +183,9 @@ def calibrate(name: str, as_json: bool, **options: Any) -> None:
 
         found = run(name, **options, tell=tell)
     if as_json:
-        from edgesdk.core.serialize import to_json
+        from edgesdk.cli.documents import Targets
 
-        pairs = [to_json(_without_posterior(pair)) for pair in found.pairs]
-        emit_json({**to_json(found.target), "pairs": pairs})
+        emit_json(Targets.of([found]))
     else:
         from edgesdk.cli.show import show_target
 
@@ -212,6 +199,9 @@ def doctor(as_json: bool) -> None:
     import platform
     from importlib import metadata
 
+    from edgesdk.cli.documents import Doctor
+    from edgesdk.core.serialize import from_json
+    from edgesdk.devices.facts import Facts
     from edgesdk.devices.local import LocalDevice
 
     with LocalDevice() as agent:
@@ -229,18 +219,14 @@ def doctor(as_json: bool) -> None:
             versions[package] = None
     features = facts.get("features") or []
     integer = any("vnni" in feature or "amx_int8" in feature for feature in features)
-    found = {
-        "edgesdk": metadata.version("edgesdk"),
-        "python": platform.python_version(),
-        "packages": versions,
-        "device": facts,
-        "integer_dot_product": integer,
-        "cache": os.environ.get("EDGESDK_CACHE") or platformdirs.user_cache_dir("edgesdk"),
-    }
+    cache = os.environ.get("EDGESDK_CACHE") or platformdirs.user_cache_dir("edgesdk")
+    found = Doctor(
+        metadata.version("edgesdk"), platform.python_version(), versions, from_json(Facts, facts), integer, cache
+    )
     if as_json:
         emit_json(found)
         return
-    emit(f"edgesdk {found['edgesdk']}, Python {found['python']}, cache {found['cache']}")
+    emit(f"edgesdk {found.edgesdk}, Python {found.python}, cache {found.cache}")
     emit(f"{facts.get('cpu')}, {facts.get('cores')} cores, {', '.join(features)}")
     if not integer:
         emit("no integer dot product: int8 may gain little, and saturates in some kernels; prices are measured")

@@ -29,7 +29,9 @@ def list_(as_json: bool) -> None:
 
     found = devices()
     if as_json:
-        emit_json({"inventory": str(inventory()), "devices": list(found.values())})
+        from edgesdk.cli.documents import Inventory
+
+        emit_json(Inventory(str(inventory()), tuple(found.values())))
         return
     for known in found.values():
         rest = [f"{name} {value}" for name, value in vars(known).items() if value and name not in ("name", "address")]
@@ -74,7 +76,10 @@ def probe(name: str, as_json: bool) -> None:
     with reach(name) as agent:
         facts = agent.call("probe")
     if as_json:
-        emit_json(facts)
+        from edgesdk.core.serialize import from_json
+        from edgesdk.devices.facts import Facts
+
+        emit_json(from_json(Facts, facts))
         return
     from edgesdk.cli.show import show_facts
 
@@ -95,7 +100,10 @@ def install(device: str, bundle: Path, as_json: bool, **options: Any) -> None:
 
         found = run(bundle, device, **options, tell=tell)
     if as_json:
-        emit_json(found)
+        from edgesdk.cli.documents import Installed
+        from edgesdk.core.serialize import from_json
+
+        emit_json(from_json(Installed, found))
     else:
         from edgesdk.cli.show import show_installed
 
@@ -112,7 +120,10 @@ def rollback(device: str, install_root: str | None, as_json: bool) -> None:
 
     found = run(device, install_root=install_root)
     if as_json:
-        emit_json(found)
+        from edgesdk.cli.documents import RolledBack
+        from edgesdk.core.serialize import from_json
+
+        emit_json(from_json(RolledBack, found))
     else:
         emit(f"running: {found['version']}; before: {found['previous']}")
 

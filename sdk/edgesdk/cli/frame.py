@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -12,6 +12,7 @@ from edgesdk.cli.streams import results_apart
 from edgesdk.core.errors import EdgeSdkError, UsageError
 
 INTERRUPTED = 130
+JSON = "--json"
 QUIET, VERBOSE, STAGE = (f"edgesdk.{name}" for name in ("quiet", "verbose", "stage"))  # keys of a context's ``meta``
 
 
@@ -76,21 +77,36 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
+        as_json = JSON in (args[0] if args and args[0] is not None else kwargs.get("args") or sys.argv[1:])
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was begun is cleaned up
         try:
             return sys.exit(super().main(*args, **kwargs) or 0)
         except EdgeSdkError as error:
-            click.echo(f"edgesdk: {error}", err=True)
-            sys.exit(error.exit_code)
+            _end(error, as_json)
         except click.ClickException as error:
-            click.echo(f"edgesdk: {' '.join(error.format_message().split()).rstrip('.')}: see --help", err=True)
-            sys.exit(UsageError.exit_code)
+            _end(UsageError(error.format_message().rstrip("."), "see --help"), as_json)
         except (KeyboardInterrupt, click.Abort):
-            click.echo("edgesdk: interrupted: run it again to go on, what was measured and learnt is kept", err=True)
-            sys.exit(INTERRUPTED)
+            _end(Interrupted("interrupted", "run it again to go on, what was measured and learnt is kept"), as_json)
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(1)
+
+
+class Interrupted(EdgeSdkError):
+    """A signal ended the command."""
+
+    kind, exit_code = "interrupted", INTERRUPTED
+
+
+def _end(error: EdgeSdkError, as_json: bool) -> NoReturn:
+    """End with ``error`` as one line on stderr and, where the results are JSON, as a document in their place."""
+    click.echo(f"edgesdk: {error}", err=True)
+    if as_json:
+        from edgesdk.cli.documents import Failure
+        from edgesdk.cli.streams import emit_json
+
+        emit_json(Failure.of(error))
+    sys.exit(error.exit_code)
 
 
 def told(key: str) -> bool:

@@ -125,12 +125,9 @@ def deploy(as_json: bool, time: str | None, **options: Any) -> None:
 
         bundle = run(**options, out=out, tell=tell)
     if as_json:
-        report = dict(bundle.report)
-        report["deployed"] = {k: v for k, v in report["deployed"].items() if k != "samples_ms"}
-        document = {"bundle": str(bundle.path), "manifest": bundle.manifest, "report": report}
-        if bundle.installed is not None:
-            document["installed"] = bundle.installed
-        emit_json(document)
+        from edgesdk.cli.documents import Deployed
+
+        emit_json(Deployed.of(bundle))
     else:
         from edgesdk.cli.show import show_bundle
 

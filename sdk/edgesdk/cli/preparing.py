@@ -98,7 +98,10 @@ def _print(made: Prepared, as_json: bool) -> None:
     """The figures of ``made``, and how to go on."""
     report = made.report
     if as_json:
-        emit_json({"prepared": str(made.path), "report": report})
+        from edgesdk.bundle.documents import Preparation
+        from edgesdk.cli.documents import Prepared as Document
+
+        emit_json(Document(str(made.path), Preparation(**report)))
         return
     scores = ", ".join(f"{name} {score(figure)}" for name, figure in report["score"].items())
     emit(f"{report['metric']} on test data: {scores}")

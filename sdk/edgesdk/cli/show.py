@@ -138,12 +138,12 @@ def _show_beside(report: Mapping[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def show_exports(found: Iterable[Exported], console: Console) -> None:
+def show_exports(found: Exported, console: Console) -> None:
     """The files of one plan, with how far each is from the simulation."""
     table = Table(title="one plan, the same integers in each", title_justify="left")
     for heading in ("format", "file", "size", "run by", "off by (of the spread)", "other top-1"):
         table.add_column(heading, justify="right" if heading in ("size", "other top-1") else "left", overflow="fold")
-    for one in found:
+    for one in found.files:
         off = f"{one.parity.error:.2g} (tolerance {one.parity.tolerance:g})"
         size = show("size_bytes", one.size_bytes)
         table.add_row(one.format, one.path, size, one.runtime, off, f"{100 * one.parity.top1_differs:.1f} %")

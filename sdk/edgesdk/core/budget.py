@@ -90,7 +90,10 @@ class Budget:
         drop = dense_score - self.min_score
         if drop < 0:
             fact = f"the dense model itself scores {dense_score:.4g}, less than the {self.min_score:g} that are wanted"
-            raise BudgetError(fact, "train it further, or ask for less")
+            raise BudgetError(
+                fact, "train it further, or ask for less", figure="min_score", asked=self.min_score,
+                tightest=dense_score, basis="measured",
+            )  # fmt: skip
         least = max(drop, 1e-9)  # a bound is positive
         return replace(self, max_drop=least if self.max_drop is None else min(least, self.max_drop))
 

@@ -11,7 +11,7 @@ class EdgeSdkError(Exception):
     ``fact`` says what is the case, ``remedy`` what to do about it; ``str()`` joins them on one line.
     """
 
-    exit_code = 1
+    kind, exit_code = "other", 1
 
     def __init__(self, fact: str, remedy: str) -> None:
         self.fact: str = " ".join(fact.split())
@@ -26,19 +26,19 @@ class EdgeSdkWarning(UserWarning):
 class UsageError(EdgeSdkError):
     """An argument is wrong: an unknown target, a budget without a unit."""
 
-    exit_code = 2
+    kind, exit_code = "usage", 2
 
 
 class ModelError(EdgeSdkError):
     """The model cannot be loaded, traced or exported, or its weights do not fit."""
 
-    exit_code = 3
+    kind, exit_code = "model", 3
 
 
 class DataError(EdgeSdkError):
     """The data is missing, malformed, or does not fit the model."""
 
-    exit_code = 4
+    kind, exit_code = "data", 4
 
 
 class BudgetError(EdgeSdkError):
@@ -46,48 +46,56 @@ class BudgetError(EdgeSdkError):
 
     ``figure`` is the bound that is out of reach, by its name in ``Budget``, with what was ``asked`` and the
     ``tightest`` that there is (ms, bytes or points). ``built`` are all figures of the model that reaches that, where
-    it was carried out and measured or predicted. Each is ``None`` where it does not apply.
+    it was carried out and measured or predicted, as ``basis`` says. Each is ``None`` where it does not apply.
     """
 
-    exit_code = 5
+    kind, exit_code = "budget", 5
 
     def __init__(
         self, fact: str, remedy: str, *, figure: str | None = None, asked: float | None = None,
-        tightest: float | None = None, built: Mapping[str, float] | None = None,
+        tightest: float | None = None, built: Mapping[str, float] | None = None, basis: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(fact, remedy)
         self.figure: str | None = figure
         self.asked: float | None = asked
         self.tightest: float | None = tightest
         self.built: Mapping[str, float] | None = built
+        self.basis: str | None = basis
+
+    def advising(self, remedy: str) -> BudgetError:
+        """The same with another ``remedy``."""
+        return BudgetError(
+            self.fact, remedy, figure=self.figure, asked=self.asked, tightest=self.tightest, built=self.built,
+            basis=self.basis,
+        )  # fmt: skip
 
 
 class DeviceError(EdgeSdkError):
     """The device, or a runtime on it, is missing or failed."""
 
-    exit_code = 6
+    kind, exit_code = "device", 6
 
 
 class FidelityError(EdgeSdkError):
     """The exported file does not compute what the simulation computes."""
 
-    exit_code = 7
+    kind, exit_code = "fidelity", 7
     INSTEAD = "choose another --runtime, or leave its layers in float with --precision fp32"
 
 
 class BundleError(EdgeSdkError):
     """A bundle or a plan is damaged, of another schema, or in the way."""
 
-    exit_code = 8
+    kind, exit_code = "bundle", 8
 
 
 class StorageError(EdgeSdkError):
     """A file or folder could not be written."""
 
-    exit_code = 9
+    kind, exit_code = "storage", 9
 
 
 class UnexpectedError(EdgeSdkError):
     """Something that nobody foresaw went wrong inside; the message names a file with what a maintainer needs."""
 
-    exit_code = 70  # EX_SOFTWARE of sysexits.h
+    kind, exit_code = "unexpected", 70  # EX_SOFTWARE of sysexits.h

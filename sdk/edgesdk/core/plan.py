@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from edgesdk.core.budget import Cost
 from edgesdk.core.errors import BundleError
 from edgesdk.core.graph import Graph
+from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import digest
 
-SCHEMA = 1
+SCHEMA = Schema("plan", 2)
 FP32, INT8 = "fp32", "int8"
 STORED = {
     "fp16": 0, "bf16": 0, "k-means": 1, "intervals": 1, "powers-of-two": 1, "e2m1": 1, "ternary": 0, "binary": 0,
@@ -103,11 +104,7 @@ class Plan:
     predicted: Cost
     proof: Proof
     struck: tuple[Struck, ...] = ()
-    schema: int = SCHEMA
-
-    def __post_init__(self) -> None:
-        if self.schema > SCHEMA:
-            raise BundleError(f"the plan has schema {self.schema}, newer than {SCHEMA}", "update edgesdk")
+    schema: str = SCHEMA
 
     @property
     def options(self) -> dict[str, Option]:

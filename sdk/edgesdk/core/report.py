@@ -9,8 +9,9 @@ from typing import Any, Protocol
 from edgesdk.core.budget import PREDICTED, Budget, Cost, check_basis
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.pairing import Ratio
+from edgesdk.core.schema import Schema
 
-SCHEMA = 1
+SCHEMA, PREDICTION = Schema("measurement", 2), Schema("prediction", 2)
 DENSE = "dense"  # the artefact of a run that others are compared with
 Tell = Callable[[str, "float | None"], None]
 """Is told what is being done and how much of that is: what stands after ``": "`` is detail that may change."""
@@ -119,7 +120,7 @@ class Report:
     valid: bool = True
     reason: str | None = None
     basis: str = "measured"
-    schema: int = SCHEMA
+    schema: str = SCHEMA
     notes: tuple[str, ...] = field(default=())
     ratios: Mapping[str, Ratio] = field(default_factory=dict)
     undisturbed: Undisturbed | None = None
@@ -190,7 +191,7 @@ class Prediction:
     valid: bool = True
     reason: str | None = None
     basis: str = PREDICTED
-    schema: int = SCHEMA
+    schema: str = PREDICTION
     ratios: Mapping[str, Ratio] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

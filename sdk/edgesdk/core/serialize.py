@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import sys
 import types
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgesdk.core.errors import BundleError, StorageError
+from edgesdk.core.schema import Schema
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,12 +25,16 @@ else:
 
 T = TypeVar("T")
 SHOWN = 80  # letters of a value in a message
+BYTES = "_bytes"  # how the names of fields in bytes end
 
 
 def to_json(value: Any) -> Any:
-    """``value`` as plain lists, dictionaries and scalars; dataclasses become dictionaries of their fields."""
+    """``value`` as plain lists, dictionaries and scalars; dataclasses become dictionaries of their fields.
+
+    Fields in bytes are whole numbers there, whatever a sum of prices made of them.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: _field(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -36,10 +42,17 @@ def to_json(value: Any) -> Any:
     return value
 
 
+def _field(name: str, value: Any) -> Any:
+    if name.endswith(BYTES) and isinstance(value, float) and math.isfinite(value):
+        return round(value)
+    return to_json(value)
+
+
 def from_json(kind: type[T], value: Any) -> T:
     """The inverse of :func:`to_json` for dataclass ``kind``; unknown fields are left out.
 
-    Raises ``BundleError`` where a field is missing or of another type.
+    A document that says its schema may be of a version before. Raises ``BundleError`` where a field is missing or of
+    another type, and for another kind of document or one that is newer.
     """
     try:
         return _build(kind, value)
@@ -56,6 +69,9 @@ def _build(kind: Any, value: Any) -> Any:
         required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
         if missing := [name for name in required if name not in value]:
             raise ValueError(f"it lacks {', '.join(missing)}")
+        known = {f.name: f.default for f in dataclasses.fields(kind)}
+        if isinstance(own := known.get("schema"), Schema) and "schema" in value:
+            value = {**value, "schema": str(own.check(value["schema"], f"the {own.kind}"))}
         return kind(**{name: _build(hints[name], value[name]) for name in hints if name in value})  # type: ignore[operator]
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _build(next(a for a in arguments if a is not type(None)), value)
@@ -122,5 +138,14 @@ def write(path: Path, content: bytes | str) -> None:
 
 
 def dumps(value: Any) -> str:
-    """``value`` as an indented JSON document that ends in a newline."""
-    return json.dumps(to_json(value), indent=2) + "\n"
+    """``value`` as an indented JSON document that ends in a newline; what is no finite number is null there."""
+    return json.dumps(_finite(to_json(value)), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """A document with null for infinities and NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

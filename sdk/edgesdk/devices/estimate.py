@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from edgesdk.core.errors import UsageError
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.runtime import exportable, find_runtime
+from edgesdk.core.schema import Schema
 from edgesdk.core.target import Target
 from edgesdk.core.target import target as find_target
 from edgesdk.core.wording import thread_counts
@@ -56,6 +57,7 @@ class Estimate(Cost):
     unknown: tuple[str, ...]
     notes: tuple[str, ...]
     layers: tuple[LayerCost, ...]
+    schema: str = field(default=Schema("estimate", 1), kw_only=True)
 
 
 def estimate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from edgesdk.compress.quantize import specification
 from edgesdk.core.artifact import Artefact, open_file
 from edgesdk.core.errors import FidelityError
+from edgesdk.core.parity import Parity
 from edgesdk.core.runtime import find_runtime, format_of
 from edgesdk.network.network import Batch, Network, Structure, tensors
 from edgesdk.network.reference import Reference
@@ -21,19 +21,6 @@ SAMPLES = 128
 FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 5e-2
 ROUGH = 1e-1  # with 4-bit weights in LiteRT, whose kernels for them round one in forty results up that others do not
 INTEGER_PRECISIONS = ("int8", "uint8", "int4", "i8", "u8", "i4")
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Root-mean-square difference between a file's outputs and what is expected, over their standard deviation.
-
-    ``top1_differs`` is the share of samples on which the largest output is another one.
-    """
-
-    error: float
-    tolerance: float
-    samples: int
-    top1_differs: float
 
 
 def runner(artefact: Artefact, structure: Structure) -> Callable[[Batch], Any]:

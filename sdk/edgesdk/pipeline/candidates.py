@@ -141,6 +141,7 @@ def refuse(tried: Sequence[Attempt], budget: Budget, priced: Unreachable | None)
         asked=budget.bounds[first],
         tightest=getattr(one.cost, first),
         built=list_figures(one.cost),
+        basis=one.cost.basis,
     )
 
 

@@ -83,6 +83,7 @@ def join_refusals(errors: Mapping[str, BudgetError]) -> BudgetError:
         asked=nearest.asked,
         tightest=nearest.tightest,
         built=nearest.built,
+        basis=nearest.basis,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edgesdk.core.budget import Budget, show
+from edgesdk.core.budget import Budget, Cost, show
 from edgesdk.core.errors import BudgetError, UsageError
 from edgesdk.pipeline.candidates import Attempt, list_dense, list_figures, refuse, select_keeping
 from edgesdk.pipeline.choosing import ROUNDS, Chosen, choose_runtime
@@ -169,18 +169,18 @@ def _judge(finalists: Sequence[Attempt], budget: Budget, training: Training, cho
             return Judged(None, {**refuted, own.plan.digest: refuse([replace(own, cost=cost)], budget, None)}, told)
         if budget.max_drop is None or drop <= budget.max_drop:
             return Judged(replace(result, history=()), refuted, told)
-        built = list_figures(cost)
-        refuted[own.plan.digest] = _refuse_drop(drop, budget.max_drop, chosen.study.task.name, built)
+        refuted[own.plan.digest] = _refuse_drop(drop, budget.max_drop, chosen.study.task.name, cost)
         left = [one for one in left if one.loss < own.loss]
     return Judged(None, refuted, told)
 
 
-def _refuse_drop(drop: float, max_drop: float, metric: str, built: Mapping[str, float]) -> BudgetError:
+def _refuse_drop(drop: float, max_drop: float, metric: str, built: Cost) -> BudgetError:
     return BudgetError(
         f"within that budget the {metric} drops by {drop:.2f} points, more than {max_drop:g}",
         f"allow {drop:.2f} points, loosen the budget, or give more --epochs",
         figure="max_drop",
         asked=max_drop,
         tightest=drop,
-        built=built,
+        built=list_figures(built),
+        basis=built.basis,
     )

@@ -11,7 +11,7 @@ from edgesdk.core.plan import Plan
 from edgesdk.core.report import Measurement
 
 if TYPE_CHECKING:
-    from edgesdk.export.parity import Parity
+    from edgesdk.core.parity import Parity
 
 
 @dataclass(frozen=True)

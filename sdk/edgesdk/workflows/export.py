@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from edgesdk.bundle.bundle import file_digest, publish, reserve
+from edgesdk.bundle.bundle import publish, reserve, write_folder
+from edgesdk.bundle.documents import EXPORT, Held
 from edgesdk.compress.quantize import specification
 from edgesdk.compress.refit import ranked
 from edgesdk.core.artifact import Artefact, check_stored
 from edgesdk.core.errors import BundleError, UsageError
+from edgesdk.core.parity import Parity
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Tell
 from edgesdk.core.runtime import format_of
 from edgesdk.core.runtime import formats as known_formats
+from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, loads
 from edgesdk.core.target import target as find_target
 from edgesdk.data.metrics import Metric
 from edgesdk.export.formats import save
 from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
-from edgesdk.export.parity import Parity, parity
+from edgesdk.export.parity import parity
 from edgesdk.network.trace import trace
 from edgesdk.train.apply import apply
 from edgesdk.workflows.deploy import Preprocess, quiet
 from edgesdk.workflows.inputs import named, read_inputs
 
-SCHEMA = 1
 ALL = "all"
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedFile:
     """One format of a plan, written: its ``path``, the bytes of all its files, the runtime that ran it, and the parity.
 
     The parity is the distance of its outputs from the simulation in PyTorch, over their spread.
@@ -50,12 +50,22 @@ class Exported:
     parity: Parity
 
 
+@dataclass(frozen=True)
+class Exported:
+    """The folder that a plan, of that digest, was exported to, and its ``files``."""
+
+    path: str
+    plan: str
+    files: tuple[ExportedFile, ...]
+    schema: str = Schema("exported", 1)
+
+
 def export_plan(
     plan: Plan | str | Path, model: nn.Module | str | None = None, data: Any = None, *,
     format: str | Sequence[str] = (), out: str | Path = "exported", target: str | None = None,
     weights: Path | None = None, metric: str | Metric = "top-1", epochs: float = 0.0, seed: int = 0,
     force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, tell: Tell = quiet,
-) -> tuple[Exported, ...]:  # fmt: skip
+) -> Exported:  # fmt: skip
     """Apply ``plan`` to ``model`` and write it to the folder ``out`` in each ``format`` named, by default in all.
 
     All files hold the same integers, scales and zero points. ``data`` gives the ranges of integer layers, and with
@@ -83,17 +93,18 @@ def export_plan(
         ready, options = apply(plan, network, found, task, scores, epochs, seed, share)
         held = [x for x, _ in found.holdout]
         whole, specs = converted(ready, found.example), specification(ready)
-        every = []
+        every: list[ExportedFile] = []
         for name, runtime in wanted.items():
             tell(f"exporting to {name}", None)
             artefact = Artefact(place / f"model{format_of(runtime).suffix}", ready.graph, options, runtime)
             save(packed(whole, ready.stored, runtime), specs, artefact.path, runtime)
             shown = str(Path(out) / artefact.path.name)
-            every.append(Exported(name, shown, artefact.size_bytes, runtime, parity(ready, artefact, held)))
+            every.append(ExportedFile(name, shown, artefact.size_bytes, runtime, parity(ready, artefact, held)))
         (place / "plan.json").write_text(dumps(plan))
-        (place / "manifest.json").write_text(dumps(_manifest(place, plan, every)))
+        held = {one.format: Held(one.runtime, one.parity) for one in every}
+        write_folder(place, EXPORT, plan=plan.digest, graph=plan.graph_digest, formats=held)
         publish(place)
-    return tuple(every)
+    return Exported(str(out), plan.digest, tuple(every))
 
 
 def read_plan(path: Path) -> Plan:
@@ -113,18 +124,3 @@ def _formats(wanted: Sequence[str]) -> dict[str, str]:
     if unknown := [name for name in wanted if name not in (*known, ALL)]:
         raise UsageError(f"there is no format {unknown[0]!r}", f"choose one of {', '.join([*known, ALL])}")
     return known if not wanted or ALL in wanted else {name: known[name] for name in wanted}
-
-
-def _manifest(place: Path, plan: Plan, every: Sequence[Exported]) -> Mapping[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "kind": "export",
-        "edgesdk": metadata.version("edgesdk"),
-        "made_on": platform.machine(),
-        "plan": plan.digest,
-        "graph": plan.graph_digest,
-        "formats": {found.format: {"runtime": found.runtime, "parity": found.parity} for found in every},
-        "files": {
-            file.name: {"sha256": file_digest(file), "bytes": file.stat().st_size} for file in sorted(place.iterdir())
-        },
-    }

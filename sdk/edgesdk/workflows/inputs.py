@@ -64,7 +64,7 @@ class Inputs:
         except BudgetError as error:
             if score >= FAR * least:
                 raise
-            raise BudgetError(error.fact, f"{causes(self.trained)}, or ask for less") from None
+            raise error.advising(f"{causes(self.trained)}, or ask for less") from None
 
     def run(self, x: Batch) -> Any:
         """What the user's own module answers to a batch."""

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgesdk.bundle.bundle import file_digest, publish, reserve
+from edgesdk.bundle.bundle import publish, reserve, write_folder
+from edgesdk.bundle.documents import PREPARED, Preparation
 from edgesdk.core.errors import DataError, ModelError, StorageError, UsageError
 from edgesdk.core.graph import LINEAR
 from edgesdk.core.report import Tell
-from edgesdk.core.serialize import dumps
 from edgesdk.core.wording import counted, said
 from edgesdk.data.batches import Shuffled, taken
 from edgesdk.data.data import check
@@ -41,7 +40,6 @@ from edgesdk.train.trainer import Aim, Lessons
 from edgesdk.workflows.deploy import Preprocess, quiet
 from edgesdk.workflows.inputs import read_inputs
 
-SCHEMA = 1
 EPOCHS = 8.0
 STRENGTH = 0.01
 FROZEN_EPOCHS = 2.0
@@ -283,9 +281,7 @@ class _Made:
             if isinstance(self.spec, str):
                 made = formula.format(_loading(self.spec, out))
                 (place / MODEL).write_text(TEMPLATE.format(kind=report["kind"], needs=needs, made=made))
-            files = {file.name: {"sha256": file_digest(file), "bytes": file.stat().st_size} for file in place.iterdir()}
-            manifest = {"schema": SCHEMA, "edgesdk": metadata.version("edgesdk"), "report": report, "files": files}
-            (place / "manifest.json").write_text(dumps(manifest))
+            write_folder(place, PREPARED, report=Preparation(**report))
         except (OSError, SafetensorError) as error:
             raise StorageError(f"cannot write {out}: {said(error)}", "free some space or give another --out") from None
         return Prepared(publish(place), model.eval(), report)

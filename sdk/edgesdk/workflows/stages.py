@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgesdk.bundle.bundle import file_digest, publish, reserve
+from edgesdk.bundle.bundle import publish, reserve, write_folder
+from edgesdk.bundle.documents import STAGES
 from edgesdk.compress.exits import fitted, picked, places, split, spread
 from edgesdk.core.artifact import Artefact, baseline
 from edgesdk.core.errors import BudgetError, ModelError, UsageError
+from edgesdk.core.parity import Parity
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.report import Measurement, Tell
 from edgesdk.core.runtime import exportable, format_of, formats
+from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps
 from edgesdk.core.target import Target
 from edgesdk.core.wording import counted
@@ -28,7 +29,7 @@ from edgesdk.data.task import first_tensor
 from edgesdk.devices.bench import usual_mode
 from edgesdk.devices.inventory import Device
 from edgesdk.export.formats import export, grid_of
-from edgesdk.export.parity import Parity, parity, runner
+from edgesdk.export.parity import parity, runner
 from edgesdk.network.network import Batch, Network
 from edgesdk.network.trace import trace
 from edgesdk.price.operators import precisions
@@ -37,8 +38,6 @@ from edgesdk.train.apply import quantize
 from edgesdk.workflows.deploy import Preprocess, quiet
 from edgesdk.workflows.inputs import read_inputs
 from edgesdk.workflows.where import Where
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,7 @@ class Stages:
     max_drop: float
     data: str
     notes: tuple[str, ...]
+    schema: str = Schema("stages", 1)
 
 
 def stages(
@@ -163,7 +163,10 @@ def stages(
         if float(right[-1].double().mean()) < least:
             lost = 100 * (dense - float(right[-1].double().mean()))
             fact = f"without any exit the int8 model loses {counted(lost, 'point', '.2g')} on the held-out data"
-            raise BudgetError(fact, f"allow --max-drop {lost:.2g} or more, or leave --precision int8 out")
+            raise BudgetError(
+                fact, f"allow --max-drop {lost:.2g} or more, or leave --precision int8 out", figure="max_drop",
+                asked=max_drop, tightest=lost, basis="measured",
+            )  # fmt: skip
         limits = thresholds(doubts, right, costs, least)
         on_held = _judged(dense, right, leaves(doubts, limits))
         doubts, right, dense = _answers(network, files, parts, found.test, found.labelled, confidence)
@@ -205,7 +208,7 @@ def stages(
             notes=(*found.notes, *_notes(limits, total, whole.latency_ms(), reports, found)),
         )
         (place / "stages.json").write_text(dumps(result))
-        (place / "manifest.json").write_text(dumps(_manifest(place)))
+        write_folder(place, STAGES)
         publish(place)
     return result
 
@@ -327,15 +330,3 @@ def _notes(
         found.append("stages are expected to take longer than the model in one file")
     reason = next((report.reason for report in reports.values() if not report.valid), None)
     return [*found, *([f"the run was invalid: {reason}"] if reason else [])]
-
-
-def _manifest(place: Path) -> Mapping[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "kind": "export",
-        "edgesdk": metadata.version("edgesdk"),
-        "made_on": platform.machine(),
-        "files": {
-            file.name: {"sha256": file_digest(file), "bytes": file.stat().st_size} for file in sorted(place.iterdir())
-        },
-    }

@@ -20,7 +20,7 @@ from edgesdk_targets.agent import files, health, lock, probe, protocol, runners
 from edgesdk_targets.agent.protocol import REFUSED, STORAGE, USAGE, AgentError, Report
 from edgesdk_targets.agent.versions import LOCK, Versions
 
-SCHEMA = 1
+SCHEMA = "edgesdk.manifest/2"  # before, 1: the version alone
 MANIFEST, MODEL = "manifest.json", "model.onnx"
 NEEDED = (health.SAMPLE, health.REPORT)  # beside the model
 STATES = ("checking", "copying", "testing", "switching", "pruning")
@@ -44,7 +44,7 @@ class _Bundle:
         if not isinstance(self.manifest, dict):
             raise _refused(f"the {MANIFEST} of the bundle is no JSON object")
         schema, created = self.manifest.get("schema"), self.manifest.get("created")
-        if not isinstance(schema, int) or schema > SCHEMA:
+        if type(schema) not in (int, str) or schema not in (1, SCHEMA):
             fact = f"the bundle has schema {schema!r:.80}, this agent knows {SCHEMA}"
             raise AgentError(REFUSED, fact, "use the same version of edgesdk for making and installing it")
         if not isinstance(created, str) or not CREATED.fullmatch(created):

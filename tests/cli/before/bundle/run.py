@@ -1,0 +1,339 @@
+"""Run this bundle's model on a file: NumPy and the runtime that the manifest names are all it needs.
+
+    python run.py [INPUT] [--output OUT.npz] [--threads N] [--time SECONDS] [--check]
+
+INPUT is an .npz with an array per input under its name, an .npy of the only input, a .wav, or an image (with Pillow).
+Pixels of uint8 are prepared as the manifest says, images brought to the model's size before, and waves to its length.
+Where the manifest names the classes, the likeliest is printed. A batch is run one sample at a time. Without INPUT the
+recorded sample is run and compared; with --check nothing is printed but what differs by more than 5 % of its spread,
+and the exit code is then 1. With --time one sample is run again and again for that long, at least 128 times, and its
+latency printed.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections import namedtuple
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+MODULES = {
+    "onnxruntime": ["onnxruntime"],
+    "openvino": ["openvino"],
+    "litert": ["ai_edge_litert.interpreter", "tflite_runtime.interpreter"],  # either reads such files
+    "tflite": ["tflite_runtime.interpreter", "ai_edge_litert.interpreter"],
+    "tensorrt": ["onnxruntime"],  # on the processor: trtexec runs the file on the graphics
+}
+TOLERANCE = 5e-2  # of the outputs' spread: another processor sums in another order
+Opened = namedtuple("Opened", "inputs outputs run name version")
+
+
+def opened(path, runtime, threads=1, precision="f32"):
+    """The model at ``path``, loaded: the names of its ``inputs`` and ``outputs`` in the file's order, and ``run``.
+
+    ``run(feeds)`` takes an array per input by name and returns copies of the outputs; ``name`` and ``version`` are
+    those of what runs it. ``precision`` is what OpenVINO computes in where the file has floats; left to itself it takes
+    bfloat16 where the processor has it. Raises ``ImportError`` where the runtime is not installed, and what the runtime
+    raises where it refuses the file.
+    """
+    library = _imported(runtime)
+    if runtime == "openvino":
+        return _openvino(library, path, threads, precision)
+    if library.__name__ == "onnxruntime":
+        return _onnxruntime(library, path, threads)
+    return _tflite(library, path, threads)
+
+
+def _imported(runtime):
+    reasons = []
+    for module in MODULES[runtime]:
+        try:
+            return importlib.import_module(module)
+        except ImportError as error:
+            reasons.append(str(error))
+    install = MODULES[runtime][0].partition(".")[0].replace("_", "-")
+    raise ImportError(f"{runtime} cannot be imported ({'; '.join(reasons)}): pip install {install}")
+
+
+def _onnxruntime(library, path, threads):
+    settings = library.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads, settings.log_severity_level = threads, 1, 3
+    # It would quantize a float layer between integer ones by itself, with one scale for all of its weights.
+    without = {"disabled_optimizers": ["WeightBiasQuantization"]}
+    session = library.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"], **without)
+    inputs, outputs = ([value.name for value in side] for side in (session.get_inputs(), session.get_outputs()))
+    return Opened(inputs, outputs, lambda feeds: session.run(None, feeds), "onnxruntime", library.__version__)
+
+
+def _openvino(library, path, threads, precision):
+    settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
+    settings.update(INFERENCE_PRECISION_HINT=precision)
+    compiled = library.Core().compile_model(str(path), "CPU", settings)
+    request = compiled.create_infer_request()
+
+    def name(port):  # a tensor may have several: the one that the file gives to the input or output itself
+        own = port.get_node().get_friendly_name().partition("/sink_port_")[0]
+        return own if own in port.get_names() or not port.get_names() else port.get_any_name()
+
+    inputs, outputs = [name(port) for port in compiled.inputs], [name(port) for port in compiled.outputs]
+
+    def run(feeds):
+        request.infer({index: feeds[each] for index, each in enumerate(inputs)}, share_outputs=True)
+        return [request.get_output_tensor(index).data.copy() for index in range(len(outputs))]
+
+    return Opened(inputs, outputs, run, "openvino", library.__version__.partition("-")[0])
+
+
+@contextmanager
+def _hushed():
+    """Keep off stderr what a runtime tells of itself from C++; what is wrong it raises."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _tflite(library, path, threads):
+    with _hushed():
+        interpreter = library.Interpreter(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
+    sides = (interpreter.get_input_details(), interpreter.get_output_details())
+    places = [[int(detail["index"]) for detail in side] for side in sides]
+    names = [[detail["name"] for detail in side] for side in sides]
+    for signature in interpreter._get_full_signature_list().values():  # one may be of another subgraph
+        signed = [{index: name for name, index in signature[side].items()} for side in ("inputs", "outputs")]
+        if [set(side) for side in signed] == [set(side) for side in places]:
+            names = [[of[index] for index in side] for of, side in zip(signed, places)]
+            break
+
+    def run(feeds):
+        for index, name in zip(places[0], names[0]):
+            interpreter.set_tensor(index, feeds[name])
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in places[1]]
+
+    package = library.__name__.partition(".")[0].replace("_", "-")
+    return Opened(names[0], names[1], run, package, metadata.version(package))
+
+
+def read(path, manifest):
+    """The arrays in the file ``path``, by the names of the inputs: pixels of an image, samples of a wave."""
+    entries = manifest["inputs"]
+    if path.suffix.lower() in (".npz", ".npy"):
+        loaded = arrays(path)
+        single = isinstance(loaded, np.ndarray)
+        if not single and (missing := [e["name"] for e in entries if e["name"] not in loaded]):
+            sys.exit(f"{path} has no array {missing[0]}, it holds {', '.join(loaded)}")
+        return {e["name"]: loaded if single else loaded[e["name"]] for e in entries}
+    if len(entries) > 1:
+        sys.exit(f"the model has {len(entries)} inputs: give an .npz with {', '.join(e['name'] for e in entries)}")
+    made = wave_samples if path.suffix.lower() == ".wav" else image_pixels
+    return {entries[0]["name"]: made(path, entries[0], manifest.get("preprocessing"))}
+
+
+def arrays(path):
+    """The array of an .npy file, or those of an .npz by name. Nothing in them is executed."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+    except Exception as error:  # zipfile, zlib and NumPy each have their own
+        sys.exit(f"{path} cannot be read as arrays ({told(error)})")
+
+
+def told(error):
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def image_pixels(path, entry, how):
+    """An image as uint8 pixels in the model's size and layout, red first."""
+    try:
+        from PIL import Image
+    except ImportError:
+        sys.exit("reading an image takes Pillow: pip install pillow, or give an .npy of uint8 pixels")
+    if not how or len(entry["shape"]) != 4:
+        sys.exit(f"{entry['name']} takes {entry['shape']}, and no preprocessing of images is recorded: give arrays")
+    channels, height, width = entry["shape"][1:]
+    if entry["layout"] == "NHWC":
+        height, width, channels = entry["shape"][1:]
+    try:
+        with Image.open(path) as opened_image:
+            image = opened_image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
+    except Exception as error:  # each format's reader has its own
+        sys.exit(f"{path} cannot be read as an image of {channels} channels ({told(error)})")
+    whole, box = (width, height), (0, 0, width, height)
+    if how["resize"] == "crop":  # the shorter side to the model's, then the centre
+        scale = max(width / image.width, height / image.height)
+        whole = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+        left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+        box = (left, top, left + width, top + height)
+    if image.size != whole:
+        image = image.resize(whole, Image.BILINEAR)  # pyright: ignore[reportAttributeAccessIssue]
+    pixels = np.asarray(image.crop(box)).reshape(height, width, channels)
+    return (pixels if entry["layout"] == "NHWC" else pixels.transpose(2, 0, 1))[None]
+
+
+def wave_samples(path, entry, how):
+    """A wave as float32 from -1 to 1 in the model's shape: mixed to one channel where it takes one, its middle cut out,
+    or zeros put behind it."""
+    import wave
+
+    shape = entry["shape"]
+    if len(shape) not in (2, 3) or entry["dtype"] != "float32":
+        sys.exit(f"{entry['name']} takes {entry['dtype']} {shape}, which is no wave: give arrays")
+    try:
+        with wave.open(str(path), "rb") as file:
+            width, count, raw = file.getsampwidth(), file.getnchannels(), file.readframes(file.getnframes())
+    except Exception as error:
+        sys.exit(f"{path} cannot be read as a wave of PCM samples ({told(error)})")
+    if width > 4:
+        sys.exit(f"{path} has samples of {width} bytes: give 4 at most")
+    raw = raw[: len(raw) // (width * count) * (width * count)]  # a file that is cut short ends within a sample
+    if width == 1:
+        values = (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
+    else:  # little-endian integers of 2 to 4 bytes, as the upper bytes of 4
+        parts = np.frombuffer(raw, np.uint8).reshape(-1, width)
+        whole = np.zeros((len(parts), 4), np.uint8)
+        whole[:, 4 - width :] = parts
+        values = (whole.view("<i4")[:, 0] / 2.0**31).astype(np.float32)
+    values = values.reshape(-1, count).T
+    wanted, length = (shape[1] if len(shape) == 3 else 1), shape[-1]
+    if wanted == 1:
+        values = values.mean(0, keepdims=True, dtype=np.float32)
+    if len(values) != wanted:
+        sys.exit(f"{path} has {len(values)} channels: the model takes {wanted}")
+    extra = values.shape[1] - length
+    values = values[:, extra // 2 : extra // 2 + length] if extra > 0 else np.pad(values, ((0, 0), (0, -extra)))
+    return values.reshape([1, *shape[1:]])
+
+
+def prepared(array, entry, how=None):
+    """The array as the model takes it: one leading axis of samples, the dtype of the input, uint8 pixels prepared."""
+    normalization = entry.get("normalization")
+    axis = len(entry["shape"]) - 1 if entry.get("layout") == "NHWC" else 1
+    if array.ndim == len(entry["shape"]) - 1:
+        array = array[None]
+    if array.dtype == np.uint8 and array.ndim == 4 and list(array.shape[1:]) != entry["shape"][1:]:
+        other = array.transpose(0, 2, 3, 1) if axis == 3 else array.transpose(0, 3, 1, 2)  # as --data may have it
+        array = other if list(other.shape[1:]) == entry["shape"][1:] else array
+    if array.dtype == np.uint8 and how and how["channel_order"] == "BGR" and array.ndim == 4 and array.shape[axis] == 3:
+        array = np.flip(array, axis)
+    if array.dtype == np.uint8 and entry["dtype"] == "float32":
+        if not normalization:
+            sys.exit(f"{entry['name']} takes float32 and the bundle records no normalisation: give floats")
+        array = array.astype(np.float32) * np.float32(normalization["scale"])
+        array = array + np.float32(normalization.get("offset", 0.0))
+        if normalization.get("mean"):
+            shape = [1] * array.ndim
+            shape[axis] = -1
+            mean = np.asarray(normalization["mean"], np.float32).reshape(shape)
+            array = (array - mean) / np.asarray(normalization["std"], np.float32).reshape(shape)
+    if list(array.shape[1:]) != entry["shape"][1:]:
+        sys.exit(f"{entry['name']} has shape {list(array.shape)}: the model takes {entry['shape']}")
+    return np.ascontiguousarray(array.astype(entry["dtype"]))
+
+
+def named(outputs, classes):
+    """The likeliest class of each sample by its name, from the first output that has a figure per class."""
+    for value in outputs.values():
+        if classes and value.ndim == 2 and value.shape[1] == len(classes):
+            return [classes[index] for index in value.argmax(1)]
+    return []
+
+
+def distance(value, expected):
+    """The root mean square of the difference, over the standard deviation of what is expected."""
+    return float(np.sqrt(np.mean((value - expected) ** 2)) / max(float(expected.std()), 1e-12))
+
+
+def emulated():
+    """Whether this is no real device: QEMU shows in the name that the kernel has for this process."""
+    try:
+        name = Path("/proc/self/status").read_text().split("\n")[0]
+    except OSError:
+        name = ""
+    return "\tqemu-" in name or os.environ.get("EDGESDK_EMULATED") == "1"
+
+
+def timed(model, feeds, seconds):
+    """Milliseconds of each run, for at least that long and 128 times, after a tenth of it as warm-up."""
+    times = []
+    for share, least in ((0.1, 10), (1.0, 128)):
+        times, end = [], time.perf_counter() + share * seconds
+        while time.perf_counter() < end or len(times) < least:
+            start = time.perf_counter()
+            model.run(feeds)
+            times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", nargs="?", type=Path)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--time", type=float, metavar="SECONDS")
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    if options.check and (options.input or options.output or options.time):
+        parser.error("--check takes the recorded sample alone")
+    if options.time and emulated():
+        sys.exit("this device is emulated, so that its times mean nothing: measure on the board itself")
+    try:
+        manifest = json.loads((HERE / "manifest.json").read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        sys.exit(f"{HERE / 'manifest.json'} cannot be read ({told(error)})")
+    recorded = arrays(HERE / "sample.npz")
+    if options.input is None:
+        given = {entry["name"]: recorded["input:" + entry["name"]] for entry in manifest["inputs"]}
+    else:
+        if not options.input.is_file():
+            sys.exit(f"there is no file {options.input}")
+        given = read(options.input, manifest)
+    runtime = manifest["runtime"]
+    try:
+        path, precision = HERE / manifest.get("model", "model.onnx"), runtime.get("precision") or "f32"
+        model = opened(path, runtime["name"], options.threads, precision)
+    except ImportError as error:
+        sys.exit(str(error))
+    how = manifest.get("preprocessing")
+    feeds = {entry["name"]: prepared(given[entry["name"]], entry, how) for entry in manifest["inputs"]}
+    if options.time:
+        times = timed(model, {name: value[:1] for name, value in feeds.items()}, options.time)
+        shown = ", ".join(f"p{p} {np.percentile(times, p):.4g} ms" for p in (50, 90, 95))
+        threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
+        print(f"{len(times)} runs, {threads}, {model.name} {model.version}: {shown}")
+        return
+    count = len(next(iter(feeds.values())))
+    rows = [model.run({name: value[i : i + 1] for name, value in feeds.items()}) for i in range(count)]
+    outputs = {e["name"]: np.concatenate(parts) for e, parts in zip(manifest["outputs"], zip(*rows))}
+    if options.input is None:
+        off = {name: distance(value, recorded["output:" + name]) for name, value in outputs.items()}
+        said = [f"{name}: differs from the recorded sample by {error:.2g} of its spread" for name, error in off.items()]
+        if options.check:
+            sys.exit("\n".join(said) if not all(error <= TOLERANCE for error in off.values()) else 0)
+        print("\n".join(said))
+    if options.output:
+        np.savez(options.output, **outputs)  # type: ignore[arg-type]
+    else:
+        for name, value in outputs.items():
+            print(name, np.array2string(value, precision=4, threshold=200))
+    if options.input is not None:
+        for name in named(outputs, manifest.get("classes")):
+            print(f"class: {name}")
+
+
+if __name__ == "__main__":
+    main()
