@@ -26,15 +26,15 @@ from edgesdk.core.serialize import BYTES
 from edgesdk.devices.estimate import Estimate
 from edgesdk.devices.facts import Facts
 from edgesdk.devices.inventory import Device
-from edgesdk.price.profile import Profile
+from edgesdk.price.profile import Profile, StoredPrices
 from edgesdk.workflows.benchmark import Benchmark
 from edgesdk.workflows.export import Exported
 from edgesdk.workflows.stages import Stages
 
 DOCUMENTS = (
     Plan, Manifest, DeploymentReport, Folder, Report, Prediction, Stages, Exported, Benchmark, Verification, Estimate,
-    Facts, documents.Deployed, documents.Prepared, documents.Targets, documents.Doctor, documents.Inventory,
-    documents.Installed, documents.RolledBack, documents.Failure,
+    Facts, StoredPrices, documents.Deployed, documents.Prepared, documents.Targets, documents.Doctor,
+    documents.Inventory, documents.Installed, documents.RolledBack, documents.Failure,
 )  # fmt: skip
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 BASE = "https://json-schema.org/draft/2020-12/schema"
@@ -75,8 +75,8 @@ def _as_written(part: dict[str, Any]) -> None:
     properties = part.get("properties")
     if properties is None:
         return
-    part["required"] = list(properties)
-    if "schema" in properties:
+    if "schema" in properties:  # it is what a document begins with
+        part["properties"] = properties = {"schema": properties.pop("schema"), **properties}
         (kind,) = [kind for kind in DOCUMENTS if kind.__name__ == part["title"]]
         properties["schema"]["const"] = str(name(kind))
     for key, value in properties.items():
@@ -85,6 +85,7 @@ def _as_written(part: dict[str, Any]) -> None:
             for each in (value, *value.get("anyOf", ())):
                 if each.get("type") == "number":
                     each["type"] = "integer"
+    part["required"] = list(properties)
     part["description"] = " ".join(part.get("description", "").split())
 
 

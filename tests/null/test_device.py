@@ -19,8 +19,9 @@ SHIPPED = (
     "raspberry-pi-3b-plus", "raspberry-pi-4", "raspberry-pi-5", "raspberry-pi-zero-2-w",
     "x86", "x86-avx2", "x86-avx512-vnni",
 )  # fmt: skip
+SAYS = f'schema = "{SCHEMA}"'
 OWN = f"""
-schema = {SCHEMA}
+schema = "{SCHEMA}"
 name = "NAME"
 title = "A board of one's own"
 aliases = []
@@ -206,10 +207,11 @@ def test_what_lies_beside_profiles_is_none(own: Writer) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        (f"schema = {SCHEMA}", f"schema = {SCHEMA + 1}", "update edgesdk"),
-        (f"schema = {SCHEMA}", "schema = 1", "write it anew with edgesdk calibrate"),
-        (f"schema = {SCHEMA}", 'schema = "two"', "write it anew with edgesdk calibrate"),
-        (f"schema = {SCHEMA}", "", "is damaged"),
+        (SAYS, f"schema = {SCHEMA.version + 1}", "update edgesdk"),
+        (SAYS, f'schema = "edgesdk.target/{SCHEMA.version + 1}"', "update edgesdk"),
+        (SAYS, "schema = 1", "write it anew with edgesdk calibrate"),
+        (SAYS, 'schema = "two"', "write it anew with edgesdk calibrate"),
+        (SAYS, "", "is damaged"),
         ("[precisions]", "[precisions", "is damaged"),
         ("[chips.cpu]", "", "is damaged"),
         ("clock_ghz = 1.5", "clock_ghz = -1.5", "above zero"),
@@ -231,6 +233,13 @@ def test_a_damaged_profile_is_said_to_be(own: Writer, old: str, new: str, says: 
     assert raised.value.fact.startswith("the profile my-board ") and raised.value.remedy
     assert says in str(raised.value) and "\n" not in str(raised.value)
     assert raised.value.exit_code == 6
+
+
+def test_profiles_of_before_are_read(own: Writer) -> None:
+    own("my-board")
+    now = target("my-board")
+    own("my-board", (SAYS, "schema = 2"))
+    assert target("my-board") == now
 
 
 def test_a_profile_that_is_no_text_is_damaged(own: Writer) -> None:

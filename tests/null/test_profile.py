@@ -168,7 +168,9 @@ def test_a_shift_of_the_constants_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schema", "says"),
     [
-        (SCHEMA + 1, "update edgesdk"),
+        (SCHEMA.version + 1, "update edgesdk"),
+        (f"edgesdk.prices/{SCHEMA.version + 1}", "update edgesdk"),
+        ("edgesdk.target/2", "edgesdk calibrate"),
         (0, "edgesdk calibrate"),
         ("one", "edgesdk calibrate"),
         (None, "edgesdk calibrate"),
@@ -178,6 +180,12 @@ def test_prices_of_another_schema_are_refused(document: dict[str, Any], schema: 
     with pytest.raises(DeviceError, match=f"{WHERE} has schema {schema}") as raised:
         load(json.dumps({**document, "schema": schema}), WHERE)
     assert says in raised.value.remedy and raised.value.exit_code == 6
+
+
+def test_prices_of_before_are_read(document: dict[str, Any]) -> None:
+    assert document["schema"] == SCHEMA == "edgesdk.prices/2"
+    before, now = (load(json.dumps({**document, "schema": schema}), WHERE) for schema in (1, SCHEMA))
+    assert [pair.standing for pair in before] == [pair.standing for pair in now] and len(now)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])

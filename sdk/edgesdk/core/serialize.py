@@ -31,10 +31,11 @@ BYTES = "_bytes"  # how the names of fields in bytes end
 def to_json(value: Any) -> Any:
     """``value`` as plain lists, dictionaries and scalars; dataclasses become dictionaries of their fields.
 
-    Fields in bytes are whole numbers there, whatever a sum of prices made of them.
+    A document begins with its schema. Fields in bytes are whole numbers there, whatever a sum of prices made of them.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _field(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)}
+        names = sorted((field.name for field in dataclasses.fields(value)), key=lambda name: name != "schema")
+        return {name: _field(name, getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from edgesdk.core.errors import BundleError, DeviceError, UsageError
+from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import from_json, loads_toml
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
-SCHEMA = 2
+SCHEMA, OLDEST = Schema("target", 3), 2  # 2: the number alone
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,9 @@ def _folders() -> Iterator[Traversable]:
 def _parsed(text: str) -> tuple[Any, Target | None]:
     document = loads_toml(text)
     schema = document.pop("schema")
-    return schema, from_json(Target, document) if schema == SCHEMA else None
+    version = SCHEMA.of(schema)
+    known = version is not None and OLDEST <= version <= SCHEMA.version
+    return schema, from_json(Target, document) if known else None
 
 
 def _read(folder: Traversable) -> Target:
@@ -169,6 +172,6 @@ def _read(folder: Traversable) -> Target:
             return found
     except (ValueError, KeyError, TypeError, OSError, BundleError) as error:
         raise DeviceError(f"{where} is damaged: {error}", "repair or remove it") from None
-    newer = isinstance(schema, int) and schema > SCHEMA
+    newer = (SCHEMA.of(schema) or 0) > SCHEMA.version
     remedy = "update edgesdk" if newer else "write it anew with edgesdk calibrate"
     raise DeviceError(f"{where} has schema {schema}, this edgesdk reads {SCHEMA}", remedy)

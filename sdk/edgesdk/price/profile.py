@@ -16,13 +16,14 @@ import numpy as np
 from edgesdk.core.errors import BundleError, DeviceError, UsageError
 from edgesdk.core.plan import FP32
 from edgesdk.core.runtime import Kernels
+from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, loads, write
 from edgesdk.core.target import Chip, Target, prices_text
 from edgesdk.price.operator import CHANGES, Operator
 from edgesdk.price.physics import BYTES, FP16, SHAPE, TERMS, Work, work
 from edgesdk.price.posterior import Z90, Posterior
 
-SCHEMA = 1
+SCHEMA = Schema("prices", 2)  # 1: the number alone
 MEASURED, SCALED, DERIVED = "measured", "scaled from a sibling", "derived from the chip's facts"
 STANDINGS = (MEASURED, SCALED, DERIVED)
 MORE_THREADS = 0.15  # log standard deviation that a thread count adds which was not measured
@@ -103,6 +104,35 @@ class Profile:
             remedy = f"{MAKE_ONE}, or take another x86 target" if self.target.measured else MAKE_ONE
             raise UsageError(f"{self.target.name} has no prices of {' or '.join(wanted)}", remedy)
         return found
+
+
+@dataclass(frozen=True)
+class StoredPair:
+    """A pair as ``prices.json`` has it: ``constants`` by their terms, in cycles, each with its ``deviation``.
+
+    ``shapes`` and ``pull`` are JSON of their own, ``learnt`` rows of float32 in base64: what operators were measured.
+    """
+
+    runtime: str
+    precision: str
+    standing: Standing
+    kernels: Kernels
+    constants: Mapping[str, float]
+    deviation: Mapping[str, float]
+    noise: float
+    extra: float
+    shapes: str
+    pull: str
+    learnt: str
+
+
+@dataclass(frozen=True)
+class StoredPrices:
+    """What ``prices.json`` of a profile holds."""
+
+    target: str
+    pairs: tuple[StoredPair, ...]
+    schema: str = SCHEMA
 
 
 class Predicted:
@@ -210,7 +240,7 @@ def profile(target: Target) -> Profile:
 
 def save(path: Path, target: str, pairs: Iterable[Pair]) -> None:
     """Write the prices of ``target`` to ``path``, whole or not at all."""
-    write(path, dumps({"schema": SCHEMA, "target": target, "pairs": [_to_json(pair) for pair in pairs]}))
+    write(path, dumps(StoredPrices(target, tuple(map(_stored, pairs)))))
 
 
 @lru_cache(maxsize=32)
@@ -219,30 +249,31 @@ def load(text: str, where: str) -> tuple[Pair, ...]:
     try:
         document = loads(text)
         schema = document["schema"]
-        if schema == SCHEMA:
+        version = SCHEMA.of(schema)
+        if version is not None and version <= SCHEMA.version:
             return tuple(_from_json(pair) for pair in document["pairs"])
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, BundleError) as error:
         raise DeviceError(f"{where} is damaged: {error}", "write it anew with edgesdk calibrate") from None
-    newer = isinstance(schema, int) and schema > SCHEMA
+    newer = (version or 0) > SCHEMA.version
     remedy = "update edgesdk" if newer else "write it anew with edgesdk calibrate"
     raise DeviceError(f"{where} has schema {schema}, this edgesdk reads {SCHEMA}", remedy)
 
 
-def _to_json(pair: Pair) -> Mapping[str, object]:
+def _stored(pair: Pair) -> StoredPair:
     known = pair.posterior
-    return {
-        "runtime": pair.runtime,
-        "precision": pair.precision,
-        "standing": pair.standing,
-        "kernels": pair.kernels,
-        "constants": dict(zip(TERMS, _round(np.exp(known.log_constants)), strict=True)),
-        "deviation": dict(zip(TERMS, _round(known.deviation), strict=True)),
-        "noise": _round(known.noise),
-        "extra": _round(known.extra),
-        "shapes": json.dumps(known.shapes.astype(int).tolist(), separators=(",", ":")),
-        "pull": json.dumps(_round(known.pull), separators=(",", ":")),
-        "learnt": base64.b64encode(known.learnt.astype("<f4").tobytes()).decode(),  # rows of float32: 5 digits are few
-    }
+    return StoredPair(
+        pair.runtime,
+        pair.precision,
+        pair.standing,
+        pair.kernels,
+        constants=dict(zip(TERMS, _round(np.exp(known.log_constants)), strict=True)),
+        deviation=dict(zip(TERMS, _round(known.deviation), strict=True)),
+        noise=_round(known.noise),
+        extra=_round(known.extra),
+        shapes=json.dumps(known.shapes.astype(int).tolist(), separators=(",", ":")),
+        pull=json.dumps(_round(known.pull), separators=(",", ":")),
+        learnt=base64.b64encode(known.learnt.astype("<f4").tobytes()).decode(),  # float32: 5 digits are few
+    )
 
 
 def _from_json(value: Mapping[str, Any]) -> Pair:
