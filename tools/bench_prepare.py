@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from edgesdk.compress.apply import compressed
-from edgesdk.compress.refit import ranked
+from edgesdk.compress.criteria import ranked
 from edgesdk.core.budget import Cost
 from edgesdk.core.plan import LayerPlan, Option, Plan, Proof
 from edgesdk.data.task import Task

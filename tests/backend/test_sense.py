@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed, staying
-from edgesdk.compress.refit import ranked, rebuilt
+from edgesdk.compress.criteria import ranked
+from edgesdk.compress.refit import rebuilt
 from edgesdk.compress.sensitivity import kept_channels, sense
 from edgesdk.core.plan import INT8, Form, Option, Plan
 from edgesdk.data.task import Task

@@ -39,7 +39,7 @@ from edgesdk.core.artifact import Artefact, open_file
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError
 from edgesdk.core.plan import INT8, Plan
-from edgesdk.core.report import Measurement, Report, is_predicted
+from edgesdk.core.report import Measurement, Prediction, Report, is_predicted
 from edgesdk.core.runtime import exportable, find_runtime, format_of, read_recipe
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, loads

@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgesdk.compress.sensitivity import importance
 from edgesdk.core.graph import CONV, WEIGHTED, Layer
-from edgesdk.data.task import Task
 from edgesdk.network.network import Batch, Network, tensors
-from edgesdk.techniques.importance import hessian, together
+from edgesdk.techniques.importance import hessian
 from edgesdk.techniques.reconstruction import Moments, least_squares, output_rows, weight_rows, window_rows
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of which the one that is best on what no fit saw is taken
@@ -135,15 +133,6 @@ def _runs(of: Tensor) -> Tensor:
     """The channel of each run of places, where all have as many in a row, as behind a flattened image; else of each."""
     values, counts = torch.unique_consecutive(of, return_counts=True)
     return values if bool((counts == counts[0]).all()) else of
-
-
-def ranked(network: Network, batches: Sequence[tuple[Batch, Tensor | None]], task: Task) -> dict[str, Tensor]:
-    """How much each channel of each group matters to a network that is then :func:`rebuilt`; shape (channels,).
-
-    First-order Taylor and :func:`irreplaceable` as one. Greater is more important.
-    """
-    taylor, hessians = importance(network, batches, task), irreplaceable(network, [x for x, _ in batches])
-    return {name: together(score, hessians[name]) for name, score in taylor.items()}
 
 
 @dataclass(frozen=True)

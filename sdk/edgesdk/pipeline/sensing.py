@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgesdk.compress.refit import ranked
+from edgesdk.compress.criteria import method, ranked
 from edgesdk.compress.sensitivity import sense
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import EdgeSdkError
@@ -19,7 +19,6 @@ from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.price.menu import Losses
 
 SENSE_SAMPLES = 128
-METHOD = "taylor and hessian, fitted"  # of ranking and sensing: what was kept of another is of no use
 SCHEMA = 2  # of what is kept: 2 has a price by the option itself
 STAGE = "sensing accuracy"
 
@@ -43,7 +42,7 @@ def sense_accuracy(setups: Sequence[Setup], offered: Sequence[Mapping[str, tuple
     }
     given = [t for x, y in setup.data.calibration for t in (*tensors(x), y) if isinstance(t, Tensor)]
     made_from = [
-        SCHEMA, setup.graph.digest, digest_of(network.module), digest_of(given), task.name, METHOD,
+        SCHEMA, setup.graph.digest, digest_of(network.module), digest_of(given), task.name, method(),
         {name: list(found) for name, found in every.items()},
     ]  # fmt: skip
     path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"

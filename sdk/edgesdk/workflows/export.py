@@ -11,8 +11,8 @@ from torch import nn
 
 from edgesdk.bundle.bundle import publish, reserve, write_folder
 from edgesdk.bundle.documents import EXPORT, Held
+from edgesdk.compress.criteria import ranked
 from edgesdk.compress.quantize import specification
-from edgesdk.compress.refit import ranked
 from edgesdk.core.artifact import Artefact, check_stored
 from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.core.parity import Parity

@@ -1,0 +1,36 @@
+"""By what channels are ranked: which of a group stay when it is cut. A criterion is a function, and has a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from edgesdk.compress.refit import irreplaceable
+from edgesdk.compress.sensitivity import importance
+from edgesdk.data.task import Task
+from edgesdk.network.network import Batch, Network
+from edgesdk.techniques.importance import together
+
+Samples = Sequence[tuple[Batch, Tensor | None]]
+Criterion = Callable[[Network, Samples, Task], dict[str, Tensor]]
+"""How much each channel of each group that can be cut matters, by group: shape (channels,), greater is more."""
+
+
+def _irreplaceable(network: Network, batches: Samples, task: Task) -> dict[str, Tensor]:
+    return irreplaceable(network, [x for x, _ in batches])
+
+
+CRITERIA: dict[str, Criterion] = {"taylor": importance, "hessian": _irreplaceable}
+"""Every criterion by its name; channels are ranked by all of them :func:`together`."""
+
+
+def ranked(network: Network, batches: Samples, task: Task) -> dict[str, Tensor]:
+    """How much each channel of each group matters to a network that is then :func:`rebuilt`, by all criteria as one."""
+    each = [criterion(network, batches, task) for criterion in CRITERIA.values()]
+    return {name: together(*(scores[name] for scores in each)) for name in each[0]}
+
+
+def method() -> str:
+    """What ranks channels, in words: what was kept of another is of no use."""
+    return f"{' and '.join(CRITERIA)}, fitted"

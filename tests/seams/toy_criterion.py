@@ -1,0 +1,19 @@
+"""A criterion in one file: channels are ranked by the size of the weights that make them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgesdk.network.network import Network
+from edgesdk.techniques.importance import l1
+
+
+def rank(network: Network, batches: Any, task: Any) -> dict[str, Tensor]:
+    found = {group.name: torch.zeros(group.size) for group in network.graph.groups if group.fixed is None}
+    for layer in network.graph.layers:
+        if layer.writes in found and layer.weight_shape:
+            found[layer.writes] += l1(network.submodule(layer.name).weight.detach())
+    return found
