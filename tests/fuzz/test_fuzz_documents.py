@@ -26,7 +26,8 @@ from edgesdk.core.target import prices_text, target
 from edgesdk.data.preprocessing import read_preprocessing
 from edgesdk.devices.inventory import devices
 from edgesdk.pipeline.anchoring import read_anchors
-from edgesdk.price.operators import Operator, baseline
+from edgesdk.price.operator import Operator
+from edgesdk.price.operators import baseline
 from edgesdk.price.physics import FP16, work
 from edgesdk.price.profile import load
 from edgesdk.price.table import CALL, Price, Table

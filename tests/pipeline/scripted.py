@@ -36,7 +36,8 @@ from edgesdk.pipeline.setup import DenseFile, Setup
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import DEPLOYED, Selected
 from edgesdk.price.account import Account
-from edgesdk.price.operators import Operator, of_network
+from edgesdk.price.operator import Operator
+from edgesdk.price.operators import of_network
 
 INPUTS, CLASSES, SAMPLES = 8, 3, 24
 MS_PER_MAC = {FP32: 1e-6, INT8: 0.25e-6}

@@ -17,7 +17,7 @@ from edgesdk.core.report import Report, Undisturbed
 from edgesdk.core.runtime import find_runtime, format_of
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.meter import Progress
-from edgesdk.price.operators import Operator
+from edgesdk.price.operator import Operator
 from edgesdk.price.table import COPIES, Price, Table
 from edgesdk_targets.agent import measure
 from edgesdk_targets.agent.measure import BRIEF, MODES

@@ -17,7 +17,7 @@ from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.estimate import predicted
 from edgesdk.devices.meter import Progress
-from edgesdk.price.operators import Operator
+from edgesdk.price.operator import Operator
 from edgesdk.price.profile import Predicted, profile
 
 

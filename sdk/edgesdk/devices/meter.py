@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from edgesdk.core.artifact import Artefact
 from edgesdk.core.report import Measurement
-from edgesdk.price.operators import Operator
+from edgesdk.price.operator import Operator
 from edgesdk.price.prices import Prices
 
 Progress = Callable[[float], None]

@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, POOL
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.price.kinds import AVERAGE, ELEMENTWISE, FUNCTION
-from edgesdk.price.operators import Operator
+from edgesdk.price.operator import Operator
 from edgesdk.price.table import COPIES
 
 SINK = 16  # channels of the reader: one block of the widest vector unit

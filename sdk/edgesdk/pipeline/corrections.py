@@ -12,7 +12,8 @@ from edgesdk.core.plan import FP32
 from edgesdk.core.report import Measurement
 from edgesdk.pipeline.pricing import Pricing
 from edgesdk.price.correct import Correction, Observation, fit
-from edgesdk.price.operators import Operator, of_network, operators
+from edgesdk.price.operator import Operator
+from edgesdk.price.operators import of_network, operators
 from edgesdk.solve.milp import price
 
 CALLS = 3.0  # of what a call costs: the most that a network takes beside its parts, whose inputs are larger

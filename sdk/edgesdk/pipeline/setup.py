@@ -24,7 +24,7 @@ from edgesdk.export.formats import export, grid_of, probe_file
 from edgesdk.export.parity import Parity, faithful
 from edgesdk.network.network import Batch, Network, rebatch
 from edgesdk.network.reference import SAMPLES, Reference
-from edgesdk.price.operators import Operator
+from edgesdk.price.operator import Operator
 from edgesdk.train.apply import quantize
 
 

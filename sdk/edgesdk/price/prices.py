@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from edgesdk.price.operators import Operator
+from edgesdk.price.operator import Operator
 
 
 class Prices(Protocol):
