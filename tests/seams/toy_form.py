@@ -1,4 +1,4 @@
-"""A form of a layer in one file: a linear layer that answers along one direction alone."""
+"""A form of a layer in one file: a convolution that sees single pixels, each weight the mean of its window's."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from edgesdk.core.graph import LINEAR, Layer
+from edgesdk.core.graph import CONV, Layer
 from edgesdk.core.plan import Form
 from edgesdk.price.forms import FormKind
 from edgesdk.price.operator import Operator
 
+METHOD = "toy-pixel"
+
 
 def candidates(layer: Layer) -> list[Form]:
-    return [Form("toy-direction")] if layer.kind == LINEAR and min(layer.weight_shape) > 1 else []
+    same = layer.kind == CONV and all(2 * p == k - 1 for k, p in zip(layer.kernel, layer.padding, strict=True))
+    return [Form(METHOD)] if same and max(layer.kernel) > 1 else []
 
 
 def parts(whole: Operator, form: Form) -> tuple[Operator, ...]:
-    return replace(whole, activation=None, outputs=1), replace(whole, inputs=1, entry=False)
+    ones = (1,) * len(whole.kernel)
+    return (replace(whole, kernel=ones, padding=(0,) * len(ones), dilation=ones),)
 
 
 def make(layer: nn.Module, form: Form) -> nn.Sequential | None:
-    if not isinstance(layer, nn.Linear):
+    if not isinstance(layer, nn.Conv2d):
         return None
-    u, s, v = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
-    first, last = nn.Linear(layer.in_features, 1, bias=False), nn.Linear(1, layer.out_features, bias=True)
+    small = nn.Conv2d(layer.in_channels, layer.out_channels, 1, layer.stride, groups=layer.groups)
     with torch.no_grad():
-        first.weight.copy_(v[:1])
-        last.weight.copy_(u[:, :1] * s[0])
-        last.bias.zero_() if layer.bias is None else last.bias.copy_(layer.bias)
-    return nn.Sequential(first, last)
+        small.weight.copy_(layer.weight.mean((2, 3), keepdim=True))
+        small.bias.zero_() if layer.bias is None else small.bias.copy_(layer.bias)  # type: ignore[union-attr]
+    return nn.Sequential(small)
 
 
-KIND = FormKind("toy-direction", candidates, parts, make, fits=lambda form, reads, writes: min(reads, writes) > 1)
+KIND = FormKind(METHOD, candidates, parts, make)
