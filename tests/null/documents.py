@@ -164,3 +164,13 @@ def undocumented(module: str, only: str | None = None) -> list[str]:
     parts = [(owner.name, node) for owner in owners for node in owner.body if isinstance(node, ast.FunctionDef)]
     inner = [f"{owner}.{node.name}" for owner, node in parts if node.name[0] != "_" and not ast.get_docstring(node)]
     return [node.name for node in shown if not ast.get_docstring(node)] + inner
+
+
+def missing_types(text: str) -> list[str]:
+    """The types of a table of names and their module, as ``| `Plan`, `Option` | `core.plan` |``, that are not there."""
+    rows = re.findall(r"^\| ((?:`[A-Z]\w+`(?:, )?)+) \| ((?:`[a-z][\w.]+`(?:, )?)+) \|", text, re.MULTILINE)
+    missing = []
+    for types, modules in rows:
+        known = {name for module in re.findall(r"[\w.]+", modules) for name in _defined(f"edgesdk.{module}")}
+        missing += [name for name in re.findall(r"\w+", types) if name not in known]
+    return missing

@@ -48,6 +48,15 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
         assert [name for name in PATH.findall(text) if not (ROOT / name).exists()] == []
 
 
+def test_what_explains_the_code_names_what_is_there() -> None:
+    """Files by the end of their path, types by the module that the table names."""
+    architecture = ROOT / "docs/architecture.md"
+    assert documents.missing_types(architecture.read_text()) == []
+    for page in [architecture, *(ROOT / "docs/explanation").glob("*.md")]:
+        named = set(re.findall(r"`([\w/]+\.py)`", page.read_text())) - {"run.py"}  # a bundle's
+        assert [name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in CODE)] == [], page.name
+
+
 def test_every_page_that_the_code_names_is_there() -> None:
     named = {name for file in CODE for name in re.findall(r"(?<!\w)(?<!, )docs/[\w/-]+\.md", file.read_text())}
     assert {"docs/architecture.md"} <= {
