@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from mkdocs.exceptions import PluginError
 
 MARKER = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
+LOADED = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?https?:[^"'\s>]*""")
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
 
 
@@ -84,3 +86,10 @@ PARTS = {"command-line": command_line, "exit-codes": exit_codes, "targets": targ
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
     """What MkDocs calls with each page. A marker that nothing is known of stops the build."""
     return MARKER.sub(lambda marker: PARTS[marker[1]](), markdown)
+
+
+def on_post_page(output: str, *, page: Any, **kwargs: Any) -> str:
+    """What MkDocs calls with each page that it made: one that loads anything from the network stops the build."""
+    if found := LOADED.search(output):
+        raise PluginError(f"{page.file.src_path} would load from the network: {found[0]}")
+    return output
