@@ -60,6 +60,11 @@ def mentions(text: str) -> Iterator[list[str]]:
     yield from (shlex.split(" ".join(found.split()))[1:] for found in INLINE.findall(FENCE.sub("", text)))
 
 
+def names(text: str) -> Iterator[str]:
+    """Every ``edgesdk.NAME`` that ``text`` mentions in a line, with what it is called with."""
+    yield from re.findall(r"`(edgesdk\.[a-zA-Z]\w*(?:\([^`]*\))?)`", FENCE.sub("", text))
+
+
 def command_error(words: list[str], whole: bool = True) -> str | None:
     """Why click refuses these arguments of ``edgesdk``. Of those that are not ``whole`` only names are looked at."""
     found: click.Command = main

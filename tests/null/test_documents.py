@@ -30,7 +30,13 @@ def test_every_command_that_is_shown_is_one(page: Path) -> None:
 def test_every_block_of_code_is_what_it_says(page: Path) -> None:
     text = page.read_text()
     assert [wrong for code in blocks(text, "python") if (wrong := python_error(code))] == []
+    mentioned = [] if page.name == HISTORY else documents.names(text)
+    assert [wrong for code in mentioned if (wrong := python_error(code)) and not _is_package(code)] == []
     assert [wrong for code in blocks(text, "toml") if (wrong := documents.toml_error(code))] == []
+
+
+def _is_package(name: str) -> bool:
+    return (ROOT / "sdk" / name.replace(".", "/")).is_dir()
 
 
 @every_page
