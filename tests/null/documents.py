@@ -101,10 +101,11 @@ def python_error(code: str) -> str | None:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "edgesdk":
             if node.attr not in dir(edgesdk):
                 return f"there is no edgesdk.{node.attr}"
-        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in SOURCES:
-            known = [*_defined(str(node.module)), *dir(edgesdk)] if node.module == "edgesdk" else _defined(node.module)
+        module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        if isinstance(node, ast.ImportFrom) and module.partition(".")[0] in SOURCES:
+            known = dir(edgesdk) if module == "edgesdk" else _defined(module)
             if missing := [alias.name for alias in node.names if alias.name not in known]:
-                return f"{node.module} has no {missing[0]}"
+                return f"{module} has no {missing[0]}"
         if isinstance(node, ast.Call) and (wrong := _call_error(node)):
             return wrong
     return None
