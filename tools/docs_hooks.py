@@ -53,8 +53,9 @@ def exit_codes() -> str:
     """The kinds of error, with what each exit code stands for."""
     from edgesdk.core import errors
 
-    kinds = [errors.EdgeSdkError, *errors.EdgeSdkError.__subclasses__()]
-    rows = {kind.exit_code: f"| {kind.exit_code} | `{kind.__name__}` | {_first(kind)} |" for kind in kinds}
+    rows = {1: "| 1 | `EdgeSdkError` | Anything else that was foreseen. |"}
+    for kind in errors.EdgeSdkError.__subclasses__():
+        rows[kind.exit_code] = f"| {kind.exit_code} | `{kind.__name__}` | {_first(kind)} |"
     return "\n".join(["| code | error | what is wrong |", "|---|---|---|", *(rows[code] for code in sorted(rows))])
 
 
