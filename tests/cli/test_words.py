@@ -40,7 +40,7 @@ TOLD_ELSEWHERE = {
 OF_THE_SHELL = {"as_json", "quiet", "verbose", "per_layer"}  # how results are printed
 OUT = "search"  # of the shell alone writes its result to --out: Python has the plan itself
 OF_PYTHON = {"tell", "share"}  # a function that is told how far it is; a part of a calibration, for tests
-WRITTEN = {"shapes": "example"}  # by the shell's word Python's: a shell has no batch to give
+WRITTEN = {("estimate", "shapes"): "example"}  # by the shell's word Python's: a shell has no batch to give
 PIXELS = {field.name for field in dataclasses.fields(Preprocessing)}  # in Python fields of ``preprocess``
 UNITS = ("_ms", "_ratio", "_bytes")  # Python says the unit of a bound in its name, the shell in its value
 BOUNDS = {re.sub(f"({'|'.join(UNITS)})$", "", field.name) for field in dataclasses.fields(Budget)}
@@ -75,7 +75,7 @@ def python_words(function: Callable[..., Any]) -> set[str]:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_what_a_command_takes_its_function_takes_by_the_same_name(name: str) -> None:
     words = python_words(FUNCTIONS[name])
-    own = {WRITTEN.get(str(option.name), str(option.name)) for option in COMMANDS[name].params} - OF_THE_SHELL
+    own = {WRITTEN.get((name, str(option.name)), str(option.name)) for option in COMMANDS[name].params} - OF_THE_SHELL
     own -= {"out"} if name == OUT else set()
     if "preprocess" in words:
         own -= PIXELS
@@ -91,7 +91,7 @@ def test_an_option_is_called_as_its_parameter_and_has_its_default(name: str) -> 
     for option in COMMANDS[name].params:
         if not isinstance(option, click.Option) or option.name in OF_THE_SHELL:
             continue
-        assert f"--{str(option.name).rstrip('s' * (option.name in WRITTEN)).replace('_', '-')}" in option.opts
+        assert f"--{str(option.name).rstrip('s' * (option.name == 'shapes')).replace('_', '-')}" in option.opts
         parameter = parameters.get(str(option.name))
         if parameter is None or parameter.default is inspect.Parameter.empty or option.name in DEFAULTS:
             continue

@@ -223,7 +223,7 @@ def _record(place: Path, model: Artefact, network: Network, data: Data) -> None:
     from edgesdk.network.network import tensors
 
     columns = [t[:SAMPLES].numpy() for t in tensors(data.example)]
-    inputs = {tensor.name: column for tensor, column in zip(network.graph.inputs, columns, strict=True)}
+    inputs = dict(zip(network.input_names, columns, strict=True))
     outputs = _outputs(open_file(model), inputs)
     arrays = {f"input:{k}": v for k, v in inputs.items()} | {f"output:{k}": v for k, v in outputs.items()}
     np.savez_compressed(place / "sample.npz", **arrays)  # type: ignore[arg-type]
@@ -259,10 +259,10 @@ def _manifest(model: Artefact, result: Result, data: Data, network: Network) -> 
         graph=result.plan.graph_digest,
         inputs=tuple(
             InputSpec(
-                tensor.name, (1, *tensor.shape), tensor.dtype, layout.get(len(tensor.shape) + 1, "N..."),
+                name, (1, *tensor.shape), tensor.dtype, layout.get(len(tensor.shape) + 1, "N..."),
                 data.normalization,
             )
-            for tensor in network.graph.inputs
+            for name, tensor in zip(network.input_names, network.graph.inputs, strict=True)
         ),
         preprocessing=None if data.preprocessing is None else Pixels(**vars(data.preprocessing)),
         classes=tuple(data.classes),

@@ -10,6 +10,7 @@ import click
 
 from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.frame import Command
+from edgesdk.cli.inputs import inputs, shaped
 from edgesdk.cli.progress import telling
 from edgesdk.cli.streams import console, emit, emit_json
 from edgesdk.core.errors import UsageError
@@ -75,13 +76,7 @@ def verify(as_json: bool, **options: Any) -> None:
 @click.command(cls=Command)
 @click.argument("model")
 @click.option("--target", required=True, help="The device: see `edgesdk targets`.")
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    help="Of an input without the batch, like 3x224x224; of several each, in order or by name, with a type where it is"
-    " no float: --shape ids=128:int64 --shape mask=128.",
-)
+@shaped
 @click.option("--runtime", help="Without it, the first of the target's that has prices.")
 @click.option("--precision", help="fp32, fp16 or int8, of every layer. Without it, an ONNX file as it is.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
@@ -90,54 +85,24 @@ def verify(as_json: bool, **options: Any) -> None:
 def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool, **options: Any) -> None:
     """What MODEL will cost on a target, from its profile: no board, no weights, no data.
 
-    MODEL is an .onnx file, file.py:callable or package.module:callable.
+    MODEL is an .onnx file, a .pt2 of torch.export.save, file.py:callable or package.module:callable.
     """
     from edgesdk.core.target import target
 
     target(options["target"])
-    onnx = model.lower().endswith(".onnx")
-    sizes = _inputs(shapes, onnx)
-    if not onnx and sizes is None:
+    suffix = Path(model).suffix.lower()
+    sizes = inputs(shapes, suffix == ".onnx")
+    if suffix not in (".onnx", ".pt2") and sizes is None:
         raise UsageError("a module needs a shape", "give --shape, like 3x224x224")
     from edgesdk.devices.estimate import estimate as run
 
-    if onnx:
-        loaded: Any = model
-    else:
-        from edgesdk.network.load import load_model
-
-        loaded = load_model(model)
-    found = run(loaded, sizes, **options)
+    found = run(model, sizes, **options)
     if as_json:
         emit_json(found if per_layer else replace(found, layers=()))
     else:
         from edgesdk.cli.show import show_estimate
 
         show_estimate(found, per_layer, console())
-
-
-def _inputs(shapes: tuple[str, ...], onnx: bool) -> Any:
-    """The single input's shape, a description of each of several, or ``None`` where there is none."""
-    from edgesdk.core.graph import Tensor
-
-    found = []
-    for text in shapes:
-        rest, _, dtype = text.partition(":")
-        name, _, sizes = rest.rpartition("=")
-        if dtype and onnx:
-            raise UsageError(f"the shape {text!r} has a type, which an ONNX file says itself", "leave the type out")
-        found.append(Tensor(name, _shape(sizes), dtype or "float32"))
-    if len({bool(one.name) for one in found}) > 1:
-        raise UsageError("some shapes have the name of their input and some have none", "name all, or none")
-    plain = len(found) == 1 and found[0] == Tensor("", found[0].shape)
-    return found[0].shape if plain else tuple(found) or None
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    parts = text.lower().split("x")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"{text!r} is no shape", "write it without the batch, like 3x224x224")
-    return tuple(map(int, parts))
 
 
 @click.command(cls=Command)

@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+from edgesdk.core.errors import UsageError
+
+MODEL = "file.py:callable, package.module:callable, an .onnx file, or a .pt2 of torch.export.save"
 PIXELS = ("input_range", "mean", "std", "image_size", "channel_order")
 
 
@@ -36,12 +39,48 @@ def pixels(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def shaped(command: Callable[..., None]) -> Callable[..., None]:
+    """The shapes of a model's inputs, as ``shapes``: text that :func:`inputs` reads."""
+    return click.option(
+        "--shape",
+        "shapes",
+        multiple=True,
+        help="Of an input without the batch, like 3x224x224; of several each, in order or by name, with a type where"
+        " it is no float: --shape ids=128:int64 --shape mask=128.",
+    )(command)
+
+
+def inputs(shapes: tuple[str, ...], onnx: bool = False) -> Any:
+    """The single input's shape, a description of each of several, or ``None`` where there is none."""
+    from edgesdk.core.graph import Tensor
+
+    found = []
+    for text in shapes:
+        name, _, rest = text.rpartition("=")
+        sizes, _, dtype = rest.partition(":")
+        if dtype and onnx:
+            raise UsageError(f"the shape {text!r} has a type, which an ONNX file says itself", "leave the type out")
+        found.append(Tensor(name, _shape(sizes), dtype or "float32"))
+    if len({bool(one.name) for one in found}) > 1:
+        raise UsageError("some shapes have the name of their input and some have none", "name all, or none")
+    plain = len(found) == 1 and found[0] == Tensor("", found[0].shape)
+    return found[0].shape if plain else tuple(found) or None
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.lower().split("x")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"{text!r} is no shape", "write it without the batch, like 3x224x224")
+    return tuple(map(int, parts))
+
+
 def preprocessing(options: dict[str, Any]) -> dict[str, Any]:
-    """``options`` with those of :func:`pixels` as one, ``preprocess``; they go before those of its file."""
+    """``options`` with those of :func:`pixels` as one, ``preprocess``, which go before those of its file, and those of
+    :func:`shaped` read."""
     given = {name: options.pop(name) for name in PIXELS}
     given = {name: value for name, value in given.items() if value is not None}
     file = options.pop("preprocess")
-    options["preprocess"] = None
+    options["preprocess"], options["shapes"] = None, inputs(options["shapes"])
     if given or file is not None:
         from edgesdk.data.preprocessing import read_preprocessing
 

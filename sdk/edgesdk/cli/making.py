@@ -10,7 +10,7 @@ import click
 
 from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.frame import QUIET, VERBOSE, Command, told
-from edgesdk.cli.inputs import judging, pixels, preprocessing
+from edgesdk.cli.inputs import judging, pixels, preprocessing, shaped
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import console, emit, emit_json
@@ -40,6 +40,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint."),
         judging,
         pixels,
+        shaped,
         click.option("--latency", help="Upper bound: 2ms, or 0.5x of the dense model."),
         click.option("--percentile", type=float, default=50, show_default=True, help="The percentile that it bounds."),
         click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB."),
@@ -110,8 +111,8 @@ def deploy(as_json: bool, time: str | None, **options: Any) -> None:
 
     With --device all is priced and measured there, and the bundle is installed there, checked, and switched to.
 
-    Without MODEL (file.py:callable or package.module:callable) it takes the built-in example, and without a budget half
-    of the dense model's measured latency.
+    MODEL is file.py:callable, package.module:callable, an .onnx file or a .pt2 of torch.export.save. Without it the
+    built-in example is taken, and without a budget half of the dense model's measured latency.
     """
     from edgesdk.pipeline.allowance import parse_seconds
 
@@ -167,6 +168,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
 @click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint.")
 @judging
 @pixels
+@shaped
 @click.option("--epochs", type=click.FloatRange(0), default=0, show_default=True, help="Epochs of recovery.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("exported"), show_default=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesdk.cli.frame import Commands
-from edgesdk.cli.inputs import pixels, preprocessing
+from edgesdk.cli.inputs import pixels, preprocessing, shaped
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import emit, emit_json
@@ -34,6 +34,7 @@ def preparation(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable."),
         click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint."),
         pixels,
+        shaped,
         click.option("--metric", default="top-1", show_default=True, help="top-1, mse, or file.py:callable."),
         click.option("--epochs", type=click.FloatRange(0, min_open=True), default=8, show_default=True),
         click.option("--seed", type=int, default=0, show_default=True),
@@ -52,7 +53,7 @@ def preparation(command: Callable[..., None]) -> Callable[..., None]:
 def sparsify(as_json: bool, **options: Any) -> None:
     """Train on with a term under which channels go to zero, so that pruning costs less.
 
-    Without MODEL (file.py:callable or package.module:callable) it takes the built-in example.
+    MODEL is file.py:callable, package.module:callable, an .onnx file or a .pt2; without it it is the built-in example.
     """
     free(options["out"], options["force"])
     preprocessing(options)

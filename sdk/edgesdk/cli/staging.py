@@ -9,7 +9,7 @@ import click
 
 from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.frame import Command
-from edgesdk.cli.inputs import pixels, preprocessing
+from edgesdk.cli.inputs import pixels, preprocessing, shaped
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import console, emit_json
@@ -23,6 +23,7 @@ from edgesdk.core.errors import UsageError
 @click.option("--data", help="As for deploy: its training part fits the exits, what is held out sets the thresholds.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint.")
 @pixels
+@shaped
 @click.option("--exits", type=int, default=1, show_default=True, help="Exits before the last stage.")
 @click.option("--max-drop", type=float, default=0.5, show_default=True, help="Points of accuracy, on held-out data.")
 @click.option("--confidence", default="entropy", show_default=True, help="Of an exit's answer: entropy or maximum.")

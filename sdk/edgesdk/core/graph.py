@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -27,6 +28,10 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+
+
+Shapes = Mapping[str, tuple[int, ...]] | tuple[int, ...] | Sequence[Tensor] | None
+"""Of a model's inputs without the batch: by name, of the single one, or a description of each."""
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,10 @@ def estimate(
 ) -> Estimate:  # fmt: skip
     """The latency (ms), memory and size (bytes) that ``model`` is predicted to have on ``target``.
 
-    ``model`` is a module, the path of an ONNX file, or a graph that :func:`read_graph` made; ``example`` a batch, the
-    shape of the single input without the batch, or an :class:`edgesdk.core.graph.Tensor` for each input, which an ONNX
-    file needs only where its own is free. Without ``precision`` a file is taken as it is and a module in fp32, or in
-    fp16 where the runtime has nothing else. Raises
+    ``model`` is a module, what names one, the path of an ONNX file, or a graph that :func:`read_graph` made;
+    ``example`` is a batch, the shape of the single input without the batch, or an :class:`edgesdk.core.graph.Tensor`
+    for each input, which a file needs only where its own is free. Without ``precision`` an ONNX file is taken as it is
+    and a module in fp32, or in fp16 where the runtime has nothing else. Raises
     ``UsageError`` for an unknown target, a pair of runtime and precision without any ground, or a shape that does not
     fit; ``ModelError`` for a model that cannot be read.
     """
@@ -123,10 +123,16 @@ def read_graph(model: nn.Module | str | Path, example: Any = None) -> tuple[Grap
 
     Raises ``UsageError`` for a missing or unfitting shape, ``ModelError`` for a model that cannot be read.
     """
-    if isinstance(model, (str, Path)):
+    if isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx":
         from edgesdk.network.onnx_graph import read as read_onnx
 
         return read_onnx(Path(model), example)
+    if isinstance(model, (str, Path)):
+        from edgesdk.network.exported_program import example_of
+        from edgesdk.network.load import load_model
+
+        model = load_model(str(model))
+        example = example_of(model) if example is None else example
     from edgesdk.network.module_graph import read as read_torch
 
     if example is None:

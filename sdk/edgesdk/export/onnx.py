@@ -33,9 +33,9 @@ OPSET = 21  # the first whose quantization operators take 4-bit integers
 def converted(network: Network, x: Batch) -> ModelProto:
     """``network`` as ONNX for one sample like those in ``x``, its integer layers stored as integers.
 
-    Inputs keep their names; outputs are ``output``, or ``output_0``, ``output_1`` and so on. Weighted nodes are named
-    after their layer. Raises ``ModelError`` for an operator that ONNX lacks, ``FidelityError`` where a scale, zero
-    point or width in the file is not the specification's.
+    Inputs keep their names; outputs are ``output``, or ``output_0``, ``output_1`` and so on, where the model came as a
+    file what that calls them. Weighted nodes are named after their layer. Raises ``ModelError`` for an operator that
+    ONNX lacks, ``FidelityError`` where a scale, zero point or width in the file is not the specification's.
     """
     specs = specification(network)
     model = _exported(_with_heads(frozen(network)), x)
@@ -89,7 +89,6 @@ def _with_heads(network: Network) -> Network:
 
 def _exported(network: Network, x: Batch) -> ModelProto:
     one = tuple(tensors(rebatch(x, lambda t: t[:1])))
-    count = network.structure.count
     quiet = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.CRITICAL)
     try:
@@ -100,8 +99,8 @@ def _exported(network: Network, x: Batch) -> ModelProto:
                 one,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[tensor.name for tensor in network.graph.inputs],
-                output_names=["output"] if count == 1 else [f"output_{i}" for i in range(count)],
+                input_names=network.input_names,
+                output_names=list(network.structure.output_names),
                 custom_translation_table={
                     torch.ops.edgesdk.quantize_dequantize.default: _quantize_dequantize,
                     torch.ops.edgesdk.dequantize.default: _dequantize,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -15,6 +16,7 @@ from edgesdk.core.graph import Tensor as Input
 from edgesdk.network.modularize import arguments, aten, each, exported, is_relu, is_relu6, modularize
 from edgesdk.network.network import Batch, Network, Site, Structure, rebatch, shape_of, tensors
 from edgesdk.network.returned import check_depend, structure_of
+from edgesdk.network.source import source_of
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -30,7 +32,11 @@ def flat(model: nn.Module, x: Batch, free_batch: bool = True) -> Network:
     program = exported(model, x, free_batch)
     module = modularize(program)
     check_depend(module)
-    return described(module, x, structure_of(program))
+    source = source_of(model)
+    structure = structure_of(program)
+    if source is not None:
+        structure = replace(structure, inputs=source.inputs, outputs=source.outputs)
+    return described(module, x, structure)
 
 
 def described(module: fx.GraphModule, x: Batch, structure: Structure) -> Network:

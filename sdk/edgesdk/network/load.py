@@ -19,11 +19,13 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from edgesdk.core.errors import EdgeSdkError, ModelError, UsageError
+from edgesdk.core.graph import Shapes
 from edgesdk.core.wording import SHOWN, listed, said
 from edgesdk.network.checkpoints import fill
 
 WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 OTHERS = {".tflite": "TFLite", ".h5": "Keras", ".keras": "Keras", ".pb": "TensorFlow", ".xml": "OpenVINO"}
+FILES = (".onnx", ".pt2")
 FORM = "write path/to/file.py:callable or package.module:callable"
 
 
@@ -54,34 +56,41 @@ def load_callable(spec: str, what: str, error: type[EdgeSdkError] = UsageError) 
 def _no_callable(spec: str, what: str, error: type[EdgeSdkError]) -> EdgeSdkError:
     """Why ``spec`` names no callable: for files that models are kept in, what takes them."""
     suffix = Path(spec).suffix.lower()
-    if what == "MODEL" and suffix == ".onnx":
-        remedy = "name the PyTorch module that it was exported from, as file.py:callable; what an .onnx file costs say"
-        return error(f"{spec} is an ONNX file, and only PyTorch modules can be compressed",
-                     f"{remedy} edgesdk estimate and edgesdk benchmark")  # fmt: skip
     if what == "MODEL" and suffix in WEIGHTS:
         remedy = f"name the code that makes the module, as file.py:callable, and give --weights {spec}"
         return error(f"{spec} has weights, not the code of a model", remedy)
     if what == "MODEL" and suffix in OTHERS:
-        remedy = "name a PyTorch module, as file.py:callable"
-        return error(f"{spec} is a model of {OTHERS[suffix]}, and only PyTorch modules can be compressed", remedy)
+        remedy = "name a PyTorch module, as file.py:callable, or an ONNX file of the model"
+        return error(f"{spec} is a model of {OTHERS[suffix]}, which cannot be compressed", remedy)
     return error(f"{what} {spec!r} names no callable", FORM)
 
 
-def load_model(spec: str | nn.Module, weights: str | Path | None = None) -> nn.Module:
+def load_model(spec: str | nn.Module, weights: str | Path | None = None, shapes: Shapes = None) -> nn.Module:
     """The model that ``spec`` names or is, with ``weights`` in it (:func:`load_weighted`)."""
-    return load_weighted(spec, weights)[0]
+    return load_weighted(spec, weights, shapes=shapes)[0]
+
+
+def is_file(spec: Any) -> bool:
+    """Whether ``spec`` names a file that a model is kept in whole: ONNX, or an exported program."""
+    return isinstance(spec, (str, Path)) and Path(spec).suffix.lower() in FILES
 
 
 def load_weighted(
-    spec: str | nn.Module, weights: str | Path | None = None, force: bool = False
+    spec: str | nn.Module, weights: str | Path | None = None, force: bool = False, shapes: Shapes = None
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The model that ``spec`` names or is, with ``weights`` in it, in evaluation mode; and what was done to read them.
+
+    ``spec`` is ``file.py:callable``, ``package.module:callable``, an ONNX file or a ``.pt2`` of ``torch.export.save``;
+    ``shapes`` are those of a file's inputs, without the batch, where it leaves axes free.
 
     ``weights`` are a file as :func:`edgesdk.network.checkpoints.fill` takes it; nothing in it is executed. A module
     given as such is changed in place. Raises ``ModelError`` for a ``spec`` that makes no ``nn.Module``, and for weights
     that cannot be read, do not fit (unless ``force`` allows that some are missing), or are not finite.
     """
-    model = _made(spec) if isinstance(spec, str) else spec
+    if is_file(spec):
+        model: Any = _read(Path(os.path.expanduser(spec)), shapes)  # type: ignore[arg-type]
+    else:
+        model = _made(spec) if isinstance(spec, str) else spec
     if not isinstance(model, nn.Module):
         made = f"MODEL {spec} returned" if isinstance(spec, str) else "the model is"
         raise ModelError(f"{made} an object of type {type(model).__name__}", "it must be a torch.nn.Module")
@@ -91,7 +100,7 @@ def load_weighted(
     notes: tuple[str, ...] = ()
     if weights is not None:
         notes = fill(model, Path(weights), force)
-    elif isinstance(spec, str) and any(True for _ in model.parameters()):
+    elif isinstance(spec, str) and not is_file(spec) and any(True for _ in model.parameters()):
         notes = (f"no weights were given: the model is taken as {spec} returns it",)
     _check_finite(model, str(weights) if weights is not None else "the model")
     return model.eval(), notes
@@ -119,6 +128,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
     if bare := [name for name, value in model.named_parameters() if value.is_meta]:
         raise ModelError(f"{listed(bare)} are on the device meta, without values", "make the model on the CPU")
     return model
+
+
+def _read(path: Path, shapes: Shapes) -> nn.Module:
+    """The module that the file at ``path`` is."""
+    if path.suffix.lower() == ".onnx":
+        from edgesdk.network.onnx_module.read import read
+    else:
+        from edgesdk.network.exported_program import read
+    return read(path, shapes)
 
 
 def _made(spec: str) -> Any:

@@ -39,10 +39,16 @@ def answer(model: nn.Module, x: Batch) -> Any:
 
 @dataclass(frozen=True)
 class Structure:
-    """In what a model returns its tensors: ``spec`` with a leaf for each, and ``constants`` in the places of others."""
+    """In what a model returns its tensors: ``spec`` with a leaf for each, and ``constants`` in the places of others.
+
+    ``inputs`` and ``outputs`` are what a file is to call them, where the model itself came as a file: an input by the
+    name of the network's, outputs in their order.
+    """
 
     spec: Any
     constants: Mapping[int, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
 
     @classmethod
     def plain(cls, count: int) -> Structure:
@@ -53,6 +59,12 @@ class Structure:
     def count(self) -> int:
         """How many tensors there are."""
         return self.spec.num_leaves - len(self.constants)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What a file calls the outputs."""
+        count = self.count
+        return self.outputs or (("output",) if count == 1 else tuple(f"output_{index}" for index in range(count)))
 
     def of(self, values: Iterable[Any]) -> Any:
         """The tensors ``values`` in this structure, the constants between them."""
@@ -85,6 +97,11 @@ class Network:
     structure: Structure
     stored: Mapping[str, Packed] = field(default_factory=dict)
     channels: Channels | None = None
+
+    @property
+    def input_names(self) -> list[str]:
+        """What a file calls the inputs."""
+        return [self.structure.inputs.get(tensor.name, tensor.name) for tensor in self.graph.inputs]
 
     def __call__(self, x: Batch) -> Any:
         """The model's outputs, in the structure in which the model returns them."""

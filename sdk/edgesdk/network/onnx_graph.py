@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import inf, prod
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from onnx.shape_inference import infer_shapes
 from onnxscript import optimizer
 
 from edgesdk.core.errors import EdgeSdkError, ModelError, UsageError
-from edgesdk.core.graph import Graph, Tensor
+from edgesdk.core.graph import Graph, Shapes, Tensor
 from edgesdk.core.plan import Option
 from edgesdk.core.wording import said
 from edgesdk.network.onnx_fuse import fused
@@ -46,9 +46,7 @@ INTEGER_OPERATORS: dict[str, tuple[str, slice | tuple[int, ...]]] = {
 }
 
 
-def read(
-    path: Path, shapes: Mapping[str, Shape] | Shape | Sequence[Tensor] | None = None
-) -> tuple[Graph, dict[str, Option]]:
+def read(path: Path, shapes: Shapes = None) -> tuple[Graph, dict[str, Option]]:
     """The fused graph of an ONNX file at batch 1, as tracing describes the same network, and each layer's option.
 
     A free first axis is the batch. Other free axes take their size from ``shapes``: the shape of the single input, or
@@ -63,7 +61,7 @@ def read(
     try:
         weights = _without_weights(model, Path(path))
         given = [value for value in model.graph.input if value.name not in weights]
-        _set_sizes(given, _by_name(given, shapes))
+        set_sizes(given, by_name(given, shapes))
         model = _inferred(model, Path(path))
         inputs = tuple(_tensor(value) for value in model.graph.input if value.name not in weights)
         return fused(model.graph, inputs, weights)
@@ -74,7 +72,8 @@ def read(
         raise ModelError(fact, "see what onnx.checker says of it, and export it again") from error
 
 
-def _loaded(path: Path) -> ModelProto:
+def parsed(path: Path) -> ModelProto:
+    """The file at ``path``, whole and without functions of its own; what it keeps beside it is not read."""
     try:
         model = onnx.load_model_from_string(path.read_bytes())
         unmade = _unmade(model)
@@ -87,8 +86,11 @@ def _loaded(path: Path) -> ModelProto:
     if unmade:
         fact = f"{path} is damaged: nothing in it makes {unmade[0]} before it is read"
         raise ModelError(fact, "export or copy it again")
-    if model.functions:
-        model = _inlined(model, path)
+    return _inlined(model, path) if model.functions else model
+
+
+def _loaded(path: Path) -> ModelProto:
+    model = parsed(path)
     for node in model.graph.node:
         if node.op_type in INTEGER_OPERATORS:
             node.op_type, taken = INTEGER_OPERATORS[node.op_type]
@@ -154,9 +156,7 @@ def _without_weights(model: ModelProto, path: Path) -> dict[str, int]:
     return weights
 
 
-def _by_name(
-    inputs: list[ValueInfoProto], shapes: Mapping[str, Shape] | Shape | Sequence[Tensor] | None
-) -> Mapping[str, Shape]:
+def by_name(inputs: list[ValueInfoProto], shapes: Shapes) -> Mapping[str, Shape]:
     names = [value.name for value in inputs]
     if shapes is None:
         return {}
@@ -175,7 +175,7 @@ def _by_name(
     return shapes
 
 
-def _set_sizes(inputs: list[ValueInfoProto], given: Mapping[str, Shape]) -> None:
+def set_sizes(inputs: list[ValueInfoProto], given: Mapping[str, Shape]) -> None:
     """Set every axis of every input, in place. Axes of one name have one size."""
     if not inputs:
         raise ModelError("the file has no input", "export it with one")
@@ -187,8 +187,11 @@ def _set_sizes(inputs: list[ValueInfoProto], given: Mapping[str, Shape]) -> None
             if sizes is None:
                 raise UsageError(f"{value.name} has no shape in the file", "give --shape, without the batch")
             dims.extend(type(value.type.tensor_type.shape).Dimension() for _ in range(len(sizes) + 1))
+            value.type.tensor_type.shape.SetInParent()
         takes = [str(d.dim_value) if d.dim_value > 0 else d.dim_param or "any" for d in dims]
         if sizes is not None:
+            if len(sizes) == len(dims) and sizes[0] == 1:  # with the batch
+                sizes = tuple(sizes)[1:]
             fits = len(sizes) == max(0, len(dims) - 1) and all(
                 size > 0 and d.dim_value in (0, -1, size) for d, size in zip(dims[1:], sizes, strict=True)
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ from edgesdk.core.errors import ModelError
 from edgesdk.network.fuse import run
 from edgesdk.network.network import Batch, Network, answer, rebatch, tensors
 from edgesdk.network.parametrize import copied
+from edgesdk.network.source import source_of
+
+if TYPE_CHECKING:
+    from edgesdk.network.onnx_module.runtime import FileAnswers
 
 SAMPLES = 8  # real ones, that a traced network is compared on
 TOLERANCE = 1e-3  # of a value's spread: a kernel sums in another order for another size of batch
@@ -23,14 +27,16 @@ ROUGH = 5e-2  # where forward() computes in bfloat16 what the network computes i
 
 
 class Reference:
-    """A copy of the user's module in evaluation mode, called as the user calls it.
+    """What a user's model answers: a copy of the module in evaluation mode, called as the user calls it.
 
-    A call leaves its inputs and the random number generators as they were. Raises ``ModelError`` for a module that
-    cannot be copied.
+    Of a module that was made of an ONNX file it is that file, run by ONNX Runtime, for as long as the module has its
+    weights. A call leaves its inputs and the random number generators as they were. Raises ``ModelError`` for a module
+    that cannot be copied.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.module: nn.Module = copied(model).eval()
+        self.file: FileAnswers | None = _file(self.module)
 
     def __call__(self, x: Batch) -> Any:
         """The module's outputs, in the structure in which it returns them."""
@@ -43,7 +49,17 @@ class Reference:
 
     def answer(self, x: Batch) -> Any:
         """As a call, but drawing random numbers, if the module does."""
-        return answer(self.module, x)
+        return answer(self.module, x) if self.file is None else self.file(x)
+
+
+def _file(module: nn.Module) -> FileAnswers | None:
+    """The file that ``module`` was made of; ``None`` where there is none, or it learnt since."""
+    source = source_of(module)
+    if source is None or not source.holds(module):
+        return None
+    from edgesdk.network.onnx_module.runtime import FileAnswers  # a runtime, which other modules do without
+
+    return FileAnswers(source)
 
 
 @contextmanager
@@ -66,10 +82,21 @@ def check(network: Network, reference: Reference, x: Batch) -> None:
     """
     x = rebatch(x, lambda t: t[:SAMPLES])
     with same_random_numbers():
+        _check_translated(reference, x)
         _check_repeats(network, reference, x)
         if len(tensors(x)[0]) > 1:
             _check_rows(network, reference, x)
         _check_traced(network, reference, x)
+
+
+def _check_translated(reference: Reference, x: Batch) -> None:
+    """Raise ``ModelError`` where the module that was made of a file is not what ONNX Runtime makes of that."""
+    file = reference.file
+    if file is None or _same(answer(reference.module, x), file(x)):
+        return
+    place = file.parting(reference.module, x, _same)
+    fact = f"the module made of {file.source.path.name} does not compute what ONNX Runtime does of it, from {place} on"
+    raise ModelError(fact, "name the PyTorch module that it was exported from, as file.py:callable")
 
 
 def _check_repeats(network: Network, reference: Reference, x: Batch) -> None:
@@ -139,7 +166,7 @@ def _parts(reference: Reference, x: Batch) -> dict[str, Any]:
 
     hooks = [part.register_forward_hook(noting(path)) for path, part in reference.module.named_modules()]
     try:
-        reference.answer(x)
+        answer(reference.module, x)
     finally:
         for hook in hooks:
             hook.remove()

@@ -32,8 +32,9 @@ def against_model(
     ``BundleError`` where that is more than twice what the deployment itself saw, and than a runtime's rounding.
     """
     bundle = Bundle.open(path)
-    reference = Reference(load_model(model if isinstance(model, str) else copied(model), weights))
     names = [entry["name"] for entry in bundle.manifest["inputs"]]
+    shapes = {name: tuple(entry["shape"][1:]) for name, entry in zip(names, bundle.manifest["inputs"], strict=True)}
+    reference = Reference(load_model(model if isinstance(model, str) else copied(model), weights, shapes))
     if data is None:
         recorded, _ = bundle.recorded()
         batches = [_batch(reference.module, names, [torch.from_numpy(recorded[name]) for name in names])]

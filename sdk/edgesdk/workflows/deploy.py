@@ -19,7 +19,7 @@ from edgesdk.compress.forms import ready
 from edgesdk.core.budget import Budget
 from edgesdk.core.cache import check_cache
 from edgesdk.core.errors import BudgetError, UsageError
-from edgesdk.core.graph import OTHER, Graph
+from edgesdk.core.graph import OTHER, Graph, Shapes
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Tell
 from edgesdk.data.metrics import MSE, Metric, is_named
@@ -50,7 +50,8 @@ def search(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None, *,
     runtime: str | None = None, weights: Path | None = None, metric: str | Metric = "top-1", threads: int = 1,
     precision: str | Sequence[str] = (), offer: Sequence[str] = (), seed: int = 0, device: str | Device | None = None,
-    force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, tell: Tell = quiet,
+    force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
+    tell: Tell = quiet,
 ) -> Plan:  # fmt: skip
     """The plan alone: the most accurate within ``budget`` (ms, bytes), with what the solver proved of it.
 
@@ -62,7 +63,9 @@ def search(
     where = Where.named(target, runtime, threads, device, named(precision), offer)
     check_cache()
     ready(offer)
-    given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
+    given = read_inputs(
+        model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes
+    )
     given = given.checked(budget, force, tell)
     with _study(given, where, budget, force, tell, again=False) as studied:
         tell("searching", None)
@@ -84,7 +87,8 @@ def deploy(
     metric: str | Metric = "top-1", threads: int = 1, precision: str | Sequence[str] = (), offer: Sequence[str] = (),
     epochs: float | None = None, seed: int = 0, force: bool = False, device: str | Device | None = None,
     install_root: str | None = None, sign: Path | None = None, recover: Recovery | str | Path | None = None,
-    output: str | int | None = None, preprocess: Preprocess = None, time: float | str | None = None, tell: Tell = quiet,
+    output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
+    time: float | str | None = None, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -126,7 +130,9 @@ def deploy(
     begun = monotonic()
     seconds = parse_seconds(time) if isinstance(time, str) else time
     with reserve(Path(out), force) as place:
-        given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
+        given = read_inputs(
+            model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes
+        )
         given = given.checked(budget, force, tell)
         allowance = Allowance(_count_epochs(epochs, recovery, given), seconds, begun)
         with _study(given, where, budget, force, tell) as studied:

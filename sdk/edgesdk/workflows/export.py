@@ -15,6 +15,7 @@ from edgesdk.compress.criteria import ranked
 from edgesdk.compress.quantize import specification
 from edgesdk.core.artifact import Artefact, check_stored
 from edgesdk.core.errors import BundleError, UsageError
+from edgesdk.core.graph import Shapes
 from edgesdk.core.parity import Parity
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Tell
@@ -64,7 +65,8 @@ def export_plan(
     plan: Plan | str | Path, model: nn.Module | str | None = None, data: Any = None, *,
     format: str | Sequence[str] = (), out: str | Path = "exported", target: str | None = None,
     weights: Path | None = None, metric: str | Metric = "top-1", epochs: float = 0.0, seed: int = 0,
-    force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, tell: Tell = quiet,
+    force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
+    tell: Tell = quiet,
 ) -> Exported:  # fmt: skip
     """Apply ``plan`` to ``model`` and write it to the folder ``out`` in each ``format`` named, by default in all.
 
@@ -82,7 +84,9 @@ def export_plan(
     for runtime in wanted.values():
         check_stored(plan.options.values(), runtime)
     with reserve(Path(out), force) as place:
-        given = read_inputs(model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force)
+        given = read_inputs(
+            model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes
+        )
         given = given.warned()
         loaded, found, task = given.model, given.data, given.task
         tell("tracing", None)

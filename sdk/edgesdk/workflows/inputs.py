@@ -11,7 +11,9 @@ from typing import Any
 from torch import nn
 
 from edgesdk.core.budget import Budget
-from edgesdk.core.errors import BudgetError, EdgeSdkWarning, UsageError
+from edgesdk.core.errors import BudgetError, DataError, EdgeSdkWarning, UsageError
+from edgesdk.core.graph import Shapes
+from edgesdk.core.graph import Tensor as Input
 from edgesdk.core.report import Tell
 from edgesdk.data.data import Data, check, load_data
 from edgesdk.data.judging import settled
@@ -20,8 +22,8 @@ from edgesdk.data.preprocessing import Preprocessing, read_preprocessing
 from edgesdk.data.sanity import causes, judged_dense
 from edgesdk.data.task import Task
 from edgesdk.example.data import example_data, example_model
-from edgesdk.network.load import load_weighted
-from edgesdk.network.network import Batch, answer
+from edgesdk.network.load import is_file, load_weighted
+from edgesdk.network.network import Batch, answer, tensors
 from edgesdk.network.parametrize import copied
 
 FAR = 0.9  # of the score that is asked for: a model below it is likely not read as it was trained
@@ -82,16 +84,52 @@ def named(names: str | Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
+def _read_file(path: str, weights: str | Path | None, force: bool, x: Batch) -> tuple[nn.Module, tuple[str, ...]]:
+    """The module in a file, its free axes as long as those of the samples ``x`` are."""
+    try:
+        return load_weighted(path, weights, force, described(x))
+    except UsageError as error:  # what was asked for are the data themselves
+        raise DataError(f"the data does not fit {path}: {error.fact}", "give x in the shape that it takes") from None
+
+
+def described(x: Batch) -> Shapes:
+    """The inputs of a batch without it, by name where it has names."""
+    names = list(x) if isinstance(x, Mapping) else [""] * len(tensors(x))
+    return tuple(
+        Input(name, tuple(t.shape[1:]), str(t.dtype).removeprefix("torch."))
+        for name, t in zip(names, tensors(x), strict=True)
+    )
+
+
+def check_shapes(x: Batch, shapes: Shapes) -> None:
+    """Raise ``UsageError`` for shapes that were asked for and are not those of the samples ``x``."""
+    if shapes is None:
+        return
+    named = dict(shapes) if isinstance(shapes, Mapping) else {}
+    parts = list(shapes) if not isinstance(shapes, Mapping) else []
+    if parts and all(isinstance(size, int) for size in parts):
+        parts = [Input("", tuple(parts))]  # type: ignore[arg-type]
+    wanted = [(name, shape) for name, shape in named.items()] or [(part.name, part.shape) for part in parts]  # type: ignore[union-attr]
+    own = {part.name or str(place): part.shape for place, part in enumerate(described(x))}  # type: ignore[union-attr,arg-type]
+    for place, (name, shape) in enumerate(wanted):
+        actual = own.get(name, list(own.values())[place] if place < len(own) else ())
+        if actual not in (tuple(shape), tuple(shape)[1:]):
+            told = "x".join(map(str, shape))
+            fact = f"--shape says {told} of {name or 'the input'}, and the data are {'x'.join(map(str, actual))}"
+            raise UsageError(fact, "leave --shape out, for the data say it; or give other data")
+
+
 def read_inputs(
     model: nn.Module | str | None, data: Any, weights: str | Path | None, metric: str | Metric, seed: int, *,
     output: str | int | None = None, force: bool = False,
-    preprocess: Preprocessing | Mapping[str, Any] | str | Path | None = None,
+    preprocess: Preprocessing | Mapping[str, Any] | str | Path | None = None, shapes: Shapes = None,
 ) -> Inputs:  # fmt: skip
     """The model and its data, loaded, and how it is judged, with notes on what was done to read them.
 
     ``output`` is the name or place of the one that is judged of several, ``preprocess`` how the model takes pixels,
-    where the data do not say. With ``force`` weights may be missing. Raises ``ModelError``, ``DataError`` and
-    ``UsageError`` for what is wrong with them.
+    where the data do not say, ``shapes`` the inputs' own where the caller knows them, which the data must have. Free
+    axes of a file are as long as the data's. With ``force`` weights may be missing. Raises ``ModelError``,
+    ``DataError`` and ``UsageError`` for what is wrong with them.
     """
     wanted, metric = read_preprocessing(preprocess), read_metric(metric)
     if model is None and data is None and wanted:
@@ -102,8 +140,12 @@ def read_inputs(
         notes: tuple[str, ...] = ()
     else:
         own = copied(model) if isinstance(model, nn.Module) else model  # the user's module stays as it is
-        loaded, notes = load_weighted(own, weights, force)
+        if not is_file(own):
+            loaded, notes = load_weighted(own, weights, force)
         found = load_data(data, seed=seed, classifies=is_named(metric, TOP_1), preprocess=wanted)
+        check_shapes(found.example, shapes)
+        if is_file(own):
+            loaded, notes = _read_file(str(own), weights, force, found.example)
     found, task = settled(loaded, found, metric, output)
-    trained = weights is not None or not isinstance(model, str)
+    trained = weights is not None or not isinstance(model, str) or is_file(model)
     return Inputs(loaded, found, task, model is None, trained, notes)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgesdk.bundle.bundle import publish, reserve, write_folder
 from edgesdk.bundle.documents import PREPARED, Preparation
 from edgesdk.core.errors import DataError, ModelError, StorageError, UsageError
-from edgesdk.core.graph import LINEAR
+from edgesdk.core.graph import LINEAR, Shapes
 from edgesdk.core.report import Tell
 from edgesdk.core.wording import counted, said
 from edgesdk.data.batches import Shuffled, taken
@@ -25,8 +25,9 @@ from edgesdk.data.data import check
 from edgesdk.data.metrics import Metric
 from edgesdk.data.sources import Samples
 from edgesdk.data.task import first_tensor
-from edgesdk.network.load import load_callable
-from edgesdk.network.network import Network
+from edgesdk.network.load import is_file, load_callable
+from edgesdk.network.network import Batch, Network, tensors
+from edgesdk.network.source import source_of
 from edgesdk.network.trace import trace
 from edgesdk.network.weights import anew as reset
 from edgesdk.network.weights import check_returnable, distinct, filled, poured
@@ -68,7 +69,7 @@ def sparsify(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *,
     on: str | Callable[[nn.Module], Tensor] = GAMMA, strength: float = STRENGTH, epochs: float = EPOCHS,
     weights: Path | None = None, metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
-    preprocess: Preprocess = None, tell: Tell = quiet,
+    preprocess: Preprocess = None, shapes: Shapes = None, tell: Tell = quiet,
 ) -> Prepared:  # fmt: skip
     """Train ``model`` on by L + strength * R, so that channels go to zero that pruning then finds.
 
@@ -82,7 +83,7 @@ def sparsify(
     if isinstance(on, str) and ":" in on:
         on = load_callable(on, "PENALTY")
     with reserve(Path(out), force) as place:
-        made = _Made(model, data, weights, metric, seed, tell, preprocess)
+        made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes)
         check(made.data, made.model, made.task.classifies)
         dense = made.traced(made.model, whole=on != GAMMA)
         small = penalty(on, dense)
@@ -108,7 +109,7 @@ def transfer(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *, classes: int,
     epochs: float = EPOCHS, frozen_epochs: float = FROZEN_EPOCHS, weights: Path | None = None,
     metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
-    preprocess: Preprocess = None, tell: Tell = quiet,
+    preprocess: Preprocess = None, shapes: Shapes = None, tell: Tell = quiet,
 ) -> Prepared:  # fmt: skip
     """Teach ``model`` the task of ``data``: another head of ``classes`` outputs on its body.
 
@@ -123,7 +124,7 @@ def transfer(
     if classes < 1:
         raise UsageError(f"{classes} classes", "give as many as the new task has")
     with reserve(Path(out), force) as place:
-        made = _Made(model, data, weights, metric, seed, tell, preprocess)
+        made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes)
         aim = Labelled(made.task)
         check(made.data, made.model, False)
         path = _head(made.traced(made.model))
@@ -153,7 +154,7 @@ def ensemble(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *, by: str = BAGGING,
     members: int = MEMBERS, anew: bool = False, epochs: float = EPOCHS, weights: Path | None = None,
     metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
-    preprocess: Preprocess = None, tell: Tell = quiet,
+    preprocess: Preprocess = None, shapes: Shapes = None, tell: Tell = quiet,
 ) -> Prepared:  # fmt: skip
     """Make of ``model`` an ensemble of ``members`` of its kind, a model as any other: a teacher, or what is deployed.
 
@@ -171,7 +172,7 @@ def ensemble(
     if members < 2:
         raise UsageError(f"an ensemble of {counted(members, 'member')}", "give 2 or more")
     with reserve(Path(out), force) as place:
-        made = _Made(model, data, weights, metric, seed, tell, preprocess)
+        made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes)
         aim = Labelled(made.task)
         if by == BOOSTING and not made.task.classifies:
             raise UsageError("boosting is for models that classify", f"choose {BAGGING}")
@@ -235,13 +236,14 @@ class _Made:
         seed: int,
         tell: Tell,
         preprocess: Preprocess = None,
+        shapes: Shapes = None,
     ) -> None:
         if model is None and weights is not None:
             raise UsageError("weights without a MODEL", "name the model that they belong to")
         if model is not None and data is None:
             raise UsageError("no data for the model", "give --data")
         self.spec = EXAMPLE if model is None else model
-        given = read_inputs(model, data, weights, metric, seed, preprocess=preprocess).warned()
+        given = read_inputs(model, data, weights, metric, seed, preprocess=preprocess, shapes=shapes).warned()
         self.model, self.data, self.task, self.seed, self.tell = given.model, given.data, given.task, seed, tell
         if self.data.train is None:
             raise DataError("there is no training data", "give some, or deploy the model as it is")
@@ -279,7 +281,7 @@ class _Made:
         try:
             save_file(distinct(model.state_dict()), place / WEIGHTS)
             if isinstance(self.spec, str):
-                made = formula.format(_loading(self.spec, out))
+                made = formula.format(_loading(self.spec, out, self.model, self.data.example))
                 (place / MODEL).write_text(TEMPLATE.format(kind=report["kind"], needs=needs, made=made))
             write_folder(place, PREPARED, report=Preparation(**report))
         except (OSError, SafetensorError) as error:
@@ -322,8 +324,15 @@ def _check_epochs(epochs: float) -> None:
         raise UsageError(f"{epochs} epochs", "give a number above 0")
 
 
-def _loading(spec: str, out: Path) -> str:
-    """Python that loads the model ``spec`` names, from a file in the folder ``out``."""
+def _loading(spec: str, out: Path, model: nn.Module, x: Batch) -> str:
+    """Python that loads the ``model`` that ``spec`` names, from a file in the folder ``out``; an ONNX file for inputs
+    like ``x``."""
+    if is_file(spec):
+        file = os.path.relpath(Path(os.path.expanduser(spec)).resolve(), out.resolve())
+        source = source_of(model)
+        names = list(x) if isinstance(x, Mapping) else list(source.inputs) if source is not None else []
+        shapes = {name: tuple(t.shape[1:]) for name, t in zip(names, tensors(x), strict=False)}
+        return f"load_model(str(HERE / {file!r}), shapes={shapes or None})"
     where, _, name = spec.rpartition(":")
     if not where.endswith(".py"):
         return f"load_model({spec!r})"

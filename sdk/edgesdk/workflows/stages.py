@@ -16,6 +16,7 @@ from edgesdk.bundle.documents import STAGES
 from edgesdk.compress.exits import fitted, picked, places, split, spread
 from edgesdk.core.artifact import Artefact, baseline
 from edgesdk.core.errors import BudgetError, ModelError, UsageError
+from edgesdk.core.graph import Shapes
 from edgesdk.core.parity import Parity
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.report import Measurement, Tell
@@ -108,7 +109,8 @@ def stages(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, *, exits: int = 1,
     max_drop: float = 0.5, runtime: str | None = None, precision: str = FP32, confidence: str = "entropy",
     out: str | Path = "stages", weights: Path | None = None, threads: int = 1, seed: int = 0,
-    device: str | Device | None = None, force: bool = False, preprocess: Preprocess = None, tell: Tell = quiet,
+    device: str | Device | None = None, force: bool = False, preprocess: Preprocess = None,
+    shapes: Shapes = None, tell: Tell = quiet,
 ) -> Stages:  # fmt: skip
     """Write ``model``, a classifier, to the folder ``out`` as a file per stage, each but the last with an exit.
 
@@ -129,7 +131,7 @@ def stages(
     runtime, int8 = _checked(exits, max_drop, runtime, confidence, where.target), _is_int8(precision)
     format = format_of(runtime).name
     with reserve(Path(out), force) as place, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
-        given = read_inputs(model, data, weights, "top-1", seed, preprocess=preprocess, force=force)
+        given = read_inputs(model, data, weights, "top-1", seed, preprocess=preprocess, force=force, shapes=shapes)
         tell("tracing", None)
         network = _classifier(given.model, given.data)
         at = spread(places(network), exits)
@@ -313,9 +315,7 @@ def _judged(dense: float, right: Tensor, last: Tensor) -> Judged:
 
 
 def _names(part: Network) -> dict[str, tuple[str, ...]]:
-    count = part.structure.count
-    made = ("output",) if count == 1 else tuple(f"output_{index}" for index in range(count))
-    return {"inputs": tuple(tensor.name for tensor in part.graph.inputs), "outputs": made}
+    return {"inputs": tuple(part.input_names), "outputs": part.structure.output_names}
 
 
 def _notes(

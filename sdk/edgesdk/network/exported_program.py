@@ -1,0 +1,137 @@
+"""A ``.pt2`` file of ``torch.export.save`` as a module that trains."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from edgesdk.core.errors import ModelError, UsageError
+from edgesdk.core.graph import Shapes
+from edgesdk.core.graph import Tensor as Input
+from edgesdk.core.wording import said
+
+aten = torch.ops.aten
+PICKLED = ("custom_obj_", "opaque_obj_")  # how constants are named that hold code
+FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # PyTorch's own: nothing but tensors is unpickled
+SIZED = {aten.view.default: 1, aten.reshape.default: 1, aten._unsafe_view.default: 1, aten.expand.default: 1}
+EXAMPLE = "example"  # where in the module's ``meta`` the shapes of its inputs stand
+
+
+def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:
+    """The module that the exported program in the file ``path`` is, for any number of samples.
+
+    Weights and inputs keep their names. Nothing in the file is executed. ``shapes`` must be the program's own. Raises
+    ``ModelError`` for what is no such file, was made by a PyTorch that this one does not read, or holds code;
+    ``UsageError`` for other shapes.
+    """
+    program = _loaded(path)
+    module = program.module(check_guards=False)
+    for hook in list(module._forward_pre_hooks):  # they hold the sizes of the batch that it was exported with
+        del module._forward_pre_hooks[hook]
+    clean = fx.GraphModule(module, module.graph)
+    _free_batch(clean)
+    inputs = _inputs(program)
+    clean.meta[EXAMPLE] = inputs
+    _check_shapes(path, inputs, shapes)
+    return clean.eval()  # type: ignore[return-value]
+
+
+def example_of(module: Any) -> tuple[Input, ...] | None:
+    """The inputs of a module that was read here, without the batch, where the file tells their sizes."""
+    return getattr(module, "meta", {}).get(EXAMPLE)
+
+
+def _loaded(path: Path) -> ExportedProgram:
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}", "check the path")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.rpartition("/")[2] for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile):
+        raise ModelError(f"{path} is no exported program, or is cut short", "save it with torch.export.save") from None
+    if any(name.startswith(PICKLED) for name in names):
+        fact = f"{path} holds objects of Python, which would have to be executed"
+        raise ModelError(fact, "export the model without them, or name its module as file.py:callable")
+    try:
+        with _tensors_alone(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.load(path)
+    except Exception as error:  # PyTorch raises many kinds
+        fact = f"{path} cannot be read by PyTorch {torch.__version__} ({said(error)})"
+        raise ModelError(fact, "save it with torch.export.save of this PyTorch, or an older one") from None
+
+
+@contextmanager
+def _tensors_alone() -> Iterator[None]:
+    """Let PyTorch unpickle tensors, and nothing else."""
+    before = os.environ.get(FORCED)
+    os.environ[FORCED] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[FORCED]
+        if before is not None:
+            os.environ[FORCED] = before
+
+
+def _free_batch(module: fx.GraphModule) -> None:
+    """Let stated sizes that are the batch's, of a program that was exported for one sample, be as many as there are."""
+    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+    values = [node.meta.get("val") for node in inputs]
+    if not all(isinstance(value, Tensor) and value.dim() and value.shape[0] == 1 for value in values):
+        return
+    for node in list(module.graph.nodes):
+        place = SIZED.get(node.target)
+        source = node.args[0] if place is not None else None
+        value = getattr(source, "meta", {}).get("val")
+        if place is None or not isinstance(value, Tensor) or not value.dim() or value.shape[0] != 1:
+            continue
+        sizes = list(node.args[place])
+        if sizes and sizes[0] == 1:
+            with module.graph.inserting_before(node):
+                batch = module.graph.call_function(aten.sym_size.int, (inputs[0], 0))
+            node.update_arg(place, [batch, *sizes[1:]])
+    module.recompile()
+
+
+def _inputs(program: ExportedProgram) -> tuple[Input, ...] | None:
+    """The inputs without the batch; ``None`` where the file does not tell of each."""
+    names = [node.name for node in program.graph.nodes if node.op == "placeholder"]
+    user = [name for name in names if name in program.graph_signature.user_inputs]
+    values = [node.meta.get("val") for node in program.graph.nodes if node.name in user]
+    if program.example_inputs is not None:
+        values = [leaf for leaf in pytree.tree_leaves(program.example_inputs) if isinstance(leaf, Tensor)]
+    if len(values) != len(user) or not all(isinstance(value, Tensor) and value.dim() for value in values):
+        return None
+    return tuple(
+        Input(name, tuple(int(size) for size in value.shape[1:]), str(value.dtype).removeprefix("torch."))  # type: ignore[union-attr]
+        for name, value in zip(user, values, strict=True)
+    )
+
+
+def _check_shapes(path: Path, inputs: tuple[Input, ...] | None, shapes: Shapes) -> None:
+    """Raise ``UsageError`` for shapes that are not those that the program was exported with."""
+    if shapes is None or inputs is None:
+        return
+    if not isinstance(shapes, dict):
+        given = [shapes] if all(isinstance(one, int) for one in shapes) else list(shapes)  # type: ignore[list-item]
+        shapes = {
+            getattr(one, "name", "") or known.name: getattr(one, "shape", one)  # type: ignore[misc]
+            for one, known in zip(given, inputs, strict=False)
+        }
+    own = {known.name: known.shape for known in inputs}
+    for name, shape in shapes.items():  # type: ignore[union-attr]
+        if name not in own:
+            raise UsageError(f"{path.name} has no input {name}", f"it has {', '.join(own)}")
+        if tuple(shape) != own[name] and tuple(shape)[1:] != own[name]:
+            raise UsageError(f"{path.name} was exported with {name} of shape {own[name]}", "export it with that shape")

@@ -1,0 +1,350 @@
+"""Translations of operators that move, pick and join what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from onnx import numpy_helper
+
+from edgesdk.network.onnx_module.translation import Call
+
+INTERPOLATED = {"linear": {3: "linear", 4: "bilinear", 5: "trilinear"}, "cubic": {4: "bicubic"}}
+WHOLE = 2**31  # ends of slices beyond it mean all there is
+
+
+def samples_axis(call: Call, index: int = 0) -> int | None:
+    """The axis of an input along which the samples of a batch lie."""
+    one, two = call.shapes(index)
+    return next((axis for axis, (a, b) in enumerate(zip(one, two, strict=True)) if a != b), None)
+
+
+def is_number(size: Any, number: int) -> bool:
+    """Whether a size is known, and this; one that grows with the batch is a call's."""
+    return isinstance(size, int) and size == number
+
+
+def reshape(call: Call) -> Any:
+    """A Reshape; one to stated sizes takes as many samples as there are."""
+    wanted = call.get("shape") if "shape" in call.attributes else call.sizes(1)
+    one, two = call.shapes()
+    if not call.get("allowzero", 0):
+        own = samples_axis(call)
+        wanted = [one[axis] if is_number(size, 0) and axis != own else size for axis, size in enumerate(wanted)]
+    return call.tensor().reshape(_with_samples(call, wanted, one, two))
+
+
+def _with_samples(call: Call, wanted: list[Any], one: tuple[int, ...], two: tuple[int, ...]) -> list[Any]:
+    """``wanted`` with the size of the batch in the place of the size that was one sample's."""
+    axis, batch = samples_axis(call), call.translation.batch
+    stated = all(isinstance(size, int) for size in wanted)
+    if axis is None:
+        return wanted
+    zero = next((i for i, size in enumerate(wanted) if is_number(size, 0)), None)
+    if zero is not None:  # as long as the axis of the samples is
+        return [call.tensor().size(axis) if i == zero else size for i, size in enumerate(wanted)]
+    if not stated:
+        return wanted
+    rest = prod(size for size in wanted if size != -1)
+    whole = [prod(one) // max(rest, 1) if size == -1 else size for size in wanted]
+    before = prod(one[:axis])
+    places = [i for i in range(len(whole)) if prod(whole[:i]) == before]
+    place = next(
+        (i for i in places if whole[i] == one[axis]), next((i for i in places if whole[i] % one[axis] == 0), None)
+    )
+    if place is None or wanted[place] == -1:
+        return wanted
+    return [batch * size if i == place and size != 1 else batch if i == place else size for i, size in enumerate(whole)]
+
+
+def flatten(call: Call) -> Any:
+    axis = call.get("axis", 1)
+    axis = axis + call.rank() if axis < 0 else axis
+    if axis == 1:
+        return torch.flatten(call.tensor(), 1) if call.rank() > 1 else call.tensor().unsqueeze(1)
+    if axis == 0:
+        raise call.refusal("flattens all samples into one")
+    return call.tensor().reshape(-1, prod(call.shape()[axis:]))
+
+
+def squeeze(call: Call) -> Any:
+    axes = call.setting("axes", 1)
+    if axes is None:
+        one, two = call.shapes()
+        axes = [axis for axis, sizes in enumerate(zip(one, two, strict=True)) if sizes == (1, 1)]
+    axes = sorted(axis % call.rank() for axis in ([axes] if isinstance(axes, int) else axes))
+    if samples_axis(call) in axes:
+        raise call.refusal("takes away the axis of the samples: it was made for a batch of one")
+    return call.tensor().squeeze(axes) if axes else call.tensor()
+
+
+def unsqueeze(call: Call) -> Any:
+    axes, x = call.setting("axes", 1), call.tensor()
+    axes = [axes] if isinstance(axes, int) else list(axes)
+    for axis in sorted(axis % (call.rank() + len(axes)) for axis in axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def transpose(call: Call) -> Any:
+    order = list(call.get("perm") or range(call.rank())[::-1])
+    return call.tensor() if order == sorted(order) else call.tensor().permute(order)
+
+
+def concat(call: Call) -> Any:
+    """A Concat; what was made for a batch of one is taken once for each sample."""
+    axis = call.get("axis", 1) % call.rank()
+    samples = next((found for i in range(len(call)) if (found := samples_axis(call, i)) is not None), None)
+    parts = []
+    for index in range(len(call)):
+        part = call.tensor(index)
+        alone = samples is not None and samples != axis and samples_axis(call, index) is None
+        if alone and call.shape(index)[samples] == 1:
+            sizes: list[Any] = [-1] * call.rank(index)
+            sizes[samples] = call.translation.batch
+            part = part.expand(sizes)
+        parts.append(part)
+    return torch.cat(parts, axis)
+
+
+def split(call: Call) -> Any:
+    axis, count = call.get("axis", 0), len(call.node.output)
+    sizes, length = call.setting("split", 1), call.shape()[axis]
+    if sizes is None:
+        each = -(-length // count)
+        sizes = [min(each, length - each * i) for i in range(count)]
+    found = torch.split(call.tensor(), list(sizes), axis)
+    return [found[place] for place, name in enumerate(call.node.output) if name]
+
+
+def take(call: Call) -> Any:
+    """A Slice, axis by axis; a negative step from the end turns an axis round."""
+    x, one = call.tensor(), call.shape()
+    if "starts" in call.attributes:
+        starts, ends = call.get("starts"), call.get("ends")
+        axes, steps = call.get("axes") or list(range(len(starts))), [1] * len(starts)
+    else:
+        starts, ends = call.sizes(1), call.sizes(2)
+        axes = call.sizes(3) if call.has(3) else list(range(len(starts)))
+        steps = call.sizes(4) if call.has(4) else [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if not isinstance(start, int) or not isinstance(end, int) or axis % len(one) == samples_axis(call):
+            if (start, step) == (0, 1) and (not isinstance(end, int) or end >= one[axis]):
+                continue  # all samples
+            raise call.refusal("takes some of the samples of a batch")
+        places = range(one[axis])[start : end if end > -WHOLE else None : step]
+        if len(places) == one[axis] and step == 1:
+            continue
+        if step > 0:
+            stop = places[-1] + 1 if places else places.start
+            x = x[(slice(None),) * (axis % len(one)) + (slice(places.start, stop, step),)]
+        else:
+            x = x.index_select(axis, call.constant(torch.tensor(list(places))))
+    return x
+
+
+def pad(call: Call) -> Any:
+    widths, mode = call.setting("pads", 1), call.get("mode", "constant")
+    value = call.get("value", 0.0) if call.opset < 11 else call.scalar(2) if call.has(2) else 0.0
+    axes = call.setting("axes", 3) or list(range(call.rank()))
+    before, after = [0] * call.rank(), [0] * call.rank()
+    for axis, less, more in zip(axes, widths[: len(axes)], widths[len(axes) :], strict=True):
+        before[axis], after[axis] = less, more
+    pairs = list(zip(before, after, strict=True))[::-1]
+    while pairs and pairs[-1] == (0, 0):
+        pairs.pop()
+    if not pairs:
+        return call.tensor()
+    flat = [width for pair in pairs for width in pair]
+    if mode == "constant":
+        return F.pad(call.tensor(), flat, value=value)
+    modes = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+    return F.pad(call.tensor(), flat, mode=modes[mode])
+
+
+def expand(call: Call) -> Any:
+    """An Expand, which takes the longer of the two where the tensor or the sizes are 1."""
+    wanted, own = call.sizes(1), call.shape()
+    rank = max(len(wanted), len(own))
+    wanted, own = [1] * (rank - len(wanted)) + wanted, (1,) * (rank - len(own)) + own
+    sizes: list[Any] = []
+    for axis, (size, length) in enumerate(zip(wanted, own, strict=True)):
+        keeps = is_number(size, 1) or length != 1 or axis - rank + call.rank() == samples_axis(call)
+        sizes.append(length if keeps and axis < rank - call.rank() else -1 if keeps else size)
+    return call.tensor().expand(sizes)
+
+
+def tile(call: Call) -> Any:
+    return call.tensor().repeat(call.sizes(1))
+
+
+def gather(call: Call) -> Any:
+    """A Gather: an embedding, a single place, or places along an axis."""
+    axis, places = call.get("axis", 0), call.array(1)
+    table = call.array(0)
+    if table is not None and places is None and axis == 0 and table.ndim == 2 and table.dtype == np.float32:
+        return F.embedding(call.tensor(1), call.tensor())
+    axis %= call.rank()
+    if places is not None and call.array(0) is None:
+        length = call.shape()[axis]
+        if axis == samples_axis(call):
+            raise call.refusal("picks among the samples of a batch")
+        if places.ndim == 0:
+            return call.tensor().select(axis, int(places) % length)
+        picked = call.tensor().index_select(
+            axis, call.constant(torch.from_numpy(places.reshape(-1).astype(np.int64) % length))
+        )
+        return picked if places.ndim == 1 else picked.unflatten(axis, places.shape)
+    flat = call.tensor(1).reshape(-1)
+    own, other = samples_axis(call), samples_axis(call, 1)
+    if own is not None and other is not None:
+        raise call.refusal("picks with the places of one sample in another")
+    picked = call.tensor().index_select(axis, flat)
+    if call.rank(1) == 1:
+        return picked
+    sizes = [call.tensor(1).size(i) if i == other else size for i, size in enumerate(call.shape(1))]
+    return picked.unflatten(axis, sizes) if sizes else picked.squeeze(axis)
+
+
+def gather_elements(call: Call) -> Any:
+    return torch.gather(call.tensor(), call.get("axis", 0), call.tensor(1).to(torch.int64))
+
+
+def scatter_elements(call: Call) -> Any:
+    if call.get("reduction", "none") != "none":
+        raise call.refusal("scatters with a reduction")
+    return torch.scatter(call.tensor(), call.get("axis", 0), call.tensor(1).to(torch.int64), call.tensor(2))
+
+
+def resize(call: Call) -> Any:
+    """Resize and Upsample as PyTorch's interpolation, where the two place samples alike."""
+    mode, rank = call.get("mode", "nearest"), call.rank()
+    old = call.node.op_type == "Upsample" or call.opset < 11
+    scales = call.get("scales") if "scales" in call.attributes else None
+    sizes: list[Any] | None = None
+    if scales is None:
+        place = 1 if old else 2
+        if call.has(place) and (value := call.array(place)) is not None and value.size:
+            scales = value.tolist()
+        elif not old and call.has(3):
+            sizes = call.sizes(3)
+    if scales is None and sizes is None:
+        raise call.refusal("takes its scales from what the model computes")
+    own = call.shape()
+    new = [*(scales or sizes or [])]
+    if (axes := call.get("axes")) is not None:
+        given = dict(zip((axis % rank for axis in axes), new, strict=True))
+        new = [given.get(axis, 1.0 if scales else size) for axis, size in enumerate(own)]
+    same = all(size == (1 if scales else length) for size, length in zip(new[1:2], own[1:2], strict=True))
+    if not same or scales and new[0] != 1 or rank not in (3, 4, 5):
+        raise call.refusal("resizes along the samples or the channels")
+    own = own[2:]
+    new = [int(n * s) for n, s in zip(own, new[2:], strict=True)] if scales else [int(size) for size in new[2:]]
+    where = "asymmetric" if old else call.get("coordinate_transformation_mode", "half_pixel")
+    if new == list(own):
+        return call.tensor()
+    if mode == "nearest":
+        return _nearest(call, own, new, where, old)
+    single = all(size == 1 for size in new)
+    if where == "pytorch_half_pixel" and not single:
+        where = "half_pixel"
+    known = INTERPOLATED.get(mode, {})
+    if rank not in known or where not in ("half_pixel", "align_corners") or call.get("exclude_outside", 0):
+        raise call.refusal(f"resizes ({mode}, {where}) as PyTorch does not")
+    if mode == "cubic" and call.get("cubic_coeff_a", -0.75) != -0.75:
+        raise call.refusal("resizes with another cubic than PyTorch's")
+    if call.get("antialias", 0):
+        return F.interpolate(
+            call.tensor(), new, mode=known[rank], align_corners=where == "align_corners", antialias=True
+        )
+    return F.interpolate(call.tensor(), new, mode=known[rank], align_corners=where == "align_corners")
+
+
+def _nearest(call: Call, own: tuple[int, ...], new: list[int], where: str, old: bool) -> Any:
+    """The nearest sample of each place: interpolation where that picks the same ones, else an index for each axis."""
+    rounding = "floor" if old else call.get("nearest_mode", "round_prefer_floor")
+    wanted = [_places(length, size, where, rounding) for length, size in zip(own, new, strict=True)]
+    for mode in ("nearest", "nearest-exact"):
+        lines = [torch.arange(length, dtype=torch.float32).reshape(1, 1, -1) for length in own]
+        found = [F.interpolate(line, size, mode=mode).reshape(-1).long() for line, size in zip(lines, new, strict=True)]
+        if all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True)):
+            return F.interpolate(call.tensor(), new, mode=mode)
+    x = call.tensor()
+    for axis, places in enumerate(wanted, 2):
+        x = x.index_select(axis, call.constant(places))
+    return x
+
+
+def _places(length: int, size: int, where: str, rounding: str) -> torch.Tensor:
+    """Which of ``length`` samples are nearest to each of ``size`` places."""
+    scale, at = size / length, np.arange(size, dtype=np.float64)
+    spread = at * (length - 1) / (size - 1) if size > 1 else at * 0
+    half = (at + 0.5) / scale - 0.5
+    points = {
+        "asymmetric": at / scale, "align_corners": spread, "half_pixel": half, "half_pixel_symmetric": half,
+        "pytorch_half_pixel": half if size > 1 else at * 0, "tf_half_pixel_for_nn": (at + 0.5) / scale,
+    }[where]  # fmt: skip
+    rounded = {
+        "floor": np.floor, "ceil": np.ceil, "round_prefer_floor": lambda x: np.ceil(x - 0.5),
+        "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+    }[rounding](points)  # fmt: skip
+    return torch.from_numpy(np.clip(rounded, 0, length - 1).astype(np.int64))
+
+
+def depth_to_space(call: Call) -> Any:
+    block = call.get("blocksize")
+    if call.get("mode", "DCR") == "CRD":
+        return F.pixel_shuffle(call.tensor(), block)
+    channels = call.shape()[1] // block**2
+    x = call.tensor().unflatten(1, (block, block, channels)).permute(0, 3, 4, 1, 5, 2)
+    return x.flatten(4, 5).flatten(2, 3)
+
+
+def space_to_depth(call: Call) -> Any:
+    """As PyTorch's, but that the places within a block come before the channels."""
+    block, channels = call.get("blocksize"), call.shape()[1]
+    x = F.pixel_unshuffle(call.tensor(), block)
+    return x.unflatten(1, (channels, block * block)).transpose(1, 2).flatten(1, 2)
+
+
+def constant_of_shape(call: Call) -> Any:
+    value = call.get("value")
+    filled = numpy_helper.to_array(value).reshape(-1)[0] if value is not None else np.float32(0)
+    dtype = torch.from_numpy(np.array(filled)).dtype
+    return call.translation.made(torch.full, call.sizes(0), filled.item(), dtype=dtype)
+
+
+def numbers(call: Call) -> Any:
+    start, stop, step = (call.sizes(index)[0] for index in range(3))
+    return call.translation.made(torch.arange, start, stop, step, dtype=torch.int64)
+
+
+def one_hot(call: Call) -> Any:
+    depth, values = call.scalar(1), call.array(2)
+    if depth is None or values is None or call.get("axis", -1) not in (-1, call.rank()):
+        raise call.refusal("has no constant depth and values")
+    hot = F.one_hot(torch.remainder(call.tensor().to(torch.int64), int(depth)), int(depth))
+    low, high = values.tolist()
+    return hot.to(torch.from_numpy(values).dtype) * (high - low) + low
+
+
+def triangle(call: Call) -> Any:
+    k = call.scalar(1) or 0
+    return torch.triu(call.tensor(), int(k)) if call.get("upper", 1) else torch.tril(call.tensor(), int(k))
+
+
+def same(call: Call) -> Any:
+    return call.tensor()
+
+
+MOVEMENT: dict[str, Callable[[Call], Any]] = {
+    "Reshape": reshape, "Flatten": flatten, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Transpose": transpose,
+    "Concat": concat, "Split": split, "Slice": take, "Pad": pad, "Expand": expand, "Tile": tile, "Gather": gather,
+    "GatherElements": gather_elements, "ScatterElements": scatter_elements, "Resize": resize, "Upsample": resize,
+    "DepthToSpace": depth_to_space, "SpaceToDepth": space_to_depth, "ConstantOfShape": constant_of_shape,
+    "Range": numbers, "OneHot": one_hot, "Trilu": triangle, "Identity": same, "Dropout": same,
+}  # fmt: skip

@@ -1,0 +1,114 @@
+"""An ONNX file as a module that trains, every node of it translated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, external_data_helper, helper
+from torch import fx
+
+from edgesdk.core.errors import ModelError
+from edgesdk.core.graph import Shapes
+from edgesdk.core.wording import listed, said
+from edgesdk.network.onnx_graph import INTEGER_OPERATORS, by_name, parsed, set_sizes
+from edgesdk.network.onnx_module.arithmetic import ARITHMETIC
+from edgesdk.network.onnx_module.layers import LAYERS
+from edgesdk.network.onnx_module.movement import MOVEMENT
+from edgesdk.network.onnx_module.names import identifiers
+from edgesdk.network.onnx_module.translation import Translation
+from edgesdk.network.source import SOURCE, Source, weights_digest
+
+TRANSLATIONS = {**ARITHMETIC, **MOVEMENT, **LAYERS}
+STANDARD = ("", "ai.onnx")
+OLDEST = 9  # opset
+QUANTIZED = {*INTEGER_OPERATORS, "DynamicQuantizeLinear"} - {"DequantizeLinear"}
+UNUSUAL = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16", TensorProto.DOUBLE: "float64"}
+
+
+def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:
+    """The module that the ONNX file at ``path`` is, in evaluation mode, for any number of samples.
+
+    Its inputs are the file's, in their order; it returns the output, or a dict of several by their names. Modules and
+    parameters have the names of the weights, where these are PyTorch's, or of the nodes. ``shapes`` gives free axes
+    their sizes, as :func:`edgesdk.network.onnx_graph.read` takes them. Raises ``ModelError`` for a file that is
+    damaged, quantized already, or has an operator without a translation, ``UsageError`` for shapes that are missing or
+    do not fit.
+    """
+    model = parsed(path)
+    _check_kinds(model, path)
+    _with_weights(model, path)
+    graph = model.graph
+    held = {tensor.name for tensor in graph.initializer}
+    given = [value for value in graph.input if value.name not in held]
+    set_sizes(given, by_name(given, _as_the_file(given, shapes)))
+    opsets = {entry.domain if entry.domain != "ai.onnx" else "": entry.version for entry in model.opset_import}
+    translation = Translation(graph, opsets, path.name)
+    for node in _needed(graph):
+        translation.add(node, TRANSLATIONS.get(node.op_type) if node.domain in STANDARD else None)
+    outputs = tuple(value.name for value in graph.output)
+    module = translation.finish(outputs)
+    names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+    inputs = dict(zip(names, (value.name for value in given), strict=True))
+    module.meta[SOURCE] = Source(path.resolve(), inputs, outputs, weights_digest(module))
+    return module.eval()  # type: ignore[return-value]
+
+
+def _as_the_file(inputs: list[ValueInfoProto], shapes: Shapes) -> Shapes:
+    """``shapes`` by the file's names, where they go by those of the module's arguments."""
+    names = [value.name for value in inputs]
+    own = dict(zip(identifiers(names), names, strict=True))
+    if isinstance(shapes, Mapping):
+        return {own.get(name, name): shape for name, shape in shapes.items()}
+    return shapes
+
+
+def _check_kinds(model: ModelProto, path: Path) -> None:
+    """Raise ``ModelError`` for what this cannot be made of: quantized files, control flow, numbers of 16 bits."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in QUANTIZED:
+            fact = f"{path.name} is quantized already ({node.op_type} {node.name or node.output[0]})"
+            raise ModelError(fact, "give the float model that it was made from: edgesdk chooses what is quantized; "
+                                   "edgesdk estimate and edgesdk benchmark take it as it is")  # fmt: skip
+        if any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
+            fact = f"{path.name} holds control flow ({node.op_type} {node.name or node.output[0]})"
+            raise ModelError(fact, "export it without: with fixed sizes, and for inference alone")
+        if node.op_type == "Constant" or constants.issuperset(filter(None, node.input)):
+            constants.update(node.output)
+    if not any(value.name not in constants for value in model.graph.input):
+        raise ModelError(f"{path.name} has no input", "export it with one")
+    opset = max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=0)
+    if opset < OLDEST:
+        fact = f"{path.name} is of opset {opset}, from before {OLDEST}"
+        raise ModelError(fact, f"convert it with onnx.version_converter.convert_version(model, {OLDEST + 4})")
+    kinds = [(tensor.name, tensor.data_type) for tensor in model.graph.initializer]
+    kinds += [(value.name, value.type.tensor_type.elem_type) for value in model.graph.input]
+    if unusual := [(name, UNUSUAL[kind]) for name, kind in kinds if kind in UNUSUAL]:
+        fact = f"{path.name} computes in {unusual[0][1]} ({listed(name for name, _ in unusual)})"
+        raise ModelError(fact, "export it in float32: edgesdk chooses the precision of each layer")
+
+
+def _with_weights(model: ModelProto, path: Path) -> None:
+    """Read what the file keeps beside it, and make weights of constants that are large."""
+    try:
+        external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # onnx raises several kinds
+        fact = f"{path} keeps weights in a file that cannot be read ({said(error)})"
+        raise ModelError(fact, "put that file beside it") from None
+    for tensor in model.graph.initializer:
+        try:
+            helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        except Exception:
+            raise ModelError(f"{path} has a weight of no known type, {tensor.name}", "export it again") from None
+
+
+def _needed(graph: GraphProto) -> list[Any]:
+    """The nodes that an output needs, in their order."""
+    wanted, kept = {value.name for value in graph.output}, []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    return kept[::-1]

@@ -1,0 +1,144 @@
+"""Operators that exporters write in parts, put together again: biases, LayerNorm, GELU, SiLU and Hardswish."""
+
+from __future__ import annotations
+
+import operator
+from math import isclose, sqrt
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from edgesdk.network.onnx_module.translation import Call
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NEAR = 1e-3  # of the constants that exporters write in few digits
+
+
+def biased(call: Call) -> Any:
+    """An addition of a weight to a layer or norm that has none of its kind yet: that layer with it as its bias."""
+    for index in (0, 1):
+        bias, node = call.array(1 - index), call.maker(index)
+        if bias is None or node is None or not call.alone(index) or len(node.users):
+            continue
+        module = call.module_of(node)
+        width, after = _takes(module)
+        calls = [other for other in call.translation.graph.nodes if other.target == node.target]
+        if width is None or getattr(module, "bias", None) is not None or len(calls) > 1:
+            continue
+        own = [1] * (call.rank(index) - after - 1) + [width] + [1] * after
+        if [1] * (len(own) - bias.ndim) + list(bias.shape) != own:
+            continue
+        module.bias = nn.Parameter(torch.from_numpy(np.array(bias).reshape(-1)))  # type: ignore[union-attr]
+        return call.translation.proxy(node)
+    return None
+
+
+def _takes(module: nn.Module | None) -> tuple[int | None, int]:
+    """How long the bias of ``module`` is, and how many axes lie behind that of it."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, 0
+    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+        return module.normalized_shape[0], 0
+    if isinstance(module, CONVOLUTIONS):
+        return module.out_channels, len(module.kernel_size)
+    return None, 0
+
+
+def normalized(call: Call) -> Any:
+    """``(x - mean) / sqrt(mean((x - mean)^2) + eps)`` over the last axis as a layer norm without weights."""
+    top, root = call.maker(0), call.maker(1)
+    if not _is(top, operator.sub) or not _is(root, torch.sqrt, "sqrt"):
+        return None
+    x, mean = top.args[0], top.args[1]  # type: ignore[union-attr]
+    summed = root.args[0]  # type: ignore[union-attr]
+    if not _is(mean, "mean") or mean.args[0] is not x or not _is(summed, operator.add):
+        return None
+    variance, epsilon = summed.args
+    rank = len(call.translation.shapes[x][0].shape)
+    over = [rank - 1]
+    if not isinstance(epsilon, float) or not _is(variance, "mean") or list(variance.args[1]) != over:
+        return None
+    square = variance.args[0]
+    squared = (
+        _is(square, torch.pow)
+        and square.args[1] == 2
+        and square.args[0]
+        or (_is(square, operator.mul) and square.args[0] is square.args[1] and square.args[0])
+    )
+    if list(mean.args[1]) != over or not mean.args[2] or not _is(squared, operator.sub) or squared.args != top.args:  # type: ignore[union-attr]
+        return None
+    width = call.translation.shapes[x][0].shape[-1]
+    return F.layer_norm(call.translation.proxy(x), (width,), None, None, epsilon)
+
+
+def product(call: Call) -> Any:
+    """A product that is a GELU, a SiLU or a Hardswish, or a layer norm with its weight; ``None`` for another."""
+    scaled = _scaled(call)
+    if scaled is not None:
+        return scaled
+    number = next((float(n) for i in (0, 1) if (n := call.scalar(i)) is not None and not isinstance(n, bool)), 1.0)
+    nodes = [node for index in (0, 1) if call.array(index) is None and (node := call.maker(index)) is not None]
+    factors: list[Any] = []
+    for node in nodes:
+        while _is(node, operator.mul, operator.truediv) and any(isinstance(a, float) for a in node.args):
+            part = next(a for a in node.args if isinstance(a, float))
+            if node.target is operator.truediv and not isinstance(node.args[1], float):
+                return None
+            number *= part if node.target is operator.mul else 1 / part
+            node = next(a for a in node.args if isinstance(a, fx.Node))
+        factors += list(node.args) if len(nodes) == 1 and _is(node, operator.mul) else [node]
+    if len(factors) != 2 or not all(isinstance(factor, fx.Node) for factor in factors):
+        return None
+    for x, gate in (factors, factors[::-1]):
+        # a factor of a half may lie on x
+        inner, number_x = x, number
+        if _is(x, operator.mul) and any(isinstance(a, float) for a in x.args):
+            inner = next(a for a in x.args if isinstance(a, fx.Node))
+            number_x = number * next(a for a in x.args if isinstance(a, float))
+        if _is_gelu_gate(gate, inner) and isclose(number_x, 0.5, rel_tol=NEAR):
+            return F.gelu(call.translation.proxy(inner))
+        if _is(gate, torch.sigmoid) and gate.args[0] is x and number == 1:
+            return F.silu(call.translation.proxy(x))
+        if _is(gate, F.hardsigmoid) and gate.args[0] is x and number == 1:
+            return F.hardswish(call.translation.proxy(x))
+        if _is(gate, F.relu6) and _is(gate.args[0], operator.add) and isclose(number, 1 / 6, rel_tol=NEAR):
+            if set(gate.args[0].args) == {x, 3.0}:
+                return F.hardswish(call.translation.proxy(x))
+    return None
+
+
+def _is_gelu_gate(node: Any, x: fx.Node) -> bool:
+    """Whether ``node`` is ``1 + erf(x / sqrt 2)``."""
+    if not _is(node, operator.add) or 1.0 not in node.args:
+        return False
+    erf = next((a for a in node.args if isinstance(a, fx.Node)), None)
+    if not _is(erf, torch.erf):
+        return False
+    inner = erf.args[0]  # type: ignore[union-attr]
+    if not _is(inner, operator.truediv, operator.mul) or inner.args[0] is not x and inner.args[1] is not x:
+        return False
+    factor = next((a for a in inner.args if isinstance(a, float)), 0.0)
+    return isclose(factor, sqrt(2) if inner.target is operator.truediv else 1 / sqrt(2), rel_tol=NEAR)
+
+
+def _scaled(call: Call) -> Any:
+    """A layer norm without weights times a weight, as one with it."""
+    for index in (0, 1):
+        weight, node = call.array(1 - index), call.maker(index)
+        if weight is None or not _is(node, F.layer_norm) or not call.alone(index) or node.kwargs["weight"] is not None:  # type: ignore[union-attr]
+            continue
+        (x, shape), epsilon = node.args, node.kwargs["eps"]  # type: ignore[union-attr]
+        if weight.shape[-1:] == tuple(shape) and weight.size == shape[0]:  # type: ignore[arg-type]
+            built = nn.LayerNorm(shape, epsilon, bias=False)  # type: ignore[arg-type]
+            with torch.no_grad():
+                built.weight.copy_(torch.from_numpy(np.array(weight).reshape(-1)))
+            name = call.node.input[1 - index]
+            return call.module(built, ("LayerNorm", name, call.node.output[0]), call.translation.proxy(x), weight=name)  # type: ignore[arg-type]
+    return None
+
+
+def _is(node: Any, *targets: Any) -> bool:
+    return isinstance(node, fx.Node) and node.target in targets

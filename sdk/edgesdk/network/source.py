@@ -1,0 +1,41 @@
+"""The file that a module was made of: what it calls things, and whether the module still is what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+SOURCE = "source"  # where in a module's ``meta`` it stands
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, what it calls the inputs (by the names of the module's) and outputs, and a digest of its weights."""
+
+    path: Path
+    inputs: Mapping[str, str]
+    outputs: tuple[str, ...]
+    weights: str
+
+    def holds(self, module: nn.Module) -> bool:
+        """Whether ``module`` has the weights of the file: it may have learnt since it was read."""
+        return weights_digest(module) == self.weights
+
+
+def source_of(module: nn.Module) -> Source | None:
+    """The file that ``module`` was made of; ``None`` for one of Python's own."""
+    found = getattr(module, "meta", {}).get(SOURCE)
+    return found if isinstance(found, Source) else None
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of the values of all parameters and buffers."""
+    whole = hashlib.sha256()
+    for value in module.state_dict().values():
+        whole.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+    return whole.hexdigest()
