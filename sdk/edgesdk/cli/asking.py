@@ -24,15 +24,18 @@ from edgesdk.core.errors import UsageError
 @click.option(
     "--mode", type=click.Choice(["brief", "rapid", "quick", "full", "sustained"]), default="quick", show_default=True
 )
+@shaped
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, raw samples included.")
 def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any) -> None:
     """Measure bundles or model files (.onnx, .xml, .tflite), here or on a device.
 
-    Several are measured in one run, their blocks taking turns, so that the ratios between them hold.
+    What names a model otherwise (file.py:callable, package.module:callable, a .pt2) is exported as it is. Several are
+    measured in one run, their blocks taking turns, so that the ratios between them hold.
     """
     with telling() as tell:
         from edgesdk.workflows.benchmark import benchmark as run
 
+        options["shapes"] = inputs(options["shapes"])
         tell(f"measuring {', '.join(map(str, paths))} ({mode})", None)
         measured = run(paths, mode=mode, **options)
     if as_json:

@@ -21,18 +21,23 @@ def read(model: nn.Module, example: Batch | tuple[int, ...] | Sequence[Tensor]) 
     branches. Raises ``ModelError`` where ``torch.export`` cannot follow the model, ``UsageError`` for a shape or a type
     that is none.
     """
+    one = rebatch(batch_of(example), lambda t: t[:1])
+    with torch.no_grad():
+        return flat(model, one, free_batch=False).graph
+
+
+def batch_of(example: Batch | tuple[int, ...] | Sequence[Tensor]) -> Batch:
+    """A batch as :func:`read` takes its ``example``: zeros where that says shapes alone."""
     parts = list(example) if isinstance(example, (tuple, list)) else []
     inputs = [part for part in parts if isinstance(part, Tensor)]
     sizes = [part for part in parts if isinstance(part, int)]
     if inputs and len(inputs) == len(parts):
         named = all(described.name for described in inputs)
         made = {described.name or str(index): _zeros(described) for index, described in enumerate(inputs)}
-        example = made if named else tuple(made.values())
-    elif isinstance(example, (tuple, list)) and len(sizes) == len(parts):
-        example = _zeros(Tensor("", tuple(sizes)))
-    one = rebatch(example, lambda t: t[:1])
-    with torch.no_grad():
-        return flat(model, one, free_batch=False).graph
+        return made if named else tuple(made.values())
+    if isinstance(example, (tuple, list)) and len(sizes) == len(parts):
+        return _zeros(Tensor("", tuple(sizes)))
+    return example
 
 
 def _zeros(described: Tensor) -> torch.Tensor:

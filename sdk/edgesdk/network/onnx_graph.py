@@ -72,6 +72,23 @@ def read(path: Path, shapes: Shapes = None) -> tuple[Graph, dict[str, Option]]:
         raise ModelError(fact, "see what onnx.checker says of it, and export it again") from error
 
 
+def save_fixed(path: Path, shapes: Shapes, out: Path) -> None:
+    """Write the file at ``path`` to ``out`` with inputs of ``shapes``, for one sample, its weights within."""
+    model = parsed(path)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    given = [value for value in model.graph.input if value.name not in weights]
+    set_sizes(given, by_name(given, shapes))
+    del model.graph.value_info[:]  # they were made for other sizes
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # onnx raises several kinds
+        fact = f"{path} keeps weights in a file that cannot be read ({said(error)})"
+        raise ModelError(fact, "put that file beside it") from None
+    onnx.save(model, str(out))
+
+
 def parsed(path: Path) -> ModelProto:
     """The file at ``path``, whole and without functions of its own; what it keeps beside it is not read."""
     try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.artifact import Artefact, baseline
 from edgesdk.core.errors import BundleError, UsageError
+from edgesdk.core.graph import Shapes
 from edgesdk.core.report import Report
 from edgesdk.core.runtime import RUNTIMES, exportable, find_runtime, format_of, is_substituted
 from edgesdk.core.schema import Schema
@@ -32,13 +34,15 @@ class Benchmark:
 
 def benchmark(
     paths: str | Path | Sequence[str | Path], *, runtime: str | None = None, threads: int = 1, mode: str = "quick",
-    device: str | Device = LOCAL,
+    device: str | Device = LOCAL, shapes: Shapes = None,
 ) -> Benchmark:  # fmt: skip
     """The latency (ms), memory (bytes) and cold load of model files or bundles, in processes of their own, in one run.
 
-    A path is a bundle, an ``.onnx``, an ``.xml`` of OpenVINO with its ``.bin`` beside it, or a ``.tflite`` file;
-    ``runtime`` is by default the one that such files are for. ``mode`` is ``rapid``, ``quick`` or ``full``: more
-    samples over a longer time; or ``sustained``: five minutes, after five minutes of the same load. ``device`` is of
+    A path is a bundle, an ``.onnx``, an ``.xml`` of OpenVINO with its ``.bin`` beside it, or a ``.tflite`` file; or it
+    names a model as :func:`edgesdk.deploy` takes it, which is exported as it is. ``runtime`` is by default the one that
+    such files are for, ``shapes`` are those of inputs whose sizes no file tells. ``mode`` is ``rapid``, ``quick`` or
+    ``full``: more samples over a longer time; or ``sustained``: five minutes, after five minutes of the same load.
+    ``device`` is of
     the inventory, ``local`` or an ``ssh://`` address. Raises ``BundleError`` for a file that is none of these,
     ``UsageError`` for a runtime that does not read it, ``DeviceError`` where the runtime is missing or refuses the
     file, or the device is emulated or cannot be reached.
@@ -48,10 +52,14 @@ def benchmark(
         raise UsageError(f"there is no mode {mode!r}", f"choose {', '.join(MODES)}")
     if threads < 1:
         raise UsageError(f"{threads} threads", "give 1 or more")
-    models = {str(path): _model(Path(path), runtime) for path in paths}
-    if len(models) < len(paths):
+    if len(set(map(str, paths))) < len(paths):
         raise UsageError("a file is named twice", "name each once")
-    with reach(device) as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+    with tempfile.TemporaryDirectory(prefix="edgesdk-") as folder, ExitStack() as reached:
+        models = {
+            str(path): _model(path, runtime, shapes, Path(folder) / f"model-{number}")
+            for number, path in enumerate(map(Path, paths))
+        }
+        agent = reached.enter_context(reach(device))
         runtimes = dict.fromkeys(model.runtime for model in models.values())
         bench, *_ = [Bench(agent, threads, name) for name in runtimes]  # each says where its runtime is not there
         baselines = {name: baseline(Path(folder), name) for name in runtimes}
@@ -59,8 +67,16 @@ def benchmark(
         return Benchmark(tuple(replace(reports[name], name=Path(name).name) for name in models))
 
 
-def _model(path: Path, runtime: str | None) -> Artefact:
-    """The file that ``path`` is or holds, for ``runtime`` or the one that it was made for."""
+def _model(path: Path, runtime: str | None, shapes: Shapes, made: Path) -> Artefact:
+    """The file that ``path`` is or holds, for ``runtime`` or the one that it was made for; what has to be made of it
+    goes to ``made``."""
+    if path.suffix.lower() == ".pt2" or ":" in path.name:
+        return _exported(str(path), runtime or "onnxruntime", shapes, made)
+    if path.suffix.lower() == ".onnx" and path.is_file() and shapes is not None:
+        from edgesdk.network.onnx_graph import save_fixed
+
+        save_fixed(path, shapes, made.with_suffix(".onnx"))
+        path = made.with_suffix(".onnx")
     if path.is_dir():
         found = Bundle.open(path).artefact
         found = replace(found, runtime=find_runtime(found.runtime).here)
@@ -81,3 +97,26 @@ def _model(path: Path, runtime: str | None) -> Artefact:
     if runtime not in reads:
         raise UsageError(f"{runtime} does not read {found.path.name}", f"choose {' or '.join(reads)}")
     return replace(found, runtime=runtime)
+
+
+def _exported(spec: str, runtime: str, shapes: Shapes, made: Path) -> Artefact:
+    """The dense model that ``spec`` names, as a file for ``runtime``."""
+    from edgesdk.compress.quantize import integer
+    from edgesdk.export.formats import export
+    from edgesdk.network.exported_program import example_of
+    from edgesdk.network.fuse import flat
+    from edgesdk.network.load import load_model
+    from edgesdk.network.module_graph import batch_of
+
+    if runtime not in exportable() or is_substituted(runtime):
+        offered = [name for name in exportable() if not is_substituted(name)]
+        raise UsageError(f"no file is made here for {runtime!r}", f"choose one of {', '.join(offered)}")
+    model = load_model(spec, shapes=shapes)
+    example = shapes if shapes is not None else example_of(model)
+    if example is None:
+        raise UsageError("a module needs a shape", "give --shape, like 3x224x224")
+    x = batch_of(example)
+    network = integer(flat(model, x, free_batch=False), {})
+    path = made.with_suffix(format_of(runtime).suffix)
+    export(network, x, path, runtime)
+    return Artefact(path, network.graph, {}, runtime)
