@@ -105,7 +105,7 @@ def _extreme(call: Call, function: Callable[..., Any], bound: str) -> Any:
     numbers = [value for value in values if isinstance(value, float)]
     if len(values) == 2 and len(numbers) == 1:
         tensor = next(value for value in values if not isinstance(value, float))
-        return torch.relu(tensor) if (bound, numbers[0]) == ("min", 0.0) else torch.clamp(tensor, **{bound: numbers[0]})
+        return torch.relu(tensor) if (bound, numbers[0]) == ("min", 0.0) else tensor.clamp(**{bound: numbers[0]})
     return reduce(function, values if not numbers else call.tensors())
 
 
@@ -175,13 +175,13 @@ def top_k(call: Call) -> Any:
 
 
 def cumulative(call: Call) -> Any:
-    axis = call.scalar(1)
-    if axis is None:
+    if (given := call.scalar(1)) is None:
         raise call.refusal("sums along an axis that the model computes")
-    x = call.tensor().flip(axis) if call.get("reverse", 0) else call.tensor()
-    made = torch.cumsum(x, int(axis))
+    axis, back = int(given), call.get("reverse", 0)
+    x = call.tensor().flip(axis) if back else call.tensor()
+    made = torch.cumsum(x, axis)
     made = made - x if call.get("exclusive", 0) else made
-    return made.flip(axis) if call.get("reverse", 0) else made
+    return made.flip(axis) if back else made
 
 
 def cast(call: Call) -> Any:

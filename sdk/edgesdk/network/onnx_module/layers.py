@@ -66,7 +66,8 @@ def conv(call: Call) -> Any:
         run: Callable[..., Any] = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
         given = call.tensor(2) if call.has(2) else None
         return run(x, call.tensor(1), given, strides, before, dilations, groups)
-    built = CONVOLUTIONS[axes - 1](
+    kind: Any = CONVOLUTIONS[axes - 1]
+    built = kind(
         shape[1] * groups, shape[0], tuple(shape[2:]), tuple(strides), tuple(before), tuple(dilations), groups,
         bias is not None,
     )  # fmt: skip
@@ -112,7 +113,11 @@ def gemm(call: Call) -> Any:
     alpha, beta = call.get("alpha", 1.0), call.get("beta", 1.0)
     turned, b, c = call.get("transB", 0), call.array(1), call.array(2)
     plain = b is not None and b.dtype == np.float32 and not call.get("transA", 0) and (c is not None or not call.has(2))
-    if plain and (c is None or c.size in (1, b.shape[0 if turned else 1]) and c.size == max(c.shape, default=1)):
+    if (
+        b is not None
+        and plain
+        and (c is None or c.size in (1, b.shape[0 if turned else 1]) and c.size == max(c.shape, default=1))
+    ):
         weight = alpha * (b if turned else b.T)
         bias = None if c is None else np.broadcast_to(beta * c.reshape(-1), weight.shape[:1])
         return _linear(call, weight, bias, ("Gemm", name_of(call, 1), name_of(call, 2), turned, alpha, beta))
@@ -154,7 +159,7 @@ def layer_norm(call: Call) -> Any:
     if weight is None or weight.shape != shape or call.has(2) and (bias is None or bias.shape != shape):
         made = F.layer_norm(call.tensor(), shape, None, None, epsilon) * call.tensor(1)
         return made + call.tensor(2) if call.has(2) else made
-    built = put(nn.LayerNorm(shape, epsilon, bias=bias is not None), weight=weight, bias=bias)
+    built = put(nn.LayerNorm(list(shape), epsilon, bias=bias is not None), weight=weight, bias=bias)
     return call.module(
         built, ("LayerNorm", *call.node.input[1:], epsilon, shape), call.tensor(), weight=name_of(call, 1)
     )

@@ -98,12 +98,11 @@ def transpose(call: Call) -> Any:
 def concat(call: Call) -> Any:
     """A Concat; what was made for a batch of one is taken once for each sample."""
     axis = call.get("axis", 1) % call.rank()
-    samples = next((found for i in range(len(call)) if (found := samples_axis(call, i)) is not None), None)
+    own = [samples_axis(call, index) for index in range(len(call))]
+    samples = next((found for found in own if found is not None), axis)
     parts = []
-    for index in range(len(call)):
-        part = call.tensor(index)
-        alone = samples is not None and samples != axis and samples_axis(call, index) is None
-        if alone and call.shape(index)[samples] == 1:
+    for index, part in enumerate(call.tensors()):
+        if samples != axis and own[index] is None and call.shape(index)[samples] == 1:
             sizes: list[Any] = [-1] * call.rank(index)
             sizes[samples] = call.translation.batch
             part = part.expand(sizes)

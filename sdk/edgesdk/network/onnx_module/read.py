@@ -24,7 +24,11 @@ TRANSLATIONS = {**ARITHMETIC, **MOVEMENT, **LAYERS}
 STANDARD = ("", "ai.onnx")
 OLDEST = 9  # opset
 QUANTIZED = {*INTEGER_OPERATORS, "DynamicQuantizeLinear"} - {"DequantizeLinear"}
-UNUSUAL = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16", TensorProto.DOUBLE: "float64"}
+UNUSUAL: dict[int, str] = {
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.DOUBLE: "float64",
+}
 
 
 def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:

@@ -41,7 +41,7 @@ class FileAnswers:
             return {names[name]: value for name, value in x.items()}
         return dict(zip(names.values(), tensors(x), strict=True))
 
-    def parting(self, module: fx.GraphModule, x: Batch, same: Any) -> str:
+    def parting(self, module: Any, x: Batch, same: Any) -> str:
         """The first node of the file that ``module`` computes otherwise, as ``same`` compares two tensors, in words."""
         model, x = onnx.load(str(self.source.path)), rebatch(x, lambda t: t[:1])
         seen = {}

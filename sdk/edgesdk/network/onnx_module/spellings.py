@@ -23,7 +23,7 @@ def biased(call: Call) -> Any:
         bias, node = call.array(1 - index), call.maker(index)
         if bias is None or node is None or not call.alone(index) or len(node.users):
             continue
-        module = call.module_of(node)
+        module: Any = call.module_of(node)
         width, after = _takes(module)
         calls = [other for other in call.translation.graph.nodes if other.target == node.target]
         if width is None or getattr(module, "bias", None) is not None or len(calls) > 1:
@@ -31,7 +31,7 @@ def biased(call: Call) -> Any:
         own = [1] * (call.rank(index) - after - 1) + [width] + [1] * after
         if [1] * (len(own) - bias.ndim) + list(bias.shape) != own:
             continue
-        module.bias = nn.Parameter(torch.from_numpy(np.array(bias).reshape(-1)))  # type: ignore[union-attr]
+        module.bias = nn.Parameter(torch.from_numpy(np.array(bias).reshape(-1)))
         return call.translation.proxy(node)
     return None
 
@@ -49,11 +49,12 @@ def _takes(module: nn.Module | None) -> tuple[int | None, int]:
 
 def normalized(call: Call) -> Any:
     """``(x - mean) / sqrt(mean((x - mean)^2) + eps)`` over the last axis as a layer norm without weights."""
-    top, root = call.maker(0), call.maker(1)
+    top: Any = call.maker(0)
+    root: Any = call.maker(1)
     if not _is(top, operator.sub) or not _is(root, torch.sqrt, "sqrt"):
         return None
-    x, mean = top.args[0], top.args[1]  # type: ignore[union-attr]
-    summed = root.args[0]  # type: ignore[union-attr]
+    x, mean = top.args[0], top.args[1]
+    summed = root.args[0]
     if not _is(mean, "mean") or mean.args[0] is not x or not _is(summed, operator.add):
         return None
     variance, epsilon = summed.args
@@ -62,13 +63,9 @@ def normalized(call: Call) -> Any:
     if not isinstance(epsilon, float) or not _is(variance, "mean") or list(variance.args[1]) != over:
         return None
     square = variance.args[0]
-    squared = (
-        _is(square, torch.pow)
-        and square.args[1] == 2
-        and square.args[0]
-        or (_is(square, operator.mul) and square.args[0] is square.args[1] and square.args[0])
-    )
-    if list(mean.args[1]) != over or not mean.args[2] or not _is(squared, operator.sub) or squared.args != top.args:  # type: ignore[union-attr]
+    twice = _is(square, operator.mul) and square.args[0] is square.args[1]
+    squared: Any = square.args[0] if twice or _is(square, torch.pow) and square.args[1] == 2 else None
+    if list(mean.args[1]) != over or not mean.args[2] or not _is(squared, operator.sub) or squared.args != top.args:
         return None
     width = call.translation.shapes[x][0].shape[-1]
     return F.layer_norm(call.translation.proxy(x), (width,), None, None, epsilon)
@@ -80,7 +77,9 @@ def product(call: Call) -> Any:
     if scaled is not None:
         return scaled
     number = next((float(n) for i in (0, 1) if (n := call.scalar(i)) is not None and not isinstance(n, bool)), 1.0)
-    nodes = [node for index in (0, 1) if call.array(index) is None and (node := call.maker(index)) is not None]
+    nodes: list[Any] = [
+        node for index in (0, 1) if call.array(index) is None and (node := call.maker(index)) is not None
+    ]
     factors: list[Any] = []
     for node in nodes:
         while _is(node, operator.mul, operator.truediv) and any(isinstance(a, float) for a in node.args):
@@ -92,7 +91,8 @@ def product(call: Call) -> Any:
         factors += list(node.args) if len(nodes) == 1 and _is(node, operator.mul) else [node]
     if len(factors) != 2 or not all(isinstance(factor, fx.Node) for factor in factors):
         return None
-    for x, gate in (factors, factors[::-1]):
+    pairs: list[tuple[Any, Any]] = [(factors[0], factors[1]), (factors[1], factors[0])]
+    for x, gate in pairs:
         # a factor of a half may lie on x
         inner, number_x = x, number
         if _is(x, operator.mul) and any(isinstance(a, float) for a in x.args):
@@ -110,14 +110,14 @@ def product(call: Call) -> Any:
     return None
 
 
-def _is_gelu_gate(node: Any, x: fx.Node) -> bool:
+def _is_gelu_gate(node: Any, x: Any) -> bool:
     """Whether ``node`` is ``1 + erf(x / sqrt 2)``."""
     if not _is(node, operator.add) or 1.0 not in node.args:
         return False
-    erf = next((a for a in node.args if isinstance(a, fx.Node)), None)
+    erf: Any = next((a for a in node.args if isinstance(a, fx.Node)), None)
     if not _is(erf, torch.erf):
         return False
-    inner = erf.args[0]  # type: ignore[union-attr]
+    inner = erf.args[0]
     if not _is(inner, operator.truediv, operator.mul) or inner.args[0] is not x and inner.args[1] is not x:
         return False
     factor = next((a for a in inner.args if isinstance(a, float)), 0.0)
@@ -128,15 +128,15 @@ def _scaled(call: Call) -> Any:
     """A layer norm without weights times a weight, as one with it."""
     for index in (0, 1):
         weight, node = call.array(1 - index), call.maker(index)
-        if weight is None or not _is(node, F.layer_norm) or not call.alone(index) or node.kwargs["weight"] is not None:  # type: ignore[union-attr]
+        if weight is None or not _is(node, F.layer_norm) or not call.alone(index) or node.kwargs["weight"] is not None:
             continue
-        (x, shape), epsilon = node.args, node.kwargs["eps"]  # type: ignore[union-attr]
-        if weight.shape[-1:] == tuple(shape) and weight.size == shape[0]:  # type: ignore[arg-type]
-            built = nn.LayerNorm(shape, epsilon, bias=False)  # type: ignore[arg-type]
+        (x, shape), epsilon = node.args, node.kwargs["eps"]
+        if weight.shape[-1:] == tuple(shape) and weight.size == shape[0]:
+            built = nn.LayerNorm(shape, epsilon, bias=False)
             with torch.no_grad():
                 built.weight.copy_(torch.from_numpy(np.array(weight).reshape(-1)))
             name = call.node.input[1 - index]
-            return call.module(built, ("LayerNorm", name, call.node.output[0]), call.translation.proxy(x), weight=name)  # type: ignore[arg-type]
+            return call.module(built, ("LayerNorm", name, call.node.output[0]), call.translation.proxy(x), weight=name)
     return None
 
 

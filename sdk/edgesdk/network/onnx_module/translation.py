@@ -19,6 +19,7 @@ import torch
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.node import map_aggregate, map_arg
 from torch.fx.proxy import GraphAppendingTracer
 
 from edgesdk.core.errors import EdgeSdkError, ModelError
@@ -127,15 +128,14 @@ class Translation:
         module = fx.GraphModule(_only(self.root, used), self.graph)
         return module
 
-    def proxy(self, node: fx.Node) -> fx.Proxy:
+    def proxy(self, node: fx.Node) -> Any:
         return fx.Proxy(node, self.tracer)
 
-    def made(self, function: Any, *args: Any, **kwargs: Any) -> fx.Proxy:
+    def made(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """A call of ``function``, none of whose arguments needs to be a tensor."""
-        given, named = (
-            fx.node.map_aggregate(part, lambda v: v.node if isinstance(v, fx.Proxy) else v) for part in (args, kwargs)
-        )
-        return self.proxy(self.graph.call_function(function, given, named))
+        given, named = (map_aggregate(part, _node_of) for part in (args, kwargs))
+        call = self.graph.call_function(function, given, named)  # type: ignore[arg-type]
+        return self.proxy(call)
 
     def node(self, name: str) -> fx.Node:
         """The call that makes a tensor of the file; a constant becomes an attribute, sizes a small tensor."""
@@ -204,7 +204,7 @@ class Translation:
             values = []
             for turn, mode in enumerate(self.modes):
                 at = partial(self._seen, turn)
-                args, kwargs = fx.node.map_arg(node.args, at), fx.node.map_arg(node.kwargs, at)
+                args, kwargs = map_arg(node.args, at), map_arg(node.kwargs, at)
                 with mode, torch.no_grad():
                     values.append(_called(self.root, node, args, kwargs))
             self.shapes[node] = (values[0], values[1])
@@ -260,7 +260,9 @@ class Call:
         """Sizes that grow with the batch as a tensor."""
         found = self.translation.counted[name]
         first = self.translation.proxy(self.translation.nodes[self.translation.inputs[0].name])
-        numbers = [first.new_full((), size, dtype=torch.from_numpy(found.first).dtype) for size in self._numbers(name)]
+        numbers: list[Any] = [
+            first.new_full((), size, dtype=torch.from_numpy(found.first).dtype) for size in self._numbers(name)
+        ]
         stacked = torch.stack(numbers) if found.first.ndim else numbers[0]
         return stacked.reshape(found.first.shape) if found.first.ndim > 1 else stacked
 
@@ -324,7 +326,7 @@ class Call:
         """Whether no other node reads an input."""
         return self.translation.readers[self.node.input[index]] == 1
 
-    def maker(self, index: int) -> fx.Node | None:
+    def maker(self, index: int) -> Any:
         """The call that makes an input; ``None`` for a constant."""
         return self.translation.nodes.get(self.node.input[index])
 
@@ -344,9 +346,13 @@ class Call:
             holder, leaf = self.translation.paths.holder(self.translation.root, path)
             holder.add_module(leaf, built.eval())
             known[key] = path
-        given = fx.node.map_aggregate(inputs, lambda value: value.node if isinstance(value, fx.Proxy) else value)
+        given = map_aggregate(inputs, _node_of)
         node = self.translation.graph.call_module(known[key], given)
         return self.translation.proxy(node)
+
+
+def _node_of(value: Any) -> Any:
+    return value.node if isinstance(value, fx.Proxy) else value
 
 
 def _is_counted(one: np.ndarray, two: np.ndarray) -> bool:
