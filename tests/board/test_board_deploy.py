@@ -165,7 +165,7 @@ def test_a_board_that_is_another_target_is_refused(edgesdk, tmp_path: Path) -> N
 
 
 def test_two_bundles_are_compared_on_the_board(edgesdk, board: Board, bundles) -> None:
-    compare = ("benchmark", bundles(1), bundles(2), "--device", NAME, "--mode", "rapid", "--json")
+    compare = ("benchmark", bundles(1), bundles(2), "--device", NAME, "--mode", "brief", "--json")
     found = contracts.loaded(edgesdk(*compare))["reports"]
     for report, number in zip(found, (1, 2), strict=True):
         assert report["digest"] == file_digest(bundles(number) / "model.onnx")
@@ -180,7 +180,7 @@ def test_two_bundles_are_compared_on_the_board(edgesdk, board: Board, bundles) -
 
 
 def test_a_user_reads_the_figures(edgesdk, bundles) -> None:
-    shown = edgesdk("benchmark", bundles(1), "--device", NAME, "--mode", "rapid")
+    shown = edgesdk("benchmark", bundles(1), "--device", NAME, "--mode", "brief")
     for word in ("p50", "p90", "p95", "p99", "min", "max", "mean", "std", "ms"):
         assert word in shown
 
