@@ -29,7 +29,7 @@ import slow
 from hypothesis import settings
 
 ORDER = (  # what is quick to fail, then what takes longest, so that no process works alone in the end
-    "tests/null/", "tests/emulated/", "tests/board/", "tests/e2e/", "tests/cases/", "tests/budgets/", "tests/cli/",
+    "tests/unit/", "tests/emulated/", "tests/board/", "tests/e2e/", "tests/cases/", "tests/budgets/", "tests/cli/",
     "tests/agent/test_agent_faults.py", "tests/fuzz/", "tests/backend/",
 )  # fmt: skip
 SHARED = (  # whose tests share what is dear to make: boards, a bundle, the prices of the built-in example

@@ -14,7 +14,7 @@ from edgesdk.core.menu import Menu
 from edgesdk.solve.milp import price, solve
 from edgesdk.solve.program import Program
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "null"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit"))
 from menus import deep_menu
 
 
