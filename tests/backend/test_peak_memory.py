@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -88,6 +88,27 @@ def test_predicted_peak_and_size_are_the_measured_ones(
     predicted = peak_bytes(network.graph, options, constants)
     assert 0 < measured[0] * (1 - off) - CODE <= predicted <= measured[-1] * (1 + off) + CODE
     assert Account.of("onnxruntime").size_bytes(network.graph, options) == pytest.approx(path.stat().st_size, rel=SIZE)
+
+
+class Steps(torch.nn.Module):
+    """A recurrence and a linear layer; signals (N, steps, 6)."""
+
+    def __init__(self, kind: Callable[..., torch.nn.RNNBase]) -> None:
+        super().__init__()
+        self.inner, self.head = kind(6, 12, batch_first=True), torch.nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.inner(x)[0][:, -1])
+
+
+@pytest.mark.parametrize(("kind", "steps"), [(torch.nn.GRU, 5), (torch.nn.GRU, 12), (torch.nn.LSTM, 8)])
+def test_each_step_of_a_recurrence_counts_in_a_tflite_file(
+    kind: Callable[..., torch.nn.RNNBase], steps: int, tmp_path: Path
+) -> None:
+    x = torch.randn(2, steps, 6)
+    network, path = trace(Steps(kind).eval(), x), tmp_path / "model.tflite"
+    export(integer(network, {}), x, path, "litert")
+    assert Account.of("litert").size_bytes(network.graph, {}) == pytest.approx(path.stat().st_size, rel=0.06)
 
 
 def test_constants_are_those_of_the_version_that_runs_or_of_the_next_before_it() -> None:

@@ -23,8 +23,8 @@ class FileBytes:
     Of a float network: ``weighted`` is a layer with weights, ``activation`` one that is fused into a layer, ``other`` a
     node of any other. Of an integer one, besides: ``quantized`` is a tensor on a grid, ``integer_weights`` a layer's,
     ``row`` one of its output channels; ``left`` is a tensor that is made in integers and read in float; ``shared`` is
-    what layers with as many channels have once, per channel, and ``constants`` besides that. ``fixed`` is what each
-    file has.
+    what layers with as many channels have once, per channel, and ``constants`` besides that. ``step`` is a step of a
+    recurrence, where these are written one by one. ``fixed`` is what each file has.
     """
 
     weighted: float
@@ -36,6 +36,7 @@ class FileBytes:
     left: float = 0.0
     shared: float = 0.0
     constants: float = 0.0
+    step: float = 0.0
     fixed: float = 0.0
 
 
@@ -147,7 +148,8 @@ OPENVINO = Format(
 )  # fmt: skip
 TFLITE = Format(
     "tflite", ".tflite", layout="channels last", unpacks=False, stores=("fp16",),
-    takes=FileBytes(186.0, 172.0, 224.0, 163.0, 0.0, row=28.0, left=120.0, fixed=567.0),  # zero points of 8 bytes
+    # zero points of eight bytes; recurrences step by step
+    takes=FileBytes(186.0, 172.0, 224.0, 163.0, 0.0, row=28.0, left=120.0, step=1390.0, fixed=567.0),
 )  # fmt: skip
 TENSORRT = Format(  # ONNX within TensorRT's restrictions
     "tensorrt", ".onnx", instead=("-fp16.onnx",),

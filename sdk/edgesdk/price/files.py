@@ -47,6 +47,8 @@ def layer_bytes(file: FileBytes, layer: Layer, option: Option) -> float:
     weighted = layer.kind in WEIGHTED
     count = layer_nodes(plain, Option()) - weighted
     names = file.weighted * weighted + file.activation * (layer.activation is not None) + file.other * count
+    if kind_of(layer.operator) == RECURRENT:
+        names += file.step * prod(layer.input_shape[:-1])
     if option.precision != INT8:
         return weight_bytes(layer, option) + names
     rows = layer.weight_shape[0] if weighted else 0
