@@ -40,7 +40,7 @@ def test_predicted_memory_is_the_measured_one(name: str, tmp_path: Path) -> None
         plan = models.plan(known.network, halves)
         small, options = compressed(known.network, plan, data.example, known.scores)
         made = known.write_file(known.quantize(small, options), options, "small")
-        measured = known.measure({"small": made}, "rapid")["small"]
+        measured = known.measure({"small": made})["small"]
         dense = known.dense
     menu = known.menu()
     for kept, report in (({g: known.graph.group_by_name[g].size for g in halves}, dense), (halves, measured)):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
-from families import FAMILIES
+from families import FAMILIES, Studied
 
 from edgesdk.core.budget import Budget
 from edgesdk.core.plan import FP32, INT8
@@ -21,7 +21,6 @@ from edgesdk.pipeline.study import Study, study_model
 
 BOARD = "raspberry-pi-5"
 SAMPLES = 32
-Studied = Callable[[str], Study]
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgesdk.pipeline.study import Study
+
 CLASSES = 5
+Studied = Callable[[str], Study]  # what the fixture of that name gives: the study of a family
 
 
 def unit(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:

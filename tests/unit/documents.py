@@ -17,7 +17,7 @@ from edgesdk.cli import main
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = {"edgesdk": ROOT / "sdk", "edgesdk_targets": ROOT / "targets", "edgesdk_profiles": ROOT / "profiles"}
@@ -103,7 +103,7 @@ def python_error(code: str) -> str | None:
                 return f"there is no edgesdk.{node.attr}"
         module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
         if isinstance(node, ast.ImportFrom) and module.partition(".")[0] in SOURCES:
-            known = dir(edgesdk) if module == "edgesdk" else _defined(module)
+            known = [*_defined(module), *dir(edgesdk)] if module == "edgesdk" else _defined(module)
             if missing := [alias.name for alias in node.names if alias.name not in known]:
                 return f"{module} has no {missing[0]}"
         if isinstance(node, ast.Call) and (wrong := _call_error(node)):

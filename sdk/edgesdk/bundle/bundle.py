@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -42,11 +42,11 @@ from edgesdk.core.plan import INT8, Plan
 from edgesdk.core.report import Measurement, Prediction, Report, is_predicted
 from edgesdk.core.runtime import exportable, find_runtime, format_of, read_recipe
 from edgesdk.core.schema import Schema
-from edgesdk.core.serialize import dumps, from_json, loads
+from edgesdk.core.serialize import dumps, from_json, is_list, is_table, loads
 from edgesdk.core.target import target as find_target
 from edgesdk.core.wording import said
 from edgesdk.pipeline.result import Result
-from edgesdk_targets.bundle_run import TOLERANCE, distance
+from edgesdk_targets.bundle_run import TOLERANCE, distance  # pyright: ignore[reportUnknownVariableType]  # untyped
 
 if TYPE_CHECKING:  # to check a bundle nobody should wait for torch
     from edgesdk.data.data import Data
@@ -83,7 +83,7 @@ class Bundle:
             arrays = read_npz(self.path / "sample.npz")
         except (OSError, ValueError) as error:
             raise BundleError(f"the sample of {self.path} cannot be read ({error})", "deploy again") from None
-        sides = []
+        sides: list[dict[str, np.ndarray]] = []
         for side in ("input", "output"):
             names = [entry["name"] for entry in self.manifest[f"{side}s"]]
             if lacking := [name for name in names if f"{side}:{name}" not in arrays]:
@@ -103,14 +103,14 @@ class Bundle:
         manifest = _read(path / "manifest.json")
         MANIFEST.check(manifest.get("schema"), str(path))
         files, model = manifest.get("files"), manifest.get("model", MODEL)
-        if not isinstance(files, dict) or not isinstance(model, str) or not {*FILES, model} <= set(files):
+        if not is_table(files) or not isinstance(model, str) or not {*FILES, model} <= set(files):
             raise BundleError(f"the manifest of {path} does not list the files of a bundle", "deploy again")
         runtime = manifest.get("runtime")
-        if not isinstance(runtime, dict) or runtime.get("name") not in exportable():
+        if not is_table(runtime) or runtime.get("name") not in exportable():
             raise BundleError(f"the manifest of {path} names no runtime that edgesdk knows", "deploy again")
         for side in ("inputs", "outputs"):
             entries = manifest.get(side)
-            if not (entries and isinstance(entries, list) and all(map(_is_named, entries))):
+            if not (entries and is_list(entries) and all(map(_is_named, entries))):
                 raise BundleError(f"the manifest of {path} does not name the {side} of the model", "deploy again")
         _check_files(path, files)
         report = _read(path / "report.json")
@@ -119,7 +119,7 @@ class Bundle:
 
 
 def _is_named(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
+    return is_table(entry) and isinstance(entry.get("name"), str)
 
 
 def _check_files(path: Path, files: Mapping[str, Any]) -> None:
@@ -129,12 +129,12 @@ def _check_files(path: Path, files: Mapping[str, Any]) -> None:
             raise BundleError(f"{path} has {name!r} in its manifest, which is no file of its own", "deploy again")
         if not (path / name).is_file():
             raise BundleError(f"{path} lacks {name}", "deploy again, or copy the whole folder")
-        if not isinstance(entry, dict) or file_digest(path / name) != entry.get("sha256"):
+        if not is_table(entry) or file_digest(path / name) != entry.get("sha256"):
             raise BundleError(f"{path / name} was changed: its SHA-256 is not the manifest's", "deploy again")
 
 
 @contextmanager
-def reserve(out: Path, force: bool) -> Iterator[Path]:
+def reserve(out: Path, force: bool) -> Generator[Path]:
     """A temporary folder beside ``out``, gone if the work fails; :func:`pack` renames it to ``out``.
 
     Raises ``BundleError`` where ``out`` exists and ``force`` does not allow replacing it, ``StorageError`` where the
@@ -345,7 +345,7 @@ class Verification:
     files: int
     signed: bool
     runtime: Versions | None = None
-    sample_error: Mapping[str, float] = field(default_factory=dict)
+    sample_error: Mapping[str, float] = field(default_factory=dict[str, float])
     against_model: AgainstModel | None = None
     valid: bool = True
     schema: str = Schema("verification", 1)
@@ -372,11 +372,11 @@ def check(path: str | Path, key: str | Path | None = None) -> Verification:
         raise
     except Exception as error:  # the runtime's own exceptions share no base
         raise BundleError(f"{bundle.model} does not run: {said(error)}", "deploy for this runtime") from None
-    errors = {}
+    errors: dict[str, float] = {}
     for name, value in outputs.items():
         if name not in recorded or recorded[name].shape != value.shape:
             raise BundleError(f"{bundle.model} has an output {name} that is not the recorded sample's", "deploy again")
-        errors[name] = distance(value, recorded[name])
+        errors[name] = float(distance(value, recorded[name]))
         if not errors[name] <= TOLERANCE:
             raise BundleError(
                 f"{name} differs from the recorded sample by {errors[name]:.2g} of its spread", "deploy again here"
@@ -392,7 +392,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path} cannot be read: {error.strerror}", "give the folder of a bundle") from None
     except ValueError:
         raise BundleError(f"{path} is no JSON", "deploy again") from None
-    if not isinstance(content, dict):
+    if not is_table(content):
         raise BundleError(f"{path} is not a JSON object", "deploy again")
     return content
 

@@ -122,7 +122,7 @@ class Report:
     basis: str = "measured"
     schema: str = SCHEMA
     notes: tuple[str, ...] = field(default=())
-    ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    ratios: Mapping[str, Ratio] = field(default_factory=dict[str, Ratio])
     undisturbed: Undisturbed | None = None
 
     def __post_init__(self) -> None:
@@ -192,7 +192,7 @@ class Prediction:
     reason: str | None = None
     basis: str = PREDICTED
     schema: str = PREDICTION
-    ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    ratios: Mapping[str, Ratio] = field(default_factory=dict[str, Ratio])
 
     def __post_init__(self) -> None:
         check_basis(self.basis)

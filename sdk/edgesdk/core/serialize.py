@@ -11,9 +11,9 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from edgesdk.core.errors import BundleError, StorageError
 from edgesdk.core.schema import Schema
@@ -92,6 +92,16 @@ def _build(kind: Any, value: Any) -> Any:
 
 def _shown(value: Any) -> str:
     return f"{value!r:.{SHOWN}}"
+
+
+def is_table(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether a value that was read from JSON or TOML is a table: their keys are always texts."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether a value that was read from JSON or TOML, or given in its place, is a list."""
+    return isinstance(value, (list, tuple))
 
 
 def loads(text: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edgesdk.core.errors import UsageError
-from edgesdk.core.serialize import loads_toml
+from edgesdk.core.serialize import is_list, loads_toml
 from edgesdk.core.wording import said
 
 PIXEL = 255.0  # the largest value of one
@@ -158,7 +158,7 @@ def numbers(text: str, what: str) -> tuple[float, ...]:
 def _figures(name: str, value: Any, counts: tuple[int, ...]) -> tuple[float, ...]:
     if isinstance(value, str):
         value = numbers(value, _flag(name))
-    found = (value,) if isinstance(value, (int, float)) else tuple(value) if isinstance(value, (list, tuple)) else None
+    found = (value,) if isinstance(value, (int, float)) else tuple(value) if is_list(value) else None
     if found is None or not all(isinstance(one, (int, float)) and abs(one) <= float_info.max for one in found):
         raise UsageError(f"{_flag(name)} is {value!r:.80}", "give finite numbers")
     if len(found) not in counts:

@@ -48,21 +48,23 @@ class Bench:
     def __init__(
         self, agent: AgentProcess, threads: int = 1, runtime: str = "onnxruntime", folder: Path | None = None
     ) -> None:
-        self.agent, self.threads, self.runtime = agent, threads, runtime
-        self.brief = usual_mode() == BRIEF
+        self.agent: AgentProcess = agent
+        self.threads: int = threads
+        self.runtime: str = runtime
+        self.brief: bool = usual_mode() == BRIEF
         self.facts: Mapping[str, Any] = agent.call("probe")
         self.versions: Mapping[str, str] = self.facts.get("runners") or {}
         if self.facts.get("emulated"):
             raise DeviceError(f"{agent.where} is emulated: its times and memory mean nothing", "measure on a board")
         if runtime not in self.versions:
             raise DeviceError(f"{runtime} is not installed on {agent.where}", self._install())
-        self.version = str(self.versions[runtime])
+        self.version: str = str(self.versions[runtime])
         self._memories: dict[tuple[str, str, bool], Mapping[str, Any]] = {}
         cores = int(self.facts.get("cores") or 1)
         if threads > cores:
             raise DeviceError(f"{threads} threads on {cores} cores", f"give --threads {cores} or fewer")
         unpacks = format_of(runtime).unpacks
-        self.table = Table.open(folder or cache_folder() / "prices", self.conditions, COPIES, unpacks)
+        self.table: Table = Table.open(folder or cache_folder() / "prices", self.conditions, COPIES, unpacks)
 
     def _install(self) -> str:
         """How the runtime gets there: to the interpreter that the device's agent runs under."""

@@ -27,10 +27,11 @@ class Forecast:
     version = "not run on the target"
 
     def __init__(self, target: Target, agent: AgentProcess, threads: int, runtime: str) -> None:
-        self.here = Bench(agent, runtime=find_runtime(runtime).here)
-        self.runtime, self.threads = runtime, threads
+        self.here: Bench = Bench(agent, runtime=find_runtime(runtime).here)
+        self.runtime: str = runtime
+        self.threads: int = threads
         self._prices = Predicted(profile(target), runtime, threads)  # says here what is wrong with either
-        self.conditions = {"target": target.name, "runtime": runtime, "threads": str(threads)}
+        self.conditions: dict[str, str] = {"target": target.name, "runtime": runtime, "threads": str(threads)}
 
     def prices(self, weights: int) -> Predicted:
         """Every operator's price."""

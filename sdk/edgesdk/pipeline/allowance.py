@@ -21,7 +21,8 @@ class Allowance:
     """
 
     def __init__(self, epochs: float, seconds: float | None = None, begun: float | None = None) -> None:
-        self.epochs, self.spent = epochs, 0.0
+        self.epochs: float = epochs
+        self.spent: float = 0.0
         self._short = 0.0  # of what is spent
         self._begun = time.monotonic() if begun is None else begun
         self._seconds = seconds

@@ -14,6 +14,8 @@ from edgesdk.core.cache import cache_folder
 from edgesdk.core.plan import FP32
 from edgesdk.core.report import DENSE, Tell
 from edgesdk.core.serialize import digest
+from edgesdk.data.data import Data
+from edgesdk.data.task import Task
 from edgesdk.export.formats import grid_of
 from edgesdk.export.parity import compared, fallbacks, parity, runner
 from edgesdk.network.network import Network, tensors
@@ -52,13 +54,16 @@ class Training:
     def __init__(
         self, setup: Setup, allowance: Allowance, seed: int, tell: Tell, recovery: Recovery | None = None
     ) -> None:
-        self.network, self.data, self.task = setup.network, setup.data, setup.task
-        self.recovery = (recovery or Recovery()).loaded()
+        self.network: Network = setup.network
+        self.data: Data = setup.data
+        self.task: Task = setup.task
+        self.recovery: Recovery = (recovery or Recovery()).loaded()
         self.recovery.check(self.task)
-        self.allowance = allowance
-        self.seed, self.tell = seed, tell
-        self.can_learn = setup.data.train is not None and allowance.epochs > 0
-        self.kept = _open_kept(setup, self.recovery, seed)
+        self.allowance: Allowance = allowance
+        self.seed: int = seed
+        self.tell: Tell = tell
+        self.can_learn: bool = setup.data.train is not None and allowance.epochs > 0
+        self.kept: Kept | None = _open_kept(setup, self.recovery, seed)
         self._fitted: dict[str, Network] = {}
 
     @property

@@ -1,12 +1,15 @@
 """How what compressing lost is learnt back: from which teachers, by which losses, for how long. Also as a TOML file."""
 
+# What callers write is checked, whatever the annotations say.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import difflib
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from edgesdk.core.errors import EdgeSdkError, UsageError
-from edgesdk.core.serialize import loads_toml
+from edgesdk.core.serialize import is_list, is_table, loads_toml
 from edgesdk.core.wording import said
 from edgesdk.data.task import Task
 from edgesdk.network.load import load_callable, load_model
@@ -45,8 +48,8 @@ def _layers(kind: str, layers: Any) -> tuple[str | Pair, ...]:
     if kind not in LAYERED:
         raise UsageError(f"{kind} is no loss of layers", f"{', '.join(LAYERED)} are")
     found: list[str | Pair] = []
-    for one in layers if isinstance(layers, (tuple, list)) else [None]:
-        if isinstance(one, (tuple, list)) and len(one) == 2 and all(isinstance(n, str) for n in one):
+    for one in layers if is_list(layers) else [None]:
+        if is_list(one) and len(one) == 2 and all(isinstance(name, str) for name in one):
             found.append((one[0], one[1]))
         elif isinstance(one, str):
             found.append(one)
@@ -237,9 +240,9 @@ class Recovery:
             raise UsageError(f"{path}: {error.fact}", error.remedy) from None
 
 
-def _tables(document: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+def _tables(document: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
     found = document[name]
-    if not isinstance(found, list) or not all(isinstance(table, dict) for table in found):
+    if not is_list(found) or not all(is_table(table) for table in found):
         raise UsageError(f"{name} is no list of tables", f"write each under a line [[{name}]]")
     return found
 
@@ -251,7 +254,7 @@ def _made(kind: Any, table: Mapping[str, Any], what: str, folder: Path) -> Any:
         raise UsageError(f"{what} has no key {unknown[0]!r}", _instead(unknown[0], tuple(known)))
     if missing := [n for n, f in known.items() if f.default is MISSING and n not in table]:
         raise UsageError(f"{what} lacks {missing[0]}", "add it")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    values: dict[str, Any] = {k: tuple(v) if is_list(v) else v for k, v in table.items()}
     if kind is Teacher:
         values |= {k: _placed(values[k], folder, k) for k in ("source", "view", "weights") if k in values}
     return kind(**values)

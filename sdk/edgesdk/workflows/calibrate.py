@@ -1,5 +1,7 @@
 """A profile of the user's own board: timed on the machine at hand, or shifted from a sibling by a few measurements."""
 
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import json
@@ -8,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +25,7 @@ from edgesdk.core.errors import BundleError, StorageError, UsageError
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.report import Tell
 from edgesdk.core.runtime import find_runtime
-from edgesdk.core.serialize import to_json
+from edgesdk.core.serialize import is_list, is_table, to_json
 from edgesdk.core.target import SCHEMA, Chip, Fact, Target, targets, user_folder
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.inventory import LOCAL, Device
@@ -122,11 +124,12 @@ def _keep(found: Profile, place: Path) -> None:
 
 def _toml(document: Mapping[str, Any]) -> str:
     """A document of values, tables of tables and lists of tables as TOML; tables within those are inline."""
-    lines, sections = [], []
+    lines: list[str] = []
+    sections: list[tuple[str, Mapping[str, Any]]] = []
     for key, value in document.items():
-        if isinstance(value, Mapping) and all(isinstance(part, Mapping) for part in value.values()):
+        if is_table(value) and all(is_table(part) for part in value.values()):
             sections += [(f"[{key}.{name}]", part) for name, part in value.items()]
-        elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+        elif is_list(value) and any(is_table(part) for part in value):
             sections += [(f"[[{key}]]", part) for part in value]
         elif value is not None:
             lines.append(f"{key} = {_value(value)}")
@@ -136,7 +139,7 @@ def _toml(document: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
+    if is_table(value):
         return "{ " + ", ".join(f"{json.dumps(key)} = {_value(part)}" for key, part in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)
 
@@ -227,7 +230,7 @@ def _judged(pair: Pair, found: Profile, threads: int, judges: Sequence[tuple[_Ne
     own = [(network, ms) for network, ms in judges if network.precision == pair.precision]
     off = [abs(prices.interval(network.operators)[0] / ms - 1) for network, ms in own]
     held = f"{len(own)} networks that were not fitted: {', '.join(network.part.name for network, _ in own)}"
-    standing = Standing(**{**vars(pair.standing), "errors": ((held, float(np.mean(off))),)})
+    standing = replace(pair.standing, errors=((held, float(np.mean(off))),))
     return Pair(pair.runtime, pair.precision, pair.kernels, pair.posterior, standing)
 
 
@@ -237,7 +240,7 @@ def _made(part: Part, folder: Path) -> list[_Network]:
     x = torch.randn(1, *part.shape)
     network = flat(part.make(), x, free_batch=False)
     whole = {layer.name: Option(INT8, 8) for layer in network.graph.layers if Option(INT8, 8) in options(layer)}
-    found = []
+    found: list[_Network] = []
     for precision, chosen in ((FP32, {}), (INT8, whole)):
         made = integer(network, chosen)
         set_ranges(made, [x])
@@ -265,12 +268,13 @@ def _target(name: str, runtime: str, facts: Mapping[str, Any]) -> Target:
 
 
 def _chip(facts: Mapping[str, Any]) -> Chip:
-    features = set(facts.get("features") or ())
+    features: set[str] = set(facts.get("features") or ())
     vector_bytes = 64.0 if "avx512f" in features else 32.0 if "avx2" in features else 16.0
     macs = vector_bytes / 2  # two units of multiply-adds on 32-bit numbers
     dot = features & {"avx512_vnni", "avx_vnni", "asimddp"}
-    cores = (facts.get("conditions") or {}).get("frequencies") or ()
-    mhz = [core.get("maximum_mhz") or core.get("mhz") or 0.0 for core in cores]
+    conditions: Mapping[str, Any] = facts.get("conditions") or {}
+    cores: Sequence[Mapping[str, Any]] = conditions.get("frequencies") or ()
+    mhz: list[float] = [core.get("maximum_mhz") or core.get("mhz") or 0.0 for core in cores]
     return Chip(
         round(max(mhz, default=0.0) / 1000, 3) or CLOCK_GHZ, int(facts.get("cores") or 1),
         {FP32: macs, INT8: macs * (4 if dot else 2)}, BANDWIDTH_GBPS, facts.get("cache_kb") or CACHE_KB, vector_bytes,

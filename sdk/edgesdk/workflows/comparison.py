@@ -1,5 +1,7 @@
 """A bundle's file against the model that it was made of."""
 
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import inspect

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,7 +175,7 @@ class _Studied:
 @contextmanager
 def _study(
     given: Inputs, where: Where, budget: Budget | None, force: bool, tell: Tell, again: bool = True
-) -> Iterator[_Studied]:
+) -> Generator[_Studied]:
     """The model studied in each runtime that is asked for, for as long as its scratch files are there."""
     data, task = given.data, given.task
     with where.reach() as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:

@@ -93,7 +93,10 @@ def export_plan(
         network = trace(loaded, found.example)
         plan.check(network.graph)
         scores = ranked(network, found.calibration, task)
-        share = lambda done, what: tell(f"recovering ({what})", done)  # noqa: E731
+
+        def share(done: float, what: str) -> None:
+            tell(f"recovering ({what})", done)
+
         ready, options = apply(plan, network, found, task, scores, epochs, seed, share)
         held = [x for x, _ in found.holdout]
         whole, specs = converted(ready, found.example), specification(ready)

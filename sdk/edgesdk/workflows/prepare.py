@@ -1,5 +1,7 @@
 """The dense model before it is compressed: taught to be sparse, taught a new task, or made an ensemble."""
 
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math
@@ -11,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
 from edgesdk.bundle.bundle import publish, reserve, write_folder
@@ -292,8 +294,8 @@ class _Made:
 @torch.no_grad()
 def _mistakes(network: Network, samples: Samples) -> tuple[Tensor, int]:
     """Which of ``samples`` the network gets wrong, (samples,), and the number of its classes."""
-    answers = []
-    for rows in torch.arange(len(samples)).split(BATCH):
+    answers: list[Tensor] = []
+    for rows in torch.split(torch.arange(len(samples)), BATCH):
         x, _ = taken(samples, rows)
         answers.append(first_tensor(network(x)))
     logits = torch.cat(answers)

@@ -59,7 +59,7 @@ def shifted(name: str, base: str, path: Path, tell: Tell) -> Profile:
     for row in rows:
         groups.setdefault((row.runtime, row.precision), []).append(row)
     graphs: dict[tuple[str, tuple[int, ...] | None], Graph] = {}
-    pairs = []
+    pairs: list[Pair] = []
     for (runtime, precision), some in groups.items():
         count = len({row.model for row in some})
         if count < LEAST:
@@ -79,13 +79,13 @@ def _shifted(
 ) -> Pair:
     chip = target.chip(pair.runtime)
     option = Option(pair.precision, BITS[pair.precision])
-    works = []
+    works: list[Work] = []
     for row in rows:
         graph = graphs[row.model, row.shape]
         operators = [op for _, op in of_network(graph, {layer.name: option for layer in graph.layers})]
         works.append(work(operators, chip, pair.kernels, row.threads))
     took = [row.ms for row in rows]
-    off = []
+    off: list[float] = []
     for model in dict.fromkeys(row.model for row in rows):
         kept = [i for i, row in enumerate(rows) if row.model != model]
         without = sibling(pair.posterior, [works[i] for i in kept], [took[i] for i in kept], chip.clock_ghz)

@@ -264,7 +264,7 @@ def _features(part: Network, x: Batch) -> Tensor:
 
 def _whole(network: Network, data: Data, runtime: str, int8: bool, folder: Path) -> dict[str, Artefact]:
     """The network in one file: in float, and in int8 where the stages are."""
-    found = {}
+    found: dict[str, Artefact] = {}
     for name, whole in {"dense": False, **({"whole": True} if int8 else {})}.items():
         ready, options = _ready(network, runtime, whole, [x for x, _ in data.calibration])
         path = folder / f"{name}{format_of(runtime).suffix}"
@@ -293,13 +293,15 @@ def _answers(
     Every file is run on every sample. Without labels its own answers are the right ones.
     """
     run = [runner(file, part.structure) for file, part in zip(files, parts, strict=True)]
-    doubts, right, exact = [], [], []
+    doubts: list[Tensor] = []
+    right: list[Tensor] = []
+    exact: list[Tensor] = []
     for x, y in batches:
         with torch.no_grad():
             own = first_tensor(network(x)).argmax(1)
         labels = y if labelled else own
         exact.append(own == labels)
-        logits = []
+        logits: list[Tensor] = []
         for one in run[:-1]:
             answer, x = one(x)
             logits.append(answer)
