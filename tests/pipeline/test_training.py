@@ -64,6 +64,7 @@ def test_finalists_are_told_apart_by_halving(labelled: Study) -> None:
     several += [candidate_of(labelled, share) for share in (0.4, 0.7, 0.95)]
     assert len({one.plan.digest for one in several}) == 4
     training = training_of(labelled, kind=Scored)
+    assert isinstance(training, Scored)
     training.scores = {one.plan.digest + "onnxruntime": 60.0 + 10 * place for place, one in enumerate(several)}
     selected = training.select_best(several)
     assert selected.candidate is several[-1]
@@ -76,6 +77,7 @@ def test_of_runtimes_that_score_alike_the_faster_is_taken(labelled: Study) -> No
     slow = candidate_of(labelled, 0.6)
     fast = candidate_of(with_script(labelled, runtime="litert", script=lambda name, ms: 0.5 * ms), 0.6)
     training = training_of(labelled, kind=Scored)
+    assert isinstance(training, Scored)
     for better, best in ((0.0, fast), (0.4, fast), (5.0, slow)):
         training.scores = {
             slow.plan.digest + "onnxruntime": 80.0 + better, fast.plan.digest + "litert": 80.0,
@@ -146,6 +148,7 @@ def test_the_last_file_is_proved_and_recovery_is_left_out_where_it_harms(
 ) -> None:
     study = written(labelled)
     training = training_of(study, kind=Judged)
+    assert isinstance(training, Judged)
     training.answers = [97.0, 90.0, after]  # the dense model, before and after recovery
     result = training.finish(candidate_of(study, 0.5))
     notes = " ".join(step["note"] for step in result.history)

@@ -95,7 +95,8 @@ class Commands(click.Group):
 class Interrupted(EdgeSdkError):
     """A signal ended the command."""
 
-    kind, exit_code = "interrupted", INTERRUPTED
+    kind = "interrupted"
+    exit_code = INTERRUPTED
 
 
 def _end(error: EdgeSdkError, as_json: bool) -> NoReturn:

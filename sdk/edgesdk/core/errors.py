@@ -11,7 +11,8 @@ class EdgeSdkError(Exception):
     ``fact`` says what is the case, ``remedy`` what to do about it; ``str()`` joins them on one line.
     """
 
-    kind, exit_code = "other", 1
+    kind = "other"
+    exit_code = 1
 
     def __init__(self, fact: str, remedy: str) -> None:
         self.fact: str = " ".join(fact.split())
@@ -26,19 +27,22 @@ class EdgeSdkWarning(UserWarning):
 class UsageError(EdgeSdkError):
     """An argument is wrong: an unknown target, a budget without a unit."""
 
-    kind, exit_code = "usage", 2
+    kind = "usage"
+    exit_code = 2
 
 
 class ModelError(EdgeSdkError):
     """The model cannot be loaded, traced or exported, or its weights do not fit."""
 
-    kind, exit_code = "model", 3
+    kind = "model"
+    exit_code = 3
 
 
 class DataError(EdgeSdkError):
     """The data is missing, malformed, or does not fit the model."""
 
-    kind, exit_code = "data", 4
+    kind = "data"
+    exit_code = 4
 
 
 class BudgetError(EdgeSdkError):
@@ -49,7 +53,8 @@ class BudgetError(EdgeSdkError):
     it was carried out and measured or predicted, as ``basis`` says. Each is ``None`` where it does not apply.
     """
 
-    kind, exit_code = "budget", 5
+    kind = "budget"
+    exit_code = 5
 
     def __init__(
         self, fact: str, remedy: str, *, figure: str | None = None, asked: float | None = None,
@@ -73,29 +78,34 @@ class BudgetError(EdgeSdkError):
 class DeviceError(EdgeSdkError):
     """The device, or a runtime on it, is missing or failed."""
 
-    kind, exit_code = "device", 6
+    kind = "device"
+    exit_code = 6
 
 
 class FidelityError(EdgeSdkError):
     """The exported file does not compute what the simulation computes."""
 
-    kind, exit_code = "fidelity", 7
+    kind = "fidelity"
+    exit_code = 7
     INSTEAD = "choose another --runtime, or leave its layers in float with --precision fp32"
 
 
 class BundleError(EdgeSdkError):
     """A bundle or a plan is damaged, of another schema, or in the way."""
 
-    kind, exit_code = "bundle", 8
+    kind = "bundle"
+    exit_code = 8
 
 
 class StorageError(EdgeSdkError):
     """A file or folder could not be written."""
 
-    kind, exit_code = "storage", 9
+    kind = "storage"
+    exit_code = 9
 
 
 class UnexpectedError(EdgeSdkError):
     """Something that nobody foresaw went wrong inside; the message names a file with what a maintainer needs."""
 
-    kind, exit_code = "unexpected", 70  # EX_SOFTWARE of sysexits.h
+    kind = "unexpected"
+    exit_code = 70  # EX_SOFTWARE of sysexits.h

@@ -26,7 +26,7 @@ from edgesdk_targets.agent.undisturbed import beyond
 
 CHUNK, CHUNK_BYTES = 256, 8 << 20  # probes sent at a time: what is lost when a run is interrupted
 PROBING = {"rounds": 5}
-BRIEFLY = {"rounds": 3, "most_rounds": 3, "patience": 0.0}  # in the mode in which figures are rough
+BRIEFLY: dict[str, float] = {"rounds": 3, "most_rounds": 3, "patience": 0.0}  # in the mode in which figures are rough
 ATTEMPTS, COOLING_SECONDS = 3, 20.0  # to measure a device that throttles
 SUSTAINED = "sustained"
 
