@@ -15,5 +15,7 @@ def rank(network: Network, batches: Any, task: Any) -> dict[str, Tensor]:
     found = {group.name: torch.zeros(group.size) for group in network.graph.groups if group.fixed is None}
     for layer in network.graph.layers:
         if layer.writes in found and layer.weight_shape:
-            found[layer.writes] += l1(network.submodule(layer.name).weight.detach())
+            weight = network.submodule(layer.name).weight
+            assert isinstance(weight, Tensor)
+            found[layer.writes] += l1(weight.detach())
     return found

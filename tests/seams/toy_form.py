@@ -28,7 +28,8 @@ def parts(whole: Operator, form: Form) -> tuple[Operator, ...]:
 def make(layer: nn.Module, form: Form) -> nn.Sequential | None:
     if not isinstance(layer, nn.Conv2d):
         return None
-    small = nn.Conv2d(layer.in_channels, layer.out_channels, 1, layer.stride, groups=layer.groups)
+    rows, columns = layer.stride
+    small = nn.Conv2d(layer.in_channels, layer.out_channels, 1, (rows, columns), groups=layer.groups)
     with torch.no_grad():
         small.weight.copy_(layer.weight.mean((2, 3), keepdim=True))
         small.bias.zero_() if layer.bias is None else small.bias.copy_(layer.bias)  # type: ignore[union-attr]
