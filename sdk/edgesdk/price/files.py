@@ -10,6 +10,7 @@ from edgesdk.core.graph import LINEAR, WEIGHTED, Graph, Layer
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.runtime import FileBytes
 from edgesdk.price.kinds import ATTENTION, RECURRENT, kind_of
+from edgesdk.price.precision import DEQUANTIZE, QUANTIZE, is_integer, list_changes
 from edgesdk.price.stored import stored_bytes
 
 FLOAT_BYTES = 4
@@ -90,25 +91,12 @@ def nodes(graph: Graph, options: Mapping[str, Option]) -> tuple[int, int]:
 
 def quantized(graph: Graph, options: Mapping[str, Option]) -> list[str]:
     """The tensors that are made in float and read by integer layers."""
-    return [
-        name
-        for name, readers in graph.readers.items()
-        if not is_integer(name, options) and any(is_integer(reader, options) for reader in readers)
-    ]
+    return [name for name, way in list_changes(graph, options) if way == QUANTIZE]
 
 
 def left(graph: Graph, options: Mapping[str, Option]) -> list[str]:
     """The tensors that are made in integers and read by float layers, or by whoever runs the network."""
-    return [
-        name
-        for name in options
-        if is_integer(name, options)
-        and (name in graph.outputs or any(not is_integer(reader, options) for reader in graph.readers.get(name, ())))
-    ]
-
-
-def is_integer(name: str, options: Mapping[str, Option]) -> bool:
-    return name in options and options[name].precision == INT8
+    return [name for name, way in list_changes(graph, options) if way == DEQUANTIZE]
 
 
 def hidden(layer: Layer) -> int:

@@ -25,8 +25,9 @@ from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, OTHER, POOL,
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.runtime import ONNX
 from edgesdk.price.arena import Arena, Step, buffers, up
-from edgesdk.price.files import NODES, file_bytes, hidden, is_folded, is_integer, layer_nodes, nodes, weight_bytes
+from edgesdk.price.files import NODES, file_bytes, hidden, is_folded, layer_nodes, nodes, weight_bytes
 from edgesdk.price.kinds import ATTENTION, COPY, FREE, RECURRENT, REDUCE, kind_of
+from edgesdk.price.precision import is_integer
 from edgesdk.price.stored import resident_bytes
 
 FLOAT_BYTES, POINTER_BYTES, KB = 4, 8, 1024

@@ -11,6 +11,7 @@ from edgesdk.core.plan import FP32, INT8, Form, Option
 from edgesdk.price.forms import CHEAPER, parts
 from edgesdk.price.kinds import ACTIVATIONS, ATTENTION, AVERAGE, ELEMENTWISE, FREE, MATMUL, SOFTMAX, UNKNOWN, kind_of
 from edgesdk.price.operator import Operator, size_after
+from edgesdk.price.precision import list_changes
 
 
 def widths(size: int, step: int = 1) -> tuple[int, ...]:
@@ -157,24 +158,17 @@ def of_network(graph: Graph, options: Mapping[str, Option]) -> list[tuple[str, O
             same[key] = layer.name
         option = options.get(layer.name, Option())
         found += [(layer.name, op) for op in operators(layer, graph, option, None, None)]
-    return found + _changes(graph, {name for name, option in options.items() if option.precision == INT8})
+    return found + _changes(graph, options)
 
 
-def _changes(graph: Graph, whole: set[str]) -> list[tuple[str, Operator]]:
-    """The changes of precision between the layers ``whole``, which are integer, and the others."""
-    found = []
-    tensors = [(t.name, t.shape, False) for t in graph.inputs if t.dtype == "float32"]
+def _changes(graph: Graph, options: Mapping[str, Option]) -> list[tuple[str, Operator]]:
+    """The changes of precision between integer layers and the others."""
+    shapes = {tensor.name: tensor.shape for tensor in graph.inputs if tensor.dtype == "float32"}
     for layer in graph.layers:
         rows = layer.shape[:-1]
-        shape = (layer.shape[-1], prod(rows)) if layer.kind == LINEAR and rows else layer.shape
-        tensors.append((layer.name, shape, layer.name in whole))
-    for name, shape, is_integer in tensors:
-        readers = graph.readers[name]
-        if shape and is_integer and (name in graph.outputs or any(reader not in whole for reader in readers)):
-            found.append((name, change("dequantize", shape, shape[0])))
-        if shape and not is_integer and any(reader in whole for reader in readers):
-            found.append((name, change("quantize", shape, shape[0])))
-    return found
+        shapes[layer.name] = (layer.shape[-1], prod(rows)) if layer.kind == LINEAR and rows else layer.shape
+    ways = [(name, way, shapes.get(name)) for name, way in list_changes(graph, options)]
+    return [(name, change(way, shape, shape[0])) for name, way, shape in ways if shape]
 
 
 def change(direction: str, layer_shape: tuple[int, ...], channels: int) -> Operator:

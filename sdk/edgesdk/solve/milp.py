@@ -18,6 +18,7 @@ from edgesdk.core.budget import Cost, show
 from edgesdk.core.errors import BudgetError
 from edgesdk.core.menu import Change, Choice, LayerMenu, Menu
 from edgesdk.core.plan import Proof
+from edgesdk.price.precision import DEQUANTIZE, QUANTIZE, find_change
 from edgesdk.solve.highs import new_solver
 from edgesdk.solve.program import FIGURES, LATENCY, LOSS, PEAK, SIZE, Program
 
@@ -144,9 +145,10 @@ def _change_price(
         return 0.0, 0.0
     width = None if change.group is None else kept[change.group]
     readers = [choices[name].integer for name in change.readers if name in choices] + [False] * change.is_output
-    if change.tensor in made and choices[change.tensor].integer:
-        return (0.0 if all(readers) else change.dequantize_ms[width]), 0.0
-    return (change.quantize_ms[width], change.size_bytes) if any(readers) else (0.0, 0.0)
+    way = find_change(change.tensor in made and choices[change.tensor].integer, readers)
+    if way == QUANTIZE:
+        return change.quantize_ms[width], change.size_bytes
+    return (change.dequantize_ms[width] if way == DEQUANTIZE else 0.0), 0.0
 
 
 def _step_bytes(menu: Menu, choices: Mapping[str, Choice], step: str) -> dict[str, float]:
