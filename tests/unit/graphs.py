@@ -12,6 +12,7 @@ from edgesdk.core.plan import Form, LayerPlan, Option, Plan, Proof, Struck
 
 NAMES = st.text(max_size=12)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+BYTES = st.integers(0, 10**12).map(float)  # documents have whole ones
 
 
 def random_graph(seed: int) -> Graph:
@@ -46,7 +47,7 @@ def plans() -> st.SearchStrategy[Plan]:
         kept=st.dictionaries(NAMES, st.integers(1, 4096), max_size=4),
         layers=st.lists(layers, max_size=4).map(tuple),
         dropped=st.lists(NAMES, max_size=3).map(tuple),
-        predicted=st.builds(Cost, FLOATS, FLOATS, FLOATS, st.sampled_from(BASES)),
+        predicted=st.builds(Cost, FLOATS, BYTES, BYTES, st.sampled_from(BASES)),
         proof=st.builds(Proof, FLOATS, FLOATS, FLOATS, FLOATS, NAMES),
         struck=st.lists(st.builds(Struck, NAMES, NAMES, FLOATS, FLOATS), max_size=2).map(tuple),
     )
