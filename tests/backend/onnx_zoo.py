@@ -29,8 +29,8 @@ class Residual(nn.Module):
         self.deep = nn.Conv2d(8, 8, 3, 1, 1, groups=8)
         self.wide = nn.Conv2d(8, 8, 1)
         self.fc = nn.Linear(8, 4)
-        nn.init.uniform_(self.norm.running_var, 0.5, 2)
-        nn.init.normal_(self.norm.running_mean)
+        nn.init.uniform_(self.norm.get_buffer("running_var"), 0.5, 2)
+        nn.init.normal_(self.norm.get_buffer("running_mean"))
 
     def forward(self, x):
         x = F.relu(self.norm(self.stem(x)))
@@ -248,7 +248,8 @@ def paddle(path: Path, opset: int = 11) -> Path:
     x = g.n("Mul", [half, g.n("Add", [erf, g.c("one", 1.0, np.float32)], "plus_0")], "gelu_0")
     squeezed = g.n("Unsqueeze", [x], "u", axes=[1]) if opset < 13 else g.n("Unsqueeze", [x, g.c("ua", [1])], "u")
     parts = [f"split_{i}" for i in range(2)]
-    g.n("Split", [squeezed], parts, axis=3, **({"split": [2, 2]} if opset < 13 else {}))
+    sizes: dict[str, Any] = {"split": [2, 2]} if opset < 13 else {}
+    g.n("Split", [squeezed], parts, axis=3, **sizes)
     x = g.n("Sum", [parts[0], g.n("Tanh", [parts[1]], "tanh_0")], "sum_0")
     x = g.n("Squeeze", [x], "q", axes=[1]) if opset < 13 else g.n("Squeeze", [x, g.c("qa", [1])], "q")
     x = g.n("Softmax", [x], "softmax_0", axis=1)

@@ -65,7 +65,7 @@ def holds(path: Path, x: tuple[Tensor, ...]) -> nn.Module:
     learning = read(path).train()
     answers = learning(*x)
     values = list(answers.values()) if isinstance(answers, dict) else [answers]
-    sum((v**2).sum() for v in values if v.is_floating_point()).backward()
+    torch.stack([(v**2).sum() for v in values if v.is_floating_point()]).sum().backward()
     assert [name for name, weight in learning.named_parameters() if weight.grad is None] == []
     return module
 

@@ -95,7 +95,7 @@ def _shown(value: Any) -> str:
 
 
 def is_table(value: object) -> TypeGuard[dict[str, Any]]:
-    """Whether a value that was read from JSON or TOML is a table: their keys are always texts."""
+    """Whether a value is a table as JSON and TOML have it: a dictionary whose keys are texts."""
     return isinstance(value, dict)
 
 

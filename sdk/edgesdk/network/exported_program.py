@@ -20,7 +20,7 @@ from edgesdk.core.graph import Shapes
 from edgesdk.core.graph import Tensor as Input
 from edgesdk.core.wording import said
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
 PICKLED = ("custom_obj_", "opaque_obj_")  # how constants are named that hold code
 FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # PyTorch's own: nothing but tensors is unpickled
 SIZED = {aten.view.default: 1, aten.reshape.default: 1, aten._unsafe_view.default: 1, aten.expand.default: 1}

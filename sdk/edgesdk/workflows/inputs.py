@@ -15,6 +15,7 @@ from edgesdk.core.errors import BudgetError, DataError, EdgeSdkWarning, UsageErr
 from edgesdk.core.graph import Shapes
 from edgesdk.core.graph import Tensor as Input
 from edgesdk.core.report import Tell
+from edgesdk.core.serialize import is_table
 from edgesdk.data.data import Data, check, load_data
 from edgesdk.data.judging import settled
 from edgesdk.data.metrics import TOP_1, Metric, is_named, read_metric
@@ -92,9 +93,9 @@ def _read_file(path: str, weights: str | Path | None, force: bool, x: Batch) -> 
         raise DataError(f"the data does not fit {path}: {error.fact}", "give x in the shape that it takes") from None
 
 
-def described(x: Batch) -> Shapes:
+def described(x: Batch) -> tuple[Input, ...]:
     """The inputs of a batch without it, by name where it has names."""
-    names = list(x) if isinstance(x, Mapping) else [""] * len(tensors(x))
+    names: list[str] = list(x) if is_table(x) else [""] * len(tensors(x))
     return tuple(
         Input(name, tuple(t.shape[1:]), str(t.dtype).removeprefix("torch."))
         for name, t in zip(names, tensors(x), strict=True)
@@ -105,12 +106,13 @@ def check_shapes(x: Batch, shapes: Shapes) -> None:
     """Raise ``UsageError`` for shapes that were asked for and are not those of the samples ``x``."""
     if shapes is None:
         return
-    named = dict(shapes) if isinstance(shapes, Mapping) else {}
-    parts = list(shapes) if not isinstance(shapes, Mapping) else []
-    if parts and all(isinstance(size, int) for size in parts):
-        parts = [Input("", tuple(parts))]  # type: ignore[arg-type]
-    wanted = [(name, shape) for name, shape in named.items()] or [(part.name, part.shape) for part in parts]  # type: ignore[union-attr]
-    own = {part.name or str(place): part.shape for place, part in enumerate(described(x))}  # type: ignore[union-attr,arg-type]
+    if isinstance(shapes, Mapping):
+        wanted = list(shapes.items())
+    else:
+        parts = [part for part in shapes if isinstance(part, Input)]
+        single = tuple(size for size in shapes if isinstance(size, int))
+        wanted = [("", single)] if single else [(part.name, part.shape) for part in parts]
+    own = {part.name or str(place): part.shape for place, part in enumerate(described(x))}
     for place, (name, shape) in enumerate(wanted):
         actual = own.get(name, list(own.values())[place] if place < len(own) else ())
         if actual not in (tuple(shape), tuple(shape)[1:]):
@@ -137,15 +139,13 @@ def read_inputs(
     if model is None:
         loaded = example_model()
         found = example_data(seed) if data is None else load_data(data, seed=seed, preprocess=wanted)
-        notes: tuple[str, ...] = ()
+        notes = ()
     else:
         own = copied(model) if isinstance(model, nn.Module) else model  # the user's module stays as it is
-        if not is_file(own):
-            loaded, notes = load_weighted(own, weights, force)
+        read = None if is_file(own) else load_weighted(own, weights, force)
         found = load_data(data, seed=seed, classifies=is_named(metric, TOP_1), preprocess=wanted)
         check_shapes(found.example, shapes)
-        if is_file(own):
-            loaded, notes = _read_file(str(own), weights, force, found.example)
+        loaded, notes = _read_file(str(own), weights, force, found.example) if read is None else read
     found, task = settled(loaded, found, metric, output)
     trained = weights is not None or not isinstance(model, str) or is_file(model)
     return Inputs(loaded, found, task, model is None, trained, notes)

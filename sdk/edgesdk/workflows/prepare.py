@@ -21,6 +21,7 @@ from edgesdk.bundle.documents import PREPARED, Preparation
 from edgesdk.core.errors import DataError, ModelError, StorageError, UsageError
 from edgesdk.core.graph import LINEAR, Shapes
 from edgesdk.core.report import Tell
+from edgesdk.core.serialize import is_table
 from edgesdk.core.wording import counted, said
 from edgesdk.data.batches import Shuffled, taken
 from edgesdk.data.data import check
@@ -332,7 +333,7 @@ def _loading(spec: str, out: Path, model: nn.Module, x: Batch) -> str:
     if is_file(spec):
         file = os.path.relpath(Path(os.path.expanduser(spec)).resolve(), out.resolve())
         source = source_of(model)
-        names = list(x) if isinstance(x, Mapping) else list(source.inputs) if source is not None else []
+        names: list[str] = list(x) if is_table(x) else list(source.inputs) if source is not None else []
         shapes = {name: tuple(t.shape[1:]) for name, t in zip(names, tensors(x), strict=False)}
         return f"load_model(str(HERE / {file!r}), shapes={shapes or None})"
     where, _, name = spec.rpartition(":")

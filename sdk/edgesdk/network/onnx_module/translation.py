@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import GraphProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, ValueInfoProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_aggregate, map_arg
@@ -50,26 +50,27 @@ class Translation:
     """A ``torch.fx`` graph and the modules that it calls, grown node by node."""
 
     def __init__(self, graph: GraphProto, opsets: Mapping[str, int], where: str) -> None:
-        self.opsets, self.where = opsets, where
-        self.root = nn.Module()
-        self.graph = fx.Graph()
-        self.tracer = GraphAppendingTracer(self.graph)
+        self.opsets: Mapping[str, int] = opsets
+        self.where: str = where
+        self.root: nn.Module = nn.Module()
+        self.graph: fx.Graph = fx.Graph()
+        self.tracer: GraphAppendingTracer = GraphAppendingTracer(self.graph)
         self.constants: dict[str, np.ndarray] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-        self.trained = {name for name, array in self.constants.items() if array.dtype == np.float32 and array.size > 1}
+        self.trained: set[str] = {n for n, a in self.constants.items() if a.dtype == np.float32 and a.size > 1}
         self.counted: dict[str, Counted] = {}
         self.nodes: dict[str, fx.Node] = {}  # by the names of the file's tensors
         self.held: dict[str, str] = {}  # constants that are attributes of the root, by the file's names
         self.modules: dict[Any, str] = {}  # paths of modules, by what they are made of
-        self.readers = Counter(name for node in graph.node for name in node.input)
+        self.readers: Counter[str] = Counter(name for node in graph.node for name in node.input)
         self.readers.update(value.name for value in graph.output)
         self.shapes: dict[fx.Node, tuple[Any, Any]] = {}  # what each call makes of a batch of one and of two
-        self.modes = tuple(FakeTensorMode(allow_non_fake_inputs=True) for _ in BATCHES)
-        self.paths = Paths()
+        self.modes: tuple[FakeTensorMode, ...] = tuple(FakeTensorMode(allow_non_fake_inputs=True) for _ in BATCHES)
+        self.paths: Paths = Paths()
         weights = {t.name for t in graph.initializer}
-        self.inputs = [value for value in graph.input if value.name not in weights]
+        self.inputs: list[ValueInfoProto] = [value for value in graph.input if value.name not in weights]
         for value, name in zip(self.inputs, identifiers(v.name for v in self.inputs), strict=True):
             self._add_input(value, name)
-        self.batch = self.proxy(self.nodes[self.inputs[0].name]).size(0)
+        self.batch: Any = self.proxy(self.nodes[self.inputs[0].name]).size(0)
         self._run_new()
 
     def _add_input(self, value: Any, name: str) -> None:
@@ -223,9 +224,10 @@ class Call:
     """One node of the file, as the function that translates it sees it."""
 
     def __init__(self, translation: Translation, node: NodeProto) -> None:
-        self.translation, self.node = translation, node
-        self.attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        self.opset = translation.opsets.get("", 1)
+        self.translation: Translation = translation
+        self.node: NodeProto = node
+        self.attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        self.opset: int = translation.opsets.get("", 1)
 
     def refusal(self, why: str) -> ModelError:
         """An error that names the node, its operator and the opset."""
