@@ -109,8 +109,8 @@ def test_every_kind_of_error_has_a_document() -> None:
         contracts.loaded(dumps(failure))
     assert len({failure.kind for failure in failures}) == len({failure.exit_code for failure in failures}) == len(kinds)
     with pytest.raises(BudgetError) as raised:
-        Budget(min_score=90).given(80.5)
-    assert (raised.value.figure, raised.value.asked, raised.value.tightest) == ("min_score", 90, 80.5)
+        Budget(accuracy=90).given(80.5)
+    assert (raised.value.figure, raised.value.asked, raised.value.tightest) == ("accuracy", 90, 80.5)
     assert Failure.of(UsageError("a", "b")).budget is None
 
 

@@ -214,9 +214,9 @@ def test_regression_and_several_labels_are_held_against_what_knows_nothing() -> 
 def test_an_accuracy_that_the_model_misses_by_far_names_causes(sample, tmp_path: Path) -> None:
     inputs = given(example_model(), sample, folder=tmp_path)
     with pytest.raises(BudgetError, match=r"itself scores .* less than the 99\.9 that are wanted: train it further"):
-        passes(inputs, budget=Budget(min_score=99.9))
+        passes(inputs, budget=Budget(accuracy=99.9))
     halved = {name: np.where(np.arange(len(sample[name])) % 3, sample[name], 0) for name in ("y", "y_test")}
     inputs = given(example_model(), sample, halved, folder=tmp_path)
     with pytest.raises(BudgetError, match="less than the 95 that are wanted: check that the weights are this model's"):
-        passes(inputs, budget=Budget(min_score=95))
-    assert passes(given(example_model(), sample, folder=tmp_path), budget=Budget(min_score=60))
+        passes(inputs, budget=Budget(accuracy=95))
+    assert passes(given(example_model(), sample, folder=tmp_path), budget=Budget(accuracy=60))

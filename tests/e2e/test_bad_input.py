@@ -75,7 +75,7 @@ def test_a_form_that_there_is_not_or_that_the_file_cannot_hold(fails) -> None:
 
 
 def test_an_accuracy_that_the_dense_model_does_not_reach_itself(fails) -> None:
-    said = fails(5, *own(), "--min-score", "100")
+    said = fails(5, *own(), "--accuracy", "100")
     assert "the dense model itself scores" in said and "less than the 100" in said
 
 
@@ -236,7 +236,7 @@ def several(here: Path) -> None:
         (2, "own.py:Brightest", "pixels.npz", ("--mean", "much"), "no list of numbers"),
         (2, "own.py:Brightest", "pixels.npz", ("--preprocess", "absent.toml"), "absent.toml cannot be read"),
         (2, "own.py:Brightest", "pixels.npz", ("--metric", "torchmetrics:Beauty"), "no metric 'Beauty'"),
-        (5, "own.py:Brightest", "pixels.npz", ("--input-range", "0,255", "--min-score", "101"), "less than the 101"),
+        (5, "own.py:Brightest", "pixels.npz", ("--input-range", "0,255", "--accuracy", "101"), "less than the 101"),
     ],
 )  # fmt: skip
 def test_what_is_judged_and_how_pixels_are_taken(

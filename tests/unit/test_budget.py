@@ -136,7 +136,7 @@ def test_figures_are_shown_as_people_read_them(name: str, value: float, text: st
 
 @given(st.floats(0, 100), st.floats(0, 100), st.none() | st.floats(0.01, 100))
 def test_a_bound_on_the_score_is_a_drop_from_the_dense_models(dense: float, score: float, drop: float | None) -> None:
-    budget = Budget(max_drop=drop, min_score=score)
+    budget = Budget(max_drop=drop, accuracy=score)
     if score > dense:
         with pytest.raises(BudgetError, match=r"the dense model itself scores"):
             budget.given(dense)
@@ -148,9 +148,9 @@ def test_a_bound_on_the_score_is_a_drop_from_the_dense_models(dense: float, scor
 
 def test_without_a_bound_on_the_score_nothing_changes_and_it_must_be_a_number() -> None:
     assert Budget(latency_ms=2).given(90.0) == Budget(latency_ms=2)
-    assert Budget(min_score=-0.5).given(-0.25).max_drop == pytest.approx(0.25)  # a negated error
+    assert Budget(accuracy=-0.5).given(-0.25).max_drop == pytest.approx(0.25)  # a negated error
     with pytest.raises(UsageError, match="score"):
-        Budget(min_score=math.nan)
+        Budget(accuracy=math.nan)
 
 
 @given(st.floats(0.01, 10), st.floats(0.01, 100))

@@ -46,7 +46,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB."),
         click.option("--size", help="Upper bound on the model file, like 200kB."),
         click.option("--max-drop", type=float, help="Upper bound on the drop of the metric, in points."),
-        click.option("--min-score", type=float, help="Lower bound on the metric itself, like 91.5."),
+        click.option("--accuracy", type=float, help="Lower bound on the metric itself, like 91.5."),
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--out", type=click.Path(path_type=Path), help="Where the result goes."),
@@ -61,7 +61,7 @@ def _budget(options: dict[str, Any]) -> Budget | None:
     from edgesdk.core.budget import BYTES, Budget, parse, parse_latency
 
     latency, memory, size = (options.pop(name) for name in ("latency", "peak_memory", "size"))
-    drop, percentile, score = (options.pop(name) for name in ("max_drop", "percentile", "min_score"))
+    drop, percentile, score = (options.pop(name) for name in ("max_drop", "percentile", "accuracy"))
     if (latency, memory, size, drop, score) == (None, None, None, None, None):
         return Budget(percentile=percentile) if percentile != 50 else None
     return Budget(
@@ -69,7 +69,7 @@ def _budget(options: dict[str, Any]) -> Budget | None:
         size_bytes=parse(size, BYTES, "--size") if size else None,
         max_drop=drop,
         percentile=percentile,
-        min_score=score,
+        accuracy=score,
         **(parse_latency(latency) if latency else {}),
     )
 

@@ -42,7 +42,7 @@ class Budget:
     """Upper bounds: milliseconds at ``percentile``, bytes of peak memory and of the file, points of accuracy lost.
 
     A bound that is ``None`` does not bind. ``latency_ratio`` bounds the latency as a share of the dense model's, both
-    being measured in one interleaved run and compared round by round, at the median. ``min_score`` is a lower bound, on
+    being measured in one interleaved run and compared round by round, at the median. ``accuracy`` is a lower bound, on
     the metric itself: what the dense model has above it is the drop. With a bound on accuracy alone the fastest model
     within it is sought; with any other the most accurate one within all of them. Raises ``UsageError`` for an upper
     bound that is not positive.
@@ -53,15 +53,15 @@ class Budget:
     size_bytes: float | None = None
     max_drop: float | None = None
     percentile: float = 50
-    min_score: float | None = None
+    accuracy: float | None = None
     latency_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        if self.min_score is not None and not isfinite(self.min_score):
-            raise UsageError(f"the bound min_score = {self.min_score} is not finite", "give a number")
+        if self.accuracy is not None and not isfinite(self.accuracy):
+            raise UsageError(f"the bound accuracy = {self.accuracy} is not finite", "give a number")
         for bound in fields(self):
             value = getattr(self, bound.name)
-            if bound.name != "min_score" and value is not None and not 0 < value < float("inf"):
+            if bound.name != "accuracy" and value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"the bound {bound.name} = {value} is not positive", "give a number above zero")
         if self.percentile >= 100:
             raise UsageError(f"there is no percentile {self.percentile:g}", "give one between 1 and 99")
@@ -85,13 +85,13 @@ class Budget:
 
     def given(self, dense_score: float) -> Budget:
         """This budget with the bound on the score as a drop. Raises ``BudgetError`` where the dense model misses it."""
-        if self.min_score is None:
+        if self.accuracy is None:
             return self
-        drop = dense_score - self.min_score
+        drop = dense_score - self.accuracy
         if drop < 0:
-            fact = f"the dense model itself scores {dense_score:.4g}, less than the {self.min_score:g} that are wanted"
+            fact = f"the dense model itself scores {dense_score:.4g}, less than the {self.accuracy:g} that are wanted"
             raise BudgetError(
-                fact, "train it further, or ask for less", figure="min_score", asked=self.min_score,
+                fact, "train it further, or ask for less", figure="accuracy", asked=self.accuracy,
                 tightest=dense_score, basis="measured",
             )  # fmt: skip
         least = max(drop, 1e-9)  # a bound is positive

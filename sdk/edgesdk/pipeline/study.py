@@ -55,7 +55,7 @@ def study_model(
     tell("tracing", None)
     reference = Reference(model)
     network = trace(model, data.example, reference)
-    if budget.min_score is not None:
+    if budget.accuracy is not None:
         budget = budget.given(task.score(reference, data.test, reference))
     able: list[tuple[Setup, DenseFile]] = []
     refused: dict[str, str] = {}

@@ -186,7 +186,7 @@ def _study(
             where.offer, again=again,
         )  # fmt: skip
         goal = budget or Budget()
-        if goal.min_score is not None:
+        if goal.accuracy is not None:
             reference = studies[0].reference
             goal = goal.given(task.score(reference, data.test, reference))
         if not goal.bounds and goal.max_drop is None and where.at_hand:

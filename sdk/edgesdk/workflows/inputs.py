@@ -52,8 +52,8 @@ class Inputs:
             if not force:
                 raise verdict.error
             notes.append(f"forced: {verdict.error.fact}")
-        if budget is not None and budget.min_score is not None and self.task.labelled:
-            self._reaches(budget, budget.min_score)
+        if budget is not None and budget.accuracy is not None and self.task.labelled:
+            self._reaches(budget, budget.accuracy)
         if verdict.score is not None:
             said = f"{verdict.score:.4g} {self.task.unit}".rstrip()
             tell(f"the dense model scores {said}, {self.task.name} of {verdict.samples} samples", None)
