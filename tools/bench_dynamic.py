@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from edgesdk.compress.quantize import integer
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
 from edgesdk.example.data import example_data, example_model
@@ -141,7 +141,7 @@ def gating() -> Iterable[str]:
         for index, (name, model) in enumerate(made.items()):
             path = Path(folder) / f"{index}.onnx"
             export(integer(trace(model, data.example), {}), data.example, path)
-            files[name] = Artefact(path)
+            files[name] = Artifact(path)
         with LocalDevice() as agent:
             reports = Bench(agent).measure(files, "rapid", thorough=False)
     dense = reports["all, dense"].latency_ms()

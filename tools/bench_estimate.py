@@ -22,7 +22,7 @@ import torch
 
 from boards import PAIRS, Observed, believed, chip, every, observe, works
 from edgesdk.compress.quantize import calibrate, integer
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import INT8, Option
 from edgesdk.core.runtime import Kernels
@@ -198,7 +198,7 @@ def at_hand(name: str) -> Iterable[Check]:
     shapes = {"resnet20": (3, 32, 32), "mobilenet_v2_small": (3, 32, 32), "ds_cnn": (1, 49, 10),
               "vit_small": (3, 32, 32), "conv_gru": (8, 64)}  # fmt: skip
     known = find_target(name)
-    made: dict[str, Artefact] = {}
+    made: dict[str, Artifact] = {}
     graphs: dict[str, Graph] = {}
     with LocalDevice() as agent, tempfile.TemporaryDirectory() as folder:
         for network, shape in shapes.items():
@@ -211,7 +211,7 @@ def at_hand(name: str) -> Iterable[Check]:
                 calibrate(ready, [x])
                 path = Path(folder) / f"{network} {precision}.onnx"
                 export(ready, x, path)
-                made[path.stem], graphs[path.stem] = Artefact(path, traced.graph, chosen), traced.graph
+                made[path.stem], graphs[path.stem] = Artifact(path, traced.graph, chosen), traced.graph
         reports = Bench(agent).measure(made, "rapid", thorough=False)
     for precision in ("fp32", "int8"):
         chosen = [key for key in made if key.endswith(precision)]

@@ -28,7 +28,7 @@ import peers
 import zoo
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.core.artifact import Artefact, baseline
+from edgesdk.core.artifact import Artifact, baseline
 from edgesdk.core.plan import INT8, Option
 from edgesdk.core.runtime import format_of
 from edgesdk.devices.bench import Bench
@@ -94,7 +94,7 @@ def settled(name: str) -> tuple[nn.Module, Tensor]:
     return model.eval(), x
 
 
-def ours(network: Network, x: Tensor, folder: Path, runtimes: tuple[str, ...]) -> tuple[dict[str, Artefact], float]:
+def ours(network: Network, x: Tensor, folder: Path, runtimes: tuple[str, ...]) -> tuple[dict[str, Artifact], float]:
     """Our int8 file for each runtime, and the seconds that all of them took from the calibrated network."""
     whole = {layer.name: Option(INT8, 8) for layer in network.graph.layers if INT8 in precisions(layer)}
     ready = integer(network, whole)
@@ -103,12 +103,12 @@ def ours(network: Network, x: Tensor, folder: Path, runtimes: tuple[str, ...]) -
     model, specs = converted(ready, x), specification(ready)
     found = {}
     for runtime in runtimes:
-        found[runtime] = Artefact(folder / f"ours{format_of(runtime).suffix}", runtime=runtime)
+        found[runtime] = Artifact(folder / f"ours{format_of(runtime).suffix}", runtime=runtime)
         save(model, specs, found[runtime].path, runtime)
     return found, time.perf_counter() - start
 
 
-def theirs(name: str, model: nn.Module, x: Tensor, runtime: str, folder: Path) -> dict[str, Artefact | str]:
+def theirs(name: str, model: nn.Module, x: Tensor, runtime: str, folder: Path) -> dict[str, Artifact | str]:
     """What the runtime's own tools make, by the tool's name; why not, where they fail."""
     batches = [(part, torch.zeros(len(part))) for part in x[:CALIBRATION].split(32)]
     made: dict[str, Callable[[Path], Path]] = {}
@@ -122,18 +122,18 @@ def theirs(name: str, model: nn.Module, x: Tensor, runtime: str, folder: Path) -
             made["ai-edge-quantizer, dynamic"] = lambda path: peers.litert_int8(
                 model, x, batches, path.with_suffix(".tflite"), dynamic=True
             )
-    found: dict[str, Artefact | str] = {}
+    found: dict[str, Artifact | str] = {}
     for index, (tool, make) in enumerate(made.items()):
         try:
-            found[tool] = Artefact(make(folder / f"peer{index}"), runtime=runtime)
+            found[tool] = Artifact(make(folder / f"peer{index}"), runtime=runtime)
         except Exception as error:  # each tool raises its own kinds
             found[tool] = f"{type(error).__name__}: {str(error).splitlines()[0][:80] if str(error) else ''}"
     return found
 
 
-def error(artefact: Artefact, x: Tensor, expected: np.ndarray) -> float:
+def error(artifact: Artifact, x: Tensor, expected: np.ndarray) -> float:
     """Root-mean-square difference of the file's outputs on ``x`` to ``expected``, over the spread of these."""
-    found = open_file(artefact)
+    found = open_file(artifact)
     rows = [found.run({found.inputs[0]: x[i : i + 1].numpy()})[0] for i in range(len(x))]
     return float(np.sqrt(np.mean((np.concatenate(rows) - expected) ** 2)) / expected.std())
 
@@ -148,21 +148,21 @@ def compared(name: str, agent: LocalDevice, folder: Path) -> tuple[list[Row], fl
     dense_model = converted(integer(network, {}), x)
     rows = []
     for runtime in RUNTIMES:
-        dense = Artefact(folder / f"dense{format_of(runtime).suffix}", runtime=runtime)
+        dense = Artifact(folder / f"dense{format_of(runtime).suffix}", runtime=runtime)
         save(dense_model, {}, dense.path, runtime)
         tools = theirs(name, model, x, runtime, folder)
         files = {"ours": mine[runtime], "dense": dense}
-        files.update({tool: made for tool, made in tools.items() if isinstance(made, Artefact)})
+        files.update({tool: made for tool, made in tools.items() if isinstance(made, Artifact)})
         bench = Bench(agent, runtime=runtime)
         took = bench.measure(files, "rapid", {runtime: baseline(folder, runtime)}, thorough=False)
         off = {tool: error(made, x[CALIBRATION:], expected) for tool, made in files.items()}
         for tool, made in tools.items():
-            ran = isinstance(made, Artefact)
+            ran = isinstance(made, Artifact)
             rows.append(
                 Row(
                     name, runtime, took["ours"].latency_ms(), took[tool].latency_ms() if ran else None,
                     took["dense"].latency_ms(), off["ours"], off[tool] if ran else None, mine[runtime].size_bytes,
-                    made.size_bytes if isinstance(made, Artefact) else None, tool, "" if ran else str(made),
+                    made.size_bytes if isinstance(made, Artifact) else None, tool, "" if ran else str(made),
                 )
             )  # fmt: skip
             print(rows[-1].text(), flush=True)
@@ -172,7 +172,7 @@ def compared(name: str, agent: LocalDevice, folder: Path) -> tuple[list[Row], fl
 def beside(bundles: list[Path], agent: LocalDevice, folder: Path) -> list[str]:
     """Each bundle's p50 from one run, over that of the first, with the score that its report has."""
     opened = [Bundle.open(path) for path in bundles]
-    files = {bundle.path.name: bundle.artefact for bundle in opened}
+    files = {bundle.path.name: bundle.artifact for bundle in opened}
     baselines = {file.runtime: baseline(folder, file.runtime) for file in files.values()}
     took = Bench(agent).measure(files, "quick", baselines, thorough=False)
     first = took[opened[0].path.name].latency_ms()

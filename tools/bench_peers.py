@@ -33,7 +33,7 @@ import edgesdk
 import zoo
 from bench_search import Clock
 from cifar import Cifar
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import BudgetError
 from edgesdk.data.data import CALIBRATION, Data
 from edgesdk.devices.bench import Bench
@@ -141,7 +141,7 @@ class Benchmark:
     def measure(self) -> None:
         """Every file's latency, in one interleaved run."""
         with LocalDevice() as agent:
-            files = {name: Artefact(row.path) for name, row in self.rows.items()}
+            files = {name: Artifact(row.path) for name, row in self.rows.items()}
             found = Bench(agent).measure(files, self.options.mode, thorough=False)
         for name, report in found.items():
             row = self.rows[name]

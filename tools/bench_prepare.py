@@ -31,7 +31,7 @@ from edgesdk.network.trace import trace
 from edgesdk.network.weights import anew
 from edgesdk.techniques.importance import gamma
 from edgesdk.train.apply import fit
-from edgesdk.train.trainer import restate_norms
+from edgesdk.train.trainer import reestimate_batch_norms
 from edgesdk.workflows.prepare import ensemble, sparsify, transfer
 
 NOTHING = 1e-9  # as the strength of a term
@@ -96,7 +96,7 @@ def _cut(dense: Network, share: float, scores: Mapping[str, Tensor], fitted: boo
     calibration = [x for x, _ in data.calibration]
     if fitted:
         return fit(plan, dense, small, scores, calibration)
-    restate_norms(small, calibration)
+    reestimate_batch_norms(small, calibration)
     return small
 
 

@@ -41,11 +41,13 @@ BEGIN, END = "<!-- made by tools/bench_techniques.py: {} -->", "<!-- end -->"
 EPOCHS = 3.0
 
 
-def learnt(subject: Subject, small: Network, epochs: float, restate: bool, recovery: Recovery | None = None) -> Network:
+def learnt(
+    subject: Subject, small: Network, epochs: float, reestimate: bool, recovery: Recovery | None = None
+) -> Network:
     """``small`` with every layer int8, after ``epochs`` over the images in an order that no other run changes."""
     return recovered(
         small, subject.network, whole(small, 8), subject.train(), subject.calibration, subject.task, Schedule(epochs),
-        recovery=recovery or Recovery(), restate=restate,
+        recovery=recovery or Recovery(), reestimate=reestimate,
     )  # fmt: skip
 
 

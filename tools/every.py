@@ -13,7 +13,7 @@ import torch
 
 from edgesdk.compress.quantize import integer, specification
 from edgesdk.compress.stored import stored
-from edgesdk.core.artifact import Artefact, baseline, format_of
+from edgesdk.core.artifact import Artifact, baseline, format_of
 from edgesdk.core.errors import EdgeSdkError
 from edgesdk.core.graph import WEIGHTED, Group
 from edgesdk.core.plan import FP32, Form, Option
@@ -38,13 +38,13 @@ DEFAULT = "Taylor and Hessian"  # how a deployment ranks channels
 class Made:
     """What a technique makes: a float network, and how its layers run and are stored at last.
 
-    ``restate`` says that BatchNorm statistics are taken anew first, which weights as cut need.
+    ``reestimate`` says that BatchNorm statistics are taken anew first, which weights as cut need.
     """
 
     network: Network
     options: Mapping[str, Option] = field(default_factory=dict)
     rounding: str = "nearest"
-    restate: bool = False
+    reestimate: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def channels(subject: Subject, criterion: str = DEFAULT, fitted: bool = True, he
         raise Absent(f"it has no {'heads' if heads else 'channels'} that can be cut")
     if criterion == "BatchNorm scale" and not any(site.norm for site in subject.network.sites.values()):
         raise Absent("it has no BatchNorm")
-    return Made(*subject.carried_out(subject.plan(kept), CRITERIA[criterion](subject), fitted), restate=not fitted)
+    return Made(*subject.carried_out(subject.plan(kept), CRITERIA[criterion](subject), fitted), reestimate=not fitted)
 
 
 def branches(subject: Subject) -> Made:
@@ -173,7 +173,7 @@ class Row:
     before: float
     after: float
     seconds: float
-    files: Mapping[str, Artefact | str]
+    files: Mapping[str, Artifact | str]
     key: str
 
 
@@ -197,7 +197,7 @@ class Every:
                 told = missing[technique] = error.fact if isinstance(error, EdgeSdkError) else str(error)
             print(f"{technique.name}, {technique.strength}: {told}", file=sys.stderr, flush=True)
         took = self._timed(rows)
-        dense = {r: took[f"{r} {rows[0].key}"] for r, file in rows[0].files.items() if isinstance(file, Artefact)}
+        dense = {r: took[f"{r} {rows[0].key}"] for r, file in rows[0].files.items() if isinstance(file, Artifact)}
         ms = ", ".join(f"{r} {report.runtime_version} {report.latency_ms():.4f} ms" for r, report in dense.items())
         yield f"{self.subject.description}: {self.epochs:g} epochs over {self.subject.images:,} images for every row."
         yield f"p50 is over that of the dense model in the same interleaved run ({ms})."
@@ -233,12 +233,12 @@ class Every:
         seconds = time.perf_counter() - start
         ready = self._finished(made, self.epochs) if self.epochs else plain
         model, specs = converted(ready, self.subject.example), specification(ready)
-        files: dict[str, Artefact | str] = {}
+        files: dict[str, Artifact | str] = {}
         for runtime in RUNTIMES:
             path = self.folder / f"{runtime}-{number}{format_of(runtime).suffix}"
             try:
                 save(packed(model, ready.stored, runtime), specs, path, runtime)
-                files[runtime] = Artefact(path, ready.graph, made.options, runtime)
+                files[runtime] = Artifact(path, ready.graph, made.options, runtime)
             except EdgeSdkError as error:
                 files[runtime] = error.fact
         how = [[name, option] for name, option in made.options.items() if option != Option()]
@@ -262,15 +262,15 @@ class Every:
         plain = {name: replace(option, form=None) for name, option in made.options.items()}  # stored small by `stored`
         return recovered(
             made.network, subject.network, plain, subject.train(), subject.calibration, subject.task,
-            Schedule(epochs, 1.0), restate=made.restate, rounding=rounding,
+            Schedule(epochs, 1.0), reestimate=made.reestimate, rounding=rounding,
         )  # fmt: skip
 
     def _timed(self, rows: Iterable[Row]) -> dict[str, Report]:
         """One file of each key, by runtime and key, from one interleaved run."""
-        files: dict[str, Artefact] = {}
+        files: dict[str, Artifact] = {}
         for row in rows:
             for runtime, file in row.files.items():
-                if isinstance(file, Artefact):
+                if isinstance(file, Artifact):
                     files.setdefault(f"{runtime} {row.key}", file)
         with LocalDevice() as agent:
             tiny = {runtime: baseline(self.folder, runtime) for runtime in {file.runtime for file in files.values()}}

@@ -336,7 +336,7 @@ class LiteRT(OnDisk):
 @agent_models.needs_openvino
 @agent_models.needs_litert
 class Together(OnDisk):
-    def test_artefacts_of_several_runtimes_are_timed_in_one_run(self):
+    def test_artifacts_of_several_runtimes_are_timed_in_one_run(self):
         artifacts = [
             {"name": "a", "path": self.path("a.onnx", agent_models.conv())},
             {"name": "b", "path": agent_models.ir(self.folder, agent_models.conv()), "runtime": "openvino"},

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgesdk.core.artifact import Artefact, baseline, open_file
+from edgesdk.core.artifact import Artifact, baseline, open_file
 from edgesdk.core.plan import INT8
 from edgesdk.export.formats import probe_file
 from edgesdk.price.operator import Operator
@@ -21,7 +21,7 @@ def test_it_computes_what_the_probe_does(tmp_path: Path, runtime: str) -> None:
     kept = baseline(tmp_path, runtime)
     made = tmp_path / f"probe{kept.suffix}"
     made.write_bytes(probe_file(PROBE, runtime))
-    one, two = (open_file(Artefact(path, runtime=runtime)) for path in (kept, made))
+    one, two = (open_file(Artifact(path, runtime=runtime)) for path in (kept, made))
     assert list(one.inputs) == list(two.inputs)
     name = next(iter(one.inputs))
     x = np.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype(np.float32)

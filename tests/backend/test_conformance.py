@@ -25,7 +25,7 @@ from torch import Tensor
 import edgesdk_targets
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import FidelityError
 from edgesdk.core.graph import WEIGHTED
 from edgesdk.core.plan import INT8, Option
@@ -95,18 +95,18 @@ def integers(network: Network) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], Artefact]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], Artifact]:
     """The file of each network under each plan for each runtime, written once."""
     folder = tmp_path_factory.mktemp("exported")
 
     @functools.cache
-    def artefact(name: str, plan: str, runtime: str) -> Artefact:
+    def artifact(name: str, plan: str, runtime: str) -> Artifact:
         network, _ = ready(name, plan)
         path = folder / f"{name}-{plan.replace(' ', '-')}{format_of(runtime).suffix}"
         save(converted(name, plan), specification(network), path, runtime)
-        return Artefact(path, network.graph, runtime=runtime)
+        return Artifact(path, network.graph, runtime=runtime)
 
-    return artefact
+    return artifact
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +158,9 @@ def test_layers_that_are_called_integer_run_in_integer_kernels(
 def test_int8_is_a_quarter_and_what_does_not_shrink(exported, runtime: str) -> None:
     dense, small = (exported("resnet20", plan, runtime) for plan in ("dense", "int8"))
     if runtime == "openvino":  # its .xml spells every dimension out, whatever the bits: docs/reference/formats.md
-        sizes = [artefact.files[1].stat().st_size for artefact in (dense, small)]
+        sizes = [artifact.files[1].stat().st_size for artifact in (dense, small)]
     else:
-        sizes = [artefact.size_bytes for artefact in (dense, small)]
+        sizes = [artifact.size_bytes for artifact in (dense, small)]
     assert sizes[1] <= QUARTER * sizes[0]
     assert exported("resnet20", "int4", runtime).size_bytes < small.size_bytes
 
@@ -171,9 +171,9 @@ def test_the_example_decides_as_the_simulation_does(runtime: str, tmp_path: Path
     network, _ = models.made("example")
     small = integer(network, models.assigned(network, "int8"))
     calibrate(small, [x for x, _ in data.calibration])
-    artefact = Artefact(tmp_path / f"model{format_of(runtime).suffix}", runtime=runtime)
-    save(onnx_file.converted(small, data.example), specification(small), artefact.path, runtime)
-    run = runner(artefact, small.structure)
+    artifact = Artifact(tmp_path / f"model{format_of(runtime).suffix}", runtime=runtime)
+    save(onnx_file.converted(small, data.example), specification(small), artifact.path, runtime)
+    run = runner(artifact, small.structure)
     differ = total = 0
     with torch.no_grad():
         for x, _ in data.test:
@@ -210,13 +210,13 @@ print(json.dumps({"version": found.version, "outputs": [numpy.concatenate(p).tol
 @pytest.mark.parametrize(("name", "plan"), core(OLDER, quick))
 def test_the_older_runtime_runs_all_but_four_bits(exported, old_python: Path, name: str, plan: str, tmp_path) -> None:
     network, x = ready(name, plan)
-    artefact = exported(name, plan, "litert")
+    artifact = exported(name, plan, "litert")
     x = x[:4]
     (entry,) = network.graph.inputs
     given: dict[str, Any] = {entry.name: x.numpy()}
     np.savez(tmp_path / "given.npz", **given)
     folder = Path(edgesdk_targets.__file__).parent
-    command = [old_python, "-c", RUN, folder, artefact.path, tmp_path / "given.npz"]
+    command = [old_python, "-c", RUN, folder, artifact.path, tmp_path / "given.npz"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgesdk.compress.exits import Place, fitted, picked, places, split, spread
 from edgesdk.compress.quantize import calibrate, integer
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import DataError, ModelError, UsageError
 from edgesdk.core.runtime import format_of
 from edgesdk.export.formats import export, grid_of
@@ -76,7 +76,7 @@ def test_every_stage_is_a_file_that_computes_it(tmp_path: Path, name: str, preci
         calibrate(ready, batches)
         path = tmp_path / f"stage-{index}{format_of(runtime).suffix}"
         export(ready, batches[0], path, runtime)
-        parity(ready, Artefact(path, ready.graph, options, runtime), batches)
+        parity(ready, Artifact(path, ready.graph, options, runtime), batches)
         with torch.no_grad():
             batches = [ready.flat(batch)[-1] for batch in batches]
 

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from torch import Tensor
 
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import FidelityError
 from edgesdk.core.graph import WEIGHTED
 from edgesdk.devices.bench import Bench
@@ -64,7 +64,7 @@ def bench() -> Iterator[Bench]:
 @pytest.mark.parametrize(("name", "scheme"), CASES)
 def test_a_file_computes_what_the_simulation_computes(exported, name: str, scheme: str) -> None:
     network, x = ready(name, scheme)
-    found = parity(network, Artefact(exported(name, scheme)), [x])
+    found = parity(network, Artifact(exported(name, scheme)), [x])
     assert found.samples == len(x)
     assert found.error <= found.tolerance
     assert found.tolerance == (1e-3 if scheme == "dense" else 5e-2)
@@ -96,14 +96,14 @@ def test_layers_that_are_called_int8_run_in_integer_kernels(exported, bench: Ben
     network, _ = ready(name, scheme)
     weighted = [n for n in models.assigned(network, scheme) if network.graph.by_name[n].kind in WEIGHTED]
     assert weighted
-    assert fallbacks(bench.kernels(Artefact(exported(name, scheme))), weighted) == []
+    assert fallbacks(bench.kernels(Artifact(exported(name, scheme))), weighted) == []
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_float_layer_counts_as_fallen_back(exported, bench: Bench, name: str) -> None:
     network, _ = ready(name, "dense")
     weighted = [layer.name for layer in network.graph.layers if layer.kind in WEIGHTED]
-    assert fallbacks(bench.kernels(Artefact(exported(name, "dense"))), weighted) == weighted
+    assert fallbacks(bench.kernels(Artifact(exported(name, "dense"))), weighted) == weighted
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
@@ -158,7 +158,7 @@ def test_a_file_of_another_network_fails_parity(exported, tmp_path: Path) -> Non
     path = tmp_path / "other.onnx"
     onnx.save(changed(arrays, "stem.0.weight_scale", 1.0), path)
     with pytest.raises(FidelityError, match="differ from the simulation's"):
-        parity(network, Artefact(path), [x])
+        parity(network, Artifact(path), [x])
 
 
 def test_files_are_written_alike_and_keep_the_names_of_inputs(exported, tmp_path: Path) -> None:
@@ -166,4 +166,4 @@ def test_files_are_written_alike_and_keep_the_names_of_inputs(exported, tmp_path
     path = tmp_path / "again.onnx"
     export(network, x, path)
     assert path.read_bytes() == exported("residual", "int8").read_bytes()
-    assert open_file(Artefact(path)).inputs == [t.name for t in network.graph.inputs]
+    assert open_file(Artifact(path)).inputs == [t.name for t in network.graph.inputs]

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.forms import activated, factorized, ready, reconstructed
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.compress.refit import rebuilt
-from edgesdk.core.artifact import Artefact
+from edgesdk.compress.refit import refit_weights
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import UsageError
 from edgesdk.core.graph import ACTIVATION, OTHER
 from edgesdk.core.plan import FP32, INT8, Form, Option
@@ -34,7 +34,7 @@ from edgesdk.price.account import Account
 from edgesdk.price.files import weight_bytes
 from edgesdk.price.forms import CHEAPER, KINDS, fits, forms
 from edgesdk.price.kinds import ACTIVATIONS, kind_of
-from edgesdk.price.menu import full_width, options, strike
+from edgesdk.price.menu import drop_slower, full_width, options
 from edgesdk.price.operator import Operator
 from edgesdk.price.operators import operators
 from edgesdk.price.planned import layer_parts
@@ -200,7 +200,7 @@ def test_every_format_computes_what_the_forms_do(layers: str, precision: str, ru
     found, file = carried_out(layers, precision)
     path = tmp_path / f"model{format_of(runtime).suffix}"
     save(file, specification(found), path, runtime)
-    told = parity(found, Artefact(path, found.graph, runtime=runtime), [x])
+    told = parity(found, Artifact(path, found.graph, runtime=runtime), [x])
     assert told.error <= told.tolerance
     with torch.no_grad():
         assert float((found(x) - network(x)).norm()) > 1e-2 * float(network(x).norm())
@@ -270,7 +270,7 @@ def test_a_cheaper_activation_stays_on_the_menu_where_the_other_takes_longer(tmp
     silu = next(op for op in every if op.activation == "silu")
     assert silu.probed
     table.add({**times, silu.key: Price(3.0)})
-    kept, struck = strike(graph, offered, table, False)
+    kept, struck = drop_slower(graph, offered, table, False)
     assert Option(form=Form("relu")) in kept["silu"] and Option(form=Form("relu")) not in kept["hardswish"]
     assert any(item.layer == "hardswish" and item.choice == "fp32, relu" for item in struck)
 
@@ -290,7 +290,7 @@ def test_every_costlier_activation_has_a_probe(runtime: str) -> None:
 def test_the_last_part_is_fitted_to_what_the_layer_answers() -> None:
     network, x = made()
     found, _ = small({name: Option(form=form) for name, form in FORMED["convolutions"].items()})
-    fitted, fits = rebuilt(found, network, {}, [x[:48]])
+    fitted, fits = refit_weights(found, network, {}, [x[:48]])
     assert {fit.layer.rpartition(".")[0] for fit in fits} >= set(FORMED["convolutions"])
     with torch.no_grad():
         before, after = (float((one(x[48:]) - network(x[48:])).norm()) for one in (found, fitted))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.compress.stored import stored
-from edgesdk.core.artifact import Artefact, check_stored
+from edgesdk.core.artifact import Artifact, check_stored
 from edgesdk.core.errors import ModelError, UsageError
 from edgesdk.core.graph import WEIGHTED
 from edgesdk.core.plan import FP32, INT8, Form, Option
@@ -50,7 +50,7 @@ def halved(name: str, kind: str) -> tuple[Network, Tensor, ModelProto]:
     return network, x, converted(network, x)
 
 
-def both(name: str, runtime: str, kind: str, folder: Path) -> tuple[Artefact, Artefact]:
+def both(name: str, runtime: str, kind: str, folder: Path) -> tuple[Artifact, Artifact]:
     """The files with weights in 16 and in 32 bits."""
     network, _, model = halved(name, kind)
     found = []
@@ -58,12 +58,12 @@ def both(name: str, runtime: str, kind: str, folder: Path) -> tuple[Artefact, Ar
         path = folder / f"{name}-{runtime}-{kind}-{bits}{format_of(runtime).suffix}"
         if not path.exists():
             save(packed(model, weights, runtime), {}, path, runtime)
-        found.append(Artefact(path, network.graph, runtime=runtime))
+        found.append(Artifact(path, network.graph, runtime=runtime))
     return found[0], found[1]
 
 
-def outputs(artefact: Artefact, x: Tensor) -> list[bytes]:
-    opened = open_file(artefact)
+def outputs(artifact: Artifact, x: Tensor) -> list[bytes]:
+    opened = open_file(artifact)
     return [v.tobytes() for i in range(len(x)) for v in opened.run({opened.inputs[0]: x[i : i + 1].numpy()})]
 
 
@@ -92,10 +92,10 @@ def test_the_kernels_are_those_of_the_plain_file(runtime: str, kind: str, folder
     ran = [
         [
             (kernel["operator"], kernel["precision"])
-            for kernel in bench.kernels(artefact)
+            for kernel in bench.kernels(artifact)
             if (kernel["operator"], kernel["precision"]) != ("DEQUANTIZE", "float16")  # LiteRT's, of constants: once
         ]
-        for artefact in both("residual", runtime, kind, folder)
+        for artifact in both("residual", runtime, kind, folder)
     ]
     assert ran[0] == ran[1]
 
@@ -115,7 +115,7 @@ def test_they_stand_beside_integer_layers(runtime: str, folder: Path) -> None:
     assert options and len(ready.stored) == len(halves) > 1
     path = folder / f"mixed{format_of(runtime).suffix}"
     export(ready, x, path, runtime)
-    assert parity(ready, Artefact(path, runtime=runtime), [x]).error <= 5e-2
+    assert parity(ready, Artifact(path, runtime=runtime), [x]).error <= 5e-2
     with pytest.raises(UsageError, match="is an integer layer"):
         stored(network, {name: Option(INT8, 8, Form("fp16")) for name in options})
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgesdk.compress.apply import compressed, staying
+from edgesdk.compress.apply import channels_to_keep, compressed
 from edgesdk.compress.quantize import calibrate, integer, specification
-from edgesdk.compress.refit import irreplaceable, rebuilt
-from edgesdk.compress.sensitivity import importance, kept_channels, sense
-from edgesdk.core.artifact import Artefact
+from edgesdk.compress.refit import irreplaceable, refit_weights
+from edgesdk.compress.sensitivity import importance, kept_channels, measure_sensitivity
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import BundleError
 from edgesdk.core.plan import FP32, Option
 from edgesdk.core.runtime import format_of
@@ -171,7 +171,7 @@ def test_cutting_heads_by_a_plan_is_reading_zero_of_them(name: str) -> None:
     scores = {name_of: torch.rand(DIM, generator=torch.Generator().manual_seed(5))}
     plan = models.plan(network, {name_of: 2 * DEPTH})
     small, given_options = compressed(network, plan, x, scores)
-    gone = sorted(set(range(DIM)) - set(staying(network.graph, plan, scores)[name_of]))
+    gone = sorted(set(range(DIM)) - set(channels_to_keep(network.graph, plan, scores)[name_of]))
     masked_module = copy.deepcopy(network.module)
     (found,), reasons = attentions(network.module, run(network.module, x[:2]))
     assert reasons == {} and len(gone) == 2 * DEPTH
@@ -264,7 +264,7 @@ def test_a_head_that_is_not_read_goes_first_and_at_no_price(name: str) -> None:
         assert float(heads[2]) <= 1e-6 * float(heads.min(0).values.clamp(min=heads[[0, 1, 3]].min()))
         assert set(range(DIM)) - set(kept_channels(scores[group], 3 * DEPTH, DEPTH)) == set(range(16, 24))
     offered = {layer.name: (Option(),) for layer in network.graph.layers}
-    losses = sense(network, offered, x, importance(network, batches, task), task).widths[group]
+    losses = measure_sensitivity(network, offered, x, importance(network, batches, task), task).widths[group]
     assert set(losses) == {DEPTH, 2 * DEPTH, 3 * DEPTH, DIM}
     assert losses[3 * DEPTH] == pytest.approx(0.0, abs=1e-6)
     assert losses[DEPTH] > 1e-4 and losses[DEPTH] >= losses[2 * DEPTH] >= losses[3 * DEPTH] >= losses[DIM] == 0.0
@@ -276,7 +276,7 @@ def test_the_projection_is_fitted_to_the_heads_that_stay(name: str) -> None:
     scores = importance(network, [(x[:128], None)], Task(labelled=False))
     plan = models.plan(network, {group: 2 * DEPTH})
     small, _ = compressed(network, plan, x, scores)
-    new, fits = rebuilt(small, network, staying(network.graph, plan, scores), list(x[:128].split(32)))
+    new, fits = refit_weights(small, network, channels_to_keep(network.graph, plan, scores), list(x[:128].split(32)))
     assert next(fit for fit in fits if fit.layer == "out").damping is not None
     with torch.no_grad():
         wanted, plain, fitted = (net.flat(x[128:])[0] for net in (network, small, new))
@@ -295,7 +295,7 @@ def test_files_compute_what_is_left(name: str, precision: str, tmp_path: Path) -
     for runtime in RUNTIMES:
         path = tmp_path / f"model{format_of(runtime).suffix}"
         save(written, specification(found), path, runtime)
-        seen = parity(found, Artefact(path, found.graph, runtime=runtime), [x])
+        seen = parity(found, Artifact(path, found.graph, runtime=runtime), [x])
         assert seen.error <= seen.tolerance == (1e-3 if precision == "dense" else 5e-2)
 
 
@@ -308,7 +308,7 @@ def test_the_search_buys_whole_heads(tmp_path: Path) -> None:
     table.add(
         {probe.key: Price(1e-6 * probe.macs + 1e-9) for probe in table.missing(all_widths(network.graph, offered))}
     )
-    losses = sense(network, offered, x, importance(network, [(x, None)], task), task)
+    losses = measure_sensitivity(network, offered, x, importance(network, [(x, None)], task), task)
     losses = replace(losses, branches={})
     found = menu(network.graph, offered, table, losses, Correction())
     whole = solve(found, {}, "loss")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgesdk.compress.integers import BIAS_LIMIT, SIGNED, UNSIGNED, ActivationQuantizer, FrozenLayer, IntegerLayer
 from edgesdk.compress.quantize import calibrate, frozen, integer
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.plan import INT8, Option
 from edgesdk.core.runtime import format_of
 from edgesdk.export.formats import export, grid_of
@@ -112,7 +112,7 @@ def test_files_hold_and_compute_the_same_at_the_ends(runtime: str, seed: int, tm
     assert float((simulated - wanted).square().mean().sqrt() / wanted.std()) < 0.05  # a bias cut off would be far more
     path = tmp_path / f"model{format_of(runtime).suffix}"
     export(found, x, path, runtime)
-    assert parity(found, Artefact(path, runtime=runtime), [x]).error < 5e-3
+    assert parity(found, Artifact(path, runtime=runtime), [x]).error < 5e-3
     parts = {name: part for name, part in frozen(found).module.named_modules() if isinstance(part, FrozenLayer)}
     assert set(parts) == {"a", "b", "h"}
     for name, (weight, bias) in stored(path, runtime, list(parts)).items():

@@ -18,7 +18,7 @@ from torch import Tensor
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.quantize import integer
 from edgesdk.compress.stored import packed_as, stored
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import FidelityError, ModelError, UsageError
 from edgesdk.core.graph import WEIGHTED
 from edgesdk.core.plan import FP32, STORED, Form, Option
@@ -116,7 +116,7 @@ def run(model: ModelProto, x: Tensor) -> list[bytes]:
 
 def ran(bench: Bench, model: ModelProto, path: Path) -> list[tuple]:
     onnx.save(model, path)
-    return sorted((kernel["operator"], kernel["name"], kernel["provider"]) for kernel in bench.kernels(Artefact(path)))
+    return sorted((kernel["operator"], kernel["name"], kernel["provider"]) for kernel in bench.kernels(Artifact(path)))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -141,7 +141,7 @@ def test_decoding_is_over_when_the_model_runs(name: str, form: str, bench: Bench
     small = packed(plain, weights)
     assert len(small.graph.node) > len(plain.graph.node) + len(weights)
     assert ran(bench, small, tmp_path / "small.onnx") == ran(bench, plain, tmp_path / "plain.onnx")
-    assert parity(network, Artefact(tmp_path / "small.onnx"), [x]).error <= 1e-3
+    assert parity(network, Artifact(tmp_path / "small.onnx"), [x]).error <= 1e-3
 
 
 def test_a_weight_that_would_be_larger_packed_stays_plain() -> None:
@@ -216,7 +216,7 @@ def test_a_plan_says_in_which_form_each_weight_is_stored(tmp_path: Path) -> None
         file = tmp_path / f"{name}.onnx"
         export(found, x, file)
         assert file.stat().st_size < 0.6 * 4 * sum(part.numel() for part in found.module.parameters())
-        assert parity(found, Artefact(file), [x]).error <= 1e-3
+        assert parity(found, Artifact(file), [x]).error <= 1e-3
     assert not methods
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from load import burning
 
-from edgesdk.core.artifact import REFERENCES, Artefact, references
+from edgesdk.core.artifact import REFERENCES, Artifact, references
 from edgesdk.core.graph import ADD, CONV, LINEAR
 from edgesdk.core.pairing import paired
 from edgesdk.core.plan import FP32, INT8
@@ -111,7 +111,7 @@ def test_a_comparison_holds_whatever_the_load_was(agent: AgentProcess, tmp_path:
 
 
 def test_a_report_says_what_was_disturbed(agent: AgentProcess, tmp_path: Path) -> None:
-    one = Artefact(tmp_path / "model.onnx")
+    one = Artifact(tmp_path / "model.onnx")
     one.path.write_bytes(probe(operators()[0]))
     bench = Bench(agent, folder=tmp_path / "prices")
     report = bench.measure({"one": one}, "rapid", thorough=False)["one"]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgesdk.compress.apply import compressed, staying
-from edgesdk.compress.refit import JUDGE, Fit, irreplaceable, rebuilt
+from edgesdk.compress.apply import channels_to_keep, compressed
+from edgesdk.compress.refit import JUDGE, Fit, irreplaceable, refit_weights
 from edgesdk.core.plan import Form, Option, Plan
 from edgesdk.example.data import example_data, example_model
 from edgesdk.network.network import Network
@@ -34,7 +34,7 @@ def carried_out(network: Network, plan: Plan, x: Tensor) -> tuple[Network, Netwo
     """The plan plainly, and rebuilt on ``x``."""
     scores = models.scores(network)
     small, _ = compressed(network, plan, x, scores)
-    new, fits = rebuilt(small, network, staying(network.graph, plan, scores), list(x.split(32)))
+    new, fits = refit_weights(small, network, channels_to_keep(network.graph, plan, scores), list(x.split(32)))
     return small, new, {fit.layer: fit for fit in fits}
 
 
@@ -56,13 +56,13 @@ def test_what_stays_is_what_the_cut_left() -> None:
     network, x = made("residual")
     plan, scores = cut(network, 0.5), models.scores(network)
     small, _ = compressed(network, plan, x, scores)
-    kept = staying(network.graph, plan, scores)
+    kept = channels_to_keep(network.graph, plan, scores)
     for name in ("stem.0", "inner.0", "down.0"):
         group = network.graph.by_name[name].writes
         assert group is not None
         left, whole = models.norm_of(small, name).weight, models.norm_of(network, name).weight
         assert torch.equal(left, whole[kept[group]])
-    assert staying(network.graph, models.plan(network), scores) == {}
+    assert channels_to_keep(network.graph, models.plan(network), scores) == {}
 
 
 def test_a_network_that_nothing_was_cut_from_stays_as_it_is() -> None:
@@ -90,7 +90,7 @@ def test_channels_that_are_copies_of_others_go_at_no_cost() -> None:
     plan = models.plan(network, {"inner.0": 8})
     scores = models.scores(network) | {"inner.0": torch.arange(16, 0, -1).float()}
     small, _ = compressed(network, plan, x, scores)
-    new, _ = rebuilt(small, network, staying(network.graph, plan, scores), [x[:128]])
+    new, _ = refit_weights(small, network, channels_to_keep(network.graph, plan, scores), [x[:128]])
     assert off(small, network, x[128:]) > 1e-4
     assert off(new, network, x[128:]) < 1e-4 * off(small, network, x[128:])
 
@@ -123,10 +123,10 @@ def test_a_fit_that_does_worse_on_what_it_did_not_see_is_left_out() -> None:
         models.weight_of(small, "0").add_(1.0)
     # The fit sees the first input alone and sets its weight right; the judge has both, whose errors cancelled.
     x = torch.tensor([[1.0, 0.0]] * (JUDGE - 1) + [[1.0, -0.9]]).repeat(4, 1)
-    new, (fit,) = rebuilt(small, network, {}, [x])
+    new, (fit,) = refit_weights(small, network, {}, [x])
     assert fit.damping is None and fit.after == fit.before > 0
     assert torch.equal(models.weight_of(new, "0"), models.weight_of(small, "0"))
-    better, (fit,) = rebuilt(small, network, {}, [x[:4].repeat(5, 1)])
+    better, (fit,) = refit_weights(small, network, {}, [x[:4].repeat(5, 1)])
     assert fit.damping is not None and fit.after < 1e-3 * fit.before
     left = models.weight_of(better, "0") - models.weight_of(network, "0")
     assert float(left[:, 0].detach().abs().max()) < 1e-3
@@ -187,7 +187,7 @@ def test_a_layer_before_an_addition_makes_up_for_the_other_side() -> None:
     small = network.copy()
     with torch.no_grad():
         small.module.get_parameter("scale").sub_(1.0)
-    new, _ = rebuilt(small, network, {}, [x[:40]])
+    new, _ = refit_weights(small, network, {}, [x[:40]])
     assert off(small, network, x[40:]) > 0.1
     assert off(new, network, x[40:]) < 1e-6
 

@@ -41,7 +41,7 @@ from edgesdk.train.recovery import (
     Term,
 )
 from edgesdk.train.teachers import Run, outdone
-from edgesdk.train.trainer import Lessons, Schedule, recovered
+from edgesdk.train.trainer import Schedule, Trainer, recovered
 
 Batches = list[tuple[Tensor, Tensor]]
 TASKED = Task("top-1")
@@ -246,7 +246,7 @@ def test_peers_learn_too_and_the_dense_model_does_not(dense, small, batches) -> 
     peer = {name: value.detach().clone() for name, value in objective.peers[0].state_dict().items()}
     answers = []
     for _ in range(2):
-        lessons = Lessons(objective, batches, 0.1)
+        lessons = Trainer(objective, batches, 0.1)
         lessons.train(student, 6.0, 2e-3, lambda share: None)
         answers.append(float(distillation.hard(student.flat(x)[0], torch.cat([y for _, y in batches])).detach()))
     assert answers[1] < answers[0]
@@ -266,7 +266,7 @@ def test_who_teaches_himself_is_the_average_of_what_he_was(dense, small, batches
             parameter.add_(1.0 + step)
         objective.follow(student)
         expected = 0.75 * expected + 0.25 * parameter.detach()
-    own = objective.guides[0].module.get_parameter(name)
+    own = objective.loaded_teachers[0].module.get_parameter(name)
     torch.testing.assert_close(own, expected)
     assert math.isfinite(loss)
 
@@ -305,7 +305,7 @@ class Spoilt:
 def test_when_the_loss_turns_nan_the_weights_of_the_last_whole_epoch_are_kept(dense, small, batches) -> None:
     student = small.copy()
     data = Spoilt(batches, 7, student)  # in the fourth epoch of two batches, at its second
-    lessons = Lessons(Objective(Recovery(), student, dense[0], TASKED, batches[0][0]), data, 0.1)
+    lessons = Trainer(Objective(Recovery(), student, dense[0], TASKED, batches[0][0]), data, 0.1)
     lessons.train(student, 10.0, 2e-3, lambda share: None)
     assert "after 3.5 epochs" in lessons.stopped and "after 3.0 epochs were kept" in lessons.stopped
     assert len(data.states) == 4
@@ -525,5 +525,5 @@ def test_a_module_of_another_shape_teaches_by_pairs_of_layers(dense, small, batc
     assert value(Objective(recovery, small, network, TASKED, x), small, batches[0]) > 0
     assert outdone(recovery, network, TASKED, batches, 100.0) == []  # its answers are no answers to this
     plain = Objective(Recovery((Teacher(models.Residual()),)), small, network, TASKED, x)
-    assert isinstance(plain.guides[0].run(x, []), Run)
-    assert isinstance(plain.guides[0].made, nn.Module)  # nothing is asked of its layers: it is not traced
+    assert isinstance(plain.loaded_teachers[0].run(x, []), Run)
+    assert isinstance(plain.loaded_teachers[0].made, nn.Module)  # nothing is asked of its layers: it is not traced

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgesdk.compress.apply import compressed, staying
+from edgesdk.compress.apply import channels_to_keep, compressed
 from edgesdk.compress.criteria import ranked
-from edgesdk.compress.refit import rebuilt
-from edgesdk.compress.sensitivity import kept_channels, sense
+from edgesdk.compress.refit import refit_weights
+from edgesdk.compress.sensitivity import kept_channels, measure_sensitivity
 from edgesdk.core.plan import INT8, Form, Option, Plan
 from edgesdk.data.task import Task
 from edgesdk.example.data import example_data, example_model
@@ -48,7 +48,7 @@ class Twins(nn.Module):
 
 def sensed(network: Network, x: Tensor, scores: dict[str, Tensor], extra: dict[str, tuple[Option, ...]]) -> Losses:
     offered = {layer.name: (*options(layer), *extra.get(layer.name, ())) for layer in network.graph.layers}
-    return sense(network, offered, x, scores, TASK)
+    return measure_sensitivity(network, offered, x, scores, TASK)
 
 
 def test_what_others_make_up_for_costs_nothing() -> None:
@@ -90,7 +90,7 @@ def test_prices_are_in_the_order_of_what_a_rebuilt_network_loses() -> None:
         full = {g.name: g.size for g in network.graph.groups if g.fixed is None}
         plan: Plan = models.plan(network, {**full, group: kept})
         small, _ = compressed(network, plan, data.example, scores)
-        small, _ = rebuilt(small, network, staying(network.graph, plan, scores), calibration)
+        small, _ = refit_weights(small, network, channels_to_keep(network.graph, plan, scores), calibration)
         pairs.append((losses.widths[group][kept], TASK.fidelity_loss(small.flat(held), dense)))
     prices, real = (torch.tensor(side).argsort().argsort().double() for side in zip(*pairs, strict=True))
     assert float(torch.corrcoef(torch.stack([prices, real]))[0, 1]) > 0.8  # Spearman's rank correlation

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgesdk.core.errors import ModelError
 from edgesdk.network.trace import trace
-from edgesdk.network.weights import check_returnable, filled, poured
+from edgesdk.network.weights import check_returnable, filled, load_weights
 
 
 class Attention(nn.Module):
@@ -38,7 +38,7 @@ def test_what_a_network_learnt_is_in_the_module_and_the_other_way_round(kind, sh
             parameter.mul_(1.3)
     assert float((learnt.flat(x)[0] - network.flat(x)[0]).abs().max()) > 1e-2
     torch.testing.assert_close(filled(model, learnt)(x), learnt.flat(x)[0])
-    torch.testing.assert_close(poured(network, taught).flat(x)[0], taught(x))
+    torch.testing.assert_close(load_weights(network, taught).flat(x)[0], taught(x))
 
 
 def test_what_a_model_computes_from_other_weights_cannot_be_given_back() -> None:

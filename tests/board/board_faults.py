@@ -81,7 +81,7 @@ def writes(event, args):
     return event != "open" or bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
-def strike(mode, seconds):
+def drop_slower(mode, seconds):
     if mode == "wait":
         time.sleep(seconds)
     if mode == "full":
@@ -122,7 +122,7 @@ def watch(fault):
                 return
             left[0] -= 1
             if left[0] < 0 and fired():
-                strike(fault["mode"], fault.get("seconds"))
+                drop_slower(fault["mode"], fault.get("seconds"))
         finally:
             inside.clear()
 

@@ -23,7 +23,7 @@ LONG = {**SHORT, "minimum_seconds": 60.0, "blocks": None}
 
 
 def timed(board: Board, model: Path, tell: Callable[[dict[str, Any]], None] = lambda step: None, **how: Any) -> Any:
-    """What the agent on the board says of one artefact."""
+    """What the agent on the board says of one artifact."""
     with reach(board.at()) as agent:
         artifacts = [{"name": "model", "path": agent.place(model)}]
         return agent.call("benchmark", artifacts=artifacts, on_progress=tell, timeout=100, **{**SHORT, **how})

@@ -92,7 +92,7 @@ def kept(known: Study, wanted: Budget, result: Result) -> None:
     cost = result.deployed.cost(wanted)
     assert wanted.is_met_by(cost), wanted.misses(cost)
     assert wanted.max_drop is None or result.dense_score - result.score <= wanted.max_drop
-    assert cost.size_bytes == Path(result.artefact.path).stat().st_size
+    assert cost.size_bytes == Path(result.artifact.path).stat().st_size
     assert result.plan.predicted.size_bytes == pytest.approx(cost.size_bytes, rel=0.03, abs=NAMES)
     assert result.plan.predicted.peak_memory_bytes == pytest.approx(cost.peak_memory_bytes, rel=0.05)
     notes = " ".join(step["note"] for step in result.history if "note" in step)

@@ -35,7 +35,7 @@ def test_a_log_has_a_line_per_stage_and_quiet_none(edgesdk: Run, tmp_path: Path)
     names = [line.split("  ", 1)[1].strip() for line in (stage.strip() for stage in done.stages)]
     assert any(name.startswith("the dense model scores") for name in names)
     assert [name.split(" (")[0] for name in names if not name.startswith("the ")] == [
-        "starting", "1/6 judging the dense model", "2/6 tracing", "3/6 pricing operators", "4/6 sensing accuracy",
+        "starting", "1/6 judging the dense model", "2/6 tracing", "3/6 pricing operators", "4/6 measuring sensitivity",
         "5/6 measuring the dense model", "6/6 searching",
     ]  # fmt: skip
     quiet = edgesdk("search", *DATA[:5], "--size", "1MB", "--out", tmp_path / "quiet.json", "-q")

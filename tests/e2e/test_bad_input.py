@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from edgesdk.bundle import bundle
 from edgesdk.cli import main
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import StorageError
 
 
@@ -302,7 +302,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    result = SimpleNamespace(artefact=Artefact(tmp_path / "model.onnx"))
+    result = SimpleNamespace(artifact=Artifact(tmp_path / "model.onnx"))
     nothing: dict = {}
     with pytest.raises(StorageError, match="No space left on device") as raised, bundle.reserve(out, True) as place:
         bundle.pack(place, result, None, None, None, nothing)  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return out, document(edgesdk("deploy", "--target", "x86", "--epochs", "2", "--out", out, "--json"))
 
 
-def test_the_artefact_keeps_the_budget_that_was_predicted(deployed) -> None:
+def test_the_artifact_keeps_the_budget_that_was_predicted(deployed) -> None:
     report = deployed[1]["report"]
     measured, predicted = report["measured"], report["predicted"]
     assert measured["basis"] == "measured" and predicted["basis"] == "predicted"
@@ -43,7 +43,7 @@ def test_the_artefact_keeps_the_budget_that_was_predicted(deployed) -> None:
     assert predicted["peak_memory_bytes"] == pytest.approx(memory, rel=0.25, abs=MEMORY_SLACK)
 
 
-def test_the_artefact_is_accurate_and_integer(deployed) -> None:
+def test_the_artifact_is_accurate_and_integer(deployed) -> None:
     report = deployed[1]["report"]
     assert report["score"]["dense"] > 92
     assert report["score"]["deployed"] > 80  # half of the latency costs more where int8 gains this CPU little

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgesdk.bundle.bundle import file_digest
 from edgesdk.cli import main
 from edgesdk.compress.quantize import integer
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import DataError, ModelError, UsageError
 from edgesdk.data.data import load_data
 from edgesdk.data.task import Task
@@ -177,7 +177,7 @@ def test_an_ensemble_is_a_model_as_any_other_in_every_format(here: Path) -> None
     plain = integer(network, {})
     for runtime, name in (("onnxruntime", "a.onnx"), ("openvino", "a.xml"), ("litert", "a.tflite")):
         export(plain, x[:8], here / name, runtime)
-        assert parity(plain, Artefact(here / name, plain.graph, {}, runtime), [x]).error < 1e-3
+        assert parity(plain, Artifact(here / name, plain.graph, {}, runtime), [x]).error < 1e-3
 
 
 def test_an_ensemble_teaches(here: Path) -> None:

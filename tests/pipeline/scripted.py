@@ -16,7 +16,7 @@ from torch import nn
 
 from edgesdk.compress.integers import UNSIGNED
 from edgesdk.compress.quantize import integer
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import Budget
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.plan import FP32, INT8, Option, Plan
@@ -31,7 +31,7 @@ from edgesdk.pipeline import study as studies
 from edgesdk.pipeline.candidates import Candidate
 from edgesdk.pipeline.pricing import price_operators
 from edgesdk.pipeline.result import Result
-from edgesdk.pipeline.sensing import sense_accuracy
+from edgesdk.pipeline.sensitivity import price_accuracy
 from edgesdk.pipeline.setup import DenseFile, Setup
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import DEPLOYED, Selected
@@ -102,23 +102,23 @@ class ScriptedMeter:
         return len(operators)
 
     def measure(
-        self, artefacts: Mapping[str, Artefact], mode: str, baselines: Mapping[str, Path] | None = None,
+        self, artifacts: Mapping[str, Artifact], mode: str, baselines: Mapping[str, Path] | None = None,
         thorough: bool = True,
     ) -> Mapping[str, Measurement]:  # fmt: skip
-        self.asked += [name for name in artefacts if name != DENSE]
-        ms = {name: self._ms(name, artefact) for name, artefact in artefacts.items()}
-        return {name: self._figures(name, artefact, ms) for name, artefact in artefacts.items()}
+        self.asked += [name for name in artifacts if name != DENSE]
+        ms = {name: self._ms(name, artifact) for name, artifact in artifacts.items()}
+        return {name: self._figures(name, artifact, ms) for name, artifact in artifacts.items()}
 
-    def _ms(self, name: str, artefact: Artefact) -> float:
-        assert artefact.graph is not None
-        parts = sum(self.true.latency_ms(op) for _, op in of_network(artefact.graph, artefact.options))
+    def _ms(self, name: str, artifact: Artifact) -> float:
+        assert artifact.graph is not None
+        parts = sum(self.true.latency_ms(op) for _, op in of_network(artifact.graph, artifact.options))
         return parts if name == DENSE else self.script(name, parts)
 
-    def _figures(self, name: str, artefact: Artefact, ms: Mapping[str, float]) -> Measurement:
-        assert artefact.graph is not None
-        peak = Account.of(self.runtime, self.version).peak_bytes(artefact.graph, artefact.options)
+    def _figures(self, name: str, artifact: Artifact, ms: Mapping[str, float]) -> Measurement:
+        assert artifact.graph is not None
+        peak = Account.of(self.runtime, self.version).peak_bytes(artifact.graph, artifact.options)
         same: dict[str, Any] = dict(
-            name=name, digest=artefact.digest, size_bytes=artefact.size_bytes, runtime=self.runtime,
+            name=name, digest=artifact.digest, size_bytes=artifact.size_bytes, runtime=self.runtime,
             runtime_version=self.version, threads=self.threads,
             peak_memory_bytes=peak if name == DENSE else self.memory(name, peak), runtime_memory_bytes=None,
             valid=not self.throttled(name), reason="it throttled" if self.throttled(name) else None,
@@ -134,7 +134,7 @@ class ScriptedMeter:
             **same, median_ms=ms[name], low_ms=ms[name], high_ms=ms[name], standing={}, sources=(), notes=()
         )
 
-    def kernels(self, artefact: Artefact) -> list[dict[str, Any]]:
+    def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         return []
 
 
@@ -144,12 +144,12 @@ class Unwritten:
     folder: Path
     runtime: str
 
-    def write_file(self, ready: Network, options: Mapping[str, Option], name: str) -> Artefact:
+    def write_file(self, ready: Network, options: Mapping[str, Option], name: str) -> Artifact:
         path = self.folder / f"{name}.onnx"
         size = int(Account.of(self.runtime).size_bytes(ready.graph, options))
         path.write_bytes(name.encode() + bytes(size - len(name)))
         path.with_suffix(".bin").write_bytes(b"")  # what OpenVINO has beside it
-        return Artefact(path, ready.graph, options, self.runtime)
+        return Artifact(path, ready.graph, options, self.runtime)
 
     def quantize(self, network: Network, options: Mapping[str, Option]) -> Network:
         return integer(network, options, UNSIGNED)
@@ -178,7 +178,7 @@ def make_study(meter: ScriptedMeter, folder: Path, labelled: bool = False) -> St
     )
     dense = DenseFile(setup.write_file(network, {}, "dense"), EXACT)
     priced = price_operators(setup, Budget(size_bytes=1.0))  # with what is small and slow
-    sensed = sense_accuracy([setup], [priced.offered])
+    sensed = price_accuracy([setup], [priced.offered])
     return UnwrittenStudy(**vars(studies._anchor(setup, dense, priced, sensed, again=True)))
 
 
@@ -215,7 +215,7 @@ class ScriptedTraining:
         best = min(candidates, key=lambda candidate: self.drop(candidate.plan))
         return Selected(best, ({"finalist": best.plan.digest},) if len(candidates) > 1 else ())
 
-    def finish_best(self, candidates: Sequence[Candidate], beside: Mapping[str, Artefact] | None = None) -> Result:
+    def finish_best(self, candidates: Sequence[Candidate], beside: Mapping[str, Artifact] | None = None) -> Result:
         return self.finish(self.select_best(candidates).candidate, beside)
 
     def try_short(self, candidate: Candidate, share: float = 1.0, units: float = 1.0, told: str = "") -> float:
@@ -224,13 +224,13 @@ class ScriptedTraining:
     def score_held_out(self, network: Network) -> float:
         return 100.0
 
-    def finish(self, candidate: Candidate, beside: Mapping[str, Artefact] | None = None) -> Result:
+    def finish(self, candidate: Candidate, beside: Mapping[str, Artifact] | None = None) -> Result:
         study = candidate.study
         self.finished.append(candidate.plan.digest)
-        files = {DENSE: study.dense_file, DEPLOYED: candidate.artefact, **(beside or {})}
+        files = {DENSE: study.dense_file, DEPLOYED: candidate.artifact, **(beside or {})}
         measured = study.measure(files, thorough=True)
         return Result(
-            candidate.plan, candidate.artefact, measured[DENSE], measured[DEPLOYED], 100.0,
+            candidate.plan, candidate.artifact, measured[DENSE], measured[DEPLOYED], 100.0,
             100.0 - self.drop(candidate.plan), EXACT, (), (),
             {name: one for name, one in measured.items() if name in (beside or {})},
         )  # fmt: skip

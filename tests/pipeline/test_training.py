@@ -155,7 +155,7 @@ def test_the_last_file_is_proved_and_recovery_is_left_out_where_it_harms(
     assert ("recovery was left out" in notes) is bool(said) and said in notes
     assert (
         result.parity.error <= result.parity.tolerance
-        and result.artefact.path.stat().st_size == result.deployed.size_bytes
+        and result.artifact.path.stat().st_size == result.deployed.size_bytes
     )
     assert set(result.against_model) == {"dense", "deployed"} and result.dense_score == 100.0
     assert training.allowance.spent > 0 and result.beside == {}

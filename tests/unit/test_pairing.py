@@ -1,4 +1,4 @@
-"""Ratios of two artefacts, round by round: what moves the device between rounds leaves them alone."""
+"""Ratios of two artifacts, round by round: what moves the device between rounds leaves them alone."""
 
 from __future__ import annotations
 

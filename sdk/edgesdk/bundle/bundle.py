@@ -35,7 +35,7 @@ from edgesdk.bundle.documents import (
 )  # fmt: skip
 from edgesdk.bundle.signing import check_signature, sign
 from edgesdk.core.arrays import read_npz
-from edgesdk.core.artifact import Artefact, open_file
+from edgesdk.core.artifact import Artifact, open_file
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError
 from edgesdk.core.plan import INT8, Plan
@@ -92,9 +92,9 @@ class Bundle:
         return sides[0], sides[1]
 
     @property
-    def artefact(self) -> Artefact:
+    def artifact(self) -> Artifact:
         """Its model as a file for its runtime."""
-        return Artefact(self.model, runtime=self.manifest["runtime"]["name"])
+        return Artifact(self.model, runtime=self.manifest["runtime"]["name"])
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
@@ -178,11 +178,11 @@ def pack(
     """
     out = _out(place)
     try:
-        for file in result.artefact.every:
+        for file in result.artifact.every:
             shutil.copyfile(file, place / file.name)
         (place / "plan.json").write_text(dumps(result.plan))
         (place / "report.json").write_text(dumps(_report(result, data, budget, facts)))
-        model = Artefact(place / result.artefact.path.name, runtime=result.artefact.runtime)
+        model = Artifact(place / result.artifact.path.name, runtime=result.artifact.runtime)
         _record(place, model, network, data)
         run = resources.files("edgesdk_targets").joinpath("bundle_run.py").read_text()
         (place / "run.py").write_text(run)
@@ -218,7 +218,7 @@ def _out(place: Path) -> Path:
     return place.with_name(place.name[1:].rpartition(".partial-")[0])
 
 
-def _record(place: Path, model: Artefact, network: Network, data: Data) -> None:
+def _record(place: Path, model: Artifact, network: Network, data: Data) -> None:
     """A few inputs with the outputs that a runtime on this machine gave for them."""
     from edgesdk.network.network import tensors
 
@@ -235,7 +235,7 @@ def _outputs(found: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     return {name: np.concatenate(parts) for name, parts in zip(found.outputs, zip(*rows, strict=True), strict=True)}
 
 
-def _manifest(model: Artefact, result: Result, data: Data, network: Network) -> Manifest:
+def _manifest(model: Artifact, result: Result, data: Data, network: Network) -> Manifest:
     place = model.path.parent
     layout = {4: "NCHW" if data.preprocessing is None else data.preprocessing.layout, 3: "NCL", 2: "NC"}
     recorded = np.load(place / "sample.npz")
@@ -366,7 +366,7 @@ def check(path: str | Path, key: str | Path | None = None) -> Verification:
     bundle = Bundle.open(path)
     inputs, recorded = bundle.recorded()
     try:
-        found = open_file(bundle.artefact)
+        found = open_file(bundle.artifact)
         outputs = _outputs(found, inputs)
     except EdgeSdkError:
         raise

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 STEPS = (
-    "judging the dense model", "tracing", "pricing operators", "sensing accuracy", "measuring the dense model",
+    "judging the dense model", "tracing", "pricing operators", "measuring sensitivity", "measuring the dense model",
     "searching", "fitting weights", "trying finalists", "recovering", "exporting and measuring",
 )  # fmt: skip
 """How the stages of a deployment begin, in order; the first six are those of a search."""

@@ -252,7 +252,7 @@ def show_search(plan: Plan, console: Console, quiet: bool = False, verbose: bool
 
 
 def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
-    """What was chosen per layer and why; with ``verbose`` what was struck off, and what the solver proved."""
+    """What was chosen per layer and why; with ``verbose`` what was left out as slower, and what the solver proved."""
     table = Table(title="chosen per layer (latency predicted)", title_justify="left")
     for heading in ("layer", "channels", "runs as", "us", "why"):
         table.add_column(heading, justify="right" if heading == "us" else "left", overflow="fold")
@@ -267,7 +267,7 @@ def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
         return
     for struck in plan.struck:
         slower = f"{1e3 * struck.latency_ms:.1f} us instead of {1e3 * struck.replaces_ms:.1f} us"
-        console.print(f"struck off: {struck.layer} as {struck.choice}, {slower}", highlight=False)
+        console.print(f"slower on this device, left out: {struck.layer} as {struck.choice}, {slower}", highlight=False)
     proof = plan.proof
     console.print(
         f"proved within {100 * proof.gap:.2g} % of the best plan at these prices (objective {proof.objective:.4g}, "

@@ -15,7 +15,7 @@ from edgesdk.core.errors import BundleError
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import Form, Option, Plan
 from edgesdk.network.cutting import cut
-from edgesdk.network.fuse import described
+from edgesdk.network.fuse import describe_layers
 from edgesdk.network.heads import cut_heads
 from edgesdk.network.kept import kept_channels
 from edgesdk.network.modularize import is_relu
@@ -34,7 +34,7 @@ def compressed(
     plan.check(network.graph)
     module = copy.deepcopy(network.module)
     graph = network.graph
-    gone = {name: _others(graph, name, stay) for name, stay in staying(graph, plan, scores).items()}
+    gone = {name: _others(graph, name, stay) for name, stay in channels_to_keep(graph, plan, scores).items()}
     if network.channels is not None:  # of the whole network: without a branch, channels would come to other places
         cut(module, x, network.channels, {n: places for n, places in gone.items() if not graph.group_by_name[n].heads})
     for branch in graph.branches:
@@ -62,12 +62,12 @@ def compressed(
             parts = _split(module, path, form)
             options.update(dict.fromkeys(parts, options[layer.name]))
     module.recompile()
-    small = described(module, x, network.structure)
+    small = describe_layers(module, x, network.structure)
     renamed = _renamed(network, small)
     return small, {name: options.get(renamed.get(name, name), Option()) for name in small.graph.by_name}
 
 
-def staying(graph: Graph, plan: Plan, scores: Mapping[str, Tensor]) -> dict[str, list[int]]:
+def channels_to_keep(graph: Graph, plan: Plan, scores: Mapping[str, Tensor]) -> dict[str, list[int]]:
     """Of each channel group of ``graph`` that the plan cuts, the channels that stay, in order.
 
     Raises ``BundleError`` where the plan cuts a unit of them in two.

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from edgesdk.core.errors import DataError, ModelError, UsageError
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, POOL, Graph, Layer
-from edgesdk.network.fuse import described, outputs
+from edgesdk.network.fuse import describe_layers, outputs
 from edgesdk.network.modularize import aten
 from edgesdk.network.network import Batch, Network, Structure, rebatch, tensors
 from edgesdk.price.kinds import ACTIVATIONS
@@ -217,7 +217,7 @@ def split(network: Network, heads: Mapping[str, nn.Linear], x: Batch) -> list[Ne
     for name in (*heads, None):
         module = _stage(network, start, name, heads)
         pair = network.structure if name is None else Structure.plain(2)
-        found.append(described(module, x, pair))
+        found.append(describe_layers(module, x, pair))
         if name is not None:
             with torch.no_grad():
                 x = module(*tensors(x))[1]

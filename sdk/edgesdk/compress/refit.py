@@ -39,7 +39,7 @@ class Fit:
 
 
 @torch.no_grad()
-def rebuilt(
+def refit_weights(
     small: Network,
     dense: Network,
     kept: Mapping[str, Sequence[int]],

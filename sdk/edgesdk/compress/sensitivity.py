@@ -74,7 +74,7 @@ def _detached(x: Batch) -> list[Tensor]:
     return [t.detach().clone() for t in tensors(x)]
 
 
-def sense(
+def measure_sensitivity(
     network: Network,
     offered: Mapping[str, tuple[Option, ...]],
     x: Batch,

@@ -57,7 +57,7 @@ def _tiny(name: str, runtime: str) -> tuple[bytes, str]:
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """A model file; ``graph`` and ``options`` say what is in it, where that is known. To measure it needs neither."""
 
     path: Path
@@ -89,17 +89,17 @@ class Artefact:
         return tuple(self.path.with_name(self.path.stem + ending) for ending in endings)
 
 
-def open_file(artefact: Artefact) -> Any:
+def open_file(artifact: Artifact) -> Any:
     """The file, loaded in its runtime or in one on this machine that reads such files: see ``Runtime.opener``.
 
     Raises ``DeviceError`` where that runtime is not installed, or refuses the file.
     """
-    runtime = find_runtime(artefact.runtime)
+    runtime = find_runtime(artifact.runtime)
     try:
-        return load_function(runtime.opener)(str(artefact.path), runtime.name)
+        return load_function(runtime.opener)(str(artifact.path), runtime.name)
     except ImportError:
         raise DeviceError(f"{runtime.here} is not installed", runtime.install) from None
     except Exception as error:  # runtimes' own exceptions share no base
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        fact = f"{runtime.name} refuses {artefact.path.name} ({lines[0] if lines else type(error).__name__})"
+        fact = f"{runtime.name} refuses {artifact.path.name} ({lines[0] if lines else type(error).__name__})"
         raise DeviceError(fact, "export it anew, for this runtime") from None

@@ -1,4 +1,4 @@
-"""Two artefacts compared round by round: what moves a device between rounds moves both, and cancels."""
+"""Two artifacts compared round by round: what moves a device between rounds moves both, and cancels."""
 
 from __future__ import annotations
 

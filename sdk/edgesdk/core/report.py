@@ -1,4 +1,4 @@
-"""What an artefact was measured or predicted to take, with everything that the figures depend on."""
+"""What an artifact was measured or predicted to take, with everything that the figures depend on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from edgesdk.core.pairing import Ratio
 from edgesdk.core.schema import Schema
 
 SCHEMA, PREDICTION = Schema("measurement", 2), Schema("prediction", 2)
-DENSE = "dense"  # the artefact of a run that others are compared with
+DENSE = "dense"  # the artifact of a run that others are compared with
 Tell = Callable[[str, "float | None"], None]
 """Is told what is being done and how much of that is: what stands after ``": "`` is detail that may change."""
 
 
 class Measurement(Protocol):
-    """One artefact on one device or target: a ``Report`` where it was measured, a ``Prediction`` where it was not.
+    """One artifact on one device or target: a ``Report`` where it was measured, a ``Prediction`` where it was not.
 
     ``basis`` says which, and what may be written of the figures follows from that alone.
     """
@@ -78,7 +78,7 @@ class Undisturbed:
     """What a run takes in the device's undisturbed state, in ms, with the standard error of its logarithm.
 
     Reference models, visited every few ms, tell that state: it is the lowest mode of their times, ``reference_ms``.
-    What the artefact took is taken relative to theirs, visits counting the less the slower the device was;
+    What the artifact took is taken relative to theirs, visits counting the less the slower the device was;
     ``disturbed`` is the share of visits in which it was slower than that state.
     """
 
@@ -90,14 +90,14 @@ class Undisturbed:
 
 @dataclass(frozen=True)
 class Report:
-    """One artefact on one device.
+    """One artifact on one device.
 
     ``statistics`` of latency in ms (``p50``, ``p90``, ``p95``, ``p99``, ``min``, ``max``, ``mean``, ``std``; a
     percentile that the count cannot carry is ``None``); ``samples_ms`` are the raw samples. Memory in bytes:
     ``peak_memory_bytes`` is what the model adds to the process, ``runtime_memory_bytes`` what the runtime takes without
     any. ``precision`` is the one that the runtime says it computes floats in, where it says so. ``load_ms`` is a cold
     load in a fresh process. ``valid`` is false for a throttled run, with the reason. ``ratios`` are its latency as a
-    share of that of each other artefact of the same run, by its name, compared round by round. In
+    share of that of each other artifact of the same run, by its name, compared round by round. In
     ``statistics`` ``p50`` is that of the ``undisturbed`` state, where it is known, and ``p50_as_run`` that of the raw
     samples, as all the others are.
     """
@@ -168,7 +168,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One artefact on a target that is not at hand, from the target's profile: what a ``Report`` would measure.
+    """One artifact on a target that is not at hand, from the target's profile: what a ``Report`` would measure.
 
     ``median_ms`` with the ends of its 90 % interval. ``size_bytes`` is the file's own. ``standing`` says per precision
     what the prices rest on, ``notes`` in words what a reader must know. ``ratios`` are as in a ``Report``.

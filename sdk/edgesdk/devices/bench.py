@@ -1,4 +1,4 @@
-"""What the SDK asks of a device: its facts, operator prices, and measurements of whole artefacts."""
+"""What the SDK asks of a device: its facts, operator prices, and measurements of whole artifacts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import hypot
 from pathlib import Path
 from typing import Any
 
-from edgesdk.core.artifact import Artefact, references
+from edgesdk.core.artifact import Artifact, references
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.pairing import paired
@@ -152,34 +152,34 @@ class Bench:
 
     def measure(
         self,
-        artefacts: Mapping[str, Artefact],
+        artifacts: Mapping[str, Artifact],
         mode: str,
         baselines: Mapping[str, Path] | None = None,
         thorough: bool = True,
     ) -> dict[str, Report]:
-        """Each artefact's report, from one run in which their blocks are interleaved, each in its own runtime.
+        """Each artifact's report, from one run in which their blocks are interleaved, each in its own runtime.
 
         ``baselines`` has a tiny model per runtime that pages it in before memory is measured. ``thorough`` measures
         cold loads too, each in processes of their own.
         """
-        places = {name: self.agent.place(*artefact.files) for name, artefact in artefacts.items()}
+        places = {name: self.agent.place(*artifact.files) for name, artifact in artifacts.items()}
         tiny = {runtime: self.agent.place(path) for runtime, path in (baselines or {}).items()}
-        run = self._timed(artefacts, places, mode)
+        run = self._timed(artifacts, places, mode)
         reports = {}
         for found in run["artifacts"]:
-            artefact = artefacts[found["name"]]
-            if found["digest"] != artefact.digest:
-                fact = f"{self.agent.where} measured another file than {artefact.path.name}: its SHA-256 differs"
+            artifact = artifacts[found["name"]]
+            if found["digest"] != artifact.digest:
+                fact = f"{self.agent.where} measured another file than {artifact.path.name}: its SHA-256 differs"
                 raise DeviceError(fact, "look at what changes files there, and try again")
-            same = {"path": places[found["name"]], "runtime": artefact.runtime, "threads": self.threads}
+            same = {"path": places[found["name"]], "runtime": artifact.runtime, "threads": self.threads}
             known = _undisturbed(found, run)
-            memory = self._memory(artefact, same, tiny.get(artefact.runtime))
+            memory = self._memory(artifact, same, tiny.get(artifact.runtime))
             reports[found["name"]] = Report(
                 name=found["name"],
                 digest=found["digest"],
-                size_bytes=artefact.size_bytes,
-                runtime=artefact.runtime,
-                runtime_version=self.versions[artefact.runtime],
+                size_bytes=artifact.size_bytes,
+                runtime=artifact.runtime,
+                runtime_version=self.versions[artifact.runtime],
                 precision=found["runtime"]["precision"],
                 threads=self.threads,
                 mode=mode,
@@ -209,17 +209,17 @@ class Bench:
         """In how many fresh processes what one shows is measured, where that is not for the agent to say."""
         return {"processes": 1} if self.brief else {}
 
-    def _memory(self, artefact: Artefact, same: Mapping[str, Any], baseline: str | None) -> Mapping[str, Any]:
+    def _memory(self, artifact: Artifact, same: Mapping[str, Any], baseline: str | None) -> Mapping[str, Any]:
         """What the model adds to a fresh process, measured once for a file: it depends on nothing that comes and goes.
 
         The dense file is in many runs, to be compared with.
         """
-        key = (artefact.digest, artefact.runtime, baseline is None)
+        key = (artifact.digest, artifact.runtime, baseline is None)
         if key not in self._memories:
             self._memories[key] = self.agent.call("memory", **same, baseline=baseline, **self._processes)
         return self._memories[key]
 
-    def _timed(self, artefacts: Mapping[str, Artefact], places: Mapping[str, str], mode: str) -> dict[str, Any]:
+    def _timed(self, artifacts: Mapping[str, Artifact], places: Mapping[str, str], mode: str) -> dict[str, Any]:
         """What the agent says of one interleaved run; where the device throttled, of the last of a few."""
         count, seconds, warmup = MODES[mode]
         run: dict[str, Any] = {}
@@ -228,8 +228,8 @@ class Bench:
             run = self.agent.call(
                 "benchmark",
                 artifacts=[
-                    {"name": name, "path": places[name], "runtime": artefact.runtime}
-                    for name, artefact in artefacts.items()
+                    {"name": name, "path": places[name], "runtime": artifact.runtime}
+                    for name, artifact in artifacts.items()
                 ],
                 runtime=self.runtime,
                 threads=self.threads,
@@ -243,16 +243,16 @@ class Bench:
                 break
         return run
 
-    def kernels(self, artefact: Artefact) -> list[dict[str, Any]]:
+    def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         """The kernels that the runtime really executed: name, operator, provider, share of the time."""
-        path = self.agent.place(*artefact.files)
+        path = self.agent.place(*artifact.files)
         found = self.agent.call("kernels", path=path, runtime=self.runtime, threads=self.threads)["kernels"]
         self.agent.forget()
         return found
 
 
 def _undisturbed(found: Mapping[str, Any], run: Mapping[str, Any]) -> Undisturbed | None:
-    """What an agent says of an artefact in the undisturbed state; nothing where it had no references."""
+    """What an agent says of an artifact in the undisturbed state; nothing where it had no references."""
     if run["references"] is None:
         return None
     told = found["undisturbed"]
@@ -267,7 +267,7 @@ def _statistics(found: Mapping[str, Any], known: Undisturbed | None) -> Mapping[
 
 
 def _beyond(found: Mapping[str, Any], run: Mapping[str, Any]) -> float:
-    """What is uncertain of an artefact because the device was disturbed all the time."""
+    """What is uncertain of an artifact because the device was disturbed all the time."""
     return beyond(found["undisturbed"]["level_ms"], run["references"]["ms"]) if run["references"] else 0.0
 
 

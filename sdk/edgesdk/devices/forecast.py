@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.report import Prediction
@@ -49,23 +49,23 @@ class Forecast:
 
     def measure(
         self,
-        artefacts: Mapping[str, Artefact],
+        artifacts: Mapping[str, Artifact],
         mode: str,
         baselines: Mapping[str, Path] | None = None,
         thorough: bool = True,
     ) -> dict[str, Prediction]:
-        """What each artefact is predicted to cost on the target, in its own runtime."""
+        """What each artifact is predicted to cost on the target, in its own runtime."""
         found = {}
-        for name, artefact in artefacts.items():
-            if artefact.graph is None:
-                raise DeviceError(f"what is in {artefact.path.name} is not known", "estimate an .onnx file instead")
-            prices = Predicted(self._prices.profile, artefact.runtime, self.threads)
-            cost = predicted(artefact.graph, artefact.options, prices, exact=False)
+        for name, artifact in artifacts.items():
+            if artifact.graph is None:
+                raise DeviceError(f"what is in {artifact.path.name} is not known", "estimate an .onnx file instead")
+            prices = Predicted(self._prices.profile, artifact.runtime, self.threads)
+            cost = predicted(artifact.graph, artifact.options, prices, exact=False)
             found[name] = Prediction(
                 name=name,
-                digest=artefact.digest,
-                size_bytes=artefact.size_bytes,
-                runtime=artefact.runtime,
+                digest=artifact.digest,
+                size_bytes=artifact.size_bytes,
+                runtime=artifact.runtime,
                 runtime_version=self.version,
                 threads=self.threads,
                 median_ms=cost.latency_ms,
@@ -79,9 +79,9 @@ class Forecast:
             )
         return {name: replace(one, ratios=_ratios(one, found)) for name, one in found.items()}
 
-    def kernels(self, artefact: Artefact) -> list[dict[str, Any]]:
+    def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         """The kernels with which the file runs on the machine at hand, in its runtime or one that reads such files."""
-        return self.here.kernels(artefact)
+        return self.here.kernels(artifact)
 
 
 def _ratios(own: Prediction, found: Mapping[str, Prediction]) -> dict[str, Ratio]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.report import Measurement
 from edgesdk.price.operator import Operator
 from edgesdk.price.prices import Prices
@@ -50,14 +50,14 @@ class Meter(Protocol):
 
     def measure(
         self,
-        artefacts: Mapping[str, Artefact],
+        artifacts: Mapping[str, Artifact],
         mode: str,
         baselines: Mapping[str, Path] | None = None,
         thorough: bool = True,
     ) -> Mapping[str, Measurement]:
-        """What each artefact takes, compared with each other; ``thorough`` with its cold load, where that is known."""
+        """What each artifact takes, compared with each other; ``thorough`` with its cold load, where that is known."""
         ...
 
-    def kernels(self, artefact: Artefact) -> list[dict[str, Any]]:
+    def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         """The kernels that a runtime executes of the file: name, operator, provider, share of the time."""
         ...

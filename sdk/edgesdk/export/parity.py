@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgesdk.compress.quantize import specification
-from edgesdk.core.artifact import Artefact, open_file
+from edgesdk.core.artifact import Artifact, open_file
 from edgesdk.core.errors import FidelityError
 from edgesdk.core.parity import Parity
 from edgesdk.core.runtime import find_runtime, format_of
@@ -23,15 +23,15 @@ ROUGH = 1e-1  # with 4-bit weights in LiteRT, whose kernels for them round one i
 INTEGER_PRECISIONS = ("int8", "uint8", "int4", "i8", "u8", "i4")
 
 
-def runner(artefact: Artefact, structure: Structure) -> Callable[[Batch], Any]:
+def runner(artifact: Artifact, structure: Structure) -> Callable[[Batch], Any]:
     """:func:`flat_runner` with the outputs in the ``structure`` in which the model returns them."""
-    run = flat_runner(artefact)
+    run = flat_runner(artifact)
     return lambda x: structure.of(run(x))
 
 
-def flat_runner(artefact: Artefact) -> Callable[[Batch], list[Tensor]]:
+def flat_runner(artifact: Artifact) -> Callable[[Batch], list[Tensor]]:
     """A function from a batch to the outputs of the file, run on one sample at a time, by a runtime that is here."""
-    found = open_file(artefact)
+    found = open_file(artifact)
 
     def run(x: Batch) -> list[Tensor]:
         columns = [t.numpy() for t in tensors(x)]
@@ -44,51 +44,51 @@ def flat_runner(artefact: Artefact) -> Callable[[Batch], list[Tensor]]:
     return run
 
 
-def parity(network: Network, artefact: Artefact, batches: Sequence[Batch]) -> Parity:
+def parity(network: Network, artifact: Artifact, batches: Sequence[Batch]) -> Parity:
     """Compare the file with ``network``. Raises ``FidelityError`` beyond the tolerance.
 
     The tolerance is 1e-3 of the outputs' standard deviation for a float network and 5e-2 for an integer one, whose
     sums a runtime rounds in another order; 1e-1 with 4-bit weights in LiteRT.
     """
-    found = compared(network.flat, artefact, batches, _tolerance(network, artefact))
+    found = compared(network.flat, artifact, batches, _tolerance(network, artifact))
     if not found.error <= found.tolerance:
         off = f"{found.error:.2g} of their spread, more than {found.tolerance:g}"
         raise FidelityError(f"the file's outputs differ from the simulation's by {off}", FidelityError.INSTEAD)
     return found
 
 
-def faithful(reference: Reference, network: Network, artefact: Artefact, batches: Sequence[Batch]) -> Parity:
+def faithful(reference: Reference, network: Network, artifact: Artifact, batches: Sequence[Batch]) -> Parity:
     """Compare the dense file with the user's own module. Raises ``FidelityError`` beyond the tolerance."""
-    found = compared(reference.flat, artefact, batches, ROUGH if network.module.meta.get("halves") else FLOAT_TOLERANCE)
+    found = compared(reference.flat, artifact, batches, ROUGH if network.module.meta.get("halves") else FLOAT_TOLERANCE)
     if not found.error <= found.tolerance:
         off = f"by {found.error:.2g} of their spread, more than {found.tolerance:g}"
-        fact = f"what {artefact.runtime} computes of the dense model differs from the model itself {off}"
+        fact = f"what {artifact.runtime} computes of the dense model differs from the model itself {off}"
         raise FidelityError(fact, "choose another --runtime")
     return found
 
 
 def compared(
-    expected: Callable[[Batch], list[Tensor]], artefact: Artefact, batches: Iterable[Batch], tolerance: float
+    expected: Callable[[Batch], list[Tensor]], artifact: Artifact, batches: Iterable[Batch], tolerance: float
 ) -> Parity:
     """How far the file is from what is ``expected``, on the first samples of ``batches``."""
-    pairs = _answers(expected, artefact, batches, SAMPLES)
+    pairs = _answers(expected, artifact, batches, SAMPLES)
     wanted, found = (pairs[0][side].flatten(1) for side in (0, 1))
     differs = float((wanted.argmax(1) != found.argmax(1)).double().mean())
     return Parity(max(map(_distance, pairs)), tolerance, len(wanted), differs)
 
 
 def compared_by_output(
-    expected: Callable[[Batch], list[Tensor]], artefact: Artefact, batches: Iterable[Batch]
+    expected: Callable[[Batch], list[Tensor]], artifact: Artifact, batches: Iterable[Batch]
 ) -> list[float]:
     """How far each output of the file is from what is ``expected``, on all of ``batches``."""
-    return list(map(_distance, _answers(expected, artefact, batches, None)))
+    return list(map(_distance, _answers(expected, artifact, batches, None)))
 
 
 def _answers(
-    expected: Callable[[Batch], list[Tensor]], artefact: Artefact, batches: Iterable[Batch], most: int | None
+    expected: Callable[[Batch], list[Tensor]], artifact: Artifact, batches: Iterable[Batch], most: int | None
 ) -> list[tuple[Tensor, Tensor]]:
     """Of each output what is expected, and what the file answers; about so many samples at ``most``."""
-    run = flat_runner(artefact)
+    run = flat_runner(artifact)
     ours, theirs, count = [], [], 0
     with torch.no_grad():
         for x in batches:
@@ -106,9 +106,9 @@ def _distance(pair: tuple[Tensor, Tensor]) -> float:
     return float((wanted - found).square().mean().sqrt() / wanted.std().clamp(min=1e-12))
 
 
-def _tolerance(network: Network, artefact: Artefact) -> float:
+def _tolerance(network: Network, artifact: Artifact) -> float:
     bits = {spec.bits for spec in specification(network).values()}
-    if 4 in bits and not format_of(artefact.runtime).unpacks:
+    if 4 in bits and not format_of(artifact.runtime).unpacks:
         return ROUGH
     return INTEGER_TOLERANCE if bits else FLOAT_TOLERANCE
 

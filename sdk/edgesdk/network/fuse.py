@@ -36,10 +36,10 @@ def flat(model: nn.Module, x: Batch, free_batch: bool = True) -> Network:
     structure = structure_of(program)
     if source is not None:
         structure = replace(structure, inputs=source.inputs, outputs=source.outputs)
-    return described(module, x, structure)
+    return describe_layers(module, x, structure)
 
 
-def described(module: fx.GraphModule, x: Batch, structure: Structure) -> Network:
+def describe_layers(module: fx.GraphModule, x: Batch, structure: Structure) -> Network:
     """The network that a flat module is, without channel groups and branches."""
     values = run(module, rebatch(x, lambda t: t[:2]))
     layers, sites = _Layers(module, values).found()

@@ -15,7 +15,7 @@ from edgesdk.core.wording import listed
 from edgesdk.network.network import Network
 
 
-def poured(network: Network, model: nn.Module) -> Network:
+def load_weights(network: Network, model: nn.Module) -> Network:
     """A copy of ``network``, traced from a module of this kind, with the weights of ``model``."""
     network = network.copy()
     names = set(network.module.state_dict())

@@ -29,7 +29,7 @@ def measure_dense(setup: Setup, dense: DenseFile, whole: IntegerModel, again: bo
     path = cache_folder() / "anchors" / f"{digest(key)[:16]}.json"
     if not again and (kept := read_anchors(path)) is not None:
         return kept
-    measured = setup.measure({DENSE: dense.artefact, DENSE_INT8: whole.artefact})
+    measured = setup.measure({DENSE: dense.artifact, DENSE_INT8: whole.artifact})
     if all(one.valid and not is_predicted(one) for one in measured.values()):
         write(path, dumps(measured))
     return measured

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgesdk.compress.apply import compressed
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import MEASURED, Budget, Cost, show
 from edgesdk.core.errors import BudgetError
 from edgesdk.core.plan import Option, Plan
@@ -31,12 +31,12 @@ class Candidate:
     study: Study
     plan: Plan
     network: Network
-    artefact: Artefact
+    artifact: Artifact
     measured: Measurement
 
     @property
     def options(self) -> Mapping[str, Option]:
-        return self.artefact.options
+        return self.artifact.options
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ def list_dense(study: Study, budget: Budget) -> tuple[Attempt, ...]:
     attempts = []
     for name, options in models.items():
         one, measured = plan_full_width(study, options), study.anchors[name]
-        artefact = whole.artefact if options else study.dense_file
+        artifact = whole.artifact if options else study.dense_file
         cost = measured.cost(budget)
         if cost.latency_ratio is None:  # the dense model, or figures that were kept by an earlier version
             cost = replace(cost, latency_ratio=measured.latency_ms() / study.dense.latency_ms())
-        candidate = Candidate(study, one.plan, study.network, artefact, measured)
+        candidate = Candidate(study, one.plan, study.network, artifact, measured)
         attempts.append(Attempt(candidate, name, cost, one.solution.loss))
     return tuple(attempts)
 
@@ -99,12 +99,12 @@ def build(study: Study, one: Planned) -> Candidate:
     """
     small, options = compressed(study.network, one.plan, study.data.example, study.scores)
     name = f"candidate-{one.plan.digest[:12]}"
-    artefact = study.write_file(study.quantize(small, options), options, name)
-    measured = study.measure({DENSE: study.dense_file, name: artefact})[name]
+    artifact = study.write_file(study.quantize(small, options), options, name)
+    measured = study.measure({DENSE: study.dense_file, name: artifact})[name]
     if measured.valid:
         solution = one.solution
         study.corrections.observe(Seen(solution.choices, solution.kept, solution.dropped, measured))
-    return Candidate(study, one.plan, small, artefact, measured)
+    return Candidate(study, one.plan, small, artifact, measured)
 
 
 def select_keeping(tried: Iterable[Attempt], budget: Budget) -> tuple[Attempt, ...]:

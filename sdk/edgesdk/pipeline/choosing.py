@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BudgetError
 from edgesdk.pipeline.candidates import Attempt, Candidate, find_nearest, list_dense, refuse, select_keeping
@@ -28,7 +28,7 @@ class Chosen:
 
     study: Study
     best: Candidate | None = None
-    beside: Mapping[str, Artefact] = field(default_factory=dict)
+    beside: Mapping[str, Artifact] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
 
@@ -53,7 +53,7 @@ def choose_runtime(studies: Sequence[Study], budget: Budget, training: Training,
             history += [one.step(budget) for one in first.tried]
     if not finalists:
         raise join_refusals(errors)
-    measured = finalists[0].study.measure({c.study.runtime: c.artefact for c in finalists})
+    measured = finalists[0].study.measure({c.study.runtime: c.artifact for c in finalists})
     finalists = [replace(c, measured=measured[c.study.runtime]) for c in finalists]
     selected = (
         training.select_best(finalists)
@@ -62,10 +62,10 @@ def choose_runtime(studies: Sequence[Study], budget: Budget, training: Training,
     )
     best = selected.candidate
     beside = {
-        f"{kind} {c.study.runtime}": artefact
+        f"{kind} {c.study.runtime}": artifact
         for c in finalists
         if c is not best
-        for kind, artefact in (("dense", c.study.dense_file), ("finalist", c.artefact))
+        for kind, artifact in (("dense", c.study.dense_file), ("finalist", c.artifact))
     }
     refused = {runtime: str(error) for runtime, error in errors.items()}
     return Chosen(best.study, best, beside, refused, (*history, *selected.history))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import Budget
 from edgesdk.pipeline.candidates import Attempt, Candidate, attempt, list_dense
 from edgesdk.pipeline.planning import EVEN, MARGIN, make_plan
@@ -23,7 +23,7 @@ SLOWER = 1.25  # times the share before, where what was found drops too much in 
 
 def find_fastest(
     study: Study, budget: Budget, max_drop: float, training: Training, best: Candidate | None = None,
-    beside: Mapping[str, Artefact] | None = None, history: tuple[Mapping[str, Any], ...] = (),
+    beside: Mapping[str, Artifact] | None = None, history: tuple[Mapping[str, Any], ...] = (),
 ) -> Result:  # fmt: skip
     """The fastest plan whose accuracy drops by no more than ``max_drop`` points: bisection on the latency.
 

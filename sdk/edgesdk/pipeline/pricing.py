@@ -14,7 +14,7 @@ from edgesdk.core.runtime import find_runtime
 from edgesdk.pipeline.setup import Setup
 from edgesdk.price.account import Account
 from edgesdk.price.correct import Correction
-from edgesdk.price.menu import Losses, all_widths, full_width, menu, options, strike
+from edgesdk.price.menu import Losses, all_widths, drop_slower, full_width, menu, options
 from edgesdk.price.planned import planned
 from edgesdk.price.prices import Prices
 from edgesdk.price.stored import forms
@@ -47,7 +47,7 @@ def price_operators(setup: Setup, budget: Budget) -> Priced:
     setup.tell(stage, 0.0)
     prices = setup.meter.prices(sum(prod(layer.weight_shape) for layer in setup.graph.layers if layer.weight_shape))
     setup.time(full_width(setup.graph, every), lambda share: setup.tell(stage, share / 5))
-    offered, struck = strike(setup.graph, every, prices, smaller)
+    offered, struck = drop_slower(setup.graph, every, prices, smaller)
     setup.time(all_widths(setup.graph, offered), lambda share: setup.tell(stage, 0.2 + 0.8 * share))
     return Priced(prices, offered, struck)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Measurement
 
@@ -23,7 +23,7 @@ class Result:
     """
 
     plan: Plan
-    artefact: Artefact
+    artifact: Artifact
     dense: Measurement
     deployed: Measurement
     dense_score: float

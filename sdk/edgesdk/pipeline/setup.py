@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from edgesdk.compress.quantize import integer
-from edgesdk.core.artifact import Artefact, baseline, format_of
+from edgesdk.core.artifact import Artifact, baseline, format_of
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import INT8, Option
 from edgesdk.core.report import Measurement, Tell
@@ -59,23 +59,23 @@ class Setup:
     def calibration(self) -> list[Batch]:
         return [x for x, _ in self.data.calibration]
 
-    def write_file(self, ready: Network, options: Mapping[str, Option], name: str) -> Artefact:
+    def write_file(self, ready: Network, options: Mapping[str, Option], name: str) -> Artifact:
         """``ready``, whose layers are as ``options`` say, as a file for this runtime."""
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"{name}{format_of(self.runtime).suffix}"
         export(ready, self.data.example, path, self.runtime)
-        return Artefact(path, ready.graph, options, self.runtime)
+        return Artifact(path, ready.graph, options, self.runtime)
 
     def quantize(self, network: Network, options: Mapping[str, Option]) -> Network:
         """``network`` with the layers that ``options`` call integer on this runtime's grid, ranges calibrated, and the
         weights that they store in another form in it."""
         return quantize(network, options, self.calibration, grid_of(self.runtime))
 
-    def measure(self, artefacts: Mapping[str, Artefact], thorough: bool = False) -> Mapping[str, Measurement]:
-        """Each artefact's figures from one interleaved run, or its prediction; those of other runtimes too."""
+    def measure(self, artifacts: Mapping[str, Artifact], thorough: bool = False) -> Mapping[str, Measurement]:
+        """Each artifact's figures from one interleaved run, or its prediction; those of other runtimes too."""
         self.folder.mkdir(exist_ok=True)
-        baselines = {a.runtime: baseline(self.folder, a.runtime) for a in artefacts.values()}
-        return self.meter.measure(artefacts, usual_mode(), baselines, thorough)
+        baselines = {a.runtime: baseline(self.folder, a.runtime) for a in artifacts.values()}
+        return self.meter.measure(artifacts, usual_mode(), baselines, thorough)
 
     def time(
         self, operators: Sequence[Operator], progress: Callable[[float], None] = lambda share: None, again: bool = False
@@ -88,7 +88,7 @@ class Setup:
 class DenseFile:
     """The dense model's file, and how far what it computes is from the user's module."""
 
-    artefact: Artefact
+    artifact: Artifact
     parity: Parity
 
 
@@ -98,9 +98,9 @@ def check_dense(setup: Setup) -> DenseFile:
     Raises ``ModelError`` where the runtime's format lacks one of its operators, ``FidelityError`` where the file is too
     far from the module.
     """
-    artefact = setup.write_file(integer(setup.network, {}), {}, "dense")
+    artifact = setup.write_file(integer(setup.network, {}), {}, "dense")
     some = rebatch(setup.data.example, lambda t: t[:SAMPLES])
-    return DenseFile(artefact, faithful(setup.reference, setup.network, artefact, [some]))
+    return DenseFile(artifact, faithful(setup.reference, setup.network, artifact, [some]))
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class IntegerModel:
         return cls(setup, {layer.name: eight for layer in setup.graph.layers if eight in offered[layer.name]})
 
     @cached_property
-    def artefact(self) -> Artefact:
+    def artifact(self) -> Artifact:
         """That model's file, its ranges calibrated."""
         ready = self.setup.quantize(self.setup.network, self.options)
         return self.setup.write_file(ready, self.options, "dense-int8")

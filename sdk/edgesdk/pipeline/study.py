@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from edgesdk.core.artifact import Artefact, format_of
+from edgesdk.core.artifact import Artifact, format_of
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.core.menu import Menu
@@ -23,7 +23,7 @@ from edgesdk.network.trace import trace
 from edgesdk.pipeline.anchoring import DENSE_INT8, measure_dense
 from edgesdk.pipeline.corrections import Corrections, Seen
 from edgesdk.pipeline.pricing import Priced, Pricing, pick_full_width, price_operators
-from edgesdk.pipeline.sensing import Sensed, sense_accuracy
+from edgesdk.pipeline.sensitivity import Sensitivity, price_accuracy
 from edgesdk.pipeline.setup import DenseFile, IntegerModel, Setup, check_dense
 from edgesdk.price.account import Account
 from edgesdk.price.correct import Correction
@@ -70,7 +70,7 @@ def study_model(
                 raise
             refused[runtime] = error.fact
     priced = [price_operators(setup, budget) for setup, _ in able]
-    sensed = sense_accuracy([setup for setup, _ in able], [one.offered for one in priced])
+    sensed = price_accuracy([setup for setup, _ in able], [one.offered for one in priced])
     studies = [_anchor(setup, dense, own, sensed, again) for (setup, dense), own in zip(able, priced, strict=True)]
     return studies, refused
 
@@ -80,7 +80,7 @@ def _select_held(offer: Sequence[str], runtime: str) -> tuple[str, ...]:
     return tuple(name for name in offer if name not in STORED or name in format_of(runtime).stores)
 
 
-def _anchor(setup: Setup, dense: DenseFile, priced: Priced, sensed: Sensed, again: bool) -> Study:
+def _anchor(setup: Setup, dense: DenseFile, priced: Priced, sensed: Sensitivity, again: bool) -> Study:
     """The study of a model that was priced: its dense figures, which correct the prices first of all."""
     whole = IntegerModel.of(setup, priced.offered)
     anchors = measure_dense(setup, dense, whole, again)
@@ -94,7 +94,7 @@ def _anchor(setup: Setup, dense: DenseFile, priced: Priced, sensed: Sensed, agai
     for name, options in models.items():
         corrections.observe(Seen(pick_full_width(at, options), full, (), anchors[name]))
     return Study(
-        **vars(setup), dense_file=dense.artefact, dense_parity=dense.parity, whole=whole, anchors=anchors,
+        **vars(setup), dense_file=dense.artifact, dense_parity=dense.parity, whole=whole, anchors=anchors,
         pricing=pricing, scores=sensed.scores, corrections=corrections,
     )  # fmt: skip
 
@@ -108,7 +108,7 @@ class Study(Setup):
     grows, with every network that is measured.
     """
 
-    dense_file: Artefact
+    dense_file: Artifact
     dense_parity: Parity
     whole: IntegerModel
     anchors: Mapping[str, Measurement]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgesdk.core.artifact import Artefact
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.plan import FP32
 from edgesdk.core.report import DENSE, Tell
@@ -33,7 +33,7 @@ UNITS = 4.0  # short recoveries that are expected where nobody says how many
 NEAREST = "nearest"  # rounding of weights, where finalists or what was learnt are compared
 FITTED = "fitted"  # the name of the weights that were fitted before anything is learnt
 TIE = 0.5  # points of the held-out score, within which the faster finalist is the better one
-DEPLOYED = "deployed"  # the artefact of the last run that goes into the bundle
+DEPLOYED = "deployed"  # the artifact of the last run that goes into the bundle
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Training:
         """Whether what is left of the time should go to training what was found."""
         return self.allowance.late
 
-    def finish_best(self, candidates: Sequence[Candidate], beside: Mapping[str, Artefact] | None = None) -> Result:
+    def finish_best(self, candidates: Sequence[Candidate], beside: Mapping[str, Artifact] | None = None) -> Result:
         """The best of ``candidates`` after a short recovery, in full; ``beside`` is measured with it."""
         selected = self.select_best(candidates)
         result = self.finish(selected.candidate, beside)
@@ -120,10 +120,10 @@ class Training:
         """The score on held-out data."""
         return self.task.score(network, self.data.holdout, self.network)
 
-    def finish(self, candidate: Candidate, beside: Mapping[str, Artefact] | None = None) -> Result:
+    def finish(self, candidate: Candidate, beside: Mapping[str, Artifact] | None = None) -> Result:
         """The candidate recovered, exported, proved equal to its simulation, and measured with the dense model.
 
-        The artefacts ``beside``, of other runtimes, are measured in the same interleaved run.
+        The artifacts ``beside``, of other runtimes, are measured in the same interleaved run.
         """
         study = candidate.study
         network, notes = self._recover_in_full(candidate)
@@ -137,7 +137,7 @@ class Training:
         fell = fallbacks(study.meter.kernels(deployed), [network.sites[name].module or name for name in weighted])
         return Result(
             plan=candidate.plan,
-            artefact=deployed,
+            artifact=deployed,
             dense=measured[DENSE],
             deployed=measured[DEPLOYED],
             dense_score=self.task.score(study.reference, self.data.test, study.reference),

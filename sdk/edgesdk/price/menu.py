@@ -97,7 +97,7 @@ def all_widths(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[
     return list({op.key: op for op in found}.values())
 
 
-def strike(
+def drop_slower(
     graph: Graph, offered: Mapping[str, tuple[Option, ...]], table: Prices, smaller_wanted: bool
 ) -> tuple[dict[str, tuple[Option, ...]], tuple[Struck, ...]]:
     """``offered`` without the options that this device runs slower than what they replace, and those options.

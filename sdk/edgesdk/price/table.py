@@ -30,7 +30,7 @@ REFERENCES = (
 )
 """Whose probes are visited between all others: kernels of different kinds are not slowed down alike.
 
-They are kept as files (``artefact.references``), so that to measure needs nothing that makes any.
+They are kept as files (``artifact.references``), so that to measure needs nothing that makes any.
 """
 
 

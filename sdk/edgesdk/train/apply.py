@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from edgesdk.compress.apply import compressed, staying
+from edgesdk.compress.apply import channels_to_keep, compressed
 from edgesdk.compress.integers import UNSIGNED, Grid
 from edgesdk.compress.quantize import calibrate, integer, suited
-from edgesdk.compress.refit import rebuilt
+from edgesdk.compress.refit import refit_weights
 from edgesdk.compress.stored import stored
 from edgesdk.core.plan import FP32, Option, Plan
 from edgesdk.data.data import Data
@@ -44,7 +44,7 @@ def fit(
     """
     if not plan.structural(dense.graph):
         return small
-    fitted, _ = rebuilt(small, dense, staying(dense.graph, plan, scores), calibration, progress)
+    fitted, _ = refit_weights(small, dense, channels_to_keep(dense.graph, plan, scores), calibration, progress)
     return fitted
 
 
@@ -66,7 +66,7 @@ def learn(
     return recovered(
         small, dense, options, data.train, [x for x, _ in data.calibration], task,
         Schedule(epochs, recovery.integer_share if structural else 1.0), seed, progress, grid=grid, recovery=recovery,
-        note=note, restate=False, rounding=rounding or ("nearest" if learns else suited(options)), kept=kept,
+        note=note, reestimate=False, rounding=rounding or ("nearest" if learns else suited(options)), kept=kept,
         until=until,
     )  # fmt: skip
 

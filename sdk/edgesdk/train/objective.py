@@ -38,7 +38,7 @@ from edgesdk.train.recovery import (
     Recovery,
     Term,
 )
-from edgesdk.train.teachers import Guide, Run, guide, same, traced, watched
+from edgesdk.train.teachers import LoadedTeacher, Run, load_teacher, same, traced, watched
 
 RELATION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     DISTANCES: distillation.distances, ANGLES: distillation.angles, SIMILARITY: distillation.similarity,
@@ -60,26 +60,31 @@ class Objective:
         teachers = recovery.loaded().teachers
         total = sum(teacher.weight for teacher in teachers)
         self.shares: list[float] = [teacher.weight / total for teacher in teachers]
-        self.guides: list[Guide] = [guide(teacher, dense) for teacher in teachers]
+        self.loaded_teachers: list[LoadedTeacher] = [load_teacher(teacher, dense) for teacher in teachers]
         if recovery.mode == SELF:
-            self.guides = [Guide(student, same)]
+            self.loaded_teachers = [LoadedTeacher(student, same)]
         elif any(term.kind in LAYERED for term in recovery.losses):
-            self.guides = [traced(one, x) for one in self.guides]
+            self.loaded_teachers = [traced(one, x) for one in self.loaded_teachers]
         self.peers: nn.ModuleList = nn.ModuleList()
         if recovery.mode == MUTUAL:
             made = [
-                one.made.copy() if isinstance(one.made, Network) else copy.deepcopy(one.made) for one in self.guides
+                one.made.copy() if isinstance(one.made, Network) else copy.deepcopy(one.made)
+                for one in self.loaded_teachers
             ]
-            self.guides = [replace(one, made=peer) for one, peer in zip(self.guides, made, strict=True)]
-            self.peers.extend(one.module for one in self.guides)
-        self.lessons: list[_Lesson] = [
-            _Lesson(term, which, paired(term, student.graph, dense.graph, one.graph) if term.kind in LAYERED else ())
+            self.loaded_teachers = [
+                replace(one, made=peer) for one, peer in zip(self.loaded_teachers, made, strict=True)
+            ]
+            self.peers.extend(one.module for one in self.loaded_teachers)
+        self.teacher_terms: list[_TeacherTerm] = [
+            _TeacherTerm(
+                term, which, paired(term, student.graph, dense.graph, one.graph) if term.kind in LAYERED else ()
+            )
             for term in recovery.losses
-            for which, one in enumerate(self.guides)
+            for which, one in enumerate(self.loaded_teachers)
         ]
         self.heads: nn.ModuleDict = nn.ModuleDict()
-        for index, lesson in enumerate(self.lessons):
-            self._add_heads(index, lesson, student, x)
+        for index, teacher_term in enumerate(self.teacher_terms):
+            self._add_heads(index, teacher_term, student, x)
 
     def parameters(self) -> list[nn.Parameter]:
         """What learns beside the student."""
@@ -98,9 +103,9 @@ class Objective:
             for part in self.average.modules():
                 if isinstance(part, ActivationQuantizer):
                     part.observing = False  # its range is the student's, a buffer
-            self.guides = [Guide(replace(student, module=self.average.module), same)]  # type: ignore[arg-type]
+            self.loaded_teachers = [LoadedTeacher(replace(student, module=self.average.module), same)]  # type: ignore[arg-type]
             self.follow(student)
-        for one in self.guides:
+        for one in self.loaded_teachers:
             one.module.train(self.recovery.mode == MUTUAL)
 
     def follow(self, student: Network) -> None:
@@ -116,14 +121,14 @@ class Objective:
             x, theirs = _leaves(x), _leaves(x)
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             with torch.set_grad_enabled(mutual or self.precise):
-                taught = [one.run(theirs, self._layers(1, which)) for which, one in enumerate(self.guides)]
+                taught = [one.run(theirs, self._layers(1, which)) for which, one in enumerate(self.loaded_teachers)]
             run = watched(student, x, self._layers(0))
         losses = []
-        for index, lesson in enumerate(self.lessons):
-            term = lesson.term
-            loss = self._loss(index, lesson, run, taught[lesson.which], y, (x, theirs))
+        for index, teacher_term in enumerate(self.teacher_terms):
+            term = teacher_term.term
+            loss = self._loss(index, teacher_term, run, taught[teacher_term.which], y, (x, theirs))
             grown = min(1.0, epoch / term.warmup_epochs) if term.warmup_epochs else 1.0
-            scale = term.weight * grown * self.shares[lesson.which]
+            scale = term.weight * grown * self.shares[teacher_term.which]
             losses += [] if loss is None else [loss if scale == 1 else scale * loss]
         if mutual:
             own = [o.detach().float() for o in run.outputs]
@@ -134,21 +139,28 @@ class Objective:
 
     def _layers(self, side: int, which: int | None = None) -> list[str]:
         """The layers of the student (0), or of one teacher (1), whose outputs are compared."""
-        pairs = [pair for lesson in self.lessons if which in (None, lesson.which) for pair in lesson.pairs]
+        pairs = [
+            pair
+            for teacher_term in self.teacher_terms
+            if which in (None, teacher_term.which)
+            for pair in teacher_term.pairs
+        ]
         return list(dict.fromkeys(pair[side] for pair in pairs))
 
     def _loss(
-        self, index: int, lesson: _Lesson, run: Run, teacher: Run, y: Any, x: tuple[Batch, Batch]
+        self, index: int, teacher_term: _TeacherTerm, run: Run, teacher: Run, y: Any, x: tuple[Batch, Batch]
     ) -> Tensor | None:
         """The loss of one term against one teacher; ``None`` where the plan left its layers out."""
-        term = lesson.term
+        term = teacher_term.term
         if term.kind == TASK:
             _check_fit(run.outputs, teacher.outputs)
             return self.task.distillation(run.outputs, teacher.outputs, y)
         if term.kind in LAYERED:
             found = [
-                self._layer_loss(lesson, _key(index, place), run.layers[own].float(), teacher.layers[other].float())
-                for place, (own, other) in enumerate(lesson.pairs)
+                self._layer_loss(
+                    teacher_term, _key(index, place), run.layers[own].float(), teacher.layers[other].float()
+                )
+                for place, (own, other) in enumerate(teacher_term.pairs)
             ]
             return torch.stack(found).sum() if found else None
         if term.output >= min(len(run.outputs), len(teacher.outputs)):
@@ -165,34 +177,34 @@ class Objective:
             return distillation.logits(one, other)
         return (distillation.soft if term.kind == SOFT else distillation.probabilities)(one, other, term.heat)
 
-    def _layer_loss(self, lesson: _Lesson, key: str, one: Tensor, other: Tensor) -> Tensor:
-        kind = lesson.term.kind
+    def _layer_loss(self, teacher_term: _TeacherTerm, key: str, one: Tensor, other: Tensor) -> Tensor:
+        kind = teacher_term.term.kind
         if kind in RELATION:
             return RELATION[kind](one, other)
         if kind == INFORMATION:
             return self.heads[key](one, other)
         if kind == ATTENTION:
-            return distillation.attention(one, other, lesson.axes[key])
+            return distillation.attention(one, other, teacher_term.axes[key])
         return distillation.features(self.heads[key](one) if key in self.heads else one, other)
 
-    def _add_heads(self, index: int, lesson: _Lesson, student: Network, x: Batch) -> None:
+    def _add_heads(self, index: int, teacher_term: _TeacherTerm, student: Network, x: Batch) -> None:
         """What learns for one term and teacher."""
-        kind, one = lesson.term.kind, self.guides[lesson.which]
+        kind, one = teacher_term.term.kind, self.loaded_teachers[teacher_term.which]
         if kind == ADVERSARY:
             with torch.no_grad():
                 outputs = student.flat(x)
-            width = outputs[min(lesson.term.output, len(outputs) - 1)].shape[-1]
+            width = outputs[min(teacher_term.term.output, len(outputs) - 1)].shape[-1]
             self.heads[_key(index, 0)] = distillation.Discriminator(width)
         if kind not in LAYERED or kind in RELATIONS:
             return
-        for place, (own, other) in enumerate(lesson.pairs):
+        for place, (own, other) in enumerate(teacher_term.pairs):
             narrow, wide = student.graph.by_name[own].shape, one.graph.by_name[other].shape
             axis = channel_axis(one.graph, other)
             if len(narrow) != len(wide) or places(narrow, axis) != places(wide, axis):
                 fact = f"the loss {kind} cannot compare {own} {narrow} with {other} {wide}"
                 raise UsageError(fact, "pair layers that differ in channels alone")
             key, widths = _key(index, place), (narrow[axis - 1], wide[axis - 1])
-            lesson.axes[key] = axis
+            teacher_term.axes[key] = axis
             if kind == INFORMATION:
                 self.heads[key] = distillation.Information(*widths, axis)
             elif kind == FEATURES and widths[0] != widths[1]:
@@ -200,7 +212,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class _TeacherTerm:
     """A term against one teacher, with the layers that it compares."""
 
     term: Term

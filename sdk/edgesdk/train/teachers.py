@@ -18,7 +18,7 @@ from edgesdk.train.recovery import DENSE, Recovery, Teacher
 
 
 @dataclass(frozen=True)
-class Guide:
+class LoadedTeacher:
     """A teacher as it is run: a network, or where nothing is asked of its layers, a module."""
 
     made: Network | nn.Module
@@ -54,17 +54,17 @@ class Run:
     layers: dict[str, Tensor]
 
 
-def guide(teacher: Teacher, dense: Network) -> Guide:
+def load_teacher(teacher: Teacher, dense: Network) -> LoadedTeacher:
     """A loaded ``teacher`` as it is run on a batch of the student's."""
     assert not isinstance(teacher.view, str)
     view = teacher.view or same
     if teacher.source == DENSE:
-        return Guide(dense, view)
+        return LoadedTeacher(dense, view)
     assert isinstance(teacher.source, nn.Module)
-    return Guide(teacher.source.eval(), view)
+    return LoadedTeacher(teacher.source.eval(), view)
 
 
-def traced(one: Guide, x: Batch) -> Guide:
+def traced(one: LoadedTeacher, x: Batch) -> LoadedTeacher:
     """``one`` as a network, whose layers can be watched. Raises ``ModelError`` where it cannot be traced."""
     if isinstance(one.made, Network):
         return one
@@ -95,7 +95,7 @@ def outdone(
     """
     notes = []
     for teacher in recovery.loaded().teachers if recovery.own else ():
-        one, x = guide(teacher, dense), batches[0][0]
+        one, x = load_teacher(teacher, dense), batches[0][0]
         if first_tensor(one(x)).shape != first_tensor(dense(x)).shape:
             continue
         taught = task.score(one, batches, dense)

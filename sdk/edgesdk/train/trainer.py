@@ -51,7 +51,7 @@ def recovered(
     grid: Grid = UNSIGNED,
     recovery: Recovery = Recovery(),  # noqa: B008  it is frozen
     note: Callable[[str], None] = lambda text: None,
-    restate: bool = True,
+    reestimate: bool = True,
     rounding: str = "nearest",
     kept: Kept | None = None,
     until: float | None = None,
@@ -59,7 +59,7 @@ def recovered(
     """``small`` trained as ``recovery`` says, its int8 layers simulated as they will run; a new network.
 
     ``grid`` is what its integer activations are on. ``schedule`` says how long, whatever the recovery says. With
-    ``restate`` BatchNorm statistics are first taken anew, which a network that is cut and not rebuilt needs.
+    ``reestimate`` BatchNorm statistics are first taken anew, which a network that is cut and not fitted anew needs.
     ``rounding`` is that of the weights (:func:`edgesdk.compress.quantize.calibrate`); training makes it anew.
 
     First the float network learns with its BatchNorms, then, folded, with quantization in the loop; weights that are
@@ -74,33 +74,33 @@ def recovered(
     whole = any(option.precision == INT8 for option in options.values())
     share = schedule.integer_share if whole else 0.0
     total = schedule.epochs if train is not None else 0.0
-    if restate:
-        restate_norms(small, calibration)
-    lessons = None
+    if reestimate:
+        reestimate_batch_norms(small, calibration)
+    trainer = None
     learnt = kept.load(LEARNT) if kept is not None and total > 0 else None
     if total > 0 and learnt is None:
         assert train is not None
         objective = Objective(recovery, small, dense, task, calibration[0])
-        lessons = Lessons(objective, train, recovery.warm_up, kept=kept)
+        trainer = Trainer(objective, train, recovery.warm_up, kept=kept)
     now = time.monotonic()
-    if lessons is not None and share < 1:
+    if trainer is not None and share < 1:
         told = lambda s: progress(s * (1 - share), "float")  # noqa: E731
-        lessons.until = None if until is None else now + (1 - share) * (until - now)
-        lessons.train(small, total * (1 - share), recovery.rate, told, "float")
-        restate_norms(small, calibration)
+        trainer.until = None if until is None else now + (1 - share) * (until - now)
+        trainer.train(small, total * (1 - share), recovery.rate, told, "float")
+        reestimate_batch_norms(small, calibration)
     result = integer(small, options, grid)
     calibrate(result, calibration, rounding=rounding)
-    if lessons is not None and share > 0 and not lessons.stopped:
+    if trainer is not None and share > 0 and not trainer.stopped:
         told = lambda s: progress(1 - share + s * share, "int8")  # noqa: E731
-        lessons.until = until
+        trainer.until = until
         with observing(result):
-            lessons.train(result, total * share, recovery.integer_rate, told, "int8")
+            trainer.train(result, total * share, recovery.integer_rate, told, "int8")
     if learnt is not None:
         result.module.load_state_dict(learnt["student"])
         notes = learnt["notes"]
     else:
-        notes = lessons.notes(total) if lessons is not None else []
-        if lessons is not None and kept is not None:
+        notes = trainer.notes(total) if trainer is not None else []
+        if trainer is not None and kept is not None:
             kept.save(LEARNT, {"student": _state(result), "notes": notes})
     for text in notes:
         note(text)
@@ -109,7 +109,7 @@ def recovered(
 
 
 @torch.no_grad()
-def restate_norms(network: Network, calibration: list[Batch]) -> None:
+def reestimate_batch_norms(network: Network, calibration: list[Batch]) -> None:
     """Set every BatchNorm's running statistics to those of the ``calibration`` inputs, in place."""
     norms = [m for m in network.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms or not calibration:
@@ -126,7 +126,7 @@ def restate_norms(network: Network, calibration: list[Batch]) -> None:
         norm.eval()
 
 
-class Aim(Protocol):
+class TrainingObjective(Protocol):
     """What a training minimises. :class:`Objective` is one; its methods are described there."""
 
     task: Task
@@ -139,14 +139,14 @@ class Aim(Protocol):
     def __call__(self, student: Network, x: Batch, y: Any, epoch: float, mixed: bool) -> Tensor: ...
 
 
-class Lessons:
+class Trainer:
     """Training by an objective, in parts that share what learns beside the student; ``what`` it is, for messages."""
 
     def __init__(
-        self, objective: Aim, train: Iterable[tuple[Batch, Any]], warm_up: float, what: str = "recovery",
+        self, objective: TrainingObjective, train: Iterable[tuple[Batch, Any]], warm_up: float, what: str = "recovery",
         kept: Kept | None = None,
     ) -> None:  # fmt: skip
-        self.objective: Aim = objective
+        self.objective: TrainingObjective = objective
         self.data: Iterable[tuple[Batch, Any]] = train
         self.warm_up: float = warm_up
         self.what: str = what

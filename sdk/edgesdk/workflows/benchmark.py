@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgesdk.bundle.bundle import Bundle
-from edgesdk.core.artifact import Artefact, baseline
+from edgesdk.core.artifact import Artifact, baseline
 from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.report import Report
@@ -67,7 +67,7 @@ def benchmark(
         return Benchmark(tuple(replace(reports[name], name=Path(name).name) for name in models))
 
 
-def _model(path: Path, runtime: str | None, shapes: Shapes, made: Path) -> Artefact:
+def _model(path: Path, runtime: str | None, shapes: Shapes, made: Path) -> Artifact:
     """The file that ``path`` is or holds, for ``runtime`` or the one that it was made for; what has to be made of it
     goes to ``made``."""
     if path.suffix.lower() == ".pt2" or ":" in path.name:
@@ -78,7 +78,7 @@ def _model(path: Path, runtime: str | None, shapes: Shapes, made: Path) -> Artef
         save_fixed(path, shapes, made.with_suffix(".onnx"))
         path = made.with_suffix(".onnx")
     if path.is_dir():
-        found = Bundle.open(path).artefact
+        found = Bundle.open(path).artifact
         found = replace(found, runtime=find_runtime(found.runtime).here)
     else:
         suffix = path.suffix.lower()
@@ -86,7 +86,7 @@ def _model(path: Path, runtime: str | None, shapes: Shapes, made: Path) -> Artef
         if not path.is_file() or made_for is None:
             every = ", ".join(dict.fromkeys(format_of(name).suffix for name in exportable()))
             raise BundleError(f"{path} is neither a bundle nor a model file", f"give one of the two ({every})")
-        found = Artefact(path, runtime=made_for)
+        found = Artifact(path, runtime=made_for)
     if lacking := [file for file in found.files if not file.is_file()]:
         raise BundleError(f"{found.path} lacks {lacking[0].name} beside it", "copy both files")
     if runtime is None:
@@ -99,7 +99,7 @@ def _model(path: Path, runtime: str | None, shapes: Shapes, made: Path) -> Artef
     return replace(found, runtime=runtime)
 
 
-def _exported(spec: str, runtime: str, shapes: Shapes, made: Path) -> Artefact:
+def _exported(spec: str, runtime: str, shapes: Shapes, made: Path) -> Artifact:
     """The dense model that ``spec`` names, as a file for ``runtime``."""
     from edgesdk.compress.quantize import integer
     from edgesdk.export.formats import export
@@ -119,4 +119,4 @@ def _exported(spec: str, runtime: str, shapes: Shapes, made: Path) -> Artefact:
     network = integer(flat(model, x, free_batch=False), {})
     path = made.with_suffix(format_of(runtime).suffix)
     export(network, x, path, runtime)
-    return Artefact(path, network.graph, {}, runtime)
+    return Artifact(path, network.graph, {}, runtime)

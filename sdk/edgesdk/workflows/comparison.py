@@ -48,7 +48,7 @@ def against_model(
         said = next(iter(str(error).splitlines()), type(error).__name__)
         fact = f"the model does not take the bundle's inputs ({said})"
         raise ModelError(fact, "give the model that it was made of") from None
-    errors = compared_by_output(reference.flat, bundle.artefact, batches)
+    errors = compared_by_output(reference.flat, bundle.artifact, batches)
     outputs = [entry["name"] for entry in bundle.manifest["outputs"]]
     if len(errors) != len(outputs):
         fact = f"the model answers with {len(errors)} tensors, the bundle with {len(outputs)}"

@@ -13,7 +13,7 @@ from edgesdk.bundle.bundle import publish, reserve, write_folder
 from edgesdk.bundle.documents import EXPORT, Held
 from edgesdk.compress.criteria import ranked
 from edgesdk.compress.quantize import specification
-from edgesdk.core.artifact import Artefact, check_stored
+from edgesdk.core.artifact import Artifact, check_stored
 from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.parity import Parity
@@ -103,10 +103,10 @@ def export_plan(
         every: list[ExportedFile] = []
         for name, runtime in wanted.items():
             tell(f"exporting to {name}", None)
-            artefact = Artefact(place / f"model{format_of(runtime).suffix}", ready.graph, options, runtime)
-            save(packed(whole, ready.stored, runtime), specs, artefact.path, runtime)
-            shown = str(Path(out) / artefact.path.name)
-            every.append(ExportedFile(name, shown, artefact.size_bytes, runtime, parity(ready, artefact, held)))
+            artifact = Artifact(place / f"model{format_of(runtime).suffix}", ready.graph, options, runtime)
+            save(packed(whole, ready.stored, runtime), specs, artifact.path, runtime)
+            shown = str(Path(out) / artifact.path.name)
+            every.append(ExportedFile(name, shown, artifact.size_bytes, runtime, parity(ready, artifact, held)))
         (place / "plan.json").write_text(dumps(plan))
         held = {one.format: Held(one.runtime, one.parity) for one in every}
         write_folder(place, EXPORT, plan=plan.digest, graph=plan.graph_digest, formats=held)

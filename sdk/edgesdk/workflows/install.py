@@ -49,7 +49,7 @@ def put(
     tell("sending the bundle", None)
     files = [bundle.path / name for name in ("manifest.json", *bundle.manifest["files"])]
     folder = agent.place(*files).rpartition("/")[0]
-    runtime = bundle.artefact.runtime
+    runtime = bundle.artifact.runtime
     with tempfile.TemporaryDirectory(prefix="edgesdk-") as here:
         tiny = agent.place(baseline(Path(here), find_runtime(runtime).here))
         return agent.call(

@@ -33,14 +33,14 @@ from edgesdk.network.network import Batch, Network, tensors
 from edgesdk.network.source import source_of
 from edgesdk.network.trace import trace
 from edgesdk.network.weights import anew as reset
-from edgesdk.network.weights import check_returnable, distinct, filled, poured
+from edgesdk.network.weights import check_returnable, distinct, filled, load_weights
 from edgesdk.techniques.ensembles import Ensemble, bootstrap, samme
 from edgesdk.techniques.regularization import near_zero
 from edgesdk.techniques.transfer import frozen, with_head
 from edgesdk.train.penalties import GAMMA, Labelled, Penalised, check_strength, held, penalty, widths
 from edgesdk.train.recovery import FLOAT_RATE, WARM_UP
-from edgesdk.train.teachers import Guide, same, traced
-from edgesdk.train.trainer import Aim, Lessons
+from edgesdk.train.teachers import LoadedTeacher, same, traced
+from edgesdk.train.trainer import Trainer, TrainingObjective
 from edgesdk.workflows.deploy import Preprocess, quiet
 from edgesdk.workflows.inputs import read_inputs
 
@@ -93,7 +93,7 @@ def sparsify(
         student = dense.copy()
         aim = Penalised(small, strength, student, dense, made.task, made.data.example)
         first = made.score(dense)
-        made.taught(student, made.lessons(aim, "sparsity training"), epochs, FLOAT_RATE, "training")
+        made.taught(student, made.trainer(aim, "sparsity training"), epochs, FLOAT_RATE, "training")
         before, after = widths(on, dense), widths(on, student)
         report = {
             "kind": "sparsity",
@@ -135,12 +135,12 @@ def transfer(
         check(made.data, other, made.task.classifies)
         dense = made.traced(other)
         student = dense.copy()
-        lessons = made.lessons(aim, "transfer")
+        trainer = made.trainer(aim, "transfer")
         first = made.score(dense)
         with frozen(student.module, path):
-            made.taught(student, lessons, frozen_epochs, HEAD_RATE, "training the head")
+            made.taught(student, trainer, frozen_epochs, HEAD_RATE, "training the head")
         alone = made.score(student)
-        made.taught(student, lessons, epochs - frozen_epochs, BODY_RATE, "training")
+        made.taught(student, trainer, epochs - frozen_epochs, BODY_RATE, "training")
         report = {
             "kind": "transfer",
             "head": path,
@@ -190,10 +190,10 @@ def ensemble(
         scores: list[float] = []
         for index in range(members):
             torch.manual_seed(seed + index)
-            student = poured(dense, reset(made.model)) if anew else dense.copy()
+            student = load_weights(dense, reset(made.model)) if anew else dense.copy()
             rows = bootstrap(len(samples), generator, likely if by == BOOSTING else None)
-            lessons = Lessons(aim, Shuffled(samples, rows, BATCH, seed + index), WARM_UP, f"member {index + 1}")
-            made.taught(student, lessons, epochs, FLOAT_RATE if anew else BODY_RATE, f"training member {index + 1}")
+            trainer = Trainer(aim, Shuffled(samples, rows, BATCH, seed + index), WARM_UP, f"member {index + 1}")
+            made.taught(student, trainer, epochs, FLOAT_RATE if anew else BODY_RATE, f"training member {index + 1}")
             vote, wrong = 1.0, torch.ones(1)
             if by == BOOSTING:
                 wrong, classes = _mistakes(student, samples)
@@ -256,20 +256,20 @@ class _Made:
     def traced(self, model: nn.Module, whole: bool = False) -> Network:
         """``model`` as a network; its channel groups, which take much longer to find, only of the ``whole``."""
         self.tell("tracing", None)
-        made = trace(model, self.data.example) if whole else traced(Guide(model, same), self.data.example).made
+        made = trace(model, self.data.example) if whole else traced(LoadedTeacher(model, same), self.data.example).made
         assert isinstance(made, Network)
         check_returnable(made, model)
         return made
 
-    def lessons(self, aim: Aim, what: str) -> Lessons:
+    def trainer(self, aim: TrainingObjective, what: str) -> Trainer:
         torch.manual_seed(self.seed)
-        return Lessons(aim, self.train, WARM_UP, what)
+        return Trainer(aim, self.train, WARM_UP, what)
 
-    def taught(self, student: Network, lessons: Lessons, epochs: float, rate: float, stage: str) -> None:
+    def taught(self, student: Network, trainer: Trainer, epochs: float, rate: float, stage: str) -> None:
         """Teach ``student``, unless its training was stopped before."""
-        if epochs > 0 and not lessons.stopped:
-            lessons.train(student, epochs, rate, lambda share: self.tell(stage, share))
-            self.notes += [lessons.stopped] if lessons.stopped else []
+        if epochs > 0 and not trainer.stopped:
+            trainer.train(student, epochs, rate, lambda share: self.tell(stage, share))
+            self.notes += [trainer.stopped] if trainer.stopped else []
 
     def score(self, network: Network, dense: Network | None = None) -> float:
         """The score on test data, without labels against the answers of ``dense``."""

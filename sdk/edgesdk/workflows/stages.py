@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgesdk.bundle.bundle import publish, reserve, write_folder
 from edgesdk.bundle.documents import STAGES
 from edgesdk.compress.exits import fitted, picked, places, split, spread
-from edgesdk.core.artifact import Artefact, baseline
+from edgesdk.core.artifact import Artifact, baseline
 from edgesdk.core.errors import BudgetError, ModelError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.parity import Parity
@@ -144,22 +144,22 @@ def stages(
         parts = split(network, {name: heads[name] for name in chosen}, found.example)
         tell(f"exporting to {format}", None)
         calibration, holdout = [x for x, _ in found.calibration], [x for x, _ in found.holdout]
-        artefacts: dict[str, Artefact] = {}
+        artifacts: dict[str, Artifact] = {}
         agree: list[Parity] = []
         for number, part in enumerate(parts, 1):
             ready, options = _ready(part, runtime, int8, calibration)
             path = place / f"stage-{number}{format_of(runtime).suffix}"
             export(ready, calibration[0], path, runtime)
-            artefacts[path.name] = Artefact(path, ready.graph, options, runtime)
-            agree.append(parity(ready, artefacts[path.name], holdout))
+            artifacts[path.name] = Artifact(path, ready.graph, options, runtime)
+            agree.append(parity(ready, artifacts[path.name], holdout))
             if number < len(parts):
                 calibration, holdout = ([_features(ready, x) for x in every] for every in (calibration, holdout))
-        files = list(artefacts.values())
+        files = list(artifacts.values())
         every = _whole(network, found, runtime, int8, Path(folder))
         tell("measuring", None)
-        reports = _measured({**artefacts, **every}, where, runtime, Path(folder))
+        reports = _measured({**artifacts, **every}, where, runtime, Path(folder))
         tell("judging", None)
-        costs = [reports[name].latency_ms() for name in artefacts]
+        costs = [reports[name].latency_ms() for name in artifacts]
         doubts, right, dense = _answers(network, files, parts, found.holdout, found.labelled, confidence)
         least = dense - max_drop / 100
         if float(right[-1].double().mean()) < least:
@@ -187,17 +187,17 @@ def stages(
             confidence=confidence,
             stages=tuple(
                 Stage(
-                    file=artefact.path.name,
+                    file=artifact.path.name,
                     exit=chosen[index] if index < exits else None,
                     threshold=limits[index] if index < exits else None,
                     **_names(parts[index]),
                     reached=shares[index],
                     left=float((last == index).double().mean()),
                     latency_ms=costs[index],
-                    size_bytes=artefact.size_bytes,
+                    size_bytes=artifact.size_bytes,
                     parity=agree[index],
                 )
-                for index, artefact in enumerate(files)
+                for index, artifact in enumerate(files)
             ),
             expected_ms=total,
             whole_ms=whole.latency_ms(),
@@ -262,27 +262,27 @@ def _features(part: Network, x: Batch) -> Tensor:
     return part.flat(x)[1]
 
 
-def _whole(network: Network, data: Data, runtime: str, int8: bool, folder: Path) -> dict[str, Artefact]:
+def _whole(network: Network, data: Data, runtime: str, int8: bool, folder: Path) -> dict[str, Artifact]:
     """The network in one file: in float, and in int8 where the stages are."""
-    found: dict[str, Artefact] = {}
+    found: dict[str, Artifact] = {}
     for name, whole in {"dense": False, **({"whole": True} if int8 else {})}.items():
         ready, options = _ready(network, runtime, whole, [x for x, _ in data.calibration])
         path = folder / f"{name}{format_of(runtime).suffix}"
         export(ready, data.example, path, runtime)
-        found[name] = Artefact(path, ready.graph, options, runtime)
+        found[name] = Artifact(path, ready.graph, options, runtime)
     return found
 
 
-def _measured(artefacts: Mapping[str, Artefact], where: Where, runtime: str, folder: Path) -> Mapping[str, Measurement]:
+def _measured(artifacts: Mapping[str, Artifact], where: Where, runtime: str, folder: Path) -> Mapping[str, Measurement]:
     """A report of each from one interleaved run, or a prediction where that is not at hand."""
     with where.reach() as agent:
         meter = where.open_meter(agent, runtime)
-        return meter.measure(artefacts, usual_mode(), {runtime: baseline(folder, runtime)}, thorough=False)
+        return meter.measure(artifacts, usual_mode(), {runtime: baseline(folder, runtime)}, thorough=False)
 
 
 def _answers(
     network: Network,
-    files: Sequence[Artefact],
+    files: Sequence[Artifact],
     parts: Sequence[Network],
     batches: Batches,
     labelled: bool,

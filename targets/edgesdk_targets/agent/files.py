@@ -61,13 +61,13 @@ def source(model: dict[str, str]) -> str | bytes:
 
 
 def belonging(path: str) -> list[str]:
-    """The files of the artefact at ``path``: itself, and the weights beside an IR."""
+    """The files of the artifact at ``path``: itself, and the weights beside an IR."""
     weights = os.path.splitext(path)[0] + ".bin"
     return [path, weights] if kind(path) == IR and os.path.isfile(weights) else [path]
 
 
 def digest(path: str) -> str:
-    """SHA-256 of the files of the artefact at ``path``, one after the other."""
+    """SHA-256 of the files of the artifact at ``path``, one after the other."""
     return digest_of(*belonging(path))
 
 

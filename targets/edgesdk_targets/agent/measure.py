@@ -1,4 +1,4 @@
-"""Latency: artefacts timed in interleaved blocks on one device, with the conditions under which that was done."""
+"""Latency: artifacts timed in interleaved blocks on one device, with the conditions under which that was done."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ BRIEF, USUAL, VARIABLE = "brief", "rapid", "EDGESDK_MODE"
 WARMUP_RUNS = 3
 LEAST_BLOCKS, BLOCK_SECONDS = 10, 0.5
 VISIT_SECONDS = 0.001  # of a block, between two visits of the references
-LEAST_UNDISTURBED, MORE = 10, 2  # visits of each artefact, for which a run may take that many times as long
+LEAST_UNDISTURBED, MORE = 10, 2  # visits of each artifact, for which a run may take that many times as long
 SAMPLES_KEPT = 16000
-# After a change of artefact its weights are not in the caches, and the threads of the one before spin for up to 40 ms.
+# After a change of artifact its weights are not in the caches, and the threads of the one before spin for up to 40 ms.
 SETTLE_SECONDS = {"one thread": 0.002, "several": 0.05}
 PROFILED_RUNS = 20
 
@@ -47,7 +47,7 @@ def usual_mode() -> str:
 
 
 class _Artifact:
-    """A loaded artefact with the samples taken of it so far."""
+    """A loaded artifact with the samples taken of it so far."""
 
     def __init__(self, item: dict[str, Any], runtime: str, threads: int) -> None:
         self.name, self.digest = item["name"], files.digest(item["path"])
@@ -163,17 +163,17 @@ def benchmark(
 ) -> dict[str, Any]:
     """The latency of ``artifacts``, each ``{"name", "path", "inputs"?: path of an .npz, "runtime"?: its own}``.
 
-    The batch is what they have. An artefact without a runtime of its own runs with ``runtime``.
+    The batch is what they have. An artifact without a runtime of its own runs with ``runtime``.
 
     All are loaded and warmed up, then timed in blocks that take turns, A B, B A, A B and so on, so that a drift of
     the device falls on all alike. Each gets at least ``minimum_count`` samples and ``minimum_seconds`` of timed
     running, in about ``blocks`` rounds, by default one per half second and ten at least.
 
     ``references`` and ``reference_ms`` are as for ``operators``: tiny models, here visited every few ms, which tell the
-    undisturbed state. Where an artefact saw little of that, the run goes on, for twice as long at most. Of each,
+    undisturbed state. Where an artifact saw little of that, the run goes on, for twice as long at most. Of each,
     ``undisturbed`` is what a run takes in that state, in ``ms``, with the standard ``error`` of its logarithm and the
     share of visits that were ``disturbed``; ``rounds`` is the same for each of its blocks, to be compared with those of
-    another artefact. Without references all visits count as undisturbed.
+    another artifact. Without references all visits count as undisturbed.
 
     Returns ``artifacts`` with samples and statistics in ms in the order of the request, each with its ``runtime``:
     ``{"name", "version", "providers", "precision"}``; ``references`` as ``operators`` does; ``conditions`` before and

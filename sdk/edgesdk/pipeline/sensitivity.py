@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgesdk.compress.criteria import method, ranked
-from edgesdk.compress.sensitivity import sense
+from edgesdk.compress.sensitivity import measure_sensitivity
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import EdgeSdkError
 from edgesdk.core.plan import Option
@@ -20,18 +20,18 @@ from edgesdk.price.menu import Losses
 
 SENSE_SAMPLES = 128
 SCHEMA = 2  # of what is kept: 2 has a price by the option itself
-STAGE = "sensing accuracy"
+STAGE = "measuring sensitivity"
 
 
 @dataclass(frozen=True)
-class Sensed:
+class Sensitivity:
     """What each choice costs in accuracy, and how much each channel of each group matters."""
 
     losses: Losses
     scores: Mapping[str, Tensor]
 
 
-def sense_accuracy(setups: Sequence[Setup], offered: Sequence[Mapping[str, tuple[Option, ...]]]) -> Sensed:
+def price_accuracy(setups: Sequence[Setup], offered: Sequence[Mapping[str, tuple[Option, ...]]]) -> Sensitivity:
     """The prices in accuracy of every choice that is ``offered`` in any of ``setups``, which are of one model."""
     setup = setups[0]
     setup.tell(STAGE, 0.0)
@@ -51,7 +51,7 @@ def sense_accuracy(setups: Sequence[Setup], offered: Sequence[Mapping[str, tuple
     except (OSError, ValueError, EdgeSdkError):
         scores = ranked(network, setup.data.calibration, task)
         x = _join(setup.calibration, SENSE_SAMPLES)
-        losses = sense(network, every, x, scores, task, lambda done, of: setup.tell(STAGE, done / of))
+        losses = measure_sensitivity(network, every, x, scores, task, lambda done, of: setup.tell(STAGE, done / of))
         kept = _Kept.of(losses, scores)
         write(path, dumps(kept))
         return kept.sensed()
@@ -59,7 +59,7 @@ def sense_accuracy(setups: Sequence[Setup], offered: Sequence[Mapping[str, tuple
 
 @dataclass(frozen=True)
 class _Kept:
-    """``Sensed`` as it is kept on disk: an option is no key in JSON."""
+    """``Sensitivity`` as it is kept on disk: an option is no key in JSON."""
 
     widths: Mapping[str, Mapping[int, float]]
     options: Mapping[str, tuple[tuple[Option, float], ...]]
@@ -72,10 +72,10 @@ class _Kept:
         numbers = {name: tuple(score.tolist()) for name, score in scores.items()}
         return cls(losses.widths, options, losses.branches, numbers)
 
-    def sensed(self) -> Sensed:
+    def sensed(self) -> Sensitivity:
         options = {name: dict(prices) for name, prices in self.options.items()}
         scores = {name: torch.tensor(numbers) for name, numbers in self.scores.items()}
-        return Sensed(Losses(self.widths, options, self.branches), scores)
+        return Sensitivity(Losses(self.widths, options, self.branches), scores)
 
 
 def _join(batches: Sequence[Batch], most: int) -> Batch:
