@@ -149,7 +149,7 @@ def test_a_bound_on_the_score_is_a_drop_from_the_dense_models(dense: float, scor
 def test_without_a_bound_on_the_score_nothing_changes_and_it_must_be_a_number() -> None:
     assert Budget(latency_ms=2).given(90.0) == Budget(latency_ms=2)
     assert Budget(accuracy=-0.5).given(-0.25).max_drop == pytest.approx(0.25)  # a negated error
-    with pytest.raises(UsageError, match="score"):
+    with pytest.raises(UsageError, match="accuracy"):
         Budget(accuracy=math.nan)
 
 
