@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 from load import burning
 
 from edgesdk.core.artifact import REFERENCES, Artifact, references
-from edgesdk.core.graph import ADD, CONV, LINEAR
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR
 from edgesdk.core.pairing import paired
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
+from edgesdk.devices.sent import OtherPython
 from edgesdk.export.formats import probe_file
 from edgesdk.export.probes import probe
 from edgesdk.price import table as prices
@@ -122,6 +124,15 @@ def test_a_report_says_what_was_disturbed(agent: AgentProcess, tmp_path: Path) -
     assert report.latency_ms(90) <= report.statistics["max"]
     if known.disturbed < 0.9:
         assert Bench(agent, folder=tmp_path / "prices").table.reference_ms == known.reference_ms
+
+
+def test_a_probe_too_large_for_a_request_is_sent_as_a_file(tmp_path: Path) -> None:
+    wide = Operator(ACTIVATION, FP32, 2048, 2048, activation="gelu")  # behind a matrix of 16 MB, four times
+    assert len(probe(wide)) > 64 << 20
+    with OtherPython(sys.executable) as agent:
+        bench = Bench(agent, folder=tmp_path)
+        bench.time([wide, operators()[-2]], probe)
+        assert bench.table.probe_ms(wide) > 0 and not bench.table.missing([wide, operators()[-2]])
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "litert"])

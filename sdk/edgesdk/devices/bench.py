@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from math import hypot
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgesdk.core.artifact import Artifact, references
@@ -124,14 +125,14 @@ class Bench:
     ) -> None:
         done = 0
         while done < len(missing):
-            models: list[dict[str, str]] = []
-            while done + len(models) < len(missing) and len(models) < CHUNK and _size(models) < CHUNK_BYTES:
-                op = missing[done + len(models)]
-                models.append({"key": op.key, **_sent(probe(op))})
-            answer = self.agent.call(
-                "operators", models=models, runtime=self.runtime, threads=self.threads,
-                **(BRIEFLY if self.brief else PROBING), **self.beside(),
-            )  # fmt: skip
+            with TemporaryDirectory(prefix="edgesdk-") as folder:
+                models = self._take_probes(missing[done : done + CHUNK], probe, Path(folder))
+                answer = self.agent.call(
+                    "operators", models=models, runtime=self.runtime, threads=self.threads,
+                    **(BRIEFLY if self.brief else PROBING), **self.beside(),
+                )  # fmt: skip
+            if any("path" in model for model in models):
+                self.agent.forget()
             if failed := [item for item in answer["results"] if "error" in item]:
                 raise DeviceError(f"{failed[0]['key']} does not run: {failed[0]['error']}", self._other())
             self.table.settle(answer["references"])
@@ -144,6 +145,25 @@ class Bench:
             )
             done += len(models)
             progress(done / len(missing))
+
+    def _take_probes(
+        self, operators: Sequence[Operator], probe: Callable[[Operator], bytes], folder: Path
+    ) -> list[dict[str, str]]:
+        """The first of the probes, as many as one request holds; a large one is placed as a file in ``folder``."""
+        models: list[dict[str, str]] = []
+        taken = 0
+        for op in operators:
+            model = probe(op)
+            if len(model) > CHUNK_BYTES:
+                path = folder / f"{len(models)}.probe"
+                path.write_bytes(model)
+                models.append({"key": op.key, "path": self.agent.place(path)})
+            else:
+                models.append({"key": op.key, **_sent(model)})
+            taken += len(model)
+            if taken >= CHUNK_BYTES:
+                break
+        return models
 
     def beside(self) -> dict[str, Any]:
         """What tells the undisturbed state: the reference models, and what they took before."""
@@ -273,7 +293,3 @@ def _beyond(found: Mapping[str, Any], run: Mapping[str, Any]) -> float:
 
 def _sent(model: bytes) -> dict[str, str]:
     return {"model": base64.b64encode(model).decode()}
-
-
-def _size(models: Sequence[Mapping[str, str]]) -> int:
-    return sum(len(model["model"]) for model in models)
