@@ -127,7 +127,7 @@ def stored(path: Path, runtime: str, names: list[str]) -> dict[str, tuple[np.nda
         return {name: (arrays[f"{name}.weight"], arrays[f"{name}.bias"]) for name in names}
     if runtime == "openvino":
         return {}
-    from edgesdk.export.tflite_writer import schema
+    from edgesdk.export.tflite.writer import schema
 
     file = schema()
     model = file.Model.GetRootAs(path.read_bytes())

@@ -16,9 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk.compress.quantize import calibrate, integer, specification
 from edgesdk.core.errors import FidelityError, ModelError
-from edgesdk.export import tflite
 from edgesdk.export.onnx import converted
 from edgesdk.export.probes import probe
+from edgesdk.export.tflite.check import check
+from edgesdk.export.tflite.convert import convert
 from edgesdk.price.designed import designed
 
 NETWORKS = ("residual", "depthwise", "transformer", "recurrent")
@@ -95,7 +96,7 @@ def compared(model: onnx.ModelProto, seed: int = 0) -> tuple[bytes, float]:
     """The file, and the largest root mean square error of an output over its deviation."""
     import onnxruntime
 
-    content = tflite.convert(model)
+    content = convert(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
@@ -136,18 +137,18 @@ def test_a_network_computes_what_its_onnx_model_does(name: str, scheme: str) -> 
     model, specs = made(name, scheme)
     content, error = compared(model)
     assert error <= (1e-5 if scheme == "dense" else 5e-2)
-    tflite.check(content, specs)
+    check(content, specs)
 
 
 def test_integer_layers_are_integer_operators() -> None:
-    content = tflite.convert(made("residual", "int8")[0])
+    content = convert(made("residual", "int8")[0])
     found = operators(content)
     assert (found.count("QUANTIZE"), found.count("DEQUANTIZE"), found.count("TRANSPOSE")) == (1, 1, 1)
     assert found.count("CONV_2D") == 6 and "RELU" not in found and "MUL" not in found
 
 
 def test_a_network_keeps_its_names() -> None:
-    content = tflite.convert(made("residual", "int8")[0])
+    content = convert(made("residual", "int8")[0])
     interpreter = Interpreter(model_content=content)
     assert [d["name"] for d in interpreter.get_input_details()] == ["x"]
     assert [d["name"] for d in interpreter.get_output_details()] == ["output"]
@@ -157,20 +158,20 @@ def test_a_network_keeps_its_names() -> None:
 
 def test_check_finds_a_changed_scale_and_a_changed_width() -> None:
     model, specs = made("depthwise", "int8")
-    content = tflite.convert(model)
-    tflite.check(content, specs)
+    content = convert(model)
+    check(content, specs)
     for name, spec in specs.items():
         other = type(spec)(
             spec.bits, spec.low, spec.high, (float(np.nextafter(np.float32(spec.scale[0]), 1)), *spec.scale[1:]),
             spec.zero_point, spec.axis,
         )  # fmt: skip
         with pytest.raises(FidelityError, match="not quantized in the file as specified"):
-            tflite.check(content, specs | {name: other})
+            check(content, specs | {name: other})
     first = next(name for name in specs if name.endswith("weight"))
     with pytest.raises(FidelityError, match=first):
-        tflite.check(tflite.convert(made("depthwise", "dense")[0]), {first: specs[first]})
+        check(convert(made("depthwise", "dense")[0]), {first: specs[first]})
     with pytest.raises(FidelityError):
-        tflite.check(tflite.convert(made("residual", "int8")[0]), made("residual", "int4")[1])
+        check(convert(made("residual", "int8")[0]), made("residual", "int4")[1])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -465,7 +466,7 @@ def test_recurrent_layers(kind: str, late: int, direction: str) -> None:
 
 
 def test_only_the_last_step_of_a_sequence_is_kept_where_no_other_is_read() -> None:
-    content = tflite.convert(made("recurrent", "dense")[0])
+    content = convert(made("recurrent", "dense")[0])
     assert "CONCATENATION" not in operators(content)
 
 
@@ -473,7 +474,7 @@ def test_all_operators_that_tflite_lacks_are_named() -> None:
     model = Model((1, 4))
     y = model.op("Relu", model.op("Atan", model.op("Asinh", "x0")))
     with pytest.raises(ModelError, match=r"TFLite has no Asinh \(Asinh_0\), Atan \(Atan_1\)"):
-        tflite.convert(model.proto(y))
+        convert(model.proto(y))
 
 
 def test_shapes_must_be_fixed() -> None:
@@ -481,7 +482,7 @@ def test_shapes_must_be_fixed() -> None:
     proto = model.proto(model.op("Relu", "x0"))
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     with pytest.raises(ModelError, match="x0 is not fixed"):
-        tflite.convert(proto)
+        convert(proto)
 
 
 def test_weights_with_a_zero_point_are_refused() -> None:
@@ -490,7 +491,7 @@ def test_weights_with_a_zero_point_are_refused() -> None:
     scale, zero = model.constant(np.ones(3, np.float32)), model.constant(np.array([0, 1, 0], np.int8))
     y = model.op("Gemm", "x0", model.op("DequantizeLinear", stored, scale, zero, axis=0), transB=1)
     with pytest.raises(ModelError, match="weight has a zero point"):
-        tflite.convert(model.proto(y))
+        convert(model.proto(y))
 
 
 @pytest.mark.parametrize("kind,inputs,options", [
@@ -511,4 +512,4 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     model = Model((1, 4))
     with pytest.raises(DeviceError, match=r"pip install 'edgesdk\[tflite\]'"):
-        tflite.convert(model.proto(model.op("Relu", "x0")))
+        convert(model.proto(model.op("Relu", "x0")))

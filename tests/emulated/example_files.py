@@ -41,9 +41,9 @@ def write_example(folder: Path) -> dict[tuple[str, str], Path]:
         export(whole, x[:1], paths["int8"], runtime)
         shown = _shown(converted(whole, x[:1]), runtime)
         if runtime == "litert":
-            from edgesdk.export import tflite
+            from edgesdk.export.tflite.convert import convert
 
-            paths["shown"].write_bytes(tflite.convert(shown))
+            paths["shown"].write_bytes(convert(shown))
         else:
             onnx.save(shown, paths["shown"])
         written.update({(runtime, scheme): path for scheme, path in paths.items()})

@@ -191,7 +191,8 @@ register(
 )  # fmt: skip
 LITERT = register(
     Runtime(
-        "litert", TFLITE, writer="edgesdk.export.tflite:write_model", probes="edgesdk.export.tflite:convert_probe",
+        "litert", TFLITE, writer="edgesdk.export.tflite.convert:write_model",
+        probes="edgesdk.export.tflite.convert:convert_probe",
         grid="signed", kernels=XNNPACK, package="ai-edge-litert", extra="tflite", oldest="1.2",
     )
 )  # fmt: skip

@@ -1,62 +1,20 @@
-"""An ONNX model of this exporter's own making as a TFLite file, whose integer layers are integer operators.
-
-TFLite's integers are signed: an unsigned grid becomes the same grid moved by 128. Its images are channels-last, which
-concerns what lies inside: inputs and outputs are as the ONNX model has them.
-"""
+"""An ONNX model on its way into a TFLite file: its constants, what is fused, and the values that were made so far."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
 
-from edgesdk.compress.integers import TensorSpec
-from edgesdk.core.errors import FidelityError, ModelError
-from edgesdk.core.serialize import write
-from edgesdk.export import tflite_composed, tflite_layers, tflite_recurrent, tflite_resize, tflite_rest
-from edgesdk.export.tflite_layers import ELSEWHERE
-from edgesdk.export.tflite_writer import Data, Grid, Value, Views, dense, reshaped, schema
+from edgesdk.core.errors import ModelError
+from edgesdk.export.tflite.writer import Data, Grid, Value, Views, dense, reshaped
 
-OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
-    **tflite_layers.OPERATORS, **tflite_recurrent.OPERATORS, **tflite_rest.OPERATORS, **tflite_composed.OPERATORS,
-    **tflite_resize.OPERATORS,
-}  # fmt: skip
 MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Concat")
 FUSED = {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
-
-
-def convert(model: ModelProto) -> bytes:
-    """``model`` as a TFLite file.
-
-    Raises ``ModelError`` for what TFLite lacks and for shapes that are not fixed, ``DeviceError`` where ai-edge-litert
-    is not installed.
-    """
-    graph = Lowering(model)
-    lacking = [node for node in graph.nodes if node.op not in OPERATORS]
-    if lacking:
-        named = ", ".join(f"{node.op} ({node.name})" for node in lacking)
-        raise ModelError(f"TFLite has no {named}", ELSEWHERE)
-    for node in graph.nodes:
-        if id(node) not in graph.done:
-            OPERATORS[node.op](graph, node)
-    return graph.finish()
-
-
-def write_model(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> None:
-    """Write ``model`` as a TFLite file to ``path``. Raises the errors of :func:`convert` and :func:`check`."""
-    content = convert(model)
-    check(content, specs)
-    write(path, content)
-
-
-def convert_probe(content: bytes) -> bytes:
-    """An ONNX file's ``content`` as that of a TFLite file."""
-    return convert(onnx.load_from_string(content))
 
 
 @dataclass(eq=False)
@@ -107,9 +65,9 @@ class Fused:
 
 
 class Lowering:
-    """An ONNX model, its constants computed, on its way into a file."""
+    """An ONNX model, its constants computed, on its way into a file. Operators that are ``known`` have fixed shapes."""
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, known: Collection[str]) -> None:
         self.file: Views = Views()
         self.arrays: dict[str, np.ndarray] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.bits: dict[str, int] = {t.name: 4 for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4}
@@ -129,7 +87,7 @@ class Lowering:
         for name in self.inputs:
             self._fixed(name)
         for node in self.nodes:
-            if node.op in OPERATORS:
+            if node.op in known:
                 self._fixed(next(name for name in node.outputs if name))
         for name in self.inputs:
             shape = self.shapes[name]
@@ -368,32 +326,3 @@ def _computed(node: onnx.NodeProto, inputs: dict[str, np.ndarray], opsets: list)
     graph = helper.make_graph([node], "constant", ins, outs)
     results = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, inputs)
     return {name: np.asarray(r) for name, r in zip((n for n in node.output if n), results, strict=True)}  # type: ignore[arg-type]
-
-
-def check(content: bytes, specs: Mapping[str, TensorSpec]) -> None:
-    """Raise ``FidelityError`` unless the file's integers, scales and zero points are exactly those of ``specs``."""
-    file = schema()
-    model = file.Model.GetRootAs(content)
-    graph = model.Subgraphs(0)
-    depthwise = set()
-    for i in range(graph.OperatorsLength()):
-        operator = graph.Operators(i)
-        if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() == file.BuiltinOperator.DEPTHWISE_CONV_2D:
-            depthwise.add(operator.Inputs(1))
-    width = {file.TensorType.INT4: 4, file.TensorType.INT8: 8}
-    found: set[tuple[Any, ...]] = set()
-    for i in range(graph.TensorsLength()):
-        tensor = graph.Tensors(i)
-        grid = tensor.Quantization()
-        if tensor.Type() not in width or grid is None or not grid.ScaleLength():
-            continue
-        scale = tuple(grid.ScaleAsNumpy().tolist())
-        zero = tuple(grid.ZeroPointAsNumpy().tolist())
-        found.add((None, width[tensor.Type()], scale, zero))
-        if grid.QuantizedDimension() == (tensor.ShapeLength() - 1 if i in depthwise else 0):
-            found.add((tensor.Name().decode(), width[tensor.Type()], scale, zero))
-    for name, spec in specs.items():
-        moved = 128 if spec.low >= 0 else 0
-        zero = tuple(point - moved for point in spec.zero_point)
-        if (name if spec.axis is not None else None, spec.bits, spec.scale, zero) not in found:
-            raise FidelityError(f"{name} is not quantized in the file as specified", FidelityError.INSTEAD)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from edgesdk.export.tflite_layers import refused
-from edgesdk.export.tflite_writer import Data, Grid, Value, merged
-
-if TYPE_CHECKING:
-    from edgesdk.export.tflite import Lowering, Node
+from edgesdk.export.tflite.layers import refused
+from edgesdk.export.tflite.lowering import Lowering, Node
+from edgesdk.export.tflite.writer import Data, Grid, Value, merged
 
 UNARY = {
     "Relu": "RELU", "Elu": "ELU", "HardSwish": "HARD_SWISH", "Sigmoid": "LOGISTIC", "Tanh": "TANH", "Exp": "EXP",

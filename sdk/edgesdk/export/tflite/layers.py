@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from ml_dtypes import int4
 
 from edgesdk.core.errors import ModelError
-from edgesdk.export.tflite_writer import Grid
-
-if TYPE_CHECKING:
-    from edgesdk.export.tflite import Lowering, Node, Weight
+from edgesdk.export.tflite.lowering import Lowering, Node, Weight
+from edgesdk.export.tflite.writer import Grid
 
 SAME, VALID = 0, 1
 ELSEWHERE = "export to onnx or openvino, which have it, or replace that operator"

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import helper
 
-from edgesdk.export.tflite_layers import image, last, refused
-from edgesdk.export.tflite_writer import Data, Value, dense
-
-if TYPE_CHECKING:
-    from edgesdk.export.tflite import Lowering, Node
+from edgesdk.export.tflite.layers import image, last, refused
+from edgesdk.export.tflite.lowering import Lowering, Node
+from edgesdk.export.tflite.writer import Data, Value, dense
 
 
 def resize(graph: Lowering, node: Node) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from edgesdk.export.tflite_layers import refused
-from edgesdk.export.tflite_writer import Data, Value, dense
-
-if TYPE_CHECKING:
-    from edgesdk.export.tflite import Lowering, Node
+from edgesdk.export.tflite.layers import refused
+from edgesdk.export.tflite.lowering import Lowering, Node
+from edgesdk.export.tflite.writer import Data, Value, dense
 
 
 def recurrent(graph: Lowering, node: Node) -> None:

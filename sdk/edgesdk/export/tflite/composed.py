@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from edgesdk.export.tflite_layers import refused
-from edgesdk.export.tflite_rest import like, real, reduction, unary
-from edgesdk.export.tflite_writer import Data, Value, dense, reshaped
-
-if TYPE_CHECKING:
-    from edgesdk.export.tflite import Lowering, Node
+from edgesdk.export.tflite.layers import refused
+from edgesdk.export.tflite.lowering import Lowering, Node
+from edgesdk.export.tflite.rest import like, real, reduction, unary
+from edgesdk.export.tflite.writer import Data, Value, dense, reshaped
 
 Expression = Any
 """A formula as nested tuples: a kind of operator and what it takes, which are formulas, numbers, or the input ``X``."""

@@ -1,0 +1,39 @@
+"""Whether a TFLite file holds exactly the integers that were specified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgesdk.compress.integers import TensorSpec
+from edgesdk.core.errors import FidelityError
+from edgesdk.export.tflite.writer import schema
+
+
+def check(content: bytes, specs: Mapping[str, TensorSpec]) -> None:
+    """Raise ``FidelityError`` unless the file's integers, scales and zero points are exactly those of ``specs``."""
+    file = schema()
+    model = file.Model.GetRootAs(content)
+    graph = model.Subgraphs(0)
+    depthwise = set()
+    for i in range(graph.OperatorsLength()):
+        operator = graph.Operators(i)
+        if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() == file.BuiltinOperator.DEPTHWISE_CONV_2D:
+            depthwise.add(operator.Inputs(1))
+    width = {file.TensorType.INT4: 4, file.TensorType.INT8: 8}
+    found: set[tuple[Any, ...]] = set()
+    for i in range(graph.TensorsLength()):
+        tensor = graph.Tensors(i)
+        grid = tensor.Quantization()
+        if tensor.Type() not in width or grid is None or not grid.ScaleLength():
+            continue
+        scale = tuple(grid.ScaleAsNumpy().tolist())
+        zero = tuple(grid.ZeroPointAsNumpy().tolist())
+        found.add((None, width[tensor.Type()], scale, zero))
+        if grid.QuantizedDimension() == (tensor.ShapeLength() - 1 if i in depthwise else 0):
+            found.add((tensor.Name().decode(), width[tensor.Type()], scale, zero))
+    for name, spec in specs.items():
+        moved = 128 if spec.low >= 0 else 0
+        zero = tuple(point - moved for point in spec.zero_point)
+        if (name if spec.axis is not None else None, spec.bits, spec.scale, zero) not in found:
+            raise FidelityError(f"{name} is not quantized in the file as specified", FidelityError.INSTEAD)

@@ -1,0 +1,54 @@
+"""An ONNX model of this exporter's own making as a TFLite file, whose integer layers are integer operators.
+
+TFLite's integers are signed: an unsigned grid becomes the same grid moved by 128. Its images are channels-last, which
+concerns what lies inside: inputs and outputs are as the ONNX model has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from edgesdk.compress.integers import TensorSpec
+from edgesdk.core.errors import ModelError
+from edgesdk.core.serialize import write
+from edgesdk.export.tflite import composed, layers, recurrent, resize, rest
+from edgesdk.export.tflite.check import check
+from edgesdk.export.tflite.layers import ELSEWHERE
+from edgesdk.export.tflite.lowering import Lowering, Node
+
+OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
+    **layers.OPERATORS, **recurrent.OPERATORS, **rest.OPERATORS, **composed.OPERATORS, **resize.OPERATORS,
+}  # fmt: skip
+
+
+def convert(model: ModelProto) -> bytes:
+    """``model`` as a TFLite file.
+
+    Raises ``ModelError`` for what TFLite lacks and for shapes that are not fixed, ``DeviceError`` where ai-edge-litert
+    is not installed.
+    """
+    graph = Lowering(model, OPERATORS)
+    lacking = [node for node in graph.nodes if node.op not in OPERATORS]
+    if lacking:
+        named = ", ".join(f"{node.op} ({node.name})" for node in lacking)
+        raise ModelError(f"TFLite has no {named}", ELSEWHERE)
+    for node in graph.nodes:
+        if id(node) not in graph.done:
+            OPERATORS[node.op](graph, node)
+    return graph.finish()
+
+
+def write_model(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> None:
+    """Write ``model`` as a TFLite file to ``path``. Raises the errors of :func:`convert` and :func:`check`."""
+    content = convert(model)
+    check(content, specs)
+    write(path, content)
+
+
+def convert_probe(content: bytes) -> bytes:
+    """An ONNX file's ``content`` as that of a TFLite file."""
+    return convert(onnx.load_from_string(content))
