@@ -134,7 +134,7 @@ def test_a_profile_is_kept_unless_force_replaces_it(own: Path) -> None:
         (HEAD, "m.onnx,litert,fp32,4,0,", "line 7 .* no model takes 0 ms"),
         (HEAD, "m.onnx,litert,fp32,4,nan,", "line 7 .* no model takes nan ms"),
         (HEAD, "m.onnx,litert,fp32,4,1e9,", "line 7 .* no model takes 1e9 ms"),
-        (HEAD, "m.onnx,tflite,fp32,4,3,", "line 7 .* no runtime 'tflite': write one of .*litert"),
+        (HEAD, "m.onnx,tvm,fp32,4,3,", "line 7 .* no runtime 'tvm': write one of .*litert"),
         (HEAD, "m.onnx,litert,float,4,3,", "line 7 .* no precision 'float': write one of fp32"),
         (HEAD, "m.onnx,litert,fp32,four,3,", "line 7 .* 'four' is no number of threads"),
         (HEAD, "m.onnx,litert,fp32,0,3,", "line 7 .* '0' is no number of threads"),
