@@ -19,6 +19,7 @@ from edgesdk.core.errors import ModelError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.graph import Tensor as Input
 from edgesdk.core.wording import said
+from edgesdk.network.source import meta_of
 
 aten: Any = torch.ops.aten
 PICKLED = ("custom_obj_", "opaque_obj_")  # how constants are named that hold code
@@ -48,7 +49,7 @@ def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:
 
 def example_of(module: Any) -> tuple[Input, ...] | None:
     """The inputs of a module that was read here, without the batch, where the file tells their sizes."""
-    return getattr(module, "meta", {}).get(EXAMPLE)
+    return meta_of(module).get(EXAMPLE)
 
 
 def _loaded(path: Path) -> ExportedProgram:

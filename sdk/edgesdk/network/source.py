@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -29,8 +30,14 @@ class Source:
 
 def source_of(module: nn.Module) -> Source | None:
     """The file that ``module`` was made of; ``None`` for one of Python's own."""
-    found = getattr(module, "meta", {}).get(SOURCE)
+    found = meta_of(module).get(SOURCE)
     return found if isinstance(found, Source) else None
+
+
+def meta_of(module: nn.Module) -> Mapping[str, Any]:
+    """What is noted of a module that was read from a file. A user's own may have a part that is called ``meta``."""
+    meta = getattr(module, "meta", None)
+    return meta if isinstance(meta, dict) else {}
 
 
 def weights_digest(module: nn.Module) -> str:
