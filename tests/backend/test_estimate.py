@@ -35,6 +35,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "estimates.json"
 TARGETS = ("raspberry-pi-5", "raspberry-pi-4", "jetson-orin-nano", "x86-avx512-vnni")
 SIDE = (3, 96, 96)
 DRIFT = 0.02
+SIZE_DRIFT = 0.03  # what a file calls its layers takes bytes, too
 # What PyTorch has as one operator and its exporter writes as eight, attention, costs more in the file: 25 % of a
 # network so small that calls are all it does. Peak memory depends on which of two operators a mean was written as.
 ATTENTION, MEMORY = 0.3, 0.1
@@ -101,7 +102,7 @@ def test_a_module_its_file_and_its_graph_cost_the_same(name: str, tmp_path: Path
         assert onnx_file.latency_low_ms == pytest.approx(module.latency_low_ms, rel=latency)
         assert onnx_file.latency_high_ms == pytest.approx(module.latency_high_ms, rel=latency)
         assert onnx_file.peak_memory_bytes == pytest.approx(module.peak_memory_bytes, rel=MEMORY)
-        assert onnx_file.size_bytes == pytest.approx(module.size_bytes, rel=DRIFT)
+        assert onnx_file.size_bytes == pytest.approx(module.size_bytes, rel=SIZE_DRIFT)
         assert onnx_file.standing == module.standing and onnx_file.sources == module.sources
         assert onnx_file.unknown == module.unknown == ()
 
@@ -187,7 +188,7 @@ def test_what_is_not_measured_is_said() -> None:
     derived = estimate(model, shape, target=TARGET, precision=INT8)
     assert any("int8 is derived" in note for note in derived.notes)
     threads = estimate(model, shape, target=TARGET, threads=2)
-    assert any("known with 1 threads, not with 2" in note for note in threads.notes)
+    assert any("known with 1 thread, not with 2" in note for note in threads.notes)
     known = estimate(model, shape, target=TARGET)
     assert known.latency_high_ms / known.latency_low_ms < threads.latency_high_ms / threads.latency_low_ms
 

@@ -42,7 +42,7 @@ CASES = [
     for number, name in enumerate(FAMILIES)
     for place, kind in enumerate([*KINDS, *KINDS][EACH * number % len(KINDS) :][:EACH])
 ]
-NAMES = 250  # bytes that names and nodes may be off by: more than 3 % where a file has a few kB
+NAMES = 300  # bytes that names and nodes may be off by: more than 3 % where a file has a few kB
 NEAR = 1.03  # times the tightest that is built here, up to which another may be called so
 
 
