@@ -34,9 +34,10 @@ from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
 from edgesdk.example.data import example_data
 from edgesdk.export import onnx as onnx_file
-from edgesdk.export import openvino, tflite
+from edgesdk.export import openvino
 from edgesdk.export.formats import save
 from edgesdk.export.parity import fallbacks, parity, runner
+from edgesdk.export.tflite.check import check as check_tflite
 from edgesdk.network.network import Network
 
 NETWORKS = ("resnet20", "mobilenet_v2", "ds_cnn", "vit", "conv_gru", "example")
@@ -134,7 +135,7 @@ def test_scales_and_zero_points_are_the_specification_s(exported, name: str, pla
     read = {
         "onnxruntime": lambda specs: onnx_file.check(onnx.load(path), specs),
         "openvino": lambda specs: openvino.check(path, specs),
-        "litert": lambda specs: tflite.check(path.read_bytes(), specs),
+        "litert": lambda specs: check_tflite(path.read_bytes(), specs),
     }[runtime]
     read(specs)
     for tensor, spec in specs.items():
