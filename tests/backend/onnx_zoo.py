@@ -109,12 +109,26 @@ class Two(nn.Module):
         return self.fc(F.leaky_relu(self.image(image)).mean((2, 3)) * self.table(number))
 
 
+class Encoded(nn.Module):
+    """PyTorch's own encoder layer: samples lie along the second axis inside, and rows of a matrix hold them all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 16)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, ids):
+        return self.head(self.layer(self.words(ids)).mean(1))
+
+
 IMAGE = (torch.randn(2, 3, 16, 16),)
 WORDS = (torch.randint(0, 20, (2, 9)),)
 PAIR = (torch.randn(2, 1, 6, 6), torch.randint(0, 7, (2,)))
 MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[torch.Tensor, ...]]] = {
     "residual": (Residual, IMAGE), "transformer": (Transformer, IMAGE), "shuffled": (Shuffled, IMAGE),
     "gru": (Heard, WORDS), "lstm": (lambda: Heard(nn.LSTM), WORDS), "two": (Two, PAIR),
+    "encoded": (Encoded, WORDS),
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ EXPORTED = (
     ("residual", True, 18, True), ("residual", False, 17, False), ("residual", True, 22, False),
     ("transformer", False, 9, True), ("transformer", True, 18, True), ("shuffled", False, 13, True),
     ("gru", True, 18, True), ("lstm", False, 13, True), ("two", False, 9, True),
+    ("encoded", True, 18, True), ("encoded", True, 18, False),
 )  # fmt: skip
 """Of each: the network, PyTorch's new exporter or its old one, the opset, and whether the batch is free."""
 

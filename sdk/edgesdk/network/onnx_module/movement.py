@@ -51,14 +51,25 @@ def _with_samples(call: Call, wanted: list[Any], one: tuple[int, ...], two: tupl
         return wanted
     rest = prod(size for size in wanted if size != -1)
     whole = [prod(one) // max(rest, 1) if size == -1 else size for size in wanted]
-    before = prod(one[:axis])
-    places = [i for i in range(len(whole)) if prod(whole[:i]) == before]
-    place = next(
-        (i for i in places if whole[i] == one[axis]), next((i for i in places if whole[i] % one[axis] == 0), None)
-    )
-    if place is None or wanted[place] == -1:
-        return wanted
+    place = _place(whole, prod(one[:axis]), one[axis])
+    if place is None or wanted[place] == -1 or (call.translation.free and -1 in wanted and whole[place] != 1):
+        return wanted  # as the file has it for any batch
     return [batch * size if i == place and size != 1 else batch if i == place else size for i, size in enumerate(whole)]
+
+
+def _place(whole: list[int], before: int, samples: int) -> int | None:
+    """Where the samples go of an axis that is ``samples`` long for one of them, behind ``before`` elements."""
+    starts = [prod(whole[:i]) for i in range(len(whole))]
+    ones = [i for i, start in enumerate(starts) if whole[i] == 1 and start in (before, before * samples)]
+    if ones:
+        return ones[0]
+    places = [i for i, start in enumerate(starts) if start == before]
+    place = next((i for i in places if whole[i] == samples), None)
+    if place is None:
+        place = next((i for i in places if whole[i] % samples == 0), None)
+        if place and place == len(whole) - 1:  # a matrix of rows, more of which come with each sample
+            place -= 1
+    return place
 
 
 def flatten(call: Call) -> Any:

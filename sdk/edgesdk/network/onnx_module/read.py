@@ -46,9 +46,10 @@ def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:
     graph = model.graph
     held = {tensor.name for tensor in graph.initializer}
     given = [value for value in graph.input if value.name not in held]
+    free = not any(dim.dim_value for value in given for dim in value.type.tensor_type.shape.dim[:1])
     set_sizes(given, by_name(given, _as_the_file(given, shapes)))
     opsets = {entry.domain if entry.domain != "ai.onnx" else "": entry.version for entry in model.opset_import}
-    translation = Translation(graph, opsets, path.name)
+    translation = Translation(graph, opsets, path.name, free)
     for node in _needed(graph):
         translation.add(node, TRANSLATIONS.get(node.op_type) if node.domain in STANDARD else None)
     outputs = tuple(value.name for value in graph.output)

@@ -47,10 +47,14 @@ class Counted:
 
 
 class Translation:
-    """A ``torch.fx`` graph and the modules that it calls, grown node by node."""
+    """A ``torch.fx`` graph and the modules that it calls, grown node by node.
 
-    def __init__(self, graph: GraphProto, opsets: Mapping[str, int], where: str) -> None:
+    ``free`` says that the file is for any batch by itself, so that what it leaves open is right for any.
+    """
+
+    def __init__(self, graph: GraphProto, opsets: Mapping[str, int], where: str, free: bool) -> None:
         self.opsets: Mapping[str, int] = opsets
+        self.free: bool = free
         self.where: str = where
         self.root: nn.Module = nn.Module()
         self.graph: fx.Graph = fx.Graph()
