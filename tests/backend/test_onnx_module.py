@@ -49,6 +49,15 @@ def files(folder: Path) -> dict[str, Path]:
     return Made()
 
 
+def test_what_cannot_be_computed_is_said_by_the_error_alone(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = zoo.Written(17, x=["n", 6])
+    made.n("MatMul", ["x", made.w("w", 5, 4)], "y")
+    path = made.save(folder / "narrow.onnx", "y")
+    with pytest.raises(ModelError, match=r"narrow.onnx \(MatMul, .* cannot be translated"):
+        read(path)
+    assert capfd.readouterr().err == ""
+
+
 def key(name: str, dynamo: bool, opset: int, free: bool) -> str:
     return f"{name} {'new' if dynamo else 'old'} {opset} {'free' if free else 'one'}"
 

@@ -97,13 +97,20 @@ def test_a_plan_is_carried_out_on_a_file(here: Path, plans: dict[str, Plan]) -> 
     assert (here / "files" / "model.onnx").is_file()
 
 
-def test_what_is_prepared_of_a_file_loads_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", WAYS[1:])
+@pytest.mark.parametrize(
+    "how", [("sparsify", "--on", "channels"), ("transfer", "--classes", "7")], ids=lambda how: how[0]
+)
+def test_what_is_prepared_of_a_file_loads_again(
+    way: str, how: tuple[str, ...], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(here)
-    done = edgesdk("prepare", "sparsify", "net.onnx", "--data", "data.npz", "--on", "channels", "--epochs", "0.5",
-                   "--out", "prepared", "-q")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = edgesdk("prepare", how[0], way, "--data", "data.npz", *how[1:], "--epochs", "0.5",
+                   "--out", "prepared", "--force", "-q")  # fmt: skip
+    assert done.returncode == 0 and not done.stderr, done.stderr
     model = load_model("prepared/model.py:model")
     assert isinstance(model, nn.Module) and "conv.weight" in model.state_dict()
+    assert how[0] != "transfer" or model(torch.zeros(3, 3, 16, 16)).shape == (3, 7)
 
 
 def test_every_way_is_estimated_and_measured(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,6 +255,12 @@ def test_regression_is_bagged_by_its_mean(here: Path) -> None:
         ensemble("models.py:Normed", (x, y), "b", by="boosting", metric="mse")
 
 
+def test_the_head_alone_learns_no_longer_than_all(here: Path) -> None:
+    for epochs, alone in ((0.5, 0.5), (3, 2)):
+        made = transfer("models.py:Normed", "good.npz", "short", classes=3, epochs=epochs, force=True)
+        assert made.report["frozen_epochs"] == alone
+
+
 @pytest.mark.parametrize("strength", ["0", "-0.1", "1.5", "nan", "inf"])
 def test_a_strength_out_of_range_is_refused(strength: str, fails) -> None:
     assert "a strength of" in fails(2, "sparsify", *given("--strength", strength))

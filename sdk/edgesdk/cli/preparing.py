@@ -67,7 +67,9 @@ def sparsify(as_json: bool, **options: Any) -> None:
 @prepare.command()
 @preparation
 @click.option("--classes", type=int, required=True, help="Outputs of the new head.")
-@click.option("--frozen-epochs", type=click.FloatRange(0), default=2, show_default=True, help="The head alone.")
+@click.option(
+    "--frozen-epochs", type=click.FloatRange(0), show_default="2, or all if there are fewer", help="The head alone."
+)
 def transfer(as_json: bool, **options: Any) -> None:
     """Put a new head on the trained body of MODEL, and teach it the task of --data."""
     free(options["out"], options["force"])

@@ -35,6 +35,7 @@ def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:
     ``ModelError`` for what is no such file, was made by a PyTorch that this one does not read, or holds code;
     ``UsageError`` for other shapes.
     """
+    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # PyTorch's, of each copy of what it exported
     program = _loaded(path)
     module = program.module(check_guards=False)
     for hook in list(module._forward_pre_hooks):  # they hold the sizes of the batch that it was exported with

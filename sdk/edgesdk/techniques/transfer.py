@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgesdk.core.errors import UsageError
 
@@ -27,11 +27,14 @@ def with_head(model: nn.Module, path: str, outputs: int) -> nn.Module:
     if outputs < 1:
         raise UsageError(f"a head of {outputs} outputs", "give 1 or more")
     head = dict(model.named_modules()).get(path)
-    if not isinstance(head, nn.Linear):
+    weight = getattr(head, "weight", None)
+    linear = isinstance(head, nn.Linear) or type(head) is nn.Module  # an exported program's modules hold weights alone
+    if head is None or not linear or not isinstance(weight, Tensor) or weight.dim() != 2:
         kind = "missing" if head is None else f"a {type(head).__name__}"
         raise UsageError(f"the head {path!r} is {kind}", "name the linear layer that makes the outputs")
     copied = copy.deepcopy(model)
-    made = nn.Linear(head.in_features, outputs, head.bias is not None, head.weight.device, head.weight.dtype)
+    biased = getattr(head, "bias", None) is not None
+    made = nn.Linear(weight.shape[1], outputs, biased, weight.device, weight.dtype)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.zero_()

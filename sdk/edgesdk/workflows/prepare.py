@@ -110,18 +110,19 @@ def sparsify(
 
 def transfer(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *, classes: int,
-    epochs: float = EPOCHS, frozen_epochs: float = FROZEN_EPOCHS, weights: Path | None = None,
+    epochs: float = EPOCHS, frozen_epochs: float | None = None, weights: Path | None = None,
     metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
     preprocess: Preprocess = None, shapes: Shapes = None, tell: Tell = quiet,
 ) -> Prepared:  # fmt: skip
     """Teach ``model`` the task of ``data``: another head of ``classes`` outputs on its body.
 
-    For ``frozen_epochs`` of the ``epochs`` the head learns alone, BatchNorm statistics as they are; then all of it at a
-    lower rate. What the new task does not use of the body is for the search to cut. Raises ``ModelError`` for a model
-    whose outputs no linear layer makes, ``DataError`` for labels that are not 0 to ``classes - 1``, ``UsageError`` for
-    epochs that do not fit, and the errors of :func:`edgesdk.deploy` for the inputs.
+    For ``frozen_epochs`` of the ``epochs`` (2, or all if there are fewer) the head learns alone, BatchNorm statistics
+    as they are; then all of it at a lower rate. What the new task does not use of the body is for the search to cut.
+    Raises ``ModelError`` for a model whose outputs no linear layer makes, ``DataError`` for labels that are not 0 to
+    ``classes - 1``, ``UsageError`` for epochs that do not fit, and the errors of :func:`edgesdk.deploy` for the inputs.
     """
     _check_epochs(epochs)
+    frozen_epochs = min(FROZEN_EPOCHS, epochs) if frozen_epochs is None else frozen_epochs
     if not 0 <= frozen_epochs <= epochs:
         raise UsageError(f"{frozen_epochs:g} frozen of {epochs:g} epochs", "give from 0 to as many as --epochs")
     if classes < 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +52,27 @@ def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:
     set_sizes(given, by_name(given, _as_the_file(given, shapes)))
     opsets = {entry.domain if entry.domain != "ai.onnx" else "": entry.version for entry in model.opset_import}
     translation = Translation(graph, opsets, path.name, free)
-    for node in _needed(graph):
-        translation.add(node, TRANSLATIONS.get(node.op_type) if node.domain in STANDARD else None)
+    with _unlogged():
+        for node in _needed(graph):
+            translation.add(node, TRANSLATIONS.get(node.op_type) if node.domain in STANDARD else None)
     outputs = tuple(value.name for value in graph.output)
     module = translation.finish(outputs)
     names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
     inputs = dict(zip(names, (value.name for value in given), strict=True))
     module.meta[SOURCE] = Source(path.resolve(), inputs, outputs, weights_digest(module))
     return module.eval()  # type: ignore[return-value]
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """PyTorch does not log what it cannot compute: the error that names the node says it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _as_the_file(inputs: list[ValueInfoProto], shapes: Shapes) -> Shapes:
