@@ -72,6 +72,15 @@ def test_bundles_of_before_are_taken(tmp_path: Path) -> None:
         shutil.rmtree(other)
 
 
+def test_a_folder_of_files_is_told_from_a_bundle(tmp_path: Path) -> None:
+    for schema in (1, "edgesdk.folder/2"):
+        (tmp_path / "manifest.json").write_text(json.dumps({"schema": schema, "files": {"model.onnx": {}}}))
+        with pytest.raises(BundleError, match="is a folder of files and no bundle: name a file in it"):
+            Bundle.open(tmp_path)
+    with pytest.raises(BundleError, match="is a folder of files and no bundle"):
+        Bundle.open(BEFORE / "exported")
+
+
 @pytest.mark.parametrize(
     "words, code, kind",
     [

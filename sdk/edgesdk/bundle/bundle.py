@@ -101,8 +101,10 @@ class Bundle:
         """The bundle at ``path``, its digests checked. Raises ``BundleError`` where a file is missing or changed."""
         path = Path(path)
         manifest = _read(path / "manifest.json")
-        MANIFEST.check(manifest.get("schema"), str(path))
         files, model = manifest.get("files"), manifest.get("model", MODEL)
+        if FOLDER.of(manifest.get("schema")) and is_table(files) and not {*FILES[1:]} & set(files):  # a plan at most
+            raise BundleError(f"{path} is a folder of files and no bundle", "name a file in it, or a bundle")
+        MANIFEST.check(manifest.get("schema"), str(path))
         if not is_table(files) or not isinstance(model, str) or not {*FILES, model} <= set(files):
             raise BundleError(f"the manifest of {path} does not list the files of a bundle", "deploy again")
         runtime = manifest.get("runtime")
