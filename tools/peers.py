@@ -126,7 +126,7 @@ def uniform_prune(
     the number of heads by the name of each fused query-key-value layer; without it an attention block does not
     survive. Raises ``ModelError`` for recurrent layers, which Torch-Pruning 1.6 cannot cut.
     """
-    import torch_pruning
+    import torch_pruning  # pyright: ignore[reportMissingImports]
 
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         raise ModelError("Torch-Pruning cannot cut recurrent layers", "leave this peer out for such a model")
