@@ -26,7 +26,18 @@ class Attention(nn.Module):
         return self.fc(self.mix(x, x, x, need_weights=False)[0].mean(1))
 
 
-@pytest.mark.parametrize(("kind", "shape"), [(Attention, (5, 16)), (models.Residual, (3, 16, 16))])
+class Words(nn.Module):
+    """Layers called as Python's own words, and as what these are changed to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meta = nn.ModuleDict({name: nn.Linear(16, 16) for name in ("in", "in_", "graph")})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.meta["graph"](self.meta["in_"](self.meta["in"](x).relu()).relu()).mean(1)
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(Attention, (5, 16)), (models.Residual, (3, 16, 16)), (Words, (5, 16))])
 @torch.no_grad()
 def test_what_a_network_learnt_is_in_the_module_and_the_other_way_round(kind, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)

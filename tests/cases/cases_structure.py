@@ -101,12 +101,26 @@ class Names(nn.Module):
         ):
             self.add_module(name, nn.Linear(8, 8))
         self.a = nn.ModuleDict({"b": nn.Linear(8, 8), "weight": nn.Linear(8, 8)})
+        self.words = nn.ModuleDict(
+            {"in": nn.Linear(8, 8), "in_": nn.Linear(8, 8), "is": nn.Sequential(nn.Linear(8, 8))}
+        )
         self.input = nn.Parameter(torch.randn(8))
 
     def forward(self, x: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
         part = self.get_submodule
         y = part("output")(part("x")(x + self.input).relu() + input).relu()
-        for name in ("relu", "linear", "add", "graph", "meta", "code", "quantizer_x"):
+        for name in (
+            "relu",
+            "linear",
+            "add",
+            "graph",
+            "meta",
+            "code",
+            "quantizer_x",
+            "words.in",
+            "words.in_",
+            "words.is",
+        ):
             y = y + part(name)(y).relu()
         return part("node_linear")(part("a_b")(y).relu()), part("a.weight")(part("a.b")(y).relu())
 

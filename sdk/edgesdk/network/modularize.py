@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import keyword
 import logging
 import operator
 import warnings
@@ -23,6 +24,7 @@ from edgesdk.network.returned import make_known, returned
 from edgesdk.network.writes import written
 
 aten: Any = torch.ops.aten
+RENAMED = "renamed"  # where in a module's ``meta`` stands what tensors are called whose own names no code can write
 CONVOLUTIONS: dict[Any, type[nn.Module]] = {aten.conv1d: nn.Conv1d, aten.conv2d: nn.Conv2d, aten.conv3d: nn.Conv3d}
 NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 HALVES = (torch.float16, torch.bfloat16)
@@ -96,16 +98,17 @@ class _Builder:
     def build(self) -> fx.GraphModule:
         constants = {**self.program.state_dict, **self.program.constants}
         module = fx.GraphModule(nn.Module(), fx.Graph())
+        renamed: dict[str, str] = {}
+        taken = set[str]().union(*map(_prefixes, constants))
         for spec in self.program.graph_signature.input_specs:
             if spec.kind != InputKind.USER_INPUT and spec.target is not None:
                 node = next(n for n in self.program.graph.nodes if n.name == spec.arg.name)
                 value = constants[spec.target]
                 if isinstance(value, Tensor):
-                    self.state[node] = (
-                        _free(module, spec.target),
-                        value.detach().clone(),
-                        spec.kind == InputKind.PARAMETER,
-                    )
+                    path = _free(module, spec.target, taken)
+                    if path != spec.target:
+                        renamed[spec.target] = path
+                    self.state[node] = (path, value.detach().clone(), spec.kind == InputKind.PARAMETER)
         for node in self.program.graph.nodes:
             if node in self.state:
                 continue
@@ -123,6 +126,7 @@ class _Builder:
         self.graph.lint()
         module = fx.GraphModule(self.root, self.graph)
         values = [node.meta.get("val") for node in self.program.graph.nodes]
+        module.meta[RENAMED] = renamed
         module.meta["halves"] = any(isinstance(v, Tensor) and v.dtype in HALVES for v in values)
         return module
 
@@ -242,12 +246,30 @@ class _Builder:
         return module
 
 
-def _free(module: nn.Module, path: str) -> str:
-    """``path``, its first part changed where ``module`` has that for itself, as a graph module has ``graph``."""
-    first, *rest = path.split(".")
-    while hasattr(module, first):
-        first += "_"
-    return ".".join([first, *rest])
+def _free(module: nn.Module, path: str, taken: set[str]) -> str:
+    """``path`` as the graph's code can write it, no part of it like another of those ``taken``.
+
+    A part is changed that is a word of Python (a ``ModuleDict`` may have ``in``), and the first where ``module`` has
+    that for itself, as a graph module has ``graph``.
+    """
+    found: list[str] = []
+    parts = path.split(".")
+    for depth, part in enumerate(parts):
+        name = part
+        while (
+            keyword.iskeyword(name)
+            or (not depth and hasattr(module, name))
+            or (name != part and ".".join([*parts[:depth], name]) in taken)
+        ):
+            name += "_"
+        found.append(name)
+    return ".".join(found)
+
+
+def _prefixes(path: str) -> set[str]:
+    """``path`` and all that it lies in."""
+    parts = path.split(".")
+    return {".".join(parts[: end + 1]) for end in range(len(parts))}
 
 
 def _origin(node: fx.Node) -> dict[str, Any]:

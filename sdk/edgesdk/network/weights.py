@@ -1,6 +1,7 @@
 """Weights between a user's module and the network that was traced from it, by their names.
 
-Tracing keeps them, but for those of an attention's ``in_proj`` (:func:`edgesdk.network.modularize.modularize`).
+Tracing keeps them, but for those of an attention's ``in_proj`` and those that no code can write
+(:func:`edgesdk.network.modularize.modularize`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from edgesdk.core.errors import ModelError
 from edgesdk.core.wording import listed
+from edgesdk.network.modularize import RENAMED
 from edgesdk.network.network import Network
 
 
@@ -19,7 +21,7 @@ def load_weights(network: Network, model: nn.Module) -> Network:
     """A copy of ``network``, traced from a module of this kind, with the weights of ``model``."""
     network = network.copy()
     names = set(network.module.state_dict())
-    own = {_traced(name, names): value for name, value in model.state_dict().items()}
+    own = {_traced(name, network, names): value for name, value in model.state_dict().items()}
     network.module.load_state_dict({name: value for name, value in own.items() if name in names}, strict=False)
     return network
 
@@ -27,7 +29,7 @@ def load_weights(network: Network, model: nn.Module) -> Network:
 def filled(model: nn.Module, network: Network) -> nn.Module:
     """A copy of ``model`` with the weights of ``network``, traced from a module of this kind."""
     model, state = copy.deepcopy(model), network.module.state_dict()
-    names = {name: _traced(name, state) for name in model.state_dict()}
+    names = {name: _traced(name, network, state) for name in model.state_dict()}
     model.load_state_dict({name: state[other] for name, other in names.items() if other in state}, strict=False)
     return model
 
@@ -35,14 +37,15 @@ def filled(model: nn.Module, network: Network) -> nn.Module:
 def check_returnable(network: Network, model: nn.Module) -> None:
     """Raise ``ModelError`` where weights of ``network`` have no place in ``model``, which computes them."""
     names = set(network.module.state_dict())
-    known = {_traced(name, names) for name in model.state_dict()}
+    known = {_traced(name, network, names) for name in model.state_dict()}
     if lost := [name for name, _ in network.module.named_parameters() if name not in known]:
         fact = f"what {listed(lost)} learns has no place in the model, which computes it from other weights"
         raise ModelError(fact, "remove its parametrizations first (torch.nn.utils.parametrize.remove_parametrizations)")
 
 
-def _traced(name: str, names: Container[str]) -> str:
-    """What the module's parameter ``name`` is called in a network that has ``names``."""
+def _traced(name: str, network: Network, names: Container[str]) -> str:
+    """What the module's parameter ``name`` is called in ``network``, which has ``names``."""
+    name = network.module.meta.get(RENAMED, {}).get(name, name)
     other = name.replace("in_proj_", "in_proj.")
     return other if other in names else name
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from onnx import NodeProto
 from torch import fx, nn
 
-RESERVED = {*dir(fx.GraphModule), "graph", "meta"}  # what a module of a graph has itself
+RESERVED = {*dir(fx.GraphModule), "graph", "meta", *keyword.kwlist}  # what a module of a graph has itself, or cannot
 LEAVES = ("weight", "bias", "gamma", "beta", "scale", "running_mean", "running_var")
 
 
