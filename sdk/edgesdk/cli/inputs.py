@@ -11,15 +11,17 @@ import click
 from edgesdk.core.errors import UsageError
 
 MODEL = "file.py:callable, package.module:callable, an .onnx file, or a .pt2 of torch.export.save"
+LOSS = "To learn back by: file.py:callable of outputs and targets, or a class like torch.nn:HuberLoss."
 PIXELS = ("input_range", "mean", "std", "image_size", "channel_order")
 
 
 def judging(command: Callable[..., None]) -> Callable[..., None]:
-    """The metric, and which of several outputs it judges."""
+    """The metric, which of several outputs it judges, and a loss of the user's own."""
     metrics = "top-1, mse, multilabel-f1, torchmetrics:NAME, or file.py:callable."
     for option in (
         click.option("--metric", default="top-1", show_default=True, help=metrics),
         click.option("--output", help="Of several outputs the one that is judged: its name, or its place from 0."),
+        click.option("--loss", help=LOSS),
     ):
         command = option(command)
     return command

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesdk.cli.frame import Commands
-from edgesdk.cli.inputs import pixels, preprocessing, shaped
+from edgesdk.cli.inputs import LOSS, pixels, preprocessing, shaped
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import emit, emit_json
@@ -36,6 +36,7 @@ def preparation(command: Callable[..., None]) -> Callable[..., None]:
         pixels,
         shaped,
         click.option("--metric", default="top-1", show_default=True, help="top-1, mse, or file.py:callable."),
+        click.option("--loss", help=LOSS),
         click.option("--epochs", type=click.FloatRange(0, min_open=True), default=8, show_default=True),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--out", type=click.Path(path_type=Path), default=Path("prepared"), show_default=True),

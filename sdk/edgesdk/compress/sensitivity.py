@@ -81,14 +81,15 @@ def measure_sensitivity(
     scores: Mapping[str, Tensor],
     task: Task,
     progress: Progress = lambda done, of: None,
+    y: Any = None,
 ) -> Losses:
     """What each width, option and branch alone costs in fidelity to the dense network on the inputs ``x``.
 
     A compressed network's weights are fitted to what the dense one answers (:mod:`edgesdk.compress.refit`): here the
     layers that read what was changed make up for it as far as a linear function can, and BatchNorm takes its statistics
-    from ``x`` itself.
+    from ``x`` itself. ``y`` are the targets of ``x``, where the task has a loss of the user's own.
     """
-    probe = _Variants(network, x, task)
+    probe = _Variants(network, x, task, y)
     graph = network.graph
     groups = [group for group in graph.groups if group.fixed is None]
     steps = sum(len(widths(g.size, g.step)) - 1 for g in groups) + len(graph.branches) + len(graph.layers)
@@ -130,8 +131,8 @@ def measure_sensitivity(
 class _Variants:
     """The dense network's values on ``x``, and what becomes of its outputs when one thing in it is changed."""
 
-    def __init__(self, network: Network, x: Batch, task: Task) -> None:
-        self.network, self.task = network.copy(), task
+    def __init__(self, network: Network, x: Batch, task: Task, y: Any = None) -> None:
+        self.network, self.task, self.y = network.copy(), task, y
         self.module = self.network.module
         for part in self.module.modules():
             if isinstance(part, NORMS):
@@ -162,7 +163,8 @@ class _Variants:
             else:
                 value = self.values[node]
             values[node] = edits[node](value) if node in edits else value
-        return self.task.fidelity_loss([values.get(n, self.values[n]) for n in self.output_nodes()], self.outputs)
+        outputs = [values.get(n, self.values[n]) for n in self.output_nodes()]
+        return self.task.fidelity_loss(outputs, self.outputs, self.y)
 
     def output_nodes(self) -> list[fx.Node]:
         node = next(n for n in self.module.graph.nodes if n.op == "output")

@@ -13,22 +13,25 @@ from edgesdk.core.errors import DataError, EdgeSdkError, UsageError
 from edgesdk.core.wording import listed
 from edgesdk.data.batches import Relabelled
 from edgesdk.data.data import Data, run_two
+from edgesdk.data.losses import Loss, loss_name, settle_loss
 from edgesdk.data.metrics import MSE, TOP_1, Deferred, has_state, is_named, is_torchmetric
-from edgesdk.data.targets import class_axis, class_numbers, several, values
+from edgesdk.data.targets import class_axis, class_numbers, joined_targets, several, values
 from edgesdk.data.task import Task
-from edgesdk.network.network import rebatch
 
 
-def settled(model: nn.Module, data: Data, metric: Any, output: str | int | None = None) -> tuple[Data, Task]:
+def settled(
+    model: nn.Module, data: Data, metric: Any, output: str | int | None = None, loss: Loss | None = None
+) -> tuple[Data, Task]:
     """How ``model`` is judged by ``metric``: of several outputs by the one that is named ``output`` (its name, or its
     place from 0), or else by the one that alone can be meant, which is noted in the data; one-hot labels made classes.
+    ``loss`` is the user's own, of all outputs.
 
     Raises ``UsageError`` for an ``output`` that there is not, and where several can be meant; ``DataError`` where the
     labels fit none; and what running the model on two samples may raise.
     """
     outputs = _named(run_two(model, data.example))
     y = data.calibration[0][1] if data.labelled else None
-    two = None if y is None else rebatch(y, lambda t: t[:2]) if isinstance(y, (Tensor, Mapping, tuple)) else y
+    two = None if y is None else joined_targets(data.calibration[:1], 2)
     place = _asked(outputs, output) if output is not None else _guessed(outputs, metric, data.labelled, two)
     several_there = len(outputs) > 1
     name = list(outputs)[place] if place is not None and several_there else ""
@@ -39,8 +42,15 @@ def settled(model: nn.Module, data: Data, metric: Any, output: str | int | None 
         task = replace(task, metric=metric.made(judged, task.target(two) if data.labelled else judged))
     if task.classifies and judged is not None:
         task = replace(task, axis=_axis(judged, task.target(two)))
-        data = _with_classes(data, judged)
+        data = data if loss is not None else _with_classes(data, judged)
     notes = list(data.notes)
+    if loss is not None:
+        if not data.labelled:
+            raise UsageError("a loss, and data without targets", "give y, or leave the loss out")
+        task = replace(task, loss=settle_loss(loss, model, *data.calibration[0]))
+        notes.append(
+            f"learning back minimises the loss {loss_name(loss)} beside the distance to the dense model's outputs"
+        )
     if several_there and output is None:
         others = listed(f"{key} {_shape(value)}" for key, value in outputs.items() if key != name)
         if place is None:

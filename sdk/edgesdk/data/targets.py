@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgesdk.core.errors import DataError
+from edgesdk.network.network import Batch, tensors
 
 IGNORED = -100  # a label that is not judged, as torch's own losses have it
 SUM = 1e-3  # that probabilities may be off by
@@ -103,3 +105,32 @@ def _tensor(y: Any) -> Tensor:
 
 def _shown(value: Tensor) -> str:
     return f"({', '.join(map(str, ('N', *value.shape[1:])))}{',' if value.dim() == 1 else ''})"
+
+
+def joined_targets(batches: Sequence[tuple[Batch, Any]], most: int) -> Any:
+    """The targets of the first ``most`` samples of ``batches`` as those of one batch.
+
+    They are tensors with a row per sample, tuples and dicts of these, or, as detectors have them, a list or tuple with
+    an entry per sample, whatever that is.
+    """
+    sizes = [len(tensors(x)[0]) for x, _ in batches]
+    return _joined([y for _, y in batches], sizes, most)
+
+
+def _joined(found: Sequence[Any], sizes: Sequence[int], most: int) -> Any:
+    first = found[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(found))[:most]
+    if isinstance(first, Mapping):
+        return {key: _joined([y[key] for y in found], sizes, most) for key in first}
+    if isinstance(first, (list, tuple)):
+        pairs = list(zip(found, sizes, strict=True))
+        if all(len(y) == size for y, size in pairs) and not all(_in_rows(y, size) for y, size in pairs):
+            return type(first)([each for y in found for each in y][:most])
+        return type(first)(_joined(parts, sizes, most) for parts in zip(*found, strict=True))
+    return first
+
+
+def _in_rows(parts: Sequence[Any], size: int) -> bool:
+    """Whether each of ``parts`` is a tensor with a row per sample, of a batch of ``size``."""
+    return all(isinstance(part, Tensor) and part.dim() > 0 and len(part) == size for part in parts)

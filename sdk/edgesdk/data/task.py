@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from edgesdk.core.errors import EdgeSdkError, UsageError
 from edgesdk.core.wording import said
+from edgesdk.data.losses import OwnLoss
 from edgesdk.data.metrics import (
     METRICS,
     MSE,
@@ -41,7 +42,8 @@ class Task:
     targets whose mean over samples is taken; higher is better. Without labels it is applied against the dense model's
     own outputs, and the figure is a fidelity: ``name`` says so. ``output`` is the place of the output that is judged
     among the model's tensors, called ``output_name`` where there are several; with ``None`` it is all of them
-    (:func:`edgesdk.data.judging.settled`). ``axis`` is that of the classes.
+    (:func:`edgesdk.data.judging.settled`). ``axis`` is that of the classes. ``loss`` is the user's own, by which a
+    network learns beside the dense model's answers, and by which choices are priced.
     """
 
     metric: str | Metric = TOP_1
@@ -49,6 +51,7 @@ class Task:
     output: int | None = 0
     output_name: str = ""
     axis: int = 1
+    loss: OwnLoss | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.metric, str) and self.metric not in METRICS:
@@ -68,9 +71,20 @@ class Task:
         return is_named(self.metric, TOP_1)
 
     @property
-    def has_loss(self) -> bool:
-        """Whether there is a loss that stands for the metric, for learning from labels."""
+    def is_built_in(self) -> bool:
+        """Whether the metric is one of edgesdk's own, which knows what an output and a target are."""
         return isinstance(self.metric, str)
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether there is a loss for learning from labels: the user's own, or one that stands for the metric."""
+        return self.loss is not None or self.is_built_in
+
+    @property
+    def identity(self) -> str:
+        """The name, and that of the user's loss with what it says of the dense model: what was priced or learnt by
+        another is not this one's."""
+        return self.name if self.loss is None else f"{self.name}, {self.loss.name} {self.loss.dense:.5g}"
 
     @property
     def unit(self) -> str:
@@ -106,7 +120,7 @@ class Task:
 
     def update(self, meter: Any, outputs: Any, target: Any, samples: int) -> None:
         """Let ``meter`` see a batch."""
-        if self.has_loss:
+        if self.is_built_in:
             return meter.update(self.judged(outputs).float(), target)
         if self.output is not None:
             outputs = self.judged(outputs)
@@ -120,7 +134,7 @@ class Task:
 
     def _answer(self, outputs: Any) -> Any:
         """What stands for a label where there is none: the dense model's decision, or its output."""
-        if not self.has_loss:
+        if not self.is_built_in:
             return outputs if self.output is None else self.judged(outputs)
         answer = self.judged(outputs).float()
         if self.classifies:
@@ -129,6 +143,8 @@ class Task:
 
     def supervised(self, outputs: list[Tensor], y: Any) -> Tensor:
         """The loss against labels, or against the model's own decisions where there are none (a scalar)."""
+        if self.loss is not None:
+            return self.loss(outputs, y)
         answer, y = self.judged(outputs), self.target(y)
         if self.classifies:
             if self.labelled:
@@ -143,15 +159,25 @@ class Task:
             return (F.binary_cross_entropy if known else F.binary_cross_entropy_with_logits)(answer, wanted)
         return sum(((o - o.detach().roll(1, 0)) ** 2).mean() for o in outputs if o.is_floating_point())  # type: ignore[return-value]
 
-    def fidelity_loss(self, outputs: list[Tensor], reference: list[Tensor]) -> float:
-        """How far ``outputs`` are from ``reference``: KL divergence in nats, or squared error over the variance."""
-        return max(0.0, float(self._distance(outputs, reference)))
+    def fidelity_loss(self, outputs: list[Tensor], reference: list[Tensor], y: Any = None) -> float:
+        """How far ``outputs`` are from ``reference``: KL divergence in nats, or squared error over the variance.
+
+        With a loss of the user's own that, and by how much it is above the reference's against the targets ``y``: what
+        learning back minimises.
+        """
+        away = max(0.0, float(self._distance(outputs, reference)))
+        if self.loss is None:
+            return away
+        return away + max(0.0, float(self.loss(outputs, y)) - float(self.loss(reference, y)))
 
     def distillation(self, outputs: list[Tensor], teacher: list[Tensor], y: Any) -> Tensor:
         """Knowledge distillation (Hinton et al. 2015, section 2): soft targets at a temperature, and hard labels.
 
-        Without labels soft targets are all there is, and of a size that does not depend on the temperature.
+        Without labels soft targets are all there is, and of a size that does not depend on the temperature. A loss of
+        the user's own stands beside them as it is.
         """
+        if self.loss is not None:
+            return self.loss(outputs, y) + self._distance([o.float() for o in outputs], teacher)
         known = self.labelled and self.has_loss
         if self.classifies:
             own, theirs = (rows(self.judged(side).float(), self.axis) for side in (outputs, teacher))

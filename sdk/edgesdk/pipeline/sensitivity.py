@@ -14,6 +14,7 @@ from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import EdgeSdkError
 from edgesdk.core.plan import Option
 from edgesdk.core.serialize import digest, dumps, from_json, loads, write
+from edgesdk.data.targets import joined_targets
 from edgesdk.network.network import Batch, rebatch, tensors
 from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.price.menu import Losses
@@ -42,7 +43,7 @@ def price_accuracy(setups: Sequence[Setup], offered: Sequence[Mapping[str, tuple
     }
     given = [t for x, y in setup.data.calibration for t in (*tensors(x), y) if isinstance(t, Tensor)]
     made_from = [
-        SCHEMA, setup.graph.digest, digest_of(network.module), digest_of(given), task.name, method(),
+        SCHEMA, setup.graph.digest, digest_of(network.module), digest_of(given), task.identity, method(),
         {name: list(found) for name, found in every.items()},
     ]  # fmt: skip
     path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"
@@ -51,7 +52,8 @@ def price_accuracy(setups: Sequence[Setup], offered: Sequence[Mapping[str, tuple
     except (OSError, ValueError, EdgeSdkError):
         scores = ranked(network, setup.data.calibration, task)
         x = _join(setup.calibration, SENSE_SAMPLES)
-        losses = measure_sensitivity(network, every, x, scores, task, lambda done, of: setup.tell(STAGE, done / of))
+        y = None if task.loss is None else joined_targets(setup.data.calibration, SENSE_SAMPLES)
+        losses = measure_sensitivity(network, every, x, scores, task, lambda done, of: setup.tell(STAGE, done / of), y)
         kept = _Kept.of(losses, scores)
         write(path, dumps(kept))
         return kept.sensed()

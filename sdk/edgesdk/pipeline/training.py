@@ -236,7 +236,8 @@ def _open_kept(setup: Setup, recovery: Recovery, seed: int) -> Kept | None:
         return None
     batches = (*setup.data.calibration, *setup.data.holdout, *setup.data.test)
     data = digest_of([t for x, y in batches for t in (*tensors(x), y) if isinstance(t, Tensor)])
-    made_from = [setup.graph.digest, digest_of(setup.network.module), data, setup.task.name, seed, torch.__version__]
+    own = setup.task.identity
+    made_from = [setup.graph.digest, digest_of(setup.network.module), data, own, seed, torch.__version__]
     try:
         return Kept(cache_folder() / "runs" / digest([*made_from, recovery])[:16])
     except TypeError:  # it holds functions of the user's

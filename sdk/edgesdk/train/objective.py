@@ -29,6 +29,7 @@ from edgesdk.train.recovery import (
     LAYERED,
     LOGITS,
     MUTUAL,
+    OWN,
     RELATIONS,
     SELF,
     SIMILARITY,
@@ -155,6 +156,9 @@ class Objective:
         if term.kind == TASK:
             _check_fit(run.outputs, teacher.outputs)
             return self.task.distillation(run.outputs, teacher.outputs, y)
+        if term.kind == OWN:
+            assert self.task.loss is not None  # the recovery was checked
+            return self.task.loss(run.outputs, y)
         if term.kind in LAYERED:
             found = [
                 self._layer_loss(

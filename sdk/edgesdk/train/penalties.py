@@ -32,7 +32,10 @@ class Labelled:
 
     def __init__(self, task: Task) -> None:
         if not task.has_loss:
-            raise UsageError(f"the metric {task.name} has no loss to learn by", "give top-1, mse or multilabel-f1")
+            raise UsageError(
+                f"the metric {task.name} has no loss to learn by",
+                "give --loss, or the metric top-1, mse or multilabel-f1",
+            )
         if not task.labelled:
             raise DataError("the data has no labels to learn from", "give y")
         self.task = task

@@ -25,12 +25,12 @@ from edgesdk.network.network import Batch
 
 DENSE = "dense"
 TASK, SOFT, HARD, LOGITS, PROBABILITIES = "task", "soft", "hard", "logits", "probabilities"
-JACOBIAN, ADVERSARY = "jacobian", "adversary"
+JACOBIAN, ADVERSARY, OWN = "jacobian", "adversary", "own"
 FEATURES, ATTENTION, INFORMATION = "features", "attention", "information"
 DISTANCES, ANGLES, SIMILARITY = "distances", "angles", "similarity"
 RELATIONS = (DISTANCES, ANGLES, SIMILARITY)
 LAYERED = (FEATURES, ATTENTION, INFORMATION, *RELATIONS)
-KINDS = (TASK, SOFT, HARD, LOGITS, PROBABILITIES, JACOBIAN, ADVERSARY, *LAYERED)
+KINDS = (TASK, SOFT, HARD, LOGITS, PROBABILITIES, JACOBIAN, ADVERSARY, OWN, *LAYERED)
 TEMPERATURES = {SOFT: 4.0, PROBABILITIES: 1.0}
 OFFLINE, MUTUAL, SELF = "offline", "mutual", "self"
 MODES = (OFFLINE, MUTUAL, SELF)
@@ -82,7 +82,9 @@ def _number(
 class Term:
     """One loss of a recovery, ``weight`` times what :mod:`edgesdk.techniques.distillation` computes.
 
-    ``task`` is the task's own recipe: of a classifier with labels 0.9 soft and 0.1 hard labels at a temperature of 4.
+    ``task`` is the task's own recipe: of a classifier with labels 0.9 soft and 0.1 hard labels at a temperature of 4;
+    with a loss of the user's own (``deploy(loss=...)``) that and the distance to the teacher's outputs. ``own`` is that
+    loss alone.
     ``temperature`` is for ``soft`` (4) and ``probabilities`` (1). ``layers`` is for the losses of layers: names, or
     pairs of the student's and the teacher's; by default those that both have, at the last of each height and width,
     and for relations the last one. Their losses are added up. In the first ``warmup_epochs`` the weight grows from 0.
@@ -205,6 +207,8 @@ class Recovery:
 
     def check(self, task: Task) -> None:
         """Raise ``UsageError`` where the losses need labels, and ``task`` has none."""
+        if task.loss is None and any(term.kind == OWN for term in self.losses):
+            raise UsageError("the loss own, and no loss was given", "give --loss, or leave own out")
         if task.labelled:
             return
         if any(term.kind == HARD for term in self.losses):

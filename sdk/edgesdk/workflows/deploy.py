@@ -22,6 +22,7 @@ from edgesdk.core.errors import BudgetError, UsageError
 from edgesdk.core.graph import OTHER, Graph, Shapes
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Tell
+from edgesdk.data.losses import Loss
 from edgesdk.data.metrics import MSE, Metric, is_named
 from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.devices.agent import AgentProcess
@@ -51,6 +52,7 @@ def search(
     runtime: str | None = None, weights: Path | None = None, metric: str | Metric = "top-1", threads: int = 1,
     precision: str | Sequence[str] = (), offer: Sequence[str] = (), seed: int = 0, device: str | Device | None = None,
     force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
+    loss: str | Loss | None = None,
     tell: Tell = quiet,
 ) -> Plan:  # fmt: skip
     """The plan alone: the most accurate within ``budget`` (ms, bytes), with what the solver proved of it.
@@ -64,8 +66,9 @@ def search(
     check_cache()
     ready(offer)
     given = read_inputs(
-        model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes
-    )
+        model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
+        loss=loss,
+    )  # fmt: skip
     given = given.checked(budget, force, tell)
     with _study(given, where, budget, force, tell, again=False) as studied:
         tell("searching", None)
@@ -88,6 +91,7 @@ def deploy(
     epochs: float | None = None, seed: int = 0, force: bool = False, device: str | Device | None = None,
     install_root: str | None = None, sign: Path | None = None, recover: Recovery | str | Path | None = None,
     output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
+    loss: str | Loss | None = None,
     time: float | str | None = None, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
@@ -131,8 +135,9 @@ def deploy(
     seconds = parse_seconds(time) if isinstance(time, str) else time
     with reserve(Path(out), force) as place:
         given = read_inputs(
-            model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes
-        )
+            model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
+            loss=loss,
+        )  # fmt: skip
         given = given.checked(budget, force, tell)
         allowance = Allowance(_count_epochs(epochs, recovery, given), seconds, begun)
         with _study(given, where, budget, force, tell) as studied:

@@ -24,6 +24,7 @@ from edgesdk.core.runtime import formats as known_formats
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, loads
 from edgesdk.core.target import target as find_target
+from edgesdk.data.losses import Loss
 from edgesdk.data.metrics import Metric
 from edgesdk.export.formats import save
 from edgesdk.export.onnx import converted
@@ -66,6 +67,7 @@ def export_plan(
     format: str | Sequence[str] = (), out: str | Path = "exported", target: str | None = None,
     weights: Path | None = None, metric: str | Metric = "top-1", epochs: float = 0.0, seed: int = 0,
     force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
+    loss: str | Loss | None = None,
     tell: Tell = quiet,
 ) -> Exported:  # fmt: skip
     """Apply ``plan`` to ``model`` and write it to the folder ``out`` in each ``format`` named, by default in all.
@@ -85,8 +87,9 @@ def export_plan(
         check_stored(plan.options.values(), runtime)
     with reserve(Path(out), force) as place:
         given = read_inputs(
-            model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes
-        )
+            model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
+            loss=loss,
+        )  # fmt: skip
         given = given.warned()
         loaded, found, task = given.model, given.data, given.task
         tell("tracing", None)

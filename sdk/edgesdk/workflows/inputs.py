@@ -18,6 +18,7 @@ from edgesdk.core.report import Tell
 from edgesdk.core.serialize import is_table
 from edgesdk.data.data import Data, check, load_data
 from edgesdk.data.judging import settled
+from edgesdk.data.losses import Loss, read_loss
 from edgesdk.data.metrics import TOP_1, Metric, is_named, read_metric
 from edgesdk.data.preprocessing import Preprocessing, read_preprocessing
 from edgesdk.data.sanity import causes, judged_dense
@@ -125,15 +126,16 @@ def read_inputs(
     model: nn.Module | str | None, data: Any, weights: str | Path | None, metric: str | Metric, seed: int, *,
     output: str | int | None = None, force: bool = False,
     preprocess: Preprocessing | Mapping[str, Any] | str | Path | None = None, shapes: Shapes = None,
+    loss: str | Loss | None = None,
 ) -> Inputs:  # fmt: skip
     """The model and its data, loaded, and how it is judged, with notes on what was done to read them.
 
-    ``output`` is the name or place of the one that is judged of several, ``preprocess`` how the model takes pixels,
-    where the data do not say, ``shapes`` the inputs' own where the caller knows them, which the data must have. Free
-    axes of a file are as long as the data's. With ``force`` weights may be missing. Raises ``ModelError``,
-    ``DataError`` and ``UsageError`` for what is wrong with them.
+    ``output`` is the name or place of the one that is judged of several, ``loss`` the user's own to learn by,
+    ``preprocess`` how the model takes pixels, where the data do not say, ``shapes`` the inputs' own where the caller
+    knows them, which the data must have. Free axes of a file are as long as the data's. With ``force`` weights may be
+    missing. Raises ``ModelError``, ``DataError`` and ``UsageError`` for what is wrong with them.
     """
-    wanted, metric = read_preprocessing(preprocess), read_metric(metric)
+    wanted, metric, own = read_preprocessing(preprocess), read_metric(metric), read_loss(loss)
     if model is None and data is None and wanted:
         raise UsageError(f"a preprocessing ({', '.join(wanted)}) without data", "give --data: the example has its own")
     if model is None:
@@ -141,11 +143,11 @@ def read_inputs(
         found = example_data(seed) if data is None else load_data(data, seed=seed, preprocess=wanted)
         notes = ()
     else:
-        own = copied(model) if isinstance(model, nn.Module) else model  # the user's module stays as it is
-        read = None if is_file(own) else load_weighted(own, weights, force)
+        mine = copied(model) if isinstance(model, nn.Module) else model  # the user's module stays as it is
+        read = None if is_file(mine) else load_weighted(mine, weights, force)
         found = load_data(data, seed=seed, classifies=is_named(metric, TOP_1), preprocess=wanted)
         check_shapes(found.example, shapes)
-        loaded, notes = _read_file(str(own), weights, force, found.example) if read is None else read
-    found, task = settled(loaded, found, metric, output)
+        loaded, notes = _read_file(str(mine), weights, force, found.example) if read is None else read
+    found, task = settled(loaded, found, metric, output, own)
     trained = weights is not None or not isinstance(model, str) or is_file(model)
     return Inputs(loaded, found, task, model is None, trained, notes)

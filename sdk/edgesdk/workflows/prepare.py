@@ -25,6 +25,7 @@ from edgesdk.core.serialize import is_table
 from edgesdk.core.wording import counted, said
 from edgesdk.data.batches import Shuffled, taken
 from edgesdk.data.data import check
+from edgesdk.data.losses import Loss
 from edgesdk.data.metrics import Metric
 from edgesdk.data.sources import Samples
 from edgesdk.data.task import first_tensor
@@ -72,7 +73,7 @@ def sparsify(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *,
     on: str | Callable[[nn.Module], Tensor] = GAMMA, strength: float = STRENGTH, epochs: float = EPOCHS,
     weights: Path | None = None, metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
-    preprocess: Preprocess = None, shapes: Shapes = None, tell: Tell = quiet,
+    preprocess: Preprocess = None, shapes: Shapes = None, loss: str | Loss | None = None, tell: Tell = quiet,
 ) -> Prepared:  # fmt: skip
     """Train ``model`` on by L + strength * R, so that channels go to zero that pruning then finds.
 
@@ -86,7 +87,7 @@ def sparsify(
     if isinstance(on, str) and ":" in on:
         on = load_callable(on, "PENALTY")
     with reserve(Path(out), force) as place:
-        made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes)
+        made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes, loss)
         check(made.data, made.model, made.task.classifies)
         dense = made.traced(made.model, whole=on != GAMMA)
         small = penalty(on, dense)
@@ -112,7 +113,7 @@ def transfer(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *, classes: int,
     epochs: float = EPOCHS, frozen_epochs: float | None = None, weights: Path | None = None,
     metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
-    preprocess: Preprocess = None, shapes: Shapes = None, tell: Tell = quiet,
+    preprocess: Preprocess = None, shapes: Shapes = None, loss: str | Loss | None = None, tell: Tell = quiet,
 ) -> Prepared:  # fmt: skip
     """Teach ``model`` the task of ``data``: another head of ``classes`` outputs on its body.
 
@@ -128,7 +129,7 @@ def transfer(
     if classes < 1:
         raise UsageError(f"{classes} classes", "give as many as the new task has")
     with reserve(Path(out), force) as place:
-        made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes)
+        made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes, loss)
         aim = Labelled(made.task)
         check(made.data, made.model, False)
         path = _head(made.traced(made.model))
@@ -158,7 +159,7 @@ def ensemble(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *, by: str = BAGGING,
     members: int = MEMBERS, anew: bool = False, epochs: float = EPOCHS, weights: Path | None = None,
     metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
-    preprocess: Preprocess = None, shapes: Shapes = None, tell: Tell = quiet,
+    preprocess: Preprocess = None, shapes: Shapes = None, loss: str | Loss | None = None, tell: Tell = quiet,
 ) -> Prepared:  # fmt: skip
     """Make of ``model`` an ensemble of ``members`` of its kind, a model as any other: a teacher, or what is deployed.
 
@@ -176,7 +177,7 @@ def ensemble(
     if members < 2:
         raise UsageError(f"an ensemble of {counted(members, 'member')}", "give 2 or more")
     with reserve(Path(out), force) as place:
-        made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes)
+        made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes, loss)
         aim = Labelled(made.task)
         if by == BOOSTING and not made.task.classifies:
             raise UsageError("boosting is for models that classify", f"choose {BAGGING}")
@@ -241,13 +242,16 @@ class _Made:
         tell: Tell,
         preprocess: Preprocess = None,
         shapes: Shapes = None,
+        loss: str | Loss | None = None,
     ) -> None:
         if model is None and weights is not None:
             raise UsageError("weights without a MODEL", "name the model that they belong to")
         if model is not None and data is None:
             raise UsageError("no data for the model", "give --data")
         self.spec = EXAMPLE if model is None else model
-        given = read_inputs(model, data, weights, metric, seed, preprocess=preprocess, shapes=shapes).warned()
+        given = read_inputs(
+            model, data, weights, metric, seed, preprocess=preprocess, shapes=shapes, loss=loss
+        ).warned()
         self.model, self.data, self.task, self.seed, self.tell = given.model, given.data, given.task, seed, tell
         if self.data.train is None:
             raise DataError("there is no training data", "give some, or deploy the model as it is")
