@@ -14,8 +14,8 @@ WHOLE = tuple(f"{FAULTS}{name}" for name in ("one_that_prunes", "a_rollback", "m
 
 def core(cases: Iterable[Any], wanted: Callable[..., bool]) -> list[Any]:
     """``cases`` for ``parametrize``, those slow that are not ``wanted``; a tuple is given as several arguments."""
-    found = []
+    marked = []
     for case in cases:
         values = case if isinstance(case, tuple) else (case,)
-        found.append(case if wanted(*values) else pytest.param(*values, marks=pytest.mark.slow))
-    return found
+        marked.append(case if wanted(*values) else pytest.param(*values, marks=pytest.mark.slow))
+    return marked

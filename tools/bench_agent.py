@@ -106,8 +106,8 @@ def in_process(path: Path) -> tuple[float, list[float], list[float]]:
         for _ in range(IN_PROCESS_ROUNDS):
             took.append({loop: loop(count) for loop in order})
             order.reverse()
-    one = median(row[bare] for row in took) / count * 1e3
-    return one, [row[timed] / row[bare] for row in took], [row[timed] / row[plain] for row in took]
+    single = median(row[bare] for row in took) / count * 1e3
+    return single, [row[timed] / row[bare] for row in took], [row[timed] / row[plain] for row in took]
 
 
 def in_turns(path: Path, rounds: int) -> tuple[list[float], float, float]:
@@ -162,9 +162,9 @@ def starts(python: str, times: int, folder: Path) -> dict[str, list[tuple[float,
         "python agent.pyz": lambda: AgentProcess((python, str(archive)), inherited, "a process"),
         "sent through stdin": lambda: OtherPython(python),
     }
-    found: dict[str, list[tuple[float, float]]] = {"python -c pass": [], **{way: [] for way in ways}}
+    timings: dict[str, list[tuple[float, float]]] = {"python -c pass": [], **{way: [] for way in ways}}
     for _ in range(times + 1):
-        for way, took in found.items():
+        for way, took in timings.items():
             used, begin = _children(), perf_counter()
             if way in ways:
                 with ways[way]() as agent:
@@ -174,7 +174,7 @@ def starts(python: str, times: int, folder: Path) -> dict[str, list[tuple[float,
                 subprocess.run((python, "-c", "pass"), check=True)
                 wall = perf_counter() - begin
             took.append((wall * 1e3, (_children() - used) * 1e3))
-    return {way: took[1:] for way, took in found.items()}  # the first one fills the caches
+    return {way: took[1:] for way, took in timings.items()}  # the first one fills the caches
 
 
 def _children() -> float:
@@ -201,9 +201,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         model(path)
-        one, bound, plain = in_process(path)
+        session, bound, plain = in_process(path)
         whole, agent_mb, bare_mb = in_turns(path, given.rounds)
-        print(f"| a run of {one:.4f} ms: in the agent over a bare loop | median (95 %) |\n|---|---|")
+        print(f"| a run of {session:.4f} ms: in the agent over a bare loop | median (95 %) |\n|---|---|")
         print(f"| in one process, same session | {likely(bound)} |")
         print(f"| in one process, over session.run | {likely(plain)} |")
         print(f"| whole benchmarks, over a bare process | {likely(whole)} |")

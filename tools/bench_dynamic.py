@@ -47,13 +47,13 @@ def exits() -> Iterable[str]:
     with tempfile.TemporaryDirectory() as folder:
         for index, (runtime, precision, count, drop) in enumerate(EXITS):
             out = Path(folder) / str(index)
-            found = stages(exits=count, max_drop=drop, runtime=runtime, precision=precision, out=out)
-            left = ", ".join(f"{100 * stage.left:.0f} %" for stage in found.stages[:-1])
-            top1 = f"{found.test.dense:.2f}, {found.test.staged:.2f}"
-            ratio = f"{found.expected_ms / found.whole_ms:.2f}"
-            yield f"| {runtime} | {found.precision} | {count} | {drop:g} | {left} | {top1} | {ratio} |"
+            staged = stages(exits=count, max_drop=drop, runtime=runtime, precision=precision, out=out)
+            left = ", ".join(f"{100 * stage.left:.0f} %" for stage in staged.stages[:-1])
+            top1 = f"{staged.test.dense:.2f}, {staged.test.staged:.2f}"
+            ratio = f"{staged.expected_ms / staged.whole_ms:.2f}"
+            yield f"| {runtime} | {staged.precision} | {count} | {drop:g} | {left} | {top1} | {ratio} |"
             if index == 0:
-                first = found
+                first = staged
         whole = Path(folder) / "whole.onnx"
         data = example_data()
         export(integer(trace(example_model(), data.example), {}), data.example, whole)
@@ -61,12 +61,12 @@ def exits() -> Iterable[str]:
         yield loop(first, whole)
 
 
-def loop(found: Stages, whole: Path) -> str:
+def loop(staged: Stages, whole: Path) -> str:
     """The mean time of a test image, run through the stages until it leaves, beside that in one file."""
     images = torch.cat([x for x, _ in example_data().test]).numpy()
-    parts = [opened(str(Path(found.path) / stage.file), "onnxruntime") for stage in found.stages]
-    one = opened(str(whole), "onnxruntime")
-    limits = [stage.threshold for stage in found.stages]
+    parts = [opened(str(Path(staged.path) / stage.file), "onnxruntime") for stage in staged.stages]
+    session = opened(str(whole), "onnxruntime")
+    limits = [stage.threshold for stage in staged.stages]
     times: dict[str, list[float]] = {"staged": [], "whole": []}
     for _ in range(ROUNDS):
         start = time.perf_counter()
@@ -79,7 +79,7 @@ def loop(found: Stages, whole: Path) -> str:
                 value = rest[0]
         middle = time.perf_counter()
         for row in range(len(images)):
-            one.run({one.inputs[0]: images[row : row + 1]})
+            session.run({session.inputs[0]: images[row : row + 1]})
         times["staged"].append(middle - start)
         times["whole"].append(time.perf_counter() - middle)
     ratio = min(times["staged"]) / min(times["whole"])

@@ -83,8 +83,8 @@ def plain(seen: Observed, kept: Sequence[int], out: Sequence[int]) -> np.ndarray
     made = [_digits(row) if nas else _sums(seen, row) for row in seen.rows]
     table, ms = np.array(made), seen.measured
     weights = 1 / ms[list(kept)]
-    found = np.linalg.lstsq(table[list(kept)] * weights[:, None], np.ones(len(kept)), rcond=None)[0]
-    return table[list(out)] @ found
+    constants = np.linalg.lstsq(table[list(kept)] * weights[:, None], np.ones(len(kept)), rcond=None)[0]
+    return table[list(out)] @ constants
 
 
 def _digits(row) -> list[float]:
@@ -107,9 +107,9 @@ def folds(seen: Observed, what: str, expected, bar=None, aim=None, only: str | N
     for k in range(5):
         out = [i for i, row in enumerate(seen.rows) if fold[row.name] == k]
         base[out] = plain(seen, [i for i, row in enumerate(seen.rows) if fold[row.name] != k], out)
-    found = seen.held_out(expected)
+    errors = seen.held_out(expected)
     chosen = [i for i, row in enumerate(seen.rows) if only is None or row.family == only]
-    return Check(what, seen.measured[chosen], found[chosen], base[chosen], bar, aim)
+    return Check(what, seen.measured[chosen], errors[chosen], base[chosen], bar, aim)
 
 
 def without(seen: Observed, what: str, expected, family: str, bar=None, aim=None) -> Check:
@@ -125,7 +125,7 @@ def checks(data: Data) -> Iterable[Check]:
     """Every row of the table."""
     seen = {(p.board, p.runtime, p.precision, p.after): observe(data, p) for p in PAIRS}
     first: dict[tuple[str, str, str], Posterior] = {
-        key[:3]: found.fit(prior()) for key, found in seen.items() if not key[3]
+        key[:3]: measured.fit(prior()) for key, measured in seen.items() if not key[3]
     }
 
     def expected(*key):
@@ -163,30 +163,30 @@ def checks(data: Data) -> Iterable[Check]:
 def boards(seen, first, runtime: str, precision: str, only, what: str) -> Check:
     """Boards predicted from their facts and the constants of others, without any figure of their own."""
     measured, predicted = [], []
-    for key, found in seen.items():
+    for key, board in seen.items():
         if key[1:] == (runtime, precision, False) and (only is None or key[0] in only):
             if key[0].startswith("x86") or (key[0], precision) == ("raspberry-pi-5", "fp32") and runtime == "litert":
                 continue  # other kernels than any other board's
-            known = carried(unmeasured(believed(found.pair, first)), ELSEWHERE)
-            predicted.append(found.predicted(known))
-            measured.append(found.measured)
+            posterior = carried(unmeasured(believed(board.pair, first)), ELSEWHERE)
+            predicted.append(board.predicted(posterior))
+            measured.append(board.measured)
     return Check(what, np.concatenate(measured), np.vstack(predicted), None, 0.30, 0.15)
 
 
 def few(seen, first, count: int) -> Check:
     """Other boards from ``count`` models measured there and the Pi 4's profile, as ``edgesdk calibrate`` shifts it."""
     random, measured, ends = np.random.default_rng(0), [], []
-    for key, found in seen.items():
+    for key, board in seen.items():
         base = ("raspberry-pi-4", key[1], key[2])
         if key[1] not in ("litert", "armnn") or key[0].startswith(("raspberry", "x86")):
             continue
         for _ in range(4):
-            order = random.permutation(len(found.rows))
+            order = random.permutation(len(board.rows))
             given, out = order[:count], order[count:]
-            ms = [found.rows[i].ms for i in given]
-            known = sibling(first[base], [found.works[i] for i in given], ms, found.clock)
-            ends.append(found.predicted(known, out))
-            measured.append(found.measured[out])
+            ms = [board.rows[i].ms for i in given]
+            posterior = sibling(first[base], [board.works[i] for i in given], ms, board.clock)
+            ends.append(board.predicted(posterior, out))
+            measured.append(board.measured[out])
     what = f"{len(ends) // 4} pairs of other boards, from {count} models and the Pi 4"
     return Check(what, np.concatenate(measured), np.vstack(ends), None)
 
@@ -197,7 +197,7 @@ def at_hand(name: str) -> Iterable[Check]:
 
     shapes = {"resnet20": (3, 32, 32), "mobilenet_v2_small": (3, 32, 32), "ds_cnn": (1, 49, 10),
               "vit_small": (3, 32, 32), "conv_gru": (8, 64)}  # fmt: skip
-    known = find_target(name)
+    entry = find_target(name)
     made: dict[str, Artifact] = {}
     graphs: dict[str, Graph] = {}
     with LocalDevice() as agent, tempfile.TemporaryDirectory() as folder:
@@ -205,7 +205,7 @@ def at_hand(name: str) -> Iterable[Check]:
             torch.manual_seed(0)
             traced = trace(getattr(zoo, network)().eval(), torch.randn(4, *shape))
             offered = {layer.name: options(layer) for layer in traced.graph.layers}
-            whole = {n: Option(INT8, 8) for n, found in offered.items() if Option(INT8, 8) in found}
+            whole = {n: Option(INT8, 8) for n, candidates in offered.items() if Option(INT8, 8) in candidates}
             for precision, chosen in (("fp32", {}), ("int8", whole)):
                 ready, x = integer(traced, chosen), torch.randn(8, *shape)
                 calibrate(ready, [x])
@@ -215,7 +215,7 @@ def at_hand(name: str) -> Iterable[Check]:
         reports = Bench(agent).measure(made, "rapid", thorough=False)
     for precision in ("fp32", "int8"):
         chosen = [key for key in made if key.endswith(precision)]
-        costs = [predicted(graphs[k], made[k].options, Predicted(profile(known), "onnxruntime", 1)) for k in chosen]
+        costs = [predicted(graphs[k], made[k].options, Predicted(profile(entry), "onnxruntime", 1)) for k in chosen]
         for key, cost in zip(chosen, costs, strict=True):
             print(f"  {key}: predicted {cost.latency_ms:.4g} ms, measured {reports[key].latency_ms():.4g} ms")
         ends = np.array([(c.latency_ms, c.latency_low_ms, c.latency_high_ms) for c in costs])
@@ -263,13 +263,13 @@ def main() -> None:
     for check in (*(at_hand(given.calibrated) if given.calibrated else ()), *checks(Data(given.folder))):
         lines.append(check.row())
         print(lines[-1], flush=True)
-    found = "\n".join([*lines, "", speed()])
-    print(found)
+    report = "\n".join([*lines, "", speed()])
+    print(report)
     if given.write:
         page = given.write.read_text()
         start, end = page.index(BEGIN), page.index(END)
         first_line = page[start : page.index("\n", start)]
-        given.write.write_text(f"{page[:start]}{first_line}\n\n{found}\n\n{page[end:]}")
+        given.write.write_text(f"{page[:start]}{first_line}\n\n{report}\n\n{page[end:]}")
 
 
 if __name__ == "__main__":

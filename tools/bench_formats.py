@@ -101,11 +101,11 @@ def ours(network: Network, x: Tensor, folder: Path, runtimes: tuple[str, ...]) -
     calibrate(ready, list(x[:CALIBRATION].split(32)))
     start = time.perf_counter()
     model, specs = converted(ready, x), specification(ready)
-    found = {}
+    artifacts = {}
     for runtime in runtimes:
-        found[runtime] = Artifact(folder / f"ours{format_of(runtime).suffix}", runtime=runtime)
-        save(model, specs, found[runtime].path, runtime)
-    return found, time.perf_counter() - start
+        artifacts[runtime] = Artifact(folder / f"ours{format_of(runtime).suffix}", runtime=runtime)
+        save(model, specs, artifacts[runtime].path, runtime)
+    return artifacts, time.perf_counter() - start
 
 
 def theirs(name: str, model: nn.Module, x: Tensor, runtime: str, folder: Path) -> dict[str, Artifact | str]:
@@ -122,19 +122,19 @@ def theirs(name: str, model: nn.Module, x: Tensor, runtime: str, folder: Path) -
             made["ai-edge-quantizer, dynamic"] = lambda path: peers.litert_int8(
                 model, x, batches, path.with_suffix(".tflite"), dynamic=True
             )
-    found: dict[str, Artifact | str] = {}
+    artifacts: dict[str, Artifact | str] = {}
     for index, (tool, make) in enumerate(made.items()):
         try:
-            found[tool] = Artifact(make(folder / f"peer{index}"), runtime=runtime)
+            artifacts[tool] = Artifact(make(folder / f"peer{index}"), runtime=runtime)
         except Exception as error:  # each tool raises its own kinds
-            found[tool] = f"{type(error).__name__}: {str(error).splitlines()[0][:80] if str(error) else ''}"
-    return found
+            artifacts[tool] = f"{type(error).__name__}: {str(error).splitlines()[0][:80] if str(error) else ''}"
+    return artifacts
 
 
 def error(artifact: Artifact, x: Tensor, expected: np.ndarray) -> float:
     """Root-mean-square difference of the file's outputs on ``x`` to ``expected``, over the spread of these."""
-    found = open_file(artifact)
-    rows = [found.run({found.inputs[0]: x[i : i + 1].numpy()})[0] for i in range(len(x))]
+    session = open_file(artifact)
+    rows = [session.run({session.inputs[0]: x[i : i + 1].numpy()})[0] for i in range(len(x))]
     return float(np.sqrt(np.mean((np.concatenate(rows) - expected) ** 2)) / expected.std())
 
 
@@ -200,8 +200,8 @@ def main() -> None:
             return
         for name in options.models:
             with tempfile.TemporaryDirectory() as folder:
-                found, seconds[name] = compared(name, agent, Path(folder))
-                rows += found
+                result, seconds[name] = compared(name, agent, Path(folder))
+                rows += result
     head = "| model | runtime | ours, ms | of dense fp32 | error | peer | ours / peer, latency | its error "
     table = [head + "| ours / peer, size |", "|---|---|--:|--:|--:|---|--:|--:|--:|", *(row.text() for row in rows)]
     exports = ", ".join(f"{name} {took:.1f} s" for name, took in seconds.items())

@@ -49,7 +49,7 @@ def main() -> None:
             x = torch.randn(16, *shape)
             network = trace(getattr(zoo, name)().eval(), x)
             offered = {layer.name: options(layer, (8,)) for layer in network.graph.layers}
-            whole = {n: Option(INT8, 8) for n, found in offered.items() if Option(INT8, 8) in found}
+            whole = {n: Option(INT8, 8) for n, candidates in offered.items() if Option(INT8, 8) in candidates}
             for precision, chosen in (("fp32", {}), ("int8", whole)):
                 ready, path = integer(network, chosen), Path(folder) / f"{name}-{precision}.onnx"
                 calibrate(ready, [x])

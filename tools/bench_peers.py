@@ -142,8 +142,8 @@ class Benchmark:
         """Every file's latency, in one interleaved run."""
         with LocalDevice() as agent:
             files = {name: Artifact(row.path) for name, row in self.rows.items()}
-            found = Bench(agent).measure(files, self.options.mode, thorough=False)
-        for name, report in found.items():
+            measured = Bench(agent).measure(files, self.options.mode, thorough=False)
+        for name, report in measured.items():
             row = self.rows[name]
             row.p50_ms, row.p90_ms, row.size_bytes = report.latency_ms(), report.latency_ms(90), report.size_bytes
 
@@ -200,8 +200,8 @@ def main() -> None:
             bench = Benchmark(name, options, cifar, data, Path(folder))
             bench.peers(peers)
             bench.measure()
-            known = [HALF, *(peer for peer in peers if peer in bench.rows)]
-            for point in known if options.points is None else [p for p in options.points if p in known]:
+            able = [HALF, *(peer for peer in peers if peer in bench.rows)]
+            for point in able if options.points is None else [p for p in options.points if p in able]:
                 bench.deploy(point)
             bench.measure()
             bench.judge()

@@ -68,13 +68,14 @@ def sparsity(asked: argparse.Namespace, folder: Path) -> Iterable[str]:
             made = sparsify(out=folder / "sparse", on=term[0], strength=term[1], epochs=asked.epochs, force=True)
             model, share = made.model, f"{100 * made.report['near_zero']['after']:.1f} %"
         dense, task = trace(model, data.example), Task()
-        found = [task.score(dense, data.test, dense)]
+        accuracies = [task.score(dense, data.test, dense)]
         scales = {group.name: _scales(dense, group.layers) for group in dense.graph.groups if group.fixed is None}
         for kept, scores, fitted in (
             (0.75, scales, False), (0.5, scales, False), (0.5, ranked(dense, data.calibration, task), True)
         ):  # fmt: skip
-            found.append(task.score(_cut(dense, kept, scores, fitted), data.test, dense))
-        yield f"| {name} | {share} | {found[0]:.2f} | {found[1]:.2f}, {found[2]:.2f} | {found[3]:.2f} |"
+            accuracies.append(task.score(_cut(dense, kept, scores, fitted), data.test, dense))
+        whole, *cut, after = (f"{accuracy:.2f}" for accuracy in accuracies)
+        yield f"| {name} | {share} | {whole} | {', '.join(cut)} | {after} |"
 
 
 def _scales(network: Network, layers: Iterable[str]) -> Tensor:

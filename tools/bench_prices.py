@@ -45,12 +45,12 @@ def operators() -> dict[str, Operator]:
         (24, 24, 16),
         (48, 48, 8),
     )
-    found = [
+    listed = [
         *(Operator(CONV, p, i, o, (s, s), *window, activation="relu") for p in (FP32, INT8) for i, o, s in shapes),
         *(Operator(LINEAR, p, i, o) for p in (FP32, INT8) for i, o in ((256, 10), (64, 10), (128, 128))),
         *(Operator(ADD, p, 16, 16, (32, 32), activation="relu") for p in (FP32, INT8)),
     ]
-    return {one.key: one for op in found for one in (op, baseline(op))}
+    return {operator.key: operator for op in listed for operator in (op, baseline(op))}
 
 
 def percentiles(differences: np.ndarray) -> str:
@@ -68,13 +68,13 @@ def main() -> None:
     models = [{"key": k, "model": base64.b64encode(probe(op)).decode()} for k, op in operators().items()]
     plain, ratios, errors = [], [], []
     with LocalDevice() as agent:
-        bench, known = Bench(agent, runtime=options.runtime), None
+        bench, table = Bench(agent, runtime=options.runtime), None
         for number in range(options.tables):
             loaded = options.load and number % 2
             burners = [subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(os.cpu_count() or 1) if loaded]
             same = {"models": models, "runtime": options.runtime, "rounds": 5}
             took = []
-            for beside in ({}, {**bench.beside(), "reference_ms": known}):
+            for beside in ({}, {**bench.beside(), "reference_ms": table}):
                 begin = time.perf_counter()
                 answer = agent.call("operators", **same, **beside)
                 took.append(time.perf_counter() - begin)
@@ -84,16 +84,16 @@ def main() -> None:
                 burner.kill()
                 burner.wait()
             told = answer["references"]
-            known = told["ms"]
+            table = told["ms"]
             ratios.append([math.log(item["ratio"]) for item in answer["results"]])
             errors.append([(item["uncertainty"], item["level_ms"]) for item in answer["results"]])
             print(
                 f"table {number}{' (loaded)' if loaded else ''}: {took[0]:.1f} and {took[1]:.1f} s, references "
-                f"{1e3 * known:.2f} us, disturbed {100 * told['disturbed']:.0f} %", flush=True,
+                f"{1e3 * table:.2f} us, disturbed {100 * told['disturbed']:.0f} %", flush=True,
             )  # fmt: skip
-    assert known is not None
-    sure = np.array([[math.hypot(error, beyond(level, known)) for error, level in row] for row in errors])
-    of_plain, of_ratios = (np.diff(np.array(found), axis=0) for found in (plain, ratios))
+    assert table is not None
+    sure = np.array([[math.hypot(error, beyond(level, table)) for error, level in row] for row in errors])
+    of_plain, of_ratios = (np.diff(np.array(prices), axis=0) for prices in (plain, ratios))
     both = np.hypot(sure[1:], sure[:-1])
     print("percentiles 1 5 50 95 99 of the ratio of one table to the next")
     print(f"times as they are:      {percentiles(of_plain.ravel())}")

@@ -58,14 +58,14 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
         task = Task("top-1", data.labelled)
         bench = Bench(agent, options.threads)
         allowed = {bench.runtime: (FP32, INT8)}
-        (known,), _ = study_model(
+        (study,), _ = study_model(
             model, data, task, "x86", [bench], Budget(), Path(folder), clock.tell, allowed, tuple(options.offer),
             again=False,
         )  # fmt: skip
         clock.tell("solving", None)
-        solution = solve(known.menu(), {"latency_ms": known.dense.latency_ms() / 2})
+        solution = solve(study.menu(), {"latency_ms": study.dense.latency_ms() / 2})
         clock.tell("end", None)
-        observations = known.corrections.observations
+        observations = study.corrections.observations
         correction = fit(observations)
         latency = {}
         for name, seen in zip(("dense", "dense int8"), observations, strict=True):
@@ -83,11 +83,11 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
         }
 
 
-def show(name: str, found: dict[str, Any]) -> None:
-    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in found["seconds"].items())
-    print(f"{name}: {found['total']:.1f} s without loading data ({stages})")
-    print(f"  solver: gap {found['gap']:.2%} after {found['solver_seconds']:.1f} s")
-    for which, ms in found["latency_ms"].items():
+def show(name: str, figures: dict[str, Any]) -> None:
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in figures["seconds"].items())
+    print(f"{name}: {figures['total']:.1f} s without loading data ({stages})")
+    print(f"  solver: gap {figures['gap']:.2%} after {figures['solver_seconds']:.1f} s")
+    for which, ms in figures["latency_ms"].items():
         print(
             f"  {which}: measured {ms['measured']:.4f} ms, sum of parts {ms['sum of parts'] / ms['measured']:.3f} "
             f"of that, corrected {ms['predicted'] / ms['measured']:.3f}"
@@ -107,19 +107,19 @@ def main() -> None:
     if options.once:
         print(json.dumps(once(options)))
         return
-    found = {}
+    rows = {}
     with tempfile.TemporaryDirectory() as cache:
         for name in ("cold", "warm"):
             command = [sys.executable, __file__, *sys.argv[1:], "--once"]
             done = subprocess.run(
                 command, env={**os.environ, "EDGESDK_CACHE": cache}, stdout=subprocess.PIPE, check=True
             )
-            found[name] = json.loads(done.stdout.decode().splitlines()[-1])
+            rows[name] = json.loads(done.stdout.decode().splitlines()[-1])
             if not options.json:
-                show(name, found[name])
+                show(name, rows[name])
                 sys.stdout.flush()
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

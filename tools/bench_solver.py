@@ -47,11 +47,11 @@ def main() -> None:
         menu = deep_menu(layers, seed=arguments.seed)
         cost, columns = dense(menu), len(Program(menu).integer)
         bounds = {name: arguments.share * getattr(cost, name) for name in arguments.bounds.split(",")}
-        found = solve(menu, bounds, gap=arguments.gap, seconds=arguments.seconds)
+        solution = solve(menu, bounds, gap=arguments.gap, seconds=arguments.seconds)
         print(
-            f"{layers} layers: {columns} columns, {found.proof.seconds:.1f} s, gap {found.proof.gap:.2%}, "
-            f"loss {found.loss:.3f}, {found.cost.latency_ms:.2f} of {cost.latency_ms:.2f} ms, "
-            f"{len(found.dropped)} branches left out",
+            f"{layers} layers: {columns} columns, {solution.proof.seconds:.1f} s, gap {solution.proof.gap:.2%}, "
+            f"loss {solution.loss:.3f}, {solution.cost.latency_ms:.2f} of {cost.latency_ms:.2f} ms, "
+            f"{len(solution.dropped)} branches left out",
             flush=True,
         )
 

@@ -140,11 +140,11 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     tables = options.tables or [EVERY, *TABLES]
-    for wanted, known, what in (
+    for wanted, choices, what in (
         (tables, {EVERY, *TABLES}, "table"),
         (options.only, {text for t in TECHNIQUES for text in (t.name, t.strength)}, "technique"),
     ):
-        if unknown := set(wanted) - known:
+        if unknown := set(wanted) - choices:
             parser.error(f"there is no {what} {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
     subject = SUBJECTS[options.network](options.images, options.weights_folder)

@@ -137,10 +137,10 @@ class Observed:
         chosen = list(range(len(self.rows)) if only is None else only)
         return fit([self.works[i] for i in chosen], [self.rows[i].ms for i in chosen], self.clock, believed)
 
-    def predicted(self, known: Posterior, only: Iterable[int] | None = None) -> np.ndarray:
+    def predicted(self, posterior: Posterior, only: Iterable[int] | None = None) -> np.ndarray:
         """Median and the ends of the 90 % interval of each row, (rows, 3)."""
         chosen = range(len(self.rows)) if only is None else only
-        return np.array([known.interval(self.works[i], self.clock) for i in chosen])
+        return np.array([posterior.interval(self.works[i], self.clock) for i in chosen])
 
     def held_out(self, believed: Prior, folds: int = FOLDS) -> np.ndarray:
         """Each row as predicted from the others: all rows of a network are held out together.
@@ -150,26 +150,26 @@ class Observed:
         names = sorted({row.name for row in self.rows})
         place = {names[i]: k % folds for k, i in enumerate(np.random.default_rng(0).permutation(len(names)))}
         fold = np.array([place[row.name] for row in self.rows])
-        found, noise = np.zeros((len(self.rows), 3)), np.zeros(len(self.rows))
+        constants, noise = np.zeros((len(self.rows), 3)), np.zeros(len(self.rows))
         for k in range(folds):
             out, kept = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
-            known = self.fit(believed, kept)
-            found[out], noise[out] = self.predicted(known, out), known.noise
-        off, deviation = np.log(self.measured / found[:, 0]), np.log(found[:, 2] / found[:, 0]) / Z90
+            posterior = self.fit(believed, kept)
+            constants[out], noise[out] = self.predicted(posterior, out), posterior.noise
+        off, deviation = np.log(self.measured / constants[:, 0]), np.log(constants[:, 2] / constants[:, 0]) / Z90
         for k in range(folds):
             out, others = fold == k, fold != k
             more = calibration(off[others], deviation[others], float(np.median(noise[others])))
             wide = np.exp(Z90 * np.sqrt(np.maximum(deviation[out] ** 2 + more, 1e-8)))
-            found[out, 1], found[out, 2] = found[out, 0] / wide, found[out, 0] * wide
-        return found
+            constants[out, 1], constants[out, 2] = constants[out, 0] / wide, constants[out, 0] * wide
+        return constants
 
-    def calibrated(self, known: Posterior, believed: Prior) -> tuple[Posterior, np.ndarray]:
-        """``known`` with the noise that held-out networks show, and their predictions."""
-        found = self.held_out(believed)
-        raw = self.predicted(known)
-        off, deviation = np.log(self.measured / found[:, 0]), np.log(raw[:, 2] / raw[:, 0]) / Z90
-        more = calibration(off, deviation, known.noise)
-        return replace(known, noise=float(np.sqrt(known.noise**2 + more))), found
+    def calibrated(self, posterior: Posterior, believed: Prior) -> tuple[Posterior, np.ndarray]:
+        """``posterior`` with the noise that held-out networks show, and their predictions."""
+        errors = self.held_out(believed)
+        raw = self.predicted(posterior)
+        off, deviation = np.log(self.measured / errors[:, 0]), np.log(raw[:, 2] / raw[:, 0]) / Z90
+        more = calibration(off, deviation, posterior.noise)
+        return replace(posterior, noise=float(np.sqrt(posterior.noise**2 + more))), errors
 
     @property
     def measured(self) -> np.ndarray:
@@ -194,8 +194,8 @@ def pooled(others: Sequence[Posterior]) -> Prior:
     general = prior()
     if len(others) < 2:
         return general
-    constants = np.array([known.log_constants for known in others])
-    between, within = constants.var(0, ddof=1), np.mean([known.doubt**2 for known in others], 0)
+    constants = np.array([posterior.log_constants for posterior in others])
+    between, within = constants.var(0, ddof=1), np.mean([posterior.doubt**2 for posterior in others], 0)
     return Prior(constants.mean(0), np.clip(np.sqrt(between + within), 0.15, general.deviation))
 
 
@@ -208,14 +208,14 @@ def kin(board: str, runtime: str, precision: str) -> str:
 def believed(pair: Fitted, first: Mapping[tuple[str, str, str], Posterior]) -> Prior:
     """What is expected of a pair from other boards with the same runtime and precision."""
     same = [
-        known for (board, runtime, precision), known in first.items()
+        posterior for (board, runtime, precision), posterior in first.items()
         if runtime == pair.runtime and precision == pair.precision and board != pair.board
         and kin(board, runtime, precision) == kin(pair.board, runtime, precision)
     ]  # fmt: skip
     if pair.after:
         other = first[pair.board, pair.runtime, pair.precision]
         return Prior(other.log_constants, np.clip(np.hypot(other.doubt, 0.3), 0.0, prior().deviation))
-    found = pooled(same)
+    widened = pooled(same)
     if pair.runtime == "tensorrt":  # five large networks say 2,000 to 11,000, by precision; a call is one in each
-        found = changed(found, "call", 8000.0, 0.3)
-    return found
+        widened = changed(widened, "call", 8000.0, 0.3)
+    return widened

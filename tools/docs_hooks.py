@@ -69,9 +69,9 @@ def targets() -> str:
     from edgesdk.core.target import targets as every
 
     rows = ["| target | also called | runtimes, with the precisions that a layer may have |", "|---|---|---|"]
-    for found in every().values():
-        runtimes = "; ".join(f"{name}: {', '.join(kinds)}" for name, kinds in found.precisions.items())
-        rows.append(f"| `{found.name}` | {', '.join(found.aliases)} | {runtimes} |")
+    for command in every().values():
+        runtimes = "; ".join(f"{name}: {', '.join(kinds)}" for name, kinds in command.precisions.items())
+        rows.append(f"| `{command.name}` | {', '.join(command.aliases)} | {runtimes} |")
     return "\n".join(rows)
 
 
@@ -91,6 +91,6 @@ def on_page_markdown(markdown: str, **kwargs: Any) -> str:
 
 def on_post_page(output: str, *, page: Any, **kwargs: Any) -> str:
     """What MkDocs calls with each page that it made: one that loads anything from the network stops the build."""
-    if found := LOADED.search(output):
-        raise PluginError(f"{page.file.src_path} would load from the network: {found[0]}")
+    if match := LOADED.search(output):
+        raise PluginError(f"{page.file.src_path} would load from the network: {match[0]}")
     return output

@@ -91,14 +91,14 @@ def branches(subject: Subject) -> Made:
 
 def formed(subject: Subject, method: str) -> Made:
     """Every layer in the largest form of ``method`` that the search would offer for it, in float."""
-    found: dict[str, Option] = {}
+    options: dict[str, Option] = {}
     for layer in subject.network.graph.layers:
         every = [o for o in offered(layer, offer=(method,)) if o.precision == FP32 and o.form is not None]
         if forms := [o.form for o in every if o.form is not None and o.form.method == method]:
-            found[layer.name] = Option(form=max(forms, key=lambda form: form.sizes))
-    if not found:
+            options[layer.name] = Option(form=max(forms, key=lambda form: form.sizes))
+    if not options:
         raise Absent("it has no layer for this form")
-    return Made(*subject.carried_out(subject.plan(options=found), {}, True))
+    return Made(*subject.carried_out(subject.plan(options=options), {}, True))
 
 
 def integers(subject: Subject, bits: int, rounding: str = "nearest", equalized: bool = False) -> Made:

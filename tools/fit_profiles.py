@@ -23,7 +23,7 @@ from edgesdk.price.physics import INDEX
 from edgesdk.price.posterior import Posterior, Prior, carried, unmeasured
 from edgesdk.price.prior import changed, prior
 from edgesdk.price.profile import DERIVED, MEASURED, SCALED, Pair, Standing, load, save
-from latency import NCNN, Data, Row, known
+from latency import NCNN, Data, Row, load_graph
 
 DATE = "2026-11-21"
 FACTS = "this project's reading of the chip's facts"
@@ -41,28 +41,28 @@ class Fit:
         for seen in self.observed:
             if not seen.pair.after:
                 self.first[key(seen.pair)] = seen.fit(prior())
-        self.known: dict[Key, Posterior] = {}
+        self.posteriors: dict[Key, Posterior] = {}
         self.pairs: dict[str, list[Pair]] = defaultdict(list)
         for seen in self.observed:
             self.measured(seen)
 
     def measured(self, seen: Observed) -> None:
-        pair, expected = seen.pair, believed(seen.pair, self.known if seen.pair.after else self.first)
-        found = seen.fit(expected)
+        pair, expected = seen.pair, believed(seen.pair, self.posteriors if seen.pair.after else self.first)
+        fitted = seen.fit(expected)
         if not pair.after:
-            self.known[key(pair)] = found
+            self.posteriors[key(pair)] = fitted
         if pair.board in OTHERS:
             return
-        found, predicted = seen.calibrated(found, expected)
+        fitted, predicted = seen.calibrated(fitted, expected)
         off = np.abs(predicted[:, 0] / seen.measured - 1)
         errors = [("networks held out, five folds", round(float(off.mean()), 4))]
         threads = tuple(sorted({row.threads for row in seen.rows}))
         source = pair.source + (f" ({pair.reading})" if pair.reading else "")
         standing = Standing(MEASURED, source, pair.date, pair.version, threads, len(seen.rows), tuple(errors))
-        self.add(pair.board, pair.runtime, pair.precision, found, standing)
+        self.add(pair.board, pair.runtime, pair.precision, fitted, standing)
 
-    def add(self, board: str, runtime: str, precision: str, found: Posterior, standing: Standing) -> None:
-        self.pairs[board].append(Pair(runtime, precision, find_runtime(runtime).kernels, found, standing))
+    def add(self, board: str, runtime: str, precision: str, fitted: Posterior, standing: Standing) -> None:
+        self.pairs[board].append(Pair(runtime, precision, find_runtime(runtime).kernels, fitted, standing))
 
     def scaled(
         self, board: str, runtime: str, precision: str, sibling: str, extra: float, like: str | None = None,
@@ -74,23 +74,26 @@ class Fit:
         the logarithm of that is halved. ``gain`` is a published ratio of fp32 latency to this precision's.
         """
         origin = next(o.pair for o in self.observed if key(o.pair) == (sibling, runtime, precision))
-        found, source = carried(self.known[sibling, runtime, precision], extra), f"{origin.source}; from {sibling}"
+        posterior, source = (
+            carried(self.posteriors[sibling, runtime, precision], extra),
+            f"{origin.source}; from {sibling}",
+        )
         if like is not None:
             same_core = "raspberry-pi-5" if sibling == "firefly-rk3588s" else sibling
             shift = TRUST * self.shift(like, same_core) if like != same_core else 0.0
-            found = replace(found, log_constants=found.log_constants + shift)
+            posterior = replace(posterior, log_constants=posterior.log_constants + shift)
             source += f" times {np.exp(shift):.2f}, half of what ncnn shows between {like} and {same_core}"
         if gain is not None:
             plain = next(p for p in self.pairs[board] if (p.runtime, p.precision) == (runtime, FP32))
-            now = self.total(board, runtime, INT8, found, 4) / self.total(board, runtime, FP32, plain.posterior, 4)
-            found = replace(found, log_constants=found.log_constants - float(np.median(np.log(now * gain))))
+            now = self.total(board, runtime, INT8, posterior, 4) / self.total(board, runtime, FP32, plain.posterior, 4)
+            posterior = replace(posterior, log_constants=posterior.log_constants - float(np.median(np.log(now * gain))))
             source += f", and to the published gain of {gain:g} over fp32"
         theirs = [p.standing for p in self.pairs.get(sibling, []) if (p.runtime, p.precision) == (runtime, precision)]
         threads, version = (theirs[0].threads, theirs[0].version) if theirs else ((4,), "as the sibling's")
-        self.known[board, runtime, precision] = found
+        self.posteriors[board, runtime, precision] = posterior
         source += f"; {NCNN}" if like is not None else ""
         errors = self.elsewhere(runtime, precision)
-        self.add(board, runtime, precision, found, Standing(SCALED, source, DATE, version, threads, 0, errors))
+        self.add(board, runtime, precision, posterior, Standing(SCALED, source, DATE, version, threads, 0, errors))
 
     def elsewhere(self, runtime: str, precision: str) -> tuple[tuple[str, float], ...]:
         """How far off boards are that were not fitted, where figures of two other boards tell what to expect."""
@@ -105,20 +108,22 @@ class Fit:
 
     def shift(self, board: str, sibling: str) -> float:
         """How much more cycles, in logarithms, ``board`` takes than its facts and the sibling's constants say."""
-        one, other = (next(k for k in self.known if k[:2] == (b, "ncnn") and k[2] != INT8) for b in (board, sibling))
-        mine = self.total(board, "ncnn", one[2], self.known[one], 1)
-        return float(np.median(np.log(mine / self.total(board, "ncnn", one[2], self.known[other], 1))))
+        own, other = (
+            next(k for k in self.posteriors if k[:2] == (b, "ncnn") and k[2] != INT8) for b in (board, sibling)
+        )
+        mine = self.total(board, "ncnn", own[2], self.posteriors[own], 1)
+        return float(np.median(np.log(mine / self.total(board, "ncnn", own[2], self.posteriors[other], 1))))
 
-    def total(self, board: str, runtime: str, precision: str, found: Posterior, threads: int) -> np.ndarray:
+    def total(self, board: str, runtime: str, precision: str, posterior: Posterior, threads: int) -> np.ndarray:
         """Predicted latencies in ms of the reference networks."""
-        on, rows = chip(board, runtime), [Row(name, name, known(name), threads, 1.0) for name in REFERENCE]
+        on, rows = chip(board, runtime), [Row(name, name, load_graph(name), threads, 1.0) for name in REFERENCE]
         made = works(rows, precision, on, find_runtime(runtime).kernels)
-        return np.array([found.predict(work, on.clock_ghz)[0] for work in made])
+        return np.array([posterior.predict(work, on.clock_ghz)[0] for work in made])
 
-    def derived(self, board: str, runtime: str, precision: str, found: Posterior, extra: float) -> None:
+    def derived(self, board: str, runtime: str, precision: str, posterior: Posterior, extra: float) -> None:
         """Prices of ``board`` from its facts alone."""
         standing = Standing(DERIVED, FACTS, DATE, "none was measured", (1,), 0)
-        self.add(board, runtime, precision, carried(found, extra), standing)
+        self.add(board, runtime, precision, carried(posterior, extra), standing)
 
     def integer(self, board: str) -> None:
         """ONNX Runtime in int8, which nobody published on these boards: the float constants at integer width.

@@ -66,10 +66,10 @@ def price(model: nn.Module, weight: float = 1e-8) -> Tensor:
 
     Raises ``UsageError`` where ``model`` has no gated layer.
     """
-    found = [part.price for part in model.modules() if isinstance(part, Gated)]
-    if not found:
+    prices = [part.price for part in model.modules() if isinstance(part, Gated)]
+    if not prices:
         raise UsageError("the model has no gated layer", "make one with Gated")
-    return weight * torch.stack(found).sum()
+    return weight * torch.stack(prices).sum()
 
 
 def kept(channels: int, density: float) -> int:

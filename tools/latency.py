@@ -52,13 +52,13 @@ class Data:
 
     def nasbench_pi5(self, runtime: str, inputs: Iterable[str] = ("cifar100", "ninapro")) -> list[Row]:
         """NAS-Bench-201 on a Raspberry Pi 5, one thread. ONNX Runtime multiplies absent edges by zero, as exported."""
-        found = []
+        rows = []
         for row in self.rows("pi5_nb201.csv"):
             for size in inputs:
                 if value := row[f"{runtime}_{size}_ms"]:
                     graph = nasbench(row["ops"], INPUTS[size], zeros=runtime == "onnx")
-                    found.append(Row(row["ops"], size, graph, 1, float(value)))
-        return found
+                    rows.append(Row(row["ops"], size, graph, 1, float(value)))
+        return rows
 
     def nasbench_pi4(self) -> list[Row]:
         """NAS-Bench-201 on a Raspberry Pi 4 under TFLite, read as one thread."""
@@ -74,7 +74,7 @@ class Data:
             if row["device"].startswith(device) and row["framework"].startswith(framework):
                 if row["precision"] == precision:
                     seen[row["model"]].append(float(row["lat_p50_ms"]))
-        return [Row(n, n[:12], known(n), threads, median(v)) for n, v in sorted(seen.items())]
+        return [Row(n, n[:12], load_graph(n), threads, median(v)) for n, v in sorted(seen.items())]
 
     def ncnn(self, device: str, threads: Iterable[int], int8: bool) -> list[Row]:
         """ncnn's own benchmark on processors: the least of its runs, which other work disturbs least."""
@@ -84,12 +84,12 @@ class Data:
             if row["device"].startswith(device) and float(row["gpu_device"]) < 0 and int(row["threads"]) in threads:
                 if row["model"].endswith("_int8") == int8 and name in ZOO:
                     seen[name, int(row["threads"])].append(float(row["min_ms"]))
-        return [Row(n, n, known(n), t, min(v)) for (n, t), v in sorted(seen.items())]
+        return [Row(n, n, load_graph(n), t, min(v)) for (n, t), v in sorted(seen.items())]
 
     def tensorrt(self, device: str, precision: str) -> list[Row]:
         """YOLO11 at 640x640 under TensorRT."""
         return [
-            Row(row["model"], "YOLO11", known(row["model"]), 1, float(row["ms_per_image"]))
+            Row(row["model"], "YOLO11", load_graph(row["model"]), 1, float(row["ms_per_image"]))
             for row in self.rows("ultralytics.csv")
             if row["device"].startswith(device) and row["format"].startswith("TensorRT")
             if row["precision"] == precision.upper() and row["model"].startswith("YOLO11")
@@ -99,7 +99,7 @@ class Data:
 _graphs: dict[str, Graph] = {}
 
 
-def known(name: str) -> Graph:
+def load_graph(name: str) -> Graph:
     """The graph of a published network."""
     make, shape = ZOO[name]
     return cached(name, make, shape)

@@ -106,13 +106,13 @@ def litert_int8(model: nn.Module, example: Tensor, calibration: Batches, path: P
     with tempfile.TemporaryDirectory() as folder:
         dense = litert_float(model, example, Path(folder) / "fp32.tflite")
         made = quantizer.Quantizer(str(dense), recipe.dynamic_wi8_afp32() if dynamic else recipe.static_wi8_ai8())
-        found = None
+        ranges = None
         if not dynamic:
             for border in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
                 made.update_quantization_recipe(".*", border, algorithm_key=AlgorithmName.NO_QUANTIZE)
             samples = [{"args_0": sample.numpy()} for x, _ in calibration for sample in x.split(1)]
-            found = made.calibrate({"serving_default": samples})
-        made.quantize(found).export_model(str(path), overwrite=True)
+            ranges = made.calibrate({"serving_default": samples})
+        made.quantize(ranges).export_model(str(path), overwrite=True)
     return path
 
 

@@ -61,8 +61,8 @@ class Subject:
         """The mean square of what the outputs are off, over their variance, on the test images."""
         with torch.no_grad():
             pairs = [(network.flat(x)[0], self.network.flat(x)[0]) for x, _ in self.test]
-        found, wanted = (torch.cat(side) for side in zip(*pairs, strict=True))
-        return float((found - wanted).square().mean() / wanted.var())
+        outputs, wanted = (torch.cat(side) for side in zip(*pairs, strict=True))
+        return float((outputs - wanted).square().mean() / wanted.var())
 
     def plan(
         self, kept: Mapping[str, int] | None = None, options: Mapping[str, Option] | None = None,
@@ -149,16 +149,16 @@ def whole(network: Network, bits: int) -> dict[str, Option]:
     return {layer.name: Option(INT8, bits) for layer in network.graph.layers if layer.macs}
 
 
-def _of_writers(one: Callable[[Subject, str], Tensor | None], subject: Subject) -> Scores:
-    """What ``one`` says of each layer that writes a group's channels, added up."""
-    graph, found = subject.network.graph, {}
+def _of_writers(writer: Callable[[Subject, str], Tensor | None], subject: Subject) -> Scores:
+    """What ``writer`` says of each layer that writes a group's channels, added up."""
+    graph, by_group = subject.network.graph, {}
     for group in graph.groups:
         writers = [graph.by_name[name] for name in group.layers if group.fixed is None]
         names = [w.name for w in writers if w.kind in WEIGHTED and w.weight_shape[0] == group.size]
-        scores = [score for name in names if (score := one(subject, name)) is not None]
+        scores = [score for name in names if (score := writer(subject, name)) is not None]
         if group.fixed is None:
-            found[group.name] = torch.stack(scores).sum(0) if scores else torch.zeros(group.size)
-    return found
+            by_group[group.name] = torch.stack(scores).sum(0) if scores else torch.zeros(group.size)
+    return by_group
 
 
 def _weight(subject: Subject, name: str) -> Tensor:

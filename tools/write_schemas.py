@@ -61,8 +61,8 @@ def name(kind: type) -> Schema:
 
 def schema(kind: type) -> dict[str, Any]:
     """The JSON Schema of documents of ``kind``."""
-    for known, value in NAMED.items():
-        documents.__dict__.setdefault(known, value)
+    for type_, value in NAMED.items():
+        documents.__dict__.setdefault(type_, value)
     made = TypeAdapter(kind).json_schema(mode="serialization", schema_generator=Generator)
     for part in (made, *made.get("$defs", {}).values()):
         _as_written(part)

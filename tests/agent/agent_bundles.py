@@ -93,19 +93,19 @@ def current(root: str) -> str | None:
 
 def state(root: str) -> dict[str, object]:
     """All that is below ``root``: by path without numbers of processes, where a link leads or what a file holds."""
-    found: dict[str, object] = {}
+    state: dict[str, object] = {}
     for folder, folders, names in os.walk(root):
         for name in [*folders, *names]:
             path = os.path.join(folder, name)
             told = re.sub(r"\.[0-9]+$", "", os.path.relpath(path, root))
             if os.path.islink(path):
-                found[told] = os.readlink(path)
+                state[told] = os.readlink(path)
             elif os.path.isfile(path):
                 with open(path, "rb") as file:
-                    found[told] = file.read()
+                    state[told] = file.read()
             else:
-                found[told] = None
-    return found
+                state[told] = None
+    return state
 
 
 def whole(folder: str) -> None:

@@ -107,8 +107,8 @@ def dense(dtype: str = "float32", batch: int | None = 1, signature: bool = True)
 
     def tensor(name, size, buffer=0):
         scale = made("QuantizationParameters", scale=[1.0], zeroPoint=[0]) if dtype == "int8" else None
-        shape, known = ([4, 8], None) if buffer else ([1, size], [-1, size] if batch is None else None)
-        fields = {"name": name, "shape": shape, "shapeSignature": known, "buffer": buffer, "quantization": scale}
+        shape, fixed = ([4, 8], None) if buffer else ([1, size], [-1, size] if batch is None else None)
+        fields = {"name": name, "shape": shape, "shapeSignature": fixed, "buffer": buffer, "quantization": scale}
         return made("Tensor", type=getattr(schema.TensorType, dtype.upper()), **fields)
 
     def opcode(name, version):

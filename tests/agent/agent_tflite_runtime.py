@@ -23,8 +23,8 @@ class TFLite(OnDisk):
 
     def test_kernels(self):
         path = self.path("a.tflite", agent_models.DENSE)
-        found = measure.kernels(self.reports.append, path=path, runtime="tflite")["kernels"]
-        self.assertEqual([kernel["precision"] for kernel in found], ["float32", "float32"])
+        kernels = measure.kernels(self.reports.append, path=path, runtime="tflite")["kernels"]
+        self.assertEqual([kernel["precision"] for kernel in kernels], ["float32", "float32"])
 
 
 if __name__ == "__main__":

@@ -38,9 +38,9 @@ class Bundle(unittest.TestCase):
         first = model.run(feeds)
         kept = [array.copy() for array in first]
         model.run({name: array + 1 for name, array in feeds.items()})
-        for found, copy, expected in zip(first, kept, ([[-1, 2, 1, 4]], [[0, 1, 0, 1]])):
-            numpy.testing.assert_array_equal(found, expected)
-            numpy.testing.assert_array_equal(found, copy)
+        for actual, copy, expected in zip(first, kept, ([[-1, 2, 1, 4]], [[0, 1, 0, 1]])):
+            numpy.testing.assert_array_equal(actual, expected)
+            numpy.testing.assert_array_equal(actual, copy)
 
     def run_bundle(self, model: str, runtime: str, weights: str | None, expected: dict) -> str:
         """What a bundle of ``model``, which takes 8 numbers ``x``, prints as it runs its recorded sample."""

@@ -9,26 +9,26 @@ from edgesdk_targets.agent import clock
 
 
 class Statistics(unittest.TestCase):
-    def near(self, found: float | None, expected: float, name: str) -> None:
-        assert found is not None, name
-        self.assertAlmostEqual(found, expected, msg=name)
+    def near(self, actual: float | None, expected: float, name: str) -> None:
+        assert actual is not None, name
+        self.assertAlmostEqual(actual, expected, msg=name)
 
     def test_of_known_numbers(self):
         samples = [float(value) for value in range(1, 1002)]
         random.Random(0).shuffle(samples)
-        found = clock.statistics(samples)
+        figures = clock.statistics(samples)
         expected = {"p50": 501, "p90": 901, "p95": 951, "p99": 991, "min": 1, "max": 1001, "mean": 501, "count": 1001}
         for name, value in expected.items():
-            self.near(found[name], value, name)
-        self.near(found["std"], statistics.stdev(samples), "std")
+            self.near(figures[name], value, name)
+        self.near(figures["std"], statistics.stdev(samples), "std")
 
     def test_percentiles_agree_with_the_standard_library(self):
         generator = random.Random(1)
         samples = [generator.lognormvariate(0, 1) for _ in range(777)]
         cuts = statistics.quantiles(samples, n=100, method="inclusive")
-        found = clock.statistics(samples)
+        figures = clock.statistics(samples)
         for percent in clock.PERCENTILES:
-            self.near(found[f"p{percent}"], cuts[percent - 1], f"p{percent}")
+            self.near(figures[f"p{percent}"], cuts[percent - 1], f"p{percent}")
 
     def test_a_percentile_with_fewer_than_five_samples_beyond_it_is_refused(self):
         for percent, least in ((50, 10), (90, 50), (95, 100), (99, 500)):
@@ -36,9 +36,9 @@ class Statistics(unittest.TestCase):
             self.assertIsNone(clock.statistics([1.0] * (least - 1))[f"p{percent}"], percent)
 
     def test_of_one_sample_and_of_none(self):
-        one: dict[str, float | None] = dict.fromkeys(("p50", "p90", "p95", "p99"))
-        one.update(min=2.0, max=2.0, mean=2.0, std=None, count=1)
-        self.assertEqual(clock.statistics([2.0]), one)
+        single: dict[str, float | None] = dict.fromkeys(("p50", "p90", "p95", "p99"))
+        single.update(min=2.0, max=2.0, mean=2.0, std=None, count=1)
+        self.assertEqual(clock.statistics([2.0]), single)
         with self.assertRaises(ValueError):
             clock.statistics([])
 

@@ -360,11 +360,11 @@ class Installing(OnDisk):
         folders = [self.bundle(name, agent_bundles.real(channels)) for name, channels in (("a", 8), ("b", 4))]
         results: list = []
 
-        def one(folder: str) -> None:
+        def install_from(folder: str) -> None:
             request = protocol.request(1, "install", {"folder": folder, "root": self.root})
             results.append(converse([sys.executable, "-m", "edgesdk_targets.agent"], request)[0][-1]["result"])
 
-        threads = [threading.Thread(target=one, args=(folder,)) for folder in folders]
+        threads = [threading.Thread(target=install_from, args=(folder,)) for folder in folders]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -399,9 +399,9 @@ class Health(OnDisk):
     def test_outputs_that_are_not_those_of_the_sample(self):
         self.assertIn("y differs from the recorded sample by", self.unfit(agent_bundles.real(off=1.0)))
         self.assertIn("by inf of its spread", self.unfit(agent_bundles.real(off=float("nan"))))
-        found = self.install(self.at(3, agent_bundles.real(off=1e-3)))["health"]
-        self.assertFalse(found["identical"])
-        self.assertTrue(0 < found["errors"]["y"] < 5e-2)
+        health = self.install(self.at(3, agent_bundles.real(off=1e-3)))["health"]
+        self.assertFalse(health["identical"])
+        self.assertTrue(0 < health["errors"]["y"] < 5e-2)
 
     def test_a_sample_of_something_else(self):
         import numpy
@@ -429,9 +429,9 @@ class Health(OnDisk):
         self.assertRegex(fact, r"it takes \S+ ms at p90 here, the budget is 1e-06 ms")
         loads = [report for report in self.reports if report["state"] == "loading"]
         self.assertEqual(len(loads), 3)
-        found = self.install(self.at(3, agent_bundles.real(latency_ms=1e4)))["health"]
-        self.assertTrue(0 < found["p50_ms"] < 1e4)
-        self.assertIsNone(found["peak_memory_bytes"])
+        health = self.install(self.at(3, agent_bundles.real(latency_ms=1e4)))["health"]
+        self.assertTrue(0 < health["p50_ms"] < 1e4)
+        self.assertIsNone(health["peak_memory_bytes"])
 
     def test_the_budget_of_memory(self):
         self.assertIn(
@@ -439,16 +439,16 @@ class Health(OnDisk):
         )
         baseline = agent_models.write(os.path.join(self.folder, "tiny.onnx"), agent_models.conv(2))
         files = agent_bundles.real(peak_memory_bytes=1e9)
-        found = self.install(self.at(3, files), baseline=baseline)["health"]
-        self.assertTrue(0 < found["peak_memory_bytes"] < 1e9)
-        self.assertIsNone(found["p50_ms"])
+        health = self.install(self.at(3, files), baseline=baseline)["health"]
+        self.assertTrue(0 < health["peak_memory_bytes"] < 1e9)
+        self.assertIsNone(health["p50_ms"])
 
     def test_an_emulated_device_keeps_no_budget_and_breaks_none(self):
         folder = self.at(3, agent_bundles.real(latency_ms=1e-6, peak_memory_bytes=1))
         with mock.patch.dict(os.environ, EDGESDK_EMULATED="1"):
-            found = self.install(folder)["health"]
-        self.assertEqual((found["p50_ms"], found["peak_memory_bytes"]), (None, None))
-        self.assertEqual((found["emulated"], found["identical"]), (True, True))
+            health = self.install(folder)["health"]
+        self.assertEqual((health["p50_ms"], health["peak_memory_bytes"]), (None, None))
+        self.assertEqual((health["emulated"], health["identical"]), (True, True))
         self.assertEqual({report["state"] for report in self.reports}, set(install.STATES))
 
 

@@ -50,10 +50,10 @@ class OnDisk(unittest.TestCase):
         wrong = dict(values, a=numpy.ones((2, 3), "float32"))
         self.assertEqual(self.refused(session.run_once, wrong).kind, "runtime")
 
-    def assert_close(self, found, expected):
+    def assert_close(self, actual, expected):
         import numpy
 
-        numpy.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        numpy.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 class Files(OnDisk):
@@ -96,10 +96,10 @@ class Files(OnDisk):
 
 class Installed(unittest.TestCase):
     def test_every_runner_that_is_installed_has_its_version(self):
-        found = probe.installed_runners()
-        for name, version in found.items():
+        installed = probe.installed_runners()
+        for name, version in installed.items():
             self.assertEqual(runners.runner(name).VERSION, version)
-        for name in set(runners.RUNNERS) - set(found):
+        for name in set(runners.RUNNERS) - set(installed):
             with self.assertRaises(AgentError) as caught:
                 runners.runner(name)
             self.assertEqual(caught.exception.kind, "missing")
@@ -175,9 +175,9 @@ class OpenVino(OnDisk):
             values = self.runner.sample(session.inputs)
             run = session.bind(values)
             run()
-            found = run.request.get_output_tensor(0).data
+            output = run.request.get_output_tensor(0).data
             middle = numpy.einsum("oihw,ihw->o", weight, values["x"][0, :, 2:5, 4:7])
-            self.assert_close(found[0, :, 3, 5], numpy.maximum(middle, 0))
+            self.assert_close(output[0, :, 3, 5], numpy.maximum(middle, 0))
 
     def test_given_inputs_outlive_whoever_made_them_and_may_be_of_a_dynamic_size(self):
         import gc
@@ -222,18 +222,18 @@ class OpenVino(OnDisk):
 
     def test_kernels_that_ran(self):
         result = measure.kernels(self.reports.append, path=self.ir(agent_models.conv(32, 32)), runtime="openvino")
-        found = {name: kernel for kernel in result["kernels"] for name in kernel["layers"]}
-        self.assertEqual((found["conv"]["operator"], found["conv"]["precision"]), ("Convolution", "f32"))
-        self.assertIs(found["w"], found["conv"])
+        kernels = {name: kernel for kernel in result["kernels"] for name in kernel["layers"]}
+        self.assertEqual((kernels["conv"]["operator"], kernels["conv"]["precision"]), ("Convolution", "f32"))
+        self.assertIs(kernels["w"], kernels["conv"])
         self.assertAlmostEqual(sum(kernel["share"] for kernel in result["kernels"]), 1)
         self.assertFalse({kernel["operator"] for kernel in result["kernels"]} & {"Input", "Const", "Output"})
 
     def test_load_memory_and_operators(self):
         path = self.ir(agent_models.conv(512, 8))
         weights = 512 * 512 * 9 * 4
-        found = memory.memory(self.reports.append, path=path, runtime="openvino")
-        self.assertGreaterEqual(found["resident_added"], weights)
-        self.assertEqual(found["digest"], files.digest(path))
+        usage = memory.memory(self.reports.append, path=path, runtime="openvino")
+        self.assertGreaterEqual(usage["resident_added"], weights)
+        self.assertEqual(usage["digest"], files.digest(path))
         self.assertGreater(memory.load(self.reports.append, path=path, runtime="openvino")["load_ms"], 0)
         result = operators.operators(
             self.reports.append, models=[{"key": "a", "path": path}, {"key": "b"}], runtime="openvino", rounds=1
@@ -263,8 +263,8 @@ class LiteRT(OnDisk):
             for _ in range(3):
                 run()
             made = values["x"] @ numpy.arange(-16, 16, dtype="float32").reshape(4, 8).T
-            for found, expected in zip(self.outputs(session), (numpy.maximum(made, 0), made)):
-                self.assert_close(found, expected)
+            for actual, expected in zip(self.outputs(session), (numpy.maximum(made, 0), made)):
+                self.assert_close(actual, expected)
 
     def test_one_run_gives_copies_of_the_outputs_by_name(self):
         import numpy
@@ -272,10 +272,10 @@ class LiteRT(OnDisk):
         session = self.runner.load(agent_models.dense(), 1)
         weights = numpy.arange(-16, 16, dtype="float32").reshape(4, 8)
         first, second = (session.run_once({"x": row[None]}) for row in numpy.eye(8, dtype="float32")[[0, 7]])
-        for found, column in ((first, weights[:, 0]), (second, weights[:, 7])):
-            self.assertEqual(sorted(found), ["y", "z"])
-            numpy.testing.assert_array_equal(found["z"], column[None])
-            numpy.testing.assert_array_equal(found["y"], numpy.maximum(column, 0)[None])
+        for actual, column in ((first, weights[:, 0]), (second, weights[:, 7])):
+            self.assertEqual(sorted(actual), ["y", "z"])
+            numpy.testing.assert_array_equal(actual["z"], column[None])
+            numpy.testing.assert_array_equal(actual["y"], numpy.maximum(column, 0)[None])
         self.assertEqual(self.refused(session.run_once, {}).kind, "usage")
 
     def test_without_a_signature_the_tensors_give_the_names(self):
@@ -306,11 +306,11 @@ class LiteRT(OnDisk):
     def test_kernels_tell_who_runs_them_and_in_what(self):
         for dtype in ("float32", "int8"):
             path = self.path("a.tflite", agent_models.dense(dtype))
-            found = measure.kernels(self.reports.append, path=path, runtime="litert")["kernels"]
-            self.assertEqual([kernel["operator"] for kernel in found], ["FULLY_CONNECTED", "RELU"])
-            self.assertEqual(found[0]["layers"], ["dense", "dense.weight"])
-            self.assertEqual({kernel["precision"] for kernel in found}, {dtype})
-            self.assertEqual(found[0]["provider"], "XNNPACK")
+            kernels = measure.kernels(self.reports.append, path=path, runtime="litert")["kernels"]
+            self.assertEqual([kernel["operator"] for kernel in kernels], ["FULLY_CONNECTED", "RELU"])
+            self.assertEqual(kernels[0]["layers"], ["dense", "dense.weight"])
+            self.assertEqual({kernel["precision"] for kernel in kernels}, {dtype})
+            self.assertEqual(kernels[0]["provider"], "XNNPACK")
 
     def test_what_a_delegate_left_is_told(self):
         from edgesdk_targets.agent.runners import tflite_session
@@ -325,8 +325,8 @@ class LiteRT(OnDisk):
 
     def test_load_memory_and_operators(self):
         path = self.path("a.tflite", agent_models.dense())
-        found = memory.memory(self.reports.append, path=path, runtime="litert", baseline=path)
-        self.assertEqual((found["input_bytes"], len(found["samples"])), (32, 3))
+        usage = memory.memory(self.reports.append, path=path, runtime="litert", baseline=path)
+        self.assertEqual((usage["input_bytes"], len(usage["samples"])), (32, 3))
         self.assertGreater(memory.load(self.reports.append, path=path, runtime="litert")["load_ms"], 0)
         result = operators.operators(self.reports.append, models=[{"key": "a", "path": path}], runtime="litert")
         self.assertGreater(result["results"][0]["ms"], 0)

@@ -95,45 +95,45 @@ class Scratch(unittest.TestCase):
         name, more = "a/b", {"offset": 1}
         steps = [piece(1, name, b"x"), protocol.request(2, "drop", {"name": "a"}), piece(3, name, b"y", **more)]
         steps += [protocol.request(4, "drop", {"name": "a/b/c"}), protocol.request(5, "drop", {"name": "a"})]
-        found = self.put(*steps, piece(6, "c", b"x"), protocol.request(7, "drop", {"name": "c"}))
-        self.assertEqual([found[index] for index in (1, 3, 4, 6)], [{"removed": there} for there in (1, 1, 0, 1)])
-        self.assertEqual(found[2]["fact"], "b has 0 bytes, and the piece begins at 1")
+        answers = self.put(*steps, piece(6, "c", b"x"), protocol.request(7, "drop", {"name": "c"}))
+        self.assertEqual([answers[index] for index in (1, 3, 4, 6)], [{"removed": there} for there in (1, 1, 0, 1)])
+        self.assertEqual(answers[2]["fact"], "b has 0 bytes, and the piece begins at 1")
         for name in ("..", "", "/etc", ".lock"):
             self.assertEqual(self.put(protocol.request(1, "drop", {"name": name}))[0]["kind"], "usage")
 
     def test_a_name_cannot_be_both_a_file_and_a_folder(self):
-        found = self.put(piece(1, "a", b"x"), piece(2, "a/b", b"x"), piece(3, "c/d", b"x"), piece(4, "c", b"x"))
-        self.assertEqual([result.get("kind") for result in found], [None, "usage", None, "usage"])
+        answers = self.put(piece(1, "a", b"x"), piece(2, "a/b", b"x"), piece(3, "c/d", b"x"), piece(4, "c", b"x"))
+        self.assertEqual([result.get("kind") for result in answers], [None, "usage", None, "usage"])
 
     def test_a_piece_at_another_place_than_the_end_is_refused_and_what_is_there_stays(self):
         steps = [piece(1, "a", b"1234"), piece(2, "a", b"x", offset=2), piece(3, "a", b"x", offset=9)]
         steps += [piece(4, "a", b"5", offset=4), piece(5, "b", b"x", offset=1)]
-        found = self.put(*steps, piece(6, "a", b"x", offset=-1), piece(7, "a", b"x", offset="5"))
+        answers = self.put(*steps, piece(6, "a", b"x", offset=-1), piece(7, "a", b"x", offset="5"))
         self.assertEqual(
-            [item.get("kind") for item in found], [None, "usage", "usage", None, "usage", "usage", "usage"]
+            [item.get("kind") for item in answers], [None, "usage", "usage", None, "usage", "usage", "usage"]
         )
-        self.assertEqual(found[1]["fact"], "a has 4 bytes, and the piece begins at 2")
-        self.assertEqual(found[3]["bytes"], 5)
+        self.assertEqual(answers[1]["fact"], "a has 4 bytes, and the piece begins at 2")
+        self.assertEqual(answers[3]["bytes"], 5)
 
     def test_what_is_not_base64_is_refused(self):
         for data in ("?", "a", 7, None, "\u00e9"):
-            found = self.put(protocol.request(1, "put", {"name": "a", "data": data}))
-            self.assertEqual(found[0]["kind"], "usage")
+            answers = self.put(protocol.request(1, "put", {"name": "a", "data": data}))
+            self.assertEqual(answers[0]["kind"], "usage")
 
     def test_a_file_that_arrived_damaged_is_removed(self):
         bad, more = piece(1, "a", b"x", sha256="0" * 64), piece(2, "a", b"y", offset=1)
-        found = self.put(bad, more)
-        self.assertEqual([result["kind"] for result in found], ["failed", "usage"])
-        self.assertEqual(found[1]["fact"], "a has 0 bytes, and the piece begins at 1")
+        answers = self.put(bad, more)
+        self.assertEqual([result["kind"] for result in answers], ["failed", "usage"])
+        self.assertEqual(answers[1]["fact"], "a has 0 bytes, and the piece begins at 1")
 
     def test_a_full_disk_is_told_and_the_part_is_removed(self):
         def limit() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
         steps = [piece(1, "a", bytes(900)), piece(2, "a", bytes(900), offset=900), piece(3, "a", b"x", offset=900)]
-        found = self.put(*steps, piece(4, "a", b"x"), preexec_fn=limit)
-        self.assertEqual([result.get("kind") for result in found], [None, "storage", "usage", None])
-        self.assertIn(os.strerror(errno.EFBIG), found[1]["fact"])
+        answers = self.put(*steps, piece(4, "a", b"x"), preexec_fn=limit)
+        self.assertEqual([result.get("kind") for result in answers], [None, "storage", "usage", None])
+        self.assertIn(os.strerror(errno.EFBIG), answers[1]["fact"])
 
     def test_no_folder_can_be_made(self):
         code = "import tempfile; tempfile.tempdir = '/proc/no'; from edgesdk_targets.agent import __main__ as a; "

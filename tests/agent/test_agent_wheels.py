@@ -59,8 +59,8 @@ class Advice(unittest.TestCase):
             self.assertEqual(wheels.PACKAGES.get(name, name), runners.RUNNERS[name][1][0])
         for machines in wheels.WHEELS.values():
             for pythons in machines.values():
-                for found in pythons.values():
-                    self.assertEqual(sorted(found, key=lambda item: -item[0]), list(found))
+                for by_python in pythons.values():
+                    self.assertEqual(sorted(by_python, key=lambda item: -item[0]), list(by_python))
 
     def test_the_probe_names_what_is_not_installed(self):
         facts = probe.probe(lambda progress: None)

@@ -29,17 +29,17 @@ def version(name: str) -> tuple[int, ...]:
 def interpreters() -> dict[str, str]:
     """By version, such as 3.8, a Python on the path or of pyenv's. This one stands in where there is no other."""
     root = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
-    found = {}
+    interpreters = {}
     for major, minor in VERSIONS:
         name = f"{major}.{minor}"
         paths = [shutil.which(f"python{name}"), *sorted(glob.glob(f"{root}/versions/{name}.*/bin/python"))]
         for path in filter(None, paths):
             told = subprocess.run([path, "-c", ASK], capture_output=True)
             if told.stdout.decode().strip() == name:  # a shim of pyenv's may be there for a version that is not
-                found[name] = path
+                interpreters[name] = path
                 break
     here = "%d.%d" % sys.version_info[:2]
-    return {name: path for name, path in found.items() if name != here} or {here: sys.executable}
+    return {name: path for name, path in interpreters.items() if name != here} or {here: sys.executable}
 
 
 FOUND = interpreters()

@@ -189,14 +189,14 @@ def file_outputs(model: ModelProto, x: Tensor) -> np.ndarray:
     options.add_session_config_entry("session.qdqisint8allowed", "1")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     name = session.get_inputs()[0].name
-    return np.concatenate([np.asarray(session.run(None, {name: one[None].numpy()})[0]) for one in x])
+    return np.concatenate([np.asarray(session.run(None, {name: sample[None].numpy()})[0]) for sample in x])
 
 
 def assigned(network: Network, scheme: str) -> dict[str, Option]:
     """Each layer's option: ``dense``, all ``int8``, every second weighted layer (``mixed``), or ``int4`` weights."""
     if scheme == "dense":
         return {}
-    found: dict[str, Option] = {}
+    options: dict[str, Option] = {}
     index = 0
     for layer in network.graph.layers:
         if INT8 not in precisions(layer):
@@ -205,8 +205,8 @@ def assigned(network: Network, scheme: str) -> dict[str, Option]:
         index += weighted
         if scheme == "mixed" and index % 2 == 0:
             continue
-        found[layer.name] = Option(INT8, 4 if scheme == "int4" and weighted else 8)
-    return found
+        options[layer.name] = Option(INT8, 4 if scheme == "int4" and weighted else 8)
+    return options
 
 
 def plan(
@@ -233,8 +233,8 @@ def plan(
 
 def low_rank(network: Network) -> dict[str, Form]:
     """The smallest low-rank form of every layer that has one."""
-    found = {layer.name: forms(layer) for layer in network.graph.layers if not layer.fixed}
-    low = {name: [form for form in every if form.method != "separable"] for name, every in found.items()}
+    candidates = {layer.name: forms(layer) for layer in network.graph.layers if not layer.fixed}
+    low = {name: [form for form in every if form.method != "separable"] for name, every in candidates.items()}
     return {name: every[0] for name, every in low.items() if every}
 
 

@@ -73,8 +73,8 @@ class Shuffled(nn.Module):
         self.mask = nn.ConvTranspose2d(8, 1, 2, 2)
 
     def forward(self, image):
-        one, two = F.silu(self.conv(image)).chunk(2, 1)
-        x = torch.cat([self.left(one), two], 1)
+        gate, two = F.silu(self.conv(image)).chunk(2, 1)
+        x = torch.cat([self.left(gate), two], 1)
         b, c, h, w = x.shape
         x = x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
         x = x * torch.sigmoid(self.gate(F.adaptive_avg_pool2d(x, 1)))

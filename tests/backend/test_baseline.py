@@ -21,11 +21,11 @@ def test_it_computes_what_the_probe_does(tmp_path: Path, runtime: str) -> None:
     kept = baseline(tmp_path, runtime)
     made = tmp_path / f"probe{kept.suffix}"
     made.write_bytes(probe_file(PROBE, runtime))
-    one, two = (open_file(Artifact(path, runtime=runtime)) for path in (kept, made))
-    assert list(one.inputs) == list(two.inputs)
-    name = next(iter(one.inputs))
+    first, second = (open_file(Artifact(path, runtime=runtime)) for path in (kept, made))
+    assert list(first.inputs) == list(second.inputs)
+    name = next(iter(first.inputs))
     x = np.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype(np.float32)
-    for a, b in zip(one.run({name: x}), two.run({name: x}), strict=True):
+    for a, b in zip(first.run({name: x}), second.run({name: x}), strict=True):
         np.testing.assert_array_equal(a, b)
 
 

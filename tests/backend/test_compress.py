@@ -40,20 +40,20 @@ def networks() -> dict[str, tuple[Network, Tensor]]:
     return {name: models.made(name, 8) for name in NETWORKS}
 
 
-def close(one: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(("name", "group"), GROUPS)
 def test_cutting_channels_is_setting_them_to_zero(networks, name: str, group: str) -> None:
     network, x = networks[name]
-    found = network.graph.group_by_name[group]
-    assert found.fixed is None
-    channels = [0, 3, found.size - 1]
+    entry = network.graph.group_by_name[group]
+    assert entry.fixed is None
+    channels = [0, 3, entry.size - 1]
     small, masked = copy.deepcopy(network.module), copy.deepcopy(network.module)
     cut(small, x[:2], network.channels, {group: channels})
     with torch.no_grad():
-        for layer in found.layers:
+        for layer in entry.layers:
             for path in filter(None, (network.sites[layer].module, network.sites[layer].norm)):
                 masked.get_submodule(path).weight[channels] = 0
                 if masked.get_submodule(path).bias is not None:
@@ -61,7 +61,7 @@ def test_cutting_channels_is_setting_them_to_zero(networks, name: str, group: st
         after, expected, before = small(x)[0], masked(x)[0], network.module(x)[0]
     close(after, expected)
     assert not torch.allclose(before, expected, rtol=1e-3)
-    assert small.get_submodule(network.sites[group].module).weight.shape[0] == found.size - len(channels)
+    assert small.get_submodule(network.sites[group].module).weight.shape[0] == entry.size - len(channels)
 
 
 FULL_RANK = [
@@ -225,22 +225,22 @@ def test_twins_have_nothing_to_distil(metric: str) -> None:
 def test_kept_channels_are_the_best_and_always_the_same(values: list[float], data: st.DataObject) -> None:
     ranked = torch.tensor(values)
     kept = data.draw(st.integers(1, len(values)))
-    found = kept_channels(ranked, kept)
-    assert found == sorted(set(found)) and len(found) == kept
-    assert found == kept_channels(ranked.clone(), kept)
-    gone = [v for i, v in enumerate(values) if i not in found]
-    assert min(values[i] for i in found) >= max(gone, default=0.0)
-    assert set(kept_channels(ranked, max(1, kept - 1))) <= set(found)  # the first of equals stay
+    numbers = kept_channels(ranked, kept)
+    assert numbers == sorted(set(numbers)) and len(numbers) == kept
+    assert numbers == kept_channels(ranked.clone(), kept)
+    gone = [v for i, v in enumerate(values) if i not in numbers]
+    assert min(values[i] for i in numbers) >= max(gone, default=0.0)
+    assert set(kept_channels(ranked, max(1, kept - 1))) <= set(numbers)  # the first of equals stay
 
 
 def quantizer(grid: Grid, *batches: Tensor) -> ActivationQuantizer:
     """A quantizer whose range has followed ``batches``."""
-    found = ActivationQuantizer(grid)
-    found.observing = True
+    quantizer = ActivationQuantizer(grid)
+    quantizer.observing = True
     for x in batches:
-        found(x)
-    found.observing = False
-    return found
+        quantizer(x)
+    quantizer.observing = False
+    return quantizer
 
 
 def batches_of(data: st.DataObject) -> list[Tensor]:
@@ -258,39 +258,39 @@ def test_the_signed_grid_is_the_unsigned_one_moved_by_128(data: st.DataObject) -
     assert signed.spec.zero_point[0] == unsigned.spec.zero_point[0] - 128
     assert (unsigned.spec.low, unsigned.spec.high, signed.spec.low, signed.spec.high) == (0, 255, -128, 127)
     x = torch.cat(batches) * 1.5  # some of it outside
-    found = []
+    results = []
     for part in (unsigned, signed):
         leaf = x.clone().requires_grad_()
         y = part(leaf)
         y.sum().backward()
         assert leaf.grad is not None
-        found.append((y.detach(), leaf.grad))
-    assert torch.equal(found[0][0], found[1][0])
-    assert torch.equal(found[0][1], found[1][1])
+        results.append((y.detach(), leaf.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
 
 
 @given(st.data())
 def test_a_symmetric_grid_is_centred_on_zero_and_covers_the_range(data: st.DataObject) -> None:
     x = batches_of(data)[0]
-    found = quantizer(SYMMETRIC, x)
-    (scale,) = found.spec.scale
-    assert found.spec.zero_point == (0,)
+    quantized = quantizer(SYMMETRIC, x)
+    (scale,) = quantized.spec.scale
+    assert quantized.spec.zero_point == (0,)
     assert scale == pytest.approx(float(x.abs().max()) / 127, rel=1e-6)
     with torch.no_grad():
-        y = found(x)
+        y = quantized(x)
     assert float((y - x).abs().max()) <= scale * 0.5001
-    assert torch.equal(found(-x[x.abs() < 127 * scale]), -found(x[x.abs() < 127 * scale]))
+    assert torch.equal(quantized(-x[x.abs() < 127 * scale]), -quantized(x[x.abs() < 127 * scale]))
     outside = torch.tensor([-200.0, -127.0, 0.0, 126.0, 200.0]).mul(scale).requires_grad_()
-    found(outside).sum().backward()
+    quantized(outside).sum().backward()
     assert outside.grad is not None
     assert outside.grad.tolist() == [0, 1, 1, 1, 0]
 
 
 def test_a_symmetric_grid_follows_the_data_as_the_others_do() -> None:
     x = torch.linspace(-1, 3, 100)
-    found = quantizer(SYMMETRIC, x, 2 * x)
-    assert found.spec.scale[0] == pytest.approx(6 / 127)
-    assert found.spec.zero_point == (0,)
+    quantized = quantizer(SYMMETRIC, x, 2 * x)
+    assert quantized.spec.scale[0] == pytest.approx(6 / 127)
+    assert quantized.spec.zero_point == (0,)
 
 
 def test_a_range_widens_to_what_it_sees_or_follows_with_momentum() -> None:
@@ -326,11 +326,11 @@ def test_biases_are_corrected_only_where_that_brings_the_outputs_nearer() -> Non
     layers = [name for name, part in corrected.module.named_modules() if isinstance(part, IntegerLayer)]
     seen = models.layer_outputs(corrected.module, layers, lambda: corrected.flat(x))
     unchanged = integer(network, {})
-    found = models.layer_outputs(unchanged.module, layers, lambda: unchanged.flat(x))
+    outputs = models.layer_outputs(unchanged.module, layers, lambda: unchanged.flat(x))
     for name in layers:  # on average, each is now where it was
         axes = [d for d in range(seen[name].dim()) if d != 1]
-        difference = (seen[name].mean(axes) - found[name].mean(axes)).abs().max()
-        assert difference < 0.02 * found[name].std()
+        difference = (seen[name].mean(axes) - outputs[name].mean(axes)).abs().max()
+        assert difference < 0.02 * outputs[name].std()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -352,14 +352,14 @@ def test_a_network_computes_the_same_on_a_signed_grid(networks, name: str) -> No
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_file_on_each_grid_is_as_specified_and_agrees(networks, name: str, grid: Grid) -> None:
     network, x = networks[name]
-    found = integer(network, models.assigned(network, "int8"), grid)
-    calibrate(found, [x])
-    model = converted(found, x)  # checks the specification
+    result = integer(network, models.assigned(network, "int8"), grid)
+    calibrate(result, [x])
+    model = converted(result, x)  # checks the specification
     zero_points = {node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     kinds = {tensor.data_type for tensor in model.graph.initializer if tensor.name in zero_points}
     assert kinds == {TensorProto.UINT8 if grid is UNSIGNED else TensorProto.INT8}
     with torch.no_grad():
-        expected = found(x).numpy()
+        expected = result(x).numpy()
     assert np.sqrt(np.mean((models.file_outputs(model, x) - expected) ** 2)) <= 0.05 * expected.std()
 
 
@@ -384,8 +384,8 @@ def test_what_is_recovered_is_on_the_grid_that_was_asked_for(networks) -> None:
     network, x = networks["residual"]
     options, task = models.assigned(network, "int8"), Task("top-1", labelled=False)
     train = [(x, None)]
-    found = recovered(network, network, options, train, [x], task, Schedule(1.0), grid=SYMMETRIC)
-    specs = [spec for spec in specification(found).values() if spec.axis is None]
+    result = recovered(network, network, options, train, [x], task, Schedule(1.0), grid=SYMMETRIC)
+    specs = [spec for spec in specification(result).values() if spec.axis is None]
     assert specs
     assert {(spec.low, spec.high, spec.zero_point) for spec in specs} == {(-128, 127, (0,))}
 

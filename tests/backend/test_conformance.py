@@ -74,9 +74,9 @@ def ready(name: str, plan: str) -> tuple[Network, Tensor]:
         kept = {n: k for n, k in kept.items() if n not in ranks and not reads_any(network, n, ranks)}
     cut = kept if plan in ("pruned", "all") else {}
     small, chosen = compressed(network, models.plan(network, cut, options), x, models.scores(network))
-    found = integer(small, chosen)
-    calibrate(found, [x])
-    return found, x
+    result = integer(small, chosen)
+    calibrate(result, [x])
+    return result, x
 
 
 def reads_any(network: Network, group: str, layers: dict) -> bool:
@@ -119,11 +119,11 @@ def benches() -> Iterator[dict[str, Bench]]:
 @pytest.mark.parametrize(("name", "plan", "runtime"), core(CASES, quick))
 def test_a_file_computes_what_the_simulation_computes(exported, name: str, plan: str, runtime: str) -> None:
     network, x = ready(name, plan)
-    found = parity(network, exported(name, plan, runtime), [x])
-    assert found.samples == len(x)
-    assert found.error <= found.tolerance
+    result = parity(network, exported(name, plan, runtime), [x])
+    assert result.samples == len(x)
+    assert result.error <= result.tolerance
     rough = runtime == "litert" and plan in ("int4", "all")  # its 4-bit kernels round up what others do not
-    assert found.tolerance == (1e-1 if rough else 5e-2 if (name, plan, runtime) in INTEGER else 1e-3)
+    assert result.tolerance == (1e-1 if rough else 5e-2 if (name, plan, runtime) in INTEGER else 1e-3)
 
 
 @pytest.mark.parametrize(("name", "plan", "runtime"), core(INTEGER, quick))
@@ -224,8 +224,8 @@ def test_the_older_runtime_runs_all_but_four_bits(exported, old_python: Path, na
     assert told["version"] == "2.14.0"
     with torch.no_grad():
         (expected,) = network.flat(x)
-    (found,) = (torch.tensor(values) for values in told["outputs"])
-    error = float((found - expected).square().mean().sqrt() / expected.std())
+    (result,) = (torch.tensor(values) for values in told["outputs"])
+    error = float((result - expected).square().mean().sqrt() / expected.std())
     assert error <= (5e-2 if plan in ("int8", "mixed") else 1e-3)
 
 

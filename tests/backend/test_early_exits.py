@@ -49,9 +49,9 @@ def in_stages(parts: list[Network], x: Tensor) -> tuple[list[Tensor], list[Tenso
 )
 def test_stages_answer_as_the_whole_to_the_bit(name: str, expected: list[str]) -> None:
     network, x = models.made(name, 8)
-    found = places(network)
-    assert [place.layer for place in found] == expected
-    assert all(0.05 <= a.share <= b.share <= 0.95 for a, b in pairwise(found))
+    listed = places(network)
+    assert [place.layer for place in listed] == expected
+    assert all(0.05 <= a.share <= b.share <= 0.95 for a, b in pairwise(listed))
     parts = split(network, heads(network, x, expected), x)
     assert len(parts) == len(expected) + 1
     assert sum(
@@ -59,8 +59,8 @@ def test_stages_answer_as_the_whole_to_the_bit(name: str, expected: list[str]) -
     ) == sum(layer.macs for layer in network.graph.layers)  # nothing is computed twice
     for count in (8, 3):  # the batch is free in every stage
         answers, last = in_stages(parts, x[:count])
-        for one, other in zip(last, network.flat(x[:count]), strict=True):
-            assert torch.equal(one, other)
+        for actual, whole in zip(last, network.flat(x[:count]), strict=True):
+            assert torch.equal(actual, whole)
         assert [answer.shape for answer in answers] == [last[0].shape] * len(expected)
 
 
@@ -90,7 +90,7 @@ def test_exits_learn_from_labels_or_from_the_network_itself_and_leave_it_alone()
     (logits,), _ = in_stages(split(network, taught, x), x)
     assert float((logits.argmax(1) == labels).double().mean()) > float(labels.bincount().max()) / len(labels) + 0.05
     (logits,), _ = in_stages(split(network, imitating, x), x)
-    away, plain = (float((one - own).abs().mean()) for one in (logits.softmax(1), own.mean(0)))
+    away, plain = (float((answers - own).abs().mean()) for answers in (logits.softmax(1), own.mean(0)))
     assert away < plain / 2
     assert all(torch.equal(value, before[name]) for name, value in network.module.state_dict().items())
 
@@ -98,21 +98,21 @@ def test_exits_learn_from_labels_or_from_the_network_itself_and_leave_it_alone()
 def test_the_place_is_the_one_where_the_fewest_macs_are_expected() -> None:
     network, x = models.made("residual", 64)
     every = [place.layer for place in places(network)]
-    found = heads(network, x, every)
-    nothing = {name: nn.Linear(part.in_features, part.out_features) for name, part in found.items()}
+    fitted = heads(network, x, every)
+    nothing = {name: nn.Linear(part.in_features, part.out_features) for name, part in fitted.items()}
     for part in nothing.values():
         nn.init.zeros_(part.weight)
         nn.init.zeros_(part.bias)
     for good in every:  # an exit that cannot tell anything apart is never the one
-        mixed = {name: (found if name == good else nothing)[name] for name in every}
+        mixed = {name: (fitted if name == good else nothing)[name] for name in every}
         assert picked(network, mixed, 1, [(x, None)], 0.3, "entropy") == (good,)
-    assert picked(network, found, 2, [(x, None)], 0.3, "entropy") == tuple(every)
+    assert picked(network, fitted, 2, [(x, None)], 0.3, "entropy") == tuple(every)
 
 
 def test_places_are_spread_and_counted() -> None:
     near = [Place(f"layer{index}", 0.1 + 0.001 * index) for index in range(20)]
-    found = spread([*near, Place("far", 0.9)], 1)
-    assert len(found) == 12 and found[-1] == "far" and found == sorted(found, key=found.index)
+    chosen = spread([*near, Place("far", 0.9)], 1)
+    assert len(chosen) == 12 and chosen[-1] == "far" and chosen == sorted(chosen, key=chosen.index)
     assert len(spread([*near, Place("far", 0.9)], 14)) == 14
     with pytest.raises(UsageError, match="21 exits, but the model can be cut at 20 places"):
         spread(near, 21)
@@ -154,5 +154,5 @@ def test_an_early_output_leaves_no_place_behind_it() -> None:
     x = torch.randn(4, 4)
     _, last = in_stages(split(network, heads(network, x, ["b"]), x), x)
     assert len(last) == 2
-    for one, other in zip(last, network.flat(x), strict=True):
-        assert torch.equal(one, other)
+    for actual, expected in zip(last, network.flat(x), strict=True):
+        assert torch.equal(actual, expected)

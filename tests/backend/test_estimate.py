@@ -51,20 +51,20 @@ def network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
 
 def figures() -> dict[str, dict[str, dict[str, float]]]:
     """What each network is estimated to cost on each target, in ms and bytes."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    figures: dict[str, dict[str, dict[str, float]]] = {}
     for name in models.SHAPES:
         graph, _ = read_graph(*network(name))
-        found[name] = {}
+        figures[name] = {}
         for target in TARGETS:
             cost = estimate(graph, target=target)
-            found[name][target] = {
+            figures[name][target] = {
                 "latency_ms": cost.latency_ms,
                 "latency_low_ms": cost.latency_low_ms,
                 "latency_high_ms": cost.latency_high_ms,
                 "peak_memory_bytes": cost.peak_memory_bytes,
                 "size_bytes": cost.size_bytes,
             }
-    return found
+    return figures
 
 
 @functools.cache
@@ -139,7 +139,9 @@ def test_a_model_of_several_inputs_takes_a_batch_of_them() -> None:
             return torch.relu(self.a(x) + self.b(y))
 
     given = {"x": torch.zeros(3, 8), "y": torch.zeros(3, 4)}
-    by_name, in_order = (estimate(Two(), one, target=TARGET) for one in (given, tuple(given.values())))
+    by_name, in_order = (
+        estimate(Two(), given_shapes, target=TARGET) for given_shapes in (given, tuple(given.values()))
+    )
     assert by_name == in_order
     assert sum(layer.operator == "linear" for layer in by_name.layers) == 2
 
@@ -166,19 +168,19 @@ def test_the_model_is_left_as_it_is() -> None:
 
 def test_an_estimate_is_a_predicted_cost_that_says_what_it_rests_on() -> None:
     model, shape = network("residual")
-    found = estimate(model, shape, target="Raspberry-Pi", threads=1)
-    assert isinstance(found, Estimate) and isinstance(found, Cost)
-    assert (found.basis, found.target, found.runtime, found.threads) == ("predicted", TARGET, "onnxruntime", 1)
-    assert 0 < found.latency_low_ms < found.latency_ms < found.latency_high_ms
-    assert found.peak_memory_bytes > 0 and found.size_bytes > 4 * sum(p.numel() for p in model.parameters())
-    assert found.runtime_memory_bytes is not None and found.runtime_memory_bytes > 1e6
-    assert found.sources and all(source.strip() for source in found.sources)
-    assert dict(found.standing) == {FP32: "measured"}
-    assert found.layers and all(isinstance(layer, LayerCost) and layer.latency_ms > 0 for layer in found.layers)
-    assert sum(layer.latency_ms for layer in found.layers) < found.latency_ms
+    cost = estimate(model, shape, target="Raspberry-Pi", threads=1)
+    assert isinstance(cost, Estimate) and isinstance(cost, Cost)
+    assert (cost.basis, cost.target, cost.runtime, cost.threads) == ("predicted", TARGET, "onnxruntime", 1)
+    assert 0 < cost.latency_low_ms < cost.latency_ms < cost.latency_high_ms
+    assert cost.peak_memory_bytes > 0 and cost.size_bytes > 4 * sum(p.numel() for p in model.parameters())
+    assert cost.runtime_memory_bytes is not None and cost.runtime_memory_bytes > 1e6
+    assert cost.sources and all(source.strip() for source in cost.sources)
+    assert dict(cost.standing) == {FP32: "measured"}
+    assert cost.layers and all(isinstance(layer, LayerCost) and layer.latency_ms > 0 for layer in cost.layers)
+    assert sum(layer.latency_ms for layer in cost.layers) < cost.latency_ms
     names = {name for name, _ in model.named_modules()}
-    assert {"stem.0", "fc"} <= {layer.name for layer in found.layers} & names
-    assert found.unknown == ()
+    assert {"stem.0", "fc"} <= {layer.name for layer in cost.layers} & names
+    assert cost.unknown == ()
 
 
 def test_what_is_not_measured_is_said() -> None:
@@ -189,8 +191,8 @@ def test_what_is_not_measured_is_said() -> None:
     assert any("int8 is derived" in note for note in derived.notes)
     threads = estimate(model, shape, target=TARGET, threads=2)
     assert any("known with 1 thread, not with 2" in note for note in threads.notes)
-    known = estimate(model, shape, target=TARGET)
-    assert known.latency_high_ms / known.latency_low_ms < threads.latency_high_ms / threads.latency_low_ms
+    cost = estimate(model, shape, target=TARGET)
+    assert cost.latency_high_ms / cost.latency_low_ms < threads.latency_high_ms / threads.latency_low_ms
 
 
 def test_an_operator_that_nobody_knows_is_named() -> None:
@@ -202,22 +204,22 @@ def test_an_operator_that_nobody_knows_is_named() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.fft.fft2(self.conv(x)).abs()
 
-    found = estimate(Odd(), (3, 32, 32), target=TARGET)
-    assert found.unknown == ("fft_fft2",)
-    assert any("no price is known of fft_fft2" in note for note in found.notes)
+    cost = estimate(Odd(), (3, 32, 32), target=TARGET)
+    assert cost.unknown == ("fft_fft2",)
+    assert any("no price is known of fft_fft2" in note for note in cost.notes)
 
 
 @pytest.mark.parametrize("part", [nn.Identity(), nn.Flatten()])
 def test_a_model_that_computes_nothing_costs_a_run(part: nn.Module) -> None:
-    found = estimate(part, (3, 8, 8), target=TARGET)
-    assert 0 < found.latency_low_ms < found.latency_ms < found.latency_high_ms < 1
+    cost = estimate(part, (3, 8, 8), target=TARGET)
+    assert 0 < cost.latency_low_ms < cost.latency_ms < cost.latency_high_ms < 1
 
 
 def test_a_module_is_priced_in_half_where_a_runtime_has_no_float() -> None:
     model, shape = network("residual")
-    found = estimate(model, shape, target=TARGET, runtime="ncnn")
-    assert set(found.standing) == {"fp16"}
-    assert found == estimate(model, shape, target=TARGET, runtime="ncnn", precision="fp16")
+    cost = estimate(model, shape, target=TARGET, runtime="ncnn")
+    assert set(cost.standing) == {"fp16"}
+    assert cost == estimate(model, shape, target=TARGET, runtime="ncnn", precision="fp16")
 
 
 # Integers
@@ -236,8 +238,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_a_file_is_priced_in_what_it_is_stored_in(stored: dict[str, Path]) -> None:
-    found = {scheme: estimate(path, target=TARGET) for scheme, path in stored.items()}
-    assert {scheme: set(cost.standing) for scheme, cost in found.items()} == {
+    costs = {scheme: estimate(path, target=TARGET) for scheme, path in stored.items()}
+    assert {scheme: set(cost.standing) for scheme, cost in costs.items()} == {
         "dense": {FP32}, "int8": {FP32, INT8}, "mixed": {FP32, INT8},
     }  # fmt: skip
     integer_layers = {
@@ -246,9 +248,9 @@ def test_a_file_is_priced_in_what_it_is_stored_in(stored: dict[str, Path]) -> No
     assert integer_layers["dense"] == 0 < integer_layers["mixed"] < integer_layers["int8"]
     ((name, operator),) = [(n, op) for n, op in of_network(*read_graph(stored["int8"])) if op.precision == FP32]
     assert (name, operator.kind) == ("x", "quantize")  # what the caller gives is float
-    assert found["int8"].size_bytes < 0.4 * found["dense"].size_bytes
-    assert found["int8"].size_bytes < found["mixed"].size_bytes < found["dense"].size_bytes
-    for scheme, cost in found.items():
+    assert costs["int8"].size_bytes < 0.4 * costs["dense"].size_bytes
+    assert costs["int8"].size_bytes < costs["mixed"].size_bytes < costs["dense"].size_bytes
+    for scheme, cost in costs.items():
         assert cost.size_bytes == pytest.approx(stored[scheme].stat().st_size, rel=0.1)
         assert 0 < cost.latency_low_ms < cost.latency_ms < cost.latency_high_ms
 

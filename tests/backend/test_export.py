@@ -35,9 +35,9 @@ FLIPS = 0.003
 def ready(name: str, scheme: str) -> tuple[Network, Tensor]:
     """A network under a scheme with its ranges calibrated, and inputs for it."""
     network, x = models.made(name)
-    found = integer(network, models.assigned(network, scheme))
-    calibrate(found, [x])
-    return found, x
+    result = integer(network, models.assigned(network, scheme))
+    calibrate(result, [x])
+    return result, x
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +64,10 @@ def bench() -> Iterator[Bench]:
 @pytest.mark.parametrize(("name", "scheme"), CASES)
 def test_a_file_computes_what_the_simulation_computes(exported, name: str, scheme: str) -> None:
     network, x = ready(name, scheme)
-    found = parity(network, Artifact(exported(name, scheme)), [x])
-    assert found.samples == len(x)
-    assert found.error <= found.tolerance
-    assert found.tolerance == (1e-3 if scheme == "dense" else 5e-2)
+    result = parity(network, Artifact(exported(name, scheme)), [x])
+    assert result.samples == len(x)
+    assert result.error <= result.tolerance
+    assert result.tolerance == (1e-3 if scheme == "dense" else 5e-2)
 
 
 @pytest.mark.parametrize(("name", "scheme"), CASES)

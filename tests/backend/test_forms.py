@@ -80,8 +80,8 @@ def small(options: dict[str, Option]) -> tuple[Network, dict[str, Option]]:
     return compressed(network, models.plan(network, options=options), x, models.scores(network))
 
 
-def close(one: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 CONVOLUTIONS: list[nn.Module] = [
@@ -107,9 +107,9 @@ def applying(layer: nn.Module) -> list[Form]:
 @pytest.mark.parametrize("layer", CONVOLUTIONS, ids=str)
 def test_a_form_answers_as_the_weight_that_it_amounts_to(layer: nn.Module) -> None:
     x = torch.randn(2, 12, *[9] * (layer.weight.dim() - 2))  # type: ignore[union-attr,operator]
-    found = applying(layer)
-    assert found
-    for form in found:
+    makers = applying(layer)
+    assert makers
+    for form in makers:
         whole = copy.deepcopy(layer)
         whole.weight.data = reconstructed(layer, form)  # type: ignore[union-attr]
         with torch.no_grad():
@@ -142,9 +142,9 @@ def test_operators_and_bytes_are_those_of_the_modules(name: str) -> None:
     layer = network.graph.by_name[name]
     module = network.submodule(name)
     values = torch.randn(1, *layer.input_shape)
-    found = forms(layer, (*KINDS, *CHEAPER))
-    assert found
-    for form in found:
+    candidates = forms(layer, (*KINDS, *CHEAPER))
+    assert candidates
+    for form in candidates:
         parts = list(factorized(module, form))
         run = operators(layer, network.graph, Option(form=form), None, None)
         shapes = [(op.outputs, op.inputs // op.groups, *op.kernel) for op in run]
@@ -187,9 +187,9 @@ def carried_out(layers: str, precision: str) -> tuple[Network, onnx.ModelProto]:
     chosen = {name: Option(precision, 8 if precision == INT8 else 32, form) for name, form in FORMED[layers].items()}
     if precision == INT8:
         chosen = {**models.assigned(network, "int8"), **chosen}
-    found = integer(*small(chosen))
-    calibrate(found, [x])
-    return found, converted(found, x)
+    result = integer(*small(chosen))
+    calibrate(result, [x])
+    return result, converted(result, x)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -197,13 +197,13 @@ def carried_out(layers: str, precision: str) -> tuple[Network, onnx.ModelProto]:
 @pytest.mark.parametrize("layers", FORMED)
 def test_every_format_computes_what_the_forms_do(layers: str, precision: str, runtime: str, tmp_path: Path) -> None:
     network, x = made()
-    found, file = carried_out(layers, precision)
+    converted, file = carried_out(layers, precision)
     path = tmp_path / f"model{format_of(runtime).suffix}"
-    save(file, specification(found), path, runtime)
-    told = parity(found, Artifact(path, found.graph, runtime=runtime), [x])
+    save(file, specification(converted), path, runtime)
+    told = parity(converted, Artifact(path, converted.graph, runtime=runtime), [x])
     assert told.error <= told.tolerance
     with torch.no_grad():
-        assert float((found(x) - network(x)).norm()) > 1e-2 * float(network(x).norm())
+        assert float((converted(x) - network(x)).norm()) > 1e-2 * float(network(x).norm())
     written = {node.op_type for node in file.graph.node}
     costly = {"HardSwish", "Sigmoid", "Gelu", "HardSigmoid", "Elu"}
     assert written & (costly | {"Clip"}) == ({"Clip"} if layers == "activations" else costly)
@@ -211,8 +211,8 @@ def test_every_format_computes_what_the_forms_do(layers: str, precision: str, ru
 
 def test_a_relu_in_the_place_of_an_activation_is_one_with_the_layer_before_it() -> None:
     network, x = made()
-    found, assigned = small({name: Option(INT8, 8, Form("relu")) for name in ("hardswish", "silu", "gelu")})
-    graph = found.graph
+    converted, assigned = small({name: Option(INT8, 8, Form("relu")) for name in ("hardswish", "silu", "gelu")})
+    graph = converted.graph
     assert graph.by_name["stem"].activation == graph.by_name["wide"].activation == "relu"
     assert graph.by_name["add"].activation == "relu" and "gelu" not in graph.by_name
     layer = network.graph.by_name["hardswish"]
@@ -225,7 +225,7 @@ def test_a_relu_in_the_place_of_an_activation_is_one_with_the_layer_before_it() 
             node.kwargs = {}
     expected.recompile()
     with torch.no_grad():
-        close(found(x), expected(x)[0])
+        close(converted(x), expected(x)[0])
 
 
 def test_a_removed_activation_leaves_its_input() -> None:
@@ -237,9 +237,9 @@ def test_a_removed_activation_leaves_its_input() -> None:
     network = trace(Two(), x)
     chosen = {"relu": Option(form=Form("identity")), "silu": Option(form=Form("identity"))}
     assert [o.form for o in options(network.graph.by_name["relu"], offer=CHEAPER) if o.form] == [Form("identity")] * 2
-    found, _ = compressed(network, models.plan(network, options=chosen), x, {})
-    close(found(x), 3 * x)
-    assert not {layer.kind for layer in found.graph.layers} & {ACTIVATION}
+    converted, _ = compressed(network, models.plan(network, options=chosen), x, {})
+    close(converted(x), 3 * x)
+    assert not {layer.kind for layer in converted.graph.layers} & {ACTIVATION}
     for form in (Form("relu"), Form("relu6"), Form("identity")):
         alone, _ = compressed(network, models.plan(network, options={"silu": Option(form=form)}), x, {})
         close(alone(x), torch.relu(x) * 2 + activated(form, x))
@@ -283,17 +283,17 @@ def test_every_costlier_activation_has_a_probe(runtime: str) -> None:
             assert op.probed
             content = probe_file(op, runtime)
             if runtime == "onnxruntime":
-                found = onnxruntime.InferenceSession(content).run(None, {"x": np.ones((1, 1, *size), np.float32)})
-                assert all(np.isfinite(y).all() for y in found)
+                outputs = onnxruntime.InferenceSession(content).run(None, {"x": np.ones((1, 1, *size), np.float32)})
+                assert all(np.isfinite(y).all() for y in outputs)
 
 
 def test_the_last_part_is_fitted_to_what_the_layer_answers() -> None:
     network, x = made()
-    found, _ = small({name: Option(form=form) for name, form in FORMED["convolutions"].items()})
-    fitted, fits = refit_weights(found, network, {}, [x[:48]])
+    converted, _ = small({name: Option(form=form) for name, form in FORMED["convolutions"].items()})
+    fitted, fits = refit_weights(converted, network, {}, [x[:48]])
     assert {fit.layer.rpartition(".")[0] for fit in fits} >= set(FORMED["convolutions"])
     with torch.no_grad():
-        before, after = (float((one(x[48:]) - network(x[48:])).norm()) for one in (found, fitted))
+        before, after = (float((changed(x[48:]) - network(x[48:])).norm()) for changed in (converted, fitted))
     assert after < before
 
 

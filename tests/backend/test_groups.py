@@ -58,10 +58,10 @@ class Dense(nn.Module):
         self.fc = nn.Linear(40, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        found = [self.stem(x)]
+        result = [self.stem(x)]
         for layer in self.layers:
-            found.append(layer(torch.cat(found, 1)))
-        return self.fc(torch.cat(found, 1).relu().mean((2, 3)))
+            result.append(layer(torch.cat(result, 1)))
+        return self.fc(torch.cat(result, 1).relu().mean((2, 3)))
 
 
 class Branches(nn.Module):
@@ -138,8 +138,8 @@ class Gated(nn.Module):
         self.fc = nn.Linear(40, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        one, other = self.b(F.glu(self.a(x), -1)).chunk(2, -1)
-        x = one * F.gelu(other)
+        left, right = self.b(F.glu(self.a(x), -1)).chunk(2, -1)
+        x = left * F.gelu(right)
         return self.fc((F.silu(self.g(x)) * self.c(x)).mean(1))
 
 
@@ -229,9 +229,9 @@ class Beside(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.a(x).relu()
-        one = self.b(torch.cat([x, y], 1))
+        joined = self.b(torch.cat([x, y], 1))
         y = y * self.space(torch.cat([y.mean(1, True), y.amax(1, True)], 1)).sigmoid()
-        return one, self.fc(self.c(torch.cat([y, one], 1)).relu())
+        return joined, self.fc(self.c(torch.cat([y, joined], 1)).relu())
 
 
 class Sigmoid(nn.Module):
@@ -277,8 +277,8 @@ def share_that_can_be_cut(graph: Graph) -> float:
     return sum(n.macs for n in graph.layers if n.reads or n.writes) / sum(n.macs for n in graph.layers)
 
 
-def close(one: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -297,8 +297,8 @@ def kept_of(whole: Tensor, small: Tensor) -> list[Tensor]:
     order = whole.flatten().argsort()
     place = order[torch.searchsorted(whole.flatten()[order], small.flatten())]
     assert torch.equal(whole.flatten()[place].reshape(small.shape), small)
-    found = [axis.reshape(small.shape) for axis in torch.unravel_index(place, whole.shape)]
-    return [axis.movedim(index, 0).reshape(axis.shape[index], -1).mode(1).values for index, axis in enumerate(found)]
+    indices = [axis.reshape(small.shape) for axis in torch.unravel_index(place, whole.shape)]
+    return [axis.movedim(index, 0).reshape(axis.shape[index], -1).mode(1).values for index, axis in enumerate(indices)]
 
 
 def columns_of(part: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, small: Tensor) -> Tensor:
@@ -307,10 +307,10 @@ def columns_of(part: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, small: Tensor) 
     if isinstance(part, (nn.Linear, nn.ConvTranspose2d)) or part.groups == 1:
         return kept_of(weight, small)[0 if isinstance(part, nn.ConvTranspose2d) else 1]
     each = len(weight) // part.groups
-    found = []
-    for row, one in zip(kept_of(weight, small)[0].tolist(), small, strict=True):
-        found.append(kept_of(weight[row : row + 1], one[None])[1] + row // each * weight.shape[1])
-    return torch.cat(found).unique()
+    columns = []
+    for row, expected in zip(kept_of(weight, small)[0].tolist(), small, strict=True):
+        columns.append(kept_of(weight[row : row + 1], expected[None])[1] + row // each * weight.shape[1])
+    return torch.cat(columns).unique()
 
 
 def expected(model: nn.Module, small: Network, x: Tensor) -> Any:
@@ -378,12 +378,12 @@ def test_a_cut_is_what_the_users_module_computes_without_those_channels(name: st
         scores = {group.name: torch.rand(group.size, generator=generator) for group in free}
         small, _ = compressed(network, models.plan(network, kept), x, scores)
         with torch.no_grad():
-            found = small(x)
+            result = small(x)
         wanted = expected(model, small, x)
-        for one, other in zip(tree_leaves(found), tree_leaves(wanted), strict=True):
-            close(one, other)
+        for actual, value in zip(tree_leaves(result), tree_leaves(wanted), strict=True):
+            close(actual, value)
     with torch.no_grad():
-        assert not torch.allclose(tree_leaves(found)[-1], tree_leaves(model(x))[-1], rtol=1e-2)
+        assert not torch.allclose(tree_leaves(result)[-1], tree_leaves(model(x))[-1], rtol=1e-2)
 
 
 class Drawn(nn.Module):
@@ -393,9 +393,9 @@ class Drawn(nn.Module):
         super().__init__()
         self.steps, sizes = steps, [8]
         self.stem, self.parts = nn.Conv2d(3, 8, 1), nn.ModuleDict()
-        for index, (kind, one, other) in enumerate(steps):
-            i, j = sizes[-1 - one % len(sizes)], sizes[-1 - other % len(sizes)]
-            made = {"conv": 4 * (1 + other % 4), "cat": i + j, "half": i // 2, "shuffled": i}.get(kind, i)
+        for index, (kind, left, right) in enumerate(steps):
+            i, j = sizes[-1 - left % len(sizes)], sizes[-1 - right % len(sizes)]
+            made = {"conv": 4 * (1 + right % 4), "cat": i + j, "half": i // 2, "shuffled": i}.get(kind, i)
             if kind in ("conv", "add", "grouped", "depthwise"):  # what is added is first brought to the same width
                 groups = {"grouped": 2, "depthwise": i}.get(kind, 1)
                 inputs = j if kind == "add" else i
@@ -406,20 +406,20 @@ class Drawn(nn.Module):
         self.fc = nn.Linear(sizes[-1], 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        found = [self.stem(x)]
-        for index, (kind, one, other) in enumerate(self.steps):
-            x, y = found[-1 - one % len(found)], found[-1 - other % len(found)]
+        result = [self.stem(x)]
+        for index, (kind, left, right) in enumerate(self.steps):
+            x, y = result[-1 - left % len(result)], result[-1 - right % len(result)]
             n, c, h, w = x.shape
             if kind == "cat":
                 x = torch.cat([x, y], 1)
             elif kind == "half":
-                x = x.chunk(2, 1)[other % 2]
+                x = x.chunk(2, 1)[right % 2]
             elif kind == "shuffled":
                 x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
             else:
                 x = x + self.parts[str(index)](y) if kind == "add" else self.parts[str(index)](x)
-            found.append(x)
-        return self.fc(found[-1].mean((2, 3)))
+            result.append(x)
+        return self.fc(result[-1].mean((2, 3)))
 
 
 KINDS = ("conv", "add", "cat", "half", "shuffled", "grouped", "depthwise")

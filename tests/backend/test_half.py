@@ -37,8 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[LocalDevice]:
-    with LocalDevice() as found:
-        yield found
+    with LocalDevice() as agent:
+        yield agent
 
 
 @cache
@@ -53,13 +53,13 @@ def halved(name: str, kind: str) -> tuple[Network, Tensor, ModelProto]:
 def both(name: str, runtime: str, kind: str, folder: Path) -> tuple[Artifact, Artifact]:
     """The files with weights in 16 and in 32 bits."""
     network, _, model = halved(name, kind)
-    found = []
+    artifacts = []
     for bits, weights in ((16, network.stored), (32, {})):
         path = folder / f"{name}-{runtime}-{kind}-{bits}{format_of(runtime).suffix}"
         if not path.exists():
             save(packed(model, weights, runtime), {}, path, runtime)
-        found.append(Artifact(path, network.graph, runtime=runtime))
-    return found[0], found[1]
+        artifacts.append(Artifact(path, network.graph, runtime=runtime))
+    return artifacts[0], artifacts[1]
 
 
 def outputs(artifact: Artifact, x: Tensor) -> list[bytes]:

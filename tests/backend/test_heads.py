@@ -159,8 +159,8 @@ def made(name: str, samples: int = 64) -> tuple[Network, Tensor, str]:
     return trace(model, x), x, group
 
 
-def close(one: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -173,9 +173,9 @@ def test_cutting_heads_by_a_plan_is_reading_zero_of_them(name: str) -> None:
     small, given_options = compressed(network, plan, x, scores)
     gone = sorted(set(range(DIM)) - set(channels_to_keep(network.graph, plan, scores)[name_of]))
     masked_module = copy.deepcopy(network.module)
-    (found,), reasons = attentions(network.module, run(network.module, x[:2]))
+    (attention,), reasons = attentions(network.module, run(network.module, x[:2]))
     assert reasons == {} and len(gone) == 2 * DEPTH
-    mask_heads(masked_module, found, gone)
+    mask_heads(masked_module, attention, gone)
     with torch.no_grad():
         for batch in (x, x[:1]):
             close(small(batch), masked_module(batch)[0])
@@ -183,7 +183,7 @@ def test_cutting_heads_by_a_plan_is_reading_zero_of_them(name: str) -> None:
     assert set(given_options) == set(small.graph.by_name)
     for layer in group.layers:
         assert small.graph.by_name[layer].weight_shape[0] * 2 == network.graph.by_name[layer].weight_shape[0]
-    assert small.graph.by_name[found.projection].weight_shape == (DIM, 2 * DEPTH)
+    assert small.graph.by_name[attention.projection].weight_shape == (DIM, 2 * DEPTH)
 
 
 @pytest.mark.parametrize("name", LEFT)
@@ -224,9 +224,9 @@ def test_widths_of_heads_are_whole_heads(heads: int, depth: int) -> None:
 @given(scores=st.lists(st.floats(0, 1e3, width=32), min_size=12, max_size=12), units=st.integers(1, 4))
 def test_kept_heads_are_whole_and_the_best(scores: list[float], units: int) -> None:
     values = torch.tensor(scores)
-    found = kept_channels(values, 3 * units, 3)
-    heads = sorted({channel // 3 for channel in found})
-    assert found == [head * 3 + place for head in heads for place in range(3)] and len(heads) == units
+    kept = kept_channels(values, 3 * units, 3)
+    heads = sorted({channel // 3 for channel in kept})
+    assert kept == [head * 3 + place for head in heads for place in range(3)] and len(heads) == units
     sums = values.reshape(4, 3).sum(1)
     others = [float(sums[head]) for head in range(4) if head not in heads]
     assert not others or max(others) <= min(float(sums[head]) for head in heads)
@@ -242,9 +242,9 @@ def test_operators_of_fewer_heads_are_those_of_the_network_that_was_cut(name: st
         same = small.graph.by_name[layer.name]
         if layer.operator == "unbind":
             continue  # it only renames what permute made
-        found = operators(layer, network.graph, Option(), reads, writes)
-        assert found == operators(same, small.graph, Option(), None, None)
-        if found != operators(layer, network.graph, Option(), None, None):
+        result = operators(layer, network.graph, Option(), reads, writes)
+        assert result == operators(same, small.graph, Option(), None, None)
+        if result != operators(layer, network.graph, Option(), None, None):
             compared.add(layer.operator)
         (part,) = layer_parts(layer, network.graph, Option(), reads, writes)
         assert weight_bytes(part, Option()) == weight_bytes(same, Option())
@@ -289,13 +289,13 @@ def test_files_compute_what_is_left(name: str, precision: str, tmp_path: Path) -
     network, x, group = made(name)
     plan = models.plan(network, {group: DEPTH}, models.assigned(network, precision))
     small, chosen = compressed(network, plan, x, {group: torch.arange(DIM).float()})
-    found = integer(small, chosen)
-    calibrate(found, [x])
-    written = onnx_file.converted(found, x)
+    result = integer(small, chosen)
+    calibrate(result, [x])
+    written = onnx_file.converted(result, x)
     for runtime in RUNTIMES:
         path = tmp_path / f"model{format_of(runtime).suffix}"
-        save(written, specification(found), path, runtime)
-        seen = parity(found, Artifact(path, found.graph, runtime=runtime), [x])
+        save(written, specification(result), path, runtime)
+        seen = parity(result, Artifact(path, result.graph, runtime=runtime), [x])
         assert seen.error <= seen.tolerance == (1e-3 if precision == "dense" else 5e-2)
 
 
@@ -303,15 +303,15 @@ def test_the_search_buys_whole_heads(tmp_path: Path) -> None:
     network, x, group = made("fused")
     task = Task(labelled=False)
     offered = {n.name: tuple(o for o in options(n) if o.form is None) for n in network.graph.layers}
-    offered = {name: tuple(o for o in found if o.precision == FP32) for name, found in offered.items()}
+    offered = {name: tuple(o for o in options if o.precision == FP32) for name, options in offered.items()}
     table = Table.open(tmp_path, {}, 1)
     table.add(
         {probe.key: Price(1e-6 * probe.macs + 1e-9) for probe in table.missing(all_widths(network.graph, offered))}
     )
     losses = measure_sensitivity(network, offered, x, importance(network, [(x, None)], task), task)
     losses = replace(losses, branches={})
-    found = menu(network.graph, offered, table, losses, Correction())
-    whole = solve(found, {}, "loss")
-    less = solve(found, {"latency_ms": 0.7 * whole.cost.latency_ms}, "loss")
+    result = menu(network.graph, offered, table, losses, Correction())
+    whole = solve(result, {}, "loss")
+    less = solve(result, {"latency_ms": 0.7 * whole.cost.latency_ms}, "loss")
     assert whole.kept[group] == DIM and less.kept[group] in (DEPTH, 2 * DEPTH, 3 * DEPTH)
     assert less.cost.latency_ms <= 0.7 * whole.cost.latency_ms and less.cost.size_bytes < whole.cost.size_bytes

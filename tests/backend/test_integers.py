@@ -105,15 +105,15 @@ def test_files_hold_and_compute_the_same_at_the_ends(runtime: str, seed: int, tm
     options = dict.fromkeys(
         (n.name for n in network.graph.layers if n.kind in ("conv", "linear", "add")), Option(INT8, 8)
     )
-    found = integer(network, options, grid_of(runtime))
-    calibrate(found, [x])
+    result = integer(network, options, grid_of(runtime))
+    calibrate(result, [x])
     with torch.no_grad():
-        wanted, (simulated,) = model(*x), found.flat(x)
+        wanted, (simulated,) = model(*x), result.flat(x)
     assert float((simulated - wanted).square().mean().sqrt() / wanted.std()) < 0.05  # a bias cut off would be far more
     path = tmp_path / f"model{format_of(runtime).suffix}"
-    export(found, x, path, runtime)
-    assert parity(found, Artifact(path, runtime=runtime), [x]).error < 5e-3
-    parts = {name: part for name, part in frozen(found).module.named_modules() if isinstance(part, FrozenLayer)}
+    export(result, x, path, runtime)
+    assert parity(result, Artifact(path, runtime=runtime), [x]).error < 5e-3
+    parts = {name: part for name, part in frozen(result).module.named_modules() if isinstance(part, FrozenLayer)}
     assert set(parts) == {"a", "b", "h"}
     for name, (weight, bias) in stored(path, runtime, list(parts)).items():
         np.testing.assert_array_equal(np.sort(weight.ravel()), np.sort(parts[name].weight.numpy().ravel()))

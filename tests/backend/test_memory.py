@@ -33,17 +33,17 @@ def test_predicted_memory_is_the_measured_one(name: str, tmp_path: Path) -> None
     data = load_data((x.numpy(), y.numpy()))
     with LocalDevice() as agent:
         allowed = {"onnxruntime": (FP32, INT8)}
-        (known,), _ = study_model(
+        (study,), _ = study_model(
             model, data, Task(), "x86", [Bench(agent)], Budget(), tmp_path, lambda stage, share: None, allowed
         )
-        halves = {g.name: g.size // 2 for g in known.graph.groups if g.fixed is None}
-        plan = models.plan(known.network, halves)
-        small, options = compressed(known.network, plan, data.example, known.scores)
-        made = known.write_file(known.quantize(small, options), options, "small")
-        measured = known.measure({"small": made})["small"]
-        dense = known.dense
-    menu = known.menu()
-    for kept, report in (({g: known.graph.group_by_name[g].size for g in halves}, dense), (halves, measured)):
+        halves = {g.name: g.size // 2 for g in study.graph.groups if g.fixed is None}
+        plan = models.plan(study.network, halves)
+        small, options = compressed(study.network, plan, data.example, study.scores)
+        made = study.write_file(study.quantize(small, options), options, "small")
+        measured = study.measure({"small": made})["small"]
+        dense = study.dense
+    menu = study.menu()
+    for kept, report in (({g: study.graph.group_by_name[g].size for g in halves}, dense), (halves, measured)):
         picked = {
             layer.name: next(
                 choice
@@ -55,7 +55,7 @@ def test_predicted_memory_is_the_measured_one(name: str, tmp_path: Path) -> None
             )
             for layer in menu.layers
         }
-        by, (account, _) = known.corrections.correction, known.pricing.bytes_of(picked, kept, ())  # not the sums
+        by, (account, _) = study.corrections.correction, study.pricing.bytes_of(picked, kept, ())  # not the sums
         predicted = by.memory_bytes + by.memory_scale * account
         assert report.peak_memory_bytes is not None and report.peak_memory_bytes > 0
         difference = abs(predicted - report.peak_memory_bytes)

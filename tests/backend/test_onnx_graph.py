@@ -78,9 +78,9 @@ def test_a_file_has_the_weighted_layers_of_the_model(name: str, dynamo: bool, op
 @functools.cache
 def quantized(name: str, scheme: str) -> Network:
     network, x = traced(name)
-    found = integer(network, models.assigned(network, scheme))
-    calibrate(found, [x])
-    return found
+    result = integer(network, models.assigned(network, scheme))
+    calibrate(result, [x])
+    return result
 
 
 @pytest.mark.parametrize(("name", "scheme"), core(PLANS, lambda name, scheme: name == "example" or scheme == "mixed"))
@@ -91,12 +91,12 @@ def test_an_exported_plan_is_read_back(name: str, scheme: str, tmp_path: Path) -
     plan = models.assigned(network, scheme)
     assert seen(graph) == seen(network.graph)
     weighted = [layer.name for layer in network.graph.layers if layer.kind in WEIGHTED]
-    found = [layer.name for layer in graph.layers if layer.kind in WEIGHTED]
-    assert [options[name] for name in found] == [plan.get(name, Option()) for name in weighted]
-    assert [name for name in weighted if name in plan] == [name for name in found if options[name].precision == INT8]
-    known = [layer for layer in graph.layers if layer.kind != OTHER and options[layer.name].precision == INT8]
+    names = [layer.name for layer in graph.layers if layer.kind in WEIGHTED]
+    assert [options[name] for name in names] == [plan.get(name, Option()) for name in weighted]
+    assert [name for name in weighted if name in plan] == [name for name in names if options[name].precision == INT8]
+    integers = [layer for layer in graph.layers if layer.kind != OTHER and options[layer.name].precision == INT8]
     asked = [layer for layer in network.graph.layers if layer.name in plan]
-    assert [(layer.kind, layer.shape) for layer in known] == [(layer.kind, layer.shape) for layer in asked]
+    assert [(layer.kind, layer.shape) for layer in integers] == [(layer.kind, layer.shape) for layer in asked]
 
 
 class Around(nn.Module):
@@ -177,8 +177,8 @@ def model(nodes: list[onnx.NodeProto], inputs: dict[str, tuple], weights: dict[s
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
 
 
-def saved(found: onnx.ModelProto, folder: Path) -> Path:
-    onnx.save(found, folder / "model.onnx")
+def saved(model: onnx.ModelProto, folder: Path) -> Path:
+    onnx.save(model, folder / "model.onnx")
     return folder / "model.onnx"
 
 
@@ -186,8 +186,8 @@ def ones(*shape: int) -> np.ndarray:
     return np.ones(shape, np.float32)
 
 
-def only(found: tuple[Graph, dict[str, Option]]) -> Layer:
-    (layer,) = found[0].layers
+def only(read: tuple[Graph, dict[str, Option]]) -> Layer:
+    (layer,) = read[0].layers
     return layer
 
 
@@ -297,8 +297,8 @@ def test_shapes_that_cannot_be_inferred_are_an_error(tmp_path: Path) -> None:
 
 
 def test_a_files_weights_need_not_be_there(tmp_path: Path) -> None:
-    found = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": ("n", 300)}, {"w": ones(300, 400)})
-    onnx.save(found, tmp_path / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    file = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": ("n", 300)}, {"w": ones(300, 400)})
+    onnx.save(file, tmp_path / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
     (tmp_path / "weights").unlink()
     assert only(read(tmp_path / "model.onnx")).macs == 300 * 400
 
@@ -343,12 +343,10 @@ def test_integer_operators_that_find_their_scales_as_they_run_are_integer(tmp_pa
 
 
 def test_a_half_precision_file_counts_as_float(tmp_path: Path) -> None:
-    found = model(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": ("n", 3)}, {"w": ones(3, 4).astype(np.float16)}
-    )
-    for value in (*found.graph.input, *found.graph.output):
+    file = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": ("n", 3)}, {"w": ones(3, 4).astype(np.float16)})
+    for value in (*file.graph.input, *file.graph.output):
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    graph, options = read(saved(found, tmp_path))
+    graph, options = read(saved(file, tmp_path))
     assert (graph.inputs[0].dtype, graph.layers[0].parameters, options["y"]) == ("float16", 12, Option(FP32, 32))
 
 

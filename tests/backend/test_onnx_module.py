@@ -67,8 +67,8 @@ def holds(path: Path, x: tuple[Tensor, ...]) -> nn.Module:
     module = read(path)
     reference = Reference(module)
     assert reference.file is not None  # ONNX Runtime, not the module itself
-    found, wanted = answer(module, x), reference(x)
-    pairs = [(found[n], wanted[n]) for n in wanted] if isinstance(wanted, dict) else [(found, wanted)]
+    output, wanted = answer(module, x), reference(x)
+    pairs = [(output[n], wanted[n]) for n in wanted] if isinstance(wanted, dict) else [(output, wanted)]
     for ours, theirs in pairs:
         assert ours.shape == theirs.shape and len(ours) == len(x[0])
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -86,8 +86,8 @@ def test_what_pytorch_exports_comes_back(case: tuple[str, bool, int, bool], file
     module = holds(files[key(*case)], x)
     torch.manual_seed(0)
     own = zoo.MODULES[case[0]][0]().eval()
-    known = {"fc.weight", "conv.weight", "head.weight", "mask.weight"} & dict(own.named_parameters()).keys()
-    assert known <= dict(module.named_parameters()).keys()  # weights keep their names
+    shared = {"fc.weight", "conv.weight", "head.weight", "mask.weight"} & dict(own.named_parameters()).keys()
+    assert shared <= dict(module.named_parameters()).keys()  # weights keep their names
 
 
 @pytest.mark.parametrize("name", zoo.WRITTEN)
@@ -100,13 +100,13 @@ def test_a_transformer_from_a_file_has_the_layers_of_its_module(files: dict[str,
     make, x = zoo.MODULES["transformer"]
     torch.manual_seed(0)
     own = trace(make().eval(), x[0]).graph
-    found = trace(read(files["transformer old 9 free"]), x[0]).graph
+    traced = trace(read(files["transformer old 9 free"]), x[0]).graph
     kinds = [
-        [layer.operator for layer in graph.layers if layer.macs or "norm" in layer.operator] for graph in (own, found)
+        [layer.operator for layer in graph.layers if layer.macs or "norm" in layer.operator] for graph in (own, traced)
     ]
     assert kinds[0] == kinds[1]
-    assert "gelu" in {layer.operator for layer in found.layers}
-    widths = [[(group.size, group.step, group.fixed is None) for group in graph.groups] for graph in (own, found)]
+    assert "gelu" in {layer.operator for layer in traced.layers}
+    widths = [[(group.size, group.step, group.fixed is None) for group in graph.groups] for graph in (own, traced)]
     assert widths[0] == widths[1]
 
 

@@ -17,10 +17,10 @@ SAMPLES, BATCH = 100, 25
 def error(name: str, x: Tensor, spoilt: Tensor, ranges: str) -> float:
     """By how much the integer network is off on the clean ``x``, of the outputs' spread, calibrated on ``spoilt``."""
     network, _ = models.made(name, SAMPLES)
-    found = integer(network, models.assigned(network, "int8"))
-    calibrate(found, list(spoilt.split(BATCH)), ranges)
+    result = integer(network, models.assigned(network, "int8"))
+    calibrate(result, list(spoilt.split(BATCH)), ranges)
     with torch.no_grad():
-        (wanted,), (given,) = network.flat(x), found.flat(x)
+        (wanted,), (given,) = network.flat(x), result.flat(x)
     return float((given - wanted).square().mean().sqrt() / wanted.std())
 
 
@@ -65,15 +65,15 @@ def test_a_range_that_was_narrowed_is_held_while_training_and_others_follow_slow
     network, x = models.made("residual", SAMPLES)
     broken = x.clone()
     broken[3] *= 1e4
-    found = integer(network, models.assigned(network, "int8"))
-    calibrate(found, [broken])
-    parts = [part for part in found.module.modules() if isinstance(part, ActivationQuantizer)]
+    result = integer(network, models.assigned(network, "int8"))
+    calibrate(result, [broken])
+    parts = [part for part in result.module.modules() if isinstance(part, ActivationQuantizer)]
     before = [float(part.high) for part in parts]
     assert any(part.held for part in parts)
-    calibrate(found, [x])
+    calibrate(result, [x])
     assert not any(part.held for part in parts)
-    with observing(found):
-        found.flat(broken)
+    with observing(result):
+        result.flat(broken)
     after = [float(part.high) for part in parts]
     assert all(high < 100 for high in before)
     assert all(high < 100 for high in after)

@@ -82,11 +82,11 @@ def ready(name: str, form: str) -> tuple[Network, Tensor, ModelProto, Mapping[st
             continue
         weight = models.weight_of(network, layer.name)
         if weight.numel() >= 100:
-            found = FORMS[form](weight)
-            place(plain, weight.detach().numpy(), found.decoded().numpy())
+            stored = FORMS[form](weight)
+            place(plain, weight.detach().numpy(), stored.decoded().numpy())
             with torch.no_grad():
-                weight.copy_(found.decoded())
-            weights[f"{path}.weight"] = found
+                weight.copy_(stored.decoded())
+            weights[f"{path}.weight"] = stored
     return network, x, plain, weights
 
 
@@ -209,14 +209,14 @@ def test_a_plan_says_in_which_form_each_weight_is_stored(tmp_path: Path) -> None
                 methods.remove(every[0].method)
         plan = models.plan(network, options=options)
         small, options = compressed(network, plan, x, models.scores(network))
-        found = stored(small, options)
-        assert len(found.stored) == sum(option.form is not None for option in options.values()) > 4
-        for path, weight in found.stored.items():
-            assert torch.equal(found.module.get_parameter(path), weight.decoded())
+        result = stored(small, options)
+        assert len(result.stored) == sum(option.form is not None for option in options.values()) > 4
+        for path, weight in result.stored.items():
+            assert torch.equal(result.module.get_parameter(path), weight.decoded())
         file = tmp_path / f"{name}.onnx"
-        export(found, x, file)
-        assert file.stat().st_size < 0.6 * 4 * sum(part.numel() for part in found.module.parameters())
-        assert parity(found, Artifact(file), [x]).error <= 1e-3
+        export(result, x, file)
+        assert file.stat().st_size < 0.6 * 4 * sum(part.numel() for part in result.module.parameters())
+        assert parity(result, Artifact(file), [x]).error <= 1e-3
     assert not methods
 
 
@@ -229,10 +229,10 @@ def test_the_bytes_that_a_form_is_priced_at_are_those_of_the_file(method: str) -
         for sizes in STRENGTHS[method]:
             form = Form(method, sizes)
             if fits(form, tuple(weight.shape)):
-                plain, found = ModelProto(), packed_as(weight, form)
+                plain, stored = ModelProto(), packed_as(weight, form)
                 plain.CopyFrom(exact)
-                place(plain, weight.numpy(), found.decoded().numpy())
-                bytes_ = packed(plain, {name: found}).ByteSize() - plain.ByteSize() + 4 * weight.numel()
+                place(plain, weight.numpy(), stored.decoded().numpy())
+                bytes_ = packed(plain, {name: stored}).ByteSize() - plain.ByteSize() + 4 * weight.numel()
                 assert abs(stored_bytes(form, tuple(weight.shape)) - bytes_) <= 40 + 0.02 * bytes_
 
 

@@ -64,8 +64,8 @@ def traced(name: str) -> tuple[Network, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[AgentProcess]:
-    with LocalDevice() as found:
-        yield found
+    with LocalDevice() as agent:
+        yield agent
 
 
 @pytest.mark.parametrize(("name", "scheme"), core(CASES, lambda name, scheme: name == "resnet8" or scheme == "mixed"))
@@ -113,7 +113,7 @@ def test_each_step_of_a_recurrence_counts_in_a_tflite_file(
 
 def test_constants_are_those_of_the_version_that_runs_or_of_the_next_before_it() -> None:
     oldest, newest = ONNXRUNTIME[min(ONNXRUNTIME)], ONNXRUNTIME[max(ONNXRUNTIME)]
-    assert all(constants_of(f"{major}.{minor}.1") is found for (major, minor), found in ONNXRUNTIME.items())
+    assert all(constants_of(f"{major}.{minor}.1") is constants for (major, minor), constants in ONNXRUNTIME.items())
     assert constants_of("1.20.0") is constants_of("0.9") is oldest
     assert constants_of("1.99.0") is constants_of("2.0.0rc1") is newest
     assert constants_of() is constants_of("not run on the target") is newest

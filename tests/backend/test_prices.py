@@ -40,8 +40,8 @@ def operators() -> list[Operator]:
 
 @pytest.fixture(scope="module")
 def agent():
-    with LocalDevice() as found:
-        yield found
+    with LocalDevice() as agent:
+        yield agent
 
 
 def priced(agent: AgentProcess, folder: Path, known_ms: float | None = None, sudden: bool = False) -> Table:
@@ -57,28 +57,31 @@ def priced(agent: AgentProcess, folder: Path, known_ms: float | None = None, sud
     return bench.table
 
 
-def differences(one: Table, two: Table) -> dict[str, tuple[float, float]]:
+def differences(first: Table, second: Table) -> dict[str, tuple[float, float]]:
     """Of each probe by how much two tables differ, as a logarithm, and how much of that they say themselves."""
-    probes = {probe.key: probe for table in (one, two) for probe in table.wanted(operators())}
+    probes = {probe.key: probe for table in (first, second) for probe in table.wanted(operators())}
     return {
-        key: (math.log(one.probes[key].ratio / two.probes[key].ratio), math.hypot(one.error(probe), two.error(probe)))
+        key: (
+            math.log(first.probes[key].ratio / second.probes[key].ratio),
+            math.hypot(first.error(probe), second.error(probe)),
+        )
         for key, probe in probes.items()
     }
 
 
 @pytest.mark.parametrize("sudden", [False, True], ids=["comes and goes", "begins in the middle"])
 def test_tables_agree_whatever_the_load_was(agent: AgentProcess, tmp_path: Path, sudden: bool) -> None:
-    one = priced(agent, tmp_path / "one")
+    first = priced(agent, tmp_path / "one")
     with ExitStack() as stack:
         if not sudden:
             stack.enter_context(burning())
-        two = priced(agent, tmp_path / "two", one.reference_ms, sudden)
+        two = priced(agent, tmp_path / "two", first.reference_ms, sudden)
     if two.reference_ms is not None:
-        one.reference_ms = two.reference_ms = min(one.reference_ms or math.inf, two.reference_ms)
-    found = differences(one, two)
-    off = {key: pair for key, pair in found.items() if abs(pair[0]) > CLOSE + 3 * pair[1]}
-    assert len(off) <= len(found) // 8, off  # 3 standard errors hold most, not all
-    sure = sorted(abs(by) for by, error in found.values() if error < 0.03)
+        first.reference_ms = two.reference_ms = min(first.reference_ms or math.inf, two.reference_ms)
+    apart = differences(first, two)
+    off = {key: pair for key, pair in apart.items() if abs(pair[0]) > CLOSE + 3 * pair[1]}
+    assert len(off) <= len(apart) // 8, off  # 3 standard errors hold most, not all
+    sure = sorted(abs(by) for by, error in apart.values() if error < 0.03)
     assert not sure or sure[len(sure) // 2] < CLOSE
 
 
@@ -89,7 +92,7 @@ def test_a_comparison_holds_whatever_the_load_was(agent: AgentProcess, tmp_path:
         (tmp_path / name).write_bytes(probe(op))
         files.append({"name": name, "path": str(tmp_path / name)})
     bench, runs = Bench(agent, folder=tmp_path), []
-    known = bench.table
+    prices = bench.table
     for loaded in (False, True, False, True):
         with ExitStack() as stack:
             if loaded:
@@ -97,11 +100,11 @@ def test_a_comparison_holds_whatever_the_load_was(agent: AgentProcess, tmp_path:
             settings = {"minimum_seconds": 0.7, "warmup_seconds": 0.2}
             answer = agent.call("benchmark", artifacts=files, **settings, **bench.beside())
         runs.append(answer["artifacts"])
-        known.reference_ms = answer["references"]["ms"]
-    ratios, fast = [], known.reference_ms
+        prices.reference_ms = answer["references"]["ms"]
+    ratios, fast = [], prices.reference_ms
     assert fast is not None
     for small, large in runs:
-        unsure = (beyond(one["undisturbed"]["level_ms"], fast) for one in (small, large))
+        unsure = (beyond(answer["undisturbed"]["level_ms"], fast) for answer in (small, large))
         ratios.append(paired(large["rounds"], small["rounds"], math.hypot(*unsure)))
     sure = min(ratios, key=lambda ratio: ratio.high / ratio.low)
     off = [
@@ -113,17 +116,17 @@ def test_a_comparison_holds_whatever_the_load_was(agent: AgentProcess, tmp_path:
 
 
 def test_a_report_says_what_was_disturbed(agent: AgentProcess, tmp_path: Path) -> None:
-    one = Artifact(tmp_path / "model.onnx")
-    one.path.write_bytes(probe(operators()[0]))
+    artifact = Artifact(tmp_path / "model.onnx")
+    artifact.path.write_bytes(probe(operators()[0]))
     bench = Bench(agent, folder=tmp_path / "prices")
-    report = bench.measure({"one": one}, "rapid", thorough=False)["one"]
-    known = report.undisturbed
-    assert known is not None and 0 <= known.disturbed <= 1 and known.error > 0
-    assert known.ms == report.latency_ms() == report.statistics["p50"]
+    report = bench.measure({"one": artifact}, "rapid", thorough=False)["one"]
+    quiet = report.undisturbed
+    assert quiet is not None and 0 <= quiet.disturbed <= 1 and quiet.error > 0
+    assert quiet.ms == report.latency_ms() == report.statistics["p50"]
     assert report.statistics["p50_as_run"] >= report.statistics["min"]
     assert report.latency_ms(90) <= report.statistics["max"]
-    if known.disturbed < 0.9:
-        assert Bench(agent, folder=tmp_path / "prices").table.reference_ms == known.reference_ms
+    if quiet.disturbed < 0.9:
+        assert Bench(agent, folder=tmp_path / "prices").table.reference_ms == quiet.reference_ms
 
 
 def test_a_probe_too_large_for_a_request_is_sent_as_a_file(tmp_path: Path) -> None:
@@ -140,5 +143,5 @@ def test_references_are_the_probes_that_they_are_said_to_be(runtime: str) -> Non
     made = [probe_file(op, runtime) for op in prices.REFERENCES]
     kept = references(runtime)
     assert len(made) == len(kept) == len(REFERENCES)
-    for one, two in zip(made, kept, strict=True):
-        assert abs(len(one) - len(two)) < 0.05 * len(two)  # versions of the writer differ in their marks
+    for first, second in zip(made, kept, strict=True):
+        assert abs(len(first) - len(second)) < 0.05 * len(second)  # versions of the writer differ in their marks

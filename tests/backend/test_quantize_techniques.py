@@ -28,37 +28,37 @@ def networks() -> dict[str, tuple[Network, Tensor]]:
 
 
 def quantized(network: Network, x: Tensor, scheme: str = "int8", grid: Grid = UNSIGNED, **choices: str) -> Network:
-    found = integer(network, models.assigned(network, scheme), grid)
-    calibrate(found, [x], **choices)
-    return found
+    result = integer(network, models.assigned(network, scheme), grid)
+    calibrate(result, [x], **choices)
+    return result
 
 
 def parts(network: Network, kind: type) -> dict[str, nn.Module]:
     return {name: part for name, part in network.module.named_modules() if isinstance(part, kind)}
 
 
-def off(found: Network, network: Network, x: Tensor) -> float:
+def off(small: Network, network: Network, x: Tensor) -> float:
     """The mean squared error of the outputs, relative to their power."""
     with torch.no_grad():
         exact = torch.cat([out.flatten() for out in network.flat(x)])
-        return float((torch.cat([out.flatten() for out in found.flat(x)]) - exact).square().mean() / exact.var())
+        return float((torch.cat([out.flatten() for out in small.flat(x)]) - exact).square().mean() / exact.var())
 
 
 @pytest.mark.parametrize("grid", [UNSIGNED, SYMMETRIC])
 @pytest.mark.parametrize("ranges", RANGES)
 def test_a_range_lies_within_what_was_seen(networks, ranges: str, grid: Grid) -> None:
     network, x = networks["residual"]
-    found, plain = quantized(network, x, grid=grid, ranges=ranges), quantized(network, x, grid=grid, ranges="min-max")
+    result, plain = quantized(network, x, grid=grid, ranges=ranges), quantized(network, x, grid=grid, ranges="min-max")
     widest = ranges in ("min-max", "chosen")  # these data have no outliers
-    assert (specification(found) == specification(plain)) == widest
+    assert (specification(result) == specification(plain)) == widest
     narrower = 0
-    for name, part in parts(found, ActivationQuantizer).items():
+    for name, part in parts(result, ActivationQuantizer).items():
         low, high = (float(plain.module.get_submodule(name).get_buffer(end)) for end in ("low", "high"))
         assert low <= float(part.get_buffer("low")) <= 0 <= float(part.get_buffer("high")) <= high
         narrower += float(part.get_buffer("high")) < high
     assert bool(narrower) != widest
     if grid is SYMMETRIC:
-        assert {spec.zero_point for spec in specification(found).values() if spec.axis is None} == {(0,)}
+        assert {spec.zero_point for spec in specification(result).values() if spec.axis is None} == {(0,)}
 
 
 def test_a_chosen_range_is_held_until_it_is_chosen_anew(networks) -> None:
@@ -84,8 +84,8 @@ def test_what_shares_a_step_has_the_largest(networks, name: str, scheme: str) ->
         made[step] = integer(network, options, step=step)
         calibrate(made[step], [x])
     scales = {
-        step: {name: spec.scale for name, spec in specification(found).items() if spec.axis is not None}
-        for step, found in made.items()
+        step: {name: spec.scale for name, spec in specification(result).items() if spec.axis is not None}
+        for step, result in made.items()
     }
     assert scales["channel"]
     for layer, each in scales["channel"].items():
@@ -96,22 +96,22 @@ def test_what_shares_a_step_has_the_largest(networks, name: str, scheme: str) ->
 
 def test_shared_steps_are_those_of_a_copy_in_a_copy(networks) -> None:
     network, x = networks["residual"]
-    found = integer(network, models.assigned(network, "int8"), step="network")
-    calibrate(found, [x])
-    copy = found.copy()
+    result = integer(network, models.assigned(network, "int8"), step="network")
+    calibrate(result, [x])
+    copy = result.copy()
     with torch.no_grad():
         next(iter(parts(copy, IntegerLayer).values())).get_parameter("inner.weight").mul_(100)
-    before, after = specification(found), specification(copy)
+    before, after = specification(result), specification(copy)
     weights = [name for name in before if name.endswith(".weight")]
     assert all(after[name].scale > before[name].scale for name in weights)
 
 
-def trained(found: Network, x: Tensor, wanted: Tensor, steps: int, only: str = "", rate: float = 1e-3) -> list[float]:
-    """Losses of training the parameters of ``found`` whose names end with ``only``, towards ``wanted``."""
-    parameters = [value for name, value in found.module.named_parameters() if name.endswith(only)]
+def trained(student: Network, x: Tensor, wanted: Tensor, steps: int, only: str = "", rate: float = 1e-3) -> list[float]:
+    """Losses of training the parameters of ``student`` whose names end with ``only``, towards ``wanted``."""
+    parameters = [value for name, value in student.module.named_parameters() if name.endswith(only)]
     optimizer, losses = torch.optim.AdamW(parameters, rate, weight_decay=0.0), []
     for _ in range(steps):
-        loss = (found(x) - wanted).square().mean()
+        loss = (student(x) - wanted).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -122,26 +122,26 @@ def trained(found: Network, x: Tensor, wanted: Tensor, steps: int, only: str = "
 @pytest.mark.parametrize("step", ["channel", "layer", "network"])
 def test_steps_are_learned_and_stay(networks, step: str) -> None:
     network, x = networks["residual"]
-    found = integer(network, models.assigned(network, "int8"), step=step)
-    calibrate(found, [x])
-    for part in parts(found, ActivationQuantizer).values():
+    result = integer(network, models.assigned(network, "int8"), step=step)
+    calibrate(result, [x])
+    for part in parts(result, ActivationQuantizer).values():
         part.get_buffer("scale").mul_(16)  # far too coarse: what is to be learned
-    plain = sum(1 for _ in found.module.parameters())
-    before = specification(found)
+    plain = sum(1 for _ in result.module.parameters())
+    before = specification(result)
     with torch.no_grad():
         wanted = network(x)
-        values = found(x)
-    layers, quantizers = len(parts(found, IntegerLayer)), len(parts(found, ActivationQuantizer))
-    with learning(found):
-        assert specification(found) == before
-        torch.testing.assert_close(found(x).detach(), values, rtol=1e-5, atol=1e-5)
-        steps = sum(1 for _ in found.module.parameters()) - plain
+        values = result(x)
+    layers, quantizers = len(parts(result, IntegerLayer)), len(parts(result, ActivationQuantizer))
+    with learning(result):
+        assert specification(result) == before
+        torch.testing.assert_close(result(x).detach(), values, rtol=1e-5, atol=1e-5)
+        steps = sum(1 for _ in result.module.parameters()) - plain
         assert steps == quantizers + (1 if step == "network" else layers)
-        losses = trained(found, x, wanted, 40, "growth", 1e-2)
-        inside = specification(found)
+        losses = trained(result, x, wanted, 40, "growth", 1e-2)
+        inside = specification(result)
     assert losses[-1] < 0.5 * losses[0]
-    assert sum(1 for _ in found.module.parameters()) == plain
-    after = specification(found)
+    assert sum(1 for _ in result.module.parameters()) == plain
+    after = specification(result)
     assert after == inside
     moved = [name for name in before if after[name].scale != before[name].scale]
     assert len(moved) == len(before)
@@ -150,9 +150,9 @@ def test_steps_are_learned_and_stay(networks, step: str) -> None:
         assert len(set(spec.scale)) == (1 if step != "channel" or spec.axis is None else len(spec.scale))
     if step == "network":
         assert len({spec.scale[0] for spec in after.values() if spec.axis is not None}) == 1
-    with observing(found), torch.no_grad():
-        found.flat(5 * x)
-    assert specification(found) == after
+    with observing(result), torch.no_grad():
+        result.flat(5 * x)
+    assert specification(result) == after
 
 
 def test_learned_steps_reach_a_lower_loss_than_steps_that_follow_the_weights(networks) -> None:
@@ -161,9 +161,9 @@ def test_learned_steps_reach_a_lower_loss_than_steps_that_follow_the_weights(net
         wanted = network(x)
     losses = {}
     for learned in (False, True):
-        found = quantized(network, x, "int4")
-        with learning(found) if learned else observing(found):
-            losses[learned] = trained(found, x, wanted, 60)[-5:]
+        result = quantized(network, x, "int4")
+        with learning(result) if learned else observing(result):
+            losses[learned] = trained(result, x, wanted, 60)[-5:]
     assert sum(losses[True]) < sum(losses[False])
 
 
@@ -193,14 +193,14 @@ def uneven() -> tuple[Network, Tensor]:
 
 def test_equalizing_leaves_the_function_and_makes_ranges_equal() -> None:
     network, x = uneven()
-    found = integer(network, {}, equalized=True)
+    result = integer(network, {}, equalized=True)
     with torch.no_grad():
         exact = network(x)
-        torch.testing.assert_close(found(x), exact, rtol=1e-4, atol=1e-5 * float(exact.abs().max()))
+        torch.testing.assert_close(result(x), exact, rtol=1e-4, atol=1e-5 * float(exact.abs().max()))
     names = ["first.0", "second.0", "third.0", "fc.0", "fc.2"]
-    for one, other in pairwise(names):
-        first, second = found.submodule(one), found.submodule(other)
-        ranges, plain = output_ranges(first), output_ranges(fold(network).submodule(one))
+    for left, right in pairwise(names):
+        first, second = result.submodule(left), result.submodule(right)
+        ranges, plain = output_ranges(first), output_ranges(fold(network).submodule(left))
         torch.testing.assert_close(ranges, input_ranges(second, len(ranges)), rtol=5e-3, atol=0)
         assert not torch.allclose(ranges, plain, rtol=0.05)
 
@@ -209,13 +209,13 @@ def test_equalizing_leaves_the_function_and_makes_ranges_equal() -> None:
 def test_equalizing_leaves_every_networks_function(networks, name: str) -> None:
     """ReLU6, attention, recurrence and channels with two readers are in the way in some, and must not be passed."""
     network, x = networks[name]
-    found, plain = integer(network, {}, equalized=True), fold(network)
+    result, plain = integer(network, {}, equalized=True), fold(network)
     with torch.no_grad():
         exact = network(x)
-        torch.testing.assert_close(found(x), exact, rtol=1e-4, atol=1e-5 * float(exact.abs().max()))
-    weights = [(found.submodule(n).weight, plain.submodule(n).weight) for n in network.graph.by_name
+        torch.testing.assert_close(result(x), exact, rtol=1e-4, atol=1e-5 * float(exact.abs().max()))
+    weights = [(result.submodule(n).weight, plain.submodule(n).weight) for n in network.graph.by_name
                if network.sites[n].module]  # fmt: skip
-    moved = sum(not torch.allclose(one, other, rtol=1e-3) for one, other in weights)  # type: ignore[arg-type]
+    moved = sum(not torch.allclose(first, second, rtol=1e-3) for first, second in weights)  # type: ignore[arg-type]
     assert moved == {"residual": 4, "depthwise": 2, "transformer": 0, "recurrent": 2}[name]
 
 
@@ -223,9 +223,9 @@ def test_equalized_channels_need_no_step_of_their_own() -> None:
     network, x = uneven()
     options, errors = models.assigned(network, "int8"), {}
     for equalized in (False, True):
-        found = integer(network, options, step="layer", equalized=equalized)
-        calibrate(found, [x])
-        errors[equalized] = off(found, network, x)
+        result = integer(network, options, step="layer", equalized=equalized)
+        calibrate(result, [x])
+        errors[equalized] = off(result, network, x)
     assert errors[True] < 0.5 * errors[False]
 
 
@@ -233,9 +233,9 @@ def test_equalized_channels_need_no_step_of_their_own() -> None:
 def test_adaptive_rounding_errs_less_than_nearest(networks, name: str) -> None:
     network, x = networks[name]
     made = {rounding: quantized(network, x, "int4", rounding=rounding) for rounding in ("nearest", "adaptive")}
-    found, plain = parts(made["adaptive"], IntegerLayer), parts(made["nearest"], IntegerLayer)
+    result, plain = parts(made["adaptive"], IntegerLayer), parts(made["nearest"], IntegerLayer)
     assert off(made["adaptive"], network, x) < off(made["nearest"], network, x)
-    for layer, part in found.items():
+    for layer, part in result.items():
         assert isinstance(part, IntegerLayer)
         weight, other = part.inner.get_parameter("weight"), plain[layer]
         assert isinstance(other, IntegerLayer)
@@ -261,15 +261,15 @@ def test_adaptive_rounding_holds_on_other_data() -> None:
 def test_a_file_of_each_choice_is_as_specified_and_agrees(networks, grid: Grid) -> None:
     """All choices at once: one step for all layers, equalized, ranges by error, rounded adaptively, steps learned."""
     network, x = networks["residual"]
-    found = integer(network, models.assigned(network, "mixed"), grid, step="network", equalized=True)
-    calibrate(found, [x], ranges="mse", rounding="adaptive")
+    result = integer(network, models.assigned(network, "mixed"), grid, step="network", equalized=True)
+    calibrate(result, [x], ranges="mse", rounding="adaptive")
     with torch.no_grad():
         wanted = network(x)
-    with learning(found):
-        trained(found, x, wanted, 2)
-    model = converted(found, x)  # checks the specification
+    with learning(result):
+        trained(result, x, wanted, 2)
+    model = converted(result, x)  # checks the specification
     with torch.no_grad():
-        expected = found(x).numpy()
+        expected = result(x).numpy()
     assert np.sqrt(np.mean((models.file_outputs(model, x) - expected) ** 2)) <= 0.05 * expected.std()
 
 
@@ -282,6 +282,6 @@ def test_a_file_of_each_choice_is_as_specified_and_agrees(networks, grid: Grid) 
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(networks, call, message: str) -> None:
-    with pytest.raises(UsageError, match=message) as found:
+    with pytest.raises(UsageError, match=message) as raised:
         call(*networks["residual"])
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)

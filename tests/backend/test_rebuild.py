@@ -26,8 +26,8 @@ def made(name: str) -> tuple[Network, Tensor]:
 def off(network: Network, dense: Network, x: Tensor) -> float:
     """The squared error of the outputs over their variance."""
     with torch.no_grad():
-        found, wanted = network.flat(x)[0], dense.flat(x)[0]
-    return float((found - wanted).square().mean() / wanted.var())
+        output, wanted = network.flat(x)[0], dense.flat(x)[0]
+    return float((output - wanted).square().mean() / wanted.var())
 
 
 def carried_out(network: Network, plan: Plan, x: Tensor) -> tuple[Network, Network, dict[str, Fit]]:
@@ -157,9 +157,9 @@ def test_a_rebuilt_batchnorm_has_the_statistics_of_what_it_now_sees() -> None:
 def test_weights_keep_their_norm_before_a_batchnorm() -> None:
     network, x = made("residual")
     small, new, _ = carried_out(network, cut(network, 0.5), x[:128])
-    one, other = models.weight_of(small, "inner.3"), models.weight_of(new, "inner.3")
-    assert not torch.allclose(one, other)
-    torch.testing.assert_close(one.flatten(1).norm(dim=1), other.flatten(1).norm(dim=1))
+    actual, expected = models.weight_of(small, "inner.3"), models.weight_of(new, "inner.3")
+    assert not torch.allclose(actual, expected)
+    torch.testing.assert_close(actual.flatten(1).norm(dim=1), expected.flatten(1).norm(dim=1))
 
 
 def test_what_a_left_out_branch_added_is_made_up_for() -> None:

@@ -79,8 +79,8 @@ def weights(network: Network) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in network.module.state_dict().items()}
 
 
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return all(torch.equal(value, other[name]) for name, value in one.items())
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, right[name]) for name, value in left.items())
 
 
 def test_the_default_is_the_dense_model_and_nine_parts_soft_to_one_part_hard_labels(dense, small, batches) -> None:
@@ -88,12 +88,12 @@ def test_the_default_is_the_dense_model_and_nine_parts_soft_to_one_part_hard_lab
     options = models.assigned(small, "int8")
     calibration = [x for x, _ in batches]
     usual = Recovery(losses=(Term(SOFT, 0.9, 4.0), Term(HARD, 1 - 0.9)))
-    found = [
-        recovered(small, network, options, batches, calibration, TASKED, Schedule(3.0), recovery=one)
-        for one in (Recovery(), usual, Recovery(losses=(Term(LOGITS),)))
+    trained = [
+        recovered(small, network, options, batches, calibration, TASKED, Schedule(3.0), recovery=recovery)
+        for recovery in (Recovery(), usual, Recovery(losses=(Term(LOGITS),)))
     ]
-    assert same(weights(found[0]), weights(found[1]))
-    assert not same(weights(found[0]), weights(found[2]))
+    assert same(weights(trained[0]), weights(trained[1]))
+    assert not same(weights(trained[0]), weights(trained[2]))
 
 
 def value(objective: Objective, student: Network, batch: tuple[Tensor, Tensor], epoch: float = 0.0) -> float:
@@ -135,14 +135,14 @@ def test_a_loss_on_layers_is_of_the_tensors_that_they_put_out(dense, small, batc
     network, _ = dense
     x, y = batches[0]
     seen = []
-    for one in (small, network):
-        one.module.eval()
+    for part in (small, network):
+        part.module.eval()
         with torch.no_grad():
-            site = one.sites["stem.0"]
-            norm = one.module.get_submodule(str(site.norm))
-            seen.append(torch.relu(norm(one.submodule("stem.0")(x))))
-    found = Objective(Recovery(losses=(Term(ATTENTION, 2.0, layers=("stem.0",)),)), small, network, TASKED, x)
-    loss = float(found(small, x, y, 0.0, False).detach())
+            site = part.sites["stem.0"]
+            norm = part.module.get_submodule(str(site.norm))
+            seen.append(torch.relu(norm(part.submodule("stem.0")(x))))
+    objective = Objective(Recovery(losses=(Term(ATTENTION, 2.0, layers=("stem.0",)),)), small, network, TASKED, x)
+    loss = float(objective(small, x, y, 0.0, False).detach())
     assert loss == pytest.approx(2 * float(distillation.attention(*seen)), rel=1e-5)
 
 
@@ -165,14 +165,14 @@ def test_a_factorized_layer_stands_for_its_last_part_and_what_was_left_out_is_le
     branch = next(b for b in network.graph.branches if "inner.0" in b.layers)
     chosen = {"down.3": Option(INT8, 8, Form("tucker", (8, 8)))}
     plan = models.plan(network, options=chosen, dropped=(branch.name,))
-    found, _ = compressed(network, plan, x, models.scores(network))
+    result, _ = compressed(network, plan, x, models.scores(network))
     term = Term(FEATURES, layers=("down.3", "inner.0", ("stem.0", "stem.0")))
-    assert paired(term, found.graph, network.graph, network.graph) == (("down.3.2", "down.3"), ("stem.0", "stem.0"))
+    assert paired(term, result.graph, network.graph, network.graph) == (("down.3.2", "down.3"), ("stem.0", "stem.0"))
     gone = Recovery(losses=(Term(FEATURES, layers=("inner.0",)),))
     with pytest.raises(UsageError, match="the plan left out every layer"):
-        Objective(gone, found, network, TASKED, x)(found, x, None, 0.0, False)
+        Objective(gone, result, network, TASKED, x)(result, x, None, 0.0, False)
     kept = replace(gone, losses=(*gone.losses, Term(SOFT)))
-    assert float(Objective(kept, found, network, TASKED, x)(found, x, None, 0.0, False).detach()) > 0
+    assert float(Objective(kept, result, network, TASKED, x)(result, x, None, 0.0, False).detach()) > 0
 
 
 @pytest.mark.parametrize("name", ["transformer", "recurrent", "depthwise"])
@@ -276,12 +276,12 @@ def test_a_recovery_in_each_mode_ends_with_quantized_weights(mode: str, dense, s
     network, _ = dense
     options, calibration = models.assigned(small, "int8"), [x for x, _ in batches]
     recovery = Recovery(losses=(Term(HARD), Term(SOFT, 0.2), Term(FEATURES, 0.1)), mode=mode)
-    one, other = (
+    first, second = (
         recovered(small, network, options, batches, calibration, TASKED, Schedule(epochs), recovery=recovery)
         for epochs in (0.0, 20.0)
     )
-    assert specification(other).keys() == specification(one).keys()
-    assert TASKED.score(other, batches, network) > TASKED.score(one, batches, network) + 30
+    assert specification(second).keys() == specification(first).keys()
+    assert TASKED.score(second, batches, network) > TASKED.score(first, batches, network) + 30
 
 
 class Spoilt:
@@ -320,11 +320,11 @@ def test_a_recovery_that_fails_on_the_way_still_gives_a_sound_network(good: int,
     options, calibration = models.assigned(small, "int8"), [x for x, _ in batches]
     notes: list[str] = []
     data, schedule = Spoilt(batches, good), Schedule(10.0)  # 14 steps, then 6
-    found = recovered(small, dense[0], options, data, calibration, TASKED, schedule, note=notes.append)
+    result = recovered(small, dense[0], options, data, calibration, TASKED, schedule, note=notes.append)
     assert len(notes) == 1 and "\n" not in notes[0]
-    assert all(bool(torch.isfinite(value).all()) for value in weights(found).values())
-    assert len(specification(found)) > 0
-    assert math.isfinite(TASKED.score(found, batches, dense[0]))
+    assert all(bool(torch.isfinite(value).all()) for value in weights(result).values())
+    assert len(specification(result)) > 0
+    assert math.isfinite(TASKED.score(result, batches, dense[0]))
 
 
 def test_a_loss_that_is_nan_from_the_start_is_an_error(dense, small, batches) -> None:
@@ -385,9 +385,9 @@ def view(x):
 def test_a_file_says_what_python_says(tmp_path: Path) -> None:
     (tmp_path / "teacher.py").write_text(CODE)
     (tmp_path / "recovery.toml").write_text(FILE)
-    found = Recovery.read(tmp_path / "recovery.toml")
+    recovery = Recovery.read(tmp_path / "recovery.toml")
     source, view = (f"{tmp_path}/teacher.py:{name}" for name in ("make", "view"))
-    assert found == Recovery(
+    assert recovery == Recovery(
         teachers=(Teacher(weight=2), Teacher(source, view=view)),
         losses=(
             Term(SOFT, 0.9, 3),
@@ -397,7 +397,7 @@ def test_a_file_says_what_python_says(tmp_path: Path) -> None:
         rate=1e-3,
         integer_share=0.5,
     )
-    loaded = found.loaded().teachers[1]
+    loaded = recovery.loaded().teachers[1]
     assert isinstance(loaded.source, nn.Sequential) and callable(loaded.view)
     (tmp_path / "empty.toml").write_text("")
     assert Recovery.read(tmp_path / "empty.toml") == Recovery()

@@ -29,9 +29,9 @@ HALF_TOLERANCE = {"dense": 2e-3, "int8": 5e-2, "mixed": 5e-2}  # root mean squar
 def ready(name: str, scheme: str, grid: Grid = SYMMETRIC) -> tuple[Network, Tensor]:
     """A network under a scheme with its ranges calibrated, and inputs for it."""
     network, x = models.made(name)
-    found = integer(network, models.assigned(network, scheme), grid)
-    calibrate(found, [x])
-    return found, x
+    result = integer(network, models.assigned(network, scheme), grid)
+    calibrate(result, [x])
+    return result, x
 
 
 @functools.cache
@@ -57,44 +57,44 @@ def copied(model: ModelProto) -> ModelProto:
     return copy
 
 
-def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Root-mean-square difference over the standard deviation of ``other``."""
-    return float(np.sqrt(np.mean((one - other) ** 2)) / other.std())
+def difference(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Root-mean-square difference over the standard deviation of ``expected``."""
+    return float(np.sqrt(np.mean((actual - expected) ** 2)) / expected.std())
 
 
 @pytest.mark.parametrize(("name", "scheme"), CASES)
 def test_an_adapted_file_computes_the_same_and_breaks_no_rule(name: str, scheme: str) -> None:
     model, x = exported(name, scheme)
     before = model.SerializeToString()
-    found = adapted(model)
+    result = adapted(model)
     assert model.SerializeToString() == before
-    assert refused(found) == []
-    assert found.opset_import[0].version == OLDEST_OPSET < model.opset_import[0].version
+    assert refused(result) == []
+    assert result.opset_import[0].version == OLDEST_OPSET < model.opset_import[0].version
     expected = computed(model, x)
-    np.testing.assert_allclose(computed(found, x), expected, rtol=0, atol=1e-6 * float(np.abs(expected).max()))
+    np.testing.assert_allclose(computed(result, x), expected, rtol=0, atol=1e-6 * float(np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_adapted_file_is_quantized_as_specified(name: str) -> None:
     network, _ = ready(name, "int8")
     model, _ = exported(name, "int8")
-    found = adapted(model)
-    check(found, specification(network))
+    result = adapted(model)
+    check(result, specification(network))
     assert any(tensor.data_type == TensorProto.INT32 for tensor in model.graph.initializer)
-    assert not any(tensor.data_type == TensorProto.INT32 for tensor in found.graph.initializer)
+    assert not any(tensor.data_type == TensorProto.INT32 for tensor in result.graph.initializer)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_activations_of_uint8_are_refused(name: str) -> None:
-    found = refused(adapted(exported(name, "int8", UNSIGNED)[0]))
-    assert any("integers are uint8, not int8" in line for line in found)
+    reasons = refused(adapted(exported(name, "int8", UNSIGNED)[0]))
+    assert any("integers are uint8, not int8" in line for line in reasons)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_zero_point_that_is_not_zero_is_refused(name: str) -> None:
-    found = refused(adapted(exported(name, "int8", SIGNED)[0]))
-    assert found
-    assert all(line.endswith("the zero point must be 0 [operators]") for line in found)
+    reasons = refused(adapted(exported(name, "int8", SIGNED)[0]))
+    assert reasons
+    assert all(line.endswith("the zero point must be 0 [operators]") for line in reasons)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -103,9 +103,9 @@ def test_weights_of_four_bits_are_refused(name: str) -> None:
 
 
 def test_a_bias_of_integers_is_refused() -> None:
-    found = refused(exported("residual", "int8")[0])
-    assert found
-    assert all("int32 cannot be dequantized, a bias must be float" in line for line in found)
+    reasons = refused(exported("residual", "int8")[0])
+    assert reasons
+    assert all("int32 cannot be dequantized, a bias must be float" in line for line in reasons)
 
 
 def node_of(model: ModelProto, test: Callable[[NodeProto], bool]) -> NodeProto:
@@ -202,37 +202,37 @@ def test_each_rule_that_is_broken_is_named(change: Callable[[ModelProto], str]) 
     model = copied(adapted(exported("residual", "int8")[0]))
     assert refused(model) == []
     rule = change(model)
-    found = refused(model)
-    assert len(found) == 1
-    assert found[0].endswith(f": {rule}")
+    reasons = refused(model)
+    assert len(reasons) == 1
+    assert reasons[0].endswith(f": {rule}")
 
 
 @pytest.mark.parametrize(("name", "scheme"), CASES)
 def test_half_agrees_with_the_file_in_single_precision(name: str, scheme: str) -> None:
     model, x = exported(name, scheme)
     model = adapted(model)
-    found = half(model)
-    assert found.opset_import[0].version == HALF_OPSET
-    assert refused(found) == []
-    borders = (*found.graph.input, *found.graph.output)
+    result = half(model)
+    assert result.opset_import[0].version == HALF_OPSET
+    assert refused(result) == []
+    borders = (*result.graph.input, *result.graph.output)
     assert {value.type.tensor_type.elem_type for value in borders} == {TensorProto.FLOAT}
     before, after = (
         {t.name: numpy_helper.to_array(t) for t in m.graph.initializer if t.data_type == TensorProto.INT8}
-        for m in (model, found)
+        for m in (model, result)
     )
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[tensor], after[tensor]) for tensor in before)
-    assert 0 < difference(computed(found, x), computed(model, x)) <= HALF_TOLERANCE[scheme]
+    assert 0 < difference(computed(result, x), computed(model, x)) <= HALF_TOLERANCE[scheme]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_half_halves_what_is_float(name: str) -> None:
     model = adapted(exported(name, "dense")[0])
-    found = half(model)
-    kinds = {tensor.data_type for tensor in found.graph.initializer}
+    result = half(model)
+    kinds = {tensor.data_type for tensor in result.graph.initializer}
     assert TensorProto.FLOAT16 in kinds and TensorProto.FLOAT not in kinds
-    assert len(found.SerializeToString()) < 0.6 * len(model.SerializeToString())
-    assert found.SerializeToString() == half(model).SerializeToString()
+    assert len(result.SerializeToString()) < 0.6 * len(model.SerializeToString())
+    assert result.SerializeToString() == half(model).SerializeToString()
 
 
 def test_a_scale_that_fp16_would_move_stays_in_single_precision() -> None:
@@ -242,16 +242,16 @@ def test_a_scale_that_fp16_would_move_stays_in_single_precision() -> None:
     scales = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == node.input[1])).copy()
     scales[0] = 3.3e-7  # 5.5 times the smallest fp16 number
     given(model, node, 1, scales)
-    found = half(model)
-    kept = next(t for t in found.graph.initializer if t.name == node.input[1])
+    result = half(model)
+    kept = next(t for t in result.graph.initializer if t.name == node.input[1])
     np.testing.assert_array_equal(numpy_helper.to_array(kept), scales)
     assert numpy_helper.to_array(kept).dtype == np.float32
-    used = {name for other in found.graph.node for name in other.input}
-    assert [t.name for t in found.graph.initializer if t.data_type == TensorProto.FLOAT and t.name in used] == [
+    used = {name for other in result.graph.node for name in other.input}
+    assert [t.name for t in result.graph.initializer if t.data_type == TensorProto.FLOAT and t.name in used] == [
         kept.name
     ]
-    assert refused(found) == []
-    assert difference(computed(found, x), computed(model, x)) <= HALF_TOLERANCE["int8"]
+    assert refused(result) == []
+    assert difference(computed(result, x), computed(model, x)) <= HALF_TOLERANCE["int8"]
 
 
 def test_a_weight_beyond_fp16_is_refused() -> None:
@@ -270,9 +270,9 @@ def test_a_gelu_is_spelled_out(approximate: str) -> None:
     node = helper.make_node("Gelu", ["x"], ["y"], approximate=approximate)
     graph = helper.make_graph([node], "gelu", [value("x")], [value("y")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    found = adapted(model)
-    onnx.checker.check_model(found, full_check=True)
-    assert found.opset_import[0].version == OLDEST_OPSET
-    assert "Gelu" not in {n.op_type for n in found.graph.node}
+    result = adapted(model)
+    onnx.checker.check_model(result, full_check=True)
+    assert result.opset_import[0].version == OLDEST_OPSET
+    assert "Gelu" not in {n.op_type for n in result.graph.node}
     x = np.linspace(-6, 6, 1001, dtype=np.float32)[None]
-    np.testing.assert_allclose(computed(found, x), computed(model, x), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(computed(result, x), computed(model, x), rtol=0, atol=1e-6)

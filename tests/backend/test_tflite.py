@@ -103,12 +103,12 @@ def compared(model: onnx.ModelProto, seed: int = 0) -> tuple[bytes, float]:
     random = np.random.default_rng(seed)
     feeds = {i.name: random.standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()}
     wanted = map(np.asarray, session.run(None, feeds))
-    found = ran(content, feeds)
+    outputs = ran(content, feeds)
     details = Interpreter(model_content=content).get_output_details()
     assert [detail["name"] for detail in details] == [output.name for output in session.get_outputs()]
     errors = []
     for output, want in zip(session.get_outputs(), wanted, strict=True):
-        got = found[output.name]
+        got = outputs[output.name]
         assert got.shape == want.shape and got.dtype == want.dtype
         want = want.astype(np.float64)
         scale = want.std() if want.size > 1 else np.abs(want).max()
@@ -142,9 +142,13 @@ def test_a_network_computes_what_its_onnx_model_does(name: str, scheme: str) -> 
 
 def test_integer_layers_are_integer_operators() -> None:
     content = convert(made("residual", "int8")[0])
-    found = operators(content)
-    assert (found.count("QUANTIZE"), found.count("DEQUANTIZE"), found.count("TRANSPOSE")) == (1, 1, 1)
-    assert found.count("CONV_2D") == 6 and "RELU" not in found and "MUL" not in found
+    operator_names = operators(content)
+    assert (
+        operator_names.count("QUANTIZE"),
+        operator_names.count("DEQUANTIZE"),
+        operator_names.count("TRANSPOSE"),
+    ) == (1, 1, 1)
+    assert operator_names.count("CONV_2D") == 6 and "RELU" not in operator_names and "MUL" not in operator_names
 
 
 def test_a_network_keeps_its_names() -> None:
@@ -240,8 +244,8 @@ def test_same_padding_is_kept_and_other_padding_is_explicit() -> None:
 def test_a_linear_layer_has_a_scale_per_output() -> None:
     model = Model((1, 40))
     y = model.op("Gemm", model.grid("x0"), *model.weight(24, 40), transB=1)
-    found = right(model.proto(model.grid(y, 0.1)), 2e-2)
-    assert found == ["QUANTIZE", "FULLY_CONNECTED", "DEQUANTIZE"]
+    result = right(model.proto(model.grid(y, 0.1)), 2e-2)
+    assert result == ["QUANTIZE", "FULLY_CONNECTED", "DEQUANTIZE"]
 
 
 def test_integer_weights_before_an_activation_that_has_no_grid() -> None:
@@ -278,9 +282,9 @@ def test_integer_pools() -> None:
     outputs = [model.grid(best), model.grid(mean, 0.03), model.grid(whole, 0.005), model.grid(inside)]
     content, error = compared(model.proto(*outputs))
     assert error <= 5e-2
-    found = operators(content)
-    assert found.count("QUANTIZE") == 1
-    assert {"MAX_POOL_2D", "DEPTHWISE_CONV_2D", "MEAN", "AVERAGE_POOL_2D"} <= set(found)
+    operator_names = operators(content)
+    assert operator_names.count("QUANTIZE") == 1
+    assert {"MAX_POOL_2D", "DEPTHWISE_CONV_2D", "MEAN", "AVERAGE_POOL_2D"} <= set(operator_names)
 
 
 def test_additions_with_broadcasting_in_both_orders() -> None:
@@ -302,8 +306,8 @@ def test_integer_additions_take_two_grids() -> None:
     added = model.grid(model.op("Relu", model.op("Add", a, b)), 0.04, 0)
     content, error = compared(model.proto(added, model.grid(model.op("Mul", a, c), 0.06)))
     assert error <= 2e-2
-    found = operators(content)
-    assert found.count("QUANTIZE") == 3 and found.count("DEQUANTIZE") == 2
+    operator_names = operators(content)
+    assert operator_names.count("QUANTIZE") == 3 and operator_names.count("DEQUANTIZE") == 2
 
 
 def test_elementwise_operators() -> None:
@@ -318,8 +322,8 @@ def test_elementwise_operators() -> None:
     outputs += [model.op("LeakyRelu", inner, alpha=0.2), model.op("HardSigmoid", inner, alpha=1 / 6, beta=0.5)]
     outputs += [model.op("HardSigmoid", inner, alpha=0.3, beta=0.4), model.op("PRelu", inner, model.normal(4, 1, 1))]
     outputs += [model.op("Pow", positive, model.constant(np.float32(p))) for p in (0.5, 2, 3.3)]
-    found = right(model.proto(*outputs))
-    assert {"RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "HARD_SWISH", "SQRT"} <= set(found)
+    result = right(model.proto(*outputs))
+    assert {"RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "HARD_SWISH", "SQRT"} <= set(result)
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
@@ -350,8 +354,8 @@ def test_products_of_matrices(shape: tuple[int, ...]) -> None:
     turned = model.op("Transpose", "x1", perm=[*range(len(shape) - 2), len(shape) - 1, len(shape) - 2])
     layer = model.op("Relu", model.op("Add", model.op("MatMul", "x0", model.normal(6, 9)), model.normal(9)))
     outputs = [model.op("MatMul", "x0", turned), model.op("MatMul", "x0", model.normal(6, 4)), layer]
-    found = right(model.proto(*outputs))
-    assert found.count("FULLY_CONNECTED") == 2 and "ADD" not in found and "RELU" not in found
+    result = right(model.proto(*outputs))
+    assert result.count("FULLY_CONNECTED") == 2 and "ADD" not in result and "RELU" not in result
 
 
 def test_gemm() -> None:
@@ -424,8 +428,8 @@ def test_movements_of_integers_stay_integer() -> None:
 def test_a_change_of_grid_is_one_operator() -> None:
     model = Model((1, 6, 4, 4))
     best = model.op("MaxPool", model.grid("x0"), kernel_shape=[2, 2])
-    found = right(model.proto(model.grid(best, 0.1, 100)), 3e-2)
-    assert found.count("QUANTIZE") == 2 and found.count("DEQUANTIZE") == 1
+    result = right(model.proto(model.grid(best, 0.1, 100)), 3e-2)
+    assert result.count("QUANTIZE") == 2 and result.count("DEQUANTIZE") == 1
 
 
 @pytest.mark.parametrize("mode,place,rounding,factor", [

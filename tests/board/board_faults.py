@@ -44,14 +44,14 @@ def fired():
 
 def sshd():
     """The numbers of the processes of the SSH server that this process runs under, the listening one left out."""
-    found, number = [], os.getpid()
+    paths, number = [], os.getpid()
     while number > 1:
         with open(f"/proc/{number}/stat") as file:
             name, _, rest = file.read().partition(" (")[2].rpartition(") ")
         if name.startswith("sshd"):
-            found.append(number)
+            paths.append(number)
         number = int(rest.split()[1])
-    return found[:-1]
+    return paths[:-1]
 
 
 def below_home(path, folder):

@@ -167,13 +167,13 @@ class Board:
 
     def sessions(self) -> list[int]:
         """What its server started for those who are logged in."""
-        found = []
+        numbers = []
         for number in _processes(b"sshd"):
             with contextlib.suppress(OSError):
                 parent = int(Path(f"/proc/{number}/stat").read_text().rpartition(") ")[2].split()[1])
-                if self.server is not None and parent == self.server.pid or parent in found:
-                    found.append(number)
-        return found
+                if self.server is not None and parent == self.server.pid or parent in numbers:
+                    numbers.append(number)
+        return numbers
 
     @contextlib.contextmanager
     def holding(self, lock: Path) -> Iterator[None]:
@@ -209,10 +209,10 @@ class Board:
     def rest(self) -> list[str]:
         """What lies on the device that is none of whole versions, their order, and locks."""
         place = self.root
-        found = [path for path in self.tmp.iterdir() if path.name != "edgesdk-agent.lock"]
-        found += [path for path in place.glob("*") if path.name not in NAMES]
-        found += [path for path in (place / "versions").glob("*") if not _whole(path, place / "order.json")]
-        return [str(path.relative_to(self.home)) for path in found]
+        paths = [path for path in self.tmp.iterdir() if path.name != "edgesdk-agent.lock"]
+        paths += [path for path in place.glob("*") if path.name not in NAMES]
+        paths += [path for path in (place / "versions").glob("*") if not _whole(path, place / "order.json")]
+        return [str(path.relative_to(self.home)) for path in paths]
 
 
 def _whole(version: Path, order: Path) -> bool:
@@ -227,12 +227,12 @@ def _whole(version: Path, order: Path) -> bool:
 
 def _processes(beginning: bytes) -> list[int]:
     """Those whose command line begins so."""
-    found = []
+    numbers = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (entry / "cmdline").read_bytes().startswith(beginning):
-                found.append(int(entry.name))
-    return found
+                numbers.append(int(entry.name))
+    return numbers
 
 
 def _end(processes: Callable[[], list[int]]) -> None:
@@ -263,9 +263,9 @@ def listens(port: int) -> bool:
 
 def free_port() -> int:
     """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def make(folder: Path) -> Board:
@@ -304,8 +304,8 @@ def _never_punish(config: Path) -> None:
     """OpenSSH from 9.8 on shuts out who failed, which tests do all the time; older ones do not know the word."""
     assert SSHD is not None
     line = "PerSourcePenalties no"
-    known = subprocess.run([SSHD, "-t", "-f", str(config), "-o", line], capture_output=True).returncode == 0
-    if known:
+    valid = subprocess.run([SSHD, "-t", "-f", str(config), "-o", line], capture_output=True).returncode == 0
+    if valid:
         config.write_text(config.read_text() + line + "\n")
 
 

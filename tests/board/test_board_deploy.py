@@ -34,7 +34,7 @@ SECONDS = 900  # for what is not timed here: a whole deployment, on a busy machi
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Private and public keys of the owner of the board, and of somebody else."""
-    folder, found = tmp_path_factory.mktemp("keys"), {}
+    folder, keys = tmp_path_factory.mktemp("keys"), {}
     for owner in ("owner", "somebody"):
         key = ec.generate_private_key(ec.SECP256R1())
         plain = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -46,9 +46,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             ),
         }
         for name, content in halves.items():
-            found[name] = folder / name
-            found[name].write_bytes(content)
-    return found
+            keys[name] = folder / name
+            keys[name].write_bytes(content)
+    return keys
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +166,8 @@ def test_a_board_that_is_another_target_is_refused(edgesdk, tmp_path: Path) -> N
 
 def test_two_bundles_are_compared_on_the_board(edgesdk, board: Board, bundles) -> None:
     compare = ("benchmark", bundles(1), bundles(2), "--device", NAME, "--mode", "brief", "--json")
-    found = contracts.loaded(edgesdk(*compare))["reports"]
-    for report, number in zip(found, (1, 2), strict=True):
+    reports = contracts.loaded(edgesdk(*compare))["reports"]
+    for report, number in zip(reports, (1, 2), strict=True):
         assert report["digest"] == file_digest(bundles(number) / "model.onnx")
         assert report["schema"] == "edgesdk.measurement/2" and report["basis"] == "measured" and report["valid"] is True
         assert {"p50", "p90", "p95", "p99", "min", "max", "mean", "std"} <= set(report["statistics"])

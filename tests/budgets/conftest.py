@@ -25,8 +25,8 @@ SAMPLES = 32
 
 @pytest.fixture(scope="session")
 def agent() -> Iterator[AgentProcess]:
-    with LocalDevice() as found:
-        yield found
+    with LocalDevice() as agent:
+        yield agent
 
 
 @pytest.fixture(scope="session")
@@ -45,11 +45,11 @@ def studied(agent: AgentProcess, tmp_path_factory: pytest.TempPathFactory) -> St
             bench = Forecast(target(BOARD), agent, 1, "onnxruntime")
             folder = tmp_path_factory.mktemp(name)
             goal_of_all = Budget(size_bytes=1.0)  # so that nothing small is left off the menu
-            (one,), _ = study_model(
+            (study,), _ = study_model(
                 model.eval(), data, Task(labelled=False), BOARD, [bench], goal_of_all, folder,
                 lambda stage, share: None, {"onnxruntime": (FP32, INT8)},
             )  # fmt: skip
-            made[name] = one
+            made[name] = study
         own = made[name].corrections
         fresh = replace(own, seen=list(own.seen), observations=list(own.observations))
         return replace(made[name], corrections=fresh)

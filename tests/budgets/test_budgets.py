@@ -46,49 +46,49 @@ NAMES = 300  # bytes that names and nodes may be off by: more than 3 % where a f
 NEAR = 1.03  # times the tightest that is built here, up to which another may be called so
 
 
-def goal(known: Study, kind: str) -> Budget:
-    dense = known.dense.cost()
+def goal(study: Study, kind: str) -> Budget:
+    dense = study.dense.cost()
     return Budget(**{name: by if name == "max_drop" else by * getattr(dense, name) for name, by in KINDS[kind].items()})
 
 
-def deployed(known: Study, wanted: Budget) -> Result:
-    training = Training(known, Allowance(0), 0, lambda stage, share: None)
-    return find_result([known], wanted, training, given=True)[1]
+def deployed(study: Study, wanted: Budget) -> Result:
+    training = Training(study, Allowance(0), 0, lambda stage, share: None)
+    return find_result([study], wanted, training, given=True)[1]
 
 
-def extremes(known: Study) -> list[Cost]:
+def extremes(study: Study) -> list[Cost]:
     """What the smallest models cost: every group as narrow as it gets, in float and in integers, and the dense ones."""
-    graph, found = known.graph, []
+    graph, costs = study.graph, []
     whole = {group.name: group.size for group in graph.groups if group.fixed is None}
     narrow = {group.name: widths(group.size, group.step)[0] for group in graph.groups if group.fixed is None}
-    joins = tuple(branch.name for branch in graph.branches if branch.name in known.losses.branches)
+    joins = tuple(branch.name for branch in graph.branches if branch.name in study.losses.branches)
     eight = {layer.name: Option(INT8, 8) for layer in graph.layers if INT8 in precisions(layer)}
-    some = plan_full_width(known, {}).plan
+    some = plan_full_width(study, {}).plan
     for kept, dropped in ((whole, ()), (narrow, ()), (narrow, joins)):
         for name, options in (("float", {}), ("int8", eight)):
             layers = tuple(LayerPlan(n, options.get(n, Option()), 0.0, "by hand") for n in graph.by_name)
             plan: Plan = replace(some, kept=kept, dropped=dropped, layers=layers)
-            small, carried = compressed(known.network, plan, known.data.example, known.scores)
-            made = known.write_file(known.quantize(small, carried), carried, f"extreme-{name}-{len(found)}")
-            found.append(known.measure({"small": made})["small"].cost())
-    return found
+            small, carried = compressed(study.network, plan, study.data.example, study.scores)
+            made = study.write_file(study.quantize(small, carried), carried, f"extreme-{name}-{len(costs)}")
+            costs.append(study.measure({"small": made})["small"].cost())
+    return costs
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_a_budget_is_kept_or_out_of_reach(name: str, kind: str, studied: Studied) -> None:
-    known = studied(name)
-    wanted = goal(known, kind)
+    study = studied(name)
+    wanted = goal(study, kind)
     try:
-        result = deployed(known, wanted)
+        result = deployed(study, wanted)
     except BudgetError as error:
         assert not kind.startswith("loose"), error
-        refused(known, wanted, error)
+        refused(study, wanted, error)
         return
     assert not kind.startswith("no "), "nothing is a hundredth of what it was"
-    kept(known, wanted, result)
+    kept(study, wanted, result)
 
 
-def kept(known: Study, wanted: Budget, result: Result) -> None:
+def kept(study: Study, wanted: Budget, result: Result) -> None:
     cost = result.deployed.cost(wanted)
     assert wanted.is_met_by(cost), wanted.misses(cost)
     assert wanted.max_drop is None or result.dense_score - result.score <= wanted.max_drop
@@ -104,9 +104,9 @@ def kept(known: Study, wanted: Budget, result: Result) -> None:
         assert "of the latency that is allowed is used" in notes or "nothing was compressed" in notes
 
 
-def refused(known: Study, wanted: Budget, error: BudgetError) -> None:
+def refused(study: Study, wanted: Budget, error: BudgetError) -> None:
     """No model that is built here keeps what was refused, and none is tighter than what is called the tightest."""
-    smallest = extremes(known)
+    smallest = extremes(study)
     assert not any(wanted.is_met_by(cost) for cost in smallest)
     assert error.figure in wanted.bounds and error.asked is not None and error.asked == wanted.bounds[error.figure]
     assert error.tightest is not None and error.built is not None and error.built[error.figure] == error.tightest
@@ -116,19 +116,19 @@ def refused(known: Study, wanted: Budget, error: BudgetError) -> None:
 
 
 def test_loose_bounds_leave_the_dense_model_as_it_is(studied: Studied) -> None:
-    known = studied("conv")
-    dense = known.dense.cost()
-    result = deployed(known, Budget(peak_memory_bytes=dense.peak_memory_bytes, size_bytes=dense.size_bytes))
-    assert not result.plan.compresses(known.graph) and result.score == result.dense_score
+    study = studied("conv")
+    dense = study.dense.cost()
+    result = deployed(study, Budget(peak_memory_bytes=dense.peak_memory_bytes, size_bytes=dense.size_bytes))
+    assert not result.plan.compresses(study.graph) and result.score == result.dense_score
     assert any("nothing was compressed" in step.get("note", "") for step in result.history)
 
 
 def test_every_choice_is_sized_as_its_file_is(studied: Studied) -> None:
     """The file of a plan that was never written, within 3 %: each layer integer alone, which no dense file shows."""
-    known = studied("residual")
-    for layer in [layer for layer in known.graph.layers if Option(INT8, 8) in known.offered[layer.name]][:3]:
-        one = plan_full_width(known, {layer.name: Option(INT8, 8)}).plan
-        small, options = compressed(known.network, one, known.data.example, known.scores)
+    study = studied("residual")
+    for layer in [layer for layer in study.graph.layers if Option(INT8, 8) in study.offered[layer.name]][:3]:
+        plan = plan_full_width(study, {layer.name: Option(INT8, 8)}).plan
+        small, options = compressed(study.network, plan, study.data.example, study.scores)
         assert {option.precision for option in options.values()} == {FP32, INT8}
-        made = known.write_file(known.quantize(small, options), options, f"alone-{layer.name}")
-        assert one.predicted.size_bytes == pytest.approx(made.size_bytes, rel=0.03, abs=NAMES)
+        made = study.write_file(study.quantize(small, options), options, f"alone-{layer.name}")
+        assert plan.predicted.size_bytes == pytest.approx(made.size_bytes, rel=0.03, abs=NAMES)

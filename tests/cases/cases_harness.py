@@ -103,8 +103,8 @@ def expected(model: nn.Module, x: Batch) -> list[np.ndarray]:
     with torch.no_grad():
         for i in range(SAMPLES):
             row = [column[i : i + 1] for column in columns]
-            one = dict(zip(x, row, strict=True)) if isinstance(x, Mapping) else tuple(row)
-            answers.append([leaf.numpy() for leaf in leaves(_called(model, one))])
+            feeds = dict(zip(x, row, strict=True)) if isinstance(x, Mapping) else tuple(row)
+            answers.append([leaf.numpy() for leaf in leaves(_called(model, feeds))])
     return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
 
@@ -131,8 +131,8 @@ def _openvino(path: Path) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndar
     model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        found = model(feeds)
-        return {_output_name(port): found[port].copy() for port in model.outputs}
+        outputs = model(feeds)
+        return {_output_name(port): outputs[port].copy() for port in model.outputs}
 
     return run
 
@@ -148,13 +148,13 @@ def _litert(path: Path) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarra
     return lambda feeds: {name: value.copy() for name, value in run(**feeds).items()}
 
 
-def distance(found: np.ndarray, wanted: np.ndarray) -> float:
+def distance(actual: np.ndarray, wanted: np.ndarray) -> float:
     """Root mean square of the difference over the spread of what is wanted; of integers, the share that differs."""
-    assert found.shape == wanted.shape
+    assert actual.shape == wanted.shape
     if wanted.dtype.kind != "f":
-        return float((found != wanted).mean())
-    found, wanted = found.astype(np.float64), wanted.astype(np.float64)
-    return float(np.sqrt(((found - wanted) ** 2).mean()) / max(wanted.std(), 1e-12))
+        return float((actual != wanted).mean())
+    actual, wanted = actual.astype(np.float64), wanted.astype(np.float64)
+    return float(np.sqrt(((actual - wanted) ** 2).mean()) / max(wanted.std(), 1e-12))
 
 
 @functools.cache
@@ -193,9 +193,9 @@ def judge(case: Case, plan: str, runtime: str, folder: Path) -> list[float]:
     path = folder / f"model{format_of(runtime).suffix}"
     save(converted, specification(network), path, runtime)
     model, x = case.made()
-    found = answered(path, runtime, x, [tensor.name for tensor in network.graph.inputs])
+    outputs = answered(path, runtime, x, [tensor.name for tensor in network.graph.inputs])
     wanted = expected(model, x)
-    assert len(found) == len(wanted), f"{len(found)} outputs where the module has {len(wanted)}"
-    errors = [distance(f, w) for f, w in zip(found, wanted, strict=True)]
+    assert len(outputs) == len(wanted), f"{len(outputs)} outputs where the module has {len(wanted)}"
+    errors = [distance(f, w) for f, w in zip(outputs, wanted, strict=True)]
     assert max(errors) <= (case.exact if plan == "dense" else case.rounded), f"{case} {plan} {runtime}: {errors}"
     return errors

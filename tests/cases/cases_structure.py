@@ -133,10 +133,10 @@ class Whole(nn.Module):
         self.e, self.p, self.u, self.h = nn.Embedding(30, 16), nn.Embedding(20, 16), nn.Linear(22, 32), nn.Linear(32, 4)
 
     def forward(self, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        known = (words != 0).long()
+        mask = (words != 0).long()
         words = ((words * 3 + 1) % 30).clamp(0, 29)
         words = torch.where(words > 10, words, words + 2).relu()
-        x = self.e(words) + self.p(known.cumsum(1) * known) + self.p(torch.arange(words.shape[1]))
+        x = self.e(words) + self.p(mask.cumsum(1) * mask) + self.p(torch.arange(words.shape[1]))
         x = torch.cat([x, F.one_hot(words.clamp(0, 5), 6).float()], 2)
         y = self.h(self.u(x).relu().mean(1))
         return y, y.argmax(1), y > 0

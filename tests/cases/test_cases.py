@@ -13,7 +13,7 @@ CASES = [case for family in FAMILIES for case in importlib.import_module(family)
 EVERY = [(case, plan, runtime) for case in CASES for plan in case.plans for runtime in case.runtimes]
 
 
-@pytest.mark.parametrize(("case", "plan", "runtime"), EVERY, ids=[" ".join(map(str, one)) for one in EVERY])
+@pytest.mark.parametrize(("case", "plan", "runtime"), EVERY, ids=[" ".join(map(str, case)) for case in EVERY])
 def test_a_file_answers_what_the_module_answers(case: Case, plan: str, runtime: str, tmp_path: Path) -> None:
     judge(case, plan, runtime, tmp_path)
 

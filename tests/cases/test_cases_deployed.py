@@ -71,11 +71,11 @@ def test_the_file_answers_what_the_module_answers(deployed) -> None:
     path, model, _ = deployed
     report = json.loads((path / "report.json").read_text())
     x: Tensor = Given.test[0][0][:SAMPLES]
-    (found,) = answered(path / "model.onnx", "onnxruntime", x, ["x"])
+    (output,) = answered(path / "model.onnx", "onnxruntime", x, ["x"])
     (wanted,) = expected(model.eval(), x)
     off = report["against_model"]
     assert off["dense"]["error"] < 1e-4
-    assert distance(found, wanted) < max(2 * off["deployed"]["error"], 1e-3)
+    assert distance(output, wanted) < max(2 * off["deployed"]["error"], 1e-3)
     assert report["score"]["dense"] == 100.0  # fidelity of the model to itself
     assert report["score"]["judged_on"] == "the model and the file"
 

@@ -40,22 +40,22 @@ def test_a_field_too_many_or_too_few_is_found(deployed: tuple[Path, str]) -> Non
 
 
 def test_what_is_in_a_bundle(deployed: tuple[Path, str]) -> None:
-    found = {path.name: contracts.loaded(path.read_text()) for path in deployed[0].glob("*.json")}
-    assert {name: document["schema"] for name, document in found.items()} == {
+    documents = {path.name: contracts.loaded(path.read_text()) for path in deployed[0].glob("*.json")}
+    assert {name: document["schema"] for name, document in documents.items()} == {
         "manifest.json": "edgesdk.manifest/2", "plan.json": "edgesdk.plan/2", "report.json": "edgesdk.report/2",
     }  # fmt: skip
-    sizes = [figure for figure in _under("_bytes", found) if figure is not None]
+    sizes = [figure for figure in _under("_bytes", documents) if figure is not None]
     assert len(sizes) > 10 and all(type(size) is int for size in sizes)
 
 
 def _under(ending: str, value: Any) -> list[Any]:
     """What is under keys with that ``ending``, at any depth; but for ratios, which go by the name of their bound."""
     if isinstance(value, list):
-        return [found for item in value for found in _under(ending, item)]
+        return [entry for item in value for entry in _under(ending, item)]
     if not isinstance(value, dict):
         return []
     own = [item for key, item in value.items() if key.endswith(ending)]
-    return own + [found for key, item in value.items() if key != "misses" for found in _under(ending, item)]
+    return own + [entry for key, item in value.items() if key != "misses" for entry in _under(ending, item)]
 
 
 def test_bundles_of_before_are_taken(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ HEAVY = ("torch", "onnx", "onnxscript", "scipy", "highspy", "torch_pruning")
 
 
 def every(group: Any = main, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found = []
+    commands = []
     for name, command in group.commands.items():
-        found += every(command, (*path, name)) if hasattr(command, "commands") else [(*path, name)]
-    return found
+        commands += every(command, (*path, name)) if hasattr(command, "commands") else [(*path, name)]
+    return commands
 
 
 @pytest.mark.parametrize("group", [(), ("device",), ("agent",), ("prepare",)])

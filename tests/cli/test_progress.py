@@ -78,7 +78,7 @@ def test_epochs_bound_all_training(counts: list[int]) -> None:
 def test_halving_takes_the_units_that_it_says() -> None:
     for count in range(2, 9):
         taken: list[float] = []
-        halving(range(count), lambda one, share, t=taken: t.append(share) or float(one), 0.0)
+        halving(range(count), lambda candidate, share, t=taken: t.append(share) or float(candidate), 0.0)
         assert sum(taken) == pytest.approx(halving_units(count))
 
 

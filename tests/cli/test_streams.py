@@ -43,7 +43,7 @@ def test_what_makes_and_measures_a_bundle_prints_json_alone(
 
 def test_what_tells_prints_json_alone(edgesdk: Run) -> None:
     assert len(edgesdk("targets", "--json").document["targets"]) > 5
-    assert [one["name"] for one in edgesdk("targets", "pi5", "--json").document["targets"]] == ["raspberry-pi-5"]
+    assert [entry["name"] for entry in edgesdk("targets", "pi5", "--json").document["targets"]] == ["raspberry-pi-5"]
     assert edgesdk("estimate", "models.py:Small", "--shape", "3x8x8", "--target", "pi5", "--json").document["basis"]
     assert edgesdk("doctor", "--json").document["device"]
     assert edgesdk("device", "probe", "local", "--json").document["cpu"]

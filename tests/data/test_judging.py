@@ -60,11 +60,11 @@ def accuracy(inputs: Inputs, of: Callable[[Any], Tensor]) -> float:
 @pytest.mark.parametrize(
     ("form", "name", "of"),
     [
-        (lambda a, b: {"boxes": b, "logits": a}, "logits", lambda found: found["logits"]),
-        (lambda a, b: (b.view(-1, 2, 2), a), "1", lambda found: found[1]),
-        (lambda a, b: Pair(a, b.view(-1, 2, 2)), "logits", lambda found: found.logits),
-        (lambda a, b: {"aux": [b.view(-1, 4, 1)], "main": {"out": a}}, "main.out", lambda found: found["main"]["out"]),
-        (lambda a, b: (b[:, :2], a), "1", lambda found: found[1]),  # two figures cannot tell three classes apart
+        (lambda a, b: {"boxes": b, "logits": a}, "logits", lambda out: out["logits"]),
+        (lambda a, b: (b.view(-1, 2, 2), a), "1", lambda out: out[1]),
+        (lambda a, b: Pair(a, b.view(-1, 2, 2)), "logits", lambda out: out.logits),
+        (lambda a, b: {"aux": [b.view(-1, 4, 1)], "main": {"out": a}}, "main.out", lambda out: out["main"]["out"]),
+        (lambda a, b: (b[:, :2], a), "1", lambda out: out[1]),  # two figures cannot tell three classes apart
     ],
 )
 def test_the_one_that_alone_can_be_meant_is_judged_and_said(form: Any, name: str, of: Any) -> None:
@@ -83,7 +83,7 @@ def test_where_several_can_be_meant_it_must_be_said() -> None:
     refused(UsageError, lambda: read(model), "outputs main, aux may be", "--output, of main (N, 3), aux (N, 4)")
     for output in ("aux", "1", 1):
         inputs = read(model, output=output)
-        assert score(inputs) == pytest.approx(accuracy(inputs, lambda found: found["aux"]))
+        assert score(inputs) == pytest.approx(accuracy(inputs, lambda out: out["aux"]))
         assert not any("judged" in note for note in inputs.data.notes)
     refused(UsageError, lambda: read(model, output="head"), "no output 'head'", "main (N, 3), aux (N, 4)")
     refused(UsageError, lambda: read(model, output=2), "no output 2")
@@ -241,8 +241,8 @@ def test_a_metric_with_a_state_sees_the_whole_set_and_starts_anew() -> None:
     metric = Worst()
     for given in (metric, Worst):
         inputs = read(nn.Linear(6, 3), y, given)
-        found = max(float((inputs.run(x) - wanted).abs().max()) for x, wanted in inputs.data.test)
-        assert score(inputs) == score(inputs) == pytest.approx(-found) and inputs.task.name == "Worst"
+        apart = max(float((inputs.run(x) - wanted).abs().max()) for x, wanted in inputs.data.test)
+        assert score(inputs) == score(inputs) == pytest.approx(-apart) and inputs.task.name == "Worst"
     assert not metric.seen
 
 

@@ -59,10 +59,10 @@ def test_pixels_become_what_is_said(wanted: dict[str, Any], formula: Any) -> Non
     expected = {t.numpy().tobytes(): formula(t[None])[0] for t in pixels}
     assert data.preprocessing is not None
     back = torch.cat([data.preprocessing.pixels(x.float()) for x, _ in data.test]).round()
-    found = torch.cat([x for x, _ in data.test])
-    for one, pixel in zip(found, back, strict=True):
-        assert torch.allclose(one.float(), expected[pixel.numpy().tobytes()].float(), atol=1e-5)
-    assert found.is_contiguous() and (found.dtype == torch.uint8) == (wanted.get("dtype") == "uint8")
+    read = torch.cat([x for x, _ in data.test])
+    for actual, pixel in zip(read, back, strict=True):
+        assert torch.allclose(actual.float(), expected[pixel.numpy().tobytes()].float(), atol=1e-5)
+    assert read.is_contiguous() and (read.dtype == torch.uint8) == (wanted.get("dtype") == "uint8")
 
 
 def C(*figures: float) -> Tensor:

@@ -54,18 +54,18 @@ def test_an_image_is_prepared_as_in_training(folder: Path, order: str, wanted: d
     how = read_preprocessing({"image_size": "16x12", "channel_order": order, **wanted})
     data = load_data(folder, preprocess=how)
     assert data.train is not None
-    known = {x.numpy().tobytes() for part in (data.calibration, data.test) for xs, _ in part for x in xs}
-    about, found = manifest(data), 0
+    samples = {x.numpy().tobytes() for part in (data.calibration, data.test) for xs, _ in part for x in xs}
+    about, count = manifest(data), 0
     entry = about["inputs"][0]
     for file in folder.rglob("*.*"):
         given = bundle_run.read(file, about)["x"]
         prepared = bundle_run.prepared(given, entry, about["preprocessing"])
         assert prepared.shape == tuple(entry["shape"]) and str(prepared.dtype) == entry["dtype"]
-        found += prepared.astype(prepared.dtype)[0].tobytes() in known
+        count += prepared.astype(prepared.dtype)[0].tobytes() in samples
         same = any(np.allclose(prepared[0], np.frombuffer(x, prepared.dtype).reshape(prepared[0].shape), atol=1e-6)
-                   for x in known)  # fmt: skip
+                   for x in samples)  # fmt: skip
         assert same
-    assert found >= 10  # sums of floats may end in another last bit
+    assert count >= 10  # sums of floats may end in another last bit
 
 
 def test_pixels_in_an_array_are_prepared_alike(tmp_path: Path, folder: Path) -> None:

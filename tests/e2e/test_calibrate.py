@@ -59,8 +59,10 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     lines = [line for line in facts.splitlines() if not line.startswith("aliases")]
     (folder / BASE / "device.toml").write_text("aliases = []\n" + "\n".join(lines))
     standing = Standing(MEASURED, "constructed", "2026-01-01", "1", (1, 4), 40)
-    known = replace(unmeasured(prior()), deviation=np.full(len(TERMS), 0.3))
-    save(folder / BASE / "prices.json", BASE, [Pair("litert", FP32, find_runtime("litert").kernels, known, standing)])
+    posterior = replace(unmeasured(prior()), deviation=np.full(len(TERMS), 0.3))
+    save(
+        folder / BASE / "prices.json", BASE, [Pair("litert", FP32, find_runtime("litert").kernels, posterior, standing)]
+    )
     (tmp_path / "models.py").write_text(MODELS)
     yield tmp_path
 
@@ -75,14 +77,14 @@ def rows(*ms: object) -> list[str]:
     return [f"models.py:{name},litert,fp32,4,{took},3x48x48" for name, took in zip("abcdefgh", ms, strict=False)]
 
 
-def took(folder: Path, known: Posterior) -> dict[str, float]:
+def took(folder: Path, posterior: Posterior) -> dict[str, float]:
     """What each model takes on a board of these constants, with four threads."""
-    found, chip = {}, target(BASE).chip("litert")
+    times, chip = {}, target(BASE).chip("litert")
     for name in "abcdefgh":
         graph = read(load_model(f"{folder / 'models.py'}:{name}"), SHAPE)
         operators = [op for _, op in of_network(graph, {layer.name: Option() for layer in graph.layers})]
-        found[name] = known.predict(work(operators, chip, find_runtime("litert").kernels, 4), chip.clock_ghz)[0]
-    return found
+        times[name] = posterior.predict(work(operators, chip, find_runtime("litert").kernels, 4), chip.clock_ghz)[0]
+    return times
 
 
 def test_five_models_make_a_profile_that_prices_the_others(own: Path) -> None:
@@ -91,13 +93,13 @@ def test_five_models_make_a_profile_that_prices_the_others(own: Path) -> None:
     truth = took(own, replace(unmeasured(prior()), log_constants=constants))
     five = rows(*(f"{truth[name]:.4f}" for name in "abcde"))
     made = calibrate("my-board", base=BASE, measurements=written(own, *five))
-    found = profile(target("my-board"))
-    assert found.target.runtimes == ("litert",) and found.target.precisions == {"litert": (FP32,)}
-    (pair,) = found.pairs
+    priced = profile(target("my-board"))
+    assert priced.target.runtimes == ("litert",) and priced.target.precisions == {"litert": (FP32,)}
+    (pair,) = priced.pairs
     assert pair.standing.kind == SCALED and f"5 models; base {BASE}" in pair.standing.source
     ((_, error),) = pair.standing.errors
     assert error < 0.15
-    prices, before = Predicted(found, "litert", 4), Predicted(profile(target(BASE)), "litert", 4)
+    prices, before = Predicted(priced, "litert", 4), Predicted(profile(target(BASE)), "litert", 4)
     off, off_before = [], []
     for name in "fgh":
         graph = read(load_model(f"{own / 'models.py'}:{name}"), SHAPE)
@@ -105,7 +107,7 @@ def test_five_models_make_a_profile_that_prices_the_others(own: Path) -> None:
         off.append(abs(prices.interval(operators)[0] / truth[name] - 1))
         off_before.append(abs(before.interval(operators)[0] / truth[name] - 1))
     assert np.mean(off) < 0.1 < 0.25 < np.mean(off_before)
-    assert made.target == found.target
+    assert made.target == priced.target
 
 
 def test_a_profile_is_kept_unless_force_replaces_it(own: Path) -> None:
@@ -191,11 +193,11 @@ def test_the_machine_at_hand_is_timed_and_judged_on_networks_that_were_not_fitte
     shares: list[float] = []
     made = calibrate("here", share=0.1, tell=lambda what, share: shares.append(share) if share is not None else None)
     assert shares and all(0 <= share <= 1 for share in shares)
-    found = profile(target("here"))
-    assert found.target == made.target and not found.target.measured
-    assert [(pair.runtime, pair.precision) for pair in found.pairs] == [("onnxruntime", FP32), ("onnxruntime", INT8)]
-    for pair in found.pairs:
+    priced = profile(target("here"))
+    assert priced.target == made.target and not priced.target.measured
+    assert [(pair.runtime, pair.precision) for pair in priced.pairs] == [("onnxruntime", FP32), ("onnxruntime", INT8)]
+    for pair in priced.pairs:
         assert pair.standing.kind == MEASURED and pair.standing.threads == (1,)
         ((held, error),) = pair.standing.errors
         assert "not fitted: residual" in held and error < 1.0
-    assert Predicted(found, "onnxruntime", 1).fixed_ms > 0
+    assert Predicted(priced, "onnxruntime", 1).fixed_ms > 0

@@ -126,10 +126,10 @@ def test_targets_and_doctor_print_one_document() -> None:
     every = document(edgesdk("targets", "--json"))["targets"]
     assert "x86" in {target["name"] for target in every}
     assert all(fact["source"] for target in every for fact in target["facts"])
-    assert [one["name"] for one in document(edgesdk("targets", "x86", "--json"))["targets"]] == ["x86"]
+    assert [entry["name"] for entry in document(edgesdk("targets", "x86", "--json"))["targets"]] == ["x86"]
     assert "x86" in edgesdk("targets").stdout
-    found = document(edgesdk("doctor", "--json"))
-    assert found["packages"]["onnxruntime"] and found["device"]["cores"] >= 1
+    answer = document(edgesdk("doctor", "--json"))
+    assert answer["packages"]["onnxruntime"] and answer["device"]["cores"] >= 1
 
 
 def dead() -> int:

@@ -141,36 +141,38 @@ def test_a_process_prints_one_document_and_nothing_else(model: tuple[str, ...]) 
     command = [sys.executable, "-m", "edgesdk.cli", "estimate", *model, *PI, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0 and done.stderr == ""
-    found = contracts.loaded(done.stdout)
-    assert set(found) == FIELDS and found["layers"] == []
-    assert found["basis"] == "predicted" and found["target"] == "raspberry-pi-5" and found["runtime"] == "onnxruntime"
-    assert 0 < found["latency_low_ms"] < found["latency_ms"] < found["latency_high_ms"]
-    assert found["peak_memory_bytes"] > 0 and found["size_bytes"] > 0 and found["sources"]
-    assert found["standing"] == {"fp32": "measured"} and found["unknown"] == []
+    answer = contracts.loaded(done.stdout)
+    assert set(answer) == FIELDS and answer["layers"] == []
+    assert (
+        answer["basis"] == "predicted" and answer["target"] == "raspberry-pi-5" and answer["runtime"] == "onnxruntime"
+    )
+    assert 0 < answer["latency_low_ms"] < answer["latency_ms"] < answer["latency_high_ms"]
+    assert answer["peak_memory_bytes"] > 0 and answer["size_bytes"] > 0 and answer["sources"]
+    assert answer["standing"] == {"fp32": "measured"} and answer["unknown"] == []
 
 
 @pytest.mark.parametrize("model", [("model.onnx",), ("models.py:Small", "--shape", "3x32x32")])
 def test_layers_come_when_they_are_asked_for(ran: Run, model: tuple[str, ...]) -> None:
     whole = contracts.loaded(ran("estimate", *model, *PI, "--json"))
-    found = contracts.loaded(ran("estimate", *model, *PI, "--json", "--per-layer"))
-    layers = found.pop("layers")
-    assert {**found, "layers": []} == whole
+    answer = contracts.loaded(ran("estimate", *model, *PI, "--json", "--per-layer"))
+    layers = answer.pop("layers")
+    assert {**answer, "layers": []} == whole
     assert [layer["operator"] for layer in layers] == ["conv", "mean", "linear"]
     assert all(set(layer) == {"name", "operator", "latency_ms"} and layer["latency_ms"] > 0 for layer in layers)
-    assert sum(layer["latency_ms"] for layer in layers) < found["latency_ms"]
+    assert sum(layer["latency_ms"] for layer in layers) < answer["latency_ms"]
 
 
 def test_a_file_and_the_module_that_it_was_made_of_cost_the_same(ran: Run) -> None:
-    found = [
+    latencies = [
         contracts.loaded(ran("estimate", *model, *PI, "--json"))["latency_ms"]
         for model in (
             ("model.onnx",), ("free.onnx", "--shape", "3x32x32"), ("model.onnx", "--shape", "3X32X32"),
             ("models.py:Small", "--shape", "3x32x32"),
         )
     ]  # fmt: skip
-    assert found[1:] == pytest.approx([found[0]] * 3, rel=0.02)
+    assert latencies[1:] == pytest.approx([latencies[0]] * 3, rel=0.02)
     larger = contracts.loaded(ran("estimate", "free.onnx", "--shape", "3x64x64", *PI, "--json"))["latency_ms"]
-    assert larger > 1.5 * found[0]
+    assert larger > 1.5 * latencies[0]
 
 
 def test_people_are_told_what_it_costs_and_what_that_rests_on(ran: Run) -> None:
@@ -183,13 +185,13 @@ def test_people_are_told_what_it_costs_and_what_that_rests_on(ran: Run) -> None:
 
 
 def test_what_is_asked_for_is_taken(ran: Run) -> None:
-    found = contracts.loaded(
+    answer = contracts.loaded(
         ran("estimate", "model.onnx", "--target", "pi4", "--runtime", "litert", "--precision", "int8", "--threads", "4",
             "--json")
     )  # fmt: skip
-    assert (found["target"], found["runtime"], found["threads"]) == ("raspberry-pi-4", "litert", 4)
-    assert found["standing"] == {"int8": "measured", "fp32": "measured"}  # what the caller gives is float
-    assert found["runtime_memory_bytes"] is None
+    assert (answer["target"], answer["runtime"], answer["threads"]) == ("raspberry-pi-4", "litert", 4)
+    assert answer["standing"] == {"int8": "measured", "fp32": "measured"}  # what the caller gives is float
+    assert answer["runtime_memory_bytes"] is None
 
 
 @pytest.mark.parametrize("command", [["estimate", "model.onnx", *PI], ["estimate", "models.py:Small", *PI]])
@@ -337,16 +339,16 @@ def test_one_target_is_told_whole_with_its_errors(ran: Run) -> None:
 
 
 def test_every_target_is_in_one_document(ran: Run) -> None:
-    found = contracts.loaded(ran("targets", "--json"))["targets"]
-    assert [one["name"] for one in found] == list(targets())
-    for one in found:
-        assert one["title"] and one["facts"] and all(fact["source"] for fact in one["facts"])
-        assert set(one["precisions"]) == set(one["runtimes"])
-        for pair in one["pairs"]:
+    entries = contracts.loaded(ran("targets", "--json"))["targets"]
+    assert [entry["name"] for entry in entries] == list(targets())
+    for entry in entries:
+        assert entry["title"] and entry["facts"] and all(fact["source"] for fact in entry["facts"])
+        assert set(entry["precisions"]) == set(entry["runtimes"])
+        for pair in entry["pairs"]:
             assert pair["kind"] in STANDINGS and pair["source"] and pair["date"] and pair["threads"]
             assert "posterior" not in pair and "kernels" not in pair
             assert pair["errors"] or not pair["networks"]  # what was measured says how far off it is
-    assert {one["name"] for one in found if not one["pairs"]} == {"x86"}
+    assert {entry["name"] for entry in entries if not entry["pairs"]} == {"x86"}
 
 
 @pytest.mark.parametrize("name", ["jetson-orin-nano", "Jetson"])
@@ -355,11 +357,11 @@ def test_one_target_is_shown_with_sources(ran: Run, name: str) -> None:
     assert said.startswith("jetson-orin-nano: NVIDIA Jetson Orin Nano")
     assert "https://" in said and "tensorrt fp16: " in said and "version" in said
     assert "raspberry-pi-5:" not in said
-    (found,) = contracts.loaded(ran("targets", name, "--json"))["targets"]
-    assert found["name"] == "jetson-orin-nano" and found["half"] == ["tensorrt", "ncnn"]
-    assert {"tensorrt", "onnxruntime"} <= {pair["runtime"] for pair in found["pairs"]}
-    assert all(fact["value"] in said and fact["source"] in said for fact in found["facts"])
-    assert all(pair["source"] in said for pair in found["pairs"])
+    (entry,) = contracts.loaded(ran("targets", name, "--json"))["targets"]
+    assert entry["name"] == "jetson-orin-nano" and entry["half"] == ["tensorrt", "ncnn"]
+    assert {"tensorrt", "onnxruntime"} <= {pair["runtime"] for pair in entry["pairs"]}
+    assert all(fact["value"] in said and fact["source"] in said for fact in entry["facts"])
+    assert all(pair["source"] in said for pair in entry["pairs"])
 
 
 def test_an_unknown_target_is_not_shown(fails: Run) -> None:

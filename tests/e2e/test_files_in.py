@@ -59,15 +59,15 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def plans(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Plan]:
     monkeypatch.chdir(here)
-    found = {}
+    plans = {}
     for way in WAYS:
         if not Path(f"{way}.json").exists():
             own = ("--weights", "net.pt") if way == WAYS[0] else ()
             done = edgesdk("search", way, *own, "--data", "data.npz", "--target", "pi4", "--size", "9kB",
                            "--out", f"{way}.json", "-q")  # fmt: skip
             assert done.returncode == 0, done.stderr
-        found[way] = from_json(Plan, loads(Path(f"{way}.json").read_text()))
-    return found
+        plans[way] = from_json(Plan, loads(Path(f"{way}.json").read_text()))
+    return plans
 
 
 def test_one_network_by_three_ways_in_is_one_plan(plans: dict[str, Plan]) -> None:

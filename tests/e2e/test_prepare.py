@@ -136,15 +136,15 @@ def test_a_command_writes_a_model_that_loads_with_its_weights(
     assert {name: entry["sha256"] for name, entry in manifest["files"].items()} == {
         name: file_digest(folder / name) for name in ("model.py", "weights.safetensors")
     }
-    one, data = load_model("made/prepared/model.py:model"), load_data("good.npz")
-    network = trace(one, data.example)
+    model, data = load_model("made/prepared/model.py:model"), load_data("good.npz")
+    network = trace(model, data.example)
     assert Task().score(network, data.test, network) == document["report"]["score"]["after"]
     (here / "project").mkdir()
     for name in ("made", "models.py"):  # the folder moves with the model that it is of
         (here / name).rename(here / "project" / name)
     other = load_model(str(here / "project/made/prepared/model.py:model"))
-    assert torch.equal(answers(one), answers(other))
-    assert one(torch.zeros(1, 3, 8, 8)).shape == (1, 4 if way[0] != "transfer" else 3)
+    assert torch.equal(answers(model), answers(other))
+    assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 4 if way[0] != "transfer" else 3)
 
 
 def test_the_report_in_words_says_how_to_go_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,8 +212,8 @@ def test_a_term_that_turns_nan_ends_the_training_and_the_last_good_weights_are_k
 
     def spoilt(model: nn.Module) -> Tensor:
         steps.append(1.0)
-        found = torch.stack([p.abs().sum() for p in model.parameters()]).sum()
-        return found * math.nan if 10 < len(steps) < 13 else found
+        norm = torch.stack([p.abs().sum() for p in model.parameters()]).sum()
+        return norm * math.nan if 10 < len(steps) < 13 else norm
 
     made = sparsify(load_model("models.py:Normed"), "good.npz", on=spoilt, strength=0.01, epochs=8)
     (note,) = [note for note in made.report["notes"] if "not finite" in note]

@@ -70,9 +70,9 @@ def test_the_loop_of_the_documentation_answers_as_was_said(made, monkeypatch: py
     right = same = count = 0
     with torch.no_grad():
         for x, y in data.test:
-            found = np.concatenate([space["answer"](x[row : row + 1].numpy()) for row in range(len(x))]).argmax(1)
-            right += int((found == y.numpy()).sum())
-            same += int((found == model(x).argmax(1).numpy()).sum())
+            classes = np.concatenate([space["answer"](x[row : row + 1].numpy()) for row in range(len(x))]).argmax(1)
+            right += int((classes == y.numpy()).sum())
+            same += int((classes == model(x).argmax(1).numpy()).sum())
             count += len(y)
     assert 100 * right / count == pytest.approx(printed["test"]["staged"], abs=0.06)  # one image on a threshold
     assert same / count > 0.95
@@ -92,12 +92,12 @@ def test_from_python_without_labels_and_in_int8(tmp_path: Path) -> None:
         calibration = [(x[:64],), (x[200:300],)]  # noqa: RUF012
         test = [(x[300:],)]  # noqa: RUF012
 
-    found = sdk.stages(model, "raspberry-pi-5", Unlabelled(), precision="int8", max_drop=20, out=tmp_path / "stages")
-    assert found.precision == "int8" and found.basis == {"stages": "predicted", "expected": "predicted"}
-    assert found.held.dense == found.test.dense == 100  # agreement with itself
-    assert found.held.staged >= 80
-    assert any("no labels" in note for note in found.notes)
-    assert found.whole_ms != found.dense_ms
+    stages = sdk.stages(model, "raspberry-pi-5", Unlabelled(), precision="int8", max_drop=20, out=tmp_path / "stages")
+    assert stages.precision == "int8" and stages.basis == {"stages": "predicted", "expected": "predicted"}
+    assert stages.held.dense == stages.test.dense == 100  # agreement with itself
+    assert stages.held.staged >= 80
+    assert any("no labels" in note for note in stages.notes)
+    assert stages.whole_ms != stages.dense_ms
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

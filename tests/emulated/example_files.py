@@ -51,14 +51,14 @@ def write_example(folder: Path) -> dict[tuple[str, str], Path]:
 
 
 def _shown(model: ModelProto, runtime: str) -> ModelProto:
-    known = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    shapes = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
     outputs = {value.name for value in model.graph.output}
     makers = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         quantized = node.op_type == "DequantizeLinear" and node.input[0] in makers and node.output[0] not in outputs
         if quantized and makers[node.input[0]].op_type == "QuantizeLinear":
             name = node.output[0] if runtime == "litert" else node.input[0]
-            kind, shape = known[name].type.tensor_type.elem_type, known[name].type.tensor_type.shape
+            kind, shape = shapes[name].type.tensor_type.elem_type, shapes[name].type.tensor_type.shape
             value = helper.make_tensor_value_info(name, kind, [each.dim_value for each in shape.dim])
             model.graph.output.append(value)
     return model
@@ -67,12 +67,12 @@ def _shown(model: ModelProto, runtime: str) -> ModelProto:
 def operators(model: ModelProto) -> dict[str, str]:
     """Which operator made each integer tensor of an ONNX file, by the tensor's name and that of its floats."""
     makers = {name: node for node in model.graph.node for name in node.output}
-    found = {}
+    operator_of = {}
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear":
             maker = makers.get(node.input[0])
             while maker is not None and maker.op_type in ("Relu", "Clip", "Reshape", "Flatten", "Squeeze"):
                 maker = makers.get(maker.input[0])
-            found[node.output[0]] = maker.op_type if maker is not None else "QuantizeLinear"
+            operator_of[node.output[0]] = maker.op_type if maker is not None else "QuantizeLinear"
     readers = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    return {**found, **{readers[name]: operator for name, operator in found.items() if name in readers}}
+    return {**operator_of, **{readers[name]: operator for name, operator in operator_of.items() if name in readers}}

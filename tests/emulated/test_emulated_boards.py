@@ -92,11 +92,11 @@ def test_the_agent_as_one_file_answers(boards, tmp_path: Path, name: str) -> Non
 def test_bundles_are_installed_run_and_taken_back(boards, bundles, tmp_path: Path, name: str) -> None:
     board, root, versions = boards[name], tmp_path / "root", []
     for runtime in RUNTIMES:
-        found = install(bundles[runtime], board.device, install_root=str(root))
-        assert found["previous"] == (versions[-1] if versions else None)
-        versions.append(found["version"])
-        assert (root / "current").resolve() == root / "versions" / found["version"]
-        health = found["health"]
+        installed = install(bundles[runtime], board.device, install_root=str(root))
+        assert installed["previous"] == (versions[-1] if versions else None)
+        versions.append(installed["version"])
+        assert (root / "current").resolve() == root / "versions" / installed["version"]
+        health = installed["health"]
         assert health["emulated"] is True and health["runtime"] == runtime
         assert health["p50_ms"] is None and health["peak_memory_bytes"] is None
         assert health["errors"] and all(error <= TOLERANCE for error in health["errors"].values())
@@ -122,9 +122,9 @@ def test_a_bundle_for_another_architecture_is_refused(boards, bundles, tmp_path:
 
 def test_an_old_board_runs_the_bundle_with_the_older_runtime(boards, bundles, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    found = install(bundles["litert"], boards["armv7"].device, install_root=str(root))
-    error = max(found["health"]["errors"].values())
-    assert found["health"]["runtime"] == "tflite" and found["health"]["p50_ms"] is None
+    installed = install(bundles["litert"], boards["armv7"].device, install_root=str(root))
+    error = max(installed["health"]["errors"].values())
+    assert installed["health"]["runtime"] == "tflite" and installed["health"]["p50_ms"] is None
     assert 0 < error <= TOLERANCE  # its kernels round with integers alone
     assert f"by {error:.2g} of its spread" in boards["armv7"].succeed(root / "current" / "run.py")
 
@@ -149,7 +149,7 @@ def outputs(boards: dict[str, Board], files, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("outputs")
 
     @functools.cache
-    def found(runtime: str, name: str | None) -> dict[str, dict[str, np.ndarray]]:
+    def answers(runtime: str, name: str | None) -> dict[str, dict[str, np.ndarray]]:
         paths = [files[runtime, scheme] for scheme in SCHEMES]
         inputs = paths[0].with_name(INPUTS)
         if name is None:
@@ -161,7 +161,7 @@ def outputs(boards: dict[str, Board], files, tmp_path_factory: pytest.TempPathFa
         boards[name].succeed(HERE / "on_board.py", runner(), "outputs", runtime, inputs, *pairs)
         return {scheme: dict(np.load(file)) for scheme, file in zip(SCHEMES, made, strict=True)}
 
-    return found
+    return answers
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -202,6 +202,6 @@ def test_the_dense_model_answers_as_here_but_for_rounding(outputs, name: str, ru
 
 def _steps(a: np.ndarray, b: np.ndarray) -> int:
     """How many steps of their grid two tensors lie apart at most. The smallest difference within one is its step."""
-    found = np.diff(np.unique(np.concatenate((a.ravel(), b.ravel())).astype(np.float64)))
-    step = found[found > 1e-4 * found.max()].min()
+    gaps = np.diff(np.unique(np.concatenate((a.ravel(), b.ravel())).astype(np.float64)))
+    step = gaps[gaps > 1e-4 * gaps.max()].min()
     return round(float(np.max(np.abs(a.astype(np.float64) - b))) / step)

@@ -30,14 +30,14 @@ Counts = dict[str, dict[str, dict[str, int]]]
 
 def counted(boards: dict[str, Board], files: dict[tuple[str, str], Path]) -> Counts:
     """Instructions per inference by board, runtime and scheme."""
-    found: Counts = {}
+    every: Counts = {}
     for name in BOARDS:
-        found[name] = {}
+        every[name] = {}
         for runtime in RUNTIMES:
             paths = [files[runtime, scheme] for scheme in SCHEMES]
             counts = instructions(boards[name], runtime, paths, paths[0].with_name(INPUTS))
-            found[name][runtime] = dict(zip(SCHEMES, counts, strict=True))
-    return found
+            every[name][runtime] = dict(zip(SCHEMES, counts, strict=True))
+    return every
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def test_an_inference_takes_as_many_instructions_as_before(
 
 @pytest.mark.parametrize(("name", "runtime"), WITHIN)
 def test_int8_takes_fewer_instructions_than_the_dense_model(counts: Counts, name: str, runtime: str) -> None:
-    found = counts[name][runtime]
-    assert found["int8"] < WITHIN[name, runtime] * found["dense"]
+    own = counts[name][runtime]
+    assert own["int8"] < WITHIN[name, runtime] * own["dense"]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -88,8 +88,8 @@ def write() -> None:
         folder = Path(place)
         plugin, root = build_plugin(folder), unpacked(ARM64, folder / "roots")
         boards = {name: board(name, KINDS[name], root, plugin, folder) for name in BOARDS}
-        found = counted(boards, write_example(folder))
-    GOLDEN.write_text(json.dumps({"versions": ARM64.versions(), "instructions": found}, indent=1) + "\n", "utf-8")
+        counts = counted(boards, write_example(folder))
+    GOLDEN.write_text(json.dumps({"versions": ARM64.versions(), "instructions": counts}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["--write"]:

@@ -46,19 +46,19 @@ def damaged(content: bytes) -> st.SearchStrategy[bytes]:
     edits = st.tuples(kinds, place, some, st.integers(1, 64))
 
     def edited(todo: list[tuple[str, int, bytes, int]]) -> bytes:
-        found = content
+        mutated = content
         for what, at, new, length in todo:
             if what == "change":
-                found = found[:at] + new + found[at + len(new) :]
+                mutated = mutated[:at] + new + mutated[at + len(new) :]
             elif what == "put in":
-                found = found[:at] + new + found[at:]
+                mutated = mutated[:at] + new + mutated[at:]
             elif what == "take out":
-                found = found[:at] + found[at + length :]
+                mutated = mutated[:at] + mutated[at + length :]
             elif what == "again":
-                found = found[:at] + found[at : at + length] * 3 + found[at + length :]
+                mutated = mutated[:at] + mutated[at : at + length] * 3 + mutated[at + length :]
             else:
-                found = found[:at]
-        return found
+                mutated = mutated[:at]
+        return mutated
 
     return st.lists(edits, min_size=1, max_size=4).map(edited)
 
@@ -70,9 +70,9 @@ def altered(document: Any) -> st.SearchStrategy[Any]:
     edits = st.tuples(kinds, st.sampled_from(places), st.sampled_from(ODD))
 
     def edited(todo: list[tuple[str, tuple[Any, ...], Any]]) -> Any:
-        found = {"": json.loads(json.dumps(document))}
+        paths = {"": json.loads(json.dumps(document))}
         for what, path, new in todo:
-            holder: Any = found
+            holder: Any = paths
             *before, last = path
             odd = copy.deepcopy(new)
             with contextlib.suppress(KeyError, IndexError, TypeError):  # an edit before took it away
@@ -86,7 +86,7 @@ def altered(document: Any) -> st.SearchStrategy[Any]:
                     holder[last].append(odd)
                 else:
                     holder[last] = odd
-        return found[""]
+        return paths[""]
 
     return st.lists(edits, min_size=1, max_size=3).map(edited)
 
@@ -115,7 +115,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items() if v is not None) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(_toml(one) for one in value if one is not None) + "]"
+        return "[" + ", ".join(_toml(item) for item in value if item is not None) + "]"
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return json.dumps(value)

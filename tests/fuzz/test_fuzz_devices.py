@@ -44,10 +44,10 @@ NEXT = protocol.request(99, "drop", {"name": "nothing"})
 
 
 def lines(documents: tuple[Any, ...]) -> st.SearchStrategy[bytes]:
-    def one(document: Any) -> st.SearchStrategy[bytes]:
+    def mutated(document: Any) -> st.SearchStrategy[bytes]:
         return altered(document).map(as_json) | damaged(as_json(document))
 
-    return st.one_of(*map(one, documents))
+    return st.one_of(*map(mutated, documents))
 
 
 @examples(150)
@@ -65,8 +65,8 @@ def test_every_line_is_answered_and_the_agent_goes_on(line: bytes) -> None:
 @examples(150)
 @given(line=lines(ANSWERS))
 def test_an_answer_is_taken_or_is_nonsense(line: bytes) -> None:
-    found = read_or_refused(lambda: protocol.answer(line, 7), ValueError)
-    assert found is None or isinstance(found, dict)
+    answer = read_or_refused(lambda: protocol.answer(line, 7), ValueError)
+    assert answer is None or isinstance(answer, dict)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def bundle(folder: Path) -> dict[str, Any]:
         "runtime": {"name": "onnxruntime", "version": "1", "minimum": "1"},
         "model": "model.onnx", "threads": 1, "target": "x86", "architecture": None,
         "inputs": [{"name": value.name, "shape": shape, "dtype": "float32", "layout": "NCHW", "normalization": None}],
-        "outputs": [{"name": n, "shape": list(one.shape), "dtype": str(one.dtype)} for n, one in made.items()],
+        "outputs": [{"name": n, "shape": list(output.shape), "dtype": str(output.dtype)} for n, output in made.items()],
         "preprocessing": None, "classes": [], "files": listed(folder),
     }  # fmt: skip
 
@@ -179,11 +179,11 @@ def test_what_run_py_is_given_is_read_or_refused(folder: Path, suffix: str, data
     path = written(folder / f"input{suffix}", data.draw(damaged(INPUTS[suffix])))
 
     def prepared() -> Any:
-        found = bundle_run.read(path, {"inputs": [entry], "preprocessing": how})
-        return bundle_run.prepared(found["x"], entry, how)
+        arrays = bundle_run.read(path, {"inputs": [entry], "preprocessing": how})
+        return bundle_run.prepared(arrays["x"], entry, how)
 
-    found = read_or_refused(prepared, SystemExit)
-    assert found is None or list(found.shape[1:]) == shape[1:]
+    arrays = read_or_refused(prepared, SystemExit)
+    assert arrays is None or list(arrays.shape[1:]) == shape[1:]
 
 
 @examples(40)

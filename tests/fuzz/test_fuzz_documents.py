@@ -77,16 +77,16 @@ def budget_of(plan: Plan) -> Any:
 
 
 def use_report(path: Path) -> Any:
-    found = read_anchors(path)
-    for report in (found or {}).values():
+    anchors = read_anchors(path)
+    for report in (anchors or {}).values():
         with contextlib.suppress(EdgeSdkError):  # it may have no samples
             assert report.cost(Budget()).basis == report.basis
 
 
 def use_target(path: Path) -> Any:
-    found = target("my-board")
-    chips = [found.chip(runtime) for runtime in found.runtimes] if found.chips else []
-    return [chip.lanes("int8") for chip in chips], found.differs({"board": "Raspberry Pi 4", "architecture": "aarch64"})
+    entry = target("my-board")
+    chips = [entry.chip(runtime) for runtime in entry.runtimes] if entry.chips else []
+    return [chip.lanes("int8") for chip in chips], entry.differs({"board": "Raspberry Pi 4", "architecture": "aarch64"})
 
 
 def use_prices(path: Path) -> Any:
@@ -94,7 +94,7 @@ def use_prices(path: Path) -> Any:
     for pair in load(path.read_text("utf-8", "replace"), "the prices of my-board"):
         if pair.precision in ("fp32", FP16, INT8):
             ops = [OP, baseline(OP)]
-            median, deviation = pair.known(2).predict(work(ops, chip, pair.kernels, 2), chip.clock_ghz)
+            median, deviation = pair.posterior_at(2).predict(work(ops, chip, pair.kernels, 2), chip.clock_ghz)
             assert math.isfinite(median) and median > 0 and deviation >= 0
 
 
@@ -107,12 +107,12 @@ def use_table(path: Path) -> Any:
 
 
 def use_inventory(path: Path) -> Any:
-    return [(found.local, found.address) for found in devices().values()]
+    return [(device.local, device.address) for device in devices().values()]
 
 
 def use_recovery(path: Path) -> Any:
-    found = Recovery.read(path)
-    return found.own, [(term.heat if term.kind == "soft" else 1, term.pairs) for term in found.losses]
+    recovery = Recovery.read(path)
+    return recovery.own, [(term.heat if term.kind == "soft" else 1, term.pairs) for term in recovery.losses]
 
 
 def device_toml() -> dict[str, Any]:

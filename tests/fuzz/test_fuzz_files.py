@@ -69,12 +69,12 @@ def checkpoint() -> dict[str, Any]:
 
 def repickled(content: bytes, change: Callable[[bytes], bytes]) -> bytes:
     """A file of ``torch.save`` with another pickle in it."""
-    found = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(found, "w") as new:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w") as new:
         for entry in old.infolist():
             part = old.read(entry)
             new.writestr(entry.filename, change(part) if entry.filename.endswith("data.pkl") else part)
-    return found.getvalue()
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +113,9 @@ def test_weights_are_read_or_refused(folder: Path, name: str, data: st.DataObjec
         heads = damaged(whole[8 : 8 + length])
         strategy |= heads.map(lambda head: struct.pack("<Q", len(head)) + head + whole[8 + length :])
     path = written(folder / f"weights{suffix}", data.draw(strategy))
-    found = read_or_refused(lambda: load_weighted(net(), path), ModelError)
-    if found is not None:
-        assert all(torch.isfinite(value).all() for value in found[0].state_dict().values())
+    loaded = read_or_refused(lambda: load_weighted(net(), path), ModelError)
+    if loaded is not None:
+        assert all(torch.isfinite(value).all() for value in loaded[0].state_dict().values())
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -166,21 +166,21 @@ def test_samples_are_read_or_refused(folder: Path, compressed: bool, data: st.Da
     np.save(array, ARRAYS[name])
 
     def replaced(content: bytes) -> bytes:
-        found = io.BytesIO()
-        with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(found, "w") as new:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(buffer, "w") as new:
             for entry in old.infolist():
                 new.writestr(entry.filename, content if entry.filename == f"{name}.npy" else old.read(entry))
-        return found.getvalue()
+        return buffer.getvalue()
 
     heads = damaged(array.getvalue()[:128]).map(lambda head: replaced(head + array.getvalue()[128:]))
     kinds = st.sampled_from(["u1", "i1", "<f2", "f4", ">f8", "c8", "?", "S3", "U2", "M8[s]", "V4", "u2", "u8", "O"])
     shapes = st.lists(st.integers(0, 5), max_size=4)
     others = st.tuples(kinds, shapes).map(lambda k: npz(compressed, **{**ARRAYS, name: np.zeros(k[1], k[0])}))
     path = written(folder / "samples.npz", data.draw(damaged(whole) | heads | others))
-    found = read_or_refused(lambda: from_npz(path, {}), DataError)
-    if found is not None:
-        assert len(found) > 0
-        found.prepare(found.x)
+    samples = read_or_refused(lambda: from_npz(path, {}), DataError)
+    if samples is not None:
+        assert len(samples) > 0
+        samples.prepare(samples.x)
 
 
 def declared(shape: str, dtype: str = "<f4") -> bytes:
@@ -234,8 +234,8 @@ def test_images_are_read_or_refused(folder: Path, kind: str, data: st.DataObject
     place.mkdir(parents=True, exist_ok=True)
     written(place / "image.png", data.draw(damaged(image(kind))))
     wanted = {"image_size": (8, 8), "channel_order": "RGB"}
-    found = read_or_refused(lambda: read_folder(place.parent, wanted), DataError)
-    assert found is None or found.parts["train"][0].shape == (1, 3, 8, 8)
+    images = read_or_refused(lambda: read_folder(place.parent, wanted), DataError)
+    assert images is None or images.parts["train"][0].shape == (1, 3, 8, 8)
 
 
 def test_an_image_in_a_format_that_takes_a_program_is_refused(tmp_path: Path) -> None:
@@ -273,14 +273,14 @@ ATTRIBUTES = ("pads", "strides", "group", "axis", "transB", "kernel_shape", "dil
 
 def rewired(data: st.DataObject) -> bytes:
     """The model with names, operators, attributes, types and sizes of it changed."""
-    found = model()
+    made = model()
     names = st.sampled_from(["x", "a", "b", "c", "d", "e", "f", "y", "weight", "integers", "shape", "", "none"])
     operators = ["Conv", "Identity", "Expand", "Tile", "Constant", "ConstantOfShape", "Gemm", "MatMul", "LSTM", "Split"]
     operators += ["QLinearConv", "Concat", "Pad", "Resize", "BatchNormalization", "Loop", "Sum", "Shape", "Clip", "Erf"]
     for _ in range(data.draw(st.integers(1, 3))):
-        node = data.draw(st.sampled_from(list(found.graph.node)))
-        tensor = data.draw(st.sampled_from(list(found.graph.initializer)))
-        axes = found.graph.input[0].type.tensor_type.shape.dim
+        node = data.draw(st.sampled_from(list(made.graph.node)))
+        tensor = data.draw(st.sampled_from(list(made.graph.initializer)))
+        axes = made.graph.input[0].type.tensor_type.shape.dim
         what = data.draw(st.sampled_from(CHANGES))
         size = data.draw(st.sampled_from([-1, 0, 1, 2, 3, 2**31, 2**40, 2**63 - 1, -(2**63)]))
         if what == "read":
@@ -301,10 +301,10 @@ def rewired(data: st.DataObject) -> bytes:
         elif what == "more":
             node.input.append(data.draw(names))
         else:
-            nodes = list(found.graph.node)[::-1]
-            del found.graph.node[:]
-            found.graph.node.extend(nodes)
-    return found.SerializeToString()
+            nodes = list(made.graph.node)[::-1]
+            del made.graph.node[:]
+            made.graph.node.extend(nodes)
+    return made.SerializeToString()
 
 
 @examples(200)
@@ -315,9 +315,9 @@ def test_an_onnx_file_is_read_or_refused(folder: Path, data: st.DataObject) -> N
     else:
         content = data.draw(damaged(model().SerializeToString()))
     path = written(folder / "model.onnx", content)
-    found = read_or_refused(lambda: read(path, (3, 6, 6)), EdgeSdkError)
-    if found is not None:
-        graph, options = found
+    result = read_or_refused(lambda: read(path, (3, 6, 6)), EdgeSdkError)
+    if result is not None:
+        graph, options = result
         assert set(options) == {layer.name for layer in graph.layers} and graph.digest
 
 

@@ -232,5 +232,5 @@ class ScriptedTraining:
         return Result(
             candidate.plan, candidate.artifact, measured[DENSE], measured[DEPLOYED], 100.0,
             100.0 - self.drop(candidate.plan), EXACT, (), (),
-            {name: one for name, one in measured.items() if name in (beside or {})},
+            {name: measurement for name, measurement in measured.items() if name in (beside or {})},
         )  # fmt: skip

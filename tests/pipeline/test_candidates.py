@@ -37,18 +37,20 @@ def test_what_was_tried_is_not_carried_out_again(study: Study) -> None:
 
 
 def test_each_bound_that_is_missed_is_tightened(study: Study) -> None:
-    one, _ = list_dense(study, Budget())
-    tighter = tighten({"latency_ms": 0.97}, Budget(latency_ms=1e-9, size_bytes=1.0), [one])
+    dense, _ = list_dense(study, Budget())
+    tighter = tighten({"latency_ms": 0.97}, Budget(latency_ms=1e-9, size_bytes=1.0), [dense])
     assert tighter["latency_ms"] < 0.97 and tighter["size_bytes"] < 1.0 and "peak_memory_bytes" not in tighter
 
 
 def test_a_candidate_is_observed_beside_its_parts(study: Study) -> None:
     own = with_script(study, script=lambda name, ms: 1.2 * ms)
     count = len(own.corrections.observations)
-    one = attempt(own, make_plan(own, Budget(latency_ms=0.7 * own.dense.latency_ms())), Budget(), "even")
+    latest = attempt(own, make_plan(own, Budget(latency_ms=0.7 * own.dense.latency_ms())), Budget(), "even")
     assert len(own.corrections.observations) == count + 1
     last = own.corrections.observations[-1]
-    assert last.measured_ms == one.cost.latency_ms == pytest.approx(1.2 * (last.float_ms + last.integer_ms), rel=0.01)
+    assert (
+        last.measured_ms == latest.cost.latency_ms == pytest.approx(1.2 * (last.float_ms + last.integer_ms), rel=0.01)
+    )
     assert len(study.corrections.observations) == count, "another's corrections are its own"
 
 
@@ -81,7 +83,7 @@ def test_what_keeps_and_what_is_nearest(study: Study) -> None:
     assert find_nearest(tried, hopeless) is tried[1]
     error = refuse(tried, hopeless, None)
     assert error.tightest == tried[1].cost.latency_ms and "predicted at" in error.fact
-    measured = [replace(one, cost=replace(one.cost, basis="measured")) for one in tried]
+    measured = [replace(attempt, cost=replace(attempt.cost, basis="measured")) for attempt in tried]
     assert "measured at" in refuse(measured, hopeless, None).fact
 
 

@@ -54,18 +54,20 @@ class Scored(Training):
 
 
 def test_one_candidate_needs_no_comparison(labelled: Study) -> None:
-    one = candidate_of(labelled, 0.6)
-    selected = training_of(labelled).select_best([one])
-    assert selected.candidate is one and selected.history == ()
+    candidate = candidate_of(labelled, 0.6)
+    selected = training_of(labelled).select_best([candidate])
+    assert selected.candidate is candidate and selected.history == ()
 
 
 def test_finalists_are_told_apart_by_halving(labelled: Study) -> None:
     several = [list_dense(labelled, Budget())[1].candidate]
     several += [candidate_of(labelled, share) for share in (0.4, 0.7, 0.95)]
-    assert len({one.plan.digest for one in several}) == 4
+    assert len({candidate.plan.digest for candidate in several}) == 4
     training = training_of(labelled, kind=Scored)
     assert isinstance(training, Scored)
-    training.scores = {one.plan.digest + "onnxruntime": 60.0 + 10 * place for place, one in enumerate(several)}
+    training.scores = {
+        candidate.plan.digest + "onnxruntime": 60.0 + 10 * place for place, candidate in enumerate(several)
+    }
     selected = training.select_best(several)
     assert selected.candidate is several[-1]
     rounds = [step["round"] for step in selected.history]
@@ -105,14 +107,17 @@ def test_the_dense_model_is_not_trained(labelled: Study) -> None:
 
 
 def test_what_was_fitted_is_taken_up_again(labelled: Study, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = candidate_of(labelled, 0.4)
-    assert one.plan.structural(labelled.graph)
-    first = training_of(labelled).fit(one)
+    candidate = candidate_of(labelled, 0.4)
+    assert candidate.plan.structural(labelled.graph)
+    first = training_of(labelled).fit(candidate)
     calls: list[str] = []
     monkeypatch.setattr("edgesdk.pipeline.training.fit", lambda *given: calls.append("fitted again"))
     again = training_of(labelled)
-    assert all(torch.equal(a, b) for a, b in zip(_weights(first), _weights(again.fit(one)), strict=True)) and not calls
-    assert again.fit(one) is again.fit(one)
+    assert (
+        all(torch.equal(a, b) for a, b in zip(_weights(first), _weights(again.fit(candidate)), strict=True))
+        and not calls
+    )
+    assert again.fit(candidate) is again.fit(candidate)
     again.forget()
     assert not list((own_cache / "runs").glob("*/*"))
 
@@ -123,11 +128,11 @@ def _weights(network: object) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("share", [0.4, None], ids=["structural", "integers alone"])
 def test_a_plan_is_carried_out_alike_for_a_deployment_and_for_an_export(labelled: Study, share: float | None) -> None:
-    one = candidate_of(labelled, share) if share else list_dense(labelled, Budget())[1].candidate
-    assert one.plan.structural(labelled.graph) is bool(share)
-    exported, options = apply(one.plan, labelled.network, labelled.data, labelled.task, labelled.scores)
-    deployed = training_of(labelled, 0.0).recover(one, 0.0, "calibrating")
-    assert options == {name: one.options.get(name, Option()) for name in options}
+    candidate = candidate_of(labelled, share) if share else list_dense(labelled, Budget())[1].candidate
+    assert candidate.plan.structural(labelled.graph) is bool(share)
+    exported, options = apply(candidate.plan, labelled.network, labelled.data, labelled.task, labelled.scores)
+    deployed = training_of(labelled, 0.0).recover(candidate, 0.0, "calibrating")
+    assert options == {name: candidate.options.get(name, Option()) for name in options}
     assert all(torch.equal(a, b) for a, b in zip(_weights(exported), _weights(deployed), strict=True))
     x = labelled.data.example
     assert torch.equal(exported.flat(x)[0], deployed.flat(x)[0])

@@ -17,7 +17,7 @@ from edgesdk.pipeline.planning import make_plan
 from edgesdk.pipeline.study import Study
 from edgesdk.workflows.where import Where
 
-ALIASES = [(alias, known.name) for known in targets().values() for alias in known.aliases]
+ALIASES = [(alias, entry.name) for entry in targets().values() for alias in entry.aliases]
 
 
 @pytest.mark.parametrize(("alias", "name"), ALIASES)

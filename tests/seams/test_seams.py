@@ -34,9 +34,9 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]
     ranked: list[str] = []
 
     def rank(*given):
-        found = toy_criterion.rank(*given)
-        ranked.extend(found)
-        return found
+        scores = toy_criterion.rank(*given)
+        ranked.extend(scores)
+        return scores
 
     monkeypatch.setitem(RUNTIMES, "toy", toy_runtime.row())
     monkeypatch.setitem(KINDS, toy_form.KIND.method, toy_form.KIND)

@@ -12,10 +12,10 @@ from edgesdk.techniques.importance import l1
 
 
 def rank(network: Network, batches: Any, task: Any) -> dict[str, Tensor]:
-    found = {group.name: torch.zeros(group.size) for group in network.graph.groups if group.fixed is None}
+    scores = {group.name: torch.zeros(group.size) for group in network.graph.groups if group.fixed is None}
     for layer in network.graph.layers:
-        if layer.writes in found and layer.weight_shape:
+        if layer.writes in scores and layer.weight_shape:
             weight = network.submodule(layer.name).weight
             assert isinstance(weight, Tensor)
-            found[layer.writes] += l1(weight.detach())
-    return found
+            scores[layer.writes] += l1(weight.detach())
+    return scores

@@ -55,14 +55,14 @@ def test_a_weight_is_what_its_codes_and_table_say(name: str, shape: tuple[int, .
     assert coded.codes.dtype == torch.uint8
     assert coded.table.dtype == torch.float32
     assert int(coded.codes.max()) < len(coded.table) <= 2**coded.bits <= 2 * len(coded.table)
-    found = coded.decoded()
-    assert found.shape == weight.shape
-    assert found.dtype == torch.float32
+    decoded = coded.decoded()
+    assert decoded.shape == weight.shape
+    assert decoded.dtype == torch.float32
     assert 0 < error(weight, coded) < float(weight.double().square().sum())
     by_hand = coded.table.numpy()[coded.codes.numpy().ravel()]
     if coded.scales is not None:
         by_hand = by_hand * np.repeat(coded.scales.numpy(), coded.block)[: by_hand.size]
-    assert found.numpy().tobytes() == by_hand.tobytes()
+    assert decoded.numpy().tobytes() == by_hand.tobytes()
 
 
 @settings(max_examples=25)
@@ -78,19 +78,19 @@ def test_a_codebook_of_k_has_k_values_and_k_means_are_no_worse_than_where_they_s
 
 def test_k_means_find_what_no_other_centroids_near_them_beat() -> None:
     weight = drawn(0, 300)
-    found = k_means(weight, 5)
+    result = k_means(weight, 5)
     for centre in range(5):
-        members = weight[found.codes == centre]
-        assert float(found.table[centre]) == pytest.approx(float(members.mean()), abs=2e-3 * float(weight.std()))
+        members = weight[result.codes == centre]
+        assert float(result.table[centre]) == pytest.approx(float(members.mean()), abs=2e-3 * float(weight.std()))
 
 
 def test_intervals_are_equal_and_their_values_the_means_of_what_is_in_them() -> None:
     weight = torch.tensor([-2.0, -1.0, -1.2, 0.1, 0.3, 1.4, 1.8, 9.0])
-    found = intervals(weight, 4, spread=1.0)
+    result = intervals(weight, 4, spread=1.0)
     mean, deviation = weight.mean(), weight.std(correction=0)
     edges = [-math.inf, mean - deviation / 2, mean, mean + deviation / 2, math.inf]
     expected = [weight[(weight > low) & (weight <= high)].mean() for low, high in pairwise(edges)]
-    torch.testing.assert_close(found.table, torch.stack([value for value in expected if not value.isnan()]))
+    torch.testing.assert_close(result.table, torch.stack([value for value in expected if not value.isnan()]))
 
 
 def test_few_distinct_weights_come_back_as_they_are() -> None:
@@ -107,18 +107,18 @@ def test_few_distinct_weights_come_back_as_they_are() -> None:
 def test_each_weight_has_the_nearest_value(seed: int) -> None:
     weight = drawn(seed, 30)
     for table in (k_means(weight, 7).table, powers_of_two(weight, 3).table):
-        found = nearest(weight, table).decoded()
+        decoded = nearest(weight, table).decoded()
         best = (weight.double()[:, None] - table.double()).abs().amin(1)
-        assert torch.equal((weight.double() - found.double()).abs(), best)
+        assert torch.equal((weight.double() - decoded.double()).abs(), best)
 
 
 @given(st.integers(0, 10**6), st.integers(2, 5))
 def test_powers_of_two_are_such_up_to_the_largest_of_the_paper(seed: int, bits: int) -> None:
     weight = drawn(seed, 50)
-    found = powers_of_two(weight, bits)
-    sizes = found.table[found.table > 0]
-    assert len(found.table) == 2**bits - 1
-    assert torch.equal(found.table, -found.table.flip(0))
+    result = powers_of_two(weight, bits)
+    sizes = result.table[result.table > 0]
+    assert len(result.table) == 2**bits - 1
+    assert torch.equal(result.table, -result.table.flip(0))
     assert all(math.frexp(size)[0] == 0.5 for size in sizes.tolist())
     assert float(sizes.max()) == 2.0 ** math.floor(math.log2(4 * float(weight.abs().max()) / 3))
 
@@ -126,14 +126,14 @@ def test_powers_of_two_are_such_up_to_the_largest_of_the_paper(seed: int, bits: 
 @given(st.integers(0, 10**6), st.sampled_from((1, 5, 32, 100)))
 def test_four_bit_floats_are_those_of_the_standard(seed: int, block: int) -> None:
     weight = drawn(seed, 9, 7)
-    found = e2m1(weight, block)
-    assert found.scales is not None
+    result = e2m1(weight, block)
+    assert result.scales is not None
     flat = weight.flatten()
-    for run, scale in enumerate(found.scales.tolist()):
+    for run, scale in enumerate(result.scales.tolist()):
         each = flat[run * block : (run + 1) * block].numpy()
         assert scale == 2.0 ** (math.floor(math.log2(np.abs(each).max())) - 2)
         expected = (each / np.float32(scale)).clip(-6, 6).astype(ml_dtypes.float4_e2m1fn)
-        codes = found.codes.flatten()[run * block : (run + 1) * block].numpy()
+        codes = result.codes.flatten()[run * block : (run + 1) * block].numpy()
         assert codes.tolist() == expected.view(np.uint8).tolist()
 
 
@@ -145,19 +145,19 @@ def test_halves_of_four_bit_floats_go_to_the_even_mantissa() -> None:
 @given(st.integers(0, 10**6), st.floats(0.5, 1.5))
 def test_no_other_scale_suits_signs_better_than_the_mean_magnitude(seed: int, factor: float) -> None:
     weight = drawn(seed, 6, 8)
-    found = binary(weight)
-    assert found.scales is not None
-    other = Coded(found.codes, found.table, found.scales * factor, found.block)
-    assert torch.equal(found.decoded() >= 0, weight >= 0)
-    assert error(weight, found) <= error(weight, other) * (1 + 1e-5)
+    result = binary(weight)
+    assert result.scales is not None
+    other = Coded(result.codes, result.table, result.scales * factor, result.block)
+    assert torch.equal(result.decoded() >= 0, weight >= 0)
+    assert error(weight, result) <= error(weight, other) * (1 + 1e-5)
 
 
 @given(st.integers(0, 10**6), st.floats(0.5, 1.5))
 def test_ternary_weights_have_the_best_scale_for_the_threshold_of_the_paper(seed: int, factor: float) -> None:
     weight = drawn(seed, 6, 8)
-    found = ternary(weight)
-    assert torch.equal(found.decoded() != 0, weight.abs() > 0.7 * weight.abs().mean())
-    assert error(weight, found) <= error(weight, Coded(found.codes, found.table * factor)) * (1 + 1e-5)
+    result = ternary(weight)
+    assert torch.equal(result.decoded() != 0, weight.abs() > 0.7 * weight.abs().mean())
+    assert error(weight, result) <= error(weight, Coded(result.codes, result.table * factor)) * (1 + 1e-5)
 
 
 BAD: list[tuple[Callable[[], object], str]] = [

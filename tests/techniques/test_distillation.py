@@ -30,9 +30,9 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 @given(n=st.integers(2, 7), k=st.integers(2, 6), seed=st.integers(0, 1000))
 @settings(max_examples=30)
 def test_twins_have_nothing_to_learn_and_others_have(kind: str, n: int, k: int, seed: int) -> None:
-    one, other = normal(n + 1, k, seed=seed), normal(n + 1, k, seed=seed + 1)
-    assert float(FLAT[kind](one, one)) == pytest.approx(0, abs=1e-12)
-    assert float(FLAT[kind](one, other)) > 1e-6
+    first, second = normal(n + 1, k, seed=seed), normal(n + 1, k, seed=seed + 1)
+    assert float(FLAT[kind](first, first)) == pytest.approx(0, abs=1e-12)
+    assert float(FLAT[kind](first, second)) > 1e-6
 
 
 @pytest.mark.parametrize("kind", FLAT)
@@ -74,9 +74,9 @@ def test_hard_labels_are_soft_labels_of_a_teacher_that_is_certain() -> None:
 @given(shift=st.floats(-5, 5), seed=st.integers(0, 100))
 @settings(max_examples=30)
 def test_probabilities_do_not_see_a_shift_that_logits_see(shift: float, seed: int) -> None:
-    one = normal(4, 5, seed=seed)
-    assert float(d.probabilities(one + shift, one, 2.0)) == pytest.approx(0, abs=1e-20)
-    assert float(d.logits(one + shift, one)) == pytest.approx(shift**2)
+    first = normal(4, 5, seed=seed)
+    assert float(d.probabilities(first + shift, first, 2.0)) == pytest.approx(0, abs=1e-20)
+    assert float(d.logits(first + shift, first)) == pytest.approx(shift**2)
 
 
 @given(scale=st.floats(0.1, 10), seed=st.integers(0, 100))
@@ -100,18 +100,18 @@ def test_relations_compare_features_of_any_width(kind: str) -> None:
 
 
 def test_angles_are_those_of_the_definition_also_where_samples_are_the_same() -> None:
-    one, other = normal(4, 3), normal(4, 3, seed=1)
+    first, second = normal(4, 3), normal(4, 3, seed=1)
 
     def cosine(x: Tensor, i: int, j: int, k: int) -> Tensor:
         return nn.functional.cosine_similarity(x[i] - x[j], x[k] - x[j], dim=0) if j not in (i, k) else torch.zeros(())
 
     places = [(i, j, k) for i in range(4) for j in range(4) for k in range(4)]
-    pairs = [(float(cosine(one, *p)), float(cosine(other, *p))) for p in places]
+    pairs = [(float(cosine(first, *p)), float(cosine(second, *p))) for p in places]
     expected = sum(0.5 * (a - b) ** 2 if abs(a - b) < 1 else abs(a - b) - 0.5 for a, b in pairs) / len(places)
-    assert float(d.angles(one, other)) == pytest.approx(expected)
+    assert float(d.angles(first, second)) == pytest.approx(expected)
     twice = normal(3, 3, dtype=torch.float32)[[0, 0, 1, 2]].requires_grad_()
     for loss in (d.angles, d.distances):
-        (gradient,) = torch.autograd.grad(loss(twice, other.float()), twice)
+        (gradient,) = torch.autograd.grad(loss(twice, second.float()), twice)
         assert torch.isfinite(gradient).all()
         assert float(gradient.abs().max()) < 10
 

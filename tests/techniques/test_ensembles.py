@@ -31,9 +31,9 @@ def test_the_answer_of_classifiers_has_the_mean_of_their_probabilities() -> None
 
 def test_the_answer_of_others_is_the_mean_and_of_twins_it_is_theirs() -> None:
     torch.manual_seed(0)
-    one, other, x = nn.Linear(4, 2), nn.Linear(4, 2), torch.randn(6, 4)
-    torch.testing.assert_close(Ensemble([one, other], classify=False)(x), (one(x) + other(x)) / 2)
-    torch.testing.assert_close(Ensemble([one, one])(x), one(x).log_softmax(-1))
+    left, right, x = nn.Linear(4, 2), nn.Linear(4, 2), torch.randn(6, 4)
+    torch.testing.assert_close(Ensemble([left, right], classify=False)(x), (left(x) + right(x)) / 2)
+    torch.testing.assert_close(Ensemble([left, left])(x), left(x).log_softmax(-1))
 
 
 def test_a_certain_mistake_of_all_stays_finite() -> None:

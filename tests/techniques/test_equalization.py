@@ -33,11 +33,11 @@ def made(name: str, seed: int) -> tuple[nn.Module, nn.Module, nn.Module, Tensor]
     """A pair whose channels differ in range by orders of magnitude, what is between, and inputs."""
     torch.manual_seed(seed)
     first, between, second, shape = PAIRS[name]
-    one, other = first(), second()
+    left, right = first(), second()
     with torch.no_grad():
-        sizes = torch.exp(2 * torch.randn(len(one.weight)))
-        one.weight.mul_(sizes.reshape(-1, *[1] * (one.weight.dim() - 1)))
-    return one, between, other, torch.randn(4, *shape)
+        sizes = torch.exp(2 * torch.randn(len(left.weight)))
+        left.weight.mul_(sizes.reshape(-1, *[1] * (left.weight.dim() - 1)))
+    return left, between, right, torch.randn(4, *shape)
 
 
 @torch.no_grad()
@@ -48,10 +48,10 @@ def test_the_function_stays_and_the_ranges_are_equal(name: str, seed: int) -> No
     first, between, second, x = made(name, seed)
     before = second(between(first(x)))
     ranges = output_ranges(first), input_ranges(second, len(first.weight))  # type: ignore[arg-type]
-    found = equalize(first, second)
+    scales = equalize(first, second)
     after = second(between(first(x)))
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5 * float(before.abs().max()))
-    now = output_ranges(first), input_ranges(second, len(found))
+    now = output_ranges(first), input_ranges(second, len(scales))
     torch.testing.assert_close(now[0], now[1], rtol=1e-4, atol=0)
     torch.testing.assert_close(now[0], (ranges[0] * ranges[1]).sqrt(), rtol=1e-4, atol=0)
     assert not torch.allclose(ranges[0], ranges[1], rtol=0.1)
@@ -82,9 +82,9 @@ def test_channels_that_are_zero_are_left_alone() -> None:
     first, between, second, x = made("convolutions", 3)
     first.weight[2], second.weight[:, 5] = 0.0, 0.0  # type: ignore[index,operator]
     before = second(between(first(x)))
-    found = equalize(first, second)
-    assert found[[2, 5]].tolist() == [1.0, 1.0]
-    assert torch.isfinite(found).all()
+    scales = equalize(first, second)
+    assert scales[[2, 5]].tolist() == [1.0, 1.0]
+    assert torch.isfinite(scales).all()
     torch.testing.assert_close(second(between(first(x))), before, rtol=1e-4, atol=1e-4)
 
 
@@ -99,6 +99,6 @@ def test_channels_that_are_zero_are_left_alone() -> None:
 )
 def test_what_is_wrong_is_said_in_one_line(first: nn.Module, second: nn.Module, message: str) -> None:
     for call in (scales, equalize):
-        with pytest.raises(UsageError, match=message) as found:
+        with pytest.raises(UsageError, match=message) as raised:
             call(first, second)
-        assert "\n" not in str(found.value)
+        assert "\n" not in str(raised.value)

@@ -41,9 +41,9 @@ def test_doubt_is_nothing_where_certain_and_most_where_even() -> None:
 def test_doubt_is_of_the_probabilities_alone(classes: int, seed: int) -> None:
     logits = torch.randn(7, classes, generator=torch.Generator().manual_seed(seed))
     for measure in ("entropy", "maximum"):
-        found = doubt(logits, measure)
-        torch.testing.assert_close(doubt(logits.flip(1) + 5, measure), found, rtol=1e-4, atol=1e-6)
-        assert bool((doubt(2 * logits, measure) <= found + 1e-9).all())  # sharper is surer
+        doubts = doubt(logits, measure)
+        torch.testing.assert_close(doubt(logits.flip(1) + 5, measure), doubts, rtol=1e-4, atol=1e-6)
+        assert bool((doubt(2 * logits, measure) <= doubts + 1e-9).all())  # sharper is surer
     p = logits.double().softmax(1)
     torch.testing.assert_close(doubt(logits), -(p * p.log()).sum(1))
 
@@ -94,15 +94,15 @@ def test_a_head_is_the_best_linear_answer_whatever_the_units_of_its_features() -
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(400, 3, generator=generator)
     y = (x @ torch.tensor([[2.0, -1.0, 0.0], [0.0, 1.0, -1.0], [-1.0, 0.0, 1.0]])).argmax(1)
-    found, scaled = head(x, y), head(1000 * x + 7, y)
-    assert float((found(x).argmax(1) == y).double().mean()) > 0.98
-    torch.testing.assert_close(scaled(1000 * x + 7).softmax(1), found(x).softmax(1), atol=2e-2, rtol=0)
-    least = float(nn.functional.cross_entropy(found(x), y) + 1e-4 * found.weight.square().sum())
-    for part in (found.weight, found.bias):  # a minimum: a small step to either side is worse
+    fitted, scaled = head(x, y), head(1000 * x + 7, y)
+    assert float((fitted(x).argmax(1) == y).double().mean()) > 0.98
+    torch.testing.assert_close(scaled(1000 * x + 7).softmax(1), fitted(x).softmax(1), atol=2e-2, rtol=0)
+    least = float(nn.functional.cross_entropy(fitted(x), y) + 1e-4 * fitted.weight.square().sum())
+    for part in (fitted.weight, fitted.bias):  # a minimum: a small step to either side is worse
         for step in (0.3, -0.3):
             with torch.no_grad():
                 part.flatten()[0] += step
-            worse = float(nn.functional.cross_entropy(found(x), y) + 1e-4 * found.weight.square().sum())
+            worse = float(nn.functional.cross_entropy(fitted(x), y) + 1e-4 * fitted.weight.square().sum())
             assert worse > least
             with torch.no_grad():
                 part.flatten()[0] -= step

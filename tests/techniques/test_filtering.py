@@ -25,9 +25,14 @@ SHAPES = (*WHOLE, (10, 13), (3, 2, 5, 7), (5, 4, 11), (1, 1))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_all_coefficients_give_the_weight_back(kind: str, shape: tuple[int, ...]) -> None:
     weight = torch.randn(shape)
-    found = low_pass(weight, 1.0, kind)
-    assert found.coefficients.shape[1] == found.basis.shape[0] == found.basis.shape[1] == math.prod(found.block)
-    torch.testing.assert_close(found.decoded(), weight, rtol=0, atol=2e-5)
+    filtered = low_pass(weight, 1.0, kind)
+    assert (
+        filtered.coefficients.shape[1]
+        == filtered.basis.shape[0]
+        == filtered.basis.shape[1]
+        == math.prod(filtered.block)
+    )
+    torch.testing.assert_close(filtered.decoded(), weight, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,32 +43,32 @@ def test_the_error_is_what_the_coefficients_left_out_hold(kind: str, shape: tupl
     weight = torch.randn(shape)
     errors = []
     for share in (0.1, 0.3, 0.5, 0.8):
-        found = low_pass(weight, share, kind)
+        filtered = low_pass(weight, share, kind)
         whole = low_pass(weight, 1.0, kind).coefficients.double().square().sum()
-        lost = float(whole - found.coefficients.double().square().sum())
-        errors.append(float((weight - found.decoded()).double().square().sum()))
+        lost = float(whole - filtered.coefficients.double().square().sum())
+        errors.append(float((weight - filtered.decoded()).double().square().sum()))
         assert errors[-1] == pytest.approx(lost, rel=1e-4, abs=1e-8)
     assert errors == sorted(errors, reverse=True)
 
 
 def test_the_dct_is_scipys_and_the_lowest_frequencies_stay() -> None:
     weight = torch.randn(4, 2, 5, 5)
-    found = low_pass(weight, 0.4)
+    filtered = low_pass(weight, 0.4)
     spectrum = np.asarray(fft.dctn(weight.double().numpy(), axes=(2, 3), norm="ortho"))
     order = sorted(range(25), key=lambda i: (i // 5 + i % 5, i))
     kept = np.zeros(25, bool)
     kept[order[:10]] = True
-    np.testing.assert_allclose(found.coefficients, spectrum.reshape(8, 25)[:, kept], atol=1e-5)
+    np.testing.assert_allclose(filtered.coefficients, spectrum.reshape(8, 25)[:, kept], atol=1e-5)
     expected = np.asarray(fft.idctn(spectrum * kept.reshape(5, 5), axes=(2, 3), norm="ortho"))
-    np.testing.assert_allclose(found.decoded(), expected, atol=1e-5)
+    np.testing.assert_allclose(filtered.decoded(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_constant_in_a_block_needs_one_coefficient(kind: str) -> None:
     weight = torch.randn(3, 2, 1, 1).expand(3, 2, 4, 4)
-    found = low_pass(weight, 1e-6, kind)
-    assert found.coefficients.shape == (6, 1)
-    torch.testing.assert_close(found.decoded(), weight.contiguous(), rtol=0, atol=1e-5)
+    filtered = low_pass(weight, 1e-6, kind)
+    assert filtered.coefficients.shape == (6, 1)
+    torch.testing.assert_close(filtered.decoded(), weight.contiguous(), rtol=0, atol=1e-5)
 
 
 @settings(max_examples=25)
@@ -72,16 +77,18 @@ def test_a_decoded_weight_does_not_depend_on_the_order_of_sums(
     seed: int, kind: str, shape: tuple[int, ...], share: float, size: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    found = low_pass(torch.randn(shape, generator=generator) * 2.0**size, share, kind, 16)
-    order = torch.randperm(len(found.basis), generator=generator)
-    exact = found.coefficients[:, order].double().numpy().astype(np.longdouble) @ found.basis[order].double().numpy()
+    filtered = low_pass(torch.randn(shape, generator=generator) * 2.0**size, share, kind, 16)
+    order = torch.randperm(len(filtered.basis), generator=generator)
+    exact = (
+        filtered.coefficients[:, order].double().numpy().astype(np.longdouble) @ filtered.basis[order].double().numpy()
+    )
     in_double = sum(
-        (found.coefficients[:, i, None].double() * found.basis[None, i].double() for i in order.tolist()),
+        (filtered.coefficients[:, i, None].double() * filtered.basis[None, i].double() for i in order.tolist()),
         torch.zeros(1, dtype=torch.float64),
     )
     assert np.array_equal(exact, in_double.numpy())
-    other = Filtered(found.coefficients[:, order], found.basis[order], found.shape, found.block)
-    assert other.decoded().numpy().tobytes() == found.decoded().numpy().tobytes()
+    other = Filtered(filtered.coefficients[:, order], filtered.basis[order], filtered.shape, filtered.block)
+    assert other.decoded().numpy().tobytes() == filtered.decoded().numpy().tobytes()
 
 
 BAD: list[tuple[Callable[[], object], str]] = [

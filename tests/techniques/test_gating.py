@@ -31,10 +31,10 @@ def test_exactly_so_many_channels_are_live_and_none_that_is_off_is_larger(
 ) -> None:
     count = data.draw(st.integers(1, channels))
     saliency = 0.1 + torch.rand(n, channels, generator=torch.Generator().manual_seed(seed)).round(decimals=1)
-    found = strongest(saliency, count)
-    live = found != 0
+    kept = strongest(saliency, count)
+    live = kept != 0
     assert live.sum(1).tolist() == [count] * n
-    torch.testing.assert_close(found[live], saliency[live])
+    torch.testing.assert_close(kept[live], saliency[live])
     off = saliency.masked_fill(live, -1).amax(1)
     assert bool((off <= saliency.masked_fill(~live, 9).amin(1)).all())
 
@@ -54,12 +54,12 @@ def test_with_fewer_whole_channels_are_zero_by_sample_and_the_others_what_they_w
         gated.saliency.bias.fill_(20)  # every saliency is above zero
         gated.norm.bias.fill_(0.5)  # no channel is zero by itself
     x = torch.randn(32, 3, 8, 8) * 3 * torch.rand(32, 3, 1, 1)
-    found = gated(x)
-    live = found.flatten(2).abs().amax(2) > 0
+    output = gated(x)
+    live = output.flatten(2).abs().amax(2) > 0
     assert live.sum(1).tolist() == [2] * 32
     assert len(live.unique(dim=0)) > 1  # which ones depends on the sample
     gated.count = 6
-    torch.testing.assert_close(gated(x)[live], found[live])
+    torch.testing.assert_close(gated(x)[live], output[live])
 
 
 def test_what_is_kept_learns_and_what_is_not_does_not() -> None:
@@ -74,12 +74,12 @@ def test_what_is_kept_learns_and_what_is_not_does_not() -> None:
 
 
 def test_the_price_is_that_of_all_saliencies() -> None:
-    found = [Gated(*layer(), 3).train(), Gated(*layer(), 6).train()]
+    gates = [Gated(*layer(), 3).train(), Gated(*layer(), 6).train()]
     x = torch.randn(4, 3, 8, 8)
-    for one in found:
-        one(x)
+    for gate in gates:
+        gate(x)
     sizes: Tensor = layer()[1].weight.detach().abs().clamp(min=1e-4)
-    assert float(price(nn.ModuleList(found), 0.5)) == pytest.approx(0.5 * 2 * float(sizes.sum()))
+    assert float(price(nn.ModuleList(gates), 0.5)) == pytest.approx(0.5 * 2 * float(sizes.sum()))
     assert [kept(6, density) for density in (1.0, 0.5, 0.3, 0.01)] == [6, 3, 2, 1]
 
 

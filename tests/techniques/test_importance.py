@@ -31,11 +31,11 @@ def test_scores_move_with_the_channels(score: Callable[[Tensor], Tensor]) -> Non
 @pytest.mark.parametrize(("shape", "axis"), [((5, 4, 3, 3), 1), ((5, 7, 4), -1), ((5, 4), 1)])
 def test_taylor_is_the_squared_change_of_a_loss_that_is_linear_in_the_channels(shape, axis: int) -> None:
     activation, slope = torch.randn(shape).double(), torch.randn(shape).double()
-    found = taylor(activation * slope, axis)
+    importance = taylor(activation * slope, axis)
     for channel in range(4):
         without = activation.index_fill(axis, torch.tensor([channel]), 0.0)
         change = ((activation - without) * slope).flatten(1).sum(1)
-        assert float(found[channel]) == pytest.approx(float(change.square().sum()))
+        assert float(importance[channel]) == pytest.approx(float(change.square().sum()))
 
 
 @given(channels=st.integers(2, 5), entries=st.integers(1, 3), outputs=st.integers(1, 4), seed=st.integers(0, 99))
@@ -65,9 +65,9 @@ def test_a_channel_that_is_always_zero_or_a_copy_of_another_costs_next_to_nothin
 
 
 def test_scores_of_several_criteria_weigh_alike_whatever_their_units() -> None:
-    one, other = torch.tensor([1.0, 3.0, 0.0]), torch.tensor([0.2, 0.0, 0.2])
-    torch.testing.assert_close(together(one, other), torch.tensor([0.75, 0.75, 0.5]))
-    torch.testing.assert_close(together(1000 * one, other), together(one, other))
+    first, second = torch.tensor([1.0, 3.0, 0.0]), torch.tensor([0.2, 0.0, 0.2])
+    torch.testing.assert_close(together(first, second), torch.tensor([0.75, 0.75, 0.5]))
+    torch.testing.assert_close(together(1000 * first, second), together(first, second))
     assert together(torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]
 
 

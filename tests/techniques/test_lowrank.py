@@ -73,19 +73,19 @@ def test_a_kernel_of_that_form_is_found_again(method: str) -> None:
 
     if method == "spatial":
         kernel = torch.einsum("rch,nrw->nchw", random(3, 5, 3), random(7, 3, 3))
-        found = torch.einsum("rch,nrw->nchw", *(f.squeeze(3 - i) for i, f in enumerate(spatial(kernel, 3))))
+        product = torch.einsum("rch,nrw->nchw", *(f.squeeze(3 - i) for i, f in enumerate(spatial(kernel, 3))))
     elif method == "tucker":
         kernel = torch.einsum("rshw,nr,cs->nchw", random(3, 2, 3, 3), random(7, 3), random(5, 2))
         first, core, last = tucker(kernel, 2, 3)
-        found = torch.einsum("rshw,nr,sc->nchw", core, last[..., 0, 0], first[..., 0, 0])
+        product = torch.einsum("rshw,nr,sc->nchw", core, last[..., 0, 0], first[..., 0, 0])
     elif method == "cp":
         kernel = torch.einsum("cr,hr,wr,nr->nchw", random(5, 2), random(3, 2), random(3, 2), random(7, 2))
-        found = product_of(cp(kernel, 2))
+        product = product_of(cp(kernel, 2))
     else:
         kernel = torch.einsum("chw,nc->nchw", random(5, 3, 3), random(7, 5))
         depth, point = separable(kernel)
-        found = torch.einsum("chw,nc->nchw", depth[:, 0], point[..., 0, 0])
-    assert float((found - kernel).norm()) < 1e-2 * float(kernel.norm())
+        product = torch.einsum("chw,nc->nchw", depth[:, 0], point[..., 0, 0])
+    assert float((product - kernel).norm()) < 1e-2 * float(kernel.norm())
 
 
 def test_no_separable_kernel_is_closer_per_channel() -> None:
@@ -101,7 +101,7 @@ def test_cp_is_closer_at_a_higher_rank_and_the_same_again() -> None:
     kernel = of_rank(9, 16 * 8, 9, seed=2).reshape(16, 8, 3, 3)
     errors = [float((product_of(cp(kernel, rank)) - kernel).norm()) for rank in (2, 8, 24)]
     assert errors == sorted(errors, reverse=True) and errors[2] < 0.7 * errors[0]
-    assert all(torch.equal(one, other) for one, other in zip(cp(kernel, 4), cp(kernel, 4), strict=True))
+    assert all(torch.equal(left, right) for left, right in zip(cp(kernel, 4), cp(kernel, 4), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -72,11 +72,11 @@ def test_the_extremes_hold_every_sample(seed: int) -> None:
         assert percentile(data, 100) == (low, high)
 
 
-@given(seed=seeds, one=st.floats(1, 100), other=st.floats(1, 100))
-def test_more_percent_are_never_a_smaller_range(seed: int, one: float, other: float) -> None:
+@given(seed=seeds, first=st.floats(1, 100), second=st.floats(1, 100))
+def test_more_percent_are_never_a_smaller_range(seed: int, first: float, second: float) -> None:
     x = samples(seed)
     for data in (x, Histogram.of(x)):
-        less, more = percentile(data, min(one, other)), percentile(data, max(one, other))
+        less, more = percentile(data, min(first, second)), percentile(data, max(first, second))
         assert more[0] <= less[0] and more[1] >= less[1]
 
 
@@ -105,8 +105,8 @@ def test_the_least_squared_error_is_never_above_that_of_the_extremes(seed: int, 
 def test_an_outlier_is_clipped_for_four_bits(symmetric: bool) -> None:
     x = torch.cat([torch.randn(10_000), torch.tensor([40.0])])
     assert error(x, mse(x, 15, symmetric), 15, symmetric) < 0.3 * error(x, min_max(x), 15, symmetric)
-    found = mse(Histogram.of(x), 15, symmetric)
-    assert error(x, found, 15, symmetric) < 0.3 * error(x, min_max(x), 15, symmetric)
+    result = mse(Histogram.of(x), 15, symmetric)
+    assert error(x, result, 15, symmetric) < 0.3 * error(x, min_max(x), 15, symmetric)
 
 
 def test_a_gaussian_is_clipped_where_the_optimum_is_known() -> None:
@@ -138,9 +138,9 @@ def test_the_entropy_is_least_where_it_says() -> None:
     reach = float(x.abs().max())
     kept = round(high / reach * BINS - 0.5)
     assert low == -high and 128 <= kept < BINS
-    found = divergence(x.numpy(), kept, 128)
+    result = divergence(x.numpy(), kept, 128)
     for other in (kept - 300, kept - 40, kept + 40, BINS):
-        assert found < divergence(x.numpy(), other, 128)
+        assert result < divergence(x.numpy(), other, 128)
 
 
 def test_the_entropy_clips_a_thin_tail_and_leaves_a_uniform_distribution() -> None:
@@ -189,6 +189,6 @@ def test_a_tensor_of_zeros_has_an_empty_range(name: str) -> None:
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(call, message: str) -> None:
-    with pytest.raises(UsageError, match=message) as found:
+    with pytest.raises(UsageError, match=message) as raised:
         call(torch.linspace(-1, 1, 50))
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)

@@ -27,9 +27,9 @@ def random(seed: int, *shape: int) -> Tensor:
 
 
 def moments(x: Tensor, y: Tensor) -> Moments:
-    found = Moments.empty(len(x), x.shape[2], y.shape[2])
-    found.add(x, y)
-    return found
+    total = Moments.empty(len(x), x.shape[2], y.shape[2])
+    total.add(x, y)
+    return total
 
 
 @given(
@@ -42,11 +42,11 @@ def test_a_fit_is_never_worse_on_its_data_and_is_the_brute_force_minimum(
     x, y = random(seed, groups, rows, inputs) + 1, random(seed + 1, groups, rows, outputs)
     weight = random(seed + 2, groups, outputs, inputs)
     bias = random(seed + 3, groups, outputs) if biased else None
-    known = moments(x, y)
-    found, offset = least_squares(known, weight, bias, damping)
-    before, after = known.error(weight, bias), known.error(found, offset)
+    statistics = moments(x, y)
+    refitted, offset = least_squares(statistics, weight, bias, damping)
+    before, after = statistics.error(weight, bias), statistics.error(refitted, offset)
     assert bool((after <= before * (1 + 1e-9) + 1e-9).all())
-    xx = known.centred[0] if biased else known.xx
+    xx = statistics.centred[0] if biased else statistics.xx
     mean = xx.diagonal(dim1=1, dim2=2).mean(1)
     step = torch.where(mean > 0, damping * mean, 1.0)
     for g in range(groups):
@@ -57,7 +57,7 @@ def test_a_fit_is_never_worse_on_its_data_and_is_the_brute_force_minimum(
         if biased:
             columns = torch.cat([columns, torch.cat([torch.ones(rows, 1), torch.zeros(inputs, 1)])], 1)
         brute = torch.linalg.lstsq(columns.double(), wanted).solution
-        torch.testing.assert_close(found[g], brute[:inputs].T, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(refitted[g], brute[:inputs].T, rtol=1e-4, atol=1e-5)
         if offset is not None:
             torch.testing.assert_close(offset[g], brute[inputs], rtol=1e-4, atol=1e-5)
 
@@ -75,8 +75,8 @@ def test_moments_of_batches_add_up_and_give_the_error_itself() -> None:
 
 def test_inputs_that_are_all_zero_leave_the_weight() -> None:
     weight, y = random(0, 1, 2, 3), random(1, 1, 8, 2)
-    found, bias = least_squares(moments(torch.zeros(1, 8, 3), y), weight, torch.zeros(1, 2))
-    torch.testing.assert_close(found, weight)
+    refitted, bias = least_squares(moments(torch.zeros(1, 8, 3), y), weight, torch.zeros(1, 2))
+    torch.testing.assert_close(refitted, weight)
     torch.testing.assert_close(bias, y.mean(1), check_dtype=False)
 
 
@@ -104,8 +104,8 @@ def test_rows_times_the_weight_are_the_layers_outputs(layer: nn.Module, shape: t
         plain = y - bias.reshape(-1, *[1] * after)
     places = y[0, 0].numel() if not isinstance(layer, nn.Linear) else y[0, ..., 0].numel()
     for positions in (None, torch.tensor([places - 1, 0])):
-        found = window_rows(layer, x, positions) @ weight_rows(layer).transpose(1, 2)
-        torch.testing.assert_close(found, output_rows(layer, plain, positions))
+        result = window_rows(layer, x, positions) @ weight_rows(layer).transpose(1, 2)
+        torch.testing.assert_close(result, output_rows(layer, plain, positions))
 
 
 def test_a_convolution_whose_input_lost_channels_is_fitted_through_its_windows() -> None:
@@ -118,9 +118,9 @@ def test_a_convolution_whose_input_lost_channels_is_fitted_through_its_windows()
         small.weight.copy_(layer.weight[:, stay])
         assert small.bias is not None and layer.bias is not None
         small.bias.copy_(layer.bias)
-        known = moments(window_rows(small, x[:, stay]), output_rows(small, y))
+        statistics = moments(window_rows(small, x[:, stay]), output_rows(small, y))
         plain = float((small(x[:, stay]) - y).square().sum())
-        weight, bias = least_squares(known, weight_rows(small), small.bias[None], 1e-6)
+        weight, bias = least_squares(statistics, weight_rows(small), small.bias[None], 1e-6)
         small.weight.copy_(weight.reshape(small.weight.shape))
         assert bias is not None
         small.bias.copy_(bias[0])
@@ -138,33 +138,33 @@ def test_structured_removal_is_the_least_squares_weight_and_never_above_plain_re
     weight, x = random(seed, outputs, k), random(seed + 1, k, 3 * k)
     x = x + x.mean(0)  # channels that tell of each other
     moment = x @ x.T
-    found = removed(weight, moment, count, entries, damping)
-    assert len(set(found.channels)) == count
-    gone = [c * entries + i for c in found.channels for i in range(entries)]
+    kept = removed(weight, moment, count, entries, damping)
+    assert len(set(kept.channels)) == count
+    gone = [c * entries + i for c in kept.channels for i in range(entries)]
     stay = [c for c in range(k) if c not in gone]
-    assert bool((found.weight[:, gone] == 0).all())
+    assert bool((kept.weight[:, gone] == 0).all())
     full = moment + damping * moment.diagonal().mean() * torch.eye(k)
     brute = torch.zeros_like(weight)
     brute[:, stay] = torch.linalg.solve(full[stay][:, stay], (weight @ full)[:, stay].T).T
-    torch.testing.assert_close(found.weight, brute, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(kept.weight, brute, rtol=1e-5, atol=1e-6)
     plain = weight.clone()
     plain[:, gone] = 0
 
     def loss(w: Tensor) -> float:
         return float(((weight - w) @ full * (weight - w)).sum())
 
-    assert loss(found.weight) <= loss(plain) * (1 + 1e-9) + 1e-9
+    assert loss(kept.weight) <= loss(plain) * (1 + 1e-9) + 1e-9
     if count:
-        assert found.channels[0] == int(hessian(weight, moment, entries, damping).argmin())
+        assert kept.channels[0] == int(hessian(weight, moment, entries, damping).argmin())
 
 
 def test_removal_takes_the_channel_that_others_can_stand_for() -> None:
     x = random(0, 4, 100)
     x[2] = x[0] + 0.01 * x[2]
     weight = torch.tensor([[1.0, 0.3, 5.0, 0.4]]).double()  # the heaviest weight is on the redundant channel
-    found = removed(weight, x @ x.T, 1, damping=1e-6)
-    assert found.channels[0] in (0, 2)
-    assert float((weight @ x - found.weight @ x).norm()) < 0.02 * float((weight @ x).norm())
+    kept = removed(weight, x @ x.T, 1, damping=1e-6)
+    assert kept.channels[0] in (0, 2)
+    assert float((weight @ x - kept.weight @ x).norm()) < 0.02 * float((weight @ x).norm())
 
 
 KNOWN = moments(torch.ones(1, 4, 3), torch.ones(1, 4, 2))

@@ -15,10 +15,10 @@ from edgesdk.techniques.regularization import folded, group_lasso, lasso, near_z
 
 
 def test_the_terms_are_those_of_their_definitions() -> None:
-    one, other = torch.tensor([3.0, -4.0]), torch.tensor([[1.0, 2.0, 2.0], [0.0, 0.0, 0.0]])
-    assert float(lasso([one, other])) == 12.0
-    assert float(group_lasso([other, one[:, None]])) == pytest.approx(3 + 0 + 3 + 4)
-    assert sizes(one).tolist() == [3.0, 4.0]
+    vector, other = torch.tensor([3.0, -4.0]), torch.tensor([[1.0, 2.0, 2.0], [0.0, 0.0, 0.0]])
+    assert float(lasso([vector, other])) == 12.0
+    assert float(group_lasso([other, vector[:, None]])) == pytest.approx(3 + 0 + 3 + 4)
+    assert sizes(vector).tolist() == [3.0, 4.0]
     assert sizes(other.reshape(2, 3, 1, 1)).tolist() == [3.0, 0.0]
 
 
@@ -71,8 +71,8 @@ def test_a_folded_weight_is_that_of_convolution_and_batch_norm_together() -> Non
 
 def test_scales_are_those_of_batch_norms_alone() -> None:
     body = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(3, affine=False)))
-    found = scales(body)
-    assert list(found) == ["1"] and found["1"] is body[1].weight
+    result = scales(body)
+    assert list(result) == ["1"] and result["1"] is body[1].weight
     assert scales(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))) == {}
 
 

@@ -23,9 +23,9 @@ def correlated(rows: int, inputs: int, seed: int = 0) -> Tensor:
 
 
 def measured(x: Tensor, y: Tensor) -> Moments:
-    found = Moments.empty(len(x), x.shape[2], y.shape[2])
-    found.add(x, y)
-    return found
+    total = Moments.empty(len(x), x.shape[2], y.shape[2])
+    total.add(x, y)
+    return total
 
 
 def problem(seed: int, bits: int, inputs: int = 12, outputs: int = 6) -> tuple[Tensor, Tensor, int, Moments]:
@@ -41,31 +41,31 @@ def problem(seed: int, bits: int, inputs: int = 12, outputs: int = 6) -> tuple[T
 @given(seed=st.integers(0, 10_000), bits=st.sampled_from([2, 4, 8]), steps=st.sampled_from([0, 40]))
 def test_it_is_on_the_grid_and_never_worse_than_the_nearest(seed: int, bits: int, steps: int) -> None:
     weight, scale, limit, moments = problem(seed, bits)
-    found, plain = adaround(weight, scale, limit, moments, steps=steps), nearest(weight, scale, limit)
-    assert bool((moments.error(found) <= moments.error(plain)).all())
-    integers = (found / scale).round()
-    assert torch.equal(integers * scale, found)
+    rounded, plain = adaround(weight, scale, limit, moments, steps=steps), nearest(weight, scale, limit)
+    assert bool((moments.error(rounded) <= moments.error(plain)).all())
+    integers = (rounded / scale).round()
+    assert torch.equal(integers * scale, rounded)
     assert float(integers.abs().max()) <= limit
-    assert float((found - weight).abs().div(scale).max()) <= 1 + 1e-4  # one up or one down, no farther
+    assert float((rounded - weight).abs().div(scale).max()) <= 1 + 1e-4  # one up or one down, no farther
 
 
 def test_it_comes_near_the_best_of_all_roundings() -> None:
     weight, scale, limit, moments = problem(3, 4, inputs=10, outputs=5)
-    found = moments.error(adaround(weight, scale, limit, moments))[0]
+    error = moments.error(adaround(weight, scale, limit, moments))[0]
     plain = moments.error(nearest(weight, scale, limit))[0]
     floor = (weight / scale).floor()
     every = [((floor + torch.tensor(up)).clamp(-limit, limit)) * scale for up in product([0.0, 1.0], repeat=10)]
     best = torch.stack([moments.error(each)[0] for each in every]).amin(0)
-    assert bool((found >= best - 1e-9).all())
-    assert float(found.sum()) < 0.5 * float(plain.sum())
-    assert float(found.sum() - best.sum()) < 0.1 * float(plain.sum() - best.sum())
+    assert bool((error >= best - 1e-9).all())
+    assert float(error.sum()) < 0.5 * float(plain.sum())
+    assert float(error.sum() - best.sum()) < 0.1 * float(plain.sum() - best.sum())
 
 
 def test_inputs_that_do_not_go_together_want_the_nearest() -> None:
     weight, scale, limit, _ = problem(2, 4)
     x = torch.eye(12)[None]  # each input by itself: the error is that of each weight
-    found = adaround(weight, scale, limit, measured(x, x @ weight.mT), steps=200)
-    assert torch.equal(found, nearest(weight, scale, limit))
+    rounded = adaround(weight, scale, limit, measured(x, x @ weight.mT), steps=200)
+    assert torch.equal(rounded, nearest(weight, scale, limit))
 
 
 def test_a_weight_that_is_on_the_grid_stays() -> None:
@@ -121,6 +121,6 @@ def test_a_layers_outputs_err_less_for_it(name: str) -> None:
 )
 def test_what_is_wrong_is_said_in_one_line(call, message: str) -> None:
     weight, scale, _, moments = problem(0, 4)
-    with pytest.raises(UsageError, match=message) as found:
+    with pytest.raises(UsageError, match=message) as raised:
         call(weight, scale, moments)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)

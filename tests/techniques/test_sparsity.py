@@ -39,16 +39,16 @@ def weights(seed: int) -> dict[str, torch.Tensor]:
 def test_the_share_asked_for_goes_and_none_that_goes_is_larger_than_one_that_stays(
     seed: int, share: float, scope: str
 ) -> None:
-    found = weights(seed)
-    masks = largest(found, share, scope)
-    groups = [[name] for name in found] if scope == LAYER else [list(found)]
+    values = weights(seed)
+    masks = largest(values, share, scope)
+    groups = [[name] for name in values] if scope == LAYER else [list(values)]
     for names in groups:
-        size = torch.cat([found[name].abs().flatten() for name in names])
+        size = torch.cat([values[name].abs().flatten() for name in names])
         mask = torch.cat([masks[name].flatten() for name in names])
         assert int((~mask).sum()) == round(share * len(size))
         if mask.any() and not mask.all():
             assert float(size[~mask].max()) <= float(size[mask].min())
-    assert all(masks[name].shape == weight.shape for name, weight in found.items())
+    assert all(masks[name].shape == weight.shape for name, weight in values.items())
 
 
 def test_of_all_weights_together_those_of_the_layer_with_small_ones_go_first() -> None:
@@ -128,23 +128,23 @@ class Bending:
 @given(st.floats(0.05, 0.99))
 def test_pruning_goes_as_far_as_the_accuracy_allows_and_comes_back_from_beyond(accuracy: float) -> None:
     model = Bending()
-    found = pruned(model, Bending.prune, Bending.train, Bending.test, accuracy)
+    result = pruned(model, Bending.prune, Bending.train, Bending.test, accuracy)
     assert model.sparsity == 0.0
-    assert found.accuracy == Bending.test(found.model) >= accuracy
-    assert found.model.sparsity == found.sparsity
+    assert result.accuracy == Bending.test(result.model) >= accuracy
+    assert result.model.sparsity == result.sparsity
     furthest = min(0.98, math.sqrt(1 - accuracy))
-    assert furthest - 0.04 <= found.sparsity <= furthest
-    assert [t.sparsity for t in found.trials if t.kept] == sorted({t.sparsity for t in found.trials if t.kept})
-    assert all(trial.kept == (trial.accuracy >= accuracy) for trial in found.trials)
+    assert furthest - 0.04 <= result.sparsity <= furthest
+    assert [t.sparsity for t in result.trials if t.kept] == sorted({t.sparsity for t in result.trials if t.kept})
+    assert all(trial.kept == (trial.accuracy >= accuracy) for trial in result.trials)
 
 
 def test_a_round_that_tests_as_nan_is_rolled_back() -> None:
-    found = pruned(
+    result = pruned(
         Bending(), Bending.prune, Bending.train, lambda m: math.nan if m.sparsity else 1.0, 0.5, step=0.2, finest=0.1
     )
-    assert found.sparsity == found.model.sparsity == 0.0
-    assert [(trial.sparsity, trial.kept) for trial in found.trials] == [(0.2, False), (0.1, False)]
-    assert isinstance(found.trials[0], Trial)
+    assert result.sparsity == result.model.sparsity == 0.0
+    assert [(trial.sparsity, trial.kept) for trial in result.trials] == [(0.2, False), (0.1, False)]
+    assert isinstance(result.trials[0], Trial)
 
 
 @given(st.integers(0, 10**6), st.floats(0, 0.9))
@@ -152,19 +152,19 @@ def test_what_is_stored_sparse_comes_back_to_the_bit(seed: int, share: float) ->
     for weight in weights(seed).values():
         mask = largest({"w": weight}, share)["w"]
         weight = weight.masked_fill(~mask, 0)
-        found = sparse(weight)
-        assert isinstance(found.values, torch.Tensor)
-        assert len(found.values) == int(mask.sum())
-        assert found.decoded().numpy().tobytes() == weight.numpy().tobytes()
+        result = sparse(weight)
+        assert isinstance(result.values, torch.Tensor)
+        assert len(result.values) == int(mask.sum())
+        assert result.decoded().numpy().tobytes() == weight.numpy().tobytes()
         assert torch.equal(sparse(weight * -1.0).decoded(), weight * -1.0)  # whose zeros are negative
 
 
 def test_what_is_not_zero_may_have_a_codebook_of_its_own() -> None:
     weight = weights(0)["large"]
     weight = weight.masked_fill(~largest({"w": weight}, 0.6)["w"], 0)
-    found = sparse(weight, partial(k_means, count=4)).decoded()
-    assert torch.equal(found != 0, weight != 0)
-    assert len(found.unique()) == 5
+    result = sparse(weight, partial(k_means, count=4)).decoded()
+    assert torch.equal(result != 0, weight != 0)
+    assert len(result.unique()) == 5
 
 
 TWO = nn.Linear(4, 2)

@@ -79,15 +79,15 @@ def test_a_step_that_is_trained_comes_to_the_least_error() -> None:
 def test_what_comes_in_half_precision_goes_out_in_it() -> None:
     x = torch.randn(50).bfloat16().requires_grad_()
     step = torch.tensor(0.01, requires_grad=True)
-    found = learned_step(x, step, torch.tensor(0), -128, 127, 50)
-    assert found.dtype == torch.bfloat16
-    found.float().square().sum().backward()
+    quantized = learned_step(x, step, torch.tensor(0), -128, 127, 50)
+    assert quantized.dtype == torch.bfloat16
+    quantized.float().square().sum().backward()
     assert x.grad is not None and x.grad.dtype == torch.bfloat16
     assert step.grad is not None and step.grad.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("low", "high", "count"), [(7, 7, 10), (0, 255, 0)])
 def test_what_is_wrong_is_said_in_one_line(low: int, high: int, count: int) -> None:
-    with pytest.raises(UsageError, match=f"a grid from {low} to {high} with {count} values is empty") as found:
+    with pytest.raises(UsageError, match=f"a grid from {low} to {high} with {count} values is empty") as raised:
         learned_step(torch.ones(3), torch.ones(()), torch.tensor(0), low, high, count)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)

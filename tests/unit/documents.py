@@ -30,7 +30,7 @@ ELLIPSIS = ("...", "…")
 
 def blocks(text: str, *languages: str) -> Iterator[str]:
     """The fenced blocks of ``text`` in one of the ``languages``."""
-    yield from (found[3] for found in FENCE.finditer(text) if found[2] in languages)
+    yield from (block[3] for block in FENCE.finditer(text) if block[2] in languages)
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -57,7 +57,7 @@ def _of_line(line: str) -> Iterator[list[str]]:
 
 def mentions(text: str) -> Iterator[list[str]]:
     """Every ``edgesdk`` command that ``text`` mentions in a line, where a part of one will do."""
-    yield from (shlex.split(" ".join(found.split()))[1:] for found in INLINE.findall(FENCE.sub("", text)))
+    yield from (shlex.split(" ".join(command.split()))[1:] for command in INLINE.findall(FENCE.sub("", text)))
 
 
 def names(text: str) -> Iterator[str]:
@@ -67,23 +67,23 @@ def names(text: str) -> Iterator[str]:
 
 def command_error(words: list[str], whole: bool = True) -> str | None:
     """Why click refuses these arguments of ``edgesdk``. Of those that are not ``whole`` only names are looked at."""
-    found: click.Command = main
+    command: click.Command = main
     context = click.Context(main, info_name="edgesdk", **main.context_settings)
     rest = list(words)
-    while isinstance(found, click.Group) and rest and not rest[0].startswith("-"):
-        below = found.get_command(context, rest[0])
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        below = command.get_command(context, rest[0])
         if below is None:
             return f"there is no command {rest[0]}"
         context = click.Context(below, context, info_name=rest.pop(0))
-        found = below
-    known = {name for option in found.get_params(context) for name in option.opts}
+        command = below
+    options = {name for option in command.get_params(context) for name in option.opts}
     names = [word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)]
-    if unknown := [name for name in names if name not in known]:
+    if unknown := [name for name in names if name not in options]:
         return f"{context.command_path} has no option {unknown[0]}"
-    if not whole or isinstance(found, click.Group) or any(word in ELLIPSIS for word in rest):
+    if not whole or isinstance(command, click.Group) or any(word in ELLIPSIS for word in rest):
         return None
     try:
-        found.make_context(found.name, rest, parent=context.parent)
+        command.make_context(command.name, rest, parent=context.parent)
     except click.ClickException as error:
         return error.format_message()
     except click.exceptions.Exit:  # of --help and --version
@@ -103,8 +103,8 @@ def python_error(code: str) -> str | None:
                 return f"there is no edgesdk.{node.attr}"
         module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
         if isinstance(node, ast.ImportFrom) and module.partition(".")[0] in SOURCES:
-            known = [*_defined(module), *dir(edgesdk)] if module == "edgesdk" else _defined(module)
-            if missing := [alias.name for alias in node.names if alias.name not in known]:
+            names = [*_defined(module), *dir(edgesdk)] if module == "edgesdk" else _defined(module)
+            if missing := [alias.name for alias in node.names if alias.name not in names]:
                 return f"{module} has no {missing[0]}"
         if isinstance(node, ast.Call) and (wrong := _call_error(node)):
             return wrong
@@ -118,16 +118,16 @@ def _call_error(call: ast.Call) -> str | None:
         return None
     if to.attr not in edgesdk._HOMES:
         return f"there is no edgesdk.{to.attr}"
-    known = _parameters(edgesdk._HOMES[to.attr], to.attr)
-    unknown = [word.arg for word in call.keywords if word.arg is not None and word.arg not in known]
+    names = _parameters(edgesdk._HOMES[to.attr], to.attr)
+    unknown = [word.arg for word in call.keywords if word.arg is not None and word.arg not in names]
     return f"edgesdk.{to.attr} takes no {unknown[0]}" if unknown else None
 
 
 def _tree(module: str) -> ast.Module:
     """The source of ``module``, which is not imported: it may take PyTorch. Empty where there is none."""
     place = SOURCES[module.partition(".")[0]].joinpath(*module.split("."))
-    found = next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
-    return ast.parse(found.read_text() if found else "")
+    path = next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+    return ast.parse(path.read_text() if path else "")
 
 
 def _defined(module: str) -> list[str]:
@@ -139,10 +139,10 @@ def _defined(module: str) -> list[str]:
 
 def _parameters(home: str, name: str) -> list[str]:
     """What the function ``name`` takes, or the fields of that dataclass."""
-    (found,) = (node for node in _tree(f"edgesdk.{home}").body if getattr(node, "name", None) == name)
-    if isinstance(found, ast.FunctionDef):
-        return [argument.arg for argument in (*found.args.args, *found.args.kwonlyargs)]
-    fields = [node.target for node in getattr(found, "body", ()) if isinstance(node, ast.AnnAssign)]
+    (definition,) = (node for node in _tree(f"edgesdk.{home}").body if getattr(node, "name", None) == name)
+    if isinstance(definition, ast.FunctionDef):
+        return [argument.arg for argument in (*definition.args.args, *definition.args.kwonlyargs)]
+    fields = [node.target for node in getattr(definition, "body", ()) if isinstance(node, ast.AnnAssign)]
     return [target.id for target in fields if isinstance(target, ast.Name)]
 
 
@@ -177,6 +177,6 @@ def missing_types(text: str) -> list[str]:
     rows = re.findall(r"^\| ((?:`[A-Z]\w+`(?:, )?)+) \| ((?:`[a-z][\w.]+`(?:, )?)+) \|", text, re.MULTILINE)
     missing = []
     for types, modules in rows:
-        known = {name for module in re.findall(r"[\w.]+", modules) for name in _defined(f"edgesdk.{module}")}
-        missing += [name for name in re.findall(r"\w+", types) if name not in known]
+        names = {name for module in re.findall(r"[\w.]+", modules) for name in _defined(f"edgesdk.{module}")}
+        missing += [name for name in re.findall(r"\w+", types) if name not in names]
     return missing

@@ -141,9 +141,9 @@ def test_a_bound_on_the_score_is_a_drop_from_the_dense_models(dense: float, scor
         with pytest.raises(BudgetError, match=r"the dense model itself scores"):
             budget.given(dense)
         return
-    found = budget.given(dense).max_drop
-    assert found is not None and found <= max(dense - score, 1e-9)
-    assert found == (max(dense - score, 1e-9) if drop is None else min(drop, max(dense - score, 1e-9)))
+    bound = budget.given(dense).max_drop
+    assert bound is not None and bound <= max(dense - score, 1e-9)
+    assert bound == (max(dense - score, 1e-9) if drop is None else min(drop, max(dense - score, 1e-9)))
 
 
 def test_without_a_bound_on_the_score_nothing_changes_and_it_must_be_a_number() -> None:

@@ -30,9 +30,9 @@ def test_without_observations_prices_stay_as_they_are(fixed: float) -> None:
 
 @given(PARTS, st.floats(0.0, 1.0))
 def test_what_agrees_with_the_prices_leaves_them(parts: list[tuple[float, float]], fixed: float) -> None:
-    found = fit(measured(parts, fixed, (1.0, 1.0)), fixed)
-    assert found.latency_ms == pytest.approx(fixed, abs=1e-6)
-    assert [found.scale(FP32), found.scale(INT8)] == pytest.approx([1.0, 1.0], abs=1e-6)
+    correction = fit(measured(parts, fixed, (1.0, 1.0)), fixed)
+    assert correction.latency_ms == pytest.approx(fixed, abs=1e-6)
+    assert [correction.scale(FP32), correction.scale(INT8)] == pytest.approx([1.0, 1.0], abs=1e-6)
 
 
 @given(PARTS, SCALES, SCALES, st.floats(0.9, 1.1))
@@ -43,37 +43,37 @@ def test_the_fit_is_never_further_off_than_no_correction(
         Observation(o.float_ms, o.integer_ms, o.measured_ms * (drift if index % 2 else 1.0), 1.0, 1.0, 1.0, 1.0)
         for index, o in enumerate(measured(parts, 0.0, (first, second)))
     ]
-    found = fit(seen)
-    assume(found.latency_ms > 0 and found.scale(FP32) > 0.05 and found.scale(INT8) > 0.05)
+    fitted = fit(seen)
+    assume(fitted.latency_ms > 0 and fitted.scale(FP32) > 0.05 and fitted.scale(INT8) > 0.05)
 
     def error(correction: Correction) -> float:
         return sum((predicted(correction, o) / o.measured_ms - 1) ** 2 for o in seen)
 
-    assert error(found) <= error(Correction()) + 1e-9
+    assert error(fitted) <= error(Correction()) + 1e-9
 
 
 @given(SCALES, SCALES)
 def test_scales_of_many_networks_are_found(first: float, second: float) -> None:
     parts = [(float(f), float(i)) for f in (1, 5, 20) for i in (1, 5, 20)]
-    found = fit(measured(parts, 0.0, (first, second)))
-    assert found.scale(FP32) == pytest.approx(first, rel=0.06)
-    assert found.scale(INT8) == pytest.approx(second, rel=0.06)
+    correction = fit(measured(parts, 0.0, (first, second)))
+    assert correction.scale(FP32) == pytest.approx(first, rel=0.06)
+    assert correction.scale(INT8) == pytest.approx(second, rel=0.06)
 
 
 @given(PARTS, st.floats(0.2, 5.0), st.floats(0.001, 1.0))
 def test_the_constant_is_no_more_than_a_call_and_scales_stay_near_one(
     parts: list[tuple[float, float]], off: float, call: float
 ) -> None:
-    found = fit(measured(parts, 0.0, (off, off)), call, 3 * call)
-    assert 0 <= found.latency_ms <= 3 * call
-    assert all(NEAR[0] <= scale <= NEAR[1] for scale in found.scales.values())
+    correction = fit(measured(parts, 0.0, (off, off)), call, 3 * call)
+    assert 0 <= correction.latency_ms <= 3 * call
+    assert all(NEAR[0] <= scale <= NEAR[1] for scale in correction.scales.values())
 
 
 @given(st.floats(0.7, 1.5), TIMES)
 def test_a_float_network_says_nothing_of_integer_layers(ratio: float, time: float) -> None:
-    found = fit([Observation(time, 0.0, ratio * time, 1.0, 1.0, 1.0, 1.0)])
-    assert found.scale(INT8) == pytest.approx(1.0, abs=1e-9)
-    left = abs(predicted(found, Observation(time, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0)) - ratio * time)
+    correction = fit([Observation(time, 0.0, ratio * time, 1.0, 1.0, 1.0, 1.0)])
+    assert correction.scale(INT8) == pytest.approx(1.0, abs=1e-9)
+    left = abs(predicted(correction, Observation(time, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0)) - ratio * time)
     assert left <= 0.2 * abs(time - ratio * time) + 1e-9
 
 
@@ -82,9 +82,9 @@ BYTES = st.floats(1e5, 1e9)
 
 @given(st.lists(st.builds(Observation, TIMES, TIMES, TIMES, BYTES, BYTES, BYTES, BYTES), min_size=1))
 def test_nothing_becomes_negative(seen: list[Observation]) -> None:
-    found = fit(seen)
-    assert min(found.latency_ms, found.memory_bytes, found.size_bytes) >= 0
-    assert min(*found.scales.values(), found.memory_scale, found.size_scale) >= 0.05
+    correction = fit(seen)
+    assert min(correction.latency_ms, correction.memory_bytes, correction.size_bytes) >= 0
+    assert min(*correction.scales.values(), correction.memory_scale, correction.size_scale) >= 0.05
 
 
 @given(st.floats(0.0, 1e6), st.floats(0.8, 1.2), BYTES, st.floats(0.1, 0.5))
@@ -93,8 +93,8 @@ def test_bytes_of_two_networks_are_met(offset: float, scale: float, parts: float
         Observation(1.0, 1.0, 1.0, whole, offset + scale * whole, whole, offset + scale * whole)
         for whole in (parts, share * parts)
     ]
-    found = fit(seen)
+    correction = fit(seen)
     for network in seen:
-        assert found.memory_bytes + found.memory_scale * network.account_memory_bytes == pytest.approx(
+        assert correction.memory_bytes + correction.memory_scale * network.account_memory_bytes == pytest.approx(
             network.memory_bytes, rel=0.1
         )

@@ -76,39 +76,39 @@ def test_every_target_that_was_asked_for_is_there() -> None:
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_target_is_complete_and_says_where_its_facts_come_from(name: str) -> None:
-    found = target(name)
-    assert found.name == name and found.title
-    assert found.runtimes and set(found.runtimes) <= set(RUNTIMES)
-    assert set(found.precisions) == set(found.runtimes)
-    for precisions in found.precisions.values():
+    entry = target(name)
+    assert entry.name == name and entry.title
+    assert entry.runtimes and set(entry.runtimes) <= set(RUNTIMES)
+    assert set(entry.precisions) == set(entry.runtimes)
+    for precisions in entry.precisions.values():
         assert FP32 in precisions and set(precisions) <= {FP32, INT8}
-    assert set(found.half) <= set(found.runtimes)
-    assert found.measured == (name == "x86")
-    assert found.facts and all(fact.fact.strip() and fact.value.strip() for fact in found.facts)
-    known = ("https://", "measured", "the same measurement", "this project", "derived from", "follows from")
-    for fact in found.facts:
+    assert set(entry.half) <= set(entry.runtimes)
+    assert entry.measured == (name == "x86")
+    assert entry.facts and all(fact.fact.strip() and fact.value.strip() for fact in entry.facts)
+    origins = ("https://", "measured", "the same measurement", "this project", "derived from", "follows from")
+    for fact in entry.facts:
         named = re.search(r"(19|20)\d\d|\d+\.\d+", fact.source)  # a release, a version, a year
-        assert any(word in fact.source for word in known) or named, fact
+        assert any(word in fact.source for word in origins) or named, fact
 
 
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name != "x86"])
 def test_what_a_target_offers_to_the_search_has_a_chip_and_prices(name: str) -> None:
-    found = target(name)
-    assert set(found.chips) <= {"cpu", *found.runtimes} and "cpu" in found.chips
-    pairs = {(pair.runtime, pair.precision) for pair in profile(found).pairs}
-    assert pairs and {runtime for runtime, _ in pairs} <= set(found.runtimes)
+    entry = target(name)
+    assert set(entry.chips) <= {"cpu", *entry.runtimes} and "cpu" in entry.chips
+    pairs = {(pair.runtime, pair.precision) for pair in profile(entry).pairs}
+    assert pairs and {runtime for runtime, _ in pairs} <= set(entry.runtimes)
     for runtime, precision in pairs:
-        assert precision in found.chip(runtime).macs_per_cycle
+        assert precision in entry.chip(runtime).macs_per_cycle
     for runtime in ("onnxruntime", "tensorrt"):  # what a bundle can be made for
-        if any(known == runtime for known, _ in pairs):
-            for precision in found.precisions[runtime]:
-                assert (runtime, found.runs_as(runtime, precision)) in pairs
+        if any(listed == runtime for listed, _ in pairs):
+            for precision in entry.precisions[runtime]:
+                assert (runtime, entry.runs_as(runtime, precision)) in pairs
 
 
 @pytest.mark.usefixtures("shipped")
 def test_no_two_targets_answer_to_one_name() -> None:
-    names = [name for found in targets().values() for name in (found.name, *found.aliases)]
+    names = [name for entry in targets().values() for name in (entry.name, *entry.aliases)]
     assert len(names) == len(set(names)) and all(name == name.strip().lower() for name in names)
 
 
@@ -132,7 +132,7 @@ def test_an_unknown_target_is_refused_with_those_that_exist(name: str) -> None:
     with pytest.raises(UsageError) as raised:
         target(name)
     assert repr(name) in raised.value.fact
-    assert all(known in raised.value.remedy for known in SHIPPED)
+    assert all(alias in raised.value.remedy for alias in SHIPPED)
     assert raised.value.exit_code == 2
 
 
@@ -166,11 +166,11 @@ def test_a_chip_that_cannot_be_is_refused(changes: dict[str, object]) -> None:
 
 
 def test_a_runtime_uses_its_own_chip_and_may_run_float_in_half() -> None:
-    found = target("jetson-orin-nano")
-    assert found.chip("tensorrt") is found.chips["tensorrt"] is not found.chip("litert")
-    assert found.chip("litert") is found.chip("onnxruntime") is found.chips["cpu"]
-    assert [found.runs_as("tensorrt", p) for p in (FP32, INT8)] == ["fp16", INT8]
-    assert [found.runs_as("onnxruntime", p) for p in (FP32, INT8)] == [FP32, INT8]
+    entry = target("jetson-orin-nano")
+    assert entry.chip("tensorrt") is entry.chips["tensorrt"] is not entry.chip("litert")
+    assert entry.chip("litert") is entry.chip("onnxruntime") is entry.chips["cpu"]
+    assert [entry.runs_as("tensorrt", p) for p in (FP32, INT8)] == ["fp16", INT8]
+    assert [entry.runs_as("onnxruntime", p) for p in (FP32, INT8)] == [FP32, INT8]
     with pytest.raises(UsageError, match="nothing is known of the chip of x86"):
         target("x86").chip("onnxruntime")
 
@@ -178,11 +178,11 @@ def test_a_runtime_uses_its_own_chip_and_may_run_float_in_half() -> None:
 def test_a_profile_of_ones_own_is_read(own: Writer) -> None:
     path = own("my-board")
     assert user_folder() == path.parent.parent
-    found = target("My-Board")
-    assert (found.name, found.title, found.chip("onnxruntime").cores) == ("my-board", "A board of one's own", 2)
-    assert found.facts == (Fact("processor", "two cores", "its data sheet"),)
+    entry = target("My-Board")
+    assert (entry.name, entry.title, entry.chip("onnxruntime").cores) == ("my-board", "A board of one's own", 2)
+    assert entry.facts == (Fact("processor", "two cores", "its data sheet"),)
     assert tuple(targets()) == tuple(sorted((*SHIPPED, "my-board")))
-    assert prices_text("my-board") is None and profile(found).pairs == ()
+    assert prices_text("my-board") is None and profile(entry).pairs == ()
     (path.parent / "prices.json").write_text("{}", "utf-8")
     assert prices_text("my-board") == "{}"
 

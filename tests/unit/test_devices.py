@@ -59,13 +59,13 @@ def test_it_lies_where_the_environment_says_or_among_the_users_settings(monkeypa
 
 
 def test_what_it_holds_is_read(two: Path) -> None:
-    found = devices()
-    assert list(found) == ["bench.2", "lab-pi-3"]
-    assert found["lab-pi-3"] == Device(
+    inventory = devices()
+    assert list(inventory) == ["bench.2", "lab-pi-3"]
+    assert inventory["lab-pi-3"] == Device(
         "lab-pi-3", "ssh://pi@10.0.0.3:2222", "~/venv/bin/python", "raspberry-pi-4", "/opt/model", "/keys/lab.pub"
     )
-    assert found["bench.2"] == Device("bench.2", "local")
-    assert found["bench.2"].local and not found["lab-pi-3"].local
+    assert inventory["bench.2"] == Device("bench.2", "local")
+    assert inventory["bench.2"].local and not inventory["lab-pi-3"].local
 
 
 def test_what_earlier_versions_wrote_is_read_and_written_anew_as_today(two: Path) -> None:
@@ -240,12 +240,12 @@ DEVICES = st.builds(
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(DEVICES, min_size=1, max_size=5, unique_by=lambda found: found.name))
+@given(st.lists(DEVICES, min_size=1, max_size=5, unique_by=lambda device: device.name))
 def test_whatever_is_added_is_read_back(path: Path, several: list[Device]) -> None:
     path.unlink(missing_ok=True)
-    for one in several:
-        add(one)
-    assert devices() == {one.name: one for one in several}
+    for entry in several:
+        add(entry)
+    assert devices() == {entry.name: entry for entry in several}
 
 
 def _add(number: int) -> None:

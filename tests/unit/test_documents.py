@@ -48,7 +48,7 @@ def test_lines_can_be_read(page: Path) -> None:
 @every_page
 def test_every_file_that_is_named_is_there(page: Path) -> None:
     text = page.read_text()
-    linked = [found for found in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", text) if not found.startswith("..")]
+    linked = [link for link in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", text) if not link.startswith("..")]
     assert [name for name in linked if not (page.parent / name).exists()] == []
     if page.name != HISTORY:
         assert [name for name in PATH.findall(text) if not (ROOT / name).exists()] == []

@@ -15,9 +15,9 @@ SCORES = st.lists(st.floats(0, 100), min_size=2, max_size=9)
 @given(SCORES, st.floats(0, 5))
 def test_the_best_of_steady_scores_is_in_the_last_round(scores: list[float], near: float) -> None:
     rounds = halving(range(len(scores)), lambda candidate, _: scores[candidate], near)
-    took_part, found = rounds[-1]
-    assert max(found) == max(scores)
-    assert found == [scores[candidate] for candidate in took_part]
+    took_part, last = rounds[-1]
+    assert max(last) == max(scores)
+    assert last == [scores[candidate] for candidate in took_part]
 
 
 @given(SCORES)

@@ -78,12 +78,14 @@ def required(*extras: str) -> dict[str, Requirement]:
     """What ``pyproject.toml`` asks for, by name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
-    return {found.name: found for found in map(Requirement, lines)}
+    return {requirement.name: requirement for requirement in map(Requirement, lines)}
 
 
 def pinned(file: str) -> dict[str, Requirement]:
     lines = [line.partition("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
-    return {found.name.lower().replace("_", "-"): found for found in map(Requirement, filter(None, lines))}
+    return {
+        requirement.name.lower().replace("_", "-"): requirement for requirement in map(Requirement, filter(None, lines))
+    }
 
 
 def test_the_oldest_versions_are_those_that_pyproject_allows() -> None:

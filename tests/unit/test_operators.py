@@ -79,9 +79,9 @@ def test_widths_are_multiples_of_four_or_all(size: int) -> None:
 
 
 @given(OPERATORS, OPERATORS)
-def test_a_key_names_one_operator(one: Operator, other: Operator) -> None:
-    assert (one.key == other.key) == (one == other)
-    assert "\n" not in one.key
+def test_a_key_names_one_operator(left: Operator, right: Operator) -> None:
+    assert (left.key == right.key) == (left == right)
+    assert "\n" not in left.key
 
 
 @given(
@@ -123,9 +123,9 @@ def test_low_rank_forms_of_a_linear_layer_are_smaller_than_it(inputs: int, outpu
 
 def test_a_smaller_kernel_is_the_centre_of_the_other() -> None:
     layer = convolution(8, 8, (5, 7), padding=(2, 3), groups=8)
-    found = forms(layer, ["kernel"])
-    assert [form.sizes for form in found] == [(3, 5), (1, 3), (1, 1)]
-    (part,) = operators(layer, alone(layer, 8, 8), Option(form=found[0]), None, None)
+    candidates = forms(layer, ["kernel"])
+    assert [form.sizes for form in candidates] == [(3, 5), (1, 3), (1, 1)]
+    (part,) = operators(layer, alone(layer, 8, 8), Option(form=candidates[0]), None, None)
     assert (part.kernel, part.padding, part.groups, part.after) == ((3, 5), (1, 2), 8, layer.shape[1:])
     narrow = convolution(8, 8, (5, 5), padding=(1, 2), groups=8)  # a single entry would see more places
     assert forms(narrow, ["kernel"]) == (Form("kernel", (3, 3)),)
@@ -187,27 +187,27 @@ def test_kinds_run_in_the_precisions_that_runtimes_have() -> None:
 def test_other_layers_run_as_what_they_are() -> None:
     window: dict[str, Any] = dict(kernel=(2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1))
     pool = Layer("pool", POOL, ("x",), (8, 6, 6), (8, 3, 3), "max_pool2d", **window)
-    (found,) = operators(pool, alone(pool), Option(INT8, 8), None, None)
-    assert (found.kind, found.kernel, found.stride, found.size) == (POOL, (2, 2), (2, 2), (6, 6))
+    (operator,) = operators(pool, alone(pool), Option(INT8, 8), None, None)
+    assert (operator.kind, operator.kernel, operator.stride, operator.size) == (POOL, (2, 2), (2, 2), (6, 6))
     flatten = Layer("flat", FLATTEN, ("x",), (8, 6, 6), (prod((8, 6, 6)),), "flatten")
     assert operators(flatten, alone(flatten), Option(), None, None) == ()
     join = Layer("join", ADD, ("x",), (8, 6, 6), (8, 6, 6), "add", activation="relu", writes="out")
-    (found,) = operators(join, alone(join, outputs=8), Option(), None, 4)
-    assert (found.kind, found.outputs, found.activation) == (ADD, 4, "relu")
+    (operator,) = operators(join, alone(join, outputs=8), Option(), None, 4)
+    assert (operator.kind, operator.outputs, operator.activation) == (ADD, 4, "relu")
 
 
 @given(OPERATORS)
 def test_a_baseline_has_the_surroundings_of_its_operator(operator: Operator) -> None:
-    found = baseline(operator)
-    assert found.precision == operator.precision and found.size == operator.size
-    assert found.inputs == found.outputs == operator.inputs
-    assert found.kind.startswith("alone") == (operator.kind in (CONV, LINEAR))
-    assert found.entry == (operator.entry and operator.kind in (CONV, LINEAR))
-    assert found.key != operator.key
+    base = baseline(operator)
+    assert base.precision == operator.precision and base.size == operator.size
+    assert base.inputs == base.outputs == operator.inputs
+    assert base.kind.startswith("alone") == (operator.kind in (CONV, LINEAR))
+    assert base.entry == (operator.entry and operator.kind in (CONV, LINEAR))
+    assert base.key != operator.key
 
 
 @pytest.mark.parametrize(("direction", "precision"), [("quantize", FP32), ("dequantize", INT8)])
 def test_a_change_starts_in_the_precision_that_it_leaves(direction: str, precision: str) -> None:
-    found = change(direction, (16, 8, 8), 12)
-    assert (found.kind, found.precision, found.inputs, found.outputs) == (direction, precision, 12, 12)
-    assert found.size == (8, 8)
+    operator = change(direction, (16, 8, 8), 12)
+    assert (operator.kind, operator.precision, operator.inputs, operator.outputs) == (direction, precision, 12, 12)
+    assert operator.size == (8, 8)

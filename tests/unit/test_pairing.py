@@ -20,8 +20,8 @@ def rounds(times: list[float], errors: list[float]) -> list[dict[str, float]]:
 
 
 @given(ROUNDS)
-def test_the_speed_of_the_device_in_a_round_leaves_the_ratio(found: list[tuple[float, ...]]) -> None:
-    own, other, errors, speeds = (list(column) for column in zip(*found, strict=True))
+def test_the_speed_of_the_device_in_a_round_leaves_the_ratio(visits: list[tuple[float, ...]]) -> None:
+    own, other, errors, speeds = (list(column) for column in zip(*visits, strict=True))
     still = paired(rounds(own, errors), rounds(other, errors))
     moved = paired(
         rounds([t * s for t, s in zip(own, speeds, strict=True)], errors),
@@ -29,12 +29,12 @@ def test_the_speed_of_the_device_in_a_round_leaves_the_ratio(found: list[tuple[f
     )
     for name in ("median", "low", "high"):
         assert getattr(moved, name) == pytest.approx(getattr(still, name), rel=1e-6)
-    assert moved.rounds == len(found) and moved.low <= moved.median <= moved.high
+    assert moved.rounds == len(visits) and moved.low <= moved.median <= moved.high
 
 
 @given(ROUNDS)
-def test_the_other_way_round_is_the_inverse(found: list[tuple[float, ...]]) -> None:
-    own, other, errors, _ = (list(column) for column in zip(*found, strict=True))
+def test_the_other_way_round_is_the_inverse(visits: list[tuple[float, ...]]) -> None:
+    own, other, errors, _ = (list(column) for column in zip(*visits, strict=True))
     there = paired(rounds(own, errors), rounds(other, errors))
     back = paired(rounds(other, errors), rounds(own, errors))
     assert (back.median, back.low, back.high) == pytest.approx((1 / there.median, 1 / there.high, 1 / there.low))
@@ -45,14 +45,14 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
     for _ in range(400):
         errors = [random.choice((0.02, 0.1, 0.3)) for _ in range(12)]
         own = rounds([0.5 * random.lognormvariate(0, error) for error in errors], errors)
-        found = paired(own, rounds([random.lognormvariate(0, error) for error in errors], errors))
-        hits += found.low <= 0.5 <= found.high
+        ratio = paired(own, rounds([random.lognormvariate(0, error) for error in errors], errors))
+        hits += ratio.low <= 0.5 <= ratio.high
     assert hits >= 0.9 * 400
 
 
 def test_rounds_that_are_sure_count_and_those_that_one_lacks_do_not() -> None:
-    one = rounds([1.0] * 9, [0.01] * 2 + [0.3] * 7)
+    visits = rounds([1.0] * 9, [0.01] * 2 + [0.3] * 7)
     other = rounds([2.0, 2.0] + [1.0] * 7, [0.01] * 2 + [0.3] * 7)
-    assert paired(one, other).median == pytest.approx(0.5)
-    assert paired(one[:3], other[:2]).rounds == 2
-    assert median(a["ms"] / b["ms"] for a, b in zip(one, other, strict=True)) == 1.0  # what a plain median would say
+    assert paired(visits, other).median == pytest.approx(0.5)
+    assert paired(visits[:3], other[:2]).rounds == 2
+    assert median(a["ms"] / b["ms"] for a, b in zip(visits, other, strict=True)) == 1.0  # what a plain median would say

@@ -33,17 +33,17 @@ def conv(inputs: int, outputs: int, side: int, kernel: int = 3, groups: int = 1)
 
 def network(random: np.random.Generator) -> list[Operator]:
     """A few stages of convolutions, depthwise ones and additions, then a linear layer."""
-    channels, side, found = int(random.choice([8, 16, 24, 32])), int(random.choice([16, 24, 32, 48])), []
-    found.append(conv(3, channels, side))
+    channels, side, operators = int(random.choice([8, 16, 24, 32])), int(random.choice([16, 24, 32, 48])), []
+    operators.append(conv(3, channels, side))
     for _ in range(int(random.integers(2, 5))):
         wider = channels * int(random.choice([1, 2]))
         for _ in range(int(random.integers(1, 4))):
             kind = random.integers(3)
-            found += [conv(channels, channels, side)] if kind else [conv(channels, channels, side, groups=channels)]
-            found.append(Operator(ADD, FP32, channels, channels, (side, side)))
-        found.append(conv(channels, wider, side, 1))
+            operators += [conv(channels, channels, side)] if kind else [conv(channels, channels, side, groups=channels)]
+            operators.append(Operator(ADD, FP32, channels, channels, (side, side)))
+        operators.append(conv(channels, wider, side, 1))
         channels, side = wider, max(4, side // 2)
-    return [*found, Operator(LINEAR, FP32, channels, 10)]
+    return [*operators, Operator(LINEAR, FP32, channels, 10)]
 
 
 def works(random: np.random.Generator, count: int) -> list[Work]:
@@ -54,14 +54,14 @@ def world(random: np.random.Generator, every: list[Work]) -> np.ndarray:
     """What ``every`` network takes in a world drawn from the prior: its constants, and its operators' factors."""
     believed = prior()
     constants = np.exp(believed.log_median + believed.deviation * random.standard_normal(len(TERMS)))
-    shapes, index = np.unique(np.round(np.vstack([one.shapes for one in every])), axis=0, return_inverse=True)
+    shapes, index = np.unique(np.round(np.vstack([item.shapes for item in every])), axis=0, return_inverse=True)
     difference = (shapes[:, None] - shapes[None]) / LENGTH
     covariance = DEVIATION**2 * np.exp(-0.5 * np.sum(difference**2, -1)) + 1e-8 * np.eye(len(shapes))
     factors = np.exp(np.linalg.cholesky(covariance) @ random.standard_normal(len(shapes)))[np.asarray(index).ravel()]
     took, start = [], 0
-    for one in every:
-        rows = len(one.counts)
-        took.append(one.counts @ ((one.amounts @ constants) * factors[start : start + rows]) / (CLOCK * 1e6))
+    for item in every:
+        rows = len(item.counts)
+        took.append(item.counts @ ((item.amounts @ constants) * factors[start : start + rows]) / (CLOCK * 1e6))
         start += rows
     return np.array(took)
 
@@ -72,7 +72,7 @@ def plain(constants: np.ndarray) -> Posterior:
 
 
 @cache
-def known() -> Posterior:
+def believed() -> Posterior:
     random = np.random.default_rng(7)
     some = works(random, 40)
     return fit(some, list(world(random, some)), CLOCK, prior())
@@ -85,8 +85,8 @@ def test_the_constants_that_made_the_measurements_are_found_again(seed: int) -> 
     constants = np.exp(prior().log_median + 0.5 * prior().deviation * random.standard_normal(len(TERMS)))
     some, others = works(random, 60), works(random, 20)
     truth = plain(constants)
-    found = fit(some, [truth.predict(one, CLOCK)[0] for one in some], CLOCK, prior())
-    off = [found.predict(one, CLOCK)[0] / truth.predict(one, CLOCK)[0] - 1 for one in others]
+    fitted = fit(some, [truth.predict(item, CLOCK)[0] for item in some], CLOCK, prior())
+    off = [fitted.predict(item, CLOCK)[0] / truth.predict(item, CLOCK)[0] - 1 for item in others]
     assert np.mean(np.abs(off)) < 0.01
 
 
@@ -95,11 +95,11 @@ def test_single_operators_tell_of_whole_networks() -> None:
     constants = np.exp(prior().log_median + 0.5 * prior().deviation * random.standard_normal(len(TERMS)))
     truth = plain(constants)
     probes = [lone(op, CHIP, KERNELS) for op in designed(FP32, 0.2)]
-    found = fit(probes, [truth.predict(one, CLOCK)[0] for one in probes], CLOCK, prior())
+    fitted = fit(probes, [truth.predict(item, CLOCK)[0] for item in probes], CLOCK, prior())
     for operators in (network(random) for _ in range(20)):
-        one = work(operators, CHIP, KERNELS)
-        one = Work(one.amounts[:-1], one.counts[:-1], one.shapes[:-1])  # probes do not tell what a run takes
-        assert found.predict(one, CLOCK)[0] == pytest.approx(truth.predict(one, CLOCK)[0], rel=0.05)
+        whole = work(operators, CHIP, KERNELS)
+        whole = Work(whole.amounts[:-1], whole.counts[:-1], whole.shapes[:-1])  # probes do not tell what a run takes
+        assert fitted.predict(whole, CLOCK)[0] == pytest.approx(truth.predict(whole, CLOCK)[0], rel=0.05)
 
 
 def test_nine_of_ten_networks_lie_in_their_interval() -> None:
@@ -108,9 +108,9 @@ def test_nine_of_ten_networks_lie_in_their_interval() -> None:
         random = np.random.default_rng(seed)
         every = works(random, 60)
         took = world(random, every) * np.exp(0.02 * random.standard_normal(60))
-        found = fit(every[:30], list(took[:30]), CLOCK, prior())
-        for one, ms in zip(every[30:], took[30:], strict=True):
-            _, low, high = found.interval(one, CLOCK)
+        fitted = fit(every[:30], list(took[:30]), CLOCK, prior())
+        for item, ms in zip(every[30:], took[30:], strict=True):
+            _, low, high = fitted.interval(item, CLOCK)
             held.append(low <= ms <= high)
     assert 0.85 <= np.mean(held) <= 0.97
 
@@ -120,17 +120,17 @@ def test_nine_of_ten_networks_lie_in_their_interval() -> None:
 def test_measuring_never_adds_doubt_about_a_network_that_was_measured(seed: int) -> None:
     random = np.random.default_rng(seed)
     some = works(random, 20)
-    found = fit(some, list(world(random, some)), CLOCK, prior())
+    fitted = fit(some, list(world(random, some)), CLOCK, prior())
     before = unmeasured(prior())
-    for one in some:
-        assert found.predict(one, CLOCK)[1] < before.predict(one, CLOCK)[1]
+    for item in some:
+        assert fitted.predict(item, CLOCK)[1] < before.predict(item, CLOCK)[1]
 
 
 def test_the_interval_widens_away_from_what_was_measured() -> None:
     near = work([conv(16, 16, 24), conv(16, 32, 24, 1)] * 4, CHIP, KERNELS)
     far = work([conv(512, 512, 7, 7)] * 4, CHIP, KERNELS)
     unlike = work([Operator("recurrent", FP32, 4096, 4096, work=4_000_000)] * 4, CHIP, KERNELS)
-    widths = [known().predict(one, CLOCK)[1] for one in (near, far, unlike)]
+    widths = [believed().predict(item, CLOCK)[1] for item in (near, far, unlike)]
     assert widths[0] < widths[1] < widths[2]
 
 
@@ -139,8 +139,8 @@ def test_more_of_an_operator_takes_longer(seed: int, more: int) -> None:
     operators = network(np.random.default_rng(seed))
     added = next(op for op in operators if op.kind == ADD)  # without weights, which might push others out of a cache
     longer = operators + [added] * more
-    fewer, many = (known().predict(work(some, CHIP, KERNELS), CLOCK)[0] for some in (operators, longer))
-    each = known().parts_ms(lone(added, CHIP, KERNELS), CLOCK)[0]
+    fewer, many = (believed().predict(work(some, CHIP, KERNELS), CLOCK)[0] for some in (operators, longer))
+    each = believed().parts_ms(lone(added, CHIP, KERNELS), CLOCK)[0]
     assert each > 0
     assert many == pytest.approx(fewer + more * each, rel=1e-9)
 
@@ -149,10 +149,10 @@ def test_more_of_an_operator_takes_longer(seed: int, more: int) -> None:
 def test_a_machine_that_is_slower_in_all_is_predicted_slower_in_all(factor: float) -> None:
     random = np.random.default_rng(3)
     some = works(random, 40)
-    base = [known().predict(one, CLOCK)[0] for one in some]
-    found = sibling(known(), some[:5], [factor * ms for ms in base[:5]], CLOCK)
-    for one, ms in zip(some[5:], base[5:], strict=True):
-        assert found.predict(one, CLOCK)[0] == pytest.approx(factor * ms, rel=0.03)
+    base = [believed().predict(item, CLOCK)[0] for item in some]
+    carried = sibling(believed(), some[:5], [factor * ms for ms in base[:5]], CLOCK)
+    for item, ms in zip(some[5:], base[5:], strict=True):
+        assert carried.predict(item, CLOCK)[0] == pytest.approx(factor * ms, rel=0.03)
 
 
 def test_five_networks_tell_a_sibling_from_its_base() -> None:
@@ -160,13 +160,13 @@ def test_five_networks_tell_a_sibling_from_its_base() -> None:
     for seed in range(12):
         random = np.random.default_rng(seed)
         some = works(random, 30)
-        constants = known().log_constants + 0.5 + 0.2 * random.standard_normal(len(TERMS))
-        truth = Posterior(constants, known().deviation, known().shapes, known().pull, known().learnt, 0.01)
-        took = [truth.predict(one, CLOCK)[0] for one in some]
-        found = sibling(known(), some[:5], took[:5], CLOCK)
-        for one, ms in zip(some[5:], took[5:], strict=True):
-            off.append(abs(found.predict(one, CLOCK)[0] / ms - 1))
-            before.append(abs(known().predict(one, CLOCK)[0] / ms - 1))
+        constants = believed().log_constants + 0.5 + 0.2 * random.standard_normal(len(TERMS))
+        truth = Posterior(constants, believed().deviation, believed().shapes, believed().pull, believed().learnt, 0.01)
+        took = [truth.predict(item, CLOCK)[0] for item in some]
+        carried = sibling(believed(), some[:5], took[:5], CLOCK)
+        for item, ms in zip(some[5:], took[5:], strict=True):
+            off.append(abs(carried.predict(item, CLOCK)[0] / ms - 1))
+            before.append(abs(believed().predict(item, CLOCK)[0] / ms - 1))
     assert np.mean(off) < 0.05 < 0.2 < np.mean(before)
 
 
@@ -180,11 +180,11 @@ def test_a_lone_operator_is_its_part_of_a_network() -> None:
 
 @pytest.mark.parametrize("precision", [FP32, "int8"])
 def test_the_designed_operators_are_distinct_can_be_timed_and_are_of_every_kind(precision: str) -> None:
-    found = designed(precision)
-    assert len({op.key for op in found}) == len(found)
-    assert all(op.probed and min(op.after, default=1) >= 1 for op in found)
-    kinds = {op.kind for op in found}
+    operators = designed(precision)
+    assert len({op.key for op in operators}) == len(operators)
+    assert all(op.probed and min(op.after, default=1) >= 1 for op in operators)
+    kinds = {op.kind for op in operators}
     assert {CONV, LINEAR, ADD, "pool", "average pool", "mean"} <= kinds
-    assert any(op.depthwise for op in found) and any(op.entry for op in found)
-    assert any(len(op.kernel) == 1 for op in found)
-    assert len(designed(precision, 0.1)) < len(found) / 4
+    assert any(op.depthwise for op in operators) and any(op.entry for op in operators)
+    assert any(len(op.kernel) == 1 for op in operators)
+    assert len(designed(precision, 0.1)) < len(operators) / 4

@@ -113,18 +113,20 @@ def learnt() -> tuple[Posterior, tuple[Work, ...]]:
         some.append(work(chosen, CHIP, KERNELS[0]))
     believed = prior()
     constants = np.exp(believed.log_median + 0.5 * believed.deviation * random.standard_normal(len(TERMS)))
-    took = [float(one.counts @ one.amounts @ constants) / 2e6 * float(np.exp(random.normal(0, 0.02))) for one in some]
+    took = [
+        float(item.counts @ item.amounts @ constants) / 2e6 * float(np.exp(random.normal(0, 0.02))) for item in some
+    ]
     return fit(some[:40], took[:40], CHIP.clock_ghz, believed), tuple(some[40:])
 
 
 def pair(
     runtime: str = "onnxruntime", precision: str = FP32, threads: tuple[int, ...] = (1,), shift: float = 0.0
 ) -> Pair:
-    known = learnt()[0]
-    known = replace(known, log_constants=known.log_constants + shift)
+    posterior = learnt()[0]
+    posterior = replace(posterior, log_constants=posterior.log_constants + shift)
     errors = (("networks held out, five folds", 0.0625),)
     standing = Standing(MEASURED, "constructed", "2026-01-01", "1.2.3", threads, 40, errors)
-    return Pair(runtime, precision, Kernels(4, 16, True), known, standing)
+    return Pair(runtime, precision, Kernels(4, 16, True), posterior, standing)
 
 
 @pytest.fixture
@@ -140,28 +142,28 @@ def document(tmp_path: Path) -> dict[str, Any]:
 def test_prices_come_back_as_they_were_saved(tmp_path: Path) -> None:
     saved = [pair(), pair("litert", INT8, (1, 4), 0.5)]
     save(tmp_path / "prices.json", "my-board", saved)
-    found = load((tmp_path / "prices.json").read_text("utf-8"), WHERE)
-    assert [replace(p, posterior=q.posterior) for p, q in zip(found, saved, strict=True)] == saved
-    for read, written in zip(found, saved, strict=True):
+    pairs = load((tmp_path / "prices.json").read_text("utf-8"), WHERE)
+    assert [replace(p, posterior=q.posterior) for p, q in zip(pairs, saved, strict=True)] == saved
+    for read, written in zip(pairs, saved, strict=True):
         assert read.posterior.noise == pytest.approx(written.posterior.noise, rel=1e-4)
-        for one in learnt()[1]:
-            before, after = (p.posterior.predict(one, CHIP.clock_ghz)[0] for p in (written, read))
+        for item in learnt()[1]:
+            before, after = (p.posterior.predict(item, CHIP.clock_ghz)[0] for p in (written, read))
             assert after == pytest.approx(before, rel=1e-3)
 
 
 def test_doubt_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     save(tmp_path / "prices.json", "my-board", [pair()])
-    (found,) = load((tmp_path / "prices.json").read_text("utf-8"), WHERE)
-    for one in learnt()[1]:
-        before, after = (p.posterior.predict(one, CHIP.clock_ghz)[1] for p in (pair(), found))
+    (read,) = load((tmp_path / "prices.json").read_text("utf-8"), WHERE)
+    for item in learnt()[1]:
+        before, after = (p.posterior.predict(item, CHIP.clock_ghz)[1] for p in (pair(), read))
         assert after == pytest.approx(before, rel=0.03)
 
 
 def test_a_shift_of_the_constants_is_kept(tmp_path: Path) -> None:
     save(tmp_path / "prices.json", "my-board", [pair(shift=log(3))])
-    (found,) = load((tmp_path / "prices.json").read_text("utf-8"), WHERE)
-    for one in learnt()[1]:
-        before, after = (p.posterior.predict(one, CHIP.clock_ghz)[0] for p in (pair(), found))
+    (read,) = load((tmp_path / "prices.json").read_text("utf-8"), WHERE)
+    for item in learnt()[1]:
+        before, after = (p.posterior.predict(item, CHIP.clock_ghz)[0] for p in (pair(), read))
         assert after == pytest.approx(3 * before, rel=1e-3)
 
 
@@ -202,20 +204,20 @@ def test_json_that_is_no_prices_is_damaged(text: str) -> None:
 
 
 def put(*path: str, value: object) -> Callable[[dict[str, Any]], None]:
-    def change(found: dict[str, Any]) -> None:
+    def change(document: dict[str, Any]) -> None:
         for key in path[:-1]:
-            found = found[key]
-        assert path[-1] in found
-        found[path[-1]] = value
+            document = document[key]
+        assert path[-1] in document
+        document[path[-1]] = value
 
     return change
 
 
 def cut(*path: str) -> Callable[[dict[str, Any]], None]:
-    def change(found: dict[str, Any]) -> None:
+    def change(document: dict[str, Any]) -> None:
         for key in path[:-1]:
-            found = found[key]
-        del found[path[-1]]
+            document = document[key]
+        del document[path[-1]]
 
     return change
 
@@ -281,17 +283,17 @@ def test_a_standing_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
 
 
 def test_a_pair_that_is_absent_is_refused_with_those_that_exist() -> None:
-    found = profile(target("jetson-nano"))
+    priced = profile(target("jetson-nano"))
     with pytest.raises(UsageError) as raised:
-        found.pair("onnxruntime", INT8)
+        priced.pair("onnxruntime", INT8)
     assert raised.value.fact == "nothing is known of onnxruntime with int8 on jetson-nano"
     assert raised.value.remedy == "onnxruntime has fp32 there; int8 runs on ncnn"
     with pytest.raises(UsageError) as raised:
-        found.pair("tensorrt", FP16)
-    have = dict.fromkeys(f"{p.runtime} {p.precision}" for p in found.pairs)
+        priced.pair("tensorrt", FP16)
+    have = dict.fromkeys(f"{p.runtime} {p.precision}" for p in priced.pairs)
     assert raised.value.remedy == f"choose one of {', '.join(have)}"
     with pytest.raises(UsageError, match="edgesdk calibrate"):
-        Profile(found.target, ()).pair("onnxruntime", FP32)
+        Profile(priced.target, ()).pair("onnxruntime", FP32)
 
 
 def test_the_first_runtime_with_prices_is_taken() -> None:
@@ -308,12 +310,12 @@ def test_the_first_runtime_with_prices_is_taken() -> None:
 )
 def test_the_nearest_thread_count_is_chosen(threads: int, nearest: tuple[int, ...]) -> None:
     pairs = tuple(pair(threads=counts, shift=shift) for shift, counts in enumerate(((8,), (1,), (2, 3))))
-    found = Profile(target("raspberry-pi-5"), (*pairs, pair("litert", threads=(threads,)))).pair(
+    chosen = Profile(target("raspberry-pi-5"), (*pairs, pair("litert", threads=(threads,)))).pair(
         "onnxruntime", FP32, threads
     )
-    assert found.standing.threads == nearest
-    known = found.known(threads).extra
-    assert known == pytest.approx(0.0 if threads in nearest else MORE_THREADS)
+    assert chosen.standing.threads == nearest
+    extra = chosen.posterior_at(threads).extra
+    assert extra == pytest.approx(0.0 if threads in nearest else MORE_THREADS)
 
 
 def test_more_threads_than_cores_are_refused() -> None:
@@ -336,51 +338,51 @@ def test_what_boards_cannot_do_in_integers_is_not_offered() -> None:
 @pytest.mark.parametrize("name", ["raspberry-pi-5", "raspberry-pi-4", "raspberry-pi-zero-2-w"])
 def test_a_network_takes_what_its_parts_take_and_what_a_run_does(name: str, option: Option) -> None:
     graph = mobilenet()
-    known = prices(name, "onnxruntime", graph=graph)
+    predicted_prices = prices(name, "onnxruntime", graph=graph)
     operators = [op for op in parts(graph, option) if op.precision == option.precision]
-    run = Work(*(known.work(operators[:1]).__dict__[k][-1:] for k in ("amounts", "counts", "shapes")))
-    fixed = float(known.pair(option.precision).posterior.parts_ms(run, known.chip.clock_ghz)[0])
+    run = Work(*(predicted_prices.work(operators[:1]).__dict__[k][-1:] for k in ("amounts", "counts", "shapes")))
+    fixed = float(predicted_prices.pair(option.precision).posterior.parts_ms(run, predicted_prices.chip.clock_ghz)[0])
     assert fixed > 0
-    total = sum(map(known.latency_ms, operators)) + fixed
-    assert known.interval(operators)[0] == pytest.approx(total, rel=1e-6)
+    total = sum(map(predicted_prices.latency_ms, operators)) + fixed
+    assert predicted_prices.interval(operators)[0] == pytest.approx(total, rel=1e-6)
     if option is FLOAT:
-        assert known.fixed_ms == pytest.approx(fixed, rel=1e-9)
-        cost = predicted(graph, every(graph, option), known)
+        assert predicted_prices.fixed_ms == pytest.approx(fixed, rel=1e-9)
+        cost = predicted(graph, every(graph, option), predicted_prices)
         assert cost.latency_ms == pytest.approx(total, rel=1e-6)
         assert sum(layer.latency_ms for layer in cost.layers) + fixed == pytest.approx(total, rel=1e-6)
 
 
 def test_layers_in_two_precisions_take_between_the_one_and_the_other() -> None:
     graph = mobilenet()
-    known = prices("raspberry-pi-5", "onnxruntime", graph=graph)
+    predicted_prices = prices("raspberry-pi-5", "onnxruntime", graph=graph)
     mixed = {layer.name: INTEGER for layer in graph.layers[::2]}
-    ends = sorted(known.interval(parts(graph, option))[0] for option in (FLOAT, INTEGER))
-    found = predicted(graph, mixed, known)
-    assert ends[0] < found.latency_ms < ends[1]
-    assert set(found.standing) == {FP32, INT8} and len(found.sources) == 2
+    ends = sorted(predicted_prices.interval(parts(graph, option))[0] for option in (FLOAT, INTEGER))
+    cost = predicted(graph, mixed, predicted_prices)
+    assert ends[0] < cost.latency_ms < ends[1]
+    assert set(cost.standing) == {FP32, INT8} and len(cost.sources) == 2
 
 
 def test_a_network_that_runs_nothing_takes_what_a_run_does() -> None:
     view = Layer("view", OTHER, ("x",), (4, 8), (32,), "view")
-    known = prices("raspberry-pi-5", "onnxruntime")
-    found = predicted(Graph((Tensor("x", (4, 8)),), (view,), ("view",)), {}, known)
-    assert found.latency_ms == pytest.approx(known.fixed_ms)
-    assert found.latency_low_ms < found.latency_ms < found.latency_high_ms
+    predicted_prices = prices("raspberry-pi-5", "onnxruntime")
+    cost = predicted(Graph((Tensor("x", (4, 8)),), (view,), ("view",)), {}, predicted_prices)
+    assert cost.latency_ms == pytest.approx(predicted_prices.fixed_ms)
+    assert cost.latency_low_ms < cost.latency_ms < cost.latency_high_ms
 
 
 @pytest.mark.parametrize("name", [name for name in targets() if name != "x86"])
 def test_every_price_is_above_zero_and_inside_its_interval(name: str) -> None:
     graph = mobilenet(16, 96)
-    known = profile(target(name))
-    for pair in known.pairs:
+    priced = profile(target(name))
+    for pair in priced.pairs:
         option = Option(pair.precision, 8 if pair.precision == INT8 else 32)
-        for threads in {1, min(known.target.chip(pair.runtime).cores, max(pair.standing.threads))}:
-            found = predicted(graph, every(graph, option), Predicted(known, pair.runtime, threads))
-            assert 0 < found.latency_low_ms < found.latency_ms < found.latency_high_ms < 1e5
-            assert all(layer.latency_ms > 0 for layer in found.layers)
-            assert found.size_bytes > 0 and found.peak_memory_bytes > 0
-            assert found.basis == "predicted" and found.sources and pair.precision in found.standing
-            assert set(found.standing) <= {pair.precision, FP32, FP16}  # what the caller gives is float
+        for threads in {1, min(priced.target.chip(pair.runtime).cores, max(pair.standing.threads))}:
+            cost = predicted(graph, every(graph, option), Predicted(priced, pair.runtime, threads))
+            assert 0 < cost.latency_low_ms < cost.latency_ms < cost.latency_high_ms < 1e5
+            assert all(layer.latency_ms > 0 for layer in cost.layers)
+            assert cost.size_bytes > 0 and cost.peak_memory_bytes > 0
+            assert cost.basis == "predicted" and cost.sources and pair.precision in cost.standing
+            assert set(cost.standing) <= {pair.precision, FP32, FP16}  # what the caller gives is float
 
 
 def test_what_was_not_measured_is_less_certain() -> None:
@@ -403,8 +405,8 @@ def test_what_was_not_measured_is_less_certain() -> None:
 @pytest.mark.parametrize("count", [3, 8])
 def test_an_unknown_operator_is_named_counted_and_widens_the_interval(count: int) -> None:
     graph = mobilenet()
-    known = prices("raspberry-pi-5", "onnxruntime", graph=graph)
-    before, after = (predicted(g, {}, known) for g in (graph, with_unknown(graph, count)))
+    predicted_prices = prices("raspberry-pi-5", "onnxruntime", graph=graph)
+    before, after = (predicted(g, {}, predicted_prices) for g in (graph, with_unknown(graph, count)))
     assert before.unknown == () and after.unknown == ("frobnicate",)
     assert any("frobnicate" in note for note in after.notes) and not any("frobnicate" in n for n in before.notes)
     odd = [layer for layer in after.layers if layer.operator == kinds.UNKNOWN]
@@ -415,8 +417,8 @@ def test_an_unknown_operator_is_named_counted_and_widens_the_interval(count: int
 
 def test_integers_are_slower_on_the_jetson_agx_xavier_under_litert() -> None:
     graph = mobilenet()
-    known = prices("jetson-agx-xavier", "litert", 4, graph)
-    assert known.interval(parts(graph, INTEGER))[0] > known.interval(parts(graph, FLOAT))[0]
+    result = prices("jetson-agx-xavier", "litert", 4, graph)
+    assert result.interval(parts(graph, INTEGER))[0] > result.interval(parts(graph, FLOAT))[0]
     other = prices("raspberry-pi-4", "litert", 4, graph)
     assert other.interval(parts(graph, INTEGER))[0] < other.interval(parts(graph, FLOAT))[0]
 
@@ -433,8 +435,8 @@ def test_a_runtime_that_runs_float_in_half_is_priced_so_unless_exact() -> None:
 
 def test_a_graphics_processor_is_no_faster_with_more_threads() -> None:
     operators = parts(mobilenet())
-    one, four = (prices("jetson-orin-nano", "tensorrt", threads).interval(operators)[0] for threads in (1, 4))
-    assert one == four
+    single, four = (prices("jetson-orin-nano", "tensorrt", threads).interval(operators)[0] for threads in (1, 4))
+    assert single == four
 
 
 def test_a_change_of_precision_is_paid_once_per_tensor() -> None:
@@ -516,17 +518,17 @@ def operators(draw: st.DrawFn) -> Operator:
         inputs, outputs = (groups, groups) if draw(st.booleans()) else (groups * (inputs % 9 + 1), groups * 2)
     elif kind != CONV:
         inputs = outputs
-    found = Operator(kind, precision, inputs, outputs, size, kernel, stride, padding, dilation, groups)
-    assume(min(found.after) > 0)
-    return replace(found, entry=draw(st.booleans()))
+    operator = Operator(kind, precision, inputs, outputs, size, kernel, stride, padding, dilation, groups)
+    assume(min(operator.after) > 0)
+    return replace(operator, entry=draw(st.booleans()))
 
 
 @given(operators(), st.sampled_from(KERNELS), st.floats(0, 1))
 def test_amounts_are_finite_and_never_negative(op: Operator, kernels: Kernels, missed: float) -> None:
-    found = amounts(op, CHIP, kernels, missed)
-    assert found.shape == (len(TERMS),) and np.isfinite(found).all() and (found >= 0).all()
-    assert found[INDEX["call"]] == 1.0
-    assert found[INDEX["network"]] == found[INDEX["serial"]] == found[INDEX["fork"]] == 0.0
+    work = amounts(op, CHIP, kernels, missed)
+    assert work.shape == (len(TERMS),) and np.isfinite(work).all() and (work >= 0).all()
+    assert work[INDEX["call"]] == 1.0
+    assert work[INDEX["network"]] == work[INDEX["serial"]] == work[INDEX["fork"]] == 0.0
 
 
 @given(operators(), st.sampled_from(KERNELS), st.integers(1, 8))
@@ -544,21 +546,21 @@ def test_more_channels_are_never_less_work(op: Operator, kernels: Kernels, more:
 @settings(max_examples=50)
 @given(st.lists(operators(), min_size=1, max_size=4, unique=True), st.integers(1, 20), st.sampled_from((1, 2, 4)))
 def test_equal_operators_are_counted_together(some: list[Operator], count: int, threads: int) -> None:
-    one, many = (work(some * times, CHIP, KERNELS[1], threads, 0.0) for times in (1, count))
+    single, many = (work(some * times, CHIP, KERNELS[1], threads, 0.0) for times in (1, count))
     assert many.counts.tolist() == [*[count] * len(some), 1.0]
-    assert np.array_equal(one.amounts, many.amounts) and np.array_equal(one.shapes, many.shapes)
+    assert np.array_equal(single.amounts, many.amounts) and np.array_equal(single.shapes, many.shapes)
     alone = sum((work([op], CHIP, KERNELS[1], threads, 0.0).amounts[0] for op in some), np.zeros(len(TERMS)))
     assert many.counts[:-1] @ many.amounts[:-1] == pytest.approx(count * alone, rel=1e-9)
 
 
 @given(operators(), st.sampled_from((2, 3, 4)))
 def test_threads_share_the_work_but_not_the_traffic(op: Operator, threads: int) -> None:
-    one, more = (work([op], CHIP, KERNELS[0], count).amounts[0] for count in (1, threads))
+    single, more = (work([op], CHIP, KERNELS[0], count).amounts[0] for count in (1, threads))
     shared = INDEX["memory"]
-    assert more[:shared] == pytest.approx(one[:shared] / threads)
-    assert more[shared : INDEX["serial"]] == pytest.approx(one[shared : INDEX["serial"]])
-    assert (one[INDEX["serial"]], one[INDEX["fork"]]) == (0.0, 0.0)
-    assert more[INDEX["serial"]] == pytest.approx(one[:shared].sum() * (1 - 1 / threads))
+    assert more[:shared] == pytest.approx(single[:shared] / threads)
+    assert more[shared : INDEX["serial"]] == pytest.approx(single[shared : INDEX["serial"]])
+    assert (single[INDEX["serial"]], single[INDEX["fork"]]) == (0.0, 0.0)
+    assert more[INDEX["serial"]] == pytest.approx(single[:shared].sum() * (1 - 1 / threads))
     assert more[INDEX["fork"]] == 1.0
 
 

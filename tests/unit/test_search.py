@@ -53,23 +53,23 @@ def assignments(menu: Menu) -> Iterator[tuple[dict[str, Choice], dict[str, int],
 
 
 def enumerated(menu: Menu) -> list[Figures]:
-    found = []
+    points = []
     for choices, kept, dropped in assignments(menu):
         cost, loss = price(menu, choices, kept, dropped)
-        found.append(figures(cost, loss))
-    return found
+        points.append(figures(cost, loss))
+    return points
 
 
 def figures(cost: Cost, loss: float) -> Figures:
     return {name: loss if name == "loss" else getattr(cost, name) for name in FIGURES}
 
 
-def limits_at(found: list[Figures], shares: list[float | None]) -> Figures:
+def limits_at(points: list[Figures], shares: list[float | None]) -> Figures:
     """A bound per figure that has a share: so far from the least to the greatest that there is."""
     limits = {}
     for name, share in zip(FIGURES, shares, strict=True):
-        if share is not None and found:
-            values = sorted(f[name] for f in found)
+        if share is not None and points:
+            values = sorted(f[name] for f in points)
             limits[name] = values[round(share * (len(values) - 1))]
     return limits
 
@@ -84,9 +84,9 @@ def solved(menu: Menu, limits: Mapping[str, float], objective: str = "loss", gap
 @settings(max_examples=120, deadline=None)
 def test_the_search_agrees_with_enumeration(seed: int, shares: list[float | None], objective: str) -> None:
     menu = random_menu(seed)
-    found = enumerated(menu)
-    limits = limits_at(found, shares)
-    within = [f[objective] for f in found if all(f[name] <= limit for name, limit in limits.items())]
+    points = enumerated(menu)
+    limits = limits_at(points, shares)
+    within = [f[objective] for f in points if all(f[name] <= limit for name, limit in limits.items())]
     if not within:
         with pytest.raises(BudgetError):
             solved(menu, limits, objective)
@@ -106,9 +106,9 @@ def test_the_search_agrees_with_enumeration(seed: int, shares: list[float | None
 @settings(max_examples=60, deadline=None)
 def test_a_small_core_gives_the_same_answer(seed: int, shares: list[float | None], objective: str, core: int) -> None:
     menu = random_menu(seed)
-    found = enumerated(menu)
-    limits = limits_at(found, shares)
-    within = [f[objective] for f in found if all(f[name] <= limit for name, limit in limits.items())]
+    points = enumerated(menu)
+    limits = limits_at(points, shares)
+    within = [f[objective] for f in points if all(f[name] <= limit for name, limit in limits.items())]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(highs, "CORE", core)
         if not within:
@@ -125,8 +125,8 @@ def test_a_small_core_gives_the_same_answer(seed: int, shares: list[float | None
 @settings(max_examples=40, deadline=None)
 def test_a_wider_bound_never_loses_more(seed: int, shares: list[float], name: str) -> None:
     menu = random_menu(seed)
-    found = enumerated(menu)
-    tight, wide = (limits_at(found, [share if n == name else None for n in FIGURES]) for share in sorted(shares))
+    points = enumerated(menu)
+    tight, wide = (limits_at(points, [share if n == name else None for n in FIGURES]) for share in sorted(shares))
     assert solved(menu, wide).loss <= solved(menu, tight).loss * (1 + GAP)
 
 
@@ -255,8 +255,8 @@ def test_bounds_that_only_hold_one_by_one_say_so() -> None:
 
 
 def test_choices_that_never_fit_together_are_no_question_of_the_budget() -> None:
-    one, two = Choice(Option(), 1.0, writes=8), Choice(Option(), 1.0, reads=16)
-    layers = LayerMenu("one", (one,), writes="g"), LayerMenu("two", (two,), reads="g")
+    first, second = Choice(Option(), 1.0, writes=8), Choice(Option(), 1.0, reads=16)
+    layers = LayerMenu("one", (first,), writes="g"), LayerMenu("two", (second,), reads="g")
     menu = Menu(layers, (GroupMenu("g", {8: 0.0, 16: 0.0}),))
     for bounds in ({}, {"latency_ms": 1.0}):
         with pytest.raises(ValueError, match="do not fit together"):

@@ -24,17 +24,17 @@ CALM = {"ms": 0.01, "disturbed": 0.2, "visits": 1000}
 
 
 def table(folder: Path, **prices: Price) -> Table:
-    found = Table.open(folder, {"cpu": "one"}, 4)
-    found.settle(CALM)
+    opened = Table.open(folder, {"cpu": "one"}, 4)
+    opened.settle(CALM)
     keys = {"op": OP.key, "base": baseline(OP).key, "call": CALL.key}
-    found.add({keys[name]: price for name, price in prices.items()})
-    return found
+    opened.add({keys[name]: price for name, price in prices.items()})
+    return opened
 
 
 def test_a_table_is_read_back_and_asks_for_nothing_that_it_is_sure_of(tmp_path: Path) -> None:
-    found = table(tmp_path, op=Price(10.0, 0.01, 0.01), base=Price(2.0, 0.01, 0.01), call=Price(0.3, 0.01, 0.01))
+    prices = table(tmp_path, op=Price(10.0, 0.01, 0.01), base=Price(2.0, 0.01, 0.01), call=Price(0.3, 0.01, 0.01))
     again = Table.open(tmp_path, {"cpu": "one"}, 4)
-    assert (again.probes, again.reference_ms, again.missing([OP])) == (found.probes, 0.01, [])
+    assert (again.probes, again.reference_ms, again.missing([OP])) == (prices.probes, 0.01, [])
     assert again.latency_ms(OP) == pytest.approx((10 - 2) * 0.01 / 4)
     assert again.call_ms == pytest.approx(0.003)
     assert set(again.missing([OTHER])) == {OTHER}  # its baseline is the same
@@ -47,43 +47,43 @@ PRICES = st.builds(Price, st.floats(0.1, 100), st.floats(0, 0.5), st.floats(0, 0
 
 @given(PRICES, PRICES)
 def test_no_operator_is_for_nothing(tmp_path_factory, op: Price, base: Price) -> None:
-    found = table(tmp_path_factory.mktemp("table"), op=op, base=base)
-    assert found.latency_ms(OP) >= found.error_ms(OP) > 0
-    assert found.latency_ms(OP) >= (op.ratio - base.ratio) * 0.01 / 4 - 1e-12
+    prices = table(tmp_path_factory.mktemp("table"), op=op, base=base)
+    assert prices.latency_ms(OP) >= prices.error_ms(OP) > 0
+    assert prices.latency_ms(OP) >= (op.ratio - base.ratio) * 0.01 / 4 - 1e-12
 
 
 def test_a_price_from_a_disturbed_device_is_doubted_and_replaced_by_a_surer_one(tmp_path: Path) -> None:
     sure, slow = Price(10.0, 0.01, 0.01), Price(13.0, 0.01, 0.018)
-    found = table(tmp_path, op=slow, base=sure, call=sure)
-    assert found.error(OP) > DOUBT and found.doubtful(OP)
-    assert found.missing([OP]) == []  # it was timed on this very day
-    found.add({OP.key: replace(slow, day=YESTERDAY)}, again=True)
-    assert found.missing([OP]) == [OP]
-    found.add({OP.key: sure})
-    assert found.missing([OP]) == []
-    found.add({OP.key: slow})
-    assert found.probes[OP.key] == sure
-    found.add({OP.key: slow}, again=True)  # a network contradicted it
-    assert found.probes[OP.key] == slow
+    prices = table(tmp_path, op=slow, base=sure, call=sure)
+    assert prices.error(OP) > DOUBT and prices.doubtful(OP)
+    assert prices.missing([OP]) == []  # it was timed on this very day
+    prices.add({OP.key: replace(slow, day=YESTERDAY)}, again=True)
+    assert prices.missing([OP]) == [OP]
+    prices.add({OP.key: sure})
+    assert prices.missing([OP]) == []
+    prices.add({OP.key: slow})
+    assert prices.probes[OP.key] == sure
+    prices.add({OP.key: slow}, again=True)  # a network contradicted it
+    assert prices.probes[OP.key] == slow
 
 
 def test_a_faster_state_makes_doubtful_what_was_priced_before_it_was_seen(tmp_path: Path) -> None:
     price = Price(10.0, 0.01, 0.01, YESTERDAY)
-    found = table(tmp_path, op=price, base=price, call=price)
-    assert found.missing([OP]) == []
-    found.settle({"ms": 0.006, "disturbed": 0.9, "visits": 1000})
-    assert len(found.missing([OP])) == 3
-    found.settle({"ms": 0.02, "disturbed": 1.0, "visits": 1000})  # saw nothing undisturbed: says nothing
-    assert found.reference_ms == 0.006
+    prices = table(tmp_path, op=price, base=price, call=price)
+    assert prices.missing([OP]) == []
+    prices.settle({"ms": 0.006, "disturbed": 0.9, "visits": 1000})
+    assert len(prices.missing([OP])) == 3
+    prices.settle({"ms": 0.02, "disturbed": 1.0, "visits": 1000})  # saw nothing undisturbed: says nothing
+    assert prices.reference_ms == 0.006
 
 
 def test_prices_age_and_so_does_the_state_that_was_not_seen_again(tmp_path: Path) -> None:
     price = Price(10.0, 0.01, 0.01)
-    found = table(tmp_path, op=replace(price, day=(date.today() - AGE).isoformat()), base=price, call=price)
+    prices = table(tmp_path, op=replace(price, day=(date.today() - AGE).isoformat()), base=price, call=price)
     again = Table.open(tmp_path, {"cpu": "one"}, 4)
     assert again.missing([OP]) == [OP] and again.reference_ms == 0.01
-    content = json.loads(found.path.read_text())
-    found.path.write_text(json.dumps({**content, "seen": (date.today() - UNSEEN).isoformat()}))
+    content = json.loads(prices.path.read_text())
+    prices.path.write_text(json.dumps({**content, "seen": (date.today() - UNSEEN).isoformat()}))
     assert Table.open(tmp_path, {"cpu": "one"}, 4).reference_ms is None
 
 
@@ -96,8 +96,8 @@ def test_prices_age_and_so_does_the_state_that_was_not_seen_again(tmp_path: Path
     ],
 )  # fmt: skip
 def test_a_file_that_is_old_or_damaged_is_no_table(tmp_path: Path, change: dict) -> None:
-    found = table(tmp_path, op=Price(10.0))
-    found.path.write_text(json.dumps({**json.loads(found.path.read_text()), **change}))
+    prices = table(tmp_path, op=Price(10.0))
+    prices.path.write_text(json.dumps({**json.loads(prices.path.read_text()), **change}))
     opened = Table.open(tmp_path, {"cpu": "one"}, 4)
     assert opened.reference_ms is None
     opened.add({OP.key: Price(3.0)})

@@ -100,15 +100,15 @@ SPEEDS = {
 @pytest.mark.parametrize("speed", SPEEDS.values(), ids=SPEEDS.keys())
 def test_the_true_times_come_out_within_the_stated_error(on, speed: Callable[[float], float]) -> None:
     on(Machine(speed))
-    found = priced()
+    answer = priced()
     for name, (takes, _) in MODELS.items():
-        item = found["by"][name]
+        item = answer["by"][name]
         off = abs(math.log(item["ms"] / (takes / 1e6)))
-        uncertain = item["uncertainty"] + undisturbed.beyond(item["level_ms"], found["references"]["ms"])
+        uncertain = item["uncertainty"] + undisturbed.beyond(item["level_ms"], answer["references"]["ms"])
         assert off < 0.03 + 3 * uncertain, (name, item)
         assert off < 0.05 or uncertain > 0.02, (name, item)
-    one, two = found["by"]["float"]["ms"], found["by"]["twin"]["ms"]
-    assert one == pytest.approx(two, rel=0.04)
+    first, second = answer["by"]["float"]["ms"], answer["by"]["twin"]["ms"]
+    assert first == pytest.approx(second, rel=0.04)
 
 
 def test_two_tables_of_one_machine_agree_however_it_was_disturbed(on) -> None:
@@ -129,15 +129,15 @@ def test_a_machine_that_is_never_undisturbed_is_not_waited_for_without_end(on) -
     on(Machine(SPEEDS["still"]))
     quiet = priced()
     machine = on(Machine(lambda now: 1.8))
-    found = priced(reference_ms=quiet["references"]["ms"])
+    answer = priced(reference_ms=quiet["references"]["ms"])
     assert machine.now < 2e9
-    assert found["references"] == {
-        **found["references"],
+    assert answer["references"] == {
+        **answer["references"],
         "ms": pytest.approx(quiet["references"]["ms"]),
         "disturbed": 1,
     }
     for name in MODELS:
-        item = found["by"][name]
+        item = answer["by"][name]
         assert item["disturbed"] == 1 and item["uncertainty"] > 0.04  # said to be unsure
         assert math.log(item["level_ms"] / quiet["references"]["ms"]) > 0.4
 
@@ -149,15 +149,15 @@ def test_a_network_takes_what_it_does_undisturbed_and_pairs_hold_whatever_happen
         lambda step: None, artifacts=[{"name": n, "path": n} for n in ("float", "integer")],
         references=[{"path": n} for n in REFERENCES], minimum_count=64, minimum_seconds=0.6, warmup_seconds=0.02,
     )  # fmt: skip
-    one, two = answer["artifacts"]
+    first, second = answer["artifacts"]
     fast = answer["references"]["ms"]
-    unsure = [undisturbed.beyond(item["undisturbed"]["level_ms"], fast) for item in (one, two)]
-    off = 0.03 + 3 * one["undisturbed"]["error"] + unsure[0]
-    assert abs(math.log(one["undisturbed"]["ms"] / 0.14)) < off
-    ratio = paired(two["rounds"], one["rounds"], math.hypot(*unsure))
+    unsure = [undisturbed.beyond(item["undisturbed"]["level_ms"], fast) for item in (first, second)]
+    off = 0.03 + 3 * first["undisturbed"]["error"] + unsure[0]
+    assert abs(math.log(first["undisturbed"]["ms"] / 0.14)) < off
+    ratio = paired(second["rounds"], first["rounds"], math.hypot(*unsure))
     assert ratio.low * 0.98 <= 90 / 140 <= ratio.high * 1.02
     assert ratio.median == pytest.approx(90 / 140, rel=0.15 if name.startswith("drifts") else 0.03)
-    assert len(one["rounds"]) == len(one["block_medians_ms"])
+    assert len(first["rounds"]) == len(first["block_medians_ms"])
     assert fast == pytest.approx((6 * 17 * 12) ** (1 / 3) / 1000, rel=0.15 if name.startswith("drifts") else 0.05)
 
 
@@ -167,17 +167,17 @@ VISITS = st.lists(st.tuples(TIMES, st.floats(10.0, 30.0), st.floats(10.0, 30.0))
 
 @given(VISITS, st.floats(0.01, 100))
 def test_a_machine_that_is_faster_as_a_whole_leaves_ratio_and_error(visits: list, factor: float) -> None:
-    one = estimate([Visit(*visit) for visit in visits], 10.0)
+    single = estimate([Visit(*visit) for visit in visits], 10.0)
     two = estimate([Visit(*(factor * part for part in visit)) for visit in visits], 10.0 * factor)
-    assert (two["ratio"], two["error"]) == pytest.approx((one["ratio"], one["error"]), rel=1e-6)
-    assert two["level"] == pytest.approx(factor * one["level"])
+    assert (two["ratio"], two["error"]) == pytest.approx((single["ratio"], single["error"]), rel=1e-6)
+    assert two["level"] == pytest.approx(factor * single["level"])
 
 
 @given(st.floats(0.1, 10.0), st.lists(st.floats(1.0, 3.0), min_size=1, max_size=30))
 def test_a_speed_that_moves_all_alike_leaves_the_ratio(ratio: float, speeds: list[float]) -> None:
-    found = estimate([Visit(10 * ratio * speed, 10 * speed, 10 * speed) for speed in speeds], 10.0)
-    assert found["ratio"] == pytest.approx(ratio)
-    assert found["level"] == pytest.approx(10 * min(speeds))
+    quiet = estimate([Visit(10 * ratio * speed, 10 * speed, 10 * speed) for speed in speeds], 10.0)
+    assert quiet["ratio"] == pytest.approx(ratio)
+    assert quiet["level"] == pytest.approx(10 * min(speeds))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.floats(1.2, 3.0), st.floats(0.0, 0.05))

@@ -101,9 +101,9 @@ class Branches(nn.Module):
 
 def inception(inputs: int, widths: tuple[int, ...]) -> nn.Module:
     """GoogLeNet's block; ``widths`` as in its table 1: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection."""
-    one, three_in, three, five_in, five, pool = widths
+    single, three_in, three, five_in, five, pool = widths
     return Branches(
-        conv_relu(inputs, one, 1),
+        conv_relu(inputs, single, 1),
         nn.Sequential(conv_relu(inputs, three_in, 1), conv_relu(three_in, three, 3)),
         nn.Sequential(conv_relu(inputs, five_in, 1), conv_relu(five_in, five, 5)),
         nn.Sequential(nn.MaxPool2d(3, 1, 1), conv_relu(inputs, pool, 1)),

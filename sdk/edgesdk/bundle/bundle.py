@@ -231,10 +231,10 @@ def _record(place: Path, model: Artifact, network: Network, data: Data) -> None:
     np.savez_compressed(place / "sample.npz", **arrays)  # type: ignore[arg-type]
 
 
-def _outputs(found: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _outputs(session: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     count = len(next(iter(inputs.values())))
-    rows = [found.run({name: value[i : i + 1] for name, value in inputs.items()}) for i in range(count)]
-    return {name: np.concatenate(parts) for name, parts in zip(found.outputs, zip(*rows, strict=True), strict=True)}
+    rows = [session.run({name: value[i : i + 1] for name, value in inputs.items()}) for i in range(count)]
+    return {name: np.concatenate(parts) for name, parts in zip(session.outputs, zip(*rows, strict=True), strict=True)}
 
 
 def _manifest(model: Artifact, result: Result, data: Data, network: Network) -> Manifest:
@@ -368,8 +368,8 @@ def check(path: str | Path, key: str | Path | None = None) -> Verification:
     bundle = Bundle.open(path)
     inputs, recorded = bundle.recorded()
     try:
-        found = open_file(bundle.artifact)
-        outputs = _outputs(found, inputs)
+        session = open_file(bundle.artifact)
+        outputs = _outputs(session, inputs)
     except EdgeSdkError:
         raise
     except Exception as error:  # the runtime's own exceptions share no base
@@ -383,7 +383,7 @@ def check(path: str | Path, key: str | Path | None = None) -> Verification:
             raise BundleError(
                 f"{name} differs from the recorded sample by {errors[name]:.2g} of its spread", "deploy again here"
             )
-    versions = Versions(bundle.manifest["runtime"].get("version"), found.version)
+    versions = Versions(bundle.manifest["runtime"].get("version"), session.version)
     return Verification(str(bundle.path), len(bundle.manifest["files"]), key is not None, versions, errors)
 
 

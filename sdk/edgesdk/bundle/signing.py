@@ -116,11 +116,11 @@ def _files(folder: Path) -> list[Path]:
     """The files that a signature of ``folder`` covers. Raises ``BundleError`` for what is no bundle, and for links."""
     if not (folder / "manifest.json").is_file():
         raise BundleError(f"{folder} is no bundle", "give the folder of a bundle")
-    found = sorted(folder.rglob("*"))
-    for path in found:
+    paths = sorted(folder.rglob("*"))
+    for path in paths:
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise BundleError(f"{path} is a link or no file", "put the file itself there")
-    return [path for path in found if path.is_file() and path != folder / SIGNATURE]
+    return [path for path in paths if path.is_file() and path != folder / SIGNATURE]
 
 
 def _different(folder: Path) -> list[str]:
@@ -138,8 +138,8 @@ def _check_key(key: Path, private: bool) -> None:
 
     with _said_of(key, private):
         content = key.read_bytes()
-        found = load_pem_private_key(content, None) if private else load_pem_public_key(content)
-    curve = getattr(getattr(found, "curve", None), "name", "")
+        loaded = load_pem_private_key(content, None) if private else load_pem_public_key(content)
+    curve = getattr(getattr(loaded, "curve", None), "name", "")
     if curve not in CURVES:
         fact = (
             f"the key {key} is {f'on the curve {curve}' if curve else 'of another kind'}, not on {' or '.join(CURVES)}"

@@ -62,16 +62,16 @@ def verify(as_json: bool, **options: Any) -> None:
     """
     from edgesdk.workflows.verify import verify as run
 
-    found = run(**options)
+    result = run(**options)
     if as_json:
-        emit_json(found)
+        emit_json(result)
         return
-    emit(f"{found.path}: {found.files} files as recorded{', signed by that key' if found.signed else ''}")
-    if found.runtime is not None:
-        emit(f"runtime: made with {found.runtime.recorded}, here {found.runtime.here}")
-    for name, error in found.sample_error.items():
+    emit(f"{result.path}: {result.files} files as recorded{', signed by that key' if result.signed else ''}")
+    if result.runtime is not None:
+        emit(f"runtime: made with {result.runtime.recorded}, here {result.runtime.here}")
+    for name, error in result.sample_error.items():
         emit(f"{name}: differs from the recorded sample by {error:.2g} of its spread")
-    if (own := found.against_model) is not None:
+    if (own := result.against_model) is not None:
         for name, error in own.errors.items():
             emit(f"{name}: differs from the model by {error:.2g} of its spread, over {own.samples} samples")
 
@@ -99,13 +99,13 @@ def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool
         raise UsageError("a module needs a shape", "give --shape, like 3x224x224")
     from edgesdk.devices.estimate import estimate as run
 
-    found = run(model, sizes, **options)
+    estimated = run(model, sizes, **options)
     if as_json:
-        emit_json(found if per_layer else replace(found, layers=()))
+        emit_json(estimated if per_layer else replace(estimated, layers=()))
     else:
         from edgesdk.cli.show import show_estimate
 
-        show_estimate(found, per_layer, console())
+        show_estimate(estimated, per_layer, console())
 
 
 @click.command(cls=Command)
@@ -117,18 +117,18 @@ def targets(name: str | None, as_json: bool) -> None:
     from edgesdk.core.target import targets as every
     from edgesdk.price.profile import profile
 
-    found = [profile(target(name))] if name else [profile(entry) for entry in every().values()]
+    profiles = [profile(target(name))] if name else [profile(entry) for entry in every().values()]
     if as_json:
         from edgesdk.cli.documents import Targets
 
-        emit_json(Targets.of(found))
+        emit_json(Targets.of(profiles))
         return
     from edgesdk.cli.show import show_target, show_targets
 
     if name:
-        show_target(found[0], console(soft_wrap=True))
+        show_target(profiles[0], console(soft_wrap=True))
     else:
-        show_targets(found, console(soft_wrap=True))
+        show_targets(profiles, console(soft_wrap=True))
 
 
 @click.command(cls=Command)
@@ -149,15 +149,15 @@ def calibrate(name: str, as_json: bool, **options: Any) -> None:
         tell("starting", None)
         from edgesdk.workflows.calibrate import calibrate as run
 
-        found = run(name, **options, tell=tell)
+        result = run(name, **options, tell=tell)
     if as_json:
         from edgesdk.cli.documents import Targets
 
-        emit_json(Targets.of([found]))
+        emit_json(Targets.of([result]))
     else:
         from edgesdk.cli.show import show_target
 
-        show_target(found, console(soft_wrap=True))
+        show_target(result, console(soft_wrap=True))
 
 
 @click.command(cls=Command)
@@ -188,13 +188,13 @@ def doctor(as_json: bool) -> None:
     features = facts.get("features") or []
     integer = any("vnni" in feature or "amx_int8" in feature for feature in features)
     cache = os.environ.get("EDGESDK_CACHE") or platformdirs.user_cache_dir("edgesdk")
-    found = Doctor(
+    answer = Doctor(
         metadata.version("edgesdk"), platform.python_version(), versions, from_json(Facts, facts), integer, cache
     )
     if as_json:
-        emit_json(found)
+        emit_json(answer)
         return
-    emit(f"edgesdk {found.edgesdk}, Python {found.python}, cache {found.cache}")
+    emit(f"edgesdk {answer.edgesdk}, Python {answer.python}, cache {answer.cache}")
     emit(f"{facts.get('cpu')}, {facts.get('cores')} cores, {', '.join(features)}")
     if not integer:
         emit("no integer dot product: int8 may gain little, and saturates in some kernels; prices are measured")

@@ -27,16 +27,16 @@ def list_(as_json: bool) -> None:
     """The devices of the inventory."""
     from edgesdk.devices.inventory import devices, inventory
 
-    found = devices()
+    by_name = devices()
     if as_json:
         from edgesdk.cli.documents import Inventory
 
-        emit_json(Inventory(str(inventory()), tuple(found.values())))
+        emit_json(Inventory(str(inventory()), tuple(by_name.values())))
         return
-    for known in found.values():
-        rest = [f"{name} {value}" for name, value in vars(known).items() if value and name not in ("name", "address")]
-        emit(", ".join([f"{known.name}: {known.address}", *rest]))
-    if not found:
+    for entry in by_name.values():
+        rest = [f"{name} {value}" for name, value in vars(entry).items() if value and name not in ("name", "address")]
+        emit(", ".join([f"{entry.name}: {entry.address}", *rest]))
+    if not by_name:
         emit(f"no devices in {inventory()}")
 
 
@@ -98,16 +98,16 @@ def install(device: str, bundle: Path, as_json: bool, **options: Any) -> None:
     with telling() as tell:
         from edgesdk.workflows.install import install as run
 
-        found = run(bundle, device, **options, tell=tell)
+        result = run(bundle, device, **options, tell=tell)
     if as_json:
         from edgesdk.cli.documents import Installed
         from edgesdk.core.serialize import from_json
 
-        emit_json(from_json(Installed, found))
+        emit_json(from_json(Installed, result))
     else:
         from edgesdk.cli.show import show_installed
 
-        show_installed(found, console(soft_wrap=True))
+        show_installed(result, console(soft_wrap=True))
 
 
 @device.command()
@@ -118,14 +118,14 @@ def rollback(device: str, install_root: str | None, as_json: bool) -> None:
     """Go back to the version that ran before."""
     from edgesdk.workflows.install import rollback as run
 
-    found = run(device, install_root=install_root)
+    result = run(device, install_root=install_root)
     if as_json:
         from edgesdk.cli.documents import RolledBack
         from edgesdk.core.serialize import from_json
 
-        emit_json(from_json(RolledBack, found))
+        emit_json(from_json(RolledBack, result))
     else:
-        emit(f"running: {found['version']}; before: {found['previous']}")
+        emit(f"running: {result['version']}; before: {result['previous']}")
 
 
 @click.group(cls=Commands)

@@ -56,17 +56,17 @@ def inputs(shapes: tuple[str, ...], onnx: bool = False) -> Any:
     """The single input's shape, a description of each of several, or ``None`` where there is none."""
     from edgesdk.core.graph import Tensor
 
-    found = []
+    tensors = []
     for text in shapes:
         name, _, rest = text.rpartition("=")
         sizes, _, dtype = rest.partition(":")
         if dtype and onnx:
             raise UsageError(f"the shape {text!r} has a type, which an ONNX file says itself", "leave the type out")
-        found.append(Tensor(name, _shape(sizes), dtype or "float32"))
-    if len({bool(one.name) for one in found}) > 1:
+        tensors.append(Tensor(name, _shape(sizes), dtype or "float32"))
+    if len({bool(tensor.name) for tensor in tensors}) > 1:
         raise UsageError("some shapes have the name of their input and some have none", "name all, or none")
-    plain = len(found) == 1 and found[0] == Tensor("", found[0].shape)
-    return found[0].shape if plain else tuple(found) or None
+    plain = len(tensors) == 1 and tensors[0] == Tensor("", tensors[0].shape)
+    return tensors[0].shape if plain else tuple(tensors) or None
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -184,10 +184,10 @@ def export(as_json: bool, **options: Any) -> None:
     with telling() as tell:
         from edgesdk.workflows.export import export_plan
 
-        found = export_plan(**options, tell=tell)
+        exported = export_plan(**options, tell=tell)
     if as_json:
-        emit_json(found)
+        emit_json(exported)
     else:
         from edgesdk.cli.show import show_exports
 
-        show_exports(found, console())
+        show_exports(exported, console())

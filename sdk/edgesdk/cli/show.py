@@ -130,61 +130,63 @@ def _show_beside(report: Mapping[str, Any], console: Console) -> None:
     for heading in ("runtime", "", "latency p50", "peak memory", "size"):
         table.add_column(heading, justify="left" if heading in ("runtime", "") else "right")
     every = {f"dense {own}": report["dense"], f"deployed {own}": report["deployed"], **report["beside"]}
-    for name, one in every.items():
+    for name, measured in every.items():
         kind, _, runtime = name.partition(" ")
-        latency = one["statistics"]["p50"] if report["basis"] == "measured" else one["median_ms"]
-        memory, size = (show(key, one[key]) for key in ("peak_memory_bytes", "size_bytes"))
+        latency = measured["statistics"]["p50"] if report["basis"] == "measured" else measured["median_ms"]
+        memory, size = (show(key, measured[key]) for key in ("peak_memory_bytes", "size_bytes"))
         table.add_row(runtime, kind, show("latency_ms", latency), memory, size)
     console.print(table)
 
 
-def show_exports(found: Exported, console: Console) -> None:
+def show_exports(exported: Exported, console: Console) -> None:
     """The files of one plan, with how far each is from the simulation."""
     table = Table(title="one plan, the same integers in each", title_justify="left")
     for heading in ("format", "file", "size", "run by", "off by (of the spread)", "other top-1"):
         table.add_column(heading, justify="right" if heading in ("size", "other top-1") else "left", overflow="fold")
-    for one in found.files:
-        off = f"{one.parity.error:.2g} (tolerance {one.parity.tolerance:g})"
-        size = show("size_bytes", one.size_bytes)
-        table.add_row(one.format, one.path, size, one.runtime, off, f"{100 * one.parity.top1_differs:.1f} %")
+    for file in exported.files:
+        off = f"{file.parity.error:.2g} (tolerance {file.parity.tolerance:g})"
+        size = show("size_bytes", file.size_bytes)
+        table.add_row(file.format, file.path, size, file.runtime, off, f"{100 * file.parity.top1_differs:.1f} %")
     console.print(table)
 
 
-def show_estimate(found: Estimate, per_layer: bool, console: Console) -> None:
+def show_estimate(estimated: Estimate, per_layer: bool, console: Console) -> None:
     """What a model is predicted to cost, and what that rests on."""
-    where = f"{found.target}, {found.runtime}, {counted(found.threads, 'thread')}"
+    where = f"{estimated.target}, {estimated.runtime}, {counted(estimated.threads, 'thread')}"
     table = Table(title=f"predicted: {where}", title_justify="left", show_header=False)
-    low, high = (show("latency_ms", end) for end in (found.latency_low_ms, found.latency_high_ms))
-    table.add_row("latency", f"{show('latency_ms', found.latency_ms)} (90 %: {low} to {high})")
-    table.add_row("peak memory added", show("peak_memory_bytes", found.peak_memory_bytes))
-    own = found.runtime_memory_bytes
+    low, high = (show("latency_ms", end) for end in (estimated.latency_low_ms, estimated.latency_high_ms))
+    table.add_row("latency", f"{show('latency_ms', estimated.latency_ms)} (90 %: {low} to {high})")
+    table.add_row("peak memory added", show("peak_memory_bytes", estimated.peak_memory_bytes))
+    own = estimated.runtime_memory_bytes
     table.add_row("runtime's own memory", "not known" if own is None else show("peak_memory_bytes", own))
-    table.add_row("size of the file", show("size_bytes", found.size_bytes))
-    for precision, standing in found.standing.items():
+    table.add_row("size of the file", show("size_bytes", estimated.size_bytes))
+    for precision, standing in estimated.standing.items():
         table.add_row(f"prices in {precision}", standing)
     console.print(table)
     if per_layer:
         layers = Table(title="per layer", title_justify="left")
         for heading in ("layer", "runs as", "us", "%"):
             layers.add_column(heading, justify="right" if heading in ("us", "%") else "left", overflow="fold")
-        for layer in found.layers:
-            share = 100 * layer.latency_ms / found.latency_ms
+        for layer in estimated.layers:
+            share = 100 * layer.latency_ms / estimated.latency_ms
             layers.add_row(layer.name, layer.operator, f"{1e3 * layer.latency_ms:.1f}", f"{share:.1f}")
         console.print(layers)
-    for note in found.notes:
+    for note in estimated.notes:
         console.print(f"note: {note}", highlight=False)
-    for source in found.sources:
+    for source in estimated.sources:
         console.print(f"source: {source}", highlight=False)
 
 
-def show_targets(found: Iterable[Profile], console: Console) -> None:
+def show_targets(profiles: Iterable[Profile], console: Console) -> None:
     """A row per target: its chip, the runtimes that it can be deployed to, what its prices rest on in a word."""
     table = Table(box=None, pad_edge=False)
     for heading in ("target", "chip", "deploys to", "prices"):
         table.add_column(heading, no_wrap=True, overflow="fold")
-    for known in found:
-        runtimes = deployable(known)
-        table.add_row(known.target.name, _chip(known.target), ", ".join(runtimes) or "-", _rests_on(known, runtimes))
+    for profile in profiles:
+        runtimes = deployable(profile)
+        table.add_row(
+            profile.target.name, _chip(profile.target), ", ".join(runtimes) or "-", _rests_on(profile, runtimes)
+        )
     console.print(table, highlight=False)
     console.print("prices: measured (here or on a board), partly so, scaled from a sibling, derived", highlight=False)
     console.print("all that is known of one, with sources and errors: edgesdk targets NAME", highlight=False)
@@ -199,32 +201,32 @@ def _chip(target: Target) -> str:
     return next((part for part in parts if " x " in part), parts[0]).partition(" at ")[0].partition(" (")[0]
 
 
-def _rests_on(known: Profile, runtimes: Sequence[str]) -> str:
+def _rests_on(profile: Profile, runtimes: Sequence[str]) -> str:
     """What the prices of ``runtimes`` rest on, in a word."""
-    if known.target.measured:
+    if profile.target.measured:
         return "here"
-    kinds = {pair.standing.kind for pair in known.pairs if pair.runtime in runtimes}
+    kinds = {pair.standing.kind for pair in profile.pairs if pair.runtime in runtimes}
     if MEASURED in kinds:
         return "partly" if len(kinds) > 1 else "measured"
     return "scaled" if SCALED in kinds else "derived" if kinds else "none"
 
 
-def show_target(known: Profile, console: Console) -> None:
+def show_target(profile: Profile, console: Console) -> None:
     """One target: facts with their sources, and what is measured, scaled or derived."""
-    target = known.target
+    target = profile.target
     names = f" (also {', '.join(target.aliases)})" if target.aliases else ""
     console.print(f"[bold]{target.name}[/bold]: {target.title}{names}", highlight=False)
-    runtimes = deployable(known)
+    runtimes = deployable(profile)
     console.print(f"  deploys to: {', '.join(runtimes) or 'nothing yet'}", highlight=False)
-    if others := list(dict.fromkeys(pair.runtime for pair in known.pairs if pair.runtime not in runtimes)):
+    if others := list(dict.fromkeys(pair.runtime for pair in profile.pairs if pair.runtime not in runtimes)):
         console.print(f"  can be estimated, not deployed to: {', '.join(others)}", highlight=False)
     if target.measured:
         console.print("  prices: measured on the machine at hand", highlight=False)
-    for pair in known.pairs:
+    for pair in profile.pairs:
         console.print(f"  {_pair(pair)}", highlight=False)
-    for fact in known.target.facts:
+    for fact in profile.target.facts:
         console.print(f"  {fact.fact}: {fact.value} ({fact.source})", highlight=False)
-    for pair in known.pairs:
+    for pair in profile.pairs:
         standing = pair.standing
         console.print(
             f"  {pair.runtime} {pair.precision}: {standing.source}; {standing.date}; version {standing.version}",
@@ -306,15 +308,15 @@ def show_ratios(reports: Sequence[Report], console: Console) -> None:
     """What each took of the first, all being from one run."""
     first = reports[0]
     for other in reports[1:]:
-        found = next(iter(other.ratios.values()))  # they are in the order of the run
-        told = f"p50 {found.median:.3f} (95 %: {found.low:.3f} to {found.high:.3f}), {found.rounds} interleaved rounds"
+        ratio = next(iter(other.ratios.values()))  # they are in the order of the run
+        told = f"p50 {ratio.median:.3f} (95 %: {ratio.low:.3f} to {ratio.high:.3f}), {ratio.rounds} interleaved rounds"
         console.print(f"{other.name} / {first.name}: {told}", highlight=False)
 
 
-def show_installed(found: Mapping[str, Any], console: Console) -> None:
+def show_installed(installed: Mapping[str, Any], console: Console) -> None:
     """What a device said of a bundle that it took."""
-    health = found["health"]
-    console.print(f"installed: {found['version']}, before: {found['previous'] or 'nothing'}", highlight=False)
+    health = installed["health"]
+    console.print(f"installed: {installed['version']}, before: {installed['previous'] or 'nothing'}", highlight=False)
     for name, error in health["errors"].items():
         console.print(f"{name}: differs there from the recorded sample by {error:.2g} of its spread", highlight=False)
     if health["emulated"]:
@@ -322,8 +324,8 @@ def show_installed(found: Mapping[str, Any], console: Console) -> None:
     for key, name in (("p50_ms", "latency_ms"), ("peak_memory_bytes", "peak_memory_bytes")):
         if health.get(key) is not None:
             console.print(f"measured there: {name.rpartition('_')[0]} {show(name, health[key])}", highlight=False)
-    if found["removed"]:
-        console.print(f"removed: {', '.join(found['removed'])}", highlight=False)
+    if installed["removed"]:
+        console.print(f"removed: {', '.join(installed['removed'])}", highlight=False)
 
 
 def show_facts(name: str, facts: Mapping[str, Any], console: Console) -> None:
@@ -342,26 +344,26 @@ def _plainly(value: Any) -> str:
     return str(value)
 
 
-def show_stages(found: Stages, console: Console) -> None:
+def show_stages(stages: Stages, console: Console) -> None:
     """The stages with their shares, what is expected, and what it costs in accuracy."""
-    basis = found.basis["stages"]
-    how = f"{found.precision} in {found.runtime} {found.runtime_version}, {counted(found.threads, 'thread')}"
-    title = f"{found.path}: {how}"
+    basis = stages.basis["stages"]
+    how = f"{stages.precision} in {stages.runtime} {stages.runtime_version}, {counted(stages.threads, 'thread')}"
+    title = f"{stages.path}: {how}"
     table = Table(title=title, title_justify="left")
     for heading in ("file", "exit at", "threshold", "reached by", "left by", f"p50 ({basis})"):
         table.add_column(heading, justify="left" if heading in ("file", "exit at") else "right")
-    for stage in found.stages:
+    for stage in stages.stages:
         limit = "-" if stage.threshold is None else f"{stage.threshold:.4g}"
         table.add_row(
             stage.file, stage.exit or "-", limit, f"{100 * stage.reached:.1f} %", f"{100 * stage.left:.1f} %",
             f"{stage.latency_ms:.4g} ms",
         )  # fmt: skip
     console.print(table)
-    ratio = found.expected_ms / found.whole_ms
-    whole = f"{ratio:.2f} of the model in one file, {found.whole_ms:.4g} ms ({basis})"
-    console.print(f"expected (predicted): {found.expected_ms:.4g} ms a sample, {whole}", highlight=False)
-    for name, judged in (("test data", found.test), ("held-out data, by which they were set", found.held)):
+    ratio = stages.expected_ms / stages.whole_ms
+    whole = f"{ratio:.2f} of the model in one file, {stages.whole_ms:.4g} ms ({basis})"
+    console.print(f"expected (predicted): {stages.expected_ms:.4g} ms a sample, {whole}", highlight=False)
+    for name, judged in (("test data", stages.test), ("held-out data, by which they were set", stages.held)):
         figures = f"dense {judged.dense:.2f} %, last stage {judged.last:.2f} %, staged {judged.staged:.2f} %"
         console.print(f"top-1 on {name}: {figures}", highlight=False)
-    for note in found.notes:
+    for note in stages.notes:
         console.print(f"note: {note}", highlight=False)

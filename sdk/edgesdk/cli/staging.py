@@ -55,10 +55,10 @@ def stages(as_json: bool, **options: Any) -> None:
     with telling() as tell:
         from edgesdk.workflows.stages import stages as run
 
-        found = run(**options, tell=tell)
+        result = run(**options, tell=tell)
     if as_json:
-        emit_json(found)
+        emit_json(result)
     else:
         from edgesdk.cli.show import show_stages
 
-        show_stages(found, console())
+        show_stages(result, console())

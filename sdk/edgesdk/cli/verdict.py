@@ -21,26 +21,30 @@ def verdict(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[str
 def cost(report: Mapping[str, Any]) -> dict[str, float]:
     """What the deployed file costs: as measured, else as predicted, with its latency as a share of the dense one's."""
     if report["basis"] == "measured":
-        found = dict(report["measured"])
+        figures = dict(report["measured"])
         dense, deployed = (report[name]["statistics"]["p50"] for name in ("dense", "deployed"))
     else:
         dense, deployed = (report[name]["median_ms"] for name in ("dense", "deployed"))
-        found = {key: report["deployed"][key] for key in ("peak_memory_bytes", "size_bytes")} | {"latency_ms": deployed}
-    if found.get("latency_ratio") is None:
-        found["latency_ratio"] = deployed / dense
-    return found
+        figures = {key: report["deployed"][key] for key in ("peak_memory_bytes", "size_bytes")} | {
+            "latency_ms": deployed
+        }
+    if figures.get("latency_ratio") is None:
+        figures["latency_ratio"] = deployed / dense
+    return figures
 
 
 def _budget(report: Mapping[str, Any]) -> str:
-    budget, found = report["budget"], cost(report)
+    budget, reached = report["budget"], cost(report)
     bounds = {name: budget[name] for name in BOUNDS if budget.get(name) is not None}
-    told = [f"{BOUNDS[name]} {show(name, found[name])} of {show(name, most)} allowed" for name, most in bounds.items()]
+    told = [
+        f"{BOUNDS[name]} {show(name, reached[name])} of {show(name, most)} allowed" for name, most in bounds.items()
+    ]
     lost = report["score"]["dense"] - report["score"]["deployed"]
     if budget["max_drop"] is not None:
         told.append(f"drop {score(max(lost, 0))} of {counted(budget['max_drop'], 'point', '.3g')} allowed")
     if not bounds:
-        told.insert(0, "latency " + ", ".join(show(name, found[name]) for name in ("latency_ms", "latency_ratio")))
-    missed = [name for name, bound in bounds.items() if found[name] > bound]
+        told.insert(0, "latency " + ", ".join(show(name, reached[name]) for name in ("latency_ms", "latency_ratio")))
+    missed = [name for name, bound in bounds.items() if reached[name] > bound]
     missed += ["max_drop"] * (budget["max_drop"] is not None and lost > budget["max_drop"])
     kept = "budget missed" if missed else "budget kept"
     if not report.get("compressed", True):

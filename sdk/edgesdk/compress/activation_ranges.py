@@ -59,20 +59,24 @@ class Seen:
 
 def see(network: Network, batches: Sequence[Batch]) -> dict[ActivationQuantizer, Seen]:
     """What each tensor that is quantized is in the float network; ``network`` must compute exactly."""
-    found: dict[ActivationQuantizer, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    seen: dict[ActivationQuantizer, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
     def note(part: Any, inputs: Any, _: object) -> None:
         each = inputs[0].flatten(1)
-        found.setdefault(part, []).append((each.amin(1), each.amax(1), each.square().mean(1)))
+        seen.setdefault(part, []).append((each.amin(1), each.amax(1), each.square().mean(1)))
 
     _run(network, batches, note)
-    columns = {part: [torch.cat(values) for values in zip(*rows, strict=True)] for part, rows in found.items()}
+    columns = {part: [torch.cat(values) for values in zip(*rows, strict=True)] for part, rows in seen.items()}
     return {part: Seen(low, high, float(square.median())) for part, (low, high, square) in columns.items()}
 
 
 def usual(batches: Sequence[Batch], seen: Mapping[ActivationQuantizer, Seen]) -> list[Batch]:
     """``batches`` without the samples that reach far beyond most in some tensor, where these are rare."""
-    far = [torch.maximum(-one.lows, one.highs) > FAR * _reach(one.most) for one in seen.values() if one.is_suspicious]
+    far = [
+        torch.maximum(-values.lows, values.highs) > FAR * _reach(values.most)
+        for values in seen.values()
+        if values.is_suspicious
+    ]
     count = len(next(iter(seen.values())).lows) if seen else 0
     stays = ~torch.stack(far).any(0) if far else torch.ones(count, dtype=torch.bool)
     if not seen or stays.all() or stays.float().mean() < 1 - 2 * RARE:
@@ -91,7 +95,7 @@ def choose(
 
     ``exactly`` makes the network compute as the float one, or not. Ranges that were narrowed are held while training.
     """
-    suspicious = {part: one for part, one in seen.items() if one.is_suspicious}
+    suspicious = {part: values for part, values in seen.items() if values.is_suspicious}
     if not suspicious:
         return
     x = _some(batches, JUDGED)
@@ -107,7 +111,7 @@ def choose(
             part.fit()
         return _off(network.flat(x), wanted)
 
-    off({part: one.all for part, one in seen.items()})  # what was seen behind a range too wide is too narrow
+    off({part: values.all for part, values in seen.items()})  # what was seen behind a range too wide is too narrow
     schemes = [{part: ranges[i] for part, ranges in offered.items()} for i in range(4)]
     errors = [off(scheme) for scheme in schemes]
     best, error = schemes[errors.index(min(errors))], min(errors)
@@ -115,8 +119,8 @@ def choose(
     for part in widest[:CLOSELY]:
         for candidate in dict.fromkeys(offered[part]):
             tried = {**best, part: candidate}
-            if candidate != best[part] and (found := off(tried)) < error:
-                best, error = tried, found
+            if candidate != best[part] and (reached := off(tried)) < error:
+                best, error = tried, reached
     off(best)
     for part, chosen in best.items():
         part.held = chosen != seen[part].all
@@ -131,8 +135,8 @@ def _candidates(
     def note(part: Any, inputs: Any, _: object) -> None:
         if part in suspicious:
             low, high = suspicious[part].most
-            found = Histogram.of(inputs[0].clamp(low, high), max(-low, high))
-            histograms[part] = histograms[part] + found if part in histograms else found
+            histogram = Histogram.of(inputs[0].clamp(low, high), max(-low, high))
+            histograms[part] = histograms[part] + histogram if part in histograms else histogram
 
     _run(network, batches, note)
     return {
@@ -146,15 +150,15 @@ def _candidates(
     }
 
 
-def _off(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+def _off(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     """How far outputs are off, on average over samples: of each at most all of it, so that no single one decides."""
     total = 0.0
-    for one, other in zip(found, wanted, strict=True):
-        if not other.is_floating_point():
+    for actual, expected in zip(outputs, wanted, strict=True):
+        if not expected.is_floating_point():
             continue
-        one, other = one.double().flatten(1), other.double().flatten(1)
-        spread = (other - other.median(0).values).square().mean(1).median().clamp(min=1e-30)
-        share = ((one - other).square().mean(1) / spread).nan_to_num(nan=1.0)
+        actual, expected = actual.double().flatten(1), expected.double().flatten(1)
+        spread = (expected - expected.median(0).values).square().mean(1).median().clamp(min=1e-30)
+        share = ((actual - expected).square().mean(1) / spread).nan_to_num(nan=1.0)
         total += float(share.clamp(max=1.0).mean())
     return total
 

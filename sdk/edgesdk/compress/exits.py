@@ -38,7 +38,7 @@ class Place:
 def places(network: Network) -> tuple[Place, ...]:
     """Where ``network`` can be cut in two with a single tensor between, in order."""
     graph, crossing = network.graph, _crossing(network.module)
-    total, before, found = max(1, sum(layer.macs for layer in graph.layers)), 0, []
+    total, before, places = max(1, sum(layer.macs for layer in graph.layers)), 0, []
     for layer in graph.layers:
         before += layer.macs
         share = before / total
@@ -47,8 +47,8 @@ def places(network: Network) -> tuple[Place, ...]:
             and (layer.kind in (CONV, LINEAR, ADD, POOL, ACTIVATION) or layer.operator in ACTIVATIONS)
             and network.sites[layer.name].output in crossing
         ):
-            found.append(Place(layer.name, share))
-    return tuple(found)
+            places.append(Place(layer.name, share))
+    return tuple(places)
 
 
 def _crossing(module: fx.GraphModule) -> set[str]:
@@ -60,25 +60,25 @@ def _crossing(module: fx.GraphModule) -> set[str]:
         for node in order
         if node not in again and node.op != "output"
     }
-    found, live = set(), set()
+    places, live = set(), set()
     for index, node in enumerate(order):
         if node in last:
             live.add(node)
-        live = {one for one in live if last[one] > index}
+        live = {node for node in live if last[node] > index}
         if len(live) == 1:
-            found.add(next(iter(live)).name)
-    return found
+            places.add(next(iter(live)).name)
+    return places
 
 
 def _again(order: Sequence[fx.Node]) -> set[fx.Node]:
     """Nodes that every stage can make for itself: weights, the size of the batch, and what depends on these alone."""
-    found: set[fx.Node] = set()
+    computed: set[fx.Node] = set()
     for node in order:
         batch = node.target is aten.sym_size.int and node.args[1] == 0
-        made = node.op == "call_function" and all(read in found for read in node.all_input_nodes)
+        made = node.op == "call_function" and all(read in computed for read in node.all_input_nodes)
         if node.op == "get_attr" or batch or made:
-            found.add(node)
-    return found
+            computed.add(node)
+    return computed
 
 
 def fitted(
@@ -138,10 +138,10 @@ def _tokens(graph: Graph, layer: Layer) -> bool:
     """Whether the channels of a tensor of two axes are its last: what the nearest layer with weights says."""
     queue = deque([layer])
     while queue:
-        one = queue.popleft()
-        if one.kind in (CONV, LINEAR):
-            return one.kind == LINEAR
-        queue.extend(graph.by_name[name] for name in one.inputs if name in graph.by_name)
+        node = queue.popleft()
+        if node.kind in (CONV, LINEAR):
+            return node.kind == LINEAR
+        queue.extend(graph.by_name[name] for name in node.inputs if name in graph.by_name)
     return False
 
 
@@ -169,16 +169,16 @@ def picked(
             logits.append([*(heads[name](value) for name, value in zip(names, features, strict=True)), answer])
             labels.append(answer.argmax(1) if y is None else y)
     each = [torch.cat(rows) for rows in zip(*logits, strict=True)]
-    right = torch.stack([one.argmax(1) == torch.cat(labels) for one in each])
-    doubts = torch.stack([doubt(one, measure) for one in each[:-1]])
+    right = torch.stack([logits.argmax(1) == torch.cat(labels) for logits in each])
+    doubts = torch.stack([doubt(logits, measure) for logits in each[:-1]])
 
     def macs(chosen: tuple[str, ...]) -> float:
         rows = [names.index(name) for name in chosen]
         ends = [0.0, *(share[name] for name in chosen), 1.0]
         costs = [after - before for before, after in pairwise(ends)]
         least = float(right[-1].double().mean()) - drop
-        found = thresholds(doubts[rows], right[[*rows, -1]], costs, least)
-        return expected(reached(leaves(doubts[rows], found), len(costs)), costs)
+        limits = thresholds(doubts[rows], right[[*rows, -1]], costs, least)
+        return expected(reached(leaves(doubts[rows], limits), len(costs)), costs)
 
     chosen: tuple[str, ...] = ()
     for _ in range(count):
@@ -187,18 +187,18 @@ def picked(
     return chosen
 
 
-def spread(found: Sequence[Place], count: int) -> list[str]:
+def spread(places: Sequence[Place], count: int) -> list[str]:
     """A dozen of the places, spread over the MACs, in order; at least the ``count`` that are to have exits.
 
     Raises ``ModelError`` where there are none, ``UsageError`` where there are fewer than ``count``.
     """
-    if not found:
+    if not places:
         remedy = "early exits need a layer between two halves that alone leads from one to the other"
         raise ModelError("the model cannot be cut: more than one tensor crosses everywhere", remedy)
-    if count > len(found):
-        every = f"{len(found)} {'places' if len(found) > 1 else 'place'}"
-        raise UsageError(f"{count} exits, but the model can be cut at {every}", f"give {len(found)} or fewer")
-    kept = list(found)
+    if count > len(places):
+        every = f"{len(places)} {'places' if len(places) > 1 else 'place'}"
+        raise UsageError(f"{count} exits, but the model can be cut at {every}", f"give {len(places)} or fewer")
+    kept = list(places)
     while len(kept) > max(PLACES, count):  # the one nearest to its neighbour goes
         gaps = [after.share - before.share for before, after in pairwise(kept)]
         kept.pop(gaps.index(min(gaps)))
@@ -211,18 +211,18 @@ def split(network: Network, heads: Mapping[str, nn.Linear], x: Batch) -> list[Ne
     The first takes the network's inputs, the others ``features``. A stage returns its exit's logits and the features
     for the next, the last what the network returns. ``x`` is an example batch.
     """
-    found: list[Network] = []
+    networks: list[Network] = []
     x = rebatch(x, lambda t: t[:2])
     start = None
     for name in (*heads, None):
         module = _stage(network, start, name, heads)
         pair = network.structure if name is None else Structure.plain(2)
-        found.append(describe_layers(module, x, pair))
+        networks.append(describe_layers(module, x, pair))
         if name is not None:
             with torch.no_grad():
                 x = module(*tensors(x))[1]
         start = name
-    return found
+    return networks
 
 
 def _stage(network: Network, start: str | None, end: str | None, heads: Mapping[str, nn.Linear]) -> fx.GraphModule:

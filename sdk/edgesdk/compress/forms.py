@@ -55,9 +55,9 @@ def factorized(layer: nn.Module, form: Form) -> nn.Sequential:
     kind = KINDS.get(form.method)
     if kind is not None:
         maker = load_function(kind.maker) if isinstance(kind.maker, str) else kind.maker
-        found = maker(layer, form)
-        if found is not None:
-            return found
+        made = maker(layer, form)
+        if made is not None:
+            return made
     raise UsageError(f"{form.method} does not apply to {type(layer).__name__}", "choose another form for this layer")
 
 

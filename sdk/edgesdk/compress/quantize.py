@@ -136,7 +136,7 @@ def _free(module: nn.Module, name: str) -> str:
 
 def _in_a_row(network: Network) -> list[tuple[nn.Module, nn.Module]]:
     """The weighted modules whose outputs a single other one reads, through nothing that a scale would not pass."""
-    graph, found = network.graph, []
+    graph, layers = network.graph, []
     calls = [node.target for node in network.module.graph.nodes if node.op == "call_module"]
     for first in graph.layers:
         if first.kind not in WEIGHTED or first.activation not in (None, "relu"):
@@ -154,8 +154,8 @@ def _in_a_row(network: Network) -> list[tuple[nn.Module, nn.Module]]:
         }.get((first.kind, last.kind), False)
         paths = [network.sites[layer.name].module for layer in (first, last)]
         if last is not first and fits and all(calls.count(path) == 1 for path in paths):
-            found.append((network.submodule(first.name), network.submodule(last.name)))
-    return found
+            layers.append((network.submodule(first.name), network.submodule(last.name)))
+    return layers
 
 
 def _first(network: Network, layer: str) -> fx.Node:
@@ -172,13 +172,13 @@ def _first(network: Network, layer: str) -> fx.Node:
 @contextmanager
 def observing(network: Network, momentum: float | None = MOMENTUM) -> Iterator[None]:
     """Within it the ranges of all activation quantizers follow the data."""
-    found = [part for part in network.module.modules() if isinstance(part, ActivationQuantizer)]
-    for part in found:
+    quantizers = [part for part in network.module.modules() if isinstance(part, ActivationQuantizer)]
+    for part in quantizers:
         part.observing, part.momentum = True, momentum
     try:
         yield
     finally:
-        for part in found:
+        for part in quantizers:
             part.observing = False
 
 
@@ -219,9 +219,9 @@ def calibrate(network: Network, batches: Iterable[Batch], ranges: str = "chosen"
     their biases, where that brings the outputs nearer to those of the float layers. Raises ``UsageError`` for other
     names.
     """
-    for name, known in ((ranges, RANGES), (rounding, ROUNDINGS)):
-        if name not in known:
-            raise UsageError(f"{name!r} is not one of {', '.join(known)}", "choose one of these")
+    for name, choices in ((ranges, RANGES), (rounding, ROUNDINGS)):
+        if name not in choices:
+            raise UsageError(f"{name!r} is not one of {', '.join(choices)}", "choose one of these")
     batches = list(batches)
     network.module.eval()
     quantizers = [part for part in network.module.modules() if isinstance(part, ActivationQuantizer)]
@@ -256,8 +256,8 @@ def _choose_ranges(network: Network, quantizers: list[ActivationQuantizer], batc
     def note(part: nn.Module, inputs: Any, _: object) -> None:
         assert isinstance(part, ActivationQuantizer)
         low, high = float(part.low), float(part.high)
-        found = Histogram.of(inputs[0].clamp(low, high), max(-low, high))
-        seen[part] = seen[part] + found if part in seen else found
+        histogram = Histogram.of(inputs[0].clamp(low, high), max(-low, high))
+        seen[part] = seen[part] + histogram if part in seen else histogram
 
     _exact(network, True)
     for x in batches:
@@ -291,8 +291,8 @@ def _round_adaptively(network: Network, layers: list[IntegerLayer], batches: lis
         moments = Moments.empty(len(rows), rows.shape[2], rows.shape[1])
         y = wanted.pop(layer)
         each = max(1, ROWS * len(y) // (y.numel() // rows.shape[1] * rows.shape[2]))
-        for one, other in zip(inputs[0].split(each), y.split(each), strict=True):
-            moments.add(window_rows(layer.inner, one), output_rows(layer.inner, other))
+        for part, other in zip(inputs[0].split(each), y.split(each), strict=True):
+            moments.add(window_rows(layer.inner, part), output_rows(layer.inner, other))
         layer.step = layer.scales()[0]
         bias: Tensor = layer.inner.bias  # type: ignore[assignment]
         scale = layer.step.reshape(*rows.shape[:2], 1)
@@ -313,16 +313,16 @@ def _exactly(
     network: Network, layers: list[IntegerLayer], x: Batch, seen: Callable[[IntegerLayer, Tensor], Tensor]
 ) -> tuple[dict[nn.Module, Tensor], list[Tensor]]:
     """What is ``seen`` of each layer's output where all layers are float, and the network's outputs."""
-    found: dict[nn.Module, Tensor] = {}
+    solved: dict[nn.Module, Tensor] = {}
 
     def note(layer: nn.Module, _: object, output: Tensor) -> None:
         assert isinstance(layer, IntegerLayer)
-        found[layer] = seen(layer, output)
+        solved[layer] = seen(layer, output)
 
     _exact(network, True)
     outputs = _hooked(network, layers, note, x)
     _exact(network, False)
-    return found, outputs
+    return solved, outputs
 
 
 def _correct_biases(
@@ -364,8 +364,8 @@ def _hooked(network: Network, layers: Iterable[nn.Module], hook: Any, x: Batch) 
     return outputs
 
 
-def _distance(found: Iterable[Tensor], exact: Iterable[Tensor]) -> float:
-    return sum(float((a.double() - b.double()).square().sum()) for a, b in zip(found, exact, strict=True))
+def _distance(outputs: Iterable[Tensor], exact: Iterable[Tensor]) -> float:
+    return sum(float((a.double() - b.double()).square().sum()) for a, b in zip(outputs, exact, strict=True))
 
 
 def _is_linear(layer: IntegerLayer) -> bool:
@@ -379,10 +379,10 @@ def _channel_means(layer: IntegerLayer, output: Tensor) -> Tensor:
 
 def specification(network: Network) -> dict[str, TensorSpec]:
     """The quantization of an integer network: weights as ``layer.weight``, activations by their quantizer."""
-    found: dict[str, TensorSpec] = {}
+    specs: dict[str, TensorSpec] = {}
     for name, part in network.module.named_modules():
         if isinstance(part, ActivationQuantizer):
-            found[name] = part.spec
+            specs[name] = part.spec
         elif isinstance(part, IntegerLayer):
-            found[f"{name}.weight"] = part.spec
-    return found
+            specs[f"{name}.weight"] = part.spec
+    return specs

@@ -108,8 +108,8 @@ def irreplaceable(network: Network, calibration: Sequence[Batch]) -> dict[str, T
         variance = float(((weight @ covariance) * weight).sum())
         if variance > 0:
             of = _runs(of)
-            found = hessian(weight, covariance, weight.shape[1] // len(of))
-            scores[layer.reads].index_add_(0, of[of >= 0], (found / variance).float()[of >= 0])
+            matrix = hessian(weight, covariance, weight.shape[1] // len(of))
+            scores[layer.reads].index_add_(0, of[of >= 0], (matrix / variance).float()[of >= 0])
     return scores
 
 
@@ -299,12 +299,12 @@ def _set(layer: Any, norm: Any, weight: Tensor, bias: Tensor | None, moments: Mo
 
 def _first(calibration: Sequence[Batch], most: int) -> list[list[Tensor]]:
     """The tensors of the first ``most`` samples, in their batches."""
-    found: list[list[Tensor]] = []
+    batches: list[list[Tensor]] = []
     for x in calibration:
-        left = most - sum(len(batch[0]) for batch in found)
+        left = most - sum(len(batch[0]) for batch in batches)
         if left > 0:
-            found.append([t[:left] for t in tensors(x)])
-    return found
+            batches.append([t[:left] for t in tensors(x)])
+    return batches
 
 
 class _Side:

@@ -43,9 +43,9 @@ def importance(network: Network, batches: Iterable[tuple[Batch, Tensor | None]],
             outputs = list(interpreter.run(*(t.requires_grad_(t.is_floating_point()) for t in _detached(x))))
             loss = task.supervised(outputs, y)
             wanted = [(group, node, place) for group, nodes in tensors_of.items() for node, place in nodes.items()]
-            found = [interpreter.env[node] for _, node, _ in wanted]
-            gradients = torch.autograd.grad(loss * len(tensors(x)[0]), found, allow_unused=True)
-        for (group, _, (axis, of)), value, gradient in zip(wanted, found, gradients, strict=True):
+            values = [interpreter.env[node] for _, node, _ in wanted]
+            gradients = torch.autograd.grad(loss * len(tensors(x)[0]), values, allow_unused=True)
+        for (group, _, (axis, of)), value, gradient in zip(wanted, values, gradients, strict=True):
             if gradient is not None:
                 places = (value * gradient).detach().movedim(axis, 1)
                 per_sample = places.flatten(2).sum(2) if places.dim() > 2 else places

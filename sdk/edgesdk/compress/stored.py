@@ -45,7 +45,7 @@ def stored(network: Network, options: Mapping[str, Option]) -> Network:
         return network
     folded = any(site.norm is not None for site in network.sites.values())
     network = fold(network) if folded else network.copy()
-    found = dict(network.stored)
+    stored = dict(network.stored)
     for name, option in wanted.items():
         path = network.sites[name].module if name in network.sites else None
         if path is None or option.precision == INT8:
@@ -54,10 +54,10 @@ def stored(network: Network, options: Mapping[str, Option]) -> Network:
         part = network.module.get_submodule(path)
         weight = part.weight
         assert isinstance(weight, nn.Parameter) and option.form is not None
-        found[f"{path}.weight"] = weight_as = packed_as(weight, option.form)
+        stored[f"{path}.weight"] = weight_as = packed_as(weight, option.form)
         with torch.no_grad():
             weight.copy_(weight_as.decoded())
-    return replace(network, stored=found)
+    return replace(network, stored=stored)
 
 
 def packed_as(weight: Tensor, form: Form) -> Packed:

@@ -17,12 +17,14 @@ from edgesdk.core.runtime import RUNTIMES, find_runtime, format_of, load_functio
 
 def check_stored(options: Iterable[Option], runtime: str) -> None:
     """Raise ``UsageError`` where one of ``options`` stores weights in a form that files for ``runtime`` cannot hold."""
-    known = format_of(runtime)
+    file_format = format_of(runtime)
     for form in (option.form for option in options if option.form is not None and option.form.stored):
-        if form.method not in known.stores:
+        if form.method not in file_format.stores:
             every = (row.format for row in RUNTIMES.values() if row.format is not None)
-            holders = dict.fromkeys(one.name for one in every if form.method in one.stores)
-            raise UsageError(f"{known.name} files hold no weights as {form}", f"choose {' or '.join(holders)} for them")
+            holders = dict.fromkeys(row.name for row in every if form.method in row.stores)
+            raise UsageError(
+                f"{file_format.name} files hold no weights as {form}", f"choose {' or '.join(holders)} for them"
+            )
 
 
 REFERENCES = ("call", "arithmetic", "memory")  # what each takes most of its time for

@@ -217,10 +217,10 @@ def find_runtime(name: str) -> Runtime:
 
 def format_of(runtime: str) -> Format:
     """The format of the files for ``runtime``. Raises ``UsageError`` where edgesdk writes none."""
-    found = RUNTIMES[runtime].format if runtime in RUNTIMES else None
-    if found is None:
+    file_format = RUNTIMES[runtime].format if runtime in RUNTIMES else None
+    if file_format is None:
         raise UsageError(f"there is no file format for {runtime}", f"choose one of {', '.join(exportable())}")
-    return found
+    return file_format
 
 
 def is_substituted(name: str) -> bool:
@@ -235,11 +235,11 @@ def exportable() -> tuple[str, ...]:
 
 def formats(measured: bool = False) -> dict[str, str]:
     """Every format by its name, with the first runtime that is given it; of those that are ``measured`` themselves."""
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for row in RUNTIMES.values():
         if row.format is not None and not (measured and is_substituted(row.name)):
-            found.setdefault(row.format.name, row.name)
-    return found
+            by_name.setdefault(row.format.name, row.name)
+    return by_name
 
 
 def read_recipe(name: str) -> dict[str, Any]:

@@ -29,8 +29,8 @@ class Schema(str):
         """The version that ``value`` says, which may be newer than this; ``None`` where it is of no such document."""
         if type(value) is int and value > 0:
             return value
-        found = WRITTEN.fullmatch(value) if isinstance(value, str) else None
-        return int(found["version"]) if found and found["kind"] == self.kind else None
+        match = WRITTEN.fullmatch(value) if isinstance(value, str) else None
+        return int(match["version"]) if match and match["kind"] == self.kind else None
 
     def check(self, value: Any, what: str) -> Schema:
         """This schema, where ``value``, which ``what`` has, is it or of a version before.

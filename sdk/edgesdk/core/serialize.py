@@ -70,8 +70,8 @@ def _build(kind: Any, value: Any) -> Any:
         required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
         if missing := [name for name in required if name not in value]:
             raise ValueError(f"it lacks {', '.join(missing)}")
-        known = {f.name: f.default for f in dataclasses.fields(kind)}
-        if isinstance(own := known.get("schema"), Schema) and "schema" in value:
+        defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+        if isinstance(own := defaults.get("schema"), Schema) and "schema" in value:
             value = {**value, "schema": str(own.check(value["schema"], f"the {own.kind}"))}
         return kind(**{name: _build(hints[name], value[name]) for name in hints if name in value})  # type: ignore[operator]
     if origin in (typing.Union, types.UnionType):

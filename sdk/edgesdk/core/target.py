@@ -104,29 +104,29 @@ class Target:
 
     def chip(self, runtime: str) -> Chip:
         """The processor that ``runtime`` runs on. Raises ``UsageError`` where nothing is known of it."""
-        found = self.chips.get(runtime) or self.chips.get("cpu")
-        if found is None:
+        chip = self.chips.get(runtime) or self.chips.get("cpu")
+        if chip is None:
             raise UsageError(f"nothing is known of the chip of {self.name}", "measure it: edgesdk calibrate NAME")
-        return found
+        return chip
 
 
 def targets() -> dict[str, Target]:
     """Every target that edgesdk knows, by name, in alphabetical order; one of the user's hides one that came along."""
-    found = {target.name: target for target in (_read(folder) for folder in _folders())}
-    return dict(sorted(found.items()))
+    by_name = {target.name: target for target in (_read(folder) for folder in _folders())}
+    return dict(sorted(by_name.items()))
 
 
 def target(name: str) -> Target:
     """The target with that name or alias, in upper or lower case. Raises ``UsageError`` where there is none."""
-    known = targets()
+    by_name = targets()
     wanted = name.strip().lower()
-    for found in reversed(known.values()):
-        if wanted == found.name:
-            return found
-    for found in known.values():
-        if wanted in found.aliases:
-            return found
-    raise UsageError(f"there is no target {name!r}", f"choose one of {', '.join(known)}")
+    for entry in reversed(by_name.values()):
+        if wanted == entry.name:
+            return entry
+    for entry in by_name.values():
+        if wanted in entry.aliases:
+            return entry
+    raise UsageError(f"there is no target {name!r}", f"choose one of {', '.join(by_name)}")
 
 
 def prices_text(name: str) -> str | None:
@@ -160,16 +160,16 @@ def _parsed(text: str) -> tuple[Any, Target | None]:
     document = loads_toml(text)
     schema = document.pop("schema")
     version = SCHEMA.of(schema)
-    known = version is not None and OLDEST <= version <= SCHEMA.version
-    return schema, from_json(Target, document) if known else None
+    readable = version is not None and OLDEST <= version <= SCHEMA.version
+    return schema, from_json(Target, document) if readable else None
 
 
 def _read(folder: Traversable) -> Target:
     where = f"the profile {folder.name}"
     try:
-        schema, found = _parsed((folder / "device.toml").read_text("utf-8"))
-        if found is not None:
-            return found
+        schema, facts = _parsed((folder / "device.toml").read_text("utf-8"))
+        if facts is not None:
+            return facts
     except (ValueError, KeyError, TypeError, OSError, BundleError) as error:
         raise DeviceError(f"{where} is damaged: {error}", "repair or remove it") from None
     newer = (SCHEMA.of(schema) or 0) > SCHEMA.version

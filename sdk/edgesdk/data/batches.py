@@ -140,9 +140,9 @@ def classes_of(y: Tensor) -> Tensor:
 
 def check_classes(labels: Sequence[Tensor]) -> None:
     """Raise ``DataError`` where ``labels`` hold a single class."""
-    found = torch.cat([classes_of(y).flatten() for y in labels]).unique()
-    if len(found) == 1:
-        raise DataError(f"all labels are {int(found)}", "give samples of at least two classes")
+    classes = torch.cat([classes_of(y).flatten() for y in labels]).unique()
+    if len(classes) == 1:
+        raise DataError(f"all labels are {int(classes)}", "give samples of at least two classes")
 
 
 def _tensors(value: Any) -> Any:

@@ -96,8 +96,8 @@ def load_data(
         fact = f"there is a preprocessing of pixels ({', '.join(preprocess)}), and {origin} gives its own batches"
         raise UsageError(fact, "let it yield x as the model takes it, or give arrays of uint8 or a folder of images")
     source, notes = _parts(spec, batch_size, seed)
-    found = _given(source, origin, classifies)
-    return replace(found, notes=(*notes, *found.notes))
+    samples = _given(source, origin, classifies)
+    return replace(samples, notes=(*notes, *samples.notes))
 
 
 def check(data: Data, model: nn.Module, classifies: bool, output: int | None = 0) -> None:
@@ -142,9 +142,9 @@ def _named(spec: str, preprocess: Mapping[str, Any]) -> Any:
         raise DataError(f"{spec} cannot be read ({said(error)})", "check the path and its permissions") from None
     if ":" not in spec:
         raise DataError(f"there is no file or folder {spec}", f"check the path, or {FORMS}")
-    found = load_callable(spec, "DATA", DataError)
+    given = load_callable(spec, "DATA", DataError)
     try:
-        return found()
+        return given()
     except EdgeSdkError:
         raise
     except (Exception, SystemExit) as error:
@@ -292,18 +292,18 @@ def run_two(model: nn.Module, x: Batch) -> Any:
     except Exception as error:
         raise blamed(model, x, error) from error
     make_known(outputs)
-    found = output_tensors(outputs)
-    if not found:
+    tensors = output_tensors(outputs)
+    if not tensors:
         raise ModelError(f"the model answers with a {type(outputs).__name__}", "let it return tensors")
-    if any(t.is_floating_point() and torch.isnan(t).any() for t in found):
+    if any(t.is_floating_point() and torch.isnan(t).any() for t in tensors):
         raise ModelError("the model answers NaN to finite data", "check its weights and the data's normalisation")
     return outputs
 
 
 def _classes(outputs: Any, output: int | None, y: Any) -> int:
     """The number of classes that the judged output tells apart."""
-    found = output_tensors(outputs)
-    judged = found[min(output or 0, len(found) - 1)]
+    tensors = output_tensors(outputs)
+    judged = tensors[min(output or 0, len(tensors) - 1)]
     if judged.dim() < 2 or judged.shape[1] < 2 or judged.dim() > 2 and (y is None or y.dim() < 2):
         what = "first output" if not output else f"output {output}"
         fact = f"the model's {what} has shape {tuple(judged.shape)} for two samples, not (2, classes)"

@@ -27,7 +27,7 @@ LEFT_BEHIND = ("__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini")  # by syst
 
 
 @dataclass
-class Found:
+class Folder:
     """Images (N, channels, height, width) as uint8 of each split that there is, with labels; class names; notes."""
 
     parts: Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -44,27 +44,27 @@ class _Count:
 
     def visible(self, folder: Path) -> list[Path]:
         """What lies in ``folder`` by name, but for what systems leave behind, which is counted."""
-        found = []
+        paths = []
         for path in sorted(folder.iterdir()):
             if path.name in LEFT_BEHIND or path.name.startswith("."):
                 self.hidden[path.name if path.name in LEFT_BEHIND else "hidden"] += 1
             else:
-                found.append(path)
-        return found
+                paths.append(path)
+        return paths
 
     @property
     def notes(self) -> list[str]:
-        found = []
+        lines = []
         if self.other:
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.other.items()))
-            found.append(f"{sum(self.other.values())} files are no images in a class, and were skipped: {kinds}")
+            lines.append(f"{sum(self.other.values())} files are no images in a class, and were skipped: {kinds}")
         if self.hidden:
             kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.hidden.items()))
-            found.append(f"left out what systems leave behind: {kinds}")
-        return found
+            lines.append(f"left out what systems leave behind: {kinds}")
+        return lines
 
 
-def read_folder(path: Path, wanted: Mapping[str, Any]) -> Found:
+def read_folder(path: Path, wanted: Mapping[str, Any]) -> Folder:
     """The images in ``path``: a sub-folder per class, or ``train`` and perhaps ``val`` and ``test`` with such each.
 
     With ``image_size`` and ``channel_order`` in ``wanted`` (:class:`Preprocessing`'s) images are brought to them; else
@@ -91,7 +91,7 @@ def read_folder(path: Path, wanted: Mapping[str, Any]) -> Found:
     notes[-1] += ", ..." if len(classes) > 10 else ""
     if splits:
         notes.append(f"the folders {', '.join(root.name for root in roots.values())} were taken as splits")
-    return Found(parts, classes, (*notes, *reader.notes, *count.notes))
+    return Folder(parts, classes, (*notes, *reader.notes, *count.notes))
 
 
 def _unwrapped(path: Path, count: _Count) -> tuple[Path, list[str]]:
@@ -106,18 +106,18 @@ def _unwrapped(path: Path, count: _Count) -> tuple[Path, list[str]]:
 def _splits(path: Path, count: _Count) -> dict[str, Path]:
     """The folders of splits, where there are no others."""
     inner = [p for p in _Count().visible(path) if p.is_dir()]
-    found: dict[str, Path] = {}
+    splits: dict[str, Path] = {}
     for folder in inner:
         for split, names in (("train", TRAIN), ("val", VALID), ("test", TEST)):
-            if folder.name.lower() in names and split not in found:
-                found[split] = folder
-    if not inner or len(found) < len(inner):
+            if folder.name.lower() in names and split not in splits:
+                splits[split] = folder
+    if not inner or len(splits) < len(inner):
         return {}
-    if "train" not in found:
+    if "train" not in splits:
         held = ", ".join(folder.name for folder in inner)
         raise DataError(f"{path} has the splits {held} and no train", "give the folder of a split, or add train")
     _beside(path, count)
-    return {split: found[split] for split in ("train", "val", "test") if split in found}
+    return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 
 
 def _beside(folder: Path, count: _Count) -> None:
@@ -200,15 +200,15 @@ class _Reader:
 
     @property
     def notes(self) -> list[str]:
-        found = []
+        lines = []
         if self.size is not None and set(self.sizes) != {self.size[::-1]}:
             how = "scaled by the shorter side and cut out of the centre" if self.resize == CROP else "stretched"
-            found.append(f"images of {len(self.sizes)} sizes were {how} to {self.size[0]}x{self.size[1]}")
+            lines.append(f"images of {len(self.sizes)} sizes were {how} to {self.size[0]}x{self.size[1]}")
         changed = {mode: n for mode, n in self.modes.items() if self.mode not in (None, mode)}
         if changed:
             kinds = ", ".join(f"{n} {mode}" for mode, n in sorted(changed.items()))
-            found.append(f"images were converted to {self.mode}: {kinds}")
-        return found
+            lines.append(f"images were converted to {self.mode}: {kinds}")
+        return lines
 
     def _fitted(self, file: Path, image: Image.Image) -> Image.Image:
         if self.mode is not None:

@@ -63,11 +63,11 @@ def settled(
 
 def _named(outputs: Any) -> dict[str, Tensor]:
     """A model's tensors by their names: keys, fields and places, joined by dots."""
-    found = {}
+    leaves = {}
     for path, leaf in pytree.tree_flatten_with_path(outputs)[0]:
         if isinstance(leaf, Tensor):
-            found[".".join(_key(part) for part in path) or "output"] = leaf
-    return found
+            leaves[".".join(_key(part) for part in path) or "output"] = leaf
+    return leaves
 
 
 def _key(part: Any) -> str:

@@ -183,12 +183,12 @@ def result(metric: Any, meter: Any, name: str) -> float:
         fact = f"computing the metric {name} failed with {said(error)}"
         raise UsageError(fact, "make it run in Python first") from error
     try:
-        found = _figure(value)
+        figure = _figure(value)
     except UsageError as error:
         raise UsageError(f"the metric {name}: {error.fact}", error.remedy) from None
-    if not math.isfinite(found):
-        raise UsageError(f"the metric {name} is {found} on this data", "let it be a finite number")
-    return -found if getattr(metric, "higher_is_better", None) is False else found
+    if not math.isfinite(figure):
+        raise UsageError(f"the metric {name} is {figure} on this data", "let it be a finite number")
+    return -figure if getattr(metric, "higher_is_better", None) is False else figure
 
 
 def _figure(value: Any) -> float:
@@ -255,8 +255,8 @@ class Deferred:
         several_ = isinstance(targets, Tensor) and targets.shape == outputs.shape and outputs.dim() > 1
         task = "multilabel" if several_ else "multiclass" if width > 1 else "binary"
         count = {"num_classes": width} if not several_ else {"num_labels": width}
-        known = {"task": task, **count} if "task" in wanted else {"num_classes": width, "num_labels": width}
-        filled = {name: value for name, value in known.items() if name in wanted and name not in self.arguments}
+        arguments = {"task": task, **count} if "task" in wanted else {"num_classes": width, "num_labels": width}
+        filled = {name: value for name, value in arguments.items() if name in wanted and name not in self.arguments}
         try:
             return self.kind(**filled, **self.arguments)
         except Exception as error:

@@ -43,9 +43,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         choices = {"resize": RESIZES, "layout": LAYOUTS, "dtype": DTYPES, "channel_order": (None, *ORDERS)}
-        for name, known in choices.items():
-            if (value := getattr(self, name)) not in known:
-                named = ", ".join(str(one) for one in known if one)
+        for name, values in choices.items():
+            if (value := getattr(self, name)) not in values:
+                named = ", ".join(str(choice) for choice in values if choice)
                 raise UsageError(f"{_flag(name)} is {value!r}", f"choose one of {named}")
         for name, count in (("input_range", (2,)), ("mean", (0, 1, 3, 4)), ("std", (0, 1, 3, 4))):
             object.__setattr__(self, name, _figures(name, getattr(self, name), count))
@@ -64,8 +64,8 @@ class Preprocessing:
         if self.dtype == "uint8":
             return None
         low, high = self.input_range
-        found: dict[str, Any] = {"scale": (high - low) / PIXEL} | ({"offset": low} if low else {})
-        return found | ({"mean": list(self.mean), "std": list(self.std)} if self.mean else {})
+        settings: dict[str, Any] = {"scale": (high - low) / PIXEL} | ({"offset": low} if low else {})
+        return settings | ({"mean": list(self.mean), "std": list(self.std)} if self.mean else {})
 
     @property
     def flags(self) -> str:
@@ -117,10 +117,10 @@ def read_preprocessing(source: Preprocessing | Mapping[str, Any] | str | Path | 
         return {field.name: getattr(source, field.name) for field in fields(source)}
     if isinstance(source, (str, Path)):
         return _read(Path(source))
-    known = {field.name for field in fields(Preprocessing)}
+    names = {field.name for field in fields(Preprocessing)}
     wanted = {name: value for name, value in source.items() if value is not None}
-    if unknown := [name for name in wanted if name not in known]:
-        raise UsageError(f"preprocessing has no key {unknown[0]!r}", f"choose of {', '.join(sorted(known))}")
+    if unknown := [name for name in wanted if name not in names]:
+        raise UsageError(f"preprocessing has no key {unknown[0]!r}", f"choose of {', '.join(sorted(names))}")
     checked = Preprocessing(**_paired(wanted))
     return {name: getattr(checked, name) for name in wanted}
 
@@ -140,11 +140,11 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 def _paired(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """``wanted`` so that it can be checked alone: the data may have the other of mean and std."""
-    found = dict(wanted)
-    if ("mean" in found) != ("std" in found):
-        found.setdefault("mean", 0.0)
-        found.setdefault("std", 1.0)
-    return found
+    settings = dict(wanted)
+    if ("mean" in settings) != ("std" in settings):
+        settings.setdefault("mean", 0.0)
+        settings.setdefault("std", 1.0)
+    return settings
 
 
 def numbers(text: str, what: str) -> tuple[float, ...]:
@@ -158,24 +158,26 @@ def numbers(text: str, what: str) -> tuple[float, ...]:
 def _figures(name: str, value: Any, counts: tuple[int, ...]) -> tuple[float, ...]:
     if isinstance(value, str):
         value = numbers(value, _flag(name))
-    found = (value,) if isinstance(value, (int, float)) else tuple(value) if is_list(value) else None
-    if found is None or not all(isinstance(one, (int, float)) and abs(one) <= float_info.max for one in found):
+    values = (value,) if isinstance(value, (int, float)) else tuple(value) if is_list(value) else None
+    if values is None or not all(
+        isinstance(number, (int, float)) and abs(number) <= float_info.max for number in values
+    ):
         raise UsageError(f"{_flag(name)} is {value!r:.80}", "give finite numbers")
-    if len(found) not in counts:
+    if len(values) not in counts:
         allowed = " or ".join(str(count) for count in counts if count)
-        raise UsageError(f"{_flag(name)} has {len(found)} figures", f"give {allowed}, separated by commas")
-    return tuple(map(float, found))
+        raise UsageError(f"{_flag(name)} has {len(values)} figures", f"give {allowed}, separated by commas")
+    return tuple(map(float, values))
 
 
 def _size(value: Any) -> tuple[int, int]:
     try:
         parts = value.lower().split("x") if isinstance(value, str) else [value] if isinstance(value, int) else value
-        found = [int(part) for part in parts]
+        sides = [int(part) for part in parts]
     except (TypeError, ValueError, OverflowError):
-        found = []
-    if len(found) not in (1, 2) or not all(0 < side <= LARGEST for side in found):
+        sides = []
+    if len(sides) not in (1, 2) or not all(0 < side <= LARGEST for side in sides):
         raise UsageError(f"{_flag('image_size')} is {value!r:.80}", "give height and width, like 224x224 or 224")
-    return found[0], found[-1]
+    return sides[0], sides[-1]
 
 
 def _flag(name: str) -> str:

@@ -74,19 +74,19 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
         return Verdict(None, count)
     score = task.score(run, batches, run)
     if wrong:
-        found, fact = _better_reading(run, data, task, batches, score), f"the dense model {wrong} {count} samples"
-        if found is not None:
-            return Verdict(score, count, DataError(f"{fact}, and scores {found[0]}", f"{found[1]}, or --force"))
+        better, fact = _better_reading(run, data, task, batches, score), f"the dense model {wrong} {count} samples"
+        if better is not None:
+            return Verdict(score, count, DataError(f"{fact}, and scores {better[0]}", f"{better[1]}, or --force"))
         return Verdict(score, count, ModelError(fact, remedy))
-    judged = [task.judged(found).float() for found in answers]
+    judged = [task.judged(answer).float() for answer in answers]
     targets = [task.target(y) for _, y in batches]
     skill = _skill(task, judged, targets)
     if skill is None or skill.above_chance and skill.mean >= WEAK:
         return Verdict(score, count)
     shown = f"the dense model scores {score:.4g}{_unit(task)} on {count} samples"
-    found = _better_reading(run, data, task, batches, score) or _better_order(task, judged, targets, score)
-    if found is not None and count >= LEAST:
-        return Verdict(score, count, DataError(f"{shown}, and {found[0]}", f"{found[1]}, or --force"))
+    better = _better_reading(run, data, task, batches, score) or _better_order(task, judged, targets, score)
+    if better is not None and count >= LEAST:
+        return Verdict(score, count, DataError(f"{shown}, and {better[0]}", f"{better[1]}, or --force"))
     if skill.above_chance:
         return Verdict(score, count)
     shown = f"{shown}, no better than {_chance(task)}"
@@ -107,16 +107,16 @@ def _picked(data: Data, most: int) -> Batches:
 def _broken(answers: Sequence[Any], task: Task, inputs: Sequence[Batch]) -> str | None:
     """What is wrong with the answers whatever the labels."""
     for name, test in (("NaN", torch.isnan), ("infinite values", torch.isinf)):
-        floats = [t for found in answers for t in output_tensors(found) if t.is_floating_point()]
+        floats = [t for answer in answers for t in output_tensors(answer) if t.is_floating_point()]
         if any(bool(test(t).any()) for t in floats):
             return f"answers {name} to some of"
     if task.output is None and not task.is_built_in:
         return None
     first, x = task.judged(answers[0])[:1].float(), tensors(inputs[0])[0]
-    if not any(bool((tensors(one)[0] != x[:1]).any()) for one in inputs):
+    if not any(bool((tensors(batch)[0] != x[:1]).any()) for batch in inputs):
         return None  # there is one sample, given several times
     most = max(float(first.abs().max()), 1e-30)
-    apart = max(float((task.judged(found).float() - first).abs().max()) for found in answers)
+    apart = max(float((task.judged(answer).float() - first).abs().max()) for answer in answers)
     return CONSTANT if apart <= SAME * most else None
 
 
@@ -199,15 +199,15 @@ def _better_reading(run: Run, data: Data, task: Task, batches: Batches, score: f
     for other in _readings(now, channels):
         changed = [(other.of_pixels(now.pixels(x)), y) for x, y in some]
         try:
-            found = task.score(run, changed, run)
+            reached = task.score(run, changed, run)
         except EdgeSdkError:
             continue
-        if found > max(score + BETTER, TIMES * score) and (best is None or found > best[0]):
-            best = found, other
+        if reached > max(score + BETTER, TIMES * score) and (best is None or reached > best[0]):
+            best = reached, other
     if best is None:
         return None
-    found, other = best
-    said = f"{found:.4g}{_unit(task)} of {seen} with {_described(other)}"
+    reading, other = best
+    said = f"{reading:.4g}{_unit(task)} of {seen} with {_described(other)}"
     if data.preprocessing is not None:
         return said, f"give {other.flags}"
     low, high = now.input_range
@@ -217,12 +217,12 @@ def _better_reading(run: Run, data: Data, task: Task, batches: Batches, score: f
 def _readings(now: Preprocessing, channels: int) -> list[Preprocessing]:
     """Other ways in which models take pixels."""
     ranges = [(0.0, 255.0), (0.0, 1.0), (-1.0, 1.0)]
-    found = [replace(now, input_range=ends, mean=(), std=(), dtype="float32") for ends in ranges]
+    readings = [replace(now, input_range=ends, mean=(), std=(), dtype="float32") for ends in ranges]
     if channels == 3:
-        found.append(replace(now, input_range=(0.0, 1.0), **IMAGENET))
+        readings.append(replace(now, input_range=(0.0, 1.0), **IMAGENET))
         flipped = None if now.channel_order == "BGR" else "BGR"
-        found += [replace(other, channel_order=flipped) for other in (now, *found)]
-    return [other for other in found if other != now]
+        readings += [replace(other, channel_order=flipped) for other in (now, *readings)]
+    return [other for other in readings if other != now]
 
 
 def _range(batches: Batches) -> tuple[float, float]:
@@ -252,11 +252,11 @@ def _better_order(task: Task, judged: Sequence[Tensor], targets: Sequence[Any], 
     there = counts.sum(1) > 0
     if len(set(order[there].tolist())) < int(there.sum()):
         return None
-    found = 100 * float((order[wanted] == answered).double().mean())
-    if found < max(LIKELY, score + BETTER):
+    agreement = 100 * float((order[wanted] == answered).double().mean())
+    if agreement < max(LIKELY, score + BETTER):
         return None
     first = next(c for c in range(classes) if there[c] and order[c] != c)
-    said = f"{found:.4g} % with its classes in another order: what is labelled {first} it calls {int(order[first])}"
+    said = f"{agreement:.4g} % with its classes in another order: what is labelled {first} it calls {int(order[first])}"
     return said, "number the labels as the model does"
 
 

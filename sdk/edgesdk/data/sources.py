@@ -78,16 +78,16 @@ def from_npz(path: Path, wanted: Mapping[str, Any]) -> Samples:
 
 def from_folder(path: Path, wanted: Mapping[str, Any]) -> Samples:
     """The images of :func:`edgesdk.data.folders.read_folder`; its split ``test``, or else ``val``, is to judge."""
-    found = read_folder(path, wanted)
-    judging = found.parts.get("test", found.parts.get("val", (None, None)))
-    samples = from_arrays(str(path), *found.parts["train"], *judging, wanted=wanted)
-    held = found.parts["val"] if {"val", "test"} <= found.parts.keys() else None
+    content = read_folder(path, wanted)
+    judging = content.parts.get("test", content.parts.get("val", (None, None)))
+    samples = from_arrays(str(path), *content.parts["train"], *judging, wanted=wanted)
+    held = content.parts["val"] if {"val", "test"} <= content.parts.keys() else None
     if held is not None:
         x_held, y_held = (torch.from_numpy(part) for part in held)
-        if (one := _described(samples.x)) != (other := _described(x_held)):
-            raise DataError(f"val is {other} where train is {one}", "bring all images to one size and mode")
+        if (described := _described(samples.x)) != (other := _described(x_held)):
+            raise DataError(f"val is {other} where train is {described}", "bring all images to one size and mode")
         samples = replace(samples, x_held=x_held, y_held=y_held)
-    return replace(samples, classes=found.classes, notes=(*samples.notes, *found.notes))
+    return replace(samples, classes=content.classes, notes=(*samples.notes, *content.notes))
 
 
 def from_arrays(
@@ -109,8 +109,8 @@ def from_arrays(
     if x_test is not None:
         x_test, y_test = _batch(x_test, "x_test"), None if y_test is None else tensor(y_test, "y_test")
         check_part(x_test, y_test, "x_test", "y_test")
-        if (one := _described(x)) != (other := _described(x_test)):
-            raise DataError(f"x_test is {other} where x is {one}", "make both of one shape and dtype")
+        if (described := _described(x)) != (other := _described(x_test)):
+            raise DataError(f"x_test is {other} where x is {described}", "make both of one shape and dtype")
     if _is_channels_last(x):
         # only the view changes: preparing a batch makes it contiguous
         x, x_test = x.permute(0, 3, 1, 2), None if x_test is None else x_test.permute(0, 3, 1, 2)
@@ -136,10 +136,10 @@ def from_arrays(
 
 
 def _positive(std: Any, x: Batch) -> list[float]:
-    found = _figures(std, x, "std")
-    if min(found) <= 0:
-        raise DataError(f"std is {found}", "give a positive figure per channel")
-    return found
+    figures = _figures(std, x, "std")
+    if min(figures) <= 0:
+        raise DataError(f"std is {figures}", "give a positive figure per channel")
+    return figures
 
 
 def _classes(names: Any) -> tuple[str, ...]:
@@ -228,11 +228,11 @@ def _figures(value: Any, x: Batch, what: str) -> list[float]:
     array = np.atleast_1d(np.asarray([] if value is None else value))
     if array.dtype.kind not in "iuf":
         raise DataError(f"{what} is of dtype {array.dtype}", "give a float per channel")
-    found: list[float] = array.astype(np.float64).ravel().tolist()
-    if not all(len(found) in (1, c) for c in channels) or not np.isfinite(found).all():
-        fact = f"{what} is missing" if value is None else f"{what} is {found} for {channels[0]} channels"
+    values: list[float] = array.astype(np.float64).ravel().tolist()
+    if not all(len(values) in (1, c) for c in channels) or not np.isfinite(values).all():
+        fact = f"{what} is missing" if value is None else f"{what} is {values} for {channels[0]} channels"
         raise DataError(fact, "give mean and std, each with one finite figure per channel")
-    return found
+    return values
 
 
 def _described(x: Batch) -> str:

@@ -92,10 +92,10 @@ class Task:
 
     def judged(self, outputs: Any) -> Tensor:
         """The output that is judged, of all that a model answers; all that are floats in a row where it is no one."""
-        found = output_tensors(outputs)
+        tensors = output_tensors(outputs)
         if self.output is None:
-            return torch.cat([value.flatten(1).float() for value in found if value.is_floating_point()], 1)
-        return found[min(self.output, len(found) - 1)]
+            return torch.cat([value.flatten(1).float() for value in tensors if value.is_floating_point()], 1)
+        return tensors[min(self.output, len(tensors) - 1)]
 
     def target(self, y: Any) -> Any:
         """The targets of the output that is judged, of all that the data have."""
@@ -155,8 +155,8 @@ class Task:
             return F.mse_loss(answer, values(answer, y).to(answer.dtype))
         if is_named(self.metric, MULTI_LABEL) and self.labelled:
             wanted = several(answer, y).to(answer.dtype)
-            known = are_probabilities(answer)
-            return (F.binary_cross_entropy if known else F.binary_cross_entropy_with_logits)(answer, wanted)
+            probabilities = are_probabilities(answer)
+            return (F.binary_cross_entropy if probabilities else F.binary_cross_entropy_with_logits)(answer, wanted)
         return sum(((o - o.detach().roll(1, 0)) ** 2).mean() for o in outputs if o.is_floating_point())  # type: ignore[return-value]
 
     def fidelity_loss(self, outputs: list[Tensor], reference: list[Tensor], y: Any = None) -> float:
@@ -178,15 +178,15 @@ class Task:
         """
         if self.loss is not None:
             return self.loss(outputs, y) + self._distance([o.float() for o in outputs], teacher)
-        known = self.labelled and self.has_loss
+        labelled = self.labelled and self.has_loss
         if self.classifies:
             own, theirs = (rows(self.judged(side).float(), self.axis) for side in (outputs, teacher))
             taught = soft(own, theirs, TEMPERATURE)
-            if not known:
+            if not labelled:
                 return taught / TEMPERATURE**2
             return SOFT_SHARE * taught + (1 - SOFT_SHARE) * self.supervised([o.float() for o in outputs], y)
         taught = self._distance(outputs, teacher)
-        return SOFT_SHARE * taught + (1 - SOFT_SHARE) * self.supervised(outputs, y) if known else taught
+        return SOFT_SHARE * taught + (1 - SOFT_SHARE) * self.supervised(outputs, y) if labelled else taught
 
     def together(self, outputs: list[Tensor], peer: list[Tensor], y: Any) -> Tensor:
         """Deep mutual learning (Zhang et al. 2018) of one of two networks: its labels, and its peer's answers.

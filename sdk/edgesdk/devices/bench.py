@@ -112,7 +112,7 @@ class Bench:
         """
         missing = self.table.wanted(operators) if again else self.table.missing(operators)
         self._time(missing, probe, progress, again)
-        doubtful = [] if self.brief else [one for one in missing if self.table.doubtful(one)]
+        doubtful = [] if self.brief else [op for op in missing if self.table.doubtful(op)]
         self._time(doubtful, probe, lambda share: None)
         return len(missing) + len(doubtful)
 
@@ -186,25 +186,25 @@ class Bench:
         tiny = {runtime: self.agent.place(path) for runtime, path in (baselines or {}).items()}
         run = self._timed(artifacts, places, mode)
         reports = {}
-        for found in run["artifacts"]:
-            artifact = artifacts[found["name"]]
-            if found["digest"] != artifact.digest:
+        for timing in run["artifacts"]:
+            artifact = artifacts[timing["name"]]
+            if timing["digest"] != artifact.digest:
                 fact = f"{self.agent.where} measured another file than {artifact.path.name}: its SHA-256 differs"
                 raise DeviceError(fact, "look at what changes files there, and try again")
-            same = {"path": places[found["name"]], "runtime": artifact.runtime, "threads": self.threads}
-            known = _undisturbed(found, run)
+            same = {"path": places[timing["name"]], "runtime": artifact.runtime, "threads": self.threads}
+            quiet = _undisturbed(timing, run)
             memory = self._memory(artifact, same, tiny.get(artifact.runtime))
-            reports[found["name"]] = Report(
-                name=found["name"],
-                digest=found["digest"],
+            reports[timing["name"]] = Report(
+                name=timing["name"],
+                digest=timing["digest"],
                 size_bytes=artifact.size_bytes,
                 runtime=artifact.runtime,
                 runtime_version=self.versions[artifact.runtime],
-                precision=found["runtime"]["precision"],
+                precision=timing["runtime"]["precision"],
                 threads=self.threads,
                 mode=mode,
-                statistics=_statistics(found, known),
-                samples_ms=tuple(found["samples_ms"]),
+                statistics=_statistics(timing, quiet),
+                samples_ms=tuple(timing["samples_ms"]),
                 peak_memory_bytes=memory["peak_added"],
                 runtime_memory_bytes=memory["runtime_baseline"],
                 load_ms=self.agent.call("load", **same, **self._processes)["load_ms"] if thorough else None,
@@ -214,12 +214,12 @@ class Bench:
                 reason=run["reason"],
                 ratios={
                     other["name"]: paired(
-                        found["rounds"], other["rounds"], hypot(_beyond(found, run), _beyond(other, run))
+                        timing["rounds"], other["rounds"], hypot(_beyond(timing, run), _beyond(other, run))
                     )
                     for other in run["artifacts"]
-                    if other is not found
+                    if other is not timing
                 },
-                undisturbed=known,
+                undisturbed=quiet,
             )
         self.agent.forget()
         return reports
@@ -266,29 +266,29 @@ class Bench:
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         """The kernels that the runtime really executed: name, operator, provider, share of the time."""
         path = self.agent.place(*artifact.files)
-        found = self.agent.call("kernels", path=path, runtime=self.runtime, threads=self.threads)["kernels"]
+        kernels = self.agent.call("kernels", path=path, runtime=self.runtime, threads=self.threads)["kernels"]
         self.agent.forget()
-        return found
+        return kernels
 
 
-def _undisturbed(found: Mapping[str, Any], run: Mapping[str, Any]) -> Undisturbed | None:
+def _undisturbed(timing: Mapping[str, Any], run: Mapping[str, Any]) -> Undisturbed | None:
     """What an agent says of an artifact in the undisturbed state; nothing where it had no references."""
     if run["references"] is None:
         return None
-    told = found["undisturbed"]
-    error = hypot(told["error"], _beyond(found, run))
+    told = timing["undisturbed"]
+    error = hypot(told["error"], _beyond(timing, run))
     return Undisturbed(told["ms"], error, told["disturbed"], run["references"]["ms"])
 
 
-def _statistics(found: Mapping[str, Any], known: Undisturbed | None) -> Mapping[str, Any]:
+def _statistics(timing: Mapping[str, Any], quiet: Undisturbed | None) -> Mapping[str, Any]:
     """Those of the raw samples, but for the median, which is that of the undisturbed state where it is known."""
-    told = found["statistics"]
-    return told if known is None else {**told, "p50": known.ms, "p50_as_run": told["p50"]}
+    told = timing["statistics"]
+    return told if quiet is None else {**told, "p50": quiet.ms, "p50_as_run": told["p50"]}
 
 
-def _beyond(found: Mapping[str, Any], run: Mapping[str, Any]) -> float:
+def _beyond(timing: Mapping[str, Any], run: Mapping[str, Any]) -> float:
     """What is uncertain of an artifact because the device was disturbed all the time."""
-    return beyond(found["undisturbed"]["level_ms"], run["references"]["ms"]) if run["references"] else 0.0
+    return beyond(timing["undisturbed"]["level_ms"], run["references"]["ms"]) if run["references"] else 0.0
 
 
 def _sent(model: bytes) -> dict[str, str]:

@@ -73,18 +73,18 @@ def estimate(
     ``UsageError`` for an unknown target, a pair of runtime and precision without any ground, or a shape that does not
     fit; ``ModelError`` for a model that cannot be read.
     """
-    known = find_target(target)
-    runtime, threads = _runtime(known, runtime), _threads(threads)
+    kind = find_target(target)
+    runtime, threads = _runtime(kind, runtime), _threads(threads)
     graph, stored = (model, {}) if isinstance(model, Graph) else read_graph(model, example)
-    found = profile(known)
+    loaded = profile(kind)
     if precision is None and not stored:
-        first = next((pair.precision for pair in found.pairs if pair.runtime == runtime), FP32)
-        precision = FP32 if any((p.runtime, p.precision) == (runtime, FP32) for p in found.pairs) else first
+        first = next((pair.precision for pair in loaded.pairs if pair.runtime == runtime), FP32)
+        precision = FP32 if any((p.runtime, p.precision) == (runtime, FP32) for p in loaded.pairs) else first
     if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"there is no precision {precision!r}", f"choose one of {', '.join(PRECISIONS)}")
     option = None if precision is None else Option(precision, {FP32: 32, FP16: 16, INT8: 8}[precision])
     options = stored if option is None else dict.fromkeys((layer.name for layer in graph.layers), option)
-    return predicted(graph, options, Predicted(found, runtime, threads))
+    return predicted(graph, options, Predicted(loaded, runtime, threads))
 
 
 def predicted(graph: Graph, options: Mapping[str, Option], prices: Predicted, exact: bool = True) -> Estimate:
@@ -140,10 +140,10 @@ def read_graph(model: nn.Module | str | Path, example: Any = None) -> tuple[Grap
     return read_torch(model, example), {}
 
 
-def deployable(known: Profile, at_hand: bool = False) -> tuple[str, ...]:
+def deployable(profile: Profile, at_hand: bool = False) -> tuple[str, ...]:
     """The target's runtimes that there is a file for and, unless it is ``at_hand`` to be measured, a price."""
-    target = known.target
-    priced = {pair.runtime for pair in known.pairs}
+    target = profile.target
+    priced = {pair.runtime for pair in profile.pairs}
     at_hand = at_hand or target.measured
     return tuple(name for name in target.runtimes if name in exportable() and (at_hand or name in priced))
 
@@ -162,12 +162,12 @@ def _threads(threads: int) -> int:
 
 def _notes(pairs: Mapping[str, Pair], low: float, high: float, unknown: tuple[str, ...], threads: int) -> list[str]:
     """What a reader of the figures must know, in words."""
-    found = [f"{precision} is {pair.standing.kind}" for precision, pair in pairs.items() if not pair.standing.networks]
+    notes = [f"{precision} is {pair.standing.kind}" for precision, pair in pairs.items() if not pair.standing.networks]
     for precision, pair in pairs.items():
         if threads not in pair.standing.threads:
-            found.append(f"{precision} is known with {thread_counts(pair.standing.threads)}, not with {threads}")
+            notes.append(f"{precision} is known with {thread_counts(pair.standing.threads)}, not with {threads}")
     if high / low > WIDE:
-        found.append(f"the interval is wide: the truth may be {high / low:.1f} times from one end to the other")
+        notes.append(f"the interval is wide: the truth may be {high / low:.1f} times from one end to the other")
     if unknown:
-        found.append(f"no price is known of {', '.join(unknown)}: counted by the bytes moved, and the interval widened")
-    return found
+        notes.append(f"no price is known of {', '.join(unknown)}: counted by the bytes moved, and the interval widened")
+    return notes

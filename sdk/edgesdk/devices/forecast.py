@@ -55,13 +55,13 @@ class Forecast:
         thorough: bool = True,
     ) -> dict[str, Prediction]:
         """What each artifact is predicted to cost on the target, in its own runtime."""
-        found = {}
+        predictions = {}
         for name, artifact in artifacts.items():
             if artifact.graph is None:
                 raise DeviceError(f"what is in {artifact.path.name} is not known", "estimate an .onnx file instead")
             prices = Predicted(self._prices.profile, artifact.runtime, self.threads)
             cost = predicted(artifact.graph, artifact.options, prices, exact=False)
-            found[name] = Prediction(
+            predictions[name] = Prediction(
                 name=name,
                 digest=artifact.digest,
                 size_bytes=artifact.size_bytes,
@@ -77,14 +77,17 @@ class Forecast:
                 sources=cost.sources,
                 notes=cost.notes,
             )
-        return {name: replace(one, ratios=_ratios(one, found)) for name, one in found.items()}
+        return {
+            name: replace(prediction, ratios=_ratios(prediction, predictions))
+            for name, prediction in predictions.items()
+        }
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         """The kernels with which the file runs on the machine at hand, in its runtime or one that reads such files."""
         return self.here.kernels(artifact)
 
 
-def _ratios(own: Prediction, found: Mapping[str, Prediction]) -> dict[str, Ratio]:
+def _ratios(own: Prediction, predictions: Mapping[str, Prediction]) -> dict[str, Ratio]:
     """What is predicted of ``own`` as shares of all others."""
-    shares = {name: own.median_ms / other.median_ms for name, other in found.items() if other is not own}
+    shares = {name: own.median_ms / other.median_ms for name, other in predictions.items() if other is not own}
     return {name: Ratio(share, share, share, rounds=0) for name, share in shares.items()}

@@ -132,16 +132,16 @@ def device(text: str) -> Device:
     """
     if text == LOCAL:
         return Device(LOCAL, LOCAL)
-    known = devices()
-    if text in known:
-        return known[text]
+    by_name = devices()
+    if text in by_name:
+        return by_name[text]
     if "://" in text:
         _check_address(text)
-        same = [found for found in known.values() if found.address == text]
+        same = [entry for entry in by_name.values() if entry.address == text]
         if len(same) > 1:
-            raise UsageError(f"{text} is {' and '.join(found.name for found in same)}", "say which by its name")
+            raise UsageError(f"{text} is {' and '.join(entry.name for entry in same)}", "say which by its name")
         return same[0] if same else Device(text, text)
-    choice = f"choose one of {', '.join(known)}, or give" if known else "edgesdk device add makes one; or give"
+    choice = f"choose one of {', '.join(by_name)}, or give" if by_name else "edgesdk device add makes one; or give"
     raise UsageError(f"there is no device {text!r} in {inventory()}", f"{choice} {LOCAL} or ssh://user@host")
 
 
@@ -157,12 +157,12 @@ def add(device: Device, force: bool = False) -> Path:
         device = replace(device, target=target(device.target).name)  # an alias may move
     path = inventory().resolve()  # a link into one's own collection of settings stays one
     with _alone(path.parent):
-        known = devices()
-        if device.name in known and not force:
-            fact = f"there is a device {device.name} already, at {known[device.name].address}"
+        by_name = devices()
+        if device.name in by_name and not force:
+            fact = f"there is a device {device.name} already, at {by_name[device.name].address}"
             raise UsageError(fact, "give --force to replace it, or another name")
-        known[device.name] = device
-        _write(path, known)
+        by_name[device.name] = device
+        _write(path, by_name)
     return path
 
 
@@ -173,30 +173,30 @@ def remove(name: str) -> Path:
     """
     path = inventory().resolve()
     with _alone(path.parent):
-        known = devices()
-        if name not in known:
-            choice = f"choose one of {', '.join(known)}" if known else "there is none yet"
+        by_name = devices()
+        if name not in by_name:
+            choice = f"choose one of {', '.join(by_name)}" if by_name else "there is none yet"
             raise UsageError(f"there is no device {name!r} in {path}", choice)
-        del known[name]
-        _write(path, known)
+        del by_name[name]
+        _write(path, by_name)
     return path
 
 
-def _write(path: Path, known: Mapping[str, Device]) -> None:
-    tables = (_table(found) for _, found in sorted(known.items()))
+def _write(path: Path, by_name: Mapping[str, Device]) -> None:
+    tables = (_table(entry) for _, entry in sorted(by_name.items()))
     write(path, "\n".join((f"{HEAD}schema = {json.dumps(SCHEMA)}\n", *tables)))
 
 
 def _check_address(address: str) -> None:
     if address == LOCAL:
         return
-    found = ADDRESS.fullmatch(address)
-    if found is None:
+    match = ADDRESS.fullmatch(address)
+    if match is None:
         if re.match(r"ssh://[^@/]*:[^@/]*@", address):
             fact = "an address holds a password"  # which is not said again
             raise UsageError(fact, "leave it out: ssh takes the user's keys, agent and configuration")
         raise UsageError(f"{address!r} is no address of a device", FORM)
-    if found["port"] is not None and not 0 < int(found["port"]) < 65536:
+    if match["port"] is not None and not 0 < int(match["port"]) < 65536:
         raise UsageError(f"the port of {address} is not from 1 to 65535", FORM)
 
 
@@ -225,12 +225,12 @@ def _device(path: Path, name: str, table: Mapping[str, Any]) -> Device:
     if "address" not in table:
         raise UsageError(f"the device {name!r} in {path} has no address", FORM)
     try:
-        found = Device(name, **table)
+        added = Device(name, **table)
     except UsageError as error:
         raise UsageError(f"{path}: {error.fact}", error.remedy) from None
-    if found.name == found.address:
+    if added.name == added.address:
         raise UsageError(f"{path}: a device cannot be called {name!r}", "give it a name of its own")
-    return found
+    return added
 
 
 def _table(device: Device) -> str:

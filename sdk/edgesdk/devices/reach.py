@@ -11,7 +11,7 @@ from edgesdk.devices.ssh import SshDevice
 
 def reach(at: str | Device) -> AgentProcess:
     """The agent on ``at``, a device of the inventory, ``local`` or an ``ssh://`` address; started by its first call."""
-    found = device(at) if isinstance(at, str) else at
-    if not found.local:
-        return SshDevice(found.address, found.python)
-    return OtherPython(found.python) if found.python else LocalDevice()
+    entry = device(at) if isinstance(at, str) else at
+    if not entry.local:
+        return SshDevice(entry.address, entry.python)
+    return OtherPython(entry.python) if entry.python else LocalDevice()

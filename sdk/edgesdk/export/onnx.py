@@ -88,7 +88,7 @@ def _with_heads(network: Network) -> Network:
 
 
 def _exported(network: Network, x: Batch) -> ModelProto:
-    one = tuple(tensors(rebatch(x, lambda t: t[:1])))
+    sample = tuple(tensors(rebatch(x, lambda t: t[:1])))
     quiet = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.CRITICAL)
     try:
@@ -96,7 +96,7 @@ def _exported(network: Network, x: Batch) -> ModelProto:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 network.module.eval(),
-                one,
+                sample,
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=network.input_names,
@@ -263,7 +263,7 @@ def check(model: ModelProto, specs: Mapping[str, TensorSpec]) -> None:
         onnx.TensorProto.INT8: (8, True),
         onnx.TensorProto.UINT8: (8, False),
     }
-    found: set[tuple] = set()
+    grids: set[tuple] = set()
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear":
             zero = arrays.get(node.input[2]) if len(node.input) > 2 else None
@@ -272,8 +272,8 @@ def check(model: ModelProto, specs: Mapping[str, TensorSpec]) -> None:
                 scale = numpy_helper.to_array(arrays[node.input[1]]).astype(np.float32).ravel()
                 points = numpy_helper.to_array(zero).ravel() if zero is not None else np.zeros(len(scale), int)
                 name = node.input[0] if source is not zero else None
-                found.add((name, *width[source.data_type], tuple(scale.tolist()), tuple(int(p) for p in points)))
+                grids.add((name, *width[source.data_type], tuple(scale.tolist()), tuple(int(p) for p in points)))
     for name, spec in specs.items():
         key = (name if spec.axis is not None else None, spec.bits, spec.low < 0, spec.scale, spec.zero_point)
-        if key not in found:
+        if key not in grids:
             raise FidelityError(f"{name} is not quantized in the file as specified", FidelityError.INSTEAD)

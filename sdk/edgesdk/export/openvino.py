@@ -144,7 +144,7 @@ def check(path: Path, specs: Mapping[str, TensorSpec]) -> None:
 
 
 def _check(model: Any, specs: Mapping[str, TensorSpec]) -> None:
-    found: set[tuple[Any, ...]] = set()
+    grids: set[tuple[Any, ...]] = set()
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Multiply":
             continue
@@ -165,9 +165,9 @@ def _check(model: Any, specs: Mapping[str, TensorSpec]) -> None:
             scales = np.asarray(scale.data, np.float32).ravel()
             points = np.broadcast_to(points.astype(int), scales.shape)
             name = source.get_friendly_name().removesuffix(".packed") if source.get_type_name() == "Constant" else None
-            found.add((name, INTEGERS[kind], kind[0], tuple(scales.tolist()), tuple(points.tolist())))
+            grids.add((name, INTEGERS[kind], kind[0], tuple(scales.tolist()), tuple(points.tolist())))
     for name, spec in specs.items():
         weight = spec.axis is not None
         sign = "i" if spec.low < 0 else "u"
-        if (name if weight else None, spec.bits, sign, spec.scale, spec.zero_point) not in found:
+        if (name if weight else None, spec.bits, sign, spec.scale, spec.zero_point) not in grids:
             raise FidelityError(f"{name} is not quantized in the file as specified", FidelityError.INSTEAD)

@@ -55,19 +55,19 @@ def packed(model: ModelProto, weights: Mapping[str, Packed], runtime: str = "onn
         )
     if (opset := next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))) < OLDEST_OPSET:
         raise ModelError(f"opset {opset} cannot decode packed weights", f"export with opset {OLDEST_OPSET} or later")
-    found = ModelProto()
-    found.CopyFrom(model)
+    packed = ModelProto()
+    packed.CopyFrom(model)
     writer = _Writer()
     for name, weight in weights.items():
-        tensor, turned = _place(found, name, weight.decoded().numpy())
+        tensor, turned = _place(packed, name, weight.decoded().numpy())
         if writer.write(tensor.name, weight, turned, below=tensor.ByteSize()):
-            found.graph.initializer.remove(tensor)
-    nodes = [*writer.nodes, *found.graph.node]
-    del found.graph.node[:]
-    found.graph.node.extend(nodes)
-    found.graph.initializer.extend(writer.tensors)
-    onnx.checker.check_model(found)
-    return found
+            packed.graph.initializer.remove(tensor)
+    nodes = [*writer.nodes, *packed.graph.node]
+    del packed.graph.node[:]
+    packed.graph.node.extend(nodes)
+    packed.graph.initializer.extend(writer.tensors)
+    onnx.checker.check_model(packed)
+    return packed
 
 
 def _place(model: ModelProto, name: str, decoded: np.ndarray) -> tuple[TensorProto, bool]:

@@ -31,12 +31,12 @@ def runner(artifact: Artifact, structure: Structure) -> Callable[[Batch], Any]:
 
 def flat_runner(artifact: Artifact) -> Callable[[Batch], list[Tensor]]:
     """A function from a batch to the outputs of the file, run on one sample at a time, by a runtime that is here."""
-    found = open_file(artifact)
+    session = open_file(artifact)
 
     def run(x: Batch) -> list[Tensor]:
         columns = [t.numpy() for t in tensors(x)]
         rows = [
-            found.run({name: column[i : i + 1] for name, column in zip(found.inputs, columns, strict=True)})
+            session.run({name: column[i : i + 1] for name, column in zip(session.inputs, columns, strict=True)})
             for i in range(len(columns[0]))
         ]
         return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*rows, strict=True)]
@@ -50,21 +50,23 @@ def parity(network: Network, artifact: Artifact, batches: Sequence[Batch]) -> Pa
     The tolerance is 1e-3 of the outputs' standard deviation for a float network and 5e-2 for an integer one, whose
     sums a runtime rounds in another order; 1e-1 with 4-bit weights in LiteRT.
     """
-    found = compared(network.flat, artifact, batches, _tolerance(network, artifact))
-    if not found.error <= found.tolerance:
-        off = f"{found.error:.2g} of their spread, more than {found.tolerance:g}"
+    result = compared(network.flat, artifact, batches, _tolerance(network, artifact))
+    if not result.error <= result.tolerance:
+        off = f"{result.error:.2g} of their spread, more than {result.tolerance:g}"
         raise FidelityError(f"the file's outputs differ from the simulation's by {off}", FidelityError.INSTEAD)
-    return found
+    return result
 
 
 def faithful(reference: Reference, network: Network, artifact: Artifact, batches: Sequence[Batch]) -> Parity:
     """Compare the dense file with the user's own module. Raises ``FidelityError`` beyond the tolerance."""
-    found = compared(reference.flat, artifact, batches, ROUGH if network.module.meta.get("halves") else FLOAT_TOLERANCE)
-    if not found.error <= found.tolerance:
-        off = f"by {found.error:.2g} of their spread, more than {found.tolerance:g}"
+    result = compared(
+        reference.flat, artifact, batches, ROUGH if network.module.meta.get("halves") else FLOAT_TOLERANCE
+    )
+    if not result.error <= result.tolerance:
+        off = f"by {result.error:.2g} of their spread, more than {result.tolerance:g}"
         fact = f"what {artifact.runtime} computes of the dense model differs from the model itself {off}"
         raise FidelityError(fact, "choose another --runtime")
-    return found
+    return result
 
 
 def compared(
@@ -72,8 +74,8 @@ def compared(
 ) -> Parity:
     """How far the file is from what is ``expected``, on the first samples of ``batches``."""
     pairs = _answers(expected, artifact, batches, SAMPLES)
-    wanted, found = (pairs[0][side].flatten(1) for side in (0, 1))
-    differs = float((wanted.argmax(1) != found.argmax(1)).double().mean())
+    wanted, outputs = (pairs[0][side].flatten(1) for side in (0, 1))
+    differs = float((wanted.argmax(1) != outputs.argmax(1)).double().mean())
     return Parity(max(map(_distance, pairs)), tolerance, len(wanted), differs)
 
 
@@ -102,8 +104,8 @@ def _answers(
 
 
 def _distance(pair: tuple[Tensor, Tensor]) -> float:
-    wanted, found = pair
-    return float((wanted - found).square().mean().sqrt() / wanted.std().clamp(min=1e-12))
+    wanted, outputs = pair
+    return float((wanted - outputs).square().mean().sqrt() / wanted.std().clamp(min=1e-12))
 
 
 def _tolerance(network: Network, artifact: Artifact) -> float:

@@ -75,13 +75,13 @@ def adapted(model: ModelProto) -> ModelProto:
 
     What cannot be adapted is left as it is, for :func:`refused` to name.
     """
-    found = ModelProto()
-    found.CopyFrom(model)
-    _float_biases(found)
-    for node in [node for node in found.graph.node if node.op_type == "Gelu"]:
-        _spell_out(found, node)
-    _drop_unused(found)
-    return _in_oldest_opset(found)
+    converted = ModelProto()
+    converted.CopyFrom(model)
+    _float_biases(converted)
+    for node in [node for node in converted.graph.node if node.op_type == "Gelu"]:
+        _spell_out(converted, node)
+    _drop_unused(converted)
+    return _in_oldest_opset(converted)
 
 
 def _float_biases(model: ModelProto) -> None:
@@ -134,13 +134,13 @@ def _in_oldest_opset(model: ModelProto) -> ModelProto:
                 node.attribute.remove(attribute)
     for opset in range(OLDEST_OPSET, _opset(model)):
         try:
-            found = version_converter.convert_version(model, opset)
-            found.ir_version = helper.find_min_ir_version_for(found.opset_import)
-            onnx.checker.check_model(found, full_check=True)
+            converted = version_converter.convert_version(model, opset)
+            converted.ir_version = helper.find_min_ir_version_for(converted.opset_import)
+            onnx.checker.check_model(converted, full_check=True)
         except (RuntimeError, ValueError, onnx.checker.ValidationError, version_converter.ConvertError):
             continue
-        _drop_unused(found)
-        return found
+        _drop_unused(converted)
+        return converted
     return model
 
 
@@ -157,12 +157,12 @@ def refused(model: ModelProto) -> list[str]:
     """
     arrays = _constants(model)
     makers = {output: node for node in model.graph.node for output in node.output}
-    found = []
+    reasons = []
     if (opset := _opset(model)) > NEWEST_OPSET:
-        found.append(f"the file: opset {opset} is above {NEWEST_OPSET}, the newest that TensorRT 10 takes")
+        reasons.append(f"the file: opset {opset} is above {NEWEST_OPSET}, the newest that TensorRT 10 takes")
     for value in (*model.graph.input, *model.graph.output):
         if (kind := value.type.tensor_type.elem_type) not in BORDER_TYPES:
-            found.append(f"{value.name}: no tensor of the network is {_name_of(kind)}")
+            reasons.append(f"{value.name}: no tensor of the network is {_name_of(kind)}")
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
             rules: Iterator[str] = iter([f"there is no operator {node.op_type}"])
@@ -170,8 +170,8 @@ def refused(model: ModelProto) -> list[str]:
             rules = _of_grid(node, model, arrays, makers)
         else:
             rules = _of_operator(node, arrays)
-        found += [f"{node.name or node.output[0]}: {rule}" for rule in rules]
-    return found
+        reasons += [f"{node.name or node.output[0]}: {rule}" for rule in rules]
+    return reasons
 
 
 def _of_operator(node: NodeProto, arrays: Mapping[str, TensorProto]) -> Iterator[str]:
@@ -272,11 +272,11 @@ def half(model: ModelProto) -> ModelProto:
                 raise ModelError(f"{name} holds {largest:.3g}, and fp16 ends at {LARGEST_HALF:.0f}", "stay with fp32")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is cut off
-        found = convert_float_to_float16(model, keep_io_types=True, op_block_list=[], node_block_list=whole)
-    OnnxModel(found).topological_sort()
-    del found.graph.value_info[:]
-    onnx.checker.check_model(found, full_check=True)
-    return found
+        converted = convert_float_to_float16(model, keep_io_types=True, op_block_list=[], node_block_list=whole)
+    OnnxModel(converted).topological_sort()
+    del converted.graph.value_info[:]
+    onnx.checker.check_model(converted, full_check=True)
+    return converted
 
 
 def _survives(scale: np.ndarray) -> bool:

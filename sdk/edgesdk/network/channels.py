@@ -43,5 +43,5 @@ class Channels:
         axis, numbers = self.places[node]
         place = torch.full((self.count,), -1)
         place[self.groups[group]] = torch.arange(len(self.groups[group]))
-        found = place[numbers.long()]
-        return (axis, found) if bool((found >= 0).any()) else None
+        places = place[numbers.long()]
+        return (axis, places) if bool((places >= 0).any()) else None

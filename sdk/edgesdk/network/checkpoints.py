@@ -64,18 +64,20 @@ def fill(model: nn.Module, path: Path, force: bool = False) -> tuple[str, ...]:
     made = {name.replace(COMPILED, "") for name, _ in model.named_buffers() if not name.endswith(STATISTICS)}
     held = list(_held(content))
     if wanted_name is not None:
-        held = [one for one in held if one.name == wanted_name]
+        held = [entry for entry in held if entry.name == wanted_name]
         if not held:
             fact = f"{path} holds no weights under {wanted_name!r}"
-            raise ModelError(fact, f"it holds {listed(one.name for one in _held(content) if one.path) or 'no others'}")
-    fitting = [(one, *_aligned(one.tensors, wanted)) for one in held]
+            raise ModelError(
+                fact, f"it holds {listed(entry.name for entry in _held(content) if entry.path) or 'no others'}"
+            )
+    fitting = [(entry, *_aligned(entry.tensors, wanted)) for entry in held]
     if not any(fits for *_, fits in fitting) and not _is_state(content):
         fact = f"{path} holds no state dict of this model ({_kinds(content)})"
         raise ModelError(fact, "save model.state_dict() alone")
     most = max(fits for *_, fits in fitting)
     best = [entry for entry in fitting if entry[-1] == most]
     taken, state, stripped, added, _ = next((e for e in best if AVERAGE not in e[0].name.lower()), best[0])
-    notes = [_taken(path, content, taken, stripped, added, [one.name for one, *_ in best if one is not taken])]
+    notes = [_taken(path, content, taken, stripped, added, [entry.name for entry, *_ in best if entry is not taken])]
     notes += _fitted(wanted, made, state, path, force)
     model.load_state_dict({own_names[name]: value for name, value in state.items() if name in wanted}, strict=False)
     return tuple(note for note in notes if note)
@@ -122,10 +124,10 @@ def _held(content: Any, path: tuple[str, ...] = ()) -> Iterator[_Held]:
     """Every mapping in ``content`` that holds tensors, from the outside inwards."""
     if not isinstance(content, Mapping):
         return
-    found = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if found:
-        plain = {name.replace(COMPILED, ""): value for name, value in found.items()}
-        yield _Held(path, plain, plain.keys() != found.keys())
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if tensors:
+        plain = {name.replace(COMPILED, ""): value for name, value in tensors.items()}
+        yield _Held(path, plain, plain.keys() != tensors.keys())
     if len(path) < DEPTH:
         for name, value in content.items():
             yield from _held(value, (*path, str(name)))
@@ -148,8 +150,8 @@ def _aligned(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tup
     def fits(state: Mapping[str, Tensor]) -> int:
         return sum(1 + (wanted[name].shape == tensor.shape) for name, tensor in state.items() if name in wanted)
 
-    found = [(renamed(*way), *way) for way in ways]
-    state, stripped, added = max(found, key=lambda one: (fits(one[0]), AVERAGE not in one[1].lower()))
+    readings = [(renamed(*way), *way) for way in ways]
+    state, stripped, added = max(readings, key=lambda reading: (fits(reading[0]), AVERAGE not in reading[1].lower()))
     return state, stripped, added, fits(state)
 
 

@@ -96,10 +96,10 @@ class _Cutter(Walk):
         whole = self.channels.parts[name][axis].long()
         order = whole.argsort(stable=True)
         order = order[self.left[whole[order]]]
-        found = arriving.long().argsort(stable=True)
-        if not torch.equal(whole[order], arriving.long()[found]):
+        sequence = arriving.long().argsort(stable=True)
+        if not torch.equal(whole[order], arriving.long()[sequence]):
             raise Apart("fewer of them would come to other places")
-        return torch.empty_like(order).scatter_(0, found, order)
+        return torch.empty_like(order).scatter_(0, sequence, order)
 
     def before(self, node: fx.Node) -> None:
         weights = weights_of(self.module, node)  # type: ignore[arg-type]
@@ -184,8 +184,8 @@ class _Cutter(Walk):
     def entries(self, name: str, value: Tensor) -> Tensor:
         return self.constants.get(name, torch.zeros(value.shape, dtype=torch.int32))
 
-    def tie(self, one: Tensor, other: Tensor) -> None:
-        if bool(((one != other) & (one > 0) & (other > 0)).any()):
+    def tie(self, left: Tensor, right: Tensor) -> None:
+        if bool(((left != right) & (left > 0) & (right > 0)).any()):
             raise Apart("fewer of them would meet others")
 
     def _count(self, numbers: Tensor) -> int:
@@ -341,8 +341,8 @@ def difference(module: fx.GraphModule, x: Batch, channels: Channels, gone: Gone)
     except Exception as error:  # each operator fails in its own way on a shape that it does not expect
         return f"the network does not run with fewer of them ({type(error).__name__})"
     left = channels.stay(gone)
-    for one, other in zip(results, expected, strict=True):
-        if isinstance(other, Tensor) and not _close(one, other):
+    for actual, wanted_output in zip(results, expected, strict=True):
+        if isinstance(wanted_output, Tensor) and not _close(actual, wanted_output):
             return "a network without them computes something else"
     for name in makers:
         weights = weights_of(module, next(n for n in module.graph.nodes if n.name == name))
@@ -366,8 +366,10 @@ class _Keeping(fx.Interpreter):
         return value
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
+def _close(actual: Tensor, expected: Tensor) -> bool:
+    if actual.shape != expected.shape:
         return False
-    one, other = one.double(), other.double()  # whole numbers and truths, too
-    return torch.allclose(one, other, rtol=RTOL, atol=ATOL * float(other.abs().max()) if other.numel() else 0.0)
+    actual, expected = actual.double(), expected.double()  # whole numbers and truths, too
+    return torch.allclose(
+        actual, expected, rtol=RTOL, atol=ATOL * float(expected.abs().max()) if expected.numel() else 0.0
+    )

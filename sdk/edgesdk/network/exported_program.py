@@ -126,12 +126,12 @@ def _check_shapes(path: Path, inputs: tuple[Input, ...] | None, shapes: Shapes) 
     if shapes is None or inputs is None:
         return
     if not isinstance(shapes, dict):
-        given = [shapes] if all(isinstance(one, int) for one in shapes) else list(shapes)  # type: ignore[list-item]
+        given = [shapes] if all(isinstance(side, int) for side in shapes) else list(shapes)  # type: ignore[list-item]
         shapes = {
-            getattr(one, "name", "") or known.name: getattr(one, "shape", one)  # type: ignore[misc]
-            for one, known in zip(given, inputs, strict=False)
+            getattr(shape, "name", "") or spec.name: getattr(shape, "shape", shape)  # type: ignore[misc]
+            for shape, spec in zip(given, inputs, strict=False)
         }
-    own = {known.name: known.shape for known in inputs}
+    own = {spec.name: spec.shape for spec in inputs}
     for name, shape in shapes.items():  # type: ignore[union-attr]
         if name not in own:
             raise UsageError(f"{path.name} has no input {name}", f"it has {', '.join(own)}")

@@ -59,8 +59,8 @@ def _whole(node: fx.Node) -> Any:
         start, end, step = (*args[place + 2 :], *(None, None, 1)[max(0, len(args) - place - 2) :])
         if start not in (None, 0) or step != 1 or not (end is None or isinstance(end, int) and end >= ALL):
             return None
-    one, other = (value.meta["val"] for value in (node, args[place]))
-    return args[place] if (one.shape, one.dtype) == (other.shape, other.dtype) else None
+    left, right = (value.meta["val"] for value in (node, args[place]))
+    return args[place] if (left.shape, left.dtype) == (right.shape, right.dtype) else None
 
 
 def _inline(root: fx.GraphModule, node: fx.Node) -> None:
@@ -69,24 +69,24 @@ def _inline(root: fx.GraphModule, node: fx.Node) -> None:
     held, *given = args[CONTEXTS[node.target] :]  # type: ignore[index]
     inner: Any = getattr(root, held.target)
     copies: dict[fx.Node, Any] = {}
-    for one in inner.graph.nodes:
+    for inner_node in inner.graph.nodes:
         with root.graph.inserting_before(node):
-            if one.op == "placeholder":
-                copies[one] = given.pop(0)
-            elif one.op == "get_attr":
-                name = f"{held.target}_{one.target}"
-                setattr(root, name, getattr(inner, one.target))
-                copies[one] = root.graph.get_attr(name)
-            elif one.op == "output":
+            if inner_node.op == "placeholder":
+                copies[inner_node] = given.pop(0)
+            elif inner_node.op == "get_attr":
+                name = f"{held.target}_{inner_node.target}"
+                setattr(root, name, getattr(inner, inner_node.target))
+                copies[inner_node] = root.graph.get_attr(name)
+            elif inner_node.op == "output":
                 for user in list(node.users):  # each takes one of the outputs
-                    _replace(user, copies[one.args[0][user.args[1]]])
+                    _replace(user, copies[inner_node.args[0][user.args[1]]])
             else:
-                copies[one] = root.graph.node_copy(one, lambda n: copies[n])
+                copies[inner_node] = root.graph.node_copy(inner_node, lambda n: copies[n])
     root.graph.erase_node(node)
     root.graph.erase_node(held)
-    for one in list(copies.values()):
-        if isinstance(one, fx.Node) and one.target in CONTEXTS:
-            _inline(root, one)
+    for copy in list(copies.values()):
+        if isinstance(copy, fx.Node) and copy.target in CONTEXTS:
+            _inline(root, copy)
 
 
 def _replace(node: fx.Node, value: Any) -> None:
@@ -102,11 +102,11 @@ def _functional(node: fx.Node) -> Any:
     """The operator that returns what that of ``node`` writes into its first argument, where there is one."""
     target: Any = node.target
     packet = getattr(aten, target.overloadpacket.__name__.removesuffix("_"), None)
-    found = getattr(packet, target._overloadname, None)
-    if not isinstance(found, torch._ops.OpOverload) or found._schema.is_mutable:
+    overload = getattr(packet, target._overloadname, None)
+    if not isinstance(overload, torch._ops.OpOverload) or overload._schema.is_mutable:
         return None
-    names = [[argument.name for argument in op._schema.arguments] for op in (target, found)]
-    return found if names[0] == names[1] else None
+    names = [[argument.name for argument in op._schema.arguments] for op in (target, overload)]
+    return overload if names[0] == names[1] else None
 
 
 def _aliased(node: fx.Node, order: dict[fx.Node, int]) -> bool:

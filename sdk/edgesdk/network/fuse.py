@@ -42,7 +42,7 @@ def flat(model: nn.Module, x: Batch, free_batch: bool = True) -> Network:
 def describe_layers(module: fx.GraphModule, x: Batch, structure: Structure) -> Network:
     """The network that a flat module is, without channel groups and branches."""
     values = run(module, rebatch(x, lambda t: t[:2]))
-    layers, sites = _Layers(module, values).found()
+    layers, sites = _Layers(module, values).collect()
     inputs = tuple(
         Input(n.name, shape_of(values[n.name]), str(values[n.name].dtype).removeprefix("torch."))
         for n in module.graph.nodes
@@ -78,7 +78,7 @@ class _Layers:
         self.layers: list[Layer] = []
         self.sites: dict[str, Site] = {}
 
-    def found(self) -> tuple[list[Layer], dict[str, Site]]:
+    def collect(self) -> tuple[list[Layer], dict[str, Site]]:
         for node in self.module.graph.nodes:
             if node.op == "placeholder":
                 self.owner[node] = node.name

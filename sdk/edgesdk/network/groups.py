@@ -22,7 +22,7 @@ PICKS = (aten.select.int, aten.unbind.int)
 
 
 @dataclass(frozen=True)
-class Found:
+class RawGroup:
     """A group of channels: its units in order, the nodes that make them, and what ``edgesdk.core.graph.Group`` says."""
 
     units: Tensor
@@ -32,7 +32,7 @@ class Found:
     fixed: str | None
 
 
-def find(module: fx.GraphModule, x: Batch, apart: Iterable[str] = ()) -> tuple[Channels, list[Found]]:
+def find(module: fx.GraphModule, x: Batch, apart: Iterable[str] = ()) -> tuple[Channels, list[RawGroup]]:
     """The channels of ``module``, as seen on ``x``, and what groups they are in.
 
     The output channels of the submodules ``apart`` are left to others.
@@ -59,8 +59,8 @@ class _Finder(Walk):
         if self.began and not self.pairs:
             return False
         self.began = True
-        found = torch.cat([torch.zeros(2, 0, dtype=torch.int32), *self.pairs], 1)
-        self.unit = components(len(self.unit), found)[self.unit]
+        edges = torch.cat([torch.zeros(2, 0, dtype=torch.int32), *self.pairs], 1)
+        self.unit = components(len(self.unit), edges)[self.unit]
         self.pairs = []
         self.numbers.clear()
         self.constant.clear()
@@ -85,18 +85,18 @@ class _Finder(Walk):
         return self.unit[self.numbered[name]].int()
 
     def rows(self, weights: Weights, read: Tensor | None, whole: Tensor) -> Tensor:
-        known = self.parts.setdefault(weights.weight, {})
-        if weights.made not in known:
+        units = self.parts.setdefault(weights.weight, {})
+        if weights.made not in units:
             count = whole.shape[weights.made] * (weights.groups if weights.made == 1 and weights.groups > 1 else 1)
             hidden = weights.weight.rpartition(".")[0] in self.apart
-            known[weights.made] = torch.zeros(count, dtype=torch.int32) if hidden else self.new(weights.weight, count)
+            units[weights.made] = torch.zeros(count, dtype=torch.int32) if hidden else self.new(weights.weight, count)
             if weights.bias is not None:
-                self.parts[weights.bias] = {0: known[weights.made]}
-        rows = known[weights.made]
+                self.parts[weights.bias] = {0: units[weights.made]}
+        rows = units[weights.made]
         if read is not None:
-            if weights.inputs in known:
-                self.tie(known[weights.inputs], read)
-            known.setdefault(weights.inputs, read)
+            if weights.inputs in units:
+                self.tie(units[weights.inputs], read)
+            units.setdefault(weights.inputs, read)
             self._grouped(weights, read, rows)
         return rows
 
@@ -104,8 +104,8 @@ class _Finder(Walk):
         """Of a layer in groups whole groups go, or as many channels of each."""
         ins, outs = read.reshape(weights.groups, -1), rows.reshape(weights.groups, -1)
         if by_whole_groups(weights.groups, ins.shape[1]):
-            for one in (ins, outs):
-                self.tie(ins[:, :1].expand_as(one), one)
+            for side in (ins, outs):
+                self.tie(ins[:, :1].expand_as(side), side)
         elif weights.groups > 1:
             self.sets += [*ins, *outs]
         self.sets.append(rows)
@@ -115,12 +115,12 @@ class _Finder(Walk):
         self.constants[name] = self.new(f"entries of {name}", value.numel()).reshape(value.shape)
         return self.constants[name]
 
-    def tie(self, one: Tensor, other: Tensor) -> None:
-        one, other = one.flatten(), other.flatten()
-        differ = (one > 0) & (other > 0) & (one != other)
-        self.pairs.append(torch.unique(torch.stack([one[differ], other[differ]]), dim=1))
-        self.leave(other[(one == 0) & (other > 0)], "they meet others that stay")
-        self.leave(one[(other == 0) & (one > 0)], "they meet others that stay")
+    def tie(self, left: Tensor, right: Tensor) -> None:
+        left, right = left.flatten(), right.flatten()
+        differ = (left > 0) & (right > 0) & (left != right)
+        self.pairs.append(torch.unique(torch.stack([left[differ], right[differ]]), dim=1))
+        self.leave(right[(left == 0) & (right > 0)], "they meet others that stay")
+        self.leave(left[(right == 0) & (left > 0)], "they meet others that stay")
 
     def leave(self, numbers: Tensor, reason: str) -> None:
         numbers = torch.unique(numbers)
@@ -128,8 +128,8 @@ class _Finder(Walk):
             self.left.append((numbers[numbers > 0], reason))
 
     def _scaled(self, node: fx.Node, axis: int, names: list[str]) -> Tensor:
-        found = self.of(node.all_input_nodes[0])
-        column = self.column(found, axis)
+        units = self.of(node.all_input_nodes[0])
+        column = self.column(units, axis)
         for name in names:
             self.tie(self.parts.setdefault(name, {0: column})[0], column)
         if node.target in NORMALIZERS or axis == -1:
@@ -141,7 +141,7 @@ class _Finder(Walk):
                 self.sizes[node.name] = {1: groups[:, 0]}
             else:
                 self.sets += [*groups]
-        return found
+        return units
 
     def _recurrent(self, node: fx.Node, value: Any) -> Any:
         column = self.column(self.of(node.all_input_nodes[0]), -1)
@@ -156,13 +156,13 @@ class _Finder(Walk):
         return super()._recurrent(node, value)
 
     def _weighted(self, node: fx.Node, weights: Weights, value: Tensor) -> Tensor:
-        found = super()._weighted(node, weights, value)
+        units = super()._weighted(node, weights, value)
         if self.passes(node, weights):
-            return found
+            return units
         if weights.reads is not None:
             self.read[node.name] = weights.reads, self.parts[weights.weight][weights.inputs]
         self.made[node.name] = self.parts[weights.weight][weights.made]
-        return found
+        return units
 
     def _reduced(self, node: fx.Node) -> bool:
         if super()._reduced(node):
@@ -170,42 +170,42 @@ class _Finder(Walk):
             return True
         return False
 
-    def seen(self, node: fx.Node, value: Any, found: Any) -> None:
-        if isinstance(found, Tensor):
-            axes = varying(found)
+    def seen(self, node: fx.Node, value: Any, units: Any) -> None:
+        if isinstance(units, Tensor):
+            axes = varying(units)
             if axes:
-                self.holds[node.name] = torch.unique(least(found))
+                self.holds[node.name] = torch.unique(least(units))
             if len(axes) == 1:
-                self.places[node.name] = axes[0], line(found, axes[0])
+                self.places[node.name] = axes[0], line(units, axes[0])
             if node.target in STATED and axes:
-                self._stated(node, found, axes)
+                self._stated(node, units, axes)
         if node.target in (SPLIT_SIZES, SPLIT, CHUNK):
-            self._split(node, found)
+            self._split(node, units)
         if node.target in (*PICKS, aten.slice.Tensor):
             self._sliced(node)
 
-    def _stated(self, node: fx.Node, found: Tensor, axes: list[int]) -> None:
+    def _stated(self, node: fx.Node, units: Tensor, axes: list[int]) -> None:
         """The longest of several axes gets shorter: what is behind it goes together, before it each has its share."""
-        axis = max(axes, key=lambda a: (found.shape[a], a))
+        axis = max(axes, key=lambda a: (units.shape[a], a))
         inner = [a for a in axes if a > axis]
-        first = found
+        first = units
         for a in inner:
             self.tie(first.narrow(a, 0, 1).expand_as(first), first)
             first = first.narrow(a, 0, 1)
         outer = [a for a in axes if a < axis]
         if outer:
-            rest = [a for a in range(found.dim()) if a not in (*outer, axis)]
+            rest = [a for a in range(units.dim()) if a not in (*outer, axis)]
             for a in rest:
                 first = first.narrow(a, 0, 1)
-            self.sets += [*first.movedim(axis, -1).reshape(-1, found.shape[axis])]
-        self.sizes[node.name] = {axis: line(found, axis)}
+            self.sets += [*first.movedim(axis, -1).reshape(-1, units.shape[axis])]
+        self.sizes[node.name] = {axis: line(units, axis)}
 
-    def _split(self, node: fx.Node, found: Any) -> None:
+    def _split(self, node: fx.Node, units: Any) -> None:
         source = self.of(node.all_input_nodes[0])
         axis = arguments(node)["dim"] % source.dim()
         if axis not in varying(source):
             return
-        lines = [line(piece, axis) for piece in found]
+        lines = [line(piece, axis) for piece in units]
         if node.target is not SPLIT_SIZES:
             self.sets += lines
         if node.target is not CHUNK:
@@ -221,7 +221,7 @@ class _Finder(Walk):
         else:
             self.sizes[node.name] = {axis: line(source, axis)}
 
-    def result(self) -> tuple[Channels, list[Found]]:
+    def result(self) -> tuple[Channels, list[RawGroup]]:
         for node in outputs(self.module):  # type: ignore[arg-type]
             self.leave(self.numbers[node], "its channels are the network's output")
         channels = Channels(
@@ -229,7 +229,7 @@ class _Finder(Walk):
         )  # fmt: skip
         return channels, self._groups()
 
-    def _groups(self) -> list[Found]:
+    def _groups(self) -> list[RawGroup]:
         stays = self._staying()
         whole = torch.zeros(len(self.unit), dtype=torch.bool)
         whole[[0, *stays]] = True
@@ -243,10 +243,10 @@ class _Finder(Walk):
         of_group: dict[int, list[Tensor]] = {}
         for s in sets:
             of_group.setdefault(int(group[s[0].long()]), []).append(s)
-        known = torch.unique(self.unit)
-        found = []
+        present = torch.unique(self.unit)
+        groups = []
         for key, names in makers.items():
-            units = known[(group[known] == key) & (known > 0)]
+            units = present[(group[present] == key) & (present > 0)]
             fixed = next((stays[unit] for unit in units.tolist() if unit in stays), None)
             step, shares = _shares(units, of_group.get(key, []))
             if fixed is None and len(units) < 2:
@@ -254,8 +254,8 @@ class _Finder(Walk):
                 fixed = "it has a single channel" if alone else "all of them go together"
             elif fixed is None and step >= len(units):
                 fixed = "no fewer of them leave each layer the same share"
-            found.append(Found(units, tuple(names), step, shares, fixed))
-        return found
+            groups.append(RawGroup(units, tuple(names), step, shares, fixed))
+        return groups
 
     def _staying(self) -> dict[int, str]:
         """The units that cannot be cut, with the reason: what shares a set with one cannot either."""
@@ -290,10 +290,10 @@ def _shares(units: Tensor, sets: Iterable[Tensor]) -> tuple[int, tuple[tuple[int
 def components(count: int, pairs: Tensor) -> Tensor:
     """For each of ``count`` numbers the least one that it is tied to by ``pairs``, (2, n)."""
     root = torch.arange(count)
-    one, other = pairs.long()
+    left, right = pairs.long()
     while True:
-        least = torch.minimum(root[one], root[other])
-        new = root.scatter_reduce(0, root[one], least, "amin").scatter_reduce(0, root[other], least, "amin")
+        least = torch.minimum(root[left], root[right])
+        new = root.scatter_reduce(0, root[left], least, "amin").scatter_reduce(0, root[right], least, "amin")
         while not torch.equal(new, new[new]):
             new = new[new]
         if torch.equal(new, root):

@@ -69,7 +69,7 @@ def attentions(module: fx.GraphModule, values: Mapping[str, Any]) -> tuple[list[
     ``values`` are those of its nodes on some inputs (:func:`edgesdk.network.fuse.run`). The reasons are by the path
     of a linear layer.
     """
-    found, reasons = [], {}
+    heads, reasons = [], {}
     for node in module.graph.nodes:
         core = _core(node)
         if core is None:
@@ -77,10 +77,10 @@ def attentions(module: fx.GraphModule, values: Mapping[str, Any]) -> tuple[list[
         before = [_back(module, read) for read in core.reads]
         paths = {str(nodes[0].target) for nodes in before if _linear(module, nodes[0])}
         try:
-            found.append(_attention(module, values, core, before))
+            heads.append(_attention(module, values, core, before))
         except _Unknown as unknown:
             reasons.update(dict.fromkeys(paths, f"its heads are left together: {unknown.args[0]}"))
-    return found, reasons
+    return heads, reasons
 
 
 def cut_heads(module: fx.GraphModule, x: Batch, path: str, channels: Iterable[int]) -> None:
@@ -89,8 +89,8 @@ def cut_heads(module: fx.GraphModule, x: Batch, path: str, channels: Iterable[in
     ``channels`` are columns of the projection. Raises ``ValueError`` where ``path`` has no heads to cut, or none is
     left.
     """
-    known, _ = attentions(module, run(module, rebatch(x, lambda t: t[:2])))
-    attention = next((a for a in known if path in a.rows), None)
+    attended, _ = attentions(module, run(module, rebatch(x, lambda t: t[:2])))
+    attention = next((a for a in attended if path in a.rows), None)
     if attention is None:
         raise ValueError(f"{path} makes no heads that can be cut")
     stay = attention.without(channels)
@@ -149,7 +149,7 @@ def _product(node: fx.Node) -> fx.Node | None:
     if node.target in PRODUCTS:
         return node
     reads = node.all_input_nodes if node.target in MASKINGS else []
-    return next((found for read in reads if (found := _product(read)) is not None), None)
+    return next((product for read in reads if (product := _product(read)) is not None), None)
 
 
 def _linear(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -262,10 +262,10 @@ def _counting(node: fx.Node, channels: Any, head_of: Tensor) -> tuple[int, ...]:
         return ()
     stated = _stated(node)
     first = arguments(node)["dim"] % (channels.dim() - len(stated) + 1) if node.target is UNFLATTEN else 0
-    found = tuple(axis - first for axis in _axes(head_of[channels]) if 0 <= axis - first < len(stated))
-    if any(isinstance(stated[i], fx.Node) and _factors(stated[i]) is None for i in found):
+    axes = tuple(axis - first for axis in _axes(head_of[channels]) if 0 <= axis - first < len(stated))
+    if any(isinstance(stated[i], fx.Node) and _factors(stated[i]) is None for i in axes):
         raise _Unknown(f"{node.name} computes a size that has them in it")
-    return found
+    return axes
 
 
 def _axes(heads: Tensor, *only: int) -> tuple[int, ...]:
@@ -283,10 +283,10 @@ def _factors(size: fx.Node) -> tuple[fx.Node, int] | None:
     """A computed size as the product of another one and a number."""
     if size.target is not operator.mul:
         return None
-    one, other = size.args
-    if isinstance(one, fx.Node) and isinstance(other, int):
-        return one, other
-    return (other, one) if isinstance(other, fx.Node) and isinstance(one, int) else None
+    left, right = size.args
+    if isinstance(left, fx.Node) and isinstance(right, int):
+        return left, right
+    return (right, left) if isinstance(right, fx.Node) and isinstance(left, int) else None
 
 
 def _resize(node: fx.Node, counting: tuple[int, ...], kept: int, of: int) -> None:
@@ -295,9 +295,9 @@ def _resize(node: fx.Node, counting: tuple[int, ...], kept: int, of: int) -> Non
     def fewer(size: Any) -> Any:
         if not isinstance(size, fx.Node):
             return size if size == -1 else size * kept // of
-        one, number = _factors(size)  # type: ignore[misc]
+        factor, number = _factors(size)  # type: ignore[misc]
         with node.graph.inserting_before(node):
-            return node.graph.call_function(operator.mul, (one, number * kept // of))
+            return node.graph.call_function(operator.mul, (factor, number * kept // of))
 
     place = 2 if node.target is UNFLATTEN else 1
     sizes = [fewer(size) if i in counting else size for i, size in enumerate(_stated(node))]

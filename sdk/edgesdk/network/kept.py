@@ -42,10 +42,10 @@ def _shared(scores: Tensor, kept: int, shares: Sequence[Sequence[int]]) -> list[
     worth = scores.double().numpy()
     cost = 1.0 - worth / max(float(abs(worth).max()), 1e-30)
     program = BinaryProgram(np.ones(size, dtype=bool), np.ones(size), cost, 0.0, rows)
-    found = program.minimise(GAP, SECONDS).values
-    if found is None:
+    values = program.minimise(GAP, SECONDS).values
+    if values is None:
         raise ValueError(f"no {kept} of {size} channels leave each layer the same share")
-    return np.flatnonzero(found > 0.5).tolist()
+    return np.flatnonzero(values > 0.5).tolist()
 
 
 def _rows(counts: np.ndarray, wanted: np.ndarray) -> Iterable[tuple[float, float, dict[int, float]]]:

@@ -40,17 +40,17 @@ def load_callable(spec: str, what: str, error: type[EdgeSdkError] = UsageError) 
         raise _no_callable(spec, what, error)
     module = _module(where, what, error)
     try:
-        found = getattr(module, name)
+        part = getattr(module, name)
     except AttributeError:
         public = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         own = [n for n in public if getattr(vars(module)[n], "__module__", None) == module.__name__]
         close = difflib.get_close_matches(name, public, SHOWN) or own[:SHOWN]
         remedy = f"did you mean {' or '.join(close)}?" if close else "define it there, or name another"
         raise error(f"{what}: {where} has no {name!r}", remedy) from None
-    if not callable(found):
-        fact = f"{what} {spec} is of type {type(found).__name__}, which cannot be called"
+    if not callable(part):
+        fact = f"{what} {spec} is of type {type(part).__name__}, which cannot be called"
         raise error(fact, "name a function or a class")
-    return found
+    return part
 
 
 def _no_callable(spec: str, what: str, error: type[EdgeSdkError]) -> EdgeSdkError:
@@ -140,11 +140,11 @@ def _read(path: Path, shapes: Shapes) -> nn.Module:
 
 
 def _made(spec: str) -> Any:
-    found = load_callable(spec, "MODEL", ModelError)
-    if isinstance(found, nn.Module):
-        return found
+    factory = load_callable(spec, "MODEL", ModelError)
+    if isinstance(factory, nn.Module):
+        return factory
     try:
-        return found()
+        return factory()
     except EdgeSdkError:
         raise
     except (Exception, SystemExit) as error:
@@ -200,12 +200,12 @@ def _imports_from(folder: Path) -> Iterator[None]:
 
 def _line(error: BaseException, path: Path) -> str:
     """Where in the user's file ``error`` arose, in brackets."""
-    trace, found = error.__traceback__, None
+    trace, line = error.__traceback__, None
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(path.resolve()):
-            found = trace.tb_lineno
+            line = trace.tb_lineno
         trace = trace.tb_next
-    return f" (line {found})" if found else ""
+    return f" (line {line})" if line else ""
 
 
 def _check_finite(model: nn.Module, source: str) -> None:

@@ -252,7 +252,7 @@ def _free(module: nn.Module, path: str, taken: set[str]) -> str:
     A part is changed that is a word of Python (a ``ModuleDict`` may have ``in``), and the first where ``module`` has
     that for itself, as a graph module has ``graph``.
     """
-    found: list[str] = []
+    words: list[str] = []
     parts = path.split(".")
     for depth, part in enumerate(parts):
         name = part
@@ -262,8 +262,8 @@ def _free(module: nn.Module, path: str, taken: set[str]) -> str:
             or (name != part and ".".join([*parts[:depth], name]) in taken)
         ):
             name += "_"
-        found.append(name)
-    return ".".join(found)
+        words.append(name)
+    return ".".join(words)
 
 
 def _prefixes(path: str) -> set[str]:

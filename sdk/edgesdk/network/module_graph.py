@@ -21,9 +21,9 @@ def read(model: nn.Module, example: Batch | tuple[int, ...] | Sequence[Tensor]) 
     branches. Raises ``ModelError`` where ``torch.export`` cannot follow the model, ``UsageError`` for a shape or a type
     that is none.
     """
-    one = rebatch(batch_of(example), lambda t: t[:1])
+    sample = rebatch(batch_of(example), lambda t: t[:1])
     with torch.no_grad():
-        return flat(model, one, free_batch=False).graph
+        return flat(model, sample, free_batch=False).graph
 
 
 def batch_of(example: Batch | tuple[int, ...] | Sequence[Tensor]) -> Batch:

@@ -132,7 +132,7 @@ class Network:
 
         A flattened tensor has several entries in a row for each channel.
         """
-        found = {}
+        places = {}
         mixing = self.channels.read if self.channels is not None else {}
         for layer in self.graph.layers:
             if layer.reads != group or layer.depthwise:
@@ -143,8 +143,8 @@ class Network:
             if layer.kind in WEIGHTED or call.name in mixing and layer.macs:  # a recurrent layer, a transposed one
                 place = self.along(call.all_input_nodes[0], group)
                 if place is not None:
-                    found[call.all_input_nodes[0]] = place
-        return found
+                    places[call.all_input_nodes[0]] = place
+        return places
 
     def along(self, node: fx.Node, group: str) -> tuple[int, Tensor] | None:
         """The axis of a node's output on which channels of ``group`` lie, and which of them at each place."""

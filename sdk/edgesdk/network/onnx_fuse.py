@@ -55,7 +55,7 @@ def fused(graph: GraphProto, inputs: tuple[Tensor, ...], weights: Mapping[str, i
     """
     reader = Nodes(graph, inputs, weights)
     reader.rewrite()
-    return _Layers(reader).found()
+    return _Layers(reader).collect()
 
 
 class _Layers:
@@ -68,7 +68,7 @@ class _Layers:
         self.layers: list[Layer] = []
         self.options: dict[str, Option] = {}
 
-    def found(self) -> tuple[Graph, dict[str, Option]]:
+    def collect(self) -> tuple[Graph, dict[str, Option]]:
         for node in self.nodes.nodes:
             if node.output not in self.owner:
                 self.add(node)

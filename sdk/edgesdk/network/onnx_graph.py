@@ -177,12 +177,12 @@ def by_name(inputs: list[ValueInfoProto], shapes: Shapes) -> Mapping[str, Shape]
     names = [value.name for value in inputs]
     if shapes is None:
         return {}
-    if not isinstance(shapes, Mapping) and any(isinstance(one, Tensor) for one in shapes):
+    if not isinstance(shapes, Mapping) and any(isinstance(shape, Tensor) for shape in shapes):
         if len(shapes) > len(names):
             fact = f"the file has the inputs {', '.join(names)}"
             raise UsageError(fact, f"give {len(names)} shapes, not {len(shapes)}")
-        described = [one for one in shapes if isinstance(one, Tensor)]
-        shapes = {one.name or name: one.shape for one, name in zip(described, names, strict=False)}
+        described = [shape for shape in shapes if isinstance(shape, Tensor)]
+        shapes = {tensor.name or name: tensor.shape for tensor, name in zip(described, names, strict=False)}
     if not isinstance(shapes, Mapping):
         if len(names) != 1:
             raise UsageError(f"the file has the inputs {', '.join(names)}", "give --shape for each by its name")

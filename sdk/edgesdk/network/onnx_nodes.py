@@ -73,7 +73,7 @@ class Nodes:
                 self.nodes.append(node)
         for value in graph.output:
             operators[value.name].append("")
-        self.quantized: set[str] = {name for name, found in operators.items() if set(found) == {"QuantizeLinear"}}
+        self.quantized: set[str] = {name for name, kinds in operators.items() if set(kinds) == {"QuantizeLinear"}}
         self.results: list[str] = [self.source(value.name) for value in graph.output]
 
     def source(self, name: str) -> str:
@@ -119,9 +119,9 @@ class Nodes:
         alone = len(readers) == 1 and node.output not in self.results
         return readers[0] if alone and readers[0].op in ops else None
 
-    def other(self, node: Node, known: str) -> str:
-        """The second operand of ``node`` beside ``known``."""
-        return next((n for n in node.inputs if self.source(n) != self.source(known)), known)
+    def other(self, node: Node, name: str) -> str:
+        """The second operand of ``node`` beside ``name``."""
+        return next((n for n in node.inputs if self.source(n) != self.source(name)), name)
 
     def rewrite(self) -> None:
         """Make one node of each activation, and of each matrix product, that exporters take apart."""

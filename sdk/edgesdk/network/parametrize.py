@@ -16,9 +16,9 @@ from edgesdk.core.errors import ModelError
 def copied(model: nn.Module) -> nn.Module:
     """A copy of ``model`` that shares nothing with it. Raises ``ModelError`` where Python cannot make one."""
     made = [value for part in model.modules() for value in vars(part).values() if isinstance(value, Tensor)]
-    known = {id(value): value.detach().clone() for value in made if not value.is_leaf}  # deepcopy refuses such
+    copies = {id(value): value.detach().clone() for value in made if not value.is_leaf}  # deepcopy refuses such
     try:
-        return copy.deepcopy(model, known)
+        return copy.deepcopy(model, copies)
     except Exception as error:  # whatever a part of the model raises
         said = next(iter(str(error).splitlines()), "")
         raise ModelError(

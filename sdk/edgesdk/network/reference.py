@@ -130,15 +130,15 @@ def _check_rows(network: Network, reference: Reference, x: Batch) -> None:
 
 def _check_traced(network: Network, reference: Reference, x: Batch) -> None:
     with torch.no_grad():
-        found = network(x)
+        outputs = network(x)
     tolerance = ROUGH if network.module.meta.get("halves") else TOLERANCE
-    if _same(found, reference.answer(x), tolerance):
+    if _same(outputs, reference.answer(x), tolerance):
         return
     values, within = run(network.module, x), _within(network.module)
     apart, before = None, None
     for path, value in _parts(reference, x).items():
         own = [values[name] for name in within.get(path, ())]
-        if not own or any(_same(one, value, tolerance) for one in own):
+        if not own or any(_same(entry, value, tolerance) for entry in own):
             before = path
             continue
         apart = path
@@ -192,36 +192,36 @@ def _axis(whole: Tensor, row: Tensor) -> int | None:
     return next((axis for axis, (a, b) in enumerate(zip(whole.shape, row.shape, strict=True)) if a != b), None)
 
 
-def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+def _apart(left: Mapping[str, Any], right: Mapping[str, Any]) -> str | None:
     """The first name under which the two hold something else."""
-    return next((name for name, value in one.items() if name in other and not _same(value, other[name])), None)
+    return next((name for name, value in left.items() if name in right and not _same(value, right[name])), None)
 
 
-def _same(one: Any, other: Any, tolerance: float = TOLERANCE) -> bool:
+def _same(left: Any, right: Any, tolerance: float = TOLERANCE) -> bool:
     """Whether two outputs are alike up to rounding."""
-    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=False)
+    pairs = zip(pytree.tree_leaves(left), pytree.tree_leaves(right), strict=False)
     return all(
         _near(a, b, tolerance) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b or a is b
         for a, b in pairs
     )
 
 
-def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    if one.shape != other.shape:
+def _near(left: Tensor, right: Tensor, tolerance: float) -> bool:
+    if left.shape != right.shape:
         return False
-    if not one.numel():
+    if not left.numel():
         return True
-    if not (one.is_floating_point() and other.is_floating_point()):
-        return float((one != other).double().mean()) <= tolerance
-    one, other = one.detach().double(), other.detach().double()
-    sound = torch.isfinite(one)
-    if not torch.equal(sound, torch.isfinite(other)):
+    if not (left.is_floating_point() and right.is_floating_point()):
+        return float((left != right).double().mean()) <= tolerance
+    left, right = left.detach().double(), right.detach().double()
+    sound = torch.isfinite(left)
+    if not torch.equal(sound, torch.isfinite(right)):
         return False
-    one, other = one[sound], other[sound]
-    if not one.numel():
+    left, right = left[sound], right[sound]
+    if not left.numel():
         return True
-    spread = max(float(other.std(correction=0)), 1e-4 * float(other.abs().max()), 1e-12)
-    return float((one - other).square().mean().sqrt()) <= tolerance * spread
+    spread = max(float(right.std(correction=0)), 1e-4 * float(right.abs().max()), 1e-12)
+    return float((left - right).square().mean().sqrt()) <= tolerance * spread
 
 
 def _part(reference: Reference, path: str | None) -> str:
@@ -244,8 +244,8 @@ def _place(network: Network, name: str | None) -> str | None:
 
 def _within(module: fx.GraphModule) -> dict[str, list[str]]:
     """The nodes that were traced inside each module, by its path."""
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for node in module.graph.nodes:
         for path in node.meta.get("paths", ()):
-            found.setdefault(path, []).append(node.name)
-    return found
+            names.setdefault(path, []).append(node.name)
+    return names

@@ -30,8 +30,8 @@ class Source:
 
 def source_of(module: nn.Module) -> Source | None:
     """The file that ``module`` was made of; ``None`` for one of Python's own."""
-    found = meta_of(module).get(SOURCE)
-    return found if isinstance(found, Source) else None
+    source = meta_of(module).get(SOURCE)
+    return source if isinstance(source, Source) else None
 
 
 def meta_of(module: nn.Module) -> Mapping[str, Any]:

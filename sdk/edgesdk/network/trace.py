@@ -14,7 +14,7 @@ from edgesdk.core.graph import ADD, CONV, LINEAR, WEIGHTED, Branch, Graph, Group
 from edgesdk.network.channels import Channels
 from edgesdk.network.cutting import difference
 from edgesdk.network.fuse import flat, outputs, run
-from edgesdk.network.groups import Found, find
+from edgesdk.network.groups import RawGroup, find
 from edgesdk.network.heads import Attention, attentions, cut_heads, mask_heads
 from edgesdk.network.kept import kept_channels, random_scores
 from edgesdk.network.network import Batch, Network, Site, rebatch
@@ -54,18 +54,18 @@ def _grouped(
     layer_of = {site.module: name for name, site in sites.items() if site.module}
     heads, together = attentions(module, values)
     headed = [_heads(graph, layer_of, module, x, values, attention) for attention in heads]
-    headed_layers = {layer_of[p] for found in heads for p in (*found.rows, found.projection)}
-    channels, found = _followed(module, x, {path for attention in heads for path in attention.rows})
+    headed_layers = {layer_of[p] for attention in heads for p in (*attention.rows, attention.projection)}
+    channels, raw = _followed(module, x, {path for attention in heads for path in attention.rows})
     target_of = {n.name: n.target if n.op == "call_module" else n.name for n in module.graph.nodes}
     groups, units = [], {}
-    for one in found:
-        paths = [target_of[name] for name in one.makers]
+    for raw_group in raw:
+        paths = [target_of[name] for name in raw_group.makers]
         order = [layer.name for layer in graph.layers if layer.name in {layer_of.get(path, path) for path in paths}]
         if not order:  # what it makes is no layer's: a constant
             continue
-        fixed = next((together[path] for path in paths if one.fixed and path in together), one.fixed)
-        groups.append(Group(order[0], len(one.units), tuple(order), fixed, one.step, one.shares))
-        units[order[0]] = one.units
+        fixed = next((together[path] for path in paths if raw_group.fixed and path in together), raw_group.fixed)
+        groups.append(Group(order[0], len(raw_group.units), tuple(order), fixed, raw_group.step, raw_group.shares))
+        units[order[0]] = raw_group.units
     channels = replace(channels, groups=units)
     reasons = _tried(module, x, channels, [group for group in groups if group.fixed is None])
     groups = [replace(group, fixed=reasons.get(group.name, group.fixed)) for group in groups]
@@ -96,7 +96,7 @@ def _grouped(
     return Graph(graph.inputs, tuple(layers), graph.outputs, tuple(every)), channels
 
 
-def _followed(module: fx.GraphModule, x: Batch, apart: set[str]) -> tuple[Channels, list[Found]]:
+def _followed(module: fx.GraphModule, x: Batch, apart: set[str]) -> tuple[Channels, list[RawGroup]]:
     """What :func:`find` finds; where an operator fails on what is asked of it, every layer by itself, left whole."""
     try:
         return find(module, x, apart)
@@ -104,8 +104,8 @@ def _followed(module: fx.GraphModule, x: Batch, apart: set[str]) -> tuple[Channe
         reason = f"its channels cannot be followed ({type(error).__name__})"
         made = {n.name: w for n in module.graph.nodes if (w := weights_of(module, n)) is not None}
         sizes = {name: module.get_parameter(w.weight).shape[w.made] for name, w in made.items()}
-        found = [Found(torch.zeros(size, dtype=torch.long), (name,), 1, (), reason) for name, size in sizes.items()]
-        return Channels({}, {}, 1, {}, {}, {}, {}), found
+        groups = [RawGroup(torch.zeros(size, dtype=torch.long), (name,), 1, (), reason) for name, size in sizes.items()]
+        return Channels({}, {}, 1, {}, {}, {}, {}), groups
 
 
 def _tried(module: fx.GraphModule, x: Batch, channels: Channels, groups: list[Group]) -> dict[str, str]:
@@ -132,8 +132,8 @@ def _tried(module: fx.GraphModule, x: Batch, channels: Channels, groups: list[Gr
         return failing(some[:half], turn) | failing(some[half:], turn) or {group.name: reason for group in some}
 
     for turn in range(CUTS * max(map(len, offered.values()), default=0)):
-        while found := failing([group for group in groups if group.name not in reasons], turn):
-            reasons |= found
+        while failed := failing([group for group in groups if group.name not in reasons], turn):
+            reasons |= failed
     return reasons
 
 
@@ -147,16 +147,25 @@ def _gone(group: Group, offered: tuple[int, ...], turn: int) -> list[int]:
 
 
 def _heads(
-    graph: Graph, layer_of: dict[str, str], module: fx.GraphModule, x: Batch, values: dict[str, Any], found: Attention
+    graph: Graph,
+    layer_of: dict[str, str],
+    module: fx.GraphModule,
+    x: Batch,
+    values: dict[str, Any],
+    attentions: Attention,
 ) -> tuple[Group, set[str]]:
     """The group that the heads of an attention are, and the nodes whose size changes with it."""
-    order = tuple(layer.name for layer in graph.layers if layer.name in {layer_of[path] for path in found.rows})
-    group = Group(order[0], found.heads * found.depth, order, step=found.depth)
-    if found.heads < 2:
+    order = tuple(layer.name for layer in graph.layers if layer.name in {layer_of[path] for path in attentions.rows})
+    group = Group(order[0], attentions.heads * attentions.depth, order, step=attentions.depth)
+    if attentions.heads < 2:
         return replace(group, fixed="it has a single head"), set()
-    first, every_second = next(iter(found.rows)), range(0, group.size, 2 * found.depth)
+    first, every_second = next(iter(attentions.rows)), range(0, group.size, 2 * attentions.depth)
     fixed, changed = _compared(
-        module, x, values, lambda m: cut_heads(m, x, first, every_second), lambda m: mask_heads(m, found, every_second)
+        module,
+        x,
+        values,
+        lambda m: cut_heads(m, x, first, every_second),
+        lambda m: mask_heads(m, attentions, every_second),
     )
     return replace(group, fixed=fixed), changed
 
@@ -178,11 +187,11 @@ def _compared(
     masking(masked)
     expected = run(masked, x)
     for node in outputs(module):
-        one, other = after[node.name], expected[node.name]
-        if one.shape != other.shape:
+        actual, wanted = after[node.name], expected[node.name]
+        if actual.shape != wanted.shape:
             return "its channels are the network's output", set()
-        one, other = one.double(), other.double()
-        if not torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.float().abs().max())):
+        actual, wanted = actual.double(), wanted.double()
+        if not torch.allclose(actual, wanted, rtol=1e-3, atol=1e-4 * float(wanted.float().abs().max())):
             return "its channels mean something by their place", set()
     return None, {name for name, value in values.items() if _size(value) != _size(after[name])}
 

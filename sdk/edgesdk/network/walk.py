@@ -142,14 +142,14 @@ class Walk(fx.Interpreter):
         """The numbers of the entries of the parameter or buffer ``name``."""
         raise NotImplementedError
 
-    def tie(self, one: Tensor, other: Tensor) -> None:
+    def tie(self, left: Tensor, right: Tensor) -> None:
         """Entries of the two numbers meet, pair by pair."""
         raise NotImplementedError
 
     def leave(self, numbers: Tensor, reason: str) -> None:
         """These are left whole."""
 
-    def seen(self, node: fx.Node, value: Any, found: Any) -> None:
+    def seen(self, node: fx.Node, value: Any, units: Any) -> None:
         """``node`` was run: its value, and the numbers in it."""
 
     def before(self, node: fx.Node) -> None:
@@ -199,8 +199,8 @@ class Walk(fx.Interpreter):
 
     def _weighted(self, node: fx.Node, weights: Weights, value: Tensor) -> Tensor:
         if self.passes(node, weights):
-            found, axis = self.of(node.all_input_nodes[0]), weights.makes
-            return squash(found.narrow(axis, 0, 1).expand(value.shape))
+            units, axis = self.of(node.all_input_nodes[0]), weights.makes
+            return squash(units.narrow(axis, 0, 1).expand(value.shape))
         read = None
         if weights.reads is not None:
             read = self.column(self.of(node.all_input_nodes[0]), weights.reads)
@@ -231,9 +231,9 @@ class Walk(fx.Interpreter):
         return first
 
     def _scaled(self, node: fx.Node, axis: int, names: list[str]) -> Tensor:
-        found = self.of(node.all_input_nodes[0])
-        self.column(found, axis)
-        return found
+        units = self.of(node.all_input_nodes[0])
+        self.column(units, axis)
+        return units
 
     def _recurrent(self, node: fx.Node, value: Any) -> Any:
         self.column(self.of(node.all_input_nodes[0]), -1)
@@ -252,35 +252,35 @@ class Walk(fx.Interpreter):
         return _each(call(*args, **kwargs), squash)
 
     def _given(self, node: fx.Node) -> Any:
-        found = self.of(node)
-        return self.env[node] if found is None else found
+        units = self.of(node)
+        return self.env[node] if units is None else units
 
     def _met(self, node: fx.Node, value: Any) -> Tensor:
         """The numbers that a pointwise node leaves in each entry; those of a constant count where it meets others."""
         reads = [i for i in node.all_input_nodes if isinstance(self.env[i], Tensor)]
         moving = [i for i in reads if i not in self.constant] or reads[:1]
-        found = torch.zeros((), dtype=torch.int32)
+        units = torch.zeros((), dtype=torch.int32)
         for index, i in enumerate(moving):
-            found = self._together(found, self.of(i)) if index else self.of(i)
+            units = self._together(units, self.of(i)) if index else self.of(i)
         for i in reads:
             if i not in moving:
-                self._constant(self.of(i), found)
-        return squash(found.expand(value.shape))
+                self._constant(self.of(i), units)
+        return squash(units.expand(value.shape))
 
-    def _together(self, one: Tensor, other: Tensor) -> Tensor:
+    def _together(self, left: Tensor, right: Tensor) -> Tensor:
         """The numbers where two tensors meet entry by entry: tied, but for one that meets many by being repeated."""
-        repeated = _repeated(one, other), _repeated(other, one)
-        for own, alone in zip((one, other), repeated, strict=True):
+        repeated = _repeated(left, right), _repeated(right, left)
+        for own, alone in zip((left, right), repeated, strict=True):
             if alone:
                 self.leave(own, "it meets several of them")
-        one, other = torch.broadcast_tensors(
-            *(torch.zeros_like(own) if alone else own for own, alone in zip((one, other), repeated, strict=True))
+        left, right = torch.broadcast_tensors(
+            *(torch.zeros_like(own) if alone else own for own, alone in zip((left, right), repeated, strict=True))
         )
-        shape = one.shape
-        one, other = least(one, beside=other)
+        shape = left.shape
+        left, right = least(left, beside=right)
         if not any(repeated):
-            self.tie(one, other)
-        return torch.where(one > 0, one, other).expand(shape)
+            self.tie(left, right)
+        return torch.where(left > 0, left, right).expand(shape)
 
     def _constant(self, own: Tensor, other: Tensor) -> None:
         """A constant's numbers are tied to those that they meet, each to one; what meets several stays."""
@@ -306,19 +306,19 @@ class Walk(fx.Interpreter):
             return ask(lambda values: call(dict(zip(of, values, strict=True))), [self.of(i) for i in of])
 
         if all(isinstance(self.env[i], Tensor) and self.env[i].is_floating_point() for i in reads):
-            found = asked(reads)
-            if not _mixed(found):
-                return found
+            units = asked(reads)
+            if not _mixed(units):
+                return units
             if len(reads) > 1 and isinstance(value, Tensor):
                 alone = [asked([i]) for i in reads]
                 if not any(map(_mixed, alone)):
-                    found = alone[0]
-                    for other in alone[1:]:
-                        found = self._together(found, other)
-                    return squash(found)
+                    units = alone[0]
+                    for right in alone[1:]:
+                        units = self._together(units, right)
+                    return squash(units)
             if node.target is aten.glu.default:
-                one, other = self.of(reads[0]).chunk(2, arguments(node)["dim"])
-                return squash(self._together(one, other))
+                left, right = self.of(reads[0]).chunk(2, arguments(node)["dim"])
+                return squash(self._together(left, right))
         for i in reads:
             _each(self.of(i), lambda numbers: self.leave(numbers, f"{node.name} mixes them"))
         return _none(value)
@@ -330,12 +330,12 @@ def ask(call: Callable[[list[Tensor]], Any], numbers: Sequence[Tensor]) -> Any:
     Group testing: each number has a code of as many ones as zeros; for each place of the code those that have a one
     there are changed. What depends on one number changes just where that has ones; on several, in more places.
     """
-    known = torch.unique(torch.cat([torch.unique(n) for n in numbers]))
-    known = known[known > 0]
-    bits = next(b for b in range(2, 64) if comb(b, b // 2) >= len(known))
-    codes = [sum(1 << i for i in ones) for ones in islice(combinations(range(bits), bits // 2), len(known))]
-    code = torch.zeros(int(known.max()) + 1, dtype=torch.int64)
-    code[known.long()] = torch.tensor(codes)
+    numbered = torch.unique(torch.cat([torch.unique(n) for n in numbers]))
+    numbered = numbered[numbered > 0]
+    bits = next(b for b in range(2, 64) if comb(b, b // 2) >= len(numbered))
+    codes = [sum(1 << i for i in ones) for ones in islice(combinations(range(bits), bits // 2), len(numbered))]
+    code = torch.zeros(int(numbered.max()) + 1, dtype=torch.int64)
+    code[numbered.long()] = torch.tensor(codes)
     generator = torch.Generator().manual_seed(0)
     values = [[torch.rand(n.shape, generator=generator) * 0.8 + 0.1 for n in numbers] for _ in range(2)]
     result = call(values[0])
@@ -350,16 +350,16 @@ def ask(call: Callable[[list[Tensor]], Any], numbers: Sequence[Tensor]) -> Any:
             if pattern is not None:
                 pattern |= (y != before).long() << bit
     order = torch.tensor(codes).argsort()
-    in_order, of = torch.tensor(codes)[order], known[order].int()
-    found = []
+    in_order, of = torch.tensor(codes)[order], numbered[order].int()
+    answers = []
     for pattern in patterns:
         if pattern is None:
-            found.append(None)
+            answers.append(None)
             continue
         place = torch.searchsorted(in_order, pattern).clamp(max=len(codes) - 1)
         same = in_order[place] == pattern
-        found.append(squash(torch.where(same, of[place], torch.where(pattern == 0, 0, -1).int())))
-    return found[0] if isinstance(result, Tensor) else tuple(found)
+        answers.append(squash(torch.where(same, of[place], torch.where(pattern == 0, 0, -1).int())))
+    return answers[0] if isinstance(result, Tensor) else tuple(answers)
 
 
 def _repeated(own: Tensor, other: Tensor) -> bool:
@@ -413,22 +413,22 @@ def _none(value: Any) -> Any:
     return torch.zeros((), dtype=torch.int32).expand(value.shape) if isinstance(value, Tensor) else None
 
 
-def _each(found: Any, change: Callable[[Tensor], Any]) -> Any:
-    if isinstance(found, (tuple, list)):
-        return tuple(_each(f, change) for f in found)
-    return change(found) if isinstance(found, Tensor) else None
+def _each(units: Any, change: Callable[[Tensor], Any]) -> Any:
+    if isinstance(units, (tuple, list)):
+        return tuple(_each(f, change) for f in units)
+    return change(units) if isinstance(units, Tensor) else None
 
 
-def _any(found: Any) -> bool:
-    if isinstance(found, (tuple, list)):
-        return any(map(_any, found))
-    return isinstance(found, Tensor) and bool(least(found).any())
+def _any(units: Any) -> bool:
+    if isinstance(units, (tuple, list)):
+        return any(map(_any, units))
+    return isinstance(units, Tensor) and bool(least(units).any())
 
 
-def _mixed(found: Any) -> bool:
-    if isinstance(found, (tuple, list)):
-        return any(map(_mixed, found))
-    return isinstance(found, Tensor) and bool((least(found) < 0).any())
+def _mixed(units: Any) -> bool:
+    if isinstance(units, (tuple, list)):
+        return any(map(_mixed, units))
+    return isinstance(units, Tensor) and bool((least(units) < 0).any())
 
 
 def _list(value: Any) -> list[Any]:

@@ -37,8 +37,8 @@ def filled(model: nn.Module, network: Network) -> nn.Module:
 def check_returnable(network: Network, model: nn.Module) -> None:
     """Raise ``ModelError`` where weights of ``network`` have no place in ``model``, which computes them."""
     names = set(network.module.state_dict())
-    known = {_traced(name, network, names) for name in model.state_dict()}
-    if lost := [name for name, _ in network.module.named_parameters() if name not in known]:
+    expected = {_traced(name, network, names) for name in model.state_dict()}
+    if lost := [name for name, _ in network.module.named_parameters() if name not in expected]:
         fact = f"what {listed(lost)} learns has no place in the model, which computes it from other weights"
         raise ModelError(fact, "remove its parametrizations first (torch.nn.utils.parametrize.remove_parametrizations)")
 
@@ -62,9 +62,9 @@ def anew(model: nn.Module) -> nn.Module:
 def distinct(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``state`` with a tensor that has several names under its first alone, as safetensors wants it."""
     seen: set[int] = set()
-    found = {}
+    tensors = {}
     for name, value in state.items():
         if value.data_ptr() not in seen or not value.numel():
             seen.add(value.data_ptr())
-            found[name] = value.contiguous()
-    return found
+            tensors[name] = value.contiguous()
+    return tensors

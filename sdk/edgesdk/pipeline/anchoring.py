@@ -30,7 +30,7 @@ def measure_dense(setup: Setup, dense: DenseFile, whole: IntegerModel, again: bo
     if not again and (kept := read_anchors(path)) is not None:
         return kept
     measured = setup.measure({DENSE: dense.artifact, DENSE_INT8: whole.artifact})
-    if all(one.valid and not is_predicted(one) for one in measured.values()):
+    if all(measurement.valid and not is_predicted(measurement) for measurement in measured.values()):
         write(path, dumps(measured))
     return measured
 

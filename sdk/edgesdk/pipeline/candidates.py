@@ -76,45 +76,45 @@ def list_dense(study: Study, budget: Budget) -> tuple[Attempt, ...]:
     models = {DENSE: {}, **({DENSE_INT8: whole.options} if whole.options else {})}
     attempts = []
     for name, options in models.items():
-        one, measured = plan_full_width(study, options), study.anchors[name]
+        planned, measured = plan_full_width(study, options), study.anchors[name]
         artifact = whole.artifact if options else study.dense_file
         cost = measured.cost(budget)
         if cost.latency_ratio is None:  # the dense model, or figures that were kept by an earlier version
             cost = replace(cost, latency_ratio=measured.latency_ms() / study.dense.latency_ms())
-        candidate = Candidate(study, one.plan, study.network, artifact, measured)
-        attempts.append(Attempt(candidate, name, cost, one.solution.loss))
+        candidate = Candidate(study, planned.plan, study.network, artifact, measured)
+        attempts.append(Attempt(candidate, name, cost, planned.solution.loss))
     return tuple(attempts)
 
 
-def attempt(study: Study, one: Planned, budget: Budget, search: str) -> Attempt:
+def attempt(study: Study, planned: Planned, budget: Budget, search: str) -> Attempt:
     """The plan carried out and measured, as ``budget`` sees it."""
-    candidate = build(study, one)
-    return Attempt(candidate, search, candidate.measured.cost(budget), one.solution.loss)
+    candidate = build(study, planned)
+    return Attempt(candidate, search, candidate.measured.cost(budget), planned.solution.loss)
 
 
-def build(study: Study, one: Planned) -> Candidate:
+def build(study: Study, planned: Planned) -> Candidate:
     """The plan carried out and measured, its ranges calibrated but nothing trained: latency does not need that.
 
     What it was measured at corrects the prices, unless the device throttled.
     """
-    small, options = compressed(study.network, one.plan, study.data.example, study.scores)
-    name = f"candidate-{one.plan.digest[:12]}"
+    small, options = compressed(study.network, planned.plan, study.data.example, study.scores)
+    name = f"candidate-{planned.plan.digest[:12]}"
     artifact = study.write_file(study.quantize(small, options), options, name)
     measured = study.measure({DENSE: study.dense_file, name: artifact})[name]
     if measured.valid:
-        solution = one.solution
+        solution = planned.solution
         study.corrections.observe(Seen(solution.choices, solution.kept, solution.dropped, measured))
-    return Candidate(study, one.plan, small, artifact, measured)
+    return Candidate(study, planned.plan, small, artifact, measured)
 
 
 def select_keeping(tried: Iterable[Attempt], budget: Budget) -> tuple[Attempt, ...]:
     """Those of ``tried`` that keep every bound on cost."""
-    return tuple(one for one in tried if budget.is_met_by(one.cost))
+    return tuple(attempt for attempt in tried if budget.is_met_by(attempt.cost))
 
 
 def find_nearest(tried: Iterable[Attempt], budget: Budget) -> Attempt:
     """That one of ``tried`` which comes nearest to all bounds together."""
-    return min(tried, key=lambda one: max(budget.misses(one.cost).values()))
+    return min(tried, key=lambda attempt: max(budget.misses(attempt.cost).values()))
 
 
 def refuse(tried: Sequence[Attempt], budget: Budget, priced: Unreachable | None) -> BudgetError:
@@ -122,26 +122,28 @@ def refuse(tried: Sequence[Attempt], budget: Budget, priced: Unreachable | None)
 
     ``priced`` is what the search said, where it found nothing at the prices that there are.
     """
-    tightest = {name: min(tried, key=lambda one: getattr(one.cost, name)) for name in budget.bounds}
-    short = {name: one for name, one in tightest.items() if getattr(one.cost, name) > budget.bounds[name]}
+    tightest = {name: min(tried, key=lambda attempt: getattr(attempt.cost, name)) for name in budget.bounds}
+    short = {name: attempt for name, attempt in tightest.items() if getattr(attempt.cost, name) > budget.bounds[name]}
     together = not short
     if together:  # each can be kept alone: the model that comes nearest to all of them
         nearest = find_nearest(tried, budget)
         short = dict.fromkeys(budget.misses(nearest.cost), nearest)
     facts = ["each bound can be kept alone but not all together"] * together
-    for name, one in short.items():
+    for name, attempt in short.items():
         most = priced.most.get("latency_ms" if name == "latency_ratio" else name) if priced else None
-        facts.append(_describe_miss(name, budget.bounds[name], one.cost, most))
-    enough = [f"a {TITLES[name]} of {show(name, 1.006 * getattr(one.cost, name))}" for name, one in short.items()]
-    first, one = next(iter(short.items()))
+        facts.append(_describe_miss(name, budget.bounds[name], attempt.cost, most))
+    enough = [
+        f"a {TITLES[name]} of {show(name, 1.006 * getattr(attempt.cost, name))}" for name, attempt in short.items()
+    ]
+    first, attempt = next(iter(short.items()))
     return BudgetError(
         "; ".join(facts),
         f"allow {' and '.join(enough)}, or take another device or a smaller model",
         figure=first,
         asked=budget.bounds[first],
-        tightest=getattr(one.cost, first),
-        built=list_figures(one.cost),
-        basis=one.cost.basis,
+        tightest=getattr(attempt.cost, first),
+        built=list_figures(attempt.cost),
+        basis=attempt.cost.basis,
     )
 
 

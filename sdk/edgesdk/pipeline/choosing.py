@@ -50,7 +50,7 @@ def choose_runtime(studies: Sequence[Study], budget: Budget, training: Training,
             errors[study.runtime] = error
         else:
             finalists.append(first.attempt.candidate)
-            history += [one.step(budget) for one in first.tried]
+            history += [attempt.step(budget) for attempt in first.tried]
     if not finalists:
         raise join_refusals(errors)
     measured = finalists[0].study.measure({c.study.runtime: c.artifact for c in finalists})
@@ -117,7 +117,7 @@ def _find_first(study: Study, budget: Budget, training: Training, given: bool) -
         tight = tighten(tight, budget, step.attempts)
     tried += build_tightest(study, budget, tried)
     if kept := select_keeping(tried, budget):
-        return _First(min(kept, key=lambda one: one.loss), tried)
+        return _First(min(kept, key=lambda attempt: attempt.loss), tried)
     if given:
         raise refuse(tried, budget, priced)
     return _First(find_nearest(tried, budget), tried)

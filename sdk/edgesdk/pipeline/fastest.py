@@ -33,7 +33,7 @@ def find_fastest(
     dense_ms = study.dense.latency_ms()
     if best is None:
         tried = bisect_latency(study, budget, max_drop, training)
-        history += tuple(one.step(budget) for one in tried)
+        history += tuple(attempt.step(budget) for attempt in tried)
         within = select_within(tried, max_drop)
         best = within.candidate if within is not None else None
     share = 1.0 if best is None else best.measured.latency_ms() / dense_ms
@@ -41,7 +41,7 @@ def find_fastest(
     while share < 1.0:
         share = min(1.0, share * SLOWER)
         ways.append(share)
-    ways += [one.candidate for one in whole if one.cost.latency_ms < dense.cost.latency_ms]
+    ways += [attempt.candidate for attempt in whole if attempt.cost.latency_ms < dense.cost.latency_ms]
     for way in ways:
         candidate = way if isinstance(way, Candidate) else allow_latency(study, budget, way).candidate
         if candidate.measured.latency_ms() >= dense_ms:
@@ -67,12 +67,12 @@ def bisect_latency(study: Study, budget: Budget, max_drop: float, training: Trai
         share = (low * high) ** 0.5
         bound = replace(budget, latency_ms=dense_ms * share, max_drop=None)
         try:
-            one = attempt(study, make_plan(study, bound), budget, EVEN)
+            latest = attempt(study, make_plan(study, bound), budget, EVEN)
         except Unreachable:
             low = share
             continue
-        drop = reference - training.try_short(one.candidate)
-        tried.append(replace(one, drop=drop))
+        drop = reference - training.try_short(latest.candidate)
+        tried.append(replace(latest, drop=drop))
         if drop <= max_drop:
             high = share
         else:
@@ -82,7 +82,7 @@ def bisect_latency(study: Study, budget: Budget, max_drop: float, training: Trai
 
 def select_within(tried: tuple[Attempt, ...], max_drop: float) -> Attempt | None:
     """Of those that :func:`bisect_latency` tried the last, and so the fastest, that drops by no more than that."""
-    return next((one for one in reversed(tried) if one.drop is not None and one.drop <= max_drop), None)
+    return next((attempt for attempt in reversed(tried) if attempt.drop is not None and attempt.drop <= max_drop), None)
 
 
 def allow_latency(study: Study, budget: Budget, share: float) -> Attempt:

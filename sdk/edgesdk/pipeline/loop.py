@@ -68,7 +68,7 @@ def search_eased(chosen: Chosen, budget: Budget, training: Training) -> Result:
         if isinstance(searched.outcome, Result):
             now = f"{asked}: it was eased to {show(name, bound.bounds[name])}"
             return add_remarks(searched.outcome, bound, study, tried.told, (now,) if bound is not budget else ())
-        nearest = min(getattr(one.cost, name) for one in tried.attempts)
+        nearest = min(getattr(attempt.cost, name) for attempt in tried.attempts)
         bound = replace(bound, **{name: max(EASED * bound.bounds[name], (1 + MARGIN) * nearest)})
     result = training.finish(dense.candidate, chosen.beside)
     note = f"{asked}, and nothing that was built is faster than the dense model"
@@ -83,7 +83,7 @@ class Tried:
     told: Told = ()
 
     def and_then(self, new: Sequence[Attempt], budget: Budget) -> Tried:
-        return Tried((*self.attempts, *new), (*self.told, *(one.step(budget) for one in new)))
+        return Tried((*self.attempts, *new), (*self.told, *(attempt.step(budget) for attempt in new)))
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,10 @@ def _search(study: Study, budget: Budget, training: Training, tried: Tried, chos
             step = closer if select_keeping(closer.attempts, budget) else step
         new, priced = select_new(step.attempts, tried.attempts), step.priced
         tried = tried.and_then(new, budget)
-        finalists = {one.plan.digest: one for one in select_keeping((*step.attempts, tried.attempts[0]), budget)}
-        left = [one for digest, one in finalists.items() if digest not in refuted]  # dense, too
+        finalists = {
+            attempt.plan.digest: attempt for attempt in select_keeping((*step.attempts, tried.attempts[0]), budget)
+        }
+        left = [attempt for digest, attempt in finalists.items() if digest not in refuted]  # dense, too
         judged = _judge(left, budget, training, chosen)
         tried, refuted = replace(tried, told=(*tried.told, *judged.told)), {**refuted, **judged.refuted}
         if judged.result is not None:
@@ -119,8 +121,8 @@ def _search(study: Study, budget: Budget, training: Training, tried: Tried, chos
             break
         tight = tighten(tight, budget, step.attempts)
     tried = tried.and_then(build_tightest(study, budget, tried.attempts), budget)
-    left = [one for one in select_keeping(tried.attempts, budget) if one.plan.digest not in refuted]
-    judged = _judge(sorted(left, key=lambda one: one.loss)[:2], budget, training, chosen)
+    left = [attempt for attempt in select_keeping(tried.attempts, budget) if attempt.plan.digest not in refuted]
+    judged = _judge(sorted(left, key=lambda attempt: attempt.loss)[:2], budget, training, chosen)
     tried, refuted = replace(tried, told=(*tried.told, *judged.told)), {**refuted, **judged.refuted}
     if judged.result is not None:
         return Searched(judged.result, tried)
@@ -137,10 +139,15 @@ def _measure_slack(attempts: Sequence[Attempt], budget: Budget) -> float | None:
     """
     bounds = {name: bound for name, bound in budget.bounds.items() if name.startswith("latency")}
     kept = select_keeping(attempts, budget)
-    near = [one for one in kept for name, bound in bounds.items() if getattr(one.cost, name) > (1 - 2 * MARGIN) * bound]
+    near = [
+        attempt
+        for attempt in kept
+        for name, bound in bounds.items()
+        if getattr(attempt.cost, name) > (1 - 2 * MARGIN) * bound
+    ]
     if not bounds or not kept or near:
         return None
-    over = min(one.plan.predicted.latency_ms / one.candidate.measured.latency_ms() for one in kept)
+    over = min(attempt.plan.predicted.latency_ms / attempt.candidate.measured.latency_ms() for attempt in kept)
     return over if over > 1 + MARGIN else None
 
 
@@ -157,12 +164,12 @@ def _judge(finalists: Sequence[Attempt], budget: Budget, training: Training, cho
     """The best of ``finalists`` in full; where its accuracy drops too much, the best of those that are to lose less."""
     left, refuted, told = list(finalists), {}, ()
     while left:
-        result = training.finish_best([one.candidate for one in left], chosen.beside)
+        result = training.finish_best([attempt.candidate for attempt in left], chosen.beside)
         told += result.history
         cost, drop = result.deployed.cost(budget), result.dense_score - result.score
         if result.plan.digest == left[0].plan.digest and not result.plan.compresses(chosen.study.graph):
             cost = replace(cost, latency_ratio=1.0)
-        own = next(one for one in left if one.plan.digest == result.plan.digest)
+        own = next(attempt for attempt in left if attempt.plan.digest == result.plan.digest)
         missed = budget.misses(cost)
         if missed:
             told += (replace(own, search="final", cost=cost).step(budget),)
@@ -170,7 +177,7 @@ def _judge(finalists: Sequence[Attempt], budget: Budget, training: Training, cho
         if budget.max_drop is None or drop <= budget.max_drop:
             return Judged(replace(result, history=()), refuted, told)
         refuted[own.plan.digest] = _refuse_drop(drop, budget.max_drop, chosen.study.task.name, cost)
-        left = [one for one in left if one.loss < own.loss]
+        left = [attempt for attempt in left if attempt.loss < own.loss]
     return Judged(None, refuted, told)
 
 

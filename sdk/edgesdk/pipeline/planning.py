@@ -147,5 +147,5 @@ def _add_nearest(
     nearest = {}
     for name, solution in error.nearest.items():
         every = [_account(study, solution), *(seen if name in (PEAK, SIZE) else ())]
-        nearest[name] = min(every, key=lambda one: _bytes(one, name)) if name in (PEAK, SIZE) else every[0]
+        nearest[name] = min(every, key=lambda solution: _bytes(solution, name)) if name in (PEAK, SIZE) else every[0]
     return Unreachable(error.fact, error.remedy, nearest, error.most, bounds)

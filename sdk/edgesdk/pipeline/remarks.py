@@ -55,18 +55,20 @@ def _list_rejected(told: Sequence[Mapping[str, Any]], budget: Budget) -> str:
     """What those plans of ``told`` missed that did not keep ``budget``, the nearest first."""
     most = inf if budget.max_drop is None else budget.max_drop
     faults = {step["plan"]: _list_faults(step, most) for step in told if "plan" in step}
-    rejected = sorted((found for found in faults.values() if found), key=lambda found: max(by for by, _ in found))
+    rejected = sorted(
+        (reasons for reasons in faults.values() if reasons), key=lambda reasons: max(by for by, _ in reasons)
+    )
     if not rejected:
         return ""
-    nearest = listed(" and ".join(fault for _, fault in found) for found in rejected)
+    nearest = listed(" and ".join(fault for _, fault in reasons) for reasons in rejected)
     return f"; {counted(len(rejected), 'plan')} that {'was' if len(rejected) == 1 else 'were'} tried: {nearest}"
 
 
 def _list_faults(step: Mapping[str, Any], most: float) -> list[tuple[float, str]]:
     """What a plan that was tried missed, in words, each with how many times what is allowed that was."""
-    found = [(by, f"{by:.2f}x the {BOUNDS[name]} allowed") for name, by in step.get("misses", {}).items()]
+    misses = [(by, f"{by:.2f}x the {BOUNDS[name]} allowed") for name, by in step.get("misses", {}).items()]
     drop = step.get("drop", 0.0)
-    return [*found, (drop / most if most else inf, f"{score(drop)} points lost")] if drop > most else found
+    return [*misses, (drop / most if most else inf, f"{score(drop)} points lost")] if drop > most else misses
 
 
 def _explain_unused(result: Result, budget: Budget, study: Study) -> str | None:

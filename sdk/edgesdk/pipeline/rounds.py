@@ -26,7 +26,7 @@ def search_round(study: Study, budget: Budget, leans: Sequence[str], tight: Tigh
 
     What was ``tried`` before is not carried out again.
     """
-    built = {one.plan.digest: one for one in tried}
+    built = {attempt.plan.digest: attempt for attempt in tried}
     attempts: dict[str, Attempt] = {}
     for lean in leans:
         study.tell(f"searching and measuring ({study.runtime})", None)
@@ -35,10 +35,12 @@ def search_round(study: Study, budget: Budget, leans: Sequence[str], tight: Tigh
             plans = {lean: make_plan(study, budget, lean, tight)}
         except Unreachable as error:
             priced = error
-            plans = {f"tightest {name}": to_planned(study, at, one) for name, one in error.nearest.items()}
-        for search, one in plans.items():
-            if one.plan.digest not in attempts:
-                attempts[one.plan.digest] = built.get(one.plan.digest) or attempt(study, one, budget, search)
+            plans = {f"tightest {name}": to_planned(study, at, solution) for name, solution in error.nearest.items()}
+        for search, planned in plans.items():
+            if planned.plan.digest not in attempts:
+                attempts[planned.plan.digest] = built.get(planned.plan.digest) or attempt(
+                    study, planned, budget, search
+                )
         if priced is not None:
             return Round(tuple(attempts.values()), priced)
     return Round(tuple(attempts.values()))
@@ -46,13 +48,13 @@ def search_round(study: Study, budget: Budget, leans: Sequence[str], tight: Tigh
 
 def select_new(attempts: Sequence[Attempt], tried: Sequence[Attempt]) -> tuple[Attempt, ...]:
     """Those of ``attempts`` that were not ``tried`` before."""
-    before = {one.plan.digest for one in tried}
-    return tuple(one for one in attempts if one.plan.digest not in before)
+    before = {attempt.plan.digest for attempt in tried}
+    return tuple(attempt for attempt in attempts if attempt.plan.digest not in before)
 
 
 def tighten(tight: Tight, budget: Budget, attempts: Sequence[Attempt]) -> Tight:
     """``tight`` with less of what ``attempts`` miss, and of the latency, which varies from run to run."""
-    missed = {name for one in attempts for name in budget.misses(one.cost)} | {"latency_ms"}
+    missed = {name for attempt in attempts for name in budget.misses(attempt.cost)} | {"latency_ms"}
     steps = {name: MARGIN / 2 if name == "latency_ms" else MARGIN for name in missed}
     return {**tight, **{name: tight.get(name, 1.0) - step for name, step in steps.items()}}
 
@@ -62,12 +64,12 @@ def build_tightest(study: Study, budget: Budget, tried: Sequence[Attempt]) -> tu
     if select_keeping(tried, budget):
         return ()
     attempts: list[Attempt] = []
-    built = {one.plan.digest for one in tried}
+    built = {attempt.plan.digest for attempt in tried}
     for name in budget.against(1.0).bounds:
-        one = plan_tightest(study, budget, name)
-        if one.plan.digest not in built:
-            built.add(one.plan.digest)
-            attempts.append(attempt(study, one, budget, f"tightest {name}"))
+        planned = plan_tightest(study, budget, name)
+        if planned.plan.digest not in built:
+            built.add(planned.plan.digest)
+            attempts.append(attempt(study, planned, budget, f"tightest {name}"))
     return tuple(attempts)
 
 
@@ -80,11 +82,11 @@ def plan_within(study: Study, budget: Budget, given: bool) -> Plan:
     try:
         return make_plan(study, budget).plan
     except Unreachable as error:
-        nearest = [to_planned(study, at, one) for one in error.nearest.values()]
+        nearest = [to_planned(study, at, solution) for solution in error.nearest.values()]
         tried = list_dense(study, budget)
-        tried += tuple(attempt(study, one, budget, "tightest") for one in nearest)
+        tried += tuple(attempt(study, planned, budget, "tightest") for planned in nearest)
         if kept := select_keeping(tried, budget):
-            return min(kept, key=lambda one: one.loss).plan
+            return min(kept, key=lambda attempt: attempt.loss).plan
         if given:
             raise refuse(tried, budget, error) from None
         return find_nearest(tried, budget).plan

@@ -38,13 +38,13 @@ def price_accuracy(setups: Sequence[Setup], offered: Sequence[Mapping[str, tuple
     setup.tell(STAGE, 0.0)
     network, task = setup.network, setup.task
     every = {
-        layer.name: tuple(dict.fromkeys(option for one in offered for option in one[layer.name]))
+        layer.name: tuple(dict.fromkeys(option for candidates in offered for option in candidates[layer.name]))
         for layer in setup.graph.layers
     }
     given = [t for x, y in setup.data.calibration for t in (*tensors(x), y) if isinstance(t, Tensor)]
     made_from = [
         SCHEMA, setup.graph.digest, digest_of(network.module), digest_of(given), task.identity, method(),
-        {name: list(found) for name, found in every.items()},
+        {name: list(options) for name, options in every.items()},
     ]  # fmt: skip
     path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"
     try:

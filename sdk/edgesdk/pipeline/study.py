@@ -70,7 +70,7 @@ def study_model(
                 raise
             refused[runtime] = error.fact
     priced = [price_operators(setup, budget) for setup, _ in able]
-    sensed = price_accuracy([setup for setup, _ in able], [one.offered for one in priced])
+    sensed = price_accuracy([setup for setup, _ in able], [runtime_prices.offered for runtime_prices in priced])
     studies = [_anchor(setup, dense, own, sensed, again) for (setup, dense), own in zip(able, priced, strict=True)]
     return studies, refused
 

@@ -149,7 +149,7 @@ class Training:
             },
             fallbacks=tuple(fell),
             history=tuple({"note": note} for note in notes),
-            beside={name: one for name, one in measured.items() if name not in (DENSE, DEPLOYED)},
+            beside={name: measurement for name, measurement in measured.items() if name not in (DENSE, DEPLOYED)},
         )
 
     def _recover_in_full(self, candidate: Candidate) -> tuple[Network, tuple[str, ...]]:

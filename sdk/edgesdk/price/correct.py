@@ -107,10 +107,10 @@ def _regression(
     left = np.vstack([left, np.eye(len(priors))])
     right = np.array([1 / noise for _ in measured] + [mean / deviation for mean, deviation in priors])
     low, high = (np.array(ends) / scale for ends in zip(*limits, strict=True))
-    found = np.clip(np.linalg.lstsq(left, right, rcond=None)[0], low, high)
+    factors = np.clip(np.linalg.lstsq(left, right, rcond=None)[0], low, high)
     for _ in range(SWEEPS):
-        for index in range(len(found)):
+        for index in range(len(factors)):
             column = left[:, index]
-            rest = right - left @ found + column * found[index]
-            found[index] = np.clip(column @ rest / (column @ column), low[index], high[index])
-    return [min(max(float(value), least), most) for value, (least, most) in zip(found * scale, limits, strict=True)]
+            rest = right - left @ factors + column * factors[index]
+            factors[index] = np.clip(column @ rest / (column @ column), low[index], high[index])
+    return [min(max(float(value), least), most) for value, (least, most) in zip(factors * scale, limits, strict=True)]

@@ -34,13 +34,13 @@ WINDOWS = ((2, 2), (3, 2), (3, 1))
 
 def designed(precision: str, share: float = 1.0) -> list[Operator]:
     """The operators to time at ``precision``, all distinct; of each kind ``share`` of them, two at least."""
-    found = [
+    operators = [
         *_convolutions(precision, share),
         *_entries(precision, share),
         *_linears(precision, share),
         *_rest(precision, share),
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(operators))
 
 
 def _convolutions(precision: str, share: float) -> Iterator[Operator]:
@@ -114,9 +114,9 @@ def _points(count: int, *ranges: tuple[int, int], conv: int = 0) -> list[tuple[i
     The first two are channels, in steps of 16: so networks are made, and runtimes have blocks of 8, 16 or 32 channels
     and slower ways for what does not fill them, which would be taken for noise.
     """
-    found: list[tuple[int, ...]] = []
+    points: list[tuple[int, ...]] = []
     index = 0
-    while len(found) < count:
+    while len(points) < count:
         index += 1
         inputs, outputs, side = (
             _step(low * (high / low) ** _radical(index, base), 4 if base == BASES[-1] else 16)
@@ -124,8 +124,8 @@ def _points(count: int, *ranges: tuple[int, int], conv: int = 0) -> list[tuple[i
         )
         small = max(inputs, outputs) * side**2 <= MOST_ELEMENTS if conv else inputs * outputs * side <= MOST
         if small and (not conv or LEAST <= inputs * outputs * (side * conv) ** 2 <= MOST):
-            found.append((inputs, outputs, side))
-    return found
+            points.append((inputs, outputs, side))
+    return points
 
 
 def _step(value: float, step: int) -> int:

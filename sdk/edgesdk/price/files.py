@@ -71,14 +71,14 @@ def weight_bytes(layer: Layer, option: Option) -> float:
 
 def layer_nodes(layer: Layer, option: Option) -> int:
     """Nodes of the file that a layer is, with those that quantize its weights and its output."""
-    found = NODES.get(layer.operator, 1) + (layer.activation is not None)
+    count = NODES.get(layer.operator, 1) + (layer.activation is not None)
     weighted = layer.kind in WEIGHTED
     rows = layer.kind == LINEAR and len(layer.shape) > 1
     if kind_of(layer.operator) == RECURRENT and not is_folded(layer):
-        found += SLICING
+        count += SLICING
     if option.precision != INT8:
-        return found + rows
-    return found + QUANTIZING + (2 if weighted else 0) + 2 * rows + (weighted and option.weight_bits < 8)
+        return count + rows
+    return count + QUANTIZING + (2 if weighted else 0) + 2 * rows + (weighted and option.weight_bits < 8)
 
 
 def nodes(graph: Graph, options: Mapping[str, Option]) -> tuple[int, int]:

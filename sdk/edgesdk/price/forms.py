@@ -53,10 +53,10 @@ def register(kind: FormKind) -> FormKind:
 def check(offer: Iterable[str]) -> None:
     """Raise ``UsageError`` where ``offer`` names no form that can be asked for."""
     usual = sorted(KINDS, key=lambda name: not KINDS[name].usual)
-    known = (*usual, *CHEAPER, *STORED)
+    names = (*usual, *CHEAPER, *STORED)
     for name in offer:
-        if name not in known:
-            raise UsageError(f"{name!r} is no form of a layer that can be offered", f"choose {', '.join(known)}")
+        if name not in names:
+            raise UsageError(f"{name!r} is no form of a layer that can be offered", f"choose {', '.join(names)}")
 
 
 def forms(layer: Layer, offer: Iterable[str] = ()) -> tuple[Form, ...]:
@@ -195,13 +195,13 @@ def _kernel_candidates(layer: Layer) -> list[Form]:
     They are smaller by an even number of entries, so that what is left is the centre, and no smaller than the padding
     allows.
     """
-    found = []
+    candidates = []
     for gone in range(2, max(layer.kernel, default=0), 2):
         sizes = tuple(max(k - gone, 2 - k % 2) for k in layer.kernel)
         removed = zip(layer.kernel, sizes, layer.padding, layer.dilation, strict=True)
         if all(d * (k - size) // 2 <= p for k, size, p, d in removed):
-            found.append(Form("kernel", sizes))
-    return found
+            candidates.append(Form("kernel", sizes))
+    return candidates
 
 
 def _kernel_parts(whole: Operator, form: Form) -> tuple[Operator, ...]:

@@ -192,12 +192,12 @@ def _added(graph: Graph, options: Mapping[str, Option]) -> int:
 
 def _kernels(graph: Graph, options: Mapping[str, Option]) -> set[str]:
     """The kinds of kernels that run, as ``Memory.code`` names them."""
-    found: set[str] = set()
+    kernels: set[str] = set()
     for layer in graph.layers:
         option = _option(layer, options)
         if not (layer.kind == ADD and option.precision == FP32 and _fused(layer, graph, options)):
-            found |= _layer_kernels(layer, option)
-    return found
+            kernels |= _layer_kernels(layer, option)
+    return kernels
 
 
 def _layer_kernels(layer: Layer, option: Option) -> set[str]:
@@ -205,16 +205,16 @@ def _layer_kernels(layer: Layer, option: Option) -> set[str]:
     kind = layer.kind if layer.kind != OTHER else kind_of(layer.operator)
     if layer.operator in FREE:
         return set()
-    found = set()
+    kernels = set()
     if layer.kind == CONV and len(layer.kernel) == 1:
         kind = "conv1d"
     elif layer.operator == "mean":
         kind = REDUCE
     elif kind == RECURRENT and not is_folded(layer):
-        found.add("sliced fp32")
+        kernels.add("sliced fp32")
     if _in_blocks(layer, option) and layer.depthwise:
-        found.add("depthwise fp32")
-    return {*found, f"{kind} {option.precision}"}
+        kernels.add("depthwise fp32")
+    return {*kernels, f"{kind} {option.precision}"}
 
 
 def fixed(graph: Graph, constants: Memory = NEWEST) -> tuple[float, float, Mapping[str, float]]:
@@ -308,8 +308,8 @@ class _Kernels:
         """``name`` as bytes, with channels last where ``turned``."""
         if self.form[name] == INTEGER:
             return name
-        found = self.make(f"{name} integer", self.elements[name], [self.plain(name)])
-        return self.make(f"{name} turned", self.elements[name], [found]) if turned else found
+        tensor = self.make(f"{name} integer", self.elements[name], [self.plain(name)])
+        return self.make(f"{name} turned", self.elements[name], [tensor]) if turned else tensor
 
     def blocked(self, name: str, channels: int) -> str:
         """``name`` as a float convolution reads it: in blocks, or plain where it has few channels."""

@@ -49,14 +49,14 @@ def options(layer: Layer, weight_bits: Iterable[int] = (8,), offer: Iterable[str
 
     These are the usual ones, and those that ``offer`` names.
     """
-    found = []
+    options = []
     others = () if layer.fixed and layer.kind in WEIGHTED else forms(layer, offer)
     for precision in (FP32, INT8):
         bits = (32,) if precision == FP32 else tuple(weight_bits) if layer.kind in WEIGHTED else (8,)
         for form in (None, *others):
             if precision in ops.precisions(layer, form):
-                found += [Option(precision, b, form) for b in bits]
-    return tuple(found)
+                options += [Option(precision, b, form) for b in bits]
+    return tuple(options)
 
 
 def _can_be_integer(layer: Layer, offered: Mapping[str, tuple[Option, ...]]) -> bool:
@@ -68,7 +68,7 @@ def _can_be_integer(layer: Layer, offered: Mapping[str, tuple[Option, ...]]) -> 
 
 def full_width(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[Operator]:
     """The operators of every option at full width, and of every change of precision: what is priced first."""
-    found = [
+    operators = [
         op
         for layer in graph.layers
         for option in offered[layer.name]
@@ -76,25 +76,25 @@ def full_width(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[
     ]
     for layer in graph.layers:
         if _can_be_integer(layer, offered):
-            found += [ops.change(way, *_tensor(layer, graph, None)) for way in CHANGES]
+            operators += [ops.change(way, *_tensor(layer, graph, None)) for way in CHANGES]
     for tensor in graph.inputs:
         if tensor.dtype == "float32" and tensor.shape:
-            found.append(ops.change("quantize", tensor.shape, tensor.shape[0]))
-    return found
+            operators.append(ops.change("quantize", tensor.shape, tensor.shape[0]))
+    return operators
 
 
 def all_widths(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[Operator]:
     """The operators of every option at every width of its input and output."""
-    found = full_width(graph, offered)
+    operators = full_width(graph, offered)
     for layer in graph.layers:
         for reads, writes in _pairs(layer, graph):
             for option in offered[layer.name]:
                 if _applies(layer, graph, option, reads, writes):
-                    found += ops.operators(layer, graph, option, reads, writes)
+                    operators += ops.operators(layer, graph, option, reads, writes)
         if layer.writes and _can_be_integer(layer, offered):
             for kept in _widths(layer.writes, graph):
-                found += [ops.change(way, *_tensor(layer, graph, kept)) for way in CHANGES]
-    return list({op.key: op for op in found}.values())
+                operators += [ops.change(way, *_tensor(layer, graph, kept)) for way in CHANGES]
+    return list({op.key: op for op in operators}.values())
 
 
 def drop_slower(
@@ -199,8 +199,8 @@ def menu(
 
 
 def _widths(group: str, graph: Graph) -> tuple[int, ...]:
-    found = graph.group_by_name[group]
-    return ops.widths(found.size, found.step)
+    entry = graph.group_by_name[group]
+    return ops.widths(entry.size, entry.step)
 
 
 def _pairs(layer: Layer, graph: Graph) -> Iterable[tuple[int | None, int | None]]:
@@ -224,10 +224,10 @@ def _priced(
     layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices
 ) -> tuple[float, float]:
     """The latency of an option, and the standard error of what it takes more or less than the layer as it is."""
-    found = ops.operators(layer, graph, option, reads, writes)
+    operators = ops.operators(layer, graph, option, reads, writes)
     plain = ops.operators(layer, graph, Option(), reads, writes)
-    error = 0.0 if option == Option() else hypot(*map(table.error_ms, {*found, *plain}))
-    return sum(map(table.latency_ms, found)), error
+    error = 0.0 if option == Option() else hypot(*map(table.error_ms, {*operators, *plain}))
+    return sum(map(table.latency_ms, operators)), error
 
 
 def _careful(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices) -> float:

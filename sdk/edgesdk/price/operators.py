@@ -147,7 +147,7 @@ def of_network(graph: Graph, options: Mapping[str, Option]) -> list[tuple[str, O
     """
     same: dict[tuple[object, ...], str] = {}
     renamed: dict[str, str] = {}
-    found = []
+    pairs = []
     for layer in graph.layers:
         if layer.kind in (POOL, ACTIVATION):
             inputs = tuple(renamed.get(name, name) for name in layer.inputs)
@@ -157,8 +157,8 @@ def of_network(graph: Graph, options: Mapping[str, Option]) -> list[tuple[str, O
                 continue
             same[key] = layer.name
         option = options.get(layer.name, Option())
-        found += [(layer.name, op) for op in operators(layer, graph, option, None, None)]
-    return found + _changes(graph, options)
+        pairs += [(layer.name, op) for op in operators(layer, graph, option, None, None)]
+    return pairs + _changes(graph, options)
 
 
 def _changes(graph: Graph, options: Mapping[str, Option]) -> list[tuple[str, Operator]]:

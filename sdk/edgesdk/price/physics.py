@@ -55,10 +55,10 @@ def amounts(op: Operator, chip: Chip, kernels: Kernels, missed: float = 0.0) -> 
 
     ``missed`` is the share of weights that every run reads from memory, because the network's others push them out.
     """
-    found = np.zeros(len(TERMS))
+    amounts = np.zeros(len(TERMS))
 
     def add(term: str, cycles: float) -> None:
-        found[INDEX[term]] += cycles
+        amounts[INDEX[term]] += cycles
 
     lanes = chip.lanes(op.precision)
     vector = chip.vector_bytes / BYTES[op.precision]  # elements that a core loads in a cycle
@@ -108,7 +108,7 @@ def amounts(op: Operator, chip: Chip, kernels: Kernels, missed: float = 0.0) -> 
     moved = (read + written) * BYTES[op.precision]
     spilled = max(0.0, 1 - chip.cache_kb * 1024 / max(moved, 1)) * moved
     add("memory", (spilled + missed * weights * BYTES[op.precision]) * chip.clock_ghz / chip.bandwidth_gbps)
-    return found
+    return amounts
 
 
 def weight_count(op: Operator) -> int:

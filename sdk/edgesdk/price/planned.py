@@ -128,8 +128,8 @@ def layer_parts(
     form = option.form
     if form is None or form.stored or layer.kind not in WEIGHTED:
         return (whole,)
-    found = ops.operators(layer, graph, option, reads, writes)
-    return tuple(_part(whole, op, index, len(found)) for index, op in enumerate(found))
+    runs = ops.operators(layer, graph, option, reads, writes)
+    return tuple(_part(whole, op, index, len(runs)) for index, op in enumerate(runs))
 
 
 def _at_width(layer: Layer, graph: Graph, reads: int | None, writes: int | None) -> Layer:

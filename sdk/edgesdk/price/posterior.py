@@ -192,9 +192,9 @@ def _term_shares(work: Work, theta: np.ndarray, shares: np.ndarray) -> np.ndarra
     return shares @ (each / np.maximum(each.sum(1, keepdims=True), 1e-30))
 
 
-def _kernel(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _kernel(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """How much the factors of operators of these shapes vary together, (one, other)."""
-    difference = (one[:, None] - other[None]) / LENGTH
+    difference = (left[:, None] - right[None]) / LENGTH
     return DEVIATION**2 * np.exp(-0.5 * np.sum(difference**2, -1))
 
 

@@ -63,7 +63,7 @@ class Pair:
     posterior: Posterior
     standing: Standing
 
-    def known(self, threads: int) -> Posterior:
+    def posterior_at(self, threads: int) -> Posterior:
         """What is known at that thread count; less where it was not measured."""
         extra = 0.0 if threads in self.standing.threads else MORE_THREADS
         return replace(self.posterior, extra=float(np.hypot(self.posterior.extra, extra)))
@@ -97,13 +97,13 @@ class Profile:
 
     def runtime(self, among: Sequence[str] | None = None) -> str:
         """The first of the target's runtimes, of those ``among``, that has prices. Raises ``UsageError`` without."""
-        known = {pair.runtime for pair in self.pairs}
+        priced = {pair.runtime for pair in self.pairs}
         wanted = [name for name in self.target.runtimes if among is None or name in among]
-        found = next((name for name in wanted if name in known), None)
-        if found is None:
+        chosen = next((name for name in wanted if name in priced), None)
+        if chosen is None:
             remedy = f"{MAKE_ONE}, or take another x86 target" if self.target.measured else MAKE_ONE
             raise UsageError(f"{self.target.name} has no prices of {' or '.join(wanted)}", remedy)
-        return found
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,8 @@ class Predicted:
             self.threads = threads = 1  # the caller's: a graphics processor has its own
         if threads > self.chip.cores:
             raise UsageError(f"{threads} threads on {self.chip.cores} cores", f"give {self.chip.cores} or fewer")
-        known = dict.fromkeys(pair.precision for pair in profile.pairs if pair.runtime == runtime)
-        self.pairs: dict[str, Pair] = {precision: profile.pair(runtime, precision, threads) for precision in known}
+        precisions = dict.fromkeys(pair.precision for pair in profile.pairs if pair.runtime == runtime)
+        self.pairs: dict[str, Pair] = {precision: profile.pair(runtime, precision, threads) for precision in precisions}
         self._seen: dict[Operator, float] = {}
 
     def latency_ms(self, operator: Operator) -> float:
@@ -163,8 +163,8 @@ class Predicted:
             runs = self.as_run(operator)
             pair = self.pair(runs.precision)
             held = self.weights * BYTES[runs.precision]
-            one = work([runs], self.chip, pair.kernels, self.threads, held)
-            self._seen[operator] = float(pair.posterior.parts_ms(one, self.chip.clock_ghz)[0])
+            amounts = work([runs], self.chip, pair.kernels, self.threads, held)
+            self._seen[operator] = float(pair.posterior.parts_ms(amounts, self.chip.clock_ghz)[0])
         return self._seen[operator]
 
     @property
@@ -224,8 +224,8 @@ class Predicted:
             by[next(iter(self.pairs), FP32)] = []
         total, off = 0.0, 0.0
         for precision, some in by.items():
-            known = self.pair(precision).known(self.threads)
-            median, deviation = known.predict(self.work(some), self.chip.clock_ghz)
+            posterior = self.pair(precision).posterior_at(self.threads)
+            median, deviation = posterior.predict(self.work(some), self.chip.clock_ghz)
             total, off = total + median, off + median * deviation
         total -= max(0, len(by) - 1) * self.fixed_ms
         factor = float(np.exp(Z90 * off / total)) if total else 1.0
@@ -260,19 +260,19 @@ def load(text: str, where: str) -> tuple[Pair, ...]:
 
 
 def _stored(pair: Pair) -> StoredPair:
-    known = pair.posterior
+    posterior = pair.posterior
     return StoredPair(
         pair.runtime,
         pair.precision,
         pair.standing,
         pair.kernels,
-        constants=dict(zip(TERMS, _round(np.exp(known.log_constants)), strict=True)),
-        deviation=dict(zip(TERMS, _round(known.deviation), strict=True)),
-        noise=_round(known.noise),
-        extra=_round(known.extra),
-        shapes=json.dumps(known.shapes.astype(int).tolist(), separators=(",", ":")),
-        pull=json.dumps(_round(known.pull), separators=(",", ":")),
-        learnt=base64.b64encode(known.learnt.astype("<f4").tobytes()).decode(),  # float32: 5 digits are few
+        constants=dict(zip(TERMS, _round(np.exp(posterior.log_constants)), strict=True)),
+        deviation=dict(zip(TERMS, _round(posterior.deviation), strict=True)),
+        noise=_round(posterior.noise),
+        extra=_round(posterior.extra),
+        shapes=json.dumps(posterior.shapes.astype(int).tolist(), separators=(",", ":")),
+        pull=json.dumps(_round(posterior.pull), separators=(",", ":")),
+        learnt=base64.b64encode(posterior.learnt.astype("<f4").tobytes()).decode(),  # float32: 5 digits are few
     )
 
 

@@ -36,13 +36,13 @@ def halving(
     """
     left = list(candidates)
     rounds = max(1, ceil(log2(len(left))))
-    found = []
+    finished = []
     for step in range(rounds):
         scores = [score(candidate, 0.5 ** (rounds - 1 - step)) for candidate in left]
-        found.append((left, scores))
+        finished.append((left, scores))
         last = sorted(scores, reverse=True)[(len(left) + 1) // 2 - 1]
         left = [candidate for candidate, reached in zip(left, scores, strict=True) if reached >= last - near]
-    return found
+    return finished
 
 
 def halving_units(count: int) -> float:

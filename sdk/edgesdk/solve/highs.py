@@ -142,8 +142,8 @@ class BinaryProgram:
             if solver.getModelStatus() != highspy.HighsModelStatus.kSolveError:
                 break
         info = solver.getInfo()
-        found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
-        values = np.asarray(solver.getSolution().col_value) if found else None
+        feasible = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+        values = np.asarray(solver.getSolution().col_value) if feasible else None
         return solver.getModelStatus(), values, info.mip_dual_bound
 
     def _load(self, upper: np.ndarray, whole: bool) -> highspy.Highs:

@@ -117,19 +117,19 @@ def solve(
     if unknown := [name for name in (*limits, objective) if name not in FIGURES]:
         raise ValueError(f"{unknown[0]!r} is not one of {', '.join(FIGURES)}")
     program = Program(menu)
-    found = _best(program, objective, limits, gap, seconds)
-    if found is None:
+    solution = _best(program, objective, limits, gap, seconds)
+    if solution is None:
         raise _unreachable(program, limits, seconds)
-    left = seconds - found.proof.seconds
-    if objective != LOSS or found.loss != 0 or left <= 0:
-        return found
+    left = seconds - solution.proof.seconds
+    if objective != LOSS or solution.loss != 0 or left <= 0:
+        return solution
     try:
         fastest = _best(program, LATENCY, {**limits, LOSS: 0.0}, gap, left)
     except BudgetError:
-        return found
-    if fastest is None or fastest.cost.latency_ms > found.cost.latency_ms:
-        return found
-    return replace(fastest, proof=replace(found.proof, seconds=found.proof.seconds + fastest.proof.seconds))
+        return solution
+    if fastest is None or fastest.cost.latency_ms > solution.cost.latency_ms:
+        return solution
+    return replace(fastest, proof=replace(solution.proof, seconds=solution.proof.seconds + fastest.proof.seconds))
 
 
 def _fits(layer: LayerMenu, choice: Choice, kept: Mapping[str, int]) -> bool:
@@ -179,15 +179,15 @@ def _best(program: Program, objective: str, limits: Mapping[str, float], gap: fl
         if outcome.values is None:
             spent = (1 + PATIENCE) * seconds
             raise BudgetError(f"the solver found no plan within {spent:g} s", "give it more time or a wider budget")
-        found = _read(program, outcome.values)
+        solution = _read(program, outcome.values)
         bound = min(bound, outcome.bound)
-        if all(_figure(found, name) <= limit for name, limit in limits.items()):
+        if all(_figure(solution, name) <= limit for name, limit in limits.items()):
             break
-    value = _figure(found, objective)
+    value = _figure(solution, objective)
     bound = min(bound, value)
     relative = 0.0 if bound == value else (value - bound) / abs(value) if value else math.inf
     proof = Proof(value, bound, relative, time.monotonic() - start, f"HiGHS {new_solver().version()}")
-    return replace(found, proof=proof)
+    return replace(solution, proof=proof)
 
 
 def _read(program: Program, values: np.ndarray) -> Solution:
@@ -211,52 +211,52 @@ def _unreachable(program: Program, limits: Mapping[str, float], seconds: float) 
     """What to say where nothing keeps ``limits``: how near one can get, and which layers take most of it there."""
 
     def tightest(name: str, others: Mapping[str, float]) -> Solution:
-        found = _best(program, name, others, TIGHTEST, seconds)
-        if found is None:
+        solution = _best(program, name, others, TIGHTEST, seconds)
+        if solution is None:
             raise ValueError(NEVER)
-        return found
+        return solution
 
     if not limits:
         raise ValueError(NEVER)
     alone = {name: tightest(name, {}) for name in limits}
-    short = {name: found for name, found in alone.items() if _figure(found, name) > limits[name]}
-    facts = [_missed(program.menu, name, limits[name], found) for name, found in short.items()]
+    short = {name: solution for name, solution in alone.items() if _figure(solution, name) > limits[name]}
+    facts = [_missed(program.menu, name, limits[name], solution) for name, solution in short.items()]
     if not short:
         held: dict[str, float] = {}
-        name, found = next(iter(alone.items()))
+        name, solution = next(iter(alone.items()))
         for name, limit in limits.items():
-            found = tightest(name, held) if held else alone[name]
-            if _figure(found, name) > limit:
+            solution = tightest(name, held) if held else alone[name]
+            if _figure(solution, name) > limit:
                 break
             held[name] = limit
         within = " and ".join(f"{_show(other, held[other])} of {TITLES[other]}" for other in held if other != name)
-        facts = [f"within {within}, " * bool(within) + _missed(program.menu, name, limits[name], found)]
+        facts = [f"within {within}, " * bool(within) + _missed(program.menu, name, limits[name], solution)]
         facts = ["each bound can be kept alone but not all together", *facts]
-        short = {name: found}
+        short = {name: solution}
     # What is shown is rounded to three digits: a little more is sure to be enough.
-    enough = [f"a {TITLES[name]} of {_show(name, 1.006 * _figure(found, name))}" for name, found in short.items()]
+    enough = [f"a {TITLES[name]} of {_show(name, 1.006 * _figure(solution, name))}" for name, solution in short.items()]
     remedy = f"allow {' and '.join(enough)}, or take another device or a smaller model"
-    most = {name: _most(program.menu, name, found) for name, found in short.items()}
+    most = {name: _most(program.menu, name, solution) for name, solution in short.items()}
     return Unreachable("; ".join(facts), remedy, short, most, limits)
 
 
-def _missed(menu: Menu, name: str, limit: float, found: Solution) -> str:
+def _missed(menu: Menu, name: str, limit: float, solution: Solution) -> str:
     """That ``limit`` is out of reach, and the tightest figure with the layers that take most of it."""
-    parts = _most(menu, name, found)
-    tightest = _show(name, _figure(found, name)) + (f" (most of it: {parts})" if parts else "")
+    parts = _most(menu, name, solution)
+    tightest = _show(name, _figure(solution, name)) + (f" (most of it: {parts})" if parts else "")
     return f"a {TITLES[name]} of {_show(name, limit)} cannot be reached, the tightest is {tightest}"
 
 
-def _most(menu: Menu, name: str, found: Solution) -> str:
+def _most(menu: Menu, name: str, solution: Solution) -> str:
     """The three layers that take most of the figure ``name``, in words."""
     if name == PEAK:
-        peak = max(menu.live, key=lambda step: sum(_step_bytes(menu, found.choices, step).values()), default=None)
-        held = {} if peak is None else _step_bytes(menu, found.choices, peak)
-        takes = {layer: c.memory_bytes + held.get(layer, 0.0) for layer, c in found.choices.items()}
+        peak = max(menu.live, key=lambda step: sum(_step_bytes(menu, solution.choices, step).values()), default=None)
+        held = {} if peak is None else _step_bytes(menu, solution.choices, peak)
+        takes = {layer: c.memory_bytes + held.get(layer, 0.0) for layer, c in solution.choices.items()}
     else:
-        takes = {layer: getattr(c, name) for layer, c in found.choices.items()}
+        takes = {layer: getattr(c, name) for layer, c in solution.choices.items()}
     if name == LOSS:
-        takes |= {f"the channels of {group.name}": group.widths[found.kept[group.name]] for group in menu.groups}
-        takes |= {f"without {branch.name}": branch.loss for branch in menu.branches if branch.name in found.dropped}
+        takes |= {f"the channels of {group.name}": group.widths[solution.kept[group.name]] for group in menu.groups}
+        takes |= {f"without {branch.name}": branch.loss for branch in menu.branches if branch.name in solution.dropped}
     most = sorted((part for part in takes if takes[part] > 0), key=lambda part: -takes[part])[:3]
     return ", ".join(f"{part} {_show(name, takes[part])}" for part in most)

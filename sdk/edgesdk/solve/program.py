@@ -87,9 +87,9 @@ class Program:
 
     def _can_fit(self, layer: LayerMenu, choice: Choice) -> bool:
         sides = ((layer.reads, choice.reads), (layer.writes, choice.writes))
-        known = all(group is None or width in self.widths[group] for group, width in sides)
+        fits = all(group is None or width in self.widths[group] for group, width in sides)
         alike = layer.reads is None or layer.reads != layer.writes or choice.reads == choice.writes
-        return known and alike and (not choice.skips or layer.name in self.joins)
+        return fits and alike and (not choice.skips or layer.name in self.joins)
 
     def _change(self, change: Change) -> None:
         """A tensor is quantized where its producer runs in fp32 and a reader in int8, and dequantized the other way.
@@ -232,5 +232,5 @@ def undominated(choices: Iterable[Choice], by_precision: bool) -> list[Choice]:
     return [c for others in best.values() for _, c in others]
 
 
-def _no_worse(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True))
+def _no_worse(left: tuple[float, ...], right: tuple[float, ...]) -> bool:
+    return all(a <= b for a, b in zip(left, right, strict=True))

@@ -99,8 +99,8 @@ def k_means(weight: Tensor, count: int) -> Coded:
     first = torch.linspace(float(flat.min()), float(flat.max()), count, dtype=torch.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)  # fewer clusters than asked for are fine
-        found = clusters.KMeans(count, init=first[:, None].numpy(), n_init="auto").fit(flat[:, None].numpy())
-    centres = torch.from_numpy(found.cluster_centers_[:, 0]).float().unique()  # rising
+        fitted = clusters.KMeans(count, init=first[:, None].numpy(), n_init="auto").fit(flat[:, None].numpy())
+    centres = torch.from_numpy(fitted.cluster_centers_[:, 0]).float().unique()  # rising
     return nearest(weight, centres)
 
 

@@ -88,8 +88,8 @@ def attention(student: Tensor, teacher: Tensor, axis: int = 1) -> Tensor:
     is ``|Q_student - Q_teacher|^2``. The numbers of channels may differ. ``axis`` is that of the channels.
     """
     maps = [t.square().sum(axis).flatten(1) for t in _positioned(student, teacher.detach(), axis)]
-    one, other = (F.normalize(m, dim=1) for m in maps)
-    return (one - other).square().sum(1).mean()
+    left, right = (F.normalize(m, dim=1) for m in maps)
+    return (left - right).square().sum(1).mean()
 
 
 def jacobian(student: Tensor, teacher: Tensor, student_x: Tensor, teacher_x: Tensor) -> Tensor:
@@ -117,8 +117,8 @@ def distances(student: Tensor, teacher: Tensor) -> Tensor:
 
     The Huber loss of ``|s_i - s_j| / mean distance`` against the teacher's, averaged over all pairs.
     """
-    one, other = _samples(student, teacher)
-    return F.smooth_l1_loss(_relative(one), _relative(other))
+    left, right = _samples(student, teacher)
+    return F.smooth_l1_loss(_relative(left), _relative(right))
 
 
 def angles(student: Tensor, teacher: Tensor) -> Tensor:
@@ -126,8 +126,8 @@ def angles(student: Tensor, teacher: Tensor) -> Tensor:
 
     The Huber loss of ``cos(s_i - s_j, s_k - s_j)`` against the teacher's, averaged over all triplets; N^3 of them.
     """
-    one, other = _samples(student, teacher)
-    return F.smooth_l1_loss(_cosines(one), _cosines(other))
+    left, right = _samples(student, teacher)
+    return F.smooth_l1_loss(_cosines(left), _cosines(right))
 
 
 def similarity(student: Tensor, teacher: Tensor) -> Tensor:
@@ -135,8 +135,8 @@ def similarity(student: Tensor, teacher: Tensor) -> Tensor:
 
     ``G = Q Q^T`` of the samples as rows Q, each row of G divided by its length; ``|G_student - G_teacher|^2 / N^2``.
     """
-    one, other = (F.normalize(q @ q.T, dim=1) for q in _samples(student, teacher))
-    return (one - other).square().mean()
+    left, right = (F.normalize(q @ q.T, dim=1) for q in _samples(student, teacher))
+    return (left - right).square().mean()
 
 
 class Information(nn.Module):
@@ -161,12 +161,12 @@ class Information(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss, a scalar, of features (N, C', *) and the teacher's (N, C, *). Raises ``UsageError``."""
-        found = self.mean(student)
-        _same(found, teacher)
+        mean = self.mean(student)
+        _same(mean, teacher)
         shape = [1] * teacher.dim()
         shape[self.mean.axis] = -1
         variance = self.variance.reshape(shape)
-        return (0.5 * variance.log() + (teacher.detach() - found).square() / (2 * variance)).mean()
+        return (0.5 * variance.log() + (teacher.detach() - mean).square() / (2 * variance)).mean()
 
 
 class Discriminator(nn.Module):
@@ -192,9 +192,9 @@ class Discriminator(nn.Module):
 
 def _relative(x: Tensor) -> Tensor:
     """The distances between samples, (N, N), over their mean."""
-    found = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     count = max(1, len(x) * (len(x) - 1))
-    return found / (found.sum() / count).clamp(min=LEAST_DISTANCE)
+    return distances / (distances.sum() / count).clamp(min=LEAST_DISTANCE)
 
 
 def _cosines(x: Tensor) -> Tensor:

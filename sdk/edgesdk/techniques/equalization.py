@@ -40,10 +40,10 @@ def scales(first: nn.Module, second: nn.Module) -> Tensor:
 
     Raises ``UsageError`` where what ``first`` makes is not what ``second`` reads.
     """
-    one = output_ranges(first)
-    other = input_ranges(second, len(one))
-    found = torch.sqrt(one * other) / other
-    return torch.where((one > 0) & (other > 0) & found.isfinite() & (found > 0), found, torch.ones_like(found))
+    own = output_ranges(first)
+    other = input_ranges(second, len(own))
+    scale = torch.sqrt(own * other) / other
+    return torch.where((own > 0) & (other > 0) & scale.isfinite() & (scale > 0), scale, torch.ones_like(scale))
 
 
 @torch.no_grad()
@@ -53,15 +53,15 @@ def equalize(first: nn.Module, second: nn.Module) -> Tensor:
     What lies between must be positively homogeneous for each channel: nothing, ReLU, leaky ReLU, pooling, flattening;
     not ReLU6. Raises ``UsageError`` as :func:`scales` does.
     """
-    found = scales(first, second)
+    scale = scales(first, second)
     weight = _weight(first)
-    weight /= found.reshape(-1, *[1] * (weight.dim() - 1))
+    weight /= scale.reshape(-1, *[1] * (weight.dim() - 1))
     if isinstance(first.bias, Tensor):
-        first.bias /= found
-    other = _by_input(second, len(found))
-    changed = other * found.reshape(len(other), 1, -1, 1)
+        first.bias /= scale
+    other = _by_input(second, len(scale))
+    changed = other * scale.reshape(len(other), 1, -1, 1)
     _weight(second).copy_(changed.reshape(_weight(second).shape))
-    return found
+    return scale
 
 
 def equalize_all(pairs: Sequence[tuple[nn.Module, nn.Module]]) -> int:

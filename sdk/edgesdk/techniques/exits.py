@@ -86,12 +86,12 @@ def thresholds(doubts: Tensor, right: Tensor, costs: Sequence[float], least: flo
         spent = torch.tensor(costs, dtype=torch.double).cumsum(0)
         gone = last < exits - 1
         answered = right[last.clamp(max=exits - 1), torch.arange(count)]
-        found, rest = _one(doubts[-1, ~gone], right[-2, ~gone], right[-1, ~gone], needed - float(answered[gone].sum()))
-        if found is None:
+        limit, rest = _one(doubts[-1, ~gone], right[-2, ~gone], right[-1, ~gone], needed - float(answered[gone].sum()))
+        if limit is None:
             continue
         total = (float(spent[last[gone]].sum()) + rest * costs[-1] + int((~gone).sum()) * float(spent[-2])) / count
         if total < cost - 1e-12:
-            best, cost = (*before, found), total
+            best, cost = (*before, limit), total
     return best
 
 
@@ -104,8 +104,8 @@ def _tried(doubts: Tensor) -> Iterator[tuple[float, ...]]:
     steps = max(2, round(TRIED ** (1 / exits)))
     grids = []
     for row in doubts[:-1].double():
-        known = row.unique()
-        between = torch.cat([(known[1:] + known[:-1]) / 2, known[-1:]])
+        limits = row.unique()
+        between = torch.cat([(limits[1:] + limits[:-1]) / 2, limits[-1:]])
         some = torch.linspace(0, len(between) - 1, min(steps, len(between))).round().long()
         grids.append([NEVER, *between[some].tolist()])
     yield from product(*grids)
@@ -142,21 +142,21 @@ def head(features: Tensor, targets: Tensor) -> nn.Linear:
     classes = targets.shape[1] if targets.dim() == 2 else int(targets.max()) + 1
     mean, spread = features.mean(0), features.std(0, correction=0)
     spread = torch.where(spread > 1e-6, spread, torch.ones_like(spread))
-    known = (features - mean) / spread
-    found = nn.Linear(features.shape[1], classes)
-    nn.init.zeros_(found.weight)
-    nn.init.zeros_(found.bias)
-    optimizer = torch.optim.LBFGS(found.parameters(), max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    scaled = (features - mean) / spread
+    head = nn.Linear(features.shape[1], classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = nn.functional.cross_entropy(found(known), targets) + DECAY * found.weight.square().sum()
+        value = nn.functional.cross_entropy(head(scaled), targets) + DECAY * head.weight.square().sum()
         value.backward()
         return value
 
     with torch.enable_grad():
         optimizer.step(loss)
     with torch.no_grad():
-        found.weight.div_(spread)
-        found.bias.sub_(found.weight @ mean)
-    return found.requires_grad_(False)
+        head.weight.div_(spread)
+        head.bias.sub_(head.weight @ mean)
+    return head.requires_grad_(False)

@@ -73,8 +73,8 @@ def tucker(kernel: Tensor, rank_in: int, rank_out: int) -> tuple[Tensor, Tensor,
     outputs = torch.linalg.svd(weight.reshape(n, -1), full_matrices=False)[0][:, :rank_out]
     inputs = torch.linalg.svd(weight.transpose(0, 1).reshape(c, -1), full_matrices=False)[0][:, :rank_in]
     core = torch.einsum("nchw,nr,cs->rshw", weight, outputs, inputs)
-    found = inputs.T[:, :, None, None], core, outputs[:, :, None, None]
-    return found[0].to(kernel.dtype), found[1].to(kernel.dtype), found[2].to(kernel.dtype)
+    factors = inputs.T[:, :, None, None], core, outputs[:, :, None, None]
+    return factors[0].to(kernel.dtype), factors[1].to(kernel.dtype), factors[2].to(kernel.dtype)
 
 
 def cp(kernel: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -90,11 +90,13 @@ def cp(kernel: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     array = kernel.detach().double().numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # where an axis has fewer vectors than the rank
-        found = decomposition.parafac(
+        decomposed = decomposition.parafac(
             array, rank, n_iter_max=ITERATIONS, tol=TOLERANCE, init="svd", normalize_factors=True, random_state=0
         )
-    each = np.asarray(found.weights) ** 0.25  # the four factors of a product get equal norms
-    n, c, h, w = (torch.from_numpy(np.ascontiguousarray(factor * each)).to(kernel.dtype) for factor in found.factors)
+    each = np.asarray(decomposed.weights) ** 0.25  # the four factors of a product get equal norms
+    n, c, h, w = (
+        torch.from_numpy(np.ascontiguousarray(factor * each)).to(kernel.dtype) for factor in decomposed.factors
+    )
     return c.T[:, :, None, None], h.T[:, None, :, None], w.T[:, None, None, :], n[:, :, None, None]
 
 

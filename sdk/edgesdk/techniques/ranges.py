@@ -127,8 +127,8 @@ def mse(data: Tensor | Histogram, steps: int = 255, symmetric: bool = False) -> 
 
     def best(lows: Tensor, highs: Tensor) -> tuple[float, float]:
         errors = _squared_errors(values, sums, lows, highs, steps, symmetric)
-        found = int(errors.argmin())  # the first of equals: the widest
-        return float(lows[found]), float(highs[found])
+        best = int(errors.argmin())  # the first of equals: the widest
+        return float(lows[best]), float(highs[best])
 
     low, high = best(fractions * low, fractions * high)
     for _ in range(0 if symmetric else 2):

@@ -75,7 +75,7 @@ def near_zero(after: Mapping[str, Tensor], before: Mapping[str, Tensor], near: f
 
 
 def _sum(parts: Iterable[Tensor]) -> Tensor:
-    found = list(parts)
-    if not found:
+    modules = list(parts)
+    if not modules:
         raise UsageError("there is nothing to make small", "give at least one tensor")
-    return torch.stack(found).sum()
+    return torch.stack(modules).sum()

@@ -137,10 +137,10 @@ def pruned(
         raise UsageError(
             f"steps of {step} down to {finest}, up to {most}, cannot be taken", "give shares between 0 and 1"
         )
-    best, sparsity, found = model, 0.0, test(model)
-    if not found >= accuracy:
+    best, sparsity, score = model, 0.0, test(model)
+    if not score >= accuracy:
         raise UsageError(
-            f"the model reaches {found:.4g} unpruned, not {accuracy:.4g}", "ask for an accuracy that it has"
+            f"the model reaches {score:.4g} unpruned, not {accuracy:.4g}", "ask for an accuracy that it has"
         )
     trials: list[Trial] = []
     while step >= finest and sparsity < most:
@@ -152,10 +152,10 @@ def pruned(
         kept = reached >= accuracy  # not so for NaN
         trials.append(Trial(wanted, reached, kept))
         if kept:
-            best, sparsity, found = candidate, wanted, reached
+            best, sparsity, score = candidate, wanted, reached
         else:
             step /= 2
-    return Pruned(best, sparsity, found, tuple(trials))
+    return Pruned(best, sparsity, score, tuple(trials))
 
 
 @dataclass(frozen=True)

@@ -65,23 +65,23 @@ class Objective:
         if recovery.mode == SELF:
             self.loaded_teachers = [LoadedTeacher(student, same)]
         elif any(term.kind in LAYERED for term in recovery.losses):
-            self.loaded_teachers = [traced(one, x) for one in self.loaded_teachers]
+            self.loaded_teachers = [traced(teacher, x) for teacher in self.loaded_teachers]
         self.peers: nn.ModuleList = nn.ModuleList()
         if recovery.mode == MUTUAL:
             made = [
-                one.made.copy() if isinstance(one.made, Network) else copy.deepcopy(one.made)
-                for one in self.loaded_teachers
+                teacher.made.copy() if isinstance(teacher.made, Network) else copy.deepcopy(teacher.made)
+                for teacher in self.loaded_teachers
             ]
             self.loaded_teachers = [
-                replace(one, made=peer) for one, peer in zip(self.loaded_teachers, made, strict=True)
+                replace(teacher, made=peer) for teacher, peer in zip(self.loaded_teachers, made, strict=True)
             ]
-            self.peers.extend(one.module for one in self.loaded_teachers)
+            self.peers.extend(teacher.module for teacher in self.loaded_teachers)
         self.teacher_terms: list[_TeacherTerm] = [
             _TeacherTerm(
-                term, which, paired(term, student.graph, dense.graph, one.graph) if term.kind in LAYERED else ()
+                term, which, paired(term, student.graph, dense.graph, teacher.graph) if term.kind in LAYERED else ()
             )
             for term in recovery.losses
-            for which, one in enumerate(self.loaded_teachers)
+            for which, teacher in enumerate(self.loaded_teachers)
         ]
         self.heads: nn.ModuleDict = nn.ModuleDict()
         for index, teacher_term in enumerate(self.teacher_terms):
@@ -106,8 +106,8 @@ class Objective:
                     part.observing = False  # its range is the student's, a buffer
             self.loaded_teachers = [LoadedTeacher(replace(student, module=self.average.module), same)]  # type: ignore[arg-type]
             self.follow(student)
-        for one in self.loaded_teachers:
-            one.module.train(self.recovery.mode == MUTUAL)
+        for teacher in self.loaded_teachers:
+            teacher.module.train(self.recovery.mode == MUTUAL)
 
     def follow(self, student: Network) -> None:
         """Let the moving average follow a step of the ``student``."""
@@ -122,7 +122,9 @@ class Objective:
             x, theirs = _leaves(x), _leaves(x)
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             with torch.set_grad_enabled(mutual or self.precise):
-                taught = [one.run(theirs, self._layers(1, which)) for which, one in enumerate(self.loaded_teachers)]
+                taught = [
+                    loaded.run(theirs, self._layers(1, which)) for which, loaded in enumerate(self.loaded_teachers)
+                ]
             run = watched(student, x, self._layers(0))
         losses = []
         for index, teacher_term in enumerate(self.teacher_terms):
@@ -160,40 +162,40 @@ class Objective:
             assert self.task.loss is not None  # the recovery was checked
             return self.task.loss(run.outputs, y)
         if term.kind in LAYERED:
-            found = [
+            losses = [
                 self._layer_loss(
                     teacher_term, _key(index, place), run.layers[own].float(), teacher.layers[other].float()
                 )
                 for place, (own, other) in enumerate(teacher_term.pairs)
             ]
-            return torch.stack(found).sum() if found else None
+            return torch.stack(losses).sum() if losses else None
         if term.output >= min(len(run.outputs), len(teacher.outputs)):
             fact = f"the loss {term.kind} is of output {term.output}, and there are {len(run.outputs)}"
             raise UsageError(f"{fact} of the student and {len(teacher.outputs)} of the teacher", "they count from 0")
-        one, other = run.outputs[term.output].float(), teacher.outputs[term.output].float()
+        student, target = run.outputs[term.output].float(), teacher.outputs[term.output].float()
         if term.kind == HARD:
-            return distillation.hard(one, y[term.output] if isinstance(y, (tuple, list)) else y)
+            return distillation.hard(student, y[term.output] if isinstance(y, (tuple, list)) else y)
         if term.kind == JACOBIAN:
-            return distillation.jacobian(one, other, tensors(x[0])[0], tensors(x[1])[0])
+            return distillation.jacobian(student, target, tensors(x[0])[0], tensors(x[1])[0])
         if term.kind == ADVERSARY:
-            return self.heads[_key(index, 0)](one, other)
+            return self.heads[_key(index, 0)](student, target)
         if term.kind == LOGITS:
-            return distillation.logits(one, other)
-        return (distillation.soft if term.kind == SOFT else distillation.probabilities)(one, other, term.heat)
+            return distillation.logits(student, target)
+        return (distillation.soft if term.kind == SOFT else distillation.probabilities)(student, target, term.heat)
 
-    def _layer_loss(self, teacher_term: _TeacherTerm, key: str, one: Tensor, other: Tensor) -> Tensor:
+    def _layer_loss(self, teacher_term: _TeacherTerm, key: str, student: Tensor, target: Tensor) -> Tensor:
         kind = teacher_term.term.kind
         if kind in RELATION:
-            return RELATION[kind](one, other)
+            return RELATION[kind](student, target)
         if kind == INFORMATION:
-            return self.heads[key](one, other)
+            return self.heads[key](student, target)
         if kind == ATTENTION:
-            return distillation.attention(one, other, teacher_term.axes[key])
-        return distillation.features(self.heads[key](one) if key in self.heads else one, other)
+            return distillation.attention(student, target, teacher_term.axes[key])
+        return distillation.features(self.heads[key](student) if key in self.heads else student, target)
 
     def _add_heads(self, index: int, teacher_term: _TeacherTerm, student: Network, x: Batch) -> None:
         """What learns for one term and teacher."""
-        kind, one = teacher_term.term.kind, self.loaded_teachers[teacher_term.which]
+        kind, loaded = teacher_term.term.kind, self.loaded_teachers[teacher_term.which]
         if kind == ADVERSARY:
             with torch.no_grad():
                 outputs = student.flat(x)
@@ -202,8 +204,8 @@ class Objective:
         if kind not in LAYERED or kind in RELATIONS:
             return
         for place, (own, other) in enumerate(teacher_term.pairs):
-            narrow, wide = student.graph.by_name[own].shape, one.graph.by_name[other].shape
-            axis = channel_axis(one.graph, other)
+            narrow, wide = student.graph.by_name[own].shape, loaded.graph.by_name[other].shape
+            axis = channel_axis(loaded.graph, other)
             if len(narrow) != len(wide) or places(narrow, axis) != places(wide, axis):
                 fact = f"the loss {kind} cannot compare {own} {narrow} with {other} {wide}"
                 raise UsageError(fact, "pair layers that differ in channels alone")
@@ -233,7 +235,7 @@ def _leaves(x: Batch) -> Batch:
 
 
 def _check_fit(outputs: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
-    own, other = ([tuple(t.shape) for t in found] for found in (outputs, teacher))
+    own, other = ([tuple(t.shape) for t in tensors] for tensors in (outputs, teacher))
     if own != other:
         shown = [", ".join(map(str, shapes)) for shapes in (own, other)]
         fact = f"the student's outputs {shown[0]} do not fit the teacher's {shown[1]}"

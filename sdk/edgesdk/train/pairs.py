@@ -16,15 +16,15 @@ def paired(term: Term, student: Graph, dense: Graph, teacher: Graph) -> tuple[Pa
     ``UsageError`` for a layer that there is not, with those that there are.
     """
     if term.pairs is not None:
-        found = []
+        pairs = []
         for own, other in term.pairs:
             small, large = _part(student, own), _part(teacher, other)
             if small is None and own not in dense.by_name:
                 raise UsageError(f"the loss {term.kind}: the student has no layer {own!r}", _there_are(dense))
             if large is None and other not in dense.by_name:
                 raise UsageError(f"the loss {term.kind}: the teacher has no layer {other!r}", _there_are(teacher))
-            found += [(small, large)] if small and large else []
-        return tuple(found)
+            pairs += [(small, large)] if small and large else []
+        return tuple(pairs)
     last: dict[tuple[int, ...], Pair] = {}
     for layer in teacher.layers:
         small = _part(student, layer.name)

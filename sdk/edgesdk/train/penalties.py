@@ -83,10 +83,10 @@ def penalty(on: str | Callable[[nn.Module], Tensor], network: Network) -> Penalt
     if isinstance(on, str):
         raise UsageError(f"there is no penalty {on!r}", f"choose {GAMMA}, {CHANNELS} or file.py:callable")
     try:
-        found = on(network.module)
+        values = on(network.module)
     except Exception as error:
         raise UsageError(f"the penalty failed with {said(error)}", "make it take the model") from error
-    if not isinstance(found, Tensor) or found.numel() != 1 or not found.requires_grad:
+    if not isinstance(values, Tensor) or values.numel() != 1 or not values.requires_grad:
         raise UsageError("the penalty gives no scalar of the model's parameters", "return a tensor of one number")
     return lambda student: on(student.module)
 
@@ -94,13 +94,13 @@ def penalty(on: str | Callable[[nn.Module], Tensor], network: Network) -> Penalt
 def widths(on: str | Callable[[nn.Module], Tensor], network: Network) -> dict[str, Tensor]:
     """The size of each channel that ``on`` makes small, (channels,), by BatchNorm or channel group; of a user's own
     function those of the groups."""
-    found = scales(network.module) if on == GAMMA else channels(network)
-    return {name: sizes(value.detach()) for name, value in found.items()}
+    values = scales(network.module) if on == GAMMA else channels(network)
+    return {name: sizes(value.detach()) for name, value in values.items()}
 
 
 def channels(network: Network) -> dict[str, Tensor]:
     """Of each channel group that can be cut the weights that go with a channel, BatchNorm folded: (channels, ...)."""
-    found = {}
+    by_group = {}
     for group in network.graph.groups:
         writers = [network.graph.by_name[name] for name in group.layers if group.fixed is None]
         parts = []
@@ -116,8 +116,8 @@ def channels(network: Network) -> dict[str, Tensor]:
                     squares = rows.new_zeros(group.size, rows.shape[1]).index_add(0, place[1], rows.square())
                     parts.append((squares + 1e-12).sqrt())
         if parts:
-            found[group.name] = torch.cat(parts, 1)
-    return found
+            by_group[group.name] = torch.cat(parts, 1)
+    return by_group
 
 
 def held(train: Iterable[tuple[Batch, Any]]) -> Samples:

@@ -47,22 +47,22 @@ def _layers(kind: str, layers: Any) -> tuple[str | Pair, ...]:
     """``layers`` as names and pairs of names."""
     if kind not in LAYERED:
         raise UsageError(f"{kind} is no loss of layers", f"{', '.join(LAYERED)} are")
-    found: list[str | Pair] = []
-    for one in layers if is_list(layers) else [None]:
-        if is_list(one) and len(one) == 2 and all(isinstance(name, str) for name in one):
-            found.append((one[0], one[1]))
-        elif isinstance(one, str):
-            found.append(one)
+    chosen: list[str | Pair] = []
+    for entry in layers if is_list(layers) else [None]:
+        if is_list(entry) and len(entry) == 2 and all(isinstance(name, str) for name in entry):
+            chosen.append((entry[0], entry[1]))
+        elif isinstance(entry, str):
+            chosen.append(entry)
         else:
             raise UsageError(f"layers {layers!r} of {kind}", "give a list of names, or of pairs [student's, teacher's]")
-    if not found:
+    if not chosen:
         raise UsageError(f"an empty list of layers of {kind}", "leave it out for the usual ones")
-    return tuple(found)
+    return tuple(chosen)
 
 
-def _instead(name: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(str(name), known, 1)
-    return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
+def _instead(name: str, names: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(str(name), names, 1)
+    return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(names)}"
 
 
 def _number(
@@ -138,8 +138,8 @@ class Teacher:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, (str, nn.Module)):
-            found = type(self.source).__name__
-            raise UsageError(f"a teacher of type {found}", "give dense, file.py:callable or a torch.nn.Module")
+            name = type(self.source).__name__
+            raise UsageError(f"a teacher of type {name}", "give dense, file.py:callable or a torch.nn.Module")
         _number(self.weight, "the weight of a teacher", above=0)
         if self.weights is not None and (self.source == DENSE or not isinstance(self.weights, str)):
             raise UsageError(f"weights {self.weights!r} of the teacher {self.name}", "give a file, and a model of it")
@@ -245,18 +245,18 @@ class Recovery:
 
 
 def _tables(document: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
-    found = document[name]
-    if not is_list(found) or not all(is_table(table) for table in found):
+    value = document[name]
+    if not is_list(value) or not all(is_table(table) for table in value):
         raise UsageError(f"{name} is no list of tables", f"write each under a line [[{name}]]")
-    return found
+    return value
 
 
 def _made(kind: Any, table: Mapping[str, Any], what: str, folder: Path) -> Any:
     """The dataclass ``kind`` of a table of the file in ``folder``."""
-    known = {field.name: field for field in fields(kind)}
-    if unknown := [key for key in table if key not in known]:
-        raise UsageError(f"{what} has no key {unknown[0]!r}", _instead(unknown[0], tuple(known)))
-    if missing := [n for n, f in known.items() if f.default is MISSING and n not in table]:
+    by_name = {field.name: field for field in fields(kind)}
+    if unknown := [key for key in table if key not in by_name]:
+        raise UsageError(f"{what} has no key {unknown[0]!r}", _instead(unknown[0], tuple(by_name)))
+    if missing := [n for n, f in by_name.items() if f.default is MISSING and n not in table]:
         raise UsageError(f"{what} lacks {missing[0]}", "add it")
     values: dict[str, Any] = {k: tuple(v) if is_list(v) else v for k, v in table.items()}
     if kind is Teacher:

@@ -64,12 +64,12 @@ def load_teacher(teacher: Teacher, dense: Network) -> LoadedTeacher:
     return LoadedTeacher(teacher.source.eval(), view)
 
 
-def traced(one: LoadedTeacher, x: Batch) -> LoadedTeacher:
-    """``one`` as a network, whose layers can be watched. Raises ``ModelError`` where it cannot be traced."""
-    if isinstance(one.made, Network):
-        return one
-    x = rebatch(one.view(x), lambda t: torch.cat([t[:1], t[:1]]))
-    return replace(one, made=flat(one.made, x))
+def traced(teacher: LoadedTeacher, x: Batch) -> LoadedTeacher:
+    """``teacher`` as a network, whose layers can be watched. Raises ``ModelError`` where it cannot be traced."""
+    if isinstance(teacher.made, Network):
+        return teacher
+    x = rebatch(teacher.view(x), lambda t: torch.cat([t[:1], t[:1]]))
+    return replace(teacher, made=flat(teacher.made, x))
 
 
 def watched(network: Network, x: Batch, layers: Sequence[str]) -> Run:
@@ -95,10 +95,10 @@ def outdone(
     """
     notes = []
     for teacher in recovery.loaded().teachers if recovery.own else ():
-        one, x = load_teacher(teacher, dense), batches[0][0]
-        if first_tensor(one(x)).shape != first_tensor(dense(x)).shape:
+        loaded, x = load_teacher(teacher, dense), batches[0][0]
+        if first_tensor(loaded(x)).shape != first_tensor(dense(x)).shape:
             continue
-        taught = task.score(one, batches, dense)
+        taught = task.score(loaded, batches, dense)
         if taught < score:
             notes.append(
                 f"the teacher {teacher.name} is worse than its student:"

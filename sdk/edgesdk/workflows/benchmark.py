@@ -78,25 +78,25 @@ def _model(path: Path, runtime: str | None, shapes: Shapes, made: Path) -> Artif
         save_fixed(path, shapes, made.with_suffix(".onnx"))
         path = made.with_suffix(".onnx")
     if path.is_dir():
-        found = Bundle.open(path).artifact
-        found = replace(found, runtime=find_runtime(found.runtime).here)
+        artifact = Bundle.open(path).artifact
+        artifact = replace(artifact, runtime=find_runtime(artifact.runtime).here)
     else:
         suffix = path.suffix.lower()
         made_for = next((name for name in exportable() if format_of(name).suffix == suffix), None)
         if not path.is_file() or made_for is None:
             every = ", ".join(dict.fromkeys(format_of(name).suffix for name in exportable()))
             raise BundleError(f"{path} is neither a bundle nor a model file", f"give one of the two ({every})")
-        found = Artifact(path, runtime=made_for)
-    if lacking := [file for file in found.files if not file.is_file()]:
-        raise BundleError(f"{found.path} lacks {lacking[0].name} beside it", "copy both files")
+        artifact = Artifact(path, runtime=made_for)
+    if lacking := [file for file in artifact.files if not file.is_file()]:
+        raise BundleError(f"{artifact.path} lacks {lacking[0].name} beside it", "copy both files")
     if runtime is None:
-        return found
-    own = format_of(found.runtime)
+        return artifact
+    own = format_of(artifact.runtime)
     rows = [row for row in RUNTIMES.values() if not is_substituted(row.name)]
     reads = [row.name for row in rows if row.format == own or own.name in row.reads]
     if runtime not in reads:
-        raise UsageError(f"{runtime} does not read {found.path.name}", f"choose {' or '.join(reads)}")
-    return replace(found, runtime=runtime)
+        raise UsageError(f"{runtime} does not read {artifact.path.name}", f"choose {' or '.join(reads)}")
+    return replace(artifact, runtime=runtime)
 
 
 def _exported(spec: str, runtime: str, shapes: Shapes, made: Path) -> Artifact:

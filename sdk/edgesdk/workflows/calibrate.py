@@ -79,15 +79,15 @@ def calibrate(
     if measurements is not None and device != LOCAL:
         raise UsageError("a device and a file of measurements", "give one of the two: a device is timed")
     if measurements is not None:
-        found = shifted(name, base or DEFAULT_BASE, Path(measurements), tell)
+        priced = shifted(name, base or DEFAULT_BASE, Path(measurements), tell)
     elif base is not None:
         raise UsageError(f"{base} is given to start from, but nothing to shift it by", "give --measurements too")
     elif not find_runtime(runtime).x86_kernels:
         raise UsageError(f"{runtime} cannot be timed here", "give --measurements with what models took under it")
     else:
-        found = _timed(name, runtime, threads, tell, share, device)
-    _keep(found, place)
-    return found
+        priced = _timed(name, runtime, threads, tell, share, device)
+    _keep(priced, place)
+    return priced
 
 
 def _place(name: str, force: bool) -> Path:
@@ -103,13 +103,13 @@ def _place(name: str, force: bool) -> Path:
     return place
 
 
-def _keep(found: Profile, place: Path) -> None:
+def _keep(priced: Profile, place: Path) -> None:
     """Write a profile whole or not at all: to a folder beside its place, then renamed."""
     temporary, old = (place.with_name(f".{place.name}.{end}") for end in (f"partial-{os.getpid()}", "old"))
     try:
         temporary.mkdir(parents=True)
-        save(temporary / "prices.json", found.target.name, found.pairs)
-        (temporary / "device.toml").write_text(_toml({"schema": SCHEMA, **to_json(found.target)}), "utf-8")
+        save(temporary / "prices.json", priced.target.name, priced.pairs)
+        (temporary / "device.toml").write_text(_toml({"schema": SCHEMA, **to_json(priced.target)}), "utf-8")
         shutil.rmtree(old, ignore_errors=True)
         if place.exists():
             place.rename(old)
@@ -185,14 +185,14 @@ def _timed(name: str, runtime: str, threads: int, tell: Tell, share: float, devi
 
 def _fitted(
     target: Target, runtime: str, threads: int, version: str, table: Table, share: float,
-    known: Sequence[tuple[_Network, float]], judges: Sequence[tuple[_Network, float]],
+    timed: Sequence[tuple[_Network, float]], judges: Sequence[tuple[_Network, float]],
 ) -> Profile:  # fmt: skip
     """Both precisions' prices: fp32 first, so that an integer network tells what its integer operators took."""
     chip = target.chip(runtime)
     x86, row = target.architecture == "x86_64", find_runtime(runtime)
     believed = prior()
     believed = Prior(believed.log_median, np.maximum(believed.deviation, WIDE))
-    found = Profile(target, ())
+    priced = Profile(target, ())
     for precision in (FP32, INT8):
         kernels = row.x86_kernels[precision] if x86 else row.kernels
         works: list[Work] = []
@@ -202,9 +202,9 @@ def _fitted(
                 works.append(lone(op, chip, kernels, threads))
                 took.append(table.latency_ms(op))
         probes = len(works)
-        for network, ms in known:
+        for network, ms in timed:
             own = [op for op in network.operators if op.precision == precision]
-            rest = _operators_ms(found, runtime, threads, network.operators) if precision == INT8 else 0.0
+            rest = _operators_ms(priced, runtime, threads, network.operators) if precision == INT8 else 0.0
             if network.precision == precision and own and ms - rest >= LEAST_PART * ms:
                 works += [work(own, chip, kernels, threads)] * WEIGHT
                 took += [ms - rest] * WEIGHT
@@ -212,21 +212,21 @@ def _fitted(
         source = f"{probes} operators and {(len(works) - probes) // WEIGHT} small networks timed on the machine"
         seen = probes + (len(works) - probes) // WEIGHT
         standing = Standing(MEASURED, source, date.today().isoformat(), f"{runtime} {version}", (threads,), seen)
-        found = Profile(target, (*found.pairs, Pair(runtime, precision, kernels, posterior, standing)))
-    return Profile(target, tuple(_judged(pair, found, threads, judges) for pair in found.pairs))
+        priced = Profile(target, (*priced.pairs, Pair(runtime, precision, kernels, posterior, standing)))
+    return Profile(target, tuple(_judged(pair, priced, threads, judges) for pair in priced.pairs))
 
 
-def _operators_ms(found: Profile, runtime: str, threads: int, operators: Sequence[Operator]) -> float:
-    """What those of ``operators`` take, in ms, that ``found`` already has prices for; without what a run takes."""
-    known = {pair.precision for pair in found.pairs}
-    own = [op for op in operators if op.precision in known]
-    prices = Predicted(found, runtime, threads)
+def _operators_ms(priced: Profile, runtime: str, threads: int, operators: Sequence[Operator]) -> float:
+    """What those of ``operators`` take, in ms, that ``priced`` already has prices for; without what a run takes."""
+    precisions = {pair.precision for pair in priced.pairs}
+    own = [op for op in operators if op.precision in precisions]
+    prices = Predicted(priced, runtime, threads)
     return prices.interval(own)[0] - prices.fixed_ms if own else 0.0
 
 
-def _judged(pair: Pair, found: Profile, threads: int, judges: Sequence[tuple[_Network, float]]) -> Pair:
+def _judged(pair: Pair, priced: Profile, threads: int, judges: Sequence[tuple[_Network, float]]) -> Pair:
     """``pair`` with its mean error on whole networks that were not fitted."""
-    prices = Predicted(found, pair.runtime, threads)
+    prices = Predicted(priced, pair.runtime, threads)
     own = [(network, ms) for network, ms in judges if network.precision == pair.precision]
     off = [abs(prices.interval(network.operators)[0] / ms - 1) for network, ms in own]
     held = f"{len(own)} networks that were not fitted: {', '.join(network.part.name for network, _ in own)}"
@@ -240,14 +240,14 @@ def _made(part: Part, folder: Path) -> list[_Network]:
     x = torch.randn(1, *part.shape)
     network = flat(part.make(), x, free_batch=False)
     whole = {layer.name: Option(INT8, 8) for layer in network.graph.layers if Option(INT8, 8) in options(layer)}
-    found: list[_Network] = []
+    networks: list[_Network] = []
     for precision, chosen in ((FP32, {}), (INT8, whole)):
         made = integer(network, chosen)
         set_ranges(made, [x])
         path = folder / f"{part.name} {precision}.onnx"
         export(made, x, path)
-        found.append(_Network(part, precision, tuple(op for _, op in of_network(network.graph, chosen)), path))
-    return found
+        networks.append(_Network(part, precision, tuple(op for _, op in of_network(network.graph, chosen)), path))
+    return networks
 
 
 def _target(name: str, runtime: str, facts: Mapping[str, Any]) -> Target:
@@ -257,12 +257,12 @@ def _target(name: str, runtime: str, facts: Mapping[str, Any]) -> Target:
     chip = _chip(facts)
     told = "edgesdk's agent on the machine"
     board = facts.get("board")
-    known = (
+    patterns = (
         Fact("processor", f"{cpu}, {chip.cores} cores at {chip.clock_ghz:g} GHz; {features}", told),
         Fact("memory bandwidth", f"{chip.bandwidth_gbps:g} GB/s", "assumed; a fitted constant takes up the difference"),
     )
     return Target(
-        name, f"{board or cpu}, calibrated", (), (runtime,), {runtime: (FP32, INT8)}, known, {"cpu": chip},
+        name, f"{board or cpu}, calibrated", (), (runtime,), {runtime: (FP32, INT8)}, patterns, {"cpu": chip},
         boards=(str(board),) if board else (), architecture=facts.get("architecture"),
     )  # fmt: skip
 

@@ -57,12 +57,12 @@ def against_model(
         seen = float(bundle.report.get("against_model", {}).get("deployed", {}).get("error", 0.0))
     except (AttributeError, TypeError, ValueError, OverflowError):
         raise BundleError(f"the report of {path} does not say how far it is from the model", "deploy again") from None
-    found = dict(zip(outputs, errors, strict=True))
-    for name, error in found.items():
+    by_output = dict(zip(outputs, errors, strict=True))
+    for name, error in by_output.items():
         if not error <= max(TOLERANCE, FACTOR * seen):
             fact = f"{name} differs from the model by {error:.2g} of its spread, where the deployment saw {seen:.2g}"
             raise BundleError(fact, "give the model and the weights that it was made of, or deploy again")
-    return AgainstModel(found, seen, sum(len(tensors(x)[0]) for x in batches))
+    return AgainstModel(by_output, seen, sum(len(tensors(x)[0]) for x in batches))
 
 
 def _batch(module: nn.Module, names: Sequence[str], columns: Sequence[Tensor]) -> Batch:

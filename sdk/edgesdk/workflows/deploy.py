@@ -246,8 +246,8 @@ def _list_facts(study: Study, plan: Plan, epochs: float, seed: int, learns: bool
 def _find_out_of_reach(graph: Graph) -> dict[str, float]:
     """The share of the multiplications that is in layers with no compressed form, by the reason that each gives."""
     total = sum(layer.macs for layer in graph.layers)
-    found: dict[str, float] = {}
+    shares: dict[str, float] = {}
     for layer in graph.layers:
         if layer.kind == OTHER and layer.fixed and layer.macs:  # a weighted one may still be integer
-            found[layer.fixed] = found.get(layer.fixed, 0.0) + layer.macs / total
-    return found
+            shares[layer.fixed] = shares.get(layer.fixed, 0.0) + layer.macs / total
+    return shares

@@ -91,18 +91,18 @@ def export_plan(
             loss=loss,
         )  # fmt: skip
         given = given.warned()
-        loaded, found, task = given.model, given.data, given.task
+        loaded, samples, task = given.model, given.data, given.task
         tell("tracing", None)
-        network = trace(loaded, found.example)
+        network = trace(loaded, samples.example)
         plan.check(network.graph)
-        scores = ranked(network, found.calibration, task)
+        scores = ranked(network, samples.calibration, task)
 
         def share(done: float, what: str) -> None:
             tell(f"recovering ({what})", done)
 
-        ready, options = apply(plan, network, found, task, scores, epochs, seed, share)
-        held = [x for x, _ in found.holdout]
-        whole, specs = converted(ready, found.example), specification(ready)
+        ready, options = apply(plan, network, samples, task, scores, epochs, seed, share)
+        held = [x for x, _ in samples.holdout]
+        whole, specs = converted(ready, samples.example), specification(ready)
         every: list[ExportedFile] = []
         for name, runtime in wanted.items():
             tell(f"exporting to {name}", None)
@@ -111,7 +111,7 @@ def export_plan(
             shown = str(Path(out) / artifact.path.name)
             every.append(ExportedFile(name, shown, artifact.size_bytes, runtime, parity(ready, artifact, held)))
         (place / "plan.json").write_text(dumps(plan))
-        held = {one.format: Held(one.runtime, one.parity) for one in every}
+        held = {file.format: Held(file.runtime, file.parity) for file in every}
         write_folder(place, EXPORT, plan=plan.digest, graph=plan.graph_digest, formats=held)
         publish(place)
     return Exported(str(out), plan.digest, tuple(every))
@@ -130,7 +130,7 @@ def read_plan(path: Path) -> Plan:
 
 def _formats(wanted: Sequence[str]) -> dict[str, str]:
     """The formats that are ``wanted``, each with the runtime that proves its file here."""
-    known = known_formats(measured=True)
-    if unknown := [name for name in wanted if name not in (*known, ALL)]:
-        raise UsageError(f"there is no format {unknown[0]!r}", f"choose one of {', '.join([*known, ALL])}")
-    return known if not wanted or ALL in wanted else {name: known[name] for name in wanted}
+    formats = known_formats(measured=True)
+    if unknown := [name for name in wanted if name not in (*formats, ALL)]:
+        raise UsageError(f"there is no format {unknown[0]!r}", f"choose one of {', '.join([*formats, ALL])}")
+    return formats if not wanted or ALL in wanted else {name: formats[name] for name in wanted}

@@ -140,14 +140,14 @@ def read_inputs(
         raise UsageError(f"a preprocessing ({', '.join(wanted)}) without data", "give --data: the example has its own")
     if model is None:
         loaded = example_model()
-        found = example_data(seed) if data is None else load_data(data, seed=seed, preprocess=wanted)
+        samples = example_data(seed) if data is None else load_data(data, seed=seed, preprocess=wanted)
         notes = ()
     else:
         mine = copied(model) if isinstance(model, nn.Module) else model  # the user's module stays as it is
         read = None if is_file(mine) else load_weighted(mine, weights, force)
-        found = load_data(data, seed=seed, classifies=is_named(metric, TOP_1), preprocess=wanted)
-        check_shapes(found.example, shapes)
-        loaded, notes = _read_file(str(mine), weights, force, found.example) if read is None else read
-    found, task = settled(loaded, found, metric, output, own)
+        samples = load_data(data, seed=seed, classifies=is_named(metric, TOP_1), preprocess=wanted)
+        check_shapes(samples.example, shapes)
+        loaded, notes = _read_file(str(mine), weights, force, samples.example) if read is None else read
+    samples, task = settled(loaded, samples, metric, output, own)
     trained = weights is not None or not isinstance(model, str) or is_file(model)
-    return Inputs(loaded, found, task, model is None, trained, notes)
+    return Inputs(loaded, samples, task, model is None, trained, notes)

@@ -35,10 +35,10 @@ def install(
     ``StorageError`` where there is no space or no permission, ``DeviceError`` where it is too slow, wrong or cannot be
     reached.
     """
-    found = find_device(device) if isinstance(device, str) else device
-    opened = _opened(bundle, found, keep)
-    with reach(found) as agent:
-        return put(opened, agent, install_root or found.install_root, force, keep, tell)
+    board = find_device(device) if isinstance(device, str) else device
+    opened = _opened(bundle, board, keep)
+    with reach(board) as agent:
+        return put(opened, agent, install_root or board.install_root, force, keep, tell)
 
 
 def put(
@@ -63,11 +63,11 @@ def rollback(device: str | Device, *, install_root: str | None = None) -> dict[s
 
     Raises ``BundleError`` where there is none, or where it is no longer whole.
     """
-    found = find_device(device) if isinstance(device, str) else device
-    place = install_root or found.install_root
+    board = find_device(device) if isinstance(device, str) else device
+    place = install_root or board.install_root
     if place is None:
-        raise UsageError(f"the folder of the bundle on {found.name} is not known", "give --install-root")
-    with reach(found) as agent:
+        raise UsageError(f"the folder of the bundle on {board.name} is not known", "give --install-root")
+    with reach(board) as agent:
         return agent.call("rollback", root=place)
 
 

@@ -187,7 +187,7 @@ def ensemble(
         dense = made.traced(made.model)
         samples, generator = held(made.train), torch.Generator().manual_seed(seed)
         likely = torch.full((len(samples),), 1 / len(samples), dtype=torch.double)
-        found: list[nn.Module] = []
+        students: list[nn.Module] = []
         votes: list[float] = []
         scores: list[float] = []
         for index in range(members):
@@ -203,15 +203,15 @@ def ensemble(
                 if vote <= 0:
                     made.notes.append(f"boosting ended before member {index + 1}, which is no better than chance")
                     break
-            found.append(filled(made.model, student))
+            students.append(filled(made.model, student))
             votes.append(vote)
             scores.append(made.score(student))
             if not bool(wrong.any()):
                 made.notes.append(f"boosting ended with member {index + 1}, which is never wrong on the training data")
                 break
-        if len(found) < 2:
+        if len(students) < 2:
             raise DataError(f"{made.notes[-1]}, and one is no ensemble", f"choose {BAGGING}, or members --anew")
-        whole = Ensemble(found, votes, made.task.classifies).eval()
+        whole = Ensemble(students, votes, made.task.classifies).eval()
         after = made.task.score(whole, made.data.test, dense)
         if after <= max(scores):
             made.notes.append("the ensemble is no better than its best member")
@@ -225,7 +225,7 @@ def ensemble(
             "weights": list(whole.weights),
         }
         votes = [round(weight, 6) for weight in whole.weights]
-        formula = f"Ensemble([{{0}} for _ in range({len(found)})], {votes}, {made.task.classifies})"
+        formula = f"Ensemble([{{0}} for _ in range({len(students)})], {votes}, {made.task.classifies})"
         return made.written(place, whole, report, formula, "from edgesdk.techniques.ensembles import Ensemble\n")
 
 

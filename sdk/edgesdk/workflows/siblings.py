@@ -54,7 +54,7 @@ def shifted(name: str, base: str, path: Path, tell: Tell) -> Profile:
     that cannot be read, ``UsageError`` for a pair that ``base`` knows nothing of or that has fewer than five models.
     """
     rows = read(path)
-    known = profile(find_target(base))
+    prices = profile(find_target(base))
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.runtime, row.precision), []).append(row)
@@ -65,13 +65,13 @@ def shifted(name: str, base: str, path: Path, tell: Tell) -> Profile:
         if count < LEAST:
             fact = f"{path} has {count} model{'s' * (count > 1)} for {runtime} with {precision}"
             raise UsageError(fact, f"measure {LEAST} at least, better ten, as unlike as what you will run")
-        pair = known.pair(runtime, precision, some[0].threads)
+        pair = prices.pair(runtime, precision, some[0].threads)
         for index, row in enumerate(some):
             tell(f"reading models for {runtime} {precision}", index / len(some))
             key = (row.model, row.shape)
             graphs[key] = graphs[key] if key in graphs else _graph(row, path)
-        pairs.append(_shifted(pair, known.target, some, graphs))
-    return Profile(_target(name, known.target, pairs, path), tuple(pairs))
+        pairs.append(_shifted(pair, prices.target, some, graphs))
+    return Profile(_target(name, prices.target, pairs, path), tuple(pairs))
 
 
 def _shifted(
@@ -107,8 +107,8 @@ def sibling(base: Posterior, works: Sequence[Work], took_ms: Sequence[float], cl
     Those that the base's operators have from its physics carry over. Published boards differ by as much as
     ``BETWEEN_SIBLINGS`` under one name of a runtime, whose versions have other kernels.
     """
-    common = float(np.median(np.log(took_ms) - np.log([base.predict(one, clock_ghz)[0] for one in works])))
-    carried = [replace(one, amounts=one.amounts * _factors(base, one)[:, None]) for one in works]
+    common = float(np.median(np.log(took_ms) - np.log([base.predict(item, clock_ghz)[0] for item in works])))
+    carried = [replace(item, amounts=item.amounts * _factors(base, item)[:, None]) for item in works]
     doubt = np.hypot(np.minimum(base.doubt, WELL_KNOWN), BETWEEN_SIBLINGS)
     believed = Prior(base.log_constants + common, doubt)
     new = fit(carried, took_ms, clock_ghz, believed)
@@ -121,10 +121,10 @@ def sibling(base: Posterior, works: Sequence[Work], took_ms: Sequence[float], cl
     )
 
 
-def _factors(base: Posterior, one: Work) -> np.ndarray:
+def _factors(base: Posterior, item: Work) -> np.ndarray:
     """How far each operator deviates from its physics on the base's board."""
     plain = replace(base, pull=np.zeros_like(base.pull))
-    return base.parts_ms(one, 1.0) / plain.parts_ms(one, 1.0)
+    return base.parts_ms(item, 1.0) / plain.parts_ms(item, 1.0)
 
 
 def read(path: Path) -> list[Row]:

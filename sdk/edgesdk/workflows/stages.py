@@ -135,15 +135,15 @@ def stages(
         tell("tracing", None)
         network = _classifier(given.model, given.data)
         at = spread(places(network), exits)
-        found = given.checked(None, force, tell).data
+        samples = given.checked(None, force, tell).data
         tell("fitting exits", None)
-        train = found.train if found.train is not None else found.calibration
-        heads = fitted(network, at, train, found.labelled)
-        held = found.holdout if found.labelled else [(x, None) for x, _ in found.holdout]
+        train = samples.train if samples.train is not None else samples.calibration
+        heads = fitted(network, at, train, samples.labelled)
+        held = samples.holdout if samples.labelled else [(x, None) for x, _ in samples.holdout]
         chosen = picked(network, heads, exits, held, max_drop / 100, confidence)
-        parts = split(network, {name: heads[name] for name in chosen}, found.example)
+        parts = split(network, {name: heads[name] for name in chosen}, samples.example)
         tell(f"exporting to {format}", None)
-        calibration, holdout = [x for x, _ in found.calibration], [x for x, _ in found.holdout]
+        calibration, holdout = [x for x, _ in samples.calibration], [x for x, _ in samples.holdout]
         artifacts: dict[str, Artifact] = {}
         agree: list[Parity] = []
         for number, part in enumerate(parts, 1):
@@ -155,12 +155,12 @@ def stages(
             if number < len(parts):
                 calibration, holdout = ([_features(ready, x) for x in every] for every in (calibration, holdout))
         files = list(artifacts.values())
-        every = _whole(network, found, runtime, int8, Path(folder))
+        every = _whole(network, samples, runtime, int8, Path(folder))
         tell("measuring", None)
         reports = _measured({**artifacts, **every}, where, runtime, Path(folder))
         tell("judging", None)
         costs = [reports[name].latency_ms() for name in artifacts]
-        doubts, right, dense = _answers(network, files, parts, found.holdout, found.labelled, confidence)
+        doubts, right, dense = _answers(network, files, parts, samples.holdout, samples.labelled, confidence)
         least = dense - max_drop / 100
         if float(right[-1].double().mean()) < least:
             lost = 100 * (dense - float(right[-1].double().mean()))
@@ -171,7 +171,7 @@ def stages(
             )  # fmt: skip
         limits = thresholds(doubts, right, costs, least)
         on_held = _judged(dense, right, leaves(doubts, limits))
-        doubts, right, dense = _answers(network, files, parts, found.test, found.labelled, confidence)
+        doubts, right, dense = _answers(network, files, parts, samples.test, samples.labelled, confidence)
         last = leaves(doubts, limits)
         shares = reached(last, len(parts))
         whole, float_ = reports["whole" if int8 else "dense"], reports["dense"]
@@ -206,8 +206,8 @@ def stages(
             held=on_held,
             test=_judged(dense, right, last),
             max_drop=max_drop,
-            data=found.description,
-            notes=(*found.notes, *_notes(limits, total, whole.latency_ms(), reports, found)),
+            data=samples.description,
+            notes=(*samples.notes, *_notes(limits, total, whole.latency_ms(), reports, samples)),
         )
         (place / "stages.json").write_text(dumps(result))
         write_folder(place, STAGES)
@@ -264,13 +264,13 @@ def _features(part: Network, x: Batch) -> Tensor:
 
 def _whole(network: Network, data: Data, runtime: str, int8: bool, folder: Path) -> dict[str, Artifact]:
     """The network in one file: in float, and in int8 where the stages are."""
-    found: dict[str, Artifact] = {}
+    artifacts: dict[str, Artifact] = {}
     for name, whole in {"dense": False, **({"whole": True} if int8 else {})}.items():
         ready, options = _ready(network, runtime, whole, [x for x, _ in data.calibration])
         path = folder / f"{name}{format_of(runtime).suffix}"
         export(ready, data.example, path, runtime)
-        found[name] = Artifact(path, ready.graph, options, runtime)
-    return found
+        artifacts[name] = Artifact(path, ready.graph, options, runtime)
+    return artifacts
 
 
 def _measured(artifacts: Mapping[str, Artifact], where: Where, runtime: str, folder: Path) -> Mapping[str, Measurement]:
@@ -302,8 +302,8 @@ def _answers(
         labels = y if labelled else own
         exact.append(own == labels)
         logits: list[Tensor] = []
-        for one in run[:-1]:
-            answer, x = one(x)
+        for share in run[:-1]:
+            answer, x = share(x)
             logits.append(answer)
         doubts.append(torch.stack([doubt(answer, measure) for answer in logits]))
         logits.append(first_tensor(run[-1](x)))
@@ -324,11 +324,11 @@ def _notes(
     limits: Sequence[float], total: float, whole: float, reports: Mapping[str, Measurement], data: Data
 ) -> list[str]:
     """What a reader must know."""
-    found = [] if data.train is not None else ["no training data: exits were fitted to the calibration samples"]
-    found += [] if data.labelled else ["no labels: accuracy is agreement with the dense model"]
+    notes = [] if data.train is not None else ["no training data: exits were fitted to the calibration samples"]
+    notes += [] if data.labelled else ["no labels: accuracy is agreement with the dense model"]
     if NEVER in limits:
-        found.append(f"no sample leaves at exit {limits.index(NEVER) + 1}: fewer exits are faster")
+        notes.append(f"no sample leaves at exit {limits.index(NEVER) + 1}: fewer exits are faster")
     if total >= whole:
-        found.append("stages are expected to take longer than the model in one file")
+        notes.append("stages are expected to take longer than the model in one file")
     reason = next((report.reason for report in reports.values() if not report.valid), None)
-    return [*found, *([f"the run was invalid: {reason}"] if reason else [])]
+    return [*notes, *([f"the run was invalid: {reason}"] if reason else [])]

@@ -43,10 +43,10 @@ def check(source: str | bytes, runtime: str, *kinds: str) -> None:
     """
     if isinstance(source, str) and not os.path.isfile(source):
         raise AgentError(MISSING, f"{source} is not on this device", "send the file first")
-    found = kind(source)
-    if found is not None and found not in kinds:
+    part = kind(source)
+    if part is not None and part not in kinds:
         name = os.path.basename(source) if isinstance(source, str) else "the model"
-        fact = f"{name} is {'a' if found == TFLITE else 'an'} {found} file"
+        fact = f"{name} is {'a' if part == TFLITE else 'an'} {part} file"
         raise AgentError(USAGE, fact, f"{runtime} here runs {' and '.join(kinds)} files")
 
 

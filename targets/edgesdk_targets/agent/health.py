@@ -35,9 +35,9 @@ def check(
     """
     folder = os.path.dirname(path)
     same = {"path": path, "runtime": runtime, "threads": threads}
-    found = fresh.ask(fresh.CHECK, {**same, "sample": os.path.join(folder, SAMPLE)})
+    answer = fresh.ask(fresh.CHECK, {**same, "sample": os.path.join(folder, SAMPLE)})
     emulated = probe.emulated()
-    health = {**found, "runtime": runtime, "p50_ms": None, "peak_memory_bytes": None, "emulated": emulated}
+    health = {**answer, "runtime": runtime, "p50_ms": None, "peak_memory_bytes": None, "emulated": emulated}
     budget = _budget(os.path.join(folder, REPORT))
     if emulated:
         return health
@@ -109,9 +109,9 @@ def _latency(report: Report, same: dict[str, Any], most: float, percentile: floa
     for _ in range(TRIES):
         run = measure.benchmark(report, artifacts=[artifact], **settings)
         ordered = sorted(run["artifacts"][0]["samples_ms"])
-        found = clock.quantile(ordered, percentile / 100)
-        if found < best:
-            best, typical, reason = found, clock.quantile(ordered, 0.5), run["reason"]
+        value = clock.quantile(ordered, percentile / 100)
+        if value < best:
+            best, typical, reason = value, clock.quantile(ordered, 0.5), run["reason"]
         if best <= most:
             return typical
     fact = f"it takes {best:.4g} ms at p{percentile:g} here, the budget is {most:.4g} ms"
@@ -122,10 +122,10 @@ def _peak(report: Callable[..., None], same: dict[str, Any], most: float, lock_s
     """The least peak of up to three measurements, in bytes; ``None`` where the kernel does not tell it."""
     peak = math.inf
     for _ in range(TRIES):
-        found = memory.memory(report, lock_seconds=lock_seconds, **same)["peak_added"]
-        if found is None:
+        added = memory.memory(report, lock_seconds=lock_seconds, **same)["peak_added"]
+        if added is None:
             return None
-        peak = min(peak, found)
+        peak = min(peak, added)
         if peak <= most:
             return peak
     fact = f"it adds {peak / 1e6:.4g} MB at its peak here, the budget is {most / 1e6:.4g} MB"

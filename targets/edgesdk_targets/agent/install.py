@@ -133,7 +133,7 @@ def install(
             _place(bundle, versions)
             tell("testing")
             path = os.path.join(versions.path(bundle.version), bundle.model)
-            found = health.check(
+            checked = health.check(
                 report,
                 path=path,
                 runtime=runtime,
@@ -154,7 +154,7 @@ def install(
         with contextlib.suppress(OSError):  # the new version runs; the next installation removes what is left
             tell("pruning")
             removed = _prune(versions, keep)
-    return {"version": bundle.version, "previous": previous, "health": found, "removed": removed}
+    return {"version": bundle.version, "previous": previous, "health": checked, "removed": removed}
 
 
 def rollback(report: Report, *, root: str, lock_seconds: float = lock.SECONDS) -> dict[str, Any]:
@@ -219,16 +219,18 @@ def _runner(wanted: Any) -> str:
     name = wanted.get("name") if isinstance(wanted, dict) else None
     readers = runners.readers(name) if isinstance(name, str) else []
     if not isinstance(name, str) or not readers:
-        known = ", ".join(sorted({*runners.RUNNERS, *(n for one in runners.RUNNERS.values() for n in one.instead_of)}))
-        raise AgentError(REFUSED, f"the bundle is for the runtime {name!r:.80}", f"deploy for one of {known}")
+        names = ", ".join(
+            sorted({*runners.RUNNERS, *(n for runner in runners.RUNNERS.values() for n in runner.instead_of)})
+        )
+        raise AgentError(REFUSED, f"the bundle is for the runtime {name!r:.80}", f"deploy for one of {names}")
     here = probe.installed_runners()
-    found = next((reader for reader in readers if reader in here), readers[0])
-    version = here.get(found) or runners.runner(found).VERSION
+    chosen = next((reader for reader in readers if reader in here), readers[0])
+    version = here.get(chosen) or runners.runner(chosen).VERSION
     minimum = wanted.get("minimum")
-    if found == name and isinstance(minimum, str) and _is_older(version, minimum):
-        fact = f"{found} {version} is on this device, the bundle needs {minimum}"
-        raise AgentError(REFUSED, fact, f"install a newer {found} there")
-    return found
+    if chosen == name and isinstance(minimum, str) and _is_older(version, minimum):
+        fact = f"{chosen} {version} is on this device, the bundle needs {minimum}"
+        raise AgentError(REFUSED, fact, f"install a newer {chosen} there")
+    return chosen
 
 
 def _is_older(version: str, minimum: str) -> bool:

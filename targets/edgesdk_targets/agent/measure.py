@@ -123,7 +123,7 @@ class _Artifact:
         """Samples as they came; and what it takes undisturbed, as a whole (``undisturbed``) and block by block."""
         milliseconds = [sample / 1e6 for sample in self.samples]
         every = [visit for visits in self.visits for visit in visits]
-        found = undisturbed.estimate(every, beside.fast)
+        quiet = undisturbed.estimate(every, beside.fast)
         rounds = [undisturbed.estimate(visits, beside.fast) for visits in self.visits]
         return {
             "name": self.name,
@@ -132,11 +132,11 @@ class _Artifact:
             "sampled_every": self.stride,
             "timed_seconds": self.seconds,
             "block_medians_ms": [median(block) / 1e6 for block in self.blocks],
-            "rounds": [{"ms": one["ratio"] * beside.fast / 1e6, "error": one["error"]} for one in rounds],
+            "rounds": [{"ms": entry["ratio"] * beside.fast / 1e6, "error": entry["error"]} for entry in rounds],
             "undisturbed": {
-                "ms": found["ratio"] * beside.fast / 1e6,
-                "error": found["error"],
-                "level_ms": found["level"] / 1e6,
+                "ms": quiet["ratio"] * beside.fast / 1e6,
+                "error": quiet["error"],
+                "level_ms": quiet["level"] / 1e6,
                 "disturbed": undisturbed.disturbed(every, beside.fast),
             },
             "statistics": clock.statistics(milliseconds),

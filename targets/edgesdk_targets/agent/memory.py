@@ -115,16 +115,16 @@ def reset_peak(path: str = "/proc/self/clear_refs") -> bool:
 
 def status(path: str = "/proc/self/status") -> dict[str, int | None]:
     """``VmRSS`` and ``VmHWM`` of this process in bytes, each ``None`` where the kernel does not give it."""
-    found: dict[str, int | None] = {"VmRSS": None, "VmHWM": None}
+    fields: dict[str, int | None] = {"VmRSS": None, "VmHWM": None}
     try:
         with open(path) as file:
             for line in file:
                 name, _, value = line.partition(":")
-                if name in found:
-                    found[name] = int(value.split()[0]) * 1024
+                if name in fields:
+                    fields[name] = int(value.split()[0]) * 1024
     except OSError:
         pass
-    return found
+    return fields
 
 
 def _fresh(report: Report, verb: str, arguments: dict[str, Any], processes: int, lock_seconds: float) -> dict[str, Any]:

@@ -63,15 +63,21 @@ def operators(
         beside = References(runner, references, reference_ms)
         for start in range(0, len(models), size):
             part = [_Timed(model, runner, threads) for model in models[start : start + size]]
-            _time_batch([one for one in part if one.run], beside, (rounds, most_rounds), seconds_per_visit, patience)
+            _time_batch(
+                [operator for operator in part if operator.run],
+                beside,
+                (rounds, most_rounds),
+                seconds_per_visit,
+                patience,
+            )
             timed += part
-            results = [one.result(beside) for one in part]
+            results = [operator.result(beside) for operator in part]
             report({"done": len(timed), "of": len(models), "state": "timing", "results": results})
         after = probe.conditions()
     reason = probe.throttled(before, after)
     told = beside.result()  # which may find a lower level than was known when a batch was reported
     return {
-        "results": [one.result(beside) for one in timed],
+        "results": [operator.result(beside) for operator in timed],
         "references": told,
         "runtime": {"name": runtime, "version": runner.VERSION, "threads": threads},
         "conditions": {"before": before, "after": after},
@@ -110,13 +116,13 @@ class _Timed:
     def result(self, beside: References) -> dict[str, Any]:
         if not self.visits:
             return {"key": self.key, "error": self.refusal}
-        found = undisturbed.estimate(self.visits, beside.fast)
+        quiet = undisturbed.estimate(self.visits, beside.fast)
         return {
             "key": self.key,
-            "ms": found["ratio"] * beside.fast / 1e6,
-            "ratio": found["ratio"],
-            "uncertainty": found["error"],
-            "level_ms": found["level"] / 1e6,
+            "ms": quiet["ratio"] * beside.fast / 1e6,
+            "ratio": quiet["ratio"],
+            "uncertainty": quiet["error"],
+            "level_ms": quiet["level"] / 1e6,
             "disturbed": undisturbed.disturbed(self.visits, beside.fast),
             "visits": len(self.visits),
             "runs": self.count * len(self.visits),
@@ -128,22 +134,22 @@ def _time_batch(
 ) -> None:
     (least, most), left = rounds, patience * len(batch)
     with clock.no_collection():
-        for one in batch:
-            assert one.run is not None
-            one.count = clock.runs_in(one.run, seconds, LEAST_RUNS, MOST_RUNS)
+        for operator in batch:
+            assert operator.run is not None
+            operator.count = clock.runs_in(operator.run, seconds, LEAST_RUNS, MOST_RUNS)
         order = list(batch)
         for done in range(1, max(least, most) + 1):
             level = beside.visit()
-            for one in order:
+            for operator in order:
                 if left > 0 and beside.is_slow(level):
                     level, waited = beside.wait(min(WAIT_SECONDS, left))
                     left -= waited
-                level = one.visit(level, beside)
+                level = operator.visit(level, beside)
             beside.refresh()
             order.reverse()
             if done >= least:
-                order = [one for one in order if one.lacks(beside)]
+                order = [operator for operator in order if operator.lacks(beside)]
                 if not order:
                     break
-    for one in batch:
-        one.run = None  # a table has more models than memory
+    for operator in batch:
+        operator.run = None  # a table has more models than memory

@@ -114,9 +114,9 @@ def cpu(root: str) -> dict[str, Any]:
         first.setdefault(name, value)
     flags = first.get("flags", first.get("Features"))
     has = set((flags or "").split())
-    maker, known = PARTS.get(first.get("CPU implementer", ""), ("", {}))
+    maker, names = PARTS.get(first.get("CPU implementer", ""), ("", {}))
     parts = sorted({value for name, value in entries if name == "CPU part"}) if maker else []
-    named = " + ".join(known.get(part, f"{maker} part {part}") for part in parts)
+    named = " + ".join(names.get(part, f"{maker} part {part}") for part in parts)
     return {
         "cpu": named or first.get("model name") or None,
         "cores": _cores(root) or sum(name == "processor" for name, _ in entries) or None,
@@ -191,8 +191,8 @@ def l4t(root: str) -> dict[str, Any] | None:
 
 def governor(root: str) -> str | None:
     """The cores' frequency governor; several, where they differ, joined by commas."""
-    found = {read(root, path) for path in _glob(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
-    return ", ".join(sorted(name for name in found if name)) or None
+    governors = {read(root, path) for path in _glob(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
+    return ", ".join(sorted(name for name in governors if name)) or None
 
 
 def power_mode(root: str) -> str | None:
@@ -211,8 +211,8 @@ def frequencies(root: str) -> list[dict[str, Any]] | None:
         name = os.path.basename(os.path.dirname(folder))
         cores.append({"core": int(name[3:]), "mhz": _thousandth(now), "maximum_mhz": _thousandth(most)})
     if not cores:
-        found = re.findall(r"^cpu MHz\s*: ([\d.]+)", read(root, "proc/cpuinfo") or "", re.MULTILINE)
-        cores = [{"core": core, "mhz": float(mhz), "maximum_mhz": None} for core, mhz in enumerate(found)]
+        speeds = re.findall(r"^cpu MHz\s*: ([\d.]+)", read(root, "proc/cpuinfo") or "", re.MULTILINE)
+        cores = [{"core": core, "mhz": float(mhz), "maximum_mhz": None} for core, mhz in enumerate(speeds)]
     return sorted(cores, key=lambda item: item["core"]) or None
 
 
@@ -277,23 +277,23 @@ def runtimes() -> dict[str, str]:
     """The versions of the runtimes that are installed, by the name of their distribution."""
     from importlib import metadata
 
-    found = {}
+    versions = {}
     for name in (name for runner in every_runner().values() for name in runner.distributions):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def installed_runners() -> dict[str, str]:
     """The versions of the runtimes that are installed, by the name of their runner."""
     versions = runtimes()
-    found = {}
+    installed = {}
     for name, runner in every_runner().items():
         if present := [versions[each] for each in runner.distributions if each in versions]:
-            found[name] = present[0]
-    return found
+            installed[name] = present[0]
+    return installed
 
 
 def _output(command: list[str]) -> str | None:
@@ -308,8 +308,8 @@ def _output(command: list[str]) -> str | None:
 
 
 def _glob(root: str, pattern: str) -> list[str]:
-    found = glob.glob(os.path.join(glob.escape(root), pattern))
-    return sorted(os.path.relpath(path, root) for path in found)
+    paths = glob.glob(os.path.join(glob.escape(root), pattern))
+    return sorted(os.path.relpath(path, root) for path in paths)
 
 
 def _thousandth(value: int | None) -> float | None:

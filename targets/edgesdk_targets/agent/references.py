@@ -22,7 +22,7 @@ class References:
     """
 
     def __init__(self, runner: Any, models: Sequence[dict[str, str]], known_ms: float | None = None) -> None:
-        self.known = known_ms * 1e6 if known_ms else math.inf
+        self.lowest = known_ms * 1e6 if known_ms else math.inf
         self.levels: list[float] = []
         self._runs: list[tuple[Callable[[], object], int]] = []
         for model in models:
@@ -51,7 +51,7 @@ class References:
 
         Where none is seen as low as the one that is known, the device is disturbed all the time.
         """
-        self.fast = min(self.known, undisturbed.undisturbed(self.levels)) if self._runs else 1.0
+        self.fast = min(self.lowest, undisturbed.undisturbed(self.levels)) if self._runs else 1.0
 
     def is_slow(self, level: float) -> bool:
         """Whether the device is disturbed where the references take ``level``."""

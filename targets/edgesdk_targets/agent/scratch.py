@@ -90,10 +90,10 @@ def sweep() -> list[str]:
     removed = []
     for path in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), PREFIX + "*")):
         try:
-            found = os.lstat(path)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            status = os.lstat(path)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
                 continue
-            is_young = abs(time.time() - found.st_mtime) < YOUNG_SECONDS
+            is_young = abs(time.time() - status.st_mtime) < YOUNG_SECONDS
             if is_young and not os.path.exists(os.path.join(path, LOCK)):
                 continue
             descriptor = _locked(path)

@@ -54,12 +54,12 @@ class Versions:
         try:
             with open(os.path.join(self.root, ORDER), "rb") as file:
                 document = decoded(file.read())
-            known = [str(version) for version in document["versions"]]
+            names = [str(version) for version in document["versions"]]
         except FileNotFoundError:
-            known = sorted(self._found()) if self.current() else []
+            names = sorted(self._found()) if self.current() else []
         except (ValueError, KeyError, TypeError):  # lost: the names begin with their time
-            known = sorted(self._found())
-        return [version for version in known if ID.fullmatch(version) and os.path.isdir(self.path(version))]
+            names = sorted(self._found())
+        return [version for version in names if ID.fullmatch(version) and os.path.isdir(self.path(version))]
 
     def before(self) -> str | None:
         """The version that ran before the one that runs."""

@@ -106,8 +106,8 @@ def _newest(package: str, python: tuple[int, int], glibc: str, machine: str) -> 
     if len(numbers) < 2 or not all(number.isdigit() for number in numbers):
         return None
     has = tuple(map(int, numbers))
-    found = WHEELS[package].get(machine, {}).get(python, ())
-    return next((version for least, version in found if has >= (2, least)), None)
+    files = WHEELS[package].get(machine, {}).get(python, ())
+    return next((version for least, version in files if has >= (2, least)), None)
 
 
 def _command(package: str, version: str) -> str:

@@ -21,7 +21,7 @@ def check(content: bytes, specs: Mapping[str, TensorSpec]) -> None:
         if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() == file.BuiltinOperator.DEPTHWISE_CONV_2D:
             depthwise.add(operator.Inputs(1))
     width = {file.TensorType.INT4: 4, file.TensorType.INT8: 8}
-    found: set[tuple[Any, ...]] = set()
+    grids: set[tuple[Any, ...]] = set()
     for i in range(graph.TensorsLength()):
         tensor = graph.Tensors(i)
         grid = tensor.Quantization()
@@ -29,11 +29,11 @@ def check(content: bytes, specs: Mapping[str, TensorSpec]) -> None:
             continue
         scale = tuple(grid.ScaleAsNumpy().tolist())
         zero = tuple(grid.ZeroPointAsNumpy().tolist())
-        found.add((None, width[tensor.Type()], scale, zero))
+        grids.add((None, width[tensor.Type()], scale, zero))
         if grid.QuantizedDimension() == (tensor.ShapeLength() - 1 if i in depthwise else 0):
-            found.add((tensor.Name().decode(), width[tensor.Type()], scale, zero))
+            grids.add((tensor.Name().decode(), width[tensor.Type()], scale, zero))
     for name, spec in specs.items():
         moved = 128 if spec.low >= 0 else 0
         zero = tuple(point - moved for point in spec.zero_point)
-        if (name if spec.axis is not None else None, spec.bits, spec.scale, zero) not in found:
+        if (name if spec.axis is not None else None, spec.bits, spec.scale, zero) not in grids:
             raise FidelityError(f"{name} is not quantized in the file as specified", FidelityError.INSTEAD)

@@ -61,19 +61,19 @@ def formula(graph: Lowering, node: Node) -> None:
     x, file = graph.value(node.inputs[0]), graph.file
     source, shape = real(graph, x)
     whole = FORMULAS[node.op](node)
-    known: dict[Expression, int] = {X: source}
+    numbers: dict[Expression, int] = {X: source}
 
     def made(part: Expression) -> int:
         if isinstance(part, float):
             return file.constant(np.float32(part))
-        if part not in known:
+        if part not in numbers:
             kind, *inputs = part
             tensors = [made(value) for value in inputs]
             name = node.outputs[0]
             last = part is whole
-            known[part] = like(graph, x, name, shape) if last else file.fresh(f"{name}/{kind.lower()}", shape, "f4")
-            file.operator(kind, tensors, [known[part]])
-        return known[part]
+            numbers[part] = like(graph, x, name, shape) if last else file.fresh(f"{name}/{kind.lower()}", shape, "f4")
+            file.operator(kind, tensors, [numbers[part]])
+        return numbers[part]
 
     made(whole)
 

@@ -154,11 +154,11 @@ def conv(graph: Lowering, node: Node) -> None:
     grid = x.grid if integer else None
     tensor = graph.file.arranged(x, last(len(x.shape)), integer, image(graph, node.inputs[0]))
     tensor, _ = padded(graph, tensor, image(graph, node.inputs[0]), around, grid)
-    weight, known = weighted(graph, node, name, layout, axis, integer, kind)
-    third = bias(graph, node.inputs[2] if len(node.inputs) > 2 else "", outputs, grid, known)
+    weight, data = weighted(graph, node, name, layout, axis, integer, kind)
+    third = bias(graph, node.inputs[2] if len(node.inputs) > 2 else "", outputs, grid, data)
     result = made_image(graph, node, fused.name, fused.label, fused.grid)
     version = 3 if integer else 2 if max(dilations) > 1 and kind != "CONV_2D" else 1
-    if known is not None and known.bits == 4:
+    if data is not None and data.bits == 4:
         version = 7
     options["fusedActivationFunction"] = fused.activation
     graph.file.operator(kind, [tensor, weight, third], [result], version, **options)
@@ -266,8 +266,8 @@ def linear(graph: Lowering, node: Node, transposed: bool, constant: str) -> None
     array = array if transposed else array.T
     outputs, inputs = array.shape
     data = graph.file.settled(x).data
-    known = data.integers if integer else data.reals or data.integers
-    shape = next((s for s in known if s and s[-1] == inputs and len(s) > 1), x.shape)
+    shapes = data.integers if integer else data.reals or data.integers
+    shape = next((s for s in shapes if s and s[-1] == inputs and len(s) > 1), x.shape)
     tensor = graph.file.face(data, shape, integer)
     grid = x.grid if integer else None
     weight, origin = weighted(graph, node, name, np.ascontiguousarray(array), 0, integer, "FULLY_CONNECTED")

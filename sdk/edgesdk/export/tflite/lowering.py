@@ -65,9 +65,9 @@ class Fused:
 
 
 class Lowering:
-    """An ONNX model, its constants computed, on its way into a file. Operators that are ``known`` have fixed shapes."""
+    """An ONNX model, its constants computed, on its way into a file. Operators of these ``names`` have fixed shapes."""
 
-    def __init__(self, model: ModelProto, known: Collection[str]) -> None:
+    def __init__(self, model: ModelProto, names: Collection[str]) -> None:
         self.file: Views = Views()
         self.arrays: dict[str, np.ndarray] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.bits: dict[str, int] = {t.name: 4 for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4}
@@ -87,7 +87,7 @@ class Lowering:
         for name in self.inputs:
             self._fixed(name)
         for node in self.nodes:
-            if node.op in known:
+            if node.op in names:
                 self._fixed(next(name for name in node.outputs if name))
         for name in self.inputs:
             shape = self.shapes[name]

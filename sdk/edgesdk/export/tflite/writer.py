@@ -291,9 +291,9 @@ class Views(Writer):
             self.operator("RESHAPE", [source, self.constant(np.array(shape, np.int32))], [faces[shape]])
         else:
             assert data.integers and not quantized, data.name
-            known = shape if shape in data.integers else next(iter(data.integers))
-            faces[known] = self.fresh(data.name, known, np.float32)
-            self.operator("DEQUANTIZE", [data.integers[known]], [faces[known]], 2)
+            template = shape if shape in data.integers else next(iter(data.integers))
+            faces[template] = self.fresh(data.name, template, np.float32)
+            self.operator("DEQUANTIZE", [data.integers[template]], [faces[template]], 2)
         return self.face(data, shape, quantized)
 
     def order(self, value: Value) -> tuple[int, ...] | None:
@@ -306,8 +306,8 @@ class Views(Writer):
             for order in (tuple(range(rank)), last, tuple(sorted(range(rank), key=lambda d: -strides[d])))
             if self.is_free(value, order)
         ]
-        known = value.data.integers | value.data.reals
-        fits = (order for order in free if tuple(value.shape[d] for d in order) in known)
+        shapes = value.data.integers | value.data.reals
+        fits = (order for order in free if tuple(value.shape[d] for d in order) in shapes)
         return next(fits, free[0] if free else None)
 
     def is_free(self, value: Value, order: Sequence[int]) -> bool:

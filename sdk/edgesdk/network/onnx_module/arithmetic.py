@@ -26,18 +26,18 @@ def plain(function: Callable[..., Any]) -> Translate:
 def operands(call: Call) -> list[Any]:
     """The inputs; a single number as such where it makes no axis and no other type."""
     rank = max((call.rank(i) for i in range(len(call)) if call.array(i) is None), default=0)
-    found = []
+    values = []
     for index in range(len(call)):
         array, number = call.array(index), call.scalar(index)
         as_number = array is not None and number is not None and array.ndim <= rank and len(call) == 2
-        found.append(number if as_number and array.dtype == np.float32 else call.tensor(index))  # type: ignore[union-attr]
-    return found
+        values.append(number if as_number and array.dtype == np.float32 else call.tensor(index))  # type: ignore[union-attr]
+    return values
 
 
 def binary(function: Callable[..., Any]) -> Translate:
     def translate(call: Call) -> Any:
-        one, other = operands(call)
-        return function(one, other)
+        left, right = operands(call)
+        return function(left, right)
 
     return translate
 
@@ -48,25 +48,25 @@ def compared(function: Callable[..., Any]) -> Translate:
 
 
 def divide(call: Call) -> Any:
-    one, other = operands(call)
-    if (found := spellings.normalized(call)) is not None:
-        return found
+    left, right = operands(call)
+    if (recognized := spellings.normalized(call)) is not None:
+        return recognized
     whole = not _is_float(call)
-    return torch.div(one, other, rounding_mode="trunc") if whole else one / other
+    return torch.div(left, right, rounding_mode="trunc") if whole else left / right
 
 
 def add(call: Call) -> Any:
-    if (found := spellings.biased(call)) is not None:
-        return found
-    one, other = operands(call)
-    return one + other
+    if (recognized := spellings.biased(call)) is not None:
+        return recognized
+    left, right = operands(call)
+    return left + right
 
 
 def multiply(call: Call) -> Any:
-    if (found := spellings.product(call)) is not None:
-        return found
-    one, other = operands(call)
-    return one * other
+    if (recognized := spellings.product(call)) is not None:
+        return recognized
+    left, right = operands(call)
+    return left * right
 
 
 def _is_float(call: Call) -> bool:
@@ -79,13 +79,13 @@ def _is_float(call: Call) -> bool:
 
 
 def power(call: Call) -> Any:
-    one, other = operands(call)
-    return torch.sqrt(one) if other == 0.5 else torch.pow(one, int(other) if other == 2 else other)
+    left, right = operands(call)
+    return torch.sqrt(left) if right == 0.5 else torch.pow(left, int(right) if right == 2 else right)
 
 
 def modulo(call: Call) -> Any:
-    one, other = call.tensors()
-    return torch.fmod(one, other) if call.get("fmod", 0) else torch.remainder(one, other)
+    left, right = call.tensors()
+    return torch.fmod(left, right) if call.get("fmod", 0) else torch.remainder(left, right)
 
 
 def variadic(function: Callable[..., Any]) -> Translate:

@@ -19,8 +19,8 @@ WHOLE = 2**31  # ends of slices beyond it mean all there is
 
 def samples_axis(call: Call, index: int = 0) -> int | None:
     """The axis of an input along which the samples of a batch lie."""
-    one, two = call.shapes(index)
-    return next((axis for axis, (a, b) in enumerate(zip(one, two, strict=True)) if a != b), None)
+    at_one, at_two = call.shapes(index)
+    return next((axis for axis, (a, b) in enumerate(zip(at_one, at_two, strict=True)) if a != b), None)
 
 
 def is_number(size: Any, number: int) -> bool:
@@ -31,14 +31,14 @@ def is_number(size: Any, number: int) -> bool:
 def reshape(call: Call) -> Any:
     """A Reshape; one to stated sizes takes as many samples as there are."""
     wanted = call.get("shape") if "shape" in call.attributes else call.sizes(1)
-    one, two = call.shapes()
+    at_one, at_two = call.shapes()
     if not call.get("allowzero", 0):
         own = samples_axis(call)
-        wanted = [one[axis] if is_number(size, 0) and axis != own else size for axis, size in enumerate(wanted)]
-    return call.tensor().reshape(_with_samples(call, wanted, one, two))
+        wanted = [at_one[axis] if is_number(size, 0) and axis != own else size for axis, size in enumerate(wanted)]
+    return call.tensor().reshape(_with_samples(call, wanted, at_one, at_two))
 
 
-def _with_samples(call: Call, wanted: list[Any], one: tuple[int, ...], two: tuple[int, ...]) -> list[Any]:
+def _with_samples(call: Call, wanted: list[Any], at_one: tuple[int, ...], at_two: tuple[int, ...]) -> list[Any]:
     """``wanted`` with the size of the batch in the place of the size that was one sample's."""
     axis, batch = samples_axis(call), call.translation.batch
     stated = all(isinstance(size, int) for size in wanted)
@@ -50,8 +50,8 @@ def _with_samples(call: Call, wanted: list[Any], one: tuple[int, ...], two: tupl
     if not stated:
         return wanted
     rest = prod(size for size in wanted if size != -1)
-    whole = [prod(one) // max(rest, 1) if size == -1 else size for size in wanted]
-    place = _place(whole, prod(one[:axis]), one[axis])
+    whole = [prod(at_one) // max(rest, 1) if size == -1 else size for size in wanted]
+    place = _place(whole, prod(at_one[:axis]), at_one[axis])
     if place is None or wanted[place] == -1 or (call.translation.free and -1 in wanted and whole[place] != 1):
         return wanted  # as the file has it for any batch
     return [batch * size if i == place and size != 1 else batch if i == place else size for i, size in enumerate(whole)]
@@ -85,8 +85,8 @@ def flatten(call: Call) -> Any:
 def squeeze(call: Call) -> Any:
     axes = call.setting("axes", 1)
     if axes is None:
-        one, two = call.shapes()
-        axes = [axis for axis, sizes in enumerate(zip(one, two, strict=True)) if sizes == (1, 1)]
+        at_one, at_two = call.shapes()
+        axes = [axis for axis, sizes in enumerate(zip(at_one, at_two, strict=True)) if sizes == (1, 1)]
     axes = sorted(axis % call.rank() for axis in ([axes] if isinstance(axes, int) else axes))
     if samples_axis(call) in axes:
         raise call.refusal("takes away the axis of the samples: it was made for a batch of one")
@@ -110,7 +110,7 @@ def concat(call: Call) -> Any:
     """A Concat; what was made for a batch of one is taken once for each sample."""
     axis = call.get("axis", 1) % call.rank()
     own = [samples_axis(call, index) for index in range(len(call))]
-    samples = next((found for found in own if found is not None), axis)
+    samples = next((candidate for candidate in own if candidate is not None), axis)
     parts = []
     for index, part in enumerate(call.tensors()):
         if samples != axis and own[index] is None and call.shape(index)[samples] == 1:
@@ -127,13 +127,13 @@ def split(call: Call) -> Any:
     if sizes is None:
         each = -(-length // count)
         sizes = [min(each, length - each * i) for i in range(count)]
-    found = torch.split(call.tensor(), list(sizes), axis)
-    return [found[place] for place, name in enumerate(call.node.output) if name]
+    pieces = torch.split(call.tensor(), list(sizes), axis)
+    return [pieces[place] for place, name in enumerate(call.node.output) if name]
 
 
 def take(call: Call) -> Any:
     """A Slice, axis by axis; a negative step from the end turns an axis round."""
-    x, one = call.tensor(), call.shape()
+    x, shape = call.tensor(), call.shape()
     if "starts" in call.attributes:
         starts, ends = call.get("starts"), call.get("ends")
         axes, steps = call.get("axes") or list(range(len(starts))), [1] * len(starts)
@@ -142,16 +142,16 @@ def take(call: Call) -> Any:
         axes = call.sizes(3) if call.has(3) else list(range(len(starts)))
         steps = call.sizes(4) if call.has(4) else [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if not isinstance(start, int) or not isinstance(end, int) or axis % len(one) == samples_axis(call):
-            if (start, step) == (0, 1) and (not isinstance(end, int) or end >= one[axis]):
+        if not isinstance(start, int) or not isinstance(end, int) or axis % len(shape) == samples_axis(call):
+            if (start, step) == (0, 1) and (not isinstance(end, int) or end >= shape[axis]):
                 continue  # all samples
             raise call.refusal("takes some of the samples of a batch")
-        places = range(one[axis])[start : end if end > -WHOLE else None : step]
-        if len(places) == one[axis] and step == 1:
+        places = range(shape[axis])[start : end if end > -WHOLE else None : step]
+        if len(places) == shape[axis] and step == 1:
             continue
         if step > 0:
             stop = places[-1] + 1 if places else places.start
-            x = x[(slice(None),) * (axis % len(one)) + (slice(places.start, stop, step),)]
+            x = x[(slice(None),) * (axis % len(shape)) + (slice(places.start, stop, step),)]
         else:
             x = x.index_select(axis, call.constant(torch.tensor(list(places))))
     return x
@@ -262,16 +262,16 @@ def resize(call: Call) -> Any:
     single = all(size == 1 for size in new)
     if where == "pytorch_half_pixel" and not single:
         where = "half_pixel"
-    known = INTERPOLATED.get(mode, {})
-    if rank not in known or where not in ("half_pixel", "align_corners") or call.get("exclude_outside", 0):
+    modes = INTERPOLATED.get(mode, {})
+    if rank not in modes or where not in ("half_pixel", "align_corners") or call.get("exclude_outside", 0):
         raise call.refusal(f"resizes ({mode}, {where}) as PyTorch does not")
     if mode == "cubic" and call.get("cubic_coeff_a", -0.75) != -0.75:
         raise call.refusal("resizes with another cubic than PyTorch's")
     if call.get("antialias", 0):
         return F.interpolate(
-            call.tensor(), new, mode=known[rank], align_corners=where == "align_corners", antialias=True
+            call.tensor(), new, mode=modes[rank], align_corners=where == "align_corners", antialias=True
         )
-    return F.interpolate(call.tensor(), new, mode=known[rank], align_corners=where == "align_corners")
+    return F.interpolate(call.tensor(), new, mode=modes[rank], align_corners=where == "align_corners")
 
 
 def _nearest(call: Call, own: tuple[int, ...], new: list[int], where: str, old: bool) -> Any:
@@ -280,8 +280,10 @@ def _nearest(call: Call, own: tuple[int, ...], new: list[int], where: str, old: 
     wanted = [_places(length, size, where, rounding) for length, size in zip(own, new, strict=True)]
     for mode in ("nearest", "nearest-exact"):
         lines = [torch.arange(length, dtype=torch.float32).reshape(1, 1, -1) for length in own]
-        found = [F.interpolate(line, size, mode=mode).reshape(-1).long() for line, size in zip(lines, new, strict=True)]
-        if all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True)):
+        indices = [
+            F.interpolate(line, size, mode=mode).reshape(-1).long() for line, size in zip(lines, new, strict=True)
+        ]
+        if all(torch.equal(a, b) for a, b in zip(indices, wanted, strict=True)):
             return F.interpolate(call.tensor(), new, mode=mode)
     x = call.tensor()
     for axis, places in enumerate(wanted, 2):

@@ -15,14 +15,14 @@ LEAVES = ("weight", "bias", "gamma", "beta", "scale", "running_mean", "running_v
 
 def identifiers(names: Iterable[str]) -> list[str]:
     """``names`` as those of arguments: what Python does not allow in them is an underscore, no two are alike."""
-    found: list[str] = []
+    taken: list[str] = []
     for name in names:
         made = re.sub(r"\W", "_", name)
         made = f"x_{made}" if not made or made[0].isdigit() or keyword.iskeyword(made) else made
-        while made in found:
+        while made in taken:
             made += "_"
-        found.append(made)
-    return found
+        taken.append(made)
+    return taken
 
 
 class Paths:

@@ -31,8 +31,8 @@ class FileAnswers:
     def __call__(self, x: Batch) -> Any:
         """The outputs in the structure in which the module returns them."""
         path = self.source.path
-        found = _answered(_session(path, path.stat().st_mtime_ns), self._columns(x), list(self.source.outputs))
-        return found[0] if len(found) == 1 else dict(zip(self.source.outputs, found, strict=True))
+        outputs = _answered(_session(path, path.stat().st_mtime_ns), self._columns(x), list(self.source.outputs))
+        return outputs[0] if len(outputs) == 1 else dict(zip(self.source.outputs, outputs, strict=True))
 
     def _columns(self, x: Batch) -> dict[str, Tensor]:
         """The tensors of a batch by the file's names."""

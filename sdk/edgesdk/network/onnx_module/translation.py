@@ -115,14 +115,14 @@ class Translation:
 
     def finish(self, outputs: Iterable[str]) -> fx.GraphModule:
         """The module that returns ``outputs``: one as it is, several as a dict of these names."""
-        found = {}
+        nodes = {}
         for name in outputs:
-            found[name] = self.node(name)
-            one, two = (tuple(v.shape) for v in self.shapes[found[name]])
-            if one == two:
-                fact = f"the output {name} of {self.where} is of shape {one} whatever the batch"
+            nodes[name] = self.node(name)
+            at_one, at_two = (tuple(v.shape) for v in self.shapes[nodes[name]])
+            if at_one == at_two:
+                fact = f"the output {name} of {self.where} is of shape {at_one} whatever the batch"
                 raise ModelError(fact, "export the model with a free batch, as the first axis of each output")
-        self.graph.output(next(iter(found.values())) if len(found) == 1 else found)
+        self.graph.output(next(iter(nodes.values())) if len(nodes) == 1 else nodes)
         for node in reversed(self.graph.nodes):
             if not node.users and node.op not in ("placeholder", "output"):
                 self.graph.erase_node(node)
@@ -165,43 +165,43 @@ class Translation:
         """Compute what depends on constants and sizes alone; whether that was so."""
         if node.op_type in MOVED and node.input[0] in self.nodes:
             return self._set_size(node)
-        known = all(not name or name in self.constants or name in self.counted for name in node.input)
-        if not known or "Random" in node.op_type or node.domain not in ("", "ai.onnx"):
+        constant = all(not name or name in self.constants or name in self.counted for name in node.input)
+        if not constant or "Random" in node.op_type or node.domain not in ("", "ai.onnx"):
             return False
         if not any(name in self.counted for name in node.input):
             self.constants.update(zip(node.output, self._computed(node, 1), strict=False))
             return True
-        one, two = (self._computed(node, batch) for batch in BATCHES)
-        if not all(map(_is_counted, one, two)):
+        at_one, at_two = (self._computed(node, batch) for batch in BATCHES)
+        if not all(map(_is_counted, at_one, at_two)):
             return False  # as large as the batch, or no numbers: a call makes it
-        for name, a, b in zip(node.output, one, two, strict=False):
+        for name, a, b in zip(node.output, at_one, at_two, strict=False):
             self._set(name, a, b)
         return True
 
     def _set_size(self, node: NodeProto) -> bool:
-        one, two = (np.array(v.shape, np.int64) for v in self.shapes[self.nodes[node.input[0]]])
+        at_one, at_two = (np.array(v.shape, np.int64) for v in self.shapes[self.nodes[node.input[0]]])
         if node.op_type == "Size":
-            one, two = (np.array(v.prod(), np.int64) for v in (one, two))
+            at_one, at_two = (np.array(v.prod(), np.int64) for v in (at_one, at_two))
         else:
             given = {a.name: a.i for a in node.attribute}
-            part = slice(given.get("start", 0), given.get("end", len(one)))
-            one, two = one[part], two[part]
-        self._set(node.output[0], one, two)
+            part = slice(given.get("start", 0), given.get("end", len(at_one)))
+            at_one, at_two = at_one[part], at_two[part]
+        self._set(node.output[0], at_one, at_two)
         return True
 
-    def _set(self, name: str, one: np.ndarray, two: np.ndarray) -> None:
-        if np.array_equal(one, two):
-            self.constants[name] = one
+    def _set(self, name: str, at_one: np.ndarray, at_two: np.ndarray) -> None:
+        if np.array_equal(at_one, at_two):
+            self.constants[name] = at_one
         else:
-            self.counted[name] = Counted(one, two - one)
+            self.counted[name] = Counted(at_one, at_two - at_one)
 
     def _computed(self, node: NodeProto, batch: int) -> list[np.ndarray]:
         given = {n: self.constants[n] if n in self.constants else self.counted[n].at(batch) for n in node.input if n}
         if node.op_type in SIZED and _made(node, given) > MOST:
             raise Call(self, node).refusal("makes a constant that no memory should hold")
         made = [name for name in node.output if name]
-        found = dict(zip(made, run_alone(node, given, self.opsets), strict=True))
-        return [found.get(name, np.zeros(0)) for name in node.output]
+        values = dict(zip(made, run_alone(node, given, self.opsets), strict=True))
+        return [values.get(name, np.zeros(0)) for name in node.output]
 
     def _run_new(self) -> None:
         """Find what the calls that were added make of a batch of one and of two, values aside."""
@@ -264,13 +264,13 @@ class Call:
 
     def _stacked(self, name: str) -> Any:
         """Sizes that grow with the batch as a tensor."""
-        found = self.translation.counted[name]
+        value = self.translation.counted[name]
         first = self.translation.proxy(self.translation.nodes[self.translation.inputs[0].name])
         numbers: list[Any] = [
-            first.new_full((), size, dtype=torch.from_numpy(found.first).dtype) for size in self._numbers(name)
+            first.new_full((), size, dtype=torch.from_numpy(value.first).dtype) for size in self._numbers(name)
         ]
-        stacked = torch.stack(numbers) if found.first.ndim else numbers[0]
-        return stacked.reshape(found.first.shape) if found.first.ndim > 1 else stacked
+        stacked = torch.stack(numbers) if value.first.ndim else numbers[0]
+        return stacked.reshape(value.first.shape) if value.first.ndim > 1 else stacked
 
     def array(self, index: int) -> np.ndarray | None:
         """An input that is a constant; ``None`` for one that is not, or that is left out."""
@@ -308,8 +308,8 @@ class Call:
         return self._numbers(name)
 
     def _numbers(self, name: str) -> list[Any]:
-        found, batch = self.translation.counted[name], self.translation.batch
-        pairs = zip(found.first.reshape(-1).tolist(), found.step.reshape(-1).tolist(), strict=True)
+        value, batch = self.translation.counted[name], self.translation.batch
+        pairs = zip(value.first.reshape(-1).tolist(), value.step.reshape(-1).tolist(), strict=True)
         return [_times(batch, step, first) for first, step in pairs]
 
     def shape(self, index: int = 0) -> tuple[int, ...]:
@@ -322,8 +322,8 @@ class Call:
         held = self.translation.counted[name].first if name in self.translation.counted else self.array(index)
         if held is not None:
             return held.shape, held.shape
-        one, two = self.translation.shapes[self.translation.node(name)]
-        return tuple(one.shape), tuple(two.shape)
+        at_one, at_two = self.translation.shapes[self.translation.node(name)]
+        return tuple(at_one.shape), tuple(at_two.shape)
 
     def rank(self, index: int = 0) -> int:
         return len(self.shape(index))
@@ -338,22 +338,22 @@ class Call:
 
     def module_of(self, node: fx.Node | None) -> nn.Module | None:
         """The module that ``node`` is a call of."""
-        found = node is not None and node.op == "call_module"
-        return self.translation.root.get_submodule(str(node.target)) if found else None  # type: ignore[union-attr]
+        is_module = node is not None and node.op == "call_module"
+        return self.translation.root.get_submodule(str(node.target)) if is_module else None  # type: ignore[union-attr]
 
     def module(self, built: nn.Module, key: tuple[Any, ...], *inputs: Any, weight: str | None = None) -> Any:
         """A call of ``built``, which lies under the name that the file gives its ``weight``, else its node.
 
         What was built with the same ``key`` is called again instead: then its weights are shared.
         """
-        known = self.translation.modules
-        if key not in known:
+        modules = self.translation.modules
+        if key not in modules:
             path = self.translation.paths.module(self.node, weight)
             holder, leaf = self.translation.paths.holder(self.translation.root, path)
             holder.add_module(leaf, built.eval())
-            known[key] = path
+            modules[key] = path
         given = map_aggregate(inputs, _node_of)
-        node = self.translation.graph.call_module(known[key], given)
+        node = self.translation.graph.call_module(modules[key], given)
         return self.translation.proxy(node)
 
 
@@ -361,11 +361,11 @@ def _node_of(value: Any) -> Any:
     return value.node if isinstance(value, fx.Proxy) else value
 
 
-def _is_counted(one: np.ndarray, two: np.ndarray) -> bool:
+def _is_counted(at_one: np.ndarray, at_two: np.ndarray) -> bool:
     """Whether what is made for one sample and for two is the same, or whole numbers that differ."""
-    if one.shape != two.shape:
+    if at_one.shape != at_two.shape:
         return False
-    return np.array_equal(one, two) or one.size <= COUNTED and one.dtype.kind == "i"
+    return np.array_equal(at_one, at_two) or at_one.size <= COUNTED and at_one.dtype.kind == "i"
 
 
 def _times(batch: Any, step: int, first: int) -> Any:

@@ -50,18 +50,20 @@ def every_runner() -> Dict[str, Runner]:
     """The agent's own runners, and those that distributions on this device bring: entry points, name = module."""
     from importlib import metadata
 
-    found = {}
+    extra = {}
     for distribution in metadata.distributions():
         for point in distribution.entry_points:
             if point.group == GROUP:
-                found[point.name] = Runner(point.value, (distribution.metadata["Name"],))
-    return {**found, **RUNNERS}
+                extra[point.name] = Runner(point.value, (distribution.metadata["Name"],))
+    return {**extra, **RUNNERS}
 
 
 def readers(runtime: str) -> List[str]:
     """The names of the runners that run files for ``runtime``, its own first."""
-    found = every_runner()
-    return [name for name in (runtime,) if name in found] + [n for n, one in found.items() if runtime in one.instead_of]
+    every = every_runner()
+    return [name for name in (runtime,) if name in every] + [
+        n for n, runner in every.items() if runtime in runner.instead_of
+    ]
 
 
 def runner(runtime: str) -> Any:
@@ -69,12 +71,12 @@ def runner(runtime: str) -> Any:
 
     Raises ``AgentError`` of kind ``usage`` for an unknown runtime, ``missing`` for one that is not installed here.
     """
-    found = RUNNERS.get(runtime) or every_runner().get(runtime)
-    if found is None:
+    runner = RUNNERS.get(runtime) or every_runner().get(runtime)
+    if runner is None:
         fact = f"there is no runner for {runtime!r}"
         raise AgentError(USAGE, fact, f"use one of {', '.join(sorted(RUNNERS))}")
     try:
-        return importlib.import_module(found.module)
+        return importlib.import_module(runner.module)
     except ImportError as error:
         fact = f"{runtime} cannot be imported on this device ({error})"
         raise AgentError(MISSING, fact, wheels.here(runtime)) from None

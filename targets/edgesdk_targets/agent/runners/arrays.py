@@ -65,13 +65,13 @@ def values_for(inputs: list[dict[str, Any]], given: dict[str, Any] | None) -> di
     return {name: numpy.asarray(given[name], order="C") for name in names}
 
 
-def difference(found: Sequence[Any], expected: Any) -> tuple[float, bool]:
-    """How far the rows ``found`` are from ``expected``, and whether they are equal to the bit.
+def difference(actual: Sequence[Any], expected: Any) -> tuple[float, bool]:
+    """How far the rows ``actual`` are from ``expected``, and whether they are equal to the bit.
 
     The distance is the root mean square over the standard deviation of ``expected``; infinite between two shapes and
     where a number is none.
     """
-    whole = numpy.concatenate(found)
+    whole = numpy.concatenate(actual)
     if whole.shape != expected.shape:
         return float("inf"), False
     wanted = expected.astype("float64")

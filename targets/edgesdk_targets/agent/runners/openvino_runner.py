@@ -84,7 +84,7 @@ def profile(path: str, values: dict[str, Any] | None, threads: int, runs: int) -
 
 def kernels(executed: Any) -> list[dict[str, Any]]:
     """The kernels of an executed graph. What has neither a kernel nor a time is data, or another view of it."""
-    found = []
+    rows = []
     for node in executed.get_ops():
         facts = {name: value.astype(str) for name, value in node.get_rt_info().items()}
         time, primitive = facts["execTimeMcs"], facts["primitiveType"]
@@ -100,10 +100,10 @@ def kernels(executed: Any) -> list[dict[str, Any]]:
             "precision": facts["runtimePrecision"],
             "primitive": primitive,
         }
-        found.append((int(facts["execOrder"]), 0 if time == "not_executed" else int(time), kernel))
-    whole = sum(time for _, time, _ in found)
-    found.sort(key=lambda item: item[0])
-    return [dict(kernel, share=time / whole if whole else None) for _, time, kernel in found]
+        rows.append((int(facts["execOrder"]), 0 if time == "not_executed" else int(time), kernel))
+    whole = sum(time for _, time, _ in rows)
+    rows.sort(key=lambda item: item[0])
+    return [dict(kernel, share=time / whole if whole else None) for _, time, kernel in rows]
 
 
 def _fact(node: Any, name: str) -> str:

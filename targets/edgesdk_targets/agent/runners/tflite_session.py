@@ -88,28 +88,28 @@ def kernels(interpreter: Any) -> list[dict[str, Any]]:
     weights, or of its first operand where it has none.
     """
     operators = interpreter._get_ops_details()
-    known = {int(tensor["index"]): tensor for tensor in interpreter.get_tensor_details()}
+    tensors = {int(tensor["index"]): tensor for tensor in interpreter.get_tensor_details()}
     taken = delegated(operators)
     plain = [item for item in operators if item["op_name"] != DELEGATE]
     variable = {int(index) for item in plain for index in item["outputs"]}
     variable |= {int(detail["index"]) for detail in interpreter.get_input_details()}
-    found = []
+    executed = []
     for item in plain:
-        inputs = [int(index) for index in item["inputs"] if int(index) in known]
-        names = [known[int(index)]["name"] for index in item["outputs"] if int(index) in known]
-        constants = [known[index]["name"] for index in inputs if index not in variable]
+        inputs = [int(index) for index in item["inputs"] if int(index) in tensors]
+        names = [tensors[int(index)]["name"] for index in item["outputs"] if int(index) in tensors]
+        constants = [tensors[index]["name"] for index in inputs if index not in variable]
         told = inputs[1:2] if item["op_name"] in WEIGHTED else inputs[:1]
-        found.append(
+        executed.append(
             {
                 "name": ", ".join(names),
                 "operator": item["op_name"],
                 "provider": "XNNPACK" if item["index"] in taken else "builtin",
                 "share": None,
                 "layers": names + constants,
-                "precision": numpy.dtype(known[told[0]]["dtype"]).name if told else None,
+                "precision": numpy.dtype(tensors[told[0]]["dtype"]).name if told else None,
             }
         )
-    return found
+    return executed
 
 
 def delegated(operators: Sequence[dict[str, Any]]) -> set[int]:
@@ -119,7 +119,7 @@ def delegated(operators: Sequence[dict[str, Any]]) -> set[int]:
     inputs to its outputs is what it runs.
     """
     makers = {int(index): item for item in operators if item["op_name"] != DELEGATE for index in item["outputs"]}
-    found: set[int] = set()
+    indices: set[int] = set()
     for delegate in operators:
         if delegate["op_name"] != DELEGATE:
             continue
@@ -130,9 +130,9 @@ def delegated(operators: Sequence[dict[str, Any]]) -> set[int]:
             if index in seen or index not in makers:
                 continue
             seen.add(index)
-            found.add(makers[index]["index"])
+            indices.add(makers[index]["index"])
             waiting += [int(index) for index in makers[index]["inputs"]]
-    return found
+    return indices
 
 
 def signature_names(interpreter: Any) -> dict[int, str]:
