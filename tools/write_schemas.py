@@ -29,11 +29,12 @@ from edgesdk.devices.inventory import Device
 from edgesdk.price.profile import Profile, StoredPrices
 from edgesdk.workflows.benchmark import Benchmark
 from edgesdk.workflows.export import Exported
+from edgesdk.workflows.gate import Gate
 from edgesdk.workflows.stages import Stages
 
 DOCUMENTS = (
-    Plan, Manifest, DeploymentReport, Folder, Report, Prediction, Stages, Exported, Benchmark, Verification, Estimate,
-    Facts, StoredPrices, documents.Deployed, documents.Prepared, documents.Targets, documents.Doctor,
+    Plan, Manifest, DeploymentReport, Folder, Report, Prediction, Stages, Exported, Benchmark, Gate, Verification,
+    Estimate, Facts, StoredPrices, documents.Deployed, documents.Prepared, documents.Targets, documents.Doctor,
     documents.Inventory, documents.Installed, documents.RolledBack, documents.Failure,
 )  # fmt: skip
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"

@@ -22,15 +22,16 @@ if TYPE_CHECKING:
     from edgesdk.workflows.calibrate import calibrate
     from edgesdk.workflows.deploy import deploy, search
     from edgesdk.workflows.export import Exported, export_plan
+    from edgesdk.workflows.gate import Gate, gate
     from edgesdk.workflows.install import install, rollback
     from edgesdk.workflows.prepare import Prepared, ensemble, sparsify, transfer
     from edgesdk.workflows.stages import Stages, stages
     from edgesdk.workflows.verify import verify
 
 __all__ = [
-    "Benchmark", "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Plan", "Prepared",
+    "Benchmark", "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Gate", "Plan", "Prepared",
     "Preprocessing", "Recovery", "Report", "Stages", "Teacher", "Term",
-    "benchmark", "calibrate", "deploy", "ensemble", "estimate", "export_plan", "install", "read_graph",
+    "benchmark", "calibrate", "deploy", "ensemble", "estimate", "export_plan", "gate", "install", "read_graph",
     "rollback", "search", "sparsify", "stages", "transfer", "verify",
 ]  # fmt: skip
 
@@ -42,6 +43,7 @@ _HOMES = {
     "EdgeSdkError": "core.errors",
     "Estimate": "devices.estimate",
     "Exported": "workflows.export",
+    "Gate": "workflows.gate",
     "Plan": "core.plan",
     "Prepared": "workflows.prepare",
     "Preprocessing": "data.preprocessing",
@@ -56,6 +58,7 @@ _HOMES = {
     "ensemble": "workflows.prepare",
     "estimate": "devices.estimate",
     "export_plan": "workflows.export",
+    "gate": "workflows.gate",
     "install": "workflows.install",
     "read_graph": "devices.estimate",
     "rollback": "workflows.install",

@@ -24,7 +24,7 @@ from edgesdk.devices.inventory import Device
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "deploy": edgesdk.deploy, "search": edgesdk.search, "stages": edgesdk.stages, "benchmark": edgesdk.benchmark,
-    "verify": edgesdk.verify, "estimate": edgesdk.estimate, "calibrate": edgesdk.calibrate,
+    "gate": edgesdk.gate, "verify": edgesdk.verify, "estimate": edgesdk.estimate, "calibrate": edgesdk.calibrate,
     "prepare sparsify": edgesdk.sparsify, "prepare transfer": edgesdk.transfer, "prepare ensemble": edgesdk.ensemble,
     "device install": edgesdk.install, "device rollback": edgesdk.rollback,
     "device add": inventory.add, "device remove": inventory.remove,
@@ -37,7 +37,7 @@ TOLD_ELSEWHERE = {
     "device probe": "a call of the agent",
     "agent build": "for those who have a transport of their own",
 }
-OF_THE_SHELL = {"as_json", "quiet", "verbose", "per_layer"}  # how results are printed
+OF_THE_SHELL = {"as_json", "quiet", "verbose", "per_layer", "junit", "summary"}  # how results are printed
 OUT = "search"  # of the shell alone writes its result to --out: Python has the plan itself
 OF_PYTHON = {"tell", "share"}  # a function that is told how far it is; a part of a calibration, for tests
 WRITTEN = {("estimate", "shapes"): "example"}  # by the shell's word Python's: a shell has no batch to give

@@ -25,6 +25,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(edgesdk [^`]+)`")
 SHELL = ("", "sh", "bash", "text")
+STEP = re.compile(r"^(?:\$ | *- (?:run: )?)")  # before a command at a prompt, and in a workflow file
 ELLIPSIS = ("...", "…")
 
 
@@ -34,10 +35,10 @@ def blocks(text: str, *languages: str) -> Iterator[str]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Every ``edgesdk`` that a shell block of ``text`` runs, as its arguments."""
-    for block in blocks(text, *SHELL):
+    """Every ``edgesdk`` that a shell block or a workflow file in ``text`` runs, as its arguments."""
+    for block in blocks(text, *SHELL, "yaml"):
         for line in block.replace("\\\n", " ").splitlines():
-            yield from _of_line(line.removeprefix("$ "))
+            yield from _of_line(STEP.sub("", line))
 
 
 def _of_line(line: str) -> Iterator[list[str]]:

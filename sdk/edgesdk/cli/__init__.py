@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgesdk.cli import asking, devices, making, preparing, staging
+from edgesdk.cli import asking, devices, gating, making, preparing, staging
 from edgesdk.cli.frame import Commands
 from edgesdk.cli.remarks import show_as_lines
 
@@ -15,14 +15,14 @@ def main() -> None:
     """Compress a trained PyTorch model until it keeps a budget on a device, measured.
 
     Exit codes: 0 done, 2 usage, 3 model, 4 data, 5 budget out of reach, 6 device or runtime, 7 parity, 8 bundle,
-    9 disk, 70 an error inside that nobody foresaw, 130 interrupted.
+    9 disk, 10 to 12 a gate that did not pass, 70 an error inside that nobody foresaw, 130 interrupted.
     """
     show_as_lines()
 
 
 for _command in (
     making.deploy, making.search, making.export, preparing.prepare, staging.stages,
-    asking.benchmark, asking.verify, asking.estimate, asking.targets, asking.calibrate, asking.doctor,
+    asking.benchmark, gating.gate, asking.verify, asking.estimate, asking.targets, asking.calibrate, asking.doctor,
     devices.device, devices.agent,
 ):  # fmt: skip
     main.add_command(_command)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from edgesdk.core.errors import BundleError
+from edgesdk.core.errors import BundleError, StorageError
 
 
 def free(out: Path, force: bool) -> Path:
@@ -12,3 +13,21 @@ def free(out: Path, force: bool) -> Path:
     if out.exists() and not force:
         raise BundleError(f"{out} exists", "give --force to replace it, or another --out")
     return out
+
+
+def check_place(path: Path | None) -> None:
+    """Raise ``StorageError`` where ``path`` cannot be written, before anything long begins."""
+    if path is None:
+        return
+    parent = path.parent
+    if path.is_dir() or not parent.is_dir() or not os.access(path if path.exists() else parent, os.W_OK):
+        raise StorageError(f"{path} cannot be written", "name a file in a folder that is there and yours")
+
+
+def add_text(path: Path, text: str) -> None:
+    """Append ``text`` to the file at ``path``. Raises ``StorageError``."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror})", "free some space, or name another") from None

@@ -176,11 +176,12 @@ class Bench:
         mode: str,
         baselines: Mapping[str, Path] | None = None,
         thorough: bool = True,
+        memory: bool = True,
     ) -> dict[str, Report]:
         """Each artifact's report, from one run in which their blocks are interleaved, each in its own runtime.
 
         ``baselines`` has a tiny model per runtime that pages it in before memory is measured. ``thorough`` measures
-        cold loads too, each in processes of their own.
+        cold loads too, ``memory`` what each adds, in processes of their own.
         """
         places = {name: self.agent.place(*artifact.files) for name, artifact in artifacts.items()}
         tiny = {runtime: self.agent.place(path) for runtime, path in (baselines or {}).items()}
@@ -193,7 +194,7 @@ class Bench:
                 raise DeviceError(fact, "look at what changes files there, and try again")
             same = {"path": places[timing["name"]], "runtime": artifact.runtime, "threads": self.threads}
             quiet = _undisturbed(timing, run)
-            memory = self._memory(artifact, same, tiny.get(artifact.runtime))
+            taken = self._memory(artifact, same, tiny.get(artifact.runtime)) if memory else {}
             reports[timing["name"]] = Report(
                 name=timing["name"],
                 digest=timing["digest"],
@@ -205,8 +206,8 @@ class Bench:
                 mode=mode,
                 statistics=_statistics(timing, quiet),
                 samples_ms=tuple(timing["samples_ms"]),
-                peak_memory_bytes=memory["peak_added"],
-                runtime_memory_bytes=memory["runtime_baseline"],
+                peak_memory_bytes=taken.get("peak_added"),
+                runtime_memory_bytes=taken.get("runtime_baseline"),
                 load_ms=self.agent.call("load", **same, **self._processes)["load_ms"] if thorough else None,
                 conditions=run["conditions"],
                 device={key: value for key, value in self.facts.items() if key != "conditions"},

@@ -48,15 +48,12 @@ def benchmark(
     file, or the device is emulated or cannot be reached.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    if mode not in MODES:
-        raise UsageError(f"there is no mode {mode!r}", f"choose {', '.join(MODES)}")
-    if threads < 1:
-        raise UsageError(f"{threads} threads", "give 1 or more")
+    check_request(threads, mode)
     if len(set(map(str, paths))) < len(paths):
         raise UsageError("a file is named twice", "name each once")
     with tempfile.TemporaryDirectory(prefix="edgesdk-") as folder, ExitStack() as reached:
         models = {
-            str(path): _model(path, runtime, shapes, Path(folder) / f"model-{number}")
+            str(path): find_artifact(path, runtime, shapes, Path(folder) / f"model-{number}")
             for number, path in enumerate(map(Path, paths))
         }
         agent = reached.enter_context(reach(device))
@@ -67,7 +64,15 @@ def benchmark(
         return Benchmark(tuple(replace(reports[name], name=Path(name).name) for name in models))
 
 
-def _model(path: Path, runtime: str | None, shapes: Shapes, made: Path) -> Artifact:
+def check_request(threads: int, mode: str) -> None:
+    """Raise ``UsageError`` for a ``mode`` that there is not, and fewer than one of ``threads``."""
+    if mode not in MODES:
+        raise UsageError(f"there is no mode {mode!r}", f"choose {', '.join(MODES)}")
+    if threads < 1:
+        raise UsageError(f"{threads} threads", "give 1 or more")
+
+
+def find_artifact(path: Path, runtime: str | None, shapes: Shapes, made: Path) -> Artifact:
     """The file that ``path`` is or holds, for ``runtime`` or the one that it was made for; what has to be made of it
     goes to ``made``."""
     if path.suffix.lower() == ".pt2" or ":" in path.name:

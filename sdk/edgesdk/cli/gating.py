@@ -1,0 +1,90 @@
+"""The command for CI that says whether a new build may take the place of the last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import click
+
+from edgesdk.cli.devices import DEVICE
+from edgesdk.cli.frame import Command
+from edgesdk.cli.progress import telling
+from edgesdk.cli.shared import add_text, check_place
+from edgesdk.cli.streams import emit, emit_json
+from edgesdk.core.gating import FAILED, PASSED
+from edgesdk.core.serialize import write
+from edgesdk.core.wording import counted
+
+if TYPE_CHECKING:
+    from edgesdk.workflows.gate import Gate
+
+
+@click.command(cls=Command)
+@click.argument("new", type=click.Path(path_type=Path))
+@click.option("--baseline", required=True, type=click.Path(path_type=Path), help="What it is compared with.")
+@click.option("--max-slower", default="3%", show_default=True, help="Of the baseline's latency, or ms: 0.2ms.")
+@click.option("--max-drop", type=float, help="Of the score that two bundles recorded, in points.")
+@click.option("--device", default="local", show_default=True, help=DEVICE)
+@click.option("--runtime", help="What is to run them.  [default: the one that such files are for]")
+@click.option("--threads", type=click.IntRange(1), help="[default: the bundles' own, else 1]")
+@click.option("--mode", type=click.Choice(["brief", "rapid", "quick", "full"]), default="rapid", show_default=True)
+@click.option("--junit", type=click.Path(path_type=Path), help="Write the checks there as JUnit XML.")
+@click.option("--summary", type=click.Path(path_type=Path), help="Append them there as Markdown.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def gate(as_json: bool, junit: Path | None, summary: Path | None, **options: Any) -> int:
+    """Say whether NEW is slower or less accurate than a baseline, both measured in turns on one device.
+
+    NEW and the baseline are bundles or model files. Runs are repeated until the answer is clear.
+
+    Exit codes: 0 passed, 10 failed, 11 unclear after 24 runs, 12 not comparable.
+    """
+    for place in (junit, summary):
+        check_place(place)
+    with telling() as tell:
+        from edgesdk.workflows.gate import gate as run
+
+        found = run(**options, tell=tell)
+    if junit is not None:
+        write(junit, as_junit(found))
+    if summary is not None:
+        add_text(summary, as_markdown(found))
+    if as_json:
+        emit_json(found)
+    else:
+        emit(f"{found.verdict}: {found.new} against {found.baseline}")
+        for check in found.checks:
+            emit(f"{check.name}: {check.verdict}, {check.found}, {check.limit} allowed")
+        emit(f"measured on {found.device}, {found.runtime} {found.runtime_version}, {counted(found.threads, 'thread')}")
+    return found.exit_code
+
+
+def as_junit(found: Gate) -> str:
+    """The checks as a JUnit XML document: one that is unclear or cannot be compared is an error, not a failure."""
+    failed = sum(check.verdict == FAILED for check in found.checks)
+    errors = sum(check.verdict not in (PASSED, FAILED) for check in found.checks)
+    counts = {"tests": str(len(found.checks)), "failures": str(failed), "errors": str(errors)}
+    suite = ElementTree.Element("testsuite", {"name": "edgesdk gate", **counts})
+    for check in found.checks:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "edgesdk.gate", "name": check.name})
+        if check.verdict != PASSED:
+            kind = "failure" if check.verdict == FAILED else "error"
+            message = f"{check.found}, {check.limit} allowed"
+            ElementTree.SubElement(case, kind, {"type": check.verdict, "message": message})
+        ElementTree.SubElement(case, "system-out").text = check.found
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, "unicode", xml_declaration=True) + "\n"
+
+
+def as_markdown(found: Gate) -> str:
+    """The checks as a table, for the summary of a job."""
+    rows = [f"| {check.name} | {check.verdict} | {_cell(check.found)} | {check.limit} |" for check in found.checks]
+    head = f"### edgesdk gate: {found.verdict}\n\n`{_cell(found.new)}` against `{_cell(found.baseline)}`"
+    where = f"measured on {_cell(found.device)}, {found.runtime} {found.runtime_version}, "
+    where += f"{counted(found.threads, 'thread')}, mode {found.mode}"
+    return "\n".join([f"{head}, {where}\n", "| check | verdict | found | allowed |", "|---|---|---|---|", *rows, ""])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("`", "'").replace("<", "&lt;").replace("\n", " ")

@@ -1,0 +1,95 @@
+"""Whether something got slower than it may: decided from runs that were measured in pairs, one after the other.
+
+Pure numbers: nothing here measures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, expm1, log, sqrt
+from statistics import NormalDist, fmean, stdev
+
+from edgesdk.core.errors import UsageError
+from edgesdk.core.pairing import DEVIATIONS, Ratio
+
+PASSED, FAILED, UNCLEAR, INCOMPARABLE = "passed", "failed", "unclear", "not comparable"
+EXIT_CODES = {PASSED: 0, FAILED: 10, UNCLEAR: 11, INCOMPARABLE: 12}
+
+FALSE_ALARMS = 0.01  # of all gates, at most, that end in a wrong answer on one side
+QUANTILES = {4: 8.5752, 6: 5.2474, 8: 4.3553, 12: 3.7283, 16: 3.4837, 24: 3.2739}
+"""After how many runs a gate looks, and which value of Student's t 1 in 600 is above: six looks make 1 in 100."""
+NORMAL = NormalDist().inv_cdf(1 - FALSE_ALARMS / len(QUANTILES))
+MOST_RUNS = max(QUANTILES)
+
+LIMIT = re.compile(r"\s*([0-9.]+)\s*(%|ms|us)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """By how much a latency may grow: a ``share`` of the baseline's, or ``ms``; one of the two."""
+
+    share: float | None = None
+    ms: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Limit:
+        """``3%``, ``0.2ms`` or ``50us``. Raises ``UsageError``."""
+        found = LIMIT.fullmatch(text)
+        try:
+            number = float(found[1]) if found else -1.0
+        except ValueError:
+            number = -1.0
+        if found is None or number < 0:
+            raise UsageError(f"--max-slower is {text!r}", "write 3% of the baseline's latency, or 0.2ms")
+        unit = found[2].lower()
+        return cls(share=number / 100) if unit == "%" else cls(ms=number / (1000 if unit == "us" else 1))
+
+    def ratio(self, baseline_ms: float) -> float:
+        """The largest ratio to a baseline of so many ms."""
+        return 1 + (self.share if self.share is not None else (self.ms or 0.0) / baseline_ms)
+
+    def __str__(self) -> str:
+        return f"{100 * self.share:g}%" if self.share is not None else f"{self.ms:g}ms"
+
+
+@dataclass(frozen=True)
+class Slowdown:
+    """A latency as a ``ratio`` to the baseline's over several ``runs``, and the same as ms beyond it.
+
+    ``low`` and ``high`` are the ends of an interval that holds the true ratio in all but 1 of 100 gates on either side,
+    however often a gate looked before it decided.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    runs: int
+    baseline_ms: float
+    slower_ms: float
+
+
+def slowdown(runs: Sequence[Ratio], baseline_ms: float) -> Slowdown:
+    """What ``runs``, at least two, say together: the mean of their logarithms, with Student's interval between runs,
+    and never less than what is uncertain within each."""
+    logs = [log(run.median) for run in runs]
+    within = fmean([(log(run.high / run.low) / 2 / DEVIATIONS) ** 2 for run in runs])
+    looks = [count for count in QUANTILES if count <= len(runs)]
+    quantile = QUANTILES[looks[-1]] if looks else QUANTILES[min(QUANTILES)]
+    half = max(quantile * stdev(logs), NORMAL * sqrt(within)) / sqrt(len(runs))
+    middle = fmean(logs)
+    return Slowdown(
+        exp(middle), exp(middle - half), exp(middle + half), len(runs), baseline_ms, expm1(middle) * baseline_ms
+    )
+
+
+def decide(found: Slowdown, limit: Limit) -> str:
+    """``passed`` or ``failed`` where the interval lies on one side of the limit, else ``unclear``."""
+    most = limit.ratio(found.baseline_ms)
+    return FAILED if found.low > most else PASSED if found.high <= most else UNCLEAR
+
+
+def is_looked_at(runs: int) -> bool:
+    """Whether a gate may decide after so many ``runs``: each look more would make a wrong answer likelier."""
+    return runs in QUANTILES

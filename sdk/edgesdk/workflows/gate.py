@@ -1,0 +1,199 @@
+"""A gate for CI: whether a new build is slower, or less accurate, than a baseline, on one device, in paired runs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from edgesdk.bundle.bundle import Bundle
+from edgesdk.core.artifact import Artifact
+from edgesdk.core.errors import DeviceError, UsageError
+from edgesdk.core.gating import (
+    EXIT_CODES,
+    FAILED,
+    INCOMPARABLE,
+    MOST_RUNS,
+    PASSED,
+    UNCLEAR,
+    Limit,
+    Slowdown,
+    decide,
+    is_looked_at,
+    slowdown,
+)
+from edgesdk.core.pairing import Ratio
+from edgesdk.core.report import Report, Tell
+from edgesdk.core.schema import Schema
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.inventory import LOCAL, Device
+from edgesdk.devices.reach import reach
+from edgesdk.workflows.benchmark import check_request, find_artifact
+
+NEW, BASELINE = "new", "baseline"
+THROTTLED = 3  # runs in which the device throttled, before a gate gives up
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was compared: its ``verdict``, what was allowed, and in words what was found."""
+
+    name: str
+    verdict: str
+    limit: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Whether ``new`` may take the place of ``baseline``.
+
+    ``verdict`` is the worst of the ``checks``: ``passed``, ``failed``, ``unclear`` or ``not comparable``. ``latency``
+    is the ratio of the two with its interval; ``drop`` by how much the recorded score fell.
+    """
+
+    verdict: str
+    new: str
+    baseline: str
+    checks: tuple[Check, ...]
+    latency: Slowdown | None
+    drop: float | None
+    runtime: str
+    runtime_version: str
+    threads: int
+    mode: str
+    device: str
+    runs: tuple[Ratio, ...]
+    schema: str = Schema("gate", 1)
+
+    @property
+    def exit_code(self) -> int:
+        """0 where it passed, 10 failed, 11 unclear, 12 not comparable."""
+        return EXIT_CODES[self.verdict]
+
+
+def gate(
+    new: str | Path, baseline: str | Path, *, max_slower: str = "3%", max_drop: float | None = None,
+    device: str | Device = LOCAL, runtime: str | None = None, threads: int | None = None, mode: str = "rapid",
+    tell: Tell = lambda stage, share: None,
+) -> Gate:  # fmt: skip
+    """Compare ``new`` with ``baseline``, bundles or model files, on ``device``: both are measured here and now.
+
+    Each run is a process of its own, in which blocks of the two take turns. There are 4 to 24 runs, until the interval
+    of the ratio lies on one side of ``max_slower`` (``3%``, or ``0.2ms``). Of two builds that are equally fast at most
+    1 in 100 fails, however the speed of the machine moves (checked by simulation in the tests). ``max_drop``, in
+    points, compares the scores that two bundles recorded. ``threads`` are by default the bundles' own.
+
+    Two that differ in runtime or threads, or a power mode that changed, are ``not comparable``: a verdict, no error.
+    Raises ``UsageError`` for what is asked wrongly, ``BundleError`` for what is no bundle or model file, and
+    ``DeviceError`` where the device cannot be reached or throttles all the time.
+    """
+    limit = Limit.parse(max_slower)
+    check_request(threads or 1, mode)
+    if max_drop is not None and max_drop < 0:
+        raise UsageError(f"a drop of {max_drop:g} points", "give 0 or more")
+    with tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+        paths = {NEW: Path(new), BASELINE: Path(baseline)}
+        models = {name: find_artifact(path, runtime, None, Path(folder) / name) for name, path in paths.items()}
+        bundles = {name: Bundle.open(path) for name, path in paths.items() if path.is_dir()}
+        drop, checks = judge_scores(bundles, max_drop)
+        used = threads or int(next(iter(bundles.values())).manifest.get("threads", 1) if bundles else 1)
+        own = {name: int(bundle.manifest.get("threads", 1)) for name, bundle in bundles.items()}
+        runs: list[Report] = []
+        reason = find_difference(models, own if threads is None else {})
+        where = device if isinstance(device, str) else device.name
+        if reason is None:
+            runs, reason = _measure(models, device, used, mode, limit, tell)
+        found = _together(runs)
+        checks = (_judge_latency(found, limit, reason), *checks)
+    return Gate(
+        verdict=max((check.verdict for check in checks), key=list(EXIT_CODES).index),
+        new=str(new),
+        baseline=str(baseline),
+        checks=checks,
+        latency=found,
+        drop=drop,
+        runtime=models[NEW].runtime,
+        runtime_version=runs[0].runtime_version if runs else "",
+        threads=used,
+        mode=mode,
+        device=where,
+        runs=tuple(run.ratios[BASELINE] for run in runs),
+    )
+
+
+def find_difference(models: Mapping[str, Artifact], threads: Mapping[str, int]) -> str | None:
+    """Why the two cannot be compared; ``None`` where they can."""
+    new, old = models[NEW].runtime, models[BASELINE].runtime
+    if new != old:
+        return f"the new one runs on {new}, the baseline on {old}: name one --runtime that reads both"
+    if len(set(threads.values())) > 1:
+        return f"the new one is for {threads[NEW]} threads, the baseline for {threads[BASELINE]}: give --threads"
+    return None
+
+
+def _measure(
+    models: Mapping[str, Artifact], device: str | Device, threads: int, mode: str, limit: Limit, tell: Tell
+) -> tuple[list[Report], str | None]:
+    """Runs of both, each with a fresh process on the device, until they say enough; and why they cannot be compared."""
+    runs: list[Report] = []
+    powered: set[Any] = set()
+    throttled = 0
+    while len(runs) < MOST_RUNS:
+        tell(f"measuring both: run {len(runs) + 1} of up to {MOST_RUNS}", len(runs) / MOST_RUNS)
+        with reach(device) as agent:
+            bench = Bench(agent, threads, models[NEW].runtime)
+            order = models if len(runs) % 2 else dict(reversed(list(models.items())))
+            report = bench.measure(order, mode, thorough=False, memory=False)[NEW]
+        powered |= {report.conditions[when].get("power_mode") for when in ("before", "after")}
+        if len(powered) > 1:
+            modes = " and ".join(sorted(map(str, powered)))
+            return [], f"the power mode changed while it was measured ({modes}): fix it, and run again"
+        if not report.valid:
+            throttled += 1
+            if throttled == THROTTLED:
+                raise DeviceError(f"the device throttled in {THROTTLED} runs ({report.reason})", "let it cool")
+            continue
+        runs.append(report)
+        found = _together(runs)
+        if is_looked_at(len(runs)) and found is not None and decide(found, limit) != UNCLEAR:
+            break
+    return runs, None
+
+
+def _together(runs: list[Report]) -> Slowdown | None:
+    if len(runs) < 2:
+        return None
+    ratios = [run.ratios[BASELINE] for run in runs]
+    baseline_ms = median([run.latency_ms() / ratio.median for run, ratio in zip(runs, ratios, strict=True)])
+    return slowdown(ratios, baseline_ms)
+
+
+def _judge_latency(found: Slowdown | None, limit: Limit, reason: str | None) -> Check:
+    if found is None:
+        return Check("latency", INCOMPARABLE, str(limit), reason or "nothing was measured")
+    shown = f"{found.ratio:.3f} of the baseline ({found.low:.3f} to {found.high:.3f} in {found.runs} runs)"
+    return Check("latency", decide(found, limit), str(limit), f"{shown}, {found.slower_ms:+.3g} ms")
+
+
+def judge_scores(bundles: Mapping[str, Bundle], most: float | None) -> tuple[float | None, tuple[Check, ...]]:
+    """By how much the recorded score fell, and whether it may; nothing where nobody asked."""
+    if most is None:
+        return None, ()
+    limit = f"{most:g} points"
+    if len(bundles) < 2:
+        return None, (Check("accuracy", INCOMPARABLE, limit, "a model file records no score: give two bundles"),)
+    new, old = bundles[NEW].report, bundles[BASELINE].report
+    for key, what in (("metric", "judged by"), ("data", "judged on")):
+        if new.get(key) != old.get(key):
+            said = f"the new one was {what} {new.get(key)}, the baseline {what} {old.get(key)}"
+            return None, (Check("accuracy", INCOMPARABLE, limit, said),)
+    scores = [report["score"]["deployed"] for report in (old, new)]
+    if any(score is None for score in scores):
+        return None, (Check("accuracy", INCOMPARABLE, limit, "a bundle records no score"),)
+    drop = scores[0] - scores[1]
+    said = f"{scores[1]:.2f} of {new['metric']}, the baseline {scores[0]:.2f} ({-drop:+.2f})"
+    return drop, (Check("accuracy", FAILED if drop > most + 1e-9 else PASSED, limit, said),)
