@@ -15,6 +15,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("EDGESDK_MODE", "brief")  # no test asserts how near a figure is: tools/bench_*.py do
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests take a core each: threads of one would wait for the other
 CACHE = temporary.folder("edgesdk-test-cache")
+TEMPORARY = temporary.use_own("edt")  # a short name, as sockets may be in it
 os.environ["EDGESDK_CACHE"] = CACHE.name
 os.environ["EDGESDK_PROFILES"] = str(Path(CACHE.name) / "profiles")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -63,10 +62,10 @@ def test_where_none_may_be_skipped_one_that_is_fails(
 def test_a_folder_that_a_killed_run_left_goes_and_one_in_use_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv(temporary.PLACE, str(tmp_path))
     kill = "place = temporary.folder('of-tests'); print(place.name, flush=True); os.kill(os.getpid(), 9)"
     command = [sys.executable, "-c", f"import os, temporary; {kill}"]
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "tests")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     left = Path(subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip())
     assert left.parent == tmp_path and left.is_dir()
     with temporary.folder("of-tests") as used, temporary.folder("other") as other, temporary.folder("of-tests") as more:
