@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -136,11 +136,23 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def made(name: str, samples: int = 64) -> tuple[Network, Tensor]:
-    """A traced network with random weights and settled BatchNorm statistics, and inputs for it."""
+    """A traced network with random weights and settled BatchNorm statistics, and inputs for it: the caller's own.
+
+    It is traced once. Random numbers go on as if it were made here.
+    """
+    network, x, random = _made(name, samples)
+    if random is not None:
+        torch.set_rng_state(random)
+    return network.copy(), x.clone()
+
+
+@cache
+def _made(name: str, samples: int) -> tuple[Network, Tensor, Tensor | None]:
+    """A network, inputs for it, and where that left the random numbers, if it took any."""
     if name == "example":
         batches = example_data().test
         x = torch.cat([x for x, _ in batches])[:samples]
-        return trace(example_model(), x), x
+        return trace(example_model(), x), x, None
     torch.manual_seed(1)
     make, shape = (SHAPES | ZOO)[name]
     model, x = make(), torch.randn(samples, *shape)
@@ -152,7 +164,7 @@ def made(name: str, samples: int = 64) -> tuple[Network, Tensor]:
         model.train()
         for _ in range(20):
             model(x)
-    return trace(model.eval(), x), x
+    return trace(model.eval(), x), x, torch.get_rng_state()
 
 
 def weight_of(network: Network, layer: str) -> nn.Parameter:
