@@ -22,6 +22,7 @@ from edgesdk.compress.integers import TensorSpec
 from edgesdk.compress.quantize import frozen, specification
 from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.core.serialize import write
+from edgesdk.export.translations import reading_once
 from edgesdk.network.modularize import aten
 from edgesdk.network.network import Batch, Network, rebatch, tensors
 
@@ -92,7 +93,7 @@ def _exported(network: Network, x: Batch) -> ModelProto:
     quiet = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), reading_once():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 network.module.eval(),
