@@ -41,7 +41,7 @@ def importance(network: Network, batches: Iterable[tuple[Batch, Tensor | None]],
         interpreter = fx.Interpreter(network.module, garbage_collect_values=False)
         with torch.enable_grad():
             outputs = list(interpreter.run(*(t.requires_grad_(t.is_floating_point()) for t in _detached(x))))
-            loss = task.supervised(outputs, y)
+            loss = task.attribution(outputs, y)
             wanted = [(group, node, place) for group, nodes in tensors_of.items() for node, place in nodes.items()]
             values = [interpreter.env[node] for _, node, _ in wanted]
             gradients = torch.autograd.grad(loss * len(tensors(x)[0]), values, allow_unused=True)

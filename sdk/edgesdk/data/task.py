@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from edgesdk.network.network import Batch
 from edgesdk.techniques.distillation import TEMPERATURE, soft
 
 SOFT_SHARE = 0.9
+CONSTANT = 1e-6  # of the mean square: figures of less variance are all the same
 
 
 @dataclass(frozen=True)
@@ -157,21 +158,30 @@ class Task:
             wanted = several(answer, y).to(answer.dtype)
             probabilities = are_probabilities(answer)
             return (F.binary_cross_entropy if probabilities else F.binary_cross_entropy_with_logits)(answer, wanted)
-        return sum(((o - o.detach().roll(1, 0)) ** 2).mean() for o in outputs if o.is_floating_point())  # type: ignore[return-value]
+        return sum((_between_samples(o) for o, _ in self._pairs(outputs, outputs, judged=True)), torch.zeros(()))
+
+    def attribution(self, outputs: list[Tensor], y: Any) -> Tensor:
+        """The loss by whose gradients channels are ranked: that against labels, and how samples differ in what is not
+        judged, in units of that."""
+        others = self._pairs(outputs, outputs, judged=False)
+        apart = (_between_samples(o) / _unit(o.detach().float()) for o, _ in others)
+        return self.supervised(outputs, y) + sum(apart, torch.zeros(()))
 
     def fidelity_loss(self, outputs: list[Tensor], reference: list[Tensor], y: Any = None) -> float:
-        """How far ``outputs`` are from ``reference``: KL divergence in nats, or squared error over the variance.
+        """How far ``outputs`` are from ``reference``: KL divergence in nats, or squared error over the variance, of the
+        one that is judged, and the latter of all others.
 
         With a loss of the user's own that, and by how much it is above the reference's against the targets ``y``: what
         learning back minimises.
         """
-        away = max(0.0, float(self._distance(outputs, reference)))
+        away = max(0.0, float(self._distance(outputs, reference) + self.drift(outputs, reference)))
         if self.loss is None:
             return away
         return away + max(0.0, float(self.loss(outputs, y)) - float(self.loss(reference, y)))
 
     def distillation(self, outputs: list[Tensor], teacher: list[Tensor], y: Any) -> Tensor:
-        """Knowledge distillation (Hinton et al. 2015, section 2): soft targets at a temperature, and hard labels.
+        """Knowledge distillation (Hinton et al. 2015, section 2) of what is judged: soft targets at a temperature, and
+        hard labels.
 
         Without labels soft targets are all there is, and of a size that does not depend on the temperature. A loss of
         the user's own stands beside them as it is.
@@ -195,12 +205,45 @@ class Task:
         """
         return self.supervised([o.float() for o in outputs], y) + self._distance(outputs, peer)
 
+    def drift(self, outputs: list[Tensor], dense: list[Tensor]) -> Tensor:
+        """How far the outputs that are not judged are from the ``dense`` model's, which they are to stay: their squared
+        error over its variance, added up; zero where there are no others."""
+        return _squared_error(self._pairs(outputs, dense, judged=False))
+
+    def has_others(self, outputs: Sequence[Tensor]) -> bool:
+        """Whether some of ``outputs`` are not judged, and of numbers that can drift."""
+        return bool(self._pairs(outputs, outputs, judged=False))
+
     def _distance(self, outputs: list[Tensor], reference: list[Tensor]) -> Tensor:
+        """How far what is judged is from the ``reference``."""
         if self.classifies:
             own, theirs = (rows(self.judged(side).float(), self.axis) for side in (outputs, reference))
             return soft(own, theirs, 1.0)
-        pairs = [(o, r) for o, r in zip(outputs, reference, strict=True) if o.is_floating_point()]
-        return sum(((o - r) ** 2).mean() / r.var().clamp(min=1e-12) for o, r in pairs)  # type: ignore[return-value]
+        return _squared_error(self._pairs(outputs, reference, judged=True))
+
+    def _pairs(
+        self, outputs: Sequence[Tensor], reference: Sequence[Tensor], judged: bool
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The outputs of floats that are ``judged``, or those that are not, each with its reference."""
+        place = None if self.output is None else min(self.output, len(outputs) - 1)
+        pairs = enumerate(zip(outputs, reference, strict=True))
+        return [pair for i, pair in pairs if (place in (None, i)) == judged and pair[0].is_floating_point()]
+
+
+def _between_samples(value: Tensor) -> Tensor:
+    """The mean square of what each sample differs by from the one before it, which is taken as given."""
+    return ((value - value.detach().roll(1, 0)) ** 2).mean()
+
+
+def _squared_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """The mean squared error of each pair in units of its reference, added up."""
+    return sum((((o.float() - r.float()) ** 2).mean() / _unit(r.float()) for o, r in pairs), torch.zeros(()))
+
+
+def _unit(reference: Tensor) -> Tensor:
+    """The variance of ``reference``; of a single figure, or figures that are all the same, their square."""
+    variance, square = reference.var(unbiased=False), reference.square().mean()
+    return torch.where(variance > CONSTANT * square, variance, torch.where(square > 0, square, 1.0))
 
 
 def first_tensor(value: Any) -> Tensor:

@@ -20,7 +20,7 @@ from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.price.menu import Losses
 
 SENSE_SAMPLES = 128
-SCHEMA = 2  # of what is kept: 2 has a price by the option itself
+SCHEMA = 3  # of what is kept: 2 has a price by the option itself, 3 what all outputs lose
 STAGE = "measuring sensitivity"
 
 

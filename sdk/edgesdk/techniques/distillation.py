@@ -34,8 +34,9 @@ def soft(student: Tensor, teacher: Tensor, temperature: float = TEMPERATURE) -> 
 
 
 def hard(student: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits (N, K) and ``labels`` (N,): the hard labels of Hinton et al. 2015, section 2."""
-    if student.dim() != 2 or labels.shape != student.shape[:1]:
+    """Cross-entropy of logits (N, K) and ``labels`` (N,), or soft ones (N, K): the hard labels of Hinton et al. 2015,
+    section 2."""
+    if student.dim() != 2 or labels.shape not in (student.shape[:1], student.shape):
         fact = f"logits of shape {_shown(student)} and labels of shape {_shown(labels)}"
         raise UsageError(fact, "they must be (N, classes) and (N,)")
     return F.cross_entropy(student, labels)

@@ -13,6 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgesdk.compress.integers import ActivationQuantizer
 from edgesdk.core.errors import UsageError
+from edgesdk.data.metrics import loss_rows
+from edgesdk.data.targets import rows
 from edgesdk.data.task import Task
 from edgesdk.network.network import Batch, Network, rebatch, tensors
 from edgesdk.techniques import distillation
@@ -57,6 +59,7 @@ class Objective:
         recovery.check(task)
         self.recovery: Recovery = recovery
         self.task: Task = task
+        self.dense: LoadedTeacher = LoadedTeacher(dense, same)
         self.average: AveragedModel | None = None
         teachers = recovery.loaded().teachers
         total = sum(teacher.weight for teacher in teachers)
@@ -133,12 +136,23 @@ class Objective:
             grown = min(1.0, epoch / term.warmup_epochs) if term.warmup_epochs else 1.0
             scale = term.weight * grown * self.shares[teacher_term.which]
             losses += [] if loss is None else [loss if scale == 1 else scale * loss]
+        if losses and self.task.has_others(run.outputs):
+            losses.append(self.task.drift(run.outputs, self._dense_outputs(taught, x, mixed)))
         if mutual:
             own = [o.detach().float() for o in run.outputs]
             losses += [self.task.together(teacher.outputs, own, y) for teacher in taught]
         if not losses:
             raise UsageError("the plan left out every layer that the losses name", "name others, or add the loss task")
         return sum(losses[1:], losses[0])
+
+    @torch.no_grad()
+    def _dense_outputs(self, taught: Sequence[Run], x: Batch, mixed: bool) -> list[Tensor]:
+        """What the dense model answers to ``x``, of the runs of the teachers where it is one that sees the same."""
+        for one, run in zip(self.loaded_teachers, taught, strict=True):
+            if one.made is self.dense.made and one.view is same:
+                return run.outputs
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            return self.dense.run(x, ()).outputs
 
     def _layers(self, side: int, which: int | None = None) -> list[str]:
         """The layers of the student (0), or of one teacher (1), whose outputs are compared."""
@@ -169,19 +183,26 @@ class Objective:
                 for place, (own, other) in enumerate(teacher_term.pairs)
             ]
             return torch.stack(losses).sum() if losses else None
-        if term.output >= min(len(run.outputs), len(teacher.outputs)):
-            fact = f"the loss {term.kind} is of output {term.output}, and there are {len(run.outputs)}"
+        place = self._place(term)
+        if place >= min(len(run.outputs), len(teacher.outputs)):
+            fact = f"the loss {term.kind} is of output {place}, and there are {len(run.outputs)}"
             raise UsageError(f"{fact} of the student and {len(teacher.outputs)} of the teacher", "they count from 0")
-        student, target = run.outputs[term.output].float(), teacher.outputs[term.output].float()
+        student, target = run.outputs[place].float(), teacher.outputs[place].float()
         if term.kind == HARD:
-            return distillation.hard(student, y[term.output] if isinstance(y, (tuple, list)) else y)
+            return distillation.hard(*loss_rows(student, replace(self.task, output=place).target(y)))
         if term.kind == JACOBIAN:
             return distillation.jacobian(student, target, tensors(x[0])[0], tensors(x[1])[0])
         if term.kind == ADVERSARY:
             return self.heads[_key(index, 0)](student, target)
         if term.kind == LOGITS:
             return distillation.logits(student, target)
+        if self.task.classifies and place == self.task.output:
+            student, target = rows(student, self.task.axis), rows(target, self.task.axis)
         return (distillation.soft if term.kind == SOFT else distillation.probabilities)(student, target, term.heat)
+
+    def _place(self, term: Term) -> int:
+        """The output that ``term`` is of: the one that is judged where it names none."""
+        return term.output if term.output is not None else self.task.output or 0
 
     def _layer_loss(self, teacher_term: _TeacherTerm, key: str, student: Tensor, target: Tensor) -> Tensor:
         kind = teacher_term.term.kind
@@ -199,7 +220,7 @@ class Objective:
         if kind == ADVERSARY:
             with torch.no_grad():
                 outputs = student.flat(x)
-            width = outputs[min(teacher_term.term.output, len(outputs) - 1)].shape[-1]
+            width = outputs[min(self._place(teacher_term.term), len(outputs) - 1)].shape[-1]
             self.heads[_key(index, 0)] = distillation.Discriminator(width)
         if kind not in LAYERED or kind in RELATIONS:
             return

@@ -88,7 +88,8 @@ class Term:
     ``temperature`` is for ``soft`` (4) and ``probabilities`` (1). ``layers`` is for the losses of layers: names, or
     pairs of the student's and the teacher's; by default those that both have, at the last of each height and width,
     and for relations the last one. Their losses are added up. In the first ``warmup_epochs`` the weight grows from 0.
-    ``output`` says which of several outputs, and labels, ``soft``, ``hard``, ``logits`` and ``probabilities`` are of.
+    ``output`` says which of several outputs, and labels, ``soft``, ``hard``, ``logits`` and ``probabilities`` are of,
+    by default the one that is judged. Outputs that are not judged are held to the dense model's in any case.
     """
 
     kind: str
@@ -96,7 +97,7 @@ class Term:
     temperature: float | None = None
     layers: tuple[str | Pair, ...] | None = None
     warmup_epochs: float = 0.0
-    output: int = 0
+    output: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -109,6 +110,8 @@ class Term:
             _number(self.temperature, f"the temperature of {self.kind}", above=0)
         if self.layers is not None:
             object.__setattr__(self, "layers", _layers(self.kind, self.layers))
+        if self.output is None:
+            return
         if isinstance(self.output, bool) or not isinstance(self.output, int) or self.output < 0:
             raise UsageError(f"output {self.output!r} of {self.kind}", "outputs are counted from 0")
 
