@@ -24,7 +24,7 @@ from edgesdk.pipeline.candidates import Candidate
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.solve.finalists import halving, halving_units
-from edgesdk.train.apply import fit, learn
+from edgesdk.train.apply import choose_better, fit, learn
 from edgesdk.train.recovery import Recovery
 from edgesdk.train.resumption import Kept
 from edgesdk.train.teachers import outdone
@@ -163,10 +163,9 @@ class Training:
         notes: list[str] = []
         learnt = self.recover(candidate, self.allowance.full(), label, notes.append, time_share=FULL_SHARE)
         after = self.score_held_out(learnt)
-        if after < before:
-            notes.append(f"recovery was left out: on held-out data it scored {after:.2f} against {before:.2f} without")
+        chosen = choose_better(network, before, learnt, after, notes.append)
         notes += outdone(self.recovery, self.network, self.task, self.data.holdout, max(before, after))
-        return (learnt if after >= before else network), tuple(notes)
+        return chosen, tuple(notes)
 
     def recover(
         self,

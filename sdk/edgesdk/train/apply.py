@@ -12,6 +12,7 @@ from edgesdk.compress.quantize import calibrate, integer, suited
 from edgesdk.compress.refit import refit_weights
 from edgesdk.compress.stored import stored
 from edgesdk.core.plan import FP32, Option, Plan
+from edgesdk.core.wording import score
 from edgesdk.data.data import Data
 from edgesdk.data.task import Task
 from edgesdk.network.network import Batch, Network
@@ -22,16 +23,30 @@ from edgesdk.train.trainer import Progress, Schedule, recovered
 
 def apply(
     plan: Plan, dense: Network, data: Data, task: Task, scores: Mapping[str, Tensor], epochs: float = 0.0,
-    seed: int = 0, progress: Progress = lambda share, what: None,
+    seed: int = 0, progress: Progress = lambda share, what: None, note: Callable[[str], None] = lambda text: None,
 ) -> tuple[Network, dict[str, Option]]:  # fmt: skip
     """What ``plan`` makes of ``dense``, ready to be exported, and the options of its layers.
 
-    Channels are ranked by ``scores``; ``epochs`` are of learning, where there are data for it. Raises ``BundleError``
-    where the plan is for another network.
+    Channels are ranked by ``scores``; ``epochs`` are of learning, where there are data for it, and of no effect but a
+    ``note`` where it made things worse. Raises ``BundleError`` where the plan is for another network.
     """
     small, options = compressed(dense, plan, data.example, scores)
     small = fit(plan, dense, small, scores, [x for x, _ in data.calibration])
-    return learn(plan, dense, small, options, data, task, epochs, seed, progress), options
+    plain = learn(plan, dense, small, options, data, task, 0.0, seed)
+    if data.train is None or epochs <= 0:
+        return plain, options
+    learnt = learn(plan, dense, small, options, data, task, epochs, seed, progress, note=note)
+    before, after = (task.score(network, data.holdout, dense) for network in (plain, learnt))
+    return choose_better(plain, before, learnt, after, note), options
+
+
+def choose_better(plain: Network, before: float, learnt: Network, after: float, note: Callable[[str], None]) -> Network:
+    """``learnt``, unless it scores less on held-out data, ``after``, than ``plain`` did ``before``; then ``note`` is
+    told."""
+    if after >= before:
+        return learnt
+    note(f"recovery was left out: on held-out data it scored {score(after)} against {score(before)} without")
+    return plain
 
 
 def fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from edgesdk.bundle.documents import EXPORT, Held
 from edgesdk.compress.criteria import ranked
 from edgesdk.compress.quantize import specification
 from edgesdk.core.artifact import Artifact, check_stored
-from edgesdk.core.errors import BundleError, UsageError
+from edgesdk.core.errors import BundleError, EdgeSdkWarning, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.parity import Parity
 from edgesdk.core.plan import Plan
@@ -100,7 +101,10 @@ def export_plan(
         def share(done: float, what: str) -> None:
             tell(f"recovering ({what})", done)
 
-        ready, options = apply(plan, network, samples, task, scores, epochs, seed, share)
+        def warn(text: str) -> None:
+            warnings.warn(text, EdgeSdkWarning, stacklevel=2)
+
+        ready, options = apply(plan, network, samples, task, scores, epochs, seed, share, warn)
         held = [x for x, _ in samples.holdout]
         whole, specs = converted(ready, samples.example), specification(ready)
         every: list[ExportedFile] = []
