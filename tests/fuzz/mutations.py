@@ -32,10 +32,13 @@ class Hanging(BaseException):
 
 
 def examples(count: int) -> settings:
-    """As many examples as ``EDGESDK_FUZZ_EXAMPLES`` says, ``count`` where it does not."""
-    number = int(os.environ.get("EDGESDK_FUZZ_EXAMPLES", count))
+    """As many examples as ``EDGESDK_FUZZ_EXAMPLES`` says, others at each run; ``count``, always the same, where it says
+    nothing."""
+    number = os.environ.get("EDGESDK_FUZZ_EXAMPLES")
     every: Any = list(HealthCheck)  # its metaclass iterates, which types see as one over metaclasses
-    return settings(max_examples=number, suppress_health_check=every)
+    return settings(
+        max_examples=int(number or count), derandomize=number is None, print_blob=True, suppress_health_check=every
+    )
 
 
 def damaged(content: bytes) -> st.SearchStrategy[bytes]:
