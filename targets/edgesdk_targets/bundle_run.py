@@ -3,7 +3,8 @@
     python run.py [INPUT] [--output OUT.npz] [--threads N] [--time SECONDS] [--check]
 
 INPUT is an .npz with an array per input under its name, an .npy of the only input, a .wav, or an image (with Pillow).
-Pixels of uint8 are prepared as the manifest says, images brought to the model's size before, and waves to its length.
+Pixels of uint8 are prepared as the manifest says, images brought to the model's size before, and waves to its rate and
+length.
 Where the manifest names the classes, the likeliest is printed. A batch is run one sample at a time. Without INPUT the
 recorded sample is run and compared; with --check nothing is printed but what differs by more than 5 % of its spread,
 and the exit code is then 1. With --time one sample is run again and again for that long, at least 128 times, and its
@@ -13,7 +14,9 @@ latency printed.
 import argparse
 import importlib
 import json
+import math
 import os
+import struct
 import sys
 import time
 from collections import namedtuple
@@ -33,6 +36,7 @@ MODULES = {
     "tflite": ["tflite_runtime.interpreter", "ai_edge_litert.interpreter"],
     "tensorrt": ["onnxruntime"],  # on the processor: trtexec runs the file on the graphics
 }
+UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # what Pillow must do, by what EXIF says
 TOLERANCE = 5e-2  # of the outputs' spread: another processor sums in another order
 Opened = namedtuple("Opened", "inputs outputs run name version")
 
@@ -170,53 +174,130 @@ def image_pixels(path, entry, how):
         height, width, channels = entry["shape"][1:]
     try:
         with Image.open(path) as opened_image:
-            image = opened_image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
+            image = as_mode(opened_image, {1: "L", 3: "RGB", 4: "RGBA"}[channels])
     except Exception as error:  # each format's reader has its own
         sys.exit(f"{path} cannot be read as an image of {channels} channels ({told(error)})")
+    pixels = np.asarray(resized(image, (height, width), how["resize"])).reshape(height, width, channels)
+    return (pixels if entry["layout"] == "NHWC" else pixels.transpose(2, 0, 1))[None]
+
+
+def orientation(image):
+    """How the camera was held, a number from 1 (upright) to 8 that it notes in EXIF; where that says nothing, 1."""
+    try:
+        noted = image.getexif().get(0x0112)
+    except Exception:  # it is damaged, which the pixels need not be
+        return 1
+    return noted if noted in UPRIGHT else 1
+
+
+def as_mode(image, mode):
+    """The ``image`` upright, in ``mode`` if one is wanted. Grey of 16 bits is taken as 8: Pillow would cut it off."""
+    from PIL import Image
+
+    image.load()  # the file that it is in may be closed afterwards
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, whose range nothing says")
+    if orientation(image) != 1:
+        image = image.transpose(UPRIGHT[orientation(image)])
+    if image.mode.startswith("I"):
+        image = Image.fromarray(np.round(np.asarray(image).astype(np.float64).clip(0, 65535) / 257).astype(np.uint8))
+    return image if mode in (None, image.mode) else image.convert(mode)
+
+
+def resized(image, size, how):
+    """``image`` of ``size``, height and width: for ``crop`` its shorter side is scaled to it and the centre cut out."""
+    from PIL import Image
+
+    height, width = size
     whole, box = (width, height), (0, 0, width, height)
-    if how["resize"] == "crop":  # the shorter side to the model's, then the centre
+    if how == "crop":
         scale = max(width / image.width, height / image.height)
         whole = max(width, round(image.width * scale)), max(height, round(image.height * scale))
         left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
         box = (left, top, left + width, top + height)
     if image.size != whole:
         image = image.resize(whole, Image.BILINEAR)  # pyright: ignore[reportAttributeAccessIssue]
-    pixels = np.asarray(image.crop(box)).reshape(height, width, channels)
-    return (pixels if entry["layout"] == "NHWC" else pixels.transpose(2, 0, 1))[None]
+    return image.crop(box)
 
 
 def wave_samples(path, entry, how):
-    """A wave as float32 from -1 to 1 in the model's shape: mixed to one channel where it takes one, its middle cut out,
-    or zeros put behind it."""
-    import wave
-
+    """A wave as float32 from -1 to 1 in the model's shape: at the rate that the model takes, mixed to one channel where
+    it takes one, its middle cut out, or zeros put behind it."""
     shape = entry["shape"]
     if len(shape) not in (2, 3) or entry["dtype"] != "float32":
         sys.exit(f"{entry['name']} takes {entry['dtype']} {shape}, which is no wave: give arrays")
     try:
-        with wave.open(str(path), "rb") as file:
-            width, count, raw = file.getsampwidth(), file.getnchannels(), file.readframes(file.getnframes())
+        values, rate = read_wave(path)
     except Exception as error:
-        sys.exit(f"{path} cannot be read as a wave of PCM samples ({told(error)})")
-    if width > 4:
-        sys.exit(f"{path} has samples of {width} bytes: give 4 at most")
-    raw = raw[: len(raw) // (width * count) * (width * count)]  # a file that is cut short ends within a sample
-    if width == 1:
-        values = (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
-    else:  # little-endian integers of 2 to 4 bytes, as the upper bytes of 4
-        parts = np.frombuffer(raw, np.uint8).reshape(-1, width)
-        whole = np.zeros((len(parts), 4), np.uint8)
-        whole[:, 4 - width :] = parts
-        values = (whole.view("<i4")[:, 0] / 2.0**31).astype(np.float32)
-    values = values.reshape(-1, count).T
+        sys.exit(f"{path} cannot be read as a wave of PCM or float samples ({told(error)})")
     wanted, length = (shape[1] if len(shape) == 3 else 1), shape[-1]
     if wanted == 1:
         values = values.mean(0, keepdims=True, dtype=np.float32)
     if len(values) != wanted:
         sys.exit(f"{path} has {len(values)} channels: the model takes {wanted}")
+    if entry.get("sample_rate"):
+        values = resampled(values, rate, entry["sample_rate"])
+    else:
+        print(f"samples of {rate} Hz are taken as they are: the bundle records no sample rate", file=sys.stderr)
     extra = values.shape[1] - length
     values = values[:, extra // 2 : extra // 2 + length] if extra > 0 else np.pad(values, ((0, 0), (0, -extra)))
     return values.reshape([1, *shape[1:]])
+
+
+def read_wave(path):
+    """The samples of a RIFF file as float32 from -1 to 1, (channels, samples), and their rate; or ``ValueError``."""
+    content, at, form, raw = path.read_bytes(), 12, b"", None
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        raise ValueError("it is no RIFF file of waves")
+    while raw is None and at + 8 <= len(content):
+        name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        part = content[at + 8 : at + 8 + size]
+        form, raw = (part if name == b"fmt " else form), (part if name == b"data" else raw)
+        at += 8 + size + size % 2
+    if raw is None or len(form) < 16:
+        raise ValueError("it has no samples")
+    kind, count, rate, _, block, _ = struct.unpack("<HHIIHH", form[:16])
+    if kind == 0xFFFE and len(form) >= 26:  # an extension says which
+        kind = int.from_bytes(form[24:26], "little")
+    if not count or not rate or block % count:
+        raise ValueError(f"it has {count} channels, {rate} Hz and {block} bytes for both")
+    width = block // count
+    raw = raw[: len(raw) // block * block] if block else b""  # a file that is cut short ends within a sample
+    if kind == 3 and width in (4, 8):
+        values = np.frombuffer(raw, "<f%d" % width).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError("it holds what is no finite number")
+    elif kind == 1 and width == 1:
+        values = (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
+    elif kind == 1 and 2 <= width <= 4:  # little-endian integers, as the upper bytes of 4
+        parts = np.frombuffer(raw, np.uint8).reshape(-1, width)
+        whole = np.zeros((len(parts), 4), np.uint8)
+        whole[:, 4 - width :] = parts
+        values = (whole.view("<i4")[:, 0] / 2.0**31).astype(np.float32)
+    else:
+        raise ValueError(f"its samples are of kind {kind} and {width} bytes")
+    return values.reshape(-1, count).T, rate
+
+
+def resampled(values, rate, wanted):
+    """Waves (channels, samples) at another rate, by a windowed sinc below the highest frequency of both rates."""
+    if rate == wanted:
+        return values
+    common = math.gcd(rate, wanted)
+    step, phases = rate // common, wanted // common
+    cut = 0.95 * min(1.0, wanted / rate)  # of the highest frequency: the window blurs the edge
+    around = math.ceil(16 / cut)  # samples on either side
+    length = -(-values.shape[1] * wanted // rate)
+    padded = np.pad(values, ((0, 0), (around, around + step)))
+    found = np.zeros((len(values), length), np.float32)
+    reach = np.arange(-around, around + 1)
+    for phase in range(min(phases, length)):  # every so many results lie alike between the samples
+        whole, rest = divmod(phase * step, phases)
+        away = reach - rest / phases
+        kernel = cut * np.sinc(cut * away) * np.cos(np.pi * np.clip(away / (around + 1), -1, 1) / 2) ** 2
+        places = np.arange(phase, length, phases) // phases * step + whole
+        found[:, phase::phases] = padded[:, places[:, None] + reach + around] @ (kernel / kernel.sum())
+    return found
 
 
 def prepared(array, entry, how=None):

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from importlib import metadata, resources
 from pathlib import Path
@@ -50,6 +50,7 @@ from edgesdk_targets.bundle_run import TOLERANCE, distance  # pyright: ignore[re
 
 if TYPE_CHECKING:  # to check a bundle nobody should wait for torch
     from edgesdk.data.data import Data
+    from edgesdk.data.preprocessing import Preprocessing
     from edgesdk.network.network import Network
 
 FILES = ("plan.json", "report.json", "sample.npz", "run.py")  # beside those of the model
@@ -262,11 +263,11 @@ def _manifest(model: Artifact, result: Result, data: Data, network: Network) -> 
         inputs=tuple(
             InputSpec(
                 name, (1, *tensor.shape), tensor.dtype, layout.get(len(tensor.shape) + 1, "N..."),
-                data.normalization,
+                data.normalization, data.sample_rate if len(tensor.shape) < 3 else None,
             )
             for name, tensor in zip(network.input_names, network.graph.inputs, strict=True)
         ),
-        preprocessing=None if data.preprocessing is None else Pixels(**vars(data.preprocessing)),
+        preprocessing=None if data.preprocessing is None else _pixels(data.preprocessing),
         classes=tuple(data.classes),
         outputs=tuple(
             OutputSpec(name, (1, *array.shape[1:]), str(array.dtype))
@@ -275,6 +276,10 @@ def _manifest(model: Artifact, result: Result, data: Data, network: Network) -> 
         ),
         files=described(place, files),
     )  # fmt: skip
+
+
+def _pixels(preprocessing: Preprocessing) -> Pixels:
+    return Pixels(**{field.name: getattr(preprocessing, field.name) for field in fields(Pixels)})
 
 
 def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]) -> DeploymentReport:

@@ -39,13 +39,15 @@ class RuntimeNeed:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of a model, for one sample: ``normalization`` is what pixels are multiplied with, and so on."""
+    """One input of a model, for one sample: ``normalization`` is what pixels are multiplied with, and so on;
+    ``sample_rate`` that of a wave in Hz, where it is known."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     layout: str
     normalization: Mapping[str, float | tuple[float, ...]] | None
+    sample_rate: int | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from edgesdk.core.errors import UsageError
 
 MODEL = "file.py:callable, package.module:callable, an .onnx file, or a .pt2 of torch.export.save"
 LOSS = "To learn back by: file.py:callable of outputs and targets, or a class like torch.nn:HuberLoss."
-PIXELS = ("input_range", "mean", "std", "image_size", "channel_order")
+PIXELS = ("input_range", "mean", "std", "image_size", "channel_order", "sample_rate")
 
 
 def judging(command: Callable[..., None]) -> Callable[..., None]:
@@ -28,13 +28,14 @@ def judging(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def pixels(command: Callable[..., None]) -> Callable[..., None]:
-    """How the model takes images: what is given here goes before what the data say."""
+    """How the model takes images and waves: what is given here goes before what the data say."""
     for option in reversed([
         click.option("--input-range", help="What pixels of 0 and 255 become; 0,255: as they are.  [default: 0,1]"),
         click.option("--mean", help="Taken off then, like 0.485,0.456,0.406."),
         click.option("--std", help="Divided by then, like 0.229,0.224,0.225."),
         click.option("--image-size", help="Of images in a folder, like 224, or 240x320 (height first)."),
         click.option("--channel-order", help="The model's: RGB, BGR or L (grey)."),
+        click.option("--sample-rate", type=int, help="Of waves, in Hz: run.py brings a .wav to it."),
         click.option("--preprocess", type=click.Path(path_type=Path), help="TOML: these, resize, layout and dtype."),
     ]):  # fmt: skip
         command = option(command)

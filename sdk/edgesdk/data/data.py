@@ -17,8 +17,9 @@ from edgesdk.core.errors import DataError, EdgeSdkError, ModelError, UsageError
 from edgesdk.core.wording import said
 from edgesdk.data.batches import Given, Shuffled, check_classes, checked_labels, classes_of, stratified, taken
 from edgesdk.data.datasets import is_dataset, loader, split
+from edgesdk.data.declared import read_classes, read_declared
 from edgesdk.data.preprocessing import Preprocessing
-from edgesdk.data.sources import Samples, from_arrays, from_folder, from_npz
+from edgesdk.data.sources import RATE, Samples, from_arrays, from_folder, from_npz
 from edgesdk.data.targets import check_range, class_axis, class_numbers
 from edgesdk.data.task import output_tensors
 from edgesdk.network.blame import blamed
@@ -41,8 +42,9 @@ class Data:
     ``train`` can be iterated again and again, in a new order each time, and has a length in batches where that is
     known; ``None`` means no recovery. ``calibration``, about 256 samples, sets ranges, importance and sensitivity.
     ``holdout`` tells finalists apart: disjoint from ``train`` and ``test`` where there is enough data, else the
-    calibration batches. ``test`` judges the result. ``preprocessing`` is what was done to pixels of uint8, ``classes``
-    are the names of the classes, where there are some. ``notes`` are for readers of a report.
+    calibration batches. ``test`` judges the result. ``preprocessing`` is what was done to pixels of uint8,
+    ``sample_rate`` that of waves in Hz, ``classes`` are the names of the classes, where these are known. ``notes`` are
+    for readers of a report.
     """
 
     train: Iterable[tuple[Batch, Any]] | None
@@ -54,6 +56,8 @@ class Data:
     description: str
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    sample_rate: int | None = None
+    prepared: bool = False  # by the user, so that pixels are prepared nowhere here
 
     @property
     def example(self) -> Batch:
@@ -82,22 +86,37 @@ def load_data(
     """
     if isinstance(spec, Data):
         return spec
+    wanted = dict(preprocess or {})
+    rate = wanted.pop(RATE, None)
     if isinstance(spec, (str, Path)):
-        spec, origin = _named(str(spec), preprocess or {}), str(spec)
+        spec, origin = _named(str(spec), wanted), str(spec)
     else:
         origin = "data"
     if isinstance(spec, tuple) and len(spec) == 2 and not any(map(is_dataset, spec)):
-        spec = from_arrays(origin, *spec, wanted=preprocess)
-    if isinstance(spec, Samples):
-        return _split(spec, batch_size, seed, classifies)
+        spec = from_arrays(origin, *spec, wanted=wanted)
     if isinstance(spec, Data):
         return spec
-    if preprocess:
-        fact = f"there is a preprocessing of pixels ({', '.join(preprocess)}), and {origin} gives its own batches"
-        raise UsageError(fact, "let it yield x as the model takes it, or give arrays of uint8 or a folder of images")
+    found = _split(spec, batch_size, seed, classifies) if isinstance(spec, Samples) else _own(
+        spec, origin, batch_size, seed, classifies, wanted
+    )  # fmt: skip
+    return found if rate is None else replace(found, sample_rate=rate)
+
+
+def _own(
+    spec: Any, origin: str, batch_size: int, seed: int, classifies: bool, wanted: Mapping[str, Any]
+) -> Data:  # fmt: skip
+    """Batches of the user's own, with what they say of themselves: ``preprocessing``, ``sample_rate``, ``classes``."""
+    if wanted:
+        fact = f"there is a preprocessing of pixels ({', '.join(wanted)}), and {origin} gives its own batches"
+        raise UsageError(fact, "let it yield x as the model takes it and say in its attribute preprocessing what was "
+                         "done to pixels, or give arrays of uint8 or a folder of images")  # fmt: skip
     source, notes = _parts(spec, batch_size, seed)
-    samples = _given(source, origin, classifies)
-    return replace(samples, notes=(*notes, *samples.notes))
+    own = _given(source, origin, classifies)
+    done, rate = read_declared(spec, own.example)
+    return replace(
+        own, preprocessing=done, prepared=done is not None, sample_rate=rate, classes=read_classes(spec),
+        notes=(*notes, *own.notes),
+    )  # fmt: skip
 
 
 def check(data: Data, model: nn.Module, classifies: bool, output: int | None = 0) -> None:
@@ -193,6 +212,7 @@ def _split(samples: Samples, batch_size: int, seed: int, classifies: bool) -> Da
         description=_summary(own.origin, f"{len(order)} training", min(CALIBRATION, len(order)), count, len(judged)),
         notes=tuple(notes),
         classes=samples.classes,
+        sample_rate=samples.sample_rate,
     )
 
 

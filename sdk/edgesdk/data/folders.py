@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgesdk.core.errors import DataError, EdgeSdkError
-from edgesdk.core.wording import listed, said
+from edgesdk.core.wording import counted, listed, said
 from edgesdk.data.preprocessing import CROP
+from edgesdk_targets.bundle_run import as_mode, orientation, resized
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -183,6 +184,7 @@ class _Reader:
         self.first: tuple[tuple[int, int], str] | None = None
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.modes: Counter[str] = Counter()
+        self.turned: int = 0
 
     def __call__(self, file: Path) -> np.ndarray:
         from PIL import Image
@@ -190,7 +192,7 @@ class _Reader:
         try:
             with Image.open(file, formats=_formats()) as image:
                 image.load()
-                self.sizes[image.size] += 1
+                self.turned += orientation(image) != 1
                 self.modes[image.mode] += 1
                 return np.asarray(self._fitted(file, image))
         except EdgeSdkError:
@@ -204,6 +206,11 @@ class _Reader:
         if self.size is not None and set(self.sizes) != {self.size[::-1]}:
             how = "scaled by the shorter side and cut out of the centre" if self.resize == CROP else "stretched"
             lines.append(f"images of {len(self.sizes)} sizes were {how} to {self.size[0]}x{self.size[1]}")
+        if self.turned:
+            lines.append(f"{counted(self.turned, 'image')} turned upright, as the camera noted in EXIF")
+        deep = sum(n for mode, n in self.modes.items() if mode.startswith("I"))
+        if deep:
+            lines.append(f"{counted(deep, 'image')} with 16 bits a pixel: taken as 8")
         changed = {mode: n for mode, n in self.modes.items() if self.mode not in (None, mode)}
         if changed:
             kinds = ", ".join(f"{n} {mode}" for mode, n in sorted(changed.items()))
@@ -211,10 +218,8 @@ class _Reader:
         return lines
 
     def _fitted(self, file: Path, image: Image.Image) -> Image.Image:
-        if self.mode is not None:
-            image = image.convert(self.mode)
-        elif image.format == "GIF":  # which has a palette always
-            image = image.convert("RGB")
+        image = as_mode(image, self.mode or ("RGB" if image.format == "GIF" else None))  # which has a palette always
+        self.sizes[image.size] += 1
         if image.mode not in MODES:
             fact = f"{file} is of mode {image.mode}"
             raise DataError(fact, f"give --channel-order, or convert all images to one of {', '.join(MODES)}")
@@ -226,20 +231,6 @@ class _Reader:
             flags = "--image-size" if image.size != self.first[0] else "--channel-order"
             raise DataError(fact, f"give {flags}, or bring all images to one size and mode")
         return image
-
-
-def resized(image: Image.Image, size: tuple[int, int], how: str) -> Image.Image:
-    """``image`` of ``size``, height and width; ``run.py`` of a bundle does the same."""
-    from PIL import Image as library
-
-    height, width = size
-    if how == CROP:
-        scale = max(width / image.width, height / image.height)
-        whole = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-        left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
-        image = image if whole == image.size else image.resize(whole, library.Resampling.BILINEAR)
-        return image.crop((left, top, left + width, top + height))
-    return image if image.size == (width, height) else image.resize((width, height), library.Resampling.BILINEAR)
 
 
 def _shown(size: tuple[int, int], mode: str) -> str:

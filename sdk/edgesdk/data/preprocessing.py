@@ -17,19 +17,21 @@ from edgesdk.core.wording import said
 
 PIXEL = 255.0  # the largest value of one
 LARGEST = 1 << 14  # pixels of an image's side
+HIGHEST = 10_000_000  # Hz
 CROP, STRETCH = "crop", "stretch"
 ORDERS, LAYOUTS, RESIZES, DTYPES = ("RGB", "BGR", "L"), ("NCHW", "NHWC"), (CROP, STRETCH), ("float32", "uint8")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a model takes images of uint8 pixels.
+    """How a model takes images of uint8 pixels, or waves.
 
     ``input_range`` is what 0 and 255 become, ``mean`` and ``std`` then are taken off and divided by, one figure or one
     for each of the model's channels; ``dtype`` ``uint8`` leaves pixels as they are. ``channel_order`` is the model's:
     ``RGB``, ``BGR`` or ``L`` (grey); ``None`` leaves channels as they lie. ``layout`` is the model's. ``image_size``,
     height and width, is what images in files are brought to: by ``crop`` their shorter side is scaled to it and the
-    centre cut out, by ``stretch`` both sides are scaled. Raises ``UsageError`` for what is none of these.
+    centre cut out, by ``stretch`` both sides are scaled. ``sample_rate``, in Hz, is that of waves. Raises
+    ``UsageError`` for what is none of these.
     """
 
     input_range: tuple[float, float] = (0.0, 1.0)
@@ -40,6 +42,7 @@ class Preprocessing:
     channel_order: str | None = None
     layout: str = "NCHW"
     dtype: str = "float32"
+    sample_rate: int | None = None
 
     def __post_init__(self) -> None:
         choices = {"resize": RESIZES, "layout": LAYOUTS, "dtype": DTYPES, "channel_order": (None, *ORDERS)}
@@ -57,6 +60,8 @@ class Preprocessing:
             raise UsageError(f"{_flag('std')} is {list(self.std)}", "give positive figures")
         if self.image_size is not None:
             object.__setattr__(self, "image_size", _size(self.image_size))
+        if self.sample_rate is not None:
+            object.__setattr__(self, "sample_rate", _rate(self.sample_rate))
 
     @property
     def normalization(self) -> dict[str, Any] | None:
@@ -114,6 +119,8 @@ def read_preprocessing(source: Preprocessing | Mapping[str, Any] | str | Path | 
     if source is None:
         return {}
     if isinstance(source, Preprocessing):
+        if source.sample_rate is not None and source == Preprocessing(sample_rate=source.sample_rate):
+            return {"sample_rate": source.sample_rate}  # of waves, and nothing of pixels
         return {field.name: getattr(source, field.name) for field in fields(source)}
     if isinstance(source, (str, Path)):
         return _read(Path(source))
@@ -178,6 +185,13 @@ def _size(value: Any) -> tuple[int, int]:
     if len(sides) not in (1, 2) or not all(0 < side <= LARGEST for side in sides):
         raise UsageError(f"{_flag('image_size')} is {value!r:.80}", "give height and width, like 224x224 or 224")
     return sides[0], sides[-1]
+
+
+def _rate(value: Any) -> int:
+    whole = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 10 else value
+    if not isinstance(whole, int) or isinstance(whole, bool) or not 0 < whole <= HIGHEST:
+        raise UsageError(f"{_flag('sample_rate')} is {value!r:.80}", "give it in Hz, like 16000")
+    return whole
 
 
 def _flag(name: str) -> str:

@@ -208,10 +208,12 @@ def _better_reading(run: Run, data: Data, task: Task, batches: Batches, score: f
         return None
     reading, other = best
     said = f"{reading:.4g}{_unit(task)} of {seen} with {_described(other)}"
-    if data.preprocessing is not None:
+    if data.preprocessing is not None and not data.prepared:
         return said, f"give {other.flags}"
     low, high = now.input_range
-    return f"{said} (x is taken to be pixels of {low:g} to {high:g})", "prepare x so before giving it"
+    if data.preprocessing is None:
+        said = f"{said} (x is taken to be pixels of {low:g} to {high:g})"
+    return said, "prepare x so before giving it"
 
 
 def _readings(now: Preprocessing, channels: int) -> list[Preprocessing]:

@@ -16,10 +16,11 @@ from edgesdk.core.arrays import PICKLED, read_npz
 from edgesdk.core.errors import DataError, UsageError
 from edgesdk.core.wording import listed
 from edgesdk.data.folders import read_folder
-from edgesdk.data.preprocessing import Preprocessing
+from edgesdk.data.preprocessing import Preprocessing, read_preprocessing
 from edgesdk.network.network import Batch, rebatch, tensors
 
-ARRAYS = ("x", "y", "x_test", "y_test", "mean", "std", "classes")
+ARRAYS = ("x", "y", "x_test", "y_test", "mean", "std", "classes")  # of which samples are made
+RATE = "sample_rate"  # the array of a file that says at which waves were sampled
 CHANNELS = (1, 3, 4)
 AS_THEY_ARE = (torch.uint8, torch.float32, torch.bfloat16, torch.int32, torch.int64, torch.bool)
 
@@ -40,6 +41,7 @@ class Samples:
     x_held: Batch | None = None
     y_held: Tensor | None = None
     preprocessing: Preprocessing | None = None
+    sample_rate: int | None = None
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -52,8 +54,8 @@ class Samples:
 
 
 def from_npz(path: Path, wanted: Mapping[str, Any]) -> Samples:
-    """The arrays ``x``, ``y``, ``x_test``, ``y_test``, ``mean``, ``std`` and ``classes`` of a file, all but ``x``
-    optional; ``wanted`` says more of the preprocessing.
+    """The arrays ``x``, ``y``, ``x_test``, ``y_test``, ``mean``, ``std``, ``classes`` and ``sample_rate`` of a file,
+    all but ``x`` optional; ``wanted`` says more of the preprocessing.
 
     Nothing in the file is executed. Raises ``DataError`` where it cannot be read or its arrays do not belong together.
     """
@@ -71,9 +73,10 @@ def from_npz(path: Path, wanted: Mapping[str, Any]) -> Samples:
         held = ", ".join(sorted(arrays)) or "nothing"
         raise DataError(f"{path} has no array x, it holds {held}", "name the samples x and the labels y")
     samples = from_arrays(str(path), **{name: arrays.get(name) for name in ARRAYS}, wanted=wanted)
-    unknown = [name for name in arrays if name not in ARRAYS]
+    unknown = [name for name in arrays if name not in (*ARRAYS, RATE)]
     note = (f"arrays that mean nothing here were left out: {listed(unknown)}",) if unknown else ()
-    return replace(samples, notes=(*samples.notes, *note))
+    rate = read_preprocessing({RATE: arrays[RATE].tolist()})[RATE] if RATE in arrays else None
+    return replace(samples, sample_rate=rate, notes=(*samples.notes, *note))
 
 
 def from_folder(path: Path, wanted: Mapping[str, Any]) -> Samples:

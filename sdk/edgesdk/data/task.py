@@ -237,7 +237,7 @@ def _between_samples(value: Tensor) -> Tensor:
 
 def _squared_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """The mean squared error of each pair in units of its reference, added up."""
-    return sum((((o.float() - r.float()) ** 2).mean() / _unit(r.float()) for o, r in pairs), torch.zeros(()))
+    return sum((((o.float() - r.detach().float()) ** 2).mean() / _unit(r.float()) for o, r in pairs), torch.zeros(()))
 
 
 def _unit(reference: Tensor) -> Tensor:
