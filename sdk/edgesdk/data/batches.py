@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgesdk.core.errors import DataError
+from edgesdk.core.errors import DataError, EdgeSdkWarning
 from edgesdk.core.wording import said
+from edgesdk.data.outliers import Limits, select
 from edgesdk.data.sources import Samples, check_part, dtype_name
 from edgesdk.data.targets import IGNORED, check_range, is_soft, likeliest
 from edgesdk.network.network import Batch, rebatch, tensors
@@ -54,13 +56,18 @@ class Relabelled:
 
 
 class Given:
-    """A user's own batches, brought to one form and checked as they come; ``classes`` bounds the labels once known."""
+    """A user's own batches, brought to one form and checked as they come; ``classes`` bounds the labels once known.
+
+    With ``limits`` samples beyond them are left out, of which there is one warning.
+    """
 
     def __init__(self, source: Iterable[Any], name: str, classifies: bool) -> None:
         self.source: Iterable[Any] = source
         self.name: str = name
         self.classifies: bool = classifies
         self.classes: int | None = None
+        self.limits: Limits | None = None
+        self._told: bool = False
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]
@@ -80,6 +87,13 @@ class Given:
                 fact = f"reading {self.name} failed with {said(error)}"
                 raise DataError(fact, "make it iterate in Python first") from error
             x, y = self._pair(batch)
+            if self.limits is not None and self.limits.fit(x):
+                kept = self.limits.keeps(x)
+                self._tell(int((~kept).sum()))
+                if not kept.any():
+                    continue
+                x, y = select(x, y, kept)
+            x, y = self._checked(x, y)
             if self.classes is not None:
                 check_range(y, self.classes)
             yield x, y
@@ -96,8 +110,18 @@ class Given:
             raise DataError(fact, "let x be a tensor, or a tuple or dict of tensors")
         if isinstance(y, (int, float)) or (isinstance(y, Tensor) and y.dim() == 0):
             raise DataError(f"{self.name} yields single samples", "let it yield batches: wrap it in a DataLoader")
+        return x, y
+
+    def _checked(self, x: Batch, y: Any) -> tuple[Batch, Any]:
         check_part(x, y, f"x of {self.name}", f"y of {self.name}")
         return x, y if y is None or not self.classifies else checked_labels(y, f"y of {self.name}")
+
+    def _tell(self, count: int) -> None:
+        """Warn once of samples that were left out."""
+        if count and not self._told:
+            self._told = True
+            fact = f"samples of {self.name} reach far beyond those of the calibration data, or hold no finite numbers"
+            warnings.warn(f"{fact}: taken for broken, and left out as they come", EdgeSdkWarning, stacklevel=2)
 
 
 def taken(samples: Samples, rows: Tensor) -> tuple[Batch, Any]:

@@ -18,6 +18,7 @@ from edgesdk.core.wording import said
 from edgesdk.data.batches import Given, Shuffled, check_classes, checked_labels, classes_of, stratified, taken
 from edgesdk.data.datasets import is_dataset, loader, split
 from edgesdk.data.declared import read_classes, read_declared
+from edgesdk.data.outliers import find_limits, keep_usual, note_left_out
 from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.data.sources import RATE, Samples, from_arrays, from_folder, from_npz
 from edgesdk.data.targets import check_range, class_axis, class_numbers
@@ -192,6 +193,11 @@ def _split(samples: Samples, batch_size: int, seed: int, classifies: bool) -> Da
         judging = replace(samples, x=samples.x_test, y=y_test)
         judged = torch.arange(len(judging))
     apart = None if samples.x_held is None else replace(samples, x=samples.x_held, y=samples.y_held)
+    limits = find_limits([(own.x, own.y)])
+    if limits is not None:
+        usual = limits.keeps(own.x)[order]
+        notes += note_left_out(int((~usual).sum()), len(order), limits, [own.x])
+        order = order[usual]
     count = min(HOLDOUT_MOST, round(HOLDOUT_SHARE * len(order)) if apart is None else len(apart))
     if count < HOLDOUT_LEAST:
         count = 0
@@ -275,6 +281,15 @@ def _given(source: Any, origin: str, classifies: bool) -> Data:
     if _count(holdout) < HOLDOUT_LEAST:
         holdout = calibration
         notes.append("finalists are compared on the calibration samples: there were no others to hold out")
+    limits = find_limits([*calibration, *(holdout if holdout is not calibration else ())])
+    if limits is not None:
+        parts = [calibration] if holdout is calibration else [calibration, holdout]
+        kept = [keep_usual(part, limits) for part in parts]
+        if left := sum(count for _, count in kept):
+            notes += note_left_out(left, sum(map(_count, parts)), limits, [x for part in parts for x, _ in part])
+            calibration, holdout = kept[0][0], kept[-1][0]
+        if train is not None:
+            train.limits = limits
     every = [*calibration, *holdout, *test]
     with_labels = [y for _, y in every if y is not None]
     labelled = len(with_labels) == len(every)
