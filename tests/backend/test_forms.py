@@ -21,6 +21,7 @@ from edgesdk.compress.forms import activated, factorized, ready, reconstructed
 from edgesdk.compress.quantize import calibrate, integer, specification
 from edgesdk.compress.refit import refit_weights
 from edgesdk.core.artifact import Artifact
+from edgesdk.core.budget import Budget
 from edgesdk.core.errors import UsageError
 from edgesdk.core.graph import ACTIVATION, OTHER
 from edgesdk.core.plan import FP32, INT8, Form, Option
@@ -270,7 +271,7 @@ def test_a_cheaper_activation_stays_on_the_menu_where_the_other_takes_longer(tmp
     silu = next(op for op in every if op.activation == "silu")
     assert silu.probed
     table.add({**times, silu.key: Price(3.0)})
-    kept, struck = drop_slower(graph, offered, table, False)
+    kept, struck = drop_slower(graph, offered, table, Budget(latency_ms=1.0))
     assert Option(form=Form("relu")) in kept["silu"] and Option(form=Form("relu")) not in kept["hardswish"]
     assert any(item.layer == "hardswish" and item.choice == "fp32, relu" for item in struck)
 

@@ -11,12 +11,12 @@ from edgesdk.core.menu import Choice, Menu
 from edgesdk.core.plan import FP32
 from edgesdk.core.report import Measurement
 from edgesdk.pipeline.pricing import Pricing
-from edgesdk.price.correct import Correction, Observation, fit
+from edgesdk.price.correct import NEAR, Correction, Observation, fit
 from edgesdk.price.operator import Operator
 from edgesdk.price.operators import of_network, operators
 from edgesdk.solve.milp import price
 
-CALLS = 3.0  # of what a call costs: the most that a network takes beside its parts, whose inputs are larger
+CALLS = 3.0  # of what a call costs: the most that a network takes beside its priced parts, whose inputs are larger
 MODEL_ERROR = 0.03  # log: of the sum of parts as what a network takes, beyond what is uncertain of the parts
 DOUBTFUL = 2.0  # standard errors beyond which parts and a network contradict each other
 
@@ -56,13 +56,19 @@ class Corrections:
 
     @property
     def correction(self) -> Correction:
-        """What all observations say; its constant is what calls cost where all else has a price."""
+        """What all observations say; its constant is what calls cost.
+
+        Where operators have no price it is these, too: no more than any network takes beside its parts, be they as fast
+        as they may be.
+        """
         trusted = self.pricing.account.traced
         call = self.pricing.priced.prices.call_ms
         if call is None:
             return fit(self.observations, trusted=trusted)
         priced = all(op.probed for _, op in of_network(self.pricing.graph, {}))
-        return fit(self.observations, call, CALLS * call if priced else inf, trusted)
+        left = (o.measured_ms - NEAR[0] * (o.float_ms + o.integer_ms) for o in self.observations)
+        most = CALLS * call if priced else max(CALLS * call, min(left, default=inf))
+        return fit(self.observations, call, most, trusted)
 
     def observe(self, seen: Seen) -> None:
         """Set what a whole network took beside the uncorrected prices of its parts.

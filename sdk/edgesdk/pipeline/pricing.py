@@ -34,7 +34,6 @@ class Priced:
 
 def price_operators(setup: Setup, budget: Budget) -> Priced:
     """Time, or predict, the operators of every option that may be chosen within ``budget``."""
-    smaller = budget.size_bytes is not None or budget.peak_memory_bytes is not None
     bits = find_runtime(setup.runtime).weight_bits if budget.size_bytes is not None else (8,)
     every = {
         layer.name: (
@@ -47,7 +46,7 @@ def price_operators(setup: Setup, budget: Budget) -> Priced:
     setup.tell(stage, 0.0)
     prices = setup.meter.prices(sum(prod(layer.weight_shape) for layer in setup.graph.layers if layer.weight_shape))
     setup.time(full_width(setup.graph, every), lambda share: setup.tell(stage, share / 5))
-    offered, struck = drop_slower(setup.graph, every, prices, smaller)
+    offered, struck = drop_slower(setup.graph, every, prices, budget)
     setup.time(all_widths(setup.graph, offered), lambda share: setup.tell(stage, 0.2 + 0.8 * share))
     return Priced(prices, offered, struck)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from math import hypot, prod
 
+from edgesdk.core.budget import Budget
 from edgesdk.core.graph import LINEAR, OTHER, WEIGHTED, Graph, Layer
 from edgesdk.core.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
 from edgesdk.core.plan import FP32, INT8, Option, Struck
@@ -98,16 +99,18 @@ def all_widths(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[
 
 
 def drop_slower(
-    graph: Graph, offered: Mapping[str, tuple[Option, ...]], table: Prices, smaller_wanted: bool
+    graph: Graph, offered: Mapping[str, tuple[Option, ...]], table: Prices, budget: Budget
 ) -> tuple[dict[str, tuple[Option, ...]], tuple[Struck, ...]]:
     """``offered`` without the options that this device runs slower than what they replace, and those options.
 
     Another form replaces the layer as it is, at the same precision where it can have that, and must be faster by more
     than prices are sure of. An integer layer replaces the float one between integer neighbours, that is with the
-    changes of precision around it, and must be slower by more than that to go. Where size or memory is bounded
-    (``smaller_wanted``), an integer layer stays on the menu however slow, and one that is stored smaller: it may be
-    what fits.
+    changes of precision around it, and must be slower by more than that to go. Where ``budget`` bounds size or memory,
+    an integer layer stays on the menu however slow, and one that is stored smaller: it may be what fits. Where it does
+    and does not bound latency, every option stays.
     """
+    smaller_wanted = budget.size_bytes is not None or budget.peak_memory_bytes is not None
+    slower_allowed = smaller_wanted and budget.latency_ms is None and budget.latency_ratio is None
     kept: dict[str, tuple[Option, ...]] = {}
     struck: list[Struck] = []
     for layer in graph.layers:
@@ -121,7 +124,7 @@ def drop_slower(
                 other = min(other, _latency(layer, graph, replace(option, form=None), None, None, table))
             smaller = option.form is None or option.form.stored
             faster = own + error < other if option.form is not None else own <= other + error
-            if option == Option() or faster or (smaller_wanted and smaller):
+            if option == Option() or faster or slower_allowed or (smaller_wanted and smaller):
                 stays.append(option)
             else:
                 struck.append(Struck(layer.name, str(option), own, other))

@@ -100,5 +100,5 @@ def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: 
 def _faster(own_ms: float, dense_ms: float) -> str:
     """How much faster a choice is; a ratio only where it says something."""
     if own_ms * FAR < dense_ms:
-        return f"saves all but {1e3 * own_ms:.1f} of {1e3 * dense_ms:.1f} us"
+        return f"saves all but {1e3 * own_ms:.2g} of {1e3 * dense_ms:.3g} us"
     return f"{dense_ms / own_ms:.1f}x faster than fp32 at this width"

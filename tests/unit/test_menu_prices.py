@@ -1,0 +1,99 @@
+"""Menus made of tables that hold nonsense: nothing that runs is for nothing, and what is slower is where it may be."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgesdk.core.budget import Budget
+from edgesdk.core.graph import CONV, LINEAR, MEAN, Graph, Group, Layer, Tensor
+from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.price.correct import NEAR, Correction
+from edgesdk.price.menu import Losses, all_widths, drop_slower, full_width, menu, options
+from edgesdk.price.operators import operators
+from edgesdk.price.table import Price, Table
+from edgesdk.solve.finalists import FAR, as_plan
+from edgesdk.solve.milp import solve
+
+WINDOW = dict(kernel=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1))
+
+
+def convolution(name: str, before: str, shapes: tuple[tuple[int, ...], tuple[int, ...]], groups: int, **more) -> Layer:
+    weight = (shapes[1][0], shapes[0][0] // groups, 3, 3)
+    return Layer(
+        name, CONV, (before,), *shapes, "conv", weight, groups=groups, activation="relu", macs=1000, **WINDOW, **more
+    )
+
+
+IMAGE, WIDE = (3, 8, 8), (16, 8, 8)
+GRAPH = Graph(
+    (Tensor("x", IMAGE),),
+    (
+        convolution("stem", "x", (IMAGE, WIDE), 1, writes="g"),
+        convolution("depthwise", "stem", (WIDE, WIDE), 16, reads="g", writes="g"),
+        convolution("grouped", "depthwise", (WIDE, WIDE), 2, reads="g"),  # which has no probe
+        convolution("last", "grouped", (WIDE, WIDE), 1),
+        Layer("mean", MEAN, ("last",), WIDE, (16,), "mean"),
+        Layer("fc", LINEAR, ("mean",), (16,), (10,), "linear", (10, 16), macs=160),
+    ),
+    ("fc",),
+    (Group("g", 16, ("stem", "depthwise", "grouped")),),
+)
+OFFERED = {layer.name: options(layer) for layer in GRAPH.layers}
+LOSSES = Losses(
+    widths={"g": dict.fromkeys(range(17), 0.1)}, options={n: dict.fromkeys(every, 0.1) for n, every in OFFERED.items()}
+)
+
+
+def table_of(folder: Path, price) -> Table:
+    """A table in which ``price`` says what each probe takes."""
+    found = Table.open(folder, {"cpu": "one"}, 4)
+    found.settle({"ms": 0.01, "disturbed": 0.2, "visits": 1000})
+    found.add({probe.key: price(probe) for probe in found.wanted(all_widths(GRAPH, OFFERED))})
+    return found
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32), st.floats(0, 0.5), st.sampled_from(NEAR))
+def test_nothing_that_runs_is_for_nothing_and_no_reason_is_absurd(tmp_path_factory, seed: int, error, scale) -> None:
+    random = Random(seed)
+    noisy = lambda probe: Price(random.lognormvariate(1, 2), error * random.random(), 0.01)  # noqa: E731
+    table = table_of(tmp_path_factory.mktemp("table"), noisy)
+    at = menu(GRAPH, OFFERED, table, LOSSES, Correction(scales={FP32: scale, INT8: scale}))
+    for layer in at.layers:
+        for choice in layer.choices:
+            own = GRAPH.by_name[layer.name]
+            run = operators(own, GRAPH, choice.option, choice.reads, choice.writes)
+            least = scale * sum(table.error_ms(op) for op in run)
+            assert choice.latency_ms >= 0.999 * least and (least > 0 or not any(op.probed for op in run))
+        probed = {op.probed for c in layer.choices for op in operators(own, GRAPH, c.option, c.reads, c.writes)}
+        assert len(probed) == 1, "an option without a price beside one that has one would look free"
+    plan = as_plan(at, solve(at, {}, "latency_ms"), GRAPH, "x86", "onnxruntime", 1)
+    for layer in plan.layers:
+        found = re.search(r"([\d.e+]+)x faster", layer.reason)
+        assert found is None or 1 <= float(found[1]) <= FAR
+        assert layer.latency_ms > 0 or layer.name == "grouped"
+
+
+@pytest.mark.parametrize(
+    ("budget", "stays"),
+    [
+        (Budget(size_bytes=1e4), True), (Budget(peak_memory_bytes=1e4, max_drop=1.0), True),
+        (Budget(size_bytes=1e4, latency_ms=1.0), False), (Budget(size_bytes=1e4, latency_ratio=0.5), False),
+        (Budget(max_drop=1.0), False), (Budget(), False),
+    ],
+)  # fmt: skip
+def test_what_is_slower_and_smaller_stays_where_latency_is_not_bounded(tmp_path, budget: Budget, stays: bool) -> None:
+    forms = {option.form for option in OFFERED["last"] if option.form is not None}
+    assert forms
+    plain = {op.key for op in full_width(GRAPH, {name: (Option(), Option(INT8, 8)) for name in OFFERED})}
+    table = table_of(tmp_path, lambda probe: Price(1.0 if probe.key in plain else 1.4, 0.01, 0.01))
+    kept, struck = drop_slower(GRAPH, OFFERED, table, budget)
+    assert ({option.form for option in kept["last"]} >= forms) == stays
+    assert stays or {item.layer for item in struck} >= {"last"}
+    assert all(Option() in left for left in kept.values())
