@@ -45,7 +45,7 @@ def hollow(**files: bytes) -> dict[str, bytes]:
 
 def report(**budget) -> bytes:
     """A report with that budget."""
-    bounds = {"latency_ms": None, "peak_memory_bytes": None, "size_bytes": None, "percentile": 50, **budget}
+    bounds = {"latency_ms": None, "peak_memory_bytes": None, "size_bytes": None, "percentile": None, **budget}
     return json.dumps({"budget": bounds}).encode()
 
 

@@ -213,7 +213,7 @@ class Installing(OnDisk):
         self.assertEqual(states, [(index, 5, state) for index, state in enumerate(install.STATES)])
         health = result["health"]
         self.assertEqual((health["errors"], health["identical"]), ({"y": 0.0}, True))
-        self.assertEqual((health["p50_ms"], health["peak_memory_bytes"], health["emulated"]), (None, None, False))
+        self.assertEqual((health["latency_ms"], health["peak_memory_bytes"], health["emulated"]), (None, None, False))
         self.assertEqual(health["runtime"], "onnxruntime")
         told = install.installed(self.reports.append, root=self.root)
         self.assertEqual((told["current"], told["versions"][0]["created"]), (version, "2026-11-21T16:01:00Z"))
@@ -430,7 +430,7 @@ class Health(OnDisk):
         loads = [report for report in self.reports if report["state"] == "loading"]
         self.assertEqual(len(loads), 3)
         health = self.install(self.at(3, agent_bundles.real(latency_ms=1e4)))["health"]
-        self.assertTrue(0 < health["p50_ms"] < 1e4)
+        self.assertTrue(0 < health["latency_ms"] < 1e4)
         self.assertIsNone(health["peak_memory_bytes"])
 
     def test_the_budget_of_memory(self):
@@ -441,13 +441,13 @@ class Health(OnDisk):
         files = agent_bundles.real(peak_memory_bytes=1e9)
         health = self.install(self.at(3, files), baseline=baseline)["health"]
         self.assertTrue(0 < health["peak_memory_bytes"] < 1e9)
-        self.assertIsNone(health["p50_ms"])
+        self.assertIsNone(health["latency_ms"])
 
     def test_an_emulated_device_keeps_no_budget_and_breaks_none(self):
         folder = self.at(3, agent_bundles.real(latency_ms=1e-6, peak_memory_bytes=1))
         with mock.patch.dict(os.environ, EDGESDK_EMULATED="1"):
             health = self.install(folder)["health"]
-        self.assertEqual((health["p50_ms"], health["peak_memory_bytes"]), (None, None))
+        self.assertEqual((health["latency_ms"], health["peak_memory_bytes"]), (None, None))
         self.assertEqual((health["emulated"], health["identical"]), (True, True))
         self.assertEqual({report["state"] for report in self.reports}, set(install.STATES))
 

@@ -43,7 +43,7 @@ def bundle(
     (folder / "model.onnx").write_bytes(model if model is not None else _dense(weight, bytes_more))
     np.savez_compressed(folder / "sample.npz", **{"input:x": x, "output:y": x @ weight + np.float32(off_by)})
     (folder / "plan.json").write_text(dumps(PLAN))
-    limits = {"latency_ms": None, "peak_memory_bytes": None, "size_bytes": None, "max_drop": None, "percentile": 50}
+    limits = {"latency_ms": None, "peak_memory_bytes": None, "size_bytes": None, "max_drop": None, "percentile": None}
     report = {"schema": 1, "basis": "measured", "budget": {**limits, **(budget or {})}, "notes": []}
     (folder / "report.json").write_text(json.dumps(report))
     (folder / "run.py").write_text(resources.files("edgesdk_targets").joinpath("bundle_run.py").read_text())

@@ -169,7 +169,7 @@ def test_two_bundles_are_compared_on_the_board(edgesdk, board: Board, bundles) -
     reports = contracts.loaded(edgesdk(*compare))["reports"]
     for report, number in zip(reports, (1, 2), strict=True):
         assert report["digest"] == file_digest(bundles(number) / "model.onnx")
-        assert report["schema"] == "edgesdk.measurement/2" and report["basis"] == "measured" and report["valid"] is True
+        assert report["schema"] == "edgesdk.measurement/3" and report["basis"] == "measured" and report["valid"] is True
         assert {"p50", "p90", "p95", "p99", "min", "max", "mean", "std"} <= set(report["statistics"])
         assert report["statistics"]["p50"] > 0 and len(report["samples_ms"]) >= 64
         assert report["load_ms"] > 0 and report["peak_memory_bytes"] is not None

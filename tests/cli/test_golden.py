@@ -89,7 +89,7 @@ def line(name: str = "measured", **changes: Any) -> str:
 
 def budget(**bounds: float) -> dict[str, Any]:
     names = ("latency_ms", "latency_ratio", "peak_memory_bytes", "size_bytes", "max_drop", "score")
-    return {**dict.fromkeys(names), "percentile": 50, **bounds}
+    return {**dict.fromkeys(names), "percentile": None, **bounds}
 
 
 def test_the_first_line_says_what_became_of_each_bound() -> None:

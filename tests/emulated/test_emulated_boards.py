@@ -98,7 +98,7 @@ def test_bundles_are_installed_run_and_taken_back(boards, bundles, tmp_path: Pat
         assert (root / "current").resolve() == root / "versions" / installed["version"]
         health = installed["health"]
         assert health["emulated"] is True and health["runtime"] == runtime
-        assert health["p50_ms"] is None and health["peak_memory_bytes"] is None
+        assert health["latency_ms"] is None and health["peak_memory_bytes"] is None
         assert health["errors"] and all(error <= TOLERANCE for error in health["errors"].values())
         assert health["identical"] == (not any(health["errors"].values()))
         said = board.succeed(root / "current" / "run.py")
@@ -124,7 +124,7 @@ def test_an_old_board_runs_the_bundle_with_the_older_runtime(boards, bundles, tm
     root = tmp_path / "root"
     installed = install(bundles["litert"], boards["armv7"].device, install_root=str(root))
     error = max(installed["health"]["errors"].values())
-    assert installed["health"]["runtime"] == "tflite" and installed["health"]["p50_ms"] is None
+    assert installed["health"]["runtime"] == "tflite" and installed["health"]["latency_ms"] is None
     assert 0 < error <= TOLERANCE  # its kernels round with integers alone
     assert f"by {error:.2g} of its spread" in boards["armv7"].succeed(root / "current" / "run.py")
 

@@ -77,6 +77,6 @@ def test_what_it_is_and_what_is_installed_is_told_without_times(
     probed, facts, installed, measured, back = (done.stdout for done in told)
     assert "emulated" in probed and "emulated" in installed
     assert json.loads(facts)["emulated"] is True
-    assert json.loads(measured)["health"]["emulated"] is True and json.loads(measured)["health"]["p50_ms"] is None
+    assert json.loads(measured)["health"]["emulated"] is True and json.loads(measured)["health"]["latency_ms"] is None
     assert not any(TIME.search(each) for each in (probed, facts, installed, back, *(done.stderr for done in told)))
     assert (tmp_path / "root" / "current" / "model.onnx").is_file()

@@ -93,7 +93,7 @@ def bundle(folder: Path) -> dict[str, Any]:
         "proof": {"objective": 1, "bound": 1, "gap": 0, "seconds": 0, "solver": "HiGHS"},
     }  # fmt: skip
     written(folder / "plan.json", as_json(plan))
-    written(folder / "report.json", as_json({"budget": {"latency_ms": 1e5, "percentile": 50}}))
+    written(folder / "report.json", as_json({"budget": {"latency_ms": 1e5, "percentile": None}}))
     written(folder / "run.py", b"pass\n")
     return {
         "schema": 1, "created": "2026-11-21T16:00:00Z",

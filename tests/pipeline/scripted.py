@@ -27,13 +27,12 @@ from edgesdk.export.parity import Parity
 from edgesdk.network.network import Network
 from edgesdk.network.reference import Reference
 from edgesdk.network.trace import trace
-from edgesdk.pipeline import study as studies
 from edgesdk.pipeline.candidates import Candidate
 from edgesdk.pipeline.pricing import price_operators
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.sensitivity import price_accuracy
 from edgesdk.pipeline.setup import DenseFile, Setup
-from edgesdk.pipeline.study import Study
+from edgesdk.pipeline.study import Study, anchor_studies
 from edgesdk.pipeline.training import DEPLOYED, Selected
 from edgesdk.price.account import Account
 from edgesdk.price.operator import Operator
@@ -71,7 +70,11 @@ class ScriptedPrices:
 
 @dataclass
 class ScriptedMeter:
-    """Says of a file what ``script`` makes of the sum of its operators; ``throttled`` names runs that are invalid."""
+    """Says of a file what ``script`` makes of the sum of its operators; ``throttled`` names runs that are invalid.
+
+    ``paces`` are what runtimes take, times what the first of them does, ``drift`` what all of a run is multiplied with,
+    by how many runs there were before.
+    """
 
     script: Script = as_priced
     measured: bool = False
@@ -79,11 +82,14 @@ class ScriptedMeter:
     throttled: Callable[[str], bool] = lambda name: False
     true: ScriptedPrices = field(default_factory=ScriptedPrices)
     table: ScriptedPrices = field(default_factory=ScriptedPrices)
+    paces: Mapping[str, float] = field(default_factory=dict)
+    drift: Callable[[int], float] = lambda runs: 1.0
     runtime: str = "onnxruntime"
     threads: int = 1
     version: str = "1.23"
     asked: list[str] = field(default_factory=list)
     timed: list[tuple[int, bool]] = field(default_factory=list)
+    runs: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def conditions(self) -> Mapping[str, str]:
@@ -106,19 +112,22 @@ class ScriptedMeter:
         thorough: bool = True,
     ) -> Mapping[str, Measurement]:  # fmt: skip
         self.asked += [name for name in artifacts if name != DENSE]
-        ms = {name: self._ms(name, artifact) for name, artifact in artifacts.items()}
+        drift = self.drift(len(self.runs))
+        self.runs.append({name: artifact.runtime for name, artifact in artifacts.items()})
+        ms = {name: drift * self._ms(name, artifact) for name, artifact in artifacts.items()}
         return {name: self._figures(name, artifact, ms) for name, artifact in artifacts.items()}
 
     def _ms(self, name: str, artifact: Artifact) -> float:
         assert artifact.graph is not None
         parts = sum(self.true.latency_ms(op) for _, op in of_network(artifact.graph, artifact.options))
+        parts *= self.paces.get(artifact.runtime, 1.0)
         return parts if name == DENSE else self.script(name, parts)
 
     def _figures(self, name: str, artifact: Artifact, ms: Mapping[str, float]) -> Measurement:
         assert artifact.graph is not None
         peak = Account.of(self.runtime, self.version).peak_bytes(artifact.graph, artifact.options)
         same: dict[str, Any] = dict(
-            name=name, digest=artifact.digest, size_bytes=artifact.size_bytes, runtime=self.runtime,
+            name=name, digest=artifact.digest, size_bytes=artifact.size_bytes, runtime=artifact.runtime,
             runtime_version=self.version, threads=self.threads,
             peak_memory_bytes=peak if name == DENSE else self.memory(name, peak), runtime_memory_bytes=None,
             valid=not self.throttled(name), reason="it throttled" if self.throttled(name) else None,
@@ -165,6 +174,11 @@ class UnwrittenStudy(Unwritten, Study):
 
 def make_study(meter: ScriptedMeter, folder: Path, labelled: bool = False) -> Study:
     """A small network with a residual branch, studied with ``meter``; with labels it can learn."""
+    return make_studies([meter], folder, labelled)[0]
+
+
+def make_studies(meters: Sequence[ScriptedMeter], folder: Path, labelled: bool = False) -> list[Study]:
+    """That network studied in the runtime of each of ``meters``."""
     torch.manual_seed(3)
     model = Branched().eval()
     x = torch.randn(SAMPLES * (10 if labelled else 1), INPUTS)
@@ -173,13 +187,18 @@ def make_study(meter: ScriptedMeter, folder: Path, labelled: bool = False) -> St
     reference = Reference(model)
     network = trace(model, data.example, reference)
     task = Task(labelled=labelled)
-    setup = UnwrittenSetup(
-        reference, network, data, task, "raspberry-pi-5", meter, (FP32, INT8), (), folder, lambda stage, share: None
-    )
-    dense = DenseFile(setup.write_file(network, {}, "dense"), EXACT)
-    priced = price_operators(setup, Budget(size_bytes=1.0))  # with what is small and slow
-    sensed = price_accuracy([setup], [priced.offered])
-    return UnwrittenStudy(**vars(studies._anchor(setup, dense, priced, sensed, again=True)))
+    tell = lambda stage, share: None  # noqa: E731
+    places = [folder / meter.runtime for meter in meters]
+    setups = [
+        UnwrittenSetup(reference, network, data, task, "raspberry-pi-5", meter, (FP32, INT8), (), place, tell)
+        for meter, place in zip(meters, places, strict=True)
+    ]
+    for place in places:
+        place.mkdir()
+    dense = [DenseFile(setup.write_file(network, {}, "dense"), EXACT) for setup in setups]
+    priced = [price_operators(setup, Budget(size_bytes=1.0)) for setup in setups]  # with what is small and slow
+    sensed = price_accuracy(setups, [one.offered for one in priced])
+    return [UnwrittenStudy(**vars(study)) for study in anchor_studies(setups, dense, priced, sensed, again=True)]
 
 
 def with_script(study: Study, **changes: Any) -> Study:
@@ -187,7 +206,7 @@ def with_script(study: Study, **changes: Any) -> Study:
     assert isinstance(study.meter, ScriptedMeter)
     own = study.corrections
     fresh = replace(own, seen=list(own.seen), observations=list(own.observations), notes=[], timed_again=set())
-    return replace(study, meter=replace(study.meter, **changes, asked=[], timed=[]), corrections=fresh)
+    return replace(study, meter=replace(study.meter, **changes, asked=[], timed=[], runs=[]), corrections=fresh)
 
 
 class Branched(nn.Module):
@@ -227,7 +246,7 @@ class ScriptedTraining:
     def finish(self, candidate: Candidate, beside: Mapping[str, Artifact] | None = None) -> Result:
         study = candidate.study
         self.finished.append(candidate.plan.digest)
-        files = {DENSE: study.dense_file, DEPLOYED: candidate.artifact, **(beside or {})}
+        files = {DENSE: study.shared_file, DEPLOYED: candidate.artifact, **(beside or {})}
         measured = study.measure(files, thorough=True)
         return Result(
             candidate.plan, candidate.artifact, measured[DENSE], measured[DEPLOYED], 100.0,

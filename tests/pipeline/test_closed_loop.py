@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import log
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from scripted import ScriptedMeter, ScriptedTraining, with_script
+from scripted import ScriptedMeter, ScriptedTraining, make_studies, with_script
 
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BudgetError
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import DENSE
 from edgesdk.pipeline.anchoring import DENSE_INT8
+from edgesdk.pipeline.candidates import list_dense
 from edgesdk.pipeline.choosing import ROUNDS, Chosen, choose_runtime
 from edgesdk.pipeline.loop import find_result
 from edgesdk.pipeline.planning import FIXED, MARGIN, make_plan, plan_full_width
@@ -204,6 +206,32 @@ def test_of_two_runtimes_the_better_goes_on_and_the_other_is_measured_beside(stu
     assert isinstance(chosen, Chosen) and chosen.study is fast and "cannot be reached" in chosen.refused["openvino"]
     with pytest.raises(BudgetError, match="cannot be reached"):
         choose_runtime([hopeless, replace(hopeless)], Budget(latency_ms=share(study, 0.6)), training)
+
+
+@pytest.mark.parametrize("ratio", [0.55, 0.75])
+def test_a_share_is_of_the_fastest_dense_model_in_each_run_whatever_the_device_does_between(
+    tmp_path: Path, ratio: float
+) -> None:
+    """Of two runtimes the second is twice as fast; the device is slower by up to half from run to run."""
+    paces = {"onnxruntime": 1.0, "openvino": 0.5}
+    meters = [
+        ScriptedMeter(runtime=name, paces=paces, measured=True, drift=lambda runs: 1 + 0.5 * (runs % 3 == 1))
+        for name in paces
+    ]
+    studies = make_studies(meters, tmp_path)
+    assert {study.shared_file.runtime for study in studies} == {"openvino"}
+    assert studies[0].dense == studies[1].dense
+    whole = [list_dense(study, Budget(latency_ratio=ratio)) for study in studies]
+    assert [one[0].cost.latency_ratio for one in whole] == [pytest.approx(2.0), 1.0]
+    training = cast(Training, ScriptedTraining(drop=lambda plan: float(plan.runtime == "openvino")))
+    study, result = find_result(studies, Budget(latency_ratio=ratio), training, given=True)
+    assert all(run[DENSE] == "openvino" for meter in meters for run in meter.runs[1:])
+    assert result.dense.runtime == "openvino"
+    found = result.deployed.cost().latency_ratio
+    assert found is not None and found <= ratio
+    assert found == pytest.approx(result.deployed.latency_ms() / result.dense.latency_ms())
+    every = {*result.beside, f"{DENSE} openvino", f"finalist {study.runtime}"}
+    assert {f"{DENSE} onnxruntime", f"{DENSE} openvino"} <= every
 
 
 def test_a_plan_alone_is_refused_only_for_what_was_built(study: Study) -> None:

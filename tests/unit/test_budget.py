@@ -167,9 +167,10 @@ def test_a_share_of_the_dense_model_binds_the_ratio_alone(share: float, dense_ms
     assert both.against(dense_ms) == Budget(latency_ms=0.5 * share * dense_ms)  # the tighter one
 
 
-def test_a_share_of_the_dense_model_is_one_of_medians() -> None:
-    with pytest.raises(UsageError, match="percentile 90"):
-        Budget(latency_ratio=0.5, percentile=90)
+@pytest.mark.parametrize("percentile", [50, 90])
+def test_a_share_of_the_dense_model_is_one_of_the_undisturbed_state(percentile: float) -> None:
+    with pytest.raises(UsageError, match=f"percentile {percentile}"):
+        Budget(latency_ratio=0.5, percentile=percentile)
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted_machine import Machine, Speed, flipping, in_place_of_this_one
 
 from edgesdk.core.pairing import paired
-from edgesdk_targets.agent import clock, lock, measure, operators, probe, references, runners, undisturbed
+from edgesdk_targets.agent import health, measure, operators, undisturbed
+from edgesdk_targets.agent.protocol import AgentError
 from edgesdk_targets.agent.undisturbed import TOLERANCE, Visit, disturbance, estimate, settled
 
 US = 1000
@@ -22,62 +25,17 @@ REFERENCES = {"call": (6 * US, 1.1), "arithmetic": (17 * US, 0.8), "memory": (12
 """What each takes, undisturbed, in ns, and how much of the machine's slowdown it feels: kernels differ in that."""
 
 
-class Machine:
-    """A clock that models advance. ``speed`` says how much slower than undisturbed the machine is at a time in ns."""
-
-    def __init__(self, speed: Callable[[float], float], seed: int = 0, noise: float = 0.01) -> None:
-        self.now, self.speed, self.random, self.noise = 0.0, speed, Random(seed), noise
-
-    def run(self, name: str) -> Callable[[], object]:
-        takes, feels = {**MODELS, **REFERENCES}[name]
-
-        def once() -> None:
-            time = takes * self.speed(self.now) ** feels * math.exp(abs(self.random.gauss(0, self.noise)))
-            self.now += time * (20 if self.random.random() < 0.002 else 1)  # something else got the core
-
-        return once
-
-    def load(self, source: str, threads: int) -> Any:
-        bound = self.run(source)
-        session = {"inputs": [], "providers": ["Scripted"], "precision": None, "bind": lambda _, values=None: bound}
-        return type("Session", (), session)()
-
-
-def flipping(slow: float, fast_ms: float, slow_ms: float, seed: int = 1) -> Callable[[float], float]:
-    """Two speeds that take turns, each for a random while."""
-    random, ends, speeds = Random(seed), [0.0], [1.0]
-
-    def speed(now: float) -> float:
-        while ends[-1] <= now:
-            is_fast = len(ends) % 2 == 0
-            ends.append(ends[-1] + 1e6 * random.expovariate(1 / (fast_ms if is_fast else slow_ms)))
-            speeds.append(1.0 if is_fast else slow)
-        index = len(ends) - 1
-        while index > 0 and ends[index - 1] > now:
-            index -= 1
-        return speeds[index]
-
-    return speed
+def machine(speed: Speed, seed: int = 0, **more: Any) -> Machine:
+    return Machine(lambda source: [{**MODELS, **REFERENCES}[source]], speed, seed, **more)
 
 
 @pytest.fixture
-def on(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Callable[[Machine], Machine]:
+def on(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[Callable[[Machine], Machine]]:
     """Put a scripted machine in the place of this one."""
-
-    def put(machine: Machine) -> Machine:
-        fake = type("Runner", (), {"VERSION": "1", "load": staticmethod(machine.load)})
-        monkeypatch.setattr(runners, "runner", lambda runtime: fake)
-        monkeypatch.setattr(clock, "perf_counter_ns", lambda: int(machine.now))
-        monkeypatch.setattr(references, "perf_counter", lambda: machine.now / 1e9)
-        monkeypatch.setattr(references, "SETTLING_SECONDS", SETTLED / 1e9)
-        monkeypatch.setattr(probe, "conditions", dict)
-        monkeypatch.setattr(probe, "throttled", lambda before, after: None)
-        monkeypatch.setattr(lock, "NAME", f"edgesdk-scripted-{tmp_path.name}.lock")
-        monkeypatch.setattr(measure.files, "digest", lambda path: path)
-        monkeypatch.setattr(measure, "check_file", lambda path: None)
-        return machine
-
-    return put
+    monkeypatch.setattr(measure.files, "digest", lambda path: path)
+    monkeypatch.setattr(measure, "check_file", lambda path: None)
+    with ExitStack() as stack:
+        yield lambda one: stack.enter_context(in_place_of_this_one(one, tmp_path.name, SETTLED))
 
 
 def priced(**arguments: Any) -> dict[str, Any]:
@@ -98,8 +56,8 @@ SPEEDS = {
 
 
 @pytest.mark.parametrize("speed", SPEEDS.values(), ids=SPEEDS.keys())
-def test_the_true_times_come_out_within_the_stated_error(on, speed: Callable[[float], float]) -> None:
-    on(Machine(speed))
+def test_the_true_times_come_out_within_the_stated_error(on, speed: Speed) -> None:
+    on(machine(speed))
     answer = priced()
     for name, (takes, _) in MODELS.items():
         item = answer["by"][name]
@@ -112,25 +70,25 @@ def test_the_true_times_come_out_within_the_stated_error(on, speed: Callable[[fl
 
 
 def test_two_tables_of_one_machine_agree_however_it_was_disturbed(on) -> None:
-    on(Machine(SPEEDS["still"]))
+    on(machine(SPEEDS["still"]))
     quiet = priced()
     for speed in (
         "flips within milliseconds, mostly slow",
         "flips within tens of milliseconds",
         "slow from the middle on",
     ):
-        on(Machine(SPEEDS[speed], seed=7))
+        on(machine(SPEEDS[speed], seed=7))
         busy = priced(reference_ms=quiet["references"]["ms"])
         for name in MODELS:
             assert busy["by"][name]["ms"] == pytest.approx(quiet["by"][name]["ms"], rel=0.05), (speed, name)
 
 
 def test_a_machine_that_is_never_undisturbed_is_not_waited_for_without_end(on) -> None:
-    on(Machine(SPEEDS["still"]))
+    on(machine(SPEEDS["still"]))
     quiet = priced()
-    machine = on(Machine(lambda now: 1.8))
+    slow = on(machine(lambda now: 1.8))
     answer = priced(reference_ms=quiet["references"]["ms"])
-    assert machine.now < 2e9
+    assert slow.now < 2e9
     assert answer["references"] == {
         **answer["references"],
         "ms": pytest.approx(quiet["references"]["ms"]),
@@ -144,7 +102,7 @@ def test_a_machine_that_is_never_undisturbed_is_not_waited_for_without_end(on) -
 
 @pytest.mark.parametrize("name", ["still", "flips within milliseconds, mostly slow", "drifts by a third"])
 def test_a_network_takes_what_it_does_undisturbed_and_pairs_hold_whatever_happens(on, name: str) -> None:
-    on(Machine(SPEEDS[name], seed=3))
+    on(machine(SPEEDS[name], seed=3))
     answer = measure.benchmark(
         lambda step: None, artifacts=[{"name": n, "path": n} for n in ("float", "integer")],
         references=[{"path": n} for n in REFERENCES], minimum_count=64, minimum_seconds=0.6, warmup_seconds=0.02,
@@ -159,6 +117,19 @@ def test_a_network_takes_what_it_does_undisturbed_and_pairs_hold_whatever_happen
     assert ratio.median == pytest.approx(90 / 140, rel=0.15 if name.startswith("drifts") else 0.03)
     assert len(first["rounds"]) == len(first["block_medians_ms"])
     assert fast == pytest.approx((6 * 17 * 12) ** (1 / 3) / 1000, rel=0.15 if name.startswith("drifts") else 0.05)
+
+
+def test_an_installation_holds_the_latency_against_the_bound_that_was_kept_when_the_bundle_was_made(on) -> None:
+    """The device is slower by half all the time: what it takes undisturbed keeps the bound, all its runs do not."""
+    known = on(machine(SPEEDS["still"])) and priced()["references"]["ms"]
+    beside = {"references": [{"path": name} for name in REFERENCES], "reference_ms": known}
+    asked = {"path": "integer", "runtime": "onnxruntime", "threads": 1, "lock_seconds": 1.0, **beside}
+    on(machine(lambda now: 1.5))
+    assert health._latency(lambda step: None, dict(asked), 0.1, None) == pytest.approx(0.09, rel=0.05)
+    with pytest.raises(AgentError, match="at p50 here, the budget is"):
+        health._latency(lambda step: None, dict(asked), 0.1, 50)
+    with pytest.raises(AgentError, match=r"ms undisturbed \(100 % of its visits were disturbed\) here"):
+        health._latency(lambda step: None, dict(asked), 0.08, None)
 
 
 TIMES = st.floats(1.0, 1e6)

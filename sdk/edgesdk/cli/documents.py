@@ -66,14 +66,15 @@ def _whole(name: str | None, value: Any) -> Any:
 class Health:
     """What a bundle showed on a device before it was switched to: by output, the distance from the recorded sample.
 
-    ``p50_ms`` and ``peak_memory_bytes`` were measured where the bundle's budget bounds them.
+    ``latency_ms``, in the undisturbed state or at the budget's percentile, and ``peak_memory_bytes`` were measured
+    where the bundle's budget bounds them.
     """
 
     errors: Mapping[str, float]
     identical: bool
     runtime: str
     version: str
-    p50_ms: float | None
+    latency_ms: float | None
     peak_memory_bytes: int | None
     emulated: bool
 
@@ -86,7 +87,7 @@ class Installed:
     previous: str | None
     health: Health
     removed: tuple[str, ...]
-    schema: str = Schema("installed", 1)
+    schema: str = Schema("installed", 2)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         pixels,
         shaped,
         click.option("--latency", help="Upper bound: 2ms, or 0.5x of the dense model."),
-        click.option("--percentile", type=float, default=50, show_default=True, help="The percentile that it bounds."),
+        click.option("--percentile", type=float, help="Of all runs, that it bounds.  [default: the undisturbed state]"),
         click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB."),
         click.option("--size", help="Upper bound on the model file, like 200kB."),
         click.option("--max-drop", type=float, help="Upper bound on the drop of the metric, in points."),
@@ -63,7 +63,7 @@ def _budget(options: dict[str, Any]) -> Budget | None:
     latency, memory, size = (options.pop(name) for name in ("latency", "peak_memory", "size"))
     drop, percentile, score = (options.pop(name) for name in ("max_drop", "percentile", "accuracy"))
     if (latency, memory, size, drop, score) == (None, None, None, None, None):
-        return Budget(percentile=percentile) if percentile != 50 else None
+        return None if percentile is None else Budget(percentile=percentile)
     return Budget(
         peak_memory_bytes=parse(memory, BYTES, "--peak-memory") if memory else None,
         size_bytes=parse(size, BYTES, "--size") if size else None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from edgesdk.cli.verdict import BOUNDS, cost, verdict
+from edgesdk.cli.verdict import BOUNDS, cost, latency_ms, verdict
 from edgesdk.core.budget import show
 from edgesdk.core.wording import counted, score, thread_counts
 from edgesdk.devices.estimate import deployable
@@ -53,16 +53,16 @@ def _show_figures(report: Mapping[str, Any], console: Console) -> None:
     before, after = report["score"]["dense"], report["score"]["deployed"]
     table.add_row(report["metric"], drop, score(before), score(after), score(after - before, "+"))
     ratio, bound = f"{cost(report)['latency_ratio']:.2f}", _bound(budget, "latency_ms")
+    at = None if budget["percentile"] is None else f"p{budget['percentile']:g}"
+    own = [show("latency_ms", latency_ms(r)) for r in (dense, deployed)]
+    table.add_row("latency", "-" if measured and at else bound, *own, ratio)
     if measured:
-        for name in dict.fromkeys(("p50", f"p{budget['percentile']:g}")):
-            figures = [r["statistics"].get(name) for r in (dense, deployed)]
-            if None not in figures:
-                share = ratio if name == "p50" else f"{figures[1] / figures[0]:.2f}"
-                bounded = bound if name == f"p{budget['percentile']:g}" else "-"
-                table.add_row(f"latency {name}", bounded, *(show("latency_ms", f) for f in figures), share)
+        figures = [r["statistics"].get(at) for r in (dense, deployed)]
+        if None not in figures:
+            share = f"{figures[1] / figures[0]:.2f}"
+            table.add_row(f"latency {at}", bound, *(show("latency_ms", f) for f in figures), share)
     else:
         ends = [" to ".join(show("latency_ms", r[end]) for end in ("low_ms", "high_ms")) for r in (dense, deployed)]
-        table.add_row("latency", bound, *(show("latency_ms", r["median_ms"]) for r in (dense, deployed)), ratio)
         table.add_row("in 9 of 10 cases", "", *ends, "")
     if measured and all(r.get("undisturbed") for r in (dense, deployed)):
         shares = [f"{100 * r['undisturbed']['disturbed']:.0f} %" for r in (dense, deployed)]
@@ -111,9 +111,10 @@ def _show_prediction(report: Mapping[str, Any], console: Console) -> None:
     table = Table(title="predicted beside measured", title_justify="left")
     for heading in ("", "predicted", "measured", "predicted / measured"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for name, label in (("latency_ms", "latency"), ("peak_memory_bytes", "peak memory"), ("size_bytes", "size")):
-        ratio = f"{predicted[name] / measured[name]:.3f}"
-        table.add_row(label, show(name, predicted[name]), show(name, measured[name]), ratio)
+    for name, label in BOUNDS.items():
+        if predicted.get(name) and measured.get(name):
+            ratio = f"{predicted[name] / measured[name]:.3f}"
+            table.add_row(label, show(name, predicted[name]), show(name, measured[name]), ratio)
     own = [show("size_bytes", report[name]["runtime_memory_bytes"]) for name in ("dense", "deployed")]
     console.print(table)
     console.print(f"the runtime's own memory: {own[0]} dense, {own[1]} deployed", highlight=False)
@@ -127,14 +128,17 @@ def _show_beside(report: Mapping[str, Any], console: Console) -> None:
         return
     own = report["deployed"]["runtime"]
     table = Table(title=f"runtimes side by side ({report['basis']})", title_justify="left")
-    for heading in ("runtime", "", "latency p50", "peak memory", "size"):
+    for heading in ("runtime", "", "latency", "peak memory", "size"):
         table.add_column(heading, justify="left" if heading in ("runtime", "") else "right")
-    every = {f"dense {own}": report["dense"], f"deployed {own}": report["deployed"], **report["beside"]}
+    every = {
+        f"dense {report['dense']['runtime']}": report["dense"],
+        f"deployed {own}": report["deployed"],
+        **report["beside"],
+    }
     for name, measured in every.items():
         kind, _, runtime = name.partition(" ")
-        latency = measured["statistics"]["p50"] if report["basis"] == "measured" else measured["median_ms"]
         memory, size = (show(key, measured[key]) for key in ("peak_memory_bytes", "size_bytes"))
-        table.add_row(runtime, kind, show("latency_ms", latency), memory, size)
+        table.add_row(runtime, kind, show("latency_ms", latency_ms(measured)), memory, size)
     console.print(table)
 
 
@@ -261,9 +265,8 @@ def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
     for layer in plan.layers:
         gone = layer.reason.startswith("left out")
         kept = str(plan.kept[layer.name]) if layer.name in plan.kept and not gone else ""
-        table.add_row(
-            layer.name, kept, "-" if gone else str(layer.option), f"{1e3 * layer.latency_ms:.1f}", layer.reason
-        )
+        us = f"{1e3 * layer.latency_ms:.3g}" if layer.latency_ms else "-"  # without a price of its own
+        table.add_row(layer.name, kept, "-" if gone else str(layer.option), us, layer.reason)
     console.print(table)
     if not verbose:
         return
@@ -280,12 +283,15 @@ def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
 
 def show_report(report: Report, console: Console) -> None:
     """A benchmark's figures."""
-    rows: list[tuple[str, Any]] = [
+    known = report.undisturbed
+    rows: list[tuple[str, Any]] = []
+    if known is not None:
+        rows.append(("undisturbed", f"{show('latency_ms', known.ms)} (standard error {100 * known.error:.1f} %)"))
+        rows.append(("disturbed meanwhile", f"{100 * known.disturbed:.0f} % of the visits; all runs, as they came:"))
+    rows += [
         (name, "too few samples" if value is None else show("latency_ms", value) if name != "count" else value)
         for name, value in report.statistics.items()
     ]
-    if report.undisturbed is not None:
-        rows.append(("disturbed meanwhile", f"{100 * report.undisturbed.disturbed:.0f} % (p50 is of the rest)"))
     if report.load_ms is not None:
         rows.append(("cold load", show("latency_ms", report.load_ms)))
     if report.peak_memory_bytes is not None:
@@ -309,7 +315,7 @@ def show_ratios(reports: Sequence[Report], console: Console) -> None:
     first = reports[0]
     for other in reports[1:]:
         ratio = next(iter(other.ratios.values()))  # they are in the order of the run
-        told = f"p50 {ratio.median:.3f} (95 %: {ratio.low:.3f} to {ratio.high:.3f}), {ratio.rounds} interleaved rounds"
+        told = f"{ratio.median:.3f} (95 %: {ratio.low:.3f} to {ratio.high:.3f}), {ratio.rounds} interleaved rounds"
         console.print(f"{other.name} / {first.name}: {told}", highlight=False)
 
 
@@ -321,9 +327,9 @@ def show_installed(installed: Mapping[str, Any], console: Console) -> None:
         console.print(f"{name}: differs there from the recorded sample by {error:.2g} of its spread", highlight=False)
     if health["emulated"]:
         console.print("emulated: nothing was measured there", highlight=False)
-    for key, name in (("p50_ms", "latency_ms"), ("peak_memory_bytes", "peak_memory_bytes")):
-        if health.get(key) is not None:
-            console.print(f"measured there: {name.rpartition('_')[0]} {show(name, health[key])}", highlight=False)
+    for name in ("latency_ms", "peak_memory_bytes"):
+        if health.get(name) is not None:
+            console.print(f"measured there: {name.rpartition('_')[0]} {show(name, health[name])}", highlight=False)
     if installed["removed"]:
         console.print(f"removed: {', '.join(installed['removed'])}", highlight=False)
 
@@ -350,7 +356,7 @@ def show_stages(stages: Stages, console: Console) -> None:
     how = f"{stages.precision} in {stages.runtime} {stages.runtime_version}, {counted(stages.threads, 'thread')}"
     title = f"{stages.path}: {how}"
     table = Table(title=title, title_justify="left")
-    for heading in ("file", "exit at", "threshold", "reached by", "left by", f"p50 ({basis})"):
+    for heading in ("file", "exit at", "threshold", "reached by", "left by", f"latency ({basis})"):
         table.add_column(heading, justify="left" if heading in ("file", "exit at") else "right")
     for stage in stages.stages:
         limit = "-" if stage.threshold is None else f"{stage.threshold:.4g}"

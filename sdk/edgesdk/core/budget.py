@@ -39,10 +39,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper bounds: milliseconds at ``percentile``, bytes of peak memory and of the file, points of accuracy lost.
+    """Upper bounds: milliseconds, bytes of peak memory and of the file, points of accuracy lost.
 
-    A bound that is ``None`` does not bind. ``latency_ratio`` bounds the latency as a share of the dense model's, both
-    being measured in one interleaved run and compared round by round, at the median. ``accuracy`` is a lower bound, on
+    A bound that is ``None`` does not bind. Milliseconds are those of the device's undisturbed state; with a
+    ``percentile`` they are that of all runs, as they come. ``latency_ratio`` bounds the latency as a share of the dense
+    model's, both being measured in one interleaved run and compared round by round. ``accuracy`` is a lower bound, on
     the metric itself: what the dense model has above it is the drop. With a bound on accuracy alone the fastest model
     within it is sought; with any other the most accurate one within all of them. Raises ``UsageError`` for an upper
     bound that is not positive.
@@ -52,7 +53,7 @@ class Budget:
     peak_memory_bytes: float | None = None
     size_bytes: float | None = None
     max_drop: float | None = None
-    percentile: float = 50
+    percentile: float | None = None
     accuracy: float | None = None
     latency_ratio: float | None = None
 
@@ -63,11 +64,11 @@ class Budget:
             value = getattr(self, bound.name)
             if bound.name != "accuracy" and value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"the bound {bound.name} = {value} is not positive", "give a number above zero")
-        if self.percentile >= 100:
+        if self.percentile is not None and self.percentile >= 100:
             raise UsageError(f"there is no percentile {self.percentile:g}", "give one between 1 and 99")
-        if self.latency_ratio is not None and self.percentile != 50:
+        if self.latency_ratio is not None and self.percentile is not None:
             fact = f"a share of the dense model's latency at percentile {self.percentile:g}"
-            raise UsageError(fact, "leave the percentile out, which compares medians, or bound milliseconds")
+            raise UsageError(fact, "leave the percentile out, or bound milliseconds")
 
     @property
     def bounds(self) -> dict[str, float]:

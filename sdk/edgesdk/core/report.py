@@ -11,7 +11,7 @@ from edgesdk.core.errors import DeviceError
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.schema import Schema
 
-SCHEMA, PREDICTION = Schema("measurement", 2), Schema("prediction", 2)
+SCHEMA, PREDICTION = Schema("measurement", 3), Schema("prediction", 2)
 DENSE = "dense"  # the artifact of a run that others are compared with
 Tell = Callable[[str, "float | None"], None]
 """Is told what is being done and how much of that is: what stands after ``": "`` is detail that may change."""
@@ -64,7 +64,7 @@ class Measurement(Protocol):
         """The standard error of the latency's logarithm that comes from the device having been disturbed."""
         ...
 
-    def latency_ms(self, percentile: float = 50) -> float: ...
+    def latency_ms(self, percentile: float | None = None) -> float: ...
     def cost(self, budget: Budget | None = None) -> Cost: ...
 
 
@@ -97,9 +97,8 @@ class Report:
     ``peak_memory_bytes`` is what the model adds to the process, ``runtime_memory_bytes`` what the runtime takes without
     any. ``precision`` is the one that the runtime says it computes floats in, where it says so. ``load_ms`` is a cold
     load in a fresh process. ``valid`` is false for a throttled run, with the reason. ``ratios`` are its latency as a
-    share of that of each other artifact of the same run, by its name, compared round by round. In
-    ``statistics`` ``p50`` is that of the ``undisturbed`` state, where it is known, and ``p50_as_run`` that of the raw
-    samples, as all the others are.
+    share of that of each other artifact of the same run, by its name, compared round by round. ``statistics`` are of
+    the runs as they came, whatever disturbed them; ``undisturbed`` has the latency that counts, where it is known.
     """
 
     name: str
@@ -138,13 +137,15 @@ class Report:
         """The standard error of the latency's logarithm that comes from the device having been disturbed."""
         return self.undisturbed.error if self.undisturbed is not None else 0.0
 
-    def latency_ms(self, percentile: float = 50) -> float:
-        """The median in the undisturbed state; at another ``percentile`` that of the raw samples, as they came.
+    def latency_ms(self, percentile: float | None = None) -> float:
+        """What it takes in the undisturbed state; with a ``percentile`` that of the raw samples, as they came.
 
-        Raises ``DeviceError`` where they cannot carry it.
+        Where that state is not known it is their median. Raises ``DeviceError`` where they cannot carry a percentile.
         """
-        if percentile == 50 and self.undisturbed is not None:
-            return self.undisturbed.ms
+        if percentile is None:
+            if self.undisturbed is not None:
+                return self.undisturbed.ms
+            percentile = 50
         ordered = sorted(self.samples_ms)
         if len(ordered) * min(percentile, 100 - percentile) / 100 < 5:
             raise DeviceError(
@@ -156,9 +157,9 @@ class Report:
         return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
     def cost(self, budget: Budget | None = None) -> Cost:
-        """The measured cost, its latency at the budget's percentile."""
+        """The measured cost, its latency at the budget's percentile where that has one."""
         return Cost(
-            self.latency_ms(budget.percentile if budget else 50),
+            self.latency_ms(budget.percentile if budget else None),
             self.peak_memory_bytes or 0.0,
             self.size_bytes,
             self.basis,
@@ -210,7 +211,7 @@ class Prediction:
         """None of its own: how far a profile is off stands in the interval."""
         return 0.0
 
-    def latency_ms(self, percentile: float = 50) -> float:
+    def latency_ms(self, percentile: float | None = None) -> float:
         """The median, whatever the percentile: a profile knows nothing of the spread between runs."""
         return self.median_ms
 

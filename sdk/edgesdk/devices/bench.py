@@ -204,7 +204,7 @@ class Bench:
                 precision=timing["runtime"]["precision"],
                 threads=self.threads,
                 mode=mode,
-                statistics=_statistics(timing, quiet),
+                statistics=timing["statistics"],
                 samples_ms=tuple(timing["samples_ms"]),
                 peak_memory_bytes=taken.get("peak_added"),
                 runtime_memory_bytes=taken.get("runtime_baseline"),
@@ -279,12 +279,6 @@ def _undisturbed(timing: Mapping[str, Any], run: Mapping[str, Any]) -> Undisturb
     told = timing["undisturbed"]
     error = hypot(told["error"], _beyond(timing, run))
     return Undisturbed(told["ms"], error, told["disturbed"], run["references"]["ms"])
-
-
-def _statistics(timing: Mapping[str, Any], quiet: Undisturbed | None) -> Mapping[str, Any]:
-    """Those of the raw samples, but for the median, which is that of the undisturbed state where it is known."""
-    told = timing["statistics"]
-    return told if quiet is None else {**told, "p50": quiet.ms, "p50_as_run": told["p50"]}
 
 
 def _beyond(timing: Mapping[str, Any], run: Mapping[str, Any]) -> float:

@@ -2,43 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import EdgeSdkError
-from edgesdk.core.report import DENSE, Measurement, Report, is_predicted
+from edgesdk.core.report import DENSE, Measurement, Prediction, Report, is_predicted
 from edgesdk.core.serialize import digest, dumps, from_json, loads, write
 from edgesdk.devices.bench import usual_mode
 from edgesdk.pipeline.setup import DenseFile, IntegerModel, Setup, digest_of
 
 DENSE_INT8 = "dense int8"
-SCHEMA = 2  # of what is kept of a measured dense model: 2 has its undisturbed latency
+SCHEMA = 3  # of what is kept of a measured dense model: 2 has its undisturbed latency, 3 all runs' own median
 
 
-def measure_dense(setup: Setup, dense: DenseFile, whole: IntegerModel, again: bool = True) -> Mapping[str, Measurement]:
-    """The figures of the dense model, float and with every layer integer that can be, from one interleaved run.
+@dataclass(frozen=True)
+class Anchor:
+    """What one runtime makes of the dense model, in float (``DENSE``) and with every layer integer that can be.
 
-    Unless ``again``, those of an earlier run on this device serve. A prediction is made anew each time.
+    ``shared`` is the dense model that shares of latency are of, the fastest of all runtimes that are tried:
+    ``shared_file`` in every run. The figures have their share of it.
     """
-    setup.tell(f"measuring the dense model ({setup.runtime})", None)
-    key = [
-        SCHEMA, setup.graph.digest, digest_of(setup.network.module), setup.meter.conditions, usual_mode(),
-        sorted(whole.options),
+
+    figures: Mapping[str, Measurement]
+    shared: Measurement
+    shared_file: Artifact
+
+
+def measure_dense(
+    setups: Sequence[Setup], dense: Sequence[DenseFile], whole: Sequence[IntegerModel], again: bool = True
+) -> list[Anchor]:
+    """What the dense model takes in each of ``setups``, all of it from one interleaved run.
+
+    Unless ``again``, the figures of an earlier run on this device serve. A prediction is made anew each time.
+    """
+    first, *_ = setups
+    first.tell(f"measuring the dense model ({', '.join(setup.runtime for setup in setups)})", None)
+    files: dict[str, Artifact] = {}
+    for setup, plain, integer in zip(setups, dense, whole, strict=True):
+        files |= {_name(DENSE, setup): plain.artifact, _name(DENSE_INT8, setup): integer.artifact}
+    measured = _measure_or_read(first, files, _identify(setups, whole), again)
+    fastest = min((_name(DENSE, setup) for setup in setups), key=lambda name: measured[name].latency_ms())
+    return [
+        Anchor(
+            {kind: _share(measured[_name(kind, setup)], fastest) for kind in (DENSE, DENSE_INT8)},
+            _share(measured[fastest], fastest), files[fastest],
+        )
+        for setup in setups
     ]  # fmt: skip
-    path = cache_folder() / "anchors" / f"{digest(key)[:16]}.json"
-    if not again and (kept := read_anchors(path)) is not None:
+
+
+def _name(kind: str, setup: Setup) -> str:
+    return f"{kind} {setup.runtime}"
+
+
+def _share(measured: Measurement, fastest: str) -> Measurement:
+    """``measured`` with its share of the fastest dense model alone; that one has none."""
+    ratios = {DENSE: measured.ratios[fastest]} if fastest in measured.ratios else {}
+    return replace(cast("Report | Prediction", measured), ratios=ratios)
+
+
+def _identify(setups: Sequence[Setup], whole: Sequence[IntegerModel]) -> str:
+    """The digest of all that the figures depend on."""
+    first, *_ = setups
+    every = [[setup.meter.conditions, sorted(one.options)] for setup, one in zip(setups, whole, strict=True)]
+    return digest([SCHEMA, first.graph.digest, digest_of(first.network.module), usual_mode(), every])
+
+
+def _measure_or_read(
+    setup: Setup, files: Mapping[str, Artifact], identity: str, again: bool
+) -> Mapping[str, Measurement]:
+    path = cache_folder() / "anchors" / f"{identity[:16]}.json"
+    if not again and (kept := read_anchors(path, files)) is not None:
         return kept
-    measured = setup.measure({DENSE: dense.artifact, DENSE_INT8: whole.artifact})
+    measured = setup.measure(files)
     if all(measurement.valid and not is_predicted(measurement) for measurement in measured.values()):
         write(path, dumps(measured))
     return measured
 
 
-def read_anchors(path: Path) -> dict[str, Report] | None:
-    """The reports that were kept at ``path``; ``None`` where there are none that can be read."""
+def read_anchors(path: Path, names: Iterable[str]) -> dict[str, Report] | None:
+    """The reports of those ``names`` that were kept at ``path``; ``None`` where they are not there, or not readable."""
     try:
         content = loads(path.read_text())
-        return {name: from_json(Report, content[name]) for name in (DENSE, DENSE_INT8)}
+        return {name: from_json(Report, content[name]) for name in names}
     except (OSError, ValueError, KeyError, TypeError, EdgeSdkError):
         return None

@@ -100,7 +100,7 @@ def build(study: Study, planned: Planned) -> Candidate:
     small, options = compressed(study.network, planned.plan, study.data.example, study.scores)
     name = f"candidate-{planned.plan.digest[:12]}"
     artifact = study.write_file(study.quantize(small, options), options, name)
-    measured = study.measure({DENSE: study.dense_file, name: artifact})[name]
+    measured = study.measure({DENSE: study.shared_file, name: artifact})[name]
     if measured.valid:
         solution = planned.solution
         study.corrections.observe(Seen(solution.choices, solution.kept, solution.dropped, measured))

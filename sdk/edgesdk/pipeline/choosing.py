@@ -9,6 +9,7 @@ from typing import Any
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BudgetError
+from edgesdk.core.report import DENSE
 from edgesdk.pipeline.candidates import Attempt, Candidate, find_nearest, list_dense, refuse, select_keeping
 from edgesdk.pipeline.fastest import allow_latency, bisect_latency, select_within
 from edgesdk.pipeline.planning import EVEN, FIRST
@@ -53,7 +54,8 @@ def choose_runtime(studies: Sequence[Study], budget: Budget, training: Training,
             history += [attempt.step(budget) for attempt in first.tried]
     if not finalists:
         raise join_refusals(errors)
-    measured = finalists[0].study.measure({c.study.runtime: c.artifact for c in finalists})
+    first = finalists[0].study
+    measured = first.measure({DENSE: first.shared_file, **{c.study.runtime: c.artifact for c in finalists}})
     finalists = [replace(c, measured=measured[c.study.runtime]) for c in finalists]
     selected = (
         training.select_best(finalists)
@@ -61,12 +63,8 @@ def choose_runtime(studies: Sequence[Study], budget: Budget, training: Training,
         else Selected(min(finalists, key=lambda candidate: candidate.measured.latency_ms()))
     )
     best = selected.candidate
-    beside = {
-        f"{kind} {c.study.runtime}": artifact
-        for c in finalists
-        if c is not best
-        for kind, artifact in (("dense", c.study.dense_file), ("finalist", c.artifact))
-    }
+    beside = {f"{DENSE} {c.study.runtime}": c.study.dense_file for c in finalists if not c.study.shares_own}
+    beside |= {f"finalist {c.study.runtime}": c.artifact for c in finalists if c is not best}
     refused = {runtime: str(error) for runtime, error in errors.items()}
     return Chosen(best.study, best, beside, refused, (*history, *selected.history))
 

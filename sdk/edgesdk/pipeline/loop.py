@@ -167,7 +167,7 @@ def _judge(finalists: Sequence[Attempt], budget: Budget, training: Training, cho
         result = training.finish_best([attempt.candidate for attempt in left], chosen.beside)
         told += result.history
         cost, drop = result.deployed.cost(budget), result.dense_score - result.score
-        if result.plan.digest == left[0].plan.digest and not result.plan.compresses(chosen.study.graph):
+        if chosen.study.shares_own and not result.plan.compresses(chosen.study.graph):  # one file is no share of itself
             cost = replace(cost, latency_ratio=1.0)
         own = next(attempt for attempt in left if attempt.plan.digest == result.plan.digest)
         missed = budget.misses(cost)

@@ -70,8 +70,10 @@ def plan_full_width(study: Study, options: Mapping[str, Option]) -> Planned:
 
 
 def to_planned(study: Study, at: Menu, solution: Solution) -> Planned:
-    """``solution`` of the menu ``at`` with its plan."""
-    plan = as_plan(at, solution, study.graph, study.target, study.runtime, study.meter.threads)
+    """``solution`` of the menu ``at`` with its plan, its latency as a share of the dense model's beside it."""
+    cost = solution.cost
+    cost = replace(cost, latency_ratio=cost.latency_ms / study.dense.latency_ms())
+    plan = as_plan(at, replace(solution, cost=cost), study.graph, study.target, study.runtime, study.meter.threads)
     return Planned(plan, solution)
 
 

@@ -20,7 +20,7 @@ from edgesdk.devices.meter import Meter
 from edgesdk.export.parity import Parity
 from edgesdk.network.reference import Reference
 from edgesdk.network.trace import trace
-from edgesdk.pipeline.anchoring import DENSE_INT8, measure_dense
+from edgesdk.pipeline.anchoring import DENSE_INT8, Anchor, measure_dense
 from edgesdk.pipeline.corrections import Corrections, Seen
 from edgesdk.pipeline.pricing import Priced, Pricing, pick_full_width, price_operators
 from edgesdk.pipeline.sensitivity import Sensitivity, price_accuracy
@@ -71,8 +71,7 @@ def study_model(
             refused[runtime] = error.fact
     priced = [price_operators(setup, budget) for setup, _ in able]
     sensed = price_accuracy([setup for setup, _ in able], [runtime_prices.offered for runtime_prices in priced])
-    studies = [_anchor(setup, dense, own, sensed, again) for (setup, dense), own in zip(able, priced, strict=True)]
-    return studies, refused
+    return anchor_studies([setup for setup, _ in able], [dense for _, dense in able], priced, sensed, again), refused
 
 
 def _select_held(offer: Sequence[str], runtime: str) -> tuple[str, ...]:
@@ -80,10 +79,19 @@ def _select_held(offer: Sequence[str], runtime: str) -> tuple[str, ...]:
     return tuple(name for name in offer if name not in STORED or name in format_of(runtime).stores)
 
 
-def _anchor(setup: Setup, dense: DenseFile, priced: Priced, sensed: Sensitivity, again: bool) -> Study:
-    """The study of a model that was priced: its dense figures, which correct the prices first of all."""
-    whole = IntegerModel.of(setup, priced.offered)
-    anchors = measure_dense(setup, dense, whole, again)
+def anchor_studies(
+    setups: Sequence[Setup], dense: Sequence[DenseFile], priced: Sequence[Priced], sensed: Sensitivity, again: bool
+) -> list[Study]:
+    """The studies of a model that was priced: its dense figures, which correct the prices first of all."""
+    whole = [IntegerModel.of(setup, own.offered) for setup, own in zip(setups, priced, strict=True)]
+    anchors = measure_dense(setups, dense, whole, again)
+    return [_anchor(*each, sensed) for each in zip(setups, dense, whole, priced, anchors, strict=True)]
+
+
+def _anchor(
+    setup: Setup, dense: DenseFile, whole: IntegerModel, priced: Priced, anchor: Anchor, sensed: Sensitivity
+) -> Study:
+    anchors = anchor.figures
     models: dict[str, Mapping[str, Option]] = {DENSE: {}, DENSE_INT8: whole.options}
     sizes = [(setup.graph, options, anchors[name].size_bytes) for name, options in models.items()]
     account = Account.of(setup.runtime, setup.meter.version).calibrated(sizes)
@@ -95,6 +103,7 @@ def _anchor(setup: Setup, dense: DenseFile, priced: Priced, sensed: Sensitivity,
         corrections.observe(Seen(pick_full_width(at, options), full, (), anchors[name]))
     return Study(
         **vars(setup), dense_file=dense.artifact, dense_parity=dense.parity, whole=whole, anchors=anchors,
+        dense=anchor.shared, shared_file=anchor.shared_file,
         pricing=pricing, scores=sensed.scores, corrections=corrections,
     )  # fmt: skip
 
@@ -104,21 +113,25 @@ class Study(Setup):
     """A setup of which all is known that a search needs.
 
     ``dense_file`` is the dense model's, ``whole`` the same with every layer integer, ``anchors`` what the two were
-    measured at. ``pricing`` has the prices of parts, ``scores`` how much each channel matters. ``corrections`` alone
-    grows, with every network that is measured.
+    measured at. ``dense`` is what the dense model takes that shares of latency are of, ``shared_file``, which is in
+    every run: of several runtimes' the fastest. ``pricing`` has the prices of parts, ``scores`` how much each channel
+    matters. ``corrections`` alone grows, with every network that is measured.
     """
 
     dense_file: Artifact
     dense_parity: Parity
     whole: IntegerModel
     anchors: Mapping[str, Measurement]
+    dense: Measurement
+    shared_file: Artifact
     pricing: Pricing
     scores: Mapping[str, Tensor]
     corrections: Corrections
 
     @property
-    def dense(self) -> Measurement:
-        return self.anchors[DENSE]
+    def shares_own(self) -> bool:
+        """Whether shares of latency are of the dense model in this runtime."""
+        return self.shared_file.runtime == self.runtime
 
     @property
     def losses(self) -> Losses:

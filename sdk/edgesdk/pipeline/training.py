@@ -131,7 +131,7 @@ class Training:
         deployed, dense = study.write_file(network, candidate.options, "model"), study.dense_file
         held_out = [x for x, _ in self.data.holdout]
         proved = parity(network, deployed, held_out)
-        measured = study.measure({DENSE: dense, DEPLOYED: deployed, **(beside or {})}, thorough=True)
+        measured = study.measure({DENSE: study.shared_file, DEPLOYED: deployed, **(beside or {})}, thorough=True)
         integers = [name for name, option in candidate.options.items() if option.precision != FP32]
         weighted = [name for name in integers if network.graph.by_name[name].macs]
         fell = fallbacks(study.meter.kernels(deployed), [network.sites[name].module or name for name in weighted])

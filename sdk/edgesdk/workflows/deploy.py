@@ -106,7 +106,7 @@ def deploy(
     and ``test``; ``preprocess`` says how the model takes pixels (a :class:`edgesdk.Preprocessing`, its fields, or their
     TOML file), ``output`` which of several outputs is judged. The dense model is judged first: where it makes no sense
     on the data, that is the error, unless ``force`` goes on all the same. Without a budget
-    the bound is half of the dense model's measured p50 on this machine, and a point of accuracy elsewhere, where a
+    the bound is half of the dense model's measured latency on this machine, and a point of accuracy elsewhere, where a
     small model may be mostly calls that no narrower layer makes fewer.
 
     ``runtime`` is one of the target's, by default its first; ``auto`` searches every one, measures their finalists in
@@ -198,8 +198,6 @@ def _study(
             goal = _halve_latency(goal, studies)
         elif not goal.bounds and goal.max_drop is None:
             goal = replace(goal, max_drop=_choose_drop(studies[0]))
-        if len(studies) > 1:  # each has a dense model of its own: the share is of the fastest
-            goal = goal.against(min(study.dense.latency_ms() for study in studies))
         bounded = budget is not None and bool(budget.bounds)
         yield _Studied(studies, goal, bounded, {**opened.missing, **refused}, agent)
 
@@ -217,11 +215,10 @@ def _choose_drop(study: Study) -> float:
 
 
 def _halve_latency(goal: Budget, studies: Sequence[Study]) -> Budget:
-    """``goal`` with half of the dense model's latency as its bound; at another percentile than the median in ms."""
-    if goal.percentile == 50:
+    """``goal`` with half of the dense model's latency as its bound; at a percentile in ms."""
+    if goal.percentile is None:
         return replace(goal, latency_ratio=0.5)
-    fastest = min(study.dense.latency_ms(goal.percentile) for study in studies)
-    return replace(goal, latency_ms=fastest / 2)
+    return replace(goal, latency_ms=studies[0].dense.latency_ms(goal.percentile) / 2)
 
 
 def _list_facts(study: Study, plan: Plan, epochs: float, seed: int, learns: bool) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from typing import Any
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.bundle.signing import check_signature
 from edgesdk.core.artifact import baseline
-from edgesdk.core.errors import UsageError
+from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.report import Tell
 from edgesdk.core.runtime import find_runtime
 from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.bench import Bench
 from edgesdk.devices.inventory import Device
 from edgesdk.devices.inventory import device as find_device
 from edgesdk.devices.reach import reach
@@ -55,7 +56,19 @@ def put(
         return agent.call(
             "install", folder=folder, root=root or f"{ROOT}/{bundle.path.resolve().name}", keep=keep, force=force,
             baseline=tiny, on_progress=lambda step: tell(f"installing: {step.get('state')}", None),
+            **_beside(bundle, agent),
         )  # fmt: skip
+
+
+def _beside(bundle: Bundle, agent: AgentProcess) -> dict[str, Any]:
+    """What tells the device's undisturbed state, in which its latency is held against the budget.
+
+    Nothing where nothing can be measured there: why, the agent says itself.
+    """
+    try:
+        return Bench(agent, bundle.manifest["threads"], bundle.artifact.runtime).beside()
+    except DeviceError:
+        return {}
 
 
 def rollback(device: str | Device, *, install_root: str | None = None) -> dict[str, Any]:

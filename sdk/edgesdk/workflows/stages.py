@@ -47,7 +47,7 @@ class Stage:
 
     ``exit`` and ``threshold`` are ``None`` for the last, where all leave; a threshold of -1 lets none. ``inputs`` and
     ``outputs`` are the file's names, of the outputs the logits first, then the features for the next stage.
-    ``reached`` and ``left`` are shares of the test samples, ``latency_ms`` the p50 of one run.
+    ``reached`` and ``left`` are shares of the test samples, ``latency_ms`` what a run of it takes.
     """
 
     file: str
@@ -78,7 +78,7 @@ class Judged:
 class Stages:
     """A model in stages, in the folder ``path``.
 
-    ``dense_ms`` and ``whole_ms`` are p50 of the float model and of the one in the stages' precision, each in one file,
+    ``dense_ms`` and ``whole_ms`` are what the float model takes and the one in the stages' precision, each in one file,
     from the same run as the stages'. ``basis`` says what those and the stages' figures are; ``expected_ms`` is
     predicted from them and from the shares of the test samples. ``held`` judges by what the thresholds were chosen by,
     ``test`` by what they were not.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 from edgesdk_targets.agent import clock, fresh, lock, measure, memory, probe, protocol, runners
 from edgesdk_targets.agent.protocol import REFUSED, UNFIT, AgentError, Report
@@ -21,28 +21,33 @@ def check(
     runtime: str,
     threads: int,
     baseline: str | None = None,
+    references: Sequence[dict[str, str]] = (),
+    reference_ms: float | None = None,
     lock_seconds: float = lock.SECONDS,
 ) -> dict[str, Any]:
     """What the bundle's model at ``path`` does here, the bundle's other files being beside it.
 
     - ``errors``: by output, the distance from the recorded sample; see ``runners.arrays.difference``;
     - ``identical``: whether every output is that of the sample to the bit;
-    - ``p50_ms``, ``peak_memory_bytes``: what was measured where the bundle's budget bounds it, else ``None``;
+    - ``latency_ms``, ``peak_memory_bytes``: what was measured where the bundle's budget bounds it, else ``None``;
     - ``runtime``, ``version``: what ran it;
     - ``emulated``: whether this device is emulated, so that nothing was measured.
 
-    ``baseline`` is as in ``memory``. Raises ``AgentError``, of kind ``unfit`` where sample or budget are missed.
+    A latency is that of the undisturbed state, as ``references`` and ``reference_ms`` tell it (see ``benchmark``), or
+    at the budget's percentile that of all runs. ``baseline`` is as in ``memory``. Raises ``AgentError``, of kind
+    ``unfit`` where sample or budget are missed.
     """
     folder = os.path.dirname(path)
     same = {"path": path, "runtime": runtime, "threads": threads}
     answer = fresh.ask(fresh.CHECK, {**same, "sample": os.path.join(folder, SAMPLE)})
     emulated = probe.emulated()
-    health = {**answer, "runtime": runtime, "p50_ms": None, "peak_memory_bytes": None, "emulated": emulated}
+    health = {**answer, "runtime": runtime, "latency_ms": None, "peak_memory_bytes": None, "emulated": emulated}
     budget = _budget(os.path.join(folder, REPORT))
     if emulated:
         return health
     if budget["latency_ms"] is not None:
-        health["p50_ms"] = _latency(report, same, budget["latency_ms"], budget["percentile"], lock_seconds)
+        beside = {"references": references, "reference_ms": reference_ms, "lock_seconds": lock_seconds}
+        health["latency_ms"] = _latency(report, {**same, **beside}, budget["latency_ms"], budget["percentile"])
     if budget["peak_memory_bytes"] is not None:
         most = budget["peak_memory_bytes"]
         health["peak_memory_bytes"] = _peak(report, {**same, "baseline": baseline}, most, lock_seconds)
@@ -85,37 +90,45 @@ def _budget(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             told = protocol.decoded(file.read())["budget"]
         budget = {name: told.get(name) for name in ("latency_ms", "peak_memory_bytes")}
-        percentile = told.get("percentile", 50)
-        if not all(value is None or 0 < value < math.inf for value in budget.values()) or not 0 < percentile < 100:
+        percentile = told.get("percentile")
+        if not all(value is None or 0 < value < math.inf for value in budget.values()):
+            raise ValueError
+        if percentile is not None and not 0 < percentile < 100:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise AgentError(REFUSED, f"{REPORT} of the bundle has no budget that can be read", "deploy again") from None
     return {**budget, "percentile": percentile}
 
 
-def _latency(report: Report, same: dict[str, Any], most: float, percentile: float, lock_seconds: float) -> float:
-    """The median of the best of up to three measurements, in ms, the first that keeps the bound being the last."""
+def _latency(report: Report, asked: dict[str, Any], most: float, percentile: float | None) -> float:
+    """The best of up to three measurements, in ms, the first that keeps the bound being the last.
+
+    It is measured as the bound was kept when the bundle was made: undisturbed, or at its percentile.
+    """
     count, seconds, warmup = measure.MODES[measure.usual_mode()]
-    settings = {
-        "runtime": same["runtime"],
-        "threads": same["threads"],
-        "minimum_count": max(count, clock.least_count(percentile)),
-        "minimum_seconds": seconds,
-        "warmup_seconds": warmup,
-        "lock_seconds": lock_seconds,
-    }
-    artifact = {"name": os.path.basename(same["path"]), "path": same["path"]}
-    best, typical, reason = math.inf, math.inf, None
+    least = clock.least_count(50 if percentile is None else percentile)
+    settings = {"minimum_count": max(count, least), "minimum_seconds": seconds, "warmup_seconds": warmup}
+    path = asked.pop("path")
+    artifact = {"name": os.path.basename(path), "path": path}
+    best, told, reason = math.inf, "", None
     for _ in range(TRIES):
-        run = measure.benchmark(report, artifacts=[artifact], **settings)
-        ordered = sorted(run["artifacts"][0]["samples_ms"])
-        value = clock.quantile(ordered, percentile / 100)
+        run = measure.benchmark(report, artifacts=[artifact], **settings, **asked)
+        value, how = _figure(run["artifacts"][0], percentile, run["references"] is not None)
         if value < best:
-            best, typical, reason = value, clock.quantile(ordered, 0.5), run["reason"]
+            best, told, reason = value, how, run["reason"]
         if best <= most:
-            return typical
-    fact = f"it takes {best:.4g} ms at p{percentile:g} here, the budget is {most:.4g} ms"
+            return best
+    fact = f"it takes {best:.4g} ms {told} here, the budget is {most:.4g} ms"
     raise AgentError(UNFIT, f"{fact} ({reason})" if reason else fact, "deploy again, measuring on this device")
+
+
+def _figure(found: dict[str, Any], percentile: float | None, referred: bool) -> tuple[float, str]:
+    """The latency of one run in ms that a budget bounds, and in words which one that is."""
+    if percentile is None and referred:
+        known = found["undisturbed"]
+        return known["ms"], f"undisturbed ({100 * known['disturbed']:.0f} % of its visits were disturbed)"
+    asked = 50 if percentile is None else percentile
+    return clock.quantile(sorted(found["samples_ms"]), asked / 100), f"at p{asked:g}"
 
 
 def _peak(report: Callable[..., None], same: dict[str, Any], most: float, lock_seconds: float) -> float | None:

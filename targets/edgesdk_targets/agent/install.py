@@ -14,7 +14,7 @@ import re
 import shutil
 import stat
 from itertools import zip_longest
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 from edgesdk_targets.agent import files, health, lock, probe, protocol, runners
 from edgesdk_targets.agent.protocol import REFUSED, STORAGE, USAGE, AgentError, Report
@@ -101,13 +101,15 @@ def install(
     keep: int = 3,
     force: bool = False,
     baseline: str | None = None,
+    references: Sequence[dict[str, str]] = (),
+    reference_ms: float | None = None,
     lock_seconds: float = lock.SECONDS,
 ) -> dict[str, Any]:
     """Make the bundle in ``folder`` the one that runs below ``root``, if it does here what was recorded of it.
 
-    It is checked, copied, tested as ``health`` says with the tiny model ``baseline``, and switched to; then all but the
-    last ``keep`` versions are removed. ``force`` takes a bundle that is older than what runs, or made for another
-    architecture. What runs already is checked again, and mended.
+    It is checked, copied, tested as ``health`` says with the tiny models ``baseline`` and ``references``, and switched
+    to; then all but the last ``keep`` versions are removed. ``force`` takes a bundle that is older than what runs, or
+    made for another architecture. What runs already is checked again, and mended.
 
     Returns ``version``, the ``previous`` one or ``None``, ``health``, and the versions that were ``removed``. Raises
     ``AgentError``; then what ran before runs on.
@@ -139,6 +141,8 @@ def install(
                 runtime=runtime,
                 threads=bundle.threads,
                 baseline=baseline,
+                references=references,
+                reference_ms=reference_ms,
                 lock_seconds=lock_seconds,
             )
             tell("switching")
