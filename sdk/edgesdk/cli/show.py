@@ -283,11 +283,11 @@ def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
 
 def show_report(report: Report, console: Console) -> None:
     """A benchmark's figures."""
-    known = report.undisturbed
+    quiet = report.undisturbed
     rows: list[tuple[str, Any]] = []
-    if known is not None:
-        rows.append(("undisturbed", f"{show('latency_ms', known.ms)} (standard error {100 * known.error:.1f} %)"))
-        rows.append(("disturbed meanwhile", f"{100 * known.disturbed:.0f} % of the visits; all runs, as they came:"))
+    if quiet is not None:
+        rows.append(("undisturbed", f"{show('latency_ms', quiet.ms)} (standard error {100 * quiet.error:.1f} %)"))
+        rows.append(("disturbed meanwhile", f"{100 * quiet.disturbed:.0f} % of the visits; all runs, as they came:"))
     rows += [
         (name, "too few samples" if value is None else show("latency_ms", value) if name != "count" else value)
         for name, value in report.statistics.items()

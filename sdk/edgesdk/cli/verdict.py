@@ -36,8 +36,8 @@ def latency_ms(measured: Mapping[str, Any]) -> float:
     """The latency that counts of a report: the undisturbed state's, else the median of the runs; or the predicted."""
     if "median_ms" in measured:
         return measured["median_ms"]
-    known = measured.get("undisturbed")
-    return known["ms"] if known else measured["statistics"]["p50"]
+    quiet = measured.get("undisturbed")
+    return quiet["ms"] if quiet else measured["statistics"]["p50"]
 
 
 def _budget(report: Mapping[str, Any]) -> str:

@@ -68,7 +68,7 @@ def _share(measured: Measurement, fastest: str) -> Measurement:
 def _identify(setups: Sequence[Setup], whole: Sequence[IntegerModel]) -> str:
     """The digest of all that the figures depend on."""
     first, *_ = setups
-    every = [[setup.meter.conditions, sorted(one.options)] for setup, one in zip(setups, whole, strict=True)]
+    every = [[setup.meter.conditions, sorted(model.options)] for setup, model in zip(setups, whole, strict=True)]
     return digest([SCHEMA, first.graph.digest, digest_of(first.network.module), usual_mode(), every])
 
 

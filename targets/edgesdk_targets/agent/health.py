@@ -122,13 +122,13 @@ def _latency(report: Report, asked: dict[str, Any], most: float, percentile: flo
     raise AgentError(UNFIT, f"{fact} ({reason})" if reason else fact, "deploy again, measuring on this device")
 
 
-def _figure(found: dict[str, Any], percentile: float | None, referred: bool) -> tuple[float, str]:
+def _figure(timing: dict[str, Any], percentile: float | None, referred: bool) -> tuple[float, str]:
     """The latency of one run in ms that a budget bounds, and in words which one that is."""
     if percentile is None and referred:
-        known = found["undisturbed"]
-        return known["ms"], f"undisturbed ({100 * known['disturbed']:.0f} % of its visits were disturbed)"
+        quiet = timing["undisturbed"]
+        return quiet["ms"], f"undisturbed ({100 * quiet['disturbed']:.0f} % of its visits were disturbed)"
     asked = 50 if percentile is None else percentile
-    return clock.quantile(sorted(found["samples_ms"]), asked / 100), f"at p{asked:g}"
+    return clock.quantile(sorted(timing["samples_ms"]), asked / 100), f"at p{asked:g}"
 
 
 def _peak(report: Callable[..., None], same: dict[str, Any], most: float, lock_seconds: float) -> float | None:
