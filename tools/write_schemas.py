@@ -29,13 +29,14 @@ from edgesdk.devices.inventory import Device
 from edgesdk.price.profile import Profile, StoredPrices
 from edgesdk.workflows.benchmark import Benchmark
 from edgesdk.workflows.export import Exported
+from edgesdk.workflows.front import Front
 from edgesdk.workflows.gate import Gate
 from edgesdk.workflows.stages import Stages
 
 DOCUMENTS = (
-    Plan, Manifest, DeploymentReport, Folder, Report, Prediction, Stages, Exported, Benchmark, Gate, Verification,
-    Estimate, Facts, StoredPrices, documents.Deployed, documents.Prepared, documents.Targets, documents.Doctor,
-    documents.Inventory, documents.Installed, documents.RolledBack, documents.Failure,
+    Plan, Manifest, DeploymentReport, Folder, Report, Prediction, Stages, Exported, Benchmark, Gate, Front,
+    Verification, Estimate, Facts, StoredPrices, documents.Deployed, documents.Prepared, documents.Targets,
+    documents.Doctor, documents.Inventory, documents.Installed, documents.RolledBack, documents.Failure,
 )  # fmt: skip
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 BASE = "https://json-schema.org/draft/2020-12/schema"

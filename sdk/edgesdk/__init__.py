@@ -22,17 +22,19 @@ if TYPE_CHECKING:
     from edgesdk.workflows.calibrate import calibrate
     from edgesdk.workflows.deploy import deploy, search
     from edgesdk.workflows.export import Exported, export_plan
+    from edgesdk.workflows.front import Front
     from edgesdk.workflows.gate import Gate, gate
     from edgesdk.workflows.install import install, rollback
     from edgesdk.workflows.prepare import Prepared, ensemble, sparsify, transfer
     from edgesdk.workflows.stages import Stages, stages
+    from edgesdk.workflows.sweep import sweep
     from edgesdk.workflows.verify import verify
 
 __all__ = [
-    "Benchmark", "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Gate", "Plan", "Prepared",
-    "Preprocessing", "Recovery", "Report", "Stages", "Teacher", "Term",
+    "Benchmark", "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Front", "Gate", "Plan",
+    "Prepared", "Preprocessing", "Recovery", "Report", "Stages", "Teacher", "Term",
     "benchmark", "calibrate", "deploy", "ensemble", "estimate", "export_plan", "gate", "install", "read_graph",
-    "rollback", "search", "sparsify", "stages", "transfer", "verify",
+    "rollback", "search", "sparsify", "stages", "sweep", "transfer", "verify",
 ]  # fmt: skip
 
 _HOMES = {
@@ -43,6 +45,7 @@ _HOMES = {
     "EdgeSdkError": "core.errors",
     "Estimate": "devices.estimate",
     "Exported": "workflows.export",
+    "Front": "workflows.front",
     "Gate": "workflows.gate",
     "Plan": "core.plan",
     "Prepared": "workflows.prepare",
@@ -65,6 +68,7 @@ _HOMES = {
     "search": "workflows.deploy",
     "sparsify": "workflows.prepare",
     "stages": "workflows.stages",
+    "sweep": "workflows.sweep",
     "transfer": "workflows.prepare",
     "verify": "workflows.verify",
 }

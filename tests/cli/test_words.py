@@ -24,7 +24,8 @@ from edgesdk.devices.inventory import Device
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "deploy": edgesdk.deploy, "search": edgesdk.search, "stages": edgesdk.stages, "benchmark": edgesdk.benchmark,
-    "gate": edgesdk.gate, "verify": edgesdk.verify, "estimate": edgesdk.estimate, "calibrate": edgesdk.calibrate,
+    "gate": edgesdk.gate, "sweep": edgesdk.sweep, "verify": edgesdk.verify, "estimate": edgesdk.estimate,
+    "calibrate": edgesdk.calibrate,
     "prepare sparsify": edgesdk.sparsify, "prepare transfer": edgesdk.transfer, "prepare ensemble": edgesdk.ensemble,
     "device install": edgesdk.install, "device rollback": edgesdk.rollback,
     "device add": inventory.add, "device remove": inventory.remove,
@@ -37,8 +38,18 @@ TOLD_ELSEWHERE = {
     "device probe": "a call of the agent",
     "agent build": "for those who have a transport of their own",
 }
-OF_THE_SHELL = {"as_json", "quiet", "verbose", "per_layer", "junit", "summary"}  # how results are printed
-OUT = "search"  # of the shell alone writes its result to --out: Python has the plan itself
+OF_THE_SHELL = {
+    "as_json",
+    "quiet",
+    "verbose",
+    "per_layer",
+    "junit",
+    "summary",
+    "csv",
+    "front",
+    "point",
+}  # how results are printed
+OUT = ("search", "sweep")  # of the shell write their result to --out: Python has the plan or front itself
 OF_PYTHON = {"tell", "share"}  # a function that is told how far it is; a part of a calibration, for tests
 WRITTEN = {("estimate", "shapes"): "example"}  # by the shell's word Python's: a shell has no batch to give
 PIXELS = {field.name for field in dataclasses.fields(Preprocessing)}  # in Python fields of ``preprocess``
@@ -76,7 +87,7 @@ def python_words(function: Callable[..., Any]) -> set[str]:
 def test_what_a_command_takes_its_function_takes_by_the_same_name(name: str) -> None:
     words = python_words(FUNCTIONS[name])
     own = {WRITTEN.get((name, str(option.name)), str(option.name)) for option in COMMANDS[name].params} - OF_THE_SHELL
-    own -= {"out"} if name == OUT else set()
+    own -= {"out"} if name in OUT else set()
     if "preprocess" in words:
         own -= PIXELS
     if "budget" in words:

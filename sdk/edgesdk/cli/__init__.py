@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgesdk.cli import asking, devices, gating, making, preparing, staging
+from edgesdk.cli import asking, devices, gating, making, preparing, staging, sweeping
 from edgesdk.cli.frame import Commands
 from edgesdk.cli.remarks import show_as_lines
 
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 for _command in (
-    making.deploy, making.search, making.export, preparing.prepare, staging.stages,
+    making.deploy, making.search, sweeping.sweep, making.export, preparing.prepare, staging.stages,
     asking.benchmark, gating.gate, asking.verify, asking.estimate, asking.targets, asking.calibrate, asking.doctor,
     devices.device, devices.agent,
 ):  # fmt: skip

@@ -20,11 +20,25 @@ if TYPE_CHECKING:
     from edgesdk.core.budget import Budget
 
 
+ROOM = 0.031  # above what a point promises: a deployment searches 3 % below its budget
 STEPS = (
     "judging the dense model", "tracing", "pricing operators", "measuring sensitivity", "measuring the dense model",
     "searching", "fitting weights", "trying finalists", "recovering", "exporting and measuring",
 )  # fmt: skip
 """How the stages of a deployment begin, in order; the first six are those of a search."""
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What a model is read with and judged by."""
+    for option in reversed([
+        click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable."),
+        click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint."),
+        judging,
+        pixels,
+        shaped,
+    ]):  # fmt: skip
+        command = option(command)
+    return command
 
 
 def deployment(command: Callable[..., None]) -> Callable[..., None]:
@@ -36,11 +50,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--runtime", help="One of the target's, or auto for the best of all.  [default: its first]"),
         click.option("--precision", multiple=True, help="Of layers: fp32 and what is named here alone."),
         click.option("--offer", multiple=True, help="Further candidates, like cp: docs/reference/techniques.md."),
-        click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable."),
-        click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint."),
-        judging,
-        pixels,
-        shaped,
+        model_options,
         click.option("--latency", help="Upper bound: 2ms, or 0.5x of the dense model."),
         click.option("--percentile", type=float, help="Of all runs, that it bounds.  [default: the undisturbed state]"),
         click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB."),
@@ -74,8 +84,8 @@ def _budget(options: dict[str, Any]) -> Budget | None:
     )
 
 
-def _known(options: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what is wrong on its face before anything slow is imported."""
+def check_model(options: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what is wrong on its face before anything slow is imported; one target, or several."""
     from edgesdk.core.cache import check_cache
     from edgesdk.core.target import target
     from edgesdk.devices.inventory import device
@@ -84,10 +94,27 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
     if options["device"] is not None:
         options["device"] = device(options["device"])
         options["target"] = options["target"] or options["device"].target
-    if options["target"] is None:
+    if not options["target"]:
         raise UsageError("no target", "give --target, or a --device of the inventory that has one")
-    target(options["target"])
+    for name in (options["target"],) if isinstance(options["target"], str) else options["target"]:
+        target(name)
     return _whole(options)
+
+
+def _take_point(options: dict[str, Any], front: Path | None, number: int | None) -> None:
+    """Let a point of a front say what it decides: where it runs, and the latency that it promises."""
+    if (front is None) != (number is None):
+        raise UsageError("--from without --point" if number is None else "--point without --from", "give both")
+    if front is None or number is None:
+        return
+    from edgesdk.workflows.front import Front
+
+    point = Front.read(front).point(number)
+    for name in ("target", "runtime", "latency"):
+        if options[name] is not None:
+            raise UsageError(f"--{name} beside --point, which says it", "leave one of the two out")
+    options |= {"target": point.target, "runtime": point.runtime, "threads": point.threads}
+    options["latency"] = f"{point.ratio * (1 + ROOM):.6g}x"
 
 
 def _whole(options: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +133,9 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--recover", type=click.Path(path_type=Path), help="TOML: teachers, losses and pace of recovery.")
 @click.option("--install-root", help="The folder on the device.  [default: the inventory's, else ~/edgesdk/NAME]")
 @click.option("--sign", type=click.Path(path_type=Path), help="Private key to sign the bundle with, a PEM file.")
-def deploy(as_json: bool, time: str | None, **options: Any) -> None:
+@click.option("--from", "front", type=click.Path(path_type=Path), help="A front of `edgesdk sweep`.")
+@click.option("--point", type=int, help="Of the front: its target, runtime and threads, its latency as the budget.")
+def deploy(as_json: bool, time: str | None, front: Path | None, point: int | None, **options: Any) -> None:
     """Search, compress, recover, export, measure, and pack a bundle that keeps the budget.
 
     With --device all is priced and measured there, and the bundle is installed there, checked, and switched to.
@@ -116,9 +145,10 @@ def deploy(as_json: bool, time: str | None, **options: Any) -> None:
     """
     from edgesdk.pipeline.allowance import parse_seconds
 
+    _take_point(options, front, point)
     options["budget"] = _budget(options)
     options["time"] = parse_seconds(time) if time else None
-    _known(options)
+    check_model(options)
     out = free(options.pop("out") or Path("bundle"), options["force"])
     with telling(STEPS) as tell:
         tell("starting", None)
@@ -140,7 +170,7 @@ def deploy(as_json: bool, time: str | None, **options: Any) -> None:
 def search(as_json: bool, force: bool, **options: Any) -> None:
     """The plan alone (plan.json, or --out): no training, no bundle."""
     options["budget"] = _budget(options)
-    _known(options)
+    check_model(options)
     out = free(options.pop("out") or Path("plan.json"), force)
     with telling(STEPS[:6]) as tell:
         tell("starting", None)

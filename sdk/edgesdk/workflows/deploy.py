@@ -70,7 +70,7 @@ def search(
         loss=loss,
     )  # fmt: skip
     given = given.checked(budget, force, tell)
-    with _study(given, where, budget, force, tell, again=False) as studied:
+    with open_studies(given, where, budget, force, tell, again=False) as studied:
         tell("searching", None)
         plans: list[Plan] = []
         errors: dict[str, BudgetError] = {}
@@ -140,7 +140,7 @@ def deploy(
         )  # fmt: skip
         given = given.checked(budget, force, tell)
         allowance = Allowance(_count_epochs(epochs, recovery, given), seconds, begun)
-        with _study(given, where, budget, force, tell) as studied:
+        with open_studies(given, where, budget, force, tell) as studied:
             training = Training(studied.studies[0], allowance, seed, tell, recovery)
             study, result = find_result(studied.studies, studied.budget, training, studied.given)
             result = replace(result, refused={**studied.refused, **result.refused})
@@ -164,7 +164,7 @@ def _count_epochs(asked: float | None, recovery: Recovery | None, given: Inputs)
 
 
 @dataclass(frozen=True)
-class _Studied:
+class Studied:
     """A model studied in each runtime that is asked for, the ``agent`` being there, and the ``budget`` with a bound.
 
     ``given`` says whether somebody gave a bound on cost, ``refused`` why runtimes have no part in it.
@@ -178,9 +178,9 @@ class _Studied:
 
 
 @contextmanager
-def _study(
+def open_studies(
     given: Inputs, where: Where, budget: Budget | None, force: bool, tell: Tell, again: bool = True
-) -> Generator[_Studied]:
+) -> Generator[Studied]:
     """The model studied in each runtime that is asked for, for as long as its scratch files are there."""
     data, task = given.data, given.task
     with where.reach() as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
@@ -199,7 +199,7 @@ def _study(
         elif not goal.bounds and goal.max_drop is None:
             goal = replace(goal, max_drop=_choose_drop(studies[0]))
         bounded = budget is not None and bool(budget.bounds)
-        yield _Studied(studies, goal, bounded, {**opened.missing, **refused}, agent)
+        yield Studied(studies, goal, bounded, {**opened.missing, **refused}, agent)
 
 
 def _choose_drop(study: Study) -> float:

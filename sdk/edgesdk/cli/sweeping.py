@@ -1,0 +1,101 @@
+"""The command that shows what each millisecond costs, before anything is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgesdk.cli.devices import DEVICE
+from edgesdk.cli.frame import QUIET, Command, told
+from edgesdk.cli.making import STEPS, check_model, model_options
+from edgesdk.cli.progress import telling
+from edgesdk.cli.shared import check_place, free
+from edgesdk.cli.streams import console, emit, emit_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgesdk.workflows.sweep import Front
+
+
+@click.command(cls=Command)
+@click.argument("model", required=False)
+@click.option("--target", multiple=True, help="The kind of device; may be repeated.  [default: the --device's own]")
+@click.option("--device", help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
+@click.option(
+    "--runtime", multiple=True, default=("auto",), show_default=True, help="Of the targets'; may be repeated."
+)
+@click.option("--precision", multiple=True, help="Of layers: fp32 and what is named here alone.")
+@click.option("--offer", multiple=True, help="Further candidates, like cp: docs/reference/techniques.md.")
+@click.option("--points", type=click.IntRange(1), default=8, show_default=True, help="Latencies for each of these.")
+@click.option("--latency", multiple=True, help="Instead: 2ms or 0.5x; may be repeated, or 1ms,2ms.")
+@click.option("--peak-memory", help="Upper bound on what every plan adds to the process, like 8MB.")
+@click.option("--size", help="Upper bound on every plan's file, like 200kB.")
+@model_options
+@click.option("--threads", type=click.IntRange(1), multiple=True, default=(1,), show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("front.json"), show_default=True)
+@click.option("--csv", type=click.Path(path_type=Path), help="Write the points there, too, without their plans.")
+@click.option("--force", is_flag=True, help="Replace what is there; go on though board or model is in doubt.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def sweep(as_json: bool, out: Path, csv: Path | None, **options: Any) -> None:
+    """The front: the most accurate plan at each of several latencies, with a proof, before anything is built.
+
+    Several targets, runtimes and numbers of threads stand side by side. `edgesdk deploy --from front.json --point 5`
+    carries a point out.
+    """
+    from edgesdk.core.budget import BYTES, parse
+
+    for name in ("peak_memory", "size"):
+        text = options[name]
+        options[name] = int(parse(text, BYTES, f"--{name.replace('_', '-')}")) if text else None
+    options["latency"] = [part for text in options["latency"] for part in text.split(",") if part.strip()]
+    check_model(options)
+    out = free(out, options["force"])
+    for place in (out, csv):
+        check_place(place)
+    with telling(STEPS[:6]) as tell:
+        tell("starting", None)
+        from edgesdk.workflows.sweep import sweep as run
+
+        front = run(**options, tell=tell)
+    from edgesdk.core.serialize import dumps, write
+
+    write(out, dumps(front))
+    if csv is not None:
+        write(csv, front.csv())
+    if as_json:
+        emit_json(front)
+        return
+    show_front(front, console(), told(QUIET))
+    emit(f"front: {out}")
+
+
+def show_front(front: Front, console: Console, quiet: bool = False) -> None:
+    """A table for each target; where it is to be ``quiet`` with its best points alone."""
+    from rich.table import Table
+
+    from edgesdk.core.budget import show
+    from edgesdk.core.wording import counted
+
+    for target in dict.fromkeys(point.target for point in front.points):
+        title = f"{target}: predicted at today's prices"
+        table = Table(title=title, title_justify="left", box=None, padding=(0, 1), pad_edge=False)
+        for heading in ("", "runtime", "plan", "latency", "of dense", "memory", "size", "loss", "best"):
+            table.add_column(heading, justify="left" if heading in ("runtime", "plan") else "right", no_wrap=True)
+        for point in front.points:
+            if point.target != target or quiet and not point.best:
+                continue
+            cost, threads = point.predicted, f", {counted(point.threads, 'thread')}" if point.threads > 1 else ""
+            figures = [show(name, getattr(cost, name)) for name in ("latency_ms", "peak_memory_bytes", "size_bytes")]
+            table.add_row(
+                str(point.number), point.runtime + threads, point.kind if point.kind != "plan" else "", figures[0],
+                f"{point.ratio:.2f}", *figures[1:], f"{point.loss:.2g}", "*" if point.best else "",
+            )  # fmt: skip
+        console.print(table)
+    for where, why in front.refused.items():
+        console.print(f"left out: {where}: {why}", highlight=False, soft_wrap=True)
+    said = "loss is how far the outputs move before anything is learnt back: it ranks plans, and is no score"
+    console.print(said, highlight=False, soft_wrap=True)

@@ -1,0 +1,68 @@
+"""The front of a study at today's prices: for each of several latencies the plan that costs the least accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import exp, log
+
+from edgesdk.core.budget import Budget
+from edgesdk.core.report import DENSE
+from edgesdk.pipeline.anchoring import DENSE_INT8
+from edgesdk.pipeline.planning import Planned, make_plan, plan_full_width, plan_tightest
+from edgesdk.pipeline.study import Study
+from edgesdk.solve.milp import Unreachable
+from edgesdk.solve.program import LATENCY
+
+PLAN = "plan"
+ROOM = 1e-6  # above the tightest, so that rounding does not put it out of reach
+
+
+@dataclass(frozen=True)
+class Found:
+    """One plan of a front, and what it is: ``plan``, ``dense`` or ``dense int8``."""
+
+    kind: str
+    planned: Planned
+
+
+def trace_front(study: Study, budget: Budget, count: int, bounds: Sequence[Budget] = ()) -> tuple[Found, ...]:
+    """The best plans at ``count`` latencies from the tightest that there is to the dense model's, evenly spaced in
+    their logarithms, or at ``bounds`` alone; within what ``budget`` says of memory and size. With them the dense model
+    and its integer form, as they are.
+
+    A latency at which there is no plan is left out, and a plan that is the best at several is given once.
+    """
+    dense_ms = study.dense.latency_ms()
+    others = replace(budget, latency_ms=None, latency_ratio=None)
+    wanted = [bound.against(dense_ms).latency_ms for bound in bounds] or _spaced(study, others, count)
+    found: dict[str, Found] = {}
+    for kind, options in ((DENSE, {}), (DENSE_INT8, study.whole.options)):
+        planned = plan_full_width(study, options)
+        found.setdefault(planned.plan.digest, Found(kind, planned))
+    for bound_ms in wanted:
+        try:
+            planned = make_plan(study, replace(others, latency_ms=bound_ms), tight={})
+        except Unreachable:
+            continue
+        found.setdefault(planned.plan.digest, Found(PLAN, planned))
+    return tuple(found.values())
+
+
+def _spaced(study: Study, budget: Budget, count: int) -> list[float]:
+    least = plan_tightest(study, budget, LATENCY).solution.cost.latency_ms * (1 + ROOM)
+    most = max(least, plan_full_width(study, {}).solution.cost.latency_ms)
+    steps = max(count - 1, 1)
+    return [exp(log(least) + step / steps * log(most / least)) for step in range(count)]
+
+
+def undominated(figures: Sequence[tuple[float, ...]]) -> list[bool]:
+    """Of each of ``figures``, less being better, whether no other is as good in all of a row and better in one."""
+    return [
+        not any(_is_better(other, own) for other in figures) and own not in figures[:place]
+        for place, own in enumerate(figures)
+    ]
+
+
+def _is_better(left: tuple[float, ...], right: tuple[float, ...]) -> bool:
+    return left != right and all(a <= b for a, b in zip(left, right, strict=True))

@@ -1,0 +1,104 @@
+"""The front: what each millisecond costs in accuracy, at the prices of one target or several, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgesdk.core.budget import Budget, parse_latency
+from edgesdk.core.cache import check_cache
+from edgesdk.core.errors import DeviceError, EdgeSdkError, ModelError, UsageError
+from edgesdk.core.graph import Shapes
+from edgesdk.core.report import Tell
+from edgesdk.data.losses import Loss
+from edgesdk.data.metrics import Metric
+from edgesdk.devices.inventory import Device
+from edgesdk.pipeline.front import PLAN, trace_front, undominated
+from edgesdk.pipeline.study import Study
+from edgesdk.workflows.deploy import Preprocess, open_studies, quiet
+from edgesdk.workflows.front import Front, Point
+from edgesdk.workflows.inputs import named, read_inputs
+from edgesdk.workflows.where import AUTO, Where
+
+
+def sweep(
+    model: nn.Module | str | None = None, target: str | Sequence[str] = "x86", data: Any = None, *,
+    runtime: str | Sequence[str] = (AUTO,), points: int = 8, latency: str | Sequence[str] = (),
+    peak_memory: int | None = None, size: int | None = None, weights: Path | None = None,
+    metric: str | Metric = "top-1", threads: int | Sequence[int] = (1,), precision: str | Sequence[str] = (),
+    offer: Sequence[str] = (), seed: int = 0, device: str | Device | None = None, force: bool = False,
+    output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
+    loss: str | Loss | None = None, tell: Tell = quiet,
+) -> Front:  # fmt: skip
+    """The most accurate plan at each of ``points`` latencies, or at those of ``latency`` (``2ms``, ``0.5x``), for every
+    ``target``, ``runtime`` and number of ``threads``: the front at prices, each plan with the solver's proof.
+
+    Nothing is built and nothing learnt back: ``deploy`` does that with a point's latency as the budget.
+    ``peak_memory`` and ``size``, in bytes, bound every plan. All else is as for :func:`edgesdk.deploy`, and raises the
+    same errors; a target whose runtimes cannot hold the model is in ``refused``, unless all are.
+    """
+    if points < 1:
+        raise UsageError(f"{points} points", "give 1 or more")
+    bounds = [Budget(**parse_latency(text)) for text in named(latency)]
+    budget = Budget(peak_memory_bytes=peak_memory, size_bytes=size)
+    counts = (threads,) if isinstance(threads, int) else tuple(threads)
+    places = [
+        Where.named(one, name, count, device, named(precision), offer)
+        for one in named(target) for name in named(runtime) for count in counts
+    ]  # fmt: skip
+    check_cache()
+    given = read_inputs(
+        model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
+        loss=loss,
+    ).checked(None, force, tell)  # fmt: skip
+    found: list[Point] = []
+    refused: dict[str, str] = {}
+    graph = ""
+    for where in places:
+        try:
+            with open_studies(given, where, budget, force, tell, again=False) as studied:
+                refused |= {f"{where.target.name}, {name}": why for name, why in studied.refused.items()}
+                for study in studied.studies:
+                    graph = study.graph.digest
+                    tell(f"searching {where.target.name}, {study.runtime}", None)
+                    found += _points(study, where, budget, points, bounds)
+        except (ModelError, DeviceError) as error:
+            if where is places[-1] and not found:
+                raise
+            refused[f"{where.target.name}, {where.runtime}"] = str(error)
+    if not found:
+        raise _empty(refused)
+    return Front(graph, tuple(_numbered(found)), refused)
+
+
+def _points(study: Study, where: Where, budget: Budget, count: int, bounds: Sequence[Budget]) -> list[Point]:
+    found = trace_front(study, budget, count, bounds)
+    dense_ms = study.dense.latency_ms()
+    return [
+        Point(
+            0, where.target.name, study.runtime, where.threads, one.kind, one.planned.solution.cost,
+            one.planned.solution.cost.latency_ms / dense_ms, one.planned.solution.loss,
+            one.planned.plan.proof.gap if one.kind == PLAN else 0.0, False, one.planned.plan,
+        )
+        for one in found
+    ]  # fmt: skip
+
+
+def _numbered(found: Sequence[Point]) -> list[Point]:
+    """The points by target and latency, numbered, each with whether it is among the best of its target."""
+    ordered = sorted(found, key=lambda point: (point.target, point.predicted.latency_ms, point.loss))
+    best: dict[int, bool] = {}
+    for name in dict.fromkeys(point.target for point in ordered):
+        own = [place for place, point in enumerate(ordered) if point.target == name]
+        figures = [(ordered[place].predicted.latency_ms, ordered[place].loss) for place in own]
+        best |= dict(zip(own, undominated(figures), strict=True))
+    return [replace(point, number=place + 1, best=best[place]) for place, point in enumerate(ordered)]
+
+
+def _empty(refused: Mapping[str, str]) -> EdgeSdkError:
+    why = "; ".join(f"{where}: {reason}" for where, reason in refused.items())
+    return UsageError(f"no plan keeps what was asked for{f' ({why})' if why else ''}", "ask for more ms or bytes")
