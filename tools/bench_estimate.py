@@ -204,8 +204,8 @@ def at_hand(name: str) -> Iterable[Check]:
         for network, shape in shapes.items():
             torch.manual_seed(0)
             traced = trace(getattr(zoo, network)().eval(), torch.randn(4, *shape))
-            offered = {layer.name: options(layer) for layer in traced.graph.layers}
-            whole = {n: Option(INT8, 8) for n, candidates in offered.items() if Option(INT8, 8) in candidates}
+            space = {layer.name: options(layer) for layer in traced.graph.layers}
+            whole = {n: Option(INT8, 8) for n, candidates in space.items() if Option(INT8, 8) in candidates}
             for precision, chosen in (("fp32", {}), ("int8", whole)):
                 ready, x = integer(traced, chosen), torch.randn(8, *shape)
                 calibrate(ready, [x])

@@ -48,8 +48,8 @@ def main() -> None:
             torch.manual_seed(1)
             x = torch.randn(16, *shape)
             network = trace(getattr(zoo, name)().eval(), x)
-            offered = {layer.name: options(layer, (8,)) for layer in network.graph.layers}
-            whole = {n: Option(INT8, 8) for n, candidates in offered.items() if Option(INT8, 8) in candidates}
+            space = {layer.name: options(layer, (8,)) for layer in network.graph.layers}
+            whole = {n: Option(INT8, 8) for n, candidates in space.items() if Option(INT8, 8) in candidates}
             for precision, chosen in (("fp32", {}), ("int8", whole)):
                 ready, path = integer(network, chosen), Path(folder) / f"{name}-{precision}.onnx"
                 calibrate(ready, [x])

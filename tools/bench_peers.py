@@ -120,7 +120,7 @@ class Benchmark:
         try:
             bundle = edgesdk.deploy(
                 self.model, data=self.data, budget=edgesdk.Budget(latency_ms=budget), seed=self.options.seed,
-                epochs=self.options.epochs, offer=self.options.offer, out=self.folder / name.replace(" ", "-"),
+                epochs=self.options.epochs, candidate=self.options.candidate, out=self.folder / name.replace(" ", "-"),
                 tell=clock.tell,
             )  # fmt: skip
         except BudgetError as error:
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=48000, help="that all learn from; fewer for a quick look")
     parser.add_argument("--mode", default="quick", help="how long the final run takes: rapid, quick or full")
     parser.add_argument("--data", type=Path, help="the extracted package; see tools/cifar.py")
-    parser.add_argument("--offer", nargs="*", default=[], help="forms of layers that edgesdk has beside the usual")
+    parser.add_argument("--candidate", nargs="*", default=[], help="forms of layers that edgesdk has beside the usual")
     parser.add_argument("--unlabelled", action="store_true", help="edgesdk learns and chooses without labels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)

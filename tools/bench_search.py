@@ -59,7 +59,7 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
         bench = Bench(agent, options.threads)
         allowed = {bench.runtime: (FP32, INT8)}
         (study,), _ = study_model(
-            model, data, task, "x86", [bench], Budget(), Path(folder), clock.tell, allowed, tuple(options.offer),
+            model, data, task, "x86", [bench], Budget(), Path(folder), clock.tell, allowed, tuple(options.candidate),
             again=False,
         )  # fmt: skip
         clock.tell("solving", None)
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet20", choices=["resnet20", "resnet14", "resnet8"])
     parser.add_argument("--data", type=Path, help="the extracted package; see tools/cifar.py")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--offer", nargs="*", default=[], help="forms of layers beside the usual")
+    parser.add_argument("--candidate", nargs="*", default=[], help="forms of layers beside the usual")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--once", action="store_true", help="one search with the cache as it is, as JSON")
     options = parser.parse_args()

@@ -25,7 +25,7 @@ from edgesdk.export.formats import save
 from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
 from edgesdk.network.network import Network
-from edgesdk.price.menu import options as offered
+from edgesdk.price.menu import options as list_options
 from edgesdk.price.stored import fits
 from edgesdk.train.trainer import Schedule, recovered
 from subjects import CRITERIA, Subject, whole
@@ -71,7 +71,7 @@ def channels(subject: Subject, criterion: str = DEFAULT, fitted: bool = True, he
         raise Absent(f"it has no {'heads' if heads else 'channels'} that can be cut")
     if criterion == "BatchNorm scale" and not any(site.norm for site in subject.network.sites.values()):
         raise Absent("it has no BatchNorm")
-    return Made(*subject.carried_out(subject.plan(kept), CRITERIA[criterion](subject), fitted), reestimate=not fitted)
+    return Made(*subject.apply(subject.plan(kept), CRITERIA[criterion](subject), fitted), reestimate=not fitted)
 
 
 def branches(subject: Subject) -> Made:
@@ -83,22 +83,22 @@ def branches(subject: Subject) -> Made:
         wanted = subject.network.flat(subject.example)
         costs = {}
         for name in every:
-            small, _ = subject.carried_out(subject.plan(dropped=[name]), {}, False)
+            small, _ = subject.apply(subject.plan(dropped=[name]), {}, False)
             costs[name] = subject.task.fidelity_loss(small.flat(subject.example), wanted)
     dropped = sorted(every, key=lambda name: costs[name])[: max(1, len(every) // 3)]
-    return Made(*subject.carried_out(subject.plan(dropped=dropped), {}, True))
+    return Made(*subject.apply(subject.plan(dropped=dropped), {}, True))
 
 
 def formed(subject: Subject, method: str) -> Made:
-    """Every layer in the largest form of ``method`` that the search would offer for it, in float."""
+    """Every layer in the largest form of ``method`` that the search would take for it, in float."""
     options: dict[str, Option] = {}
     for layer in subject.network.graph.layers:
-        every = [o for o in offered(layer, offer=(method,)) if o.precision == FP32 and o.form is not None]
+        every = [o for o in list_options(layer, candidates=(method,)) if o.precision == FP32 and o.form is not None]
         if forms := [o.form for o in every if o.form is not None and o.form.method == method]:
             options[layer.name] = Option(form=max(forms, key=lambda form: form.sizes))
     if not options:
         raise Absent("it has no layer for this form")
-    return Made(*subject.carried_out(subject.plan(options=options), {}, True))
+    return Made(*subject.apply(subject.plan(options=options), {}, True))
 
 
 def integers(subject: Subject, bits: int, rounding: str = "nearest", equalized: bool = False) -> Made:

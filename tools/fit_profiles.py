@@ -22,7 +22,7 @@ from edgesdk.core.runtime import find_runtime
 from edgesdk.price.physics import INDEX
 from edgesdk.price.posterior import Posterior, Prior, carried, unmeasured
 from edgesdk.price.prior import changed, prior
-from edgesdk.price.profile import DERIVED, MEASURED, SCALED, Pair, Standing, load, save
+from edgesdk.price.profile import DERIVED, MEASURED, SCALED, Pair, Provenance, load, save
 from latency import NCNN, Data, Row, load_graph
 
 DATE = "2026-11-21"
@@ -58,11 +58,11 @@ class Fit:
         errors = [("networks held out, five folds", round(float(off.mean()), 4))]
         threads = tuple(sorted({row.threads for row in seen.rows}))
         source = pair.source + (f" ({pair.reading})" if pair.reading else "")
-        standing = Standing(MEASURED, source, pair.date, pair.version, threads, len(seen.rows), tuple(errors))
-        self.add(pair.board, pair.runtime, pair.precision, fitted, standing)
+        provenance = Provenance(MEASURED, source, pair.date, pair.version, threads, len(seen.rows), tuple(errors))
+        self.add(pair.board, pair.runtime, pair.precision, fitted, provenance)
 
-    def add(self, board: str, runtime: str, precision: str, fitted: Posterior, standing: Standing) -> None:
-        self.pairs[board].append(Pair(runtime, precision, find_runtime(runtime).kernels, fitted, standing))
+    def add(self, board: str, runtime: str, precision: str, fitted: Posterior, provenance: Provenance) -> None:
+        self.pairs[board].append(Pair(runtime, precision, find_runtime(runtime).kernels, fitted, provenance))
 
     def scaled(
         self, board: str, runtime: str, precision: str, sibling: str, extra: float, like: str | None = None,
@@ -88,12 +88,12 @@ class Fit:
             now = self.total(board, runtime, INT8, posterior, 4) / self.total(board, runtime, FP32, plain.posterior, 4)
             posterior = replace(posterior, log_constants=posterior.log_constants - float(np.median(np.log(now * gain))))
             source += f", and to the published gain of {gain:g} over fp32"
-        theirs = [p.standing for p in self.pairs.get(sibling, []) if (p.runtime, p.precision) == (runtime, precision)]
+        theirs = [p.provenance for p in self.pairs.get(sibling, []) if (p.runtime, p.precision) == (runtime, precision)]
         threads, version = (theirs[0].threads, theirs[0].version) if theirs else ((4,), "as the sibling's")
         self.posteriors[board, runtime, precision] = posterior
         source += f"; {NCNN}" if like is not None else ""
         errors = self.elsewhere(runtime, precision)
-        self.add(board, runtime, precision, posterior, Standing(SCALED, source, DATE, version, threads, 0, errors))
+        self.add(board, runtime, precision, posterior, Provenance(SCALED, source, DATE, version, threads, 0, errors))
 
     def elsewhere(self, runtime: str, precision: str) -> tuple[tuple[str, float], ...]:
         """How far off boards are that were not fitted, where figures of two other boards tell what to expect."""
@@ -122,8 +122,8 @@ class Fit:
 
     def derived(self, board: str, runtime: str, precision: str, posterior: Posterior, extra: float) -> None:
         """Prices of ``board`` from its facts alone."""
-        standing = Standing(DERIVED, FACTS, DATE, "none was measured", (1,), 0)
-        self.add(board, runtime, precision, carried(posterior, extra), standing)
+        provenance = Provenance(DERIVED, FACTS, DATE, "none was measured", (1,), 0)
+        self.add(board, runtime, precision, carried(posterior, extra), provenance)
 
     def integer(self, board: str) -> None:
         """ONNX Runtime in int8, which nobody published on these boards: the float constants at integer width.
@@ -180,14 +180,16 @@ def main() -> None:
     if options.calibrated:
         for pair in load(options.calibrated.read_text(), str(options.calibrated)):
             source = "edgesdk calibrate on an Intel Xeon with AVX-512 VNNI and AMX at 2.6 GHz, one thread"
-            standing = replace(pair.standing, kind=SCALED, source=source, networks=0, errors=())
+            provenance = replace(pair.provenance, kind=SCALED, source=source, networks=0, errors=())
             for board, extra in (("x86-avx512-vnni", 0.25), ("x86-avx2", 0.4)):
-                fit.pairs[board].append(replace(pair, posterior=carried(pair.posterior, extra), standing=standing))
+                fit.pairs[board].append(replace(pair, posterior=carried(pair.posterior, extra), provenance=provenance))
     for board, pairs in fit.pairs.items():
         save(Path(edgesdk_profiles.__file__).parent / board / "prices.json", board, pairs)
         for pair in pairs:
-            errors = ", ".join(f"{what} {100 * error:.1f} %" for what, error in pair.standing.errors)
-            print(f"{board} {pair.runtime} {pair.precision} {pair.standing.threads}: {pair.standing.kind}; {errors}")
+            errors = ", ".join(f"{what} {100 * error:.1f} %" for what, error in pair.provenance.errors)
+            print(
+                f"{board} {pair.runtime} {pair.precision} {pair.provenance.threads}: {pair.provenance.kind}; {errors}"
+            )
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class Subject:
             Cost(1.0, 1.0, 1.0, "predicted"), Proof(0.0, 0.0, 0.0, 0.0, "by hand"),
         )  # fmt: skip
 
-    def carried_out(self, plan: Plan, scores: Scores, fitted: bool) -> tuple[Network, dict[str, Option]]:
+    def apply(self, plan: Plan, scores: Scores, fitted: bool) -> tuple[Network, dict[str, Option]]:
         """The float network that ``plan`` makes, channels ranked by ``scores``, and its options; fitted or as cut."""
         small, options = compressed(self.network, plan, self.example, scores)
         if fitted:
@@ -90,7 +90,7 @@ class Subject:
 
     def cut(self, share: float, scores: Scores, fitted: bool) -> Network:
         """All widths at ``share`` of the dense ones, the channels with the best ``scores`` kept."""
-        return self.carried_out(self.plan(self.widths(share)), scores, fitted)[0]
+        return self.apply(self.plan(self.widths(share)), scores, fitted)[0]
 
 
 class First:

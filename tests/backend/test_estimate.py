@@ -103,7 +103,7 @@ def test_a_module_its_file_and_its_graph_cost_the_same(name: str, tmp_path: Path
         assert onnx_file.latency_high_ms == pytest.approx(module.latency_high_ms, rel=latency)
         assert onnx_file.peak_memory_bytes == pytest.approx(module.peak_memory_bytes, rel=MEMORY)
         assert onnx_file.size_bytes == pytest.approx(module.size_bytes, rel=SIZE_DRIFT)
-        assert onnx_file.standing == module.standing and onnx_file.sources == module.sources
+        assert onnx_file.provenance == module.provenance and onnx_file.sources == module.sources
         assert onnx_file.unknown == module.unknown == ()
 
 
@@ -175,7 +175,7 @@ def test_an_estimate_is_a_predicted_cost_that_says_what_it_rests_on() -> None:
     assert cost.peak_memory_bytes > 0 and cost.size_bytes > 4 * sum(p.numel() for p in model.parameters())
     assert cost.runtime_memory_bytes is not None and cost.runtime_memory_bytes > 1e6
     assert cost.sources and all(source.strip() for source in cost.sources)
-    assert dict(cost.standing) == {FP32: "measured"}
+    assert dict(cost.provenance) == {FP32: "measured"}
     assert cost.layers and all(isinstance(layer, LayerCost) and layer.latency_ms > 0 for layer in cost.layers)
     assert sum(layer.latency_ms for layer in cost.layers) < cost.latency_ms
     names = {name for name, _ in model.named_modules()}
@@ -218,7 +218,7 @@ def test_a_model_that_computes_nothing_costs_a_run(part: nn.Module) -> None:
 def test_a_module_is_priced_in_half_where_a_runtime_has_no_float() -> None:
     model, shape = network("residual")
     cost = estimate(model, shape, target=TARGET, runtime="ncnn")
-    assert set(cost.standing) == {"fp16"}
+    assert set(cost.provenance) == {"fp16"}
     assert cost == estimate(model, shape, target=TARGET, runtime="ncnn", precision="fp16")
 
 
@@ -239,7 +239,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_a_file_is_priced_in_what_it_is_stored_in(stored: dict[str, Path]) -> None:
     costs = {scheme: estimate(path, target=TARGET) for scheme, path in stored.items()}
-    assert {scheme: set(cost.standing) for scheme, cost in costs.items()} == {
+    assert {scheme: set(cost.provenance) for scheme, cost in costs.items()} == {
         "dense": {FP32}, "int8": {FP32, INT8}, "mixed": {FP32, INT8},
     }  # fmt: skip
     integer_layers = {

@@ -99,7 +99,7 @@ CONVOLUTIONS: list[nn.Module] = [
 
 @functools.cache
 def applying(layer: nn.Module) -> list[Form]:
-    """The forms that are offered of a layer like this, alone."""
+    """The candidates for a layer like this, alone."""
     x = torch.randn(2, 12, *[9] * (layer.weight.dim() - 2))  # type: ignore[union-attr,operator]
     network = trace(nn.Sequential(layer), x)
     return list(forms(network.graph.layers[0], (*KINDS, *CHEAPER)))
@@ -118,7 +118,7 @@ def test_a_form_answers_as_the_weight_that_it_amounts_to(layer: nn.Module) -> No
             assert not torch.allclose(whole(x), layer(x), rtol=1e-2)
 
 
-def test_what_is_offered_of_a_layer_is_what_it_can_be() -> None:
+def test_the_candidates_for_a_layer_are_what_it_can_be() -> None:
     full, *_, depthwise, signal, pointwise, linear = ({form.method for form in applying(c)} for c in CONVOLUTIONS)
     assert full == {"tucker", "spatial", "cp", "separable", "kernel"}
     assert (depthwise, signal) == ({"kernel"}, {"kernel", "separable"})
@@ -183,7 +183,7 @@ FORMED = {
 
 
 @functools.cache
-def carried_out(layers: str, precision: str) -> tuple[Network, onnx.ModelProto]:
+def applied(layers: str, precision: str) -> tuple[Network, onnx.ModelProto]:
     network, x = made()
     chosen = {name: Option(precision, 8 if precision == INT8 else 32, form) for name, form in FORMED[layers].items()}
     if precision == INT8:
@@ -198,7 +198,7 @@ def carried_out(layers: str, precision: str) -> tuple[Network, onnx.ModelProto]:
 @pytest.mark.parametrize("layers", FORMED)
 def test_every_format_computes_what_the_forms_do(layers: str, precision: str, runtime: str, tmp_path: Path) -> None:
     network, x = made()
-    converted, file = carried_out(layers, precision)
+    converted, file = applied(layers, precision)
     path = tmp_path / f"model{format_of(runtime).suffix}"
     save(file, specification(converted), path, runtime)
     told = parity(converted, Artifact(path, converted.graph, runtime=runtime), [x])
@@ -237,7 +237,9 @@ def test_a_removed_activation_leaves_its_input() -> None:
     x = torch.randn(4, 3, 5, 5)
     network = trace(Two(), x)
     chosen = {"relu": Option(form=Form("identity")), "silu": Option(form=Form("identity"))}
-    assert [o.form for o in options(network.graph.by_name["relu"], offer=CHEAPER) if o.form] == [Form("identity")] * 2
+    assert [o.form for o in options(network.graph.by_name["relu"], candidates=CHEAPER) if o.form] == [
+        Form("identity")
+    ] * 2
     converted, _ = compressed(network, models.plan(network, options=chosen), x, {})
     close(converted(x), 3 * x)
     assert not {layer.kind for layer in converted.graph.layers} & {ACTIVATION}
@@ -264,16 +266,16 @@ def test_forms_are_on_the_menu_of_who_asks_for_them() -> None:
 def test_a_cheaper_activation_stays_on_the_menu_where_the_other_takes_longer(tmp_path: Path) -> None:
     network, _ = made()
     graph = network.graph
-    offered = {layer.name: options(layer, offer=("relu",)) for layer in graph.layers}
+    space = {layer.name: options(layer, candidates=("relu",)) for layer in graph.layers}
     table = Table.open(tmp_path, {"device": "by hand"}, 4)
-    every = full_width(graph, offered)
+    every = full_width(graph, space)
     times = {op.key: Price(1.0) for op in table.missing(every)}
     silu = next(op for op in every if op.activation == "silu")
     assert silu.probed
     table.add({**times, silu.key: Price(3.0)})
-    kept, struck = drop_slower(graph, offered, table, Budget(latency_ms=1.0))
+    kept, rejected = drop_slower(graph, space, table, Budget(latency_ms=1.0))
     assert Option(form=Form("relu")) in kept["silu"] and Option(form=Form("relu")) not in kept["hardswish"]
-    assert any(item.layer == "hardswish" and item.choice == "fp32, relu" for item in struck)
+    assert any(item.layer == "hardswish" and item.choice == "fp32, relu" for item in rejected)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -316,11 +318,11 @@ def test_what_a_layer_cannot_be_is_refused(layer: nn.Module, form: Form, told: s
         factorized(layer, form)
 
 
-def test_an_offer_is_checked_before_anything_long_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_candidate_is_checked_before_anything_long_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     ready(("cp", "separable", "k-means"))
     with pytest.raises(UsageError, match="'winograd' is no form of a layer"):
         ready(("cp", "winograd"))
     monkeypatch.setitem(sys.modules, "tensorly", None)  # as where it is not installed
     ready(("separable",))
-    with pytest.raises(UsageError, match="cp cannot be offered: tensorly is not installed"):
+    with pytest.raises(UsageError, match="cp cannot be a candidate: tensorly is not installed"):
         ready(("cp",))

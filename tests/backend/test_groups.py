@@ -371,8 +371,8 @@ def test_a_cut_is_what_the_users_module_computes_without_those_channels(name: st
     free = [group for group in network.graph.groups if group.fixed is None]
     plans = [{g.name: kept} for g in free for kept in widths(g.size, g.step)[:-1]]
     for turn in (0, 3):
-        offered = {group.name: widths(group.size, group.step)[:-1] for group in free}
-        plans.append({name: some[turn % len(some)] for name, some in offered.items() if some})
+        counts = {group.name: widths(group.size, group.step)[:-1] for group in free}
+        plans.append({name: some[turn % len(some)] for name, some in counts.items() if some})
     for turn, kept in enumerate(plans):
         generator = torch.Generator().manual_seed(turn)
         scores = {group.name: torch.rand(group.size, generator=generator) for group in free}

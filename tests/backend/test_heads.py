@@ -215,10 +215,10 @@ def test_no_head_left_and_half_a_head_are_refused() -> None:
 
 @given(heads=st.integers(1, 64), depth=st.integers(2, 128))
 def test_widths_of_heads_are_whole_heads(heads: int, depth: int) -> None:
-    offered = widths(heads * depth, depth)
-    assert list(offered) == sorted(set(offered)) and offered[-1] == heads * depth
-    assert all(width % depth == 0 and width > 0 for width in offered)
-    assert len(offered) == min(heads, 8)
+    counts = widths(heads * depth, depth)
+    assert list(counts) == sorted(set(counts)) and counts[-1] == heads * depth
+    assert all(width % depth == 0 and width > 0 for width in counts)
+    assert len(counts) == min(heads, 8)
 
 
 @given(scores=st.lists(st.floats(0, 1e3, width=32), min_size=12, max_size=12), units=st.integers(1, 4))
@@ -263,8 +263,8 @@ def test_a_head_that_is_not_read_goes_first_and_at_no_price(name: str) -> None:
         heads = scores[group].reshape(HEADS, DEPTH).sum(1)
         assert float(heads[2]) <= 1e-6 * float(heads.min(0).values.clamp(min=heads[[0, 1, 3]].min()))
         assert set(range(DIM)) - set(kept_channels(scores[group], 3 * DEPTH, DEPTH)) == set(range(16, 24))
-    offered = {layer.name: (Option(),) for layer in network.graph.layers}
-    losses = measure_sensitivity(network, offered, x, importance(network, batches, task), task).widths[group]
+    space = {layer.name: (Option(),) for layer in network.graph.layers}
+    losses = measure_sensitivity(network, space, x, importance(network, batches, task), task).widths[group]
     assert set(losses) == {DEPTH, 2 * DEPTH, 3 * DEPTH, DIM}
     assert losses[3 * DEPTH] == pytest.approx(0.0, abs=1e-6)
     assert losses[DEPTH] > 1e-4 and losses[DEPTH] >= losses[2 * DEPTH] >= losses[3 * DEPTH] >= losses[DIM] == 0.0
@@ -302,15 +302,13 @@ def test_files_compute_what_is_left(name: str, precision: str, tmp_path: Path) -
 def test_the_search_buys_whole_heads(tmp_path: Path) -> None:
     network, x, group = made("fused")
     task = Task(labelled=False)
-    offered = {n.name: tuple(o for o in options(n) if o.form is None) for n in network.graph.layers}
-    offered = {name: tuple(o for o in options if o.precision == FP32) for name, options in offered.items()}
+    space = {n.name: tuple(o for o in options(n) if o.form is None) for n in network.graph.layers}
+    space = {name: tuple(o for o in options if o.precision == FP32) for name, options in space.items()}
     table = Table.open(tmp_path, {}, 1)
-    table.add(
-        {probe.key: Price(1e-6 * probe.macs + 1e-9) for probe in table.missing(all_widths(network.graph, offered))}
-    )
-    losses = measure_sensitivity(network, offered, x, importance(network, [(x, None)], task), task)
+    table.add({probe.key: Price(1e-6 * probe.macs + 1e-9) for probe in table.missing(all_widths(network.graph, space))})
+    losses = measure_sensitivity(network, space, x, importance(network, [(x, None)], task), task)
     losses = replace(losses, branches={})
-    result = menu(network.graph, offered, table, losses, Correction())
+    result = menu(network.graph, space, table, losses, Correction())
     whole = solve(result, {}, "loss")
     less = solve(result, {"latency_ms": 0.7 * whole.cost.latency_ms}, "loss")
     assert whole.kept[group] == DIM and less.kept[group] in (DEPTH, 2 * DEPTH, 3 * DEPTH)

@@ -105,9 +105,9 @@ def test_what_only_another_output_reads_has_a_price_and_a_rank(face: str) -> Non
     groups = {own[name]: g.name for g in dense.graph.groups for name in g.layers if name in own}
     assert set(groups) == set(own.values())
     scores = importance(dense, inputs.data.calibration, inputs.task)
-    offered = {layer.name: (Option(),) for layer in dense.graph.layers}
+    space = {layer.name: (Option(),) for layer in dense.graph.layers}
     x = inputs.data.example
-    losses = measure_sensitivity(dense, offered, x, scores, inputs.task)
+    losses = measure_sensitivity(dense, space, x, scores, inputs.task)
     for group in groups.values():
         assert float(scores[group].max()) > 0
         assert losses.widths[group][min(losses.widths[group])] > 1e-5

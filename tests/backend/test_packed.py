@@ -34,7 +34,7 @@ from edgesdk.price.account import Account
 from edgesdk.price.files import weight_bytes
 from edgesdk.price.planned import layer_parts
 from edgesdk.price.stored import STRENGTHS, fits, stored_bytes
-from edgesdk.price.stored import forms as offered
+from edgesdk.price.stored import forms as list_forms
 from edgesdk.techniques.codebooks import binary, e2m1, intervals, k_means, powers_of_two, ternary
 from edgesdk.techniques.filtering import low_pass
 from edgesdk.techniques.packing import Packed
@@ -203,7 +203,7 @@ def test_a_plan_says_in_which_form_each_weight_is_stored(tmp_path: Path) -> None
         network, x = models.made(name, 8)
         options = {}
         for layer in network.graph.layers:
-            every = [form for form in offered(layer, methods, "onnxruntime") if layer.kind in WEIGHTED]
+            every = [form for form in list_forms(layer, methods, "onnxruntime") if layer.kind in WEIGHTED]
             if every:
                 options[layer.name] = Option(FP32, 32, every[0])
                 methods.remove(every[0].method)
@@ -270,5 +270,5 @@ def test_forms_that_do_not_fit_are_said_to() -> None:
         stored(network, {pool.name: Option(FP32, 32, Form("fp16"))})
     conv = network.graph.layers[0]
     with pytest.raises(UsageError, match="tflite files hold no weights as k-means; they hold fp16"):
-        offered(conv, ["fp16", "k-means"], "litert")
-    assert offered(pool, ["fp16"], "litert") == () and offered(conv, ["fp16", "svd"], "litert") == (Form("fp16"),)
+        list_forms(conv, ["fp16", "k-means"], "litert")
+    assert list_forms(pool, ["fp16"], "litert") == () and list_forms(conv, ["fp16", "svd"], "litert") == (Form("fp16"),)

@@ -246,8 +246,8 @@ def test_peers_learn_too_and_the_dense_model_does_not(dense, small, batches) -> 
     peer = {name: value.detach().clone() for name, value in objective.peers[0].state_dict().items()}
     answers = []
     for _ in range(2):
-        lessons = Trainer(objective, batches, 0.1)
-        lessons.train(student, 6.0, 2e-3, lambda share: None)
+        trainer = Trainer(objective, batches, 0.1)
+        trainer.train(student, 6.0, 2e-3, lambda share: None)
         answers.append(float(distillation.hard(student.flat(x)[0], torch.cat([y for _, y in batches])).detach()))
     assert answers[1] < answers[0]
     assert same(before, weights(network))
@@ -305,9 +305,9 @@ class Spoilt:
 def test_when_the_loss_turns_nan_the_weights_of_the_last_whole_epoch_are_kept(dense, small, batches) -> None:
     student = small.copy()
     data = Spoilt(batches, 7, student)  # in the fourth epoch of two batches, at its second
-    lessons = Trainer(Objective(Recovery(), student, dense[0], TASKED, batches[0][0]), data, 0.1)
-    lessons.train(student, 10.0, 2e-3, lambda share: None)
-    assert "after 3.5 epochs" in lessons.stopped and "after 3.0 epochs were kept" in lessons.stopped
+    trainer = Trainer(Objective(Recovery(), student, dense[0], TASKED, batches[0][0]), data, 0.1)
+    trainer.train(student, 10.0, 2e-3, lambda share: None)
+    assert "after 3.5 epochs" in trainer.stopped and "after 3.0 epochs were kept" in trainer.stopped
     assert len(data.states) == 4
     parameters = dict(student.module.named_parameters())
     assert same({name: value.detach() for name, value in parameters.items()}, data.states[3])

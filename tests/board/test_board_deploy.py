@@ -242,7 +242,7 @@ def pythons() -> Iterator[Path]:
 def test_a_profile_of_the_board(edgesdk, board: Board) -> None:
     made = calibrate("the-board", device=NAME, share=0.02)
     try:
-        assert {(pair.runtime, pair.standing.kind) for pair in made.pairs} == {("onnxruntime", MEASURED)}
+        assert {(pair.runtime, pair.provenance.kind) for pair in made.pairs} == {("onnxruntime", MEASURED)}
         assert target("the-board").name == "the-board"
         assert "exists" in edgesdk("calibrate", "the-board", "--device", NAME, code=8)
     finally:

@@ -45,7 +45,7 @@ SWITCHED = ("pruning", "pruning a folder")  # the new version runs by then
 # Nothing lasts there, so that a connection that ends a moment earlier or later is the same.
 QUICK = ("the agent arrives", "the lock", "reading the manifest", "the health check", "pruning a folder")
 EITHER = ("the order", "the new link", "the switch")  # an agent that is cut off there may be done before it knows
-STRIKES = [
+FAULTS = [
     *(("kill", point) for point in POINTS),
     *(("drop", point) for point in POINTS if point not in QUICK),
     *(("full", point) for point in WRITING),
@@ -68,7 +68,7 @@ def back(board: Board) -> dict[str, Any]:
     return rollback(board.at(), install_root=f"~/{ROOT}")
 
 
-def struck(board: Board, mode: str, point: str, work: Callable[[], Any]) -> None:
+def inject(board: Board, mode: str, point: str, work: Callable[[], Any]) -> None:
     """``work`` fails as ``mode`` does at ``point``, in one line, with the exit code of its kind."""
     board.fault(mode, **POINTS[point])
     with pytest.raises(EdgeSdkError) as raised:
@@ -80,9 +80,11 @@ def struck(board: Board, mode: str, point: str, work: Callable[[], Any]) -> None
     board.mend()
 
 
-@pytest.mark.parametrize(("mode", "point"), core(STRIKES, lambda *strike: strike in CORE), ids=lambda value: value)
-def test_an_installation_that_is_struck_leaves_the_device_as_it_was(installed, bundles, mode: str, point: str) -> None:
-    struck(installed, mode, point, lambda: put(installed, bundles(3)))
+@pytest.mark.parametrize(("mode", "point"), core(FAULTS, lambda *fault: fault in CORE), ids=lambda value: value)
+def test_an_installation_that_is_cut_short_leaves_the_device_as_it_was(
+    installed, bundles, mode: str, point: str
+) -> None:
+    inject(installed, mode, point, lambda: put(installed, bundles(3)))
     old, new = identifier(bundles(2)), identifier(bundles(3))
     if mode == "drop" and point in EITHER:
         assert installed.runs() in (old, new)
@@ -97,8 +99,8 @@ def test_an_installation_that_is_struck_leaves_the_device_as_it_was(installed, b
 
 
 @pytest.mark.parametrize(("mode", "point"), [(m, p) for m in ("kill", "full") for p in ("the new link", "the switch")])
-def test_a_rollback_that_is_struck_leaves_the_device_as_it_was(installed, bundles, mode: str, point: str) -> None:
-    struck(installed, mode, point, lambda: back(installed))
+def test_a_rollback_that_is_cut_short_leaves_the_device_as_it_was(installed, bundles, mode: str, point: str) -> None:
+    inject(installed, mode, point, lambda: back(installed))
     assert installed.runs() == identifier(bundles(2))
     assert back(installed)["version"] == installed.runs() == identifier(bundles(1))
     assert installed.rest() == []
@@ -139,7 +141,7 @@ def test_two_hosts_that_install_at_once_do_so_one_after_the_other(installed: Boa
 
 @pytest.mark.parametrize("point", ["the copy", "the switch"])
 def test_a_first_installation_that_is_killed_leaves_no_version(board: Board, bundles, point: str) -> None:
-    struck(board, "kill", point, lambda: put(board, bundles(1)))
+    inject(board, "kill", point, lambda: put(board, bundles(1)))
     assert not (board.root / "current").exists()
     assert put(board, bundles(1))["version"] == board.runs()
     assert board.rest() == []

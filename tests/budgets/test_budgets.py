@@ -126,7 +126,7 @@ def test_loose_bounds_leave_the_dense_model_as_it_is(studied: Studied) -> None:
 def test_every_choice_is_sized_as_its_file_is(studied: Studied) -> None:
     """The file of a plan that was never written, within 3 %: each layer integer alone, which no dense file shows."""
     study = studied("residual")
-    for layer in [layer for layer in study.graph.layers if Option(INT8, 8) in study.offered[layer.name]][:3]:
+    for layer in [layer for layer in study.graph.layers if Option(INT8, 8) in study.space[layer.name]][:3]:
         plan = plan_full_width(study, {layer.name: Option(INT8, 8)}).plan
         small, options = compressed(study.network, plan, study.data.example, study.scores)
         assert {option.precision for option in options.values()} == {FP32, INT8}

@@ -131,13 +131,13 @@ def test_choices_are_priced_by_it(loss: Any, data: Any) -> None:
     made, plain = read(loss, data, metric), read(None, data, metric)
     network = trace(made.model, made.data.example)
     coarse = Option(INT8, weight_bits=4)
-    offered = {layer.name: (FLOAT, coarse) for layer in network.graph.layers}
+    space = {layer.name: (FLOAT, coarse) for layer in network.graph.layers}
     x = torch.cat([x for x, _ in made.data.calibration])
     y = joined_targets(made.data.calibration, len(x))
 
     def priced(of: Inputs) -> Any:
         scores = importance(network, of.data.calibration, of.task)
-        return measure_sensitivity(network, offered, x, scores, of.task, y=y).options
+        return measure_sensitivity(network, space, x, scores, of.task, y=y).options
 
     own, without = priced(made), priced(plain)
     assert own["scores"][coarse] == pytest.approx(without["scores"][coarse], rel=1e-4, abs=1e-9)

@@ -68,9 +68,9 @@ def test_an_unknown_target_names_those_that_exist(fails) -> None:
 
 
 def test_a_form_that_there_is_not_or_that_the_file_cannot_hold(fails) -> None:
-    said = fails(2, *own(), "--offer", "origami")
+    said = fails(2, *own(), "--candidate", "origami")
     assert "'origami' is no form" in said and "separable" in said and "k-means" in said
-    said = fails(2, *own(), "--runtime", "litert", "--offer", "k-means")
+    said = fails(2, *own(), "--runtime", "litert", "--candidate", "k-means")
     assert "tflite files hold no weights as k-means" in said and "fp16" in said
 
 

@@ -20,7 +20,7 @@ from edgesdk.price.operators import of_network
 from edgesdk.price.physics import TERMS, work
 from edgesdk.price.posterior import Posterior, unmeasured
 from edgesdk.price.prior import prior
-from edgesdk.price.profile import MEASURED, SCALED, Pair, Predicted, Standing, profile, save
+from edgesdk.price.profile import MEASURED, SCALED, Pair, Predicted, Provenance, profile, save
 from edgesdk.workflows.calibrate import calibrate
 
 MODELS = """
@@ -58,10 +58,12 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     facts = facts.replace('name = "raspberry-pi-4"', f'name = "{BASE}"')
     lines = [line for line in facts.splitlines() if not line.startswith("aliases")]
     (folder / BASE / "device.toml").write_text("aliases = []\n" + "\n".join(lines))
-    standing = Standing(MEASURED, "constructed", "2026-01-01", "1", (1, 4), 40)
+    provenance = Provenance(MEASURED, "constructed", "2026-01-01", "1", (1, 4), 40)
     posterior = replace(unmeasured(prior()), deviation=np.full(len(TERMS), 0.3))
     save(
-        folder / BASE / "prices.json", BASE, [Pair("litert", FP32, find_runtime("litert").kernels, posterior, standing)]
+        folder / BASE / "prices.json",
+        BASE,
+        [Pair("litert", FP32, find_runtime("litert").kernels, posterior, provenance)],
     )
     (tmp_path / "models.py").write_text(MODELS)
     yield tmp_path
@@ -96,8 +98,8 @@ def test_five_models_make_a_profile_that_prices_the_others(own: Path) -> None:
     priced = profile(target("my-board"))
     assert priced.target.runtimes == ("litert",) and priced.target.precisions == {"litert": (FP32,)}
     (pair,) = priced.pairs
-    assert pair.standing.kind == SCALED and f"5 models; base {BASE}" in pair.standing.source
-    ((_, error),) = pair.standing.errors
+    assert pair.provenance.kind == SCALED and f"5 models; base {BASE}" in pair.provenance.source
+    ((_, error),) = pair.provenance.errors
     assert error < 0.15
     prices, before = Predicted(priced, "litert", 4), Predicted(profile(target(BASE)), "litert", 4)
     off, off_before = [], []
@@ -197,7 +199,7 @@ def test_the_machine_at_hand_is_timed_and_judged_on_networks_that_were_not_fitte
     assert priced.target == made.target and not priced.target.measured
     assert [(pair.runtime, pair.precision) for pair in priced.pairs] == [("onnxruntime", FP32), ("onnxruntime", INT8)]
     for pair in priced.pairs:
-        assert pair.standing.kind == MEASURED and pair.standing.threads == (1,)
-        ((held, error),) = pair.standing.errors
+        assert pair.provenance.kind == MEASURED and pair.provenance.threads == (1,)
+        ((held, error),) = pair.provenance.errors
         assert "not fitted: residual" in held and error < 1.0
     assert Predicted(priced, "onnxruntime", 1).fixed_ms > 0

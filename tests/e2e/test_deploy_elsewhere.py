@@ -61,7 +61,7 @@ def test_the_search_chose_at_the_prices_of_the_target(deployed: Deployed) -> Non
     plan = json.loads((deployed[0] / "plan.json").read_text())
     ran = {layer["option"]["precision"] for layer in plan["layers"]}
     if printed["manifest"]["target"] == "jetson-orin-nano":  # what stays fp32 in the file runs in half there
-        assert set(printed["report"]["deployed"]["standing"]) <= {"fp16", "int8"}
+        assert set(printed["report"]["deployed"]["provenance"]) <= {"fp16", "int8"}
         assert {"model.onnx", "model-fp16.onnx"} <= set(printed["manifest"]["files"])
     else:
         assert "int8" in ran

@@ -148,7 +148,7 @@ def test_a_process_prints_one_document_and_nothing_else(model: tuple[str, ...]) 
     )
     assert 0 < answer["latency_low_ms"] < answer["latency_ms"] < answer["latency_high_ms"]
     assert answer["peak_memory_bytes"] > 0 and answer["size_bytes"] > 0 and answer["sources"]
-    assert answer["standing"] == {"fp32": "measured"} and answer["unknown"] == []
+    assert answer["provenance"] == {"fp32": "measured"} and answer["unknown"] == []
 
 
 @pytest.mark.parametrize("model", [("model.onnx",), ("models.py:Small", "--shape", "3x32x32")])
@@ -190,7 +190,7 @@ def test_what_is_asked_for_is_taken(ran: Run) -> None:
             "--json")
     )  # fmt: skip
     assert (answer["target"], answer["runtime"], answer["threads"]) == ("raspberry-pi-4", "litert", 4)
-    assert answer["standing"] == {"int8": "measured", "fp32": "measured"}  # what the caller gives is float
+    assert answer["provenance"] == {"int8": "measured", "fp32": "measured"}  # what the caller gives is float
     assert answer["runtime_memory_bytes"] is None
 
 

@@ -89,7 +89,7 @@ def test_a_file_is_deployed_with_its_names_and_verified_against_itself(here: Pat
     assert list(told["against_model"]["errors"]) == ["logits:0"]
 
 
-def test_a_plan_is_carried_out_on_a_file(here: Path, plans: dict[str, Plan]) -> None:
+def test_a_plan_is_applied_on_a_file(here: Path, plans: dict[str, Plan]) -> None:
     done = edgesdk(
         "export", f"{WAYS[0]}.json", "net.onnx", "--data", "data.npz", "--format", "onnx", "--out", "files", "-q"
     )

@@ -19,7 +19,7 @@ from mutations import altered, as_json, as_toml, damaged, examples, read_or_refu
 from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.errors import EdgeSdkError
 from edgesdk.core.graph import CONV
-from edgesdk.core.plan import INT8, Form, LayerPlan, Option, Plan, Proof, Struck
+from edgesdk.core.plan import INT8, Form, LayerPlan, Option, Plan, Proof, Rejected
 from edgesdk.core.report import Report, Undisturbed
 from edgesdk.core.serialize import dumps, loads_toml, to_json
 from edgesdk.core.target import prices_text, target
@@ -45,7 +45,7 @@ LAYERS = (
 )
 PLAN = Plan(
     "c0ffee", PI, "onnxruntime", 1, {"group": 12}, LAYERS, ("branch",), COST, Proof(1.0, 1.0, 0.0, 0.1, "HiGHS"),
-    (Struck("conv1", "fp16", 1.0, 0.5),),
+    (Rejected("conv1", "fp16", 1.0, 0.5),),
 )  # fmt: skip
 MEASURED = Report(
     "dense", "c0ffee", 1000, "onnxruntime", "1.23", None, 1, "rapid", {"p50": 1.0}, (1.0, 1.1) * 20, 1e6, 2e6, 12.0,

@@ -140,7 +140,7 @@ class ScriptedMeter:
                 device={"architecture": "x86_64"},
             )  # fmt: skip
         return Prediction(
-            **same, median_ms=ms[name], low_ms=ms[name], high_ms=ms[name], standing={}, sources=(), notes=()
+            **same, median_ms=ms[name], low_ms=ms[name], high_ms=ms[name], provenance={}, sources=(), notes=()
         )
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
@@ -197,8 +197,8 @@ def make_studies(meters: Sequence[ScriptedMeter], folder: Path, labelled: bool =
         place.mkdir()
     dense = [DenseFile(setup.write_file(network, {}, "dense"), EXACT) for setup in setups]
     priced = [price_operators(setup, Budget(size_bytes=1.0)) for setup in setups]  # with what is small and slow
-    sensed = price_accuracy(setups, [one.offered for one in priced])
-    return [UnwrittenStudy(**vars(study)) for study in anchor_studies(setups, dense, priced, sensed, again=True)]
+    sensitivity = price_accuracy(setups, [one.space for one in priced])
+    return [UnwrittenStudy(**vars(study)) for study in anchor_studies(setups, dense, priced, sensitivity, again=True)]
 
 
 def with_script(study: Study, **changes: Any) -> Study:

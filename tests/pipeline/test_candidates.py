@@ -27,13 +27,13 @@ def test_the_dense_models_are_there_before_any_search(study: Study) -> None:
     assert {layer.option for layer in whole.plan.layers if layer.name in study.whole.options} == {Option(INT8, 8)}
 
 
-def test_what_was_tried_is_not_carried_out_again(study: Study) -> None:
+def test_what_was_tried_is_not_applied_again(study: Study) -> None:
     own = with_script(study)
     budget = Budget(latency_ms=0.6 * own.dense.latency_ms())
     first = search_round(own, budget, ["even"], {}, ())
-    carried_out = len(own.meter.asked)  # type: ignore[attr-defined]
+    applied = len(own.meter.asked)  # type: ignore[attr-defined]
     again = search_round(own, budget, ["even"], {}, first.attempts)
-    assert len(own.meter.asked) - carried_out == len(select_new(again.attempts, first.attempts))  # type: ignore[attr-defined]
+    assert len(own.meter.asked) - applied == len(select_new(again.attempts, first.attempts))  # type: ignore[attr-defined]
 
 
 def test_each_bound_that_is_missed_is_tightened(study: Study) -> None:

@@ -82,7 +82,7 @@ def test_what_is_met_too_well_is_searched_again_for_what_more_fits(study: Study)
     budget = Budget(latency_ms=share(study, 0.4))
     plain, faster = (run(with_script(study, script=by(factor)), budget) for factor in (1.0, 0.5))
     assert faster.deployed.latency_ms() <= budget.bounds["latency_ms"]
-    assert faster.plan.proof.objective < plain.plan.proof.objective  # more accurate, as far as is sensed
+    assert faster.plan.proof.objective < plain.plan.proof.objective  # more accurate, as far as was measured
 
 
 @pytest.mark.parametrize(

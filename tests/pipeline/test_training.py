@@ -127,7 +127,7 @@ def _weights(network: object) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("share", [0.4, None], ids=["structural", "integers alone"])
-def test_a_plan_is_carried_out_alike_for_a_deployment_and_for_an_export(labelled: Study, share: float | None) -> None:
+def test_a_plan_is_applied_alike_for_a_deployment_and_for_an_export(labelled: Study, share: float | None) -> None:
     candidate = candidate_of(labelled, share) if share else list_dense(labelled, Budget())[1].candidate
     assert candidate.plan.structural(labelled.graph) is bool(share)
     exported, options = apply(candidate.plan, labelled.network, labelled.data, labelled.task, labelled.scores)

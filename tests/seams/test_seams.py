@@ -74,7 +74,7 @@ def test_a_deployment_takes_a_runtime_a_form_a_criterion_a_metric_and_a_board(to
     model, data = trained()
     bundle = deploy(
         model, "toy", data, Budget(size_bytes=2800), tmp_path / "bundle", metric="toy-balanced",
-        precision=["fp32"], offer=["toy-pixel"], epochs=0, force=True,
+        precision=["fp32"], candidate=["toy-pixel"], epochs=0, force=True,
     )  # fmt: skip
     assert bundle.manifest["target"] == "toy-board" and bundle.manifest["runtime"]["name"] == "toy"
     assert bundle.model.name == "model.toy" and bundle.model.read_bytes().startswith(toy_runtime.MAGIC)
@@ -91,7 +91,7 @@ def test_what_is_not_registered_is_unknown(tmp_path: Path) -> None:
     model, data = trained()
     for given, says in (
         (dict(metric="toy-balanced"), "there is no metric 'toy-balanced'"),
-        (dict(offer=["toy-pixel"]), "'toy-pixel' is no form of a layer"),
+        (dict(candidate=["toy-pixel"]), "'toy-pixel' is no form of a layer"),
         (dict(target="toy-board"), "there is no target 'toy-board'"),
         (dict(runtime="toy"), "x86 has no runtime 'toy'"),
     ):

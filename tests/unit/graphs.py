@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgesdk.core.budget import BASES, Cost
 from edgesdk.core.graph import KINDS, Graph, Layer, Tensor
-from edgesdk.core.plan import Form, LayerPlan, Option, Plan, Proof, Struck
+from edgesdk.core.plan import Form, LayerPlan, Option, Plan, Proof, Rejected
 
 NAMES = st.text(max_size=12)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -49,5 +49,5 @@ def plans() -> st.SearchStrategy[Plan]:
         dropped=st.lists(NAMES, max_size=3).map(tuple),
         predicted=st.builds(Cost, FLOATS, BYTES, BYTES, st.sampled_from(BASES)),
         proof=st.builds(Proof, FLOATS, FLOATS, FLOATS, FLOATS, NAMES),
-        struck=st.lists(st.builds(Struck, NAMES, NAMES, FLOATS, FLOATS), max_size=2).map(tuple),
+        rejected=st.lists(st.builds(Rejected, NAMES, NAMES, FLOATS, FLOATS), max_size=2).map(tuple),
     )

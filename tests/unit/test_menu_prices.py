@@ -44,9 +44,9 @@ GRAPH = Graph(
     ("fc",),
     (Group("g", 16, ("stem", "depthwise", "grouped")),),
 )
-OFFERED = {layer.name: options(layer) for layer in GRAPH.layers}
+SPACE = {layer.name: options(layer) for layer in GRAPH.layers}
 LOSSES = Losses(
-    widths={"g": dict.fromkeys(range(17), 0.1)}, options={n: dict.fromkeys(every, 0.1) for n, every in OFFERED.items()}
+    widths={"g": dict.fromkeys(range(17), 0.1)}, options={n: dict.fromkeys(every, 0.1) for n, every in SPACE.items()}
 )
 
 
@@ -54,7 +54,7 @@ def table_of(folder: Path, price) -> Table:
     """A table in which ``price`` says what each probe takes."""
     found = Table.open(folder, {"cpu": "one"}, 4)
     found.settle({"ms": 0.01, "disturbed": 0.2, "visits": 1000})
-    found.add({probe.key: price(probe) for probe in found.wanted(all_widths(GRAPH, OFFERED))})
+    found.add({probe.key: price(probe) for probe in found.wanted(all_widths(GRAPH, SPACE))})
     return found
 
 
@@ -64,7 +64,7 @@ def test_nothing_that_runs_is_for_nothing_and_no_reason_is_absurd(tmp_path_facto
     random = Random(seed)
     noisy = lambda probe: Price(random.lognormvariate(1, 2), error * random.random(), 0.01)  # noqa: E731
     table = table_of(tmp_path_factory.mktemp("table"), noisy)
-    at = menu(GRAPH, OFFERED, table, LOSSES, Correction(scales={FP32: scale, INT8: scale}))
+    at = menu(GRAPH, SPACE, table, LOSSES, Correction(scales={FP32: scale, INT8: scale}))
     for layer in at.layers:
         for choice in layer.choices:
             own = GRAPH.by_name[layer.name]
@@ -89,11 +89,11 @@ def test_nothing_that_runs_is_for_nothing_and_no_reason_is_absurd(tmp_path_facto
     ],
 )  # fmt: skip
 def test_what_is_slower_and_smaller_stays_where_latency_is_not_bounded(tmp_path, budget: Budget, stays: bool) -> None:
-    forms = {option.form for option in OFFERED["last"] if option.form is not None}
+    forms = {option.form for option in SPACE["last"] if option.form is not None}
     assert forms
-    plain = {op.key for op in full_width(GRAPH, {name: (Option(), Option(INT8, 8)) for name in OFFERED})}
+    plain = {op.key for op in full_width(GRAPH, {name: (Option(), Option(INT8, 8)) for name in SPACE})}
     table = table_of(tmp_path, lambda probe: Price(1.0 if probe.key in plain else 1.4, 0.01, 0.01))
-    kept, struck = drop_slower(GRAPH, OFFERED, table, budget)
+    kept, rejected = drop_slower(GRAPH, SPACE, table, budget)
     assert ({option.form for option in kept["last"]} >= forms) == stays
-    assert stays or {item.layer for item in struck} >= {"last"}
+    assert stays or {item.layer for item in rejected} >= {"last"}
     assert all(Option() in left for left in kept.values())

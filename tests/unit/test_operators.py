@@ -1,4 +1,4 @@
-"""Operators: every width is offered as it should be, low-rank forms compute what they replace, and keys are names."""
+"""Operators: widths are what they should be, low-rank forms compute what they replace, and keys are names."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def alone(layer: Layer, inputs: int = 0, outputs: int = 0) -> Graph:
 
 @given(st.integers(1, 4096))
 def test_widths_are_multiples_of_four_or_all(size: int) -> None:
-    offered = widths(size)
-    assert list(offered) == sorted(set(offered)) and offered[-1] == size
-    assert 1 <= len(offered) <= 8
-    assert all(width % 4 == 0 for width in offered[:-1])
+    counts = widths(size)
+    assert list(counts) == sorted(set(counts)) and counts[-1] == size
+    assert 1 <= len(counts) <= 8
+    assert all(width % 4 == 0 for width in counts[:-1])
     assert all(
-        any(eighth * size / 8 <= w < eighth * size / 8 + 4 or w == size for w in offered) for eighth in range(1, 9)
+        any(eighth * size / 8 <= w < eighth * size / 8 + 4 or w == size for w in counts) for eighth in range(1, 9)
     )
 
 
@@ -134,7 +134,7 @@ def test_a_smaller_kernel_is_the_centre_of_the_other() -> None:
 
 def test_forms_are_named_or_refused() -> None:
     check((*KINDS, *CHEAPER, "k-means"))
-    with pytest.raises(UsageError, match="'cpd' is no form of a layer that can be offered"):
+    with pytest.raises(UsageError, match="'cpd' is no form of a layer"):
         check(("cp", "cpd"))
 
 

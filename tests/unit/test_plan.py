@@ -43,7 +43,7 @@ def test_plans_of_before_are_read(plan: Plan) -> None:
 
 @given(plans())
 def test_the_digest_is_of_the_decisions_alone(plan: Plan) -> None:
-    told = replace(plan, predicted=Cost(1.0, 2.0, 3.0, "predicted"), struck=(), target="another", threads=99)
+    told = replace(plan, predicted=Cost(1.0, 2.0, 3.0, "predicted"), rejected=(), target="another", threads=99)
     told = replace(told, layers=tuple(replace(layer, reason="because", latency_ms=9.0) for layer in plan.layers))
     assert told.digest == plan.digest
     for other in (

@@ -36,7 +36,7 @@ from edgesdk.price.profile import (
     Pair,
     Predicted,
     Profile,
-    Standing,
+    Provenance,
     load,
     profile,
     save,
@@ -125,8 +125,8 @@ def pair(
     posterior = learnt()[0]
     posterior = replace(posterior, log_constants=posterior.log_constants + shift)
     errors = (("networks held out, five folds", 0.0625),)
-    standing = Standing(MEASURED, "constructed", "2026-01-01", "1.2.3", threads, 40, errors)
-    return Pair(runtime, precision, Kernels(4, 16, True), posterior, standing)
+    provenance = Provenance(MEASURED, "constructed", "2026-01-01", "1.2.3", threads, 40, errors)
+    return Pair(runtime, precision, Kernels(4, 16, True), posterior, provenance)
 
 
 @pytest.fixture
@@ -149,6 +149,13 @@ def test_prices_come_back_as_they_were_saved(tmp_path: Path) -> None:
         for item in learnt()[1]:
             before, after = (p.posterior.predict(item, CHIP.clock_ghz)[0] for p in (written, read))
             assert after == pytest.approx(before, rel=1e-3)
+
+
+def test_provenance_is_read_under_its_former_name(tmp_path: Path, document: dict[str, Any]) -> None:
+    now = load((tmp_path / "prices.json").read_text("utf-8"), WHERE)
+    for entry in document["pairs"]:
+        entry["standing"] = entry.pop("provenance")
+    assert [pair.provenance for pair in load(json.dumps(document), WHERE)] == [pair.provenance for pair in now]
 
 
 def test_doubt_comes_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -187,7 +194,7 @@ def test_prices_of_another_schema_are_refused(document: dict[str, Any], schema: 
 def test_prices_of_before_are_read(document: dict[str, Any]) -> None:
     assert document["schema"] == SCHEMA == "edgesdk.prices/2"
     before, now = (load(json.dumps({**document, "schema": schema}), WHERE) for schema in (1, SCHEMA))
-    assert [pair.standing for pair in before] == [pair.standing for pair in now] and len(now)
+    assert [pair.provenance for pair in before] == [pair.provenance for pair in now] and len(now)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
@@ -241,11 +248,11 @@ TAMPERED = {
     "ragged shapes": put("shapes", value="[[0, 3], [0]]"),
     "learnt of another width": put("learnt", value="[[1.0, 2.0]]"),
     "pulls that are no JSON": put("pull", value="[0.1,"),
-    "no standing": cut("standing"),
-    "an unknown standing": put("standing", "kind", value="guessed"),
-    "a negative thread count": put("standing", "threads", value=[-4]),
-    "no thread count": put("standing", "threads", value=[]),
-    "a negative error": put("standing", "errors", value=[["held out", -0.1]]),
+    "no provenance": cut("provenance"),
+    "an unknown provenance": put("provenance", "kind", value="guessed"),
+    "a negative thread count": put("provenance", "threads", value=[-4]),
+    "no thread count": put("provenance", "threads", value=[]),
+    "a negative error": put("provenance", "errors", value=[["held out", -0.1]]),
     "kernels of no channels": put("kernels", "channels", value=0),
     "kernels of negative pixels": put("kernels", "pixels", value=-16),
     "an overflowing pull": put("pull", value=json.dumps([1e6] * len(learnt()[0].pull))),
@@ -276,7 +283,7 @@ def test_prices_that_are_no_text_are_damaged(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("changes", [{"kind": "guessed"}, {"threads": (0,)}, {"errors": (("held out", float("nan")),)}])
 def test_a_standing_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"is not one of|are above zero"):
-        replace(pair().standing, **changes)
+        replace(pair().provenance, **changes)
 
 
 # Which prices
@@ -313,7 +320,7 @@ def test_the_nearest_thread_count_is_chosen(threads: int, nearest: tuple[int, ..
     chosen = Profile(target("raspberry-pi-5"), (*pairs, pair("litert", threads=(threads,)))).pair(
         "onnxruntime", FP32, threads
     )
-    assert chosen.standing.threads == nearest
+    assert chosen.provenance.threads == nearest
     extra = chosen.posterior_at(threads).extra
     assert extra == pytest.approx(0.0 if threads in nearest else MORE_THREADS)
 
@@ -325,7 +332,7 @@ def test_more_threads_than_cores_are_refused() -> None:
             prices("raspberry-pi-5", runtime, 5)
 
 
-def test_what_boards_cannot_do_in_integers_is_not_offered() -> None:
+def test_what_boards_cannot_do_in_integers_is_no_candidate() -> None:
     pairs = {(p.runtime, p.precision) for p in profile(target("jetson-nano")).pairs}
     assert not {(runtime, INT8) for runtime in ("onnxruntime", "litert", "tensorrt")} & pairs
     assert ("onnxruntime", FP32) in pairs
@@ -359,7 +366,7 @@ def test_layers_in_two_precisions_take_between_the_one_and_the_other() -> None:
     ends = sorted(predicted_prices.interval(parts(graph, option))[0] for option in (FLOAT, INTEGER))
     cost = predicted(graph, mixed, predicted_prices)
     assert ends[0] < cost.latency_ms < ends[1]
-    assert set(cost.standing) == {FP32, INT8} and len(cost.sources) == 2
+    assert set(cost.provenance) == {FP32, INT8} and len(cost.sources) == 2
 
 
 def test_a_network_that_runs_nothing_takes_what_a_run_does() -> None:
@@ -376,13 +383,13 @@ def test_every_price_is_above_zero_and_inside_its_interval(name: str) -> None:
     priced = profile(target(name))
     for pair in priced.pairs:
         option = Option(pair.precision, 8 if pair.precision == INT8 else 32)
-        for threads in {1, min(priced.target.chip(pair.runtime).cores, max(pair.standing.threads))}:
+        for threads in {1, min(priced.target.chip(pair.runtime).cores, max(pair.provenance.threads))}:
             cost = predicted(graph, every(graph, option), Predicted(priced, pair.runtime, threads))
             assert 0 < cost.latency_low_ms < cost.latency_ms < cost.latency_high_ms < 1e5
             assert all(layer.latency_ms > 0 for layer in cost.layers)
             assert cost.size_bytes > 0 and cost.peak_memory_bytes > 0
-            assert cost.basis == "predicted" and cost.sources and pair.precision in cost.standing
-            assert set(cost.standing) <= {pair.precision, FP32, FP16}  # what the caller gives is float
+            assert cost.basis == "predicted" and cost.sources and pair.precision in cost.provenance
+            assert set(cost.provenance) <= {pair.precision, FP32, FP16}  # what the caller gives is float
 
 
 def test_what_was_not_measured_is_less_certain() -> None:
@@ -395,7 +402,7 @@ def test_what_was_not_measured_is_less_certain() -> None:
     measured, scaled = width("raspberry-pi-5", FLOAT), width("raspberry-pi-4", FLOAT)
     derived = width("raspberry-pi-5", INTEGER)
     standings = [
-        profile(target(name)).pair("onnxruntime", precision).standing.kind
+        profile(target(name)).pair("onnxruntime", precision).provenance.kind
         for name, precision in (("raspberry-pi-5", FP32), ("raspberry-pi-4", FP32), ("raspberry-pi-5", INT8))
     ]
     assert standings == [MEASURED, SCALED, DERIVED]

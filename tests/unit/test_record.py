@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from edgesdk.core.errors import BundleError, StorageError
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import Plan
+from edgesdk.core.report import Prediction
 from edgesdk.core.serialize import digest, dumps, from_json, to_json, write
 
 JSON = st.recursive(
@@ -65,6 +66,27 @@ def test_nested_records_keep_their_types() -> None:
 
 def test_unknown_fields_are_left_out_and_defaults_filled_in() -> None:
     assert from_json(Pair, {"count": 1, "ratio": 2, "colour": "red"}) == Pair(1, 2.0)
+
+
+def renamed(value: Any, now: str, before: str) -> Any:
+    """A document with a key as it was called before."""
+    if isinstance(value, dict):
+        return {before if key == now else key: renamed(item, now, before) for key, item in value.items()}
+    return [renamed(item, now, before) for item in value] if isinstance(value, list) else value
+
+
+@given(plans())
+def test_fields_are_read_under_their_former_names(plan: Plan) -> None:
+    document = to_json(plan)
+    assert from_json(Plan, renamed(document, "rejected", "struck")) == from_json(Plan, document)
+    assert from_json(Plan, {**document, "struck": []}) == from_json(Plan, document)  # the name of today wins
+
+
+def test_a_prediction_of_before_is_read() -> None:
+    figures = dict(median_ms=1.0, low_ms=0.5, high_ms=2.0, peak_memory_bytes=8.0, runtime_memory_bytes=None)
+    rests_on = dict(provenance={"int8": "measured"}, sources=("a",), notes=("b",))
+    made = Prediction("deployed", "0", 9, "litert", "not stated", 1, **figures, **rests_on)  # type: ignore[arg-type]
+    assert from_json(Prediction, renamed(to_json(made), "provenance", "standing")) == made
 
 
 def changed(**fields: Any) -> dict[str, Any]:

@@ -308,7 +308,7 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
             name: Distance(off.error, off.samples, off.top1_differs) for name, off in result.against_model.items()
         },
         fell_back_to_float=tuple(result.fallbacks),
-        struck=result.plan.struck,
+        rejected=result.plan.rejected,
         history=tuple(Step(**step) for step in result.history),
         beside={name: _without_samples(report) for name, report in result.beside.items()},
         refused_runtimes=result.refused,

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.parity import Parity
-from edgesdk.core.plan import Struck
+from edgesdk.core.plan import Rejected
 from edgesdk.core.report import Prediction, Report
 from edgesdk.core.schema import Schema
+from edgesdk.core.serialize import FORMER
 from edgesdk.price.correct import Observation
 
 MANIFEST, REPORT, FOLDER = Schema("manifest", 2), Schema("report", 2), Schema("folder", 2)
@@ -108,7 +109,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a deployment: a plan that was carried out, a round of finalists, or a note.
+    """One step of a deployment: a plan that was applied, a round of finalists, or a note.
 
     ``misses`` are the bounds that its cost breaks, each with the ratio to what it may be.
     """
@@ -158,7 +159,7 @@ class DeploymentReport:
     parity: Parity
     against_model: Mapping[str, Distance]
     fell_back_to_float: tuple[str, ...]
-    struck: tuple[Struck, ...]
+    rejected: tuple[Rejected, ...] = field(metadata={FORMER: "struck"})
     history: tuple[Step, ...]
     beside: Mapping[str, Report | Prediction]
     refused_runtimes: Mapping[str, str]

@@ -122,7 +122,7 @@ class Doctor:
 
 
 @dataclass(frozen=True)
-class Known:
+class PairProvenance:
     """Prices of a runtime at one precision: from what, and their mean relative errors on what was held out."""
 
     runtime: str
@@ -172,7 +172,7 @@ class TargetEntry:
     measured: bool
     boards: tuple[str, ...]
     architecture: str | None
-    pairs: tuple[Known, ...]
+    pairs: tuple[PairProvenance, ...]
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Targets:
 
 
 def _entry(profile: Profile) -> TargetEntry:
-    pairs = tuple(Known(pair.runtime, pair.precision, **vars(pair.standing)) for pair in profile.pairs)
+    pairs = tuple(PairProvenance(pair.runtime, pair.precision, **vars(pair.provenance)) for pair in profile.pairs)
     return TargetEntry(**vars(profile.target), pairs=pairs)
 
 

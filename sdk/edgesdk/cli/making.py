@@ -49,7 +49,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--device", help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}"),
         click.option("--runtime", help="One of the target's, or auto for the best of all.  [default: its first]"),
         click.option("--precision", multiple=True, help="Of layers: fp32 and what is named here alone."),
-        click.option("--offer", multiple=True, help="Further candidates, like cp: docs/reference/techniques.md."),
+        click.option("--candidate", multiple=True, help="Further forms of layers, like cp: see techniques.md in docs."),
         model_options,
         click.option("--latency", help="Upper bound: 2ms, or 0.5x of the dense model."),
         click.option("--percentile", type=float, help="Of all runs, that it bounds.  [default: the undisturbed state]"),
@@ -205,7 +205,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def export(as_json: bool, **options: Any) -> None:
-    """Carry out PLAN (plan.json) on MODEL, and write it in one format or in all: the same model, to the bit.
+    """Apply PLAN (plan.json) to MODEL, and write it in one format or in all: the same model, to the bit.
 
     Without MODEL it takes the built-in example. Each file is compared with the simulation in PyTorch.
     """

@@ -86,8 +86,8 @@ def _show_rest(bundle: Bundle, console: Console) -> None:
     console.print(f"{report['data']}\n", highlight=False)
     if report["basis"] == "measured":
         _show_prediction(report, console)
-    for precision, standing in report["deployed"].get("standing", {}).items():
-        console.print(f"prices in {precision}: {standing}", highlight=False)
+    for precision, provenance in report["deployed"].get("provenance", {}).items():
+        console.print(f"prices in {precision}: {provenance}", highlight=False)
     show_plan(bundle.plan, console, verbose=True)
     _show_beside(report, console)
     parity = report["parity"]
@@ -164,8 +164,8 @@ def show_estimate(estimated: Estimate, per_layer: bool, console: Console) -> Non
     own = estimated.runtime_memory_bytes
     table.add_row("runtime's own memory", "not known" if own is None else show("peak_memory_bytes", own))
     table.add_row("size of the file", show("size_bytes", estimated.size_bytes))
-    for precision, standing in estimated.standing.items():
-        table.add_row(f"prices in {precision}", standing)
+    for precision, provenance in estimated.provenance.items():
+        table.add_row(f"prices in {precision}", provenance)
     console.print(table)
     if per_layer:
         layers = Table(title="per layer", title_justify="left")
@@ -209,7 +209,7 @@ def _rests_on(profile: Profile, runtimes: Sequence[str]) -> str:
     """What the prices of ``runtimes`` rest on, in a word."""
     if profile.target.measured:
         return "here"
-    kinds = {pair.standing.kind for pair in profile.pairs if pair.runtime in runtimes}
+    kinds = {pair.provenance.kind for pair in profile.pairs if pair.runtime in runtimes}
     if MEASURED in kinds:
         return "partly" if len(kinds) > 1 else "measured"
     return "scaled" if SCALED in kinds else "derived" if kinds else "none"
@@ -231,17 +231,17 @@ def show_target(profile: Profile, console: Console) -> None:
     for fact in profile.target.facts:
         console.print(f"  {fact.fact}: {fact.value} ({fact.source})", highlight=False)
     for pair in profile.pairs:
-        standing = pair.standing
+        provenance = pair.provenance
         console.print(
-            f"  {pair.runtime} {pair.precision}: {standing.source}; {standing.date}; version {standing.version}",
+            f"  {pair.runtime} {pair.precision}: {provenance.source}; {provenance.date}; version {provenance.version}",
             highlight=False,
         )
 
 
 def _pair(pair: Pair) -> str:
-    standing = pair.standing
-    errors = "; ".join(f"mean error {100 * error:.1f} % ({what})" for what, error in standing.errors)
-    kind = f"{standing.kind} with {thread_counts(standing.threads)}" if standing.networks else standing.kind
+    provenance = pair.provenance
+    errors = "; ".join(f"mean error {100 * error:.1f} % ({what})" for what, error in provenance.errors)
+    kind = f"{provenance.kind} with {thread_counts(provenance.threads)}" if provenance.networks else provenance.kind
     return f"{pair.runtime} {pair.precision}: {kind}; {errors or 'error not measured'}"
 
 
@@ -270,9 +270,11 @@ def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
     console.print(table)
     if not verbose:
         return
-    for struck in plan.struck:
-        slower = f"{1e3 * struck.latency_ms:.1f} us instead of {1e3 * struck.replaces_ms:.1f} us"
-        console.print(f"slower on this device, left out: {struck.layer} as {struck.choice}, {slower}", highlight=False)
+    for rejected in plan.rejected:
+        slower = f"{1e3 * rejected.latency_ms:.1f} us instead of {1e3 * rejected.replaces_ms:.1f} us"
+        console.print(
+            f"slower on this device, left out: {rejected.layer} as {rejected.choice}, {slower}", highlight=False
+        )
     proof = plan.proof
     console.print(
         f"proved within {100 * proof.gap:.2g} % of the best plan at these prices (objective {proof.objective:.4g}, "
@@ -356,7 +358,7 @@ def show_stages(stages: Stages, console: Console) -> None:
     how = f"{stages.precision} in {stages.runtime} {stages.runtime_version}, {counted(stages.threads, 'thread')}"
     title = f"{stages.path}: {how}"
     table = Table(title=title, title_justify="left")
-    for heading in ("file", "exit at", "threshold", "reached by", "left by", f"latency ({basis})"):
+    for heading in ("file", "exit at", "threshold", "reach it", "exit here", f"latency ({basis})"):
         table.add_column(heading, justify="left" if heading in ("file", "exit at") else "right")
     for stage in stages.stages:
         limit = "-" if stage.threshold is None else f"{stage.threshold:.4g}"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "--runtime", multiple=True, default=("auto",), show_default=True, help="Of the targets'; may be repeated."
 )
 @click.option("--precision", multiple=True, help="Of layers: fp32 and what is named here alone.")
-@click.option("--offer", multiple=True, help="Further candidates, like cp: docs/reference/techniques.md.")
+@click.option("--candidate", multiple=True, help="Further forms of layers, like cp: see techniques.md in docs.")
 @click.option("--points", type=click.IntRange(1), default=8, show_default=True, help="Latencies for each of these.")
 @click.option("--latency", multiple=True, help="Instead: 2ms or 0.5x; may be repeated, or 1ms,2ms.")
 @click.option("--peak-memory", help="Upper bound on what every plan adds to the process, like 8MB.")

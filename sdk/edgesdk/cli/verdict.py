@@ -87,6 +87,6 @@ def _ground(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         device = deployed["device"]
         where = device.get("board") or device.get("cpu") or "this machine"
         return f"measured on {where}, {deployed['runtime']} {deployed['runtime_version']}, {threads}, {date}"
-    standing = ", ".join(f"{precision} {kind}" for precision, kind in deployed["standing"].items())
-    where = f"{manifest['target']}'s profile ({standing}), {deployed['runtime']}, {threads}, {date}"
+    provenance = ", ".join(f"{precision} {kind}" for precision, kind in deployed["provenance"].items())
+    where = f"{manifest['target']}'s profile ({provenance}), {deployed['runtime']}, {threads}, {date}"
     return f"predicted, nothing ran on the board: {where}"

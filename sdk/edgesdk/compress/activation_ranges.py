@@ -101,7 +101,7 @@ def choose(
     x = _some(batches, JUDGED)
     exactly(True)
     wanted = network.flat(x)
-    offered = _candidates(network, batches, suspicious)
+    candidates = _candidates(network, batches, suspicious)
     exactly(False)
 
     def off(chosen: Mapping[ActivationQuantizer, Range]) -> float:
@@ -112,12 +112,12 @@ def choose(
         return _off(network.flat(x), wanted)
 
     off({part: values.all for part, values in seen.items()})  # what was seen behind a range too wide is too narrow
-    schemes = [{part: ranges[i] for part, ranges in offered.items()} for i in range(4)]
+    schemes = [{part: ranges[i] for part, ranges in candidates.items()} for i in range(4)]
     errors = [off(scheme) for scheme in schemes]
     best, error = schemes[errors.index(min(errors))], min(errors)
     widest = sorted(suspicious, key=lambda part: _reach(seen[part].most) / max(_reach(seen[part].all), 1e-30))
     for part in widest[:CLOSELY]:
-        for candidate in dict.fromkeys(offered[part]):
+        for candidate in dict.fromkeys(candidates[part]):
             tried = {**best, part: candidate}
             if candidate != best[part] and (reached := off(tried)) < error:
                 best, error = tried, reached

@@ -1,4 +1,4 @@
-"""A plan carried out on a network: branches left out, channels cut, layers in other forms."""
+"""A plan applied to a network: branches left out, channels cut, layers in other forms."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ CRITERIA: dict[str, Criterion] = {"taylor": importance, "hessian": _irreplaceabl
 
 
 def ranked(network: Network, batches: Samples, task: Task) -> dict[str, Tensor]:
-    """How much each channel of each group matters to a network that is then :func:`rebuilt`, by all criteria as one."""
+    """How much each channel of each group matters to a network that is refitted afterwards, by all criteria as one."""
     each = [criterion(network, batches, task) for criterion in CRITERIA.values()]
     return {name: together(*(scores[name] for scores in each)) for name in each[0]}
 

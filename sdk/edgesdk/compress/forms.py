@@ -26,16 +26,16 @@ RECTIFIERS: dict[str, tuple[Any, tuple[float, ...]]] = {
 """What stands in the place of an activation: the call, and its arguments after the tensor."""
 
 
-def ready(offer: Iterable[str]) -> None:
-    """Raise ``UsageError`` where ``offer`` names a form that there is not, or one whose library is not installed."""
-    offer = tuple(offer)
-    check(offer)
-    for kind in (KINDS[name] for name in offer if name in KINDS):
+def ready(candidates: Iterable[str]) -> None:
+    """Raise ``UsageError`` where ``candidates`` names no form that there is, or one whose library is missing."""
+    candidates = tuple(candidates)
+    check(candidates)
+    for kind in (KINDS[name] for name in candidates if name in KINDS):
         try:
             if kind.library is not None:
                 library(kind.library, kind.library)
         except EdgeSdkError as error:
-            raise UsageError(f"{kind.method} cannot be offered: {error.fact}", error.remedy) from None
+            raise UsageError(f"{kind.method} cannot be a candidate: {error.fact}", error.remedy) from None
 
 
 def activated(form: Form, x: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def refit_weights(
 
     Layer after layer, least squares sets the weights so that on the inputs ``calibration``, as the network up to there
     changes them, the output before the activation, BatchNorm included, is that of the dense network's layer of the same
-    name. ``kept`` has the channels that are left of each group that was cut (:func:`edgesdk.compress.apply.staying`).
+    name. ``kept`` has the channels that are left of each group that was cut (``apply.channels_to_keep``).
     The last layer before an addition makes up for what the addition's other input is off, too (He et al. 2017,
     "Channel Pruning", section 3.2), and so for branches that were left out before. Of a factorized layer the last part
     is fitted. A BatchNorm is set so that taking its statistics again from the calibration data changes nothing.
@@ -82,7 +82,7 @@ def irreplaceable(network: Network, calibration: Sequence[Batch]) -> dict[str, T
 
     Shape (channels,), greater is more important: of every layer that mixes the group's channels the Hessian score
     (:func:`edgesdk.techniques.importance.hessian`) of its inputs about their means, over the variance of its output,
-    added up. It ranks channels for a network that is then :func:`rebuilt`.
+    added up. It ranks channels for a network that is refitted afterwards.
     """
     network.module.eval()
     scores = {group.name: torch.zeros(group.size) for group in network.graph.groups if group.fixed is None}

@@ -76,7 +76,7 @@ def _detached(x: Batch) -> list[Tensor]:
 
 def measure_sensitivity(
     network: Network,
-    offered: Mapping[str, tuple[Option, ...]],
+    space: Mapping[str, tuple[Option, ...]],
     x: Batch,
     scores: Mapping[str, Tensor],
     task: Task,
@@ -116,11 +116,11 @@ def measure_sensitivity(
     by_option: dict[str, dict[Option, float]] = {}
     for layer in graph.layers:
         by_option[layer.name] = {}
-        bits = {o.weight_bits for o in offered[layer.name] if o.precision == INT8}
+        bits = {o.weight_bits for o in space[layer.name] if o.precision == INT8}
         quantized = {b: probe.quantized(layer, b) for b in bits}
-        forms = {o.form for o in offered[layer.name] if o.form is not None}
+        forms = {o.form for o in space[layer.name] if o.form is not None}
         formed = {form: probe.formed(layer, form) for form in forms}
-        for option in offered[layer.name]:
+        for option in space[layer.name]:
             price = quantized[option.weight_bits] if option.precision == INT8 else 0.0
             price += formed[option.form] if option.form is not None else 0.0
             by_option[layer.name][option] = price

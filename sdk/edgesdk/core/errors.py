@@ -50,7 +50,7 @@ class BudgetError(EdgeSdkError):
 
     ``figure`` is the bound that is out of reach, by its name in ``Budget``, with what was ``asked`` and the
     ``tightest`` that there is (ms, bytes or points). ``built`` are all figures of the model that reaches that, where
-    it was carried out and measured or predicted, as ``basis`` says. Each is ``None`` where it does not apply.
+    it was applied and measured or predicted, as ``basis`` says. Each is ``None`` where it does not apply.
     """
 
     kind = "budget"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgesdk.core.plan import INT8, Option, Struck
+from edgesdk.core.plan import INT8, Option, Rejected
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,6 @@ class Menu:
     latency_ms: float = 0.0
     memory_bytes: float = 0.0
     size_bytes: float = 0.0
-    struck: tuple[Struck, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
     spare_bytes: float = 0.0
     kernels: Mapping[str, float] = field(default_factory=dict)

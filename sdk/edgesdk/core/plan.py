@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgesdk.core.budget import Cost
 from edgesdk.core.errors import BundleError
 from edgesdk.core.graph import Graph
 from edgesdk.core.schema import Schema
-from edgesdk.core.serialize import digest
+from edgesdk.core.serialize import FORMER, digest
 
 SCHEMA = Schema("plan", 2)
 FP32, INT8 = "fp32", "int8"
@@ -42,7 +42,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Option:
-    """How a layer is carried out: the precision it runs in, the bits its weights are stored in, its form."""
+    """How a layer is run: the precision it runs in, the bits its weights are stored in, its form."""
 
     precision: str = FP32
     weight_bits: int = 32
@@ -76,7 +76,7 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Struck:
+class Rejected:
     """A choice that is not on the menu because this device runs it slower than what it would replace."""
 
     layer: str
@@ -90,7 +90,7 @@ class Plan:
     """Per channel group how many channels stay, per layer its option, and the branches that are left out.
 
     ``predicted`` is the cost that the search promised (ms, bytes), ``proof`` how far from the optimum it can be, and
-    ``struck`` are the candidates that are slower on this device than what they would replace. Raises ``BundleError``
+    ``rejected`` are the candidates that are slower on this device than what they would replace. Raises ``BundleError``
     for a schema that is newer than this version of edgesdk.
     """
 
@@ -103,7 +103,7 @@ class Plan:
     dropped: tuple[str, ...]
     predicted: Cost
     proof: Proof
-    struck: tuple[Struck, ...] = ()
+    rejected: tuple[Rejected, ...] = field(default=(), metadata={FORMER: "struck"})
     schema: str = SCHEMA
 
     @property

@@ -10,6 +10,7 @@ from edgesdk.core.budget import PREDICTED, Budget, Cost, check_basis
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.schema import Schema
+from edgesdk.core.serialize import FORMER
 
 SCHEMA, PREDICTION = Schema("measurement", 3), Schema("prediction", 2)
 DENSE = "dense"  # the artifact of a run that others are compared with
@@ -171,8 +172,8 @@ class Report:
 class Prediction:
     """One artifact on a target that is not at hand, from the target's profile: what a ``Report`` would measure.
 
-    ``median_ms`` with the ends of its 90 % interval. ``size_bytes`` is the file's own. ``standing`` says per precision
-    what the prices rest on, ``notes`` in words what a reader must know. ``ratios`` are as in a ``Report``.
+    ``median_ms`` with the ends of its 90 % interval. ``size_bytes`` is the file's own. ``provenance`` says per
+    precision what the prices rest on, ``notes`` in words what a reader must know. ``ratios`` are as in a ``Report``.
     """
 
     name: str
@@ -186,7 +187,7 @@ class Prediction:
     high_ms: float
     peak_memory_bytes: float
     runtime_memory_bytes: float | None
-    standing: Mapping[str, str]
+    provenance: Mapping[str, str] = field(metadata={FORMER: "standing"})
     sources: tuple[str, ...]
     notes: tuple[str, ...]
     valid: bool = True

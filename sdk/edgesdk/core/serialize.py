@@ -26,6 +26,7 @@ else:
 T = TypeVar("T")
 SHOWN = 80  # letters of a value in a message
 BYTES = "_bytes"  # how the names of fields in bytes end
+FORMER = "former"  # in a field's metadata: how documents called it before
 
 
 def to_json(value: Any) -> Any:
@@ -52,6 +53,8 @@ def _field(name: str, value: Any) -> Any:
 def from_json(kind: type[T], value: Any) -> T:
     """The inverse of :func:`to_json` for dataclass ``kind``; unknown fields are left out.
 
+    A field whose metadata has a :data:`FORMER` name is read under that, too.
+
     A document that says its schema may be of a version before. Raises ``BundleError`` where a field is missing or of
     another type, and for another kind of document or one that is newer.
     """
@@ -67,10 +70,13 @@ def _build(kind: Any, value: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+        fields = dataclasses.fields(kind)
+        former = {field.name: field.metadata[FORMER] for field in fields if FORMER in field.metadata}
+        value = {**{name: value[before] for name, before in former.items() if before in value}, **value}
+        required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
         if missing := [name for name in required if name not in value]:
             raise ValueError(f"it lacks {', '.join(missing)}")
-        defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+        defaults = {f.name: f.default for f in fields}
         if isinstance(own := defaults.get("schema"), Schema) and "schema" in value:
             value = {**value, "schema": str(own.check(value["schema"], f"the {own.kind}"))}
         return kind(**{name: _build(hints[name], value[name]) for name in hints if name in value})  # type: ignore[operator]

@@ -99,7 +99,7 @@ class Target:
         return None
 
     def runs_as(self, runtime: str, precision: str) -> str:
-        """The precision in which ``runtime`` carries out there what a file has in ``precision``."""
+        """The precision in which ``runtime`` runs there what a file has in ``precision``."""
         return "fp16" if precision == "fp32" and runtime in self.half else precision
 
     def chip(self, runtime: str) -> Chip:

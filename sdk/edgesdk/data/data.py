@@ -1,4 +1,4 @@
-"""The data that a model is sensed, recovered and judged with, split so that no part flatters another."""
+"""The data that a model is priced, recovered and judged with, split so that no part flatters another."""
 
 from __future__ import annotations
 

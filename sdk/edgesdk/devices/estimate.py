@@ -13,6 +13,7 @@ from edgesdk.core.graph import Graph
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.runtime import exportable, find_runtime
 from edgesdk.core.schema import Schema
+from edgesdk.core.serialize import FORMER
 from edgesdk.core.target import Target
 from edgesdk.core.target import target as find_target
 from edgesdk.core.wording import thread_counts
@@ -42,7 +43,7 @@ class Estimate(Cost):
     """A predicted cost: milliseconds with the ends of the 90 % interval, bytes, and what they rest on.
 
     ``latency_ms`` is the median. ``peak_memory_bytes`` is what the model adds, ``runtime_memory_bytes`` the runtime's
-    own, ``None`` where that is not known. ``standing`` says per precision whether the prices were measured on such a
+    own, ``None`` where that is not known. ``provenance`` says per precision whether the prices were measured on such a
     board, scaled from a sibling or derived; ``unknown`` names the operators without a price, counted by their bytes.
     """
 
@@ -52,7 +53,7 @@ class Estimate(Cost):
     target: str
     runtime: str
     threads: int
-    standing: Mapping[str, str]
+    provenance: Mapping[str, str] = field(metadata={FORMER: "standing"})
     sources: tuple[str, ...]
     unknown: tuple[str, ...]
     notes: tuple[str, ...]
@@ -110,8 +111,8 @@ def predicted(graph: Graph, options: Mapping[str, Option], prices: Predicted, ex
         target=target.name,
         runtime=runtime,
         threads=threads,
-        standing={precision: pair.standing.kind for precision, pair in pairs.items()},
-        sources=tuple(dict.fromkeys(f"{p.standing.source}, {p.standing.date}" for p in pairs.values())),
+        provenance={precision: pair.provenance.kind for precision, pair in pairs.items()},
+        sources=tuple(dict.fromkeys(f"{p.provenance.source}, {p.provenance.date}" for p in pairs.values())),
         unknown=unknown,
         notes=tuple(_notes(pairs, low, high, unknown, threads)),
         layers=tuple(LayerCost(name, op.kind, prices.latency_ms(op)) for name, op in named),
@@ -162,10 +163,12 @@ def _threads(threads: int) -> int:
 
 def _notes(pairs: Mapping[str, Pair], low: float, high: float, unknown: tuple[str, ...], threads: int) -> list[str]:
     """What a reader of the figures must know, in words."""
-    notes = [f"{precision} is {pair.standing.kind}" for precision, pair in pairs.items() if not pair.standing.networks]
+    notes = [
+        f"{precision} is {pair.provenance.kind}" for precision, pair in pairs.items() if not pair.provenance.networks
+    ]
     for precision, pair in pairs.items():
-        if threads not in pair.standing.threads:
-            notes.append(f"{precision} is known with {thread_counts(pair.standing.threads)}, not with {threads}")
+        if threads not in pair.provenance.threads:
+            notes.append(f"{precision} is known with {thread_counts(pair.provenance.threads)}, not with {threads}")
     if high / low > WIDE:
         notes.append(f"the interval is wide: the truth may be {high / low:.1f} times from one end to the other")
     if unknown:

@@ -73,7 +73,7 @@ class Forecast:
                 high_ms=cost.latency_high_ms,
                 peak_memory_bytes=cost.peak_memory_bytes,
                 runtime_memory_bytes=cost.runtime_memory_bytes,
-                standing=cost.standing,
+                provenance=cost.provenance,
                 sources=cost.sources,
                 notes=cost.notes,
             )

@@ -67,7 +67,7 @@ def _grouped(
         groups.append(Group(order[0], len(raw_group.units), tuple(order), fixed, raw_group.step, raw_group.shares))
         units[order[0]] = raw_group.units
     channels = replace(channels, groups=units)
-    reasons = _tried(module, x, channels, [group for group in groups if group.fixed is None])
+    reasons = _try_cuts(module, x, channels, [group for group in groups if group.fixed is None])
     groups = [replace(group, fixed=reasons.get(group.name, group.fixed)) for group in groups]
     free = {group.name for group in groups if group.fixed is None}
     owner = torch.zeros(channels.count, dtype=torch.long)
@@ -108,19 +108,19 @@ def _followed(module: fx.GraphModule, x: Batch, apart: set[str]) -> tuple[Channe
         return Channels({}, {}, 1, {}, {}, {}, {}), groups
 
 
-def _tried(module: fx.GraphModule, x: Batch, channels: Channels, groups: list[Group]) -> dict[str, str]:
+def _try_cuts(module: fx.GraphModule, x: Batch, channels: Channels, groups: list[Group]) -> dict[str, str]:
     """Why groups cannot be cut, of those that cannot: all are cut at once, ``CUTS`` times at every width of each.
 
     Where that computes something else, it is tried with halves of them, until those are found that are to blame.
     """
     reasons: dict[str, str] = {}
-    offered = {group.name: widths(group.size, group.step)[:-1] for group in groups}
+    counts = {group.name: widths(group.size, group.step)[:-1] for group in groups}
 
     def failing(some: list[Group], turn: int) -> dict[str, str]:
         gone = {}
         for group in some:
             try:
-                gone[group.name] = _gone(group, offered[group.name], turn)
+                gone[group.name] = _gone(group, counts[group.name], turn)
             except ValueError as error:
                 return failing([g for g in some if g is not group], turn) | {group.name: str(error)}
         reason = difference(module, x, channels, gone)
@@ -131,17 +131,17 @@ def _tried(module: fx.GraphModule, x: Batch, channels: Channels, groups: list[Gr
         half = len(some) // 2
         return failing(some[:half], turn) | failing(some[half:], turn) or {group.name: reason for group in some}
 
-    for turn in range(CUTS * max(map(len, offered.values()), default=0)):
+    for turn in range(CUTS * max(map(len, counts.values()), default=0)):
         while failed := failing([group for group in groups if group.name not in reasons], turn):
             reasons |= failed
     return reasons
 
 
-def _gone(group: Group, offered: tuple[int, ...], turn: int) -> list[int]:
+def _gone(group: Group, counts: tuple[int, ...], turn: int) -> list[int]:
     """The channels of ``group`` that go in the trial ``turn``: at each width others, chosen at random."""
-    if not offered:
+    if not counts:
         return []
-    kept = offered[turn % len(offered)]
+    kept = counts[turn % len(counts)]
     stay = kept_channels(random_scores(group.size, turn), kept, group.step, group.shares)
     return sorted(set(range(group.size)) - set(stay))
 

@@ -1,4 +1,4 @@
-"""Plans that were carried out and measured: what a search goes by, whether they keep its budget or not."""
+"""Plans that were applied and measured: what a search goes by, whether they keep its budget or not."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A candidate as a budget sees it: ``cost`` at the budget's percentile, ``loss`` what was sensed of its plan.
+    """A candidate as a budget sees it: ``cost`` at the budget's percentile, ``loss`` what its plan should lose.
 
     ``search`` says what it was found as, ``drop`` the points that it lost after a short recovery, where that was tried.
     """
@@ -87,13 +87,13 @@ def list_dense(study: Study, budget: Budget) -> tuple[Attempt, ...]:
 
 
 def attempt(study: Study, planned: Planned, budget: Budget, search: str) -> Attempt:
-    """The plan carried out and measured, as ``budget`` sees it."""
+    """The plan applied and measured, as ``budget`` sees it."""
     candidate = build(study, planned)
     return Attempt(candidate, search, candidate.measured.cost(budget), planned.solution.loss)
 
 
 def build(study: Study, planned: Planned) -> Candidate:
-    """The plan carried out and measured, its ranges calibrated but nothing trained: latency does not need that.
+    """The plan applied and measured, its ranges calibrated but nothing trained: latency does not need that.
 
     What it was measured at corrects the prices, unless the device throttled.
     """

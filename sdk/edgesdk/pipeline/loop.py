@@ -1,4 +1,4 @@
-"""The closed loop: search, carry out, measure, correct the prices, until what is measured keeps the budget."""
+"""The closed loop: search, apply, measure, correct the prices, until what is measured keeps the budget."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def search_eased(chosen: Chosen, budget: Budget, training: Training) -> Result:
 
 @dataclass(frozen=True)
 class Tried:
-    """All that was carried out so far, and what the report says of it."""
+    """All that was applied so far, and what the report says of it."""
 
     attempts: tuple[Attempt, ...]
     told: Told = ()
@@ -95,7 +95,7 @@ class Searched:
 
 
 def _search(study: Study, budget: Budget, training: Training, tried: Tried, chosen: Chosen) -> Searched:
-    """Search, carry out, measure and correct, until a model keeps ``budget`` or nothing new comes of it."""
+    """Search, apply, measure and correct, until a model keeps ``budget`` or nothing new comes of it."""
     tight, priced = FIRST, None
     leans = list(LEANINGS) if study.losses.branches else [EVEN]
     refuted: dict[str, BudgetError] = {}

@@ -9,7 +9,7 @@ from math import prod
 from edgesdk.core.budget import Budget
 from edgesdk.core.graph import Graph
 from edgesdk.core.menu import Choice, Menu
-from edgesdk.core.plan import Option, Struck
+from edgesdk.core.plan import Option, Rejected
 from edgesdk.core.runtime import find_runtime
 from edgesdk.pipeline.setup import Setup
 from edgesdk.price.account import Account
@@ -24,12 +24,12 @@ from edgesdk.price.stored import forms
 class Priced:
     """The options of each layer that this device does not run slower than what they replace, and what operators take.
 
-    ``struck`` are the options that it runs slower.
+    ``rejected`` are the options that it runs slower.
     """
 
     prices: Prices
-    offered: Mapping[str, tuple[Option, ...]]
-    struck: tuple[Struck, ...]
+    space: Mapping[str, tuple[Option, ...]]
+    rejected: tuple[Rejected, ...]
 
 
 def price_operators(setup: Setup, budget: Budget) -> Priced:
@@ -37,8 +37,8 @@ def price_operators(setup: Setup, budget: Budget) -> Priced:
     bits = find_runtime(setup.runtime).weight_bits if budget.size_bytes is not None else (8,)
     every = {
         layer.name: (
-            *(o for o in options(layer, bits, setup.offer) if o.precision in setup.precisions),
-            *(Option(form=form) for form in forms(layer, setup.offer, setup.runtime)),
+            *(o for o in options(layer, bits, setup.candidates) if o.precision in setup.precisions),
+            *(Option(form=form) for form in forms(layer, setup.candidates, setup.runtime)),
         )
         for layer in setup.graph.layers
     }
@@ -46,9 +46,9 @@ def price_operators(setup: Setup, budget: Budget) -> Priced:
     setup.tell(stage, 0.0)
     prices = setup.meter.prices(sum(prod(layer.weight_shape) for layer in setup.graph.layers if layer.weight_shape))
     setup.time(full_width(setup.graph, every), lambda share: setup.tell(stage, share / 5))
-    offered, struck = drop_slower(setup.graph, every, prices, budget)
-    setup.time(all_widths(setup.graph, offered), lambda share: setup.tell(stage, 0.2 + 0.8 * share))
-    return Priced(prices, offered, struck)
+    space, rejected = drop_slower(setup.graph, every, prices, budget)
+    setup.time(all_widths(setup.graph, space), lambda share: setup.tell(stage, 0.2 + 0.8 * share))
+    return Priced(prices, space, rejected)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Pricing:
     def menu(self, correction: Correction, losses: Losses | None = None) -> Menu:
         """Every choice at its corrected price; with other ``losses`` where given."""
         return menu(
-            self.graph, self.priced.offered, self.priced.prices, losses or self.losses, correction, self.priced.struck,
+            self.graph, self.priced.space, self.priced.prices, losses or self.losses, correction, self.priced.rejected,
             self.account,
         )  # fmt: skip
 

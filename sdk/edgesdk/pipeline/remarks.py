@@ -97,7 +97,7 @@ def _explain_unused(result: Result, budget: Budget, study: Study) -> str | None:
 
 
 def _add_losses(at: Menu, plan: Plan) -> float:
-    """What was sensed of the plan, at the prices of the menu ``at``."""
+    """What the plan should lose, at the prices of the menu ``at``."""
     options = plan.options
     groups = {layer.name: (layer.reads, layer.writes) for layer in at.layers}
     total = sum(group.widths[plan.kept[group.name]] for group in at.groups)

@@ -1,4 +1,4 @@
-"""One round of the loop: the best plans at today's prices, carried out and measured."""
+"""One round of the loop: the best plans at today's prices, applied and measured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Round:
 def search_round(study: Study, budget: Budget, leans: Sequence[str], tight: Tight, tried: Sequence[Attempt]) -> Round:
     """The candidates of one round: the best plans of the search, or the tightest where it finds none in the bounds.
 
-    What was ``tried`` before is not carried out again.
+    What was ``tried`` before is not applied again.
     """
     built = {attempt.plan.digest: attempt for attempt in tried}
     attempts: dict[str, Attempt] = {}
@@ -60,7 +60,7 @@ def tighten(tight: Tight, budget: Budget, attempts: Sequence[Attempt]) -> Tight:
 
 
 def build_tightest(study: Study, budget: Budget, tried: Sequence[Attempt]) -> tuple[Attempt, ...]:
-    """Where nothing that was ``tried`` keeps ``budget``: the plans with the least of each figure, carried out."""
+    """Where nothing that was ``tried`` keeps ``budget``: the plans with the least of each figure, applied."""
     if select_keeping(tried, budget):
         return ()
     attempts: list[Attempt] = []
@@ -74,7 +74,7 @@ def build_tightest(study: Study, budget: Budget, tried: Sequence[Attempt]) -> tu
 
 
 def plan_within(study: Study, budget: Budget, given: bool) -> Plan:
-    """The best plan at today's prices; where these know of none within ``budget``, what comes nearest is carried out.
+    """The best plan at today's prices; where these know of none within ``budget``, what comes nearest is applied.
 
     Raises ``BudgetError`` where that does not keep it either, unless nobody gave it: then the nearest is taken.
     """

@@ -19,7 +19,7 @@ from edgesdk.network.network import Batch, rebatch, tensors
 from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.price.menu import Losses
 
-SENSE_SAMPLES = 128
+SENSITIVITY_SAMPLES = 128
 SCHEMA = 3  # of what is kept: 2 has a price by the option itself, 3 what all outputs lose
 STAGE = "measuring sensitivity"
 
@@ -32,13 +32,13 @@ class Sensitivity:
     scores: Mapping[str, Tensor]
 
 
-def price_accuracy(setups: Sequence[Setup], offered: Sequence[Mapping[str, tuple[Option, ...]]]) -> Sensitivity:
-    """The prices in accuracy of every choice that is ``offered`` in any of ``setups``, which are of one model."""
+def price_accuracy(setups: Sequence[Setup], space: Sequence[Mapping[str, tuple[Option, ...]]]) -> Sensitivity:
+    """The prices in accuracy of every choice that is ``space`` in any of ``setups``, which are of one model."""
     setup = setups[0]
     setup.tell(STAGE, 0.0)
     network, task = setup.network, setup.task
     every = {
-        layer.name: tuple(dict.fromkeys(option for candidates in offered for option in candidates[layer.name]))
+        layer.name: tuple(dict.fromkeys(option for candidates in space for option in candidates[layer.name]))
         for layer in setup.graph.layers
     }
     given = [t for x, y in setup.data.calibration for t in (*tensors(x), y) if isinstance(t, Tensor)]
@@ -48,15 +48,15 @@ def price_accuracy(setups: Sequence[Setup], offered: Sequence[Mapping[str, tuple
     ]  # fmt: skip
     path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"
     try:
-        return from_json(_Kept, loads(path.read_text())).sensed()
+        return from_json(_Kept, loads(path.read_text())).to_sensitivity()
     except (OSError, ValueError, EdgeSdkError):
         scores = ranked(network, setup.data.calibration, task)
-        x = _join(setup.calibration, SENSE_SAMPLES)
-        y = None if task.loss is None else joined_targets(setup.data.calibration, SENSE_SAMPLES)
+        x = _join(setup.calibration, SENSITIVITY_SAMPLES)
+        y = None if task.loss is None else joined_targets(setup.data.calibration, SENSITIVITY_SAMPLES)
         losses = measure_sensitivity(network, every, x, scores, task, lambda done, of: setup.tell(STAGE, done / of), y)
         kept = _Kept.of(losses, scores)
         write(path, dumps(kept))
-        return kept.sensed()
+        return kept.to_sensitivity()
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class _Kept:
         numbers = {name: tuple(score.tolist()) for name, score in scores.items()}
         return cls(losses.widths, options, losses.branches, numbers)
 
-    def sensed(self) -> Sensitivity:
+    def to_sensitivity(self) -> Sensitivity:
         options = {name: dict(prices) for name, prices in self.options.items()}
         scores = {name: torch.tensor(numbers) for name, numbers in self.scores.items()}
         return Sensitivity(Losses(self.widths, options, self.branches), scores)

@@ -33,7 +33,7 @@ class Setup:
     """A model on a ``target`` in one runtime, which the ``meter`` measures on a device or predicts from a profile.
 
     ``reference`` is the user's own module, by which all is judged, ``network`` what was traced of it. ``precisions``
-    are those that the search may choose, ``offer`` forms beside the usual ones. Scratch files go to ``folder``.
+    are those that the search may choose, ``candidates`` forms beside the usual ones. Scratch files go to ``folder``.
     """
 
     reference: Reference
@@ -43,7 +43,7 @@ class Setup:
     target: str
     meter: Meter
     precisions: tuple[str, ...]
-    offer: tuple[str, ...]
+    candidates: tuple[str, ...]
     folder: Path
     tell: Tell
 
@@ -105,15 +105,15 @@ def check_dense(setup: Setup) -> DenseFile:
 
 @dataclass(frozen=True)
 class IntegerModel:
-    """The dense model with every layer integer that is offered as one; its file is written when first asked for."""
+    """The dense model with every layer integer that can be one; its file is written when first asked for."""
 
     setup: Setup
     options: Mapping[str, Option]
 
     @classmethod
-    def of(cls, setup: Setup, offered: Mapping[str, tuple[Option, ...]]) -> IntegerModel:
+    def of(cls, setup: Setup, space: Mapping[str, tuple[Option, ...]]) -> IntegerModel:
         eight = Option(INT8, 8)
-        return cls(setup, {layer.name: eight for layer in setup.graph.layers if eight in offered[layer.name]})
+        return cls(setup, {layer.name: eight for layer in setup.graph.layers if eight in space[layer.name]})
 
     @cached_property
     def artifact(self) -> Artifact:

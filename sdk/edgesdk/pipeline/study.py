@@ -40,12 +40,12 @@ def study_model(
     folder: Path,
     tell: Tell,
     precisions: Mapping[str, tuple[str, ...]],
-    offer: tuple[str, ...] = (),
+    candidates: tuple[str, ...] = (),
     again: bool = True,
 ) -> tuple[list[Study], dict[str, str]]:
-    """Trace, price, sense and anchor ``model`` on each of ``meters``, on ``target``: all that a search needs.
+    """Trace ``model`` and price it on each of ``meters``, on ``target``: all that a search needs.
 
-    ``precisions`` are those that the search may choose, by runtime, ``offer`` forms beside the usual ones. Scratch
+    ``precisions`` are those that the search may choose, by runtime, ``candidates`` forms beside the usual ones. Scratch
     files go to ``folder``. Without ``again`` the dense model is not measured anew where it was before: enough for a
     plan, not for comparing. Returns the studies and, of several, the runtimes whose format cannot hold the model, with
     the reason. Raises that ``ModelError`` where none can, and ``BudgetError`` where the dense model does not reach the
@@ -61,7 +61,7 @@ def study_model(
     refused: dict[str, str] = {}
     for meter in meters:
         runtime = meter.runtime
-        forms = offer if len(meters) == 1 else _select_held(offer, runtime)
+        forms = candidates if len(meters) == 1 else _select_held(candidates, runtime)
         setup = Setup(reference, network, data, task, target, meter, precisions[runtime], forms, folder / runtime, tell)
         try:  # what the format lacks must be known before anything long begins
             able.append((setup, check_dense(setup)))
@@ -70,32 +70,34 @@ def study_model(
                 raise
             refused[runtime] = error.fact
     priced = [price_operators(setup, budget) for setup, _ in able]
-    sensed = price_accuracy([setup for setup, _ in able], [runtime_prices.offered for runtime_prices in priced])
-    return anchor_studies([setup for setup, _ in able], [dense for _, dense in able], priced, sensed, again), refused
+    sensitivity = price_accuracy([setup for setup, _ in able], [runtime_prices.space for runtime_prices in priced])
+    return anchor_studies(
+        [setup for setup, _ in able], [dense for _, dense in able], priced, sensitivity, again
+    ), refused
 
 
-def _select_held(offer: Sequence[str], runtime: str) -> tuple[str, ...]:
-    """Of the forms that are offered, those that a file for ``runtime`` can hold: others may be another runtime's."""
-    return tuple(name for name in offer if name not in STORED or name in format_of(runtime).stores)
+def _select_held(candidates: Sequence[str], runtime: str) -> tuple[str, ...]:
+    """Of the ``candidates``, those that a file for ``runtime`` can hold: others may be another runtime's."""
+    return tuple(name for name in candidates if name not in STORED or name in format_of(runtime).stores)
 
 
 def anchor_studies(
-    setups: Sequence[Setup], dense: Sequence[DenseFile], priced: Sequence[Priced], sensed: Sensitivity, again: bool
+    setups: Sequence[Setup], dense: Sequence[DenseFile], priced: Sequence[Priced], sensitivity: Sensitivity, again: bool
 ) -> list[Study]:
     """The studies of a model that was priced: its dense figures, which correct the prices first of all."""
-    whole = [IntegerModel.of(setup, own.offered) for setup, own in zip(setups, priced, strict=True)]
+    whole = [IntegerModel.of(setup, own.space) for setup, own in zip(setups, priced, strict=True)]
     anchors = measure_dense(setups, dense, whole, again)
-    return [_anchor(*each, sensed) for each in zip(setups, dense, whole, priced, anchors, strict=True)]
+    return [_anchor(*each, sensitivity) for each in zip(setups, dense, whole, priced, anchors, strict=True)]
 
 
 def _anchor(
-    setup: Setup, dense: DenseFile, whole: IntegerModel, priced: Priced, anchor: Anchor, sensed: Sensitivity
+    setup: Setup, dense: DenseFile, whole: IntegerModel, priced: Priced, anchor: Anchor, sensitivity: Sensitivity
 ) -> Study:
     anchors = anchor.figures
     models: dict[str, Mapping[str, Option]] = {DENSE: {}, DENSE_INT8: whole.options}
     sizes = [(setup.graph, options, anchors[name].size_bytes) for name, options in models.items()]
     account = Account.of(setup.runtime, setup.meter.version).calibrated(sizes)
-    pricing = Pricing(setup.graph, priced, sensed.losses, account)
+    pricing = Pricing(setup.graph, priced, sensitivity.losses, account)
     corrections = Corrections(pricing, lambda operators: setup.time(operators, again=True))
     full = {group.name: group.size for group in setup.graph.groups if not group.fixed}
     at = pricing.menu(Correction())
@@ -104,7 +106,7 @@ def _anchor(
     return Study(
         **vars(setup), dense_file=dense.artifact, dense_parity=dense.parity, whole=whole, anchors=anchors,
         dense=anchor.shared, shared_file=anchor.shared_file,
-        pricing=pricing, scores=sensed.scores, corrections=corrections,
+        pricing=pricing, scores=sensitivity.scores, corrections=corrections,
     )  # fmt: skip
 
 
@@ -138,8 +140,8 @@ class Study(Setup):
         return self.pricing.losses
 
     @property
-    def offered(self) -> Mapping[str, tuple[Option, ...]]:
-        return self.pricing.priced.offered
+    def space(self) -> Mapping[str, tuple[Option, ...]]:
+        return self.pricing.priced.space
 
     def menu(self, losses: Losses | None = None) -> Menu:
         """The menu at prices that are corrected by all that was measured."""

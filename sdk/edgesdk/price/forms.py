@@ -50,18 +50,18 @@ def register(kind: FormKind) -> FormKind:
     return kind
 
 
-def check(offer: Iterable[str]) -> None:
-    """Raise ``UsageError`` where ``offer`` names no form that can be asked for."""
+def check(candidates: Iterable[str]) -> None:
+    """Raise ``UsageError`` where ``candidates`` names no form that can be asked for."""
     usual = sorted(KINDS, key=lambda name: not KINDS[name].usual)
     names = (*usual, *CHEAPER, *STORED)
-    for name in offer:
+    for name in candidates:
         if name not in names:
-            raise UsageError(f"{name!r} is no form of a layer that can be offered", f"choose {', '.join(names)}")
+            raise UsageError(f"{name!r} is no form of a layer", f"choose {', '.join(names)}")
 
 
-def forms(layer: Layer, offer: Iterable[str] = ()) -> tuple[Form, ...]:
-    """The forms of ``layer`` that are worth pricing: of the usual kinds, and of those that ``offer`` names."""
-    wanted = set(offer)
+def forms(layer: Layer, candidates: Iterable[str] = ()) -> tuple[Form, ...]:
+    """The forms of ``layer`` that are worth pricing: of the usual kinds, and of those that ``candidates`` names."""
+    wanted = set(candidates)
     if layer.kind in (ACTIVATION, OTHER):
         return tuple(form for form in _of_an_activation(layer) if form.method in wanted)
     if layer.kind not in (LINEAR, CONV):

@@ -10,7 +10,7 @@ from math import hypot, prod
 from edgesdk.core.budget import Budget
 from edgesdk.core.graph import LINEAR, OTHER, WEIGHTED, Graph, Layer
 from edgesdk.core.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
-from edgesdk.core.plan import FP32, INT8, Option, Struck
+from edgesdk.core.plan import FP32, INT8, Option, Rejected
 from edgesdk.price import operators as ops
 from edgesdk.price import stored
 from edgesdk.price.account import Account
@@ -45,13 +45,13 @@ class Losses:
         return self.widths[group][kept]
 
 
-def options(layer: Layer, weight_bits: Iterable[int] = (8,), offer: Iterable[str] = ()) -> tuple[Option, ...]:
+def options(layer: Layer, weight_bits: Iterable[int] = (8,), candidates: Iterable[str] = ()) -> tuple[Option, ...]:
     """Every way to carry ``layer`` out: precisions that it can run in, times its forms.
 
-    These are the usual ones, and those that ``offer`` names.
+    These are the usual ones, and those that ``candidates`` names.
     """
     options = []
-    others = () if layer.fixed and layer.kind in WEIGHTED else forms(layer, offer)
+    others = () if layer.fixed and layer.kind in WEIGHTED else forms(layer, candidates)
     for precision in (FP32, INT8):
         bits = (32,) if precision == FP32 else tuple(weight_bits) if layer.kind in WEIGHTED else (8,)
         for form in (None, *others):
@@ -60,23 +60,23 @@ def options(layer: Layer, weight_bits: Iterable[int] = (8,), offer: Iterable[str
     return tuple(options)
 
 
-def _can_be_integer(layer: Layer, offered: Mapping[str, tuple[Option, ...]]) -> bool:
+def _can_be_integer(layer: Layer, space: Mapping[str, tuple[Option, ...]]) -> bool:
     """Whether its output can be on an integer grid: only for such tensors is a change of precision priced."""
     return bool(layer.shape and layer.inputs) and (
-        layer.kind != OTHER or any(option.precision == INT8 for option in offered[layer.name])
+        layer.kind != OTHER or any(option.precision == INT8 for option in space[layer.name])
     )
 
 
-def full_width(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[Operator]:
+def full_width(graph: Graph, space: Mapping[str, tuple[Option, ...]]) -> list[Operator]:
     """The operators of every option at full width, and of every change of precision: what is priced first."""
     operators = [
         op
         for layer in graph.layers
-        for option in offered[layer.name]
+        for option in space[layer.name]
         for op in ops.operators(layer, graph, option, None, None)
     ]
     for layer in graph.layers:
-        if _can_be_integer(layer, offered):
+        if _can_be_integer(layer, space):
             operators += [ops.change(way, *_tensor(layer, graph, None)) for way in CHANGES]
     for tensor in graph.inputs:
         if tensor.dtype == "float32" and tensor.shape:
@@ -84,24 +84,24 @@ def full_width(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[
     return operators
 
 
-def all_widths(graph: Graph, offered: Mapping[str, tuple[Option, ...]]) -> list[Operator]:
+def all_widths(graph: Graph, space: Mapping[str, tuple[Option, ...]]) -> list[Operator]:
     """The operators of every option at every width of its input and output."""
-    operators = full_width(graph, offered)
+    operators = full_width(graph, space)
     for layer in graph.layers:
         for reads, writes in _pairs(layer, graph):
-            for option in offered[layer.name]:
+            for option in space[layer.name]:
                 if _applies(layer, graph, option, reads, writes):
                     operators += ops.operators(layer, graph, option, reads, writes)
-        if layer.writes and _can_be_integer(layer, offered):
+        if layer.writes and _can_be_integer(layer, space):
             for kept in _widths(layer.writes, graph):
                 operators += [ops.change(way, *_tensor(layer, graph, kept)) for way in CHANGES]
     return list({op.key: op for op in operators}.values())
 
 
 def drop_slower(
-    graph: Graph, offered: Mapping[str, tuple[Option, ...]], table: Prices, budget: Budget
-) -> tuple[dict[str, tuple[Option, ...]], tuple[Struck, ...]]:
-    """``offered`` without the options that this device runs slower than what they replace, and those options.
+    graph: Graph, space: Mapping[str, tuple[Option, ...]], table: Prices, budget: Budget
+) -> tuple[dict[str, tuple[Option, ...]], tuple[Rejected, ...]]:
+    """``space`` without the options that this device runs slower than what they replace, and those options.
 
     Another form replaces the layer as it is, at the same precision where it can have that, and must be faster by more
     than prices are sure of. An integer layer replaces the float one between integer neighbours, that is with the
@@ -112,44 +112,44 @@ def drop_slower(
     smaller_wanted = budget.size_bytes is not None or budget.peak_memory_bytes is not None
     slower_allowed = smaller_wanted and budget.latency_ms is None and budget.latency_ratio is None
     kept: dict[str, tuple[Option, ...]] = {}
-    struck: list[Struck] = []
+    rejected: list[Rejected] = []
     for layer in graph.layers:
         plain = _latency(layer, graph, Option(), None, None, table)
-        around = plain + _changes_around(layer, graph, offered, table)
+        around = plain + _changes_around(layer, graph, space, table)
         stays: list[Option] = []
-        for option in offered[layer.name]:
+        for option in space[layer.name]:
             own, error = _priced(layer, graph, option, None, None, table)
             other = plain if option.precision == FP32 else around
-            if option.form is not None and replace(option, form=None) in offered[layer.name]:
+            if option.form is not None and replace(option, form=None) in space[layer.name]:
                 other = min(other, _latency(layer, graph, replace(option, form=None), None, None, table))
             smaller = option.form is None or option.form.stored
             faster = own + error < other if option.form is not None else own <= other + error
             if option == Option() or faster or slower_allowed or (smaller_wanted and smaller):
                 stays.append(option)
             else:
-                struck.append(Struck(layer.name, str(option), own, other))
+                rejected.append(Rejected(layer.name, str(option), own, other))
         kept[layer.name] = tuple(stays)
-    return kept, tuple(struck)
+    return kept, tuple(rejected)
 
 
-def _changes_around(layer: Layer, graph: Graph, offered: Mapping[str, tuple[Option, ...]], table: Prices) -> float:
+def _changes_around(layer: Layer, graph: Graph, space: Mapping[str, tuple[Option, ...]], table: Prices) -> float:
     """What it takes to leave and enter integer precision around ``layer``, in ms."""
-    if not _can_be_integer(layer, offered):
+    if not _can_be_integer(layer, space):
         return 0.0
     total = table.latency_ms(ops.change("quantize", *_tensor(layer, graph, None)))
     before = graph.by_name.get(layer.inputs[0])
-    if before is not None and _can_be_integer(before, offered):
+    if before is not None and _can_be_integer(before, space):
         total += table.latency_ms(ops.change("dequantize", *_tensor(before, graph, None)))
     return total
 
 
 def menu(
     graph: Graph,
-    offered: Mapping[str, tuple[Option, ...]],
+    space: Mapping[str, tuple[Option, ...]],
     table: Prices,
     losses: Losses,
     correction: Correction,
-    struck: tuple[Struck, ...] = (),
+    rejected: tuple[Rejected, ...] = (),
     account: Account = Account("onnxruntime"),  # noqa: B008  it is frozen
 ) -> Menu:
     """Every choice with its price in ms, bytes and accuracy; latencies scaled as whole networks were measured.
@@ -163,7 +163,7 @@ def menu(
     for layer in graph.layers:
         choices = []
         for reads, writes in _pairs(layer, graph):
-            for option in offered[layer.name]:
+            for option in space[layer.name]:
                 if not _applies(layer, graph, option, reads, writes):
                     continue
                 parts = layer_parts(layer, graph, option, reads, writes)
@@ -190,12 +190,12 @@ def menu(
         layers=tuple(layers),
         groups=groups,
         branches=tuple(BranchMenu(b.name, b.join, losses.branches[b.name]) for b in joins.values()),
-        changes=tuple(_changes(graph, offered, table, correction, account.quantize_bytes)),
+        changes=tuple(_changes(graph, space, table, correction, account.quantize_bytes)),
         live=graph.live,
         latency_ms=correction.latency_ms,
         memory_bytes=correction.memory_bytes + inputs * correction.memory_scale,
         size_bytes=correction.size_bytes + account.fixed_bytes * correction.size_scale,
-        struck=struck,
+        rejected=rejected,
         spare_bytes=spare * correction.memory_scale,
         kernels={name: bytes_ * correction.memory_scale for name, bytes_ in kernels.items()},
     )
@@ -252,7 +252,7 @@ def _tensor(layer: Layer, graph: Graph, kept: int | None) -> tuple[tuple[int, ..
 
 
 def _changes(
-    graph: Graph, offered: Mapping[str, tuple[Option, ...]], table: Prices, correction: Correction, size: float
+    graph: Graph, space: Mapping[str, tuple[Option, ...]], table: Prices, correction: Correction, size: float
 ) -> Iterable[Change]:
     size *= correction.size_scale
     for tensor in graph.inputs:
@@ -267,7 +267,7 @@ def _changes(
                 size_bytes=size,
             )
     for layer in graph.layers:
-        if not _can_be_integer(layer, offered):
+        if not _can_be_integer(layer, space):
             continue
         widths = _widths(layer.writes, graph) if layer.writes else (None,)
         quantize_ms, dequantize_ms = (

@@ -15,7 +15,7 @@ from edgesdk.price.precision import list_changes
 
 
 def widths(size: int, step: int = 1) -> tuple[int, ...]:
-    """The channel counts that are offered for a group of ``size``: eighths, rounded up to multiples of 4.
+    """The channel counts to choose from for a group of ``size``: eighths, rounded up to multiples of 4.
 
     Of channels that go in units of ``step`` they are rounded up to whole units.
     """

@@ -20,7 +20,7 @@ RECTIFIED = ("relu", "relu6", "hardtanh")
 def planned(
     graph: Graph, options: Mapping[str, Option], kept: Mapping[str, int], dropped: tuple[str, ...]
 ) -> tuple[Graph, dict[str, Option]]:
-    """The graph and the options of its layers once ``options``, widths and branches of a plan are carried out.
+    """The graph and the options of its layers once ``options``, widths and branches of a plan are applied.
 
     The parts of a layer in another form are layers of their own. What stays of a join whose branch is left out is its
     activation, where the other side has none of its own.

@@ -15,7 +15,7 @@ QUANTIZE, DEQUANTIZE = CHANGES
 
 
 def is_integer(name: str, options: Mapping[str, Option]) -> bool:
-    """Whether that layer is carried out in integers; what ``options`` lack, as inputs of a network, is not."""
+    """Whether that layer runs in integers; what ``options`` lack, as inputs of a network, is not."""
     return name in options and options[name].precision == INT8
 
 

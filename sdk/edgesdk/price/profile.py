@@ -32,7 +32,7 @@ MAKE_ONE = "make a profile with edgesdk calibrate NAME"
 
 
 @dataclass(frozen=True)
-class Standing:
+class Provenance:
     """How a pair's prices came about: from what, when, with which runtime version and threads, and how far off.
 
     ``errors`` are mean relative errors on networks that were held out, each with what was held out.
@@ -61,11 +61,11 @@ class Pair:
     precision: str
     kernels: Kernels
     posterior: Posterior
-    standing: Standing
+    provenance: Provenance
 
     def posterior_at(self, threads: int) -> Posterior:
         """What is known at that thread count; less where it was not measured."""
-        extra = 0.0 if threads in self.standing.threads else MORE_THREADS
+        extra = 0.0 if threads in self.provenance.threads else MORE_THREADS
         return replace(self.posterior, extra=float(np.hypot(self.posterior.extra, extra)))
 
 
@@ -83,7 +83,7 @@ class Profile:
         """
         same = [pair for pair in self.pairs if (pair.runtime, pair.precision) == (runtime, precision)]
         if same:
-            return min(same, key=lambda pair: min(abs(log(threads / count)) for count in pair.standing.threads))
+            return min(same, key=lambda pair: min(abs(log(threads / count)) for count in pair.provenance.threads))
         here = dict.fromkeys(p.precision for p in self.pairs if p.runtime == runtime)
         there = dict.fromkeys(p.runtime for p in self.pairs if p.precision == precision)
         name = self.target.name
@@ -115,7 +115,7 @@ class StoredPair:
 
     runtime: str
     precision: str
-    standing: Standing
+    provenance: Provenance
     kernels: Kernels
     constants: Mapping[str, float]
     deviation: Mapping[str, float]
@@ -264,7 +264,7 @@ def _stored(pair: Pair) -> StoredPair:
     return StoredPair(
         pair.runtime,
         pair.precision,
-        pair.standing,
+        pair.provenance,
         pair.kernels,
         constants=dict(zip(TERMS, _round(np.exp(posterior.log_constants)), strict=True)),
         deviation=dict(zip(TERMS, _round(posterior.deviation), strict=True)),
@@ -294,8 +294,9 @@ def _from_json(value: Mapping[str, Any]) -> Pair:
     if len(pull) != len(shapes):
         raise ValueError("its shapes and pulls do not match")
     posterior = Posterior(np.log(constants), deviation, shapes, pull, learnt, noise, extra)
-    kernels, standing = from_json(Kernels, value["kernels"]), from_json(Standing, value["standing"])
-    return Pair(str(value["runtime"]), str(value["precision"]), kernels, posterior, standing)
+    told = value["provenance"] if "provenance" in value else value["standing"]  # as it was called before
+    kernels, provenance = from_json(Kernels, value["kernels"]), from_json(Provenance, told)
+    return Pair(str(value["runtime"]), str(value["precision"]), kernels, posterior, provenance)
 
 
 def _round(value: np.ndarray | float) -> Any:

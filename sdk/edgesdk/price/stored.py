@@ -1,4 +1,4 @@
-"""The forms that weights are stored in: which are worth offering for a layer, and the bytes that they take."""
+"""The forms that weights are stored in: which are candidates for a layer, and the bytes that they take."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STRENGTHS: dict[str, tuple[tuple[int, ...], ...]] = {
     "dct": ((50,),),
     "haar": ((25,),),
 }
-"""The sizes at which a method is offered."""
+"""The sizes at which a method is a candidate."""
 FLOAT_BYTES = 4
 RESIDENT = {"fp16": 1.5, "bf16": 1.5, "k-means": 1.8, "intervals": 1.8, "powers-of-two": 1.8, "ternary": 1.8}
 RESIDENT |= {"e2m1": 4.0, "binary": 4.5, "sparse": 8.0, "n-of-m": 8.0, "dct": 8.0, "haar": 8.0}

@@ -16,7 +16,7 @@ from edgesdk.solve.milp import Solution
 T = TypeVar("T")
 FAR = 20  # times faster: a ratio beyond it says no more than that next to nothing is left
 
-# How much cheaper or dearer than sensed a branch is, against channels: recovery heals the two differently.
+# How much cheaper or dearer than measured alone a branch is, against channels: recovery heals the two differently.
 LEANINGS = {"even": 1.0, "shallow": 0.2, "deep": 5.0}
 
 
@@ -76,7 +76,7 @@ def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: 
             if faster.option.precision == FP32 and faster.option.form is None:
                 reason = "fp32 is the fastest here"
         elif choice.option == Option():
-            slower = any(struck.layer == entry.name for struck in menu.struck)
+            slower = any(rejected.layer == entry.name for rejected in menu.rejected)
             reason = "every other choice is slower here" if slower else "no other choice"
         elif choice.latency_ms < dense.latency_ms:
             reason = _faster(choice.latency_ms, dense.latency_ms)
@@ -93,7 +93,7 @@ def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: 
         dropped=solution.dropped,
         predicted=solution.cost,
         proof=solution.proof,
-        struck=menu.struck,
+        rejected=menu.rejected,
     )
 
 

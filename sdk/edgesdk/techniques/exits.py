@@ -81,7 +81,7 @@ def thresholds(doubts: Tensor, right: Tensor, costs: Sequence[float], least: flo
     if float(right[-1].sum()) < needed:
         raise UsageError("the last stage itself answers fewer rightly", "ask for a lower share")
     best, cost = (NEVER,) * exits, sum(costs)
-    for before in _tried(doubts):
+    for before in _list_tried(doubts):
         last = leaves(doubts[:-1], before)
         spent = torch.tensor(costs, dtype=torch.double).cumsum(0)
         gone = last < exits - 1
@@ -95,7 +95,7 @@ def thresholds(doubts: Tensor, right: Tensor, costs: Sequence[float], least: flo
     return best
 
 
-def _tried(doubts: Tensor) -> Iterator[tuple[float, ...]]:
+def _list_tried(doubts: Tensor) -> Iterator[tuple[float, ...]]:
     """Thresholds to try for all exits but the last."""
     exits = len(doubts) - 1
     if not exits:

@@ -1,4 +1,4 @@
-"""A plan carried out on a network, by one rule for all who do: cut, fitted, learnt back, ranges calibrated."""
+"""A plan applied to a network, by one rule for all who do: cut, fitted, learnt back, ranges calibrated."""
 
 from __future__ import annotations
 

@@ -114,8 +114,8 @@ def _exported(spec: str, runtime: str, shapes: Shapes, made: Path) -> Artifact:
     from edgesdk.network.module_graph import batch_of
 
     if runtime not in exportable() or is_substituted(runtime):
-        offered = [name for name in exportable() if not is_substituted(name)]
-        raise UsageError(f"no file is made here for {runtime!r}", f"choose one of {', '.join(offered)}")
+        available = [name for name in exportable() if not is_substituted(name)]
+        raise UsageError(f"no file is made here for {runtime!r}", f"choose one of {', '.join(available)}")
     model = load_model(spec, shapes=shapes)
     example = shapes if shapes is not None else example_of(model)
     if example is None:

@@ -41,7 +41,7 @@ from edgesdk.price.operators import of_network
 from edgesdk.price.physics import Work, lone, work
 from edgesdk.price.posterior import Prior, fit
 from edgesdk.price.prior import prior
-from edgesdk.price.profile import MEASURED, Pair, Predicted, Profile, Standing, save
+from edgesdk.price.profile import MEASURED, Pair, Predicted, Profile, Provenance, save
 from edgesdk.price.table import Table
 from edgesdk.workflows.siblings import DEFAULT_BASE, shifted
 
@@ -71,7 +71,7 @@ def calibrate(
     Without ``measurements``, ``device`` is timed, of the inventory, an ``ssh://`` address or this machine: operators
     first, then small networks, ``share`` of the designed ones. With them, a file of what models took on a board
     (columns model, runtime, precision, threads, ms), the profile of ``base`` is shifted to it. Each pair's
-    ``standing.errors`` says how far off it is on networks that were not fitted. Raises ``UsageError`` for a name that
+    ``provenance.errors`` says how far off it is on networks that were not fitted. Raises ``UsageError`` for a name that
     is none or comes with edgesdk, ``BundleError`` where the profile exists and ``force`` does not allow replacing it,
     ``DataError`` for a measurement that cannot be, ``DeviceError`` where the device cannot be reached.
     """
@@ -211,8 +211,8 @@ def _fitted(
         posterior = fit(works, took, chip.clock_ghz, believed)
         source = f"{probes} operators and {(len(works) - probes) // WEIGHT} small networks timed on the machine"
         seen = probes + (len(works) - probes) // WEIGHT
-        standing = Standing(MEASURED, source, date.today().isoformat(), f"{runtime} {version}", (threads,), seen)
-        priced = Profile(target, (*priced.pairs, Pair(runtime, precision, kernels, posterior, standing)))
+        provenance = Provenance(MEASURED, source, date.today().isoformat(), f"{runtime} {version}", (threads,), seen)
+        priced = Profile(target, (*priced.pairs, Pair(runtime, precision, kernels, posterior, provenance)))
     return Profile(target, tuple(_judged(pair, priced, threads, judges) for pair in priced.pairs))
 
 
@@ -230,8 +230,8 @@ def _judged(pair: Pair, priced: Profile, threads: int, judges: Sequence[tuple[_N
     own = [(network, ms) for network, ms in judges if network.precision == pair.precision]
     off = [abs(prices.interval(network.operators)[0] / ms - 1) for network, ms in own]
     held = f"{len(own)} networks that were not fitted: {', '.join(network.part.name for network, _ in own)}"
-    standing = replace(pair.standing, errors=((held, float(np.mean(off))),))
-    return Pair(pair.runtime, pair.precision, pair.kernels, pair.posterior, standing)
+    provenance = replace(pair.provenance, errors=((held, float(np.mean(off))),))
+    return Pair(pair.runtime, pair.precision, pair.kernels, pair.posterior, provenance)
 
 
 def _made(part: Part, folder: Path) -> list[_Network]:

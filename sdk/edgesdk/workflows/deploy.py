@@ -50,9 +50,9 @@ def quiet(stage: str, share: float | None) -> None:
 def search(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None, *,
     runtime: str | None = None, weights: Path | None = None, metric: str | Metric = "top-1", threads: int = 1,
-    precision: str | Sequence[str] = (), offer: Sequence[str] = (), seed: int = 0, device: str | Device | None = None,
-    force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
-    loss: str | Loss | None = None,
+    precision: str | Sequence[str] = (), candidate: Sequence[str] = (), seed: int = 0,
+    device: str | Device | None = None, force: bool = False, output: str | int | None = None,
+    preprocess: Preprocess = None, shapes: Shapes = None, loss: str | Loss | None = None,
     tell: Tell = quiet,
 ) -> Plan:  # fmt: skip
     """The plan alone: the most accurate within ``budget`` (ms, bytes), with what the solver proved of it.
@@ -62,9 +62,9 @@ def search(
     promises the least loss. Raises ``BudgetError`` where no plan keeps the budget, and the errors of :func:`deploy` for
     what is wrong with the inputs.
     """
-    where = Where.named(target, runtime, threads, device, named(precision), offer)
+    where = Where.named(target, runtime, threads, device, named(precision), candidate)
     check_cache()
-    ready(offer)
+    ready(candidate)
     given = read_inputs(
         model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
         loss=loss,
@@ -87,12 +87,11 @@ def search(
 def deploy(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None,
     out: str | Path = "bundle", *, runtime: str | None = None, weights: Path | None = None,
-    metric: str | Metric = "top-1", threads: int = 1, precision: str | Sequence[str] = (), offer: Sequence[str] = (),
-    epochs: float | None = None, seed: int = 0, force: bool = False, device: str | Device | None = None,
-    install_root: str | None = None, sign: Path | None = None, recover: Recovery | str | Path | None = None,
-    output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
-    loss: str | Loss | None = None,
-    time: float | str | None = None, tell: Tell = quiet,
+    metric: str | Metric = "top-1", threads: int = 1, precision: str | Sequence[str] = (),
+    candidate: Sequence[str] = (), epochs: float | None = None, seed: int = 0, force: bool = False,
+    device: str | Device | None = None, install_root: str | None = None, sign: Path | None = None,
+    recover: Recovery | str | Path | None = None, output: str | int | None = None, preprocess: Preprocess = None,
+    shapes: Shapes = None, loss: str | Loss | None = None, time: float | str | None = None, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -110,7 +109,7 @@ def deploy(
     small model may be mostly calls that no narrower layer makes fewer.
 
     ``runtime`` is one of the target's, by default its first; ``auto`` searches every one, measures their finalists in
-    one run and takes the best. ``precision`` narrows those that layers may run in, ``offer`` names further
+    one run and takes the best. ``precision`` narrows those that layers may run in, ``candidate`` names further
     candidates for layers, beside those that there are by default (docs/reference/techniques.md).
 
     ``epochs`` bounds all training, ``time`` (seconds, or ``10min``) the whole run: it plans within both and ends with
@@ -120,9 +119,9 @@ def deploy(
     ``DeviceError`` for a runtime that is not installed, or a device that is not a ``target`` without ``force``,
     ``BundleError`` where ``out`` exists without ``force``.
     """
-    where = Where.named(target, runtime, threads, device, named(precision), offer)
+    where = Where.named(target, runtime, threads, device, named(precision), candidate)
     check_cache()
-    ready(offer)
+    ready(candidate)
     at = where.device
     if at is None and install_root is not None:
         raise UsageError("an install root without a device", "give --device, which may be local")
@@ -188,7 +187,7 @@ def open_studies(
         allowed = {meter.runtime: where.allow_precisions(meter.runtime) for meter in opened.meters}
         studies, refused = study_model(
             given.model, data, task, where.target.name, opened.meters, budget or Budget(), Path(folder), tell, allowed,
-            where.offer, again=again,
+            where.candidates, again=again,
         )  # fmt: skip
         goal = budget or Budget()
         if goal.accuracy is not None:

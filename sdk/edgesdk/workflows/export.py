@@ -1,4 +1,4 @@
-"""A plan carried out on a model and written in several formats, each proved to be that model."""
+"""A plan applied to a model and written in several formats, each proved to be that model."""
 
 from __future__ import annotations
 

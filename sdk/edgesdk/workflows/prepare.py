@@ -92,9 +92,9 @@ def sparsify(
         dense = made.traced(made.model, whole=on != GAMMA)
         small = penalty(on, dense)
         student = dense.copy()
-        aim = Penalised(small, strength, student, dense, made.task, made.data.example)
+        objective = Penalised(small, strength, student, dense, made.task, made.data.example)
         first = made.score(dense)
-        made.taught(student, made.trainer(aim, "sparsity training"), epochs, FLOAT_RATE, "training")
+        made.taught(student, made.trainer(objective, "sparsity training"), epochs, FLOAT_RATE, "training")
         before, after = widths(on, dense), widths(on, student)
         report = {
             "kind": "sparsity",
@@ -130,14 +130,14 @@ def transfer(
         raise UsageError(f"{classes} classes", "give as many as the new task has")
     with reserve(Path(out), force) as place:
         made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes, loss)
-        aim = Labelled(made.task)
+        objective = Labelled(made.task)
         check(made.data, made.model, False)
         path = _head(made.traced(made.model))
         other = with_head(made.model, path, classes)
         check(made.data, other, made.task.classifies)
         dense = made.traced(other)
         student = dense.copy()
-        trainer = made.trainer(aim, "transfer")
+        trainer = made.trainer(objective, "transfer")
         first = made.score(dense)
         with frozen(student.module, path):
             made.taught(student, trainer, frozen_epochs, HEAD_RATE, "training the head")
@@ -178,7 +178,7 @@ def ensemble(
         raise UsageError(f"an ensemble of {counted(members, 'member')}", "give 2 or more")
     with reserve(Path(out), force) as place:
         made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes, loss)
-        aim = Labelled(made.task)
+        objective = Labelled(made.task)
         if by == BOOSTING and not made.task.classifies:
             raise UsageError("boosting is for models that classify", f"choose {BAGGING}")
         if not isinstance(made.data.example, Tensor):
@@ -194,7 +194,7 @@ def ensemble(
             torch.manual_seed(seed + index)
             student = load_weights(dense, reset(made.model)) if anew else dense.copy()
             rows = bootstrap(len(samples), generator, likely if by == BOOSTING else None)
-            trainer = Trainer(aim, Shuffled(samples, rows, BATCH, seed + index), WARM_UP, f"member {index + 1}")
+            trainer = Trainer(objective, Shuffled(samples, rows, BATCH, seed + index), WARM_UP, f"member {index + 1}")
             made.taught(student, trainer, epochs, FLOAT_RATE if anew else BODY_RATE, f"training member {index + 1}")
             vote, wrong = 1.0, torch.ones(1)
             if by == BOOSTING:
@@ -266,9 +266,9 @@ class _Made:
         check_returnable(made, model)
         return made
 
-    def trainer(self, aim: TrainingObjective, what: str) -> Trainer:
+    def trainer(self, objective: TrainingObjective, what: str) -> Trainer:
         torch.manual_seed(self.seed)
-        return Trainer(aim, self.train, WARM_UP, what)
+        return Trainer(objective, self.train, WARM_UP, what)
 
     def taught(self, student: Network, trainer: Trainer, epochs: float, rate: float, stage: str) -> None:
         """Teach ``student``, unless its training was stopped before."""

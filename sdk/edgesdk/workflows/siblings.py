@@ -21,7 +21,7 @@ from edgesdk.core.target import target as find_target
 from edgesdk.price.operators import of_network
 from edgesdk.price.physics import FP16, TERMS, Work, work
 from edgesdk.price.posterior import Posterior, Prior, fit
-from edgesdk.price.profile import SCALED, Pair, Profile, Standing, profile
+from edgesdk.price.profile import SCALED, Pair, Profile, Provenance, profile
 
 DEFAULT_BASE = "raspberry-pi-4"
 COLUMNS = ("model", "runtime", "precision", "threads", "ms")
@@ -92,12 +92,12 @@ def _shifted(
         out = [i for i, row in enumerate(rows) if row.model == model]
         off += [abs(without.predict(works[i], chip.clock_ghz)[0] / took[i] - 1) for i in out]
     count = len({row.model for row in rows})
-    standing = Standing(
+    provenance = Provenance(
         SCALED, f"user's measurements of {count} models; base {target.name}", date.today().isoformat(),
         f"{pair.runtime}, not stated", tuple(sorted({row.threads for row in rows})), len(rows),
         (("each of these models from the others", float(np.mean(off))),),
     )  # fmt: skip
-    return replace(pair, posterior=sibling(pair.posterior, works, took, chip.clock_ghz), standing=standing)
+    return replace(pair, posterior=sibling(pair.posterior, works, took, chip.clock_ghz), provenance=provenance)
 
 
 def sibling(base: Posterior, works: Sequence[Work], took_ms: Sequence[float], clock_ghz: float) -> Posterior:

@@ -224,12 +224,12 @@ def _checked(exits: int, max_drop: float, runtime: str | None, confidence: str, 
     if not 0 <= max_drop < 100:
         raise UsageError(f"a drop of {max_drop:g} points", "give 0 or more, and less than 100")
     staged = formats(measured=True)
-    offered = [name for name in target.runtimes if name in exportable() and format_of(name).name in staged]
-    if not offered:
+    available = [name for name in target.runtimes if name in exportable() and format_of(name).name in staged]
+    if not available:
         raise UsageError(f"no runtime of {target.name} runs stages", f"they are for formats of {', '.join(staged)}")
-    if runtime is not None and runtime not in offered:
-        raise UsageError(f"{target.name} runs no stages in {runtime!r}", f"choose one of {', '.join(offered)}")
-    return runtime or offered[0]
+    if runtime is not None and runtime not in available:
+        raise UsageError(f"{target.name} runs no stages in {runtime!r}", f"choose one of {', '.join(available)}")
+    return runtime or available[0]
 
 
 def _is_int8(precision: str) -> bool:

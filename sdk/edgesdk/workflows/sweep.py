@@ -30,7 +30,7 @@ def sweep(
     runtime: str | Sequence[str] = (AUTO,), points: int = 8, latency: str | Sequence[str] = (),
     peak_memory: int | None = None, size: int | None = None, weights: Path | None = None,
     metric: str | Metric = "top-1", threads: int | Sequence[int] = (1,), precision: str | Sequence[str] = (),
-    offer: Sequence[str] = (), seed: int = 0, device: str | Device | None = None, force: bool = False,
+    candidate: Sequence[str] = (), seed: int = 0, device: str | Device | None = None, force: bool = False,
     output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
     loss: str | Loss | None = None, tell: Tell = quiet,
 ) -> Front:  # fmt: skip
@@ -47,7 +47,7 @@ def sweep(
     budget = Budget(peak_memory_bytes=peak_memory, size_bytes=size)
     counts = (threads,) if isinstance(threads, int) else tuple(threads)
     places = [
-        Where.named(one, name, count, device, named(precision), offer)
+        Where.named(one, name, count, device, named(precision), candidate)
         for one in named(target) for name in named(runtime) for count in counts
     ]  # fmt: skip
     check_cache()

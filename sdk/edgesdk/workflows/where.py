@@ -43,16 +43,16 @@ class Where:
     threads: int = 1
     device: Device | None = None
     precisions: tuple[str, ...] = ()
-    offer: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
 
     @classmethod
     def named(
         cls, target: str, runtime: str | None = None, threads: int = 1, device: str | Device | None = None,
-        precisions: Sequence[str] = (), offer: Sequence[str] = (),
+        precisions: Sequence[str] = (), candidates: Sequence[str] = (),
     ) -> Where:  # fmt: skip
         """The target and the device by their names. Raises ``UsageError`` where there are none such."""
         at = find_device(device) if isinstance(device, str) else device
-        return cls(find_target(target), runtime, threads, at, tuple(precisions), tuple(offer))
+        return cls(find_target(target), runtime, threads, at, tuple(precisions), tuple(candidates))
 
     @property
     def at_hand(self) -> bool:
@@ -78,15 +78,15 @@ class Where:
         target = self.target
         if self.device is not None and not force and (differs := target.differs(agent.call("probe"))):
             raise DeviceError(f"{agent.where} is no {target.name}: {differs}", "give its --target, or --force")
-        offered = list(deployable(profile(target), self.at_hand))
+        available = list(deployable(profile(target), self.at_hand))
         if self.device is not None:  # what the agent has no runner for cannot be measured
-            offered = [name for name in offered if not is_substituted(name)]
-        wanted = offered if self.runtime == AUTO else [self.runtime] if self.runtime else offered[:1]
+            available = [name for name in available if not is_substituted(name)]
+        wanted = available if self.runtime == AUTO else [self.runtime] if self.runtime else available[:1]
         if not wanted:
             profile(target).runtime(exportable())  # says what is missing
-        if unknown := [name for name in wanted if name not in offered]:
+        if unknown := [name for name in wanted if name not in available]:
             fact = f"{target.name} has no runtime {unknown[0]!r} that there is a file and a price for"
-            raise UsageError(fact, f"choose one of {', '.join([*offered, AUTO])}")
+            raise UsageError(fact, f"choose one of {', '.join([*available, AUTO])}")
         meters: list[Meter] = []
         missing: dict[str, str] = {}
         for name in wanted:

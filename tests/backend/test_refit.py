@@ -30,8 +30,8 @@ def off(network: Network, dense: Network, x: Tensor) -> float:
     return float((output - wanted).square().mean() / wanted.var())
 
 
-def carried_out(network: Network, plan: Plan, x: Tensor) -> tuple[Network, Network, dict[str, Fit]]:
-    """The plan plainly, and rebuilt on ``x``."""
+def applied(network: Network, plan: Plan, x: Tensor) -> tuple[Network, Network, dict[str, Fit]]:
+    """The plan plainly, and refitted on ``x``."""
     scores = models.scores(network)
     small, _ = compressed(network, plan, x, scores)
     new, fits = refit_weights(small, network, channels_to_keep(network.graph, plan, scores), list(x.split(32)))
@@ -46,7 +46,7 @@ def cut(network: Network, share: float, **rest) -> Plan:
 @pytest.mark.parametrize("name", ["residual", "depthwise", "transformer", "recurrent"])
 def test_layers_and_outputs_come_nearer_on_samples_that_no_fit_saw(name: str) -> None:
     network, x = made(name)
-    small, new, fits = carried_out(network, cut(network, 0.5), x[:128])
+    small, new, fits = applied(network, cut(network, 0.5), x[:128])
     assert all(fit.after < fit.before and fit.damping for fit in fits.values() if fit.before > 1e-6)
     assert any(fit.before > 0.1 for fit in fits.values())
     assert off(new, network, x[128:]) < 0.8 * off(small, network, x[128:])
@@ -67,7 +67,7 @@ def test_what_stays_is_what_the_cut_left() -> None:
 
 def test_a_network_that_nothing_was_cut_from_stays_as_it_is() -> None:
     network, x = made("residual")
-    _, new, fits = carried_out(network, models.plan(network), x[:128])
+    _, new, fits = applied(network, models.plan(network), x[:128])
     assert all(fit.damping is None for fit in fits.values()) and fits
     for name, value in network.module.state_dict().items():
         assert torch.equal(new.module.state_dict()[name], value)
@@ -134,14 +134,14 @@ def test_a_fit_that_does_worse_on_what_it_did_not_see_is_left_out() -> None:
 
 def test_too_few_samples_leave_the_network() -> None:
     network, x = made("residual")
-    small, new, fits = carried_out(network, cut(network, 0.5), x[: JUDGE - 1])
+    small, new, fits = applied(network, cut(network, 0.5), x[: JUDGE - 1])
     assert not fits and off(new, small, x) == 0
 
 
-def test_a_rebuilt_batchnorm_has_the_statistics_of_what_it_now_sees() -> None:
+def test_a_refitted_batchnorm_has_the_statistics_of_what_it_now_sees() -> None:
     network, x = made("residual")
     x = x[:128]
-    _, new, fits = carried_out(network, cut(network, 0.5), x)
+    _, new, fits = applied(network, cut(network, 0.5), x)
     layers = ("stem.0", "inner.0", "inner.3", "down.0", "down.3")
     paths = {str(new.sites[name].module): name for name in layers}
     outputs = models.layer_outputs(new.module, paths, lambda: new.flat(x))
@@ -156,7 +156,7 @@ def test_a_rebuilt_batchnorm_has_the_statistics_of_what_it_now_sees() -> None:
 
 def test_weights_keep_their_norm_before_a_batchnorm() -> None:
     network, x = made("residual")
-    small, new, _ = carried_out(network, cut(network, 0.5), x[:128])
+    small, new, _ = applied(network, cut(network, 0.5), x[:128])
     actual, expected = models.weight_of(small, "inner.3"), models.weight_of(new, "inner.3")
     assert not torch.allclose(actual, expected)
     torch.testing.assert_close(actual.flatten(1).norm(dim=1), expected.flatten(1).norm(dim=1))
@@ -165,7 +165,7 @@ def test_weights_keep_their_norm_before_a_batchnorm() -> None:
 def test_what_a_left_out_branch_added_is_made_up_for() -> None:
     network, x = made("residual")
     branch = next(b for b in network.graph.branches if "inner.0" in b.layers)
-    small, new, fits = carried_out(network, models.plan(network, dropped=(branch.name,)), x[:128])
+    small, new, fits = applied(network, models.plan(network, dropped=(branch.name,)), x[:128])
     assert "inner.0" not in fits and fits["down.0"].after < fits["down.0"].before
     assert off(new, network, x[128:]) < 0.8 * off(small, network, x[128:])
 
@@ -195,7 +195,7 @@ def test_a_layer_before_an_addition_makes_up_for_the_other_side() -> None:
 def test_of_a_factorized_layer_the_last_part_is_fitted() -> None:
     network, x = made("residual")
     plan = models.plan(network, options={"inner.3": Option(form=Form("tucker", (6, 6)))})
-    small, new, fits = carried_out(network, plan, x[:128])
+    small, new, fits = applied(network, plan, x[:128])
     assert "inner.3.2" in fits and not {"inner.3.0", "inner.3.1"} & set(fits)
     assert torch.equal(models.weight_of(small, "inner.3.1"), models.weight_of(new, "inner.3.1"))
     assert fits["inner.3.2"].after < fits["inner.3.2"].before
@@ -208,7 +208,7 @@ def test_a_network_of_weights_without_norm_or_bias_trains_on() -> None:
                           nn.Flatten(), nn.Linear(6 * 144, 4, bias=False))  # fmt: skip
     x = torch.randn(96, 3, 16, 16)
     network = trace(model, x)
-    small, new, _ = carried_out(network, cut(network, 0.5), x[:64])
+    small, new, _ = applied(network, cut(network, 0.5), x[:64])
     assert off(new, network, x[64:]) < off(small, network, x[64:])
     new.flat(x)[0].square().mean().backward()
     assert all(p.grad is not None for p in new.module.parameters())
@@ -219,7 +219,7 @@ def test_the_built_in_example_cut_at_random_answers_again() -> None:
     data = example_data()
     x = torch.cat([x for x, _ in data.calibration])
     network = trace(example_model(), x)
-    small, new, fits = carried_out(network, cut(network, 0.5), x)
+    small, new, fits = applied(network, cut(network, 0.5), x)
     held, y = (torch.cat(parts)[:400] for parts in zip(*data.test, strict=True))
 
     def accuracy(of: Network) -> float:

@@ -1,4 +1,4 @@
-"""Accuracy prices: nothing for what the rest makes up for, and the order of what rebuilt networks really lose."""
+"""Accuracy prices: nothing for what the rest makes up for, and the order of what refitted networks really lose."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Twins(nn.Module):
         return self.fc((x + self.branch(x)).mean((2, 3)))
 
 
-def sensed(network: Network, x: Tensor, scores: dict[str, Tensor], extra: dict[str, tuple[Option, ...]]) -> Losses:
-    offered = {layer.name: (*options(layer), *extra.get(layer.name, ())) for layer in network.graph.layers}
-    return measure_sensitivity(network, offered, x, scores, TASK)
+def sensitivity(network: Network, x: Tensor, scores: dict[str, Tensor], extra: dict[str, tuple[Option, ...]]) -> Losses:
+    space = {layer.name: (*options(layer), *extra.get(layer.name, ())) for layer in network.graph.layers}
+    return measure_sensitivity(network, space, x, scores, TASK)
 
 
 def test_what_others_make_up_for_costs_nothing() -> None:
@@ -57,7 +57,7 @@ def test_what_others_make_up_for_costs_nothing() -> None:
     network = trace(Twins().eval(), x)
     scores = {g.name: torch.arange(g.size, 0, -1.0) for g in network.graph.groups if g.fixed is None}
     rank = {"second": (Option(form=Form("tucker", (16, 16))), Option(form=Form("spatial", (48,))))}
-    losses = sensed(network, x, scores, rank)
+    losses = sensitivity(network, x, scores, rank)
     assert losses.widths["first"][8] < 1e-5  # the other half repeats these
     assert losses.widths["first"][4] > 1e-3
     assert list(losses.branches.values()) == [pytest.approx(0.0, abs=1e-5)]  # it only scales what is kept
@@ -68,7 +68,7 @@ def test_what_others_make_up_for_costs_nothing() -> None:
 
 def test_fewer_channels_never_cost_less_and_integers_cost_a_little() -> None:
     network, x = models.made("residual", 96)
-    losses = sensed(network, x, dict(models.scores(network)), {})
+    losses = sensitivity(network, x, dict(models.scores(network)), {})
     for widths in losses.widths.values():
         prices = [widths[kept] for kept in sorted(widths, reverse=True)]
         assert prices == sorted(prices) and prices[0] == 0.0
@@ -76,13 +76,13 @@ def test_fewer_channels_never_cost_less_and_integers_cost_a_little() -> None:
 
 
 @torch.no_grad()
-def test_prices_are_in_the_order_of_what_a_rebuilt_network_loses() -> None:
-    """On the built-in example: each width alone, carried out, fitted and judged on samples that neither saw."""
+def test_prices_are_in_the_order_of_what_a_refitted_network_loses() -> None:
+    """On the built-in example: each width alone, applied, fitted and judged on samples that neither saw."""
     data = example_data(0)
     network = trace(example_model(), data.example)
     calibration = [x for x, _ in data.calibration][:4]
     scores = ranked(network, data.calibration[:4], TASK)
-    losses = sensed(network, torch.cat(calibration)[:128], scores, {})
+    losses = sensitivity(network, torch.cat(calibration)[:128], scores, {})
     held = torch.cat([x for x, _ in data.test])[:500]
     dense = network.flat(held)
     pairs = []

@@ -11,7 +11,7 @@ from edgesdk.bundle.bundle import Bundle
 
 def test_weights_stored_small_keep_a_bound_on_the_file(tmp_path: Path) -> None:
     out = tmp_path / "bundle"
-    given = ["--precision", "fp32", "--size", "120kB", "--offer", "fp16", "--offer", "k-means", "--epochs", "0"]
+    given = ["--precision", "fp32", "--size", "120kB", "--candidate", "fp16", "--candidate", "k-means", "--epochs", "0"]
     report = document(edgesdk("deploy", "--target", "x86", *given, "--out", out, "--json"))["report"]
     options = Bundle.open(out).plan.options.values()
     assert any(option.form is not None and option.form.stored for option in options)
