@@ -36,7 +36,8 @@ from edgesdk.workflows.stages import Stages
 DOCUMENTS = (
     Plan, Manifest, DeploymentReport, Folder, Report, Prediction, Stages, Exported, Benchmark, Gate, Front,
     Verification, Estimate, Facts, StoredPrices, documents.Deployed, documents.Prepared, documents.Targets,
-    documents.Doctor, documents.Inventory, documents.Installed, documents.RolledBack, documents.Failure,
+    documents.Doctor, documents.Inventory, documents.AgentFile, documents.Installed, documents.RolledBack,
+    documents.Failure,
 )  # fmt: skip
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 BASE = "https://json-schema.org/draft/2020-12/schema"

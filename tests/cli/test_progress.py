@@ -14,7 +14,7 @@ from running import Run
 
 import edgesdk as sdk
 from edgesdk.cli.making import STEPS
-from edgesdk.cli.progress import _bars
+from edgesdk.cli.progress import _bars, _numbered
 from edgesdk.pipeline import allowance
 from edgesdk.pipeline.allowance import Allowance, parse_seconds
 from edgesdk.solve.finalists import halving, halving_units
@@ -49,8 +49,15 @@ def test_a_terminal_has_a_bar_per_stage_with_its_number_and_detail() -> None:
         show("tracing", "", None)
         show("recovering", "from 80.00, dense 91.00, int8, epoch 1.0 of 2", 0.5)
     said = out.getvalue()
-    assert "2/10 tracing" in said and "9/10 recovering" in said
+    assert "2/9 tracing" in said and "8/9 recovering" in said
     assert "left" in said and "epoch 1.0 of 2" in said
+
+
+def test_stages_that_alternate_are_one_step() -> None:
+    names = [name for step in STEPS for name in ([step] if isinstance(step, str) else step)]
+    numbers = [int(_numbered(name, STEPS).partition("/")[0]) for name in names]
+    assert numbers == sorted(numbers) and set(numbers) == set(range(1, len(STEPS) + 1))
+    assert _numbered("fitting weights", STEPS).split()[0] == _numbered("trying finalists: 1 of 3", STEPS).split()[0]
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10min", 600), ("1.5h", 5400), (" 2 m ", 120)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +30,9 @@ def test_what_makes_and_measures_a_bundle_prints_json_alone(
     searched = edgesdk("search", *MODEL, "--target", "pi5", "--size", "1MB", "--out", tmp_path / "plan.json", "--json")
     assert searched.document["layers"] and searched.document["target"] == "raspberry-pi-5"  # by its own name
     assert "a word from the model" in searched.err and "a word below Python" in searched.err
-    edgesdk("device", "add", "here", "local", "--target", "x86")
-    assert edgesdk("device", "list", "--json").document["devices"][0]["name"] == "here"
+    added = edgesdk("device", "add", "here", "local", "--target", "cpu", "--json").document
+    assert [(entry["name"], entry["target"]) for entry in added["devices"]] == [("here", "x86")]  # by its own name
+    assert edgesdk("device", "list", "--json").document == added
     installed = edgesdk("device", "install", "here", bundle, "--install-root", tmp_path / "root", "--json").document
     assert installed["version"]
     rollback = ("device", "rollback", "here", "--install-root", tmp_path / "root", "--json")
@@ -37,8 +40,8 @@ def test_what_makes_and_measures_a_bundle_prints_json_alone(
     assert again.code == 8 and again.line and contracts.loaded(again.out)["kind"] == "bundle"
     edgesdk("device", "install", "here", BEFORE, "--install-root", tmp_path / "root", "--force")
     assert edgesdk(*rollback).document["version"] == installed["version"]
-    assert edgesdk("device", "remove", "here").code == 0
-    assert edgesdk("device", "list", "--json").document["devices"] == []
+    assert edgesdk("device", "remove", "here", "--json").document["devices"] == []
+    assert edgesdk("device", "remove", "here").code == 2
 
 
 def test_what_tells_prints_json_alone(edgesdk: Run) -> None:
@@ -47,6 +50,26 @@ def test_what_tells_prints_json_alone(edgesdk: Run) -> None:
     assert edgesdk("estimate", "models.py:Small", "--shape", "3x8x8", "--target", "pi5", "--json").document["basis"]
     assert edgesdk("doctor", "--json").document["device"]
     assert edgesdk("device", "probe", "local", "--json").document["cpu"]
+
+
+def test_the_agent_is_a_document_too(edgesdk: Run, tmp_path: Path) -> None:
+    told = edgesdk("agent", "build", tmp_path / "agent.pyz", "--json").document
+    content = Path(told["path"]).read_bytes()
+    assert (told["size_bytes"], told["digest"]) == (len(content), hashlib.sha256(content).hexdigest())
+    assert edgesdk("agent", "build", tmp_path / "agent.pyz").code == 8
+
+
+def test_quiet_is_a_line_per_result(edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path) -> None:
+    bundle, _ = deployed
+    usual, quiet = (edgesdk("verify", bundle, *how) for how in ((), ("-q",)))
+    assert quiet.out == usual.out.splitlines(keepends=True)[0] and ": valid, " in quiet.out
+    assert "the bundle was predicted: it was not run on its target" in usual.out
+    again = edgesdk("verify", bundle, "--json").document
+    assert again["runtime"]["recorded"] is None and again["runtime"]["here"]
+    other = tmp_path / "other"
+    shutil.copytree(bundle, other)
+    measured = edgesdk("benchmark", bundle, other, "--mode", "rapid", "-q").out.splitlines()
+    assert [line.split(":")[0] for line in measured] == ["bundle", "other", "other / bundle"]
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_it_may_be_named(spec: str, name: str, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def plain(outputs, targets):\n    return (outputs - targets).square().mean()\n")
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     found = read_inputs(model, (X, BOXES), None, "mse", 0, loss=spec.format(file=tmp_path / "own.py"))
-    assert found.task.loss is not None and found.task.loss.name == name
+    assert given.task.loss is not None and given.task.loss.name == name
 
 
 FAULTY: list[tuple[Callable[[Any, Any], Any], str]] = [
@@ -146,7 +146,7 @@ def test_choices_are_priced_by_it(loss: Any, data: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "together"),
+    ("first", "second", "together"),
     [
         (SCORES[:4], SCORES[4:6], SCORES[:5]),
         ({"a": SCORES[:4]}, {"a": SCORES[4:6]}, {"a": SCORES[:5]}),
@@ -156,8 +156,8 @@ def test_choices_are_priced_by_it(loss: Any, data: Any) -> None:
         ({"names": ("a", "b", "c", "d")}, {"names": ("e", "f")}, {"names": ("a", "b", "c", "d", "e")}),
     ],
 )
-def test_targets_are_joined_as_they_come(one: Any, other: Any, together: Any) -> None:
-    joined = joined_targets([(X[:4], one), (X[4:6], other)], 5)
+def test_targets_are_joined_as_they_come(first: Any, second: Any, together: Any) -> None:
+    joined = joined_targets([(X[:4], first), (X[4:6], second)], 5)
     assert pytree.tree_structure(joined) == pytree.tree_structure(together)
     pairs = zip(pytree.tree_leaves(joined), pytree.tree_leaves(together), strict=True)
     assert all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)

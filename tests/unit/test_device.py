@@ -127,6 +127,17 @@ def test_a_target_answers_to_its_aliases_in_any_case(alias: str, name: str) -> N
 
 
 @pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("rpi4", "raspberry-pi-4"), ("RPi4", "raspberry-pi-4"), ("pi-4", "raspberry-pi-4"), ("rpi5", "raspberry-pi-5"),
+        ("rpi-3", "raspberry-pi-3b-plus"), ("rpi-zero-2-w", "raspberry-pi-zero-2-w"), ("orin-agx", "jetson-agx-orin"),
+    ],
+)  # fmt: skip
+def test_what_boards_are_called_for_short_is_the_target_by_its_own_name(typed: str, name: str) -> None:
+    assert target(typed).name == name
+
+
 @pytest.mark.parametrize("name", ["", "x87", "x86 64", "../x86", "jetson nano 9"])
 def test_an_unknown_target_is_refused_with_those_that_exist(name: str) -> None:
     with pytest.raises(UsageError) as raised:

@@ -39,7 +39,7 @@ from edgesdk.core.artifact import Artifact, open_file
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError
 from edgesdk.core.plan import INT8, Plan
-from edgesdk.core.report import Measurement, Prediction, Report, is_predicted
+from edgesdk.core.report import NOT_RUN, Measurement, Prediction, Report, is_predicted
 from edgesdk.core.runtime import exportable, find_runtime, format_of, read_recipe
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, is_list, is_table, loads
@@ -322,7 +322,7 @@ def _without_samples(report: Measurement) -> Any:
 
 @dataclass(frozen=True)
 class Versions:
-    """The version of the runtime that a bundle was made with, where that is recorded, and of the one here."""
+    """The version of the runtime that a bundle was measured with, ``None`` where it was predicted, and that of here."""
 
     recorded: str | None
     here: str
@@ -388,7 +388,8 @@ def check(path: str | Path, key: str | Path | None = None) -> Verification:
             raise BundleError(
                 f"{name} differs from the recorded sample by {errors[name]:.2g} of its spread", "deploy again here"
             )
-    versions = Versions(bundle.manifest["runtime"].get("version"), session.version)
+    recorded_version = bundle.manifest["runtime"].get("version")
+    versions = Versions(None if recorded_version == NOT_RUN else recorded_version, session.version)
     return Verification(str(bundle.path), len(bundle.manifest["files"]), key is not None, versions, errors)
 
 

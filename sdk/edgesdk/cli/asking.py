@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgesdk.cli.devices import DEVICE
-from edgesdk.cli.frame import Command
+from edgesdk.cli.frame import QUIET, Command, told
 from edgesdk.cli.inputs import inputs, shaped
 from edgesdk.cli.progress import telling
 from edgesdk.cli.streams import console, emit, emit_json
@@ -41,10 +41,10 @@ def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any)
     if as_json:
         emit_json(measured)
         return
-    from edgesdk.cli.show import show_ratios, show_report
+    from edgesdk.cli.show import show_latency, show_ratios, show_report
 
     for report in measured.reports:
-        show_report(report, console())
+        (show_latency if told(QUIET) else show_report)(report, console())
     show_ratios(measured.reports, console())
 
 
@@ -66,9 +66,12 @@ def verify(as_json: bool, **options: Any) -> None:
     if as_json:
         emit_json(result)
         return
-    emit(f"{result.path}: {result.files} files as recorded{', signed by that key' if result.signed else ''}")
+    emit(f"{result.path}: valid, {result.files} files as recorded{', signed by that key' if result.signed else ''}")
+    if told(QUIET):
+        return
     if result.runtime is not None:
-        emit(f"runtime: made with {result.runtime.recorded}, here {result.runtime.here}")
+        made = "predicted: it was not run on its target" if result.runtime.recorded is None else "made with "
+        emit(f"runtime: {result.runtime.here} here; the bundle was {made}{result.runtime.recorded or ''}")
     for name, error in result.sample_error.items():
         emit(f"{name}: differs from the recorded sample by {error:.2g} of its spread")
     if (own := result.against_model) is not None:

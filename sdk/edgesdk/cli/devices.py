@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from edgesdk.cli.frame import Commands
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import console, emit, emit_json
+
+if TYPE_CHECKING:
+    from edgesdk.cli.documents import Inventory
 
 DEVICE = "A name of the inventory, ssh://user@host[:port], or local."
 
@@ -27,12 +30,10 @@ def list_(as_json: bool) -> None:
     """The devices of the inventory."""
     from edgesdk.devices.inventory import devices, inventory
 
-    by_name = devices()
     if as_json:
-        from edgesdk.cli.documents import Inventory
-
-        emit_json(Inventory(str(inventory()), tuple(by_name.values())))
+        emit_json(_inventory())
         return
+    by_name = devices()
     for entry in by_name.values():
         rest = [f"{name} {value}" for name, value in vars(entry).items() if value and name not in ("name", "address")]
         emit(", ".join([f"{entry.name}: {entry.address}", *rest]))
@@ -48,22 +49,39 @@ def list_(as_json: bool) -> None:
 @click.option("--install-root", help="The folder there that bundles are installed in.")
 @click.option("--key", type=click.Path(path_type=Path), help="Public key that its bundles must be signed with.")
 @click.option("--force", is_flag=True, help="Replace the device of that name.")
-def add(name: str, address: str, key: Path | None, force: bool, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The inventory as it is then, one JSON document on stdout.")
+def add(name: str, address: str, key: Path | None, force: bool, as_json: bool, **options: Any) -> None:
     """Write a device into the inventory. ADDRESS is ssh://user@host[:port], or local."""
     from edgesdk.devices.inventory import Device
     from edgesdk.devices.inventory import add as write
 
     place = str(Path(os.path.expanduser(key)).absolute()) if key else None
-    emit(f"{name}: {write(Device(name, address, key=place, **options), force)}")
+    path = write(Device(name, address, key=place, **options), force)
+    if as_json:
+        emit_json(_inventory())
+    else:
+        emit(f"{name}: written to {path}")
 
 
 @device.command()
 @click.argument("name")
-def remove(name: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The inventory as it is then, one JSON document on stdout.")
+def remove(name: str, as_json: bool) -> None:
     """Take a device out of the inventory; what is installed on it stays there."""
     from edgesdk.devices.inventory import remove as take_out
 
-    emit(f"{name}: no longer in {take_out(name)}")
+    path = take_out(name)
+    if as_json:
+        emit_json(_inventory())
+    else:
+        emit(f"{name}: no longer in {path}")
+
+
+def _inventory() -> Inventory:
+    from edgesdk.cli.documents import Inventory
+    from edgesdk.devices.inventory import devices, inventory
+
+    return Inventory(str(inventory()), tuple(devices().values()))
 
 
 @device.command()
@@ -130,14 +148,23 @@ def rollback(device: str, install_root: str | None, as_json: bool) -> None:
 
 @click.group(cls=Commands)
 def agent() -> None:
-    """The measuring agent by itself, for those who have a way of their own to their boards."""
+    """The measuring agent as a file, for boards that are reached by other means than ssh."""
 
 
 @agent.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace what is there.")
-def build(out: Path, force: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def build(out: Path, force: bool, as_json: bool) -> None:
     """Write the agent as one file: `python3 OUT` answers JSON requests, a line each; Python 3.8 or newer."""
     from edgesdk.devices.archive import build as write
 
-    emit(f"agent: {write(free(out, force))}")
+    path = write(free(out, force))
+    if as_json:
+        from edgesdk.cli.documents import AgentFile
+        from edgesdk.core.serialize import digest
+
+        content = path.read_bytes()
+        emit_json(AgentFile(str(path), len(content), digest(content)))
+    else:
+        emit(f"agent: {path}")

@@ -109,6 +109,16 @@ class Inventory:
 
 
 @dataclass(frozen=True)
+class AgentFile:
+    """The measuring agent as one file that ``python3`` runs."""
+
+    path: str
+    size_bytes: int
+    digest: str
+    schema: str = Schema("agent", 1)
+
+
+@dataclass(frozen=True)
 class Doctor:
     """This machine: what is installed, and what it is. Packages that are not there are ``None``."""
 

@@ -19,8 +19,8 @@ QUIET, VERBOSE, STAGE = (f"edgesdk.{name}" for name in ("quiet", "verbose", "sta
 def _how_much() -> list[click.Parameter]:
     """The options that say how much is told; they may stand before a command's name and after it."""
     return [
-        click.Option(["-q", "--quiet"], is_flag=True, help="No progress, and of results the verdict alone."),
-        click.Option(["-v", "--verbose"], is_flag=True, help="All that is known, not the verdict and a table."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="No progress; of a result the verdict alone."),
+        click.Option(["-v", "--verbose"], is_flag=True, help="Every detail, not only a verdict and a table."),
     ]
 
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 ROOM = 0.031  # above what a point promises: a deployment searches 3 % below its budget
 STEPS = (
     "judging the dense model", "tracing", "pricing operators", "measuring sensitivity", "measuring the dense model",
-    "searching", "fitting weights", "trying finalists", "recovering", "exporting and measuring",
+    "searching", ("fitting weights", "trying finalists"), "recovering", "exporting and measuring",
 )  # fmt: skip
-"""How the stages of a deployment begin, in order; the first six are those of a search."""
+"""How the stages of a deployment begin, in order, those of one step together; the first six are those of a search."""
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -48,7 +48,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--target", help="The kind of device: see `edgesdk targets`.  [default: the --device's own]"),
         click.option("--device", help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}"),
         click.option("--runtime", help="One of the target's, or auto for the best of all.  [default: its first]"),
-        click.option("--precision", multiple=True, help="Of layers: fp32 and what is named here alone."),
+        click.option("--precision", multiple=True, help="Of layers, beside fp32.  [default: all of the target's]"),
         click.option("--candidate", multiple=True, help="Further forms of layers, like cp: see techniques.md in docs."),
         model_options,
         click.option("--latency", help="Upper bound: 2ms, or 0.5x of the dense model."),
@@ -59,7 +59,6 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--accuracy", type=float, help="Lower bound on the metric itself, like 91.5."),
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
         click.option("--seed", type=int, default=0, show_default=True),
-        click.option("--out", type=click.Path(path_type=Path), help="Where the result goes."),
         click.option("--force", is_flag=True, help="Replace what is there; go on though board or model is in doubt."),
         click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
     ]):  # fmt: skip
@@ -128,11 +127,18 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
 
 @click.command(cls=Command)
 @deployment
-@click.option("--epochs", type=click.FloatRange(0), help="Of all training.  [default: 15; 12 for the example]")
-@click.option("--time", help="Of the whole run, like 10min: it plans within that and ends with the best so far.")
-@click.option("--recover", type=click.Path(path_type=Path), help="TOML: teachers, losses and pace of recovery.")
+@click.option("--epochs", type=click.FloatRange(0), help="Of all training together.  [default: 15; 12 for the example]")
+@click.option(
+    "--time", help="For the whole run, like 10min: it ends with the best so far.  [default: as long as it takes]"
+)
+@click.option(
+    "--recover",
+    type=click.Path(path_type=Path),
+    help="TOML: teachers, losses and pace of recovery.  [default: the dense model teaches]",
+)
 @click.option("--install-root", help="The folder on the device.  [default: the inventory's, else ~/edgesdk/NAME]")
 @click.option("--sign", type=click.Path(path_type=Path), help="Private key to sign the bundle with, a PEM file.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
 @click.option("--from", "front", type=click.Path(path_type=Path), help="A front of `edgesdk sweep`.")
 @click.option("--point", type=int, help="Of the front: its target, runtime and threads, its latency as the budget.")
 def deploy(as_json: bool, time: str | None, front: Path | None, point: int | None, **options: Any) -> None:
@@ -140,8 +146,9 @@ def deploy(as_json: bool, time: str | None, front: Path | None, point: int | Non
 
     With --device all is priced and measured there, and the bundle is installed there, checked, and switched to.
 
-    MODEL is file.py:callable, package.module:callable, an .onnx file or a .pt2 of torch.export.save. Without it the
-    built-in example is taken, and without a budget half of the dense model's measured latency.
+    MODEL is file.py:callable, package.module:callable, an .onnx file or a .pt2 of torch.export.save; without it it is
+    the built-in example. Without a budget it is half of the dense model's latency where that is measured, and a drop
+    of one point where the target is predicted.
     """
     from edgesdk.pipeline.allowance import parse_seconds
 
@@ -149,7 +156,7 @@ def deploy(as_json: bool, time: str | None, front: Path | None, point: int | Non
     options["budget"] = _budget(options)
     options["time"] = parse_seconds(time) if time else None
     check_model(options)
-    out = free(options.pop("out") or Path("bundle"), options["force"])
+    out = free(options.pop("out"), options["force"])
     with telling(STEPS) as tell:
         tell("starting", None)
         from edgesdk.workflows.deploy import deploy as run
@@ -167,11 +174,12 @@ def deploy(as_json: bool, time: str | None, front: Path | None, point: int | Non
 
 @click.command(cls=Command)
 @deployment
+@click.option("--out", type=click.Path(path_type=Path), default=Path("plan.json"), show_default=True)
 def search(as_json: bool, force: bool, **options: Any) -> None:
     """The plan alone (plan.json, or --out): no training, no bundle."""
     options["budget"] = _budget(options)
     check_model(options)
-    out = free(options.pop("out") or Path("plan.json"), force)
+    out = free(options.pop("out"), force)
     with telling(STEPS[:6]) as tell:
         tell("starting", None)
         from edgesdk.workflows.deploy import search as run

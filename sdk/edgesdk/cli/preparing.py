@@ -50,9 +50,9 @@ def preparation(command: Callable[..., None]) -> Callable[..., None]:
 @prepare.command()
 @preparation
 @click.option("--on", default="gamma", show_default=True, help="gamma (of BatchNorms), channels, or file.py:callable.")
-@click.option("--strength", type=float, default=0.01, show_default=True, help="Of that term beside the loss.")
+@click.option("--strength", type=float, default=0.01, show_default=True, help="Weight of the penalty beside the loss.")
 def sparsify(as_json: bool, **options: Any) -> None:
-    """Train on with a term under which channels go to zero, so that pruning costs less.
+    """Go on training with a penalty that drives channels to zero, so that pruning costs less accuracy.
 
     MODEL is file.py:callable, package.module:callable, an .onnx file or a .pt2; without it it is the built-in example.
     """
@@ -88,7 +88,7 @@ def transfer(as_json: bool, **options: Any) -> None:
 @click.option("--members", type=int, default=4, show_default=True)
 @click.option("--anew", is_flag=True, help="Members begin with random weights, not as MODEL is.")
 def ensemble(as_json: bool, **options: Any) -> None:
-    """Train several of MODEL on samples of the data: a stronger teacher, or a model to deploy."""
+    """Train several copies of MODEL, each on a sample of the data: a stronger teacher, or a model to deploy."""
     free(options["out"], options["force"])
     preprocessing(options)
     with telling() as tell:

@@ -11,14 +11,16 @@ import click
 
 from edgesdk.cli.frame import QUIET, STAGE, told
 
+Steps = Sequence["str | tuple[str, ...]"]
 Tell = Callable[[str, "float | None"], None]
 
 
 @contextmanager
-def telling(steps: Sequence[str] = ()) -> Iterator[Tell]:
+def telling(steps: Steps = ()) -> Iterator[Tell]:
     """A function that is told the stage and its share; what stands after ``": "`` in a stage is detail that may change.
 
-    ``steps`` are how the stages of the whole command begin, in order, so that it can be said which of how many it is.
+    ``steps`` are how the stages of the whole command begin, in order, so that it can be said which of how many it is;
+    stages that alternate are one step.
     """
     context = click.get_current_context(silent=True)
     meta: dict[str, Any] = {} if context is None else context.meta
@@ -33,7 +35,7 @@ def telling(steps: Sequence[str] = ()) -> Iterator[Tell]:
 
 
 @contextmanager
-def _shown(steps: Sequence[str]) -> Iterator[Callable[[str, str, float | None], None]]:
+def _shown(steps: Steps) -> Iterator[Callable[[str, str, float | None], None]]:
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -46,7 +48,7 @@ def _shown(steps: Sequence[str]) -> Iterator[Callable[[str, str, float | None], 
         yield _lines(steps)
 
 
-def _lines(steps: Sequence[str]) -> Callable[[str, str, float | None], None]:
+def _lines(steps: Steps) -> Callable[[str, str, float | None], None]:
     """A line as each stage begins, with the seconds since the command did."""
     begun, last = time.monotonic(), [""]
 
@@ -59,7 +61,7 @@ def _lines(steps: Sequence[str]) -> Callable[[str, str, float | None], None]:
 
 
 @contextmanager
-def _bars(steps: Sequence[str], console: Any) -> Iterator[Callable[[str, str, float | None], None]]:
+def _bars(steps: Steps, console: Any) -> Iterator[Callable[[str, str, float | None], None]]:
     """A bar per stage, with what it took or, of the one at work, what is left."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -84,7 +86,7 @@ def _bars(steps: Sequence[str], console: Any) -> Iterator[Callable[[str, str, fl
         yield show
 
 
-def _numbered(name: str, steps: Sequence[str]) -> str:
+def _numbered(name: str, steps: Steps) -> str:
     """``name`` with which of the ``steps`` it is."""
     number = next((i for i, step in enumerate(steps, 1) if name.startswith(step)), None)
     return name if number is None else f"{number}/{len(steps)} {name}"

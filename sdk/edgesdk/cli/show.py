@@ -63,10 +63,10 @@ def _show_figures(report: Mapping[str, Any], console: Console) -> None:
             table.add_row(f"latency {at}", bound, *(show("latency_ms", f) for f in figures), share)
     else:
         ends = [" to ".join(show("latency_ms", r[end]) for end in ("low_ms", "high_ms")) for r in (dense, deployed)]
-        table.add_row("in 9 of 10 cases", "", *ends, "")
+        table.add_row("90 % interval", "", *ends, "")
     if measured and all(r.get("undisturbed") for r in (dense, deployed)):
         shares = [f"{100 * r['undisturbed']['disturbed']:.0f} %" for r in (dense, deployed)]
-        table.add_row("disturbed meanwhile", "-", *shares, "")
+        table.add_row("disturbed visits", "-", *shares, "")
     for name, label in (("peak_memory_bytes", "peak memory added"), ("size_bytes", "size of the file")):
         figures = [r[name] for r in (dense, deployed)]
         table.add_row(label, _bound(budget, name), *(show(name, f) for f in figures), f"{figures[1] / figures[0]:.2f}")
@@ -123,7 +123,7 @@ def _show_prediction(report: Mapping[str, Any], console: Console) -> None:
 def _show_beside(report: Mapping[str, Any], console: Console) -> None:
     """The runtimes side by side, where several were tried: dense and compressed, from the same run as the bundle."""
     for name, reason in report["refused_runtimes"].items():
-        console.print(f"{name} has no part in it: {reason}", highlight=False)
+        console.print(f"{name} was left out: {reason}", highlight=False)
     if not report["beside"]:
         return
     own = report["deployed"]["runtime"]
@@ -145,8 +145,8 @@ def _show_beside(report: Mapping[str, Any], console: Console) -> None:
 def show_exports(exported: Exported, console: Console) -> None:
     """The files of one plan, with how far each is from the simulation."""
     table = Table(title="one plan, the same integers in each", title_justify="left")
-    for heading in ("format", "file", "size", "run by", "off by (of the spread)", "other top-1"):
-        table.add_column(heading, justify="right" if heading in ("size", "other top-1") else "left", overflow="fold")
+    for heading in ("format", "file", "size", "run by", "error (of the spread)", "top-1 differs"):
+        table.add_column(heading, justify="right" if heading in ("size", "top-1 differs") else "left", overflow="fold")
     for file in exported.files:
         off = f"{file.parity.error:.2g} (tolerance {file.parity.tolerance:g})"
         size = show("size_bytes", file.size_bytes)
@@ -192,8 +192,11 @@ def show_targets(profiles: Iterable[Profile], console: Console) -> None:
             profile.target.name, _chip(profile.target), ", ".join(runtimes) or "-", _rests_on(profile, runtimes)
         )
     console.print(table, highlight=False)
-    console.print("prices: measured (here or on a board), partly so, scaled from a sibling, derived", highlight=False)
-    console.print("all that is known of one, with sources and errors: edgesdk targets NAME", highlight=False)
+    console.print(
+        "prices: measured, partly measured, scaled from a similar board, or derived",
+        highlight=False,
+    )
+    console.print("one target in full, with sources and errors: edgesdk targets NAME", highlight=False)
 
 
 def _chip(target: Target) -> str:
@@ -250,9 +253,15 @@ def show_search(plan: Plan, console: Console, quiet: bool = False, verbose: bool
     cost = plan.predicted
     figures = ", ".join(f"{BOUNDS[name]} {show(name, getattr(cost, name))}" for name in BOUNDS if getattr(cost, name))
     console.print(f"predicted: {figures}", highlight=False, soft_wrap=True)
-    console.print("accuracy: not judged; edgesdk deploy carries the plan out and does", highlight=False, soft_wrap=True)
+    console.print(
+        "accuracy: not measured; edgesdk deploy applies the plan and measures it", highlight=False, soft_wrap=True
+    )
     where = f"prices of {plan.target}, {plan.runtime}, {counted(plan.threads, 'thread')}"
-    console.print(f"{where}, within {100 * plan.proof.gap:.2g} % of the best at them", highlight=False, soft_wrap=True)
+    console.print(
+        f"{where}; proved within {100 * plan.proof.gap:.2g} % of the best plan at these",
+        highlight=False,
+        soft_wrap=True,
+    )
     if not quiet:
         show_plan(plan, console, verbose)
 
@@ -283,13 +292,22 @@ def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
     )
 
 
+def show_latency(report: Report, console: Console) -> None:
+    """The verdict of a benchmark: the latency alone, and whether it holds."""
+    quiet = report.undisturbed
+    ms = report.statistics["p50"] if quiet is None else quiet.ms
+    shown = "too few samples" if ms is None else show("latency_ms", ms)
+    held = "" if report.valid else f" (invalid: {report.reason})"
+    console.print(f"{report.name}: {shown}{held}", highlight=False)
+
+
 def show_report(report: Report, console: Console) -> None:
     """A benchmark's figures."""
     quiet = report.undisturbed
     rows: list[tuple[str, Any]] = []
     if quiet is not None:
         rows.append(("undisturbed", f"{show('latency_ms', quiet.ms)} (standard error {100 * quiet.error:.1f} %)"))
-        rows.append(("disturbed meanwhile", f"{100 * quiet.disturbed:.0f} % of the visits; all runs, as they came:"))
+        rows.append(("disturbed visits", f"{100 * quiet.disturbed:.0f} %; all runs, as they came:"))
     rows += [
         (name, "too few samples" if value is None else show("latency_ms", value) if name != "count" else value)
         for name, value in report.statistics.items()

@@ -35,7 +35,7 @@ from edgesdk.core.errors import UsageError
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def stages(as_json: bool, **options: Any) -> None:
-    """Write MODEL, a classifier, as a file per stage: what an early exit is sure of leaves there.
+    """Write MODEL, a classifier, with early exits, a file per stage: a sample stops at the first exit that is sure.
 
     Without MODEL it takes the built-in example. The folder has stages.json with thresholds, shares, what each stage
     takes, and what a sample is expected to.

@@ -13,6 +13,7 @@ from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import FORMER
 
 SCHEMA, PREDICTION = Schema("measurement", 3), Schema("prediction", 2)
+NOT_RUN = "not run on the target"  # the runtime's version of a prediction
 DENSE = "dense"  # the artifact of a run that others are compared with
 Tell = Callable[[str, "float | None"], None]
 """Is told what is being done and how much of that is: what stands after ``": "`` is detail that may change."""

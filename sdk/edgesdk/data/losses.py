@@ -54,20 +54,20 @@ def read_loss(loss: str | Loss | None) -> Loss | None:
     """
     if loss is None:
         return None
-    found: Any = loss
+    made: Any = loss
     if isinstance(loss, str):
         if ":" not in loss:
             raise UsageError(f"there is no loss {loss!r}", "give file.py:callable, or a class like torch.nn:HuberLoss")
-        found = load_callable(loss, "loss", UsageError)
-    if isinstance(found, type):
+        made = load_callable(loss, "loss", UsageError)
+    if isinstance(made, type):
         try:
-            found = found()
+            made = made()
         except Exception as error:
-            fact = f"making the loss {loss_name(found)} failed with {said(error)}"
+            fact = f"making the loss {loss_name(made)} failed with {said(error)}"
             raise UsageError(fact, "let it be made without arguments, or give a function") from error
-    if not callable(found):
-        raise UsageError(f"a loss of type {type(found).__name__}", "give a function of outputs and targets")
-    return cast(Loss, found)
+    if not callable(made):
+        raise UsageError(f"a loss of type {type(made).__name__}", "give a function of outputs and targets")
+    return cast(Loss, made)
 
 
 def loss_name(loss: Any) -> str:

@@ -117,17 +117,17 @@ def joined_targets(batches: Sequence[tuple[Batch, Any]], most: int) -> Any:
     return _joined([y for _, y in batches], sizes, most)
 
 
-def _joined(found: Sequence[Any], sizes: Sequence[int], most: int) -> Any:
-    first = found[0]
+def _joined(targets: Sequence[Any], sizes: Sequence[int], most: int) -> Any:
+    first = targets[0]
     if isinstance(first, Tensor):
-        return torch.cat(list(found))[:most]
+        return torch.cat(list(targets))[:most]
     if isinstance(first, Mapping):
-        return {key: _joined([y[key] for y in found], sizes, most) for key in first}
+        return {key: _joined([y[key] for y in targets], sizes, most) for key in first}
     if isinstance(first, (list, tuple)):
-        pairs = list(zip(found, sizes, strict=True))
+        pairs = list(zip(targets, sizes, strict=True))
         if all(len(y) == size for y, size in pairs) and not all(_in_rows(y, size) for y, size in pairs):
-            return type(first)([each for y in found for each in y][:most])
-        return type(first)(_joined(parts, sizes, most) for parts in zip(*found, strict=True))
+            return type(first)([each for y in targets for each in y][:most])
+        return type(first)(_joined(parts, sizes, most) for parts in zip(*targets, strict=True))
     return first
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.pairing import Ratio
-from edgesdk.core.report import Prediction
+from edgesdk.core.report import NOT_RUN, Prediction
 from edgesdk.core.runtime import find_runtime
 from edgesdk.core.target import Target
 from edgesdk.devices.agent import AgentProcess
@@ -24,7 +24,7 @@ from edgesdk.price.profile import Predicted, profile
 class Forecast:
     """What is asked of a ``Bench``, answered from a profile. Only the file itself is looked at on this machine."""
 
-    version = "not run on the target"
+    version = NOT_RUN
 
     def __init__(self, target: Target, agent: AgentProcess, threads: int, runtime: str) -> None:
         self.here: Bench = Bench(agent, runtime=find_runtime(runtime).here)
