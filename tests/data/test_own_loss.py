@@ -90,8 +90,8 @@ def test_it_sees_what_the_model_returns_and_the_data_yield() -> None:
 def test_it_may_be_named(spec: str, name: str, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def plain(outputs, targets):\n    return (outputs - targets).square().mean()\n")
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
-    found = read_inputs(model, (X, BOXES), None, "mse", 0, loss=spec.format(file=tmp_path / "own.py"))
-    assert given.task.loss is not None and given.task.loss.name == name
+    inputs = read_inputs(model, (X, BOXES), None, "mse", 0, loss=spec.format(file=tmp_path / "own.py"))
+    assert inputs.task.loss is not None and inputs.task.loss.name == name
 
 
 FAULTY: list[tuple[Callable[[Any, Any], Any], str]] = [
