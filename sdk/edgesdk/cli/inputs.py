@@ -17,7 +17,7 @@ PIXELS = ("input_range", "mean", "std", "image_size", "channel_order", "sample_r
 
 def judging(command: Callable[..., None]) -> Callable[..., None]:
     """The metric, which of several outputs it judges, and a loss of the user's own."""
-    metrics = "top-1, mse, multilabel-f1, torchmetrics:NAME, or file.py:callable."
+    metrics = "top-1, mse, binary-accuracy, multilabel-f1, torchmetrics:NAME, or file.py:callable."
     for option in (
         click.option("--metric", default="top-1", show_default=True, help=metrics),
         click.option("--output", help="Of several outputs the one that is judged: its name, or its place from 0."),

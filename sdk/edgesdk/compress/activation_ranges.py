@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgesdk.compress.integers import ActivationQuantizer
-from edgesdk.network.network import Batch, Network, rebatch, tensors
+from edgesdk.network.network import Batch, Network, figures, rebatch, tensors
 from edgesdk.techniques.ranges import Histogram, mse, percentile
 
 FAR = 4.0  # times the reach of most samples: what is farther may be an error of the sensor
@@ -62,7 +62,7 @@ def see(network: Network, batches: Sequence[Batch]) -> dict[ActivationQuantizer,
     seen: dict[ActivationQuantizer, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
     def note(part: Any, inputs: Any, _: object) -> None:
-        each = inputs[0].flatten(1)
+        each = figures(inputs[0])
         seen.setdefault(part, []).append((each.amin(1), each.amax(1), each.square().mean(1)))
 
     _run(network, batches, note)
@@ -156,7 +156,7 @@ def _off(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     for actual, expected in zip(outputs, wanted, strict=True):
         if not expected.is_floating_point():
             continue
-        actual, expected = actual.double().flatten(1), expected.double().flatten(1)
+        actual, expected = figures(actual.double()), figures(expected.double())
         spread = (expected - expected.median(0).values).square().mean(1).median().clamp(min=1e-30)
         share = ((actual - expected).square().mean(1) / spread).nan_to_num(nan=1.0)
         total += float(share.clamp(max=1.0).mean())

@@ -342,7 +342,7 @@ def _classes(outputs: Any, output: int | None, y: Any) -> int:
     if judged.dim() < 2 or judged.shape[1] < 2 or judged.dim() > 2 and (y is None or y.dim() < 2):
         what = "first output" if not output else f"output {output}"
         fact = f"the model's {what} has shape {tuple(judged.shape)} for two samples, not (2, classes)"
-        raise ModelError(fact, "give another --metric for a model that does not classify")
+        raise ModelError(fact, "give --metric binary-accuracy where each figure is a yes or no, or another one")
     if y is None:
         return judged.shape[1]
     axis = class_axis(judged, class_numbers(judged, y[: len(judged)]))

@@ -14,9 +14,10 @@ from edgesdk.core.wording import listed
 from edgesdk.data.batches import Relabelled
 from edgesdk.data.data import Data, run_two
 from edgesdk.data.losses import Loss, loss_name, settle_loss
-from edgesdk.data.metrics import MSE, TOP_1, Deferred, has_state, is_named, is_torchmetric
+from edgesdk.data.metrics import MSE, TOP_1, Deferred, are_probabilities, has_state, is_named, is_torchmetric
 from edgesdk.data.targets import class_axis, class_numbers, joined_targets, several, values
-from edgesdk.data.task import Task
+from edgesdk.data.task import PROBABILITY, Task
+from edgesdk.network.network import answer
 
 
 def settled(
@@ -43,6 +44,8 @@ def settled(
     if task.classifies and judged is not None:
         task = replace(task, axis=_axis(judged, task.target(two)))
         data = data if loss is not None else _with_classes(data, judged)
+    if task.decides and place is not None and are_probabilities(task.judged(answer(model, data.example)).float()):
+        task = replace(task, limit=PROBABILITY)
     notes = list(data.notes)
     if loss is not None:
         if not data.labelled:

@@ -14,12 +14,21 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from edgesdk.core.errors import EdgeSdkError, UsageError
 from edgesdk.core.wording import said
-from edgesdk.data.targets import IGNORED, MULTI_LABEL, class_axis, class_numbers, rows, several, values
+from edgesdk.data.targets import (
+    BINARY,
+    DECISIONS,
+    IGNORED,
+    MULTI_LABEL,
+    class_axis,
+    class_numbers,
+    rows,
+    several,
+    values,
+)
 from edgesdk.network.load import load_callable
 
 TORCHMETRICS = "torchmetrics"
@@ -79,29 +88,43 @@ class NegatedError:
 
 
 class MultiLabel:
-    """F1 over all labels of all samples together (micro), in percent.
-
-    A label is answered where its logit is above 0 or, of a model that answers probabilities, above 0.5.
-    """
+    """F1 over all labels of all samples together (micro), in percent; a label is answered above the ``limit``."""
 
     title: str = "multi-label F1"
     unit: str = "%"
 
-    def __init__(self) -> None:
-        # By limit: right ones, and all that were answered or wanted.
-        self.counts: dict[float, Tensor] = {0.0: torch.zeros(2), 0.5: torch.zeros(2)}
-        self.logits: bool = False
+    def __init__(self, limit: float = 0.0) -> None:
+        self.limit: float = limit
+        self.right: int = 0
+        self.count: int = 0  # of what was answered, and of what was wanted
 
     def update(self, outputs: Tensor, targets: Any) -> None:
-        wanted = several(outputs, targets) > 0
-        self.logits = self.logits or not are_probabilities(outputs)
-        for limit, counts in self.counts.items():
-            answered = outputs > limit
-            counts += torch.tensor([2 * (answered & wanted).sum(), answered.sum() + wanted.sum()])
+        wanted, answered = several(outputs, targets) > 0, outputs > self.limit
+        self.right += int((answered & wanted).sum())
+        self.count += int(answered.sum() + wanted.sum())
 
     def compute(self) -> float:
-        right, both = self.counts[0.0 if self.logits else 0.5].tolist()
-        return 100 * right / both if both else 100.0
+        return 200 * self.right / self.count if self.count else 100.0
+
+
+class BinaryAccuracy:
+    """The share of right answers, in percent, of figures that are each a yes, above the ``limit``, or a no."""
+
+    title: str = "binary accuracy"
+    unit: str = "%"
+
+    def __init__(self, limit: float = 0.0) -> None:
+        self.limit: float = limit
+        self.right: int = 0
+        self.count: int = 0
+
+    def update(self, outputs: Tensor, targets: Any) -> None:
+        right = (outputs > self.limit) == (several(outputs, targets) > 0)
+        self.right += int(right.sum())
+        self.count += right.numel()
+
+    def compute(self) -> float:
+        return 100 * self.right / self.count
 
 
 class MeanOfBatches:
@@ -120,7 +143,12 @@ class MeanOfBatches:
         return self.total / self.count
 
 
-METRICS: dict[str, Callable[[], Any]] = {TOP_1: TopOne, MSE: NegatedError, MULTI_LABEL: MultiLabel}
+METRICS: dict[str, Callable[..., Any]] = {
+    TOP_1: TopOne,
+    MSE: NegatedError,
+    MULTI_LABEL: MultiLabel,
+    BINARY: BinaryAccuracy,
+}
 
 
 def is_named(metric: Any, name: str) -> bool:
@@ -151,10 +179,10 @@ def read_metric(metric: str | Metric) -> Any:
     raise UsageError(f"there is no metric {metric!r}", f"choose {choices}")
 
 
-def started(metric: str | Metric) -> Any:
-    """``metric`` as an object that has seen nothing yet."""
+def started(metric: str | Metric, limit: float = 0.0) -> Any:
+    """``metric`` as an object that has seen nothing yet; ``limit`` is what a yes is above, where it asks for such."""
     if isinstance(metric, str):
-        return METRICS[metric]()
+        return METRICS[metric](*([limit] if metric in DECISIONS else []))
     if not has_state(metric):
         assert callable(metric)
         return MeanOfBatches(metric)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from edgesdk.core.wording import counted
-from edgesdk.network.network import Batch, rebatch, tensors
+from edgesdk.network.network import Batch, figures, rebatch, tensors
 
 FAR = 16.0  # times the reach of most samples: what is farther is no sample of these data
 RARE = 0.05  # of the samples, at most: more of them are the data themselves
@@ -89,8 +89,7 @@ def _reach(part: Tensor) -> Tensor:
     """The largest absolute value of each sample; NaN where one is. Whole numbers are codes, and reach nowhere."""
     if not part.is_floating_point() or not part[0].numel():
         return torch.zeros(len(part))
-    flat = part.flatten(1) if part.dim() > 1 else part[:, None]
-    return torch.maximum(flat.amax(1), -flat.amin(1)).float()
+    return torch.maximum(figures(part).amax(1), -figures(part).amin(1)).float()
 
 
 def _limit(reaches: Tensor) -> float:

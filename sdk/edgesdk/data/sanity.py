@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from edgesdk.core.errors import DataError, EdgeSdkError, ModelError
 from edgesdk.data.batches import classes_of
 from edgesdk.data.data import Batches, Data
-from edgesdk.data.metrics import MSE, MULTI_LABEL, are_probabilities, is_named
+from edgesdk.data.metrics import MSE, is_named
 from edgesdk.data.preprocessing import Preprocessing
-from edgesdk.data.targets import IGNORED, class_axis, class_numbers
+from edgesdk.data.targets import IGNORED, class_axis, class_numbers, several
 from edgesdk.data.task import Task, output_tensors
 from edgesdk.network.blame import checked_answer
-from edgesdk.network.network import Batch, answer, rebatch, tensors
+from edgesdk.network.network import Batch, answer, figures, rebatch, tensors
 
 MOST, LEAST = 1000, 100  # samples that are looked at; with fewer than the least nothing is refused for chance alone
 ELEMENTS = 5e7  # of all answers together: those of a segmentation are large
@@ -143,10 +143,10 @@ def _skill(task: Task, judged: Sequence[Tensor], targets: Sequence[Any]) -> _Ski
         answered, wanted = (torch.cat([v.double().reshape(len(v), -1) for v in side]) for side in (judged, targets))
         room, constant = (wanted - wanted.mean(0)).square().mean(1), False
         gain = room - (wanted - answered).square().mean(1)
-    elif is_named(task.metric, MULTI_LABEL):
-        limit = 0.5 if all(are_probabilities(value) for value in judged) else 0.0
-        answered = torch.cat([value.flatten(1) > limit for value in judged]).double()
-        wanted = torch.cat([y.flatten(1) for y in targets]).double()
+    elif task.decides:
+        answered = torch.cat([figures(value) > task.limit for value in judged]).double()
+        pairs = zip(judged, targets, strict=True)
+        wanted = torch.cat([figures(several(value, y)) for value, y in pairs]).double()
         share, constant = wanted.mean(0), False
         chance = answered * share + (1 - answered) * (1 - share)
         gain, room = ((answered == wanted).double() - chance).mean(1), (1 - chance).mean(1)

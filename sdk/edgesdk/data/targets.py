@@ -13,7 +13,8 @@ from edgesdk.network.network import Batch, tensors
 
 IGNORED = -100  # a label that is not judged, as torch's own losses have it
 SUM = 1e-3  # that probabilities may be off by
-MULTI_LABEL = "multilabel-f1"
+MULTI_LABEL, BINARY = "multilabel-f1", "binary-accuracy"
+DECISIONS = (MULTI_LABEL, BINARY)  # metrics of figures that are each a yes or no
 
 
 def class_axis(logits: Tensor, labels: Tensor) -> int | None:
@@ -61,7 +62,13 @@ def values(outputs: Tensor, y: Any) -> Tensor:
 
 
 def several(outputs: Tensor, y: Any) -> Tensor:
-    """Several labels of a sample as 0 and 1, in the outputs' shape. Raises ``DataError`` for anything else."""
+    """Several labels of a sample as 0 and 1, in the outputs' shape; an axis of one may be missing behind the samples.
+
+    Raises ``DataError`` for anything else.
+    """
+    y = _tensor(y)
+    if y.dim() == outputs.dim() + 1 and y.shape[1] == 1 or outputs.dim() == y.dim() + 1 and outputs.shape[1] == 1:
+        y = y.squeeze(1) if y.dim() > outputs.dim() else y.unsqueeze(1)
     y = values(outputs, y)
     if not bool(((y == 0) | (y == 1)).all()):
         fact = "several labels of a sample are to be 0 or 1"

@@ -20,17 +20,17 @@ from edgesdk.data.metrics import (
     TOP_1,
     MeanOfBatches,
     Metric,
-    are_probabilities,
     is_named,
     loss_rows,
     result,
     started,
 )
-from edgesdk.data.targets import MULTI_LABEL, rows, several, values
-from edgesdk.network.network import Batch
+from edgesdk.data.targets import DECISIONS, rows, several, values
+from edgesdk.network.network import Batch, figures
 from edgesdk.techniques.distillation import TEMPERATURE, soft
 
 SOFT_SHARE = 0.9
+LOGIT, PROBABILITY = 0.0, 0.5  # what a yes is above
 CONSTANT = 1e-6  # of the mean square: figures of less variance are all the same
 
 
@@ -39,12 +39,13 @@ class Task:
     """How outputs are judged.
 
     ``metric`` is ``top-1`` (accuracy in percent), ``mse`` (shown negated, so that higher is better), ``multilabel-f1``
-    (in percent), an object with ``update(outputs, targets)`` and ``compute()``, or a function of a batch's outputs and
-    targets whose mean over samples is taken; higher is better. Without labels it is applied against the dense model's
-    own outputs, and the figure is a fidelity: ``name`` says so. ``output`` is the place of the output that is judged
-    among the model's tensors, called ``output_name`` where there are several; with ``None`` it is all of them
-    (:func:`edgesdk.data.judging.settled`). ``axis`` is that of the classes. ``loss`` is the user's own, by which a
-    network learns beside the dense model's answers, and by which choices are priced.
+    and ``binary-accuracy`` (in percent), an object with ``update(outputs, targets)`` and ``compute()``, or a function
+    of a batch's outputs and targets whose mean over samples is taken; higher is better. Without labels it is applied
+    against the dense model's own outputs, and the figure is a fidelity: ``name`` says so. ``output`` is the place of
+    the output that is judged among the model's tensors, called ``output_name`` where there are several; with ``None``
+    it is all of them (:func:`edgesdk.data.judging.settled`). ``axis`` is that of the classes, ``limit`` what a yes is
+    above, where each figure is one or a no. ``loss`` is the user's own, by which a network learns beside the dense
+    model's answers, and by which choices are priced.
     """
 
     metric: str | Metric = TOP_1
@@ -52,6 +53,7 @@ class Task:
     output: int | None = 0
     output_name: str = ""
     axis: int = 1
+    limit: float = LOGIT
     loss: OwnLoss | None = None
 
     def __post_init__(self) -> None:
@@ -70,6 +72,11 @@ class Task:
     @property
     def classifies(self) -> bool:
         return is_named(self.metric, TOP_1)
+
+    @property
+    def decides(self) -> bool:
+        """Whether each figure of the output is a yes or no."""
+        return any(is_named(self.metric, name) for name in DECISIONS)
 
     @property
     def is_built_in(self) -> bool:
@@ -95,7 +102,7 @@ class Task:
         """The output that is judged, of all that a model answers; all that are floats in a row where it is no one."""
         tensors = output_tensors(outputs)
         if self.output is None:
-            return torch.cat([value.flatten(1).float() for value in tensors if value.is_floating_point()], 1)
+            return torch.cat([figures(value).float() for value in tensors if value.is_floating_point()], 1)
         return tensors[min(self.output, len(tensors) - 1)]
 
     def target(self, y: Any) -> Any:
@@ -111,7 +118,7 @@ class Task:
     ) -> float:
         """The metric of ``run`` over all of ``batches`` together. Raises ``UsageError`` for a metric that fails, and
         ``DataError`` for targets that do not fit the outputs."""
-        meter = started(self.metric)
+        meter = started(self.metric, self.limit)
         for x, y in batches:
             with torch.no_grad():
                 outputs = run(x)
@@ -140,7 +147,7 @@ class Task:
         answer = self.judged(outputs).float()
         if self.classifies:
             return answer.argmax(self.axis)
-        return answer > (0.5 if are_probabilities(answer) else 0.0) if is_named(self.metric, MULTI_LABEL) else answer
+        return answer > self.limit if self.decides else answer
 
     def supervised(self, outputs: list[Tensor], y: Any) -> Tensor:
         """The loss against labels, or against the model's own decisions where there are none (a scalar)."""
@@ -154,10 +161,11 @@ class Task:
             return F.cross_entropy(logits, logits.detach().argmax(-1))
         if is_named(self.metric, MSE) and self.labelled:
             return F.mse_loss(answer, values(answer, y).to(answer.dtype))
-        if is_named(self.metric, MULTI_LABEL) and self.labelled:
+        if self.decides and self.labelled:
             wanted = several(answer, y).to(answer.dtype)
-            probabilities = are_probabilities(answer)
-            return (F.binary_cross_entropy if probabilities else F.binary_cross_entropy_with_logits)(answer, wanted)
+            if self.limit == LOGIT:
+                return F.binary_cross_entropy_with_logits(answer, wanted)
+            return F.binary_cross_entropy(answer.clamp(0, 1), wanted)  # rounding may leave it
         return sum((_between_samples(o) for o, _ in self._pairs(outputs, outputs, judged=True)), torch.zeros(()))
 
     def attribution(self, outputs: list[Tensor], y: Any) -> Tensor:

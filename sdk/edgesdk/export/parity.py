@@ -14,7 +14,7 @@ from edgesdk.core.artifact import Artifact, open_file
 from edgesdk.core.errors import FidelityError
 from edgesdk.core.parity import Parity
 from edgesdk.core.runtime import find_runtime, format_of
-from edgesdk.network.network import Batch, Network, Structure, tensors
+from edgesdk.network.network import Batch, Network, Structure, figures, tensors
 from edgesdk.network.reference import Reference
 
 SAMPLES = 128
@@ -74,7 +74,7 @@ def compared(
 ) -> Parity:
     """How far the file is from what is ``expected``, on the first samples of ``batches``."""
     pairs = _answers(expected, artifact, batches, SAMPLES)
-    wanted, outputs = (pairs[0][side].flatten(1) for side in (0, 1))
+    wanted, outputs = (figures(pairs[0][side]) for side in (0, 1))
     differs = float((wanted.argmax(1) != outputs.argmax(1)).double().mean())
     return Parity(max(map(_distance, pairs)), tolerance, len(wanted), differs)
 

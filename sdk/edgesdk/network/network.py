@@ -30,6 +30,11 @@ def rebatch(x: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     return {k: change(v) for k, v in x.items()} if isinstance(x, Mapping) else tuple(change(v) for v in x)
 
 
+def figures(value: Tensor) -> Tensor:
+    """The figures of each sample in a row, also where it has one alone: (samples, figures)."""
+    return value.reshape(len(value), -1)
+
+
 def answer(model: nn.Module, x: Batch) -> Any:
     """What the user's module answers to a batch, called as a user does; it may write into its own copy of ``x``."""
     x = rebatch(x, torch.clone)

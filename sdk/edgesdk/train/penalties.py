@@ -34,7 +34,7 @@ class Labelled:
         if not task.has_loss:
             raise UsageError(
                 f"the metric {task.name} has no loss to learn by",
-                "give --loss, or the metric top-1, mse or multilabel-f1",
+                "give --loss, or the metric top-1, mse, binary-accuracy or multilabel-f1",
             )
         if not task.labelled:
             raise DataError("the data has no labels to learn from", "give y")

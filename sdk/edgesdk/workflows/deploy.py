@@ -27,6 +27,7 @@ from edgesdk.data.metrics import MSE, Metric, is_named
 from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.inventory import Device
+from edgesdk.network.network import figures
 from edgesdk.pipeline.allowance import Allowance, parse_seconds
 from edgesdk.pipeline.choosing import join_refusals
 from edgesdk.pipeline.loop import find_result
@@ -208,7 +209,7 @@ def _choose_drop(study: Study) -> float:
     if task.unit == "%":
         return DEFAULT_DROP
     if is_named(task.metric, MSE):
-        answers = torch.cat([task.judged(reference(x)).flatten(1).float() for x, _ in judged])
+        answers = torch.cat([figures(task.judged(reference(x))).float() for x, _ in judged])
         return float(answers.var(0).mean()) / 100 or 1e-9
     return abs(task.score(reference, judged, reference)) / 100 or 1e-9
 
