@@ -78,6 +78,7 @@ def test_the_count_is_exact_and_data_to_judge_by_stay(tmp_path: Any) -> None:
     (note,) = [note for note in data.notes if "taken for broken" in note]
     assert note.startswith("4 of 400 samples reach far beyond the others (1e+05, where")
     assert sum(len(x) for x, _ in data.test) == COUNT
+    assert "4 of 400 samples to judge by reach far beyond the others: judged all the same" in data.notes
 
 
 def test_a_batch_that_is_not_finite_ends_no_training() -> None:

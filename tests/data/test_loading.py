@@ -440,7 +440,7 @@ WITH_NAN[3, 1, 0, 1], WITH_NAN[9, 0, 0, 0] = np.nan, np.inf
         (dict(x=X, y=np.full((400, 4), 0.3, np.float32)), ["soft labels are to be probabilities", "softmax"]),
         (dict(x=X, y=Y - 1), ["hold -1", "from 0"]),
         (dict(x=X, y=Y * 0 + 2), ["all labels are 2", "two classes"]),
-        (dict(x=WITH_NAN, y=Y), ["2 NaN or infinite values", "(3, 1, 0, 1)"]),
+        (dict(x=WITH_NAN, y=Y), ["2 NaN or infinite values in 2 of 400 samples", "(3, 1, 0, 1)"]),
         (dict(x=X.astype(np.complex64), y=Y), ["complex64"]),
         (dict(x=X.astype(np.uint16), y=Y), ["uint16"]),
         (dict(x=X.astype(str), y=Y), ["dtype <U"]),

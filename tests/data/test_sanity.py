@@ -220,3 +220,19 @@ def test_an_accuracy_that_the_model_misses_by_far_names_causes(sample, tmp_path:
     with pytest.raises(BudgetError, match="less than the 95 that are wanted: check that the weights are this model's"):
         passes(inputs, budget=Budget(accuracy=95))
     assert passes(given(example_model(), sample, folder=tmp_path), budget=Budget(accuracy=60))
+
+
+@pytest.mark.parametrize("bad", [1, 3, 30, 200])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_few_answers_that_are_no_numbers_are_the_samples_fault(bad: int, value: float) -> None:
+    y = torch.arange(400) % 4
+    answers = knowing(0.9, y, 4)
+    answers[torch.arange(bad) * (400 // bad)] = value
+    x = torch.arange(400.0)[:, None]
+    sound, test = torch.tensor([1, 3]), list(zip(x.split(50), y.split(50), strict=True))
+    source = type("Parts", (), {"train": None, "calibration": [(x[sound], y[sound])], "test": test})
+    inputs = read_inputs(Recorded(answers), source, None, "top-1", 0)
+    error = judged_dense(inputs.model, inputs.data, inputs.task).error
+    assert error is not None and f"to {bad} of 400 samples" in error.fact and error.figures["count"] == bad
+    assert isinstance(error, DataError) == (bad <= 20)
+    assert ("look at these samples" in error.remedy) == (bad <= 20)

@@ -8,15 +8,17 @@ from collections.abc import Mapping
 class EdgeSdkError(Exception):
     """Base of every error that edgesdk raises on purpose.
 
-    ``fact`` says what is the case, ``remedy`` what to do about it; ``str()`` joins them on one line.
+    ``fact`` says what is the case, ``remedy`` what to do about it; ``str()`` joins them on one line. ``figures`` are
+    numbers that the fact names, by what they are.
     """
 
     kind = "other"
     exit_code = 1
 
-    def __init__(self, fact: str, remedy: str) -> None:
+    def __init__(self, fact: str, remedy: str, **figures: float) -> None:
         self.fact: str = " ".join(fact.split())
         self.remedy: str = " ".join(remedy.split())
+        self.figures: Mapping[str, float] = figures
         super().__init__(f"{self.fact}: {self.remedy}")
 
 

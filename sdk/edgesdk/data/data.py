@@ -18,7 +18,7 @@ from edgesdk.core.wording import said
 from edgesdk.data.batches import Given, Shuffled, check_classes, checked_labels, classes_of, stratified, taken
 from edgesdk.data.datasets import is_dataset, loader, split
 from edgesdk.data.declared import read_classes, read_declared
-from edgesdk.data.outliers import find_limits, keep_usual, note_left_out
+from edgesdk.data.outliers import find_limits, keep_usual, note_judged, note_left_out
 from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.data.sources import RATE, Samples, from_arrays, from_folder, from_npz
 from edgesdk.data.targets import check_range, class_axis, class_numbers
@@ -197,6 +197,7 @@ def _split(samples: Samples, batch_size: int, seed: int, classifies: bool) -> Da
     if limits is not None:
         usual = limits.keeps(own.x)[order]
         notes += note_left_out(int((~usual).sum()), len(order), limits, [own.x])
+        notes += note_judged([rebatch(judging.x, lambda t: t[judged])], limits)
         order = order[usual]
     count = min(HOLDOUT_MOST, round(HOLDOUT_SHARE * len(order)) if apart is None else len(apart))
     if count < HOLDOUT_LEAST:
@@ -206,6 +207,7 @@ def _split(samples: Samples, batch_size: int, seed: int, classifies: bool) -> Da
         apart, held, order = own, order[:count], order[count:]
     else:
         held = stratified(len(apart), apart.y if stratify else None, seed)[:count]
+        held = held if limits is None else held[limits.keeps(apart.x)[held]]
     train = Shuffled(own, order, batch_size, seed)
     calibration = _batches(own, order[:CALIBRATION], batch_size)
     return Data(
@@ -288,6 +290,7 @@ def _given(source: Any, origin: str, classifies: bool) -> Data:
         if left := sum(count for _, count in kept):
             notes += note_left_out(left, sum(map(_count, parts)), limits, [x for part in parts for x, _ in part])
             calibration, holdout = kept[0][0], kept[-1][0]
+        notes += [] if test is parts[0] else note_judged([x for x, _ in test], limits)
         if train is not None:
             train.limits = limits
     every = [*calibration, *holdout, *test]

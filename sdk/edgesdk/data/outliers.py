@@ -76,6 +76,15 @@ def keep_usual(batches: Sequence[tuple[Batch, Any]], limits: Limits) -> tuple[li
     return kept, sum(int((~mask).sum()) for mask in masks)
 
 
+def note_judged(batches: Iterable[Batch], limits: Limits) -> list[str]:
+    """What is said of samples to judge by that reach far, too."""
+    masks = torch.cat([limits.keeps(x) for x in batches])
+    if not (count := int((~masks).sum())):
+        return []
+    verb = "reach" if count > 1 else "reaches"
+    return [f"{count} of {counted(len(masks), 'sample')} to judge by {verb} far beyond the others: judged all the same"]
+
+
 def note_left_out(count: int, of: int, limits: Limits, parts: Iterable[Batch]) -> list[str]:
     """What is said where ``count`` samples ``of`` so many, all of them in ``parts``, were left out."""
     if not count:

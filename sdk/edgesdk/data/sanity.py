@@ -14,6 +14,7 @@ from edgesdk.core.errors import DataError, EdgeSdkError, ModelError
 from edgesdk.data.batches import classes_of
 from edgesdk.data.data import Batches, Data
 from edgesdk.data.metrics import MSE, is_named
+from edgesdk.data.outliers import RARE
 from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.data.targets import IGNORED, class_axis, class_numbers, several
 from edgesdk.data.task import Task, output_tensors
@@ -29,7 +30,7 @@ BETTER, TIMES = 15.0, 1.3  # points, and times, that another reading must score 
 LIKELY = 50.0  # percent that answers in another order must score to be named
 WEAK, CLEAR = 0.5, 0.25  # of what can be gained: below the one other readings are tried; up to the other it is little
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-CONSTANT = "gives the same answer to each of"
+NONE = torch.zeros(0, dtype=torch.bool)
 Run = Callable[[Batch], Any]
 
 
@@ -67,14 +68,15 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
     answers = [checked_answer(run, x) for x, _ in batches]
     count = sum(len(tensors(x)[0]) for x, _ in batches)
     remedy = f"{causes(weights)}, or --force"
-    wrong = _broken(answers, task, [x for x, _ in batches])
-    if wrong and (not task.labelled or wrong != CONSTANT):
-        return Verdict(None, count, ModelError(f"the dense model {wrong} {count} samples", remedy))
+    if (error := _find_not_finite(answers, remedy)) is not None:
+        return Verdict(None, count, error)
+    constant = _is_constant(answers, task, [x for x, _ in batches])
+    fact = f"the dense model gives the same answer to each of {count} samples"
     if not task.labelled:
-        return Verdict(None, count)
+        return Verdict(None, count, ModelError(fact, remedy) if constant else None)
     score = task.score(run, batches, run)
-    if wrong:
-        better, fact = _better_reading(run, data, task, batches, score), f"the dense model {wrong} {count} samples"
+    if constant:
+        better = _better_reading(run, data, task, batches, score)
         if better is not None:
             return Verdict(score, count, DataError(f"{fact}, and scores {better[0]}", f"{better[1]}, or --force"))
         return Verdict(score, count, ModelError(fact, remedy))
@@ -92,7 +94,7 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
     shown = f"{shown}, no better than {_chance(task)}"
     if count < LEAST or skill.high > CLEAR and not skill.constant:
         return Verdict(score, count, None, (f"{shown}: too little to hold it against the model",))
-    return Verdict(score, count, (DataError if weights else ModelError)(shown, remedy))
+    return Verdict(score, count, (DataError if weights else ModelError)(shown, remedy, score=score, samples=count))
 
 
 def _picked(data: Data, most: int) -> Batches:
@@ -104,20 +106,32 @@ def _picked(data: Data, most: int) -> Batches:
     return [every[i * len(every) // wanted] for i in range(wanted)] if wanted < len(every) else every
 
 
-def _broken(answers: Sequence[Any], task: Task, inputs: Sequence[Batch]) -> str | None:
-    """What is wrong with the answers whatever the labels."""
+def _find_not_finite(answers: Sequence[Any], remedy: str) -> EdgeSdkError | None:
+    """That some answers are no finite numbers: the model's fault, or where they are few, that of these samples."""
+    floats = [[figures(t) for t in output_tensors(answer) if t.is_floating_point()] for answer in answers]
     for name, test in (("NaN", torch.isnan), ("infinite values", torch.isinf)):
-        floats = [t for answer in answers for t in output_tensors(answer) if t.is_floating_point()]
-        if any(bool(test(t).any()) for t in floats):
-            return f"answers {name} to some of"
+        bad = torch.cat([torch.stack([test(t).any(1) for t in each]).any(0) for each in floats if each] or [NONE])
+        if not bad.any():
+            continue
+        first, count = int(bad.nonzero()[0]), int(bad.sum())
+        fact = f"the dense model answers {name} to {count} of {len(bad)} samples"
+        if count > RARE * len(bad):
+            return ModelError(fact, remedy, count=count, samples=len(bad))
+        fact = f"{fact}, the first of them number {first} of those that were looked at"
+        return DataError(fact, "look at these samples, or --force", count=count, samples=len(bad), first=first)
+    return None
+
+
+def _is_constant(answers: Sequence[Any], task: Task, inputs: Sequence[Batch]) -> bool:
+    """Whether each sample gets the same answer, though samples differ."""
     if task.output is None and not task.is_built_in:
-        return None
+        return False
     first, x = task.judged(answers[0])[:1].float(), tensors(inputs[0])[0]
     if not any(bool((tensors(batch)[0] != x[:1]).any()) for batch in inputs):
-        return None  # there is one sample, given several times
+        return False  # there is one sample, given several times
     most = max(float(first.abs().max()), 1e-30)
     apart = max(float((task.judged(answer).float() - first).abs().max()) for answer in answers)
-    return CONSTANT if apart <= SAME * most else None
+    return apart <= SAME * most
 
 
 @dataclass(frozen=True)

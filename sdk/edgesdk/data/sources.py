@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgesdk.core.arrays import PICKLED, read_npz
 from edgesdk.core.errors import DataError, UsageError
-from edgesdk.core.wording import listed
+from edgesdk.core.wording import counted, listed
 from edgesdk.data.folders import read_folder
 from edgesdk.data.preprocessing import Preprocessing, read_preprocessing
 from edgesdk.network.network import Batch, rebatch, tensors
@@ -202,8 +202,11 @@ def check_finite(value: Tensor, what: str) -> None:
     if value.is_floating_point() and not (finite := torch.isfinite(value)).all():
         bad = (~finite).nonzero()
         index = tuple(bad[0].tolist())
-        fact = f"{what} holds {len(bad)} NaN or infinite values, the first at {index}"
-        raise DataError(fact, "remove or replace them")
+        samples = len(bad[:, 0].unique())
+        fact = f"{what} holds {len(bad)} NaN or infinite values in {samples} of {counted(len(value), 'sample')}"
+        raise DataError(
+            f"{fact}, the first at {index}", "remove or replace them", count=len(bad), samples=samples, first=index[0]
+        )
 
 
 def dtype_name(value: Tensor) -> str:

@@ -84,7 +84,8 @@ def check_range(labels: Any, classes: int) -> None:
     if judged.numel() and int(judged.max()) >= classes:
         fact = f"label {int(judged.max())} is out of range: the model has {classes} classes, 0 to {classes - 1}"
         aside = f", and {IGNORED} where nothing is to be judged" if labels.dim() > 1 else ""
-        raise DataError(fact, f"number the labels as the model does{aside}")
+        remedy = f"number the labels as the model does{aside}"
+        raise DataError(fact, remedy, label=int(judged.max()), classes=classes)
 
 
 def is_soft(y: Tensor) -> bool:

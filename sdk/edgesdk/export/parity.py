@@ -53,7 +53,9 @@ def parity(network: Network, artifact: Artifact, batches: Sequence[Batch]) -> Pa
     result = compared(network.flat, artifact, batches, _tolerance(network, artifact))
     if not result.error <= result.tolerance:
         off = f"{result.error:.2g} of their spread, more than {result.tolerance:g}"
-        raise FidelityError(f"the file's outputs differ from the simulation's by {off}", FidelityError.INSTEAD)
+        raise FidelityError(
+            f"the file's outputs differ from the simulation's by {off}", FidelityError.INSTEAD, **_figures(result)
+        )
     return result
 
 
@@ -65,8 +67,12 @@ def faithful(reference: Reference, network: Network, artifact: Artifact, batches
     if not result.error <= result.tolerance:
         off = f"by {result.error:.2g} of their spread, more than {result.tolerance:g}"
         fact = f"what {artifact.runtime} computes of the dense model differs from the model itself {off}"
-        raise FidelityError(fact, "choose another --runtime")
+        raise FidelityError(fact, "choose another --runtime", **_figures(result))
     return result
+
+
+def _figures(result: Parity) -> dict[str, float]:
+    return {"error": result.error, "tolerance": result.tolerance}
 
 
 def compared(
