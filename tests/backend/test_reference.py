@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -202,6 +204,90 @@ def test_a_module_that_cannot_be_copied_is_refused() -> None:
 
     with pytest.raises(ModelError, match=r"cannot be copied .*a socket"):
         trace(nn.Sequential(Held(4, 4)), torch.randn(4, 4))
+
+
+class Holding(nn.Module):
+    """Functions that see this module and its parts, a lock, and a table that a hook fills."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.twice, self.seen = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), {}
+        self.lock, self.script = threading.Lock(), torch.jit.script(F.softsign)
+        forward, kept = self.twice.forward, self.seen
+        self.twice.forward = lambda x: 2 * forward(x)  # type: ignore[assignment]
+        self.inner.register_forward_hook(lambda module, given, value: kept.update(inner=value))
+        self.through = functools.partial(lambda x, part=self.twice: part(x).relu())
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lock:
+            self.inner(x)
+        return self.script(self.through(self.seen["inner"]))
+
+
+def test_a_copy_computes_by_its_own_parts_and_leaves_those_of_the_module_alone() -> None:
+    model = Base(Holding()).eval()
+    network = trace(model, X)
+    assert model.get_submodule("middle").seen == {}  # type: ignore[comparison-overlap]
+    assert {"middle.inner", "middle.twice"} <= set(network.graph.by_name)  # layers, no constants of elsewhere
+    with torch.no_grad():
+        assert torch.equal(network(X[:2]), model(X[:2]))
+        reference = Reference(model)
+        for layer in (reference.module.get_submodule(f"middle.{name}") for name in ("inner", "twice")):
+            layer.get_parameter("weight").zero_()
+            layer.get_parameter("bias").zero_()
+        assert torch.equal(reference(X), model.head.bias.expand(8, 4))
+        assert not torch.equal(model(X), reference(X))
+
+
+UNTRACEABLE = {
+    "values are asked for": (lambda x: x if x.sum() > 0 else -x, r"asks what the values .*, in test_reference.py line"),
+    "one by one": (lambda x: torch.stack([row * 2 for row in x]), "takes them one by one: compute all samples at once"),
+    "a generator of its own": (
+        lambda x: x + torch.randn(6, 6, generator=torch.Generator().manual_seed(1)), "uses an object of type Generator",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNTRACEABLE)
+def test_what_cannot_be_traced_is_said_in_a_users_words(name: str) -> None:
+    function, says = UNTRACEABLE[name]
+    with pytest.raises(ModelError, match=says) as raised:
+        trace(Base(Calling(function)), X)
+    assert "\n" not in str(raised.value) and "github" not in str(raised.value)
+
+
+def test_an_axis_of_samples_that_is_squeezed_away_is_named() -> None:
+    with pytest.raises(ModelError, match=r"another number of axes for a single sample, from squeeze .*squeeze\(1\)"):
+        trace(nn.Sequential(Base(nn.ReLU()), Calling(lambda y: y.squeeze())), X)
+
+
+def test_of_what_differs_in_a_batch_that_is_named_which_reaches_the_outputs() -> None:
+    def against_all(y: Tensor) -> Tensor:
+        return y[torch.arange(y.shape[0])] @ y.t()  # the numbers differ, too, but what is chosen by them does not
+
+    with pytest.raises(ModelError, match="depends on the others in its batch, from matmul in 1"):
+        trace(nn.Sequential(Base(nn.ReLU()), Calling(against_all)), X)
+
+
+def test_inputs_by_any_name_are_free() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 4), nn.Linear(3, 4)
+
+        def forward(self, image: Tensor, **more: Tensor) -> Tensor:
+            return (self.a(image) + self.b(more["side"])).relu()
+
+    class Anything(Named):
+        def forward(self, *given: Tensor, **named: Tensor) -> Tensor:
+            return super().forward(given[0], side=given[1]) if given else super().forward(**named)
+
+    x = {"image": torch.randn(4, 6), "side": torch.randn(4, 3)}
+    for model in (Named(), Anything()):
+        network = trace(model, x)
+        assert network.input_names == ["image", "side"]
+        assert torch.equal(network(x), model(**x))
+    assert torch.equal(trace(model, tuple(x.values()))(x), model(**x))
 
 
 def test_one_sample_alone_can_be_traced() -> None:

@@ -76,6 +76,11 @@ def aliased(x: Tensor) -> Tensor:
     return same * x
 
 
+def through_data(x: Tensor) -> Tensor:
+    x.data.clamp_(-1, 1)
+    return x + (x.data.sign() - x.data)
+
+
 def rows(x: Tensor) -> Tensor:
     x.transpose(2, 3)[:, :, 0].zero_()
     x.select(1, 2).sub_(x.select(1, 3))
@@ -127,6 +132,19 @@ class Lower(nn.Module):
             with torch.autocast("cpu", enabled=False):
                 x = x.float().sigmoid()
         return self.outer(x)
+
+
+class Widths(nn.Module):
+    """Layers in 16 and 64 bits between those in 32, and what comes out in 64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.wide = nn.Conv2d(16, 16, 1).half(), nn.Conv2d(16, 16, 3, padding=1).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.narrow(x.half()).to(x.dtype)
+        x = self.wide(x.double().relu_()) * torch.arange(16, dtype=torch.float64)[:, None, None]
+        return x.float()
 
 
 class Symmetric(nn.Module):
@@ -221,7 +239,7 @@ class Returning(nn.Module):
 WRITES = {
     "every second channel": strided, "a slice of a view": through_a_view, "a chunk": a_chunk, "masks": masked,
     "results given": into, "a frame that is filled": preallocated, "activations in a row": twice_in_place,
-    "an alias": aliased, "rows of a transpose": rows,
+    "an alias": aliased, "rows of a transpose": rows, "data": through_data,
 }  # fmt: skip
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "a counter": Counter, "parts without gradients": Untracked, "a parametrization": own_parametrization,
@@ -265,6 +283,7 @@ CASES = (
     *(Case(f"writes: {n}", lambda f=f: Around(f), floats(3, 12, 12), ("dense",)) for n, f in WRITES.items()),
     *(Case(f"layers: {n}", lambda f=f: Around(f()), floats(3, 12, 12)) for n, f in LAYERS.items()),
     Case("layers: bfloat16 inside", lambda: Around(Lower()), floats(3, 12, 12), ("dense",), exact=0.05),
+    Case("layers: of several widths", lambda: Around(Widths()), floats(3, 12, 12), ("dense",), exact=0.01),
     Case("views: flattened", Flattened, floats(3, 12, 12)),
     Case("views: transposed", Transposed, floats(3, 12, 12)),
     *(Case(f"returns: {n}", lambda f=f: Returning(f), floats(3, 12, 12), ("dense",)) for n, f in RETURNS.items()),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.export import ExportedProgram
+from torch.fx.node import map_aggregate
 
 aten: Any = torch.ops.aten
 CONTEXTS = {  # higher-order operators that run a sub-graph as it is, and where among their arguments that is
@@ -15,6 +16,7 @@ CONTEXTS = {  # higher-order operators that run a sub-graph as it is, and where 
     torch.ops.higher_order.wrap_with_autocast: 4,
 }
 ALL = 2**63 - 1  # where a slice ends that has no end
+WIDTHS = (torch.float16, torch.bfloat16, torch.float64)  # of floats, beside the one that is computed with
 UNTOLD = (aten.einsum.default, aten.type_as.default)  # may return a view of what they read, which no schema says
 
 
@@ -23,7 +25,8 @@ def functionalized(program: ExportedProgram) -> ExportedProgram:
 
     What a context (``torch.no_grad``, ``torch.autocast``) holds is part of the whole, in the precision of its inputs.
     A write to a tensor that has no alias yet is its operator's functional form; the others are left to PyTorch's own
-    functionalization, which decomposes reshapes into views of stated sizes. ``program`` is changed.
+    functionalization, which decomposes reshapes into views of stated sizes. Floats of any width are float32, weights
+    too: which precision a layer has is no part of what it computes. ``program`` is changed.
     """
     graph = program.graph_module.graph
     for node in list(graph.nodes):
@@ -40,13 +43,29 @@ def functionalized(program: ExportedProgram) -> ExportedProgram:
             for user in later:
                 user.replace_input_with(node.args[0], node)
     program.graph_module.recompile()
-    if not any(map(_writes, graph.nodes)):
-        return program
-    program = program.run_decompositions({})
-    for node in list(program.graph.nodes):
-        if (same := _whole(node)) is not None:
-            node.replace_all_uses_with(same)
+    if any(map(_writes, graph.nodes)):
+        program = program.run_decompositions({})
+        for node in list(program.graph.nodes):
+            if (same := _whole(node)) is not None:
+                node.replace_all_uses_with(same)
+    _widen(program)
     return program
+
+
+def _widen(program: ExportedProgram) -> None:
+    """Make every float of ``program`` a float32: what is asked for, what casts make, and what weights are."""
+
+    def single(argument: Any) -> Any:
+        return torch.float32 if argument in WIDTHS else argument
+
+    for node in program.graph.nodes:
+        node.args, node.kwargs = (map_aggregate(given, single) for given in (node.args, node.kwargs))
+    for state in (program.state_dict, program.constants):
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.dtype in WIDTHS:
+                with torch.no_grad():
+                    wide = value.detach().float()
+                state[name] = torch.nn.Parameter(wide) if isinstance(value, torch.nn.Parameter) else wide
 
 
 def _whole(node: fx.Node) -> Any:

@@ -26,6 +26,10 @@ from edgesdk.network.checkpoints import fill
 WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 OTHERS = {".tflite": "TFLite", ".h5": "Keras", ".keras": "Keras", ".pb": "TensorFlow", ".xml": "OpenVINO"}
 FILES = (".onnx", ".pt2")
+QUANTIZED = (  # where PyTorch has its quantized layers, and those that are to become such
+    "torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.quantization", "torch.ao.nn.qat",
+    "torch.ao.nn.intrinsic.qat",
+)  # fmt: skip
 FORM = "write path/to/file.py:callable or package.module:callable"
 
 
@@ -119,11 +123,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             break
         model = inner
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("the model is TorchScript, whose code cannot be traced", "return the module it was made from")
     for name, part in model.named_modules():
-        if type(part).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
-            fact = f"the layer {name or type(part).__name__} was quantized by PyTorch already"
+        kind = type(part).__module__
+        if isinstance(part, torch.jit.ScriptModule):
+            fact = f"{name or 'the model'} is TorchScript, whose code cannot be traced"
+            raise ModelError(fact, "return the module it was made from")
+        if kind.startswith(QUANTIZED):
+            done = "prepared for quantization" if kind.startswith(QUANTIZED[2:]) else "quantized"
+            fact = f"the layer {name or type(part).__name__} was {done} by PyTorch already"
             raise ModelError(fact, "return the float model: edgesdk chooses what is quantized")
     if bare := [name for name, value in model.named_parameters() if value.is_meta]:
         raise ModelError(f"{listed(bare)} are on the device meta, without values", "make the model on the CPU")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import keyword
 import logging
 import operator
+import re
 import warnings
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.export.graph_signature import InputKind
 from torch.fx.node import map_arg
+from torch.overrides import TorchFunctionMode
 
 from edgesdk.core.errors import ModelError
 from edgesdk.network.functionalize import functionalized
@@ -39,8 +44,9 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
     two = rebatch(x, lambda t: torch.cat([t[:1], t[:1]]) if free_batch else t.clone())
     args = tuple(tensors(two)) if not isinstance(two, dict) else ()
     kwargs = two if isinstance(two, dict) else {}
-    free: Any = tuple({0: Dim.DYNAMIC} for _ in args) if args else {name: {0: Dim.DYNAMIC} for name in kwargs}
-    free = free if free_batch else None
+    free = ShapesCollection()
+    for given in (*args, *kwargs.values()):
+        free[given] = {0: Dim.DYNAMIC}
     quiet = logging.getLogger("torch").level
     logging.getLogger("torch").setLevel(logging.CRITICAL)
     try:
@@ -48,20 +54,59 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
             warnings.simplefilter("ignore")
             plain = folded(model)
             make_known(plain(*args, **kwargs))
-            program = torch.export.export(plain, args, kwargs, dynamic_shapes=free)
+            _name_inputs(plain, kwargs)
+            with _Data():
+                program = torch.export.export(plain, args, kwargs, dynamic_shapes=free if free_batch else None)
             return functionalized(program)
     except ModelError:
         raise
     except Exception as error:  # torch.export raises many kinds, and models raise their own
-        raise ModelError(f"the model cannot be traced: {_cause(error)}", _traceable(error)) from None
+        raise _untraceable(error) from None
     finally:
         logging.getLogger("torch").setLevel(quiet)
 
 
-def _cause(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    place = next((line for line in lines if line.startswith("File ") and "site-packages/torch" not in line), "")
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}" + (f" ({place})" if place else "")
+class _Data(TorchFunctionMode):
+    """Within it ``x.data`` is ``x.detach()``, which can be traced, and is the same memory, too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0].detach() if func == Tensor.data.__get__ else func(*args, **(kwargs or {}))
+
+
+def _name_inputs(model: nn.Module, names: Iterable[str]) -> None:
+    """Let forward() of ``model`` have the inputs ``names`` where it takes them as ``**``, whose axes cannot be free."""
+    forward = model.forward
+    parameters = inspect.signature(forward).parameters
+    if set(names) <= set(parameters) or all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+        return
+
+    def called(**inputs: Tensor) -> Any:
+        return forward(**inputs)
+
+    called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    )
+    model.forward = called  # type: ignore[assignment]
+
+
+def _untraceable(error: Exception) -> ModelError:
+    """What a user is told where ``torch.export`` does not follow a model."""
+    told = str(error)
+    if "data-dependent" in told:
+        fact = f"the model cannot be traced: forward() asks what the values of a tensor are{_place(told)}"
+        return ModelError(fact, "choose with torch.where, not with if, .item(), .tolist() or int(), but for shapes")
+    if "Constraints violated" in told:
+        fact = "the model cannot be traced: forward() fixes how many samples a batch has, or takes them one by one"
+        return ModelError(fact, "compute all samples at once, and take their count from x.shape[0]")
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    fact = f"the model cannot be traced: {type(error).__name__}: {lines[0] if lines else 'no message'}{_place(told)}"
+    return ModelError(fact, _traceable(error))
+
+
+def _place(told: str) -> str:
+    """The first line of the user's own that a message names, in words."""
+    places = re.findall(r'File "([^"]*)", line (\d+)', told)
+    return next((f", in {Path(f).name} line {n}" for f, n in places if "site-packages/torch" not in f), "")
 
 
 def _traceable(error: Exception) -> str:
@@ -109,6 +154,9 @@ class _Builder:
                     if path != spec.target:
                         renamed[spec.target] = path
                     self.state[node] = (path, value.detach().clone(), spec.kind == InputKind.PARAMETER)
+                else:
+                    fact = f"forward() uses an object of type {type(value).__name__}, which no file holds"
+                    raise ModelError(fact, "let it compute with tensors alone; make constants in __init__, as buffers")
         for node in self.program.graph.nodes:
             if node in self.state:
                 continue

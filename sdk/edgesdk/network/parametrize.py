@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
-from edgesdk.core.errors import ModelError
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` that shares nothing with it. Raises ``ModelError`` where Python cannot make one."""
-    made = [value for part in model.modules() for value in vars(part).values() if isinstance(value, Tensor)]
-    copies = {id(value): value.detach().clone() for value in made if not value.is_leaf}  # deepcopy refuses such
-    try:
-        return copy.deepcopy(model, copies)
-    except Exception as error:  # whatever a part of the model raises
-        said = next(iter(str(error).splitlines()), "")
-        raise ModelError(
-            f"the model cannot be copied ({type(error).__name__}: {said})", "make it so that copy.deepcopy takes it"
-        ) from None
+from edgesdk.network.copying import copied
 
 
 def folded(model: nn.Module) -> nn.Module:

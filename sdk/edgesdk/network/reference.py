@@ -13,9 +13,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from edgesdk.core.errors import ModelError
+from edgesdk.network.copying import copied
 from edgesdk.network.fuse import run
 from edgesdk.network.network import Batch, Network, answer, rebatch, tensors
-from edgesdk.network.parametrize import copied
 from edgesdk.network.source import source_of
 
 if TYPE_CHECKING:
@@ -122,8 +122,11 @@ def _check_rows(network: Network, reference: Reference, x: Batch) -> None:
             fact = f"output {place} of the model has the samples of a batch along axis {axis}"
             raise ModelError(fact, "return them along the first axis")
         if not _same(value, own[0] if axis is None else torch.cat(own)):
-            where = _place(network, _mixed(lambda batch: _nodes(network, batch), x, rows))
-            where = where or _part(reference, _mixed(lambda batch: _parts(reference, batch), x, rows))
+            where = _place(network, _first(network, _mixed(lambda batch: _nodes(network, batch), x, rows)))
+            where = where or _part(reference, next(iter(_mixed(lambda batch: _parts(reference, batch), x, rows)), None))
+            if value.dim() != own[0].dim():
+                fact = f"output {place} of the model has another number of axes for a single sample, from {where} on"
+                raise ModelError(fact, "keep the axis of samples: squeeze(1) or flatten(1) in the place of squeeze()")
             fact = f"what the model answers to a sample depends on the others in its batch, from {where} on"
             raise ModelError(fact, "compute along other axes than the first; a BatchNorm needs track_running_stats")
 
@@ -173,8 +176,8 @@ def _parts(reference: Reference, x: Batch) -> dict[str, Any]:
     return seen
 
 
-def _mixed(look: Callable[[Batch], dict[str, Any]], x: Batch, rows: list[Batch]) -> str | None:
-    """The first name under which ``look`` finds something else in the batch ``x`` than in its ``rows``."""
+def _mixed(look: Callable[[Batch], dict[str, Any]], x: Batch, rows: list[Batch]) -> list[str]:
+    """The names under which ``look`` finds something else in the batch ``x`` than in its ``rows``, in order."""
     whole, *each = [look(batch) for batch in (x, *rows)]
     joined = {}
     for name, value in whole.items():
@@ -182,7 +185,16 @@ def _mixed(look: Callable[[Batch], dict[str, Any]], x: Batch, rows: list[Batch])
         if len(own) == len(rows):
             axis = _axis(value, own[0])
             joined[name] = own[0] if axis is None else torch.cat(own, axis)
-    return _apart(whole, joined)
+    return [name for name, value in whole.items() if name in joined and not _same(value, joined[name])]
+
+
+def _first(network: Network, mixed: list[str]) -> str | None:
+    """The first of the nodes ``mixed`` from which others of them lead to an output."""
+    leading: dict[str, None] = {}
+    for node in reversed(network.module.graph.nodes):
+        if node.name in mixed and any(user.op == "output" or user.name in leading for user in node.users):
+            leading[node.name] = None
+    return next(reversed(leading), None)
 
 
 def _axis(whole: Tensor, row: Tensor) -> int | None:
@@ -211,6 +223,8 @@ def _near(left: Tensor, right: Tensor, tolerance: float) -> bool:
         return False
     if not left.numel():
         return True
+    if left.is_complex() and right.is_complex():
+        left, right = torch.view_as_real(left), torch.view_as_real(right)
     if not (left.is_floating_point() and right.is_floating_point()):
         return float((left != right).double().mean()) <= tolerance
     left, right = left.detach().double(), right.detach().double()

@@ -64,7 +64,8 @@ def _masked(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -
     told, given = read[1][0], read[2]
     if more or len(args) > 3 and args[3] or told is None or told.meta["val"].dtype != torch.bool:
         return None
-    if given.meta["val"].numel() != 1 or given.meta["val"].dtype != node.meta["val"].dtype:
+    single = all(isinstance(size, int) and size == 1 for size in given.meta["val"].shape)
+    if not single or given.meta["val"].dtype != node.meta["val"].dtype:
         return None
     for _ in range(node.meta["val"].dim() - told.meta["val"].dim()):
         mask = graph.call_function(aten.unsqueeze.default, (mask, -1))

@@ -16,9 +16,9 @@ from edgesdk.bundle.bundle import AgainstModel, Bundle
 from edgesdk.core.errors import BundleError, ModelError
 from edgesdk.data.data import load_data
 from edgesdk.export.parity import compared_by_output
+from edgesdk.network.copying import copied
 from edgesdk.network.load import load_model
 from edgesdk.network.network import Batch, tensors
-from edgesdk.network.parametrize import copied
 from edgesdk.network.reference import Reference
 from edgesdk_targets.bundle_run import TOLERANCE
 

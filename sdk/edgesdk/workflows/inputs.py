@@ -24,9 +24,9 @@ from edgesdk.data.preprocessing import Preprocessing, read_preprocessing
 from edgesdk.data.sanity import causes, judged_dense
 from edgesdk.data.task import Task
 from edgesdk.example.data import example_data, example_model
+from edgesdk.network.copying import copied
 from edgesdk.network.load import is_file, load_weighted
 from edgesdk.network.network import Batch, answer, tensors
-from edgesdk.network.parametrize import copied
 
 FAR = 0.9  # of the score that is asked for: a model below it is likely not read as it was trained
 
