@@ -56,7 +56,8 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
             make_known(plain(*args, **kwargs))
             _name_inputs(plain, kwargs)
             with _Data():
-                program = torch.export.export(plain, args, kwargs, dynamic_shapes=free if free_batch else None)
+                shapes: Any = free if free_batch else None
+                program = torch.export.export(plain, args, kwargs, dynamic_shapes=shapes)
             return functionalized(program)
     except ModelError:
         raise
@@ -66,11 +67,14 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
         logging.getLogger("torch").setLevel(quiet)
 
 
+_DATA: Any = vars(torch._C.TensorBase)["data"].__get__
+
+
 class _Data(TorchFunctionMode):
     """Within it ``x.data`` is ``x.detach()``, which can be traced, and is the same memory, too."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0].detach() if func == Tensor.data.__get__ else func(*args, **(kwargs or {}))
+        return args[0].detach() if func == _DATA else func(*args, **(kwargs or {}))
 
 
 def _name_inputs(model: nn.Module, names: Iterable[str]) -> None:
