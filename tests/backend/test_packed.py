@@ -21,8 +21,9 @@ from edgesdk.compress.stored import packed_as, stored
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import FidelityError, ModelError, UsageError
 from edgesdk.core.graph import WEIGHTED
-from edgesdk.core.plan import FP32, STORED, Form, Option
+from edgesdk.core.plan import FP32, Form, Option
 from edgesdk.core.runtime import exportable
+from edgesdk.core.stored import STORED
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import export
@@ -33,7 +34,7 @@ from edgesdk.network.network import Network
 from edgesdk.price.account import Account
 from edgesdk.price.files import weight_bytes
 from edgesdk.price.planned import layer_parts
-from edgesdk.price.stored import STRENGTHS, fits, stored_bytes
+from edgesdk.price.stored import fits, stored_bytes
 from edgesdk.price.stored import forms as list_forms
 from edgesdk.techniques.codebooks import binary, e2m1, intervals, k_means, powers_of_two, ternary
 from edgesdk.techniques.filtering import low_pass
@@ -226,7 +227,7 @@ def test_the_bytes_that_a_form_is_priced_at_are_those_of_the_file(method: str) -
     for name in ("inner.0.weight", "shortcut.weight"):
         tensor = next(t for t in exact.graph.initializer if t.name == name)
         weight = torch.from_numpy(numpy_helper.to_array(tensor).copy())
-        for sizes in STRENGTHS[method]:
+        for sizes in STORED[method].strengths:
             form = Form(method, sizes)
             if fits(form, tuple(weight.shape)):
                 plain, stored = ModelProto(), packed_as(weight, form)

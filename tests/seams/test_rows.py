@@ -8,7 +8,6 @@ import importlib.util
 import pytest
 
 from edgesdk.core.errors import UsageError
-from edgesdk.core.plan import STORED
 from edgesdk.core.runtime import (
     ONNX,
     RUNTIMES,
@@ -20,6 +19,7 @@ from edgesdk.core.runtime import (
     is_substituted,
     register,
 )
+from edgesdk.core.stored import STORED
 from edgesdk_targets import bundle_run
 from edgesdk_targets.agent import wheels
 from edgesdk_targets.agent.runners import RUNNERS, readers
@@ -59,7 +59,7 @@ def test_rows_agree_with_each_other() -> None:
         assert row.grid in ("unsigned", "signed", "symmetric") and set(row.weight_bits) <= {8, 4}
         assert set(row.reads) <= set(formats())
         if row.format is not None:
-            assert set(row.format.stores) <= set(STORED)
+            assert set(row.format.holds) <= set(STORED)
             assert formats()[row.format.name] in RUNTIMES
     assert list(formats(measured=True)) == ["onnx", "openvino", "tflite"]
 

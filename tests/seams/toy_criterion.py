@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgesdk.compress.criteria import Criterion
 from edgesdk.network.network import Network
 from edgesdk.techniques.importance import l1
 
@@ -19,3 +20,6 @@ def rank(network: Network, batches: Any, task: Any) -> dict[str, Tensor]:
             assert isinstance(weight, Tensor)
             scores[layer.writes] += l1(weight.detach())
     return scores
+
+
+ROW = Criterion("toy size", rank)

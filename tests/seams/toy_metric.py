@@ -8,6 +8,7 @@ from torch import Tensor
 
 
 class BalancedAccuracy:
+    name: str = "toy-balanced"
     title: str = "balanced accuracy"
     unit: str = "%"
 

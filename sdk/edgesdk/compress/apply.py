@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from edgesdk.compress.forms import RECTIFIERS, factorized
+from edgesdk.compress.forms import activation_call, factorized
 from edgesdk.core.errors import BundleError
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import Form, Option, Plan
@@ -117,12 +117,13 @@ def _cheaper(module: fx.GraphModule, name: str, form: Form) -> None:
     if node is None:
         return
     source = node.all_input_nodes[0]
-    if form.method in RECTIFIERS:
-        node.target, rest = RECTIFIERS[form.method]
-        node.args, node.kwargs = (source, *rest), {}
-    else:
+    call = activation_call(form)
+    if call is None:
         node.replace_all_uses_with(source)
         module.graph.erase_node(node)
+    else:
+        node.target, arguments = call
+        node.args, node.kwargs = (source, *arguments), {}
 
 
 def _split(module: fx.GraphModule, path: str, form: Form) -> list[str]:

@@ -1,8 +1,9 @@
-"""By what channels are ranked: which of a group stay when it is cut. A criterion is a function, and has a row here."""
+"""By what channels are ranked: which of a group stay when it is cut. A criterion is a function with a row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -13,21 +14,38 @@ from edgesdk.network.network import Batch, Network
 from edgesdk.techniques.importance import together
 
 Samples = Sequence[tuple[Batch, Tensor | None]]
-Criterion = Callable[[Network, Samples, Task], dict[str, Tensor]]
-"""How much each channel of each group that can be cut matters, by group: shape (channels,), greater is more."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """How much each channel of each group that can be cut matters, by group: shape (channels,), greater is more."""
+
+    name: str
+    rank: Callable[[Network, Samples, Task], dict[str, Tensor]]
+
+
+CRITERIA: dict[str, Criterion] = {}
+"""Every criterion by its name; channels are ranked by all of them :func:`together`. See :func:`register`."""
+
+
+def register(criterion: Criterion) -> Criterion:
+    """Make a criterion known under its name; ``criterion`` itself. Raises ``ValueError`` for a name that is taken."""
+    if CRITERIA.setdefault(criterion.name, criterion) is not criterion:
+        raise ValueError(f"there is a criterion {criterion.name} already")
+    return criterion
 
 
 def _irreplaceable(network: Network, batches: Samples, task: Task) -> dict[str, Tensor]:
     return irreplaceable(network, [x for x, _ in batches])
 
 
-CRITERIA: dict[str, Criterion] = {"taylor": importance, "hessian": _irreplaceable}
-"""Every criterion by its name; channels are ranked by all of them :func:`together`."""
+register(Criterion("taylor", importance))
+register(Criterion("hessian", _irreplaceable))
 
 
 def ranked(network: Network, batches: Samples, task: Task) -> dict[str, Tensor]:
     """How much each channel of each group matters to a network that is refitted afterwards, by all criteria as one."""
-    each = [criterion(network, batches, task) for criterion in CRITERIA.values()]
+    each = [criterion.rank(network, batches, task) for criterion in CRITERIA.values()]
     return {name: together(*(scores[name] for scores in each)) for name in each[0]}
 
 

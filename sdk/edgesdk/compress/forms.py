@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any, TypeGuard
 
 import torch
@@ -13,17 +14,12 @@ from edgesdk.core.errors import EdgeSdkError, UsageError
 from edgesdk.core.plan import Form
 from edgesdk.core.runtime import load_function
 from edgesdk.network.modularize import aten
-from edgesdk.price.forms import KINDS, check
+from edgesdk.price.forms import CHEAPER, KINDS, check
 from edgesdk.techniques import lowrank
 from edgesdk.techniques.libraries import library
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-RECTIFIERS: dict[str, tuple[Any, tuple[float, ...]]] = {
-    "relu": (aten.relu.default, ()),
-    "relu6": (aten.hardtanh.default, (0.0, 6.0)),
-}
-"""What stands in the place of an activation: the call, and its arguments after the tensor."""
 
 
 def ready(candidates: Iterable[str]) -> None:
@@ -38,12 +34,16 @@ def ready(candidates: Iterable[str]) -> None:
             raise UsageError(f"{kind.method} cannot be a candidate: {error.fact}", error.remedy) from None
 
 
+def activation_call(form: Form) -> tuple[Any, tuple[float, ...]] | None:
+    """The ATen operator of a cheaper activation, and its arguments after the tensor; ``None`` for none at all."""
+    call = CHEAPER[form.method].call
+    return None if call is None else (attrgetter(call[0])(aten), call[1])
+
+
 def activated(form: Form, x: Tensor) -> Tensor:
     """What an activation makes of ``x`` in its cheaper form."""
-    if form.method == "identity":
-        return x
-    call, arguments = RECTIFIERS[form.method]
-    return call(x, *arguments)
+    call = activation_call(form)
+    return x if call is None else call[0](x, *call[1])
 
 
 def factorized(layer: nn.Module, form: Form) -> nn.Sequential:

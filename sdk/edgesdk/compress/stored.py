@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -10,27 +10,11 @@ from torch import Tensor, nn
 
 from edgesdk.compress.quantize import fold
 from edgesdk.core.errors import UsageError
-from edgesdk.core.plan import INT8, STORED, Form, Option
+from edgesdk.core.plan import INT8, Form, Option
+from edgesdk.core.runtime import load_function
+from edgesdk.core.stored import STORED
 from edgesdk.network.network import Network
-from edgesdk.techniques.codebooks import binary, e2m1, intervals, k_means, powers_of_two, ternary
-from edgesdk.techniques.filtering import low_pass
-from edgesdk.techniques.packing import Packed, half
-from edgesdk.techniques.sparsity import largest, n_of_m, sparse
-
-PACKERS: Mapping[str, Callable[..., Packed]] = {
-    "fp16": lambda weight: half(weight, "fp16"),
-    "bf16": lambda weight: half(weight, "bf16"),
-    "k-means": k_means,
-    "intervals": intervals,
-    "powers-of-two": powers_of_two,
-    "e2m1": e2m1,
-    "ternary": ternary,
-    "binary": binary,
-    "sparse": lambda weight, percent: sparse(weight * largest({"": weight}, percent / 100)[""]),
-    "n-of-m": lambda weight, n, m: sparse(weight * n_of_m(weight, n, m)),
-    "dct": lambda weight, percent: low_pass(weight, percent / 100, "dct"),
-    "haar": lambda weight, percent: low_pass(weight, percent / 100, "haar"),
-}
+from edgesdk.techniques.packing import Packed
 
 
 def stored(network: Network, options: Mapping[str, Option]) -> Network:
@@ -67,7 +51,8 @@ def packed_as(weight: Tensor, form: Form) -> Packed:
     """
     if form.method not in STORED:
         raise UsageError(f"weights are not stored as {form}", f"choose one of {', '.join(STORED)}")
-    if len(form.sizes) != STORED[form.method]:
-        count = STORED[form.method]
-        raise UsageError(f"{form.method} has {count} sizes, not {len(form.sizes)}", "correct the plan")
-    return PACKERS[form.method](weight.detach(), *form.sizes)
+    row = STORED[form.method]
+    if len(form.sizes) != row.size_count:
+        raise UsageError(f"{form.method} has {row.size_count} sizes, not {len(form.sizes)}", "correct the plan")
+    packer = load_function(row.packer) if isinstance(row.packer, str) else row.packer
+    return packer(weight.detach(), *form.sizes)

@@ -19,9 +19,9 @@ def check_stored(options: Iterable[Option], runtime: str) -> None:
     """Raise ``UsageError`` where one of ``options`` stores weights in a form that files for ``runtime`` cannot hold."""
     file_format = format_of(runtime)
     for form in (option.form for option in options if option.form is not None and option.form.stored):
-        if form.method not in file_format.stores:
+        if form.method not in file_format.holds:
             every = (row.format for row in RUNTIMES.values() if row.format is not None)
-            holders = dict.fromkeys(row.name for row in every if form.method in row.stores)
+            holders = dict.fromkeys(row.name for row in every if form.method in row.holds)
             raise UsageError(
                 f"{file_format.name} files hold no weights as {form}", f"choose {' or '.join(holders)} for them"
             )

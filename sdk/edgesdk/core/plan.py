@@ -1,4 +1,4 @@
-"""A plan: what every layer is to be. Searching makes it, compressing carries it out."""
+"""A plan: what every layer is to be. Searching makes it, compressing applies it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ from edgesdk.core.errors import BundleError
 from edgesdk.core.graph import Graph
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import FORMER, digest
+from edgesdk.core.stored import STORED
 
 SCHEMA = Schema("plan", 2)
 FP32, INT8 = "fp32", "int8"
-STORED = {
-    "fp16": 0, "bf16": 0, "k-means": 1, "intervals": 1, "powers-of-two": 1, "e2m1": 1, "ternary": 0, "binary": 0,
-    "sparse": 1, "n-of-m": 2, "dct": 1, "haar": 1,
-}  # fmt: skip
-"""Forms that a float layer's weight is stored in, while it computes as it would without: how many sizes each has."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from importlib import import_module, resources
 from typing import Any
 
 from edgesdk.core.errors import UsageError
-from edgesdk.core.plan import FP32, INT8, STORED
+from edgesdk.core.plan import FP32, INT8
 from edgesdk.core.serialize import loads_toml
+from edgesdk.core.stored import STORED
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Format:
 
     ``instead`` is the ending of a file that serves in its place with other versions of its runtime. ``unpacks`` says
     that its runtimes widen 4-bit weights once, while they load, so that these run as 8-bit ones do. ``stores`` are the
-    forms of ``plan.STORED`` that it can hold, ``takes`` the bytes of a file beside its weights.
+    forms of ``stored.STORED`` that it can hold, ``None`` for all; ``takes`` the bytes of a file beside its weights.
     """
 
     name: str
@@ -56,7 +57,12 @@ class Format:
     instead: tuple[str, ...] = ()
     layout: str = "channels first"
     unpacks: bool = True
-    stores: tuple[str, ...] = ()
+    stores: tuple[str, ...] | None = ()
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """The forms of stored weights that it can hold."""
+        return tuple(STORED) if self.stores is None else self.stores
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ class Runtime:
 
 
 ONNX = Format(
-    "onnx", ".onnx", stores=tuple(STORED),
+    "onnx", ".onnx", stores=None,
     takes=FileBytes(230.0, 40.0, 120.0, 355.0, 303.0, row=12.2, shared=4.7, constants=135.0, fixed=115.0),
 )  # fmt: skip
 OPENVINO = Format(

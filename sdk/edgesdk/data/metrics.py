@@ -12,7 +12,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -43,12 +43,33 @@ class Meter(Protocol):
     def compute(self) -> Any: ...
 
 
+class NamedMetric(Meter, Protocol):
+    """A metric that users name: its ``name``, how reports call it, and the unit of its figure."""
+
+    name: str
+    title: str
+    unit: str
+
+
 Metric = Callable[[Any, Any], float] | Meter
+METRICS: dict[str, type[NamedMetric]] = {}
+"""Every metric that has a name of its own; see :func:`register`."""
+
+Kind = TypeVar("Kind", bound=type[NamedMetric])
 
 
+def register(metric: Kind) -> Kind:
+    """Make a class of metrics known under its ``name``; the class. Raises ``ValueError`` for a name that is taken."""
+    if METRICS.setdefault(metric.name, metric) is not metric:
+        raise ValueError(f"there is a metric {metric.name} already")
+    return metric
+
+
+@register
 class TopOne:
     """The share of answers whose likeliest class is the label's, in percent; what is labelled -100 is left out."""
 
+    name: str = TOP_1
     title: str = "top-1 accuracy"
     unit: str = "%"
 
@@ -68,9 +89,11 @@ class TopOne:
         return 100 * self.right / self.count if self.count else math.nan
 
 
+@register
 class NegatedError:
     """The mean squared error, negated, so that higher is better."""
 
+    name: str = MSE
     title: str = "negated mse"
     unit: str = ""
 
@@ -87,9 +110,11 @@ class NegatedError:
         return -self.total / self.count
 
 
+@register
 class MultiLabel:
     """F1 over all labels of all samples together (micro), in percent; a label is answered above the ``limit``."""
 
+    name: str = MULTI_LABEL
     title: str = "multi-label F1"
     unit: str = "%"
 
@@ -107,9 +132,11 @@ class MultiLabel:
         return 200 * self.right / self.count if self.count else 100.0
 
 
+@register
 class BinaryAccuracy:
     """The share of right answers, in percent, of figures that are each a yes, above the ``limit``, or a no."""
 
+    name: str = BINARY
     title: str = "binary accuracy"
     unit: str = "%"
 
@@ -141,14 +168,6 @@ class MeanOfBatches:
 
     def compute(self) -> float:
         return self.total / self.count
-
-
-METRICS: dict[str, Callable[..., Any]] = {
-    TOP_1: TopOne,
-    MSE: NegatedError,
-    MULTI_LABEL: MultiLabel,
-    BINARY: BinaryAccuracy,
-}
 
 
 def is_named(metric: Any, name: str) -> bool:

@@ -63,7 +63,7 @@ class Task:
     @property
     def name(self) -> str:
         if isinstance(self.metric, str):
-            measure = METRICS[self.metric].title  # type: ignore[attr-defined]
+            measure = METRICS[self.metric].title
         else:
             measure = getattr(self.metric, "__name__", None) or type(self.metric).__name__
         measure += f" of the output {self.output_name}" if self.output_name else ""
@@ -96,7 +96,7 @@ class Task:
 
     @property
     def unit(self) -> str:
-        return METRICS[self.metric].unit if isinstance(self.metric, str) else ""  # type: ignore[attr-defined]
+        return METRICS[self.metric].unit if isinstance(self.metric, str) else ""
 
     def judged(self, outputs: Any) -> Tensor:
         """The output that is judged, of all that a model answers; all that are floats in a row where it is no one."""

@@ -28,7 +28,6 @@ from edgesdk.techniques.filtering import Filtered, planes
 from edgesdk.techniques.packing import Half, Packed
 from edgesdk.techniques.sparsity import Sparse
 
-EVERY = "k-means"  # a format that holds this form holds all
 OLDEST_OPSET = 18  # the first with BitwiseAnd
 FRAME = 4  # bytes around a part of a file: its number and its length
 HALVES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "bf16": np.dtype(bfloat16)}
@@ -46,9 +45,10 @@ def packed(model: ModelProto, weights: Mapping[str, Packed], runtime: str = "onn
     """
     if not weights:
         return model
-    kinds = {weight.kind if isinstance(weight, Half) else EVERY for weight in weights.values()}
-    if lacking := sorted(kinds.difference(format_of(runtime).stores)):
-        kind = "packed" if lacking[0] == EVERY else lacking[0]
+    stores = format_of(runtime).stores
+    kinds = {weight.kind if isinstance(weight, Half) else "packed" for weight in weights.values()}
+    if stores is not None and (lacking := sorted(kinds.difference(stores))):
+        kind = lacking[0]
         raise ModelError(
             f"files for {runtime} hold no {kind} weights",
             "choose --runtime onnxruntime, or another option for these layers",

@@ -12,8 +12,9 @@ from edgesdk.core.artifact import Artifact, format_of
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.core.menu import Menu
-from edgesdk.core.plan import STORED, Option
+from edgesdk.core.plan import Option
 from edgesdk.core.report import DENSE, Measurement, Tell
+from edgesdk.core.stored import STORED
 from edgesdk.data.data import Data, check
 from edgesdk.data.task import Task
 from edgesdk.devices.meter import Meter
@@ -78,7 +79,7 @@ def study_model(
 
 def _select_held(candidates: Sequence[str], runtime: str) -> tuple[str, ...]:
     """Of the ``candidates``, those that a file for ``runtime`` can hold: others may be another runtime's."""
-    return tuple(name for name in candidates if name not in STORED or name in format_of(runtime).stores)
+    return tuple(name for name in candidates if name not in STORED or name in format_of(runtime).holds)
 
 
 def anchor_studies(

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from edgesdk.core.errors import UsageError
 from edgesdk.core.graph import ACTIVATION, CONV, LINEAR, OTHER, Layer
-from edgesdk.core.plan import STORED, Form
+from edgesdk.core.plan import Form
+from edgesdk.core.stored import STORED
 from edgesdk.price.kinds import ACTIVATIONS
 from edgesdk.price.operator import Operator
 
-CHEAPER = ("relu", "relu6", "identity")  # of an activation that is a layer of its own
 SHARES = (4, 2)  # a quarter and a half of full rank
 
 
@@ -43,11 +43,34 @@ KINDS: dict[str, FormKind] = {}
 """Every kind of form of a layer with weights, by its name; see :func:`register`."""
 
 
-def register(kind: FormKind) -> FormKind:
-    """Make a kind of form known under its name; ``kind`` itself. Raises ``ValueError`` for a name that is taken."""
-    if kind.method in (*CHEAPER, *STORED) or KINDS.setdefault(kind.method, kind) is not kind:
-        raise ValueError(f"there is a form {kind.method} already")
-    return kind
+@dataclass(frozen=True)
+class CheaperActivation:
+    """What can stand in the place of an activation that is a layer of its own.
+
+    ``runs_as`` is the activation as operators name it, ``None`` where nothing is left to run. ``call`` is the ATen
+    operator and its arguments after the tensor.
+    """
+
+    method: str
+    runs_as: str | None
+    call: tuple[str, tuple[float, ...]] | None
+
+
+CHEAPER: dict[str, CheaperActivation] = {}
+"""Every cheaper activation, by its name; see :func:`register`."""
+
+Row = TypeVar("Row", FormKind, CheaperActivation)
+
+
+def register(row: Row) -> Row:
+    """Make a form known under its name; ``row`` itself. Raises ``ValueError`` for a name that is taken."""
+    if row.method in (*KINDS, *CHEAPER, *STORED):
+        raise ValueError(f"there is a form {row.method} already")
+    if isinstance(row, FormKind):
+        KINDS[row.method] = row
+    else:
+        CHEAPER[row.method] = row
+    return row
 
 
 def check(candidates: Iterable[str]) -> None:
@@ -208,6 +231,10 @@ def _kernel_parts(whole: Operator, form: Form) -> tuple[Operator, ...]:
     removed = zip(whole.kernel, form.sizes, whole.padding, whole.dilation, strict=True)
     return (replace(whole, kernel=form.sizes, padding=tuple(p - d * (k - size) // 2 for k, size, p, d in removed)),)
 
+
+register(CheaperActivation("relu", "relu", ("relu.default", ())))
+register(CheaperActivation("relu6", "relu6", ("hardtanh.default", (0.0, 6.0))))
+register(CheaperActivation("identity", None, None))
 
 _MAKERS = "edgesdk.compress.forms:"
 register(FormKind("svd", _svd_candidates, _svd_parts, _MAKERS + "factorize_svd", _below, usual=True))

@@ -54,9 +54,10 @@ def operators(
 ) -> tuple[Operator, ...]:
     """What ``layer`` runs as with ``option``; nothing for what a runtime does nothing for."""
     if option.form is not None and option.form.method in CHEAPER:
-        if option.form.method == "identity" or fuses(layer, graph):
+        runs_as = CHEAPER[option.form.method].runs_as
+        if runs_as is None or fuses(layer, graph):
             return ()
-        layer = replace(layer, kind=ACTIVATION, operator="relu", activation=option.form.method)
+        layer = replace(layer, kind=ACTIVATION, operator="relu", activation=runs_as)
     inputs, outputs = channels(layer, graph, reads, writes)
     entry = layer.inputs[0] in {tensor.name for tensor in graph.inputs} if layer.inputs else False
     spatial = layer.input_shape[1:]

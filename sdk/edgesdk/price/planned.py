@@ -109,13 +109,14 @@ def _cheapen(made: _Made, layer: Layer, graph: Graph, option: Option) -> None:
     """An activation as a rectifier, which is one with what makes its input where that has none, or as nothing."""
     assert option.form is not None
     source = made.name(layer.inputs[0])
-    if option.form.method == "identity":
+    runs_as = CHEAPER[option.form.method].runs_as
+    if runs_as is None:
         made.renamed[layer.name] = source
     elif ops.fuses(layer, graph) and source in made.layers:
-        made.layers[source] = replace(made.layers[source], activation=option.form.method)
+        made.layers[source] = replace(made.layers[source], activation=runs_as)
         made.renamed[layer.name] = source
     else:
-        rectifier = replace(layer, kind=ACTIVATION, operator=option.form.method)
+        rectifier = replace(layer, kind=ACTIVATION, operator=runs_as)
         shape = made.layers[source].shape if source in made.layers else layer.shape
         made.add(layer.name, (replace(rectifier, shape=shape),), replace(option, form=None))
 

@@ -102,6 +102,16 @@ def low_pass(weight: Tensor, share: float, kind: str = DCT, block: int = BLOCK) 
     return Filtered(_snapped(blocks @ basis.T, COEFFICIENT_BITS), _grid(basis, BASIS_BITS), tuple(weight.shape), sides)
 
 
+def dct(weight: Tensor, percent: float) -> Filtered:
+    """``weight`` with that ``percent`` of its lowest frequencies, by the discrete cosine transform."""
+    return low_pass(weight, percent / 100, DCT)
+
+
+def haar(weight: Tensor, percent: float) -> Filtered:
+    """``weight`` with that ``percent`` of its lowest frequencies, by Haar wavelets."""
+    return low_pass(weight, percent / 100, "haar")
+
+
 def _side(length: int, kind: str, block: int) -> int:
     """The side of the blocks along an axis: the axis where that is short, up to the next power of two for wavelets."""
     return min(block, length if kind == DCT else 1 << (length - 1).bit_length())

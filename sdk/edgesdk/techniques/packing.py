@@ -49,4 +49,14 @@ def half(weight: Tensor, kind: str = "fp16") -> Half:
     return Half(values.masked_fill(values.float().abs() < torch.finfo(torch.float32).tiny, 0.0))
 
 
+def fp16(weight: Tensor) -> Half:
+    """``weight`` as float16: see :func:`half`."""
+    return half(weight, "fp16")
+
+
+def bf16(weight: Tensor) -> Half:
+    """``weight`` as bfloat16: see :func:`half`."""
+    return half(weight, "bf16")
+
+
 Packed = Coded | Sparse | Filtered | Half

@@ -187,6 +187,16 @@ def sparse(weight: Tensor, code: Callable[[Tensor], Coded] | None = None) -> Spa
     return Sparse(mask, weight[mask] if code is None else code(weight[mask]))
 
 
+def sparse_percent(weight: Tensor, percent: float) -> Sparse:
+    """``weight`` with that ``percent`` of it zero, those of the least size, in a matrix that leaves them out."""
+    return sparse(weight * largest({"": weight}, percent / 100)[""])
+
+
+def sparse_n_of_m(weight: Tensor, n: int, m: int) -> Sparse:
+    """``weight`` with ``n`` of each ``m`` neighbours left, in a matrix that leaves out the others."""
+    return sparse(weight * n_of_m(weight, n, m))
+
+
 def _largest(weight: Tensor, sparsity: float) -> Tensor:
     flat = weight.detach().flatten().abs()
     mask = torch.ones(len(flat), dtype=torch.bool)
