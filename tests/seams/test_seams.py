@@ -17,7 +17,7 @@ import toy_form
 import toy_metric
 import toy_runtime
 import toy_stored
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from edgesdk import Budget, deploy
@@ -57,12 +57,12 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]
         return scores
 
     before = [(rows, dict(rows)) for rows in REGISTRIES]
-    for register, row in (
-        (runtime.register, toy_runtime.row()), (forms.register, toy_form.KIND), (forms.register, toy_activation.ROW),
-        (stored.register, toy_stored.ROW), (criteria.register, replace(toy_criterion.ROW, rank=rank)),
-        (metrics.register, toy_metric.BalancedAccuracy),
-    ):  # fmt: skip
-        register(row)
+    runtime.register(toy_runtime.row())
+    forms.register(toy_form.KIND)
+    forms.register(toy_activation.ROW)
+    stored.register(toy_stored.ROW)
+    criteria.register(replace(toy_criterion.ROW, rank=rank))
+    metrics.register(toy_metric.BalancedAccuracy)
     board = tmp_path / "profiles" / "toy-board"
     board.mkdir(parents=True)
     shutil.copy(HERE / "toy_board.toml", board / "device.toml")
@@ -132,6 +132,7 @@ def test_a_stored_form_and_a_cheaper_activation_are_a_row_each(toys: list[str], 
     wanted = nn.Sequential(*model)
     wanted[1] = nn.Hardsigmoid()
     for part in (wanted[0], wanted[2], wanted[4]):
+        assert isinstance(part.weight, Tensor)
         part.weight.data = packed_as(part.weight, Form("toy-even", (8,))).decoded()
     torch.testing.assert_close(small.flat(x)[0], wanted(x), rtol=1e-4, atol=1e-5)
     export(small, x, tmp_path / "model.onnx")
