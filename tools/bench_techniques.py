@@ -48,7 +48,7 @@ def learnt(
     return recovered(
         small, subject.network, whole(small, 8), subject.train(), subject.calibration, subject.task, Schedule(epochs),
         recovery=recovery or Recovery(), reestimate=reestimate,
-    )  # fmt: skip
+    ).network  # fmt: skip
 
 
 def fitting(subject: Subject) -> Iterable[str]:

@@ -263,7 +263,7 @@ class Every:
         return recovered(
             made.network, subject.network, plain, subject.train(), subject.calibration, subject.task,
             Schedule(epochs, 1.0), reestimate=made.reestimate, rounding=rounding,
-        )  # fmt: skip
+        ).network  # fmt: skip
 
     def _timed(self, rows: Iterable[Row]) -> dict[str, Report]:
         """One file of each key, by runtime and key, from one interleaved run."""

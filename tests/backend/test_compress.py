@@ -384,7 +384,7 @@ def test_what_is_recovered_is_on_the_grid_that_was_asked_for(networks) -> None:
     network, x = networks["residual"]
     options, task = models.assigned(network, "int8"), Task("top-1", labelled=False)
     train = [(x, None)]
-    result = recovered(network, network, options, train, [x], task, Schedule(1.0), grid=SYMMETRIC)
+    result = recovered(network, network, options, train, [x], task, Schedule(1.0), grid=SYMMETRIC).network
     specs = [spec for spec in specification(result).values() if spec.axis is None]
     assert specs
     assert {(spec.low, spec.high, spec.zero_point) for spec in specs} == {(-128, 127, (0,))}

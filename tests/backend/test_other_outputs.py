@@ -86,11 +86,11 @@ def test_recovery_brings_all_outputs_back(face: str, how: str, monkeypatch: pyte
     small = cut(dense, inputs)
 
     def learnt() -> float:
-        found = recovered(
+        result = recovered(
             small, dense, {}, inputs.data.train, [x for x, _ in inputs.data.calibration], inputs.task, Schedule(8),
             recovery=RECOVERIES[how],
         )  # fmt: skip
-        return off(found, dense, other, inputs)
+        return off(result.network, dense, other, inputs)
 
     held = learnt()
     assert held < 0.5 * off(small, dense, other, inputs)

@@ -89,7 +89,7 @@ def test_the_default_is_the_dense_model_and_nine_parts_soft_to_one_part_hard_lab
     calibration = [x for x, _ in batches]
     usual = Recovery(losses=(Term(SOFT, 0.9, 4.0), Term(HARD, 1 - 0.9)))
     trained = [
-        recovered(small, network, options, batches, calibration, TASKED, Schedule(3.0), recovery=recovery)
+        recovered(small, network, options, batches, calibration, TASKED, Schedule(3.0), recovery=recovery).network
         for recovery in (Recovery(), usual, Recovery(losses=(Term(LOGITS),)))
     ]
     assert same(weights(trained[0]), weights(trained[1]))
@@ -277,7 +277,7 @@ def test_a_recovery_in_each_mode_ends_with_quantized_weights(mode: str, dense, s
     options, calibration = models.assigned(small, "int8"), [x for x, _ in batches]
     recovery = Recovery(losses=(Term(HARD), Term(SOFT, 0.2), Term(FEATURES, 0.1)), mode=mode)
     first, second = (
-        recovered(small, network, options, batches, calibration, TASKED, Schedule(epochs), recovery=recovery)
+        recovered(small, network, options, batches, calibration, TASKED, Schedule(epochs), recovery=recovery).network
         for epochs in (0.0, 20.0)
     )
     assert specification(second).keys() == specification(first).keys()
@@ -318,10 +318,10 @@ def test_when_the_loss_turns_nan_the_weights_of_the_last_whole_epoch_are_kept(de
 def test_a_recovery_that_fails_on_the_way_still_gives_a_sound_network(good: int, dense, small, batches) -> None:
     """In the float part, in the first batch of the integer part, and later in that."""
     options, calibration = models.assigned(small, "int8"), [x for x, _ in batches]
-    notes: list[str] = []
     data, schedule = Spoilt(batches, good), Schedule(10.0)  # 14 steps, then 6
-    result = recovered(small, dense[0], options, data, calibration, TASKED, schedule, note=notes.append)
-    assert len(notes) == 1 and "\n" not in notes[0]
+    answer = recovered(small, dense[0], options, data, calibration, TASKED, schedule)
+    (note,), result = answer.notes, answer.network
+    assert "\n" not in note
     assert all(bool(torch.isfinite(value).all()) for value in weights(result).values())
     assert len(specification(result)) > 0
     assert math.isfinite(TASKED.score(result, batches, dense[0]))

@@ -174,7 +174,9 @@ def test_a_network_learns_by_it(recovery: Recovery) -> None:
             return sum(float(boxes_alone(network(x), y)) for x, y in PAIRS.train)
 
     calibration = [x for x, _ in made.data.calibration]
-    learnt = recovered(dense, dense, options, PAIRS.train, calibration, made.task, Schedule(8), recovery=recovery)
+    learnt = recovered(
+        dense, dense, options, PAIRS.train, calibration, made.task, Schedule(8), recovery=recovery
+    ).network
     assert loss(learnt) < 0.5 * loss(dense)
 
 

@@ -186,7 +186,7 @@ def test_an_ensemble_teaches(here: Path) -> None:
     batches = list(zip(x.split(64), y.split(64), strict=True))
     small = trace(load_model("models.py:Normed"), x[:8])
     recovery = Recovery((Teacher(made.model),), (Term(SOFT),), rate=0.03)
-    taught = recovered(small, small, {}, batches, [x[:64]], Task(), Schedule(6.0), recovery=recovery)
+    taught = recovered(small, small, {}, batches, [x[:64]], Task(), Schedule(6.0), recovery=recovery).network
     before, after = (Task().score(network, batches, small) for network in (small, taught))
     assert after > before + 20
 

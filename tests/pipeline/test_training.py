@@ -101,7 +101,7 @@ def test_epochs_go_to_what_is_trained_alone(labelled: Study) -> None:
 def test_the_dense_model_is_not_trained(labelled: Study) -> None:
     dense, _ = list_dense(labelled, Budget())
     training = training_of(labelled)
-    network = training.recover(dense.candidate, 2.0, "recovering")
+    network = training.recover(dense.candidate, 2.0, "recovering").network
     x = labelled.data.example
     assert torch.allclose(network.flat(x)[0], labelled.network.flat(x)[0], atol=1e-5)
 
@@ -130,8 +130,9 @@ def _weights(network: object) -> list[torch.Tensor]:
 def test_a_plan_is_applied_alike_for_a_deployment_and_for_an_export(labelled: Study, share: float | None) -> None:
     candidate = candidate_of(labelled, share) if share else list_dense(labelled, Budget())[1].candidate
     assert candidate.plan.structural(labelled.graph) is bool(share)
-    exported, options = apply(candidate.plan, labelled.network, labelled.data, labelled.task, labelled.scores)
-    deployed = training_of(labelled, 0.0).recover(candidate, 0.0, "calibrating")
+    applied = apply(candidate.plan, labelled.network, labelled.data, labelled.task, labelled.scores)
+    exported, options = applied.network, applied.options
+    deployed = training_of(labelled, 0.0).recover(candidate, 0.0, "calibrating").network
     assert options == {name: candidate.options.get(name, Option()) for name in options}
     assert all(torch.equal(a, b) for a, b in zip(_weights(exported), _weights(deployed), strict=True))
     x = labelled.data.example

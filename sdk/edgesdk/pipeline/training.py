@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from edgesdk.train.apply import choose_better, fit, learn
 from edgesdk.train.recovery import Recovery
 from edgesdk.train.resumption import Kept
 from edgesdk.train.teachers import outdone
+from edgesdk.train.trainer import Recovered
 
 UNITS = 4.0  # short recoveries that are expected where nobody says how many
 NEAREST = "nearest"  # rounding of weights, where finalists or what was learnt are compared
@@ -114,7 +115,8 @@ class Training:
         epochs = self.allowance.short(share, units) if self.can_learn else 0.0
         label = f"trying finalists: {told or candidate.study.runtime}"
         time_share = SHORT_SHARE * share / units
-        return self.score_held_out(self.recover(candidate, epochs, label, rounding=NEAREST, time_share=time_share))
+        learnt = self.recover(candidate, epochs, label, NEAREST, time_share)
+        return self.score_held_out(learnt.network)
 
     def score_held_out(self, network: Network) -> float:
         """The score on held-out data."""
@@ -126,7 +128,8 @@ class Training:
         The artifacts ``beside``, of other runtimes, are measured in the same interleaved run.
         """
         study = candidate.study
-        network, notes = self._recover_in_full(candidate)
+        recovered = self._recover_in_full(candidate)
+        network, notes = recovered.network, recovered.notes
         self.tell("exporting and measuring", None)
         deployed, dense = study.write_file(network, candidate.options, "model"), study.dense_file
         held_out = [x for x, _ in self.data.holdout]
@@ -152,30 +155,28 @@ class Training:
             beside={name: measurement for name, measurement in measured.items() if name not in (DENSE, DEPLOYED)},
         )
 
-    def _recover_in_full(self, candidate: Candidate) -> tuple[Network, tuple[str, ...]]:
+    def _recover_in_full(self, candidate: Candidate) -> Recovered:
         """The candidate's network after all training that is left for it, unless it is better without; with notes."""
         rounding = NEAREST if self.can_learn else None
-        network = self.recover(candidate, 0.0, "calibrating", rounding=rounding)
+        plain = self.recover(candidate, 0.0, "calibrating", rounding)
         if not self.can_learn:
-            return network, ()
-        dense, before = self.score_held_out(self.network), self.score_held_out(network)
+            return plain
+        dense, before = self.score_held_out(self.network), self.score_held_out(plain.network)
         label = f"recovering: from {before:.2f}, dense {dense:.2f}"
-        notes: list[str] = []
-        learnt = self.recover(candidate, self.allowance.full(), label, notes.append, time_share=FULL_SHARE)
-        after = self.score_held_out(learnt)
-        chosen = choose_better(network, before, learnt, after, notes.append)
-        notes += outdone(self.recovery, self.network, self.task, self.data.holdout, max(before, after))
-        return chosen, tuple(notes)
+        learnt = self.recover(candidate, self.allowance.full(), label, time_share=FULL_SHARE)
+        after = self.score_held_out(learnt.network)
+        chosen = choose_better(plain.network, before, learnt, after)
+        more = outdone(self.recovery, self.network, self.task, self.data.holdout, max(before, after))
+        return replace(chosen, notes=(*chosen.notes, *more))
 
     def recover(
         self,
         candidate: Candidate,
         epochs: float,
         label: str,
-        note: Callable[[str], None] = lambda text: None,
         rounding: str | None = None,
         time_share: float = 1.0,
-    ) -> Network:
+    ) -> Recovered:
         """The candidate's network after ``epochs``, as :func:`edgesdk.train.apply.learn` does it.
 
         It takes a ``time_share`` of what is left of the run's time at most.
@@ -192,7 +193,6 @@ class Training:
             lambda share, what: self.tell(f"{label}, {what}, epoch {share * epochs:.1f} of {epochs:.3g}", share),
             grid=grid_of(candidate.study.runtime),
             recovery=self.recovery,
-            note=note,
             rounding=rounding,
             kept=self._kept_of(candidate, f"{epochs:g}"),
             until=self.allowance.until(time_share),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -18,35 +19,44 @@ from edgesdk.data.task import Task
 from edgesdk.network.network import Batch, Network
 from edgesdk.train.recovery import Recovery
 from edgesdk.train.resumption import Kept
-from edgesdk.train.trainer import Progress, Schedule, recovered
+from edgesdk.train.trainer import Progress, Recovered, Schedule, recovered
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a plan makes of a network, ready to be exported; the options of its layers; notes of how it came about."""
+
+    network: Network
+    options: dict[str, Option]
+    notes: tuple[str, ...] = ()
 
 
 def apply(
     plan: Plan, dense: Network, data: Data, task: Task, scores: Mapping[str, Tensor], epochs: float = 0.0,
-    seed: int = 0, progress: Progress = lambda share, what: None, note: Callable[[str], None] = lambda text: None,
-) -> tuple[Network, dict[str, Option]]:  # fmt: skip
-    """What ``plan`` makes of ``dense``, ready to be exported, and the options of its layers.
+    seed: int = 0, progress: Progress = lambda share, what: None,
+) -> Applied:  # fmt: skip
+    """What ``plan`` makes of ``dense``, and the options of its layers.
 
     Channels are ranked by ``scores``; ``epochs`` are of learning, where there are data for it, and of no effect but a
-    ``note`` where it made things worse. Raises ``BundleError`` where the plan is for another network.
+    note where it made things worse. Raises ``BundleError`` where the plan is for another network.
     """
     small, options = compressed(dense, plan, data.example, scores)
     small = fit(plan, dense, small, scores, [x for x, _ in data.calibration])
     plain = learn(plan, dense, small, options, data, task, 0.0, seed)
     if data.train is None or epochs <= 0:
-        return plain, options
-    learnt = learn(plan, dense, small, options, data, task, epochs, seed, progress, note=note)
-    before, after = (task.score(network, data.holdout, dense) for network in (plain, learnt))
-    return choose_better(plain, before, learnt, after, note), options
+        return Applied(plain.network, options)
+    learnt = learn(plan, dense, small, options, data, task, epochs, seed, progress)
+    before, after = (task.score(each.network, data.holdout, dense) for each in (plain, learnt))
+    chosen = choose_better(plain.network, before, learnt, after)
+    return Applied(chosen.network, options, chosen.notes)
 
 
-def choose_better(plain: Network, before: float, learnt: Network, after: float, note: Callable[[str], None]) -> Network:
-    """``learnt``, unless it scores less on held-out data, ``after``, than ``plain`` did ``before``; then ``note`` is
-    told."""
+def choose_better(plain: Network, before: float, learnt: Recovered, after: float) -> Recovered:
+    """``learnt``, unless it scores less on held-out data, ``after``, than ``plain`` did ``before``; a note says so."""
     if after >= before:
         return learnt
-    note(f"recovery was left out: on held-out data it scored {score(after)} against {score(before)} without")
-    return plain
+    left_out = f"recovery was left out: on held-out data it scored {score(after)} against {score(before)} without"
+    return Recovered(plain, (*learnt.notes, left_out))
 
 
 def fit(
@@ -66,9 +76,9 @@ def fit(
 def learn(
     plan: Plan, dense: Network, small: Network, options: Mapping[str, Option], data: Data, task: Task, epochs: float,
     seed: int = 0, progress: Progress = lambda share, what: None, *, grid: Grid = UNSIGNED,
-    recovery: Recovery = Recovery(), note: Callable[[str], None] = lambda text: None,  # noqa: B008  it is frozen
+    recovery: Recovery = Recovery(),  # noqa: B008  it is frozen
     rounding: str | None = None, kept: Kept | None = None, until: float | None = None,
-) -> Network:  # fmt: skip
+) -> Recovered:  # fmt: skip
     """``small``, fitted, after ``epochs``: quantized from the start where the plan changes nothing else.
 
     The dense model learns nothing. Without another ``rounding``, weights are rounded to the nearest where training
@@ -81,7 +91,7 @@ def learn(
     return recovered(
         small, dense, options, data.train, [x for x, _ in data.calibration], task,
         Schedule(epochs, recovery.integer_share if structural else 1.0), seed, progress, grid=grid, recovery=recovery,
-        note=note, reestimate=False, rounding=rounding or ("nearest" if learns else suited(options)), kept=kept,
+        reestimate=False, rounding=rounding or ("nearest" if learns else suited(options)), kept=kept,
         until=until,
     )  # fmt: skip
 

@@ -38,6 +38,14 @@ class Schedule:
     integer_share: float = INTEGER_SHARE
 
 
+@dataclass(frozen=True)
+class Recovered:
+    """A network after recovery, and what a reader must know of how that went."""
+
+    network: Network
+    notes: tuple[str, ...] = ()
+
+
 def recovered(
     small: Network,
     dense: Network,
@@ -50,12 +58,11 @@ def recovered(
     progress: Progress = lambda share, what: None,
     grid: Grid = UNSIGNED,
     recovery: Recovery = Recovery(),  # noqa: B008  it is frozen
-    note: Callable[[str], None] = lambda text: None,
     reestimate: bool = True,
     rounding: str = "nearest",
     kept: Kept | None = None,
     until: float | None = None,
-) -> Network:
+) -> Recovered:
     """``small`` trained as ``recovery`` says, its int8 layers simulated as they will run; a new network.
 
     ``grid`` is what its integer activations are on. ``schedule`` says how long, whatever the recovery says. With
@@ -64,8 +71,8 @@ def recovered(
 
     First the float network learns with its BatchNorms, then, folded, with quantization in the loop; weights that are
     stored in another form are put into it last. Without training data, integer ranges come from ``calibration``, and
-    nothing is learnt. A loss that turns NaN ends the training: the weights of the last whole epoch are kept, and
-    ``note`` is told. What was learnt goes to ``kept``, and is taken up from there. ``until`` is when, on the monotonic
+    nothing is learnt. A loss that turns NaN ends the training: the weights of the last whole epoch are kept, and a
+    note says so. What was learnt goes to ``kept``, and is taken up from there. ``until`` is when, on the monotonic
     clock, the training ends at the latest, its pace set to that. Raises ``DataError`` where the loss is NaN from the
     start, and ``UsageError`` for losses and teachers that do not fit.
     """
@@ -102,10 +109,8 @@ def recovered(
         notes = trainer.notes(total) if trainer is not None else []
         if trainer is not None and kept is not None:
             kept.save(LEARNT, {"student": _state(result), "notes": notes})
-    for text in notes:
-        note(text)
     result.module.eval()
-    return stored(result, options)
+    return Recovered(stored(result, options), tuple(notes))
 
 
 @torch.no_grad()

@@ -101,10 +101,10 @@ def export_plan(
         def share(done: float, what: str) -> None:
             tell(f"recovering ({what})", done)
 
-        def warn(text: str) -> None:
-            warnings.warn(text, EdgeSdkWarning, stacklevel=2)
-
-        ready, options = apply(plan, network, samples, task, scores, epochs, seed, share, warn)
+        applied = apply(plan, network, samples, task, scores, epochs, seed, share)
+        for note in applied.notes:
+            warnings.warn(note, EdgeSdkWarning, stacklevel=2)
+        ready, options = applied.network, applied.options
         held = [x for x, _ in samples.holdout]
         whole, specs = converted(ready, samples.example), specification(ready)
         every: list[ExportedFile] = []
