@@ -27,7 +27,7 @@ from edgesdk.core.runtime import ONNX
 from edgesdk.price.arena import Arena, Step, buffers, up
 from edgesdk.price.files import NODES, file_bytes, hidden, is_folded, layer_nodes, nodes, weight_bytes
 from edgesdk.price.kinds import ATTENTION, COPY, FREE, RECURRENT, REDUCE, kind_of
-from edgesdk.price.precision import is_integer
+from edgesdk.price.precision import DEQUANTIZE, find_change, is_integer
 from edgesdk.price.stored import resident_bytes
 
 FLOAT_BYTES, POINTER_BYTES, KB = 4, 8, 1024
@@ -301,12 +301,16 @@ class _Kernels:
         """``name`` as floats, channel after channel."""
         if self.form[name] == PLAIN:
             return name
-        turned = (self.elements[name],) if self.form[name] == INTEGER else ()
+        turned = (self.elements[name],) if self.change(name, False) == DEQUANTIZE else ()
         return self.make(f"{name} plain", self.elements[name] * FLOAT_BYTES, [name], turned)
+
+    def change(self, name: str, integer: bool) -> str | None:
+        """How ``name`` changes precision, if it does, for a kernel that reads it as ``integer`` or float."""
+        return find_change(self.form[name] == INTEGER, (integer,))
 
     def integer(self, name: str, turned: bool) -> str:
         """``name`` as bytes, with channels last where ``turned``."""
-        if self.form[name] == INTEGER:
+        if self.change(name, True) is None:
             return name
         tensor = self.make(f"{name} integer", self.elements[name], [self.plain(name)])
         return self.make(f"{name} turned", self.elements[name], [tensor]) if turned else tensor

@@ -1,11 +1,12 @@
 """Where the precision changes in a network: the one rule of it, for the search, the latency and the bytes of files.
 
-Memory follows what a runtime makes of those places (``memory.py``), and the program holds the rule as rows.
+Memory follows what a runtime makes of those places (``memory.py``), and the program has a row for each of ``WAYS``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import INT8, Option
@@ -24,6 +25,14 @@ def find_change(made: bool, read: Iterable[bool]) -> str | None:
     if made:
         return None if all(read) else DEQUANTIZE
     return QUANTIZE if any(read) else None
+
+
+WAYS = {
+    way: (made, read)
+    for made, read in product((False, True), repeat=2)
+    if (way := find_change(made, (read,))) is not None
+}
+"""The ways in which a tensor can change precision for one reader, with whether its maker and that are integer."""
 
 
 def list_changes(graph: Graph, options: Mapping[str, Option]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgesdk.core.menu import Change, Choice, LayerMenu, Menu
+from edgesdk.price.precision import DEQUANTIZE, QUANTIZE, WAYS
 from edgesdk.solve.highs import BinaryProgram, Outcome, Row
 
 LATENCY, PEAK, SIZE, LOSS = "latency_ms", "peak_memory_bytes", "size_bytes", "loss"
@@ -92,7 +93,7 @@ class Program:
         return fits and alike and (not choice.skips or layer.name in self.joins)
 
     def _change(self, change: Change) -> None:
-        """A tensor is quantized where its producer runs in fp32 and a reader in int8, and dequantized the other way.
+        """A tensor changes precision in one of the ``WAYS`` where its producer and a reader run as that says.
 
         Per width of its group and per reader: paid >= reader(int8) - producer(int8), and the same with fp32. With
         both sides at one width that is a transport between the precisions, so the relaxation is as tight as it gets.
@@ -102,7 +103,7 @@ class Program:
         for width, column in kept.items():
             on: Row = {column: 1.0}
             made, made_known = ((on, {}), True) if source is None else self._runs(source, change.group, width, "writes")
-            needs: tuple[list[Row], list[Row]] = ([], [])
+            needs: dict[str, list[Row]] = {way: [] for way in WAYS}
             for name in (*change.readers, *[None] * change.is_output):
                 read, read_known, gone = (on, {}), True, {}
                 if name is not None:
@@ -111,18 +112,19 @@ class Program:
                     read, read_known = self._runs(self.layers[name], change.group, width, "reads", skips=not joined)
                     if source is not None and source.branch not in (None, self.layers[name].branch) and not joined:
                         gone = {self.left_out[source.branch]: -1.0}
-                for precision in (0, 1):
-                    if not read[precision] or (source is None and precision == 0):
+                for way, (maker, reader) in WAYS.items():
+                    if not read[reader] or (source is None and maker):
                         continue
                     if read_known:
-                        parts = (read[precision], 1), (made[precision], -1), (gone, 1)
+                        parts = (read[reader], 1), (made[not maker], -1), (gone, 1)
                     elif made_known:
-                        parts = (read[precision], 1), (made[1 - precision], 1), ({ONE: -1.0}, 1)
+                        parts = (read[reader], 1), (made[maker], 1), ({ONE: -1.0}, 1)
                     else:
-                        parts = (read[precision], 1), (made[precision], -1), (gone, 1), (on, 1), ({ONE: -1.0}, 1)
-                    needs[precision].append(_sum(*parts))
-            paid_for = (change.dequantize_ms, 0.0, needs[0]), (change.quantize_ms, change.size_bytes, needs[1])
-            for prices, size, rows in paid_for:
+                        parts = (read[reader], 1), (made[not maker], -1), (gone, 1), (on, 1), ({ONE: -1.0}, 1)
+                    needs[way].append(_sum(*parts))
+            paid_for = (DEQUANTIZE, change.dequantize_ms, 0.0), (QUANTIZE, change.quantize_ms, change.size_bytes)
+            for way, prices, size in paid_for:
+                rows = needs[way]
                 if rows and (prices[width] or size):
                     paid = self._column({LATENCY: prices[width], SIZE: size}, integer=False)
                     for row in rows:
