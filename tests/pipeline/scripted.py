@@ -28,6 +28,7 @@ from edgesdk.network.network import Network
 from edgesdk.network.reference import Reference
 from edgesdk.network.trace import trace
 from edgesdk.pipeline.candidates import Candidate
+from edgesdk.pipeline.measuring import measure_beside
 from edgesdk.pipeline.pricing import price_operators
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.sensitivity import price_accuracy
@@ -246,8 +247,7 @@ class ScriptedTraining:
     def finish(self, candidate: Candidate, beside: Mapping[str, Artifact] | None = None) -> Result:
         study = candidate.study
         self.finished.append(candidate.plan.digest)
-        files = {DENSE: study.shared_file, DEPLOYED: candidate.artifact, **(beside or {})}
-        measured = study.measure(files, thorough=True)
+        measured = measure_beside(study, {DEPLOYED: candidate.artifact, **(beside or {})}, thorough=True)
         return Result(
             candidate.plan, candidate.artifact, measured[DENSE], measured[DEPLOYED], 100.0,
             100.0 - self.drop(candidate.plan), EXACT, (), (),

@@ -15,6 +15,7 @@ from edgesdk.core.report import DENSE, Measurement
 from edgesdk.network.network import Network
 from edgesdk.pipeline.anchoring import DENSE_INT8
 from edgesdk.pipeline.corrections import Seen
+from edgesdk.pipeline.measuring import measure_beside
 from edgesdk.pipeline.planning import Planned, plan_full_width
 from edgesdk.pipeline.study import Study
 from edgesdk.solve.milp import Unreachable
@@ -100,7 +101,7 @@ def build(study: Study, planned: Planned) -> Candidate:
     small, options = compressed(study.network, planned.plan, study.data.example, study.scores)
     name = f"candidate-{planned.plan.digest[:12]}"
     artifact = study.write_file(study.quantize(small, options), options, name)
-    measured = study.measure({DENSE: study.shared_file, name: artifact})[name]
+    measured = measure_beside(study, {name: artifact})[name]
     if measured.valid:
         solution = planned.solution
         study.corrections.observe(Seen(solution.choices, solution.kept, solution.dropped, measured))

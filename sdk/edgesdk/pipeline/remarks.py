@@ -10,6 +10,7 @@ from typing import Any
 from edgesdk.core.budget import Budget, show
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Plan
+from edgesdk.core.report import is_predicted
 from edgesdk.core.wording import counted, listed, score
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
@@ -37,6 +38,8 @@ def _remark(result: Result, budget: Budget, study: Study, told: Sequence[Mapping
     """In words, what the figures of ``result`` do not say by themselves."""
     if not result.deployed.valid:
         yield f"the last run was disturbed, so that its figures may not hold: {result.deployed.reason}"
+    if not is_predicted(result.deployed):
+        yield from result.deployed.notes
     if not result.plan.compresses(study.graph):
         yield f"nothing was compressed: the dense model is what is deployed{_list_rejected(told, budget)}"
         return

@@ -21,6 +21,7 @@ from edgesdk.export.parity import compared, fallbacks, parity, runner
 from edgesdk.network.network import Network, tensors
 from edgesdk.pipeline.allowance import FULL_SHARE, SHORT_SHARE, Allowance
 from edgesdk.pipeline.candidates import Candidate
+from edgesdk.pipeline.measuring import measure_beside
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.solve.finalists import halving, halving_units
@@ -134,7 +135,7 @@ class Training:
         deployed, dense = study.write_file(network, candidate.options, "model"), study.dense_file
         held_out = [x for x, _ in self.data.holdout]
         proved = parity(network, deployed, held_out)
-        measured = study.measure({DENSE: study.shared_file, DEPLOYED: deployed, **(beside or {})}, thorough=True)
+        measured = measure_beside(study, {DEPLOYED: deployed, **(beside or {})}, thorough=True)
         integers = [name for name, option in candidate.options.items() if option.precision != FP32]
         weighted = [name for name in integers if network.graph.by_name[name].macs]
         fell = fallbacks(study.meter.kernels(deployed), [network.sites[name].module or name for name in weighted])
