@@ -118,3 +118,44 @@ def test_a_classifier_of_one_figure_is_told_of_the_metric() -> None:
     with pytest.raises(DataError, match=r"targets of shape \(N, 2\) for outputs of shape \(N, 1\)"):
         inputs = read_inputs(Answers(lambda a: a, ENDS["logits"]), (X, YES[:, None].repeat(1, 2)), None, BINARY, 0)
         inputs.task.score(inputs.run, inputs.data.test, inputs.run)
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().mean()
+
+
+class Squared:
+    def __init__(self) -> None:
+        self.total = 0.0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.total += float(squared(outputs, targets))
+
+    def compute(self) -> float:
+        return -self.total
+
+
+@pytest.mark.parametrize("form", ["(N,) and (N, 1)", "(N, 1) and (N,)"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"metric": lambda outputs, targets: -float(squared(outputs, targets))}, {"metric": Squared},
+        {"metric": BINARY, "loss": squared}, {"metric": BINARY, "loss": nn.MSELoss()},
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_metrics_and_losses_of_ones_own_that_repeat_targets_are_told(form: str, more: dict[str, Any]) -> None:
+    make, x, y = FORMS[form]
+    torch.manual_seed(0)
+    model = Answers(make, ENDS["logits"])
+    more = dict(more)
+    metric, loss = more.pop("metric"), more.pop("loss", None)
+    with pytest.raises(DataError, match=r"repeats targets of shape .* along outputs of shape"):
+        read_inputs(model, (x, y.float()), None, metric, 0, loss=loss)
+    same = y.float().reshape(model(x).shape)
+    assert read_inputs(model, (x, same), None, metric, 0, loss=loss).task.output is not None or metric is Squared
+
+    def careful(outputs: Tensor, targets: Tensor) -> float:
+        return -float(squared(outputs.flatten(), targets.flatten()))
+
+    assert read_inputs(model, (x, y.float()), None, careful, 0).task.labelled

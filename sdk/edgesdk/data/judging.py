@@ -14,9 +14,19 @@ from edgesdk.core.wording import listed
 from edgesdk.data.batches import Relabelled
 from edgesdk.data.data import Data, run_two
 from edgesdk.data.losses import Loss, loss_name, settle_loss
-from edgesdk.data.metrics import MSE, TOP_1, Deferred, are_probabilities, has_state, is_named, is_torchmetric
-from edgesdk.data.targets import class_axis, class_numbers, joined_targets, several, values
-from edgesdk.data.task import PROBABILITY, Task
+from edgesdk.data.metrics import (
+    MSE,
+    TOP_1,
+    Deferred,
+    are_probabilities,
+    has_state,
+    is_named,
+    is_torchmetric,
+    result,
+    started,
+)
+from edgesdk.data.targets import check_repeated, class_axis, class_numbers, joined_targets, several, values
+from edgesdk.data.task import PROBABILITY, Task, output_tensors
 from edgesdk.network.network import answer
 
 
@@ -46,6 +56,8 @@ def settled(
         data = data if loss is not None else _with_classes(data, judged)
     if task.decides and place is not None and are_probabilities(task.judged(answer(model, data.example)).float()):
         task = replace(task, limit=PROBABILITY)
+    if data.labelled and not task.is_built_in and (task.output is not None or not several_there):
+        _check_metric(model, data, task)
     notes = list(data.notes)
     if loss is not None:
         if not data.labelled:
@@ -62,6 +74,20 @@ def settled(
             only = f"{name} {_shape(judged)} is judged, the only one that fits"
             notes.append(f"of the model's outputs {only}; not {others}")
     return replace(data, notes=tuple(notes)), task
+
+
+def _check_metric(model: nn.Module, data: Data, task: Task) -> None:
+    """Raise ``DataError`` where a metric of the user's own takes targets of another shape for more than they are."""
+    x, y = data.calibration[0]
+    outputs = answer(model, x)
+
+    def figure(target: Any) -> float:
+        meter = started(task.metric)
+        task.update(meter, outputs, target, len(target))
+        return result(task.metric, meter, task.name)
+
+    judged = output_tensors(outputs)[task.output or 0]
+    check_repeated(figure, judged, task.target(y), f"the metric {task.name}")
 
 
 def _named(outputs: Any) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from edgesdk.core.errors import UsageError
 from edgesdk.core.wording import said
+from edgesdk.data.targets import check_repeated
 from edgesdk.network.load import load_callable
 from edgesdk.network.network import Batch, Structure, answer
 
@@ -78,7 +79,8 @@ def loss_name(loss: Any) -> str:
 def settle_loss(loss: Loss, model: nn.Module, x: Batch, y: Any) -> OwnLoss:
     """``loss`` for what ``model`` returns, once it was tried on the batch ``x`` with its targets ``y``.
 
-    Raises ``UsageError`` where it fails, is no finite number, or does not lead back to the outputs.
+    Raises ``UsageError`` where it fails, is no finite number, or does not lead back to the outputs, ``DataError`` where
+    it repeats targets of another shape.
     """
     leaves, spec = pytree.tree_flatten(answer(model, x))
     constants = {place: leaf for place, leaf in enumerate(leaves) if not isinstance(leaf, Tensor)}
@@ -87,6 +89,8 @@ def settle_loss(loss: Loss, model: nn.Module, x: Batch, y: Any) -> OwnLoss:
     own = OwnLoss(loss, Structure(spec, constants), loss_name(loss))
     with torch.enable_grad():
         value = own(outputs, y)
+    if len(outputs) == 1:
+        check_repeated(lambda target: float(own(outputs, target)), outputs[0], y, f"the loss {own.name}")
     if not bool(torch.isfinite(value)):
         fact = f"the loss {own.name} is {float(value.detach()):g} on the dense model's own outputs"
         raise UsageError(fact, "let it be finite on the calibration data")

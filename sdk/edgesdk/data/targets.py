@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edgesdk.core.errors import DataError
+from edgesdk.core.errors import DataError, EdgeSdkError
 from edgesdk.network.network import Batch, tensors
 
 IGNORED = -100  # a label that is not judged, as torch's own losses have it
@@ -59,6 +60,21 @@ def values(outputs: Tensor, y: Any) -> Tensor:
         fact = f"targets of shape {_shown(y)} for outputs of shape {_shown(outputs)}"
         raise DataError(fact, "bring both to one shape: what does not match would be repeated, and the figure be wrong")
     return y
+
+
+def check_repeated(figure: Callable[[Any], float], outputs: Tensor, y: Any, what: str) -> None:
+    """Raise ``DataError`` where the ``figure`` of targets ``y`` is another than that of the same in the outputs' shape:
+    it repeats one along the other, as PyTorch does where axes are missing."""
+    if not isinstance(y, Tensor) or y.shape == outputs.shape or y.numel() != outputs.numel():
+        return
+    try:
+        plain, shaped = figure(y), figure(y.reshape(outputs.shape))
+    except EdgeSdkError:  # it takes the one alone, and says so itself
+        return
+    if not math.isclose(plain, shaped, rel_tol=1e-3, abs_tol=1e-9):
+        fact = f"{what} repeats targets of shape {_shown(y)} along outputs of shape {_shown(outputs)}"
+        told = f"{fact}: it gives {plain:.4g}, and {shaped:.4g} for the same targets in the outputs' shape"
+        raise DataError(told, "bring both to one shape in the data, or in it", given=plain, shaped=shaped)
 
 
 def several(outputs: Tensor, y: Any) -> Tensor:
