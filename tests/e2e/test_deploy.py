@@ -16,8 +16,9 @@ from given import ALONE, document, edgesdk, refused
 from edgesdk.bundle import bundle
 from edgesdk.core.errors import BundleError
 
-# A shared machine's speed turns by 1.8 between pricing and measuring. How near a prediction is, tools/bench_*.py tell.
-TURN = 3.0
+# Of the shares of the dense model's latency, so that the machine's speed cancels; prices are brief in tests, by three
+# visits whatever disturbs the machine. How near a prediction is with prices as usual, tools/bench_noise.py tells.
+BRIEF = 1.25
 MEMORY_SLACK = 400_000  # bytes: pages and arenas of the allocator, which the liveness of tensors does not see
 
 
@@ -37,7 +38,7 @@ def test_the_artifact_keeps_the_budget_that_was_predicted(deployed) -> None:
     measured, predicted = report["measured"], report["predicted"]
     assert measured["basis"] == "measured" and predicted["basis"] == "predicted"
     assert 0 < measured["latency_ratio"] <= report["budget"]["latency_ratio"] == 0.5
-    assert 1 / TURN < predicted["latency_ms"] / measured["latency_ms"] < TURN
+    assert 1 / BRIEF < predicted["latency_ratio"] / measured["latency_ratio"] < BRIEF
     assert predicted["size_bytes"] == pytest.approx(measured["size_bytes"], rel=0.25)
     memory = measured["peak_memory_bytes"]
     assert predicted["peak_memory_bytes"] == pytest.approx(memory, rel=0.25, abs=MEMORY_SLACK)

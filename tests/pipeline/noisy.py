@@ -190,6 +190,6 @@ def study_on(machine: Machine, folder: Path, budget: Budget) -> Study:
     folder.joinpath("files").mkdir(parents=True)
     dense = DenseFile(setup.write_file(network, {}, "dense"), EXACT)
     priced = price_operators(setup, budget)
-    sensed = price_accuracy([setup], [priced.offered])
-    (study,) = anchor_studies([setup], [dense], [priced], sensed, again=True)
+    sensitivity = price_accuracy([setup], [priced.space])
+    (study,) = anchor_studies([setup], [dense], [priced], sensitivity, again=True)
     return UnwrittenStudy(**vars(study))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import cast
 
@@ -77,7 +78,7 @@ def still(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
 def true_menu(study: Study) -> Menu:
     priced = study.pricing.priced
     correction = Correction(latency_ms=1.3 * CALL_NS / 1e6)
-    return menu(study.graph, priced.offered, TruePrices(), study.losses, correction)
+    return menu(study.graph, priced.space, TruePrices(), study.losses, correction)
 
 
 def middle_of(calls: list[tuple[str, float, float]], verb: str, number: int) -> float:
@@ -108,6 +109,20 @@ def slower(begin: float = 0.0, until: float = float("inf")) -> Machine:
 @pytest.mark.parametrize("noise", core(NOISES, lambda noise: noise in USUAL))
 def test_the_plan_is_as_good_whatever_disturbed_the_machine(still: Deployment, tmp_path: Path, noise: str) -> None:
     check(deploy(NOISES[noise](still), tmp_path))
+
+
+@pytest.mark.slow
+def test_a_machine_that_was_never_undisturbed_before_the_last_run_is_said_to_be_faster(
+    still: Deployment, tmp_path: Path
+) -> None:
+    """All that was known came from the slower state: the budget is kept all the same, and the next run is told to."""
+    whole = deploy(slower(until=float("inf")), tmp_path / "whole")
+    late = deploy(slower(until=middle_of(whole.calls, "benchmark", LAST)), tmp_path / "late")
+    notes = " ".join(step["note"] for step in late.result.history if "note" in step)
+    assert "times as fast as when it was priced: deploy again" in notes
+    assert late.true_share <= SHARE
+    operators = list(late.study.meter.table.probes.values())  # type: ignore[attr-defined]
+    assert operators and all(price.day < date.today().isoformat() for price in operators)  # to be timed again
 
 
 def test_on_a_machine_that_is_still_the_plan_is_good(still: Deployment) -> None:

@@ -67,8 +67,9 @@ def test_a_price_from_a_disturbed_device_is_doubted_and_replaced_by_a_surer_one(
     assert prices.probes[OP.key] == slow
 
 
-def test_a_faster_state_makes_doubtful_what_was_priced_before_it_was_seen(tmp_path: Path) -> None:
-    price = Price(10.0, 0.01, 0.01, YESTERDAY)
+@pytest.mark.parametrize("day", [YESTERDAY, date.today().isoformat()], ids=["yesterday", "today"])
+def test_a_faster_state_makes_doubtful_what_was_priced_before_it_was_seen(tmp_path: Path, day: str) -> None:
+    price = Price(10.0, 0.01, 0.01, day)
     prices = table(tmp_path, op=price, base=price, call=price)
     assert prices.missing([OP]) == []
     prices.settle({"ms": 0.006, "disturbed": 0.9, "visits": 1000})

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import inf
+from math import exp, inf
 from typing import Any
 
 from edgesdk.core.budget import Budget, show
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Plan
-from edgesdk.core.report import is_predicted
+from edgesdk.core.report import Measurement, Report, is_predicted
 from edgesdk.core.wording import counted, listed, score
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
 from edgesdk.solve.milp import Solution, Unreachable, solve
 from edgesdk.solve.program import LATENCY, PEAK, SIZE
+from edgesdk_targets.agent.undisturbed import TOLERANCE
 
 NOISE = 1.02  # times dense, up to which a figure that was not bounded is called as it was
 USED = 0.95  # of a bound on latency, from which it is called used
@@ -40,6 +41,7 @@ def _remark(result: Result, budget: Budget, study: Study, told: Sequence[Mapping
         yield f"the last run was disturbed, so that its figures may not hold: {result.deployed.reason}"
     if not is_predicted(result.deployed):
         yield from result.deployed.notes
+        yield from _say_faster(study.dense, result.deployed)
     if not result.plan.compresses(study.graph):
         yield f"nothing was compressed: the dense model is what is deployed{_list_rejected(told, budget)}"
         return
@@ -52,6 +54,14 @@ def _remark(result: Result, budget: Budget, study: Study, told: Sequence[Mapping
             yield f"{TITLES[name]} was not bounded and grew {grew}, {after / before:.2f}x of the dense model's"
     if unused := _explain_unused(result, budget, study):
         yield unused
+
+
+def _say_faster(before: Measurement, after: Measurement) -> Iterable[str]:
+    """That the device turned out to be faster than when the dense model was measured ``before``, where it did."""
+    if isinstance(before, Report) and isinstance(after, Report) and before.undisturbed and after.undisturbed:
+        times = before.undisturbed.reference_ms / after.undisturbed.reference_ms
+        if times > exp(TOLERANCE):
+            yield f"the device turned out {times:.2f} times as fast as when it was priced: deploy again to use that"
 
 
 def _list_rejected(told: Sequence[Mapping[str, Any]], budget: Budget) -> str:

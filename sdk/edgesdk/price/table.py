@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from datetime import date, timedelta
-from math import hypot
+from math import exp, hypot
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from edgesdk.core.plan import FP32
 from edgesdk.core.serialize import digest, dumps, loads, write
 from edgesdk.price.operator import Operator
 from edgesdk.price.operators import baseline
-from edgesdk_targets.agent.undisturbed import LOWEST, beyond
+from edgesdk_targets.agent.undisturbed import LOWEST, TOLERANCE, beyond
 
 SCHEMA = 4  # 2: pools with their own windows, clips on grids of their own; 3: readers of two pixels a side; 4: ratios
 COPIES = 4  # of an operator in a probe
@@ -113,9 +113,16 @@ class Table:
         self._write()
 
     def settle(self, references: Mapping[str, Any] | None) -> None:
-        """Remember what an agent says of the references, if it saw the device undisturbed."""
+        """Remember what an agent says of the references, if it saw the device undisturbed.
+
+        Where it is faster than it was ever seen before, what was timed today is as good as of another day.
+        """
         if references is not None and references["disturbed"] <= 1 - LOWEST:
-            self.reference_ms, self.seen = float(references["ms"]), date.today().isoformat()
+            ms, today = float(references["ms"]), date.today()
+            if self.reference_ms is not None and ms < self.reference_ms * exp(-TOLERANCE):
+                before = (today - timedelta(1)).isoformat()
+                self.probes = {key: replace(price, day=min(price.day, before)) for key, price in self.probes.items()}
+            self.reference_ms, self.seen = ms, today.isoformat()
             self._write()
 
     def _write(self) -> None:
