@@ -27,7 +27,7 @@ from edgesdk.export.parity import open_file, parity
 from edgesdk.network.network import Network
 
 NETWORKS = ("residual", "transformer")
-HELD = [(runtime, kind) for runtime in ("onnxruntime", "openvino", "litert") for kind in format_of(runtime).stores[:2]]
+HELD = [(runtime, kind) for runtime in ("onnxruntime", "openvino", "litert") for kind in format_of(runtime).holds[:2]]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_formats_that_cannot_hold_a_form_are_said_to(folder: Path) -> None:
     for runtime in exportable():
         for form in (Form("fp16"), Form("bf16"), Form("k-means", (16,)), Form("ternary")):
             option = Option(FP32, 32, form)
-            if form.method in format_of(runtime).stores:
+            if form.method in format_of(runtime).holds:
                 check_stored([Option(), option], runtime)
             else:
                 with pytest.raises(UsageError, match=rf"{format_of(runtime).name} files hold no weights as {form}"):
