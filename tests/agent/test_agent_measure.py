@@ -48,6 +48,7 @@ class Refusals(OnDisk):
             {"artifacts": [{"path": artifact["path"]}]},
             {"artifacts": [artifact], "threads": 0},
             {"artifacts": [artifact], "minimum_count": 0},
+            {"artifacts": [artifact], "most_seconds": -1.0},
             {"artifacts": [artifact], "runtime": "abacus"},
         ):
             self.assertEqual(self.refused(measure.benchmark, **arguments).kind, "usage")
@@ -120,6 +121,15 @@ class Benchmark(OnDisk):
         self.assertEqual(set(result["conditions"]), {"before", "after"})
         self.assertEqual(result["valid"], result["reason"] is None)
         self.assertIn("timing", [report["state"] for report in self.reports])
+
+    def test_a_run_that_is_cut_short_has_a_median_of_each_from_several_rounds(self):
+        small = {"name": "small", "path": self.path("small.onnx", agent_models.conv())}
+        large = {"name": "large", "path": self.path("large.onnx", agent_models.conv(32, 32))}
+        result = self.benchmark(small, large, minimum_count=5000, minimum_seconds=60.0, most_seconds=0.0)
+        for item in result["artifacts"]:
+            self.assertTrue(clock.least_count(50) <= len(item["samples_ms"]) < 5000)
+            self.assertIsNotNone(item["statistics"]["p50"])
+            self.assertGreaterEqual(len(item["block_medians_ms"]), 2)
 
     def test_a_fast_model_is_sampled_now_and_then(self):
         before = measure.SAMPLES_KEPT

@@ -14,9 +14,9 @@ from running import Run
 
 import edgesdk as sdk
 from edgesdk.cli.making import STEPS
-from edgesdk.cli.progress import _bars, _numbered
-from edgesdk.pipeline import allowance
-from edgesdk.pipeline.allowance import Allowance, parse_seconds
+from edgesdk.cli.progress import _bars, _Left, _lines, _numbered
+from edgesdk.pipeline.allowance import Allowance
+from edgesdk.pipeline.deadline import parse_seconds
 from edgesdk.solve.finalists import halving, halving_units
 from edgesdk.train import trainer as recover
 
@@ -30,34 +30,47 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_log_has_a_line_per_stage_and_quiet_none(edgesdk: Run, tmp_path: Path) -> None:
-    done = edgesdk("search", *DATA[:5], "--size", "1MB", "--out", tmp_path / "plan.json")
+    done = edgesdk("search", *DATA[:5], "--size", "4kB", "--out", tmp_path / "plan.json")
     assert done.code == 0
     names = [line.split("  ", 1)[1].strip() for line in (stage.strip() for stage in done.stages)]
     assert any(name.startswith("the dense model scores") for name in names)
     assert [name.split(" (")[0] for name in names if not name.startswith("the ")] == [
-        "starting", "1/6 judging the dense model", "2/6 tracing", "3/6 pricing operators", "4/6 measuring sensitivity",
-        "5/6 measuring the dense model", "6/6 searching",
+        "starting", "1/7 judging the dense model", "2/7 tracing", "3/7 pricing whole layers",
+        "4/7 measuring the dense model", "5/7 pricing fewer channels", "6/7 measuring sensitivity", "7/7 searching",
     ]  # fmt: skip
-    quiet = edgesdk("search", *DATA[:5], "--size", "1MB", "--out", tmp_path / "quiet.json", "-q")
+    quiet = edgesdk("search", *DATA[:5], "--size", "4kB", "--out", tmp_path / "quiet.json", "-q")
     assert quiet.code == 0 and quiet.stages == []
     assert len(quiet.out.splitlines()) == 4 < len(done.out.splitlines())
 
 
 def test_a_terminal_has_a_bar_per_stage_with_its_number_and_detail() -> None:
     out = io.StringIO()
-    with _bars(STEPS, Console(file=out, force_terminal=True, width=160)) as show:
+    with _bars(STEPS, Console(file=out, force_terminal=True, width=160), _Left(600.0)) as show:
         show("tracing", "", None)
         show("recovering", "from 80.00, dense 91.00, int8, epoch 1.0 of 2", 0.5)
     said = out.getvalue()
-    assert "2/9 tracing" in said and "8/9 recovering" in said
+    assert "2/10 tracing" in said and "9/10 recovering" in said
     assert "left" in said and "epoch 1.0 of 2" in said
+    assert "of the time left" in said
+
+
+def test_a_log_has_a_line_per_finalist_and_the_time_that_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    show = _lines(STEPS, _Left(600.0))
+    for share in (0.1, 0.5, 1.0):
+        show("trying finalists", f"1 of 2 or more, float, epoch {share} of 1", share)
+    show("trying finalists", "2 of 2 or more, best so far 97.92, float, epoch 0.1 of 1", 0.1)
+    show("recovering", "from 97.92, dense 99.00, int8, epoch 0.1 of 9", 0.0)
+    show("recovering", "from 97.92, dense 99.00, int8, epoch 8.1 of 9", 0.9)
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert "8/10 trying finalists: 1 of 2 or more" in first and "best so far 97.92" in second
+    assert "9/10 recovering: from 97.92, dense 99.00" in third
+    assert all("10:00 of the time left" in line or "9:5" in line for line in (first, second, third))
 
 
 def test_stages_that_alternate_are_one_step() -> None:
-    names = [name for step in STEPS for name in ([step] if isinstance(step, str) else step)]
-    numbers = [int(_numbered(name, STEPS).partition("/")[0]) for name in names]
-    assert numbers == sorted(numbers) and set(numbers) == set(range(1, len(STEPS) + 1))
-    assert _numbered("fitting weights", STEPS).split()[0] == _numbered("trying finalists: 1 of 3", STEPS).split()[0]
+    steps = ("searching", ("fitting weights", "trying finalists"), "recovering")
+    names = [name for step in steps for name in ([step] if isinstance(step, str) else step)]
+    assert [int(_numbered(name, steps).partition("/")[0]) for name in names] == [1, 2, 2, 3]
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10min", 600), ("1.5h", 5400), (" 2 m ", 120)])
@@ -89,21 +102,12 @@ def test_halving_takes_the_units_that_it_says() -> None:
         assert sum(taken) == pytest.approx(halving_units(count))
 
 
-def test_time_bounds_each_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(allowance.time, "monotonic", lambda: now[0])
-    assert Allowance(1.0).until(1.0) is None and not Allowance(1.0).late
-    spent = Allowance(1.0, 100.0)
-    assert spent.until(1.0) == 190 and spent.until(0.5) == 145
-    now[0] = 160.0
-    assert spent.late and spent.until(0.5) == 175
-    now[0] = 500.0
-    assert spent.until(0.5) == 500
-
-
-def test_with_a_time_endless_training_ends_with_what_there_is(edgesdk: Run, own_cache: Path, tmp_path: Path) -> None:
-    done = edgesdk("deploy", *DATA, "--epochs", "1000000", "--time", "8s", "--out", tmp_path / "b", "--json")
-    assert any("the time ended the recovery after" in note for note in done.document["report"]["notes"])
+def test_with_a_time_endless_training_ends_and_a_line_says_what_was_cut(
+    edgesdk: Run, own_cache: Path, tmp_path: Path
+) -> None:
+    done = edgesdk("deploy", *DATA, "--epochs", "1000000", "--time", "5s", "--out", tmp_path / "b", "--json")
+    notes = [note for note in done.document["report"]["notes"] if "time ended the recovery" in note or "5 s" in note]
+    assert any("the time ended the recovery after" in note or "to end within 5 s the run cut" in note for note in notes)
 
 
 class Interrupted(Exception):

@@ -28,10 +28,9 @@ from edgesdk.devices.bench import Bench
 from edgesdk.network.network import Network
 from edgesdk.network.reference import Reference
 from edgesdk.network.trace import trace
-from edgesdk.pipeline.pricing import price_operators
-from edgesdk.pipeline.sensitivity import price_accuracy
+from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.setup import DenseFile
-from edgesdk.pipeline.study import Study, anchor_studies
+from edgesdk.pipeline.study import Study, anchor_setups
 from edgesdk.price.account import Account
 from edgesdk.price.operator import Operator
 from edgesdk.price.operators import baseline, of_network
@@ -130,13 +129,14 @@ class ScriptedBench(Bench):
     agent: Any
 
     def time(
-        self, operators: Sequence[Operator], probe: Any, progress: Any = lambda share: None, again: bool = False
-    ) -> int:
+        self, operators: Sequence[Operator], probe: Any, progress: Any = lambda share: None, again: bool = False,
+        seconds: float | None = None,
+    ) -> int:  # fmt: skip
         def named(op: Operator) -> bytes:
             self.agent.models[op.key.encode()] = probe_parts(op)
             return op.key.encode()
 
-        return super().time(operators, named, progress, again)
+        return super().time(operators, named, progress, again, seconds)
 
     def measure(self, artifacts: Mapping[str, Artifact], *rest: Any, **more: Any) -> dict[str, Report]:
         for artifact in artifacts.values():
@@ -186,10 +186,10 @@ def study_on(machine: Machine, folder: Path, budget: Budget) -> Study:
         (),
         folder / "files",
         lambda stage, share: None,
+        None,
+        Deadline(),
     )
     folder.joinpath("files").mkdir(parents=True)
     dense = DenseFile(setup.write_file(network, {}, "dense"), EXACT)
-    priced = price_operators(setup, budget)
-    sensitivity = price_accuracy([setup], [priced.space])
-    (study,) = anchor_studies([setup], [dense], [priced], sensitivity, again=True)
+    (study,) = anchor_setups([setup], [dense], budget).study()
     return UnwrittenStudy(**vars(study))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,19 @@ from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import Budget
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.plan import FP32, INT8, Option, Plan
-from edgesdk.core.report import DENSE, Measurement, Prediction, Report
-from edgesdk.data.data import load_data
+from edgesdk.core.report import DENSE, Measurement, Prediction, Report, Tell
+from edgesdk.data.data import Data, load_data
 from edgesdk.data.task import Task
 from edgesdk.export.parity import Parity
 from edgesdk.network.network import Network
 from edgesdk.network.reference import Reference
 from edgesdk.network.trace import trace
 from edgesdk.pipeline.candidates import Candidate
+from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.measuring import measure_beside
-from edgesdk.pipeline.pricing import price_operators
 from edgesdk.pipeline.result import Result
-from edgesdk.pipeline.sensitivity import price_accuracy
 from edgesdk.pipeline.setup import DenseFile, Setup
-from edgesdk.pipeline.study import Study, anchor_studies
+from edgesdk.pipeline.study import Anchored, Study, anchor_setups
 from edgesdk.pipeline.training import DEPLOYED, Selected
 from edgesdk.price.account import Account
 from edgesdk.price.operator import Operator
@@ -41,6 +41,7 @@ from edgesdk.price.operators import of_network
 
 INPUTS, CLASSES, SAMPLES = 8, 3, 24
 MS_PER_MAC = {FP32: 1e-6, INT8: 0.25e-6}
+SMALL = Budget(size_bytes=1.0)  # for which all is priced that is small, however slow
 LEAST_MS = 1e-5  # of an operator
 EXACT = Parity(0.0, 1e-3, SAMPLES, 0.0)
 Script = Callable[[str, float], float]
@@ -67,6 +68,9 @@ class ScriptedPrices:
 
     def is_timed(self, operator: Operator) -> bool:
         return self.timed
+
+    def has_price(self, operator: Operator) -> bool:
+        return True
 
 
 @dataclass
@@ -102,6 +106,7 @@ class ScriptedMeter:
     def time(
         self, operators: Sequence[Operator], probe: Callable[[Operator], bytes],
         progress: Callable[[float], None] = lambda share: None, again: bool = False,
+        seconds: float | None = None,
     ) -> int:  # fmt: skip
         self.timed.append((len(operators), again))
         if again:
@@ -110,7 +115,7 @@ class ScriptedMeter:
 
     def measure(
         self, artifacts: Mapping[str, Artifact], mode: str, baselines: Mapping[str, Path] | None = None,
-        thorough: bool = True,
+        thorough: bool = True, seconds: float | None = None,
     ) -> Mapping[str, Measurement]:  # fmt: skip
         self.asked += [name for name in artifacts if name != DENSE]
         drift = self.drift(len(self.runs))
@@ -180,26 +185,43 @@ def make_study(meter: ScriptedMeter, folder: Path, labelled: bool = False) -> St
 
 def make_studies(meters: Sequence[ScriptedMeter], folder: Path, labelled: bool = False) -> list[Study]:
     """That network studied in the runtime of each of ``meters``."""
+    return as_unwritten(anchor(meters, folder, labelled).study())
+
+
+def as_unwritten(studies: Sequence[Study]) -> list[Study]:
+    return [UnwrittenStudy(**vars(study)) for study in studies]
+
+
+def anchor(
+    meters: Sequence[ScriptedMeter], folder: Path, labelled: bool = False, deadline: Deadline | None = None,
+    tell: Tell = lambda stage, share: None, budget: Budget = SMALL,
+) -> Anchored:  # fmt: skip
+    """That network anchored in the runtime of each of ``meters``."""
+    reference, network, data, task = _make_network(labelled)
+    deadline = deadline or Deadline()
+    places = [folder / meter.runtime for meter in meters]
+    setups = [
+        UnwrittenSetup(
+            reference, network, data, task, "raspberry-pi-5", meter, (FP32, INT8), (), place, tell, None, deadline
+        )
+        for meter, place in zip(meters, places, strict=True)
+    ]
+    for place in places:
+        place.mkdir()
+    dense = [DenseFile(setup.write_file(network, {}, "dense"), EXACT) for setup in setups]
+    deadline.plan(0.0)
+    return anchor_setups(setups, dense, budget)
+
+
+@cache
+def _make_network(labelled: bool) -> tuple[Reference, Network, Data, Task]:
     torch.manual_seed(3)
     model = Branched().eval()
     x = torch.randn(SAMPLES * (10 if labelled else 1), INPUTS)
     labels = model(x).argmax(1).numpy() if labelled else None
     data = load_data((x.numpy(), labels))
     reference = Reference(model)
-    network = trace(model, data.example, reference)
-    task = Task(labelled=labelled)
-    tell = lambda stage, share: None  # noqa: E731
-    places = [folder / meter.runtime for meter in meters]
-    setups = [
-        UnwrittenSetup(reference, network, data, task, "raspberry-pi-5", meter, (FP32, INT8), (), place, tell)
-        for meter, place in zip(meters, places, strict=True)
-    ]
-    for place in places:
-        place.mkdir()
-    dense = [DenseFile(setup.write_file(network, {}, "dense"), EXACT) for setup in setups]
-    priced = [price_operators(setup, Budget(size_bytes=1.0)) for setup in setups]  # with what is small and slow
-    sensitivity = price_accuracy(setups, [one.space for one in priced])
-    return [UnwrittenStudy(**vars(study)) for study in anchor_studies(setups, dense, priced, sensitivity, again=True)]
+    return reference, trace(model, data.example, reference), data, Task(labelled=labelled)
 
 
 def with_script(study: Study, **changes: Any) -> Study:
@@ -228,7 +250,6 @@ class ScriptedTraining:
     """What ``Training`` does, without any: ``drop`` says of a plan how many points it loses."""
 
     drop: Callable[[Plan], float] = lambda plan: 0.0
-    late: bool = False
     finished: list[str] = field(default_factory=list)
 
     def select_best(self, candidates: Sequence[Candidate]) -> Selected:

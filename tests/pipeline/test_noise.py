@@ -58,6 +58,9 @@ class TruePrices:
     def is_timed(self, operator: Operator) -> bool:
         return False
 
+    def has_price(self, operator: Operator) -> bool:
+        return True
+
 
 def deploy(machine: Machine, folder: Path) -> Deployment:
     with pytest.MonkeyPatch.context() as patch, in_place_of_this_one(machine, folder.name):

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 ROOM = 0.031  # above what a point promises: a deployment searches 3 % below its budget
 STEPS = (
-    "judging the dense model", "tracing", "pricing operators", "measuring sensitivity", "measuring the dense model",
-    "searching", ("fitting weights", "trying finalists"), "recovering", "exporting and measuring",
+    "judging the dense model", "tracing", "pricing whole layers", "measuring the dense model", "pricing fewer channels",
+    "measuring sensitivity", "searching", "trying finalists", "recovering", "exporting and measuring",
 )  # fmt: skip
-"""How the stages of a deployment begin, in order, those of one step together; the first six are those of a search."""
+"""How the stages of a deployment begin, in order; the first seven are those of a search."""
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -57,6 +57,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--size", help="Upper bound on the model file, like 200kB."),
         click.option("--max-drop", type=float, help="Upper bound on the drop of the metric, in points."),
         click.option("--accuracy", type=float, help="Lower bound on the metric itself, like 91.5."),
+        click.option("--time", help="Of the whole run, like 10min: planned within, it ends with the best so far."),
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--force", is_flag=True, help="Replace what is there; go on though board or model is in doubt."),
@@ -88,8 +89,11 @@ def check_model(options: dict[str, Any]) -> dict[str, Any]:
     from edgesdk.core.cache import check_cache
     from edgesdk.core.target import target
     from edgesdk.devices.inventory import device
+    from edgesdk.pipeline.deadline import parse_seconds
 
     check_cache()
+    if options.get("time") is not None:
+        options["time"] = parse_seconds(options["time"])
     if options["device"] is not None:
         options["device"] = device(options["device"])
         options["target"] = options["target"] or options["device"].target
@@ -129,9 +133,6 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
 @deployment
 @click.option("--epochs", type=click.FloatRange(0), help="Of all training together.  [default: 15; 12 for the example]")
 @click.option(
-    "--time", help="For the whole run, like 10min: it ends with the best so far.  [default: as long as it takes]"
-)
-@click.option(
     "--recover",
     type=click.Path(path_type=Path),
     help="TOML: teachers, losses and pace of recovery.  [default: the dense model teaches]",
@@ -141,7 +142,7 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
 @click.option("--from", "front", type=click.Path(path_type=Path), help="A front of `edgesdk sweep`.")
 @click.option("--point", type=int, help="Of the front: its target, runtime and threads, its latency as the budget.")
-def deploy(as_json: bool, time: str | None, front: Path | None, point: int | None, **options: Any) -> None:
+def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any) -> None:
     """Search, compress, recover, export, measure, and pack a bundle that keeps the budget.
 
     With --device all is priced and measured there, and the bundle is installed there, checked, and switched to.
@@ -150,14 +151,11 @@ def deploy(as_json: bool, time: str | None, front: Path | None, point: int | Non
     the built-in example. Without a budget it is half of the dense model's latency where that is measured, and a drop
     of one point where the target is predicted.
     """
-    from edgesdk.pipeline.allowance import parse_seconds
-
     _take_point(options, front, point)
     options["budget"] = _budget(options)
-    options["time"] = parse_seconds(time) if time else None
     check_model(options)
     out = free(options.pop("out"), options["force"])
-    with telling(STEPS) as tell:
+    with telling(STEPS, options["time"]) as tell:
         tell("starting", None)
         from edgesdk.workflows.deploy import deploy as run
 
@@ -180,7 +178,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
     options["budget"] = _budget(options)
     check_model(options)
     out = free(options.pop("out"), force)
-    with telling(STEPS[:6]) as tell:
+    with telling(STEPS[:7], options["time"]) as tell:
         tell("starting", None)
         from edgesdk.workflows.deploy import search as run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -45,6 +46,7 @@ def refit_weights(
     kept: Mapping[str, Sequence[int]],
     calibration: Sequence[Batch],
     progress: Progress = lambda share: None,
+    until: float | None = None,
 ) -> tuple[Network, tuple[Fit, ...]]:
     """A copy of ``small``, a float network that ``compressed`` made of ``dense``, with its weights fitted to data.
 
@@ -57,7 +59,8 @@ def refit_weights(
 
     Each fifth sample is first kept from the fits: it chooses their damping, and a layer whose fit makes its error there
     no smaller stays as it is. Then all samples are fitted. Layers that are used in several places or have more than
-    ``LARGEST`` columns stay as they are, too, and all of them where there are fewer than ``JUDGE`` samples.
+    ``LARGEST`` columns stay as they are, too, all of them where there are fewer than ``JUDGE`` samples, and those that
+    are not fitted ``until`` then, on the monotonic clock.
     """
     small = small.copy()
     small.module.eval()
@@ -70,6 +73,8 @@ def refit_weights(
     wanted = _Side(dense.module, batches, {target.node for target in targets.values()})
     fits = []
     for name, target in sorted(targets.items(), key=lambda item: item[1].turn):
+        if until is not None and time.monotonic() >= until:
+            break
         fits.append(_fitted(small, name, target, given, wanted))
         wanted.drop(target.node)
         progress(len(fits) / len(targets))

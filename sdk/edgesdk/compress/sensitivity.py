@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,18 +14,17 @@ from torch import Tensor, fx, nn
 from edgesdk.compress.forms import activated, factorized
 from edgesdk.compress.integers import ACTIVATION_RANGE, MINIMUM_SCALE
 from edgesdk.compress.stored import packed_as
-from edgesdk.core.graph import ADD, WEIGHTED, Group, Layer
+from edgesdk.core.graph import ADD, WEIGHTED, Branch, Group, Layer
 from edgesdk.core.plan import INT8, Form, Option
 from edgesdk.data.task import Task
 from edgesdk.network.kept import kept_channels
 from edgesdk.network.network import Batch, Network, tensors
 from edgesdk.price.menu import Losses
-from edgesdk.price.operators import widths
+from edgesdk.price.operators import levels
 from edgesdk.techniques.reconstruction import Moments, least_squares, output_rows, weight_rows, window_rows
 
 ROWS = 16_384  # of a tensor's places, by which its channels are fitted
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-Progress = Callable[[int, int], None]
 
 
 def importance(network: Network, batches: Iterable[tuple[Batch, Tensor | None]], task: Task) -> dict[str, Tensor]:
@@ -80,42 +81,49 @@ def measure_sensitivity(
     x: Batch,
     scores: Mapping[str, Tensor],
     task: Task,
-    progress: Progress = lambda done, of: None,
     y: Any = None,
 ) -> Losses:
-    """What each width, option and branch alone costs in fidelity to the dense network on the inputs ``x``.
+    """What each width, option and branch alone costs in fidelity to the dense network on the inputs ``x``."""
+    *_, last = measure_stepwise(network, space, x, scores, task, y)
+    return last.losses.never_less()
+
+
+@dataclass(frozen=True)
+class Sensed:
+    """What is known after ``done`` of ``of`` steps; its widths are as they were measured, each alone."""
+
+    losses: Losses
+    done: int
+    of: int
+
+
+def measure_stepwise(
+    network: Network,
+    space: Mapping[str, tuple[Option, ...]],
+    x: Batch,
+    scores: Mapping[str, Tensor],
+    task: Task,
+    y: Any = None,
+    known: Losses = Losses(),  # noqa: B008  it is frozen
+    structure: bool = True,
+) -> Iterator[Sensed]:
+    """What each option, branch and width alone costs in fidelity to the dense network, one step after the other.
 
     A compressed network's weights are fitted to what the dense one answers (:mod:`edgesdk.compress.refit`): here the
     layers that read what was changed make up for it as far as a linear function can, and BatchNorm takes its statistics
     from ``x`` itself. ``y`` are the targets of ``x``, where the task has a loss of the user's own.
+
+    What is ``known`` is not measured again. Options come first, then branches, then widths from coarse to fine, so that
+    whoever stops in between has what matters most. Without ``structure`` it ends with the options.
     """
-    probe = _Variants(network, x, task, y)
     graph = network.graph
     groups = [group for group in graph.groups if group.fixed is None]
-    steps = sum(len(widths(g.size, g.step)) - 1 for g in groups) + len(graph.branches) + len(graph.layers)
-    done = 0
+    nothing = Losses.as_it_is(graph)
+    widths = {name: {**losses, **known.widths.get(name, {})} for name, losses in nothing.widths.items()}
+    options = {name: {**losses, **known.options.get(name, {})} for name, losses in nothing.options.items()}
+    branches = dict(known.branches)
 
-    def step(count: int = 1) -> None:
-        nonlocal done
-        done += count
-        progress(min(done, steps), steps)
-
-    by_width: dict[str, dict[int, float]] = {}
-    for group in groups:
-        losses = {group.size: 0.0}
-        for kept in sorted(widths(group.size, group.step), reverse=True)[1:]:
-            stay = set(kept_channels(scores[group.name], kept, group.step, group.shares))
-            cut = [c for c in range(group.size) if c not in stay]
-            losses[kept] = max(probe.cut(group.name, cut), losses[min(losses)])
-            step()
-        by_width[group.name] = losses
-    by_branch = {}
-    for branch in graph.branches:
-        by_branch[branch.name] = probe.without(branch.join, branch.keeps)
-        step()
-    by_option: dict[str, dict[Option, float]] = {}
-    for layer in graph.layers:
-        by_option[layer.name] = {}
+    def price_options(layer: Layer, probe: _Variants) -> None:
         bits = {o.weight_bits for o in space[layer.name] if o.precision == INT8}
         quantized = {b: probe.quantized(layer, b) for b in bits}
         forms = {o.form for o in space[layer.name] if o.form is not None}
@@ -123,9 +131,33 @@ def measure_sensitivity(
         for option in space[layer.name]:
             price = quantized[option.weight_bits] if option.precision == INT8 else 0.0
             price += formed[option.form] if option.form is not None else 0.0
-            by_option[layer.name][option] = price
-        step()
-    return Losses(by_width, by_option, by_branch)
+            options[layer.name][option] = price
+
+    def price_branch(branch: Branch, probe: _Variants) -> None:
+        branches[branch.name] = probe.without(branch.join, branch.keeps)
+
+    def price_width(group: Group, kept: int, probe: _Variants) -> None:
+        stay = set(kept_channels(scores[group.name], kept, group.step, group.shares))
+        widths[group.name][kept] = probe.cut(group.name, [c for c in range(group.size) if c not in stay])
+
+    steps: list[Callable[[_Variants], None]] = [
+        partial(price_options, layer) for layer in graph.layers if set(space[layer.name]) - set(options[layer.name])
+    ]
+    if structure:
+        steps += [partial(price_branch, branch) for branch in graph.branches if branch.name not in branches]
+        cuts = [(level, group, kept) for group in groups for kept, level in levels(group.size, group.step).items()]
+        steps += [
+            partial(price_width, group, kept)
+            for _, group, kept in sorted(cuts, key=lambda cut: cut[0])
+            if kept not in widths[group.name]
+        ]
+    losses = Losses(widths, options, branches)
+    yield Sensed(losses, 0, len(steps))
+    probe = _Variants(network, x, task, y) if steps else None
+    for done, step in enumerate(steps, 1):
+        assert probe is not None
+        step(probe)
+        yield Sensed(losses, done, len(steps))
 
 
 class _Variants:

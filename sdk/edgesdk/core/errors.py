@@ -69,6 +69,13 @@ class BudgetError(EdgeSdkError):
         self.built: Mapping[str, float] | None = built
         self.basis: str | None = basis
 
+    def but_for_time(self, note: str) -> BudgetError:
+        """The same where ``note`` says what was left out for lack of time."""
+        return BudgetError(
+            f"{self.fact}; {note}", f"give it more --time, or {self.remedy}", figure=self.figure, asked=self.asked,
+            tightest=self.tightest, built=self.built, basis=self.basis,
+        )  # fmt: skip
+
     def advising(self, remedy: str) -> BudgetError:
         """The same with another ``remedy``."""
         return BudgetError(

@@ -25,10 +25,12 @@ from edgesdk_targets.agent.measure import BRIEF, MODES
 from edgesdk_targets.agent.protocol import AgentError
 from edgesdk_targets.agent.undisturbed import beyond
 
-CHUNK, CHUNK_BYTES = 256, 8 << 20  # probes sent at a time: what is lost when a run is interrupted
+CHUNK, CHUNK_BYTES = 256, 8 << 20  # probes sent at a time, at most
+FIRST_CHUNK, CHUNK_SECONDS = 64, 20.0  # of which so many first, then as many as take so long: the most that is lost
 PROBING = {"rounds": 5}
 BRIEFLY: dict[str, float] = {"rounds": 3, "most_rounds": 3, "patience": 0.0}  # in the mode in which figures are rough
 ATTEMPTS, COOLING_SECONDS = 3, 20.0  # to measure a device that throttles
+SHORT_SECONDS = 60.0  # to measure in, below which what a fresh process shows is seen in one
 SUSTAINED = "sustained"
 
 
@@ -104,17 +106,18 @@ class Bench:
         probe: Callable[[Operator], bytes],
         progress: Progress = lambda share: None,
         again: bool = False,
+        seconds: float | None = None,
     ) -> int:
         """Time what the table lacks of ``operators``, or all ``again``, and remember it; how many probes that is.
 
         What comes out doubtful, because the device was disturbed, is timed once more at the end, unless it is to be
-        brief.
+        brief. It ends after about ``seconds``.
         """
+        until = None if seconds is None else time.monotonic() + seconds
         missing = self.table.wanted(operators) if again else self.table.missing(operators)
-        self._time(missing, probe, progress, again)
-        doubtful = [] if self.brief else [op for op in missing if self.table.doubtful(op)]
-        self._time(doubtful, probe, lambda share: None)
-        return len(missing) + len(doubtful)
+        done = self._time(missing, probe, progress, again, until)
+        doubtful = [] if self.brief else [op for op in missing[:done] if self.table.doubtful(op)]
+        return done + self._time(doubtful, probe, lambda share: None, until=until)
 
     def _time(
         self,
@@ -122,11 +125,16 @@ class Bench:
         probe: Callable[[Operator], bytes],
         progress: Progress,
         again: bool = False,
-    ) -> None:
-        done = 0
+        until: float | None = None,
+    ) -> int:
+        """Time the first of ``missing``, as many as there is time for; how many that is."""
+        done, count = 0, FIRST_CHUNK
         while done < len(missing):
+            begun = time.monotonic()
+            if until is not None and begun >= until:
+                break
             with TemporaryDirectory(prefix="edgesdk-") as folder:
-                models = self._take_probes(missing[done : done + CHUNK], probe, Path(folder))
+                models = self._take_probes(missing[done : done + count], probe, Path(folder))
                 answer = self.agent.call(
                     "operators", models=models, runtime=self.runtime, threads=self.threads,
                     **(BRIEFLY if self.brief else PROBING), **self.beside(),
@@ -145,6 +153,10 @@ class Bench:
             )
             done += len(models)
             progress(done / len(missing))
+            each, now = (time.monotonic() - begun) / len(models), time.monotonic()
+            most = CHUNK_SECONDS if until is None else min(CHUNK_SECONDS, until - now)
+            count = max(1, min(CHUNK, int(most / each)))
+        return done
 
     def _take_probes(
         self, operators: Sequence[Operator], probe: Callable[[Operator], bytes], folder: Path
@@ -176,16 +188,21 @@ class Bench:
         mode: str,
         baselines: Mapping[str, Path] | None = None,
         thorough: bool = True,
+        seconds: float | None = None,
         memory: bool = True,
     ) -> dict[str, Report]:
         """Each artifact's report, from one run in which their blocks are interleaved, each in its own runtime.
 
         ``baselines`` has a tiny model per runtime that pages it in before memory is measured. ``thorough`` measures
-        cold loads too, ``memory`` what each adds, in processes of their own.
+        cold loads too, ``memory`` what each adds, in processes of their own. With ``seconds`` for it, blocks end the
+        sooner, and where these are few there is one process.
         """
+        end = None if seconds is None else time.monotonic() + seconds
+        short = self.brief or (seconds is not None and seconds < SHORT_SECONDS)
+        processes: dict[str, Any] = {"processes": 1} if short else {}
         places = {name: self.agent.place(*artifact.files) for name, artifact in artifacts.items()}
         tiny = {runtime: self.agent.place(path) for runtime, path in (baselines or {}).items()}
-        run = self._timed(artifacts, places, mode)
+        run = self._timed(artifacts, places, mode, end)
         reports = {}
         for timing in run["artifacts"]:
             artifact = artifacts[timing["name"]]
@@ -194,7 +211,7 @@ class Bench:
                 raise DeviceError(fact, "look at what changes files there, and try again")
             same = {"path": places[timing["name"]], "runtime": artifact.runtime, "threads": self.threads}
             quiet = _undisturbed(timing, run)
-            taken = self._memory(artifact, same, tiny.get(artifact.runtime)) if memory else {}
+            taken = self._memory(artifact, same, tiny.get(artifact.runtime), processes) if memory else {}
             reports[timing["name"]] = Report(
                 name=timing["name"],
                 digest=timing["digest"],
@@ -208,7 +225,7 @@ class Bench:
                 samples_ms=tuple(timing["samples_ms"]),
                 peak_memory_bytes=taken.get("peak_added"),
                 runtime_memory_bytes=taken.get("runtime_baseline"),
-                load_ms=self.agent.call("load", **same, **self._processes)["load_ms"] if thorough else None,
+                load_ms=self.agent.call("load", **same, **processes)["load_ms"] if thorough else None,
                 conditions=run["conditions"],
                 device={key: value for key, value in self.facts.items() if key != "conditions"},
                 valid=run["valid"],
@@ -225,26 +242,31 @@ class Bench:
         self.agent.forget()
         return reports
 
-    @property
-    def _processes(self) -> dict[str, Any]:
-        """In how many fresh processes what one shows is measured, where that is not for the agent to say."""
-        return {"processes": 1} if self.brief else {}
-
-    def _memory(self, artifact: Artifact, same: Mapping[str, Any], baseline: str | None) -> Mapping[str, Any]:
+    def _memory(
+        self, artifact: Artifact, same: Mapping[str, Any], baseline: str | None, processes: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         """What the model adds to a fresh process, measured once for a file: it depends on nothing that comes and goes.
 
         The dense file is in many runs, to be compared with.
         """
         key = (artifact.digest, artifact.runtime, baseline is None)
         if key not in self._memories:
-            self._memories[key] = self.agent.call("memory", **same, baseline=baseline, **self._processes)
+            self._memories[key] = self.agent.call("memory", **same, baseline=baseline, **processes)
         return self._memories[key]
 
-    def _timed(self, artifacts: Mapping[str, Artifact], places: Mapping[str, str], mode: str) -> dict[str, Any]:
-        """What the agent says of one interleaved run; where the device throttled, of the last of a few."""
+    def _timed(
+        self, artifacts: Mapping[str, Artifact], places: Mapping[str, str], mode: str, end: float | None
+    ) -> dict[str, Any]:
+        """What the agent says of one interleaved run; where the device throttled, of the last of a few.
+
+        It takes what is left until ``end`` on the monotonic clock at most, and is not tried again after that.
+        """
         count, seconds, warmup = MODES[mode]
         run: dict[str, Any] = {}
         for attempt in range(ATTEMPTS):
+            left = None if end is None else end - time.monotonic()
+            if run and left is not None and left < 2 * attempt * COOLING_SECONDS:
+                break
             time.sleep(attempt * COOLING_SECONDS)
             run = self.agent.call(
                 "benchmark",
@@ -257,6 +279,7 @@ class Bench:
                 minimum_count=count,
                 minimum_seconds=seconds,
                 warmup_seconds=warmup,
+                most_seconds=None if end is None else max(0.0, end - time.monotonic()),
                 **self.beside(),
             )
             self.table.settle(run["references"])

@@ -43,6 +43,7 @@ class Forecast:
         probe: Callable[[Operator], bytes],
         progress: Progress = lambda share: None,
         again: bool = False,
+        seconds: float | None = None,
     ) -> int:
         """Nothing: the profile has a price for each."""
         return 0
@@ -53,6 +54,7 @@ class Forecast:
         mode: str,
         baselines: Mapping[str, Path] | None = None,
         thorough: bool = True,
+        seconds: float | None = None,
     ) -> dict[str, Prediction]:
         """What each artifact is predicted to cost on the target, in its own runtime."""
         predictions = {}

@@ -44,8 +44,12 @@ class Meter(Protocol):
         probe: Callable[[Operator], bytes],
         progress: Progress = lambda share: None,
         again: bool = False,
+        seconds: float | None = None,
     ) -> int:
-        """Time what has no price yet of ``operators``, or all ``again``; how many probes that took."""
+        """Time what has no price yet of ``operators``, or all ``again``; how many probes that took.
+
+        In order, and for about ``seconds`` at most, where so many are given.
+        """
         ...
 
     def measure(
@@ -54,8 +58,12 @@ class Meter(Protocol):
         mode: str,
         baselines: Mapping[str, Path] | None = None,
         thorough: bool = True,
+        seconds: float | None = None,
     ) -> Mapping[str, Measurement]:
-        """What each artifact takes, compared with each other; ``thorough`` with its cold load, where that is known."""
+        """What each artifact takes, compared with each other; ``thorough`` with its cold load, where that is known.
+
+        Where ``seconds`` are given, that is cut short so that it takes about so long at most.
+        """
         ...
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:

@@ -79,12 +79,18 @@ def list_dense(study: Study, budget: Budget) -> tuple[Attempt, ...]:
     for name, options in models.items():
         planned, measured = plan_full_width(study, options), study.anchors[name]
         artifact = whole.artifact if options else study.dense_file
-        cost = measured.cost(budget)
-        if cost.latency_ratio is None:  # the dense model, or figures that were kept by an earlier version
-            cost = replace(cost, latency_ratio=measured.latency_ms() / study.dense.latency_ms())
+        cost = price_anchor(measured, study.dense, budget)
         candidate = Candidate(study, planned.plan, study.network, artifact, measured)
         attempts.append(Attempt(candidate, name, cost, planned.solution.loss))
     return tuple(attempts)
+
+
+def price_anchor(measured: Measurement, dense: Measurement, budget: Budget) -> Cost:
+    """What an anchor costs, its latency as a share of what the ``dense`` model takes."""
+    cost = measured.cost(budget)
+    if cost.latency_ratio is None:  # the dense model, or figures that were kept by an earlier version
+        cost = replace(cost, latency_ratio=measured.latency_ms() / dense.latency_ms())
+    return cost
 
 
 def attempt(study: Study, planned: Planned, budget: Budget, search: str) -> Attempt:

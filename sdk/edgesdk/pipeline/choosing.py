@@ -11,6 +11,7 @@ from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BudgetError
 from edgesdk.core.report import DENSE
 from edgesdk.pipeline.candidates import Attempt, Candidate, find_nearest, list_dense, refuse, select_keeping
+from edgesdk.pipeline.deadline import SEARCH
 from edgesdk.pipeline.fastest import allow_latency, bisect_latency, select_within
 from edgesdk.pipeline.planning import EVEN, FIRST
 from edgesdk.pipeline.rounds import build_tightest, search_round, select_new, tighten
@@ -104,7 +105,9 @@ def _find_first(study: Study, budget: Budget, training: Training, given: bool) -
         return _First(select_within(tried, max_drop) or allow_latency(study, budget, 1.0), tried)
     tight, priced = FIRST, None
     tried = list_dense(study, budget)
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        if number and study.deadline.ends(SEARCH, f"the search in {study.runtime}"):
+            break
         step = search_round(study, budget, [EVEN], tight, tried)
         new, priced = select_new(step.attempts, tried), step.priced
         tried += new

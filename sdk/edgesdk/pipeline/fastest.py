@@ -8,7 +8,9 @@ from typing import Any
 
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import Budget
+from edgesdk.core.wording import counted
 from edgesdk.pipeline.candidates import Attempt, Candidate, attempt, list_dense
+from edgesdk.pipeline.deadline import LEARNING, SEARCH
 from edgesdk.pipeline.planning import EVEN, MARGIN, make_plan
 from edgesdk.pipeline.remarks import add_remarks
 from edgesdk.pipeline.result import Result
@@ -42,7 +44,9 @@ def find_fastest(
         share = min(1.0, share * SLOWER)
         ways.append(share)
     ways += [attempt.candidate for attempt in whole if attempt.cost.latency_ms < dense.cost.latency_ms]
-    for way in ways:
+    for number, way in enumerate(ways):
+        if number and study.deadline.ends(LEARNING, "the search for the fastest"):
+            break
         candidate = way if isinstance(way, Candidate) else allow_latency(study, budget, way).candidate
         if candidate.measured.latency_ms() >= dense_ms:
             continue
@@ -63,7 +67,10 @@ def bisect_latency(study: Study, budget: Budget, max_drop: float, training: Trai
     low, high = FASTEST, 1.0
     tried: list[Attempt] = []
     dense_ms, reference = study.dense.latency_ms(), training.score_held_out(study.network)
-    for _ in range(STEPS):
+    for step in range(STEPS):
+        stage = SEARCH if step else LEARNING
+        if study.deadline.ends(stage, f"the search for the fastest, after {counted(step, 'step')}"):
+            break
         share = (low * high) ** 0.5
         bound = replace(budget, latency_ms=dense_ms * share, max_drop=None)
         try:

@@ -8,8 +8,10 @@ from typing import Any
 
 from edgesdk.core.budget import Budget, Cost, show
 from edgesdk.core.errors import BudgetError, UsageError
+from edgesdk.core.wording import counted
 from edgesdk.pipeline.candidates import Attempt, list_dense, list_figures, refuse, select_keeping
 from edgesdk.pipeline.choosing import ROUNDS, Chosen, choose_runtime
+from edgesdk.pipeline.deadline import SEARCH
 from edgesdk.pipeline.fastest import find_fastest
 from edgesdk.pipeline.planning import EVEN, FIRST, MARGIN
 from edgesdk.pipeline.remarks import add_remarks
@@ -29,6 +31,15 @@ def find_result(studies: Sequence[Study], budget: Budget, training: Training, gi
     A bound on cost that was not ``given`` by anybody is eased where nothing keeps it; a bound on accuracy alone finds
     the fastest. Raises ``BudgetError`` where nothing that was built keeps what was given.
     """
+    try:
+        study, result = _find(studies, budget, training, given)
+    except BudgetError as error:
+        note = studies[0].deadline.note
+        raise error if note is None else error.but_for_time(note) from None
+    return study, result
+
+
+def _find(studies: Sequence[Study], budget: Budget, training: Training, given: bool) -> tuple[Study, Result]:
     chosen = choose_runtime(studies, budget, training, given)
     if budget.bounds:
         result = (search_within if given else search_eased)(chosen, budget, training)
@@ -62,7 +73,7 @@ def search_eased(chosen: Chosen, budget: Budget, training: Training) -> Result:
     dense = tried.attempts[0]
     (name,) = budget.bounds
     asked = f"a latency of {show(name, budget.bounds[name])}, the default, is out of reach here"
-    while bound.bounds[name] < getattr(dense.cost, name):
+    while bound.bounds[name] < getattr(dense.cost, name) and (bound is budget or not study.deadline.is_over()):
         searched = _search(study, bound, training, tried, chosen)
         tried = searched.tried
         if isinstance(searched.outcome, Result):
@@ -100,10 +111,12 @@ def _search(study: Study, budget: Budget, training: Training, tried: Tried, chos
     leans = list(LEANINGS) if study.losses.branches else [EVEN]
     refuted: dict[str, BudgetError] = {}
     for number in range(ROUNDS):
-        if number and training.late:
+        enough = number > 0 or study.deadline.is_over() or bool(select_keeping(tried.attempts, budget))
+        if enough and study.deadline.ends(SEARCH, f"the search, after {counted(number, 'round')}"):
             break
         step = search_round(study, budget, leans, tight, tried.attempts)
-        if over := _measure_slack(step.attempts, budget):  # at what was measured, more fits
+        over = None if study.deadline.is_over(SEARCH) else _measure_slack(step.attempts, budget)
+        if over is not None:  # at what was measured, more fits
             looser = {**tight, "latency_ms": over * tight.get("latency_ms", 1.0)}
             closer = search_round(study, budget, leans, looser, (*tried.attempts, *step.attempts))
             step = closer if select_keeping(closer.attempts, budget) else step
@@ -113,7 +126,7 @@ def _search(study: Study, budget: Budget, training: Training, tried: Tried, chos
             attempt.plan.digest: attempt for attempt in select_keeping((*step.attempts, tried.attempts[0]), budget)
         }
         left = [attempt for digest, attempt in finalists.items() if digest not in refuted]  # dense, too
-        judged = _judge(left, budget, training, chosen)
+        judged = judge(left, budget, training, chosen)
         tried, refuted = replace(tried, told=(*tried.told, *judged.told)), {**refuted, **judged.refuted}
         if judged.result is not None:
             return Searched(judged.result, tried)
@@ -122,7 +135,7 @@ def _search(study: Study, budget: Budget, training: Training, tried: Tried, chos
         tight = tighten(tight, budget, step.attempts)
     tried = tried.and_then(build_tightest(study, budget, tried.attempts), budget)
     left = [attempt for attempt in select_keeping(tried.attempts, budget) if attempt.plan.digest not in refuted]
-    judged = _judge(sorted(left, key=lambda attempt: attempt.loss)[:2], budget, training, chosen)
+    judged = judge(sorted(left, key=lambda attempt: attempt.loss)[:2], budget, training, chosen)
     tried, refuted = replace(tried, told=(*tried.told, *judged.told)), {**refuted, **judged.refuted}
     if judged.result is not None:
         return Searched(judged.result, tried)
@@ -160,10 +173,12 @@ class Judged:
     told: Told = ()
 
 
-def _judge(finalists: Sequence[Attempt], budget: Budget, training: Training, chosen: Chosen) -> Judged:
+def judge(finalists: Sequence[Attempt], budget: Budget, training: Training, chosen: Chosen) -> Judged:
     """The best of ``finalists`` in full; where its accuracy drops too much, the best of those that are to lose less."""
     left, refuted, told = list(finalists), {}, ()
     while left:
+        if refuted and chosen.study.deadline.is_over():
+            left = [min(left, key=lambda attempt: attempt.loss)]  # there is time for one at most: the safest
         result = training.finish_best([attempt.candidate for attempt in left], chosen.beside)
         told += result.history
         cost, drop = result.deployed.cost(budget), result.dense_score - result.score

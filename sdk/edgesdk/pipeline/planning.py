@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from edgesdk.core.budget import Budget
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Option, Plan, Proof
+from edgesdk.pipeline.deadline import SEARCH
 from edgesdk.pipeline.pricing import pick_full_width
 from edgesdk.pipeline.study import Study
 from edgesdk.solve.finalists import as_plan, leaning
@@ -19,6 +20,7 @@ Tight = Mapping[str, float]  # what a bound is multiplied with for the search, b
 STEP = 0.3  # of what a solution lacks by the account, by which sums are raised beyond it
 LEAST, GROWS = 0.002, 1.5  # of the bound, by which they are at least, and times the step before
 TRIES = 16  # of searching so
+SOLVING = 1.0, 10.0  # seconds of one search, at least and at most
 EVEN = "even"
 FIRST: Tight = {LATENCY: 1 - MARGIN}
 FIXED = Proof(0.0, 0.0, 0.0, 0.0, "not searched")
@@ -54,9 +56,9 @@ def plan_tightest(study: Study, budget: Budget, name: str) -> Planned:
     others = dict(budget.against(study.dense.latency_ms()).bounds)
     others.pop(name, None)
     try:
-        solution = solve(at, others, name)
+        solution = solve(at, others, name, seconds=_solver_seconds(study))
     except Unreachable:
-        solution = solve(at, {}, name)
+        solution = solve(at, {}, name, seconds=_solver_seconds(study))
     return to_planned(study, at, _account(study, solution))
 
 
@@ -67,6 +69,12 @@ def plan_full_width(study: Study, options: Mapping[str, Option]) -> Planned:
     kept = {group.name: max(group.widths) for group in at.groups}
     cost, loss = price(at, picked, kept, ())
     return to_planned(study, at, _account(study, Solution(picked, kept, (), cost, loss, FIXED)))
+
+
+def _solver_seconds(study: Study) -> float:
+    """How long the solver may take for a good answer: a part of what is left of the search, which has several."""
+    left = study.deadline.left(SEARCH)
+    return SOLVING[1] if left is None else min(max(SOLVING[0], left / 4), SOLVING[1])
 
 
 def to_planned(study: Study, at: Menu, solution: Solution) -> Planned:
@@ -103,7 +111,7 @@ def solve_accounted(study: Study, at: Menu, bounds: Mapping[str, float]) -> Solu
     seen: list[Solution] = []
     for attempt in range(TRIES):
         try:
-            solution = solve(_raise(at, raised), bounds)
+            solution = solve(_raise(at, raised), bounds, seconds=_solver_seconds(study))
         except Unreachable as error:
             if not seen or attempt == TRIES - 1:
                 raise _add_nearest(study, bounds, error, seen) from None

@@ -14,7 +14,8 @@ from edgesdk.core.runtime import find_runtime
 from edgesdk.pipeline.setup import Setup
 from edgesdk.price.account import Account
 from edgesdk.price.correct import Correction
-from edgesdk.price.menu import Losses, all_widths, drop_slower, full_width, menu, options
+from edgesdk.price.menu import Losses, all_widths, drop_slower, full_width, keep_priced, menu, options
+from edgesdk.price.operator import Operator
 from edgesdk.price.planned import planned
 from edgesdk.price.prices import Prices
 from edgesdk.price.stored import forms
@@ -32,8 +33,11 @@ class Priced:
     rejected: tuple[Rejected, ...]
 
 
-def price_operators(setup: Setup, budget: Budget) -> Priced:
-    """Time, or predict, the operators of every option that may be chosen within ``budget``."""
+def price_full_width(setup: Setup, budget: Budget) -> Priced:
+    """Time, or predict, every option that may be chosen within ``budget`` at full width, as far as there is time.
+
+    What has no price then is not in its space.
+    """
     bits = find_runtime(setup.runtime).weight_bits if budget.size_bytes is not None else (8,)
     every = {
         layer.name: (
@@ -42,13 +46,24 @@ def price_operators(setup: Setup, budget: Budget) -> Priced:
         )
         for layer in setup.graph.layers
     }
-    stage = f"pricing operators ({setup.runtime})"
-    setup.tell(stage, 0.0)
     prices = setup.meter.prices(sum(prod(layer.weight_shape) for layer in setup.graph.layers if layer.weight_shape))
-    setup.time(full_width(setup.graph, every), lambda share: setup.tell(stage, share / 5))
-    space, rejected = drop_slower(setup.graph, every, prices, budget)
-    setup.time(all_widths(setup.graph, space), lambda share: setup.tell(stage, 0.2 + 0.8 * share))
+    _price(setup, full_width(setup.graph, every), prices, "whole layers")
+    space, rejected = drop_slower(setup.graph, keep_priced(setup.graph, every, prices), prices, budget)
     return Priced(prices, space, rejected)
+
+
+def price_widths(setup: Setup, priced: Priced) -> None:
+    """Time, or predict, what is in its space at every other width, from coarse grids of widths to fine."""
+    _price(setup, all_widths(setup.graph, priced.space), priced.prices, "fewer channels")
+
+
+def _price(setup: Setup, operators: Sequence[Operator], prices: Prices, of_what: str) -> None:
+    stage = f"pricing {of_what} ({setup.runtime})"
+    setup.tell(stage, 0.0)
+    setup.time(operators, lambda share: setup.tell(stage, share))
+    every = {op.key: op for op in operators}.values()
+    if unpriced := sum(not prices.has_price(op) for op in every):
+        setup.deadline.note_cut(f"the pricing of {of_what} ({unpriced} of {len(every)} operators, {setup.runtime})")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from edgesdk.core.budget import Budget
 from edgesdk.core.plan import Plan
+from edgesdk.core.report import DENSE
+from edgesdk.pipeline.anchoring import DENSE_INT8
 from edgesdk.pipeline.candidates import Attempt, attempt, find_nearest, list_dense, refuse, select_keeping
+from edgesdk.pipeline.deadline import LEARNING, SEARCH
 from edgesdk.pipeline.planning import MARGIN, Tight, make_plan, plan_tightest, to_planned
 from edgesdk.pipeline.study import Study
 from edgesdk.solve.milp import Unreachable
@@ -29,7 +32,10 @@ def search_round(study: Study, budget: Budget, leans: Sequence[str], tight: Tigh
     built = {attempt.plan.digest: attempt for attempt in tried}
     attempts: dict[str, Attempt] = {}
     for lean in leans:
-        study.tell(f"searching and measuring ({study.runtime})", None)
+        if attempts and study.deadline.ends(SEARCH, "finalists that lean otherwise"):
+            break
+        number = 1 + len(attempts) + sum(attempt.search not in (DENSE, DENSE_INT8) for attempt in tried)
+        study.tell(f"searching and measuring ({study.runtime}): candidate {number}, {lean}", None)
         priced, at = None, study.menu()
         try:
             plans = {lean: make_plan(study, budget, lean, tight)}
@@ -37,6 +43,8 @@ def search_round(study: Study, budget: Budget, leans: Sequence[str], tight: Tigh
             priced = error
             plans = {f"tightest {name}": to_planned(study, at, solution) for name, solution in error.nearest.items()}
         for search, planned in plans.items():
+            if attempts and study.deadline.is_over():
+                break
             if planned.plan.digest not in attempts:
                 attempts[planned.plan.digest] = built.get(planned.plan.digest) or attempt(
                     study, planned, budget, search
@@ -66,6 +74,8 @@ def build_tightest(study: Study, budget: Budget, tried: Sequence[Attempt]) -> tu
     attempts: list[Attempt] = []
     built = {attempt.plan.digest for attempt in tried}
     for name in budget.against(1.0).bounds:
+        if study.deadline.ends(LEARNING, "the search for the tightest model"):
+            break
         planned = plan_tightest(study, budget, name)
         if planned.plan.digest not in built:
             built.add(planned.plan.digest)

@@ -1,26 +1,30 @@
-"""Prices in accuracy from calibration data, kept on disk."""
+"""Prices in accuracy from calibration data, kept on disk as they come in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
 
 import torch
 from torch import Tensor
 
 from edgesdk.compress.criteria import method, ranked
-from edgesdk.compress.sensitivity import measure_sensitivity
+from edgesdk.compress.sensitivity import measure_stepwise
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import EdgeSdkError
 from edgesdk.core.plan import Option
 from edgesdk.core.serialize import digest, dumps, from_json, loads, write
 from edgesdk.data.targets import joined_targets
 from edgesdk.network.network import Batch, rebatch, tensors
+from edgesdk.pipeline.deadline import SENSITIVITY
 from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.price.menu import Losses
+from edgesdk.train.resumption import SECONDS
 
-SENSITIVITY_SAMPLES = 128
-SCHEMA = 3  # of what is kept: 2 has a price by the option itself, 3 what all outputs lose
+SENSE_SAMPLES = 128
+SCHEMA = 4  # of what is kept: 2 has a price by the option itself, 3 what all outputs lose, 4 each width by itself
 STAGE = "measuring sensitivity"
 
 
@@ -32,36 +36,59 @@ class Sensitivity:
     scores: Mapping[str, Tensor]
 
 
-def price_accuracy(setups: Sequence[Setup], space: Sequence[Mapping[str, tuple[Option, ...]]]) -> Sensitivity:
-    """The prices in accuracy of every choice that is ``space`` in any of ``setups``, which are of one model."""
+def price_accuracy(
+    setups: Sequence[Setup], space: Sequence[Mapping[str, tuple[Option, ...]]], structure: bool = True
+) -> Sensitivity:
+    """The prices in accuracy of every choice that is in the ``space`` of any of ``setups``, which are of one model.
+
+    Of all of them, or as many as there is time for; of options alone without ``structure``.
+    """
     setup = setups[0]
     setup.tell(STAGE, 0.0)
-    network, task = setup.network, setup.task
     every = {
         layer.name: tuple(dict.fromkeys(option for candidates in space for option in candidates[layer.name]))
         for layer in setup.graph.layers
     }
+    path = _find_place(setup)
+    kept = _Kept.read(path)
+    if kept is None:
+        kept = _Kept.of(Losses(), ranked(setup.network, setup.data.calibration, setup.task))
+        write(path, dumps(kept))
+    losses, scores, saved = kept.losses, kept.channel_scores, monotonic()
+    x = _join(setup.calibration, SENSE_SAMPLES)
+    y = None if setup.task.loss is None else joined_targets(setup.data.calibration, SENSE_SAMPLES)
+    for sensed in measure_stepwise(setup.network, every, x, scores, setup.task, y, losses, structure):
+        losses = sensed.losses
+        if sensed.done == sensed.of > 0 or monotonic() - saved > SECONDS:
+            write(path, dumps(_Kept.of(losses, scores)))
+            saved = monotonic()
+        setup.tell(STAGE, sensed.done / max(1, sensed.of))
+        if sensed.done < sensed.of and setup.deadline.is_over(SENSITIVITY):
+            setup.deadline.note_cut(f"sensitivity, after {sensed.done} of {sensed.of} steps")
+            write(path, dumps(_Kept.of(losses, scores)))
+            break
+    return Sensitivity(losses.never_less(), scores)
+
+
+def keep_sensed(space: Mapping[str, tuple[Option, ...]], losses: Losses) -> dict[str, tuple[Option, ...]]:
+    """Of what is in ``space``, the options with a price in accuracy, which a layer as it is always has."""
+    return {
+        name: tuple(option for option in options if option in losses.options[name]) for name, options in space.items()
+    }
+
+
+def _find_place(setup: Setup) -> Path:
+    """Where the prices of a model are kept: by all that they come from."""
     given = [t for x, y in setup.data.calibration for t in (*tensors(x), y) if isinstance(t, Tensor)]
     made_from = [
-        SCHEMA, setup.graph.digest, digest_of(network.module), digest_of(given), task.identity, method(),
-        {name: list(options) for name, options in every.items()},
+        SCHEMA, setup.graph.digest, digest_of(setup.network.module), digest_of(given), setup.task.identity, method(),
     ]  # fmt: skip
-    path = cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"
-    try:
-        return from_json(_Kept, loads(path.read_text())).to_sensitivity()
-    except (OSError, ValueError, EdgeSdkError):
-        scores = ranked(network, setup.data.calibration, task)
-        x = _join(setup.calibration, SENSITIVITY_SAMPLES)
-        y = None if task.loss is None else joined_targets(setup.data.calibration, SENSITIVITY_SAMPLES)
-        losses = measure_sensitivity(network, every, x, scores, task, lambda done, of: setup.tell(STAGE, done / of), y)
-        kept = _Kept.of(losses, scores)
-        write(path, dumps(kept))
-        return kept.to_sensitivity()
+    return cache_folder() / "losses" / f"{digest(made_from)[:16]}.json"
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """``Sensitivity`` as it is kept on disk: an option is no key in JSON."""
+    """What is known of ``Sensitivity`` so far as it is kept on disk: an option is no key in JSON."""
 
     widths: Mapping[str, Mapping[int, float]]
     options: Mapping[str, tuple[tuple[Option, float], ...]]
@@ -74,10 +101,21 @@ class _Kept:
         numbers = {name: tuple(score.tolist()) for name, score in scores.items()}
         return cls(losses.widths, options, losses.branches, numbers)
 
-    def to_sensitivity(self) -> Sensitivity:
-        options = {name: dict(prices) for name, prices in self.options.items()}
-        scores = {name: torch.tensor(numbers) for name, numbers in self.scores.items()}
-        return Sensitivity(Losses(self.widths, options, self.branches), scores)
+    @classmethod
+    def read(cls, path: Path) -> _Kept | None:
+        """What is kept at ``path``; ``None`` where there is nothing that can be read."""
+        try:
+            return from_json(cls, loads(path.read_text()))
+        except (OSError, ValueError, EdgeSdkError):
+            return None
+
+    @property
+    def losses(self) -> Losses:
+        return Losses(self.widths, {name: dict(prices) for name, prices in self.options.items()}, self.branches)
+
+    @property
+    def channel_scores(self) -> dict[str, Tensor]:
+        return {name: torch.tensor(numbers) for name, numbers in self.scores.items()}
 
 
 def _join(batches: Sequence[Batch], most: int) -> Batch:

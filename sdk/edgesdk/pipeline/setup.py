@@ -24,6 +24,8 @@ from edgesdk.export.formats import export, grid_of, probe_file
 from edgesdk.export.parity import Parity, faithful
 from edgesdk.network.network import Batch, Network, rebatch
 from edgesdk.network.reference import SAMPLES, Reference
+from edgesdk.pipeline.deadline import PRICING, SEARCH, Deadline
+from edgesdk.pipeline.measured import MeasuredRuns
 from edgesdk.price.operator import Operator
 from edgesdk.train.apply import quantize
 
@@ -34,6 +36,8 @@ class Setup:
 
     ``reference`` is the user's own module, by which all is judged, ``network`` what was traced of it. ``precisions``
     are those that the search may choose, ``candidates`` forms beside the usual ones. Scratch files go to ``folder``.
+    ``measured`` keeps what whole networks were measured at until the run ends, where it is one that can be taken up.
+    All that takes long ends by the ``deadline``.
     """
 
     reference: Reference
@@ -46,6 +50,8 @@ class Setup:
     candidates: tuple[str, ...]
     folder: Path
     tell: Tell
+    measured: MeasuredRuns | None
+    deadline: Deadline
 
     @property
     def graph(self) -> Graph:
@@ -72,16 +78,28 @@ class Setup:
         return quantize(network, options, self.calibration, grid_of(self.runtime))
 
     def measure(self, artifacts: Mapping[str, Artifact], thorough: bool = False) -> Mapping[str, Measurement]:
-        """Each artifact's figures from one interleaved run, or its prediction; those of other runtimes too."""
+        """Each artifact's figures from one interleaved run, or its prediction; those of other runtimes too.
+
+        What this run, before it was interrupted, measured of the very same files is not measured again. Where the
+        time is short the run is, too; a ``thorough`` one has all that is left.
+        """
+        made_under = [self.meter.conditions, usual_mode(), thorough]
+        if self.measured is not None and (kept := self.measured.load(artifacts, made_under)) is not None:
+            return kept
         self.folder.mkdir(exist_ok=True)
         baselines = {a.runtime: baseline(self.folder, a.runtime) for a in artifacts.values()}
-        return self.meter.measure(artifacts, usual_mode(), baselines, thorough)
+        seconds = self.deadline.left(None if thorough else SEARCH)
+        measured = self.meter.measure(artifacts, usual_mode(), baselines, thorough, seconds=seconds)
+        if self.measured is not None:
+            self.measured.save(artifacts, made_under, measured)
+        return measured
 
     def time(
         self, operators: Sequence[Operator], progress: Callable[[float], None] = lambda share: None, again: bool = False
     ) -> None:
-        """Time those of ``operators`` that have no price yet, or all of them ``again``."""
-        self.meter.time(operators, lambda op: probe_file(op, self.runtime), progress, again)
+        """Time those of ``operators`` that have no price yet, or all of them ``again``, as far as there is time."""
+        seconds = self.deadline.left(SEARCH if again else PRICING)
+        self.meter.time(operators, lambda op: probe_file(op, self.runtime), progress, again, seconds)
 
 
 @dataclass(frozen=True)

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from edgesdk.core.artifact import Artifact, format_of
 from edgesdk.core.budget import Budget
+from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Option
 from edgesdk.core.report import DENSE, Measurement, Tell
+from edgesdk.core.serialize import digest
 from edgesdk.core.stored import STORED
 from edgesdk.data.data import Data, check
 from edgesdk.data.task import Task
 from edgesdk.devices.meter import Meter
 from edgesdk.export.parity import Parity
+from edgesdk.network.network import Network
 from edgesdk.network.reference import Reference
 from edgesdk.network.trace import trace
 from edgesdk.pipeline.anchoring import DENSE_INT8, Anchor, measure_dense
 from edgesdk.pipeline.corrections import Corrections, Seen
-from edgesdk.pipeline.pricing import Priced, Pricing, pick_full_width, price_operators
-from edgesdk.pipeline.sensitivity import Sensitivity, price_accuracy
+from edgesdk.pipeline.deadline import Deadline
+from edgesdk.pipeline.measured import MeasuredRuns
+from edgesdk.pipeline.pricing import Priced, Pricing, pick_full_width, price_full_width, price_widths
+from edgesdk.pipeline.sensitivity import Sensitivity, keep_sensed, price_accuracy
 from edgesdk.pipeline.setup import DenseFile, IntegerModel, Setup, check_dense
 from edgesdk.price.account import Account
 from edgesdk.price.correct import Correction
@@ -44,15 +49,43 @@ def study_model(
     candidates: tuple[str, ...] = (),
     again: bool = True,
 ) -> tuple[list[Study], dict[str, str]]:
-    """Trace ``model`` and price it on each of ``meters``, on ``target``: all that a search needs.
+    """All that a search needs of ``model`` on each of ``meters``: :func:`anchor_model`, and all other prices."""
+    anchored, refused = anchor_model(
+        model, data, task, target, meters, budget, folder, tell, precisions, candidates, again=again
+    )
+    return anchored.study(), refused
+
+
+def anchor_model(
+    model: nn.Module,
+    data: Data,
+    task: Task,
+    target: str,
+    meters: Sequence[Meter],
+    budget: Budget,
+    folder: Path,
+    tell: Tell,
+    precisions: Mapping[str, tuple[str, ...]],
+    candidates: tuple[str, ...] = (),
+    *,
+    again: bool = True,
+    resumes: bool = False,
+    deadline: Deadline | None = None,
+) -> tuple[Anchored, dict[str, str]]:
+    """Trace ``model`` and, on each of ``meters``, on ``target``, price it at full width and measure the dense model.
 
     ``precisions`` are those that the search may choose, by runtime, ``candidates`` forms beside the usual ones. Scratch
     files go to ``folder``. Without ``again`` the dense model is not measured anew where it was before: enough for a
-    plan, not for comparing. Returns the studies and, of several, the runtimes whose format cannot hold the model, with
-    the reason. Raises that ``ModelError`` where none can, and ``BudgetError`` where the dense model does not reach the
-    score that the budget asks for.
+    plan, not for comparing. A run that ``resumes`` takes up what it measured of whole networks before it was
+    interrupted, until :meth:`Anchored.forget`. What there is no time for by the ``deadline`` has no price.
+
+    Returns what is known then and, of several, the runtimes whose format cannot hold the model, with the reason. Raises
+    that ``ModelError`` where none can, and ``BudgetError`` where the dense model does not reach the score that the
+    budget asks for.
     """
     check(data, model, task.classifies, task.output)
+    deadline = deadline or Deadline()
+    begun = deadline.clock()
     tell("tracing", None)
     reference = Reference(model)
     network = trace(model, data.example, reference)
@@ -63,18 +96,71 @@ def study_model(
     for meter in meters:
         runtime = meter.runtime
         forms = candidates if len(meters) == 1 else _select_held(candidates, runtime)
-        setup = Setup(reference, network, data, task, target, meter, precisions[runtime], forms, folder / runtime, tell)
+        setup = Setup(
+            reference, network, data, task, target, meter, precisions[runtime], forms, folder / runtime, tell,
+            _open_measured(network, meter) if resumes else None, deadline,
+        )  # fmt: skip
         try:  # what the format lacks must be known before anything long begins
             able.append((setup, check_dense(setup)))
         except (ModelError, FidelityError) as error:
             if len(refused) + 1 == len(meters):
                 raise
             refused[runtime] = error.fact
-    priced = [price_operators(setup, budget) for setup, _ in able]
-    sensitivity = price_accuracy([setup for setup, _ in able], [runtime_prices.space for runtime_prices in priced])
-    return anchor_studies(
-        [setup for setup, _ in able], [dense for _, dense in able], priced, sensitivity, again
-    ), refused
+    deadline.plan(deadline.clock() - begun)  # to write a file and hold it against the module takes as long again
+    return anchor_setups([setup for setup, _ in able], [dense for _, dense in able], budget, again), refused
+
+
+def anchor_setups(setups: Sequence[Setup], dense: Sequence[DenseFile], budget: Budget, again: bool = True) -> Anchored:
+    """The model of ``setups``, priced at full width as far as ``budget`` may want it, and measured."""
+    priced = tuple(price_full_width(setup, budget) for setup in setups)
+    whole = tuple(IntegerModel.of(setup, own.space) for setup, own in zip(setups, priced, strict=True))
+    anchors = tuple(measure_dense(setups, dense, whole, again))
+    return Anchored(tuple(setups), tuple(dense), priced, whole, anchors)
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """A model in several runtimes, before anything but whole layers has a price.
+
+    ``dense`` and ``whole`` are its files in float and with every layer integer, ``anchors`` what they take, ``priced``
+    the options at full width; a place of each for every one of ``setups``.
+    """
+
+    setups: tuple[Setup, ...]
+    dense: tuple[DenseFile, ...]
+    priced: tuple[Priced, ...]
+    whole: tuple[IntegerModel, ...]
+    anchors: tuple[Anchor, ...]
+
+    def study(self) -> list[Study]:
+        """All that a search needs in each runtime: prices of every width, and of every choice in accuracy."""
+        for setup, priced in zip(self.setups, self.priced, strict=True):
+            price_widths(setup, priced)
+        return self._study(price_accuracy(self.setups, [own.space for own in self.priced]))
+
+    def study_whole_layers(self) -> list[Study]:
+        """What is known with every layer left at its width."""
+        return self._study(price_accuracy(self.setups, [own.space for own in self.priced], structure=False))
+
+    def study_as_it_is(self) -> list[Study]:
+        """What is known with every layer left as it is: nothing has to be sensed for that."""
+        return self._study(Sensitivity(Losses.as_it_is(self.setups[0].graph), {}))
+
+    def forget(self) -> None:
+        """Remove what was kept of this run's measurements: it has come to its end."""
+        for setup in self.setups:
+            if setup.measured is not None:
+                setup.measured.forget()
+
+    def _study(self, sensed: Sensitivity) -> list[Study]:
+        priced = [replace(own, space=keep_sensed(own.space, sensed.losses)) for own in self.priced]
+        every = zip(self.setups, self.dense, self.whole, priced, self.anchors, strict=True)
+        return [_anchor(*each, sensed) for each in every]
+
+
+def _open_measured(network: Network, meter: Meter) -> MeasuredRuns:
+    """Where a run keeps what it measures of networks that are made of this one."""
+    return MeasuredRuns(cache_folder() / "runs" / digest(["measured", network.graph.digest, meter.conditions])[:16])
 
 
 def _select_held(candidates: Sequence[str], runtime: str) -> tuple[str, ...]:
@@ -82,20 +168,13 @@ def _select_held(candidates: Sequence[str], runtime: str) -> tuple[str, ...]:
     return tuple(name for name in candidates if name not in STORED or name in format_of(runtime).holds)
 
 
-def anchor_studies(
-    setups: Sequence[Setup], dense: Sequence[DenseFile], priced: Sequence[Priced], sensitivity: Sensitivity, again: bool
-) -> list[Study]:
-    """The studies of a model that was priced: its dense figures, which correct the prices first of all."""
-    whole = [IntegerModel.of(setup, own.space) for setup, own in zip(setups, priced, strict=True)]
-    anchors = measure_dense(setups, dense, whole, again)
-    return [_anchor(*each, sensitivity) for each in zip(setups, dense, whole, priced, anchors, strict=True)]
-
-
 def _anchor(
     setup: Setup, dense: DenseFile, whole: IntegerModel, priced: Priced, anchor: Anchor, sensitivity: Sensitivity
 ) -> Study:
     anchors = anchor.figures
     models: dict[str, Mapping[str, Option]] = {DENSE: {}, DENSE_INT8: whole.options}
+    if not all(option in priced.space[name] for name, option in whole.options.items()):
+        models, whole = {DENSE: {}}, IntegerModel(setup, {})  # no choice on the menu is that model
     sizes = [(setup.graph, options, anchors[name].size_bytes) for name, options in models.items()]
     account = Account.of(setup.runtime, setup.meter.version).calibrated(sizes)
     pricing = Pricing(setup.graph, priced, sensitivity.losses, account)

@@ -21,6 +21,7 @@ from edgesdk.export.parity import compared, fallbacks, parity, runner
 from edgesdk.network.network import Network, tensors
 from edgesdk.pipeline.allowance import FULL_SHARE, SHORT_SHARE, Allowance
 from edgesdk.pipeline.candidates import Candidate
+from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.measuring import measure_beside
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.setup import Setup, digest_of
@@ -34,6 +35,7 @@ from edgesdk.train.trainer import Recovered
 UNITS = 4.0  # short recoveries that are expected where nobody says how many
 NEAREST = "nearest"  # rounding of weights, where finalists or what was learnt are compared
 FITTED = "fitted"  # the name of the weights that were fitted before anything is learnt
+FIT_SHARE = 0.5  # of the time that is left for what is learnt, to fit weights before
 TIE = 0.5  # points of the held-out score, within which the faster finalist is the better one
 DEPLOYED = "deployed"  # the artifact of the last run that goes into the bundle
 
@@ -62,16 +64,12 @@ class Training:
         self.recovery: Recovery = (recovery or Recovery()).loaded()
         self.recovery.check(self.task)
         self.allowance: Allowance = allowance
+        self.deadline: Deadline = setup.deadline
         self.seed: int = seed
         self.tell: Tell = tell
         self.can_learn: bool = setup.data.train is not None and allowance.epochs > 0
         self.kept: Kept | None = _open_kept(setup, self.recovery, seed)
         self._fitted: dict[str, Network] = {}
-
-    @property
-    def late(self) -> bool:
-        """Whether what is left of the time should go to training what was found."""
-        return self.allowance.late
 
     def finish_best(self, candidates: Sequence[Candidate], beside: Mapping[str, Artifact] | None = None) -> Result:
         """The best of ``candidates`` after a short recovery, in full; ``beside`` is measured with it."""
@@ -159,7 +157,7 @@ class Training:
     def _recover_in_full(self, candidate: Candidate) -> Recovered:
         """The candidate's network after all training that is left for it, unless it is better without; with notes."""
         rounding = NEAREST if self.can_learn else None
-        plain = self.recover(candidate, 0.0, "calibrating", rounding)
+        plain = self.recover(candidate, 0.0, "recovering: before anything is learnt", rounding)
         if not self.can_learn:
             return plain
         dense, before = self.score_held_out(self.network), self.score_held_out(plain.network)
@@ -185,7 +183,7 @@ class Training:
         return learn(
             candidate.plan,
             self.network,
-            self.fit(candidate),
+            self.fit(candidate, label),
             candidate.options,
             self.data,
             self.task,
@@ -196,11 +194,14 @@ class Training:
             recovery=self.recovery,
             rounding=rounding,
             kept=self._kept_of(candidate, f"{epochs:g}"),
-            until=self.allowance.until(time_share),
+            until=self.deadline.share_out(time_share),
         )
 
-    def fit(self, candidate: Candidate) -> Network:
-        """The candidate's network with its weights fitted to what the dense network answers, once for each plan."""
+    def fit(self, candidate: Candidate, label: str = "recovering: before anything is learnt") -> Network:
+        """The candidate's network with its weights fitted to what the dense network answers, once for each plan.
+
+        ``label`` is the stage of which that is a part.
+        """
         study, plan = candidate.study, candidate.plan
         if not plan.structural(study.graph):
             return candidate.network
@@ -211,9 +212,13 @@ class Training:
                 fitted = candidate.network.copy()
                 fitted.module.load_state_dict(state)
             else:
-                tell = lambda share: self.tell("fitting weights", share)  # noqa: E731
-                fitted = fit(plan, self.network, candidate.network, study.scores, study.calibration, tell)
-                if on_disk is not None:
+                tell = lambda share: self.tell(f"{label}, fitting weights", share)  # noqa: E731
+                until = self.deadline.share_out(FIT_SHARE)
+                fitted = fit(plan, self.network, candidate.network, study.scores, study.calibration, tell, until)
+                cut = until is not None and self.deadline.clock() >= until
+                if cut:
+                    self.deadline.note_cut("fitting weights")
+                if on_disk is not None and not cut:
                     on_disk.save(FITTED, fitted.module.state_dict())
             self._fitted[plan.digest] = fitted
         return self._fitted[plan.digest]

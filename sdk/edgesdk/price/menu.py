@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import accumulate, product
 from math import hypot, prod
 
 from edgesdk.core.budget import Budget
@@ -32,6 +32,12 @@ class Losses:
     options: Mapping[str, Mapping[Option, float]] = field(default_factory=dict)
     branches: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def as_it_is(cls, graph: Graph) -> Losses:
+        """What is known of ``graph`` without any measurement: nothing is lost as it is."""
+        widths = {group.name: {group.size: 0.0} for group in graph.groups if group.fixed is None}
+        return cls(widths, {layer.name: {Option(): 0.0} for layer in graph.layers})
+
     def of_option(self, layer: str, option: Option) -> float:
         """What it costs to carry ``layer`` out so."""
         if option not in self.options.get(layer, {}):
@@ -43,6 +49,15 @@ class Losses:
         if kept not in self.widths.get(group, {}):
             raise KeyError(f"no price in accuracy of {kept} channels of {group}")
         return self.widths[group][kept]
+
+    def never_less(self) -> Losses:
+        """The same where fewer channels never cost less than more of them."""
+        widths: dict[str, dict[int, float]] = {}
+        for group, losses in self.widths.items():
+            wide_first = sorted(losses, reverse=True)
+            most = accumulate((losses[kept] for kept in wide_first), max)
+            widths[group] = dict(zip(wide_first, most, strict=True))
+        return replace(self, widths=widths)
 
 
 def options(layer: Layer, weight_bits: Iterable[int] = (8,), candidates: Iterable[str] = ()) -> tuple[Option, ...]:
@@ -68,34 +83,59 @@ def _can_be_integer(layer: Layer, space: Mapping[str, tuple[Option, ...]]) -> bo
 
 
 def full_width(graph: Graph, space: Mapping[str, tuple[Option, ...]]) -> list[Operator]:
-    """The operators of every option at full width, and of every change of precision: what is priced first."""
-    operators = [
-        op
+    """The operators of every option at full width, and of every change of precision: what is priced first.
+
+    The layers as they are come first, then precisions, then other forms: whoever stops in between has a menu.
+    """
+    ways = [(layer, option) for layer in graph.layers for option in space[layer.name]]
+    ways.sort(key=lambda way: (way[1].form is not None, way[1] != Option()))
+    each = [ops.operators(layer, graph, option, None, None) for layer, option in ways]
+    changes = [
+        ops.change(way, *_tensor(layer, graph, None))
         for layer in graph.layers
-        for option in space[layer.name]
-        for op in ops.operators(layer, graph, option, None, None)
+        if _can_be_integer(layer, space)
+        for way in CHANGES
     ]
-    for layer in graph.layers:
-        if _can_be_integer(layer, space):
-            operators += [ops.change(way, *_tensor(layer, graph, None)) for way in CHANGES]
-    for tensor in graph.inputs:
-        if tensor.dtype == "float32" and tensor.shape:
-            operators.append(ops.change("quantize", tensor.shape, tensor.shape[0]))
-    return operators
+    changes += [
+        ops.change("quantize", tensor.shape, tensor.shape[0])
+        for tensor in graph.inputs
+        if tensor.dtype == "float32" and tensor.shape
+    ]
+    plain = sum(option == Option() for _, option in ways)
+    return [op for found in (*each[:plain], changes, *each[plain:]) for op in found]
 
 
 def all_widths(graph: Graph, space: Mapping[str, tuple[Option, ...]]) -> list[Operator]:
-    """The operators of every option at every width of its input and output."""
-    operators = full_width(graph, space)
+    """The operators of every option at every width of its input and output, from coarse grids of widths to fine."""
+    found = [(0, op) for op in full_width(graph, space)]
     for layer in graph.layers:
+        fine = _levels(layer.reads, graph), _levels(layer.writes, graph)
         for reads, writes in _pairs(layer, graph):
+            level = max(fine[0][reads], fine[1][writes])
             for option in space[layer.name]:
                 if _applies(layer, graph, option, reads, writes):
-                    operators += ops.operators(layer, graph, option, reads, writes)
+                    found += [(level, op) for op in ops.operators(layer, graph, option, reads, writes)]
         if layer.writes and _can_be_integer(layer, space):
-            for kept in _widths(layer.writes, graph):
-                operators += [ops.change(way, *_tensor(layer, graph, kept)) for way in CHANGES]
-    return list({op.key: op for op in operators}.values())
+            for kept, level in fine[1].items():
+                found += [(level, ops.change(way, *_tensor(layer, graph, kept))) for way in CHANGES]
+    found.sort(key=lambda one: one[0])
+    return list({op.key: op for _, op in found}.values())
+
+
+def keep_priced(graph: Graph, space: Mapping[str, tuple[Option, ...]], table: Prices) -> dict[str, tuple[Option, ...]]:
+    """``space`` without the options that have no price at full width.
+
+    Where a layer as it is has none, nothing can be compared with anything: every layer stays as it is.
+    """
+
+    def has_all(layer: Layer, option: Option) -> bool:
+        return all(table.has_price(op) for op in ops.operators(layer, graph, option, None, None))
+
+    if not all(has_all(layer, Option()) for layer in graph.layers):
+        return {layer.name: (Option(),) for layer in graph.layers}
+    return {
+        layer.name: tuple(o for o in space[layer.name] if o == Option() or has_all(layer, o)) for layer in graph.layers
+    }
 
 
 def drop_slower(
@@ -159,18 +199,25 @@ def menu(
     inputs, spare, kernels = account.fixed(graph)
     branch_of = {name: branch for branch in graph.branches for name in branch.layers if branch.name in losses.branches}
     joins = {branch.join: branch for branch in graph.branches if branch.name in losses.branches}
+    widths = _priced_widths(graph, space, table, losses)
     layers = []
     for layer in graph.layers:
         choices = []
         for reads, writes in _pairs(layer, graph):
+            ends = (layer.reads, reads), (layer.writes, writes)
+            if any(group is not None and kept not in widths[group] for group, kept in ends):
+                continue
             for option in space[layer.name]:
                 if not _applies(layer, graph, option, reads, writes):
+                    continue
+                took = _careful(layer, graph, option, reads, writes, table)
+                if took is None:
                     continue
                 parts = layer_parts(layer, graph, option, reads, writes)
                 held = account.held(parts, option)
                 choice = Choice(
                     option,
-                    _careful(layer, graph, option, reads, writes, table) * correction.scale(option.precision),
+                    took * correction.scale(option.precision),
                     losses.of_option(layer.name, option),
                     reads, writes, account.layer_bytes(parts, option) * correction.size_scale,
                     held.resident * correction.memory_scale, held.output * correction.memory_scale,
@@ -182,7 +229,7 @@ def menu(
         branch = branch_of.get(layer.name)
         layers.append(LayerMenu(layer.name, tuple(choices), layer.reads, layer.writes, branch.name if branch else None))
     groups = tuple(
-        GroupMenu(group.name, {kept: losses.of_width(group.name, kept) for kept in _widths(group.name, graph)})
+        GroupMenu(group.name, {kept: losses.of_width(group.name, kept) for kept in widths[group.name]})
         for group in graph.groups
         if group.fixed is None
     )
@@ -190,7 +237,7 @@ def menu(
         layers=tuple(layers),
         groups=groups,
         branches=tuple(BranchMenu(b.name, b.join, losses.branches[b.name]) for b in joins.values()),
-        changes=tuple(_changes(graph, space, table, correction, account.quantize_bytes)),
+        changes=tuple(_changes(graph, space, table, correction, account.quantize_bytes, widths)),
         live=graph.live,
         latency_ms=correction.latency_ms,
         memory_bytes=correction.memory_bytes + inputs * correction.memory_scale,
@@ -204,6 +251,37 @@ def menu(
 def _widths(group: str, graph: Graph) -> tuple[int, ...]:
     entry = graph.group_by_name[group]
     return ops.widths(entry.size, entry.step)
+
+
+def _levels(group: str | None, graph: Graph) -> Mapping[int | None, int]:
+    """How fine a grid has each width of ``group``, :func:`ops.levels`; of no group, nothing."""
+    if group is None:
+        return {None: 0}
+    found = graph.group_by_name[group]
+    return {**ops.levels(found.size, found.step)}
+
+
+def _priced_widths(
+    graph: Graph, space: Mapping[str, tuple[Option, ...]], table: Prices, losses: Losses
+) -> dict[str, tuple[int, ...]]:
+    """The widths of each group with a price in accuracy and, of every change of precision there, one in ms."""
+    changed: dict[str, list[Layer]] = {}
+    for layer in graph.layers:
+        if layer.writes and _can_be_integer(layer, space):
+            changed.setdefault(layer.writes, []).append(layer)
+
+    def has_changes(group: str, kept: int) -> bool:
+        tensors = [_tensor(layer, graph, kept) for layer in changed.get(group, ())]
+        return all(table.has_price(ops.change(way, *tensor)) for tensor in tensors for way in CHANGES)
+
+    return {
+        group.name: tuple(
+            kept
+            for kept in _widths(group.name, graph)
+            if kept == group.size or (kept in losses.widths.get(group.name, {}) and has_changes(group.name, kept))
+        )
+        for group in graph.groups
+    }
 
 
 def _pairs(layer: Layer, graph: Graph) -> Iterable[tuple[int | None, int | None]]:
@@ -233,11 +311,18 @@ def _priced(
     return sum(map(table.latency_ms, operators)), error
 
 
-def _careful(layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices) -> float:
+def _careful(
+    layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices
+) -> float | None:
     """The latency that the search goes by: an option is taken at its standard error above its price.
 
-    Of many options whose prices are noisy the search would buy those whose noise is lucky.
+    Of many options whose prices are noisy the search would buy those whose noise is lucky. ``None`` where a part of it
+    has no price, unless it is the layer as it is.
     """
+    ends = (layer.reads, reads), (layer.writes, writes)
+    is_plain = option == Option() and all(g is None or kept == graph.group_by_name[g].size for g, kept in ends)
+    if not is_plain and not all(map(table.has_price, ops.operators(layer, graph, option, reads, writes))):
+        return None
     return sum(_priced(layer, graph, option, reads, writes, table))
 
 
@@ -252,8 +337,9 @@ def _tensor(layer: Layer, graph: Graph, kept: int | None) -> tuple[tuple[int, ..
 
 
 def _changes(
-    graph: Graph, space: Mapping[str, tuple[Option, ...]], table: Prices, correction: Correction, size: float
-) -> Iterable[Change]:
+    graph: Graph, space: Mapping[str, tuple[Option, ...]], table: Prices, correction: Correction, size: float,
+    widths: Mapping[str, Sequence[int]],
+) -> Iterable[Change]:  # fmt: skip
     size *= correction.size_scale
     for tensor in graph.inputs:
         if tensor.dtype == "float32" and tensor.shape and graph.readers[tensor.name]:
@@ -269,11 +355,11 @@ def _changes(
     for layer in graph.layers:
         if not _can_be_integer(layer, space):
             continue
-        widths = _widths(layer.writes, graph) if layer.writes else (None,)
+        every = widths[layer.writes] if layer.writes else (None,)
         quantize_ms, dequantize_ms = (
             {
                 kept: table.latency_ms(ops.change(way, *_tensor(layer, graph, kept))) * correction.scale(INT8)
-                for kept in widths
+                for kept in every
             }
             for way in CHANGES
         )

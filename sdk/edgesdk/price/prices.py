@@ -26,3 +26,7 @@ class Prices(Protocol):
     def is_timed(self, operator: Operator) -> bool:
         """Whether the price of ``operator`` was timed, so that it can be timed again where it is contradicted."""
         ...
+
+    def has_price(self, operator: Operator) -> bool:
+        """Whether it is known what ``operator`` takes: what the time to price did not suffice for is not on a menu."""
+        ...

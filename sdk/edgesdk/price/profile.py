@@ -176,6 +176,10 @@ class Predicted:
         """Nothing is, here."""
         return False
 
+    def has_price(self, operator: Operator) -> bool:
+        """A profile has one for each."""
+        return True
+
     def error_ms(self, operator: Operator) -> float:
         """Nothing: how far a profile is off it is for whole networks, which its interval says."""
         return 0.0

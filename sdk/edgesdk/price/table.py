@@ -150,17 +150,17 @@ class Table:
         return self.probes[probe.key].ratio * (self.reference_ms or 1.0)
 
     @property
-    def call_ms(self) -> float:
-        """What a call of a model costs that computes next to nothing."""
-        return self.probe_ms(CALL)
+    def call_ms(self) -> float | None:
+        """What a call of a model costs that computes next to nothing; ``None`` before that was timed."""
+        return self.probe_ms(CALL) if CALL.key in self.probes else None
 
     def latency_ms(self, operator: Operator) -> float:
         """What one ``operator`` takes: its probe less the baseline, over the copies in a probe.
 
         Never less than that is sure by: what is lost in the noise is not for nothing. Nothing at all for what cannot be
-        probed: that is in the constant by which whole networks correct the sum.
+        probed, or was not: that is in the constant by which whole networks correct the sum.
         """
-        if not operator.probed:
+        if not operator.probed or not self.has_price(operator):
             return 0.0
         operator = self.as_run(operator)
         difference = self.probe_ms(operator) - self.probe_ms(baseline(operator))
@@ -168,11 +168,16 @@ class Table:
 
     def is_timed(self, operator: Operator) -> bool:
         """Whether it has a price here: what cannot be probed has none."""
-        return operator.probed
+        return operator.probed and self.has_price(operator)
+
+    def has_price(self, operator: Operator) -> bool:
+        """Whether all that its price is made of was timed, if it can be."""
+        run = self.as_run(operator)
+        return not operator.probed or (run.key in self.probes and baseline(run).key in self.probes)
 
     def error_ms(self, operator: Operator) -> float:
         """The standard error of what one ``operator`` takes."""
-        if not operator.probed:
+        if not operator.probed or not self.has_price(operator):
             return 0.0
         operator = self.as_run(operator)
         both = (self.probe_ms(probe) * self.error(probe) for probe in (operator, baseline(operator)))

@@ -61,15 +61,16 @@ def choose_better(plain: Network, before: float, learnt: Recovered, after: float
 
 def fit(
     plan: Plan, dense: Network, small: Network, scores: Mapping[str, Tensor], calibration: Sequence[Batch],
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], None] = lambda share: None, until: float | None = None,
 ) -> Network:  # fmt: skip
     """``small``, which the plan made of ``dense``, with its weights fitted to what that answers.
 
-    It stays as it is where the plan changes nothing but how numbers are stored and computed.
+    It stays as it is where the plan changes nothing but how numbers are stored and computed. ``until`` is when, on the
+    monotonic clock, fitting ends: layers that it has not come to stay as they are.
     """
     if not plan.structural(dense.graph):
         return small
-    fitted, _ = refit_weights(small, dense, channels_to_keep(dense.graph, plan, scores), calibration, progress)
+    fitted, _ = refit_weights(small, dense, channels_to_keep(dense.graph, plan, scores), calibration, progress, until)
     return fitted
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from edgesdk.bundle.signing import check_private
 from edgesdk.compress.forms import ready
 from edgesdk.core.budget import Budget
 from edgesdk.core.cache import check_cache
-from edgesdk.core.errors import BudgetError, UsageError
+from edgesdk.core.errors import BudgetError, EdgeSdkWarning, UsageError
 from edgesdk.core.graph import OTHER, Graph, Shapes
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Tell
@@ -28,11 +29,13 @@ from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.inventory import Device
 from edgesdk.network.network import figures
-from edgesdk.pipeline.allowance import Allowance, parse_seconds
+from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.choosing import join_refusals
-from edgesdk.pipeline.loop import find_result
+from edgesdk.pipeline.deadline import Deadline, parse_seconds
+from edgesdk.pipeline.loose import find_deployed, find_loose_plan
 from edgesdk.pipeline.rounds import plan_within
-from edgesdk.pipeline.study import Study, study_model
+from edgesdk.pipeline.setup import Setup
+from edgesdk.pipeline.study import Anchored, Study, anchor_model
 from edgesdk.pipeline.training import Training
 from edgesdk.train.recovery import Recovery
 from edgesdk.workflows.inputs import Inputs, named, read_inputs
@@ -54,34 +57,44 @@ def search(
     precision: str | Sequence[str] = (), candidate: Sequence[str] = (), seed: int = 0,
     device: str | Device | None = None, force: bool = False, output: str | int | None = None,
     preprocess: Preprocess = None, shapes: Shapes = None, loss: str | Loss | None = None,
+    time: float | str | None = None,
     tell: Tell = quiet,
 ) -> Plan:  # fmt: skip
     """The plan alone: the most accurate within ``budget`` (ms, bytes), with what the solver proved of it.
 
     Prices are measured on ``device`` or, for the target ``x86``, this machine, or read from the cache of those that
     were; for other targets they are their profile's. With ``runtime`` ``auto`` it is the plan of the runtime that
-    promises the least loss. Raises ``BudgetError`` where no plan keeps the budget, and the errors of :func:`deploy` for
-    what is wrong with the inputs.
+    promises the least loss. ``time`` (seconds, or ``10min``) bounds the whole search: what there is no time to price is
+    not chosen, and a warning says so. Raises ``BudgetError`` where no plan keeps the budget, and the errors of
+    :func:`deploy` for what is wrong with the inputs.
     """
     where = Where.named(target, runtime, threads, device, named(precision), candidate)
     check_cache()
     ready(candidate)
+    deadline = Deadline(parse_seconds(time) if isinstance(time, str) else time)
     given = read_inputs(
         model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
         loss=loss,
     )  # fmt: skip
     given = given.checked(budget, force, tell)
-    with open_studies(given, where, budget, force, tell, again=False) as studied:
-        tell("searching", None)
+    with open_studies(given, where, budget, force, tell, deadline, again=False) as studied:
+        dense = find_loose_plan(studied.anchored, studied.budget)
+        if dense is not None:
+            return dense
         plans: list[Plan] = []
         errors: dict[str, BudgetError] = {}
         for study in studied.studies:
+            tell(f"searching ({study.runtime})", None)
             try:
                 plans.append(plan_within(study, studied.budget, studied.given))
             except BudgetError as error:
                 errors[study.runtime] = error
+        note = deadline.note
         if not plans:
-            raise join_refusals(errors)
+            error = join_refusals(errors)
+            raise error if note is None else error.but_for_time(note)
+        if note is not None:
+            warnings.warn(note, EdgeSdkWarning, stacklevel=2)
         return min(plans, key=lambda plan: (plan.proof.objective, plan.predicted.latency_ms))
 
 
@@ -131,18 +144,17 @@ def deploy(
     if sign is not None:
         check_private(sign)
     recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
-    begun = monotonic()
-    seconds = parse_seconds(time) if isinstance(time, str) else time
+    deadline = Deadline(parse_seconds(time) if isinstance(time, str) else time)
     with reserve(Path(out), force) as place:
         given = read_inputs(
             model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
             loss=loss,
         )  # fmt: skip
         given = given.checked(budget, force, tell)
-        allowance = Allowance(_count_epochs(epochs, recovery, given), seconds, begun)
-        with open_studies(given, where, budget, force, tell) as studied:
-            training = Training(studied.studies[0], allowance, seed, tell, recovery)
-            study, result = find_result(studied.studies, studied.budget, training, studied.given)
+        allowance = Allowance(_count_epochs(epochs, recovery, given))
+        with open_studies(given, where, budget, force, tell, deadline) as studied:
+            training = Training(studied.anchored.setups[0], allowance, seed, tell, recovery)
+            study, result = find_deployed(studied.anchored, studied.budget, training, studied.given)
             result = replace(result, refused={**studied.refused, **result.refused})
             facts = _list_facts(study, result.plan, allowance.epochs, seed, training.can_learn)
             bundle = pack(place, result, given.data, study.network, studied.budget, facts, sign)
@@ -165,47 +177,63 @@ def _count_epochs(asked: float | None, recovery: Recovery | None, given: Inputs)
 
 @dataclass(frozen=True)
 class Studied:
-    """A model studied in each runtime that is asked for, the ``agent`` being there, and the ``budget`` with a bound.
+    """A model in each runtime that is asked for, the ``agent`` being there, and the ``budget`` with a bound.
 
     ``given`` says whether somebody gave a bound on cost, ``refused`` why runtimes have no part in it.
     """
 
-    studies: Sequence[Study]
+    anchored: Anchored
     budget: Budget
     given: bool
     refused: Mapping[str, str]
     agent: AgentProcess
 
+    @cached_property
+    def studies(self) -> list[Study]:
+        """The model studied in each of them, all that a search needs."""
+        return self.anchored.study()
+
 
 @contextmanager
 def open_studies(
-    given: Inputs, where: Where, budget: Budget | None, force: bool, tell: Tell, again: bool = True
+    given: Inputs,
+    where: Where,
+    budget: Budget | None,
+    force: bool,
+    tell: Tell,
+    deadline: Deadline | None = None,
+    again: bool = True,
 ) -> Generator[Studied]:
-    """The model studied in each runtime that is asked for, for as long as its scratch files are there."""
+    """The model in each runtime that is asked for, for as long as its scratch files are there."""
     data, task = given.data, given.task
     with where.reach() as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
         opened = where.open_meters(agent, force)
         allowed = {meter.runtime: where.allow_precisions(meter.runtime) for meter in opened.meters}
-        studies, refused = study_model(
+        anchored, refused = anchor_model(
             given.model, data, task, where.target.name, opened.meters, budget or Budget(), Path(folder), tell, allowed,
-            where.candidates, again=again,
+            where.candidates, again=again, resumes=True, deadline=deadline,
         )  # fmt: skip
         goal = budget or Budget()
         if goal.accuracy is not None:
-            reference = studies[0].reference
+            reference = anchored.setups[0].reference
             goal = goal.given(task.score(reference, data.test, reference))
         if not goal.bounds and goal.max_drop is None and where.at_hand:
-            goal = _halve_latency(goal, studies)
+            goal = _halve_latency(goal, anchored)
         elif not goal.bounds and goal.max_drop is None:
-            goal = replace(goal, max_drop=_choose_drop(studies[0]))
+            goal = replace(goal, max_drop=_choose_drop(anchored.setups[0]))
         bounded = budget is not None and bool(budget.bounds)
-        yield Studied(studies, goal, bounded, {**opened.missing, **refused}, agent)
+        try:
+            yield Studied(anchored, goal, bounded, {**opened.missing, **refused}, agent)
+        except BudgetError:  # an end like any other; what else stops it is an interruption
+            anchored.forget()
+            raise
+        anchored.forget()
 
 
-def _choose_drop(study: Study) -> float:
+def _choose_drop(setup: Setup) -> float:
     """A point where the metric is in per cent; else a hundredth: of squared errors of the answers' variance, which is
     what a constant answer loses, of another metric of what the dense model has."""
-    task, reference, judged = study.task, study.reference, study.data.test
+    task, reference, judged = setup.task, setup.reference, setup.data.test
     if task.unit == "%":
         return DEFAULT_DROP
     if is_named(task.metric, MSE):
@@ -214,17 +242,17 @@ def _choose_drop(study: Study) -> float:
     return abs(task.score(reference, judged, reference)) / 100 or 1e-9
 
 
-def _halve_latency(goal: Budget, studies: Sequence[Study]) -> Budget:
+def _halve_latency(goal: Budget, anchored: Anchored) -> Budget:
     """``goal`` with half of the dense model's latency as its bound; at a percentile in ms."""
     if goal.percentile is None:
         return replace(goal, latency_ratio=0.5)
-    return replace(goal, latency_ms=studies[0].dense.latency_ms(goal.percentile) / 2)
+    return replace(goal, latency_ms=anchored.anchors[0].shared.latency_ms(goal.percentile) / 2)
 
 
 def _list_facts(study: Study, plan: Plan, epochs: float, seed: int, learns: bool) -> dict[str, Any]:
     """What the report says beside the figures."""
     kept = {g.name: g.fixed for g in study.graph.groups if g.fixed}
-    notes = list(study.corrections.notes)
+    notes = [note for note in (study.deadline.note, *study.corrections.notes) if note is not None]
     notes += [] if learns else ["no training data, or no epochs: nothing was recovered beyond calibration"]
     return {
         "metric": study.task.name,

@@ -27,6 +27,8 @@ MODES = {
 BRIEF, USUAL, VARIABLE = "brief", "rapid", "EDGESDK_MODE"
 WARMUP_RUNS = 3
 LEAST_BLOCKS, BLOCK_SECONDS = 10, 0.5
+FEWEST, FEWEST_ROUNDS = clock.least_count(50), 3  # samples and rounds of a run that is cut short: a median of each
+WARMING = 0.2  # of the time of such a run
 VISIT_SECONDS = 0.001  # of a block, between two visits of the references
 LEAST_UNDISTURBED, MORE = 10, 2  # visits of each artifact, for which a run may take that many times as long
 SAMPLES_KEPT = 16000
@@ -157,6 +159,7 @@ def benchmark(
     minimum_seconds: float = MODES["rapid"][1],
     warmup_seconds: float = MODES["rapid"][2],
     blocks: int | None = None,
+    most_seconds: float | None = None,
     references: Sequence[dict[str, str]] = (),
     reference_ms: float | None = None,
     lock_seconds: float = lock.SECONDS,
@@ -167,7 +170,8 @@ def benchmark(
 
     All are loaded and warmed up, then timed in blocks that take turns, A B, B A, A B and so on, so that a drift of
     the device falls on all alike. Each gets at least ``minimum_count`` samples and ``minimum_seconds`` of timed
-    running, in about ``blocks`` rounds, by default one per half second and ten at least.
+    running, in about ``blocks`` rounds, by default one per half second and ten at least. With ``most_seconds`` the run
+    is cut short where it would take longer than about that, to ten samples of each at the least.
 
     ``references`` and ``reference_ms`` are as for ``operators``: tiny models, here visited every few ms, which tell the
     undisturbed state. Where an artifact saw little of that, the run goes on, for twice as long at most. Of each,
@@ -180,12 +184,14 @@ def benchmark(
     after; and ``valid``, false with a ``reason`` where the device throttled. Raises ``AgentError``.
     """
     check_real()
-    _check(artifacts, threads, minimum_count, minimum_seconds, warmup_seconds, blocks)
+    _check(artifacts, threads, minimum_count, minimum_seconds, warmup_seconds, blocks, most_seconds)
     check_references(references, reference_ms)
     rounds = blocks or max(LEAST_BLOCKS, math.ceil(minimum_seconds / BLOCK_SECONDS))
     settle_seconds = SETTLE_SECONDS["one thread" if threads == 1 else "several"]
     runner = runners.runner(runtime)
     with lock.device_lock(report, lock_seconds):
+        end = math.inf if most_seconds is None else perf_counter() + most_seconds
+        warmup_seconds = min(warmup_seconds, WARMING * (end - perf_counter()) / len(artifacts))
         loaded = []
         for index, item in enumerate(artifacts):
             report({"done": index, "of": len(artifacts), "state": "loading"})
@@ -195,6 +201,12 @@ def benchmark(
             artifact.warm_up(warmup_seconds, minimum_count, minimum_seconds)
         before = probe.conditions()
         beside = References(runner, references, reference_ms)
+        needed = sum(max(a.typical * minimum_count, minimum_seconds) for a in loaded)
+        share = min(1.0, max(0.0, end - perf_counter()) / needed)
+        if share < 1:
+            minimum_seconds *= share
+            minimum_count = max(min(FEWEST, minimum_count), int(share * minimum_count))
+            rounds = min(rounds, max(FEWEST_ROUNDS, int(share * rounds)))
         order, done = list(loaded), 0
         while order:
             report({"done": done, "of": max(rounds, done + 1), "state": "timing"})
@@ -204,7 +216,8 @@ def benchmark(
                     artifact.time_block(*least, settle_seconds, beside)
             done += 1
             beside.refresh()
-            short = done < rounds // 2 or (done < MORE * rounds and any(a.lacks(beside) for a in loaded))
+            more = done < MORE * rounds and perf_counter() < end
+            short = done < rounds // 2 or (more and any(a.lacks(beside) for a in loaded))
             order = loaded if short else [a for a in loaded if a.is_short(minimum_count, minimum_seconds)]
             order = order[::-1] if done % 2 else order
         after = probe.conditions()
@@ -234,7 +247,7 @@ def kernels(
     A pass of its own: profiling slows the runs, so that shares are told and no times.
     """
     check_real()
-    _check([{"name": path, "path": path}], threads, 1, 0, 0, None)
+    _check([{"name": path, "path": path}], threads, 1, 0, 0, None, None)
     runner = runners.runner(runtime)
     with lock.device_lock(report, lock_seconds):
         values = runner.read_inputs(inputs) if inputs else None
@@ -261,7 +274,9 @@ def check_file(path: Any) -> None:
         raise AgentError(MISSING, f"{path} is not on this device", "send the file first")
 
 
-def _check(artifacts: Any, threads: int, count: int, seconds: float, warmup: float, blocks: int | None) -> None:
+def _check(
+    artifacts: Any, threads: int, count: int, seconds: float, warmup: float, blocks: int | None, most: float | None
+) -> None:
     if not isinstance(artifacts, list) or not all(isinstance(item, dict) for item in artifacts) or not artifacts:
         raise AgentError(USAGE, "there are no artifacts to time", 'give a list of {"name", "path"}')
     if not all(isinstance(item.get("name"), str) for item in artifacts):
@@ -275,5 +290,5 @@ def _check(artifacts: Any, threads: int, count: int, seconds: float, warmup: flo
         if not isinstance(item.get("runtime", ""), str):
             raise AgentError(USAGE, f"the runtime of {item['name']} is no name", "give the name of a runner")
     check_threads(threads)
-    if count < 1 or seconds < 0 or warmup < 0 or (blocks is not None and blocks < 1):
+    if count < 1 or seconds < 0 or warmup < 0 or (blocks is not None and blocks < 1) or (most or 0) < 0:
         raise AgentError(USAGE, "a least count, duration or number of blocks is out of range", "give positive numbers")

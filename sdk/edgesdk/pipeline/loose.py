@@ -1,0 +1,83 @@
+"""Budgets that a model keeps which is there before any search: the dense one, or that with every layer integer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edgesdk.core.budget import Budget
+from edgesdk.core.plan import Plan
+from edgesdk.core.report import DENSE
+from edgesdk.pipeline.anchoring import DENSE_INT8
+from edgesdk.pipeline.candidates import Attempt, list_dense, price_anchor, select_keeping
+from edgesdk.pipeline.choosing import Chosen
+from edgesdk.pipeline.loop import find_result, judge
+from edgesdk.pipeline.remarks import add_remarks
+from edgesdk.pipeline.result import Result
+from edgesdk.pipeline.study import Anchored, Study
+from edgesdk.pipeline.training import Training
+
+NOTHING_LOST = 1e-3  # of the dense model's held-out score, up to which what is lost is nothing that a search could win
+DENSE_KEEPS = "the dense model keeps the budget: nothing was searched for"
+INTEGERS_KEEP = "every layer in integers keeps the budget and loses nothing on held-out data: nothing else was priced"
+
+
+def find_deployed(anchored: Anchored, budget: Budget, training: Training, given: bool) -> tuple[Study, Result]:
+    """The best within ``budget``, and the study that it is of: at once where the budget is loose, else after a search.
+
+    Nothing within a budget that the dense model keeps can be expected to be more accurate than that, nor within one
+    that the model in integers keeps where that answers as well on held-out data. Raises ``BudgetError`` as
+    :func:`find_result` does.
+    """
+    return _find_loose(anchored, budget, training) or find_result(anchored.study(), budget, training, given)
+
+
+def find_loose_plan(anchored: Anchored, budget: Budget) -> Plan | None:
+    """The plan that leaves all as it is, where that keeps ``budget``."""
+    dense = _find_dense(anchored, budget)
+    return None if dense is None else dense.plan
+
+
+def _find_loose(anchored: Anchored, budget: Budget, training: Training) -> tuple[Study, Result] | None:
+    """What keeps ``budget`` and loses nothing, without a search; ``None`` where nothing does."""
+    if (dense := _find_dense(anchored, budget)) is not None:
+        return _finish(dense, budget, training, DENSE_KEEPS)
+    if (integers := _find_integers(anchored, budget)) is None:
+        return None
+    most = training.score_held_out(anchored.setups[0].network)
+    lost = most - training.try_short(integers.candidate)
+    return _finish(integers, budget, training, INTEGERS_KEEP) if lost <= NOTHING_LOST * abs(most) else None
+
+
+def _find_dense(anchored: Anchored, budget: Budget) -> Attempt | None:
+    """The dense model where it keeps ``budget``, in the runtime that is the fastest."""
+    if not _keeps(anchored, budget, DENSE):
+        return None
+    return _select_fastest((list_dense(study, budget)[0] for study in anchored.study_as_it_is()), budget)
+
+
+def _find_integers(anchored: Anchored, budget: Budget) -> Attempt | None:
+    """The model with every layer integer where it keeps ``budget``, in the runtime that is the fastest."""
+    if not _keeps(anchored, budget, DENSE_INT8):
+        return None
+    every = (attempt for study in anchored.study_whole_layers() for attempt in list_dense(study, budget)[1:])
+    return _select_fastest(every, budget)
+
+
+def _keeps(anchored: Anchored, budget: Budget, kind: str) -> bool:
+    """Whether that model keeps ``budget``, which has a bound on cost, in any runtime."""
+    costs = (price_anchor(anchor.figures[kind], anchor.shared, budget) for anchor in anchored.anchors)
+    return bool(budget.bounds) and any(map(budget.is_met_by, costs))
+
+
+def _select_fastest(attempts: Iterable[Attempt], budget: Budget) -> Attempt | None:
+    return min(select_keeping(attempts, budget), key=lambda attempt: attempt.cost.latency_ms, default=None)
+
+
+def _finish(attempt: Attempt, budget: Budget, training: Training, note: str) -> tuple[Study, Result] | None:
+    """What ``attempt`` comes to in full, with a ``note``; ``None`` where it does not keep the budget in the end."""
+    study = attempt.candidate.study
+    judged = judge([attempt], budget, training, Chosen(study))
+    if judged.result is None:
+        return None
+    told = (attempt.step(budget), *judged.told)
+    return study, add_remarks(judged.result, budget, study, told, (note,))
