@@ -279,7 +279,7 @@ class Bench:
                 minimum_count=count,
                 minimum_seconds=seconds,
                 warmup_seconds=warmup,
-                most_seconds=None if end is None else max(0.0, end - time.monotonic()),
+                **({} if end is None else {"most_seconds": max(0.0, end - time.monotonic())}),
                 **self.beside(),
             )
             self.table.settle(run["references"])
