@@ -289,15 +289,15 @@ def resampled(values, rate, wanted):
     around = math.ceil(16 / cut)  # samples on either side
     length = -(-values.shape[1] * wanted // rate)
     padded = np.pad(values, ((0, 0), (around, around + step)))
-    found = np.zeros((len(values), length), np.float32)
+    columns = np.zeros((len(values), length), np.float32)
     reach = np.arange(-around, around + 1)
     for phase in range(min(phases, length)):  # every so many results lie alike between the samples
         whole, rest = divmod(phase * step, phases)
         away = reach - rest / phases
         kernel = cut * np.sinc(cut * away) * np.cos(np.pi * np.clip(away / (around + 1), -1, 1) / 2) ** 2
         places = np.arange(phase, length, phases) // phases * step + whole
-        found[:, phase::phases] = padded[:, places[:, None] + reach + around] @ (kernel / kernel.sum())
-    return found
+        columns[:, phase::phases] = padded[:, places[:, None] + reach + around] @ (kernel / kernel.sum())
+    return columns
 
 
 def prepared(array, entry, how=None):

@@ -71,8 +71,8 @@ def off(small: Network, dense: Network, place: int, inputs: Inputs) -> float:
     """How far one output is from the dense model's on test data, of its spread."""
     with torch.no_grad():
         pairs = [(small.flat(x)[place], dense.flat(x)[place]) for x, _ in inputs.data.test]
-    one, other = (torch.cat(side) for side in zip(*pairs, strict=True))
-    return float((one - other).square().mean() / other.var())
+    actual, expected = (torch.cat(side) for side in zip(*pairs, strict=True))
+    return float((actual - expected).square().mean() / expected.var())
 
 
 RECOVERIES = {"usual": Recovery(), "soft": Recovery(losses=(Term(SOFT),)), "self": Recovery(mode="self")}
@@ -119,5 +119,5 @@ def test_an_output_that_is_always_the_same_outweighs_nothing(value: float) -> No
     near = [dense[0], dense[1] + 1e-2]
     assert float(task.drift(dense, dense)) == 0
     assert float(task.drift(near, dense)) < 1e-3
-    one = Task("mse", output=None)
-    assert float(one.fidelity_loss([torch.tensor([[2.0]])], [torch.tensor([[1.0]])])) == pytest.approx(1.0)
+    judge = Task("mse", output=None)
+    assert float(judge.fidelity_loss([torch.tensor([[2.0]])], [torch.tensor([[1.0]])])) == pytest.approx(1.0)

@@ -46,9 +46,9 @@ def test_they_are_read_once_for_each_opset_and_by_the_exporter_itself_afterwards
 
 def test_what_one_file_adds_is_not_in_another(reads: list[int]) -> None:
     with reading_once():
-        one, other = (ONNXRegistry.from_torchlib() for _ in range(2))
-        one.register_op(RELU, lambda x: x)
-        assert len(one.get_decomps(RELU)) == 1 and other.get_decomps(RELU) == []
+        first, second = (ONNXRegistry.from_torchlib() for _ in range(2))
+        first.register_op(RELU, lambda x: x)
+        assert len(first.get_decomps(RELU)) == 1 and second.get_decomps(RELU) == []
         assert ONNXRegistry.from_torchlib().get_decomps(RELU) == []
     assert reads == [18]
 

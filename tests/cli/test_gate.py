@@ -48,10 +48,10 @@ def test_what_is_much_slower_fails_and_what_is_faster_passes(files: dict[str, Pa
     assert summary.read_text().startswith("before\n") and "| latency | failed |" in summary.read_text()
 
     passed = edgesdk("gate", files["short"], "--baseline", files["long"], "--mode", "brief", "--json")
-    found = passed.document
-    contracts.check(found)
-    assert passed.code == 0 and found["verdict"] == "passed"
-    assert found["latency"]["high"] < 1 and found["latency"]["runs"] == len(found["runs"]) >= 4
+    document = passed.document
+    contracts.check(document)
+    assert passed.code == 0 and document["verdict"] == "passed"
+    assert document["latency"]["high"] < 1 and document["latency"]["runs"] == len(document["runs"]) >= 4
 
 
 def test_bundles_of_other_runtimes_or_threads_are_not_comparable(tmp_path: Path) -> None:

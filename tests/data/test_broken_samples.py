@@ -59,8 +59,8 @@ def test_broken_samples_are_left_out_of_every_part(form: str, value: float, rows
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", EdgeSdkWarning)
         data = load_data(given(form, x, Y))
-        for name, found in parts(data).items():
-            assert len(found) and float(found.abs().max()) < 10, name
+        for name, figures in parts(data).items():
+            assert len(figures) and float(figures.abs().max()) < 10, name
     notes = [note for note in data.notes if "taken for broken" in note]
     assert all(f"far beyond the others ({abs(value):.3g}, where most stay within" in note for note in notes)
     judged = torch.cat([x for x, _ in data.test])

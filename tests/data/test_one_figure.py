@@ -96,8 +96,8 @@ def test_a_figure_without_an_axis_passes_every_stage(metric: str, monkeypatch: p
     ready = integer(network, eight)
     calibrate(ready, [x for x, _ in inputs.data.calibration])
     assert ready.flat(inputs.data.example)[0].shape == (len(inputs.data.example),)
-    known = type("Known", (), {"task": inputs.task, "reference": staticmethod(inputs.run), "data": inputs.data})
-    assert _choose_drop(known) > 0  # type: ignore[arg-type]
+    study = type("Known", (), {"task": inputs.task, "reference": staticmethod(inputs.run), "data": inputs.data})
+    assert _choose_drop(study) > 0  # type: ignore[arg-type]
 
 
 def test_probabilities_that_rounding_takes_beyond_1_are_none_the_less() -> None:

@@ -30,8 +30,8 @@ def seen(folder: Path, **wanted: Any) -> tuple[np.ndarray, np.ndarray, tuple[str
     entry = {"name": "x", "shape": shape, "layout": "NCHW", "dtype": "float32", "normalization": data.normalization}
     file = next(folder.rglob("0.*"))
     ran = bundle_run.prepared(bundle_run.read(file, {"inputs": [entry], **about})["x"], entry, about["preprocessing"])
-    found = data.test[0][0][0].numpy()
-    return found.transpose(1, 2, 0), ran[0].transpose(1, 2, 0), data.notes
+    pixels = data.test[0][0][0].numpy()
+    return pixels.transpose(1, 2, 0), ran[0].transpose(1, 2, 0), data.notes
 
 
 def save(folder: Path, image: Image.Image, suffix: str = "png", **options: Any) -> None:
@@ -55,9 +55,9 @@ def test_a_photograph_is_seen_upright(tmp_path: Path, held: int, suffix: str) ->
     exif[0x0112] = held
     options = {"quality": 98, "subsampling": 0} if suffix == "jpg" else {}
     save(tmp_path, Image.fromarray(np.ascontiguousarray(HELD[held](PICTURE))), suffix, exif=exif, **options)
-    one, other, notes = seen(tmp_path)
-    assert one.shape == PICTURE.shape and np.abs(one - PICTURE).max() < 30  # a JPEG blurs edges
-    assert np.array_equal(one, other)
+    actual, expected, notes = seen(tmp_path)
+    assert actual.shape == PICTURE.shape and np.abs(actual - PICTURE).max() < 30  # a JPEG blurs edges
+    assert np.array_equal(actual, expected)
     turned = held != 1 and suffix != "tif"  # which Pillow turns itself
     assert any("10 images turned upright" in note for note in notes) == turned
 
@@ -75,9 +75,9 @@ def test_exif_that_is_damaged_or_says_nonsense_is_left_alone(tmp_path: Path) -> 
 def test_grey_of_16_bits_is_taken_as_8(tmp_path: Path, order: str | None) -> None:
     ramp = np.linspace(0, 65535, HEIGHT * WIDTH).round().astype(np.uint16).reshape(HEIGHT, WIDTH)
     save(tmp_path, Image.fromarray(ramp))
-    one, other, notes = seen(tmp_path, **({"channel_order": order} if order else {}))
-    assert np.array_equal(one, other)
-    assert np.abs(one - ramp[..., None] / 257).max() <= 0.5 + 1e-4
+    actual, expected, notes = seen(tmp_path, **({"channel_order": order} if order else {}))
+    assert np.array_equal(actual, expected)
+    assert np.abs(actual - ramp[..., None] / 257).max() <= 0.5 + 1e-4
     assert any("10 images with 16 bits a pixel: taken as 8" in note for note in notes)
 
 
@@ -87,12 +87,12 @@ def test_pictures_of_every_mode_become_the_models(tmp_path: Path, mode: str) -> 
     save(tmp_path, whole.convert("L").convert("LA") if mode == "LA" else whole.convert(mode), "tif")
     expected = np.asarray(whole) if mode in ("RGBA", "CMYK", "P") else np.asarray(whole.convert("L"))[..., None]
     for order, wanted in (("RGB", expected), ("L", np.asarray(whole.convert("L"))[..., None])):
-        one, other, _ = seen(tmp_path, channel_order=order)
-        assert np.array_equal(one, other)
+        actual, fed, _ = seen(tmp_path, channel_order=order)
+        assert np.array_equal(actual, fed)
         if mode != "1":  # which dithers
-            assert np.abs(one - wanted).max() <= (60 if mode == "P" else 8)
+            assert np.abs(actual - wanted).max() <= (60 if mode == "P" else 8)
         else:
-            assert set(np.unique(one)) <= {0.0, 255.0}
+            assert set(np.unique(actual)) <= {0.0, 255.0}
 
 
 def test_figures_that_are_no_pixels_are_refused(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def riff(path: Path, values: np.ndarray, rate: int, kind: int = PCM, width: int 
 
 def read(path: Path, shape: list[int], rate: int | None = None) -> np.ndarray:
     entry = {"name": "x", "shape": shape, "dtype": "float32", "layout": "NCL", "sample_rate": rate}
-    found: Any = bundle_run.read(path, {"inputs": [entry]})
-    return found["x"]
+    arrays: Any = bundle_run.read(path, {"inputs": [entry]})
+    return arrays["x"]
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def test_samples_of_every_kind_are_read(tmp_path: Path, kind: int, width: int) -
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_wave_of_another_rate_is_brought_to_the_models(tmp_path: Path, rate: int, channels: int) -> None:
     path = riff(tmp_path / "tone.wav", np.stack([tone(rate)] * channels), rate)
-    found, wanted = read(path, [1, 8000], 16000)[0], tone(16000)
+    resampled, wanted = read(path, [1, 8000], 16000)[0], tone(16000)
     inner = slice(400, -400)  # at the ends there is nothing beyond to go by
-    assert np.abs(found - wanted)[inner].max() < 2e-3
+    assert np.abs(resampled - wanted)[inner].max() < 2e-3
 
 
 def test_what_a_lower_rate_cannot_hold_is_gone(tmp_path: Path) -> None:

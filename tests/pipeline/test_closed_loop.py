@@ -222,14 +222,14 @@ def test_a_share_is_of_the_fastest_dense_model_in_each_run_whatever_the_device_d
     assert {study.shared_file.runtime for study in studies} == {"openvino"}
     assert studies[0].dense == studies[1].dense
     whole = [list_dense(study, Budget(latency_ratio=ratio)) for study in studies]
-    assert [one[0].cost.latency_ratio for one in whole] == [pytest.approx(2.0), 1.0]
+    assert [pair[0].cost.latency_ratio for pair in whole] == [pytest.approx(2.0), 1.0]
     training = cast(Training, ScriptedTraining(drop=lambda plan: float(plan.runtime == "openvino")))
     study, result = find_result(studies, Budget(latency_ratio=ratio), training, given=True)
     assert all(run[DENSE] == "openvino" for meter in meters for run in meter.runs[1:])
     assert result.dense.runtime == "openvino"
-    found = result.deployed.cost().latency_ratio
-    assert found is not None and found <= ratio
-    assert found == pytest.approx(result.deployed.latency_ms() / result.dense.latency_ms())
+    share = result.deployed.cost().latency_ratio
+    assert share is not None and share <= ratio
+    assert share == pytest.approx(result.deployed.latency_ms() / result.dense.latency_ms())
     every = {*result.beside, f"{DENSE} openvino", f"finalist {study.runtime}"}
     assert {f"{DENSE} onnxruntime", f"{DENSE} openvino"} <= every
 

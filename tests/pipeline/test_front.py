@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesdk.core.budget import Budget
-from edgesdk.pipeline.front import PLAN, Found, trace_front, undominated
+from edgesdk.pipeline.front import PLAN, FrontPlan, trace_front, undominated
 from edgesdk.pipeline.planning import make_plan, plan_tightest
 from edgesdk.pipeline.study import Study
 from edgesdk.solve.program import LATENCY
@@ -17,33 +17,33 @@ from edgesdk.solve.program import LATENCY
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12)
 
 
-def figures(found: Found) -> tuple[float, float]:
-    return found.planned.solution.cost.latency_ms, found.planned.solution.loss
+def figures(point: FrontPlan) -> tuple[float, float]:
+    return point.planned.solution.cost.latency_ms, point.planned.solution.loss
 
 
 def test_from_the_tightest_to_the_dense_model(study: Study) -> None:
-    found = sorted(trace_front(study, Budget(), 6), key=figures)
-    assert {one.kind for one in found} == {PLAN, "dense", "dense int8"}
+    front = sorted(trace_front(study, Budget(), 6), key=figures)
+    assert {point.kind for point in front} == {PLAN, "dense", "dense int8"}
     least = plan_tightest(study, Budget(), LATENCY).solution.cost.latency_ms
-    assert figures(found[0])[0] == pytest.approx(least, rel=1e-4)
-    assert min(figures(one)[1] for one in found) == 0.0
-    plans = [figures(one) for one in found if one.kind == PLAN]
+    assert figures(front[0])[0] == pytest.approx(least, rel=1e-4)
+    assert min(figures(point)[1] for point in front) == 0.0
+    plans = [figures(point) for point in front if point.kind == PLAN]
     assert all(a[0] < b[0] and a[1] >= b[1] for a, b in pairwise(plans)), "slower is never worse"
-    assert len({one.planned.plan.digest for one in found}) == len(found)
+    assert len({point.planned.plan.digest for point in front}) == len(front)
 
 
 def test_no_plan_at_any_latency_beats_a_point(study: Study) -> None:
     """What a search finds at 25 other latencies is never as fast and less costly than a point of the front."""
-    found = [one for one in trace_front(study, Budget(), 5) if one.kind == PLAN]
+    front = [point for point in trace_front(study, Budget(), 5) if point.kind == PLAN]
     dense_ms = study.dense.latency_ms()
-    least = min(figures(one)[0] for one in found)
+    least = min(figures(point)[0] for point in front)
     others = [
         make_plan(study, Budget(latency_ms=least + (dense_ms - least) * step / 24), tight={}).solution
         for step in range(1, 25)
     ]
-    for one in found:
-        ms, loss = figures(one)
-        slack = one.planned.plan.proof.gap * loss + 1e-9
+    for point in front:
+        ms, loss = figures(point)
+        slack = point.planned.plan.proof.gap * loss + 1e-9
         assert not any(other.cost.latency_ms <= ms and other.loss < loss - slack for other in others)
 
 
@@ -52,15 +52,15 @@ def test_bounds_are_kept_and_shares_are_of_the_dense_model(study: Study, share: 
     size = 0.8 * study.dense.size_bytes
     dense_ms = study.dense.latency_ms()
     bounds = [Budget(latency_ratio=share), Budget(latency_ms=share * dense_ms)]
-    found = [one for one in trace_front(study, Budget(size_bytes=size), 8, bounds) if one.kind == PLAN]
-    assert len(found) == 1, "one plan for two names of one bound"
-    cost = found[0].planned.solution.cost
+    front = [point for point in trace_front(study, Budget(size_bytes=size), 8, bounds) if point.kind == PLAN]
+    assert len(front) == 1, "one plan for two names of one bound"
+    cost = front[0].planned.solution.cost
     assert cost.latency_ms <= share * dense_ms * (1 + 1e-9) and cost.size_bytes <= size
 
 
 def test_a_latency_without_a_plan_is_left_out(study: Study) -> None:
-    found = trace_front(study, Budget(), 8, [Budget(latency_ms=1e-9)])
-    assert {one.kind for one in found} == {"dense", "dense int8"}
+    front = trace_front(study, Budget(), 8, [Budget(latency_ms=1e-9)])
+    assert {point.kind for point in front} == {"dense", "dense int8"}
 
 
 @given(ROWS)

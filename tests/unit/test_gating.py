@@ -37,8 +37,8 @@ def run(random: Random) -> Ratio:
                 after = slow * fast * random.lognormvariate(0, 0.01)
                 visits.append(Visit(own, before, after))
                 before = after
-            found = estimate(visits, fast)
-            rounds[which].append({"ms": found["ratio"], "error": found["error"]})
+            quiet = estimate(visits, fast)
+            rounds[which].append({"ms": quiet["ratio"], "error": quiet["error"]})
     return paired(rounds[0], rounds[1])
 
 
@@ -47,8 +47,8 @@ def gated(runs: list[Ratio], random: Random, ratio: float, limit: Limit) -> tupl
     drawn: list[Ratio] = []
     verdict = UNCLEAR
     while len(drawn) < MOST_RUNS and verdict == UNCLEAR:
-        one = random.choice(runs)
-        drawn.append(Ratio(one.median * ratio, one.low * ratio, one.high * ratio, one.rounds))
+        run = random.choice(runs)
+        drawn.append(Ratio(run.median * ratio, run.low * ratio, run.high * ratio, run.rounds))
         if is_looked_at(len(drawn)):
             verdict = decide(slowdown(drawn, 1.0), limit)
     return verdict, len(drawn)
@@ -96,18 +96,18 @@ def test_what_is_plain_is_decided_soon(runs: list[Ratio]) -> None:
 def test_the_interval_holds_the_ratio_and_is_never_surer_than_its_runs(
     medians: list[float], error: float, ms: float
 ) -> None:
-    found = slowdown([Ratio(m, m * (1 - error), m * (1 + error), ROUNDS) for m in medians], ms)
-    assert found.low < found.ratio < found.high and found.runs == len(medians)
-    assert min(medians) <= found.ratio * (1 + 1e-9) and found.ratio <= max(medians) * (1 + 1e-9)
-    assert found.high / found.low >= 1 + error / len(medians)
-    assert found.slower_ms == pytest.approx((found.ratio - 1) * ms)
+    result = slowdown([Ratio(m, m * (1 - error), m * (1 + error), ROUNDS) for m in medians], ms)
+    assert result.low < result.ratio < result.high and result.runs == len(medians)
+    assert min(medians) <= result.ratio * (1 + 1e-9) and result.ratio <= max(medians) * (1 + 1e-9)
+    assert result.high / result.low >= 1 + error / len(medians)
+    assert result.slower_ms == pytest.approx((result.ratio - 1) * ms)
 
 
 @given(st.floats(0.5, 2), st.floats(0.001, 0.1), st.floats(0, 0.5))
 def test_a_verdict_is_of_one_side(median: float, error: float, share: float) -> None:
-    found = slowdown([Ratio(median, median * (1 - error), median * (1 + error), ROUNDS)] * 4, 1.0)
-    verdict = decide(found, Limit(share=share))
-    assert (verdict == FAILED) == (found.low > 1 + share) and (verdict == PASSED) == (found.high <= 1 + share)
+    result = slowdown([Ratio(median, median * (1 - error), median * (1 + error), ROUNDS)] * 4, 1.0)
+    verdict = decide(result, Limit(share=share))
+    assert (verdict == FAILED) == (result.low > 1 + share) and (verdict == PASSED) == (result.high <= 1 + share)
 
 
 def test_the_quantiles_are_those_of_student() -> None:

@@ -52,10 +52,10 @@ LOSSES = Losses(
 
 def table_of(folder: Path, price) -> Table:
     """A table in which ``price`` says what each probe takes."""
-    found = Table.open(folder, {"cpu": "one"}, 4)
-    found.settle({"ms": 0.01, "disturbed": 0.2, "visits": 1000})
-    found.add({probe.key: price(probe) for probe in found.wanted(all_widths(GRAPH, SPACE))})
-    return found
+    opened = Table.open(folder, {"cpu": "one"}, 4)
+    opened.settle({"ms": 0.01, "disturbed": 0.2, "visits": 1000})
+    opened.add({probe.key: price(probe) for probe in opened.wanted(all_widths(GRAPH, SPACE))})
+    return opened
 
 
 @settings(max_examples=25)
@@ -75,8 +75,8 @@ def test_nothing_that_runs_is_for_nothing_and_no_reason_is_absurd(tmp_path_facto
         assert len(probed) == 1, "an option without a price beside one that has one would look free"
     plan = as_plan(at, solve(at, {}, "latency_ms"), GRAPH, "x86", "onnxruntime", 1)
     for layer in plan.layers:
-        found = re.search(r"([\d.e+]+)x faster", layer.reason)
-        assert found is None or 1 <= float(found[1]) <= FAR
+        match = re.search(r"([\d.e+]+)x faster", layer.reason)
+        assert match is None or 1 <= float(match[1]) <= FAR
         assert layer.latency_ms > 0 or layer.name == "grouped"
 
 

@@ -35,7 +35,7 @@ def on(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[Callable[[Machine]
     monkeypatch.setattr(measure.files, "digest", lambda path: path)
     monkeypatch.setattr(measure, "check_file", lambda path: None)
     with ExitStack() as stack:
-        yield lambda one: stack.enter_context(in_place_of_this_one(one, tmp_path.name, SETTLED))
+        yield lambda machine: stack.enter_context(in_place_of_this_one(machine, tmp_path.name, SETTLED))
 
 
 def priced(**arguments: Any) -> dict[str, Any]:
@@ -121,8 +121,8 @@ def test_a_network_takes_what_it_does_undisturbed_and_pairs_hold_whatever_happen
 
 def test_an_installation_holds_the_latency_against_the_bound_that_was_kept_when_the_bundle_was_made(on) -> None:
     """The device is slower by half all the time: what it takes undisturbed keeps the bound, all its runs do not."""
-    known = on(machine(SPEEDS["still"])) and priced()["references"]["ms"]
-    beside = {"references": [{"path": name} for name in REFERENCES], "reference_ms": known}
+    lowest = on(machine(SPEEDS["still"])) and priced()["references"]["ms"]
+    beside = {"references": [{"path": name} for name in REFERENCES], "reference_ms": lowest}
     asked = {"path": "integer", "runtime": "onnxruntime", "threads": 1, "lock_seconds": 1.0, **beside}
     on(machine(lambda now: 1.5))
     assert health._latency(lambda step: None, dict(asked), 0.1, None) == pytest.approx(0.09, rel=0.05)

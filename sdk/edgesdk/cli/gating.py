@@ -45,45 +45,45 @@ def gate(as_json: bool, junit: Path | None, summary: Path | None, **options: Any
     with telling() as tell:
         from edgesdk.workflows.gate import gate as run
 
-        found = run(**options, tell=tell)
+        gated = run(**options, tell=tell)
     if junit is not None:
-        write(junit, as_junit(found))
+        write(junit, as_junit(gated))
     if summary is not None:
-        add_text(summary, as_markdown(found))
+        add_text(summary, as_markdown(gated))
     if as_json:
-        emit_json(found)
+        emit_json(gated)
     else:
-        emit(f"{found.verdict}: {found.new} against {found.baseline}")
-        for check in found.checks:
-            emit(f"{check.name}: {check.verdict}, {check.found}, {check.limit} allowed")
-        emit(f"measured on {found.device}, {found.runtime} {found.runtime_version}, {counted(found.threads, 'thread')}")
-    return found.exit_code
+        emit(f"{gated.verdict}: {gated.new} against {gated.baseline}")
+        for check in gated.checks:
+            emit(f"{check.name}: {check.verdict}, {check.measured}, {check.limit} allowed")
+        emit(f"measured on {gated.device}, {gated.runtime} {gated.runtime_version}, {counted(gated.threads, 'thread')}")
+    return gated.exit_code
 
 
-def as_junit(found: Gate) -> str:
+def as_junit(gated: Gate) -> str:
     """The checks as a JUnit XML document: one that is unclear or cannot be compared is an error, not a failure."""
-    failed = sum(check.verdict == FAILED for check in found.checks)
-    errors = sum(check.verdict not in (PASSED, FAILED) for check in found.checks)
-    counts = {"tests": str(len(found.checks)), "failures": str(failed), "errors": str(errors)}
+    failed = sum(check.verdict == FAILED for check in gated.checks)
+    errors = sum(check.verdict not in (PASSED, FAILED) for check in gated.checks)
+    counts = {"tests": str(len(gated.checks)), "failures": str(failed), "errors": str(errors)}
     suite = ElementTree.Element("testsuite", {"name": "edgesdk gate", **counts})
-    for check in found.checks:
+    for check in gated.checks:
         case = ElementTree.SubElement(suite, "testcase", {"classname": "edgesdk.gate", "name": check.name})
         if check.verdict != PASSED:
             kind = "failure" if check.verdict == FAILED else "error"
-            message = f"{check.found}, {check.limit} allowed"
+            message = f"{check.measured}, {check.limit} allowed"
             ElementTree.SubElement(case, kind, {"type": check.verdict, "message": message})
-        ElementTree.SubElement(case, "system-out").text = check.found
+        ElementTree.SubElement(case, "system-out").text = check.measured
     ElementTree.indent(suite)
     return ElementTree.tostring(suite, "unicode", xml_declaration=True) + "\n"
 
 
-def as_markdown(found: Gate) -> str:
+def as_markdown(gated: Gate) -> str:
     """The checks as a table, for the summary of a job."""
-    rows = [f"| {check.name} | {check.verdict} | {_cell(check.found)} | {check.limit} |" for check in found.checks]
-    head = f"### edgesdk gate: {found.verdict}\n\n`{_cell(found.new)}` against `{_cell(found.baseline)}`"
-    where = f"measured on {_cell(found.device)}, {found.runtime} {found.runtime_version}, "
-    where += f"{counted(found.threads, 'thread')}, mode {found.mode}"
-    return "\n".join([f"{head}, {where}\n", "| check | verdict | found | allowed |", "|---|---|---|---|", *rows, ""])
+    rows = [f"| {check.name} | {check.verdict} | {_cell(check.measured)} | {check.limit} |" for check in gated.checks]
+    head = f"### edgesdk gate: {gated.verdict}\n\n`{_cell(gated.new)}` against `{_cell(gated.baseline)}`"
+    where = f"measured on {_cell(gated.device)}, {gated.runtime} {gated.runtime_version}, "
+    where += f"{counted(gated.threads, 'thread')}, mode {gated.mode}"
+    return "\n".join([f"{head}, {where}\n", "| check | verdict | measured | allowed |", "|---|---|---|---|", *rows, ""])
 
 
 def _cell(text: str) -> str:

@@ -36,14 +36,14 @@ class Limit:
     @classmethod
     def parse(cls, text: str) -> Limit:
         """``3%``, ``0.2ms`` or ``50us``. Raises ``UsageError``."""
-        found = LIMIT.fullmatch(text)
+        match = LIMIT.fullmatch(text)
         try:
-            number = float(found[1]) if found else -1.0
+            number = float(match[1]) if match else -1.0
         except ValueError:
             number = -1.0
-        if found is None or number < 0:
+        if match is None or number < 0:
             raise UsageError(f"--max-slower is {text!r}", "write 3% of the baseline's latency, or 0.2ms")
-        unit = found[2].lower()
+        unit = match[2].lower()
         return cls(share=number / 100) if unit == "%" else cls(ms=number / (1000 if unit == "us" else 1))
 
     def ratio(self, baseline_ms: float) -> float:
@@ -84,10 +84,10 @@ def slowdown(runs: Sequence[Ratio], baseline_ms: float) -> Slowdown:
     )
 
 
-def decide(found: Slowdown, limit: Limit) -> str:
+def decide(slowdown: Slowdown, limit: Limit) -> str:
     """``passed`` or ``failed`` where the interval lies on one side of the limit, else ``unclear``."""
-    most = limit.ratio(found.baseline_ms)
-    return FAILED if found.low > most else PASSED if found.high <= most else UNCLEAR
+    most = limit.ratio(slowdown.baseline_ms)
+    return FAILED if slowdown.low > most else PASSED if slowdown.high <= most else UNCLEAR
 
 
 def is_looked_at(runs: int) -> bool:

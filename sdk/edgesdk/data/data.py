@@ -97,10 +97,10 @@ def load_data(
         spec = from_arrays(origin, *spec, wanted=wanted)
     if isinstance(spec, Data):
         return spec
-    found = _split(spec, batch_size, seed, classifies) if isinstance(spec, Samples) else _own(
+    loaded = _split(spec, batch_size, seed, classifies) if isinstance(spec, Samples) else _own(
         spec, origin, batch_size, seed, classifies, wanted
     )  # fmt: skip
-    return found if rate is None else replace(found, sample_rate=rate)
+    return loaded if rate is None else replace(loaded, sample_rate=rate)
 
 
 def _own(

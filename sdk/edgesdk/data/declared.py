@@ -45,7 +45,7 @@ def _attribute(source: Any, name: str, kinds: tuple[type, ...]) -> Any:
         return _attribute(source[0], name, kinds)
     if isinstance(value := getattr(source, name, None), kinds):
         return value
-    inner = [part for part in (getattr(source, one, None) for one in SOURCES) if part is not None]
+    inner = [part for part in (getattr(source, name, None) for name in SOURCES) if part is not None]
     return next((value for part in inner if (value := _attribute(part, name, kinds)) is not None), None)
 
 

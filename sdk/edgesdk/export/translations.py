@@ -26,15 +26,15 @@ def reading_once() -> Iterator[None]:
         return
     read = ONNXRegistry.from_torchlib
 
-    def known(*given: Any, **named: Any) -> ONNXRegistry:
+    def read_once(*given: Any, **named: Any) -> ONNXRegistry:
         key = (*given, *sorted(named.items()))
         if key not in _known:
             _known[key] = read(*given, **named)
-        found = copy.copy(_known[key])
-        found.functions = {name: list(every) for name, every in found.functions.items()}  # a caller adds its own
-        return found
+        registry = copy.copy(_known[key])
+        registry.functions = {name: list(every) for name, every in registry.functions.items()}  # a caller adds its own
+        return registry
 
-    ONNXRegistry.from_torchlib = staticmethod(known)  # type: ignore[method-assign]
+    ONNXRegistry.from_torchlib = staticmethod(read_once)  # type: ignore[method-assign]
     try:
         yield
     finally:

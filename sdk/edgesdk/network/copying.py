@@ -33,18 +33,18 @@ def copied(model: nn.Module) -> nn.Module:
         ) from None
 
 
-def _copied(model: nn.Module, known: dict[int, Any]) -> nn.Module:
-    """A copy of ``model`` in which ``known`` stand for what has their identities."""
-    functions = {id(function): function for function in _functions(_held(model)) if id(function) not in known}
+def _copied(model: nn.Module, copies: dict[int, Any]) -> nn.Module:
+    """A copy of ``model`` in which ``copies`` stand for what has their identities."""
+    functions = {id(function): function for function in _functions(_held(model)) if id(function) not in copies}
     remade = {key: _with_own_cells(function) for key, function in functions.items()}
-    known |= remade
-    result = copy.deepcopy(model, known)
+    copies |= remade
+    result = copy.deepcopy(model, copies)
     for key, function in functions.items():
         own = remade[key]
-        own.__defaults__ = function.__defaults__ and tuple(_copy_of(value, known) for value in function.__defaults__)
+        own.__defaults__ = function.__defaults__ and tuple(_copy_of(value, copies) for value in function.__defaults__)
         for before, after in zip(function.__closure__ or (), own.__closure__ or (), strict=True):
             if not _is_empty(before):
-                after.cell_contents = _copy_of(before.cell_contents, known)
+                after.cell_contents = _copy_of(before.cell_contents, copies)
     return result
 
 
@@ -108,8 +108,8 @@ def _is_empty(cell: CellType) -> bool:
         return True
 
 
-def _copy_of(value: Any, known: Mapping[int, Any]) -> Any:
+def _copy_of(value: Any, copies: Mapping[int, Any]) -> Any:
     """The copy of ``value``, or itself where none was made; a method is that of its object's copy."""
-    if isinstance(value, MethodType) and id(value.__self__) in known:
-        return MethodType(value.__func__, known[id(value.__self__)])
-    return known.get(id(value), value)
+    if isinstance(value, MethodType) and id(value.__self__) in copies:
+        return MethodType(value.__func__, copies[id(value.__self__)])
+    return copies.get(id(value), value)

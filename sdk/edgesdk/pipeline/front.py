@@ -19,14 +19,14 @@ ROOM = 1e-6  # above the tightest, so that rounding does not put it out of reach
 
 
 @dataclass(frozen=True)
-class Found:
+class FrontPlan:
     """One plan of a front, and what it is: ``plan``, ``dense`` or ``dense int8``."""
 
     kind: str
     planned: Planned
 
 
-def trace_front(study: Study, budget: Budget, count: int, bounds: Sequence[Budget] = ()) -> tuple[Found, ...]:
+def trace_front(study: Study, budget: Budget, count: int, bounds: Sequence[Budget] = ()) -> tuple[FrontPlan, ...]:
     """The best plans at ``count`` latencies from the tightest that there is to the dense model's, evenly spaced in
     their logarithms, or at ``bounds`` alone; within what ``budget`` says of memory and size. With them the dense model
     and its integer form, as they are.
@@ -36,17 +36,17 @@ def trace_front(study: Study, budget: Budget, count: int, bounds: Sequence[Budge
     dense_ms = study.dense.latency_ms()
     others = replace(budget, latency_ms=None, latency_ratio=None)
     wanted = [bound.against(dense_ms).latency_ms for bound in bounds] or _spaced(study, others, count)
-    found: dict[str, Found] = {}
+    by_digest: dict[str, FrontPlan] = {}
     for kind, options in ((DENSE, {}), (DENSE_INT8, study.whole.options)):
         planned = plan_full_width(study, options)
-        found.setdefault(planned.plan.digest, Found(kind, planned))
+        by_digest.setdefault(planned.plan.digest, FrontPlan(kind, planned))
     for bound_ms in wanted:
         try:
             planned = make_plan(study, replace(others, latency_ms=bound_ms), tight={})
         except Unreachable:
             continue
-        found.setdefault(planned.plan.digest, Found(PLAN, planned))
-    return tuple(found.values())
+        by_digest.setdefault(planned.plan.digest, FrontPlan(PLAN, planned))
+    return tuple(by_digest.values())
 
 
 def _spaced(study: Study, budget: Budget, count: int) -> list[float]:

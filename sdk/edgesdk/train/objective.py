@@ -148,8 +148,8 @@ class Objective:
     @torch.no_grad()
     def _dense_outputs(self, taught: Sequence[Run], x: Batch, mixed: bool) -> list[Tensor]:
         """What the dense model answers to ``x``, of the runs of the teachers where it is one that sees the same."""
-        for one, run in zip(self.loaded_teachers, taught, strict=True):
-            if one.made is self.dense.made and one.view is same:
+        for teacher, run in zip(self.loaded_teachers, taught, strict=True):
+            if teacher.made is self.dense.made and teacher.view is same:
                 return run.outputs
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             return self.dense.run(x, ()).outputs

@@ -39,12 +39,12 @@ THROTTLED = 3  # runs in which the device throttled, before a gate gives up
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was compared: its ``verdict``, what was allowed, and in words what was found."""
+    """One thing that was compared: its ``verdict``, what was allowed, and in words what was measured."""
 
     name: str
     verdict: str
     limit: str
-    found: str
+    measured: str
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,14 @@ def gate(
         where = device if isinstance(device, str) else device.name
         if reason is None:
             runs, reason = _measure(models, device, used, mode, limit, tell)
-        found = _together(runs)
-        checks = (_judge_latency(found, limit, reason), *checks)
+        slowdown = _together(runs)
+        checks = (_judge_latency(slowdown, limit, reason), *checks)
     return Gate(
         verdict=max((check.verdict for check in checks), key=list(EXIT_CODES).index),
         new=str(new),
         baseline=str(baseline),
         checks=checks,
-        latency=found,
+        latency=slowdown,
         drop=drop,
         runtime=models[NEW].runtime,
         runtime_version=runs[0].runtime_version if runs else "",
@@ -158,8 +158,8 @@ def _measure(
                 raise DeviceError(f"the device throttled in {THROTTLED} runs ({report.reason})", "let it cool")
             continue
         runs.append(report)
-        found = _together(runs)
-        if is_looked_at(len(runs)) and found is not None and decide(found, limit) != UNCLEAR:
+        slowdown = _together(runs)
+        if is_looked_at(len(runs)) and slowdown is not None and decide(slowdown, limit) != UNCLEAR:
             break
     return runs, None
 
@@ -172,11 +172,11 @@ def _together(runs: list[Report]) -> Slowdown | None:
     return slowdown(ratios, baseline_ms)
 
 
-def _judge_latency(found: Slowdown | None, limit: Limit, reason: str | None) -> Check:
-    if found is None:
+def _judge_latency(slowdown: Slowdown | None, limit: Limit, reason: str | None) -> Check:
+    if slowdown is None:
         return Check("latency", INCOMPARABLE, str(limit), reason or "nothing was measured")
-    shown = f"{found.ratio:.3f} of the baseline ({found.low:.3f} to {found.high:.3f} in {found.runs} runs)"
-    return Check("latency", decide(found, limit), str(limit), f"{shown}, {found.slower_ms:+.3g} ms")
+    shown = f"{slowdown.ratio:.3f} of the baseline ({slowdown.low:.3f} to {slowdown.high:.3f} in {slowdown.runs} runs)"
+    return Check("latency", decide(slowdown, limit), str(limit), f"{shown}, {slowdown.slower_ms:+.3g} ms")
 
 
 def judge_scores(bundles: Mapping[str, Bundle], most: float | None) -> tuple[float | None, tuple[Check, ...]]:

@@ -47,15 +47,15 @@ def sweep(
     budget = Budget(peak_memory_bytes=peak_memory, size_bytes=size)
     counts = (threads,) if isinstance(threads, int) else tuple(threads)
     places = [
-        Where.named(one, name, count, device, named(precision), candidate)
-        for one in named(target) for name in named(runtime) for count in counts
+        Where.named(at, name, count, device, named(precision), candidate)
+        for at in named(target) for name in named(runtime) for count in counts
     ]  # fmt: skip
     check_cache()
     given = read_inputs(
         model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
         loss=loss,
     ).checked(None, force, tell)  # fmt: skip
-    found: list[Point] = []
+    every: list[Point] = []
     refused: dict[str, str] = {}
     graph = ""
     for where in places:
@@ -65,32 +65,32 @@ def sweep(
                 for study in studied.studies:
                     graph = study.graph.digest
                     tell(f"searching {where.target.name}, {study.runtime}", None)
-                    found += _points(study, where, budget, points, bounds)
+                    every += _points(study, where, budget, points, bounds)
         except (ModelError, DeviceError) as error:
-            if where is places[-1] and not found:
+            if where is places[-1] and not every:
                 raise
             refused[f"{where.target.name}, {where.runtime}"] = str(error)
-    if not found:
+    if not every:
         raise _empty(refused)
-    return Front(graph, tuple(_numbered(found)), refused)
+    return Front(graph, tuple(_numbered(every)), refused)
 
 
 def _points(study: Study, where: Where, budget: Budget, count: int, bounds: Sequence[Budget]) -> list[Point]:
-    found = trace_front(study, budget, count, bounds)
+    front = trace_front(study, budget, count, bounds)
     dense_ms = study.dense.latency_ms()
     return [
         Point(
-            0, where.target.name, study.runtime, where.threads, one.kind, one.planned.solution.cost,
-            one.planned.solution.cost.latency_ms / dense_ms, one.planned.solution.loss,
-            one.planned.plan.proof.gap if one.kind == PLAN else 0.0, False, one.planned.plan,
+            0, where.target.name, study.runtime, where.threads, point.kind, point.planned.solution.cost,
+            point.planned.solution.cost.latency_ms / dense_ms, point.planned.solution.loss,
+            point.planned.plan.proof.gap if point.kind == PLAN else 0.0, False, point.planned.plan,
         )
-        for one in found
+        for point in front
     ]  # fmt: skip
 
 
-def _numbered(found: Sequence[Point]) -> list[Point]:
+def _numbered(points: Sequence[Point]) -> list[Point]:
     """The points by target and latency, numbered, each with whether it is among the best of its target."""
-    ordered = sorted(found, key=lambda point: (point.target, point.predicted.latency_ms, point.loss))
+    ordered = sorted(points, key=lambda point: (point.target, point.predicted.latency_ms, point.loss))
     best: dict[int, bool] = {}
     for name in dict.fromkeys(point.target for point in ordered):
         own = [place for place, point in enumerate(ordered) if point.target == name]
