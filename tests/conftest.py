@@ -33,11 +33,10 @@ ORDER = (  # what is quick to fail, then what takes longest, so that no process 
     "tests/unit/", "tests/emulated/", "tests/board/", "tests/e2e/", "tests/cases/", "tests/budgets/", "tests/cli/",
     "tests/agent/test_agent_faults.py", "tests/fuzz/", "tests/backend/",
 )  # fmt: skip
-SHARED = (  # whose tests share what is dear to make: boards, a bundle, the prices of the built-in example
+SHARED = (  # whose tests share what is dear to make: boards, a bundle
     ("tests/board/",),
     ("tests/cli/",),
     ("tests/emulated/",),
-    ("tests/e2e/test_deploy.py", "tests/e2e/test_offer.py", "tests/e2e/test_stages.py"),
 )
 WORKERS = 2
 HERE = Path(__file__).parent

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from chain import write_chain
 from given import ALONE, document, edgesdk, refused
 from torch import nn
 
@@ -20,19 +21,23 @@ Deployed = tuple[Path, dict[str, Any]]
 
 
 WAYS = [
-    ("raspberry-pi-4", "onnxruntime", "1.5ms"),
-    ("raspberry-pi-4", "litert", "3ms"),
+    ("raspberry-pi-4", "onnxruntime", "0.8x"),
+    ("raspberry-pi-4", "litert", "0.9x"),
     ("jetson", "tensorrt", "0.4ms"),
 ]
 
 
 @pytest.fixture(scope="module", params=WAYS, ids=lambda way: f"{way[0]} {way[1]}")
 def deployed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    """The example deployed once for each, within a latency that its profile calls reachable."""
-    out = tmp_path_factory.mktemp("elsewhere") / "bundle"
+    """A network deployed once for each, within a latency that its profile calls reachable.
+
+    On a GPU that is the built-in example: a smaller network takes as long as its calls, whatever is left out.
+    """
+    folder = tmp_path_factory.mktemp("elsewhere")
     target, runtime, latency = request.param
-    bound = ("--latency", latency, "--epochs", "0")
-    done = edgesdk("deploy", "--target", target, "--runtime", runtime, *bound, "--out", out, "--json")
+    model = () if target == "jetson" else write_chain(folder)
+    bound, out = ("--latency", latency, "--epochs", "0"), folder / "bundle"
+    done = edgesdk("deploy", *model, "--target", target, "--runtime", runtime, *bound, "--out", out, "--json")
     return out, document(done)
 
 
@@ -50,7 +55,9 @@ def test_nothing_is_called_measured(deployed: Deployed) -> None:
 def test_the_budget_is_kept_by_the_median_and_the_file_is_what_it_says(deployed: Deployed) -> None:
     out, printed = deployed
     report = printed["report"]
-    assert report["deployed"]["median_ms"] <= report["budget"]["latency_ms"]
+    (bound,) = (name for name in ("latency_ms", "latency_ratio") if report["budget"][name] is not None)
+    reached = report["deployed"]["median_ms"] / (report["dense"]["median_ms"] if bound == "latency_ratio" else 1)
+    assert reached <= report["budget"][bound]
     assert report["deployed"]["size_bytes"] == (out / printed["manifest"]["model"]).stat().st_size
     assert report["parity"]["error"] <= report["parity"]["tolerance"]
     assert report["fell_back_to_float"] == []
@@ -80,7 +87,8 @@ def test_the_bundle_verifies_runs_and_says_how_to_measure(deployed: Deployed) ->
 
 
 def test_what_is_out_of_reach_is_refused_with_what_is_reachable(tmp_path: Path) -> None:
-    done = edgesdk("deploy", "--target", "raspberry-pi-5", "--latency", "1us", "--out", tmp_path / "bundle")
+    given = (*write_chain(tmp_path), "--target", "raspberry-pi-5", "--latency", "1us")
+    done = edgesdk("deploy", *given, "--out", tmp_path / "bundle")
     assert "reach" in refused(done, 5)
     assert not (tmp_path / "bundle").exists()
 

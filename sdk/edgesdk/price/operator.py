@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL
@@ -65,7 +66,7 @@ class Operator:
             return prod(self.kernel) * self.inputs // self.groups * self.outputs * prod(self.after)
         return self.inputs * self.outputs * prod(self.size) if self.kind == LINEAR else self.work
 
-    @property
+    @cached_property
     def key(self) -> str:
         """One line that names it in a table of latencies."""
         shape = "x".join(map(str, (self.inputs, *self.size)))

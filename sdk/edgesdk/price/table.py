@@ -135,7 +135,8 @@ class Table:
 
     def as_run(self, operator: Operator) -> Operator:
         """The operator that takes as long."""
-        return replace(operator, weight_bits=8) if self.unpacks else operator
+        unpacked = self.unpacks and operator.weight_bits != 8
+        return replace(operator, weight_bits=8) if unpacked else operator
 
     def error(self, probe: Operator) -> float:
         """The standard error of a probe's logarithm."""
