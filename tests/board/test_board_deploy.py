@@ -115,7 +115,10 @@ def test_a_deployment_ends_on_the_board(board: Board, deployed) -> None:
 def test_what_was_measured_there_is_beside_what_was_predicted(deployed) -> None:
     report = deployed[1]["report"]
     assert report["measured"]["basis"] == "measured" and report["predicted"]["basis"] == "predicted"
-    assert 0 < report["measured"]["latency_ms"] < report["dense"]["statistics"]["p50"]
+    left_dense = report["deployed"]["digest"] == report["dense"]["digest"]  # where nothing was faster just then
+    assert report["measured"]["latency_ms"] > 0 and (
+        left_dense or report["measured"]["latency_ms"] < report["dense"]["statistics"]["p50"]
+    )
     assert report["deployed"]["device"]["runners"].keys() == {"onnxruntime"}  # of the board: more are here
     assert report["deployed"]["digest"] == file_digest(deployed[0] / "model.onnx")
     assert Bundle.open(deployed[0]).manifest["architecture"] == os.uname().machine
