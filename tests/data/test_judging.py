@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgesdk.core.errors import DataError, EdgeSdkError, ModelError, UsageError
+from edgesdk.data.data import check
 from edgesdk.data.metrics import read_metric
 from edgesdk.data.task import Task
 from edgesdk.network.trace import trace
@@ -218,6 +219,68 @@ def test_class_numbers_that_do_not_fit_are_an_error() -> None:
         with pytest.raises(DataError, match="do not fit outputs of shape"):
             batches = [(torch.rand(4, 1), torch.zeros(y).long())]
             task.score(lambda x, shape=logits: torch.rand(shape), batches, lambda x: x)
+
+
+AXES: dict[str, Callable[[Tensor], Tensor]] = {
+    "(N, C, 1)": lambda a: a[..., None], "(N, 1, C)": lambda a: a[:, None],
+    "(N, C, 1, 1)": lambda a: a[..., None, None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_axes_of_one_beside_the_classes_change_nothing(axes: str) -> None:
+    torch.manual_seed(1)
+    plain = nn.Linear(6, 3)
+
+    class Shaped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = plain
+
+        def forward(self, x: Tensor) -> Tensor:
+            return AXES[axes](self.inner(x))
+
+    one, other = read(plain), read(Shaped())
+    check(other.data, other.model, True, other.task.output, other.task.target)
+    assert score(other) == score(one)
+    x, y = other.data.calibration[0]
+    assert torch.allclose(other.task.supervised([other.model(x)], y), F.cross_entropy(plain(x), y))
+    teacher = [other.model(x).detach()]
+    assert torch.isfinite(other.task.distillation([other.model(x)], teacher, y))
+
+
+@pytest.mark.parametrize("form", ["dict", "tuple"])
+def test_labels_of_several_heads_are_each_their_own(form: str) -> None:
+    model = Many((lambda a, b: {"main": a, "aux": b}) if form == "dict" else (lambda a, b: (a, b)))
+    aux = Y.flip(0) % 4
+    both = {"main": Y, "aux": aux} if form == "dict" else (Y, aux)
+    part = [(X, both)]
+    source = type("Parts", (), {"train": part, "calibration": part, "test": part})
+    refused(UsageError, lambda: read_inputs(model, source, None, "top-1", 0), "say which with --output")
+    for place, wanted in enumerate((Y, aux)):
+        inputs = read_inputs(model, source, None, "top-1", 0, output=place)
+        check(inputs.data, inputs.model, True, inputs.task.output, inputs.task.target)
+        with torch.no_grad():
+            outputs = model(X)
+        answers = outputs[("main", "aux")[place]] if form == "dict" else outputs[place]
+        assert score(inputs) == pytest.approx(100 * float((answers.argmax(1) == wanted).double().mean()))
+    only = {"aux": aux} if form == "dict" else None
+    if only is not None:
+        one = [(X, only)]
+        inputs = read_inputs(
+            model, type("Parts", (), {"train": one, "calibration": one, "test": one}), None, "top-1", 0
+        )
+        assert inputs.task.output_name == "aux"
+
+
+def test_class_numbers_in_the_place_of_scores_are_refused_for_what_they_are() -> None:
+    for form in (lambda a, b: a.argmax(1), lambda a, b: {"classes": a.argmax(1), "boxes": b}):
+        inputs = read(Many(form), output=0)
+        call = lambda inputs=inputs: check(inputs.data, inputs.model, True, 0, inputs.task.target)  # noqa: E731
+        refused(ModelError, call, "holds int64, which is no score", "return the scores that classes are chosen by")
+    refused(
+        DataError, lambda: read(Many(lambda a, b: a), Y[:, None].float()), "the labels y are float32", "whole class"
+    )
 
 
 # Metrics

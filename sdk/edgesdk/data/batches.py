@@ -114,7 +114,10 @@ class Given:
 
     def _checked(self, x: Batch, y: Any) -> tuple[Batch, Any]:
         check_part(x, y, f"x of {self.name}", f"y of {self.name}")
-        return x, y if y is None or not self.classifies else checked_labels(y, f"y of {self.name}")
+        several = isinstance(y, (tuple, dict)) and all(isinstance(part, Tensor) for part in tensors(y))
+        if y is None or not self.classifies or several:  # of the outputs that there are
+            return x, y
+        return x, checked_labels(y, f"y of {self.name}")
 
     def _tell(self, count: int) -> None:
         """Warn once of samples that were left out."""
@@ -144,7 +147,7 @@ def stratified(count: int, y: Tensor | None, seed: int) -> Tensor:
 
 def checked_labels(y: Any, what: str) -> Tensor:
     """Labels of a classifier: class numbers as int64, or soft labels. Raises ``DataError`` where they are neither."""
-    if isinstance(y, Tensor) and y.is_floating_point() and y.dim() > 1:
+    if isinstance(y, Tensor) and y.is_floating_point() and y.dim() > 1 and y.shape[1] > 1:
         likeliest(y)
         return y
     if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex():
@@ -164,6 +167,8 @@ def classes_of(y: Tensor) -> Tensor:
 
 def check_classes(labels: Sequence[Tensor]) -> None:
     """Raise ``DataError`` where ``labels`` hold a single class."""
+    if not labels:
+        return
     classes = torch.cat([classes_of(y).flatten() for y in labels]).unique()
     if len(classes) == 1:
         raise DataError(f"all labels are {int(classes)}", "give samples of at least two classes")

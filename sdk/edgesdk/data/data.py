@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +20,8 @@ from edgesdk.data.datasets import is_dataset, loader, split
 from edgesdk.data.declared import read_classes, read_declared
 from edgesdk.data.outliers import find_limits, keep_usual, note_judged, note_left_out
 from edgesdk.data.preprocessing import Preprocessing
-from edgesdk.data.sources import RATE, Samples, from_arrays, from_folder, from_npz
-from edgesdk.data.targets import check_range, class_axis, class_numbers
+from edgesdk.data.sources import RATE, Samples, dtype_name, from_arrays, from_folder, from_npz
+from edgesdk.data.targets import check_range, class_axis, class_numbers, is_row
 from edgesdk.data.task import output_tensors
 from edgesdk.network.blame import blamed
 from edgesdk.network.load import load_callable
@@ -120,13 +120,17 @@ def _own(
     )  # fmt: skip
 
 
-def check(data: Data, model: nn.Module, classifies: bool, output: int | None = 0) -> None:
-    """Run ``model`` on two samples of ``data``, and compare the labels with the ``output`` that is judged.
+def check(
+    data: Data, model: nn.Module, classifies: bool, output: int | None = 0,
+    target: Callable[[Any], Any] = lambda y: y,
+) -> None:  # fmt: skip
+    """Run ``model`` on two samples of ``data``, and compare the labels with the ``output`` that is judged, whose
+    ``target`` is of those of a batch.
 
     Raises ``DataError`` where x does not fit the model or a label is out of range, ``ModelError`` where the model
     itself fails, answers NaN, or does not answer with classes though it ``classifies``.
     """
-    y = data.calibration[0][1] if data.labelled else None
+    y = target(data.calibration[0][1]) if data.labelled else None
     classes = _classes(run_two(model, data.example), output, y) if classifies else None
     if not classifies:
         run_two(model, data.example)
@@ -141,11 +145,11 @@ def check(data: Data, model: nn.Module, classifies: bool, output: int | None = 0
             raise DataError("train has no labels where the other parts have", "give it labels, or none at all")
         run_two(model, first[0])
         batches.append(first)
-        if isinstance(data.train, Given):
+        if isinstance(data.train, Given) and isinstance(first[1], Tensor):
             data.train.classes = classes
     if classes is not None and data.labelled:
         for _, y in batches:
-            check_range(y, classes)
+            check_range(target(y), classes)
 
 
 def _named(spec: str, preprocess: Mapping[str, Any]) -> Any:
@@ -299,7 +303,7 @@ def _given(source: Any, origin: str, classifies: bool) -> Data:
     if with_labels and not labelled:
         notes.append("some batches have no labels, so those of the others are not used")
     if labelled and classifies:
-        check_classes(with_labels)
+        check_classes([y for y in with_labels if isinstance(y, Tensor)])
     if train is None:
         notes.append("no training data was given: there is no recovery beyond calibration")
     held = 0 if holdout is calibration else _count(holdout)
@@ -342,8 +346,12 @@ def _classes(outputs: Any, output: int | None, y: Any) -> int:
     """The number of classes that the judged output tells apart."""
     tensors = output_tensors(outputs)
     judged = tensors[min(output or 0, len(tensors) - 1)]
-    if judged.dim() < 2 or judged.shape[1] < 2 or judged.dim() > 2 and (y is None or y.dim() < 2):
-        what = "first output" if not output else f"output {output}"
+    what = "first output" if not output else f"output {output}"
+    if not judged.is_floating_point():
+        fact = f"the model's {what} holds {dtype_name(judged)}, which is no score of a class"
+        raise ModelError(fact, "let it return the scores that classes are chosen by, or name another --output")
+    several = judged.dim() > 1 and judged[0].numel() > 1
+    if not several or judged.dim() > 2 and (y is None or y.dim() < 2 and not is_row(judged)):
         fact = f"the model's {what} has shape {tuple(judged.shape)} for two samples, not (2, classes)"
         raise ModelError(fact, "give --metric binary-accuracy where each figure is a yes or no, or another one")
     if y is None:

@@ -120,7 +120,11 @@ def _guessed(outputs: Mapping[str, Tensor], metric: Any, labelled: bool, y: Any)
         return None if own and has_state(metric) else 0
     if own or is_named(metric, MSE) and not labelled:
         return None
-    fitting = [name for name, value in outputs.items() if value.is_floating_point() and _fits(value, metric, y)]
+    fitting = [
+        name
+        for place, (name, value) in enumerate(outputs.items())
+        if value.is_floating_point() and _fits(value, metric, _target_of(y, name, place), y is not None)
+    ]
     there = listed(f"{name} {_shape(value)}" for name, value in outputs.items())
     if len(fitting) == 1:
         return list(outputs).index(fitting[0])
@@ -131,12 +135,23 @@ def _guessed(outputs: Mapping[str, Tensor], metric: Any, labelled: bool, y: Any)
     raise DataError(f"none of the model's outputs {there} {what}", "give other targets, another --metric, or --output")
 
 
-def _fits(value: Tensor, metric: Any, y: Any) -> bool:
-    """Whether ``value`` can be what ``metric`` judges, by the targets of two samples where there are some."""
-    if y is None or not isinstance(y, Tensor):
-        return value.dim() == 2 and value.shape[1] > 1
+def _target_of(y: Any, name: str, place: int) -> Any:
+    """The targets of one of several outputs: those of its name, or of its place, or the one tensor that there is."""
+    if isinstance(y, Mapping):
+        return y.get(name)
+    return (y[place] if place < len(y) else None) if isinstance(y, (tuple, list)) else y
+
+
+def _fits(value: Tensor, metric: Any, y: Any, labelled: bool) -> bool:
+    """Whether ``value`` can be what ``metric`` judges, by the targets ``y`` of two samples where there are some."""
+    if not isinstance(y, Tensor):
+        return not labelled and value.dim() == 2 and value.shape[1] > 1
     try:
         if is_named(metric, TOP_1):
+            if (
+                y.dim() == 1 and value.dim() > 2
+            ):  # which may have axes of one; of several outputs none is guessed by that
+                return False
             labels = class_numbers(value, y)
             axis = class_axis(value, labels)
             return axis is not None and int(labels.max()) < value.shape[axis] and value.shape[axis] > 1
@@ -151,7 +166,10 @@ def _axis(judged: Tensor, y: Any) -> int:
     """The axis of the classes; labels that do not fit are told of where they are compared with the outputs."""
     if not isinstance(y, Tensor) or y.shape == judged.shape:
         return 1
-    return class_axis(judged, y) or 1
+    try:
+        return class_axis(judged, class_numbers(judged, y)) or 1
+    except EdgeSdkError:
+        return 1
 
 
 def _with_classes(data: Data, judged: Tensor) -> Data:

@@ -30,7 +30,6 @@ BETTER, TIMES = 15.0, 1.3  # points, and times, that another reading must score 
 LIKELY = 50.0  # percent that answers in another order must score to be named
 WEAK, CLEAR = 0.5, 0.25  # of what can be gained: below the one other readings are tried; up to the other it is little
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-NONE = torch.zeros(0, dtype=torch.bool)
 Run = Callable[[Batch], Any]
 
 
@@ -68,7 +67,7 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
     answers = [checked_answer(run, x) for x, _ in batches]
     count = sum(len(tensors(x)[0]) for x, _ in batches)
     remedy = f"{causes(weights)}, or --force"
-    if (error := _find_not_finite(answers, remedy)) is not None:
+    if (error := _find_not_finite(answers, [x for x, _ in batches], remedy)) is not None:
         return Verdict(None, count, error)
     constant = _is_constant(answers, task, [x for x, _ in batches])
     fact = f"the dense model gives the same answer to each of {count} samples"
@@ -106,11 +105,12 @@ def _picked(data: Data, most: int) -> Batches:
     return [every[i * len(every) // wanted] for i in range(wanted)] if wanted < len(every) else every
 
 
-def _find_not_finite(answers: Sequence[Any], remedy: str) -> EdgeSdkError | None:
+def _find_not_finite(answers: Sequence[Any], inputs: Sequence[Batch], remedy: str) -> EdgeSdkError | None:
     """That some answers are no finite numbers: the model's fault, or where they are few, that of these samples."""
-    floats = [[figures(t) for t in output_tensors(answer) if t.is_floating_point()] for answer in answers]
     for name, test in (("NaN", torch.isnan), ("infinite values", torch.isinf)):
-        bad = torch.cat([torch.stack([test(t).any(1) for t in each]).any(0) for each in floats if each] or [NONE])
+        bad = torch.cat(
+            [_samples_where(test, answer, len(tensors(x)[0])) for answer, x in zip(answers, inputs, strict=True)]
+        )
         if not bad.any():
             continue
         first, count = int(bad.nonzero()[0]), int(bad.sum())
@@ -120,6 +120,16 @@ def _find_not_finite(answers: Sequence[Any], remedy: str) -> EdgeSdkError | None
         fact = f"{fact}, the first of them number {first} of those that were looked at"
         return DataError(fact, "look at these samples, or --force", count=count, samples=len(bad), first=first)
     return None
+
+
+def _samples_where(test: Callable[[Tensor], Tensor], answer: Any, count: int) -> Tensor:
+    """Which of ``count`` samples have a float in their ``answer`` that is so; all where it is of none of them alone."""
+    bad = torch.zeros(count, dtype=torch.bool)
+    for value in output_tensors(answer):
+        if value.is_floating_point():
+            each = value.dim() > 0 and len(value) == count
+            bad |= figures(test(value)).any(1) if each else test(value).any()
+    return bad
 
 
 def _is_constant(answers: Sequence[Any], task: Task, inputs: Sequence[Batch]) -> bool:

@@ -117,7 +117,10 @@ def from_arrays(
     if _is_channels_last(x):
         # only the view changes: preparing a batch makes it contiguous
         x, x_test = x.permute(0, 3, 1, 2), None if x_test is None else x_test.permute(0, 3, 1, 2)
-        notes.append("the images lay as (samples, height, width, channels); the model gets (samples, channels, ...)")
+        if (wanted or {}).get("layout") != "NHWC":
+            notes.append(
+                "the images lay as (samples, height, width, channels); the model gets (samples, channels, ...)"
+            )
     samples = Samples(x, y, origin, x_test, y_test, classes=_classes(classes))
     if not any(t.dtype == torch.uint8 for t in tensors(x)):
         if wanted:

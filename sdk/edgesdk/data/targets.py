@@ -26,13 +26,22 @@ def class_axis(logits: Tensor, labels: Tensor) -> int | None:
     return -1 if logits.dim() > 2 and shape == tuple(logits.shape[:-1]) else None
 
 
+def is_row(logits: Tensor) -> bool:
+    """Whether of the axes of a sample one alone is of more than one."""
+    return logits.dim() > 1 and 1 < logits[0].numel() == max(logits.shape[1:])
+
+
 def class_numbers(logits: Tensor, y: Any) -> Tensor:
     """The labels ``y`` of ``logits`` (N, classes), (N, classes, ...) or (N, ..., classes) as int64 class numbers.
 
-    ``y`` are class numbers, with an axis of one where the classes are or without; or of the logits' own shape, one-hot
-    or soft, whose likeliest class it is. Raises ``DataError`` for anything else.
+    ``y`` are class numbers, with an axis of one where the classes are or without, one for each sample also where
+    logits have axes of one beside that of the classes; or of the logits' own shape, one-hot or soft, whose likeliest
+    class it is. Raises ``DataError`` for anything else.
     """
     y = _tensor(y)
+    if y.dim() == 1 and logits.dim() > 2 and is_row(logits):
+        axis = 1 + list(logits.shape[1:]).index(max(logits.shape[1:]))
+        y = y.reshape(logits.select(axis, 0).shape)
     if y.shape == logits.shape and logits.dim() > 1:
         return likeliest(y)
     if y.is_floating_point():

@@ -235,7 +235,11 @@ class Task:
         """The outputs of floats that are ``judged``, or those that are not, each with its reference."""
         place = None if self.output is None else min(self.output, len(outputs) - 1)
         pairs = enumerate(zip(outputs, reference, strict=True))
-        return [pair for i, pair in pairs if (place in (None, i)) == judged and pair[0].is_floating_point()]
+        return [
+            pair
+            for i, pair in pairs
+            if (place in (None, i)) == judged and pair[0].is_floating_point() and pair[0].numel()
+        ]
 
 
 def _between_samples(value: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def rebatch(x: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
 
 def figures(value: Tensor) -> Tensor:
     """The figures of each sample in a row, also where it has one alone: (samples, figures)."""
-    return value.reshape(len(value), -1)
+    return value.flatten(1) if value.dim() > 1 else value[:, None]
 
 
 def answer(model: nn.Module, x: Batch) -> Any:

@@ -83,7 +83,7 @@ def anchor_model(
     that ``ModelError`` where none can, and ``BudgetError`` where the dense model does not reach the score that the
     budget asks for.
     """
-    check(data, model, task.classifies, task.output)
+    check(data, model, task.classifies, task.output, task.target)
     deadline = deadline or Deadline()
     begun = deadline.clock()
     tell("tracing", None)
