@@ -277,6 +277,11 @@ class MemoryReaders(OnDisk):
         self.assertEqual(memory.status(path), {"VmRSS": 1936 * 1024, "VmHWM": None})
         self.assertEqual(memory.status(path + ".gone"), {"VmRSS": None, "VmHWM": None})
 
+    def test_a_peak_that_the_kernel_forgets_counts(self):
+        seen = [{"VmRSS": 5, "VmHWM": 9}, {"VmRSS": 4, "VmHWM": 6}]
+        self.assertEqual((memory.highest(seen), memory.highest(seen[::-1])), (9, 9))
+        self.assertIsNone(memory.highest([*seen, {"VmRSS": 4, "VmHWM": None}]))
+
     def test_figures_are_combined_by_their_median(self):
         samples = [{"method": "clear_refs", "peak": peak, "base": base} for peak, base in ((3, 1), (9, None), (5, 1))]
         self.assertEqual(memory.combine(samples), {"method": "clear_refs", "peak": 5, "base": None})
