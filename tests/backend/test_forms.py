@@ -161,7 +161,7 @@ def test_operators_and_bytes_are_those_of_the_modules(name: str) -> None:
         made_of = layer_parts(layer, network.graph, Option(form=form), None, None)
         assert sum(weight_bytes(part, Option()) for part in made_of) == 4 * (weights + rows)
         assert sum(weight_bytes(part, Option(INT8, 8)) for part in made_of) == weights
-        held = Account("openvino").held(made_of, Option())
+        held = Account.of("openvino").held(made_of, Option())
         assert (held.output, held.scratch) == (4 * prod(layer.shape), 4 * max(between[:-1], default=0))
 
 

@@ -245,7 +245,7 @@ def test_a_menu_counts_what_a_stored_form_takes() -> None:
     (full,) = layer_parts(layer, network.graph, option, None, None)
     assert weight_bytes(full, option) == stored_bytes(form, layer.weight_shape) + 4 * 32
     assert weight_bytes(full, option) < 0.2 * weight_bytes(full, Option())
-    account = Account("onnxruntime")
+    account = Account.of("onnxruntime")
     assert account.held((full,), option).resident > account.held((full,), Option()).resident
     assert layer.reads is not None
     (cut,) = layer_parts(layer, network.graph, option, 16, None)

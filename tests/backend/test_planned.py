@@ -16,7 +16,7 @@ from edgesdk.core.plan import FP32, INT8, Form, Option, Plan
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
 from edgesdk.price.forms import fits, forms
-from edgesdk.price.memory import peak_bytes
+from edgesdk.price.memory.onnxruntime import peak_bytes
 from edgesdk.price.operators import channels, precisions, widths
 from edgesdk.price.planned import planned
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from scripted import ScriptedMeter, ScriptedTraining, make_studies, with_script
+from scripted import ScriptedMeter, ScriptedTraining, make_studies, make_study, with_script
 
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BudgetError
@@ -24,6 +24,12 @@ from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.rounds import plan_within
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import DEPLOYED, Training
+
+
+@pytest.fixture(scope="module")
+def lite(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The same network in a runtime whose memory is mostly weights."""
+    return make_study(ScriptedMeter(runtime="litert"), tmp_path_factory.mktemp("lite"))
 
 
 def run(study: Study, budget: Budget, training: ScriptedTraining | None = None, given: bool = True) -> Result:
@@ -76,6 +82,22 @@ def test_what_is_missed_is_searched_again_at_corrected_prices(study: Study, fact
     assert budget.is_met_by(result.deployed.cost())
     off = [abs(log(step["predicted"].latency_ms / step["measured"].latency_ms)) for step in (missed, last)]
     assert off[1] < off[0]
+
+
+@pytest.mark.parametrize("factor", [1.2, 1.5])
+def test_memory_that_is_missed_is_searched_again_at_what_was_measured(lite: Study, factor: float) -> None:
+    """The account of a plan is too low by a share that no dense file shows: what was built corrects it."""
+    own = with_script(lite, memory=lambda name, peak: peak if name.startswith("dense") else factor * peak)
+    own = without_integers(own)
+    wanted = 0.95 * (own.dense.peak_memory_bytes or 0.0)
+    first = make_plan(own, Budget(peak_memory_bytes=wanted)).plan.predicted.peak_memory_bytes
+    budget = Budget(peak_memory_bytes=1.001 * first)  # the same plan keeps that by the account
+    result = run(own, budget)
+    found = [step for step in steps(result) if step["search"] not in (DENSE, DENSE_INT8)]
+    assert found[0]["misses"]["peak_memory_bytes"] == pytest.approx(factor, rel=0.1)
+    assert budget.is_met_by(result.deployed.cost())
+    off = [abs(log(step["predicted"].peak_memory_bytes / step["measured"].peak_memory_bytes)) for step in found]
+    assert off[-1] < off[0]
 
 
 def test_what_is_met_too_well_is_searched_again_for_what_more_fits(study: Study) -> None:

@@ -106,8 +106,9 @@ class Runtime:
     - ``integer_kernels`` are how the names of integer kernels begin, where it does not tell a kernel's precision;
     - ``kernels`` are those on Arm, or on the only kind of chip that it runs on; ``x86_kernels`` by precision, without
       which a machine cannot be calibrated with it;
-    - ``traced`` says that ``price.memory`` follows what it does with memory, step by step; ``process_bytes`` is what
-      its process takes before any model, where that is known.
+    - ``memory`` is ``(version) -> price.memory.held.MemoryAccount``, which follows what it does with memory; without
+      it, weights and what lives at once stand for that. ``process_bytes`` is what its process takes before any model,
+      where that is known.
 
     Of its installation: the ``package`` that brings it, the ``extra`` of edgesdk that brings that one, the ``oldest``
     version that runs a bundle, and the ``substitute`` runtime that runs its files where it cannot be measured itself.
@@ -124,7 +125,7 @@ class Runtime:
     integer_kernels: tuple[str, ...] = ()
     kernels: Kernels = Kernels()
     x86_kernels: Mapping[str, Kernels] = field(default_factory=dict)
-    traced: bool = False
+    memory: str | None = None
     process_bytes: float | None = None
     package: str | None = None
     extra: str | None = None
@@ -176,7 +177,8 @@ def register(row: Runtime) -> Runtime:
 
 register(
     Runtime(
-        "onnxruntime", ONNX, package="onnxruntime", oldest="1.18", traced=True,
+        "onnxruntime", ONNX, package="onnxruntime", oldest="1.18",
+        memory="edgesdk.price.memory.onnxruntime:constants_of",
         process_bytes=45e6,  # 35 to 55 MB with its version
         integer_kernels=("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "QAttention", "DynamicQuantizeMatMul"),
         # MLAS unrolls windows channel by channel and multiplies panels of 16 pixels, on Arm
@@ -192,7 +194,7 @@ register(
 register(
     Runtime(
         "openvino", OPENVINO, reads=("onnx",), writer="edgesdk.export.openvino:convert",
-        package="openvino", extra="openvino", oldest="2024.4",
+        package="openvino", extra="openvino", oldest="2024.4", memory="edgesdk.price.memory.openvino:constants_of",
     )
 )  # fmt: skip
 LITERT = register(
@@ -200,6 +202,7 @@ LITERT = register(
         "litert", TFLITE, writer="edgesdk.export.tflite.convert:write_model",
         probes="edgesdk.export.tflite.convert:convert_probe",
         grid="signed", kernels=XNNPACK, package="ai-edge-litert", extra="tflite", oldest="1.2",
+        memory="edgesdk.price.memory.tflite:constants_of",
     )
 )  # fmt: skip
 register(replace(LITERT, name="tflite", package="tflite-runtime", oldest=None))  # for boards without a LiteRT

@@ -10,36 +10,42 @@ from dataclasses import dataclass, replace
 
 from edgesdk.core.graph import Graph, Layer
 from edgesdk.core.plan import Option
-from edgesdk.core.runtime import ONNX, FileBytes, find_runtime
-from edgesdk.price import files, memory
-from edgesdk.price.physics import BYTES
+from edgesdk.core.runtime import ONNX, FileBytes, find_runtime, load_function
+from edgesdk.price import files
+from edgesdk.price.memory.held import Fixed, Held, MemoryAccount, chain, live_bytes
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a layer takes of memory: all the time, its output while that lives, and scratch while it runs.
+class LiveBytes:
+    """The memory of a runtime that was not looked into: weights, and the most that lives at once."""
 
-    ``kernels`` names what the runtime loads once, however many layers run it.
-    """
+    def peak_bytes(self, graph: Graph, options: Mapping[str, Option]) -> float:
+        return plain_bytes(graph, options)[0]
 
-    resident: float
-    output: float
-    scratch: float = 0.0
-    kernels: frozenset[str] = frozenset()
+    def fixed(self, graph: Graph) -> Fixed:
+        return Fixed(0.0, 0.0, {})
+
+    def held(self, parts: Sequence[Layer], option: Option) -> Held:
+        return Held(sum(files.weight_bytes(part, option) for part in parts), *chain(parts, option))
 
 
 @dataclass(frozen=True)
 class Account:
-    """The account of ``runtime``, whose files are as ``file`` says, and which takes memory as ``constants`` say."""
+    """The account of ``runtime``, whose files are as ``file`` says, and which takes memory as ``memory`` says.
+
+    It is ``traced`` where that follows what the runtime does; else weights and live outputs stand for it.
+    """
 
     runtime: str
     file: FileBytes = ONNX.takes
-    constants: memory.Memory = memory.NEWEST
+    memory: MemoryAccount = LiveBytes()
 
     @classmethod
     def of(cls, runtime: str, version: str | None = None) -> Account:
         """The account of that version; of the newest that was looked into where it is none."""
-        return cls(runtime, (find_runtime(runtime).format or ONNX).takes, memory.constants_of(version))
+        row = find_runtime(runtime)
+        memory = LiveBytes() if row.memory is None else load_function(row.memory)(version)
+        return cls(runtime, (row.format or ONNX).takes, memory)
 
     def calibrated(self, seen: Sequence[tuple[Graph, Mapping[str, Option], float]]) -> Account:
         """This account with what names and nodes take in files that were written: networks, and bytes of their files.
@@ -57,18 +63,15 @@ class Account:
 
     def peak_bytes(self, graph: Graph, options: Mapping[str, Option]) -> float:
         """Bytes that a process grows by at most while it loads and runs the network."""
-        if self.traced:
-            return memory.peak_bytes(graph, options, self.constants)
-        return plain_bytes(graph, options)[0]
+        return self.memory.peak_bytes(graph, options)
 
     @property
     def traced(self) -> bool:
-        """Whether it follows what the runtime does, step by step; else weights and live outputs stand for that."""
-        return find_runtime(self.runtime).traced
+        return not isinstance(self.memory, LiveBytes)
 
-    def fixed(self, graph: Graph) -> tuple[float, float, Mapping[str, float]]:
+    def fixed(self, graph: Graph) -> Fixed:
         """What a process takes whatever is chosen, what it had to spare, and the bytes of each kernel."""
-        return memory.fixed(graph, self.constants) if self.traced else (0.0, 0.0, {})
+        return self.memory.fixed(graph)
 
     def layer_bytes(self, parts: Sequence[Layer], option: Option) -> float:
         """What a layer, as those ``parts``, adds to the file."""
@@ -86,20 +89,10 @@ class Account:
 
     def held(self, parts: Sequence[Layer], option: Option) -> Held:
         """What a layer, as those ``parts``, takes of memory."""
-        if self.traced:
-            return Held(*memory.held(parts, option, self.constants))
-        between = max((_output(part, option) for part in parts[:-1]), default=0.0)
-        resident = sum(files.weight_bytes(part, option) for part in parts)
-        return Held(resident, _output(parts[-1], option), between)
-
-
-def _output(layer: Layer, option: Option) -> float:
-    return layer.elements * BYTES[option.precision]
+        return self.memory.held(parts, option)
 
 
 def plain_bytes(graph: Graph, options: Mapping[str, Option]) -> tuple[float, float]:
     """Peak memory and size in a runtime whose memory was not looked into: weights, and the most that lives at once."""
-    each = {layer.name: options.get(layer.name, Option()) for layer in graph.layers}
-    weights = sum(layer.parameters * each[layer.name].weight_bits / 8 for layer in graph.layers)
-    output = {layer.name: _output(layer, each[layer.name]) for layer in graph.layers}
-    return weights + max((sum(output[name] for name in live) for live in graph.live.values()), default=0.0), weights
+    weights = sum(layer.parameters * options.get(layer.name, Option()).weight_bits / 8 for layer in graph.layers)
+    return weights + live_bytes(graph, options), weights

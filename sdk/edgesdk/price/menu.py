@@ -190,7 +190,7 @@ def menu(
     losses: Losses,
     correction: Correction,
     rejected: tuple[Rejected, ...] = (),
-    account: Account = Account("onnxruntime"),  # noqa: B008  it is frozen
+    account: Account = Account.of("onnxruntime"),  # noqa: B008  it is frozen
 ) -> Menu:
     """Every choice with its price in ms, bytes and accuracy; latencies scaled as whole networks were measured.
 

@@ -9,8 +9,9 @@ from math import prod
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, OTHER, WEIGHTED, Graph, Layer
 from edgesdk.core.plan import Option
 from edgesdk.price import operators as ops
+from edgesdk.price.files import hidden
 from edgesdk.price.forms import CHEAPER
-from edgesdk.price.kinds import COPY, FREE, kind_of
+from edgesdk.price.kinds import COPY, FREE, RECURRENT, kind_of
 from edgesdk.price.operator import Operator
 
 MOVES = (COPY,)  # kinds of operators that make of numbers the same numbers
@@ -148,6 +149,10 @@ def _at_width(layer: Layer, graph: Graph, reads: int | None, writes: int | None)
     read, write = _share(graph, layer.reads, reads), _share(graph, layer.writes, writes)
     fewer = write[0] / write[1]  # a transposed convolution loses on both sides
     fewer *= read[0] / read[1] if layer.macs and layer.reads != layer.writes else 1.0
+    if kind_of(layer.operator) == RECURRENT:  # whose weights lead from each state to each, besides
+        width, inputs = hidden(layer), layer.input_shape[-1]
+        after = width * write[0] // write[1]
+        fewer = after * (inputs * read[0] // read[1] + after + 2) / (width * (inputs + width + 2))
     return replace(
         layer, input_shape=_resized(layer.input_shape, *read), shape=_resized(layer.shape, *write),
         parameters=round(layer.parameters * fewer),

@@ -7,8 +7,9 @@ A process that loads a model and runs it grows by four things:
 - weights, at the worst step of loading: the file is read and parsed, so that weights are there twice; those of a float
   convolution lie beside a copy in blocked layout, and the one that is being copied three times more; those of a
   recurrence are sliced and joined. The C library keeps what is given back, so the peak stays;
-- the arena: what packed weights, tensors and scratch touch of regions that grow by powers of two. The first run asks
-  for one buffer after another, those after it for a single block. Pages that nothing wrote to do not count.
+- the arena: what packed weights, tensors and scratch touch of regions that grow by powers of two. Integer weights of a
+  linear layer are turned there before they are packed. The first run asks for one buffer after another, those after it
+  for a single block. Pages that nothing wrote to do not count.
 
 One sample and one thread, and no low-rank forms: a plan that has them, or cuts channels, is for another graph, which is
 traced from the network that the plan makes. Loading varies by 5 to 10 % from process to process where float weights are
@@ -24,13 +25,14 @@ from math import prod
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, OTHER, POOL, WEIGHTED, Graph, Layer
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.runtime import ONNX
-from edgesdk.price.arena import Arena, Step, buffers, up
 from edgesdk.price.files import NODES, file_bytes, hidden, is_folded, layer_nodes, nodes, weight_bytes
 from edgesdk.price.kinds import ATTENTION, COPY, FREE, RECURRENT, REDUCE, kind_of
+from edgesdk.price.memory.arena import Arena, Step, buffers, up
+from edgesdk.price.memory.held import FLOAT_BYTES, KB, POINTER_BYTES, Fixed, Held, input_bytes
+from edgesdk.price.memory.held import option_of as _option
 from edgesdk.price.precision import DEQUANTIZE, find_change, is_integer
 from edgesdk.price.stored import resident_bytes
 
-FLOAT_BYTES, POINTER_BYTES, KB = 4, 8, 1024
 PLAIN, BLOCKED, INTEGER = "plain", "blocked", "integer"
 
 
@@ -43,7 +45,8 @@ class Memory:
     file in a float and in an integer layer, of each float convolution besides. ``parsed_node`` is what a node takes
     before that, as parsed. ``waste`` is the memory that the C library takes per byte of weights: memory that begins at
     a multiple of 64 does not fit the hole that an equal piece left. ``moved`` is the share of the weights of float
-    linear layers for which that leaves no room at all. ``recurrence`` are the copies of a recurrence's weights that are
+    linear layers for which that leaves no room at all; a piece of ``alone`` bytes or more lies in a mapping of its own,
+    the copy in another, without waste. ``recurrence`` are the copies of a recurrence's weights that are
     alive at once. ``spare`` is what the tiny model left free, in holes of up to ``hole``: larger weights do not fit.
     A read buffer is ``buffer`` at most, and beyond ``mapped`` not in the heap. ``region`` is the arena's first. Blocked
     layouts pad channels to ``block``. A float 1-D convolution has ``scratch`` to unroll windows into.
@@ -57,6 +60,7 @@ class Memory:
     parsed_node: float = 0.0
     waste: float = 1.0
     moved: float = 0.0
+    alone: int = 128 * KB
     recurrence: float = 1.0
     spare: float = 0.0
     hole: float = 24.0 * KB
@@ -65,6 +69,18 @@ class Memory:
     region: int = 1 << 20
     block: int = 16
     scratch: int = 64 * KB
+
+    def peak_bytes(self, graph: Graph, options: Mapping[str, Option]) -> float:
+        """Bytes that a process grows by at most."""
+        return peak_bytes(graph, options, self)
+
+    def fixed(self, graph: Graph) -> Fixed:
+        """What a session takes whatever is chosen, what it had to spare, and the bytes of each kind of kernel."""
+        return Fixed(input_bytes(graph), self.spare - self.network, self.code)
+
+    def held(self, parts: Sequence[Layer], option: Option) -> Held:
+        """What a layer takes, as those ``parts``."""
+        return held(parts, option, self)
 
 
 _1_31 = Memory(
@@ -84,10 +100,11 @@ and within 9 % for 15 of 17 others (transformers in float: one of 45 kB is 13 % 
 _1_32 = replace(
     _1_31,
     code={
-        "conv fp32": 256 * KB, "elementwise fp32": 64 * KB, "copy fp32": 64 * KB, "norm fp32": 64 * KB,
-        "matmul fp32": 128 * KB, "linear fp32": 64 * KB, "reduce fp32": 64 * KB, "recurrent fp32": 320 * KB,
+        "product fp32": 64 * KB, "conv fp32": 160 * KB, "linear": 64 * KB,
+        "elementwise fp32": 64 * KB, "copy fp32": 64 * KB, "norm fp32": 64 * KB,
+        "matmul fp32": 128 * KB, "reduce fp32": 64 * KB, "recurrent fp32": 320 * KB,
         "sliced fp32": 64 * KB, "add fp32": 64 * KB, "function fp32": 64 * KB,
-        "linear int8": 128 * KB, "add int8": 128 * KB, "mean int8": 64 * KB,
+        "linear int8": 64 * KB, "add int8": 128 * KB, "mean int8": 64 * KB,
         "reduce int8": 64 * KB,
     },
 )  # fmt: skip
@@ -119,8 +136,7 @@ NEWEST = constants_of()
 def peak_bytes(graph: Graph, options: Mapping[str, Option], constants: Memory = NEWEST) -> float:
     """Bytes that a process grows by while it loads the network and runs it, its inputs with it."""
     code = sum(constants.code.get(kind, 0) for kind in _kernels(graph, options))
-    inputs = sum(FLOAT_BYTES * prod(tensor.shape) for tensor in graph.inputs)
-    optimized = _optimized(graph, options, constants) + _arena(graph, options, constants) + inputs
+    optimized = _optimized(graph, options, constants) + _arena(graph, options, constants) + input_bytes(graph)
     return code + max(_parsed(graph, options, constants), optimized)
 
 
@@ -134,7 +150,7 @@ def _parsed(graph: Graph, options: Mapping[str, Option], constants: Memory) -> f
 
 def _optimized(graph: Graph, options: Mapping[str, Option], constants: Memory) -> float:
     """The heap at the worst step after that, with all copies of weights that are alive at once."""
-    copied = worst = stored = large = 0.0
+    copied = worst = stored = large = alone = 0.0
     blocks = 0
     for layer in graph.layers:
         weights = _loaded(layer, _option(layer, options))
@@ -146,7 +162,7 @@ def _optimized(graph: Graph, options: Mapping[str, Option], constants: Memory) -
             worst = max(worst, copied + 2 * copy + weights)
             blocks += 1
         elif layer.kind == LINEAR and _option(layer, options).precision == FP32:
-            lasting = constants.moved * weights
+            lasting = (constants.moved if weights < constants.alone else 1.0) * weights
             copied += lasting
             worst = max(worst, copied)
         elif layer.kind in WEIGHTED and _option(layer, options).weight_bits < 8:
@@ -154,16 +170,13 @@ def _optimized(graph: Graph, options: Mapping[str, Option], constants: Memory) -
             worst = max(worst, copied)
         elif kind_of(layer.operator) == RECURRENT:
             worst = max(worst, copied + weights * (1.0 if is_folded(layer) else constants.recurrence))
-        large += weights + lasting if weights > constants.hole else 0.0
+        large += weights + lasting if constants.hole < weights < constants.alone else 0.0
+        alone += weights + lasting if weights >= constants.alone else 0.0
     floats, integers = nodes(graph, options)
     objects = floats * constants.float_node + (integers + _added(graph, options)) * constants.integer_node
     objects += constants.network + blocks * constants.blocked_node
-    small = constants.waste * (stored + worst - large) + objects
-    return max(0.0, small - constants.spare) + constants.waste * large
-
-
-def _option(layer: Layer, options: Mapping[str, Option]) -> Option:
-    return options.get(layer.name, Option())
+    small = constants.waste * (stored + worst - large - alone) + objects
+    return max(0.0, small - constants.spare) + constants.waste * large + alone
 
 
 def _stored(layer: Layer, option: Option) -> float:
@@ -214,18 +227,12 @@ def _layer_kernels(layer: Layer, option: Option) -> set[str]:
         kernels.add("sliced fp32")
     if _in_blocks(layer, option) and layer.depthwise:
         kernels.add("depthwise fp32")
-    return {*kernels, f"{kind} {option.precision}"}
+    if layer.kind in WEIGHTED and option.precision == FP32:
+        kernels.add("product fp32")
+    return {*kernels, kind, f"{kind} {option.precision}"}
 
 
-def fixed(graph: Graph, constants: Memory = NEWEST) -> tuple[float, float, Mapping[str, float]]:
-    """What a session takes whatever is chosen, what it had to spare, and the bytes of each kind of kernel."""
-    inputs = sum(FLOAT_BYTES * prod(tensor.shape) for tensor in graph.inputs)
-    return inputs, constants.spare - constants.network, constants.code
-
-
-def held(
-    parts: Sequence[Layer], option: Option, constants: Memory = NEWEST
-) -> tuple[float, float, float, frozenset[str]]:
+def held(parts: Sequence[Layer], option: Option, constants: Memory = NEWEST) -> Held:
     """What a layer, as those ``parts``, adds to the heap, to the arena by its output and while it runs; its kernels.
 
     Sums of it stand for the account in a search: what depends on more than one layer is left to the account.
@@ -248,7 +255,8 @@ def held(
         between.append(wide * (1 if option.precision == INT8 else FLOAT_BYTES))
         kernels |= _layer_kernels(part, option)
     scratch = [sum(_scratch(part)) if option.precision == INT8 else 0.0 for part in parts]
-    return resident, between[-1], max(scratch) + max(between[:-1], default=0.0), frozenset(kernels & {*constants.code})
+    while_running = max(scratch) + max(between[:-1], default=0.0)
+    return Held(resident, between[-1], while_running, frozenset(kernels & {*constants.code}))
 
 
 def _blocked(layer: Layer, options: Mapping[str, Option]) -> bool:
@@ -407,7 +415,10 @@ def _arena(graph: Graph, options: Mapping[str, Option], constants: Memory) -> fl
         if layer.kind in WEIGHTED and is_integer(layer.name, options):
             depth = prod(layer.weight_shape[1:])
             rows = layer.weight_shape[0]
+            turned = arena.take(rows * depth) if layer.kind == LINEAR else None
             arena.take(rows * depth if layer.depthwise else up(rows, 16) * up(depth, 4))
+            if turned is not None:
+                arena.give(turned)
     kernels = _Kernels(graph, options, constants)
     planned = buffers(kernels.steps, kernels.kept)
     block = Arena(1 << 40)
