@@ -25,7 +25,8 @@ class FileBytes:
     node of any other. Of an integer one, besides: ``quantized`` is a tensor on a grid, ``integer_weights`` a layer's,
     ``row`` one of its output channels; ``left`` is a tensor that is made in integers and read in float; ``shared`` is
     what layers with as many channels have once, per channel, and ``constants`` besides that. ``step`` is a step of a
-    recurrence, where these are written one by one. ``fixed`` is what each file has.
+    recurrence, where these are written one by one. ``fixed`` is what each file has. ``named`` is how often the tensor
+    on a grid that an integer layer with weights makes is called by that layer's name, where no activation names it.
     """
 
     weighted: float
@@ -39,6 +40,7 @@ class FileBytes:
     constants: float = 0.0
     step: float = 0.0
     fixed: float = 0.0
+    named: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Runtime:
 
 ONNX = Format(
     "onnx", ".onnx", stores=None,
-    takes=FileBytes(230.0, 40.0, 120.0, 355.0, 303.0, row=12.2, shared=4.7, constants=135.0, fixed=115.0),
+    takes=FileBytes(230.0, 40.0, 120.0, 355.0, 303.0, row=12.2, shared=4.7, constants=135.0, fixed=115.0, named=4.5),
 )  # fmt: skip
 OPENVINO = Format(
     "openvino", ".xml", beside=(".bin",), stores=("fp16", "bf16"),
@@ -156,7 +158,7 @@ OPENVINO = Format(
 TFLITE = Format(
     "tflite", ".tflite", layout="channels last", unpacks=False, stores=("fp16",),
     # zero points of eight bytes; recurrences step by step
-    takes=FileBytes(186.0, 172.0, 224.0, 163.0, 0.0, row=28.0, left=120.0, step=1390.0, fixed=567.0),
+    takes=FileBytes(186.0, 172.0, 224.0, 163.0, 0.0, row=28.0, left=120.0, step=1390.0, fixed=567.0, named=4.5),
 )  # fmt: skip
 TENSORRT = Format(  # ONNX within TensorRT's restrictions
     "tensorrt", ".onnx", instead=("-fp16.onnx",),

@@ -54,6 +54,7 @@ def layer_bytes(file: FileBytes, layer: Layer, option: Option) -> float:
         return weight_bytes(layer, option) + names
     rows = layer.weight_shape[0] if weighted else 0
     own = rows * file.row + file.integer_weights * weighted + file.quantized
+    own += file.named * len(layer.name) * (weighted and layer.activation is None)
     return weight_bytes(layer, option) + names + own
 
 
