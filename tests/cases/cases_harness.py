@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,13 +108,15 @@ def expected(model: nn.Module, x: Batch) -> list[np.ndarray]:
     return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
 
-def answered(path: Path, runtime: str, x: Batch, names: list[str]) -> list[np.ndarray]:
+def answered(
+    path: Path, runtime: str, x: Batch, names: list[str], outputs: Sequence[str] = ("output",)
+) -> list[np.ndarray]:
     """What the file answers to the same samples, run by its runtime and nothing else. ``names`` are its inputs."""
     run = {"onnxruntime": _onnxruntime, "openvino": _openvino, "litert": _litert}[runtime](path)
     columns = [column.numpy() for column in tensors(x)]
     rows = [run({n: c[i : i + 1] for n, c in zip(names, columns, strict=True)}) for i in range(SAMPLES)]
-    order = sorted(rows[0], key=lambda name: int(name.rpartition("_")[2]) if "_" in name else 0)
-    return [np.concatenate([row[name] for row in rows]) for name in order]
+    assert all(set(row) == set(outputs) for row in rows), f"{sorted(rows[0])} where there should be {outputs}"
+    return [np.concatenate([row[name] for row in rows]) for name in outputs]
 
 
 def _onnxruntime(path: Path) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
@@ -193,7 +195,7 @@ def judge(case: Case, plan: str, runtime: str, folder: Path) -> list[float]:
     path = folder / f"model{format_of(runtime).suffix}"
     save(converted, specification(network), path, runtime)
     model, x = case.made()
-    outputs = answered(path, runtime, x, [tensor.name for tensor in network.graph.inputs])
+    outputs = answered(path, runtime, x, network.input_names, network.structure.output_names)
     wanted = expected(model, x)
     assert len(outputs) == len(wanted), f"{len(outputs)} outputs where the module has {len(wanted)}"
     errors = [distance(f, w) for f, w in zip(outputs, wanted, strict=True)]

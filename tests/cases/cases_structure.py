@@ -104,11 +104,11 @@ class Names(nn.Module):
         self.words = nn.ModuleDict(
             {"in": nn.Linear(8, 8), "in_": nn.Linear(8, 8), "is": nn.Sequential(nn.Linear(8, 8))}
         )
-        self.input = nn.Parameter(torch.randn(8))
+        self.input, self.p_x_weight = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
 
     def forward(self, x: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
         part = self.get_submodule
-        y = part("output")(part("x")(x + self.input).relu() + input).relu()
+        y = part("output")(part("x")(x + self.input).relu() * self.p_x_weight + input).relu()
         for name in (
             "relu",
             "linear",

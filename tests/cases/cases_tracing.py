@@ -102,6 +102,23 @@ class Counter(nn.Module):
         return F.relu(x + self.shift, inplace=True)
 
 
+class Canvas(nn.Module):
+    """A buffer that is painted anew in each call, and added as it is: the same for every sample."""
+
+    canvas: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("canvas", torch.zeros(1, 16, 12, 12), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.canvas.zero_()
+        self.canvas[:, :, 3:9] += 1
+        painted = (x + self.canvas).relu() + self.canvas
+        self.canvas.fill_(9)
+        return painted
+
+
 class Untracked(nn.Module):
     """Frozen layers and a head without gradients, one of them inside the other."""
 
@@ -242,8 +259,9 @@ WRITES = {
     "an alias": aliased, "rows of a transpose": rows, "data": through_data,
 }  # fmt: skip
 LAYERS: dict[str, Callable[[], nn.Module]] = {
-    "a counter": Counter, "parts without gradients": Untracked, "a parametrization": own_parametrization,
-    "norms of weights, old": normed_old, "norms of weights, new": normed_new, "a pruned layer": pruned,
+    "a counter": Counter, "a canvas": Canvas, "parts without gradients": Untracked,
+    "a parametrization": own_parametrization, "norms of weights, old": normed_old,
+    "norms of weights, new": normed_new, "a pruned layer": pruned,
 }  # fmt: skip
 RETURNS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "none and numbers": lambda y, f: (None, y, 3, True, "name", [f.mean(1)]),
@@ -271,6 +289,13 @@ class Tokenwise(nn.Module):
         return self.head((self.up(x).relu_() * mask[..., None]).mean(1))
 
 
+class Echo(Around):
+    """Returns what it is given beside what it makes of it."""
+
+    def forward(self, x: Tensor) -> Any:
+        return {"x": x, "y": super().forward(x), "again": x}
+
+
 class Normalizing(Around):
     """Writes into what it is given."""
 
@@ -288,5 +313,6 @@ CASES = (
     Case("views: transposed", Transposed, floats(3, 12, 12)),
     *(Case(f"returns: {n}", lambda f=f: Returning(f), floats(3, 12, 12), ("dense",)) for n, f in RETURNS.items()),
     Case("writes: its input", lambda: Normalizing(nn.ReLU()), floats(3, 12, 12), ("dense",)),
+    Case("returns: its input", lambda: Echo(nn.ReLU()), floats(3, 12, 12), ("dense",)),
     Case("writes: tokens", Tokenwise, ids(10, 30)),
 )

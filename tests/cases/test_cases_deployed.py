@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +62,11 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module,
     (folder / "net.py").write_text(MODEL)
     spec = f"{folder / 'net.py'}:make"
     model = load_callable(spec, "MODEL")().train()
+    numbers = torch.get_rng_state(), random.getstate()
     edgesdk.deploy(
         model, data=Given(), budget=edgesdk.Budget(max_drop=60.0), epochs=0, out=folder / "bundle", precision="int8"
     )
+    assert torch.equal(numbers[0], torch.get_rng_state()) and numbers[1] == random.getstate()
     return folder / "bundle", model, spec
 
 

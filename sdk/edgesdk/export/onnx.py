@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,7 @@ def _exported(network: Network, x: Batch) -> ModelProto:
             )
             assert program is not None
             _simplify(program.model, {name for name, _ in network.module.named_parameters()})
+            _name_ends(program.model, network.input_names, network.structure.output_names)
             return program.model_proto
     except Exception as error:  # the exporter raises many kinds
         raise ModelError(f"the model cannot be exported to ONNX: {_cause(error)}", "replace that operator") from None
@@ -134,8 +135,24 @@ def _simplify(model: ir.Model, apart: Collection[str]) -> None:
         if same is not value:
             value.replace_all_uses_with(same)
             del model.graph.initializers[name]
-    for finish in (common.CommonSubexpressionEliminationPass, common.OutputFixPass, common.NameFixPass):
-        finish()(model)
+    common.CommonSubexpressionEliminationPass()(model)
+
+
+def _name_ends(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Call inputs and outputs so, with an identity where an output is an input or another output, too."""
+    graph, named = model.graph, list[ir.Value]()
+    for value, name in zip(graph.inputs, inputs, strict=True):
+        value.name = name
+        named.append(value)
+    for place, (value, name) in enumerate(zip(list(graph.outputs), outputs, strict=True)):
+        if value in named or value.is_initializer():
+            same = ir.node("Identity", [value])
+            graph.append(same)
+            same.outputs[0].type, same.outputs[0].shape = value.type, value.shape
+            value = graph.outputs[place] = same.outputs[0]
+        value.name = name
+        named.append(value)
+    common.NameFixPass()(model)
 
 
 def _quantize_dequantize(x: FLOAT, scale: FLOAT, zero_point: UINT8 | INT8) -> FLOAT:

@@ -168,7 +168,7 @@ class _Layers:
             return kind, "its weights are used in several places" if len(calls) > 1 else fixed
         if isinstance(module, nn.Linear):
             return LINEAR, None
-        reads = [i for i in node.all_input_nodes if i in self.owner]
+        reads = [i for i in node.all_input_nodes if i in self.owner and self.owner[i] not in self.constant]
         if node.target is aten.add.Tensor and len(reads) == 2:
             if shape_of(self.values[reads[0].name]) == shape_of(self.values[reads[1].name]):
                 return ADD, None

@@ -22,6 +22,7 @@ from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 
 from edgesdk.core.errors import ModelError
+from edgesdk.core.wording import listed
 from edgesdk.network.functionalize import functionalized
 from edgesdk.network.network import Batch, rebatch, tensors
 from edgesdk.network.parametrize import folded
@@ -83,6 +84,9 @@ def _name_inputs(model: nn.Module, names: Iterable[str]) -> None:
     parameters = inspect.signature(forward).parameters
     if set(names) <= set(parameters) or all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
         return
+
+    if reserved := [name for name in names if not name.isidentifier() or keyword.iskeyword(name)]:
+        raise ModelError(f"the inputs {listed(reserved)} have names that Python cannot write", "call them otherwise")
 
     def called(**inputs: Tensor) -> Any:
         return forward(**inputs)
@@ -149,12 +153,13 @@ class _Builder:
         module = fx.GraphModule(nn.Module(), fx.Graph())
         renamed: dict[str, str] = {}
         taken = set[str]().union(*map(_prefixes, constants))
+        called = {f"{kind}_{path.replace('.', '_')}" for path in constants for kind in "pbc"}  # by the exporter
         for spec in self.program.graph_signature.input_specs:
             if spec.kind != InputKind.USER_INPUT and spec.target is not None:
                 node = next(n for n in self.program.graph.nodes if n.name == spec.arg.name)
                 value = constants[spec.target]
                 if isinstance(value, Tensor):
-                    path = _free(module, spec.target, taken)
+                    path = _free(module, spec.target, taken, called)
                     if path != spec.target:
                         renamed[spec.target] = path
                     self.state[node] = (path, value.detach().clone(), spec.kind == InputKind.PARAMETER)
@@ -298,11 +303,11 @@ class _Builder:
         return module
 
 
-def _free(module: nn.Module, path: str, taken: set[str]) -> str:
+def _free(module: nn.Module, path: str, taken: set[str], called: set[str]) -> str:
     """``path`` as the graph's code can write it, no part of it like another of those ``taken``.
 
     A part is changed that is a word of Python (a ``ModuleDict`` may have ``in``), and the first where ``module`` has
-    that for itself, as a graph module has ``graph``.
+    that for itself, as a graph module has ``graph``, or another tensor is ``called`` so.
     """
     words: list[str] = []
     parts = path.split(".")
@@ -310,7 +315,7 @@ def _free(module: nn.Module, path: str, taken: set[str]) -> str:
         name = part
         while (
             keyword.iskeyword(name)
-            or (not depth and hasattr(module, name))
+            or (not depth and (hasattr(module, name) or name in called))
             or (name != part and ".".join([*parts[:depth], name]) in taken)
         ):
             name += "_"

@@ -29,6 +29,7 @@ from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.inventory import Device
 from edgesdk.network.network import figures
+from edgesdk.network.reference import same_random_numbers
 from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.choosing import join_refusals
 from edgesdk.pipeline.deadline import Deadline, parse_seconds
@@ -51,6 +52,7 @@ def quiet(stage: str, share: float | None) -> None:
     """Tell nobody."""
 
 
+@same_random_numbers()
 def search(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None, *,
     runtime: str | None = None, weights: Path | None = None, metric: str | Metric = "top-1", threads: int = 1,
@@ -98,6 +100,7 @@ def search(
         return min(plans, key=lambda plan: (plan.proof.objective, plan.predicted.latency_ms))
 
 
+@same_random_numbers()
 def deploy(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None,
     out: str | Path = "bundle", *, runtime: str | None = None, weights: Path | None = None,

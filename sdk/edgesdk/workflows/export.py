@@ -31,6 +31,7 @@ from edgesdk.export.formats import save
 from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
 from edgesdk.export.parity import parity
+from edgesdk.network.reference import same_random_numbers
 from edgesdk.network.trace import trace
 from edgesdk.train.apply import apply
 from edgesdk.workflows.deploy import Preprocess, quiet
@@ -63,6 +64,7 @@ class Exported:
     schema: str = Schema("exported", 1)
 
 
+@same_random_numbers()
 def export_plan(
     plan: Plan | str | Path, model: nn.Module | str | None = None, data: Any = None, *,
     format: str | Sequence[str] = (), out: str | Path = "exported", target: str | None = None,

@@ -31,6 +31,7 @@ from edgesdk.data.sources import Samples
 from edgesdk.data.task import first_tensor
 from edgesdk.network.load import is_file, load_callable
 from edgesdk.network.network import Batch, Network, tensors
+from edgesdk.network.reference import same_random_numbers
 from edgesdk.network.source import source_of
 from edgesdk.network.trace import trace
 from edgesdk.network.weights import anew as reset
@@ -69,6 +70,7 @@ class Prepared:
     report: Mapping[str, Any]
 
 
+@same_random_numbers()
 def sparsify(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *,
     on: str | Callable[[nn.Module], Tensor] = GAMMA, strength: float = STRENGTH, epochs: float = EPOCHS,
@@ -109,6 +111,7 @@ def sparsify(
         return made.written(place, filled(made.model, student), report)
 
 
+@same_random_numbers()
 def transfer(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *, classes: int,
     epochs: float = EPOCHS, frozen_epochs: float | None = None, weights: Path | None = None,
@@ -155,6 +158,7 @@ def transfer(
         return made.written(place, filled(other, student), report, formula, needs)
 
 
+@same_random_numbers()
 def ensemble(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *, by: str = BAGGING,
     members: int = MEMBERS, anew: bool = False, epochs: float = EPOCHS, weights: Path | None = None,

@@ -32,6 +32,7 @@ from edgesdk.devices.inventory import Device
 from edgesdk.export.formats import export, grid_of
 from edgesdk.export.parity import parity, runner
 from edgesdk.network.network import Batch, Network
+from edgesdk.network.reference import same_random_numbers
 from edgesdk.network.trace import trace
 from edgesdk.price.operators import precisions
 from edgesdk.techniques.exits import MEASURES, NEVER, doubt, expected, leaves, reached, thresholds
@@ -105,6 +106,7 @@ class Stages:
     schema: str = Schema("stages", 1)
 
 
+@same_random_numbers()
 def stages(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, *, exits: int = 1,
     max_drop: float = 0.5, runtime: str | None = None, precision: str = FP32, confidence: str = "entropy",
