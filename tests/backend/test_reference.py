@@ -7,6 +7,7 @@ import functools
 import random
 import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import ModelError
+from edgesdk.export.formats import export
+from edgesdk.export.parity import compared_by_output, faithful
 from edgesdk.network.reference import Reference
 from edgesdk.network.trace import trace
 
@@ -288,6 +292,23 @@ def test_inputs_by_any_name_are_free() -> None:
         assert network.input_names == ["image", "side"]
         assert torch.equal(network(x), model(**x))
     assert torch.equal(trace(model, tuple(x.values()))(x), model(**x))
+
+
+def test_outputs_that_hardly_vary_are_compared_by_their_size_and_whole_ones_by_how_many_differ(tmp_path: Path) -> None:
+    def made(y: Tensor) -> tuple[Tensor, ...]:
+        return y, F.normalize(y, dim=1).norm(dim=1), 100 + 1e-6 * y, y.argmax(1), y > 0, (y * 0 + 40).sigmoid()
+
+    model = nn.Sequential(nn.Linear(6, 5), Calling(made)).eval()
+    x = torch.randn(8, 6)
+    network = trace(model, x)
+    for runtime, name in (("onnxruntime", "model.onnx"), ("openvino", "model.xml"), ("litert", "model.tflite")):
+        export(network, x, tmp_path / name, runtime)
+        artifact = Artifact(tmp_path / name, runtime=runtime)
+        faithful(Reference(model), network, artifact, [x])  # raises where it is not
+        other = copy.deepcopy(model)
+        other[0].bias.data += 1.0  # type: ignore[union-attr]
+        errors = compared_by_output(Reference(other).flat, artifact, [x])
+        assert errors[0] > 0.5 and 0.1 < errors[4] <= 1
 
 
 def test_one_sample_alone_can_be_traced() -> None:

@@ -215,9 +215,15 @@ class Recurrent(nn.Module):
         return self.h(self.r(self.a(x).relu().transpose(1, 2))[0][:, -1])
 
 
+def spread_by_zeros(x: Tensor) -> Tensor:
+    """A mean becomes an image again by what is taken from it, which is nothing."""
+    return (x.mean((2, 3), keepdim=True) - torch.zeros(1, 8, 12, 12)) + x
+
+
 RARE: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
     "norms": (nn.GroupNorm(4, 8), nn.InstanceNorm2d(8, affine=True), nn.GroupNorm(1, 8, affine=False)),
     "functions": (nn.Mish(), nn.Softplus(), nn.SELU(), nn.CELU(0.5), nn.ELU(0.7), torch.erf, torch.round),
+    "zeros": (spread_by_zeros,),
     "lengths": (
         lambda x: F.normalize(x, dim=1),
         lambda x: x + F.normalize(x, p=1, dim=(2, 3)),  # pyright: ignore[reportArgumentType]  # torch takes several

@@ -70,7 +70,7 @@ def _fold(model: Any, openvino: Any) -> None:
         if kind == "ShapeOf" and inputs[0].get_partial_shape().is_static:
             shape = np.array(list(inputs[0].get_shape()), node.get_output_element_type(0).to_dtype())
             node.output(0).replace(openvino.op.Constant(shape).output(0))
-        elif kind == "Subtract" and constant[1] and not np.any(inputs[1].get_node().data):
+        elif kind == "Subtract" and constant[1] and not np.any(inputs[1].get_node().data) and _keeps_shape(node):
             node.output(0).replace(inputs[0])  # the zero point of symmetric weights
         elif all(constant) and not any(_is_weight(value) for value in inputs):
             outputs = [openvino.Tensor(value.get_element_type(), value.get_shape()) for value in node.outputs()]
@@ -118,6 +118,11 @@ def _reach(value: Any) -> tuple[float, float] | None:
         return None
     low, high = (float((end - zero.ravel()[0]) * scale.ravel()[0]) for end in (0, 255))
     return low, high
+
+
+def _keeps_shape(node: Any) -> bool:
+    """Whether ``node`` makes what has the shape of its first input."""
+    return node.input_value(0).get_partial_shape() == node.output(0).get_partial_shape()
 
 
 def _is_constant(value: Any) -> bool:

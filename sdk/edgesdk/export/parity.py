@@ -15,7 +15,7 @@ from edgesdk.core.errors import FidelityError
 from edgesdk.core.parity import Parity
 from edgesdk.core.runtime import find_runtime, format_of
 from edgesdk.network.network import Batch, Network, Structure, figures, tensors
-from edgesdk.network.reference import Reference
+from edgesdk.network.reference import Reference, spread
 
 SAMPLES = 128
 FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 5e-2
@@ -80,7 +80,7 @@ def compared(
 ) -> Parity:
     """How far the file is from what is ``expected``, on the first samples of ``batches``."""
     pairs = _answers(expected, artifact, batches, SAMPLES)
-    wanted, outputs = (figures(pairs[0][side]) for side in (0, 1))
+    wanted, outputs = (figures(pairs[0][side]).double() for side in (0, 1))
     differs = float((wanted.argmax(1) != outputs.argmax(1)).double().mean())
     return Parity(max(map(_distance, pairs)), tolerance, len(wanted), differs)
 
@@ -105,13 +105,16 @@ def _answers(
             count += len(ours[-1][0])
             if most is not None and count >= most:
                 break
-    sides = ([torch.cat(parts).double() for parts in zip(*side, strict=True)] for side in (ours, theirs))
+    sides = ([torch.cat(parts) for parts in zip(*side, strict=True)] for side in (ours, theirs))
     return list(zip(*sides, strict=True))
 
 
 def _distance(pair: tuple[Tensor, Tensor]) -> float:
+    """The root mean square of the difference over the spread of what is wanted; of whole numbers, how many differ."""
     wanted, outputs = pair
-    return float((wanted - outputs).square().mean().sqrt() / wanted.std().clamp(min=1e-12))
+    if not wanted.is_floating_point():
+        return float((wanted != outputs).double().mean())
+    return float((wanted.double() - outputs.double()).square().mean().sqrt()) / spread(wanted.double())
 
 
 def _tolerance(network: Network, artifact: Artifact) -> float:

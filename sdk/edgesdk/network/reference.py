@@ -234,8 +234,12 @@ def _near(left: Tensor, right: Tensor, tolerance: float) -> bool:
     left, right = left[sound], right[sound]
     if not left.numel():
         return True
-    spread = max(float(right.std(correction=0)), 1e-4 * float(right.abs().max()), 1e-12)
-    return float((left - right).square().mean().sqrt()) <= tolerance * spread
+    return float((left - right).square().mean().sqrt()) <= tolerance * spread(right)
+
+
+def spread(values: Tensor) -> float:
+    """What differences from ``values`` are measured by: their deviation, or where they hardly vary their size."""
+    return max(float(values.std(correction=0)), 1e-4 * float(values.abs().max()), 1e-12)
 
 
 def _part(reference: Reference, path: str | None) -> str:
