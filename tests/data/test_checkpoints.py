@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel
 
 from edgesdk.core.errors import ModelError
@@ -83,6 +84,16 @@ CHECKPOINTS: dict[str, tuple[Callable[[State], Any], list[str]]] = {
     "compiled in parts": (
         lambda s: {name.replace("0.0.", "0.0._orig_mod."): value for name, value in s.items()}, ["'_orig_mod.'"],
     ),
+    "sharded in parts": (
+        lambda s: {name.replace("0.0.", "0._fsdp_wrapped_module.0.module."): value for name, value in s.items()},
+        ["stripped '_fsdp_wrapped_module.' and 'module.'"],
+    ),
+    "a checkpointed part": (
+        lambda s: {n.replace("0.1.", "0.1._checkpoint_wrapped_module."): v for n, v in s.items()},
+        ["'_checkpoint_wrapped_module.'"],
+    ),
+    "a tuple": (lambda s: (s, 3), ["took '0', beside 1"]),
+    "arrays": (lambda s: {"weights": {n: v.numpy() for n, v in s.items()}}, ["took 'weights'"]),
     "all of it": (lambda s: {"state_dict": under("module._orig_mod.", s)}, ["'_orig_mod.' and 'module.'"]),
     "a prefix of one's own": (lambda s: under("student.backbone.", s), ["stripped 'student.backbone.'"]),
     "half precision": (lambda s: {n: v.half() if v.is_floating_point() else v for n, v in s.items()}, []),
@@ -124,6 +135,24 @@ def test_a_wrapper_around_the_model_takes_the_weights_of_what_it_wraps(tmp_path:
     wrapper.model = net()
     loaded, notes = load_weighted(wrapper, tmp_path / "net.safetensors")
     assert torch.equal(loaded.model(X), model(X)) and "put 'model.' before its names" in notes[0]  # type: ignore[operator]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_normed_weights_are_read_as_pytorch_called_them_before_and_now(tmp_path: Path) -> None:
+    def old() -> nn.Module:
+        first, last = nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.utils.spectral_norm(nn.Linear(16, 3))
+        return nn.Sequential(first, nn.Flatten(), nn.BatchNorm1d(16), last)
+
+    def new() -> nn.Module:
+        first, last = parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), parametrizations.spectral_norm(nn.Linear(16, 3))
+        return nn.Sequential(first, nn.Flatten(), nn.BatchNorm1d(16), last)
+
+    for saved, model in ((old, new), (new, old), (old, old), (new, new)):
+        theirs = saved()
+        theirs(X)
+        torch.save({"net": under("module.net.", theirs.eval().state_dict())}, tmp_path / "net.pt")
+        loaded, notes = load_weighted(model(), tmp_path / "net.pt")
+        assert torch.allclose(loaded(X), theirs(X), atol=1e-6) and len(notes) == 1
 
 
 def test_one_of_several_is_named(tmp_path: Path) -> None:

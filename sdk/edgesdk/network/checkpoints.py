@@ -8,7 +8,7 @@ import pickle
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,14 @@ from edgesdk.core.errors import ModelError
 from edgesdk.core.wording import listed, said
 
 DEPTH = 3  # of dictionaries within a checkpoint
-COMPILED = "_orig_mod."  # what torch.compile puts into names, wherever a module was compiled
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
+"""What torch.compile, FSDP, activation checkpointing and data parallelism put into names, wherever they are around a
+module."""
 AVERAGE = "ema"  # in the name of a second set of weights, which is taken only where it is the one, or was asked for
 COUNTERS = ("num_batches_tracked", "n_averaged")  # no part of what a model computes
+WEIGHT_NORM = {"g": "original0", "v": "original1"}  # how parts of a weight were called, and are now
+SPECTRAL = {"orig": "original", "u": "0._u", "v": "0._v"}
+NORMED = re.compile(r"(.*\.|)parametrizations\.(\w+)\.(\S+)")
 STATISTICS = ("running_mean", "running_var")  # buffers that training fills
 HARMLESS: list[Any] = [
     argparse.Namespace, pathlib.PosixPath, defaultdict, dict, np.dtype, np.ndarray,
@@ -37,11 +42,11 @@ HARMLESS: list[Any] = [
 
 @dataclass(frozen=True)
 class _Held:
-    """Tensors in a checkpoint under ``path``, by their names there without what torch.compile adds."""
+    """Tensors in a checkpoint under ``path``, by their names there without what ``wrappers`` put into them."""
 
     path: tuple[str, ...]
     tensors: Mapping[str, Tensor]
-    compiled: bool
+    wrappers: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -59,18 +64,18 @@ def fill(model: nn.Module, path: Path, force: bool = False) -> tuple[str, ...]:
     """
     path, wanted_name = _parted(path)
     content = _content(path)
-    own_names = {name.replace(COMPILED, ""): name for name in model.state_dict()}
-    wanted = {name.replace(COMPILED, ""): tensor for name, tensor in model.state_dict().items()}
-    made = {name.replace(COMPILED, "") for name, _ in model.named_buffers() if not name.endswith(STATISTICS)}
-    held = list(_held(content))
+    wrappers = WRAPPERS if not any("module" in name.split(".") for name in model.state_dict()) else WRAPPERS[:-1]
+    own_names = {_bare(name, wrappers): name for name in model.state_dict()}
+    wanted = {_bare(name, wrappers): tensor for name, tensor in model.state_dict().items()}
+    made = {_bare(name, wrappers) for name, _ in model.named_buffers() if not name.endswith(STATISTICS)}
+    held = list(_held(content, wrappers))
     if wanted_name is not None:
         held = [entry for entry in held if entry.name == wanted_name]
         if not held:
             fact = f"{path} holds no weights under {wanted_name!r}"
-            raise ModelError(
-                fact, f"it holds {listed(entry.name for entry in _held(content) if entry.path) or 'no others'}"
-            )
-    fitting = [(entry, *_aligned(entry.tensors, wanted)) for entry in held]
+            others = listed(entry.name for entry in _held(content, wrappers) if entry.path)
+            raise ModelError(fact, f"it holds {others or 'no others'}")
+    fitting = [(entry, *_aligned(_in_style(entry.tensors, wanted), wanted)) for entry in held]
     if not any(fits for *_, fits in fitting) and not _is_state(content):
         fact = f"{path} holds no state dict of this model ({_kinds(content)})"
         raise ModelError(fact, "save model.state_dict() alone")
@@ -120,17 +125,54 @@ def _content(path: Path) -> Any:
         raise ModelError(f"{path} cannot be read ({said(error)})", "save the state dict anew") from None
 
 
-def _held(content: Any, path: tuple[str, ...] = ()) -> Iterator[_Held]:
-    """Every mapping in ``content`` that holds tensors, from the outside inwards."""
-    if not isinstance(content, Mapping):
-        return
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+def _held(content: Any, wrappers: Sequence[str], path: tuple[str, ...] = ()) -> Iterator[_Held]:
+    """Every mapping in ``content`` that holds tensors, or arrays, from the outside inwards."""
+    entries = _entries(content)
+    found = {name: _tensor(value) for name, value in entries.items()} if isinstance(content, Mapping) else {}
+    tensors = {name: value for name, value in found.items() if value is not None}
     if tensors:
-        plain = {name.replace(COMPILED, ""): value for name, value in tensors.items()}
-        yield _Held(path, plain, plain.keys() != tensors.keys())
+        around = tuple(wrapper for wrapper in wrappers if any(wrapper in name.split(".") for name in tensors))
+        yield _Held(path, {_bare(name, wrappers): value for name, value in tensors.items()}, around)
     if len(path) < DEPTH:
-        for name, value in content.items():
-            yield from _held(value, (*path, str(name)))
+        for name, value in entries.items():
+            yield from _held(value, wrappers, (*path, name))
+
+
+def _entries(content: Any) -> Mapping[str, Any]:
+    """What a mapping or list holds, by name or place."""
+    if isinstance(content, (list, tuple)):
+        content = dict(enumerate(content))
+    return {str(name): value for name, value in content.items()} if isinstance(content, Mapping) else {}
+
+
+def _tensor(value: Any) -> Tensor | None:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.ndim:
+        return torch.from_numpy(value)
+    return value if isinstance(value, Tensor) else None
+
+
+def _bare(name: str, wrappers: Sequence[str]) -> str:
+    """``name`` without the parts that are ``wrappers``."""
+    return ".".join(part for part in name.split(".") if part not in wrappers)
+
+
+def _in_style(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """``tensors`` with the parts of normed weights called as the model calls them: as PyTorch did, or does now."""
+    if any("parametrizations" in name.split(".") for name in wanted):
+        names, own = {}, {name.rpartition(".")[2] for name in wanted}
+        for name in tensors:
+            owner, _, leaf = name.rpartition(".")
+            weight, _, kind = leaf.rpartition("_")
+            norm = SPECTRAL if f"{name.removesuffix(kind)}orig" in tensors else WEIGHT_NORM
+            parts = (owner, "parametrizations", weight, norm.get(kind, ""))
+            names[name] = ".".join(filter(None, parts)) if weight and kind in norm and leaf not in own else name
+        return {names[name]: value for name, value in tensors.items()}
+    old = {new: kind for norm in (WEIGHT_NORM, SPECTRAL) for kind, new in norm.items()}
+    found = {name: NORMED.fullmatch(name) for name in tensors}
+    return {
+        f"{match[1]}{match[2]}_{old[match[3]]}" if match and match[3] in old else name: tensors[name]
+        for name, match in found.items()
+    }
 
 
 def _aligned(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str, str, int]:
@@ -176,9 +218,9 @@ def _taken(path: Path, content: Any, taken: _Held, stripped: str, added: str, ot
     """What was taken of a file and done to its names; nothing of a plain state dict."""
     parts = []
     if taken.path:
-        beside = listed(key for key in content if str(key) != taken.path[0])
+        beside = listed(key for key in _entries(content) if key != taken.path[0])
         parts.append(f"took {taken.name!r}" + (f", beside {beside}" if beside else ""))
-    off = [repr(prefix) for prefix in (COMPILED if taken.compiled else "", stripped) if prefix]
+    off = [repr(f"{wrapper}.") for wrapper in taken.wrappers] + [repr(stripped)] * bool(stripped)
     parts += [f"stripped {' and '.join(off)} from its names"] if off else []
     parts += [f"put {added!r} before its names"] if added else []
     if others:
