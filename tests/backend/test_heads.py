@@ -175,7 +175,7 @@ def test_cutting_heads_by_a_plan_is_reading_zero_of_them(name: str) -> None:
     masked_module = copy.deepcopy(network.module)
     (attention,), reasons = attentions(network.module, run(network.module, x[:2]))
     assert reasons == {} and len(gone) == 2 * DEPTH
-    mask_heads(masked_module, attention, gone)
+    mask_heads(masked_module, attention, attention.without(gone))
     with torch.no_grad():
         for batch in (x, x[:1]):
             close(small(batch), masked_module(batch)[0])

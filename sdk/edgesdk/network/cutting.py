@@ -47,20 +47,28 @@ def cut(module: fx.GraphModule, x: Batch, channels: Channels, gone: Gone) -> Non
     ``channels`` are those of ``module``, or of a module of which it is a part. Raises ``Apart`` where what is left
     does not fit together.
     """
-    if not any(True for places in gone.values() for _ in places):
-        return
-    walk = _Cutter(module, channels, channels.stay(gone))
+    if any(True for places in gone.values() for _ in places):
+        _cut(module, x, channels, gone)
+
+
+def _cut(
+    module: fx.GraphModule, x: Batch, channels: Channels, gone: Gone, keep: Iterable[str] = ()
+) -> tuple[list[Any], dict[str, Any]]:
+    """As :func:`cut`; what is left then computes of ``x``, and the values of the nodes ``keep`` on the way."""
+    walk = _Cutter(module, channels, channels.stay(gone), keep)
     with torch.no_grad():
-        walk.run(*tensors(rebatch(x, lambda t: t[:2])))
+        results = list(walk.run(*tensors(rebatch(x, lambda t: t[:2]))))
     module.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output"))
     module.recompile()
+    return results, walk.kept
 
 
 class _Cutter(Walk):
     """Cuts weights as it comes by them, to the channels that arrive there, in the order in which they do."""
 
-    def __init__(self, module: fx.GraphModule, channels: Channels, left: Tensor) -> None:
+    def __init__(self, module: fx.GraphModule, channels: Channels, left: Tensor, keep: Iterable[str]) -> None:
         super().__init__(module)
+        self.keep, self.kept = set(keep), dict[str, Any]()
         self.channels, self.left = channels, left
         self.done: dict[tuple[str, int], Tensor] = {}
         self.constants = dict(channels.constants)
@@ -129,6 +137,10 @@ class _Cutter(Walk):
         for read in node.all_input_nodes:  # what was cut after it was read
             if read.op == "get_attr":
                 self.env[read] = operator.attrgetter(str(read.target))(self.module)
+
+    def seen(self, node: fx.Node, value: Any, found: Any) -> None:
+        if node.name in self.keep:
+            self.kept[node.name] = value
 
     def _weights(self, node: fx.Node, weights: Weights) -> None:
         parts = self.channels.parts[weights.weight]
@@ -323,19 +335,23 @@ def _normalized(run: fx.Interpreter, n: fx.Node, whole: Tensor, axis: int, left:
     return torch.zeros_like(whole).index_copy(axis, left, y)
 
 
+def sharing_copy(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy whose parts and nodes can be changed, its parameters and buffers those of ``module`` until replaced."""
+    shared = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
+
+
 def difference(module: fx.GraphModule, x: Batch, channels: Channels, gone: Gone) -> str | None:
     """Why a copy of ``module`` without the channels ``gone`` does not compute what is expected of it, if so.
 
     Compared are the outputs, and what each layer makes of the channels that it keeps.
     """
-    small = copy.deepcopy(module)
     makers = [n.name for n in module.graph.nodes if weights_of(module, n) is not None]
     try:
-        cut(small, x, channels, gone)
-        after = _Keeping(small, makers)
+        results, after = _cut(sharing_copy(module), x, channels, gone, makers)
         before = Masked(module, channels, gone, makers)
         with torch.no_grad():
-            results, expected = list(after.run(*tensors(x))), list(before.run(*tensors(x)))
+            expected = list(before.run(*tensors(x)))
     except Apart as apart:
         return apart.reason
     except Exception as error:  # each operator fails in its own way on a shape that it does not expect
@@ -349,21 +365,9 @@ def difference(module: fx.GraphModule, x: Batch, channels: Channels, gone: Gone)
         if weights is not None and weights.made in channels.parts.get(weights.weight, {}):
             stay = left[channels.parts[weights.weight][weights.made].long()]
             wanted = before.kept[name]
-            if not _close(after.kept[name], wanted.index_select(weights.makes, torch.nonzero(stay).flatten())):
+            if not _close(after[name], wanted.index_select(weights.makes, torch.nonzero(stay).flatten())):
                 return "a network without them computes something else"
     return None
-
-
-class _Keeping(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule, keep: Iterable[str]) -> None:
-        super().__init__(module)
-        self.keep, self.kept = set(keep), {}  # type: ignore[var-annotated]
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self.keep:
-            self.kept[n.name] = value
-        return value
 
 
 def _close(actual: Tensor, expected: Tensor) -> bool:

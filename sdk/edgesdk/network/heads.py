@@ -96,6 +96,12 @@ def cut_heads(module: fx.GraphModule, x: Batch, path: str, channels: Iterable[in
     stay = attention.without(channels)
     if not stay:
         raise ValueError(f"no head of {path} is left")
+    keep_heads(module, attention, stay)
+    module.recompile()
+
+
+def keep_heads(module: fx.GraphModule, attention: Attention, stay: Sequence[int]) -> None:
+    """Remove all heads of ``attention`` but those that ``stay``, in place; the module is to be recompiled then."""
     for source, rows in attention.rows.items():
         part: Any = module.get_submodule(source)
         kept = sorted(row for head in stay for row in rows[head])
@@ -109,16 +115,25 @@ def cut_heads(module: fx.GraphModule, x: Batch, path: str, channels: Iterable[in
     for node in module.graph.nodes:
         if node.name in attention.sizes:
             _resize(node, attention.sizes[node.name], len(stay), attention.heads)
-    module.recompile()
 
 
-def mask_heads(module: fx.GraphModule, attention: Attention, channels: Iterable[int]) -> None:
-    """Make the projection read zero of the heads that have ``channels``, in place, through its weight."""
-    stay = attention.columns(attention.without(channels))
-    weight: Any = module.get_submodule(attention.projection).weight
-    kept = torch.zeros(weight.shape[1]).index_fill(0, torch.tensor(stay), 1.0)
-    with torch.no_grad():
-        weight *= kept
+def mask_heads(module: fx.GraphModule, attention: Attention, stay: Sequence[int]) -> None:
+    """Make the projection read zero of all heads but those that ``stay``, in place, through a new weight."""
+    part: Any = module.get_submodule(attention.projection)
+    kept = torch.zeros(part.weight.shape[1]).index_fill(0, torch.tensor(attention.columns(stay)), 1.0)
+    part.weight = nn.Parameter(part.weight.detach() * kept, part.weight.requires_grad)
+
+
+def inside(module: fx.GraphModule, attention: Attention) -> set[str]:
+    """The nodes whose output has heads of ``attention``: from the layers that make them to its projection."""
+    found: set[fx.Node] = set()
+    waiting = [n for n in module.graph.nodes if n.op == "call_module" and n.target in attention.rows]
+    while waiting:
+        node = waiting.pop()
+        if node not in found and node.target != attention.projection:
+            found.add(node)
+            waiting += node.users
+    return {node.name for node in found}
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,17 +11,17 @@ from torch import Tensor, fx, nn
 
 from edgesdk.core.graph import ADD, CONV, LINEAR, WEIGHTED, Branch, Graph, Group
 from edgesdk.network.channels import Channels
-from edgesdk.network.cutting import difference
+from edgesdk.network.cutting import difference, sharing_copy
 from edgesdk.network.fuse import flat, outputs, run
 from edgesdk.network.groups import RawGroup, find
-from edgesdk.network.heads import Attention, attentions, cut_heads, mask_heads
+from edgesdk.network.heads import Attention, attentions, inside, keep_heads, mask_heads
 from edgesdk.network.kept import kept_channels, random_scores
-from edgesdk.network.network import Batch, Network, Site, rebatch
+from edgesdk.network.network import Batch, Network, Site, rebatch, tensors
 from edgesdk.network.reference import Reference, check, same_random_numbers
 from edgesdk.network.walk import weights_of
 from edgesdk.price.operators import widths
 
-CUTS = 2  # random ones, at every width of every group
+SMALLEST = 48  # pixels along an axis of an image on which channels are cut on trial
 
 
 def trace(model: nn.Module, x: Batch, reference: Reference | None = None) -> Network:
@@ -53,7 +52,7 @@ def _grouped(
     """
     layer_of = {site.module: name for name, site in sites.items() if site.module}
     heads, together = attentions(module, values)
-    headed = [_heads(graph, layer_of, module, x, values, attention) for attention in heads]
+    headed = _heads(graph, layer_of, module, x, values, heads)
     headed_layers = {layer_of[p] for attention in heads for p in (*attention.rows, attention.projection)}
     channels, raw = _followed(module, x, {path for attention in heads for path in attention.rows})
     target_of = {n.name: n.target if n.op == "call_module" else n.name for n in module.graph.nodes}
@@ -109,11 +108,12 @@ def _followed(module: fx.GraphModule, x: Batch, apart: set[str]) -> tuple[Channe
 
 
 def _try_cuts(module: fx.GraphModule, x: Batch, channels: Channels, groups: list[Group]) -> dict[str, str]:
-    """Why groups cannot be cut, of those that cannot: all are cut at once, ``CUTS`` times at every width of each.
+    """Why groups cannot be cut, of those that cannot: all are cut at once, at random, at every width of each.
 
     Where that computes something else, it is tried with halves of them, until those are found that are to blame.
     """
     reasons: dict[str, str] = {}
+    x = _smallest(module, x)
     counts = {group.name: widths(group.size, group.step)[:-1] for group in groups}
 
     def failing(some: list[Group], turn: int) -> dict[str, str]:
@@ -131,10 +131,23 @@ def _try_cuts(module: fx.GraphModule, x: Batch, channels: Channels, groups: list
         half = len(some) // 2
         return failing(some[:half], turn) | failing(some[half:], turn) or {group.name: reason for group in some}
 
-    for turn in range(CUTS * max(map(len, counts.values()), default=0)):
+    for turn in range(max(map(len, counts.values()), default=0)):
         while failed := failing([group for group in groups if group.name not in reasons], turn):
             reasons |= failed
     return reasons
+
+
+def _smallest(module: fx.GraphModule, x: Batch) -> Batch:
+    """``x`` with as few pixels as ``module`` takes: what goes with what does not depend on them."""
+    small = rebatch(x, lambda t: t[..., ::2, ::2] if t.dim() == 4 and min(t.shape[2:]) >= 2 * SMALLEST else t)
+    if all(one.shape == other.shape for one, other in zip(tensors(small), tensors(x), strict=True)):
+        return x
+    try:
+        with torch.no_grad():
+            module(*tensors(small))
+    except Exception:  # each operator fails in its own way on a shape that it does not expect
+        return x
+    return _smallest(module, small)
 
 
 def _gone(group: Group, counts: tuple[int, ...], turn: int) -> list[int]:
@@ -152,39 +165,55 @@ def _heads(
     module: fx.GraphModule,
     x: Batch,
     values: dict[str, Any],
-    attentions: Attention,
-) -> tuple[Group, set[str]]:
-    """The group that the heads of an attention are, and the nodes whose size changes with it."""
-    order = tuple(layer.name for layer in graph.layers if layer.name in {layer_of[path] for path in attentions.rows})
-    group = Group(order[0], attentions.heads * attentions.depth, order, step=attentions.depth)
-    if attentions.heads < 2:
-        return replace(group, fixed="it has a single head"), set()
-    first, every_second = next(iter(attentions.rows)), range(0, group.size, 2 * attentions.depth)
-    fixed, changed = _compared(
-        module,
-        x,
-        values,
-        lambda m: cut_heads(m, x, first, every_second),
-        lambda m: mask_heads(m, attentions, every_second),
-    )
-    return replace(group, fixed=fixed), changed
+    found: Sequence[Attention],
+) -> list[tuple[Group, set[str]]]:
+    """The groups that the heads of attentions are, and the nodes whose size changes with each.
+
+    Half of the heads of all attentions go at once; where that computes something else, of halves of these.
+    """
+    several = [attention for attention in found if attention.heads > 1]
+    reasons, changed = _without_heads(module, x, values, several)
+    groups = []
+    for attention in found:
+        order = tuple(layer.name for layer in graph.layers if layer.name in {layer_of[path] for path in attention.rows})
+        fixed = reasons.get(attention.projection) if attention.heads > 1 else "it has a single head"
+        group = Group(order[0], attention.heads * attention.depth, order, fixed, attention.depth)
+        groups.append((group, set() if fixed else changed & inside(module, attention)))
+    return groups
+
+
+def _without_heads(
+    module: fx.GraphModule, x: Batch, values: dict[str, Any], some: Sequence[Attention]
+) -> tuple[dict[str, str], set[str]]:
+    """Why ``module`` does not compute the same when every second head of ``some`` is cut and when it is masked, by the
+    projection that is to blame; and the nodes whose size changes."""
+    if not some:
+        return {}, set()
+    reason, changed = _compared(module, x, values, some)
+    if reason is None:
+        return {}, changed
+    if len(some) == 1:
+        return {some[0].projection: reason}, set()
+    half = len(some) // 2
+    one, other = (_without_heads(module, x, values, part) for part in (some[:half], some[half:]))
+    reasons = one[0] | other[0]
+    return reasons or {attention.projection: reason for attention in some}, one[1] | other[1]
 
 
 def _compared(
-    module: fx.GraphModule,
-    x: Batch,
-    values: dict[str, Any],
-    cutting: Callable[[fx.GraphModule], None],
-    masking: Callable[[fx.GraphModule], None],
+    module: fx.GraphModule, x: Batch, values: dict[str, Any], some: Sequence[Attention]
 ) -> tuple[str | None, set[str]]:
-    """Why ``module`` does not compute the same when one copy is cut and one masked, or the nodes whose size changes."""
-    small, masked = copy.deepcopy(module), copy.deepcopy(module)
+    """Why ``module`` does not compute the same without every second head, or the nodes whose size changes."""
+    small, masked = sharing_copy(module), sharing_copy(module)
     try:
-        cutting(small)
+        for attention in some:
+            keep_heads(small, attention, range(1, attention.heads, 2))
+        small.recompile()
         after = run(small, x)
     except Exception as error:  # each operator fails in its own way on a shape that it does not expect
         return f"the network does not run with fewer of them ({type(error).__name__})", set()
-    masking(masked)
+    for attention in some:
+        mask_heads(masked, attention, range(1, attention.heads, 2))
     expected = run(masked, x)
     for node in outputs(module):
         actual, wanted = after[node.name], expected[node.name]
