@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 from noisy import CALL_NS, SCALES, ScriptedAgent, operator_part, study_on, true_ms
 from scripted import ScriptedTraining
-from scripted_machine import Machine, flipping, in_place_of_this_one
+from scripted_machine import Machine, Part, flipping, in_place_of_this_one
 from slow import core
 
 from edgesdk.core.budget import Budget
@@ -75,7 +75,12 @@ def deploy(machine: Machine, folder: Path) -> Deployment:
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
-    return deploy(Machine(dict), tmp_path_factory.mktemp("still"))
+    return deploy(Machine(no_parts), tmp_path_factory.mktemp("still"))
+
+
+def no_parts(source: object) -> list[Part]:
+    """What models take the study says, once there are any."""
+    return []
 
 
 def true_menu(study: Study) -> Menu:
@@ -92,11 +97,11 @@ def middle_of(calls: list[tuple[str, float, float]], verb: str, number: int) -> 
 
 SEARCHING, LAST = 1, -1  # of the measurements; the first is that of the dense model
 NOISES: dict[str, Callable[[Deployment], Machine]] = {
-    "another still one": lambda still: Machine(dict, seed=5),
-    "load comes and goes, mostly there": lambda still: Machine(dict, flipping(1.8, 30, 150)),
-    "load comes and goes, as often as not": lambda still: Machine(dict, flipping(1.8, 200, 300)),
-    "a quota of half a core": lambda still: Machine(dict, quota=5e7),
-    "a quota of a fifth, and load": lambda still: Machine(dict, flipping(1.8, 200, 200), quota=2e7),
+    "another still one": lambda still: Machine(no_parts, seed=5),
+    "load comes and goes, mostly there": lambda still: Machine(no_parts, flipping(1.8, 30, 150)),
+    "load comes and goes, as often as not": lambda still: Machine(no_parts, flipping(1.8, 200, 300)),
+    "a quota of half a core": lambda still: Machine(no_parts, quota=5e7),
+    "a quota of a fifth, and load": lambda still: Machine(no_parts, flipping(1.8, 200, 200), quota=2e7),
     "slower until the middle of pricing": lambda still: slower(until=middle_of(still.calls, "operators", 1)),
     "slower from the middle of the dense model on": lambda still: slower(middle_of(still.calls, "benchmark", 0)),
     "slower from the middle of searching on": lambda still: slower(middle_of(still.calls, "benchmark", SEARCHING)),
@@ -106,7 +111,7 @@ USUAL = ("a quota of a fifth, and load", "slower from the middle of searching on
 
 
 def slower(begin: float = 0.0, until: float = float("inf")) -> Machine:
-    return Machine(dict, lambda now: SLOW if begin < now < until else 1.0)
+    return Machine(no_parts, lambda now: SLOW if begin < now < until else 1.0)
 
 
 @pytest.mark.parametrize("noise", core(NOISES, lambda noise: noise in USUAL))
