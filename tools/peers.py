@@ -54,7 +54,7 @@ def ort_static_int8(model: nn.Module, example: Tensor, calibration: Batches, pat
         def __init__(self) -> None:
             self.samples = islice((sample for x, _ in calibration for sample in x.split(1)), images)
 
-        def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
+        def get_next(self) -> dict[str, np.ndarray] | None:
             sample = next(self.samples, None)
             return None if sample is None else {INPUT: sample.contiguous().numpy()}
 

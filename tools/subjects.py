@@ -124,7 +124,7 @@ def trained(
     if weights is None:
         raise SystemExit(f"{name} has no weights of its own: give --weights-folder, made by tools/train_zoo.py")
     make_data = partial(Cifar, batch=64, trains=images or 50_000, calibration=CALIBRATION, tests=TESTS)
-    model, data = load_model(make(), weights / f"{name}.safetensors"), make_data()  # type: ignore[arg-type]
+    model, data = load_model(make(), weights / f"{name}.safetensors"), make_data()
     calibration = list(data.calibration)
 
     def fresh() -> Batches:

@@ -112,7 +112,7 @@ def test_a_form_answers_as_the_weight_that_it_amounts_to(layer: nn.Module) -> No
     assert makers
     for form in makers:
         whole = copy.deepcopy(layer)
-        whole.weight.data = reconstructed(layer, form)  # type: ignore[union-attr]
+        whole.weight.data = reconstructed(layer, form)
         with torch.no_grad():
             close(factorized(layer, form)(x), whole(x))
             assert not torch.allclose(whole(x), layer(x), rtol=1e-2)

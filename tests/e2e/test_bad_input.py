@@ -32,7 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def arrays(name: str, **changes: np.ndarray) -> str:
     x = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
-    np.savez(name, **{"x": x, "y": np.arange(64) % 4, **changes})  # type: ignore[arg-type]
+    np.savez(name, **{"x": x, "y": np.arange(64) % 4, **changes})
     return name
 
 

@@ -138,7 +138,7 @@ def test_jacobians_are_matched_as_directions() -> None:
     best = large(x).argmax(-1)
     expected = 0.0
     for row, c in enumerate(best.tolist()):
-        own, theirs = (torch.autograd.functional.jacobian(f, x[row])[c] for f in (small, large))  # type: ignore[index]
+        own, theirs = (torch.autograd.functional.jacobian(f, x[row])[c] for f in (small, large))
         expected += float((own / own.norm() - theirs / theirs.norm()).square().sum()) / len(x)
     assert float(other) == pytest.approx(expected)
 
@@ -169,7 +169,7 @@ def test_a_regressor_learns_the_map_between_two_widths() -> None:
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     assert float(d.features(regressor(student), teacher).detach()) < 1e-3 * first
 
 

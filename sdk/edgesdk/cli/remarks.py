@@ -23,6 +23,6 @@ def show_as_lines() -> None:
         elif not told(QUIET):
             click.echo(f"note: {message}", err=True)
 
-    show.as_lines = True  # type: ignore[attr-defined]
+    show.as_lines = True
     warnings.showwarning = show
     warnings.simplefilter("always", EdgeSdkWarning)

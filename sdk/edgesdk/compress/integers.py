@@ -71,13 +71,13 @@ class _Straight(torch.autograd.Function):
     """Rounding whose gradient is 1 inside the range and 0 outside."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
         grid = _nearest(x, scale, zero_point)
         ctx.save_for_backward((grid >= low) & (grid <= high))
         return grid.clamp_(low, high).sub_(zero_point).mul_(scale)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+    def backward(ctx, gradient: Tensor):
         (inside,) = ctx.saved_tensors
         return gradient * inside, None, None, None, None
 
@@ -85,7 +85,7 @@ class _Straight(torch.autograd.Function):
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
     """``x`` on the grid of ``scale`` and ``zero_point``, which broadcast against it."""
     apply = _Straight.apply if torch.is_grad_enabled() else _rounded
-    return apply(x, scale, zero_point, low, high)  # type: ignore[return-value]
+    return apply(x, scale, zero_point, low, high)
 
 
 @torch.library.custom_op("edgesdk::quantize_dequantize", mutates_args=())
@@ -297,8 +297,8 @@ class FrozenLayer(nn.Module):
         self.register_buffer("bias_zero_point", torch.zeros_like(bias_scale, dtype=torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = dequantize(self.weight, self.weight_scale, self.weight_zero_point)  # type: ignore[arg-type]
-        bias = dequantize(self.bias, self.bias_scale, self.bias_zero_point)  # type: ignore[arg-type]
+        weight = dequantize(self.weight, self.weight_scale, self.weight_zero_point)
+        bias = dequantize(self.bias, self.bias_scale, self.bias_zero_point)
         return _applied(self.inner, x, weight, bias)
 
 

@@ -208,13 +208,13 @@ class _Variants:
         before = {}
         for path, change in changes.items():
             part = self.module.get_submodule(path)
-            before[path] = part.weight.data  # type: ignore[union-attr]
+            before[path] = part.weight.data
             part.weight.data = change(part.weight.data)  # type: ignore[union-attr,operator]
         try:
             yield
         finally:
             for path, weight in before.items():
-                self.module.get_submodule(path).weight.data = weight  # type: ignore[union-attr,assignment]
+                self.module.get_submodule(path).weight.data = weight
 
     def cut(self, group: str, channels: list[int]) -> float:
         """Loss with ``channels`` of ``group`` gone wherever a layer reads them, its weights making up for them.

@@ -44,5 +44,5 @@ class Schema(str):
             raise BundleError(f"{what} has the schema {value!r:.80}, newer than {self}", "update edgesdk")
         return self
 
-    def __getnewargs__(self) -> tuple[str, int]:  # type: ignore[override]  # copies and pickles are made of these
+    def __getnewargs__(self) -> tuple[str, int]:  # copies and pickles are made of these
         return (self.kind, self.version)

@@ -302,4 +302,4 @@ def _attribute(node: NodeProto, name: str, default: Any) -> Any:
 
 
 def _name_of(kind: int) -> str:
-    return TensorProto.DataType.Name(kind).lower()  # type: ignore[arg-type]
+    return TensorProto.DataType.Name(kind).lower()

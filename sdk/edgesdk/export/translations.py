@@ -34,7 +34,7 @@ def reading_once() -> Iterator[None]:
         registry.functions = {name: list(every) for name, every in registry.functions.items()}  # a caller adds its own
         return registry
 
-    ONNXRegistry.from_torchlib = staticmethod(read_once)  # type: ignore[method-assign]
+    ONNXRegistry.from_torchlib = staticmethod(read_once)
     try:
         yield
     finally:

@@ -94,7 +94,7 @@ class _Cutter(Walk):
 
     def _put(self, name: str, value: Tensor) -> None:
         owner, _, leaf = name.rpartition(".")
-        holder = self.module.get_submodule(owner)  # type: ignore[union-attr]
+        holder = self.module.get_submodule(owner)
         old = getattr(holder, leaf)
         value = value.clone()
         setattr(holder, leaf, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
@@ -133,7 +133,7 @@ class _Cutter(Walk):
         elif node.name in self.channels.sizes:
             self._resize(node)
         if node.op == "call_module":
-            _restate(self.module.get_submodule(str(node.target)))  # type: ignore[union-attr]
+            _restate(self.module.get_submodule(str(node.target)))
         for read in node.all_input_nodes:  # what was cut after it was read
             if read.op == "get_attr":
                 self.env[read] = operator.attrgetter(str(read.target))(self.module)
@@ -222,7 +222,7 @@ class _Cutter(Walk):
             stated = [self._count(sizes[i]) if i in sizes else size for i, size in enumerate(node.args[1])]  # type: ignore[arg-type]
             node.update_arg(1, stated)
             return
-        place = STATED[node.target]  # type: ignore[index]
+        place = STATED[node.target]
         stated = list(node.args[place])  # type: ignore[arg-type]
         first = arguments(node)["dim"] if place == 2 else 0
         for axis, numbers in sizes.items():
@@ -316,7 +316,7 @@ def _normalized(run: fx.Interpreter, n: fx.Node, whole: Tensor, axis: int, left:
     """What a norm makes of the channels ``left``, zeros for the others."""
     x = whole.index_select(axis, left)
     if n.op == "call_module":
-        part: Any = run.module.get_submodule(str(n.target))  # type: ignore[union-attr]
+        part: Any = run.module.get_submodule(str(n.target))
         weight, bias = (None if t is None else t[left] for t in (part.weight, part.bias))
         y = nn.functional.layer_norm(x, (len(left),), weight, bias, part.eps)
     else:

@@ -45,7 +45,7 @@ def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:
     inputs = _inputs(program)
     clean.meta[EXAMPLE] = inputs
     _check_shapes(path, inputs, shapes)
-    return clean.eval()  # type: ignore[return-value]
+    return clean.eval()
 
 
 def example_of(module: Any) -> tuple[Input, ...] | None:
@@ -116,7 +116,7 @@ def _inputs(program: ExportedProgram) -> tuple[Input, ...] | None:
     if len(values) != len(user) or not all(isinstance(value, Tensor) and value.dim() for value in values):
         return None
     return tuple(
-        Input(name, tuple(int(size) for size in value.shape[1:]), str(value.dtype).removeprefix("torch."))  # type: ignore[union-attr]
+        Input(name, tuple(int(size) for size in value.shape[1:]), str(value.dtype).removeprefix("torch."))
         for name, value in zip(user, values, strict=True)
     )
 
@@ -126,7 +126,7 @@ def _check_shapes(path: Path, inputs: tuple[Input, ...] | None, shapes: Shapes) 
     if shapes is None or inputs is None:
         return
     if not isinstance(shapes, dict):
-        given = [shapes] if all(isinstance(side, int) for side in shapes) else list(shapes)  # type: ignore[list-item]
+        given = [shapes] if all(isinstance(side, int) for side in shapes) else list(shapes)
         shapes = {
             getattr(shape, "name", "") or spec.name: getattr(shape, "shape", shape)  # type: ignore[misc]
             for shape, spec in zip(given, inputs, strict=False)

@@ -70,7 +70,7 @@ def _widen(program: ExportedProgram) -> None:
 
 def _whole(node: fx.Node) -> Any:
     """What ``node`` returns unchanged: a write to the whole of a tensor leaves slices and copies of all there is."""
-    place = {aten.slice.Tensor: 0, aten.slice_scatter.default: 1, aten.copy.default: 1}.get(node.target)  # type: ignore[arg-type]
+    place = {aten.slice.Tensor: 0, aten.slice_scatter.default: 1, aten.copy.default: 1}.get(node.target)
     if place is None:
         return None
     args: Any = node.args

@@ -91,10 +91,10 @@ def _name_inputs(model: nn.Module, names: Iterable[str]) -> None:
     def called(**inputs: Tensor) -> Any:
         return forward(**inputs)
 
-    called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    called.__signature__ = inspect.Signature(
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     )
-    model.forward = called  # type: ignore[assignment]
+    model.forward = called
 
 
 def _untraceable(error: Exception) -> ModelError:
@@ -198,7 +198,7 @@ class _Builder:
         if (value := written(self.graph, node, args, self.constant)) is not None:
             return value
         kwargs = {name: self.convert(argument) for name, argument in node.kwargs.items()}
-        return self.graph.create_node(node.op, node.target, args, kwargs, node.name)  # type: ignore[arg-type]
+        return self.graph.create_node(node.op, node.target, args, kwargs, node.name)
 
     def constant(self, value: Tensor) -> fx.Node:
         """A tensor of the graph's own."""

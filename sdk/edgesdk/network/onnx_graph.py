@@ -255,7 +255,7 @@ def _inferred(model: ModelProto, path: Path) -> ModelProto:
         model = infer_shapes(model, strict_mode=True, data_prop=not large)  # which would make them whole
     except Exception as error:  # onnx and onnxscript raise several kinds
         while error.__cause__ is not None:
-            error = error.__cause__  # type: ignore[assignment]
+            error = error.__cause__
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         fact = f"the shapes in {path} cannot be inferred, ONNX's own inference stops at this: {reason}"
         raise ModelError(fact, "export it with fixed sizes, or run onnxsim over it; or mend --shape") from None

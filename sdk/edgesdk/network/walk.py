@@ -116,9 +116,9 @@ def scaled_by(module: fx.GraphModule, node: fx.Node) -> tuple[int, list[str]] | 
         return None
     if node.target in SCALED or node.target in NORMALIZERS:
         given = arguments(node)
-        names = [_name(given.get(key)) for key in SCALED.get(node.target, ("weight", "bias"))]  # type: ignore[arg-type]
+        names = [_name(given.get(key)) for key in SCALED.get(node.target, ("weight", "bias"))]
         if len(given.get("normalized_shape", (1,))) == 1:
-            return NORMALIZERS.get(node.target, 1), [name for name in names if name is not None]  # type: ignore[arg-type]
+            return NORMALIZERS.get(node.target, 1), [name for name in names if name is not None]
     return None
 
 
@@ -219,7 +219,7 @@ class Walk(fx.Interpreter):
         return linear and bool(axes) and weights.reads % x.dim() not in axes
 
     def _module(self, node: fx.Node) -> Any:
-        return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None  # type: ignore[union-attr]
+        return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def column(self, numbers: Tensor, axis: int) -> Tensor:
         """The number of each index on ``axis``: all that are found there are tied."""
@@ -244,10 +244,10 @@ class Walk(fx.Interpreter):
         x = self.of(node.all_input_nodes[0])
         dims = arguments(node).get("dim")
         dims = range(x.dim()) if dims in (None, []) else [dims] if isinstance(dims, int) else dims
-        return any(d % x.dim() in varying(x) for d in dims)  # type: ignore[union-attr]
+        return any(d % x.dim() in varying(x) for d in dims)
 
     def _moved(self, node: fx.Node) -> Any:
-        args, kwargs = map_arg((node.args, node.kwargs), self._given)  # type: ignore[misc]
+        args, kwargs = map_arg((node.args, node.kwargs), self._given)
         call: Any = aten.reshape.default if node.target is aten.view.default else node.target
         return _each(call(*args, **kwargs), squash)
 
@@ -297,9 +297,9 @@ class Walk(fx.Interpreter):
         """What is found by changing the channels of the inputs of ``node`` and looking at its outputs."""
 
         def call(values: Mapping[fx.Node, Tensor]) -> Any:
-            args, kwargs = map_arg((node.args, node.kwargs), lambda i: values.get(i, self.env[i]))  # type: ignore[misc]
+            args, kwargs = map_arg((node.args, node.kwargs), lambda i: values.get(i, self.env[i]))
             if node.op == "call_module":
-                return self.module.get_submodule(str(node.target))(*args, **kwargs)  # type: ignore[union-attr,operator]
+                return self.module.get_submodule(str(node.target))(*args, **kwargs)
             return node.target(*args, **kwargs)  # type: ignore[operator]
 
         def asked(of: Sequence[fx.Node]) -> Any:

@@ -16,7 +16,7 @@ def written(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -
     """The value of a functional write ``node``, whose arguments are ``args`` in ``graph``; ``None`` for another one."""
     make = {
         aten.slice_scatter.default: _slice, aten.select_scatter.default: _select, aten.index_put.default: _masked,
-    }.get(node.target)  # type: ignore[arg-type]  # fmt: skip
+    }.get(node.target)  # fmt: skip
     return None if make is None else make(graph, node, args, keep)
 
 

@@ -125,7 +125,7 @@ def _basis(kind: str, size: int) -> np.ndarray:
         return np.asarray(fft.dct(np.eye(size), norm="ortho", axis=0))
     pywt = library("pywt", "pywavelets")
 
-    if kind not in pywt.wavelist(kind="discrete") or not pywt.Wavelet(kind).orthogonal:  # type: ignore[attr-defined]
+    if kind not in pywt.wavelist(kind="discrete") or not pywt.Wavelet(kind).orthogonal:
         raise UsageError(f"there is no orthogonal wavelet {kind!r}", f"choose {DCT}, haar, db2, sym4, ...")
     if size & (size - 1):
         raise UsageError(f"a wavelet needs a block that is a power of two, not {size}", "give 4, 8 or 16")

@@ -15,7 +15,7 @@ class _Learned(torch.autograd.Function):
     """Values on the grid; the gradients of eq. 3 for the step and eq. 5 for the values."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, least: Tensor, most: Tensor, share: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, scale: Tensor, least: Tensor, most: Tensor, share: float) -> Tensor:
         places = x.float() / scale
         grid = places.clamp(least, most).round()
         ctx.save_for_backward(places, grid, (places > least) & (places < most), scale)
@@ -23,7 +23,7 @@ class _Learned(torch.autograd.Function):
         return (grid * scale).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor):
         places, grid, inside, scale = ctx.saved_tensors
         slope = torch.where(inside, grid - places, grid)
         return gradient * inside, (gradient * slope).sum_to_size(scale.shape) * ctx.share, None, None, None
@@ -41,4 +41,4 @@ def learned_step(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: i
         raise UsageError(f"a grid from {low} to {high} with {count} values is empty", "give low < high and a count")
     least, most = low - zero_point.to(torch.float32), high - zero_point.to(torch.float32)
     share = 1 / math.sqrt(count * max(1.0, float(most.max())))
-    return _Learned.apply(x, scale, least, most, share)  # type: ignore[return-value]
+    return _Learned.apply(x, scale, least, most, share)

@@ -107,7 +107,7 @@ class Objective:
             for part in self.average.modules():
                 if isinstance(part, ActivationQuantizer):
                     part.observing = False  # its range is the student's, a buffer
-            self.loaded_teachers = [LoadedTeacher(replace(student, module=self.average.module), same)]  # type: ignore[arg-type]
+            self.loaded_teachers = [LoadedTeacher(replace(student, module=self.average.module), same)]
             self.follow(student)
         for teacher in self.loaded_teachers:
             teacher.module.train(self.recovery.mode == MUTUAL)

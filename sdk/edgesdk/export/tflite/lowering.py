@@ -325,4 +325,4 @@ def _computed(node: onnx.NodeProto, inputs: dict[str, np.ndarray], opsets: list)
     outs = [helper.make_tensor_value_info(name, 0, None) for name in node.output if name]
     graph = helper.make_graph([node], "constant", ins, outs)
     results = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, inputs)
-    return {name: np.asarray(r) for name, r in zip((n for n in node.output if n), results, strict=True)}  # type: ignore[arg-type]
+    return {name: np.asarray(r) for name, r in zip((n for n in node.output if n), results, strict=True)}

@@ -60,7 +60,7 @@ def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:
     names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
     inputs = dict(zip(names, (value.name for value in given), strict=True))
     module.meta[SOURCE] = Source(path.resolve(), inputs, outputs, weights_digest(module))
-    return module.eval()  # type: ignore[return-value]
+    return module.eval()
 
 
 @contextmanager
