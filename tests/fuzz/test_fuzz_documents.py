@@ -102,7 +102,7 @@ def use_table(path: Path) -> Any:
     table = Table.open(path.parent, CONDITIONS, 4)
     assert table.reference_ms is None or 0 < table.reference_ms < 1e6
     if not {OP.key, baseline(OP).key, CALL.key} - table.probes.keys():
-        assert table.latency_ms(OP) >= 0 and table.call_ms > 0
+        assert table.latency_ms(OP) >= 0 and table.call_ms is not None and table.call_ms > 0
     table.missing([OP])
 
 
