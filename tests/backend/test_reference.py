@@ -322,6 +322,15 @@ def test_an_output_that_is_always_the_same_is_refused() -> None:
         trace(nn.Sequential(nn.Conv2d(3, 8, 3), model), X)
 
 
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [(lambda x: None, "returns no tensor"), (lambda x: (x, torch.fft.rfft(x)), "output 2 of the model is complex")],
+)
+def test_what_no_file_can_answer_is_refused(returned, says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        trace(nn.Sequential(nn.Conv2d(3, 8, 3), Calling(returned)), X)
+
+
 def test_a_number_of_the_batch_and_an_object_are_refused() -> None:
     with pytest.raises(ModelError, match="output 2 of the model is a number that depends on the size of the batch"):
         trace(nn.Sequential(nn.Conv2d(3, 8, 3), Calling(lambda x: (x, x.shape[0]))), X)

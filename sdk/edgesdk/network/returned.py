@@ -50,7 +50,13 @@ def returned(program: ExportedProgram) -> list[fx.Node]:
 def structure_of(program: ExportedProgram) -> Structure:
     """In what the model returns its tensors, and what stands beside them."""
     constants = {}
-    for place, (_, spec) in enumerate(_user_outputs(program)):
+    outputs = _user_outputs(program)
+    if not any(isinstance(spec, TensorArgument) for _, spec in outputs):
+        raise ModelError("the model returns no tensor", FORMS)
+    for place, (value, spec) in enumerate(outputs):
+        if isinstance(spec, TensorArgument) and value.meta["val"].is_complex():
+            fact = f"output {place + 1} of the model is complex, which no file's output can be"
+            raise ModelError(fact, "return its magnitude, or its parts by torch.view_as_real")
         if isinstance(spec, ConstantArgument):
             constants[place] = spec.value
         elif not isinstance(spec, TensorArgument):
