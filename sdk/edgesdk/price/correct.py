@@ -80,13 +80,14 @@ def fit(
 
 def _offset_and_scale(seen: Sequence[tuple[float, float]], deviation: float, noise: float) -> tuple[float, float]:
     """Bytes = offset + scale x account, the scale near one by ``deviation``, the offset by as much of the figures."""
-    measured = [max(figure, PAGE) for _, figure in seen]
+    measured = [figure for _, figure in seen]
     offset, scale = _regression(
         [(1.0, account) for account, _ in seen],
         measured,
-        [(0.0, deviation * max(measured)), (1.0, deviation)],
+        [(0.0, deviation * max(PAGE, *measured)), (1.0, deviation)],
         [(0.0, inf), (SMALLEST, inf)],
         noise,
+        PAGE,
     )
     return offset, scale
 
@@ -97,15 +98,19 @@ def _regression(
     priors: Sequence[tuple[float, float]],
     limits: Sequence[tuple[float, float]],
     noise: float = NOISE,
+    least: float = 0.0,
 ) -> list[float]:
     """Coefficients of ``rows`` for ``measured`` with relative noise and priors (mean, deviation), within limits.
 
-    Coordinate descent in units of the priors' deviations: a convex problem in a box.
+    What was measured at less than ``least`` has the noise of that. Coordinate descent in units of the priors'
+    deviations: a convex problem in a box.
     """
     scale = np.array([deviation for _, deviation in priors])
-    left = np.array([np.array(row) * scale / (value * noise) for row, value in zip(rows, measured, strict=True)])
+    errors = [noise * max(value, least) for value in measured]
+    left = np.array([np.array(row) * scale / error for row, error in zip(rows, errors, strict=True)])
     left = np.vstack([left, np.eye(len(priors))])
-    right = np.array([1 / noise for _ in measured] + [mean / deviation for mean, deviation in priors])
+    exact = [value / error for value, error in zip(measured, errors, strict=True)]
+    right = np.array(exact + [mean / deviation for mean, deviation in priors])
     low, high = (np.array(ends) / scale for ends in zip(*limits, strict=True))
     factors = np.clip(np.linalg.lstsq(left, right, rcond=None)[0], low, high)
     for _ in range(SWEEPS):
@@ -113,4 +118,4 @@ def _regression(
             column = left[:, index]
             rest = right - left @ factors + column * factors[index]
             factors[index] = np.clip(column @ rest / (column @ column), low[index], high[index])
-    return [min(max(float(value), least), most) for value, (least, most) in zip(factors * scale, limits, strict=True)]
+    return [min(max(float(value), first), last) for value, (first, last) in zip(factors * scale, limits, strict=True)]
