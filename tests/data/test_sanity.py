@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BudgetError, DataError, EdgeSdkError, EdgeSdkWarning, ModelError
+from edgesdk.data.data import Data
 from edgesdk.data.sanity import judged_dense
+from edgesdk.data.task import Task
 from edgesdk.example.data import example_model
 from edgesdk.workflows.inputs import Inputs, read_inputs
 
@@ -148,6 +150,25 @@ def test_force_goes_on_and_notes_it(sample, tmp_path: Path) -> None:
     with pytest.warns(EdgeSdkWarning, match="forced: the dense model scores"):
         forced = inputs.checked(None, True, lambda stage, share: None)
     assert forced.data.notes[0].startswith("forced: the dense model scores")
+
+
+@pytest.mark.parametrize(("samples", "looks"), [(40, False), (160, True)])
+def test_other_readings_are_looked_for_only_where_they_would_be_told(samples: int, looks: bool) -> None:
+    """A model at chance: of few samples no reading is held against it, so none is tried, which takes a pass each."""
+    asked: list[int] = []
+
+    class Chance(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(len(x))
+            return x[:, :, :2, :2].sum(1).flatten(1)
+
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(samples, 3, 8, 8, generator=generator), torch.arange(samples) % 4
+    batches = [(x, y)]
+    data = Data(None, batches, batches, batches, labelled=True, preprocessing=None, description="noise")
+    judged_dense(Chance(), data, Task("top-1"))
+    plain = 1 + 2  # of two samples to see the answers' size, then of all: the answers, and the score
+    assert (len(asked) > plain) == looks, asked
 
 
 def test_few_samples_are_not_held_against_a_model(tmp_path: Path) -> None:

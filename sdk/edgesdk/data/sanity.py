@@ -85,9 +85,10 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
     if skill is None or skill.above_chance and skill.mean >= WEAK:
         return Verdict(score, count)
     shown = f"the dense model scores {score:.4g}{_unit(task)} on {count} samples"
-    better = _better_reading(run, data, task, batches, score) or _better_order(task, judged, targets, score)
-    if better is not None and count >= LEAST:
-        return Verdict(score, count, DataError(f"{shown}, and {better[0]}", f"{better[1]}, or --force"))
+    if count >= LEAST:
+        better = _better_reading(run, data, task, batches, score) or _better_order(task, judged, targets, score)
+        if better is not None:
+            return Verdict(score, count, DataError(f"{shown}, and {better[0]}", f"{better[1]}, or --force"))
     if skill.above_chance:
         return Verdict(score, count)
     shown = f"{shown}, no better than {_chance(task)}"
