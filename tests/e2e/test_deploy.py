@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -101,15 +102,22 @@ def test_a_bundle_that_exists_is_left_alone(deployed) -> None:
 
 
 def test_a_second_search_measures_no_operator_again(deployed, tmp_path: Path) -> None:
-    prices = sorted((Path(os.environ["EDGESDK_CACHE"]) / "prices").iterdir())
-    assert prices
-    before = [(path, path.stat().st_mtime_ns, path.read_bytes()) for path in prices]
+    """But for those that were doubtful when the device turned out to be faster: they count as of another day."""
+    before = read_probes()
+    assert before
     plan = tmp_path / "plan.json"
     printed = document(edgesdk("search", "--target", "x86", "--out", plan, "--json"))
     assert json.loads(plan.read_text()) == printed
     assert is_proved(printed["proof"])
-    prices = sorted((Path(os.environ["EDGESDK_CACHE"]) / "prices").iterdir())
-    assert [(path, path.stat().st_mtime_ns, path.read_bytes()) for path in prices] == before
+    today = date.today().isoformat()
+    timed = {key for key, price in read_probes().items() if price != before.get(key)}
+    assert timed <= {key for key, (_, _, _, day) in before.items() if day != today}
+
+
+def read_probes() -> dict[str, Any]:
+    """What is kept of every probe: its ratio, error, level and day."""
+    (path,) = (Path(os.environ["EDGESDK_CACHE"]) / "prices").iterdir()
+    return json.loads(path.read_text())["probes"]
 
 
 def test_benchmark_measures_a_bundle(deployed) -> None:
