@@ -27,11 +27,8 @@ def find_change(made: bool, read: Iterable[bool]) -> str | None:
     return QUANTIZE if any(read) else None
 
 
-WAYS = {
-    way: (made, read)
-    for made, read in product((False, True), repeat=2)
-    if (way := find_change(made, (read,))) is not None
-}
+_READS = {(made, read): find_change(made, (read,)) for made, read in product((False, True), repeat=2)}
+WAYS: dict[str, tuple[bool, bool]] = {way: sides for sides, way in _READS.items() if way is not None}
 """The ways in which a tensor can change precision for one reader, with whether its maker and that are integer."""
 
 

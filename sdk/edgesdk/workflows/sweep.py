@@ -17,6 +17,7 @@ from edgesdk.core.report import Tell
 from edgesdk.data.losses import Loss
 from edgesdk.data.metrics import Metric
 from edgesdk.devices.inventory import Device
+from edgesdk.network.reference import same_random_numbers
 from edgesdk.pipeline.front import PLAN, trace_front, undominated
 from edgesdk.pipeline.study import Study
 from edgesdk.workflows.deploy import Preprocess, open_studies, quiet
@@ -25,6 +26,7 @@ from edgesdk.workflows.inputs import named, read_inputs
 from edgesdk.workflows.where import AUTO, Where
 
 
+@same_random_numbers()
 def sweep(
     model: nn.Module | str | None = None, target: str | Sequence[str] = "x86", data: Any = None, *,
     runtime: str | Sequence[str] = (AUTO,), points: int = 8, latency: str | Sequence[str] = (),
