@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import Budget
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import DENSE
@@ -34,7 +36,7 @@ def find_deployed(anchored: Anchored, budget: Budget, training: Training, given:
 def find_loose_plan(anchored: Anchored, budget: Budget) -> Plan | None:
     """The plan that leaves all as it is, where that keeps ``budget``."""
     dense = _find_dense(anchored, budget)
-    return None if dense is None else dense.plan
+    return None if dense is None else dense.attempt.plan
 
 
 def _find_loose(anchored: Anchored, budget: Budget, training: Training) -> tuple[Study, Result] | None:
@@ -44,22 +46,37 @@ def _find_loose(anchored: Anchored, budget: Budget, training: Training) -> tuple
     if (integers := _find_integers(anchored, budget)) is None:
         return None
     most = training.score_held_out(anchored.setups[0].network)
-    lost = most - training.try_short(integers.candidate)
+    lost = most - training.try_short(integers.attempt.candidate)
     return _finish(integers, budget, training, INTEGERS_KEEP) if lost <= NOTHING_LOST * abs(most) else None
 
 
-def _find_dense(anchored: Anchored, budget: Budget) -> Attempt | None:
-    """The dense model where it keeps ``budget``, in the runtime that is the fastest."""
+@dataclass(frozen=True)
+class _Loose:
+    """What keeps the budget in the runtime that is the fastest, and the same in the ``others``."""
+
+    attempt: Attempt
+    others: tuple[Attempt, ...]
+
+    @property
+    def beside(self) -> Mapping[str, Artifact]:
+        """The files of the other runtimes, and the dense ones that are not measured anyway."""
+        every = [attempt.candidate for attempt in (self.attempt, *self.others)]
+        dense = {f"{DENSE} {c.study.runtime}": c.study.dense_file for c in every if not c.study.shares_own}
+        return dense | {f"finalist {c.study.runtime}": c.artifact for c in every[1:]}
+
+
+def _find_dense(anchored: Anchored, budget: Budget) -> _Loose | None:
+    """The dense model where it keeps ``budget``."""
     if not _keeps(anchored, budget, DENSE):
         return None
-    return _select_fastest((list_dense(study, budget)[0] for study in anchored.study_as_it_is()), budget)
+    return _select_fastest([list_dense(study, budget)[0] for study in anchored.study_as_it_is()], budget)
 
 
-def _find_integers(anchored: Anchored, budget: Budget) -> Attempt | None:
-    """The model with every layer integer where it keeps ``budget``, in the runtime that is the fastest."""
+def _find_integers(anchored: Anchored, budget: Budget) -> _Loose | None:
+    """The model with every layer integer where it keeps ``budget``."""
     if not _keeps(anchored, budget, DENSE_INT8):
         return None
-    every = (attempt for study in anchored.study_whole_layers() for attempt in list_dense(study, budget)[1:])
+    every = [attempt for study in anchored.study_whole_layers() for attempt in list_dense(study, budget)[1:]]
     return _select_fastest(every, budget)
 
 
@@ -69,14 +86,15 @@ def _keeps(anchored: Anchored, budget: Budget, kind: str) -> bool:
     return bool(budget.bounds) and any(map(budget.is_met_by, costs))
 
 
-def _select_fastest(attempts: Iterable[Attempt], budget: Budget) -> Attempt | None:
-    return min(select_keeping(attempts, budget), key=lambda attempt: attempt.cost.latency_ms, default=None)
+def _select_fastest(attempts: Sequence[Attempt], budget: Budget) -> _Loose | None:
+    best = min(select_keeping(attempts, budget), key=lambda attempt: attempt.cost.latency_ms, default=None)
+    return None if best is None else _Loose(best, tuple(attempt for attempt in attempts if attempt is not best))
 
 
-def _finish(attempt: Attempt, budget: Budget, training: Training, note: str) -> tuple[Study, Result] | None:
-    """What ``attempt`` comes to in full, with a ``note``; ``None`` where it does not keep the budget in the end."""
-    study = attempt.candidate.study
-    judged = judge([attempt], budget, training, Chosen(study))
+def _finish(loose: _Loose, budget: Budget, training: Training, note: str) -> tuple[Study, Result] | None:
+    """What that comes to in full, with a ``note``; ``None`` where it does not keep the budget in the end."""
+    attempt, study = loose.attempt, loose.attempt.candidate.study
+    judged = judge([attempt], budget, training, Chosen(study, beside=loose.beside))
     if judged.result is None:
         return None
     told = (attempt.step(budget), *judged.told)
