@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edgesdk.core.graph import WEIGHTED, Graph, Layer
+from edgesdk.core.graph import LINEAR, WEIGHTED, Graph, Layer
 from edgesdk.core.plan import INT8, Option
-from edgesdk.price.files import weight_bytes
-from edgesdk.price.kinds import FREE, RECURRENT, kind_of
+from edgesdk.price.files import NODES, weight_bytes
+from edgesdk.price.kinds import FREE
 from edgesdk.price.memory.held import (
     KB,
     Fixed,
@@ -41,16 +41,16 @@ class OpenVino:
     """What a version takes, in bytes: constants of the runtime, not of a model.
 
     ``session`` is what any compilation takes, ``code`` the pages of a kind of kernel. ``node`` are the objects of a
-    layer, ``integer`` what one with integer weights takes besides, ``change`` a change of precision, ``recurrence`` a
-    recurrent layer; ``kernel`` is one that was compiled.
+    node of the file, ``integer`` what a layer with integer weights takes besides, ``rows`` a linear one over several
+    rows besides that, ``change`` a change of precision; ``kernel`` is one that was compiled.
     """
 
     session: float
     node: float
     kernel: float
     integer: float
+    rows: float
     change: float
-    recurrence: float
     code: Mapping[str, float] = field(default_factory=dict)
 
     def peak_bytes(self, graph: Graph, options: Mapping[str, Option]) -> float:
@@ -74,11 +74,11 @@ class OpenVino:
 
     def _own(self, layer: Layer, option: Option) -> float:
         """The weights of a layer, as mapped and as packed, and its objects."""
-        if layer.operator in FREE:
-            return 0.0
-        objects = self.node + self.integer * (layer.kind in WEIGHTED and option.precision == INT8)
-        objects += self.recurrence * (kind_of(layer.operator) == RECURRENT)
-        return objects + 2 * weight_bytes(layer, option)
+        count = NODES.get(layer.operator, 0 if layer.operator in FREE else 1)
+        if layer.kind not in WEIGHTED or option.precision != INT8:
+            return count * self.node + 2 * weight_bytes(layer, option)
+        over_rows = layer.kind == LINEAR and len(layer.shape) > 1
+        return count * self.node + self.integer + self.rows * over_rows + 2 * weight_bytes(layer, option)
 
 
 def _kind(layer: Layer, option: Option) -> tuple[object, ...]:
@@ -87,14 +87,15 @@ def _kind(layer: Layer, option: Option) -> tuple[object, ...]:
 
 
 _2026 = OpenVino(
-    session=7_350e3, node=30e3, kernel=105e3, integer=170e3, change=187e3, recurrence=200e3,
+    session=7_450e3, node=58e3, kernel=69e3, integer=170e3, rows=266e3, change=157e3,
     code={
-        "linear fp32": 100 * KB, "linear int8": 500 * KB, "conv fp32": 930 * KB, "conv int8": 930 * KB,
-        "depthwise fp32": 450 * KB, "depthwise int8": 450 * KB, "add fp32": 300 * KB, "mean int8": 420 * KB,
-        "copy fp32": 1000 * KB, "pool fp32": 1000 * KB,
+        "linear fp32": 150 * KB, "linear int8": 610 * KB, "conv fp32": 970 * KB, "conv int8": 990 * KB,
+        "depthwise fp32": 310 * KB, "depthwise int8": 540 * KB, "add fp32": 230 * KB, "mean int8": 300 * KB,
+        "copy fp32": 930 * KB, "pool fp32": 480 * KB, "pool int8": 370 * KB, "matmul fp32": 1000 * KB,
+        "grouped fp32": 1660 * KB,
     },
 )  # fmt: skip
-"""OpenVINO 2026.4 on x86 with AVX-512 VNNI, fitted to seven networks in float, int8, low rank and mixed precisions."""
+"""OpenVINO 2026.4 on x86 with AVX-512 VNNI, fitted to 12 networks in float, int8, low rank and mixed precisions."""
 
 
 def constants_of(version: str | None = None) -> OpenVino:
