@@ -57,6 +57,7 @@ CASES = [
 ]
 NAMES = 400  # bytes that names and nodes may be off by: more than 3 % where a file has a few kB
 NEAR = 1.03  # times the tightest that is built here, up to which another may be called so
+NEAR_MEMORY = 1.1  # sums know no code pages, which are most of what a small network takes
 
 
 def goal(study: Study, kind: str) -> Budget:
@@ -148,7 +149,8 @@ def refused(study: Study, wanted: Budget, error: BudgetError) -> None:
     assert error.figure in wanted.bounds and error.asked is not None and error.asked == wanted.bounds[error.figure]
     assert error.tightest is not None and error.built is not None and error.built[error.figure] == error.tightest
     if len(wanted.bounds) == 1:
-        assert error.asked < error.tightest <= NEAR * min(getattr(built.cost, error.figure) for built in smallest)
+        near = NEAR_MEMORY if error.figure == "peak_memory_bytes" else NEAR
+        assert error.asked < error.tightest <= near * min(getattr(built.cost, error.figure) for built in smallest)
     assert "the tightest that was built" in error.fact
 
 
