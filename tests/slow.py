@@ -8,8 +8,20 @@ from typing import Any
 import pytest
 
 FAULTS = "tests/agent/test_agent_faults.py::EveryOperation::test_"
-WHOLE = tuple(f"{FAULTS}{name}" for name in ("one_that_prunes", "a_rollback", "mending_what_runs"))
-"""Tests in files that know no pytest: every fault at every step, of which the first installation is the core."""
+LONG = (
+    "tests/agent/test_agent_install.py::Health::test_the_budget_of_latency",  # board_install has the same
+    "tests/agent/test_agent_install.py::Installing::test_what_runs_stays_although_it_became_unfit",
+    "tests/agent/test_agent_runners.py::Together::test_artifacts_of_several_runtimes",  # test_formats: auto
+    "tests/pipeline/test_deadline.py::test_a_run_ends_within",  # laws of many runs; test_interruption is of one
+    "tests/pipeline/test_deadline.py::test_more_time",
+    "tests/backend/test_memory.py::test_predicted_memory_is_the_measured_one",  # test_peak_memory
+    "tests/e2e/test_formats.py::test_a_deployment_for_one_runtime",  # test_formats: auto, and the conformance matrix
+    "tests/board/test_board_deploy.py::test_a_profile_of_the_board",  # test_calibrate, of the machine at hand
+    "tests/e2e/test_bounds.py::test_the_fastest_within_a_drop_keeps_the_drop[30.0]",
+)
+"""Tests that take long for what they add, each beside what covers its ground where `pytest` runs by itself."""
+WHOLE = (*(f"{FAULTS}{name}" for name in ("one_that_prunes", "a_rollback", "mending_what_runs")), *LONG)
+"""Of every fault at every step the first installation is the core, in files that know no pytest; and what is long."""
 
 
 def core(cases: Iterable[Any], wanted: Callable[..., bool]) -> list[Any]:
