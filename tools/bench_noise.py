@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import edgesdk
+from load import burning
 
-BURN = "import time\nwhile True:\n end = time.time() + {on}\n while time.time() < end: pass\n time.sleep({off})"
 PERIOD_US, QUOTA_US = 100_000, 50_000
 STAGE = re.compile(r" *(\d+\.\d) s  (?:\d+/\d+ )?(.+)")
 SUDDEN = {
@@ -38,19 +38,6 @@ SUDDEN = {
     "measuring": "exporting and measuring",
 }
 CASES = ("as it is", "again", "load", "quota", *SUDDEN)
-
-
-@contextmanager
-def burning(on: float, off: float) -> Iterator[None]:
-    """Keep all cores busy for ``on`` seconds and idle for ``off``, in turns, while the block runs."""
-    command = [sys.executable, "-c", BURN.format(on=on, off=off)]
-    burners = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
-    try:
-        yield
-    finally:
-        for burner in burners:
-            burner.kill()
-            burner.wait()
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
     from edgesdk.devices.bench import Bench
     from edgesdk.devices.local import LocalDevice
     from edgesdk.network.load import load_model
-    from edgesdk.pipeline.study import study_model
+    from edgesdk.pipeline.study import anchor_model
     from edgesdk.price.correct import fit
     from edgesdk.solve.milp import solve
 
@@ -58,10 +58,11 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
         task = Task("top-1", data.labelled)
         bench = Bench(agent, options.threads)
         allowed = {bench.runtime: (FP32, INT8)}
-        (study,), _ = study_model(
+        anchored, _ = anchor_model(
             model, data, task, "x86", [bench], Budget(), Path(folder), clock.tell, allowed, tuple(options.candidate),
             again=False,
         )  # fmt: skip
+        (study,) = anchored.study()
         clock.tell("solving", None)
         solution = solve(study.menu(), {"latency_ms": study.dense.latency_ms() / 2})
         clock.tell("end", None)

@@ -16,7 +16,7 @@ from edgesdk.data.data import load_data
 from edgesdk.data.task import Task
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
-from edgesdk.pipeline.study import study_model
+from edgesdk.pipeline.study import anchor_model
 
 # The runtime's arena grows in powers of two and keeps what it had, which liveness does not see. The dense model
 # corrects the prices, so it is met; a cut network that was not measured yet may take twice what was predicted: 0.53 of
@@ -33,9 +33,10 @@ def test_predicted_memory_is_the_measured_one(name: str, tmp_path: Path) -> None
     data = load_data((x.numpy(), y.numpy()))
     with LocalDevice() as agent:
         allowed = {"onnxruntime": (FP32, INT8)}
-        (study,), _ = study_model(
+        anchored, _ = anchor_model(
             model, data, Task(), "x86", [Bench(agent)], Budget(), tmp_path, lambda stage, share: None, allowed
         )
+        (study,) = anchored.study()
         halves = {g.name: g.size // 2 for g in study.graph.groups if g.fixed is None}
         plan = models.plan(study.network, halves)
         small, options = compressed(study.network, plan, data.example, study.scores)

@@ -17,7 +17,7 @@ from edgesdk.data.task import Task
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.forecast import Forecast
 from edgesdk.devices.local import LocalDevice
-from edgesdk.pipeline.study import Study, study_model
+from edgesdk.pipeline.study import Study, anchor_model
 
 BOARD = "raspberry-pi-5"
 SAMPLES = 32
@@ -45,10 +45,11 @@ def studied(agent: AgentProcess, tmp_path_factory: pytest.TempPathFactory) -> St
             bench = Forecast(target(BOARD), agent, 1, "onnxruntime")
             folder = tmp_path_factory.mktemp(name)
             goal_of_all = Budget(size_bytes=1.0)  # so that nothing small is left off the menu
-            (study,), _ = study_model(
+            anchored, _ = anchor_model(
                 model.eval(), data, Task(labelled=False), BOARD, [bench], goal_of_all, folder,
                 lambda stage, share: None, {"onnxruntime": (FP32, INT8)},
             )  # fmt: skip
+            (study,) = anchored.study()
             made[name] = study
         own = made[name].corrections
         fresh = replace(own, seen=list(own.seen), observations=list(own.observations))

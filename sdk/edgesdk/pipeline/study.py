@@ -36,26 +36,6 @@ from edgesdk.price.correct import Correction
 from edgesdk.price.menu import Losses
 
 
-def study_model(
-    model: nn.Module,
-    data: Data,
-    task: Task,
-    target: str,
-    meters: Sequence[Meter],
-    budget: Budget,
-    folder: Path,
-    tell: Tell,
-    precisions: Mapping[str, tuple[str, ...]],
-    candidates: tuple[str, ...] = (),
-    again: bool = True,
-) -> tuple[list[Study], dict[str, str]]:
-    """All that a search needs of ``model`` on each of ``meters``: :func:`anchor_model`, and all other prices."""
-    anchored, refused = anchor_model(
-        model, data, task, target, meters, budget, folder, tell, precisions, candidates, again=again
-    )
-    return anchored.study(), refused
-
-
 def anchor_model(
     model: nn.Module,
     data: Data,
