@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from load import burning
 
 from edgesdk.core.artifact import REFERENCES, Artifact, references
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR
@@ -24,6 +23,7 @@ from edgesdk.price import table as prices
 from edgesdk.price.operator import Operator
 from edgesdk.price.table import Table
 from edgesdk_targets.agent.undisturbed import beyond
+from load import burning
 
 CLOSE = 0.05  # log: what two tables may differ by beyond what they say they are unsure of
 
