@@ -19,12 +19,12 @@ from pydantic.json_schema import GenerateJsonSchema
 from edgesdk.bundle.bundle import Bundle, Verification
 from edgesdk.bundle.documents import DeploymentReport, Folder, Manifest, Preparation
 from edgesdk.cli import documents
+from edgesdk.core.facts import Facts
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Prediction, Report
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import BYTES
 from edgesdk.devices.estimate import Estimate
-from edgesdk.devices.facts import Facts
 from edgesdk.devices.inventory import Device
 from edgesdk.price.profile import Profile, StoredPrices
 from edgesdk.workflows.benchmark import Benchmark

@@ -122,9 +122,10 @@ def test_a_report_says_what_was_disturbed(agent: AgentProcess, tmp_path: Path) -
     report = bench.measure({"one": artifact}, "rapid", thorough=False)["one"]
     quiet = report.undisturbed
     assert quiet is not None and 0 <= quiet.disturbed <= 1 and quiet.error > 0
-    assert quiet.ms == report.latency_ms() and report.statistics["p50"] == report.latency_ms(50)
-    assert report.statistics["p50"] >= report.statistics["min"]
-    assert report.latency_ms(90) <= report.statistics["max"]
+    assert quiet.ms == report.latency_ms() and report.statistics.p50 == report.latency_ms(50)
+    assert report.statistics.p50 is not None and report.statistics.min is not None and report.statistics.max is not None
+    assert report.statistics.p50 >= report.statistics.min
+    assert report.latency_ms(90) <= report.statistics.max
     if quiet.disturbed < 0.9:
         assert Bench(agent, folder=tmp_path / "prices").table.reference_ms == quiet.reference_ms
 

@@ -18,9 +18,10 @@ from mutations import altered, as_json, as_toml, damaged, examples, read_or_refu
 
 from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.errors import EdgeSdkError
+from edgesdk.core.facts import Conditions, During, Hardware
 from edgesdk.core.graph import CONV
 from edgesdk.core.plan import INT8, Form, LayerPlan, Option, Plan, Proof, Rejected
-from edgesdk.core.report import Report, Undisturbed
+from edgesdk.core.report import Report, Statistics, Undisturbed
 from edgesdk.core.serialize import dumps, loads_toml, to_json
 from edgesdk.core.target import prices_text, target
 from edgesdk.data.preprocessing import read_preprocessing
@@ -48,8 +49,9 @@ PLAN = Plan(
     (Rejected("conv1", "fp16", 1.0, 0.5),),
 )  # fmt: skip
 MEASURED = Report(
-    "dense", "c0ffee", 1000, "onnxruntime", "1.23", None, 1, "rapid", {"p50": 1.0}, (1.0, 1.1) * 20, 1e6, 2e6, 12.0,
-    {"governor": "performance"}, {"architecture": "aarch64"}, undisturbed=Undisturbed(1.0, 0.01, 0.1, 0.02),
+    "dense", "c0ffee", 1000, "onnxruntime", "1.23", None, 1, "rapid", Statistics(p50=1.0), (1.0, 1.1) * 20, 1e6, 2e6,
+    12.0, During(Conditions("performance")), Hardware(architecture="aarch64"),
+    undisturbed=Undisturbed(1.0, 0.01, 0.1, 0.02),
 )  # fmt: skip
 INVENTORY = {
     "schema": 1,

@@ -19,9 +19,10 @@ from edgesdk.compress.integers import UNSIGNED
 from edgesdk.compress.quantize import integer
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import Budget
+from edgesdk.core.facts import During, Hardware
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.plan import FP32, INT8, Option, Plan
-from edgesdk.core.report import DENSE, Measurement, Prediction, Report, Tell
+from edgesdk.core.report import DENSE, Measurement, Prediction, Report, Statistics, Tell
 from edgesdk.data.data import Data, load_data
 from edgesdk.data.task import Task
 from edgesdk.export.parity import Parity
@@ -142,8 +143,8 @@ class ScriptedMeter:
         if self.measured:
             samples = (ms[name],) * 100
             return Report(
-                **same, precision=None, mode="rapid", statistics={}, samples_ms=samples, load_ms=None, conditions={},
-                device={"architecture": "x86_64"},
+                **same, precision=None, mode="rapid", statistics=Statistics(), samples_ms=samples, load_ms=None,
+                conditions=During(), device=Hardware(architecture="x86_64"),
             )  # fmt: skip
         return Prediction(
             **same, median_ms=ms[name], low_ms=ms[name], high_ms=ms[name], provenance={}, sources=(), notes=()

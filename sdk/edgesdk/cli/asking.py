@@ -171,8 +171,8 @@ def doctor(as_json: bool) -> None:
     from importlib import metadata
 
     from edgesdk.cli.documents import Doctor
+    from edgesdk.core.facts import Facts
     from edgesdk.core.serialize import from_json
-    from edgesdk.devices.facts import Facts
     from edgesdk.devices.local import LocalDevice
 
     with LocalDevice() as agent:

@@ -94,8 +94,8 @@ def probe(name: str, as_json: bool) -> None:
     with reach(name) as agent:
         facts = agent.call("probe")
     if as_json:
+        from edgesdk.core.facts import Facts
         from edgesdk.core.serialize import from_json
-        from edgesdk.devices.facts import Facts
 
         emit_json(from_json(Facts, facts))
         return

@@ -13,7 +13,7 @@ from edgesdk.core.serialize import BYTES, from_json
 if TYPE_CHECKING:
     from edgesdk.bundle.bundle import Bundle
     from edgesdk.bundle.documents import DeploymentReport, Manifest, Preparation
-    from edgesdk.devices.facts import Facts
+    from edgesdk.core.facts import Facts
     from edgesdk.devices.inventory import Device
     from edgesdk.price.profile import Profile
 

@@ -295,7 +295,7 @@ def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
 def show_latency(report: Report, console: Console) -> None:
     """The verdict of a benchmark: the latency alone, and whether it holds."""
     quiet = report.undisturbed
-    ms = report.statistics["p50"] if quiet is None else quiet.ms
+    ms = report.statistics.p50 if quiet is None else quiet.ms
     shown = "too few samples" if ms is None else show("latency_ms", ms)
     held = "" if report.valid else f" (invalid: {report.reason})"
     console.print(f"{report.name}: {shown}{held}", highlight=False)
@@ -310,7 +310,7 @@ def show_report(report: Report, console: Console) -> None:
         rows.append(("disturbed visits", f"{100 * quiet.disturbed:.0f} %; all runs, as they came:"))
     rows += [
         (name, "too few samples" if value is None else show("latency_ms", value) if name != "count" else value)
-        for name, value in report.statistics.items()
+        for name, value in vars(report.statistics).items()
     ]
     if report.load_ms is not None:
         rows.append(("cold load", show("latency_ms", report.load_ms)))
@@ -320,9 +320,7 @@ def show_report(report: Report, console: Console) -> None:
         rows.append(("runtime's own memory", show("peak_memory_bytes", report.runtime_memory_bytes)))
     rows.append(("size", show("size_bytes", report.size_bytes)))
     runtime = f"{report.runtime} {report.runtime_version}, {counted(report.threads, 'thread')}"
-    table = Table(
-        title=f"{report.name}: {runtime}, {report.device.get('cpu')}", title_justify="left", show_header=False
-    )
+    table = Table(title=f"{report.name}: {runtime}, {report.device.cpu}", title_justify="left", show_header=False)
     for name, value in rows:
         table.add_row(name, str(value))
     console.print(table)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from edgesdk.core.budget import PREDICTED, Budget, Cost, check_basis
 from edgesdk.core.errors import DeviceError
+from edgesdk.core.facts import During, Hardware
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import FORMER
@@ -91,16 +92,33 @@ class Undisturbed:
 
 
 @dataclass(frozen=True)
+class Statistics:
+    """Of latencies in ms as they came, whatever disturbed them; a percentile that their count cannot carry is ``None``.
+
+    ``std`` is the standard deviation of a sample (n - 1).
+    """
+
+    count: int = 0
+    min: float | None = None
+    max: float | None = None
+    mean: float | None = None
+    std: float | None = None
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """One artifact on one device.
 
-    ``statistics`` of latency in ms (``p50``, ``p90``, ``p95``, ``p99``, ``min``, ``max``, ``mean``, ``std``; a
-    percentile that the count cannot carry is ``None``); ``samples_ms`` are the raw samples. Memory in bytes:
+    ``statistics`` of latency in ms; ``samples_ms`` are the raw samples. Memory in bytes:
     ``peak_memory_bytes`` is what the model adds to the process, ``runtime_memory_bytes`` what the runtime takes without
     any. ``precision`` is the one that the runtime says it computes floats in, where it says so. ``load_ms`` is a cold
     load in a fresh process. ``valid`` is false for a throttled run, with the reason. ``ratios`` are its latency as a
-    share of that of each other artifact of the same run, by its name, compared round by round. ``statistics`` are of
-    the runs as they came, whatever disturbed them; ``undisturbed`` has the latency that counts, where it is known.
+    share of that of each other artifact of the same run, by its name, compared round by round.
+    ``undisturbed`` has the latency that counts, where it is known.
     """
 
     name: str
@@ -111,13 +129,13 @@ class Report:
     precision: str | None
     threads: int
     mode: str
-    statistics: Mapping[str, Any]
+    statistics: Statistics
     samples_ms: tuple[float, ...]
     peak_memory_bytes: float | None
     runtime_memory_bytes: float | None
     load_ms: float | None
-    conditions: Mapping[str, Any]
-    device: Mapping[str, Any]
+    conditions: During
+    device: Hardware
     valid: bool = True
     reason: str | None = None
     basis: str = "measured"
@@ -132,7 +150,7 @@ class Report:
     @property
     def architecture(self) -> str | None:
         """What the kernel of the machine says that it is, as ``x86_64``."""
-        return self.device.get("architecture")
+        return self.device.architecture
 
     @property
     def error(self) -> float:

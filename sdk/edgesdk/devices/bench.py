@@ -13,9 +13,11 @@ from typing import Any
 from edgesdk.core.artifact import Artifact, references
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import DeviceError, UsageError
+from edgesdk.core.facts import During, Hardware
 from edgesdk.core.pairing import paired
-from edgesdk.core.report import Report, Undisturbed
+from edgesdk.core.report import Report, Statistics, Undisturbed
 from edgesdk.core.runtime import find_runtime, format_of
+from edgesdk.core.serialize import from_json
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.meter import Progress
 from edgesdk.price.operator import Operator
@@ -221,13 +223,13 @@ class Bench:
                 precision=timing["runtime"]["precision"],
                 threads=self.threads,
                 mode=mode,
-                statistics=timing["statistics"],
+                statistics=from_json(Statistics, timing["statistics"]),
                 samples_ms=tuple(timing["samples_ms"]),
                 peak_memory_bytes=taken.get("peak_added"),
                 runtime_memory_bytes=taken.get("runtime_baseline"),
                 load_ms=self.agent.call("load", **same, **processes)["load_ms"] if thorough else None,
-                conditions=run["conditions"],
-                device={key: value for key, value in self.facts.items() if key != "conditions"},
+                conditions=from_json(During, run["conditions"]),
+                device=from_json(Hardware, self.facts),
                 valid=run["valid"],
                 reason=run["reason"],
                 ratios={

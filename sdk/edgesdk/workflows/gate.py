@@ -148,7 +148,7 @@ def _measure(
             bench = Bench(agent, threads, models[NEW].runtime)
             order = models if len(runs) % 2 else dict(reversed(list(models.items())))
             report = bench.measure(order, mode, thorough=False, memory=False)[NEW]
-        powered |= {report.conditions[when].get("power_mode") for when in ("before", "after")}
+        powered |= {when.power_mode for when in (report.conditions.before, report.conditions.after)}
         if len(powered) > 1:
             modes = " and ".join(sorted(map(str, powered)))
             return [], f"the power mode changed while it was measured ({modes}): fix it, and run again"
