@@ -104,7 +104,7 @@ def measure_stepwise(
     scores: Mapping[str, Tensor],
     task: Task,
     y: Any = None,
-    known: Losses = Losses(),  # noqa: B008  it is frozen
+    measured: Losses = Losses(),  # noqa: B008  it is frozen
     structure: bool = True,
 ) -> Iterator[Sensed]:
     """What each option, branch and width alone costs in fidelity to the dense network, one step after the other.
@@ -113,15 +113,15 @@ def measure_stepwise(
     layers that read what was changed make up for it as far as a linear function can, and BatchNorm takes its statistics
     from ``x`` itself. ``y`` are the targets of ``x``, where the task has a loss of the user's own.
 
-    What is ``known`` is not measured again. Options come first, then branches, then widths from coarse to fine, so that
-    whoever stops in between has what matters most. Without ``structure`` it ends with the options.
+    What is ``measured`` is not measured again. Options come first, then branches, then widths from coarse to fine, so
+    that whoever stops in between has what matters most. Without ``structure`` it ends with the options.
     """
     graph = network.graph
     groups = [group for group in graph.groups if group.fixed is None]
     nothing = Losses.as_it_is(graph)
-    widths = {name: {**losses, **known.widths.get(name, {})} for name, losses in nothing.widths.items()}
-    options = {name: {**losses, **known.options.get(name, {})} for name, losses in nothing.options.items()}
-    branches = dict(known.branches)
+    widths = {name: {**losses, **measured.widths.get(name, {})} for name, losses in nothing.widths.items()}
+    options = {name: {**losses, **measured.options.get(name, {})} for name, losses in nothing.options.items()}
+    branches = dict(measured.branches)
 
     def price_options(layer: Layer, probe: _Variants) -> None:
         bits = {o.weight_bits for o in space[layer.name] if o.precision == INT8}

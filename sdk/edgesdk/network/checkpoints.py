@@ -128,8 +128,8 @@ def _content(path: Path) -> Any:
 def _held(content: Any, wrappers: Sequence[str], path: tuple[str, ...] = ()) -> Iterator[_Held]:
     """Every mapping in ``content`` that holds tensors, or arrays, from the outside inwards."""
     entries = _entries(content)
-    found = {name: _tensor(value) for name, value in entries.items()} if isinstance(content, Mapping) else {}
-    tensors = {name: value for name, value in found.items() if value is not None}
+    read = {name: _tensor(value) for name, value in entries.items()} if isinstance(content, Mapping) else {}
+    tensors = {name: value for name, value in read.items() if value is not None}
     if tensors:
         around = tuple(wrapper for wrapper in wrappers if any(wrapper in name.split(".") for name in tensors))
         yield _Held(path, {_bare(name, wrappers): value for name, value in tensors.items()}, around)
@@ -168,10 +168,10 @@ def _in_style(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Ma
             names[name] = ".".join(filter(None, parts)) if weight and kind in norm and leaf not in own else name
         return {names[name]: value for name, value in tensors.items()}
     old = {new: kind for norm in (WEIGHT_NORM, SPECTRAL) for kind, new in norm.items()}
-    found = {name: NORMED.fullmatch(name) for name in tensors}
+    matches = {name: NORMED.fullmatch(name) for name in tensors}
     return {
         f"{match[1]}{match[2]}_{old[match[3]]}" if match and match[3] in old else name: tensors[name]
-        for name, match in found.items()
+        for name, match in matches.items()
     }
 
 

@@ -126,14 +126,14 @@ def mask_heads(module: fx.GraphModule, attention: Attention, stay: Sequence[int]
 
 def inside(module: fx.GraphModule, attention: Attention) -> set[str]:
     """The nodes whose output has heads of ``attention``: from the layers that make them to its projection."""
-    found: set[fx.Node] = set()
+    nodes: set[fx.Node] = set()
     waiting = [n for n in module.graph.nodes if n.op == "call_module" and n.target in attention.rows]
     while waiting:
         node = waiting.pop()
-        if node not in found and node.target != attention.projection:
-            found.add(node)
+        if node not in nodes and node.target != attention.projection:
+            nodes.add(node)
             waiting += node.users
-    return {node.name for node in found}
+    return {node.name for node in nodes}
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def _try_cuts(module: fx.GraphModule, x: Batch, channels: Channels, groups: list
 def _smallest(module: fx.GraphModule, x: Batch) -> Batch:
     """``x`` with as few pixels as ``module`` takes: what goes with what does not depend on them."""
     small = rebatch(x, lambda t: t[..., ::2, ::2] if t.dim() == 4 and min(t.shape[2:]) >= 2 * SMALLEST else t)
-    if all(one.shape == other.shape for one, other in zip(tensors(small), tensors(x), strict=True)):
+    if all(first.shape == second.shape for first, second in zip(tensors(small), tensors(x), strict=True)):
         return x
     try:
         with torch.no_grad():
@@ -165,16 +165,16 @@ def _heads(
     module: fx.GraphModule,
     x: Batch,
     values: dict[str, Any],
-    found: Sequence[Attention],
+    attentions: Sequence[Attention],
 ) -> list[tuple[Group, set[str]]]:
     """The groups that the heads of attentions are, and the nodes whose size changes with each.
 
     Half of the heads of all attentions go at once; where that computes something else, of halves of these.
     """
-    several = [attention for attention in found if attention.heads > 1]
+    several = [attention for attention in attentions if attention.heads > 1]
     reasons, changed = _without_heads(module, x, values, several)
     groups = []
-    for attention in found:
+    for attention in attentions:
         order = tuple(layer.name for layer in graph.layers if layer.name in {layer_of[path] for path in attention.rows})
         fixed = reasons.get(attention.projection) if attention.heads > 1 else "it has a single head"
         group = Group(order[0], attention.heads * attention.depth, order, fixed, attention.depth)
@@ -195,9 +195,9 @@ def _without_heads(
     if len(some) == 1:
         return {some[0].projection: reason}, set()
     half = len(some) // 2
-    one, other = (_without_heads(module, x, values, part) for part in (some[:half], some[half:]))
-    reasons = one[0] | other[0]
-    return reasons or {attention.projection: reason for attention in some}, one[1] | other[1]
+    first, second = (_without_heads(module, x, values, part) for part in (some[:half], some[half:]))
+    reasons = first[0] | second[0]
+    return reasons or {attention.projection: reason for attention in some}, first[1] | second[1]
 
 
 def _compared(

@@ -36,7 +36,7 @@ class MeasuredRuns:
 
     def save(self, artifacts: Mapping[str, Artifact], made_under: Any, measured: Mapping[str, Measurement]) -> None:
         """Keep a run, if all of it was measured and counts."""
-        if all(isinstance(one, Report) and one.valid for one in measured.values()):
+        if all(isinstance(each, Report) and each.valid for each in measured.values()):
             write(self._find_place(artifacts, made_under), dumps(measured))
 
     def forget(self) -> None:

@@ -102,24 +102,24 @@ def full_width(graph: Graph, space: Mapping[str, tuple[Option, ...]]) -> list[Op
         if tensor.dtype == "float32" and tensor.shape
     ]
     plain = sum(option == Option() for _, option in ways)
-    return [op for found in (*each[:plain], changes, *each[plain:]) for op in found]
+    return [op for part in (*each[:plain], changes, *each[plain:]) for op in part]
 
 
 def all_widths(graph: Graph, space: Mapping[str, tuple[Option, ...]]) -> list[Operator]:
     """The operators of every option at every width of its input and output, from coarse grids of widths to fine."""
-    found = [(0, op) for op in full_width(graph, space)]
+    leveled = [(0, op) for op in full_width(graph, space)]
     for layer in graph.layers:
         fine = _levels(layer.reads, graph), _levels(layer.writes, graph)
         for reads, writes in _pairs(layer, graph):
             level = max(fine[0][reads], fine[1][writes])
             for option in space[layer.name]:
                 if _applies(layer, graph, option, reads, writes):
-                    found += [(level, op) for op in ops.operators(layer, graph, option, reads, writes)]
+                    leveled += [(level, op) for op in ops.operators(layer, graph, option, reads, writes)]
         if layer.writes and _can_be_integer(layer, space):
             for kept, level in fine[1].items():
-                found += [(level, ops.change(way, *_tensor(layer, graph, kept))) for way in CHANGES]
-    found.sort(key=lambda one: one[0])
-    return list({op.key: op for _, op in found}.values())
+                leveled += [(level, ops.change(way, *_tensor(layer, graph, kept))) for way in CHANGES]
+    leveled.sort(key=lambda pair: pair[0])
+    return list({op.key: op for _, op in leveled}.values())
 
 
 def keep_priced(graph: Graph, space: Mapping[str, tuple[Option, ...]], table: Prices) -> dict[str, tuple[Option, ...]]:
@@ -257,8 +257,8 @@ def _levels(group: str | None, graph: Graph) -> Mapping[int | None, int]:
     """How fine a grid has each width of ``group``, :func:`ops.levels`; of no group, nothing."""
     if group is None:
         return {None: 0}
-    found = graph.group_by_name[group]
-    return {**ops.levels(found.size, found.step)}
+    channels = graph.group_by_name[group]
+    return {**ops.levels(channels.size, channels.step)}
 
 
 def _priced_widths(

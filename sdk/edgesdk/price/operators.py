@@ -25,11 +25,11 @@ def widths(size: int, step: int = 1) -> tuple[int, ...]:
 def levels(size: int, step: int = 1) -> dict[int, int]:
     """The channel counts of :func:`widths`, each with how fine a grid has it: all, the half, quarters, eighths."""
     each = 4 if step == 1 else step
-    found: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     for level, eighths in enumerate(((8,), (4,), (2, 6), (1, 3, 5, 7))):
         for eighth in eighths:
-            found.setdefault(min(size, -(-size * eighth // (8 * each)) * each), level)
-    return found
+            sizes.setdefault(min(size, -(-size * eighth // (8 * each)) * each), level)
+    return sizes
 
 
 def precisions(layer: Layer, form: Form | None = None) -> tuple[str, ...]:

@@ -117,7 +117,7 @@ def reset_peak(path: str = "/proc/self/clear_refs") -> bool:
 
 def highest(seen: Sequence[Mapping[str, int | None]]) -> int | None:
     """The highest peak that was ``seen``: the kernel forgets a part of it where it takes pages of a file back."""
-    peaks = [one["VmHWM"] for one in seen]
+    peaks = [each["VmHWM"] for each in seen]
     return None if None in peaks else max(peaks)  # type: ignore[type-var]
 
 

@@ -79,10 +79,10 @@ def kernels_of(layer: Layer, option: Option) -> frozenset[str]:
     if layer.operator in FREE:
         return frozenset()
     kind = layer.kind if layer.kind != OTHER else kind_of(layer.operator)
-    found = {kind, f"{kind} {option.precision}"}
+    names = {kind, f"{kind} {option.precision}"}
     if layer.depthwise:
-        found.add(f"depthwise {option.precision}")
-    return frozenset(found)
+        names.add(f"depthwise {option.precision}")
+    return frozenset(names)
 
 
 def code_bytes(code: Mapping[str, float], kernels: Iterable[frozenset[str]]) -> float:

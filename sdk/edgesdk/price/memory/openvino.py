@@ -56,11 +56,11 @@ class OpenVino:
     def peak_bytes(self, graph: Graph, options: Mapping[str, Option]) -> float:
         """Bytes that a process grows by at most."""
         chosen = [(layer, option_of(layer, options)) for layer in graph.layers]
-        found = self.session + code_bytes(self.code, (kernels_of(layer, option) for layer, option in chosen))
-        found += sum(self._own(layer, option) for layer, option in chosen)
-        found += self.kernel * len({_kind(layer, option) for layer, option in chosen if layer.kind in WEIGHTED})
-        found += self.change * len(list_changes(graph, options))
-        return found + live_bytes(graph, options) + input_bytes(graph)
+        total = self.session + code_bytes(self.code, (kernels_of(layer, option) for layer, option in chosen))
+        total += sum(self._own(layer, option) for layer, option in chosen)
+        total += self.kernel * len({_kind(layer, option) for layer, option in chosen if layer.kind in WEIGHTED})
+        total += self.change * len(list_changes(graph, options))
+        return total + live_bytes(graph, options) + input_bytes(graph)
 
     def fixed(self, graph: Graph) -> Fixed:
         """What a process takes whatever is chosen."""

@@ -63,11 +63,11 @@ class Xnnpack:
     def peak_bytes(self, graph: Graph, options: Mapping[str, Option]) -> float:
         """Bytes that a process grows by at most."""
         chosen = [(layer, option_of(layer, options)) for layer in graph.layers]
-        found = file_bytes(TFLITE.takes, graph, options) + self.node * len(list_changes(graph, options))
-        found += code_bytes(self.code, (kernels_of(layer, option) for layer, option in chosen))
-        found += sum(self._own(layer, option) for layer, option in chosen)
+        total = file_bytes(TFLITE.takes, graph, options) + self.node * len(list_changes(graph, options))
+        total += code_bytes(self.code, (kernels_of(layer, option) for layer, option in chosen))
+        total += sum(self._own(layer, option) for layer, option in chosen)
         pieces = live_bytes(graph, options) + sum(self._pieces(layer, option) for layer, option in chosen)
-        return found + live_bytes(graph, options) + INPUTS * input_bytes(graph) - self._spare(pieces)
+        return total + live_bytes(graph, options) + INPUTS * input_bytes(graph) - self._spare(pieces)
 
     def fixed(self, graph: Graph) -> Fixed:
         """What a process takes whatever is chosen."""
