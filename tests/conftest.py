@@ -45,7 +45,7 @@ NEEDS = ("a real board", "a GPU", "an older Python")  # what a test may miss whe
 
 if torch is not None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-gc.set_threshold(50_000, 20, 20)  # tests make many objects that stay for their file
+gc.set_threshold(20_000, 10, 10)  # as the command line has it
 settings.register_profile("edgesdk", deadline=None, derandomize=True, database=None)
 settings.load_profile("edgesdk")
 
