@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mutations import altered, as_json, as_toml, damaged, examples, read_or_refused, written
 
+from edgesdk.cli.project import read_project
 from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.errors import EdgeSdkError
 from edgesdk.core.facts import Conditions, During, Hardware
@@ -64,6 +65,10 @@ RECOVERY = {
     "mode": "offline", "epochs": 3.5, "rate": 0.002, "warm_up": 0.1, "integer_share": 0.3, "decay": 0.99,
     "teachers": [{"source": "dense", "weight": 0.5}, {"source": "models.py:big", "weights": "a.pt", "view": "a.py:b"}],
     "losses": [{"kind": "soft", "temperature": 4.0}, {"kind": "features", "layers": ["conv1", ["conv2", "conv3"]]}],
+}  # fmt: skip
+PROJECT = {
+    "model": {"source": "net.py:make", "shape": ["x=3x8x8"]}, "data": {"source": "d.npz", "mean": [0.5, 0.5, 0.5]},
+    "target": {"name": "pi4", "threads": 2}, "budget": {"latency": "2ms", "max-drop": 1.5}, "recover": {"epochs": 3},
 }  # fmt: skip
 PREPROCESSING = {
     "input_range": [0, 255], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "image_size": [224, 224],
@@ -147,6 +152,7 @@ CASES: dict[str, tuple[str, Any, Callable[[Any], bytes], Callable[[Path], Any]]]
     "table": (TABLE, PRICES_KEPT, as_json, use_table),
     "inventory": ("devices.toml", INVENTORY, as_toml, use_inventory),
     "recovery": ("recovery.toml", RECOVERY, as_toml, use_recovery),
+    "project": ("edgesdk.toml", PROJECT, as_toml, read_project),
     "preprocessing": ("images.toml", PREPROCESSING, as_toml, read_preprocessing),
 }
 NEVER_REFUSED = ("table", "kept reports")  # caches: what cannot be read counts as absent

@@ -12,6 +12,7 @@ from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.frame import QUIET, Command, told
 from edgesdk.cli.inputs import inputs, shaped
 from edgesdk.cli.progress import telling
+from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.streams import console, emit, emit_json
 from edgesdk.core.errors import UsageError
 
@@ -79,7 +80,7 @@ def verify(as_json: bool, **options: Any) -> None:
             emit(f"{name}: differs from the model by {error:.2g} of its spread, over {own.samples} samples")
 
 
-@click.command(cls=Command)
+@click.command(cls=ModelCommand)
 @click.argument("model")
 @click.option("--target", required=True, help="The device: see `edgesdk targets`.")
 @shaped

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesdk.cli.devices import DEVICE
-from edgesdk.cli.frame import QUIET, VERBOSE, Command, told
+from edgesdk.cli.frame import QUIET, VERBOSE, told
 from edgesdk.cli.inputs import judging, pixels, preprocessing, shaped
 from edgesdk.cli.progress import telling
+from edgesdk.cli.project import ModelCommand, was_given
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import console, emit, emit_json
 from edgesdk.core.errors import UsageError
@@ -114,8 +115,10 @@ def _take_point(options: dict[str, Any], front: Path | None, number: int | None)
 
     point = Front.read(front).point(number)
     for name in ("target", "runtime", "latency"):
-        if options[name] is not None:
+        if was_given(name):
             raise UsageError(f"--{name} beside --point, which says it", "leave one of the two out")
+    if not was_given("device"):
+        options["device"] = None
     options |= {"target": point.target, "runtime": point.runtime, "threads": point.threads}
     options["latency"] = f"{point.ratio * (1 + ROOM):.6g}x"
 
@@ -129,7 +132,7 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
     return preprocessing(options)
 
 
-@click.command(cls=Command)
+@click.command(cls=ModelCommand)
 @deployment
 @click.option("--epochs", type=click.FloatRange(0), help="Of all training together.  [default: 15; 12 for the example]")
 @click.option(
@@ -170,7 +173,7 @@ def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any)
         show_bundle(bundle, console(), told(QUIET), told(VERBOSE))
 
 
-@click.command(cls=Command)
+@click.command(cls=ModelCommand)
 @deployment
 @click.option("--out", type=click.Path(path_type=Path), default=Path("plan.json"), show_default=True)
 def search(as_json: bool, force: bool, **options: Any) -> None:
@@ -195,7 +198,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
         emit(f"plan: {out}")
 
 
-@click.command(cls=Command)
+@click.command(cls=ModelCommand)
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.argument("model", required=False)
 @click.option("--format", multiple=True, help="onnx, openvino, tflite or all; may be repeated.  [default: all]")

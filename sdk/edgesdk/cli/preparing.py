@@ -11,6 +11,7 @@ import click
 from edgesdk.cli.frame import Commands
 from edgesdk.cli.inputs import LOSS, pixels, preprocessing, shaped
 from edgesdk.cli.progress import telling
+from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import emit, emit_json
 from edgesdk.core.wording import score
@@ -47,7 +48,7 @@ def preparation(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@prepare.command()
+@prepare.command(cls=ModelCommand)
 @preparation
 @click.option("--on", default="gamma", show_default=True, help="gamma (of BatchNorms), channels, or file.py:callable.")
 @click.option("--strength", type=float, default=0.01, show_default=True, help="Weight of the penalty beside the loss.")
@@ -65,7 +66,7 @@ def sparsify(as_json: bool, **options: Any) -> None:
     _print(made, as_json)
 
 
-@prepare.command()
+@prepare.command(cls=ModelCommand)
 @preparation
 @click.option("--classes", type=int, required=True, help="Outputs of the new head.")
 @click.option(
@@ -82,7 +83,7 @@ def transfer(as_json: bool, **options: Any) -> None:
     _print(made, as_json)
 
 
-@prepare.command()
+@prepare.command(cls=ModelCommand)
 @preparation
 @click.option("--by", default="bagging", show_default=True, help="bagging or boosting.")
 @click.option("--members", type=int, default=4, show_default=True)

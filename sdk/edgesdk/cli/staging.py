@@ -8,15 +8,15 @@ from typing import Any
 import click
 
 from edgesdk.cli.devices import DEVICE
-from edgesdk.cli.frame import Command
 from edgesdk.cli.inputs import pixels, preprocessing, shaped
 from edgesdk.cli.progress import telling
+from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import console, emit_json
 from edgesdk.core.errors import UsageError
 
 
-@click.command(cls=Command)
+@click.command(cls=ModelCommand)
 @click.argument("model", required=False)
 @click.option("--target", help="The kind of device: see `edgesdk targets`.  [default: the --device's own, else x86]")
 @click.option("--device", help=f"Measure there: {DEVICE[0].lower()}{DEVICE[1:]}")

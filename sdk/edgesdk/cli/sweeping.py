@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesdk.cli.devices import DEVICE
-from edgesdk.cli.frame import QUIET, Command, told
+from edgesdk.cli.frame import QUIET, told
 from edgesdk.cli.making import STEPS, check_model, model_options
 from edgesdk.cli.progress import telling
+from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.shared import check_place, free
 from edgesdk.cli.streams import console, emit, emit_json
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from edgesdk.workflows.sweep import Front
 
 
-@click.command(cls=Command)
+@click.command(cls=ModelCommand, apart=("latency",))
 @click.argument("model", required=False)
 @click.option("--target", multiple=True, help="The kind of device; may be repeated.  [default: the --device's own]")
 @click.option("--device", help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}")

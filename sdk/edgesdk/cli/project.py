@@ -1,0 +1,135 @@
+"""What stands in a project's ``edgesdk.toml``, in place of flags that are not given."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from edgesdk.cli.frame import Command
+from edgesdk.core.errors import UsageError
+
+FILE, RECOVER = "edgesdk.toml", "recover"
+SECTIONS: Mapping[str, Mapping[str, str]] = {
+    "model": {"source": "model", "weights": "weights", "shape": "shapes"},
+    "data": {
+        "source": "data",
+        **{name: name for name in ("metric", "output", "loss", "preprocess", "mean", "std")},
+        **{name: name.replace("-", "_") for name in ("input-range", "image-size", "channel-order", "sample-rate")},
+    },
+    "target": {
+        "name": "target",
+        **{name: name for name in ("device", "runtime", "precision", "candidate", "threads")},
+    },
+    "budget": {
+        name: name.replace("-", "_")
+        for name in ("latency", "percentile", "peak-memory", "size", "max-drop", "accuracy", "time")
+    },
+    RECOVER: {"schedule": "recover", "epochs": "epochs"},
+}
+"""Each section's keys, and the parameter of a command that each stands for."""
+VOID: Mapping[str, Sequence[str]] = {"model": ("weights", "shapes"), "target": ("device",), "device": ("target",)}
+"""What the file says that a flag makes void beside its own: it belongs to another model, or another place."""
+
+
+def read_project(path: Path) -> dict[str, Any]:
+    """The values of the file at ``path`` by the parameter that each stands for. Raises ``UsageError``."""
+    from edgesdk.core.serialize import loads_toml
+
+    try:
+        content = loads_toml(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror})", "mend it, or take it away") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is no TOML: {error}", "mend it, or take it away") from None
+    values: dict[str, Any] = {}
+    for section, entries in content.items():
+        keys = SECTIONS.get(section)
+        if keys is None:
+            raise _unknown(f"{path} has a section [{section}]", section, SECTIONS)
+        if not isinstance(entries, dict):
+            raise UsageError(f"{section} in {path} is no section", f"write [{section}] above its keys")
+        for name, value in entries.items():
+            spelled = name.replace("_", "-")
+            if spelled not in keys:
+                raise _unknown(f"[{section}] in {path} has {name!r}", spelled, keys)
+            parts = value if isinstance(value, list) else [value]
+            if not all(isinstance(part, (str, int, float)) and not isinstance(part, bool) for part in parts):
+                raise UsageError(f"{name} in {path} is neither a text nor a number", "write it as the flag takes it")
+            values[keys[spelled]] = value
+    return values
+
+
+def _unknown(fact: str, name: str, names: Mapping[str, Any]) -> UsageError:
+    close = difflib.get_close_matches(name, names, 1)
+    return UsageError(
+        f"{fact}, which is not known", f"{f'{close[0]!r} may be meant; ' if close else ''}{_listed(names)}"
+    )
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return f"there are {', '.join(names)}"
+
+
+class ModelCommand(Command):
+    """A command about a project's model: what ``edgesdk.toml`` in the folder says holds where a flag says nothing.
+
+    ``apart`` are parameters whose names mean something else here than there.
+    """
+
+    def __init__(self, *args: Any, apart: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.apart = apart
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        path = Path(FILE)
+        if path.is_file() and not {"--help", "-h"} & {*args}:
+            extra["default_map"] = self._takes(read_project(path))
+        try:
+            context = super().make_context(info_name, args, parent, **extra)
+        except click.BadParameter as error:
+            raise _said_by_the_file(error) from None
+        given = [flag for flag in VOID if flag in context.params and was_given(flag, context)]
+        for name in {name for flag in given for name in VOID[flag] if name in context.params} - {*given}:
+            if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:
+                context.params[name] = () if isinstance(context.params[name], tuple) else None
+        return context
+
+    def _takes(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the file's values those that this command takes, as it takes them."""
+        params = {param.name: param for param in self.params if param.name is not None}
+        apart = {*self.apart, *(() if RECOVER in params else SECTIONS[RECOVER].values())}
+        fitting = {name: _fitting(value, params[name]) for name, value in values.items() if name in {*params} - apart}
+        return {name: value for name, value in fitting.items() if value is not None}
+
+
+def _fitting(value: Any, param: click.Parameter) -> Any:
+    """``value`` as the parameter takes it: several for one that is repeated, ``None`` for several where it is not."""
+    several: Sequence[Any] | None = value if isinstance(value, list) else None
+    if param.multiple:
+        return [str(part) for part in (several if several is not None else [value])]
+    if several is not None:
+        return ",".join(map(str, several)) if param.name in ("mean", "std", "input_range") else None
+    return str(value)
+
+
+def _said_by_the_file(error: click.BadParameter) -> click.BadParameter:
+    """``error``, which names the file where that gave the value."""
+    context, param = error.ctx, error.param
+    if context is None or param is None or param.name is None:
+        return error
+    if context.get_parameter_source(param.name) is not ParameterSource.DEFAULT_MAP:
+        return error
+    return click.BadParameter(f"{error.message.rstrip('.')} (in {FILE})", context, param, error.param_hint)
+
+
+def was_given(name: str, context: click.Context | None = None) -> bool:
+    """Whether the parameter was given on the command line, not by the file."""
+    context = context or click.get_current_context()
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE

@@ -1,0 +1,120 @@
+"""A project's edgesdk.toml: it stands for flags that are not given, each command takes its part, flags win."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from running import Run
+
+from edgesdk.cli import main
+from edgesdk.cli.project import SECTIONS, ModelCommand
+from edgesdk.core.errors import UsageError
+
+FILE = """
+[model]
+source = "models.py:Small"
+[data]
+source = "data.npz"
+mean = [0.5, 0.25]
+[target]
+name = "pi4"
+precision = ["int8"]
+threads = 2
+[budget]
+latency = "0.6x"
+max_drop = 50
+[recover]
+epochs = 0
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "edgesdk.toml").write_text(FILE)
+    return tmp_path
+
+
+def taken(command: str, *arguments: str) -> dict[str, Any]:
+    """What the command would run with."""
+    every: click.Command = main.commands[command]
+    return every.make_context(command, [*arguments]).params
+
+
+def test_every_key_is_a_flag_of_a_command_that_reads_the_file() -> None:
+    commands = [command for command in main.commands.values() if isinstance(command, ModelCommand)]
+    names = {param.name for command in commands for param in command.params}
+    for section, keys in SECTIONS.items():
+        assert set(keys.values()) <= names, section
+    for command in commands:
+        for param in command.params:
+            flag = max(param.opts, key=len).lstrip("-")
+            of = {key for keys in SECTIONS.values() for key, name in keys.items() if name == param.name}
+            assert not of or of & {flag, "source", "name", "schedule"}, (command.name, param.name)
+
+
+def test_flags_that_are_not_given_come_from_the_file(project: Path) -> None:
+    options = taken("deploy")
+    assert (options["model"], options["data"], options["target"]) == ("models.py:Small", "data.npz", "pi4")
+    assert (options["precision"], options["threads"], options["mean"]) == (("int8",), 2, "0.5,0.25")
+    assert (options["latency"], options["max_drop"], options["epochs"]) == ("0.6x", 50.0, 0.0)
+    assert options["size"] is None and options["out"] == Path("bundle")
+
+
+def test_flags_win_and_make_void_what_belongs_to_another_model_or_place(project: Path) -> None:
+    text = FILE.replace("[data]", 'weights = "w.pt"\nshape = "3x8x8"\n[data]', 1)
+    (project / "edgesdk.toml").write_text(text)
+    options = taken("deploy", "other.py:net", "--latency", "2ms", "--device", "lab")
+    assert (options["model"], options["latency"], options["device"]) == ("other.py:net", "2ms", "lab")
+    assert (options["weights"], options["shapes"], options["target"]) == (None, (), None)
+    assert options["data"] == "data.npz" and taken("deploy")["weights"] == Path("w.pt")
+    assert taken("deploy", "--weights", "mine.pt", "a.py:b")["weights"] == Path("mine.pt")
+
+
+def test_each_command_takes_what_it_means(project: Path) -> None:
+    sweep = taken("sweep")
+    assert (sweep["target"], sweep["threads"], sweep["precision"]) == (("pi4",), (2,), ("int8",))
+    assert sweep["latency"] == ()  # which are its points, and no budget
+    stages = taken("stages")
+    assert stages["precision"] == "fp32" and stages["max_drop"] == 50  # one precision there, several here
+    assert taken("export", "plan.json")["epochs"] == 0
+    assert taken("estimate")["target"] == "pi4"
+    assert "target" not in taken("verify", "bundle")
+
+
+def test_a_search_by_the_file_is_that_by_flags(edgesdk: Run, given: Path) -> None:
+    flags = ("models.py:Small", "--data", "data.npz", "--target", "pi4", "--size", "12kB", "--max-drop", "60")
+    by_flags = edgesdk("search", *flags, "--out", "flags.json", "--json").document
+    lines = '[model]\nsource="models.py:Small"\n[data]\nsource="data.npz"\n[target]\nname="pi4"\n'
+    Path("edgesdk.toml").write_text(f'{lines}[budget]\nsize="12kB"\nmax-drop=60\n')
+    try:
+        by_file = edgesdk("search", "--out", "file.json", "--json").document
+    finally:
+        Path("edgesdk.toml").unlink()
+    assert by_file["layers"] == by_flags["layers"] and by_file["kept"] == by_flags["kept"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[model", "is no TOML"),
+        ("[modle]\nsource = 'a'", r"section \[modle\], which is not known: 'model' may be meant"),
+        ("[budget]\nlatncy = '2ms'", "has 'latncy', which is not known: 'latency' may be meant"),
+        ("[budget]\nlatency = {ms = 2}", "neither a text nor a number"),
+        ("[budget]\nlatency = true", "neither a text nor a number"),
+        ("budget = 2", "is no section"),
+    ],
+)
+def test_a_file_that_says_what_nothing_reads(project: Path, text: str, says: str) -> None:
+    (project / "edgesdk.toml").write_text(text)
+    with pytest.raises(UsageError, match=says):
+        taken("deploy")
+
+
+def test_a_value_that_a_flag_would_refuse_names_the_file(project: Path) -> None:
+    (project / "edgesdk.toml").write_text("[target]\nthreads = 0")
+    with pytest.raises(click.BadParameter, match=r"edgesdk\.toml"):
+        taken("deploy")
