@@ -22,7 +22,7 @@ from edgesdk.core.budget import Budget
 from edgesdk.core.facts import During, Hardware
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.plan import FP32, INT8, Option, Plan
-from edgesdk.core.report import DENSE, Measurement, Prediction, Report, Statistics, Tell
+from edgesdk.core.report import DENSE, Measurement, Prediction, Report, Statistics, Tell, Undisturbed
 from edgesdk.data.data import Data, load_data
 from edgesdk.data.task import Task
 from edgesdk.export.parity import Parity
@@ -79,7 +79,7 @@ class ScriptedMeter:
     """Says of a file what ``script`` makes of the sum of its operators; ``throttled`` names runs that are invalid.
 
     ``paces`` are what runtimes take, times what the first of them does, ``drift`` what all of a run is multiplied with,
-    by how many runs there were before.
+    by how many runs there were before, ``reference_ms`` what the references take, where it has any.
     """
 
     script: Script = as_priced
@@ -93,6 +93,7 @@ class ScriptedMeter:
     runtime: str = "onnxruntime"
     threads: int = 1
     version: str = "1.23"
+    reference_ms: float | None = None
     asked: list[str] = field(default_factory=list)
     timed: list[tuple[int, bool]] = field(default_factory=list)
     runs: list[dict[str, str]] = field(default_factory=list)
@@ -141,10 +142,11 @@ class ScriptedMeter:
             ratios={other: Ratio(ms[name] / took, ms[name] / took, ms[name] / took, 0) for other, took in ms.items()},
         )  # fmt: skip
         if self.measured:
-            samples = (ms[name],) * 100
+            samples, reference = (ms[name],) * 100, self.reference_ms
             return Report(
                 **same, precision=None, mode="rapid", statistics=Statistics(), samples_ms=samples, load_ms=None,
                 conditions=During(), device=Hardware(architecture="x86_64"),
+                undisturbed=None if reference is None else Undisturbed(ms[name], 0.01, 0.0, reference),
             )  # fmt: skip
         return Prediction(
             **same, median_ms=ms[name], low_ms=ms[name], high_ms=ms[name], provenance={}, sources=(), notes=()

@@ -102,6 +102,7 @@ NOISES: dict[str, Callable[[Deployment], Machine]] = {
     "load comes and goes, as often as not": lambda still: Machine(no_parts, flipping(1.8, 200, 300)),
     "a quota of half a core": lambda still: Machine(no_parts, quota=5e7),
     "a quota of a fifth, and load": lambda still: Machine(no_parts, flipping(1.8, 200, 200), quota=2e7),
+    "slower until the middle of pricing": lambda still: slower(until=middle_of(still.calls, "operators", 1)),
     "slower from the middle of searching on": lambda still: slower(middle_of(still.calls, "benchmark", SEARCHING)),
     "slower from the middle of measuring on": lambda still: slower(middle_of(still.calls, "benchmark", LAST)),
 }

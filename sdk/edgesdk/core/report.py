@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import exp
 from typing import Protocol
 
 from edgesdk.core.budget import PREDICTED, Budget, Cost, check_basis
@@ -12,6 +13,7 @@ from edgesdk.core.facts import During, Hardware
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import FORMER
+from edgesdk_targets.agent.undisturbed import TOLERANCE
 
 SCHEMA, PREDICTION = Schema("measurement", 3), Schema("prediction", 2)
 NOT_RUN = "not run on the target"  # the runtime's version of a prediction
@@ -239,6 +241,17 @@ class Prediction:
         """The predicted cost."""
         ratio = _share(self.ratios)
         return Cost(self.median_ms, self.peak_memory_bytes, self.size_bytes, self.basis, latency_ratio=ratio)
+
+
+def speedup(measured: Iterable[Measurement], reference_ms: float | None) -> float:
+    """How many times as fast a device is undisturbed as it was thought to be when those were ``measured``.
+
+    ``reference_ms`` is what the references take undisturbed, as is known by now. It is 1 where that is the same, or was
+    not known.
+    """
+    before = max((m.undisturbed.reference_ms for m in measured if isinstance(m, Report) and m.undisturbed), default=0.0)
+    times = before / reference_ms if reference_ms else 1.0
+    return times if times > exp(TOLERANCE) else 1.0
 
 
 def _share(ratios: Mapping[str, Ratio]) -> float | None:

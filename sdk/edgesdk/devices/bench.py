@@ -22,6 +22,7 @@ from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.meter import Progress
 from edgesdk.price.operator import Operator
 from edgesdk.price.table import COPIES, Price, Table
+from edgesdk.price.witnesses import choose_witnesses, learn_steepness, set_right, with_baselines
 from edgesdk_targets.agent import measure
 from edgesdk_targets.agent.measure import BRIEF, MODES
 from edgesdk_targets.agent.protocol import AgentError
@@ -98,6 +99,11 @@ class Bench:
         cores = (self.facts.get("conditions") or {}).get("frequencies") or ()
         return max((core.get("maximum_mhz") or 0.0 for core in cores), default=0.0)
 
+    @property
+    def reference_ms(self) -> float | None:
+        """What the references take in the device's undisturbed state: the least that any of its runs saw."""
+        return self.table.reference_ms
+
     def prices(self, weights: int) -> Table:
         """Those of its table, whatever the network."""
         return self.table
@@ -112,14 +118,21 @@ class Bench:
     ) -> int:
         """Time what the table lacks of ``operators``, or all ``again``, and remember it; how many probes that is.
 
-        What comes out doubtful, because the device was disturbed, is timed once more at the end, unless it is to be
-        brief. It ends after about ``seconds``.
+        What comes out doubtful, because the device was disturbed or turned out to be faster than it was thought to be,
+        is timed once more at the end, unless it is to be brief; where that is disturbed, too, witnesses set it right.
+        It ends after about ``seconds``.
         """
         until = None if seconds is None else time.monotonic() + seconds
-        missing = self.table.wanted(operators) if again else self.table.missing(operators)
-        done = self._time(missing, probe, progress, again, until)
-        doubtful = [] if self.brief else [op for op in missing[:done] if self.table.doubtful(op)]
-        return done + self._time(doubtful, probe, lambda share: None, until=until)
+        wanted = self.table.wanted(operators)
+        timed = self._time(wanted if again else self.table.missing(operators), probe, progress, again, until)
+        missing = {op.key for op in self.table.missing(operators)}
+        doubtful = [op for op in wanted if op.key in missing or (op.key in timed and self.table.doubtful(op))]
+        if self.brief or not doubtful:
+            return len(timed)
+        beside = with_baselines([*choose_witnesses(self.table, doubtful, wanted), *doubtful])
+        once_more = self._time(beside, probe, lambda share: None, until=until)
+        self.table.add(set_right(self.table, beside, once_more, learn_steepness(self.table, beside, once_more)))
+        return len(timed) + len(once_more)
 
     def _time(
         self,
@@ -128,8 +141,9 @@ class Bench:
         progress: Progress,
         again: bool = False,
         until: float | None = None,
-    ) -> int:
-        """Time the first of ``missing``, as many as there is time for; how many that is."""
+    ) -> dict[str, Price]:
+        """Time the first of ``missing``, as many as there is time for, and remember what they take: their prices."""
+        timed: dict[str, Price] = {}
         done, count = 0, FIRST_CHUNK
         while done < len(missing):
             begun = time.monotonic()
@@ -146,19 +160,17 @@ class Bench:
             if failed := [item for item in answer["results"] if "error" in item]:
                 raise DeviceError(f"{failed[0]['key']} does not run: {failed[0]['error']}", self._other())
             self.table.settle(answer["references"])
-            self.table.add(
-                {
-                    item["key"]: Price(item["ratio"], item["uncertainty"], item["level_ms"])
-                    for item in answer["results"]
-                },
-                again,
-            )
+            prices = {
+                item["key"]: Price(item["ratio"], item["uncertainty"], item["level_ms"]) for item in answer["results"]
+            }
+            self.table.add(prices, again)
+            timed |= prices
             done += len(models)
             progress(done / len(missing))
             each, now = (time.monotonic() - begun) / len(models), time.monotonic()
             most = CHUNK_SECONDS if until is None else min(CHUNK_SECONDS, until - now)
             count = max(1, min(CHUNK, int(most / each)))
-        return done
+        return timed
 
     def _take_probes(
         self, operators: Sequence[Operator], probe: Callable[[Operator], bytes], folder: Path
@@ -182,7 +194,7 @@ class Bench:
     def beside(self) -> dict[str, Any]:
         """What tells the undisturbed state: the reference models, and what they took before."""
         models = [_sent(model) for model in references(self.runtime)]
-        return {"references": models, "reference_ms": self.table.reference_ms}
+        return {"references": models, "reference_ms": self.reference_ms}
 
     def measure(
         self,

@@ -25,6 +25,7 @@ class Forecast:
     """What is asked of a ``Bench``, answered from a profile. Only the file itself is looked at on this machine."""
 
     version = NOT_RUN
+    reference_ms = None
 
     def __init__(self, target: Target, agent: AgentProcess, threads: int, runtime: str) -> None:
         self.here: Bench = Bench(agent, runtime=find_runtime(runtime).here)

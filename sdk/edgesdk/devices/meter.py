@@ -34,6 +34,11 @@ class Meter(Protocol):
         """All that the figures depend on."""
         ...
 
+    @property
+    def reference_ms(self) -> float | None:
+        """What the references take in the device's undisturbed state, as is known by now; ``None`` without any."""
+        ...
+
     def prices(self, weights: int) -> Prices:
         """What operators take, in a network of so many weights."""
         ...

@@ -76,7 +76,8 @@ def _measure_or_read(
     setup: Setup, files: Mapping[str, Artifact], identity: str, again: bool
 ) -> Mapping[str, Measurement]:
     path = cache_folder() / "anchors" / f"{identity[:16]}.json"
-    if not again and (kept := read_anchors(path, files)) is not None:
+    kept = None if again else read_anchors(path, files)
+    if kept is not None and not setup.is_outdated(kept.values()):
         return kept
     measured = setup.measure(files)
     if all(measurement.valid and not is_predicted(measurement) for measurement in measured.values()):

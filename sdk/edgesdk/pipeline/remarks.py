@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import exp, inf
+from math import inf
 from typing import Any
 
 from edgesdk.core.budget import Budget, show
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Plan
-from edgesdk.core.report import Measurement, Report, is_predicted
+from edgesdk.core.report import Measurement, Report, is_predicted, speedup
 from edgesdk.core.wording import counted, listed, score
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
 from edgesdk.solve.milp import Solution, Unreachable, solve
 from edgesdk.solve.program import LATENCY, PEAK, SIZE
-from edgesdk_targets.agent.undisturbed import TOLERANCE
 
 NOISE = 1.02  # times dense, up to which a figure that was not bounded is called as it was
 USED = 0.95  # of a bound on latency, from which it is called used
@@ -58,9 +57,9 @@ def _remark(result: Result, budget: Budget, study: Study, told: Sequence[Mapping
 
 def _say_faster(before: Measurement, after: Measurement) -> Iterable[str]:
     """That the device turned out to be faster than when the dense model was measured ``before``, where it did."""
-    if isinstance(before, Report) and isinstance(after, Report) and before.undisturbed and after.undisturbed:
-        times = before.undisturbed.reference_ms / after.undisturbed.reference_ms
-        if times > exp(TOLERANCE):
+    if isinstance(after, Report) and after.undisturbed:
+        times = speedup([before], after.undisturbed.reference_ms)
+        if times > 1:
             yield f"the device turned out {times:.2f} times as fast as when it was priced: deploy again to use that"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from edgesdk.compress.quantize import integer
 from edgesdk.core.artifact import Artifact, baseline, format_of
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import INT8, Option
-from edgesdk.core.report import Measurement, Tell
+from edgesdk.core.report import Measurement, Tell, speedup
 from edgesdk.data.data import Data
 from edgesdk.data.task import Task
 from edgesdk.devices.bench import usual_mode
@@ -28,6 +28,7 @@ from edgesdk.pipeline.deadline import PRICING, SEARCH, Deadline
 from edgesdk.pipeline.measured import MeasuredRuns
 from edgesdk.price.operator import Operator
 from edgesdk.train.apply import quantize
+from edgesdk_targets.agent.measure import BRIEF
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Setup:
         time is short the run is, too; a ``thorough`` one has all that is left.
         """
         made_under = [self.meter.conditions, usual_mode(), thorough]
-        if self.measured is not None and (kept := self.measured.load(artifacts, made_under)) is not None:
+        kept = None if self.measured is None else self.measured.load(artifacts, made_under)
+        if kept is not None and not self.is_outdated(kept.values()):
             return kept
         self.folder.mkdir(exist_ok=True)
         baselines = {a.runtime: baseline(self.folder, a.runtime) for a in artifacts.values()}
@@ -93,6 +95,13 @@ class Setup:
         if self.measured is not None:
             self.measured.save(artifacts, made_under, measured)
         return measured
+
+    def is_outdated(self, measured: Iterable[Measurement]) -> bool:
+        """Whether those were ``measured`` before the device was seen in a faster state than was known by then.
+
+        Figures that are rough anyway are not measured again for that.
+        """
+        return usual_mode() != BRIEF and speedup(measured, self.meter.reference_ms) > 1
 
     def time(
         self, operators: Sequence[Operator], progress: Callable[[float], None] = lambda share: None, again: bool = False

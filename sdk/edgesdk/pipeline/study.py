@@ -95,7 +95,7 @@ def anchor_setups(setups: Sequence[Setup], dense: Sequence[DenseFile], budget: B
     priced = tuple(price_full_width(setup, budget) for setup in setups)
     whole = tuple(IntegerModel.of(setup, own.space) for setup, own in zip(setups, priced, strict=True))
     anchors = tuple(measure_dense(setups, dense, whole, again))
-    return Anchored(tuple(setups), tuple(dense), priced, whole, anchors)
+    return Anchored(tuple(setups), tuple(dense), priced, whole, anchors, budget)
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,23 @@ class Anchored:
     priced: tuple[Priced, ...]
     whole: tuple[IntegerModel, ...]
     anchors: tuple[Anchor, ...]
+    budget: Budget
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the device was seen in a faster state since the dense model was measured."""
+        return self.setups[0].is_outdated(figure for anchor in self.anchors for figure in anchor.figures.values())
+
+    def renew(self) -> Anchored:
+        """The same in the state that is known by now: what is doubtful since is priced and measured again."""
+        return anchor_setups(self.setups, self.dense, self.budget)
 
     def study(self) -> list[Study]:
         """All that a search needs in each runtime: prices of every width, and of every choice in accuracy."""
         for setup, priced in zip(self.setups, self.priced, strict=True):
             price_widths(setup, priced)
+        if self.is_outdated:
+            return self.renew().study()
         return self._study(price_accuracy(self.setups, [own.space for own in self.priced]))
 
     def study_whole_layers(self) -> list[Study]:

@@ -105,6 +105,10 @@ class Table:
         """Whether what is known of ``probe`` is too uncertain to go by, as where the device was disturbed."""
         return self.error(probe) > DOUBT
 
+    def is_sure(self, probe: Operator) -> bool:
+        """Whether it is known what ``probe`` takes undisturbed."""
+        return probe.key in self.probes and not self.doubtful(probe)
+
     def add(self, prices: Mapping[str, Price], again: bool = False) -> None:
         """Remember what probes take, on disk too: of two prices the surer, or the later one if timed ``again``."""
         for key, price in prices.items():
