@@ -174,7 +174,7 @@ def test_other_readings_are_looked_for_only_where_they_would_be_told(samples: in
 def test_few_samples_are_not_held_against_a_model(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((90, 6)).astype(np.float32)
     inputs = given(nn.Linear(6, 3), {"x": x, "y": np.arange(90) % 3}, folder=tmp_path)
-    with pytest.warns(EdgeSdkWarning, match="on 18 samples, no better than .*too little to hold it against"):
+    with pytest.warns(EdgeSdkWarning, match="on 90 samples, no better than .*too little to hold it against"):
         inputs.checked(None, False, lambda stage, share: None)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgesdk.core.errors import DataError, EdgeSdkWarning
 from edgesdk.core.wording import said
-from edgesdk.data.outliers import Limits, select
+from edgesdk.data.outliers import Limits, find_kept, select
 from edgesdk.data.sources import Samples, check_part, dtype_name
 from edgesdk.data.targets import IGNORED, check_range, is_soft, likeliest
 from edgesdk.network.network import Batch, rebatch, tensors
@@ -88,7 +88,7 @@ class Given:
                 raise DataError(fact, "make it iterate in Python first") from error
             x, y = self._pair(batch)
             if self.limits is not None and self.limits.fit(x):
-                kept = self.limits.keeps(x)
+                kept = find_kept(x, y, self.limits)
                 self._tell(int((~kept).sum()))
                 if not kept.any():
                     continue

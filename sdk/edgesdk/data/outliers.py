@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from edgesdk.core.wording import counted
+from edgesdk.data.targets import are_of_each
 from edgesdk.network.network import Batch, figures, rebatch, tensors
 
 FAR = 16.0  # times the reach of most samples: what is farther is no sample of these data
@@ -64,14 +65,22 @@ def find_limits(parts: Iterable[tuple[Batch, Any]]) -> Limits | None:
     return limits
 
 
+def find_kept(x: Batch, y: Any, limits: Limits) -> Tensor:
+    """Which samples of a batch stay: those that are usual, and all where its targets are not one for each sample."""
+    kept = limits.keeps(x)
+    return kept if are_of_each(y, len(kept)) else torch.ones_like(kept)
+
+
 def select(x: Batch, y: Any, kept: Tensor) -> tuple[Batch, Any]:
     """The samples of a batch that are ``kept``, whatever the form of its targets."""
+    if kept.all():
+        return x, y
     return rebatch(x, lambda t: t[kept]), _rows(y, kept)
 
 
 def keep_usual(batches: Sequence[tuple[Batch, Any]], limits: Limits) -> tuple[list[tuple[Batch, Any]], int]:
     """``batches`` without the samples that are not usual, and how many those are."""
-    masks = [limits.keeps(x) for x, _ in batches]
+    masks = [find_kept(x, y, limits) for x, y in batches]
     kept = [select(*batch, mask) for batch, mask in zip(batches, masks, strict=True) if mask.any()]
     return kept, sum(int((~mask).sum()) for mask in masks)
 

@@ -164,6 +164,31 @@ def _joined(targets: Sequence[Any], sizes: Sequence[int], most: int) -> Any:
     return first
 
 
+def are_of_each(y: Any, count: int) -> bool:
+    """Whether targets can be taken apart by sample: a detector's may be one table of all objects of a batch."""
+    if isinstance(y, Tensor):
+        return y.dim() > 0 and len(y) == count
+    if isinstance(y, Mapping):
+        return all(are_of_each(value, count) for value in y.values())
+    if isinstance(y, (list, tuple)) and len(y) != count:
+        parts: Sequence[Any] = y
+        return all(are_of_each(value, count) for value in parts)
+    return True
+
+
+def taken_targets(every: Any, rows: Tensor, count: int) -> Any:
+    """The targets of the samples ``rows``, of those of ``count`` samples as :func:`joined_targets` gives them."""
+    if isinstance(every, Tensor):
+        return every[rows]
+    if isinstance(every, Mapping):
+        return {key: taken_targets(y, rows, count) for key, y in every.items()}
+    if isinstance(every, (list, tuple)):
+        if len(every) == count and not _in_rows(every, count):
+            return type(every)(every[row] for row in rows.tolist())
+        return type(every)(taken_targets(y, rows, count) for y in every)
+    return every
+
+
 def _in_rows(parts: Sequence[Any], size: int) -> bool:
     """Whether each of ``parts`` is a tensor with a row per sample, of a batch of ``size``."""
     return all(isinstance(part, Tensor) and part.dim() > 0 and len(part) == size for part in parts)

@@ -98,6 +98,10 @@ class Task:
     def unit(self) -> str:
         return METRICS[self.metric].unit if isinstance(self.metric, str) else ""
 
+    def shown(self, score: float) -> str:
+        """A score with its unit."""
+        return f"{score:.4g} {self.unit}".rstrip()
+
     def judged(self, outputs: Any) -> Tensor:
         """The output that is judged, of all that a model answers; all that are floats in a row where it is no one."""
         tensors = output_tensors(outputs)
@@ -144,6 +148,10 @@ class Task:
         """What stands for a label where there is none: the dense model's decision, or its output."""
         if not self.is_built_in:
             return outputs if self.output is None else self.judged(outputs)
+        return self.decision(outputs)
+
+    def decision(self, outputs: Any) -> Tensor:
+        """The class that is answered, the yes or no, or where there is neither the figures."""
         answer = self.judged(outputs).float()
         if self.classifies:
             return answer.argmax(self.axis)

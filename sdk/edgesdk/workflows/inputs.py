@@ -56,8 +56,8 @@ class Inputs:
         if budget is not None and budget.accuracy is not None and self.task.labelled:
             self._reaches(budget, budget.accuracy)
         if verdict.score is not None:
-            said = f"{verdict.score:.4g} {self.task.unit}".rstrip()
-            tell(f"the dense model scores {said}, {self.task.name} of {verdict.samples} samples", None)
+            said = f"{self.task.shown(verdict.score)}, {self.task.name} of {verdict.samples} samples"
+            tell(f"the dense model scores {said}", None)
         return replace(self, notes=(*notes, *self.notes)).warned()
 
     def _reaches(self, budget: Budget, least: float) -> None:
@@ -68,7 +68,7 @@ class Inputs:
         except BudgetError as error:
             if score >= FAR * least:
                 raise
-            raise error.advising(f"{causes(self.trained)}, or ask for less") from None
+            raise error.advising(f"{causes(self.trained, self.task)}, or ask for less") from None
 
     def run(self, x: Batch) -> Any:
         """What the user's own module answers to a batch."""
