@@ -76,7 +76,10 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle is, and the digests of its files. ``created`` is in UTC; ``plan`` and ``graph`` are digests."""
+    """What a bundle is, and the digests of its files. ``created`` is in UTC; ``plan`` and ``graph`` are digests.
+
+    ``pages`` are files that people read: no device takes them, and where one lacks, the bundle is whole without it.
+    """
 
     edgesdk: str
     created: str
@@ -95,6 +98,7 @@ class Manifest:
     classes: tuple[str, ...]
     outputs: tuple[OutputSpec, ...]
     files: Mapping[str, File]
+    pages: Mapping[str, File] = field(default_factory=dict)
     schema: str = MANIFEST
 
 
@@ -137,12 +141,31 @@ class Distance:
 
 
 @dataclass(frozen=True)
+class LayerFacts:
+    """One layer of the graph: its operator, multiplications for one sample and parameters in the dense model.
+
+    ``channels`` are those that it makes there, ``kept`` those in the deployed model. ``loss`` and ``width_loss`` are
+    what its option and the channels of its group cost in accuracy: how far the outputs move, before anything is learnt
+    back. ``None`` where that is not known, or the layer has no channels that can be cut.
+    """
+
+    name: str
+    operator: str
+    macs: int
+    parameters: int
+    channels: int | None
+    kept: int | None
+    loss: float | None
+    width_loss: float | None
+
+
+@dataclass(frozen=True)
 class DeploymentReport:
     """Dense beside deployed, predicted beside measured, and how it came about.
 
     ``measured`` is ``None`` for a target that was not at hand, for which ``to_measure`` says how. Raw samples are those
-    of the deployed file alone. ``out_of_reach`` is the share of the multiplications that is in layers with no
-    compressed form, by the reason.
+    of the deployed file alone. ``layers`` are in the order of the graph. ``out_of_reach`` is the share of the
+    multiplications that is in layers with no compressed form, by the reason.
     """
 
     basis: str
@@ -171,6 +194,7 @@ class DeploymentReport:
     groups_left_whole: Mapping[str, str]
     layers_left_as_they_are: Mapping[str, str]
     observations: tuple[Observation, ...]
+    layers: tuple[LayerFacts, ...] = ()
     schema: str = REPORT
 
 

@@ -52,12 +52,16 @@ class Option:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer's option, with what it is expected to take and why it was chosen."""
+    """One layer's option, with what it is expected to take and why it was chosen.
+
+    ``dense_ms`` is what the layer takes as it is, at the same prices; ``None`` where these do not say.
+    """
 
     name: str
     option: Option
     latency_ms: float
     reason: str
+    dense_ms: float | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from math import ceil, log2
 from typing import TypeVar
 
 from edgesdk.core.graph import Graph
-from edgesdk.core.menu import Menu
+from edgesdk.core.menu import LayerMenu, Menu
 from edgesdk.core.plan import FP32, LayerPlan, Option, Plan
 from edgesdk.price.menu import Losses
 from edgesdk.solve.milp import Solution
@@ -57,8 +57,9 @@ def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: 
     for entry in menu.layers:
         choice = solution.choices.get(entry.name)
         layer = graph.by_name[entry.name]
+        dense_ms = _find_dense_ms(entry)
         if choice is None:
-            layers.append(LayerPlan(entry.name, Option(), 0.0, f"left out with branch {entry.branch}"))
+            layers.append(LayerPlan(entry.name, Option(), 0.0, f"left out with branch {entry.branch}", dense_ms))
             continue
         same = [
             other for other in entry.choices
@@ -82,7 +83,7 @@ def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: 
             reason = _faster(choice.latency_ms, dense.latency_ms)
         else:
             reason = "saves a change of precision, bytes or memory"
-        layers.append(LayerPlan(entry.name, choice.option, choice.latency_ms, reason))
+        layers.append(LayerPlan(entry.name, choice.option, choice.latency_ms, reason, dense_ms))
     return Plan(
         graph_digest=graph.digest,
         target=target,
@@ -95,6 +96,13 @@ def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: 
         proof=solution.proof,
         rejected=menu.rejected,
     )
+
+
+def _find_dense_ms(entry: LayerMenu) -> float | None:
+    """What a layer takes as it is: at full width, in floats."""
+    as_it_is = [choice for choice in entry.choices if choice.option == Option() and not choice.skips]
+    widest = max(as_it_is, key=lambda choice: (choice.reads or 0, choice.writes or 0), default=None)
+    return None if widest is None else widest.latency_ms
 
 
 def _faster(own_ms: float, dense_ms: float) -> str:

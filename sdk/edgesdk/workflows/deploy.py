@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from edgesdk.bundle.bundle import Bundle, pack, reserve
+from edgesdk.bundle.layers import list_layers
 from edgesdk.bundle.signing import check_private
 from edgesdk.compress.forms import ready
 from edgesdk.core.budget import Budget
@@ -268,6 +269,7 @@ def _list_facts(study: Study, plan: Plan, epochs: float, seed: int, learns: bool
         "groups_left_whole": kept,
         "layers_left_as_they_are": {layer.name: layer.fixed for layer in study.graph.layers if layer.fixed},
         "observations": study.corrections.observations,
+        "layers": list_layers(study.graph, plan, study.losses),
     }
 
 

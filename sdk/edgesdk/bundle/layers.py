@@ -1,0 +1,29 @@
+"""What a report says of each layer beside the plan: what it is in the graph, and what was chosen costs in accuracy."""
+
+from __future__ import annotations
+
+from edgesdk.bundle.documents import LayerFacts
+from edgesdk.core.graph import WEIGHTED, Graph, Layer
+from edgesdk.core.plan import Plan
+from edgesdk.price.menu import Losses
+
+
+def list_layers(graph: Graph, plan: Plan, losses: Losses) -> tuple[LayerFacts, ...]:
+    """The layers of ``graph``, in its order, as ``plan`` makes them."""
+    return tuple(_describe(layer, graph, plan, losses) for layer in graph.layers)
+
+
+def _describe(layer: Layer, graph: Graph, plan: Plan, losses: Losses) -> LayerFacts:
+    group = graph.group_by_name.get(layer.writes or "")
+    channels = group.size if group is not None else layer.weight_shape[0] if layer.kind in WEIGHTED else None
+    kept = channels if group is None else plan.kept.get(group.name, channels)
+    return LayerFacts(
+        name=layer.name,
+        operator=layer.operator,
+        macs=layer.macs,
+        parameters=layer.parameters,
+        channels=channels,
+        kept=kept,
+        loss=losses.options.get(layer.name, {}).get(plan.options[layer.name]),
+        width_loss=None if group is None or kept is None else losses.widths.get(group.name, {}).get(kept),
+    )
