@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgesdk.workflows.gate import Gate, gate
     from edgesdk.workflows.install import install, rollback
     from edgesdk.workflows.prepare import Prepared, ensemble, sparsify, transfer
+    from edgesdk.workflows.report import report
     from edgesdk.workflows.stages import Stages, stages
     from edgesdk.workflows.sweep import sweep
     from edgesdk.workflows.verify import verify
@@ -34,7 +35,7 @@ __all__ = [
     "Benchmark", "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Front", "Gate", "Plan",
     "Prepared", "Preprocessing", "Recovery", "Report", "Stages", "Teacher", "Term",
     "benchmark", "calibrate", "deploy", "ensemble", "estimate", "export_plan", "gate", "install", "read_graph",
-    "rollback", "search", "sparsify", "stages", "sweep", "transfer", "verify",
+    "report", "rollback", "search", "sparsify", "stages", "sweep", "transfer", "verify",
 ]  # fmt: skip
 
 _HOMES = {
@@ -64,6 +65,7 @@ _HOMES = {
     "gate": "workflows.gate",
     "install": "workflows.install",
     "read_graph": "devices.estimate",
+    "report": "workflows.report",
     "rollback": "workflows.install",
     "search": "workflows.deploy",
     "sparsify": "workflows.prepare",

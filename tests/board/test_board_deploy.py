@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from residual import write_residual
 
-from edgesdk.bundle.bundle import Bundle, file_digest
+from edgesdk.bundle.bundle import PAGE, Bundle, file_digest
 from edgesdk.bundle.signing import sign
 from edgesdk.cli import main
 from edgesdk.core.target import target
@@ -110,6 +110,7 @@ def test_a_deployment_ends_on_the_board(board: Board, deployed) -> None:
     installed = board.home / "deployed" / "current"
     assert file_digest(installed / "model.onnx") == file_digest(out / "model.onnx")
     assert "ExecStart" in (installed / "edgesdk-model.service").read_text()
+    assert (out / PAGE).exists() and not (installed / PAGE).exists()  # a board needs none
 
 
 def test_what_was_measured_there_is_beside_what_was_predicted(deployed) -> None:

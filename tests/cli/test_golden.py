@@ -14,9 +14,9 @@ from rich.console import Console
 from running import Run
 
 from edgesdk.cli.show import show_bundle
-from edgesdk.cli.verdict import verdict
 from edgesdk.core.plan import Plan
 from edgesdk.core.serialize import from_json
+from edgesdk.pages.verdict import verdict
 
 GOLDEN = Path(__file__).parent / "golden"
 WIDTHS = (80, 160)

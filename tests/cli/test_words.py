@@ -25,7 +25,7 @@ from edgesdk.devices.inventory import Device
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "deploy": edgesdk.deploy, "search": edgesdk.search, "stages": edgesdk.stages, "benchmark": edgesdk.benchmark,
     "gate": edgesdk.gate, "sweep": edgesdk.sweep, "verify": edgesdk.verify, "estimate": edgesdk.estimate,
-    "calibrate": edgesdk.calibrate,
+    "calibrate": edgesdk.calibrate, "report": edgesdk.report,
     "prepare sparsify": edgesdk.sparsify, "prepare transfer": edgesdk.transfer, "prepare ensemble": edgesdk.ensemble,
     "device install": edgesdk.install, "device rollback": edgesdk.rollback,
     "device add": inventory.add, "device remove": inventory.remove,
@@ -48,6 +48,7 @@ OF_THE_SHELL = {
     "csv",
     "front",
     "point",
+    "opens",
 }  # how results are printed
 OUT = ("search", "sweep")  # of the shell write their result to --out: Python has the plan or front itself
 OF_PYTHON = {"tell", "share"}  # a function that is told how far it is; a part of a calibration, for tests

@@ -45,6 +45,7 @@ from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, is_list, is_table, loads
 from edgesdk.core.target import target as find_target
 from edgesdk.core.wording import said
+from edgesdk.pages.bundle_page import render_bundle
 from edgesdk.pipeline.result import Result
 from edgesdk_targets.bundle_run import TOLERANCE, distance  # pyright: ignore[reportUnknownVariableType]  # untyped
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:  # to check a bundle nobody should wait for torch
 
 FILES = ("plan.json", "report.json", "sample.npz", "run.py")  # beside those of the model
 UNIT = "edgesdk-model.service"
+PAGE = "report.html"
 MODEL = "model.onnx"  # where a manifest of before does not say
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # what a bundle's files are called
 SAMPLES = 8
@@ -115,7 +117,7 @@ class Bundle:
             entries = manifest.get(side)
             if not (entries and is_list(entries) and all(map(_is_named, entries))):
                 raise BundleError(f"the manifest of {path} does not name the {side} of the model", "deploy again")
-        _check_files(path, files)
+        _check_files(path, recorded_files(path, manifest))
         report = _read(path / "report.json")
         REPORT.check(report.get("schema"), str(path / "report.json"))
         return cls(path, manifest, from_json(Plan, _read(path / "plan.json")), report)
@@ -123,6 +125,13 @@ class Bundle:
 
 def _is_named(entry: Any) -> bool:
     return is_table(entry) and isinstance(entry.get("name"), str)
+
+
+def recorded_files(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The files that ``manifest`` records, and of its pages those that are in ``path``: a device has none of them."""
+    pages = manifest.get("pages")
+    there = {name: entry for name, entry in pages.items() if (path / name).exists()} if is_table(pages) else {}
+    return {**there, **manifest["files"]}
 
 
 def _check_files(path: Path, files: Mapping[str, Any]) -> None:
@@ -184,13 +193,16 @@ def pack(
         for file in result.artifact.every:
             shutil.copyfile(file, place / file.name)
         (place / "plan.json").write_text(dumps(result.plan))
-        (place / "report.json").write_text(dumps(_report(result, data, budget, facts)))
+        report = dumps(_report(result, data, budget, facts))
+        (place / "report.json").write_text(report)
         model = Artifact(place / result.artifact.path.name, runtime=result.artifact.runtime)
         _record(place, model, network, data)
         run = resources.files("edgesdk_targets").joinpath("bundle_run.py").read_text()
         (place / "run.py").write_text(run)
         (place / UNIT).write_text(resources.files("edgesdk_targets").joinpath(UNIT).read_text())
-        (place / "manifest.json").write_text(dumps(_manifest(model, result, data, network)))
+        manifest = _manifest(model, result, data, network)
+        (place / PAGE).write_text(render_bundle(loads(dumps(manifest)), result.plan, loads(report)), "utf-8")
+        (place / "manifest.json").write_text(dumps(replace(manifest, pages=described(place, [PAGE]))))
         if key is not None:
             sign(place, key)
     except OSError as error:
@@ -390,7 +402,8 @@ def check(path: str | Path, key: str | Path | None = None) -> Verification:
             )
     recorded_version = bundle.manifest["runtime"].get("version")
     versions = Versions(None if recorded_version == NOT_RUN else recorded_version, session.version)
-    return Verification(str(bundle.path), len(bundle.manifest["files"]), key is not None, versions, errors)
+    files = recorded_files(bundle.path, bundle.manifest)
+    return Verification(str(bundle.path), len(files), key is not None, versions, errors)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def main() -> None:
 
 for _command in (
     making.deploy, making.search, sweeping.sweep, making.export, preparing.prepare, staging.stages,
-    asking.benchmark, gating.gate, asking.verify, asking.estimate, asking.targets, asking.calibrate, asking.doctor,
-    devices.device, devices.agent,
+    asking.benchmark, gating.gate, asking.verify, asking.report, asking.estimate, asking.targets,
+    asking.calibrate, asking.doctor, devices.device, devices.agent,
 ):  # fmt: skip
     main.add_command(_command)

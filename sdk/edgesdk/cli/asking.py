@@ -80,6 +80,24 @@ def verify(as_json: bool, **options: Any) -> None:
             emit(f"{name}: differs from the model by {error:.2g} of its spread, over {own.samples} samples")
 
 
+@click.command(cls=Command)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The file.  [default: beside PATH, its name with .html]")
+@click.option("--open", "opens", is_flag=True, help="Show it in the browser, too.")
+@click.option("--force", is_flag=True, help="Replace what is there.")
+def report(path: Path, out: Path | None, opens: bool, force: bool) -> None:
+    """A bundle as a page to look at: one file of HTML, which loads nothing.
+
+    A bundle has such a page in it, report.html, from when it was made.
+    """
+    from edgesdk.workflows.report import report as run
+
+    place = run(path, out, force=force)
+    emit(f"page: {place}")
+    if opens and click.launch(str(place.resolve())) != 0:
+        click.echo("edgesdk: no browser was found: open the file yourself", err=True)
+
+
 @click.command(cls=ModelCommand)
 @click.argument("model")
 @click.option("--target", required=True, help="The device: see `edgesdk targets`.")

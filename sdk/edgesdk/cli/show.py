@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from edgesdk.cli.verdict import BOUNDS, cost, latency_ms, verdict
 from edgesdk.core.budget import show
 from edgesdk.core.wording import counted, score, thread_counts
 from edgesdk.devices.estimate import deployable
+from edgesdk.pages.verdict import BOUNDS, cost, latency_ms, verdict
 from edgesdk.price.profile import MEASURED, SCALED
 
 if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nobody should wait for torch

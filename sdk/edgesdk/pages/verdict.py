@@ -40,19 +40,26 @@ def latency_ms(measured: Mapping[str, Any]) -> float:
     return quiet["ms"] if quiet else measured["statistics"]["p50"]
 
 
+def provenance(predicted: Mapping[str, Any]) -> Mapping[str, str]:
+    """What prices rest on, by precision; documents of before call it otherwise."""
+    return predicted.get("provenance") or predicted.get("standing") or {}
+
+
 def _budget(report: Mapping[str, Any]) -> str:
     budget, reached = report["budget"], cost(report)
     bounds = {name: budget[name] for name in BOUNDS if budget.get(name) is not None}
     told = [
         f"{BOUNDS[name]} {show(name, reached[name])} of {show(name, most)} allowed" for name, most in bounds.items()
     ]
-    lost = report["score"]["dense"] - report["score"]["deployed"]
-    if budget["max_drop"] is not None:
+    lost = drop(report)
+    if budget["max_drop"] is not None and lost is None:
+        told.append(f"a drop that is not known of {counted(budget['max_drop'], 'point', '.3g')} allowed")
+    elif budget["max_drop"] is not None and lost is not None:
         told.append(f"drop {score(max(lost, 0))} of {counted(budget['max_drop'], 'point', '.3g')} allowed")
     if not bounds:
         told.insert(0, "latency " + ", ".join(show(name, reached[name]) for name in ("latency_ms", "latency_ratio")))
     missed = [name for name, bound in bounds.items() if reached[name] > bound]
-    missed += ["max_drop"] * (budget["max_drop"] is not None and lost > budget["max_drop"])
+    missed += ["max_drop"] * (budget["max_drop"] is not None and (lost is None or lost > budget["max_drop"]))
     kept = "budget missed" if missed else "budget kept"
     if not report.get("compressed", True):
         kept = f"nothing was compressed{_why(report)}, {kept} by the dense model"
@@ -76,8 +83,21 @@ def _why(report: Mapping[str, Any]) -> str:
 
 
 def _score(report: Mapping[str, Any]) -> str:
+    lost = drop(report)
+    before, after = (_known(report["score"][side]) for side in ("dense", "deployed"))
+    return f"{report['metric']}: {before} before, {after} after" + (
+        f" ({score(-lost, '+')})" if lost is not None else ""
+    )
+
+
+def _known(figure: float | None) -> str:
+    return "not known" if figure is None else score(figure)
+
+
+def drop(report: Mapping[str, Any]) -> float | None:
+    """What the score lost; ``None`` where one of the two is no number."""
     before, after = report["score"]["dense"], report["score"]["deployed"]
-    return f"{report['metric']}: {score(before)} before, {score(after)} after ({score(after - before, '+')})"
+    return None if None in (before, after) else before - after
 
 
 def _ground(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
@@ -87,6 +107,6 @@ def _ground(report: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         device = deployed["device"]
         where = device.get("board") or device.get("cpu") or "this machine"
         return f"measured on {where}, {deployed['runtime']} {deployed['runtime_version']}, {threads}, {date}"
-    provenance = ", ".join(f"{precision} {kind}" for precision, kind in deployed["provenance"].items())
-    where = f"{manifest['target']}'s profile ({provenance}), {deployed['runtime']}, {threads}, {date}"
+    rests_on = ", ".join(f"{precision} {kind}" for precision, kind in provenance(deployed).items())
+    where = f"{manifest['target']}'s profile ({rests_on}), {deployed['runtime']}, {threads}, {date}"
     return f"predicted, nothing ran on the board: {where}"

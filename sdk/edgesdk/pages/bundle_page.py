@@ -1,0 +1,188 @@
+"""The page of a bundle: what it comes to, layer by layer, and what that rests on, from its own documents alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgesdk.core.plan import Plan
+from edgesdk.core.wording import counted
+from edgesdk.pages.bounds import list_bounds
+from edgesdk.pages.charts import Samples
+from edgesdk.pages.conditions import list_conditions
+from edgesdk.pages.layers import Rows, list_layers
+from edgesdk.pages.promises import list_bases, list_candidates, list_predictions
+from edgesdk.pages.render import Document, figure, render
+from edgesdk.pages.verdict import latency_ms, provenance, verdict
+
+BYTES = ("peak_memory_bytes", "size_bytes")
+STATISTICS = ("p50", "p90", "p95", "p99", "mean", "max")
+LISTED = 300  # rows of a table beside that of the layers
+
+
+def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
+    """The page of the bundle whose documents these are, of this version of edgesdk or of one before."""
+    deployed, candidates = report["deployed"], list_candidates(report, manifest.get("plan"), LISTED)
+    return render(
+        "bundle.html",
+        title=f"{manifest['target']}, {deployed['runtime']}: {report['basis']}",
+        basis=report["basis"],
+        lines=verdict(report, manifest),
+        bounds=list_bounds(report),
+        figures=_list_figures(report),
+        conditions=list_conditions(deployed.get("conditions")),
+        device=_known(deployed.get("device"), ("board", "cpu", "cores", "memory_bytes", "os", "kernel", "l4t")),
+        provenance=provenance(deployed),
+        candidates=candidates,
+        candidate_bases=list_bases(candidates),
+        finalists=[step for step in report.get("history") or () if step.get("finalist")][:LISTED],
+        layers=list_layers(plan, report),
+        rejected=Rows.of(plan.rejected, LISTED),
+        predictions=list_predictions(report),
+        observations=(report.get("observations") or ())[:LISTED],
+        samples=Samples.of(deployed.get("samples_ms") or ()),
+        fidelity=_list_fidelity(report),
+        left=_list_left(report),
+        beside=_list_runtimes(report),
+        refused=report.get("refused_runtimes") or {},
+        notes=report.get("notes") or (),
+        to_measure=report.get("to_measure") or (),
+        command=_command(manifest, report),
+        made=_list_made(manifest, plan, report),
+        files=manifest.get("files") or {},
+    )
+
+
+def _known(table: Document | None, names: Sequence[str]) -> dict[str, Any]:
+    return {name: table[name] for name in names if table and table.get(name) not in (None, [], {})}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A figure of the dense model beside that of the deployed one, with their ratio."""
+
+    label: str
+    dense: str
+    deployed: str
+    ratio: float | None
+
+
+def _list_figures(report: Document) -> list[Pair]:
+    """All figures of the two runs, as percentiles and means of their samples too, where anything was measured."""
+    sides = (report["dense"], report["deployed"])
+    rows: list[tuple[str, str, list[Any]]] = [("latency", "latency_ms", [latency_ms(side) for side in sides])]
+    for name in STATISTICS:
+        rows.append((f"latency, {name} of all runs", "latency_ms", [_statistic(side, name) for side in sides]))
+    rows.append(("cold load", "latency_ms", [side.get("load_ms") for side in sides]))
+    for name, label in (
+        ("peak_memory_bytes", "peak memory added"), ("runtime_memory_bytes", "the runtime's own memory"),
+        ("size_bytes", "size of the file"),
+    ):  # fmt: skip
+        rows.append((label, name, [side.get(name) for side in sides]))
+    return [
+        Pair(label, *(figure(value, name) for value in values), _ratio(*values))
+        for label, name, values in rows
+        if values != [None, None]
+    ]
+
+
+def _statistic(side: Document, name: str) -> float | None:
+    return (side.get("statistics") or {}).get(name)
+
+
+def _ratio(dense: float | None, deployed: float | None) -> float | None:
+    return deployed / dense if dense and deployed is not None else None
+
+
+def _list_fidelity(report: Document) -> list[tuple[str, str]]:
+    """How far the file is from the simulation and from the user's own model."""
+    parity = report.get("parity") or {}
+    rows = []
+    if parity:
+        text = f"{parity['error']:.2g} of the outputs' spread over {parity['samples']} samples, {parity['tolerance']:g}"
+        rows.append(("the file, from its simulation", f"{text} allowed; {_differs(parity)}"))
+    for name, off in (report.get("against_model") or {}).items():
+        text = f"{off['error']:.2g} of the outputs' spread over {off['samples']} samples; {_differs(off)}"
+        rows.append((f"the {name} file, from your model", text))
+    fell = report.get("fell_back_to_float") or ()
+    return [*rows, ("layers that fell back to float", ", ".join(fell) or "none")]
+
+
+def _differs(off: Document) -> str:
+    return f"the largest output is another on {100 * off['top1_differs']:.1f} %"
+
+
+def _list_left(report: Document) -> list[tuple[str, str]]:
+    """What could not be cut or compressed, and why."""
+    whole = (report.get("groups_left_whole") or {}).items()
+    as_they_are = (report.get("layers_left_as_they_are") or {}).items()
+    shares = (report.get("out_of_reach") or {}).items()
+    return [
+        *((f"{100 * share:.0f} % of the multiplications", why) for why, share in shares),
+        *((f"channels of {name}", why) for name, why in whole),
+        *((name, why) for name, why in as_they_are),
+    ][:LISTED]
+
+
+def _list_runtimes(report: Document) -> list[tuple[str, str, str, str]]:
+    """The runtimes side by side, where several were tried: latency, memory and size."""
+    if not report.get("beside"):
+        return []
+    own = {f"{name} {report[name]['runtime']}": report[name] for name in ("dense", "deployed")}
+    return [
+        (name, figure(latency_ms(side), "latency_ms"), *(figure(side.get(key), key) for key in BYTES))
+        for name, side in {**own, **report["beside"]}.items()
+    ]  # fmt: skip
+
+
+def _command(manifest: Document, report: Document) -> str:
+    """The command that asks for the same: where model and data lie, no document says."""
+    budget, runtime = report["budget"], report["deployed"]["runtime"]
+    given = {
+        "--target": manifest["target"], "--runtime": runtime, "--threads": manifest.get("threads"),
+        "--latency": _first(f"{budget['latency_ms']:g}ms" if budget.get("latency_ms") else None,
+                            f"{budget['latency_ratio']:g}x" if budget.get("latency_ratio") else None),
+        "--percentile": _plain(budget.get("percentile")),
+        "--peak-memory": _bytes(budget.get("peak_memory_bytes")), "--size": _bytes(budget.get("size_bytes")),
+        "--max-drop": _plain(budget.get("max_drop")), "--accuracy": _plain(budget.get("accuracy")),
+        "--epochs": _plain(report.get("epochs")), "--seed": report.get("seed"),
+    }  # fmt: skip
+    options = " ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+    return f"edgesdk deploy MODEL --data DATA {options}"
+
+
+def _first(*values: str | None) -> str | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _plain(value: float | None) -> str | None:
+    return None if value is None else f"{value:g}"
+
+
+def _bytes(value: float | None) -> str | None:
+    return None if value is None else f"{round(value)}B"
+
+
+def _list_made(manifest: Document, plan: Plan, report: Document) -> list[tuple[str, str]]:
+    """By what and of what it was made."""
+    runtime, proof = manifest.get("runtime") or {}, plan.proof
+    rows = {
+        "edgesdk": manifest.get("edgesdk"),
+        "made": manifest.get("created"),
+        "runtime": " ".join(str(runtime.get(name) or "") for name in ("name", "version")).strip(),
+        "threads": counted(manifest.get("threads") or 1, "thread"),
+        "data": report.get("data"),
+        "training": _training(report),
+        "seed": report.get("seed"),
+        "proof": f"no plan at these prices is better by more than {100 * proof.gap:.2g} %",
+        "solver": f"{proof.solver}, {proof.seconds:.2g} s",
+        "plan": manifest.get("plan"),
+        "graph": plan.graph_digest,
+        "file that was measured": report["deployed"].get("digest"),
+    }
+    return [(name, str(value)) for name, value in rows.items() if value not in (None, "")]
+
+
+def _training(report: Document) -> str | None:
+    return None if report.get("epochs") is None else f"{counted(report['epochs'], 'epoch')} at most, in all"

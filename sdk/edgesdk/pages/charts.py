@@ -1,0 +1,100 @@
+"""Figures as places on a chart, in per cent of its width or height: a page of any width can hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, log10
+
+import numpy as np
+
+MARGIN = 0.06  # of an axis, beyond the largest figure
+TICKS = 5  # at most, or one more
+BUCKETS, BINS = 240, 60  # of samples: over the run, and by their latency
+SHOWN = 0.99  # of the samples are on a chart; how many are beyond it is said
+ROOM = 1.25  # times that quantile is where the chart ends
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From ``low`` to ``high``, of which a chart's width or height is 100 per cent."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, values: Iterable[float | None], from_zero: bool = True) -> Axis:
+        """An axis that holds all ``values`` that are known."""
+        known = [value for value in values if value is not None]
+        if not known:
+            return cls(0.0, 1.0)
+        low = min(0.0, *known) if from_zero else min(known)
+        high = max(known)
+        room = MARGIN * ((high - low) or abs(high) or 1.0)
+        return cls(low if from_zero else low - room, high + room)
+
+    def place(self, value: float) -> float:
+        """Where ``value`` is; at an end where it is beyond that."""
+        return round(min(max(100 * (value - self.low) / (self.high - self.low), 0.0), 100.0), 2)
+
+    @property
+    def ticks(self) -> tuple[float, ...]:
+        """Round figures along it: of 1, 2 and 5, and these times powers of ten."""
+        rough = (self.high - self.low) / TICKS
+        power = 10.0 ** floor(log10(rough))
+        step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+        first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
+        return tuple(float(f"{number * step:.10g}") for number in range(first, last + 1))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Latencies of one file: over the run in their order, and how many took how long.
+
+    ``median`` and ``band`` (the tenth to the ninetieth percentile) are points of a line and of a polygon, by the
+    percentages of ``axis`` from below; ``bins`` heights in per cent of the tallest. ``beyond`` are so many that they
+    would make the rest flat, up to ``longest_ms``.
+    """
+
+    axis: Axis
+    count: int
+    median: str
+    band: str
+    bins: tuple[float, ...]
+    marks: tuple[tuple[str, float, float], ...]
+    beyond: int
+    longest_ms: float
+
+    @classmethod
+    def of(cls, samples_ms: Sequence[float]) -> Samples | None:
+        """The chart of ``samples_ms``; ``None`` where there are too few."""
+        if len(samples_ms) < 2:
+            return None
+        every = np.asarray(samples_ms, dtype=float)
+        low, high = float(every.min()), float(np.quantile(every, SHOWN))
+        high = max(low + ROOM * (high - low), low * (1 + MARGIN), 1e-9)
+        axis = Axis(low - MARGIN * (high - low), high)
+        parts = np.array_split(every, min(BUCKETS, len(every)))
+        along = [(index + 0.5) / len(parts) * 100 for index in range(len(parts))]
+        lows, middles, highs = (
+            [axis.place(float(np.quantile(part, share))) for part in parts] for share in (0.1, 0.5, 0.9)
+        )
+        band = [*zip(along, highs, strict=True), *reversed(list(zip(along, lows, strict=True)))]
+        counts, _ = np.histogram(every, BINS, (axis.low, axis.high))
+        marks = tuple((name, at, axis.place(at)) for name, at in _percentiles(every))
+        return cls(
+            axis, len(every), _points(zip(along, middles, strict=True)), _points(band),
+            tuple(round(100 * float(count) / max(int(counts.max()), 1), 1) for count in counts), marks,
+            int((every > axis.high).sum()), float(every.max()),
+        )  # fmt: skip
+
+
+def _percentiles(every: np.ndarray) -> list[tuple[str, float]]:
+    """Those that so many samples carry: five of them lie beyond each."""
+    carried = [p for p in (50, 90, 99) if len(every) * (100 - p) / 100 >= 5]
+    return [(f"p{p}", float(np.quantile(every, p / 100))) for p in carried]
+
+
+def _points(pairs: Iterable[tuple[float, float]]) -> str:
+    """Points as SVG has them, whose heights count from above."""
+    return " ".join(f"{x:.2f},{100 - y:.2f}" for x, y in pairs)

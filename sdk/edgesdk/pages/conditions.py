@@ -1,0 +1,36 @@
+"""What bore on a measurement, before and after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgesdk.pages.render import NONE, Document, words
+
+NAMES = {
+    "temperatures": "temperature", "frequencies": "clock", "governor": "governor", "power_mode": "power mode",
+    "throttle": "throttled", "load": "load", "usable_cores": "usable cores",
+}  # fmt: skip
+
+
+def list_conditions(conditions: Document | None) -> list[tuple[str, str, str]]:
+    """Each condition that is known: its name, what it was before the run, and after it."""
+    sides = [(conditions or {}).get(side) or {} for side in ("before", "after")]
+    rows = [(label, *(_say(name, side.get(name)) for side in sides)) for name, label in NAMES.items()]
+    return [row for row in rows if row[1:] != (NONE, NONE)]
+
+
+def _say(name: str, value: Any) -> str:
+    if name == "temperatures" and value:
+        known = [zone for zone in value if zone.get("celsius") is not None]
+        return ", ".join(f"{zone.get('type') or zone['zone']} {zone['celsius']:.1f} °C" for zone in known) or NONE
+    if name == "frequencies" and value:
+        clocks = [core["mhz"] for core in value if core.get("mhz") is not None]
+        if not clocks:
+            return NONE
+        least, most = f"{min(clocks):.0f}", f"{max(clocks):.0f}"
+        return f"{least} MHz" if least == most else f"{least} to {most} MHz"
+    if name == "throttle" and value:
+        now, ever = (", ".join(value.get(key) or ()) for key in ("now", "since_boot"))
+        told = f"{now or 'no'}{f' (since it was started: {ever})' if ever else ''}"
+        return f"{told}, {value['events']} times" if value.get("events") else told
+    return words(value)

@@ -1,0 +1,75 @@
+"""The layers of a plan as rows: dense beside deployed, in the order of the graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgesdk.core.plan import Option, Plan
+from edgesdk.pages.charts import Axis
+from edgesdk.pages.render import Document
+
+MOST = 1000  # rows: a page of more is no page that is read
+NOTHING: Document = {}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The first rows of a table, and how many are left out."""
+
+    shown: Sequence[Any]
+    more: int
+
+    @classmethod
+    def of(cls, rows: Sequence[Any], most: int) -> Rows:
+        return cls(rows[:most], max(len(rows) - most, 0))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: what it is, what became of it, what both take as predicted, and why.
+
+    ``dense_at`` and ``own_at`` are their places on an axis that all rows share. ``slower`` counts its choices that this
+    device runs slower than what they would replace.
+    """
+
+    number: int
+    name: str
+    operator: str
+    channels: int | None
+    kept: int | None
+    runs_as: str
+    changed: bool
+    share: float | None
+    dense_ms: float | None
+    own_ms: float | None
+    dense_at: float
+    own_at: float
+    loss: float | None
+    width_loss: float | None
+    slower: int
+    reason: str
+
+
+def list_layers(plan: Plan, report: Document) -> Rows:
+    """The layers as rows; what a plan or a report of before does not say is ``None`` there."""
+    facts = {entry["name"]: entry for entry in report.get("layers") or ()}
+    macs = sum(entry["macs"] for entry in facts.values())
+    slower = Counter(rejected.layer for rejected in plan.rejected)
+    axis = Axis.over([time for layer in plan.layers for time in (layer.dense_ms, layer.latency_ms)])
+    rows: list[Row] = []
+    for number, layer in enumerate(plan.layers, 1):
+        own = facts.get(layer.name, NOTHING)
+        gone = layer.reason.startswith("left out")
+        channels = own.get("channels")
+        kept = 0 if gone else own.get("kept", plan.kept.get(layer.name))
+        time = layer.latency_ms or None  # without a price of its own
+        rows.append(Row(
+            number, layer.name, own.get("operator") or "", channels, kept,
+            "left out" if gone else str(layer.option), gone or layer.option != Option() or channels not in (None, kept),
+            own["macs"] / macs if own and macs else None, layer.dense_ms, time, axis.place(layer.dense_ms or 0.0),
+            axis.place(time or 0.0), own.get("loss"), own.get("width_loss"), slower[layer.name], layer.reason,
+        ))  # fmt: skip
+    return Rows.of(rows, MOST)

@@ -1,0 +1,113 @@
+"""Templates to pages: one file each, whose style and script are in it, and which may load nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata, resources
+from typing import TYPE_CHECKING, Any
+
+from edgesdk.core.budget import show
+from edgesdk.core.wording import score
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Document = Mapping[str, Any]
+"""What a JSON file holds."""
+NONE = "\N{EN DASH}"  # for what is not known
+LONGEST = 160  # letters of a name or a reason
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that ``template`` makes of ``values``, all text in them escaped."""
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    made = Environment(
+        loader=PackageLoader("edgesdk.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    script = _text("page.js")
+    made.globals |= {
+        "style": Markup(_text("page.css")),
+        "script": Markup(script),
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "edgesdk_version": metadata.version("edgesdk"),
+    }
+    made.filters |= {
+        "ms": milliseconds, "figure": figure, "score": _score, "percent": percent, "count": count, "brief": brief,
+        "words": words, "plain": plain, "digits": digits, "ratio": ratio,
+    }  # fmt: skip
+    return made
+
+
+def _text(name: str) -> str:
+    return resources.files("edgesdk.pages").joinpath("templates", name).read_text("utf-8")
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency, in microseconds where it is below one ms."""
+    if value is None:
+        return NONE
+    return f"{1e3 * value:.3g} \N{GREEK SMALL LETTER MU}s" if abs(value) < 1 else show("latency_ms", value)
+
+
+def figure(value: float | None, name: str) -> str:
+    """``value`` of the field ``name`` as people read it."""
+    if value is None:
+        return NONE
+    return milliseconds(value) if name == "latency_ms" else show(name, value)
+
+
+def _score(value: float | None, sign: str = "") -> str:
+    return NONE if value is None else score(value, sign)
+
+
+def percent(share: float | None) -> str:
+    """A share in per cent, to a digit more than would be zero."""
+    return NONE if share is None else f"{100 * share:.3g} %"
+
+
+def plain(value: float | None) -> str:
+    """A figure as scripts read it; nothing where it is not known."""
+    return "" if value is None else f"{value:.6g}"
+
+
+def digits(value: float | None, most: int) -> str:
+    """A figure without a unit, to so many digits."""
+    return NONE if value is None else f"{value:.{most}g}"
+
+
+def ratio(value: float | None) -> str:
+    """How many times as much something is."""
+    return NONE if value is None else f"{value:.3f}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thin spaces between its thousands."""
+    return NONE if value is None else f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def brief(text: Any) -> str:
+    """``text``, cut where it is so long that a page of it would not be read."""
+    shown = str(text)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def words(value: Any) -> str:
+    """What a document says of a device in a line, what is not known left out."""
+    if value is None or value in ([], {}, ()):
+        return NONE
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {words(part)}" for key, part in value.items() if part not in (None, [], {}, ()))
+    if isinstance(value, (list, tuple)):
+        return "; ".join(words(part) for part in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,131 @@
+"""Documents of a bundle that pages are made of: stored ones, and one in which everything is said that can be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgesdk.bundle.documents import (
+    DeploymentReport,
+    Distance,
+    File,
+    LayerFacts,
+    Manifest,
+    RuntimeNeed,
+    Scores,
+    Step,
+)
+from edgesdk.core.budget import Budget, Cost
+from edgesdk.core.facts import Conditions, During, Frequency, Hardware, Temperature, Throttle
+from edgesdk.core.pairing import Ratio
+from edgesdk.core.parity import Parity
+from edgesdk.core.plan import FP32, INT8, Form, LayerPlan, Option, Plan, Proof, Rejected
+from edgesdk.core.report import Prediction, Report, Statistics, Undisturbed
+from edgesdk.core.serialize import dumps, from_json, to_json
+from edgesdk.price.correct import Observation
+
+HERE = Path(__file__).parent
+CORES = tuple(Frequency(core, 2400.0 + core, 3000.0) for core in range(4))
+
+
+class Documents(NamedTuple):
+    manifest: dict[str, Any]
+    plan: Plan
+    report: dict[str, Any]
+
+
+def stored(name: str) -> Documents:
+    """What a run made, as its files have it: ``measured`` or ``predicted``; or a bundle of the version ``before``."""
+    if name == "before":
+        kept = {
+            part: json.loads((HERE / "before" / "bundle" / f"{part}.json").read_text()) for part in Documents._fields
+        }
+    else:
+        kept = json.loads((HERE / "golden" / f"{name}.json").read_text())
+    return Documents(kept["manifest"], from_json(Plan, kept["plan"]), kept["report"])
+
+
+def full(layers: int = 6) -> Documents:
+    """Of a measured bundle, with something in every field; with so many ``layers``."""
+    plan = _plan(layers)
+    report = DeploymentReport(
+        basis="measured", budget=Budget(latency_ratio=0.5, size_bytes=9000.0, max_drop=1.0, percentile=None),
+        data="data.npz: 51 training samples", notes=("a note", "another"), metric="top-1 accuracy",
+        score=Scores(93.25, 92.5, "the model and the file"), predicted=plan.predicted,
+        measured=Cost(1.25, 233472, 7267, "measured", latency_ratio=0.481), to_measure=(),
+        dense=_measured("dense", 2.6, 9743), deployed=_measured("deployed", 1.25, 7267),
+        parity=Parity(0.0125, 0.05, 51, 0.02), against_model={"dense": Distance(1e-7, 51, 0.0)},
+        fell_back_to_float=("layer 3",), rejected=plan.rejected,
+        history=(
+            Step("onnxruntime", "dense", "a" * 64, Cost(2.5, 2e5, 9743, "predicted", latency_ratio=1.0),
+                 Cost(2.6, 2e5, 9743, "measured", latency_ratio=1.0), {"latency_ratio": 2.0}),
+            Step("onnxruntime", "even", plan.digest, plan.predicted,
+                 Cost(1.26, 233472, 7267, "measured", latency_ratio=0.485)),
+            Step(runtime="onnxruntime", finalist=plan.digest, round=1, holdout_score=91.75),
+        ),
+        beside={"compressed openvino": _measured("other", 1.5, 8000)}, refused_runtimes={"tflite": "it holds no such"},
+        epochs=3.0, seed=7, compressed=True, reasons=tuple(layer.reason for layer in plan.layers),
+        out_of_reach={"gru has no compressed form here": 0.25}, groups_left_whole={"layer 5": "the network's output"},
+        layers_left_as_they_are={"layer 4": "a reason"},
+        observations=(Observation(2.0, 0.5, 2.6, 1.5e5, 2e5, 9000, 9743),),
+        layers=tuple(
+            LayerFacts(layer.name, "conv2d", 1000 * number, 100, 16, 16 - number % 9, 0.001 * number, None)
+            for number, layer in enumerate(plan.layers)
+        ),
+    )  # fmt: skip
+    manifest = Manifest(
+        edgesdk="0.1.0", created="2026-11-28T14:58:33Z", target="x86", architecture="x86_64", basis="measured",
+        runtime=RuntimeNeed("onnxruntime", "1.32.0", "1.18", None), model="model.onnx", format="onnx",
+        layout_inside="NCHW", threads=1, plan=plan.digest, graph=plan.graph_digest, inputs=(), preprocessing=None,
+        classes=(), outputs=(), files={"model.onnx": File("e" * 64, 7267)},
+    )  # fmt: skip
+    return Documents(json.loads(dumps(manifest)), plan, json.loads(dumps(report)))
+
+
+def _plan(count: int) -> Plan:
+    kinds = (Option(), Option(INT8, 8), Option(INT8, 4), Option(FP32, 32, Form("tucker", (4, 4))))
+    layers = tuple(
+        LayerPlan(f"layer {number}", kinds[number % 4], 0.01 * (number + 1), f"reason {number}", 0.02 * (number + 1))
+        for number in range(count)
+    )
+    predicted = Cost(1.2, 265942, 8975, "predicted", latency_ratio=0.47)
+    proof = Proof(1.5, 1.49, 0.0067, 0.25, "HiGHS 1.16.0")
+    rejected = (Rejected("layer 0", "int8, separable", 0.075, 0.03), Rejected("layer 1", "fp32, svd 4", 0.05, 0.04))
+    return Plan("0" * 64, "x86", "onnxruntime", 1, {}, layers, (), predicted, proof, rejected)
+
+
+def _measured(name: str, middle: float, size: int) -> Report:
+    samples = tuple(middle * (1 + 0.001 * (number % 50)) for number in range(1000)) if name == "deployed" else ()
+    before, after = (
+        Conditions("performance", "MAXN", CORES, (Temperature("thermal_zone0", "cpu-thermal", celsius),),
+                   Throttle("vcgencmd", (), ("throttled",), 3), (0.5, 0.25, 0.125), (0, 1))
+        for celsius in (48.5, 61.25)
+    )  # fmt: skip
+    statistics = Statistics(1000, 0.9 * middle, 9 * middle, middle, 0.1, middle, 1.1 * middle)
+    return Report(
+        name, "d" * 64, size, "onnxruntime", "1.32.0", "fp32", 1, "quick", statistics, samples, 2e5, 4.5e7, 12.25,
+        During(before, after), Hardware(cpu="a processor", board="a board", cores=4, os="Debian"),
+        ratios={"other": Ratio(0.5, 0.4, 0.6, 7)}, undisturbed=Undisturbed(middle, 0.01, 0.1, 0.5),
+    )  # fmt: skip
+
+
+def emulated() -> Documents:
+    """The same where the board was emulated: nothing was measured."""
+    kept = full()
+    report = {**kept.report, "basis": "emulated", "measured": {**kept.report["measured"], "basis": "emulated"}}
+    return Documents(kept.manifest, kept.plan, report)
+
+
+def predicted(layers: int = 6) -> Documents:
+    """The same of a predicted bundle."""
+    kept = full(layers)
+    sides = {
+        name: to_json(Prediction(
+            name, "d" * 64, size, "onnxruntime", "not run on the target", 1, middle, 0.8 * middle, 1.3 * middle, 2e5,
+            None, {"fp32": "measured", "int8": "derived"}, ("a source, https://example.org/prices",), ("a note",),
+        ))
+        for name, middle, size in (("dense", 2.6, 9743), ("deployed", 1.25, 7267))
+    }  # fmt: skip
+    more = {"basis": "predicted", "measured": None, "to_measure": ["run.py --time 10"], "beside": {}}
+    return Documents(kept.manifest, kept.plan, {**kept.report, **sides, **more})

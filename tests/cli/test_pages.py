@@ -1,0 +1,406 @@
+"""Pages of HTML: whole, readable without scripts, loading nothing, with the documents' figures and words."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import contracts
+import jsonschema
+import page_documents
+import pytest
+from page_documents import Documents
+from running import Run
+
+from edgesdk.bundle.bundle import Bundle, check, file_digest
+from edgesdk.core.budget import show
+from edgesdk.core.errors import BundleError
+from edgesdk.pages.bundle_page import render_bundle
+from edgesdk.pages.charts import Axis, Samples
+from edgesdk.pages.render import milliseconds, percent
+from edgesdk.pages.verdict import verdict
+
+LARGEST = 1_500_000  # bytes of a page
+VOID = {"meta", "input", "br", "link", "img"}
+HTML = """<b onmouseover='x()'>"&amp;</table></script><script>alert(1)</script>{{ 7 * 7 }}"""
+DOCUMENTS: dict[str, Callable[[], Documents]] = {
+    **{name: (lambda name=name: page_documents.stored(name)) for name in ("measured", "predicted", "before")},
+    "full": page_documents.full, "emulated": page_documents.emulated, "full, predicted": page_documents.predicted,
+}  # fmt: skip
+every_document = pytest.mark.parametrize("documents", [made() for made in DOCUMENTS.values()], ids=list(DOCUMENTS))
+
+
+class Page(HTMLParser):
+    """A page as its parts: ``tags`` in order with their attributes, and what is written in each, by its place."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.written: list[list[str]] = []
+        self.open: list[int] = []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"<{self.tags[self.open[-1]][0]}> is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), (tag, attrs)
+        self.tags.append((tag, dict(attrs)))
+        self.written.append([])
+        if tag not in VOID:
+            self.open.append(len(self.tags) - 1)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.written.append([])
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.tags[self.open[-1]][0] == tag, f"</{tag}> closes {self.tags[self.open[-1]]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        for place in self.open:
+            self.written[place].append(data)
+
+    def of(self, tag: str) -> Iterator[tuple[dict[str, str | None], str]]:
+        """The attributes of every such ``tag``, and the text in it."""
+        for (name, attributes), text in zip(self.tags, self.written, strict=True):
+            if name == tag:
+                yield attributes, " ".join("".join(text).split())
+
+    def table(self, section: str) -> list[list[str]]:
+        """The rows of every table in that section, a text for each cell."""
+        start = next(i for i, (_, attributes) in enumerate(self.tags) if attributes.get("id") == section)
+        rows: list[list[str]] = []
+        for (tag, attributes), text in list(zip(self.tags, self.written, strict=True))[start:]:
+            if tag == "section" and attributes.get("id") != section:
+                break
+            if tag == "tr":
+                rows.append([])
+            if tag in ("td", "th") and rows:
+                rows[-1].append(" ".join("".join(text).split()))
+        return rows
+
+
+def page(documents: Documents) -> Page:
+    return Page(render_bundle(*documents))
+
+
+@every_document
+def test_a_page_is_whole_and_loads_nothing(documents: Documents) -> None:
+    html = render_bundle(*documents)
+    parsed = Page(html)
+    ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    anchors = [attributes["href"] for attributes, _ in parsed.of("a")]
+    assert anchors and all(anchor and anchor.startswith("#") and anchor[1:] in ids for anchor in anchors)
+    assert {"budget", "layers", "accuracy", "made"} <= set(ids)
+    (policy,) = [a["content"] for a, _ in parsed.of("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy and policy.startswith("default-src 'none';")
+    for tag, attributes in parsed.tags:
+        assert tag not in ("img", "link", "iframe", "object", "embed", "base"), tag
+        assert not {"src", "srcset", "data", "action", "xlink:href"} & set(attributes), (tag, attributes)
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+    for _, text in [*parsed.of("style"), *parsed.of("script")]:
+        assert not re.search(r"url\(|@import|https?:|import\(|fetch\(|XMLHttp", text)
+    assert len(html.encode()) < LARGEST / 10
+
+
+@every_document
+def test_a_page_is_for_keyboards_and_readers(documents: Documents) -> None:
+    parsed = page(documents)
+    assert next(parsed.of("html"))[0]["lang"] == "en" and next(parsed.of("title"))[1]
+    assert [text for _, text in parsed.of("h1")] == [next(parsed.of("title"))[1]]
+    labelled = [
+        tag for tag in parsed.tags if tag[1].get("class") == "scroll" or tag[1].get("role") in ("img", "region")
+    ]
+    assert labelled and all(attributes.get("aria-label") for _, attributes in labelled)
+    assert all(a.get("tabindex") == "0" for _, a in parsed.tags if a.get("class") == "scroll")
+    assert all(a.get("scope") in ("row", "col") for a, _ in parsed.of("th"))
+    script = next(parsed.of("script"))[1]
+    assert "hidden" in next(parsed.of("form"))[0] and "form.hidden = false" in script  # of no use without the script
+
+
+@every_document
+def test_the_verdict_is_that_of_the_terminal(documents: Documents) -> None:
+    said = [text for _, text in page(documents).of("p")]
+    for line in verdict(documents.report, documents.manifest):
+        assert any(text.endswith(line) for text in said), line
+
+
+BASES = ("predicted", "measured", "emulated")
+
+
+@every_document
+def test_what_was_predicted_is_never_shown_as_measured(documents: Documents) -> None:
+    """Each bar has a mark by its basis, and the word beside it; each point one mark that the legend explains."""
+    parsed, basis = page(documents), documents.report["basis"]
+    row, bars, points = "", [], set()
+    for (tag, attributes), text in zip(parsed.tags, parsed.written, strict=True):
+        row = "".join(text) if tag == "tr" else row
+        kind, *more = str(attributes.get("class")).split() or [""]
+        if kind == "bar" and len(more) == 2:
+            bars.append((*more, row.split()[0]))
+            assert [word for word in BASES if word in row.split()] == more[:1], row
+        points |= {more[0]} if kind == "point" else set()
+    told = {(marked, who) for marked, shown, who in bars if shown == who}
+    assert len(bars) > 4 and told >= {(basis, "dense"), (basis, "deployed")}
+    assert told <= {(basis, "dense"), (basis, "deployed"), ("predicted", "promised"), ("measured", "deployed")}
+    legends = " ".join(text for a, text in parsed.of("p") if a.get("class") == "legend").split()
+    assert points <= set(legends)
+
+
+@pytest.mark.parametrize("name", ["measured", "full", "before"])
+def test_figures_are_those_of_the_documents(name: str) -> None:
+    documents = DOCUMENTS[name]()
+    report, parsed = documents.report, page(documents)
+    rows = {row[0]: row[1:] for row in parsed.table("budget") if row}
+    for label, field in (("peak memory added", "peak_memory_bytes"), ("size of the file", "size_bytes")):
+        figures = [report[side][field] for side in ("dense", "deployed")]
+        assert rows[label] == [*(show(field, figure) for figure in figures), f"{figures[1] / figures[0]:.3f}"]
+    if report["basis"] == "measured":
+        medians = [report[side]["statistics"]["p50"] for side in ("dense", "deployed")]
+        assert rows["latency, p50 of all runs"][:2] == [milliseconds(median) for median in medians]
+    slower = [row for row in parsed.table("slower") if len(row) == 5][1:] if documents.plan.rejected else []
+    assert [row[:4] for row in slower] == [
+        [each.layer, each.choice, milliseconds(each.latency_ms), milliseconds(each.replaces_ms)]
+        for each in documents.plan.rejected
+    ]
+
+
+@every_document
+def test_layers_are_in_the_order_of_the_graph_with_what_became_of_them(documents: Documents) -> None:
+    heading, *rows = [row for row in page(documents).table("layers") if len(row) > 3]
+    assert [row[1] for row in rows] == [layer.name for layer in documents.plan.layers]
+    place = {name: heading.index(name) for name in ("channels", "runs as", "dense", "deployed", "of all MACs", "why")}
+    facts = {entry["name"]: entry for entry in documents.report.get("layers", ())}
+    macs = sum(entry["macs"] for entry in facts.values())
+    for row, layer in zip(rows, documents.plan.layers, strict=True):
+        assert row[place["runs as"]] == str(layer.option) and row[place["why"]] == layer.reason
+        assert row[place["deployed"]] == milliseconds(layer.latency_ms or None)
+        assert row[place["dense"]] == milliseconds(layer.dense_ms)
+        if own := facts.get(layer.name):
+            same = own["kept"] == own["channels"]
+            assert row[place["channels"]] == (str(own["kept"]) if same else f"{own['channels']} → {own['kept']}")
+            assert row[place["of all MACs"]] == percent(own["macs"] / macs)
+
+
+def test_a_budget_that_is_missed_says_so() -> None:
+    documents = page_documents.full()
+    captions = {text.partition(":")[0]: text for _, text in page(documents).of("caption")}
+    assert captions["latency as a share of the dense model's"].endswith("0.5x of dense allowed, kept")
+    assert captions["drop of top-1 accuracy, in points"].endswith("1 allowed, kept")
+    assert captions["peak memory"].endswith("not bounded")
+    report = {**documents.report, "budget": {**documents.report["budget"], "size_bytes": 7000, "max_drop": 0.5}}
+    captions = {text.partition(":")[0]: text for _, text in page(documents._replace(report=report)).of("caption")}
+    assert captions["size"].endswith("7 kB allowed, missed")
+    assert captions["drop of top-1 accuracy, in points"].endswith("0.5 allowed, missed")
+
+
+def test_candidates_are_as_promised_and_as_found() -> None:
+    documents = page_documents.full()
+    rows = [row for row in page(documents).table("candidates") if len(row) == 5][1:]
+    steps = [step for step in documents.report["history"] if step["predicted"]]
+    assert [row[2:4] for row in rows] == [
+        [show("latency_ratio", step[side]["latency_ratio"]) for side in ("predicted", "measured")] for step in steps
+    ]
+    assert [row[4] for row in rows] == ["missed", "kept"]
+    assert [", chosen" in row[0] for row in rows] == [False, True]
+    finalists = [row for row in page(documents).table("candidates") if len(row) == 4][1:]
+    assert finalists == [[documents.plan.digest[:8], "onnxruntime", "1", "91.75"]]
+
+
+def test_the_run_is_shown_with_what_bore_on_it() -> None:
+    rows = {row[0]: row[1:] for row in page(page_documents.full()).table("latency")}
+    assert rows["temperature"] == ["cpu-thermal 48.5 °C", "cpu-thermal 61.2 °C"]
+    assert rows["clock"][0] == "2400 to 2403 MHz" and rows["governor"] == ["performance"] * 2
+    assert rows["throttled"][0] == "no (since it was started: throttled), 3 times"
+    assert rows["board"] == ["a board"] and rows["power mode"] == ["MAXN"] * 2
+
+
+def test_what_asks_for_the_same_is_a_command() -> None:
+    documents = page_documents.full()
+    (command,) = [text for _, text in page(documents).of("pre")]
+    assert command == (
+        "edgesdk deploy MODEL --data DATA --target x86 --runtime onnxruntime --threads 1 --latency 0.5x --size 9000B"
+        " --max-drop 1 --epochs 3 --seed 7"
+    )
+    rows = {row[0]: row[1:] for row in page(documents).table("made")}
+    assert rows["plan"] == [documents.plan.digest] and rows["seed"] == ["7"]
+    assert rows["model.onnx"] == [show("size_bytes", 7267), "e" * 64]
+
+
+WORDS = {"basis", "schema", "created"}  # fields whose text is not free
+
+
+def with_text(value: Any, text: str, name: str = "") -> Any:
+    """``value`` with ``text`` for all that is free text in it, names of layers and keys of devices among that."""
+    if isinstance(value, dict):
+        free = name in ("against_model", "beside", "refused_runtimes", "out_of_reach", "groups_left_whole", "files",
+                        "layers_left_as_they_are", "provenance")  # fmt: skip
+        return {f"{text}{key}" if free else key: with_text(item, text, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_text(item, text, name) for item in value]
+    return text + value if isinstance(value, str) and name not in WORDS else value
+
+
+@pytest.mark.parametrize("documents", [page_documents.full(), page_documents.predicted()], ids=BASES[1::-1])
+def test_what_is_html_in_names_is_text(documents: Documents) -> None:
+    def made(text: str) -> Page:
+        layers = tuple(replace(each, name=text + each.name, reason=text) for each in documents.plan.layers)
+        rejected = tuple(replace(each, layer=text + each.layer, choice=text) for each in documents.plan.rejected)
+        plan = replace(documents.plan, layers=layers, rejected=rejected)
+        return page(Documents(with_text(documents.manifest, text), plan, with_text(documents.report, text)))
+
+    harmless, harmful = made("name "), made(HTML)
+    assert [tag for tag, _ in harmful.tags] == [tag for tag, _ in harmless.tags]
+    keys = [[sorted(attributes) for _, attributes in parsed.tags] for parsed in (harmless, harmful)]
+    assert keys[0] == keys[1]
+    assert [text for _, text in harmful.of("script")] == [text for _, text in harmless.of("script")]
+    names = [row[1] for row in harmful.table("layers") if len(row) > 3][1:]
+    assert names == [" ".join(f"{HTML}{layer.name}".split()) for layer in documents.plan.layers]
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where something is in ``value``; of what stands in a list, in the first."""
+    yield path
+    entries = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, item in entries:
+        yield from _paths(item, (*path, key))
+
+
+def _put(value: Any, path: tuple[Any, ...], item: Any) -> Any:
+    if not path:
+        return item
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = _put(value[path[0]], path[1:], item)
+    return copy
+
+
+@pytest.mark.parametrize("documents", [page_documents.full(2), page_documents.predicted(2)], ids=BASES[1::-1])
+def test_what_a_document_may_leave_open_a_page_does_not_need(documents: Documents) -> None:
+    """Every field by itself is null where the schema allows that."""
+    report = {**documents.report, "beside": {}, "deployed": {**documents.report["deployed"]}}
+    report["deployed"] |= {"samples_ms": []} if "samples_ms" in report["deployed"] else {}
+    contracts.check(report)
+    tried = 0
+    for path in _paths(report):
+        changed = _put(report, path, None)
+        try:
+            contracts.check(changed)
+        except (jsonschema.ValidationError, AttributeError, TypeError):  # no schema, or no document
+            continue
+        if path != ("measured",):  # which goes with the basis
+            Page(render_bundle(documents.manifest, documents.plan, changed))
+            tried += 1
+    assert tried > 15
+
+
+def test_a_page_of_a_large_network_stays_small() -> None:
+    documents = page_documents.full(layers=4000)
+    layers = tuple(replace(each, name=f"blocks.{'deep.' * 60}{each.name}") for each in documents.plan.layers)
+    rejected = documents.plan.rejected * 2000
+    html = render_bundle(
+        documents.manifest, replace(documents.plan, layers=layers, rejected=rejected), documents.report
+    )
+    Page(html)
+    assert len(html.encode()) < LARGEST
+    assert re.search(r"3.000 more are in plan.json", html) and re.search(r"3.700 more are in plan.json", html)
+
+
+def test_an_axis_has_round_ticks_within_it() -> None:
+    for values in ([0.0161, 0.0185], [3.0], [0.0], [1e9, 5e9], [-2.0, 7.5], []):
+        axis = Axis.over(values)
+        assert 2 <= len(axis.ticks) <= 12
+        assert all(axis.low - 1e-12 <= tick <= axis.high + 1e-12 for tick in axis.ticks)
+        places = [axis.place(value) for value in values]
+        assert all(0 <= place < 100 for place in places) and places == sorted(places)
+
+
+def test_samples_that_would_flatten_the_chart_are_counted() -> None:
+    every = [1 + 0.01 * (number % 10) for number in range(1000)] + [50.0, 70.0]
+    chart = Samples.of(every)
+    assert chart is not None
+    assert (chart.beyond, chart.longest_ms, chart.count) == (2, 70.0, 1002) and chart.axis.high < 2
+    assert [name for name, _, _ in chart.marks] == ["p50", "p90", "p99"] and max(chart.bins) == 100
+    assert Samples.of([1.0]) is None and Samples.of([2.0, 2.0]) is not None
+
+
+def test_a_bundle_has_its_page_which_is_recorded_and_no_file_of_the_board(
+    deployed: tuple[Path, str], tmp_path: Path
+) -> None:
+    bundle = Bundle.open(deployed[0])
+    html = (bundle.path / "report.html").read_text("utf-8")
+    assert html == render_bundle({**bundle.manifest, "pages": {}}, bundle.plan, bundle.report)
+    assert bundle.manifest["pages"]["report.html"]["sha256"] == file_digest(bundle.path / "report.html")
+    assert "report.html" not in bundle.manifest["files"]  # which is what is sent to a board
+    assert {entry["operator"] for entry in bundle.report["layers"]} >= {"conv2d", "linear"}
+    assert all(layer.dense_ms for layer in bundle.plan.layers if layer.name in ("conv", "fc"))
+    copied = tmp_path / "copied"
+    shutil.copytree(bundle.path, copied)
+    whole = check(copied).files
+    (copied / "report.html").write_text(html.replace("budget kept", "budget missed"))
+    with pytest.raises(BundleError, match=r"report\.html was changed"):
+        check(copied)
+    (copied / "report.html").unlink()
+    assert check(copied).files == whole - 1
+
+
+def test_report_writes_the_page_beside_the_bundle(edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path) -> None:
+    bundle = tmp_path / "a bundle"
+    shutil.copytree(deployed[0], bundle)
+    done = edgesdk("report", bundle)
+    assert (done.code, done.out, done.err) == (0, f"page: {bundle}.html\n", "")
+    page = Path(f"{bundle}.html").read_text("utf-8")
+    assert page == (bundle / "report.html").read_text("utf-8")
+    again = edgesdk("report", bundle)
+    assert again.code == 8 and "exists: give --force to replace it, or another --out" in again.line
+    assert (
+        edgesdk("report", bundle, "--force").code == edgesdk("report", bundle, "--out", tmp_path / "o.html").code == 0
+    )
+    inside = edgesdk("report", bundle, "--force", "--out", bundle / "report.html")
+    assert inside.code == 2 and "give --out another place" in inside.line
+    assert check(bundle).valid
+
+
+def test_report_of_what_is_no_bundle_is_one_line(edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path) -> None:
+    assert edgesdk("report", tmp_path / "nothing").code == 8
+    assert "give the folder of a bundle" in edgesdk("report", tmp_path).line
+    newer = tmp_path / "newer"
+    shutil.copytree(deployed[0], newer)
+    manifest = json.loads((newer / "manifest.json").read_text())
+    (newer / "manifest.json").write_text(json.dumps({**manifest, "schema": "edgesdk.manifest/9"}))
+    assert "newer than edgesdk.manifest/2: update edgesdk" in edgesdk("report", newer).line
+    shutil.copytree(deployed[0], changed := tmp_path / "changed")
+    (changed / "report.json").write_text("{}")
+    assert "report.json was changed" in edgesdk("report", changed).line
+    (tmp_path / "file").write_text("in the way")
+    lost = edgesdk("report", deployed[0], "--out", tmp_path / "file" / "page.html")
+    assert lost.code == 9 and "cannot write" in lost.line
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_report_opens_what_it_wrote(
+    edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opener = tmp_path / "xdg-open"
+    opener.write_text(
+        f'#!/bin/sh\nprintf %s "$1" >{tmp_path}/opened.part && mv {tmp_path}/opened.part {tmp_path}/opened\n'
+    )
+    opener.chmod(opener.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    done = edgesdk("report", deployed[0], "--out", tmp_path / "page.html", "--open")
+    assert done.code == 0
+    for _ in range(100):
+        if (tmp_path / "opened").exists():
+            break
+        time.sleep(0.05)
+    assert (tmp_path / "opened").read_text() == str(tmp_path / "page.html")
