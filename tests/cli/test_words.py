@@ -34,6 +34,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 TOLD_ELSEWHERE = {
     "targets": "edgesdk.core.target.targets and target",
     "doctor": "about this machine, for people",
+    "init": "asks questions, and writes a file that the shell's commands read",
     "device list": "edgesdk.devices.inventory.devices",
     "device probe": "a call of the agent",
     "agent build": "for those who have a transport of their own",

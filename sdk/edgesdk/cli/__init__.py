@@ -6,7 +6,7 @@ import gc
 
 import click
 
-from edgesdk.cli import asking, devices, gating, making, preparing, staging, sweeping
+from edgesdk.cli import asking, beginning, devices, gating, making, preparing, staging, sweeping
 from edgesdk.cli.frame import Commands
 from edgesdk.cli.remarks import show_as_lines
 
@@ -24,7 +24,7 @@ def main() -> None:
 
 
 for _command in (
-    making.deploy, making.search, sweeping.sweep, making.export, preparing.prepare, staging.stages,
+    beginning.init, making.deploy, making.search, sweeping.sweep, making.export, preparing.prepare, staging.stages,
     asking.benchmark, gating.gate, asking.verify, asking.report, asking.estimate, asking.targets,
     asking.calibrate, asking.doctor, devices.device, devices.agent,
 ):  # fmt: skip

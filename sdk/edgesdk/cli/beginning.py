@@ -1,0 +1,104 @@
+"""The command that begins a project: three questions, each with what was found, and a file of the answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgesdk.cli.frame import Command
+from edgesdk.cli.project import FILE, SECTIONS, read_project
+from edgesdk.cli.shared import free
+from edgesdk.cli.streams import emit
+from edgesdk.core.errors import UsageError
+from edgesdk.core.serialize import write
+
+EXAMPLE = "the built-in example"
+BUDGET = ("latency", "peak_memory", "size", "max_drop", "accuracy")
+
+
+@click.command(cls=Command)
+@click.argument("model", required=False)
+@click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint.")
+@click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable.")
+@click.option("--target", help="The kind of device: see `edgesdk targets`.")
+@click.option("--device", help="One of the inventory: see `edgesdk device list`.")
+@click.option("--latency", help="Upper bound: 2ms, or 0.5x of the dense model.")
+@click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB.")
+@click.option("--size", help="Upper bound on the model file, like 200kB.")
+@click.option("--max-drop", type=float, help="Upper bound on the drop of the metric, in points.")
+@click.option("--accuracy", type=float, help="Lower bound on the metric itself, like 91.5.")
+@click.option("--force", is_flag=True, help="Replace an edgesdk.toml that is there.")
+def init(force: bool, **options: Any) -> None:
+    """Begin a project: ask for the model, the board and the budget, and write edgesdk.toml.
+
+    What is given is not asked for. The other commands read the file, so that `edgesdk deploy` is all that is left.
+    """
+    from edgesdk.core.target import target as find_target
+    from edgesdk.devices.inventory import device as find_device
+    from edgesdk.workflows.finding import find_data, find_models, find_places, find_weights
+
+    path, here = free(Path(FILE), force), Path()
+    if options["model"] is None:
+        models = find_models(here)
+        options["model"] = _ask("which model", "MODEL", [*models, EXAMPLE], models[0] if models else EXAMPLE)
+    if options["model"] == EXAMPLE:
+        options["model"] = None
+    elif options["data"] is None:
+        data = find_data(here)
+        options["data"] = _ask("with which data", "--data", data, data[0] if len(data) == 1 else None)
+    if options["weights"] is None and options["model"] is not None and ":" in options["model"]:
+        if weights := find_weights(here):
+            chosen = _ask("with which weights", "--weights", [*weights, "none"], weights[0])
+            options["weights"] = None if chosen == "none" else chosen
+    if options["target"] is None and options["device"] is None:
+        places = list(find_places())
+        chosen = _ask("on which board", "--target or --device", [place.name for place in places], places[0].name, [
+            place.said for place in places
+        ])  # fmt: skip
+        device = any(place.device and place.name == chosen for place in places) or "://" in chosen
+        options["device" if device else "target"] = chosen
+    if options["device"] is not None:
+        find_device(options["device"])
+    else:
+        find_target(str(options["target"]))
+    if all(options[name] is None for name in BUDGET):
+        options["latency"] = _ask("latency of at most", "--latency", ["0.5x"], "0.5x", ["half of the dense model's"])
+    text = _written(options)
+    write(path, text)
+    read_project(path)  # what was written is what is read
+    emit(text)
+    emit(f"{FILE} has it: edit it as you like, and run: edgesdk deploy")
+
+
+def _ask(question: str, flag: str, found: Sequence[str], default: str | None, said: Sequence[str] = ()) -> str:
+    """The answer to ``question``: one of what was ``found``, by its number or name, or any other.
+
+    Where nobody is there to answer that is ``UsageError`` with what was found.
+    """
+    if not sys.stdin.isatty():
+        there = f"found: {', '.join(found)}" if found else "nothing was found that could be meant"
+        raise UsageError(f"no answer to {question!r} ({there})", f"give {flag}")
+    for number, name in enumerate(found, 1):
+        click.echo(f"  {number}  {name}{f'  ({said[number - 1]})' if said else ''}", err=True)
+    answer = str(click.prompt(f"{question}?", default=default, err=True)).strip()
+    return found[int(answer) - 1] if answer.isdecimal() and 0 < int(answer) <= len(found) else answer
+
+
+def _written(options: dict[str, Any]) -> str:
+    """The file: each section that has something, with its keys in their order."""
+    parts: list[str] = []
+    for section, keys in SECTIONS.items():
+        given = {key: options[name] for key, name in keys.items() if options.get(name) is not None}
+        lines = [f"{key} = {_as_toml(value)}" for key, value in given.items()]
+        if lines:
+            parts.append("\n".join([f"[{section}]", *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _as_toml(value: Any) -> str:
+    return str(value) if isinstance(value, float) else json.dumps(str(value), ensure_ascii=False)

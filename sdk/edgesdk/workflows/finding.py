@@ -1,0 +1,116 @@
+"""What a folder and an inventory have to begin with: models, weights, data, and where a model could run."""
+
+from __future__ import annotations
+
+import ast
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgesdk.core.errors import EdgeSdkError
+from edgesdk.core.target import targets
+from edgesdk.data.folders import SUFFIXES
+from edgesdk.devices.inventory import devices
+from edgesdk.devices.reach import reach
+
+MODELS, WEIGHTS = (".onnx", ".pt2"), (".safetensors", ".pt", ".pth", ".ckpt")
+SKIPPED = ("test_", "conftest", "setup")  # how files begin that hold no model to deploy
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model could run: a device of the inventory or a kind of device, and what is known of it in words."""
+
+    name: str
+    said: str
+    device: bool = False
+
+
+def find_models(folder: Path) -> list[str]:
+    """Models in ``folder``: files that are one, and callables of Python files that look as if they gave one.
+
+    Nothing is run: a class without arguments to be given that derives from a ``Module``, a function without such
+    arguments that is annotated to return one or that returns such a class.
+    """
+    models = [path.name for path in _files(folder) if path.suffix.lower() in MODELS]
+    for path in _files(folder):
+        if path.suffix == ".py" and not path.name.startswith(SKIPPED):
+            models += [f"{path.name}:{name}" for name in _callables(path)]
+    return models
+
+
+def find_weights(folder: Path) -> list[str]:
+    """Files in ``folder`` that have weights, by how they are called."""
+    return [path.name for path in _files(folder) if path.suffix.lower() in WEIGHTS]
+
+
+def find_data(folder: Path) -> list[str]:
+    """Data in ``folder``: .npz files, and folders with images in two sub-folders or more, one for a class."""
+    arrays = [path.name for path in _files(folder) if path.suffix.lower() == ".npz"]
+    return arrays + [path.name for path in sorted(folder.iterdir()) if path.is_dir() and _has_classes(path)]
+
+
+def find_places() -> Iterator[Place]:
+    """The devices of the inventory, each asked whether it answers, then the kinds that this machine could be, then all
+    others."""
+    for device in devices().values():
+        said = device.target or "of no kind that was said"
+        try:
+            with reach(device) as agent:
+                agent.call("probe")
+            yield Place(device.name, f"{said}, answers", device=True)
+        except EdgeSdkError as error:
+            yield Place(device.name, f"{said}, does not answer: {error.fact}", device=True)
+    machine = platform.machine()
+    known = sorted(targets().values(), key=lambda target: not (target.measured and target.architecture == machine))
+    for target in known:
+        here = "this machine, measured" if target.measured and target.architecture == machine else "predicted"
+        yield Place(target.name, f"{target.title}: {here} without a device")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _has_classes(folder: Path) -> bool:
+    def has_images(path: str) -> bool:
+        with os.scandir(path) as entries:
+            return any(Path(entry.name).suffix.lower() in SUFFIXES for entry in entries)
+
+    with os.scandir(folder) as entries:
+        return sum(entry.is_dir() and has_images(entry.path) for entry in entries) > 1
+
+
+def _callables(path: Path) -> list[str]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return []
+    modules: dict[str, bool] = {}  # the classes that are modules: whether one can be made without arguments
+    names: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and any(_is_module(base, modules) for base in node.bases):
+            made = [part.args for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
+            modules[node.name] = all(_needs_nothing(args, 1) for args in made)
+        elif isinstance(node, ast.FunctionDef) and _needs_nothing(node.args, 0) and _gives_module(node, modules):
+            names.append(node.name)
+    return names + [name for name, alone in modules.items() if alone]
+
+
+def _is_module(node: ast.expr, modules: dict[str, bool]) -> bool:
+    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return name in ("Module", "Sequential") or name in modules
+
+
+def _needs_nothing(args: ast.arguments, own: int) -> bool:
+    positional = len(args.posonlyargs) + len(args.args) - own
+    return positional <= len(args.defaults) and all(default is not None for default in args.kw_defaults)
+
+
+def _gives_module(function: ast.FunctionDef, modules: dict[str, bool]) -> bool:
+    if function.returns is not None and _is_module(function.returns, modules):
+        return True
+    returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
+    return any(isinstance(value, ast.Call) and _is_module(value.func, modules) for value in returned)

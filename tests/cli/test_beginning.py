@@ -1,0 +1,126 @@
+"""`edgesdk init`: what it finds, what it asks at a terminal, and what it writes."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import sys
+from pathlib import Path
+
+import pytest
+from running import Run
+
+from edgesdk.cli.project import read_project
+from edgesdk.workflows.finding import find_data, find_models, find_weights
+
+NET = """
+import torch
+from torch import nn
+
+raise SystemExit("nothing of it may be run")
+
+
+class Net(nn.Module):
+    def __init__(self, width=8, *, deep=False):
+        super().__init__()
+
+
+class Block(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+
+
+class Narrow(Block):
+    pass
+
+
+def make():
+    return Block(3)
+
+
+def typed(width: int = 3) -> nn.Module: ...
+
+
+def needs(width) -> nn.Module: ...
+
+
+def other():
+    return 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGESDK_DEVICES", str(tmp_path / "no-devices.toml"))
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "broken.py").write_text("def (")
+    (tmp_path / "test_net.py").write_text(NET)
+    for name in ("model.onnx", "data.npz", "net.safetensors", ".hidden.npz"):
+        (tmp_path / name).touch()
+    for name in ("images/cat/1.png", "images/dog/1.JPG", "notes/a/b.txt", "notes/c/d.txt", "one/class/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_what_is_there_is_found_and_nothing_is_run(folder: Path) -> None:
+    made = ["net.py:make", "net.py:typed", "net.py:Net", "net.py:Narrow"]
+    assert find_models(folder) == ["model.onnx", *made]
+    assert find_data(folder) == ["data.npz", "images"]
+    assert find_weights(folder) == ["net.safetensors"]
+
+
+def test_flags_answer_and_the_file_is_what_deploy_reads(folder: Path, edgesdk: Run) -> None:
+    os.chdir(folder)
+    flags = ("--data", "d 'x' \"y\".npz", "--target", "pi4", "--size", "20kB", "--max-drop", "1.5")
+    done = edgesdk("init", "model.onnx", *flags)
+    assert done.code == 0, done.err
+    assert read_project(folder / "edgesdk.toml") == {
+        "model": "model.onnx", "data": "d 'x' \"y\".npz", "target": "pi4", "size": "20kB", "max_drop": 1.5,
+    }  # fmt: skip
+    assert (folder / "edgesdk.toml").read_text() in done.out
+    assert "edgesdk.toml exists" in edgesdk("init", "model.onnx", *flags).line
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ((), "no answer to 'which model' (found: model.onnx, net.py:make"),
+        (("net.py:make",), "no answer to 'with which data' (found: data.npz, images): give --data"),
+        (("model.onnx", "--data", "data.npz", "--target", "pi77"), "there is no target 'pi77'"),
+        (("model.onnx", "--data", "data.npz", "--device", "lab-9"), "lab-9"),
+        (("model.onnx", "--data", "data.npz", "--target", "pi4"), "no answer to 'latency of at most'"),
+    ],
+)
+def test_where_nobody_answers_it_says_what_was_found(
+    folder: Path, edgesdk: Run, flags: tuple[str, ...], says: str
+) -> None:
+    os.chdir(folder)
+    done = edgesdk("init", *flags)
+    assert done.code == 2 and says in done.line and not (folder / "edgesdk.toml").exists()
+
+
+def test_questions_at_a_terminal_are_answered_by_number_name_or_enter(folder: Path) -> None:
+    answers = iter(["2", "images", "", "raspberry-pi-5", "3ms"])
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execvp(sys.executable, [sys.executable, "-m", "edgesdk.cli", "init"])
+    said = ""
+    while select.select([terminal], [], [], 60)[0]:
+        try:
+            part = os.read(terminal, 4096).decode()
+        except OSError:  # as a terminal ends on Linux
+            break
+        said += part
+        if re.search(r"\?( \[.*\])?: $", said) and not said.endswith("\n"):
+            os.write(terminal, f"{next(answers)}\n".encode())
+            said += "\n"
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, said
+    assert "1  x86" in said or "x86 (" in said or "measured without a device" in said
+    assert read_project(folder / "edgesdk.toml") == {
+        "model": "net.py:make", "weights": "net.safetensors", "data": "images", "target": "raspberry-pi-5",
+        "latency": "3ms",
+    }  # fmt: skip
