@@ -167,3 +167,11 @@ def test_files_are_written_alike_and_keep_the_names_of_inputs(exported, tmp_path
     export(network, x, path)
     assert path.read_bytes() == exported("residual", "int8").read_bytes()
     assert open_file(Artifact(path)).inputs == [t.name for t in network.graph.inputs]
+
+
+@pytest.mark.parametrize("scheme", ["dense", "int8"])
+def test_a_file_holds_no_notes_of_the_exporter(exported, scheme: str) -> None:
+    model = onnx.load(exported("residual", scheme))
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        assert not part.metadata_props and not part.HasField("doc_string")
