@@ -38,9 +38,9 @@ from edgesdk.price.planned import planned
 
 SHAPES = {
     "resnet8": (3, 32, 32), "resnet20": (3, 32, 32), "mobilenet_v2_small": (3, 32, 32), "ds_cnn": (1, 49, 10),
-    "vit_small": (3, 32, 32), "conv_gru": (8, 64),
+    "vit_small": (3, 32, 32), "conv_gru": (8, 64), "densenet_small": (3, 32, 32),
 }  # fmt: skip
-HELD_OUT = ("resnet20", "mobilenet_v2_small")
+HELD_OUT = ("resnet20", "mobilenet_v2_small", "densenet_small")
 RUNTIMES = ("onnxruntime", "openvino", "litert")
 WHOLE = ("float", "int8")
 EIGHT = Option(INT8, 8)

@@ -108,6 +108,43 @@ def mobilenet_v2_small() -> nn.Module:
     return MobileNetV2Small()
 
 
+class Joined(nn.Module):
+    """A layer of a DenseNet: what it reads, with what it makes of that behind it."""
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.layers = conv_bn(inputs, growth, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, torch.relu(self.layers(x))], 1)
+
+
+class DenseNetSmall(nn.Module):
+    """A DenseNet (Huang et al. 2017) for images of shape (N, 3, 32, 32): blocks of four layers, thinned in between.
+
+    Its norms come after convolutions, so that they fold into them.
+    """
+
+    def __init__(self, growth: int = 16, blocks: int = 2, layers: int = 4) -> None:
+        super().__init__()
+        parts, channels = [conv_bn(3, 16, 3), nn.ReLU()], 16
+        for block in range(blocks):
+            if block:
+                parts += [conv_bn(channels, channels // 2, 1), nn.ReLU(), nn.AvgPool2d(2)]
+                channels //= 2
+            for _ in range(layers):
+                parts.append(Joined(channels, growth))
+                channels += growth
+        self.features, self.fc = nn.Sequential(*parts), nn.Linear(channels, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+def densenet_small() -> nn.Module:
+    return DenseNetSmall()
+
+
 class DsCnn(nn.Module):
     """MLPerf Tiny's keyword spotting network (Banbury et al. 2021; Zhang et al. 2017).
 

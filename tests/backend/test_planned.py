@@ -16,7 +16,7 @@ from edgesdk.core.plan import FP32, INT8, Form, Option, Plan
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
 from edgesdk.price.forms import fits, forms
-from edgesdk.price.memory.onnxruntime import peak_bytes
+from edgesdk.price.memory.onnxruntime.account import constants_of
 from edgesdk.price.operators import channels, precisions, widths
 from edgesdk.price.planned import planned
 
@@ -69,5 +69,6 @@ def test_what_a_plan_makes_is_foretold(name: str, seed: int) -> None:
     small, options = compressed(network, plan, x, models.scores(network))
     graph, foretold = planned(network.graph, plan.options, plan.kept, plan.dropped)
     assert shapes(graph, foretold) == shapes(small.graph, options)
+    peak_bytes = constants_of().peak_bytes
     assert peak_bytes(graph, foretold) == pytest.approx(peak_bytes(small.graph, options), rel=0.02)
     assert {FP32, INT8} >= {option.precision for option in foretold.values()}

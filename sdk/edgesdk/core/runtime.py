@@ -180,7 +180,7 @@ def register(row: Runtime) -> Runtime:
 register(
     Runtime(
         "onnxruntime", ONNX, package="onnxruntime", oldest="1.18",
-        memory="edgesdk.price.memory.onnxruntime:constants_of",
+        memory="edgesdk.price.memory.onnxruntime.account:constants_of",
         process_bytes=45e6,  # 35 to 55 MB with its version
         integer_kernels=("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "QAttention", "DynamicQuantizeMatMul"),
         # MLAS unrolls windows channel by channel and multiplies panels of 16 pixels, on Arm

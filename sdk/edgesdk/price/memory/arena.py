@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
 UNIT = 256  # bytes: the arena's least piece
+LATE = (
+    2  # steps by which what several kernels read is given back after the last of them, as traces of ONNX Runtime show
+)
 
 
 @dataclass(frozen=True)
@@ -31,22 +36,25 @@ def buffers(steps: list[Step], kept: set[str]) -> list[tuple[float, int, int]]:
     """Each buffer's bytes, and the steps with which it begins and ends, as the runtime plans them.
 
     A tensor takes the buffer of one that nothing reads any more: that which it is written into, or any of its size and
-    shape.
+    shape, what was idle last first. What is ``kept`` has a buffer of its own, which ends after all steps.
     """
     last = {step.makes: index for index, step in enumerate(steps)}
     for index, step in enumerate(steps):
         last.update({name: index for name in step.reads if name in last})
     last.update({name: len(steps) for name in kept})
+    reads = Counter(name for step in steps for name in step.reads)
     buffer_of: dict[str, int] = {}
     buffers: list[tuple[float, int, int]] = []
     shapes: list[tuple[int, ...]] = []
     idle: list[int] = []
     for index, step in enumerate(steps):
-        into = buffer_of.get(step.into) if step.into else None
+        into = buffer_of.get(step.into) if step.into and step.makes not in kept else None
         if into is not None and buffers[into][0] == step.size and last[str(step.into)] <= index:
             chosen = into
-        elif fits := [n for n in idle if (buffers[n][0], shapes[n]) == (step.size, step.shape)]:
-            chosen = fits[0]
+        elif step.makes not in kept and (
+            fits := [n for n in idle if (buffers[n][0], shapes[n]) == (step.size, step.shape)]
+        ):
+            chosen = fits[-1]
             idle.remove(chosen)
         else:
             chosen = len(buffers)
@@ -58,7 +66,31 @@ def buffers(steps: list[Step], kept: set[str]) -> list[tuple[float, int, int]]:
         for number in {buffer_of[name] for name in (*step.reads, step.makes) if name in buffer_of}:
             if buffers[number][2] <= index and number not in idle:
                 idle.append(number)
-    return buffers
+    late = {number for name, number in buffer_of.items() if reads[name] > 1}
+    ends = [min(end + LATE * (n in late), max(end, len(steps) - 1)) for n, (_, _, end) in enumerate(buffers)]
+    return [(size, begin, end) for (size, begin, _), end in zip(buffers, ends, strict=True)]
+
+
+def pattern_bytes(count: int, buffers: Sequence[tuple[float, int, int]]) -> int:
+    """The one block that holds ``buffers`` over so many steps: each in the gap that it fills best, or behind all.
+
+    Gaps lie between buffers that live, so that what was freed at the end is no gap (ONNX Runtime's memory pattern).
+    """
+    live: list[tuple[int, int, int]] = []  # place, bytes and the last step, by place
+    most = 0
+    for index in range(count):
+        for size, begin, end in buffers:
+            if begin == index and size:
+                wanted, free, fits = up(size, UNIT), 0, list[tuple[int, int, int]]()
+                for at, (place, taken, _) in enumerate(live):
+                    if place - free >= wanted:
+                        fits.append((place - free, at, free))
+                    free = place + taken
+                _, at, place = min(fits, default=(0, len(live), free))
+                live.insert(at, (place, wanted, end))
+                most = max(most, place + wanted)
+        live = [piece for piece in live if piece[2] != index]
+    return most
 
 
 class Arena:

@@ -1,0 +1,1 @@
+"""The memory that a network takes in ONNX Runtime."""
