@@ -117,7 +117,8 @@ assert edgesdk.__version__ and "Budget" in dir(edgesdk)
 from edgesdk.cli import main
 ends = {{}}
 for line in (["--help"], ["targets"], ["targets", "pi5"], ["device", "list"], ["device", "probe", "local"],
-             ["verify", "nothing"], ["verify", sys.argv[1]], ["report", sys.argv[1], "--out", sys.argv[2] + ".html"], ["benchmark", sys.argv[1], "--mode", "rapid"],
+             ["verify", "nothing"], ["verify", sys.argv[1]], ["benchmark", sys.argv[1], "--mode", "rapid"],
+             ["report", sys.argv[1], "--out", sys.argv[2] + ".html"],
              ["device", "install", "local", sys.argv[1], "--install-root", sys.argv[2]]):
     try:
         main(line)

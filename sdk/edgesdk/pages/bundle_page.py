@@ -81,9 +81,9 @@ def _list_figures(report: Document) -> list[Pair]:
     ):  # fmt: skip
         rows.append((label, name, [side.get(name) for side in sides]))
     return [
-        Pair(label, *(figure(value, name) for value in values), _ratio(*values))
-        for label, name, values in rows
-        if values != [None, None]
+        Pair(label, figure(dense, name), figure(deployed, name), _ratio(dense, deployed))
+        for label, name, (dense, deployed) in rows
+        if (dense, deployed) != (None, None)
     ]
 
 
@@ -125,7 +125,7 @@ def _list_left(report: Document) -> list[tuple[str, str]]:
     ][:LISTED]
 
 
-def _list_runtimes(report: Document) -> list[tuple[str, str, str, str]]:
+def _list_runtimes(report: Document) -> list[tuple[str, ...]]:
     """The runtimes side by side, where several were tried: latency, memory and size."""
     if not report.get("beside"):
         return []

@@ -12,7 +12,7 @@ NAMES = {
 }  # fmt: skip
 
 
-def list_conditions(conditions: Document | None) -> list[tuple[str, str, str]]:
+def list_conditions(conditions: Document | None) -> list[tuple[str, ...]]:
     """Each condition that is known: its name, what it was before the run, and after it."""
     sides = [(conditions or {}).get(side) or {} for side in ("before", "after")]
     rows = [(label, *(_say(name, side.get(name)) for side in sides)) for name, label in NAMES.items()]

@@ -50,7 +50,7 @@ def _environment() -> Environment:
 
 
 def _text(name: str) -> str:
-    return resources.files("edgesdk.pages").joinpath("templates", name).read_text("utf-8")
+    return (resources.files("edgesdk.pages") / "templates" / name).read_text("utf-8")
 
 
 def milliseconds(value: float | None) -> str:
