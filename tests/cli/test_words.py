@@ -43,7 +43,6 @@ OF_THE_SHELL = {
     "as_json",
     "quiet",
     "verbose",
-    "per_layer",
     "junit",
     "summary",
     "csv",
@@ -51,6 +50,7 @@ OF_THE_SHELL = {
     "point",
     "opens",
 }  # how results are printed
+SHOWN = {"estimate": {"per_layer"}}  # of one command: Python has it all
 OUT = ("search", "sweep")  # of the shell write their result to --out: Python has the plan or front itself
 OF_PYTHON = {"tell", "share"}  # a function that is told how far it is; a part of a calibration, for tests
 WRITTEN = {("estimate", "shapes"): "example"}  # by the shell's word Python's: a shell has no batch to give
@@ -89,7 +89,7 @@ def python_words(function: Callable[..., Any]) -> set[str]:
 def test_what_a_command_takes_its_function_takes_by_the_same_name(name: str) -> None:
     words = python_words(FUNCTIONS[name])
     own = {WRITTEN.get((name, str(option.name)), str(option.name)) for option in COMMANDS[name].params} - OF_THE_SHELL
-    own -= {"out"} if name in OUT else set()
+    own -= SHOWN.get(name, set()) | ({"out"} if name in OUT else set())
     if "preprocess" in words:
         own -= PIXELS
     if "budget" in words:

@@ -26,6 +26,7 @@ from edgesdk.core.errors import UsageError
     "--mode", type=click.Choice(["brief", "rapid", "quick", "full", "sustained"]), default="quick", show_default=True
 )
 @shaped
+@click.option("--per-layer", is_flag=True, help="Which kernels ran for each layer, by the runtime's own profiler.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, raw samples included.")
 def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any) -> None:
     """Measure bundles or model files (.onnx, .xml, .tflite), here or on a device.
@@ -42,10 +43,12 @@ def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any)
     if as_json:
         emit_json(measured)
         return
-    from edgesdk.cli.show import show_latency, show_ratios, show_report
+    from edgesdk.cli.show import show_kernels, show_latency, show_ratios, show_report
 
     for report in measured.reports:
         (show_latency if told(QUIET) else show_report)(report, console())
+        if report.name in measured.kernels:
+            show_kernels(report, measured.kernels[report.name], console())
     show_ratios(measured.reports, console())
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nob
     from edgesdk.devices.estimate import Estimate
     from edgesdk.price.profile import Pair, Profile
     from edgesdk.workflows.export import Exported
+    from edgesdk.workflows.profiling import Kernel
     from edgesdk.workflows.stages import Stages
 
 
@@ -326,6 +327,28 @@ def show_report(report: Report, console: Console) -> None:
     console.print(table)
     if not report.valid:
         console.print(f"invalid: {report.reason}", highlight=False)
+
+
+def show_kernels(report: Report, kernels: Sequence[Kernel], console: Console) -> None:
+    """What ran for each layer, in order, and what the profiler that tells it adds to a run."""
+    table = Table(title=f"{report.name}: kernels, by the runtime's profiler", title_justify="left", box=None)
+    for heading in ("layers", "kernel", "computes in", "share", "under the profiler"):
+        table.add_column(heading, justify="right" if heading in ("share", "under the profiler") else "left")
+    for kernel in kernels:
+        table.add_row(
+            ", ".join(kernel.layers) or "-",
+            kernel.operator,
+            ", ".join(part for part in (kernel.precision, kernel.provider) if part),
+            "-" if kernel.share is None else f"{100 * kernel.share:.1f} %",
+            "-" if kernel.profiled_ms is None else show("latency_ms", kernel.profiled_ms),
+        )
+    console.print(table)
+    times = [kernel.profiled_ms for kernel in kernels if kernel.profiled_ms is not None]
+    said = "the runtime tells no times of its kernels"
+    if times:
+        whole, latency = show("latency_ms", sum(times)), show("latency_ms", report.latency_ms())
+        said = f"under the profiler they add up to {whole} a run; without it a run takes {latency}"
+    console.print(said, highlight=False, soft_wrap=True)
 
 
 def show_ratios(reports: Sequence[Report], console: Console) -> None:

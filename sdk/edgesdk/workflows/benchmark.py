@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgesdk.bundle.bundle import Bundle
@@ -15,9 +15,11 @@ from edgesdk.core.graph import Shapes
 from edgesdk.core.report import Report
 from edgesdk.core.runtime import RUNTIMES, exportable, find_runtime, format_of, is_substituted
 from edgesdk.core.schema import Schema
+from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.reach import reach
+from edgesdk.workflows.profiling import Kernel, read_kernels
 from edgesdk_targets.agent.measure import MODES
 
 
@@ -26,15 +28,17 @@ class Benchmark:
     """What was measured in one run: a report of each file, in the order in which they were named.
 
     Blocks of several take turns, so that the ratios between them hold on that device, whatever it did meanwhile.
+    ``kernels`` are what the runtime ran for each file, in order, by the name of its report, where that was asked for.
     """
 
     reports: tuple[Report, ...]
+    kernels: Mapping[str, tuple[Kernel, ...]] = field(default_factory=dict[str, tuple[Kernel, ...]])
     schema: str = Schema("benchmark", 1)
 
 
 def benchmark(
     paths: str | Path | Sequence[str | Path], *, runtime: str | None = None, threads: int = 1, mode: str = "quick",
-    device: str | Device = LOCAL, shapes: Shapes = None,
+    device: str | Device = LOCAL, shapes: Shapes = None, per_layer: bool = False,
 ) -> Benchmark:  # fmt: skip
     """The latency (ms), memory (bytes) and cold load of model files or bundles, in processes of their own, in one run.
 
@@ -42,10 +46,10 @@ def benchmark(
     names a model as :func:`edgesdk.deploy` takes it, which is exported as it is. ``runtime`` is by default the one that
     such files are for, ``shapes`` are those of inputs whose sizes no file tells. ``mode`` is ``rapid``, ``quick`` or
     ``full``: more samples over a longer time; or ``sustained``: five minutes, after five minutes of the same load.
-    ``device`` is of
-    the inventory, ``local`` or an ``ssh://`` address. Raises ``BundleError`` for a file that is none of these,
-    ``UsageError`` for a runtime that does not read it, ``DeviceError`` where the runtime is missing or refuses the
-    file, or the device is emulated or cannot be reached.
+    ``device`` is of the inventory, ``local`` or an ``ssh://`` address. ``per_layer`` has the runtime's own profiler
+    tell, in a pass of its own, which kernels ran for which layers, and what each took. Raises ``BundleError`` for a
+    file that is none of these, ``UsageError`` for a runtime that does not read it, ``DeviceError`` where the runtime is
+    missing or refuses the file, or the device is emulated or cannot be reached.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     check_request(threads, mode)
@@ -61,7 +65,14 @@ def benchmark(
         bench, *_ = [Bench(agent, threads, name) for name in runtimes]  # each says where its runtime is not there
         baselines = {name: baseline(Path(folder), name) for name in runtimes}
         reports = bench.measure(models, mode, baselines)
-        return Benchmark(tuple(replace(reports[name], name=Path(name).name) for name in models))
+        kernels = {Path(name).name: _profile(agent, threads, name, models[name]) for name in models if per_layer}
+        return Benchmark(tuple(replace(reports[name], name=Path(name).name) for name in models), kernels)
+
+
+def _profile(agent: AgentProcess, threads: int, path: str, model: Artifact) -> tuple[Kernel, ...]:
+    """What runs for ``model``, by the names of the bundle's plan where ``path`` is one."""
+    layers = [layer.name for layer in Bundle.open(path).plan.layers] if Path(path).is_dir() else None
+    return read_kernels(Bench(agent, threads, model.runtime).kernels(model), layers, model.path)
 
 
 def check_request(threads: int, mode: str) -> None:

@@ -34,7 +34,7 @@ LEAST_UNDISTURBED, MORE = 10, 2  # visits of each artifact, for which a run may 
 SAMPLES_KEPT = 16000
 # After a change of artifact its weights are not in the caches, and the threads of the one before spin for up to 40 ms.
 SETTLE_SECONDS = {"one thread": 0.002, "several": 0.05}
-PROFILED_RUNS = 20
+PROFILED_RUNS = 50
 
 
 def usual_mode() -> str:
@@ -244,7 +244,7 @@ def kernels(
 ) -> dict[str, Any]:
     """The kernels that ran for the model at ``path``, in order, as the package ``runners`` describes them.
 
-    A pass of its own: profiling slows the runs, so that shares are told and no times.
+    A pass of its own: profiling slows the runs, so that what a kernel takes under it is no part of a latency.
     """
     check_real()
     _check([{"name": path, "path": path}], threads, 1, 0, 0, None, None)

@@ -5,9 +5,10 @@ A runner module has
 - ``VERSION`` of the runtime;
 - ``load(source, threads) -> Session``, with ``source`` a path or the bytes of a model;
 - ``sample(inputs) -> values``, seeded random numbers, and ``read_inputs(path) -> values`` of an ``.npz`` file;
-- ``profile(path, values, threads, runs) -> kernels``, each ``{"name", "operator", "provider", "share", "layers",
-  "precision"}``: ``share`` of the time, ``layers`` the names in the file that it stands for, ``precision`` what it
-  computes in; each of ``share`` and ``precision`` is ``None`` where the runtime does not tell.
+- ``profile(path, values, threads, runs) -> kernels``, each ``{"name", "operator", "provider", "share",
+  "profiled_ms", "layers", "precision"}``: ``share`` of the time, ``profiled_ms`` its time in a run under the profiler,
+  ``layers`` the names in the file that it stands for, ``precision`` what it computes in; the times and ``precision``
+  are ``None`` where the runtime does not tell.
 
 A ``Session`` has
 

@@ -103,7 +103,7 @@ def kernels(executed: Any) -> list[dict[str, Any]]:
         rows.append((int(facts["execOrder"]), 0 if time == "not_executed" else int(time), kernel))
     whole = sum(time for _, time, _ in rows)
     rows.sort(key=lambda item: item[0])
-    return [dict(kernel, share=time / whole if whole else None) for _, time, kernel in rows]
+    return [dict(kernel, share=time / whole if whole else None, profiled_ms=time / 1e3) for _, time, kernel in rows]
 
 
 def _fact(node: Any, name: str) -> str:

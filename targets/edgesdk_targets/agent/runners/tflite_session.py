@@ -105,6 +105,7 @@ def kernels(interpreter: Any) -> list[dict[str, Any]]:
                 "operator": item["op_name"],
                 "provider": "XNNPACK" if item["index"] in taken else "builtin",
                 "share": None,
+                "profiled_ms": None,
                 "layers": names + constants,
                 "precision": numpy.dtype(tensors[told[0]]["dtype"]).name if told else None,
             }
