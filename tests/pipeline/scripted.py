@@ -79,7 +79,8 @@ class ScriptedMeter:
     """Says of a file what ``script`` makes of the sum of its operators; ``throttled`` names runs that are invalid.
 
     ``paces`` are what runtimes take, times what the first of them does, ``drift`` what all of a run is multiplied with,
-    by how many runs there were before, ``reference_ms`` what the references take, where it has any.
+    by how many runs there were before, ``reference_ms`` what the references take, where it has any,
+    ``error`` how unsure it is of what files take undisturbed.
     """
 
     script: Script = as_priced
@@ -94,6 +95,7 @@ class ScriptedMeter:
     threads: int = 1
     version: str = "1.23"
     reference_ms: float | None = None
+    error: float = 0.01
     asked: list[str] = field(default_factory=list)
     timed: list[tuple[int, bool]] = field(default_factory=list)
     runs: list[dict[str, str]] = field(default_factory=list)
@@ -146,7 +148,7 @@ class ScriptedMeter:
             return Report(
                 **same, precision=None, mode="rapid", statistics=Statistics(), samples_ms=samples, load_ms=None,
                 conditions=During(), device=Hardware(architecture="x86_64"),
-                undisturbed=None if reference is None else Undisturbed(ms[name], 0.01, 0.0, reference),
+                undisturbed=None if reference is None else Undisturbed(ms[name], self.error, 0.0, reference),
             )  # fmt: skip
         return Prediction(
             **same, median_ms=ms[name], low_ms=ms[name], high_ms=ms[name], provenance={}, sources=(), notes=()

@@ -103,6 +103,8 @@ NOISES: dict[str, Callable[[Deployment], Machine]] = {
     "a quota of half a core": lambda still: Machine(no_parts, quota=5e7),
     "a quota of a fifth, and load": lambda still: Machine(no_parts, flipping(1.8, 200, 200), quota=2e7),
     "slower until the middle of pricing": lambda still: slower(until=middle_of(still.calls, "operators", 1)),
+    "slower from the middle of pricing whole layers on": lambda still: slower(middle_of(still.calls, "operators", 0)),
+    "slower from the middle of the dense model on": lambda still: slower(middle_of(still.calls, "benchmark", 0)),
     "slower from the middle of searching on": lambda still: slower(middle_of(still.calls, "benchmark", SEARCHING)),
     "slower from the middle of measuring on": lambda still: slower(middle_of(still.calls, "benchmark", LAST)),
 }

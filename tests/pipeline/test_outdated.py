@@ -1,4 +1,4 @@
-"""Figures that were measured before the device was seen in a faster state are measured again, and no others."""
+"""Figures of before the device was seen in a faster state, or that are unsure, are measured again, and no others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from scripted import ScriptedMeter, anchor
 
 from edgesdk.core.report import Prediction, Report, Undisturbed, speedup
-from edgesdk.pipeline.anchoring import measure_dense
+from edgesdk.pipeline.anchoring import UNSURE, measure_dense
+from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.measured import MeasuredRuns
 from edgesdk.pipeline.study import Anchored
 
@@ -57,6 +58,29 @@ def test_the_dense_model_is_measured_again_in_a_faster_state(
     assert len(meter.runs) == runs + again
     assert isinstance(study.dense, Report) and study.dense.undisturbed is not None
     assert study.dense.undisturbed.reference_ms == (NOW[now] if again else BEFORE)
+
+
+@pytest.mark.parametrize(
+    ("error", "mode", "left", "again"),
+    [
+        (UNSURE, "rapid", None, False), (1.1 * UNSURE, "rapid", None, True), (1.1 * UNSURE, "brief", None, False),
+        (1.1 * UNSURE, "rapid", 0.0, False), (1.1 * UNSURE, "rapid", 1e6, True),
+    ],
+)  # fmt: skip
+def test_an_unsure_dense_model_is_measured_once_more_after_pricing_if_there_is_time(
+    meter: ScriptedMeter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: float, mode: str, left: float | None,
+    again: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("EDGESDK_MODE", mode)
+    meter.error = error
+    deadline = Deadline(left)
+    anchored = anchor([meter], tmp_path, deadline=deadline)
+    kept = tuple(replace(setup, measured=MeasuredRuns(tmp_path / "runs")) for setup in anchored.setups)
+    measure_dense(kept, anchored.dense, anchored.whole)  # an interrupted run has kept it
+    runs, meter.error = len(meter.runs), 0.01
+    (study,) = replace(anchored, setups=kept).study()
+    assert len(meter.runs) == runs + again
+    assert study.dense.error == (0.01 if again else error)
 
 
 @pytest.mark.parametrize("now", NOW)

@@ -14,9 +14,19 @@ from edgesdk.core.graph import ADD, CONV, LINEAR
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.price.operator import Operator
 from edgesdk.price.operators import baseline
-from edgesdk.price.table import Price, Table
-from edgesdk.price.witnesses import WITNESSES, choose_witnesses, learn_steepness, set_right, with_baselines
-from edgesdk_targets.agent.undisturbed import SLOPE
+from edgesdk.price.table import CALL, Price, Table
+from edgesdk.price.witnesses import (
+    ALIKE,
+    WITNESSES,
+    Steepness,
+    _pool,
+    choose_witnesses,
+    learn_steepness,
+    set_right,
+    tell_excess,
+    with_baselines,
+)
+from edgesdk_targets.agent.undisturbed import SLOPE, beyond
 
 LEVEL = 0.01  # ms that the references take undisturbed
 WINDOW = ((3, 3), (1, 1), (1, 1), (1, 1))
@@ -98,3 +108,38 @@ def test_nothing_is_learnt_from_a_machine_that_is_undisturbed_or_unknown(tmp_pat
     assert learn_steepness(table, beside, {probe.key: slowed(probe, {}, 0.0) for probe in beside}) == {}
     table.reference_ms = None
     assert learn_steepness(table, beside, {probe.key: slowed(probe, {}, 0.5) for probe in beside}) == {}
+
+
+@given(st.lists(STEEP, min_size=8, max_size=8), st.floats(0.2, 0.8))
+def test_a_network_is_slowed_down_as_its_parts_are(tmp_path_factory, steepness: list[float], by: float) -> None:
+    kinds = sorted({(probe.kind, probe.precision) for probe in with_baselines(EVERY)})
+    steep = dict(zip(kinds, steepness, strict=True))
+    table = priced(tmp_path_factory.mktemp("table"), steep, by, EVERY)
+    table.add({CALL.key: slowed(CALL, steep, 0.0)})
+    beside = [*with_baselines(EVERY), CALL]
+    learnt = learn_steepness(table, beside, {probe.key: slowed(probe, steep, by) for probe in beside})
+    network = [FLOATS[3], INTEGERS[2], INTEGERS[5], SUMS[1], VECTORS[0]]
+    parts = [(CALL, table.probe_ms(CALL)), *((op, table.latency_ms(op)) for op in network)]
+    slow = sum(ms * math.exp(steep.get((op.kind, op.precision), 0.0) * by) for op, ms in parts)
+    told = tell_excess(table, network, learnt, math.exp(by))
+    off = abs(told.share - math.log(slow / sum(ms for _, ms in parts)))
+    assert off <= min(0.04, 0.005 + told.error) and told.error < SLOPE * by
+
+
+@pytest.mark.parametrize("network", [[], [FLOATS[0]], [FLOATS[0], SUMS[0]]], ids=["nothing", "one", "two"])
+@pytest.mark.parametrize("times", [0.97, 1.0, 1.8])
+def test_of_kinds_without_witnesses_as_much_is_uncertain_as_kernels_may_differ(
+    tmp_path: Path, network: list[Operator], times: float
+) -> None:
+    told = tell_excess(priced(tmp_path, {}, 0.5), network, {}, times)
+    assert told.share == pytest.approx(0.0) and told.error == pytest.approx(beyond(times, 1.0))
+
+
+@given(STEEP, st.integers(1, 6), st.floats(0.0, 0.2))
+def test_witnesses_that_differ_say_that_others_may(middle: float, count: int, apart: float) -> None:
+    alike, unlike = (
+        _pool([Steepness(middle + by * (-1) ** number, 0.01) for number in range(count)]) for by in (0.0, apart)
+    )
+    assert alike.error <= unlike.error <= math.hypot(ALIKE, apart) * 1.5
+    assert apart / 2 <= unlike.error and (count < 6 or alike.error < ALIKE / 2)
+    assert abs(alike.share - middle) <= alike.error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
-from math import hypot
+from math import exp, hypot
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,20 +21,30 @@ from edgesdk.core.serialize import from_json
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.meter import Progress
 from edgesdk.price.operator import Operator
-from edgesdk.price.table import COPIES, Price, Table
-from edgesdk.price.witnesses import choose_witnesses, learn_steepness, set_right, with_baselines
+from edgesdk.price.operators import of_network
+from edgesdk.price.table import CALL, COPIES, LEAST_ERROR, Price, Table
+from edgesdk.price.witnesses import (
+    Kind,
+    Steepness,
+    choose_witnesses,
+    learn_steepness,
+    set_right,
+    tell_excess,
+    with_baselines,
+)
 from edgesdk_targets.agent import measure
 from edgesdk_targets.agent.measure import BRIEF, MODES
 from edgesdk_targets.agent.protocol import AgentError
-from edgesdk_targets.agent.undisturbed import beyond
 
 CHUNK, CHUNK_BYTES = 256, 8 << 20  # probes sent at a time, at most
 FIRST_CHUNK, CHUNK_SECONDS = 64, 20.0  # of which so many first, then as many as take so long: the most that is lost
 PROBING = {"rounds": 5}
+PASSES = 2  # of what is doubtful: the second where a faster state is seen in the first
 BRIEFLY: dict[str, float] = {"rounds": 3, "most_rounds": 3, "patience": 0.0}  # in the mode in which figures are rough
 ATTEMPTS, COOLING_SECONDS = 3, 20.0  # to measure a device that throttles
 SHORT_SECONDS = 60.0  # to measure in, below which what a fresh process shows is seen in one
 SUSTAINED = "sustained"
+TOLD = "the device was disturbed all the time: what it takes undisturbed is told by operators whose price is sure"
 
 
 def usual_mode() -> str:
@@ -48,7 +58,8 @@ def usual_mode() -> str:
 class Bench:
     """A device on which one runtime is measured with a fixed number of threads.
 
-    Its ``table`` has the prices that were measured under its conditions, kept in ``folder``, by default in the cache.
+    Its ``table`` has the prices that were measured under its conditions, kept in ``folder``, by default in the cache;
+    ``steepness`` is what witnesses told of kinds of kernels.
     """
 
     def __init__(
@@ -65,6 +76,7 @@ class Bench:
         if runtime not in self.versions:
             raise DeviceError(f"{runtime} is not installed on {agent.where}", self._install())
         self.version: str = str(self.versions[runtime])
+        self.steepness: Mapping[Kind, Steepness] = {}
         self._memories: dict[tuple[str, str, bool], Mapping[str, Any]] = {}
         cores = int(self.facts.get("cores") or 1)
         if threads > cores:
@@ -119,20 +131,29 @@ class Bench:
         """Time what the table lacks of ``operators``, or all ``again``, and remember it; how many probes that is.
 
         What comes out doubtful, because the device was disturbed or turned out to be faster than it was thought to be,
-        is timed once more at the end, unless it is to be brief; where that is disturbed, too, witnesses set it right.
-        It ends after about ``seconds``.
+        is timed once more at the end, unless it is to be brief. It ends after about ``seconds``.
         """
         until = None if seconds is None else time.monotonic() + seconds
         wanted = self.table.wanted(operators)
         timed = self._time(wanted if again else self.table.missing(operators), probe, progress, again, until)
-        missing = {op.key for op in self.table.missing(operators)}
-        doubtful = [op for op in wanted if op.key in missing or (op.key in timed and self.table.doubtful(op))]
-        if self.brief or not doubtful:
-            return len(timed)
-        beside = with_baselines([*choose_witnesses(self.table, doubtful, wanted), *doubtful])
-        once_more = self._time(beside, probe, lambda share: None, until=until)
-        self.table.add(set_right(self.table, beside, once_more, learn_steepness(self.table, beside, once_more)))
-        return len(timed) + len(once_more)
+        count, left = len(timed), [op for op in wanted if op.key in timed and self.table.doubtful(op)]
+        for _ in range(0 if self.brief else PASSES):
+            left = list({op.key: op for op in (*left, *self.table.missing(operators))}.values())
+            if left:
+                count += len(self._time_beside_witnesses(left, wanted, probe, until))
+            left = []
+        return count
+
+    def _time_beside_witnesses(
+        self, doubtful: Sequence[Operator], among: Sequence[Operator], probe: Callable[[Operator], bytes],
+        until: float | None,
+    ) -> dict[str, Price]:  # fmt: skip
+        """Time what is ``doubtful`` once more; where the device is disturbed then, too, witnesses set it right."""
+        probes = with_baselines([*choose_witnesses(self.table, [CALL, *doubtful], among), *doubtful])
+        timed = self._time(probes, probe, lambda share: None, until=until)
+        self.steepness = {**self.steepness, **learn_steepness(self.table, probes, timed)}
+        self.table.add(set_right(self.table, probes, timed, self.steepness))
+        return timed
 
     def _time(
         self,
@@ -217,14 +238,14 @@ class Bench:
         places = {name: self.agent.place(*artifact.files) for name, artifact in artifacts.items()}
         tiny = {runtime: self.agent.place(path) for runtime, path in (baselines or {}).items()}
         run = self._timed(artifacts, places, mode, end)
+        timings = [self._set_right(artifacts[timing["name"]], timing, run["references"]) for timing in run["artifacts"]]
         reports = {}
-        for timing in run["artifacts"]:
+        for timing in timings:
             artifact = artifacts[timing["name"]]
             if timing["digest"] != artifact.digest:
                 fact = f"{self.agent.where} measured another file than {artifact.path.name}: its SHA-256 differs"
                 raise DeviceError(fact, "look at what changes files there, and try again")
             same = {"path": places[timing["name"]], "runtime": artifact.runtime, "threads": self.threads}
-            quiet = _undisturbed(timing, run)
             taken = self._memory(artifact, same, tiny.get(artifact.runtime), processes) if memory else {}
             reports[timing["name"]] = Report(
                 name=timing["name"],
@@ -244,17 +265,38 @@ class Bench:
                 device=from_json(Hardware, self.facts),
                 valid=run["valid"],
                 reason=run["reason"],
+                notes=timing["notes"],
                 ratios={
-                    other["name"]: paired(
-                        timing["rounds"], other["rounds"], hypot(_beyond(timing, run), _beyond(other, run))
-                    )
-                    for other in run["artifacts"]
+                    other["name"]: paired(timing["rounds"], other["rounds"], hypot(timing["beyond"], other["beyond"]))
+                    for other in timings
                     if other is not timing
                 },
-                undisturbed=quiet,
+                undisturbed=_undisturbed(timing, run["references"]),
             )
         self.agent.forget()
         return reports
+
+    def _set_right(
+        self, artifact: Artifact, timing: Mapping[str, Any], references: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """``timing`` of an artifact without what its kernels were slowed down by more than the references were.
+
+        ``beyond`` is what is uncertain of that, all its rounds alike.
+        """
+        if references is None:
+            return {**timing, "beyond": 0.0, "notes": ()}
+        operators = [] if artifact.graph is None else [op for _, op in of_network(artifact.graph, artifact.options)]
+        steepness = self.steepness if artifact.runtime == self.runtime else {}
+        excess = tell_excess(self.table, operators, steepness, timing["undisturbed"]["level_ms"] / references["ms"])
+        faster = exp(-excess.share)
+        told = timing["undisturbed"]
+        return {
+            **timing,
+            "beyond": excess.error,
+            "notes": (TOLD,) if abs(excess.share) > LEAST_ERROR else (),
+            "undisturbed": {**told, "ms": faster * told["ms"], "error": hypot(told["error"], excess.error)},
+            "rounds": [{**entry, "ms": faster * entry["ms"]} for entry in timing["rounds"]],
+        }
 
     def _memory(
         self, artifact: Artifact, same: Mapping[str, Any], baseline: str | None, processes: Mapping[str, Any]
@@ -309,18 +351,12 @@ class Bench:
         return kernels
 
 
-def _undisturbed(timing: Mapping[str, Any], run: Mapping[str, Any]) -> Undisturbed | None:
-    """What an agent says of an artifact in the undisturbed state; nothing where it had no references."""
-    if run["references"] is None:
+def _undisturbed(timing: Mapping[str, Any], references: Mapping[str, Any] | None) -> Undisturbed | None:
+    """What is known of an artifact in the undisturbed state; nothing where the agent had no references."""
+    if references is None:
         return None
     told = timing["undisturbed"]
-    error = hypot(told["error"], _beyond(timing, run))
-    return Undisturbed(told["ms"], error, told["disturbed"], run["references"]["ms"])
-
-
-def _beyond(timing: Mapping[str, Any], run: Mapping[str, Any]) -> float:
-    """What is uncertain of an artifact because the device was disturbed all the time."""
-    return beyond(timing["undisturbed"]["level_ms"], run["references"]["ms"]) if run["references"] else 0.0
+    return Undisturbed(told["ms"], told["error"], told["disturbed"], references["ms"])
 
 
 def _sent(model: bytes) -> dict[str, str]:

@@ -16,6 +16,7 @@ from edgesdk.devices.bench import usual_mode
 from edgesdk.pipeline.setup import DenseFile, IntegerModel, Setup, digest_of
 
 DENSE_INT8 = "dense int8"
+UNSURE = 0.03  # standard error of a latency's logarithm, above which it is set right
 SCHEMA = 3  # of what is kept of a measured dense model: 2 has its undisturbed latency, 3 all runs' own median
 
 
@@ -33,18 +34,23 @@ class Anchor:
 
 
 def measure_dense(
-    setups: Sequence[Setup], dense: Sequence[DenseFile], whole: Sequence[IntegerModel], again: bool = True
+    setups: Sequence[Setup],
+    dense: Sequence[DenseFile],
+    whole: Sequence[IntegerModel],
+    again: bool = True,
+    anew: bool = False,
 ) -> list[Anchor]:
     """What the dense model takes in each of ``setups``, all of it from one interleaved run.
 
-    Unless ``again``, the figures of an earlier run on this device serve. A prediction is made anew each time.
+    Unless ``again``, the figures of an earlier run on this device serve; unless ``anew``, those that this run kept.
+    A prediction is made anew each time.
     """
     first, *_ = setups
     first.tell(f"measuring the dense model ({', '.join(setup.runtime for setup in setups)})", None)
     files: dict[str, Artifact] = {}
     for setup, plain, integer in zip(setups, dense, whole, strict=True):
         files |= {_name(DENSE, setup): plain.artifact, _name(DENSE_INT8, setup): integer.artifact}
-    measured = _measure_or_read(first, files, _identify(setups, whole), again)
+    measured = _measure_or_read(first, files, _identify(setups, whole), again, anew)
     fastest = min((_name(DENSE, setup) for setup in setups), key=lambda name: measured[name].latency_ms())
     return [
         Anchor(
@@ -73,13 +79,13 @@ def _identify(setups: Sequence[Setup], whole: Sequence[IntegerModel]) -> str:
 
 
 def _measure_or_read(
-    setup: Setup, files: Mapping[str, Artifact], identity: str, again: bool
+    setup: Setup, files: Mapping[str, Artifact], identity: str, again: bool, anew: bool
 ) -> Mapping[str, Measurement]:
     path = cache_folder() / "anchors" / f"{identity[:16]}.json"
     kept = None if again else read_anchors(path, files)
     if kept is not None and not setup.is_outdated(kept.values()):
         return kept
-    measured = setup.measure(files)
+    measured = setup.measure(files, anew=anew)
     if all(measurement.valid and not is_predicted(measurement) for measurement in measured.values()):
         write(path, dumps(measured))
     return measured

@@ -10,10 +10,9 @@ from edgesdk.core.artifact import Artifact
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.plan import INT8
 from edgesdk.core.report import DENSE, Measurement, Report
-from edgesdk.pipeline.anchoring import DENSE_INT8
+from edgesdk.pipeline.anchoring import DENSE_INT8, UNSURE
 from edgesdk.pipeline.study import Study
 
-UNSURE = 0.03  # standard error of a latency's logarithm, above which it is set right
 SURE = 0.015  # up to which what the dense model takes undisturbed is gone by
 LEFT = 0.02  # what is uncertain of a latency that was set right
 NOTE = "the device was disturbed all the time: what it takes undisturbed is told by what the dense model took meanwhile"

@@ -78,14 +78,16 @@ class Setup:
         weights that they store in another form in it."""
         return quantize(network, options, self.calibration, grid_of(self.runtime))
 
-    def measure(self, artifacts: Mapping[str, Artifact], thorough: bool = False) -> Mapping[str, Measurement]:
+    def measure(
+        self, artifacts: Mapping[str, Artifact], thorough: bool = False, anew: bool = False
+    ) -> Mapping[str, Measurement]:
         """Each artifact's figures from one interleaved run, or its prediction; those of other runtimes too.
 
-        What this run, before it was interrupted, measured of the very same files is not measured again. Where the
-        time is short the run is, too; a ``thorough`` one has all that is left.
+        What this run, before it was interrupted, measured of the very same files serves, unless it is to be ``anew``.
+        Where the time is short the run is, too; a ``thorough`` one has all that is left.
         """
         made_under = [self.meter.conditions, usual_mode(), thorough]
-        kept = None if self.measured is None else self.measured.load(artifacts, made_under)
+        kept = None if self.measured is None or anew else self.measured.load(artifacts, made_under)
         if kept is not None and not self.is_outdated(kept.values()):
             return kept
         self.folder.mkdir(exist_ok=True)

@@ -19,14 +19,15 @@ from edgesdk.core.serialize import digest
 from edgesdk.core.stored import STORED
 from edgesdk.data.data import Data, check
 from edgesdk.data.task import Task
+from edgesdk.devices.bench import usual_mode
 from edgesdk.devices.meter import Meter
 from edgesdk.export.parity import Parity
 from edgesdk.network.network import Network
 from edgesdk.network.reference import Reference
 from edgesdk.network.trace import trace
-from edgesdk.pipeline.anchoring import DENSE_INT8, Anchor, measure_dense
+from edgesdk.pipeline.anchoring import DENSE_INT8, UNSURE, Anchor, measure_dense
 from edgesdk.pipeline.corrections import Corrections, Seen
-from edgesdk.pipeline.deadline import Deadline
+from edgesdk.pipeline.deadline import PRICING, Deadline
 from edgesdk.pipeline.measured import MeasuredRuns
 from edgesdk.pipeline.pricing import Priced, Pricing, pick_full_width, price_full_width, price_widths
 from edgesdk.pipeline.sensitivity import Sensitivity, keep_sensed, price_accuracy
@@ -34,6 +35,7 @@ from edgesdk.pipeline.setup import DenseFile, IntegerModel, Setup, check_dense
 from edgesdk.price.account import Account
 from edgesdk.price.correct import Correction
 from edgesdk.price.menu import Losses
+from edgesdk_targets.agent.measure import BRIEF
 
 
 def anchor_model(
@@ -118,6 +120,16 @@ class Anchored:
         """Whether the device was seen in a faster state since the dense model was measured."""
         return self.setups[0].is_outdated(figure for anchor in self.anchors for figure in anchor.figures.values())
 
+    def _steady(self) -> Anchored:
+        """The same, the dense model measured once more where the device was disturbed so that its figures are unsure.
+
+        By now witnesses may have told by how much kernels are slowed down.
+        """
+        unsure = max((figure.error for anchor in self.anchors for figure in anchor.figures.values()), default=0.0)
+        if usual_mode() == BRIEF or unsure <= UNSURE or self.setups[0].deadline.is_over(PRICING):
+            return self
+        return replace(self, anchors=tuple(measure_dense(self.setups, self.dense, self.whole, anew=True)))
+
     def renew(self) -> Anchored:
         """The same in the state that is known by now: what is doubtful since is priced and measured again."""
         return anchor_setups(self.setups, self.dense, self.budget)
@@ -128,7 +140,7 @@ class Anchored:
             price_widths(setup, priced)
         if self.is_outdated:
             return self.renew().study()
-        return self._study(price_accuracy(self.setups, [own.space for own in self.priced]))
+        return self._steady()._study(price_accuracy(self.setups, [own.space for own in self.priced]))
 
     def study_whole_layers(self) -> list[Study]:
         """What is known with every layer left at its width."""

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, hypot, inf, log
+from math import exp, hypot, inf, log, sqrt
+from statistics import fmean
 
 from edgesdk.price.operator import Operator
 from edgesdk.price.operators import baseline
-from edgesdk.price.table import LEAST_ERROR, Price, Table
+from edgesdk.price.table import CALL, LEAST_ERROR, Price, Table
 from edgesdk_targets.agent.undisturbed import SLOPE, TOLERANCE
 
-WITNESSES = 4  # of a kind
-ALIKE = 0.1  # as ``Steepness.share``: what kernels of one kind may differ by
-Kind = tuple[str, str]
+WITNESSES = 6  # of a kind
+ALIKE = 0.1  # as ``Steepness.share``: what kernels of one kind are thought to differ by before any tell
+Kind = tuple[str, str]  # of kernels: the operator's and its precision
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Steepness:
 
     share: float
     error: float
+
+
+UNKNOWN = Steepness(0.0, SLOPE)
 
 
 def choose_witnesses(table: Table, doubtful: Iterable[Operator], among: Iterable[Operator]) -> list[Operator]:
@@ -79,6 +83,24 @@ def set_right(
     return right
 
 
+def tell_excess(
+    table: Table, operators: Iterable[Operator], steepness: Mapping[Kind, Steepness], times: float
+) -> Steepness:
+    """By how much, as a logarithm, a network of ``operators`` is slowed down beyond the references.
+
+    These are ``times`` as slow as undisturbed. Its parts count by what they take; a kind that is not known may be
+    slowed down otherwise by ``SLOPE``.
+    """
+    slower = max(0.0, log(times))
+    parts = [(CALL, table.call_ms or 0.0), *((op, table.latency_ms(op)) for op in operators if table.is_timed(op))]
+    total = sum(ms for _, ms in parts)
+    if not total:
+        return Steepness(0.0, SLOPE * slower)
+    known = [(steepness.get(_kind(op), UNKNOWN), ms / total) for op, ms in parts]
+    excess = log(sum(share * exp(kind.share * slower) for kind, share in known))
+    return Steepness(excess, slower * sum(share * kind.error for kind, share in known))
+
+
 def _slowdown(table: Table, price: Price) -> float:
     """By how much, as a logarithm, the references were slower than undisturbed when ``price`` was timed."""
     return max(0.0, log(price.level_ms / table.reference_ms)) if price.level_ms and table.reference_ms else 0.0
@@ -108,8 +130,15 @@ def _combine(own: Price, rest: Sequence[Price], sign: int) -> Price:
 
 
 def _pool(witnesses: Sequence[Steepness]) -> Steepness:
-    """What another kernel of the kind is slowed down by: witnesses count as sure as they are, near the references'."""
-    weights = [1 / (witness.error**2 + ALIKE**2) for witness in witnesses]
+    """What another kernel of the kind is slowed down by, near the references' slowdown where little tells.
+
+    Witnesses count as sure as they are. By how much kernels differ they show themselves, beside ``ALIKE`` as if one
+    more differed by that.
+    """
+    middle = fmean(witness.share for witness in witnesses)
+    squares = ALIKE**2 + sum((witness.share - middle) ** 2 for witness in witnesses)
+    apart = sqrt(squares / len(witnesses))
+    weights = [1 / (witness.error**2 + apart**2) for witness in witnesses]
     total = sum(weights) + 1 / SLOPE**2
     share = sum(weight * witness.share for weight, witness in zip(weights, witnesses, strict=True)) / total
-    return Steepness(share, hypot(total**-0.5, ALIKE))
+    return Steepness(share, hypot(sqrt(1 / total), apart))
