@@ -16,6 +16,7 @@ from typing import IO
 import pytest
 
 from edgesdk.cli import main
+from edgesdk.cli.frame import ENDING
 
 ENDED = 128 + signal.SIGTERM
 QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # as Python does by itself
@@ -66,12 +67,13 @@ def _plain_warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """What the command does about SIGTERM ends with it: the tests are to end by one."""
-    before = signal.getsignal(signal.SIGTERM)
+    """What the command does about signals ends with it: the tests are to end by one."""
+    before = {number: signal.getsignal(number) for number in ENDING}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _text(file: IO[bytes]) -> str:

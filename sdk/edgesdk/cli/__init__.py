@@ -17,7 +17,7 @@ def main() -> None:
     """Compress a trained PyTorch model until it keeps a budget on a device, measured.
 
     Exit codes: 0 done, 2 usage, 3 model, 4 data, 5 budget out of reach, 6 device or runtime, 7 parity, 8 bundle,
-    9 disk, 10 to 12 a gate that did not pass, 70 an unexpected error, 130 interrupted.
+    9 disk, 10 to 12 a gate that did not pass, 70 an unexpected error, 130 interrupted, 143 ended by SIGTERM.
     """
     gc.set_threshold(20_000, 10, 10)  # PyTorch's objects stay: searching them for garbage took a tenth of a deployment
     show_as_lines()

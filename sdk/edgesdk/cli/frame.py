@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -11,8 +12,10 @@ import click
 from edgesdk.cli.streams import results_apart
 from edgesdk.core.errors import EdgeSdkError, UsageError
 
-INTERRUPTED = 130
+ENDING = (signal.SIGTERM, signal.SIGHUP)  # beside SIGINT, which Python makes an exception of
+SIGNALLED = 128  # and the number of the signal: the exit code of what one ended
 JSON = "--json"
+GO_ON = "run it again to go on, what was measured and learnt is kept"
 QUIET, VERBOSE, STAGE = (f"edgesdk.{name}" for name in ("quiet", "verbose", "stage"))  # keys of a context's ``meta``
 
 
@@ -78,15 +81,15 @@ class Commands(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
         as_json = JSON in (args[0] if args and args[0] is not None else kwargs.get("args") or sys.argv[1:])
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was begun is cleaned up
+        _listen()
         try:
             return sys.exit(super().main(*args, **kwargs) or 0)
         except EdgeSdkError as error:
             _end(error, as_json)
         except click.ClickException as error:
             _end(UsageError(error.format_message().rstrip("."), "see --help"), as_json)
-        except (KeyboardInterrupt, click.Abort):
-            _end(Interrupted("interrupted", "run it again to go on, what was measured and learnt is kept"), as_json)
+        except (KeyboardInterrupt, click.Abort) as error:  # click makes the one of the other
+            _end(Interrupted.by(error.__cause__ if isinstance(error, click.Abort) else error), as_json)
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(1)
@@ -96,7 +99,37 @@ class Interrupted(EdgeSdkError):
     """A signal ended the command."""
 
     kind = "interrupted"
-    exit_code = INTERRUPTED
+    exit_code = SIGNALLED + signal.SIGINT
+
+    @classmethod
+    def by(cls, cause: BaseException | None) -> Interrupted:
+        """What is said of ``cause``, which ended the command."""
+        if not isinstance(cause, Signalled):
+            return cls("interrupted", GO_ON)
+        error = cls(f"ended by {cause.signal.name}", GO_ON)
+        error.exit_code = SIGNALLED + cause.signal
+        return error
+
+
+class Signalled(KeyboardInterrupt):
+    """A signal other than Ctrl-C is to end the command: whatever cleans up after that does so after this."""
+
+    def __init__(self, by: signal.Signals) -> None:
+        super().__init__(by.name)
+        self.signal: signal.Signals = by
+
+
+def _listen() -> None:
+    """Have what was begun cleaned up where a signal ends the command, unless it was started so as to ignore that."""
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _raise)
+
+
+def _raise(number: int, _: FrameType | None) -> NoReturn:
+    for other in ENDING:  # what cleans up is not to be ended by another
+        signal.signal(other, signal.SIG_IGN)
+    raise Signalled(signal.Signals(number))
 
 
 def _end(error: EdgeSdkError, as_json: bool) -> NoReturn:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from math import exp, hypot
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgesdk.core.artifact import Artifact, references
@@ -17,6 +16,7 @@ from edgesdk.core.facts import During, Hardware
 from edgesdk.core.pairing import paired
 from edgesdk.core.report import Report, Statistics, Undisturbed
 from edgesdk.core.runtime import find_runtime, format_of
+from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import from_json
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.meter import Progress
@@ -170,8 +170,8 @@ class Bench:
             begun = time.monotonic()
             if until is not None and begun >= until:
                 break
-            with TemporaryDirectory(prefix="edgesdk-") as folder:
-                models = self._take_probes(missing[done : done + count], probe, Path(folder))
+            with scratch_folder() as folder:
+                models = self._take_probes(missing[done : done + count], probe, folder)
                 answer = self.agent.call(
                     "operators", models=models, runtime=self.runtime, threads=self.threads,
                     **(BRIEFLY if self.brief else PROBING), **self.beside(),

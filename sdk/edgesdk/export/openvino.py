@@ -7,7 +7,6 @@ compiles.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from onnx import ModelProto
 
 from edgesdk.compress.integers import TensorSpec
 from edgesdk.core.errors import DeviceError, FidelityError, ModelError
+from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import write
 
 INTEGERS = {"i4": 4, "i8": 8, "u8": 8}
@@ -44,8 +44,8 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
     _fold(read, openvino)
     _keep_apart(read)
     _check(read, specs)
-    with tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
-        whole = Path(folder) / "model.xml"
+    with scratch_folder() as folder:
+        whole = folder / "model.xml"
         openvino.save_model(read, whole, compress_to_fp16=False)
         write(path.with_suffix(".bin"), whole.with_suffix(".bin").read_bytes())
         write(path, _without_blanks(whole.read_text("utf-8")))

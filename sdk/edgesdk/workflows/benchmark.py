@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from edgesdk.core.graph import Shapes
 from edgesdk.core.report import Report
 from edgesdk.core.runtime import RUNTIMES, exportable, find_runtime, format_of, is_substituted
 from edgesdk.core.schema import Schema
+from edgesdk.core.scratch import scratch_folder
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.inventory import LOCAL, Device
@@ -55,15 +55,15 @@ def benchmark(
     check_request(threads, mode)
     if len(set(map(str, paths))) < len(paths):
         raise UsageError("a file is named twice", "name each once")
-    with tempfile.TemporaryDirectory(prefix="edgesdk-") as folder, ExitStack() as reached:
+    with scratch_folder() as folder, ExitStack() as reached:
         models = {
-            str(path): find_artifact(path, runtime, shapes, Path(folder) / f"model-{number}")
+            str(path): find_artifact(path, runtime, shapes, folder / f"model-{number}")
             for number, path in enumerate(map(Path, paths))
         }
         agent = reached.enter_context(reach(device))
         runtimes = dict.fromkeys(model.runtime for model in models.values())
         bench, *_ = [Bench(agent, threads, name) for name in runtimes]  # each says where its runtime is not there
-        baselines = {name: baseline(Path(folder), name) for name in runtimes}
+        baselines = {name: baseline(folder, name) for name in runtimes}
         reports = bench.measure(models, mode, baselines)
         kernels = {Path(name).name: _profile(agent, threads, name, models[name]) for name in models if per_layer}
         return Benchmark(tuple(replace(reports[name], name=Path(name).name) for name in models), kernels)

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -25,6 +24,7 @@ from edgesdk.core.errors import BundleError, StorageError, UsageError
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.report import Tell
 from edgesdk.core.runtime import find_runtime
+from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import is_list, is_table, to_json
 from edgesdk.core.target import SCHEMA, Chip, Fact, Target, targets, user_folder
 from edgesdk.devices.bench import Bench
@@ -157,7 +157,7 @@ class _Network:
 def _timed(name: str, runtime: str, threads: int, tell: Tell, share: float, device: str | Device) -> Profile:
     """The profile of ``device``."""
     every = max(1, round(1 / share))
-    with reach(device) as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+    with reach(device) as agent, scratch_folder() as folder:
         bench = Bench(agent, threads, runtime)
         target = _target(name, runtime, bench.facts)
         for index, precision in enumerate((FP32, INT8)):
@@ -167,7 +167,7 @@ def _timed(name: str, runtime: str, threads: int, tell: Tell, share: float, devi
         networks: list[_Network] = []
         for index, part in enumerate((*fitted, *judges)):
             tell("making small networks", index / (len(fitted) + len(judges)))
-            networks += _made(part, Path(folder))
+            networks += _made(part, folder)
         tell("timing small networks", None)
         answer = agent.call(
             "operators", models=[{"key": network.path.name, "path": agent.place(network.path)} for network in networks],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from edgesdk.core.errors import BudgetError, EdgeSdkWarning, UsageError
 from edgesdk.core.graph import OTHER, Graph, Shapes
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Tell
+from edgesdk.core.scratch import scratch_folder
 from edgesdk.data.losses import Loss
 from edgesdk.data.metrics import MSE, Metric, is_named
 from edgesdk.data.preprocessing import Preprocessing
@@ -210,11 +210,11 @@ def open_studies(
 ) -> Generator[Studied]:
     """The model in each runtime that is asked for, for as long as its scratch files are there."""
     data, task = given.data, given.task
-    with where.reach() as agent, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+    with where.reach() as agent, scratch_folder() as folder:
         opened = where.open_meters(agent, force)
         allowed = {meter.runtime: where.allow_precisions(meter.runtime) for meter in opened.meters}
         anchored, refused = anchor_model(
-            given.model, data, task, where.target.name, opened.meters, budget or Budget(), Path(folder), tell, allowed,
+            given.model, data, task, where.target.name, opened.meters, budget or Budget(), folder, tell, allowed,
             where.candidates, again=again, resumes=True, deadline=deadline,
         )  # fmt: skip
         goal = budget or Budget()

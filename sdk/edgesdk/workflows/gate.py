@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from edgesdk.core.gating import (
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.report import Report, Tell
 from edgesdk.core.schema import Schema
+from edgesdk.core.scratch import scratch_folder
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.reach import reach
@@ -95,9 +95,9 @@ def gate(
     check_request(threads or 1, mode)
     if max_drop is not None and max_drop < 0:
         raise UsageError(f"a drop of {max_drop:g} points", "give 0 or more")
-    with tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+    with scratch_folder() as folder:
         paths = {NEW: Path(new), BASELINE: Path(baseline)}
-        models = {name: find_artifact(path, runtime, None, Path(folder) / name) for name, path in paths.items()}
+        models = {name: find_artifact(path, runtime, None, folder / name) for name, path in paths.items()}
         bundles = {name: Bundle.open(path) for name, path in paths.items() if path.is_dir()}
         drop, checks = judge_scores(bundles, max_drop)
         used = threads or int(next(iter(bundles.values())).manifest.get("threads", 1) if bundles else 1)

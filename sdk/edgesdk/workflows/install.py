@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from edgesdk.core.artifact import baseline
 from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.report import Tell
 from edgesdk.core.runtime import find_runtime
+from edgesdk.core.scratch import scratch_folder
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.inventory import Device
@@ -51,8 +51,8 @@ def put(
     files = [bundle.path / name for name in ("manifest.json", *bundle.manifest["files"])]
     folder = agent.place(*files).rpartition("/")[0]
     runtime = bundle.artifact.runtime
-    with tempfile.TemporaryDirectory(prefix="edgesdk-") as here:
-        tiny = agent.place(baseline(Path(here), find_runtime(runtime).here))
+    with scratch_folder() as here:
+        tiny = agent.place(baseline(here, find_runtime(runtime).here))
         return agent.call(
             "install", folder=folder, root=root or f"{ROOT}/{bundle.path.resolve().name}", keep=keep, force=force,
             baseline=tiny, on_progress=lambda step: tell(f"installing: {step.get('state')}", None),

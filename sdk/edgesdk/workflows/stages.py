@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.report import Measurement, Tell
 from edgesdk.core.runtime import exportable, format_of, formats
 from edgesdk.core.schema import Schema
+from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import dumps
 from edgesdk.core.target import Target
 from edgesdk.core.wording import counted
@@ -132,7 +132,7 @@ def stages(
     where = Where.named(target, runtime, threads, device)
     runtime, int8 = _checked(exits, max_drop, runtime, confidence, where.target), _is_int8(precision)
     format = format_of(runtime).name
-    with reserve(Path(out), force) as place, tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
+    with reserve(Path(out), force) as place, scratch_folder() as folder:
         given = read_inputs(model, data, weights, "top-1", seed, preprocess=preprocess, force=force, shapes=shapes)
         tell("tracing", None)
         network = _classifier(given.model, given.data)
@@ -157,9 +157,9 @@ def stages(
             if number < len(parts):
                 calibration, holdout = ([_features(ready, x) for x in every] for every in (calibration, holdout))
         files = list(artifacts.values())
-        every = _whole(network, samples, runtime, int8, Path(folder))
+        every = _whole(network, samples, runtime, int8, folder)
         tell("measuring", None)
-        reports = _measured({**artifacts, **every}, where, runtime, Path(folder))
+        reports = _measured({**artifacts, **every}, where, runtime, folder)
         tell("judging", None)
         costs = [reports[name].latency_ms() for name in artifacts]
         doubts, right, dense = _answers(network, files, parts, samples.holdout, samples.labelled, confidence)
