@@ -12,6 +12,7 @@ LONG = (
     "tests/agent/test_agent_install.py::Health::test_the_budget_of_latency",  # board_install has the same
     "tests/agent/test_agent_install.py::Installing::test_what_runs_stays_although_it_became_unfit",
     "tests/agent/test_agent_runners.py::Together::test_artifacts_of_several_runtimes",  # test_formats: auto
+    "tests/pipeline/test_killed.py",  # processes really killed; test_interruption interrupts at more places
     "tests/pipeline/test_deadline.py::test_a_run_ends_within",  # laws of many runs; test_interruption is of one
     "tests/pipeline/test_deadline.py::test_more_time",
     "tests/backend/test_memory.py::test_predicted_memory_is_the_measured_one",  # test_peak_memory

@@ -28,13 +28,20 @@ def test_it_is_said_first(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
-def test_python_is_told_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", ["search", "deploy", "calibrate"])
+def test_python_is_told_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str) -> None:
     from torch import nn
 
     import edgesdk
 
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("EDGESDK_PROFILES", str(tmp_path / "profiles"))
+    told: list[str] = []
+    given = {"data": [], "budget": edgesdk.Budget(size_bytes=1e6), "tell": lambda stage, share: told.append(stage)}
     with pytest.raises(edgesdk.EdgeSdkError, match="EDGESDK_CACHE"):
-        edgesdk.search(nn.Linear(4, 2), "pi5", data=[], budget=edgesdk.Budget(size_bytes=1e6))
-    assert "edgesdk.pipeline.study" in sys.modules
+        if call == "calibrate":
+            edgesdk.calibrate("mine", tell=given["tell"])
+        else:
+            getattr(edgesdk, call)(nn.Linear(4, 2), "pi5", **given)
+    assert not told and "edgesdk.pipeline.study" in sys.modules

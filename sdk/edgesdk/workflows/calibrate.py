@@ -20,6 +20,7 @@ import torch
 
 from edgesdk.compress.quantize import calibrate as set_ranges
 from edgesdk.compress.quantize import integer
+from edgesdk.core.cache import check_cache
 from edgesdk.core.errors import BundleError, StorageError, UsageError
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.report import Tell
@@ -76,6 +77,7 @@ def calibrate(
     ``DataError`` for a measurement that cannot be, ``DeviceError`` where the device cannot be reached.
     """
     place = _place(name, force)
+    check_cache()
     if measurements is not None and device != LOCAL:
         raise UsageError("a device and a file of measurements", "give one of the two: a device is timed")
     if measurements is not None:
