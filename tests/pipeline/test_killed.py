@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,7 +99,7 @@ print(json.dumps(told))
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What is there after each run. All are children of one process, which has loaded PyTorch, and are really killed."""
+    """What is there after each run. All are children of one process that has loaded PyTorch; they are really killed."""
     folder = tmp_path_factory.mktemp("killed")
     environment = {**os.environ, "EDGESDK_CACHE": str(folder / "cache"), "TMPDIR": str(folder)}
     command = [sys.executable, "-c", DRIVER, str(folder), json.dumps(POINTS)]
