@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from edgesdk.compress.curvature import Curvature, find_stops, work_of
 from edgesdk.compress.forms import activated, factorized
 from edgesdk.compress.integers import ACTIVATION_RANGE, MINIMUM_SCALE
 from edgesdk.compress.stored import packed_as
@@ -106,6 +108,7 @@ def measure_stepwise(
     y: Any = None,
     measured: Losses = Losses(),  # noqa: B008  it is frozen
     structure: bool = True,
+    horizon: float = inf,
 ) -> Iterator[Sensed]:
     """What each option, branch and width alone costs in fidelity to the dense network, one step after the other.
 
@@ -153,7 +156,7 @@ def measure_stepwise(
         ]
     losses = Losses(widths, options, branches)
     yield Sensed(losses, 0, len(steps))
-    probe = _Variants(network, x, task, y) if steps else None
+    probe = _Variants(network, x, task, y, horizon) if steps else None
     for done, step in enumerate(steps, 1):
         assert probe is not None
         step(probe)
@@ -163,27 +166,35 @@ def measure_stepwise(
 class _Variants:
     """The dense network's values on ``x``, and what becomes of its outputs when one thing in it is changed."""
 
-    def __init__(self, network: Network, x: Batch, task: Task, y: Any = None) -> None:
-        self.network, self.task, self.y = network.copy(), task, y
+    def __init__(self, network: Network, x: Batch, task: Task, y: Any = None, horizon: float = inf) -> None:
+        self.network, self.task, self.y, self.horizon = network.copy(), task, y, horizon
         self.module = self.network.module
         for part in self.module.modules():
             if isinstance(part, NORMS):
                 part.training, part.momentum = True, 0.0
         self.by_target = {n.target: n for n in self.module.graph.nodes if n.op == "call_module"}
         interpreter = fx.Interpreter(self.module, garbage_collect_values=False)
+        given = [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in tensors(x)]
         with torch.no_grad():
-            interpreter.run(
-                *(t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in tensors(x))
-            )
+            interpreter.run(*given)
         self.values: dict[fx.Node, Any] = dict(interpreter.env)
         self.outputs = [self.values[n] for n in self.output_nodes()]
+        self.covariances: dict[fx.Node, _Covariance] = {}
+        self.curvature: Curvature | None = None
+        if horizon < inf:
+            stops = find_stops(self.network, self.values, horizon)
+            self.curvature = Curvature.of(self.module, given, stops, task)
+        self.work = work_of(self.network)
+        self.nodes = list(self.module.graph.nodes)
+        self.place = {node: place for place, node in enumerate(self.nodes)}
 
     @torch.no_grad()
     def loss(self, edits: Mapping[fx.Node, Callable[[Any], Any]]) -> float:
         """The loss with the values of some nodes edited; only what depends on them is computed again."""
         interpreter = fx.Interpreter(self.module)
         values: dict[fx.Node, Any] = {}
-        for node in self.module.graph.nodes:
+        done = 0.0
+        for node in self.nodes[min(map(self.place.__getitem__, edits)) :]:
             if node.op == "output":
                 break
             dirty = any(i in values for i in node.all_input_nodes)
@@ -195,6 +206,9 @@ class _Variants:
             else:
                 value = self.values[node]
             values[node] = edits[node](value) if node in edits else value
+            done += self.work.get(node, 0.0)
+            if self.curvature is not None and done >= self.horizon and node in self.curvature.values:
+                return self.curvature.loss(node, values[node])
         outputs = [values.get(n, self.values[n]) for n in self.output_nodes()]
         return self.task.fidelity_loss(outputs, self.outputs, self.y)
 
@@ -230,10 +244,11 @@ class _Variants:
 
         ``of`` says which channel is at each place of ``axis``.
         """
-        value = self.values[node]
+        if node not in self.covariances:
+            self.covariances[node] = _Covariance.of(self.values[node], axis)
         leaving = torch.isin(of, torch.tensor(channels))
         gone, stay = torch.nonzero(leaving).flatten(), torch.nonzero(~leaving).flatten()
-        guess = _linear(value.index_select(axis, stay), value.index_select(axis, gone), axis)
+        guess = self.covariances[node].explain(gone, stay)
         return lambda v: v.index_copy(axis, gone, guess(v.index_select(axis, stay)))
 
     def without(self, join: str, keeps: str) -> float:
@@ -273,17 +288,36 @@ class _Variants:
             return self.loss({self.by_target[path]: lambda v: v, **output})
 
 
+@dataclass(frozen=True)
+class _Covariance:
+    """The means of what lies along an ``axis`` of a tensor, and how it varies together, over ``rows`` places."""
+
+    axis: int
+    means: Tensor
+    products: Tensor
+    rows: int
+
+    @classmethod
+    def of(cls, value: Tensor, axis: int) -> _Covariance:
+        rows = value.movedim(axis, -1).flatten(0, -2)
+        rows = rows[:: max(1, len(rows) // ROWS)]
+        means = rows.mean(0)
+        rows = rows - means
+        return cls(axis, means, rows.T @ rows, len(rows))
+
+    def explain(self, wanted: Tensor, given: Tensor) -> Callable[[Tensor], Tensor]:
+        """The linear function of what is at the places ``given`` that is nearest to what is at those ``wanted``."""
+        inner = self.products[given][:, given]
+        some = _damping(len(given), self.rows) * inner.diagonal().mean().clamp(min=1e-9)
+        weight = torch.linalg.solve(inner + some * torch.eye(len(given)), self.products[given][:, wanted])
+        means = self.means[given], self.means[wanted]
+        return lambda v: ((v.movedim(self.axis, -1) - means[0]) @ weight + means[1]).movedim(-1, self.axis)
+
+
 def _linear(x: Tensor, y: Tensor, axis: int) -> Callable[[Tensor], Tensor]:
     """The function of ``x``, linear along ``axis`` and the same everywhere else, that is nearest to ``y``."""
-    rows, wanted = (value.movedim(axis, -1).flatten(0, -2) for value in (x, y))
-    step = max(1, len(rows) // ROWS)
-    rows, wanted = rows[::step], wanted[::step]
-    means = rows.mean(0), wanted.mean(0)
-    rows, wanted = rows - means[0], wanted - means[1]
-    inner = rows.T @ rows
-    some = _damping(rows.shape[1], len(rows)) * inner.diagonal().mean().clamp(min=1e-9)
-    weight = torch.linalg.solve(inner + some * torch.eye(len(inner)), rows.T @ wanted)
-    return lambda v: ((v.movedim(axis, -1) - means[0]) @ weight + means[1]).movedim(-1, axis)
+    given = torch.arange(x.shape[axis])
+    return _Covariance.of(torch.cat([x, y], axis), axis).explain(given + x.shape[axis], given)
 
 
 @torch.no_grad()

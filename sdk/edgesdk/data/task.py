@@ -237,6 +237,21 @@ class Task:
             return soft(own, theirs, 1.0)
         return _squared_error(self._pairs(outputs, reference, judged=True))
 
+    def projection(self, outputs: list[Tensor], generator: torch.Generator) -> Tensor:
+        """A random linear function of ``outputs`` near what they are, whose squared change is on average twice the loss
+        of fidelity that the change brings: a draw from a distribution whose second moments are that loss's Hessian."""
+        squared = self._pairs(outputs, outputs, judged=False)
+        squared += [] if self.classifies else self._pairs(outputs, outputs, judged=True)
+        parts = [
+            (_draw(o, generator) * o).sum() * (2 / (o.numel() * _unit(o.detach().float()))).sqrt() for o, _ in squared
+        ]
+        if self.classifies:
+            logits = rows(self.judged(outputs).float(), self.axis)
+            p = logits.detach().softmax(-1)
+            noise = _draw(p, generator) * p.sqrt()
+            parts.append(((noise - p * noise.sum(-1, keepdim=True)) * logits).sum() / len(logits) ** 0.5)
+        return torch.stack(parts).sum()
+
     def _pairs(
         self, outputs: Sequence[Tensor], reference: Sequence[Tensor], judged: bool
     ) -> list[tuple[Tensor, Tensor]]:
@@ -248,6 +263,10 @@ class Task:
             for i, pair in pairs
             if (place in (None, i)) == judged and pair[0].is_floating_point() and pair[0].numel()
         ]
+
+
+def _draw(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(*like.shape, generator=generator)
 
 
 def _between_samples(value: Tensor) -> Tensor:

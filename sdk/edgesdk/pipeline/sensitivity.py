@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from time import monotonic
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edgesdk.compress.criteria import method, ranked
+from edgesdk.compress.effort import Effort
 from edgesdk.compress.sensitivity import measure_stepwise
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import EdgeSdkError
@@ -23,8 +25,7 @@ from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.price.menu import Losses
 from edgesdk.train.resumption import SECONDS
 
-SENSE_SAMPLES = 128
-SCHEMA = 4  # of what is kept: 2 has a price by the option itself, 3 what all outputs lose, 4 each width by itself
+SCHEMA = 5  # 2 prices options, 3 has what all outputs lose, 4 each width by itself, 5 is as thorough as Effort says
 STAGE = "measuring sensitivity"
 
 
@@ -55,9 +56,12 @@ def price_accuracy(
         kept = _Kept.of(Losses(), ranked(setup.network, setup.data.calibration, setup.task))
         write(path, dumps(kept))
     losses, scores, saved = kept.losses, kept.channel_scores, monotonic()
-    x = _join(setup.calibration, SENSE_SAMPLES)
-    y = None if setup.task.loss is None else joined_targets(setup.data.calibration, SENSE_SAMPLES)
-    for sensed in measure_stepwise(setup.network, every, x, scores, setup.task, y, losses, structure):
+    effort = Effort.of(setup.graph)
+    x = _join(setup.calibration, effort.samples)
+    own = setup.task.loss is not None  # which need not be least where nothing changes
+    y = joined_targets(setup.data.calibration, effort.samples) if own else None
+    horizon = inf if own else effort.horizon
+    for sensed in measure_stepwise(setup.network, every, x, scores, setup.task, y, losses, structure, horizon):
         losses = sensed.losses
         if sensed.done == sensed.of > 0 or monotonic() - saved > SECONDS:
             write(path, dumps(_Kept.of(losses, scores)))

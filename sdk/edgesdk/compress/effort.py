@@ -1,0 +1,57 @@
+"""How much is measured of what choices cost in accuracy: what keeps the work within bounds, however large a network is.
+
+Work is counted in multiplications, not in seconds: the same network is measured alike on every machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from edgesdk.core.graph import WEIGHTED, Graph, Layer
+from edgesdk.price.operators import widths
+
+MOST_SAMPLES, LEAST_SAMPLES = 128, 16
+WORK = 1e12  # multiplications in all: about a minute of a core
+ELEMENT = 100  # multiplications in whose time an element is written, normalized and read
+CALL = 1e5  # multiplications in whose time a layer is called, for each of the fewest samples
+OPTIONS = {True: 3, False: 1}  # of a layer with and without weights that are measured, about
+BEYOND = 1.5  # horizons that a step takes on average: it ends at the first stop behind one
+
+
+@dataclass(frozen=True)
+class Effort:
+    """On how many ``samples`` each choice is measured, and for how much work behind it, per sample, the network runs.
+
+    What lies beyond the ``horizon`` is told by the curvature (:mod:`edgesdk.compress.curvature`); without an end
+    everything runs.
+    """
+
+    samples: int = MOST_SAMPLES
+    horizon: float = inf
+
+    @classmethod
+    def of(cls, graph: Graph) -> Effort:
+        """As much as keeps to ``WORK`` for ``graph``: fewer samples first, for these cost least of the order."""
+        order = {layer.name: place for place, layer in enumerate(graph.layers)}
+        rest = [0.0]
+        for layer in reversed(graph.layers):
+            rest.append(rest[-1] + work(layer))
+        rest.reverse()
+        steps = [(order[layer.name], OPTIONS[layer.kind in WEIGHTED]) for layer in graph.layers]
+        steps += [(order[branch.join], 1) for branch in graph.branches]
+        steps += [
+            (min(order[name] for name in group.layers), len(widths(group.size, group.step)) - 1)
+            for group in graph.groups
+            if group.fixed is None
+        ]
+        whole = sum(count * rest[place] for place, count in steps)
+        samples = int(min(MOST_SAMPLES, max(LEAST_SAMPLES, WORK / max(1.0, whole))))
+        if samples * whole <= WORK:
+            return cls(samples)
+        return cls(samples, WORK / (samples * BEYOND * sum(count for _, count in steps)))
+
+
+def work(layer: Layer) -> float:
+    """What a layer takes for one sample."""
+    return layer.macs + ELEMENT * layer.elements + CALL
