@@ -60,7 +60,8 @@ def _fused_names(path: Path) -> dict[str, tuple[str, ...]]:
     """
     import onnx
 
-    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    model: onnx.ModelProto = onnx.load(str(path), load_external_data=False)
+    nodes = model.graph.node
     makers = {name: node for node in nodes for name in node.output}
     fused: dict[str, tuple[str, ...]] = {}
     for tensor in makers:
