@@ -179,7 +179,7 @@ class _Variants:
             interpreter.run(*given)
         self.values: dict[fx.Node, Any] = dict(interpreter.env)
         self.outputs = [self.values[n] for n in self.output_nodes()]
-        self.covariances: dict[fx.Node, _Covariance] = {}
+        self.covariances: dict[tuple[fx.Node, int], _Covariance] = {}
         self.curvature: Curvature | None = None
         if horizon < inf:
             stops = find_stops(self.network, self.values, horizon)
@@ -244,11 +244,11 @@ class _Variants:
 
         ``of`` says which channel is at each place of ``axis``.
         """
-        if node not in self.covariances:
-            self.covariances[node] = _Covariance.of(self.values[node], axis)
+        if (node, axis) not in self.covariances:
+            self.covariances[node, axis] = _Covariance.of(self.values[node], axis)
         leaving = torch.isin(of, torch.tensor(channels))
         gone, stay = torch.nonzero(leaving).flatten(), torch.nonzero(~leaving).flatten()
-        guess = self.covariances[node].explain(gone, stay)
+        guess = self.covariances[node, axis].explain(gone, stay)
         return lambda v: v.index_copy(axis, gone, guess(v.index_select(axis, stay)))
 
     def without(self, join: str, keeps: str) -> float:

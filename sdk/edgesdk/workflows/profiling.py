@@ -60,7 +60,7 @@ def _fused_names(path: Path) -> dict[str, tuple[str, ...]]:
     """
     import onnx
 
-    model: onnx.ModelProto = onnx.load(str(path), load_external_data=False)
+    model = onnx.load(str(path), load_external_data=False)  # pyright: ignore[reportUnknownMemberType]
     nodes = model.graph.node
     makers = {name: node for node in nodes for name in node.output}
     fused: dict[str, tuple[str, ...]] = {}
