@@ -12,35 +12,10 @@ from importlib import import_module, resources
 from typing import Any
 
 from edgesdk.core.errors import UsageError
+from edgesdk.core.file_bytes import ONNX_BYTES, OPENVINO_BYTES, TENSORRT_BYTES, TFLITE_BYTES, FileBytes
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.core.serialize import loads_toml
 from edgesdk.core.stored import STORED
-
-
-@dataclass(frozen=True)
-class FileBytes:
-    """What a format takes beside weights, in bytes: fitted to files of small networks, whole, cut and in other forms.
-
-    Of a float network: ``weighted`` is a layer with weights, ``activation`` one that is fused into a layer, ``other`` a
-    node of any other. Of an integer one, besides: ``quantized`` is a tensor on a grid, ``integer_weights`` a layer's,
-    ``row`` one of its output channels; ``left`` is a tensor that is made in integers and read in float; ``shared`` is
-    what layers with as many channels have once, per channel, and ``constants`` besides that. ``step`` is a step of a
-    recurrence, where these are written one by one. ``fixed`` is what each file has. ``named`` is how often the tensor
-    on a grid that an integer layer with weights makes is called by that layer's name, where no activation names it.
-    """
-
-    weighted: float
-    activation: float
-    other: float
-    quantized: float
-    integer_weights: float
-    row: float
-    left: float = 0.0
-    shared: float = 0.0
-    constants: float = 0.0
-    step: float = 0.0
-    fixed: float = 0.0
-    named: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -147,23 +122,10 @@ class Runtime:
         return f"pip install 'edgesdk[{self.extra}]'" if self.extra else f"pip install {self.package or self.name}"
 
 
-ONNX = Format(
-    "onnx", ".onnx", stores=None,
-    takes=FileBytes(230.0, 40.0, 120.0, 355.0, 303.0, row=12.2, shared=4.7, constants=135.0, fixed=115.0, named=4.5),
-)  # fmt: skip
-OPENVINO = Format(
-    "openvino", ".xml", beside=(".bin",), stores=("fp16", "bf16"),
-    takes=FileBytes(2100.0, 400.0, 600.0, 2700.0, 2050.0, row=8.0, left=300.0, fixed=600.0),
-)  # fmt: skip
-TFLITE = Format(
-    "tflite", ".tflite", layout="channels last", unpacks=False, stores=("fp16",),
-    # zero points of eight bytes; recurrences step by step
-    takes=FileBytes(186.0, 172.0, 224.0, 163.0, 0.0, row=28.0, left=120.0, step=1390.0, fixed=567.0, named=4.5),
-)  # fmt: skip
-TENSORRT = Format(  # ONNX within TensorRT's restrictions
-    "tensorrt", ".onnx", instead=("-fp16.onnx",),
-    takes=FileBytes(230.0, 40.0, 120.0, 332.0, 250.0, row=8.0, shared=1.0, constants=60.0, fixed=115.0),
-)  # fmt: skip
+ONNX = Format("onnx", ".onnx", ONNX_BYTES, stores=None)
+OPENVINO = Format("openvino", ".xml", OPENVINO_BYTES, beside=(".bin",), stores=("fp16", "bf16"))
+TFLITE = Format("tflite", ".tflite", TFLITE_BYTES, layout="channels last", unpacks=False, stores=("fp16",))
+TENSORRT = Format("tensorrt", ".onnx", TENSORRT_BYTES, instead=("-fp16.onnx",))  # ONNX within TensorRT's restrictions
 XNNPACK = Kernels(channels=8, channels_last=True)
 
 RUNTIMES: dict[str, Runtime] = {}

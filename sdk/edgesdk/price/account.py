@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from edgesdk.core.file_bytes import FileBytes
 from edgesdk.core.graph import Graph, Layer
 from edgesdk.core.plan import Option
-from edgesdk.core.runtime import ONNX, FileBytes, find_runtime, load_function
+from edgesdk.core.runtime import ONNX, find_runtime, load_function
 from edgesdk.price import files
 from edgesdk.price.memory.held import Fixed, Held, MemoryAccount, chain, live_bytes
 
@@ -85,7 +86,7 @@ class Account:
     @property
     def quantize_bytes(self) -> float:
         """What quantizing a tensor adds to the file."""
-        return self.file.quantized
+        return self.file.entered * self.file.integer_scale
 
     def held(self, parts: Sequence[Layer], option: Option) -> Held:
         """What a layer, as those ``parts``, takes of memory."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
-from edgesdk.core.graph import LINEAR, WEIGHTED, Graph, Layer
+from edgesdk.core.file_bytes import CONV1D, ROWS, FileBytes
+from edgesdk.core.graph import CONV, LINEAR, OTHER, WEIGHTED, Graph, Layer
 from edgesdk.core.plan import FP32, INT8, Option
-from edgesdk.core.runtime import FileBytes
 from edgesdk.price.kinds import ATTENTION, RECURRENT, kind_of
 from edgesdk.price.precision import DEQUANTIZE, QUANTIZE, is_integer, list_changes
 from edgesdk.price.stored import stored_bytes
@@ -21,41 +21,45 @@ SLICING = 10  # nodes that slice and join the weights of a recurrence
 QUANTIZING = 2  # nodes around a tensor that is quantized
 
 
-FLOATS = ("weighted", "activation", "other")
-INTEGER = ("quantized", "integer_weights")
-
-
 def calibrated(file: FileBytes, graph: Graph, options: Mapping[str, Option], size: float) -> FileBytes:
     """``file`` such that the file of that network has that ``size``: scaled for its integer layers, if it has any."""
-    names = INTEGER if any(is_integer(name, options) for name in options) else FLOATS
-    least = file_bytes(replace(file, **dict.fromkeys(names, 0.0)), graph, options)
-    parts = file_bytes(file, graph, options) - least
-    scale = max(0.0, size - least) / parts if parts else 1.0
-    return replace(file, **{name: scale * getattr(file, name) for name in names})
+    scaled = "integer_scale" if any(is_integer(name, options) for name in options) else "float_scale"
+    least = file_bytes(replace(file, **{scaled: 0.0}), graph, options)
+    parts = file_bytes(replace(file, **{scaled: 1.0}), graph, options) - least
+    return replace(file, **{scaled: max(0.0, size - least) / parts if parts else 1.0})
 
 
 def file_bytes(file: FileBytes, graph: Graph, options: Mapping[str, Option]) -> float:
     """Bytes of the file of a network, in a format that takes ``file``."""
     own = sum(layer_bytes(file, layer, options.get(layer.name, Option())) for layer in graph.layers)
     rows = {layer.weight_shape[0] for layer in graph.layers if layer.weight_shape and is_integer(layer.name, options)}
-    changes = file.quantized * len(quantized(graph, options)) + file.left * len(left(graph, options))
+    changes = file.integer_scale * file.entered * len(quantized(graph, options))
+    changes += file.left * len(left(graph, options))
     return file.fixed + own + changes + file.shared * sum(rows) + file.constants * len(rows)
 
 
 def layer_bytes(file: FileBytes, layer: Layer, option: Option) -> float:
     """What a layer adds to the file."""
-    plain = replace(layer, activation=None)
-    weighted = layer.kind in WEIGHTED
-    count = layer_nodes(plain, Option()) - weighted
-    names = file.weighted * weighted + file.activation * (layer.activation is not None) + file.other * count
+    operator, weighted = operator_of(layer), layer.kind in WEIGHTED
+    integer = option.precision == INT8
+    nodes = file.nodes.get(operator, file.other * NODES.get(operator, 1))
+    nodes += file.name * len(layer.name) * weighted + file.activation * (layer.activation is not None)
     if kind_of(layer.operator) == RECURRENT:
-        names += file.step * prod(layer.input_shape[:-1])
-    if option.precision != INT8:
-        return weight_bytes(layer, option) + names
-    rows = layer.weight_shape[0] if weighted else 0
-    own = rows * file.row + file.integer_weights * weighted + file.quantized
-    own += file.named * len(layer.name) * (weighted and layer.activation is None)
-    return weight_bytes(layer, option) + names + own
+        nodes += file.step * prod(layer.input_shape[:-1]) + file.other * SLICING * (not is_folded(layer))
+    own = weight_bytes(layer, option) + file.float_scale * nodes
+    if not integer:
+        return own
+    scaled = file.quantized + (file.integers[operator] + file.integer_name * len(layer.name) if weighted else 0.0)
+    return own + file.integer_scale * scaled + (layer.weight_shape[0] * file.row if weighted else 0.0)
+
+
+def operator_of(layer: Layer) -> str:
+    """By which name ``FileBytes`` knows a layer: that of its kind, or of its operator where it is of no kind."""
+    if layer.kind == LINEAR:
+        return ROWS if len(layer.shape) > 1 else LINEAR
+    if layer.kind == CONV:
+        return CONV1D if len(layer.kernel) == 1 else CONV
+    return layer.operator if layer.kind == OTHER else layer.kind
 
 
 def weight_bytes(layer: Layer, option: Option) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, Graph, Layer
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, Graph, Layer
 from edgesdk.core.plan import Option
 from edgesdk.price.files import hidden
 from edgesdk.price.kinds import ATTENTION, COPY, FREE, RECURRENT, kind_of
@@ -89,7 +89,8 @@ class Steps:
             self.unread(layer, size)
         elif is_integer(name, self.options):
             self.form[name] = INTEGER
-            self.make(name, size, [self.integer(i, layer.kind == CONV) for i in inputs], scratch_bytes(layer))
+            reads = [self.plain(i) if layer.operator == "mean" else self.integer(i, layer.kind == CONV) for i in inputs]
+            self.make(name, size, reads, scratch_bytes(layer))  # a mean has no integer kernel
         elif is_blocked(layer, option_of(layer, self.options), self.constants.block):
             self.form[name] = BLOCKED
             summed = [i for i in find_summed(layer, self.graph, self.options) if self.form.get(i) == BLOCKED][:1]
@@ -97,6 +98,8 @@ class Steps:
             self.make(name, self.wide(layer), reads, (), summed[0] if summed else None)
         elif forms == {BLOCKED} and runs_by_blocks(layer, self.constants.block):
             self.by_blocks(layer, inputs)
+        elif layer.kind == POOL and len(layer.kernel) == 2 and runs_by_blocks(layer, self.constants.block):
+            self.by_blocks(layer, [self.blocked(i, layer.shape[0]) for i in inputs])
         elif layer.operator in FREE or kind == COPY:
             self.form[name] = form = moved_form(layer, self.graph, self.options, self.form, self.constants.block)
             sources = [self.plain(i) for i in inputs] if form == PLAIN else inputs
