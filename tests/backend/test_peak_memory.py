@@ -27,7 +27,7 @@ from edgesdk.price.memory.onnxruntime.account import ONNXRUNTIME, constants_of
 # Where float weights are most of the peak, processes of one file differ in ONNX Runtime: those of resnet20 have modes
 # 15 % apart, the upper one in three of ten. Which of its code a model needs depends on the kernels of the CPU, too: a
 # few pieces of 64 kB. Constants are fitted without resnet20, mobilenet_v2_small and densenet_small.
-PEAK, SIZE = 0.15, 0.04  # of sizes before a study's own dense files calibrate them
+PEAK, SIZE = 0.15, 0.03  # of sizes before a study's own dense files calibrate them
 CODE = 128 * 1024
 SHAPES = {
     "resnet8": (3, 32, 32),

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
-from edgesdk.core.file_bytes import CONV1D, ROWS, FileBytes
-from edgesdk.core.graph import CONV, LINEAR, OTHER, WEIGHTED, Graph, Layer
+from edgesdk.core.file_bytes import CLIPPED, CONV1D, ROWS, FileBytes
+from edgesdk.core.graph import ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, WEIGHTED, Graph, Layer
 from edgesdk.core.plan import FP32, INT8, Option
-from edgesdk.price.kinds import ATTENTION, RECURRENT, kind_of
+from edgesdk.price.kinds import ATTENTION, COPY, FREE, RECURRENT, kind_of
 from edgesdk.price.precision import DEQUANTIZE, QUANTIZE, is_integer, list_changes
 from edgesdk.price.stored import stored_bytes
 
@@ -18,6 +18,7 @@ FOLDED = 8192  # numbers in a constant, up to which the exporter computes with i
 NODES = {ATTENTION: 8, "unbind": 6, "gru": 3, "lstm": 3, "getitem": 0, "zeros": 0}
 """Nodes of the file per operator, where it is not one."""
 SLICING = 10  # nodes that slice and join the weights of a recurrence
+RECTIFIERS = ("relu", "relu6", "hardtanh", "sigmoid")
 QUANTIZING = 2  # nodes around a tensor that is quantized
 
 
@@ -35,6 +36,7 @@ def file_bytes(file: FileBytes, graph: Graph, options: Mapping[str, Option]) -> 
     rows = {layer.weight_shape[0] for layer in graph.layers if layer.weight_shape and is_integer(layer.name, options)}
     changes = file.integer_scale * file.entered * len(quantized(graph, options))
     changes += file.left * len(left(graph, options))
+    changes -= file.integer_scale * file.zero_point * count_without_zero_point(graph, options)
     return file.fixed + own + changes + file.shared * sum(rows) + file.constants * len(rows)
 
 
@@ -43,9 +45,11 @@ def layer_bytes(file: FileBytes, layer: Layer, option: Option) -> float:
     operator, weighted = operator_of(layer), layer.kind in WEIGHTED
     integer = option.precision == INT8
     nodes = file.nodes.get(operator, file.other * NODES.get(operator, 1))
-    nodes += file.name * len(layer.name) * weighted + file.activation * (layer.activation is not None)
+    nodes += file.name * len(layer.name) * weighted
+    if layer.activation is not None:
+        nodes += file.nodes[CLIPPED] if layer.activation == "relu6" else file.activation
     if kind_of(layer.operator) == RECURRENT:
-        nodes += file.step * prod(layer.input_shape[:-1]) + file.other * SLICING * (not is_folded(layer))
+        nodes += file.step * prod(layer.input_shape[:-1]) + file.slicing * (not is_folded(layer))
     own = weight_bytes(layer, option) + file.float_scale * nodes
     if not integer:
         return own
@@ -97,6 +101,18 @@ def nodes(graph: Graph, options: Mapping[str, Option]) -> tuple[int, int]:
 def quantized(graph: Graph, options: Mapping[str, Option]) -> list[str]:
     """The tensors that are made in float and read by integer layers."""
     return [name for name, way in list_changes(graph, options) if way == QUANTIZE]
+
+
+def count_without_zero_point(graph: Graph, options: Mapping[str, Option]) -> int:
+    """How many tensors on a grid are never below zero: what a ReLU makes, and what moves or joins that alone."""
+    positive: set[str] = set()
+    for layer in graph.layers:
+        rectifies = layer.activation is not None or layer.operator in RECTIFIERS
+        moves = layer.kind in (ADD, POOL, MEAN, FLATTEN) or layer.operator in FREE or kind_of(layer.operator) == COPY
+        if rectifies or (moves and layer.inputs and positive.issuperset(layer.inputs)):
+            positive.add(layer.name)
+    on_grid = {layer.name for layer in graph.layers if is_integer(layer.name, options)}
+    return len(positive & (on_grid | set(quantized(graph, options))))
 
 
 def left(graph: Graph, options: Mapping[str, Option]) -> list[str]:
