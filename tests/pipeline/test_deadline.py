@@ -235,6 +235,24 @@ def test_stages_have_marks_and_what_ends_before_leaves_its_time() -> None:
     assert endless.until() is endless.left() is endless.share_out(1.0) is endless.note is None and not endless.is_over()
 
 
+@pytest.mark.parametrize(("read", "asked", "least"), [(12.0, 8.0, 18.0), (300.0, 60.0, 306.0), (5.0, 20.0, None)])
+def test_a_time_that_cannot_be_kept_is_said_with_the_least(read: float, asked: float, least: float | None) -> None:
+    """What the command had taken before counts: it has begun when it was asked for."""
+    clock = Clock(100.0)
+    deadline = Deadline.of(Deadline(asked, clock=clock))
+    clock.now += read
+    told = deadline.find_shortfall(6.0)
+    assert (told is None) == (least is None) == (deadline.note is None)
+    if least is not None:
+        assert told == f"{deadline.note}: it ends as soon as it can" and told.startswith(
+            f"{show_seconds(asked)} cannot"
+        )
+        assert f"about {show_seconds(float(f'{least:.2g}'))} at the least" in told
+        deadline.note_cut("pricing")
+        assert deadline.note is not None and deadline.note.endswith("at the least: the run cut pricing")
+    assert Deadline.of("2min").seconds == 120.0 and Deadline.of(None).find_shortfall(1e6) is None
+
+
 @pytest.mark.parametrize(("seconds", "said"), [(90.0, "90 s"), (600.0, "10 min"), (9000.0, "2.5 h")])
 def test_a_time_reads_as_people_write_it(seconds: float, said: str) -> None:
     assert show_seconds(seconds) == said

@@ -19,6 +19,7 @@ from edgesdk.core.errors import UsageError
 
 if TYPE_CHECKING:
     from edgesdk.core.budget import Budget
+    from edgesdk.pipeline.deadline import Deadline
 
 
 ROOM = 0.031  # above what a point promises: a deployment searches 3 % below its budget
@@ -90,11 +91,11 @@ def check_model(options: dict[str, Any]) -> dict[str, Any]:
     from edgesdk.core.cache import check_cache
     from edgesdk.core.target import target
     from edgesdk.devices.inventory import device
-    from edgesdk.pipeline.deadline import parse_seconds
+    from edgesdk.pipeline.deadline import Deadline
 
     check_cache()
     if options.get("time") is not None:
-        options["time"] = parse_seconds(options["time"])
+        options["time"] = Deadline.of(options["time"])  # from here on: imports take seconds, too
     if options["device"] is not None:
         options["device"] = device(options["device"])
         options["target"] = options["target"] or options["device"].target
@@ -103,6 +104,10 @@ def check_model(options: dict[str, Any]) -> dict[str, Any]:
     for name in (options["target"],) if isinstance(options["target"], str) else options["target"]:
         target(name)
     return _whole(options)
+
+
+def _seconds(deadline: Deadline | None) -> float | None:
+    return None if deadline is None else deadline.seconds
 
 
 def _take_point(options: dict[str, Any], front: Path | None, number: int | None) -> None:
@@ -158,7 +163,7 @@ def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any)
     options["budget"] = _budget(options)
     check_model(options)
     out = free(options.pop("out"), options["force"])
-    with telling(STEPS, options["time"]) as tell:
+    with telling(STEPS, _seconds(options["time"])) as tell:
         tell("starting", None)
         from edgesdk.workflows.deploy import deploy as run
 
@@ -181,7 +186,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
     options["budget"] = _budget(options)
     check_model(options)
     out = free(options.pop("out"), force)
-    with telling(STEPS[:7], options["time"]) as tell:
+    with telling(STEPS[:7], _seconds(options["time"])) as tell:
         tell("starting", None)
         from edgesdk.workflows.deploy import search as run
 

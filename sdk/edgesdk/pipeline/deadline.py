@@ -32,6 +32,14 @@ class Deadline:
         self.cuts: list[str] = []
         self._begun = self._first = clock() if begun is None else begun
         self._ending = ENDING_SHARE * (seconds or 0.0)
+        self._least: float | None = None  # seconds that the run takes whatever is cut, where they are more
+
+    @classmethod
+    def of(cls, time: float | str | Deadline | None) -> Deadline:
+        """What is given as a time, from now on unless it has begun: seconds, text like 10min, nothing for no end."""
+        if isinstance(time, Deadline):
+            return time
+        return cls(parse_seconds(time) if isinstance(time, str) else time)
 
     def plan(self, ending_seconds: float) -> None:
         """Share out what is left from now on; the ending takes ``ending_seconds`` before it measures the last file."""
@@ -39,6 +47,20 @@ class Deadline:
             self._first = self.clock()
             ending = ending_seconds + min(MEASURING_SHARE * self.seconds, MEASURING_SECONDS)
             self._ending = min(max(ENDING_SHARE * self.seconds, ending), MOST_ENDING * self.seconds)
+
+    def find_shortfall(self, ending_seconds: float) -> str | None:
+        """In a line, that the time cannot be kept and what is the least, where it ends in ``ending_seconds`` if all is
+        cut that can be; ``None`` where that is in time."""
+        least = self.clock() - self._begun + ending_seconds
+        if self.seconds is None or least <= self.seconds:
+            return None
+        self._least = least
+        return f"{self._cannot}: it ends as soon as it can"
+
+    @property
+    def _cannot(self) -> str:
+        asked, least = show_seconds(self.seconds or 0.0), show_seconds(float(f"{self._least or 0.0:.2g}"))
+        return f"{asked} cannot be kept, as reading, tracing and writing files take about {least} at the least"
 
     def until(self, stage: str = LEARNING) -> float | None:
         """When ``stage`` ends at the latest, on the clock; ``None`` where no time was given."""
@@ -83,6 +105,8 @@ class Deadline:
     @property
     def note(self) -> str | None:
         """In a line, what was cut to keep the time; ``None`` where nothing was."""
+        if self._least is not None:
+            return f"{self._cannot}: the run cut {listed(self.cuts)}" if self.cuts else self._cannot
         if not self.cuts or self.seconds is None:
             return None
         return f"to end within {show_seconds(self.seconds)} the run cut {listed(self.cuts)}"

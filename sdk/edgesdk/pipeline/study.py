@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from edgesdk.core.artifact import Artifact, format_of
 from edgesdk.core.budget import Budget
 from edgesdk.core.cache import cache_folder
-from edgesdk.core.errors import FidelityError, ModelError
+from edgesdk.core.errors import EdgeSdkWarning, FidelityError, ModelError
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Option
 from edgesdk.core.report import DENSE, Measurement, Tell
@@ -36,6 +37,8 @@ from edgesdk.price.account import Account
 from edgesdk.price.correct import Correction
 from edgesdk.price.menu import Losses
 from edgesdk_targets.agent.measure import BRIEF
+
+FILES_LEFT = 2  # that are written whatever is cut: the dense model in integers, and what is deployed
 
 
 def anchor_model(
@@ -73,6 +76,7 @@ def anchor_model(
     network = trace(model, data.example, reference)
     if budget.accuracy is not None:
         budget = budget.given(task.score(reference, data.test, reference))
+    traced = deadline.clock()
     able: list[tuple[Setup, DenseFile]] = []
     refused: dict[str, str] = {}
     for meter in meters:
@@ -88,7 +92,10 @@ def anchor_model(
             if len(refused) + 1 == len(meters):
                 raise
             refused[runtime] = error.fact
-    deadline.plan(deadline.clock() - begun)  # to write a file and hold it against the module takes as long again
+    now = deadline.clock()
+    deadline.plan(now - begun)  # to write a file and hold it against the module takes as long again
+    if (short := deadline.find_shortfall(FILES_LEFT * (now - traced) / len(meters))) is not None:
+        warnings.warn(short, EdgeSdkWarning, stacklevel=2)
     return anchor_setups([setup for setup, _ in able], [dense for _, dense in able], budget, again), refused
 
 

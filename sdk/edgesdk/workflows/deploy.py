@@ -33,7 +33,7 @@ from edgesdk.network.network import figures
 from edgesdk.network.reference import same_random_numbers
 from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.choosing import join_refusals
-from edgesdk.pipeline.deadline import Deadline, parse_seconds
+from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.loose import find_deployed, find_loose_plan
 from edgesdk.pipeline.rounds import plan_within
 from edgesdk.pipeline.setup import Setup
@@ -60,7 +60,7 @@ def search(
     precision: str | Sequence[str] = (), candidate: Sequence[str] = (), seed: int = 0,
     device: str | Device | None = None, force: bool = False, output: str | int | None = None,
     preprocess: Preprocess = None, shapes: Shapes = None, loss: str | Loss | None = None,
-    time: float | str | None = None,
+    time: float | str | Deadline | None = None,
     tell: Tell = quiet,
 ) -> Plan:  # fmt: skip
     """The plan alone: the most accurate within ``budget`` (ms, bytes), with what the solver proved of it.
@@ -74,7 +74,7 @@ def search(
     where = Where.named(target, runtime, threads, device, named(precision), candidate)
     check_cache()
     ready(candidate)
-    deadline = Deadline(parse_seconds(time) if isinstance(time, str) else time)
+    deadline = Deadline.of(time)
     given = read_inputs(
         model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
         loss=loss,
@@ -109,7 +109,8 @@ def deploy(
     candidate: Sequence[str] = (), epochs: float | None = None, seed: int = 0, force: bool = False,
     device: str | Device | None = None, install_root: str | None = None, sign: Path | None = None,
     recover: Recovery | str | Path | None = None, output: str | int | None = None, preprocess: Preprocess = None,
-    shapes: Shapes = None, loss: str | Loss | None = None, time: float | str | None = None, tell: Tell = quiet,
+    shapes: Shapes = None, loss: str | Loss | None = None, time: float | str | Deadline | None = None,
+    tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -131,7 +132,8 @@ def deploy(
     candidates for layers, beside those that there are by default (docs/reference/techniques.md).
 
     ``epochs`` bounds all training, ``time`` (seconds, or ``10min``) the whole run: it plans within both and ends with
-    the best so far. A run that was interrupted goes on where it was when the same is asked again.
+    the best so far. Where reading, tracing and writing files alone take longer, a warning says so at once. A run that
+    was interrupted goes on where it was when the same is asked again.
 
     Raises ``ModelError``, ``DataError``, ``UsageError``, ``BudgetError`` (with the tightest reachable figures),
     ``DeviceError`` for a runtime that is not installed, or a device that is not a ``target`` without ``force``,
@@ -148,7 +150,7 @@ def deploy(
     if sign is not None:
         check_private(sign)
     recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
-    deadline = Deadline(parse_seconds(time) if isinstance(time, str) else time)
+    deadline = Deadline.of(time)
     with reserve(Path(out), force) as place:
         given = read_inputs(
             model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
