@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ from edgesdk.core.plan import FP32, INT8, Form, LayerPlan, Option, Plan, Proof, 
 from edgesdk.core.report import Prediction, Report, Statistics, Undisturbed
 from edgesdk.core.serialize import dumps, from_json, to_json
 from edgesdk.price.correct import Observation
+from edgesdk.workflows.benchmark import Benchmark
+from edgesdk.workflows.front import Front, Point
 
 HERE = Path(__file__).parent
 CORES = tuple(Frequency(core, 2400.0 + core, 3000.0) for core in range(4))
@@ -129,3 +132,26 @@ def predicted(layers: int = 6) -> Documents:
     }  # fmt: skip
     more = {"basis": "predicted", "measured": None, "to_measure": ["run.py --time 10"], "beside": {}}
     return Documents(kept.manifest, kept.plan, {**kept.report, **sides, **more})
+
+
+def front() -> dict[str, Any]:
+    """A front of two targets, the first with points of two runtimes."""
+    plan = full().plan
+    points = [
+        Point(number, target, runtime, threads, kind, Cost(ms, 2e5 * number, 9000 * number, "predicted"), ms / 2.5,
+              loss, 0.005 * (kind == "plan"), best, plan)
+        for number, (target, runtime, threads, kind, ms, loss, best) in enumerate([
+            ("pi4", "onnxruntime", 1, "plan", 0.05, 0.75, True), ("pi4", "litert", 1, "plan", 0.1, 0.8, False),
+            ("pi4", "onnxruntime", 1, "dense int8", 1.25, 0.03125, True),
+            ("pi4", "onnxruntime", 1, "dense", 2.5, 0.0, True),
+            ("pi5", "onnxruntime", 4, "dense", 1.5, 0.0, True),
+        ], 1)
+    ]  # fmt: skip
+    return json.loads(dumps(Front("0" * 64, tuple(points), {"pi5, litert": "it holds no such layer"})))
+
+
+def benchmark() -> dict[str, Any]:
+    """Two files of one run, the second throttled."""
+    first = replace(_measured("deployed", 1.25, 7267), name="a.onnx")
+    second = replace(_measured("dense", 2.6, 9743), name="b.onnx", valid=False, reason="throttled after the run")
+    return json.loads(dumps(Benchmark((first, second))))

@@ -24,8 +24,10 @@ from running import Run
 from edgesdk.bundle.bundle import Bundle, check, file_digest
 from edgesdk.core.budget import show
 from edgesdk.core.errors import BundleError
+from edgesdk.pages.benchmark_page import render_benchmark
 from edgesdk.pages.bundle_page import render_bundle
 from edgesdk.pages.charts import Axis, Samples
+from edgesdk.pages.front_page import render_front
 from edgesdk.pages.render import milliseconds, percent
 from edgesdk.pages.verdict import verdict
 
@@ -94,15 +96,23 @@ def page(documents: Documents) -> Page:
     return Page(render_bundle(*documents))
 
 
-@every_document
-def test_a_page_is_whole_and_loads_nothing(documents: Documents) -> None:
-    html = render_bundle(*documents)
+PAGES: dict[str, Callable[[], str]] = {
+    **{name: (lambda made=made: render_bundle(*made())) for name, made in DOCUMENTS.items()},
+    "front": lambda: render_front(page_documents.front()),
+    "benchmark": lambda: render_benchmark(page_documents.benchmark()),
+}
+SECTIONS = {"front": {"target-1", "target-2", "made"}, "benchmark": {"latency", "ratios", "runs", "device"}}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_whole_and_loads_nothing(name: str) -> None:
+    html = PAGES[name]()
     parsed = Page(html)
     ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     anchors = [attributes["href"] for attributes, _ in parsed.of("a")]
     assert anchors and all(anchor and anchor.startswith("#") and anchor[1:] in ids for anchor in anchors)
-    assert {"budget", "layers", "accuracy", "made"} <= set(ids)
+    assert SECTIONS.get(name, {"budget", "layers", "accuracy", "made"}) <= set(ids)
     (policy,) = [a["content"] for a, _ in parsed.of("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy and policy.startswith("default-src 'none';")
     for tag, attributes in parsed.tags:
@@ -114,9 +124,9 @@ def test_a_page_is_whole_and_loads_nothing(documents: Documents) -> None:
     assert len(html.encode()) < LARGEST / 10
 
 
-@every_document
-def test_a_page_is_for_keyboards_and_readers(documents: Documents) -> None:
-    parsed = page(documents)
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_for_keyboards_and_readers(name: str) -> None:
+    parsed = Page(PAGES[name]())
     assert next(parsed.of("html"))[0]["lang"] == "en" and next(parsed.of("title"))[1]
     assert [text for _, text in parsed.of("h1")] == [next(parsed.of("title"))[1]]
     labelled = [
@@ -125,8 +135,7 @@ def test_a_page_is_for_keyboards_and_readers(documents: Documents) -> None:
     assert labelled and all(attributes.get("aria-label") for _, attributes in labelled)
     assert all(a.get("tabindex") == "0" for _, a in parsed.tags if a.get("class") == "scroll")
     assert all(a.get("scope") in ("row", "col") for a, _ in parsed.of("th"))
-    script = next(parsed.of("script"))[1]
-    assert "hidden" in next(parsed.of("form"))[0] and "form.hidden = false" in script  # of no use without the script
+    assert all("hidden" in attributes for attributes, _ in parsed.of("form"))  # of no use without the script
 
 
 @every_document
@@ -147,13 +156,14 @@ def test_what_was_predicted_is_never_shown_as_measured(documents: Documents) -> 
     for (tag, attributes), text in zip(parsed.tags, parsed.written, strict=True):
         row = "".join(text) if tag == "tr" else row
         kind, *more = str(attributes.get("class")).split() or [""]
-        if kind == "bar" and len(more) == 2:
-            bars.append((*more, row.split()[0]))
+        if kind == "bar" and more[0] in BASES:
+            who = row.split()[0]
+            bars.append((more[0], who))
             assert [word for word in BASES if word in row.split()] == more[:1], row
+            assert ("dense" in more) == (who == "dense")
         points |= {more[0]} if kind == "point" else set()
-    told = {(marked, who) for marked, shown, who in bars if shown == who}
-    assert len(bars) > 4 and told >= {(basis, "dense"), (basis, "deployed")}
-    assert told <= {(basis, "dense"), (basis, "deployed"), ("predicted", "promised"), ("measured", "deployed")}
+    assert len(bars) > 4 and {*bars} >= {(basis, "dense"), (basis, "deployed")}
+    assert {*bars} <= {(basis, "dense"), (basis, "deployed"), ("predicted", "promised"), ("measured", "deployed")}
     legends = " ".join(text for a, text in parsed.of("p") if a.get("class") == "legend").split()
     assert points <= set(legends)
 
@@ -179,12 +189,12 @@ def test_figures_are_those_of_the_documents(name: str) -> None:
 @every_document
 def test_layers_are_in_the_order_of_the_graph_with_what_became_of_them(documents: Documents) -> None:
     heading, *rows = [row for row in page(documents).table("layers") if len(row) > 3]
-    assert [row[1] for row in rows] == [layer.name for layer in documents.plan.layers]
-    place = {name: heading.index(name) for name in ("channels", "runs as", "dense", "deployed", "of all MACs", "why")}
+    assert [row[1] for row in rows] == [f"{layer.name} {layer.reason}" for layer in documents.plan.layers]
+    place = {name: heading.index(name) for name in ("channels", "runs as", "dense", "deployed", "of all MACs")}
     facts = {entry["name"]: entry for entry in documents.report.get("layers", ())}
     macs = sum(entry["macs"] for entry in facts.values())
     for row, layer in zip(rows, documents.plan.layers, strict=True):
-        assert row[place["runs as"]] == str(layer.option) and row[place["why"]] == layer.reason
+        assert row[place["runs as"]] == str(layer.option)
         assert row[place["deployed"]] == milliseconds(layer.latency_ms or None)
         assert row[place["dense"]] == milliseconds(layer.dense_ms)
         if own := facts.get(layer.name):
@@ -238,7 +248,7 @@ def test_what_asks_for_the_same_is_a_command() -> None:
     assert rows["model.onnx"] == [show("size_bytes", 7267), "e" * 64]
 
 
-WORDS = {"basis", "schema", "created"}  # fields whose text is not free
+WORDS = {"basis", "schema", "created", "kind", "precision"}  # fields whose text is not free
 
 
 def with_text(value: Any, text: str, name: str = "") -> Any:
@@ -266,7 +276,7 @@ def test_what_is_html_in_names_is_text(documents: Documents) -> None:
     assert keys[0] == keys[1]
     assert [text for _, text in harmful.of("script")] == [text for _, text in harmless.of("script")]
     names = [row[1] for row in harmful.table("layers") if len(row) > 3][1:]
-    assert names == [" ".join(f"{HTML}{layer.name}".split()) for layer in documents.plan.layers]
+    assert names == [" ".join(f"{HTML}{layer.name} {HTML}".split()) for layer in documents.plan.layers]
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -304,6 +314,55 @@ def test_what_a_document_may_leave_open_a_page_does_not_need(documents: Document
     assert tried > 15
 
 
+def test_a_front_is_its_points_with_their_proofs() -> None:
+    front = page_documents.front()
+    parsed = Page(render_front(front))
+    rows = [row for number in (1, 2) for row in parsed.table(f"target-{number}") if row[0].isdigit()]
+    assert [row[3:8] for row in rows] == [
+        [milliseconds(point["predicted"]["latency_ms"]), f"{point['ratio']:.3f}",
+         show("peak_memory_bytes", point["predicted"]["peak_memory_bytes"]),
+         show("size_bytes", point["predicted"]["size_bytes"]), f"{point['loss']:.2g}"]
+        for point in front["points"]
+    ]  # fmt: skip
+    assert [row[9] for row in rows] == ["0.5 %", "0.5 %", *["not searched"] * 3]
+    assert [row[10] for row in rows] == ["best", "", "best", "best", "best"] and rows[4][1] == "onnxruntime, 4 threads"
+    dots = [(attributes, text) for attributes, text in parsed.of("a") if str(attributes.get("class")).startswith("dot")]
+    assert [text for _, text in dots] == ["1", "2", "3", "4", "5"]
+    across = [float(re.findall(r"left:([\d.]+)%", str(attributes["style"]))[0]) for attributes, _ in dots[:4]]
+    assert across == sorted(across) and 0 < across[0] < across[3] < 100
+    assert across[3] - across[2] == pytest.approx(across[1] - across[0], abs=0.02)  # twice as long, both
+    assert any("pi5, litert was left out: it holds no such layer" in text for _, text in parsed.of("p"))
+    assert not any("measured" in str(attributes.get("class")).split() for _, attributes in parsed.tags)
+    assert len(list(parsed.of("section"))) == 3 and not list(Page(render_front({**front, "points": []})).of("a"))[2:]
+
+
+def test_a_benchmark_is_its_files_beside_each_other() -> None:
+    benchmark = page_documents.benchmark()
+    parsed = Page(render_benchmark(benchmark))
+    reports = {report["name"]: report for report in benchmark["reports"]}
+    rows = {row[0]: row[1:] for row in parsed.table("latency") if len(row) == 8}
+    for name, report in reports.items():
+        times = [report["statistics"][each] for each in ("p50", "p90", "p99", "max")]
+        assert rows[name][:5] == [*map(milliseconds, times), milliseconds(report["load_ms"])]
+        assert rows[name][6] == show("size_bytes", report["size_bytes"])
+    assert parsed.table("ratios")[1] == ["a.onnx", "other", "0.500", "0.400 to 0.600", "7"]
+    assert [text for a, text in parsed.of("p") if a.get("class") == "missed"] == [
+        "b.onnx: not valid: throttled after the run"
+    ]
+    assert [text for _, text in parsed.of("h3")] == ["a.onnx"]  # the other has no samples
+    assert {row[0] for row in parsed.table("device")} >= {"temperature", "clock", "board"}
+
+
+@pytest.mark.parametrize("made, document", [
+    (render_front, page_documents.front()), (render_benchmark, page_documents.benchmark())
+], ids=["front", "benchmark"])  # fmt: skip
+def test_what_is_html_in_other_documents_is_text_too(made: Callable[[Any], str], document: Any) -> None:
+    harmless, harmful = Page(made(with_text(document, "name "))), Page(made(with_text(document, HTML)))
+    assert [tag for tag, _ in harmful.tags] == [tag for tag, _ in harmless.tags]
+    assert [sorted(attributes) for _, attributes in harmful.tags] == [sorted(a) for _, a in harmless.tags]
+    assert any(HTML[:20] in text for _, text in harmful.of("td"))
+
+
 def test_a_page_of_a_large_network_stays_small() -> None:
     documents = page_documents.full(layers=4000)
     layers = tuple(replace(each, name=f"blocks.{'deep.' * 60}{each.name}") for each in documents.plan.layers)
@@ -317,9 +376,11 @@ def test_a_page_of_a_large_network_stays_small() -> None:
 
 
 def test_an_axis_has_round_ticks_within_it() -> None:
-    for values in ([0.0161, 0.0185], [3.0], [0.0], [1e9, 5e9], [-2.0, 7.5], []):
-        axis = Axis.over(values)
-        assert 2 <= len(axis.ticks) <= 12
+    for axis, values in (
+        *((Axis.over(values), values) for values in ([0.0161, 0.0185], [3.0], [0.0], [1e9, 5e9], [-2.0, 7.5], [])),
+        *((Axis.of_ratios(values), values) for values in ([0.02, 4.3], [3.0, 3.0], [1e-4, 1e5], [1.1, 1.2])),
+    ):
+        assert len(axis.ticks) <= 12 and (len(axis.ticks) >= 2 or axis.logarithmic)
         assert all(axis.low - 1e-12 <= tick <= axis.high + 1e-12 for tick in axis.ticks)
         places = [axis.place(value) for value in values]
         assert all(0 <= place < 100 for place in places) and places == sorted(places)
@@ -386,6 +447,32 @@ def test_report_of_what_is_no_bundle_is_one_line(edgesdk: Run, deployed: tuple[P
     lost = edgesdk("report", deployed[0], "--out", tmp_path / "file" / "page.html")
     assert lost.code == 9 and "cannot write" in lost.line
     assert not list(tmp_path.glob("*.html"))
+
+
+@pytest.mark.parametrize("kind", ["front", "benchmark"])
+def test_report_takes_other_documents(edgesdk: Run, tmp_path: Path, kind: str) -> None:
+    document = getattr(page_documents, kind)()
+    contracts.check(document)
+    (tmp_path / "of.it.json").write_text(json.dumps(document))
+    done = edgesdk("report", tmp_path / "of.it.json")
+    assert (done.code, done.out, done.err) == (0, f"page: {tmp_path / 'of.it.html'}\n", "")
+    assert (tmp_path / "of.it.html").read_text("utf-8") == PAGES[kind]()
+    lists = "points" if kind == "front" else "reports"
+    for changed, says in (
+        ({**document, "schema": f"edgesdk.{kind}/9"}, "newer than"),
+        ({**document, "schema": "edgesdk.plan/2"}, "of which there is no page: give the folder of a bundle, what"),
+        ({name: value for name, value in document.items() if name != "schema"}, "of which there is no page"),
+        ({**document, lists: [{**document[lists][0], "runtime": 3}]}, "is not of type str"),
+        ([document], "of which there is no page"),
+    ):
+        (tmp_path / "other.json").write_text(json.dumps(changed))
+        refused = edgesdk("report", tmp_path / "other.json")
+        assert refused.code == 8 and says in refused.line
+    for content in (b"", b"{", b"\xff\xfe", b"[" * 100_000):
+        (tmp_path / "other.json").write_bytes(content)
+        refused = edgesdk("report", tmp_path / "other.json")
+        assert refused.code == 8 and "cannot be read" in refused.line
+    assert not (tmp_path / "other.html").exists()
 
 
 def test_report_opens_what_it_wrote(

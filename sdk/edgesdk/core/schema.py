@@ -46,3 +46,9 @@ class Schema(str):
 
     def __getnewargs__(self) -> tuple[str, int]:  # copies and pickles are made of these
         return (self.kind, self.version)
+
+
+def kind_of(value: Any) -> str | None:
+    """Which kind of document says ``value`` of itself; ``None`` where that says no kind."""
+    match = WRITTEN.fullmatch(value) if isinstance(value, str) else None
+    return match["kind"] if match else None

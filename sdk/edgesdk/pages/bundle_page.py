@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from edgesdk.core.plan import Plan
 from edgesdk.core.wording import counted
 from edgesdk.pages.bounds import list_bounds
 from edgesdk.pages.charts import Samples
-from edgesdk.pages.conditions import list_conditions
+from edgesdk.pages.conditions import list_conditions, list_hardware
 from edgesdk.pages.layers import Rows, list_layers
 from edgesdk.pages.promises import list_bases, list_candidates, list_predictions
 from edgesdk.pages.render import Document, figure, render
@@ -32,7 +31,7 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
         bounds=list_bounds(report),
         figures=_list_figures(report),
         conditions=list_conditions(deployed.get("conditions")),
-        device=_known(deployed.get("device"), ("board", "cpu", "cores", "memory_bytes", "os", "kernel", "l4t")),
+        device=list_hardware(deployed.get("device")),
         provenance=provenance(deployed),
         candidates=candidates,
         candidate_bases=list_bases(candidates),
@@ -46,16 +45,12 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
         left=_list_left(report),
         beside=_list_runtimes(report),
         refused=report.get("refused_runtimes") or {},
-        notes=report.get("notes") or (),
+        notes=(report.get("notes") or ())[:LISTED],
         to_measure=report.get("to_measure") or (),
         command=_command(manifest, report),
         made=_list_made(manifest, plan, report),
         files=manifest.get("files") or {},
     )
-
-
-def _known(table: Document | None, names: Sequence[str]) -> dict[str, Any]:
-    return {name: table[name] for name in names if table and table.get(name) not in (None, [], {})}
 
 
 @dataclass(frozen=True)

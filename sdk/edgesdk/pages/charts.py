@@ -11,40 +11,55 @@ import numpy as np
 MARGIN = 0.06  # of an axis, beyond the largest figure
 TICKS = 5  # at most, or one more
 BUCKETS, BINS = 240, 60  # of samples: over the run, and by their latency
-SHOWN = 0.99  # of the samples are on a chart; how many are beyond it is said
-ROOM = 1.25  # times that quantile is where the chart ends
+SHOWN = 0.99  # of the samples are on a chart, unless they
+WIDE = 5.0  # times as far from the median as most are from each other; how many are beyond it is said
 
 
 @dataclass(frozen=True)
 class Axis:
-    """From ``low`` to ``high``, of which a chart's width or height is 100 per cent."""
+    """From ``low`` to ``high``, of which a chart's width or height is 100 per cent; by ratios where ``logarithmic``."""
 
     low: float
     high: float
+    logarithmic: bool = False
 
     @classmethod
-    def over(cls, values: Iterable[float | None], from_zero: bool = True) -> Axis:
-        """An axis that holds all ``values`` that are known."""
-        known = [value for value in values if value is not None]
-        if not known:
-            return cls(0.0, 1.0)
-        low = min(0.0, *known) if from_zero else min(known)
-        high = max(known)
-        room = MARGIN * ((high - low) or abs(high) or 1.0)
-        return cls(low if from_zero else low - room, high + room)
+    def over(cls, values: Iterable[float | None]) -> Axis:
+        """An axis from zero that holds all ``values`` that are known."""
+        known = [0.0, *(value for value in values if value is not None)]
+        low, high = min(known), max(known)
+        return cls(low, high + MARGIN * (high - low) if high > low else 1.0)
+
+    @classmethod
+    def of_ratios(cls, values: Iterable[float]) -> Axis:
+        """A logarithmic axis that holds all ``values`` above zero."""
+        known = [value for value in values if value > 0] or [1.0]
+        room = (max(known) / min(known)) ** MARGIN * (1 + MARGIN)
+        return cls(min(known) / room, max(known) * room, True)
 
     def place(self, value: float) -> float:
         """Where ``value`` is; at an end where it is beyond that."""
-        return round(min(max(100 * (value - self.low) / (self.high - self.low), 0.0), 100.0), 2)
+        low, high, at = self.low, self.high, value
+        if self.logarithmic:
+            low, high, at = log10(low), log10(high), log10(max(value, low))
+        return round(min(max(100 * (at - low) / (high - low), 0.0), 100.0), 2)
 
     @property
     def ticks(self) -> tuple[float, ...]:
         """Round figures along it: of 1, 2 and 5, and these times powers of ten."""
+        if self.logarithmic:
+            return self._ratio_ticks()
         rough = (self.high - self.low) / TICKS
         power = 10.0 ** floor(log10(rough))
         step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
         first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
         return tuple(float(f"{number * step:.10g}") for number in range(first, last + 1))
+
+    def _ratio_ticks(self) -> tuple[float, ...]:
+        decades = range(floor(log10(self.low)), ceil(log10(self.high)) + 1)
+        factors = (1, 2, 5) if len(decades) <= 4 else (1,)
+        every = (float(f"{factor * 10.0**power:.10g}") for power in decades for factor in factors)
+        return tuple(tick for tick in every if self.low <= tick <= self.high)
 
 
 @dataclass(frozen=True)
@@ -52,8 +67,8 @@ class Samples:
     """Latencies of one file: over the run in their order, and how many took how long.
 
     ``median`` and ``band`` (the tenth to the ninetieth percentile) are points of a line and of a polygon, by the
-    percentages of ``axis`` from below; ``bins`` heights in per cent of the tallest. ``beyond`` are so many that they
-    would make the rest flat, up to ``longest_ms``.
+    percentages of ``axis`` from below; ``bins`` heights in per cent of the tallest; ``marks`` percentiles with their
+    places, where they have one. ``beyond`` are those that would make the rest flat, up to ``longest_ms``.
     """
 
     axis: Axis
@@ -61,7 +76,7 @@ class Samples:
     median: str
     band: str
     bins: tuple[float, ...]
-    marks: tuple[tuple[str, float, float], ...]
+    marks: tuple[tuple[str, float, float | None], ...]
     beyond: int
     longest_ms: float
 
@@ -71,8 +86,9 @@ class Samples:
         if len(samples_ms) < 2:
             return None
         every = np.asarray(samples_ms, dtype=float)
-        low, high = float(every.min()), float(np.quantile(every, SHOWN))
-        high = max(low + ROOM * (high - low), low * (1 + MARGIN), 1e-9)
+        low = float(every.min())
+        tenth, median, ninetieth, most = (float(np.quantile(every, share)) for share in (0.1, 0.5, 0.9, SHOWN))
+        high = max(min(most, median + WIDE * (ninetieth - tenth)), ninetieth, low * (1 + MARGIN), 1e-9)
         axis = Axis(low - MARGIN * (high - low), high)
         parts = np.array_split(every, min(BUCKETS, len(every)))
         along = [(index + 0.5) / len(parts) * 100 for index in range(len(parts))]
@@ -81,7 +97,7 @@ class Samples:
         )
         band = [*zip(along, highs, strict=True), *reversed(list(zip(along, lows, strict=True)))]
         counts, _ = np.histogram(every, BINS, (axis.low, axis.high))
-        marks = tuple((name, at, axis.place(at)) for name, at in _percentiles(every))
+        marks = tuple((name, at, axis.place(at) if at <= high else None) for name, at in _percentiles(every))
         return cls(
             axis, len(every), _points(zip(along, middles, strict=True)), _points(band),
             tuple(round(100 * float(count) / max(int(counts.max()), 1), 1) for count in counts), marks,

@@ -10,6 +10,7 @@ NAMES = {
     "temperatures": "temperature", "frequencies": "clock", "governor": "governor", "power_mode": "power mode",
     "throttle": "throttled", "load": "load", "usable_cores": "usable cores",
 }  # fmt: skip
+HARDWARE = ("board", "cpu", "cores", "memory_bytes", "os", "kernel", "l4t")
 
 
 def list_conditions(conditions: Document | None) -> list[tuple[str, ...]]:
@@ -17,6 +18,11 @@ def list_conditions(conditions: Document | None) -> list[tuple[str, ...]]:
     sides = [(conditions or {}).get(side) or {} for side in ("before", "after")]
     rows = [(label, *(_say(name, side.get(name)) for side in sides)) for name, label in NAMES.items()]
     return [row for row in rows if row[1:] != (NONE, NONE)]
+
+
+def list_hardware(device: Document | None) -> dict[str, Any]:
+    """What is known of the device itself."""
+    return {name: device[name] for name in HARDWARE if device and device.get(name) not in (None, [], {})}
 
 
 def _say(name: str, value: Any) -> str:

@@ -65,11 +65,11 @@ def list_layers(plan: Plan, report: Document) -> Rows:
         gone = layer.reason.startswith("left out")
         channels = own.get("channels")
         kept = 0 if gone else own.get("kept", plan.kept.get(layer.name))
-        time = layer.latency_ms or None  # without a price of its own
+        dense_ms, own_ms = layer.dense_ms or None, layer.latency_ms or None  # 0 is without a price of its own
         rows.append(Row(
             number, layer.name, own.get("operator") or "", channels, kept,
             "left out" if gone else str(layer.option), gone or layer.option != Option() or channels not in (None, kept),
-            own["macs"] / macs if own and macs else None, layer.dense_ms, time, axis.place(layer.dense_ms or 0.0),
-            axis.place(time or 0.0), own.get("loss"), own.get("width_loss"), slower[layer.name], layer.reason,
+            own["macs"] / macs if own and macs else None, dense_ms, own_ms, axis.place(dense_ms or 0.0),
+            axis.place(own_ms or 0.0), own.get("loss"), own.get("width_loss"), slower[layer.name], layer.reason,
         ))  # fmt: skip
     return Rows.of(rows, MOST)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Document = Mapping[str, Any]
 """What a JSON file holds."""
 NONE = "\N{EN DASH}"  # for what is not known
-LONGEST = 160  # letters of a name or a reason
+LONGEST, PROSE = 160, 500  # letters of a name, and of a note, before it is cut
 
 
 def render(template: str, **values: Any) -> str:
@@ -43,8 +43,8 @@ def _environment() -> Environment:
         "edgesdk_version": metadata.version("edgesdk"),
     }
     made.filters |= {
-        "ms": milliseconds, "figure": figure, "score": _score, "percent": percent, "count": count, "brief": brief,
-        "words": words, "plain": plain, "digits": digits, "ratio": ratio,
+        "ms": milliseconds, "figure": figure, "score": _score, "percent": percent, "count": count,
+        "brief": brief, "note": note, "words": words, "plain": plain, "digits": digits, "ratio": ratio,
     }  # fmt: skip
     return made
 
@@ -96,10 +96,15 @@ def count(value: float | None) -> str:
     return NONE if value is None else f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def brief(text: Any) -> str:
+def brief(text: Any, most: int = LONGEST) -> str:
     """``text``, cut where it is so long that a page of it would not be read."""
     shown = str(text)
-    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}\N{HORIZONTAL ELLIPSIS}"
+    return shown if len(shown) <= most else f"{shown[:most]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def note(text: Any) -> str:
+    """The same of what is said in sentences."""
+    return brief(text, PROSE)
 
 
 def words(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A bundle as a page: one file of HTML that nothing has to be loaded for."""
+"""A bundle, a front or a benchmark as a page: one file of HTML that nothing has to be loaded for."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ from pathlib import Path
 
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.errors import BundleError, UsageError
-from edgesdk.core.serialize import write
+from edgesdk.core.schema import kind_of
+from edgesdk.core.serialize import from_json, is_table, loads, to_json, write
+from edgesdk.core.wording import said
+from edgesdk.pages.benchmark_page import render_benchmark
 from edgesdk.pages.bundle_page import render_bundle
+from edgesdk.pages.front_page import render_front
+from edgesdk.workflows.front import Front
 
 SUFFIX = ".html"
+REMEDY = "give the folder of a bundle, what edgesdk sweep wrote, or what edgesdk benchmark --json printed"
 
 
 def report(path: str | Path, out: str | Path | None = None, *, force: bool = False) -> Path:
-    """Write the page of the bundle at ``path`` to ``out``; where that is.
+    """Write the page of what is at ``path`` to ``out``; where that is.
 
-    By default it is beside the bundle, under its name with ``.html``. The bundle itself stays as it is. Raises
-    ``BundleError`` for what is no bundle, is damaged or of a newer version, and where ``out`` exists without ``force``;
+    ``path`` is a bundle, the file that ``edgesdk sweep`` wrote, or what ``edgesdk benchmark --json`` printed. By
+    default the page is beside it, under its name with ``.html``; a bundle itself stays as it is. Raises ``BundleError``
+    for what is none of these, is damaged or of a newer version, and where ``out`` exists without ``force``;
     ``UsageError`` where ``out`` is in a bundle, whose files are recorded; ``StorageError`` where it cannot be written.
     """
     path = Path(path)
@@ -37,5 +44,22 @@ def find_place(path: Path) -> Path:
 
 
 def _render(path: Path) -> str:
-    bundle = Bundle.open(path)
-    return render_bundle(bundle.manifest, bundle.plan, bundle.report)
+    if path.is_dir():
+        bundle = Bundle.open(path)
+        return render_bundle(bundle.manifest, bundle.plan, bundle.report)
+    try:
+        document = loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read ({said(error)})", REMEDY) from None
+    schema = document.get("schema") if is_table(document) else None
+    kind = kind_of(schema)
+    if kind == "front":
+        return render_front(to_json(from_json(Front, document)))
+    if kind == "benchmark":
+        from edgesdk.workflows.benchmark import Benchmark
+
+        measured = from_json(Benchmark, document)
+        if not measured.reports:
+            raise BundleError(f"{path} has no report in it", REMEDY)
+        return render_benchmark(to_json(measured))
+    raise BundleError(f"{path} has the schema {schema!r:.80}, of which there is no page", REMEDY)

@@ -1,0 +1,72 @@
+"""The page of a benchmark: what files took in one interleaved run, beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from edgesdk.core.wording import counted
+from edgesdk.pages.bounds import Bar, make_bar
+from edgesdk.pages.charts import Axis, Samples
+from edgesdk.pages.conditions import list_conditions, list_hardware
+from edgesdk.pages.render import Document, figure, render
+from edgesdk.pages.verdict import latency_ms
+
+MOST = 200  # files
+CHARTED = 24  # of which each run is drawn
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One file: the latency that counts, its figures in words and as numbers, how it ran, its share of others."""
+
+    report: Document
+    bar: Bar
+    figures: tuple[tuple[str, float | None], ...]
+    samples: Samples | None
+    shares: tuple[tuple[str, str, str, int], ...]
+
+
+def render_benchmark(benchmark: Document) -> str:
+    """The page of the benchmark that this document is."""
+    reports: Sequence[Document] = benchmark["reports"]
+    axis = Axis.over([time for report in reports for time in (latency_ms(report), report["statistics"]["p90"])])
+    first = reports[0]
+    return render(
+        "benchmark.html",
+        title=f"Benchmark: {', '.join(report['name'] for report in reports)}",
+        bases=list(dict.fromkeys(report["basis"] for report in reports)),
+        files=[_measured(report, axis, number < CHARTED) for number, report in enumerate(reports[:MOST])],
+        more=max(len(reports) - MOST, 0),
+        conditions=list_conditions(first["conditions"]),
+        device=list_hardware(first["device"]),
+        runs_on=f"{first['runtime']} {first['runtime_version']}, {counted(first['threads'], 'thread')}",
+        mode=first["mode"],
+    )
+
+
+def _measured(report: Document, axis: Axis, drawn: bool) -> Measured:
+    statistics = report["statistics"]
+    named = [
+        *(("latency_ms", statistics[each]) for each in ("p50", "p90", "p99", "max")), ("latency_ms", report["load_ms"]),
+        *((name, report[name]) for name in ("peak_memory_bytes", "size_bytes")),
+    ]  # fmt: skip
+    return Measured(
+        report,
+        _bar(report, axis),
+        tuple((figure(value, name), value) for name, value in named),
+        Samples.of(report["samples_ms"]) if drawn else None,
+        tuple(
+            (name, f"{ratio['median']:.3f}", f"{ratio['low']:.3f} to {ratio['high']:.3f}", ratio["rounds"])
+            for name, ratio in list(report["ratios"].items())[:MOST]
+        ),
+    )
+
+
+def _bar(report: Document, axis: Axis) -> Bar:
+    """The latency that counts, up to the ninetieth percentile of all runs."""
+    bar = make_bar(report["name"], report["basis"], "latency_ms", latency_ms(report), axis)
+    tail = report["statistics"]["p90"]
+    if tail is None or tail < bar.value:
+        return bar
+    return replace(bar, ends=(bar.to, axis.place(tail)), said=f"p90 {figure(tail, 'latency_ms')}")
