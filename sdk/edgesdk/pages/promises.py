@@ -77,6 +77,6 @@ def list_predictions(report: Document) -> list[Join]:
             make_bar("", PREDICTED, name, promised, axis),
             make_bar("", report["measured"]["basis"], name, reached, axis),
         )
-        share = ", share of the dense model's" if name == "latency_ratio" else ""
+        share = ", share of dense" if name == "latency_ratio" else ""
         joins.append(Join(f"{label}{share}", "", *bars, ratio=promised / reached))
     return joins

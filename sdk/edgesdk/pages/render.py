@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 """What a JSON file holds."""
+ROUNDING = 1e-9  # ms: what is left of sums that are zero
 NONE = "\N{EN DASH}"  # for what is not known
 LONGEST, PROSE = 160, 500  # letters of a name, and of a note, before it is cut
 
@@ -57,6 +58,8 @@ def milliseconds(value: float | None) -> str:
     """A latency, in microseconds where it is below one ms."""
     if value is None:
         return NONE
+    if abs(value) < ROUNDING:
+        return "0 ms"
     return f"{1e3 * value:.3g} \N{GREEK SMALL LETTER MU}s" if abs(value) < 1 else show("latency_ms", value)
 
 
@@ -64,6 +67,8 @@ def figure(value: float | None, name: str) -> str:
     """``value`` of the field ``name`` as people read it."""
     if value is None:
         return NONE
+    if name == "latency_ratio":
+        return f"{value:.3g}x"
     return milliseconds(value) if name == "latency_ms" else show(name, value)
 
 
