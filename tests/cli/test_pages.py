@@ -216,6 +216,16 @@ def test_a_budget_that_is_missed_says_so() -> None:
     assert captions["drop of top-1 accuracy, in points"].endswith("0.5 allowed, missed")
 
 
+def test_a_predicted_latency_has_its_interval() -> None:
+    documents = page_documents.predicted()
+    rows = [row for row in page(documents).table("budget") if row and row[-1].endswith(" ms") and "90 %" in row[-1]]
+    sides = [documents.report[side] for side in ("dense", "deployed")]
+    assert [row[-1] for row in rows] == [
+        f"{milliseconds(side['median_ms'])} 90 %: {milliseconds(side['low_ms'])} to {milliseconds(side['high_ms'])}"
+        for side in sides
+    ]
+
+
 def test_candidates_are_as_promised_and_as_found() -> None:
     documents = page_documents.full()
     rows = [row for row in page(documents).table("candidates") if len(row) == 5][1:]
@@ -414,6 +424,16 @@ def test_a_bundle_has_its_page_which_is_recorded_and_no_file_of_the_board(
         check(copied)
     (copied / "report.html").unlink()
     assert check(copied).files == whole - 1
+    (copied / "report.html").symlink_to(bundle.path / "report.html")
+    with pytest.raises(BundleError, match="no file of its own"):
+        check(copied)
+    for pages in (3, {"x" * 5000: {}}, {"\0": {}}):  # nothing that is there
+        (copied / "manifest.json").write_text(json.dumps({**bundle.manifest, "pages": pages}))
+        assert check(copied).files == whole - 1
+    for pages in ({"../copied": {}}, {"": 3}, {"report.html": 3}):
+        (copied / "manifest.json").write_text(json.dumps({**bundle.manifest, "pages": pages}))
+        with pytest.raises(BundleError, match="no file of its own"):
+            check(copied)
 
 
 def test_report_writes_the_page_beside_the_bundle(edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path) -> None:
@@ -434,7 +454,7 @@ def test_report_writes_the_page_beside_the_bundle(edgesdk: Run, deployed: tuple[
 
 
 def test_report_of_what_is_no_bundle_is_one_line(edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path) -> None:
-    assert edgesdk("report", tmp_path / "nothing").code == 8
+    assert edgesdk("report", tmp_path / "nothing").code == edgesdk("report", tmp_path / ("x" * 5000)).code == 8
     assert "give the folder of a bundle" in edgesdk("report", tmp_path).line
     newer = tmp_path / "newer"
     shutil.copytree(deployed[0], newer)

@@ -130,7 +130,7 @@ def _is_named(entry: Any) -> bool:
 def recorded_files(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The files that ``manifest`` records, and of its pages those that are in ``path``: a device has none of them."""
     pages = manifest.get("pages")
-    there = {name: entry for name, entry in pages.items() if (path / name).exists()} if is_table(pages) else {}
+    there = {name: entry for name, entry in pages.items() if os.path.lexists(path / name)} if is_table(pages) else {}
     return {**there, **manifest["files"]}
 
 

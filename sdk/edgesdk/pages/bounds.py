@@ -42,8 +42,8 @@ def list_bounds(report: Document) -> list[Bound]:
     """Latency, memory and size, and the drop where it is bounded: what is allowed, dense, deployed and promised."""
     budget, reached = report["budget"], cost(report)
     names = [name for name in BOUNDS if budget.get(name) is not None or name != "latency_ratio"]
-    if budget.get("latency_ratio") is not None and budget.get("latency_ms") is None:
-        names.remove("latency_ms")
+    if report["basis"] != PREDICTED and budget.get("latency_ratio") is not None and budget.get("latency_ms") is None:
+        names.remove("latency_ms")  # one bar says it; of what is predicted the interval is in ms
     bounds = [_bound(name, report, budget, reached) for name in names]
     return [bound for bound in bounds if bound is not None] + _drop(report)
 

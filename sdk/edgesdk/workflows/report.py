@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from edgesdk.bundle.bundle import Bundle
@@ -29,9 +30,9 @@ def report(path: str | Path, out: str | Path | None = None, *, force: bool = Fal
     path = Path(path)
     page = _render(path)
     place = find_place(path) if out is None else Path(out)
-    if (place.parent / "manifest.json").exists():
+    if os.path.exists(place.parent / "manifest.json"):
         raise UsageError(f"{place} is among files that a manifest records", "give --out another place")
-    if place.exists() and not force:
+    if os.path.exists(place) and not force:
         raise BundleError(f"{place} exists", "give --force to replace it, or another --out")
     write(place, page)
     return place
@@ -40,11 +41,11 @@ def report(path: str | Path, out: str | Path | None = None, *, force: bool = Fal
 def find_place(path: Path) -> Path:
     """Where the page of ``path`` goes, where nobody says."""
     path = path if path.name not in ("", "..") else path.resolve()
-    return path.with_name((path.name if path.is_dir() else path.stem) + SUFFIX)
+    return path.with_name((path.name if os.path.isdir(path) else path.stem) + SUFFIX)
 
 
 def _render(path: Path) -> str:
-    if path.is_dir():
+    if os.path.isdir(path):
         bundle = Bundle.open(path)
         return render_bundle(bundle.manifest, bundle.plan, bundle.report)
     try:
