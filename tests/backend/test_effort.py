@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgesdk.compress import effort
+from edgesdk.compress.criteria import ranked
 from edgesdk.compress.curvature import find_bottlenecks
 from edgesdk.compress.effort import LEAST_SAMPLES, MOST_SAMPLES, Effort, work
 from edgesdk.compress.sensitivity import measure_stepwise
@@ -66,7 +67,8 @@ def test_small_networks_are_measured_whole_and_large_ones_as_much_as_work_allows
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     graph = chain(4)[0].graph
-    assert Effort.of(graph) == Effort(MOST_SAMPLES, inf)
+    small = Effort.of(graph)
+    assert (small.samples, small.horizon) == (MOST_SAMPLES, inf) and small.ranking > 10_000
     whole = effort.WORK
     found = []
     for halved in range(24):
@@ -169,3 +171,20 @@ def test_projections_have_the_loss_of_fidelity_as_their_second_moment(
         gradients = torch.autograd.grad(task.projection(leaves, generator), leaves)
         squares.append(float(sum((g * c).sum() for g, c in zip(gradients, changes, strict=True))) ** 2)
     assert sum(squares) / len(squares) / 2 == pytest.approx(task.fidelity_loss(changed, outputs), rel=0.1)
+
+
+@pytest.mark.parametrize("targets", ["classes", "none"])
+def test_of_a_large_network_channels_are_ranked_on_the_first_samples(
+    targets: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, x = models.made("residual", 96)
+    y = torch.arange(96) % models.CLASSES
+    labelled = targets == "classes"
+    batches = [(x[i : i + 16], y[i : i + 16] if labelled else None) for i in range(0, 96, 16)]
+    task = Task("top-1", labelled)
+    every = ranked(network, batches, task)
+    monkeypatch.setattr(effort, "RANKING_WORK", 0.0)
+    few = ranked(network, batches, task)
+    first = ranked(network, batches[: LEAST_SAMPLES // 16], task)
+    assert all(torch.allclose(few[name], first[name]) for name in few)
+    assert any(not torch.allclose(few[name], every[name]) for name in few)

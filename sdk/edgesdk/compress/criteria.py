@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from edgesdk.compress.effort import Effort
 from edgesdk.compress.refit import irreplaceable
 from edgesdk.compress.sensitivity import importance
+from edgesdk.data.targets import first_samples
 from edgesdk.data.task import Task
 from edgesdk.network.network import Batch, Network
 from edgesdk.techniques.importance import together
@@ -44,7 +46,11 @@ register(Criterion("hessian", _irreplaceable))
 
 
 def ranked(network: Network, batches: Samples, task: Task) -> dict[str, Tensor]:
-    """How much each channel of each group matters to a network that is refitted afterwards, by all criteria as one."""
+    """How much each channel of each group matters to a network that is refitted afterwards, by all criteria as one.
+
+    Of a large network on the first of the samples alone.
+    """
+    batches = first_samples(batches, Effort.of(network.graph).ranking)
     each = [criterion.rank(network, batches, task) for criterion in CRITERIA.values()]
     return {name: together(*(scores[name] for scores in each)) for name in each[0]}
 

@@ -24,35 +24,41 @@ DRAWS = 8  # random projections of the outputs: the mean over them and over samp
 
 @dataclass(frozen=True)
 class Curvature:
-    """At some nodes of a module what it computes there, and gradients of random projections of its outputs."""
+    """At some nodes of a module what it computes there, (samples, figures), and gradients of random projections of its
+    outputs, (samples, projections, figures)."""
 
     values: Mapping[fx.Node, Tensor]
-    gradients: Mapping[fx.Node, Sequence[Tensor]]
+    gradients: Mapping[fx.Node, Tensor]
 
     @classmethod
-    def of(cls, module: fx.GraphModule, x: Sequence[Tensor], nodes: Sequence[fx.Node], task: Task) -> Curvature:
-        """At ``nodes``, each of which must be all that what comes behind it is computed from."""
-        interpreter = fx.Interpreter(module, garbage_collect_values=False)
+    def of(cls, network: Network, x: Sequence[Tensor], horizon: float, task: Task) -> Curvature:
+        """At bottlenecks that are at least the work ``horizon`` apart."""
+        interpreter = fx.Interpreter(network.module, garbage_collect_values=False)
         generator = torch.Generator().manual_seed(0)
         with torch.enable_grad():
             outputs = list(interpreter.run(*(t.detach().requires_grad_(t.is_floating_point()) for t in x)))
-            values: dict[fx.Node, Tensor] = {node: interpreter.env[node] for node in nodes}
-            draws = [
+            values: dict[fx.Node, Tensor] = {
+                node: interpreter.env[node] for node in find_stops(network, interpreter.env, horizon)
+            }
+            draws: list[Sequence[Tensor]] = [
                 torch.autograd.grad(
                     task.projection(outputs, generator), [*values.values()], retain_graph=True, materialize_grads=True
                 )
-                for _ in range(DRAWS)
+                for _ in range(DRAWS if values else 0)
             ]
-        return cls(
-            {node: value.detach() for node, value in values.items()},
-            dict(zip(nodes, zip(*draws, strict=True), strict=True)),
-        )
+        gradients = [torch.stack([*map(_flat, drawn)], 1) for drawn in zip(*draws, strict=True)]
+        flat = {node: _flat(value.detach()) for node, value in values.items()}
+        return cls(flat, dict(zip(values, gradients, strict=True)))
 
     def loss(self, node: fx.Node, value: Tensor) -> float:
         """About what is lost where ``node`` gives ``value`` instead."""
-        error = figures(value - self.values[node])
-        squares = [(figures(gradient) * error).sum(1).square().sum() for gradient in self.gradients[node]]
-        return float(torch.stack(squares).mean()) / 2
+        error = _flat(value) - self.values[node]
+        return float((self.gradients[node] @ error[..., None]).square().sum()) / DRAWS / 2
+
+
+def _flat(value: Tensor) -> Tensor:
+    """The figures of each sample in a row, images with channels last, as they lie in memory."""
+    return figures(value.movedim(1, -1) if value.dim() == 4 else value)
 
 
 def find_bottlenecks(module: fx.GraphModule, values: Mapping[fx.Node, Any]) -> list[fx.Node]:

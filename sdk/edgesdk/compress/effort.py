@@ -11,12 +11,14 @@ from math import inf
 from edgesdk.core.graph import WEIGHTED, Graph, Layer
 from edgesdk.price.operators import widths
 
-MOST_SAMPLES, LEAST_SAMPLES = 128, 16
+MOST_SAMPLES, LEAST_SAMPLES = 128, 32
+MOST_ELEMENTS = 2e8  # of all layers' outputs that are held at once: 5 GB with what is between them, and gradients
 WORK = 1e12  # multiplications in all: about a minute of a core
 ELEMENT = 100  # multiplications in whose time an element is written, normalized and read
 CALL = 1e5  # multiplications in whose time a layer is called, for each of the fewest samples
+RANKING_WORK, RANKING_PASSES = 2e11, 4  # forward, twice as much backward, and forward for what readers lose
 OPTIONS = {True: 3, False: 1}  # of a layer with and without weights that are measured, about
-BEYOND = 1.5  # horizons that a step takes on average: it ends at the first stop behind one
+BEYOND = 3  # horizons that a step takes: it ends at the first stop behind one, and fits what reads the change
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,12 @@ class Effort:
     """On how many ``samples`` each choice is measured, and for how much work behind it, per sample, the network runs.
 
     What lies beyond the ``horizon`` is told by the curvature (:mod:`edgesdk.compress.curvature`); without an end
-    everything runs.
+    everything runs. ``ranking`` is on how many channels are ranked at most.
     """
 
-    samples: int = MOST_SAMPLES
-    horizon: float = inf
+    samples: int
+    horizon: float
+    ranking: int
 
     @classmethod
     def of(cls, graph: Graph) -> Effort:
@@ -46,10 +49,13 @@ class Effort:
             if group.fixed is None
         ]
         whole = sum(count * rest[place] for place, count in steps)
-        samples = int(min(MOST_SAMPLES, max(LEAST_SAMPLES, WORK / max(1.0, whole))))
+        held = max(2, int(MOST_ELEMENTS / max(1, sum(layer.elements for layer in graph.layers))))
+        ranking = int(RANKING_WORK / (RANKING_PASSES * max(1.0, rest[0])))
+        ranking = min(held, max(LEAST_SAMPLES, ranking))
+        samples = min(MOST_SAMPLES, held, max(LEAST_SAMPLES, int(WORK / max(1.0, whole))))
         if samples * whole <= WORK:
-            return cls(samples)
-        return cls(samples, WORK / (samples * BEYOND * sum(count for _, count in steps)))
+            return cls(samples, inf, ranking)
+        return cls(samples, WORK / (samples * BEYOND * sum(count for _, count in steps)), ranking)
 
 
 def work(layer: Layer) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgesdk.compress.curvature import Curvature, find_stops, work_of
+from edgesdk.compress.curvature import Curvature, work_of
 from edgesdk.compress.forms import activated, factorized
 from edgesdk.compress.integers import ACTIVATION_RANGE, MINIMUM_SCALE
 from edgesdk.compress.stored import packed_as
@@ -173,17 +173,14 @@ class _Variants:
             if isinstance(part, NORMS):
                 part.training, part.momentum = True, 0.0
         self.by_target = {n.target: n for n in self.module.graph.nodes if n.op == "call_module"}
-        interpreter = fx.Interpreter(self.module, garbage_collect_values=False)
         given = [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in tensors(x)]
+        self.curvature = Curvature.of(self.network, given, horizon, task) if horizon < inf else None
+        interpreter = fx.Interpreter(self.module, garbage_collect_values=False)
         with torch.no_grad():
             interpreter.run(*given)
         self.values: dict[fx.Node, Any] = dict(interpreter.env)
         self.outputs = [self.values[n] for n in self.output_nodes()]
         self.covariances: dict[tuple[fx.Node, int], _Covariance] = {}
-        self.curvature: Curvature | None = None
-        if horizon < inf:
-            stops = find_stops(self.network, self.values, horizon)
-            self.curvature = Curvature.of(self.module, given, stops, task)
         self.work = work_of(self.network)
         self.nodes = list(self.module.graph.nodes)
         self.place = {node: place for place, node in enumerate(self.nodes)}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgesdk.core.errors import DataError, EdgeSdkError
-from edgesdk.network.network import Batch, tensors
+from edgesdk.network.network import Batch, rebatch, tensors
 
 IGNORED = -100  # a label that is not judged, as torch's own losses have it
 SUM = 1e-3  # that probabilities may be off by
@@ -138,6 +138,20 @@ def _tensor(y: Any) -> Tensor:
 
 def _shown(value: Tensor) -> str:
     return f"({', '.join(map(str, ('N', *value.shape[1:])))}{',' if value.dim() == 1 else ''})"
+
+
+def first_samples(batches: Sequence[tuple[Batch, Any]], most: int) -> Sequence[tuple[Batch, Any]]:
+    """``batches``, or where they have more than ``most`` samples the first ones as a single batch."""
+    if sum(len(tensors(x)[0]) for x, _ in batches) <= most:
+        return batches
+    return [(joined_inputs([x for x, _ in batches], most), joined_targets(batches, most))]
+
+
+def joined_inputs(batches: Sequence[Batch], most: int) -> Batch:
+    """The first ``most`` samples of ``batches`` as one batch."""
+    columns = [torch.cat(parts)[:most] for parts in zip(*(tensors(x) for x in batches), strict=True)]
+    remaining = iter(columns)
+    return rebatch(batches[0], lambda _: next(remaining))
 
 
 def joined_targets(batches: Sequence[tuple[Batch, Any]], most: int) -> Any:

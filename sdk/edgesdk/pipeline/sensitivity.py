@@ -18,8 +18,8 @@ from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import EdgeSdkError
 from edgesdk.core.plan import Option
 from edgesdk.core.serialize import digest, dumps, from_json, loads, write
-from edgesdk.data.targets import joined_targets
-from edgesdk.network.network import Batch, rebatch, tensors
+from edgesdk.data.targets import joined_inputs, joined_targets
+from edgesdk.network.network import tensors
 from edgesdk.pipeline.deadline import SENSITIVITY
 from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.price.menu import Losses
@@ -57,7 +57,7 @@ def price_accuracy(
         write(path, dumps(kept))
     losses, scores, saved = kept.losses, kept.channel_scores, monotonic()
     effort = Effort.of(setup.graph)
-    x = _join(setup.calibration, effort.samples)
+    x = joined_inputs(setup.calibration, effort.samples)
     own = setup.task.loss is not None  # which need not be least where nothing changes
     y = joined_targets(setup.data.calibration, effort.samples) if own else None
     horizon = inf if own else effort.horizon
@@ -120,10 +120,3 @@ class _Kept:
     @property
     def channel_scores(self) -> dict[str, Tensor]:
         return {name: torch.tensor(numbers) for name, numbers in self.scores.items()}
-
-
-def _join(batches: Sequence[Batch], most: int) -> Batch:
-    """The first ``most`` samples of ``batches`` as one batch."""
-    columns = [torch.cat(parts)[:most] for parts in zip(*(tensors(x) for x in batches), strict=True)]
-    remaining = iter(columns)
-    return rebatch(batches[0], lambda _: next(remaining))
