@@ -108,7 +108,8 @@ def _measured(name: str, middle: float, size: int) -> Report:
     statistics = Statistics(1000, 0.9 * middle, 9 * middle, middle, 0.1, middle, 1.1 * middle)
     return Report(
         name, "d" * 64, size, "onnxruntime", "1.32.0", "fp32", 1, "quick", statistics, samples, 2e5, 4.5e7, 12.25,
-        During(before, after), Hardware(cpu="a processor", board="a board", cores=4, os="Debian"),
+        During(before, after),
+        Hardware(cpu="a processor", board="a board", cores=4, os="Debian", memory_bytes=8_200_000_000),
         ratios={"other": Ratio(0.5, 0.4, 0.6, 7)}, undisturbed=Undisturbed(middle, 0.01, 0.1, 0.5),
     )  # fmt: skip
 

@@ -244,7 +244,7 @@ def test_the_run_is_shown_with_what_bore_on_it() -> None:
     assert rows["temperature"] == ["cpu-thermal 48.5 °C", "cpu-thermal 61.2 °C"]
     assert rows["clock"][0] == "2400 to 2403 MHz" and rows["governor"] == ["performance"] * 2
     assert rows["throttled"][0] == "no (since it was started: throttled), 3 times"
-    assert rows["board"] == ["a board"] and rows["power mode"] == ["MAXN"] * 2
+    assert rows["board"] == ["a board"] and rows["memory"] == ["8.2 GB"] and rows["power mode"] == ["MAXN"] * 2
 
 
 def test_what_asks_for_the_same_is_a_command() -> None:

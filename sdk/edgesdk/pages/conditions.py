@@ -10,7 +10,7 @@ NAMES = {
     "temperatures": "temperature", "frequencies": "clock", "governor": "governor", "power_mode": "power mode",
     "throttle": "throttled", "load": "load", "usable_cores": "usable cores",
 }  # fmt: skip
-HARDWARE = ("board", "cpu", "cores", "memory_bytes", "os", "kernel", "l4t")
+HARDWARE = ("board", "cpu", "cores", "os", "kernel", "l4t")
 
 
 def list_conditions(conditions: Document | None) -> list[tuple[str, ...]]:
@@ -22,7 +22,9 @@ def list_conditions(conditions: Document | None) -> list[tuple[str, ...]]:
 
 def list_hardware(device: Document | None) -> dict[str, Any]:
     """What is known of the device itself."""
-    return {name: device[name] for name in HARDWARE if device and device.get(name) not in (None, [], {})}
+    known = {name: device[name] for name in HARDWARE if device and device.get(name) not in (None, [], {})}
+    memory = (device or {}).get("memory_bytes")
+    return {**known, "memory": f"{memory / 1e9:.3g} GB"} if memory else known
 
 
 def _say(name: str, value: Any) -> str:
