@@ -244,9 +244,8 @@ def test_a_time_that_cannot_be_kept_is_said_with_the_least(read: float, asked: f
     told = deadline.find_shortfall(6.0)
     assert (told is None) == (least is None) == (deadline.note is None)
     if least is not None:
-        assert told == f"{deadline.note}: it ends as soon as it can" and told.startswith(
-            f"{show_seconds(asked)} cannot"
-        )
+        assert told is not None and told == f"{deadline.note}: it ends as soon as it can"
+        assert told.startswith(f"{show_seconds(asked)} cannot")
         assert f"about {show_seconds(float(f'{least:.2g}'))} at the least" in told
         deadline.note_cut("pricing")
         assert deadline.note is not None and deadline.note.endswith("at the least: the run cut pricing")
