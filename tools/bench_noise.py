@@ -33,7 +33,7 @@ from load import burning
 PERIOD_US, QUOTA_US = 100_000, 50_000
 STAGE = re.compile(r" *(\d+\.\d) s  (?:\d+/\d+ )?(.+)")
 SUDDEN = {
-    "pricing": "pricing operators",
+    "pricing": "pricing whole layers",
     "searching": "searching and measuring",
     "measuring": "exporting and measuring",
 }
