@@ -99,7 +99,7 @@ class Interrupted(EdgeSdkError):
     """A signal ended the command."""
 
     kind = "interrupted"
-    exit_code = SIGNALLED + signal.SIGINT
+    exit_code: int = SIGNALLED + signal.SIGINT
 
     @classmethod
     def by(cls, cause: BaseException | None) -> Interrupted:

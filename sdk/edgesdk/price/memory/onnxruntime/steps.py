@@ -30,16 +30,18 @@ class Steps:
     """The kernels of a network: ``steps`` as they run, and the tensors that are ``kept`` as its outputs."""
 
     def __init__(self, graph: Graph, options: Mapping[str, Option], constants: Constants) -> None:
-        self.graph, self.options, self.constants = graph, options, constants
+        self.graph: Graph = graph
+        self.options: Mapping[str, Option] = options
+        self.constants: Constants = constants
         self.steps: list[Step] = []
         self.made: set[str] = set()
-        self.form = {tensor.name: PLAIN for tensor in graph.inputs}
-        self.elements = {tensor.name: prod(tensor.shape) for tensor in graph.inputs}
-        self.shapes = {tensor.name: tensor.shape for tensor in (*graph.inputs, *graph.layers)}
-        self.place = {layer.name: index for index, layer in enumerate(graph.layers)}
+        self.form: dict[str, str] = {tensor.name: PLAIN for tensor in graph.inputs}
+        self.elements: dict[str, int] = {tensor.name: prod(tensor.shape) for tensor in graph.inputs}
+        self.shapes: dict[str, tuple[int, ...]] = {tensor.name: tensor.shape for tensor in (*graph.inputs, *graph.layers)}
+        self.place: dict[str, int] = {layer.name: index for index, layer in enumerate(graph.layers)}
         for layer in graph.layers:
             self.layer(layer)
-        self.kept = {self.plain(name) for name in graph.outputs if name in self.made}
+        self.kept: set[str] = {self.plain(name) for name in graph.outputs if name in self.made}
 
     def make(
         self, name: str, size: float, reads: list[str], scratch: tuple[float, ...] = (), into: str | None = None
