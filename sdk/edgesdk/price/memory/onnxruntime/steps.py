@@ -37,7 +37,9 @@ class Steps:
         self.made: set[str] = set()
         self.form: dict[str, str] = {tensor.name: PLAIN for tensor in graph.inputs}
         self.elements: dict[str, int] = {tensor.name: prod(tensor.shape) for tensor in graph.inputs}
-        self.shapes: dict[str, tuple[int, ...]] = {tensor.name: tensor.shape for tensor in (*graph.inputs, *graph.layers)}
+        self.shapes: dict[str, tuple[int, ...]] = {
+            tensor.name: tensor.shape for tensor in (*graph.inputs, *graph.layers)
+        }
         self.place: dict[str, int] = {layer.name: index for index, layer in enumerate(graph.layers)}
         for layer in graph.layers:
             self.layer(layer)
