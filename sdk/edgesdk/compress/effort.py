@@ -13,7 +13,7 @@ from edgesdk.price.operators import widths
 
 MOST_SAMPLES, LEAST_SAMPLES = 128, 32
 MOST_ELEMENTS = 2e8  # of all layers' outputs that are held at once: 5 GB with what is between them, and gradients
-WORK = 1e12  # multiplications in all: about a minute of a core
+WORK = 5e11  # multiplications in all: half a minute to a minute of a core
 ELEMENT = 100  # multiplications in whose time an element is written, normalized and read
 CALL = 1e5  # multiplications in whose time a layer is called, for each of the fewest samples
 RANKING_WORK, RANKING_PASSES = 2e11, 4  # forward, twice as much backward, and forward for what readers lose
