@@ -74,6 +74,19 @@ def test_what_is_asked_wrongly_is_said(edgesdk: Run, arguments: tuple[Any, ...],
     assert done.code == code and says in done.line and not done.out
 
 
+def test_what_cannot_be_kept_is_said_with_figures(edgesdk: Run, tmp_path: Path) -> None:
+    where = ("--target", "pi5", "--runtime", "onnxruntime", "--out", tmp_path / "front.json")
+    done = edgesdk("sweep", *SMALL, *where, "--size", "10B", "--json")
+    failure = contracts.loaded(done.out)
+    assert (done.code, failure["kind"], failure["budget"]["figure"]) == (5, "budget", "size_bytes")
+    assert (
+        failure["budget"]["asked"] == 10 < failure["budget"]["tightest"] and failure["budget"]["basis"] == "predicted"
+    )
+    assert not (tmp_path / "front.json").exists()
+    done = edgesdk("sweep", *SMALL, *where, "--latency", "0.0001x", "--latency", "1x")
+    assert done.code == 0 and "left out: raspberry-pi-5, onnxruntime, " in done.out.replace("\n", " ")
+
+
 def test_what_a_point_says_is_not_said_twice(edgesdk: Run, front: Path) -> None:
     done = edgesdk("deploy", *SMALL, "--from", front, "--point", "1", "--target", "pi5")
     assert done.code == 2 and "--target beside --point" in done.line

@@ -22,7 +22,7 @@ def figures(point: FrontPlan) -> tuple[float, float]:
 
 
 def test_from_the_tightest_to_the_dense_model(study: Study) -> None:
-    front = sorted(trace_front(study, Budget(), 6), key=figures)
+    front = sorted(trace_front(study, Budget(), 6).plans, key=figures)
     assert {point.kind for point in front} == {PLAN, "dense", "dense int8"}
     least = plan_tightest(study, Budget(), LATENCY).solution.cost.latency_ms
     assert figures(front[0])[0] == pytest.approx(least, rel=1e-4)
@@ -34,7 +34,7 @@ def test_from_the_tightest_to_the_dense_model(study: Study) -> None:
 
 def test_no_plan_at_any_latency_beats_a_point(study: Study) -> None:
     """What a search finds at 25 other latencies is never as fast and less costly than a point of the front."""
-    front = [point for point in trace_front(study, Budget(), 5) if point.kind == PLAN]
+    front = [point for point in trace_front(study, Budget(), 5).plans if point.kind == PLAN]
     dense_ms = study.dense.latency_ms()
     least = min(figures(point)[0] for point in front)
     others = [
@@ -52,15 +52,24 @@ def test_bounds_are_kept_and_shares_are_of_the_dense_model(study: Study, share: 
     size = 0.8 * study.dense.size_bytes
     dense_ms = study.dense.latency_ms()
     bounds = [Budget(latency_ratio=share), Budget(latency_ms=share * dense_ms)]
-    front = [point for point in trace_front(study, Budget(size_bytes=size), 8, bounds) if point.kind == PLAN]
+    front = [point for point in trace_front(study, Budget(size_bytes=size), 8, bounds).plans if point.kind == PLAN]
     assert len(front) == 1, "one plan for two names of one bound"
     cost = front[0].planned.solution.cost
     assert cost.latency_ms <= share * dense_ms * (1 + 1e-9) and cost.size_bytes <= size
 
 
-def test_a_latency_without_a_plan_is_left_out(study: Study) -> None:
-    front = trace_front(study, Budget(), 8, [Budget(latency_ms=1e-9)])
-    assert {point.kind for point in front} == {"dense", "dense int8"}
+def test_a_latency_without_a_plan_is_left_out_and_says_why(study: Study) -> None:
+    front = trace_front(study, Budget(), 8, [Budget(latency_ms=1e-9), Budget(latency_ratio=0.9)])
+    assert {point.kind for point in front.plans} == {"dense", "dense int8", PLAN}
+    assert list(front.unreachable) == [1e-9] and front.unreachable[1e-9].figure == "latency_ms"
+
+
+def test_what_breaks_a_bound_is_on_no_front_the_dense_model_neither(study: Study) -> None:
+    size = 0.5 * study.dense.size_bytes
+    front = trace_front(study, Budget(size_bytes=size), 4)
+    assert front.plans and all(point.planned.solution.cost.size_bytes <= size for point in front.plans)
+    none = trace_front(study, Budget(size_bytes=10), 4)
+    assert none.plans == () and {error.figure for error in none.unreachable.values()} == {"size_bytes"}
 
 
 @given(ROWS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
 
@@ -26,27 +26,39 @@ class FrontPlan:
     planned: Planned
 
 
-def trace_front(study: Study, budget: Budget, count: int, bounds: Sequence[Budget] = ()) -> tuple[FrontPlan, ...]:
+@dataclass(frozen=True)
+class Traced:
+    """The plans of a front, and why there is none at some latencies, by the latency in ms."""
+
+    plans: tuple[FrontPlan, ...]
+    unreachable: Mapping[float, Unreachable]
+
+
+def trace_front(study: Study, budget: Budget, count: int, bounds: Sequence[Budget] = ()) -> Traced:
     """The best plans at ``count`` latencies from the tightest that there is to the dense model's, evenly spaced in
     their logarithms, or at ``bounds`` alone; within what ``budget`` says of memory and size. With them the dense model
-    and its integer form, as they are.
+    and its integer form, as they are, where they keep these.
 
-    A latency at which there is no plan is left out, and a plan that is the best at several is given once.
+    A plan that is the best at several latencies is given once.
     """
     dense_ms = study.dense.latency_ms()
     others = replace(budget, latency_ms=None, latency_ratio=None)
-    wanted = [bound.against(dense_ms).latency_ms for bound in bounds] or _spaced(study, others, count)
+    asked = [ms for bound in bounds if (ms := bound.against(dense_ms).latency_ms) is not None]
+    wanted = asked or _spaced(study, others, count)
     by_digest: dict[str, FrontPlan] = {}
+    unreachable: dict[float, Unreachable] = {}
     for kind, options in ((DENSE, {}), (DENSE_INT8, study.whole.options)):
         planned = plan_full_width(study, options)
-        by_digest.setdefault(planned.plan.digest, FrontPlan(kind, planned))
+        if others.is_met_by(planned.solution.cost):
+            by_digest.setdefault(planned.plan.digest, FrontPlan(kind, planned))
     for bound_ms in wanted:
         try:
             planned = make_plan(study, replace(others, latency_ms=bound_ms), tight={})
-        except Unreachable:
+        except Unreachable as error:
+            unreachable[bound_ms] = error
             continue
         by_digest.setdefault(planned.plan.digest, FrontPlan(PLAN, planned))
-    return tuple(by_digest.values())
+    return Traced(tuple(by_digest.values()), unreachable)
 
 
 def _spaced(study: Study, budget: Budget, count: int) -> list[float]:

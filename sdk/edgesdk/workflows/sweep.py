@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import nn
 
-from edgesdk.core.budget import Budget, parse_latency
+from edgesdk.core.budget import PREDICTED, Budget, parse_latency, show
 from edgesdk.core.cache import check_cache
-from edgesdk.core.errors import DeviceError, EdgeSdkError, ModelError, UsageError
+from edgesdk.core.errors import BudgetError, DeviceError, ModelError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.report import Tell
 from edgesdk.data.losses import Loss
 from edgesdk.data.metrics import Metric
 from edgesdk.devices.inventory import Device
 from edgesdk.network.reference import same_random_numbers
-from edgesdk.pipeline.front import PLAN, trace_front, undominated
+from edgesdk.pipeline.front import PLAN, FrontPlan, trace_front, undominated
 from edgesdk.pipeline.study import Study
 from edgesdk.workflows.deploy import Preprocess, open_studies, quiet
 from edgesdk.workflows.front import Front, Point
@@ -41,7 +41,8 @@ def sweep(
 
     Nothing is built and nothing learnt back: ``deploy`` does that with a point's latency as the budget.
     ``peak_memory`` and ``size``, in bytes, bound every plan. All else is as for :func:`edgesdk.deploy`, and raises the
-    same errors; a target whose runtimes cannot hold the model is in ``refused``, unless all are.
+    same errors; a target whose runtimes cannot hold the model, and a latency at which nothing keeps the bounds, are in
+    ``refused``, unless all are: then that is the error.
     """
     if points < 1:
         raise UsageError(f"{points} points", "give 1 or more")
@@ -59,6 +60,7 @@ def sweep(
     ).checked(None, force, tell)  # fmt: skip
     every: list[Point] = []
     refused: dict[str, str] = {}
+    unreachable: list[BudgetError] = []
     graph = ""
     for where in places:
         try:
@@ -67,18 +69,20 @@ def sweep(
                 for study in studied.studies:
                     graph = study.graph.digest
                     tell(f"searching {where.target.name}, {study.runtime}", None)
-                    every += _points(study, where, budget, points, bounds)
+                    traced = trace_front(study, budget, points, bounds)
+                    every += _points(study, where, traced.plans)
+                    unreachable += traced.unreachable.values()
+                    refused |= _reasons(study, where, traced.unreachable, bounds)
         except (ModelError, DeviceError) as error:
             if where is places[-1] and not every:
                 raise
             refused[f"{where.target.name}, {where.runtime}"] = str(error)
     if not every:
-        raise _empty(refused)
+        raise _empty(refused, unreachable)
     return Front(graph, tuple(_numbered(every)), refused)
 
 
-def _points(study: Study, where: Where, budget: Budget, count: int, bounds: Sequence[Budget]) -> list[Point]:
-    front = trace_front(study, budget, count, bounds)
+def _points(study: Study, where: Where, front: Sequence[FrontPlan]) -> list[Point]:
     dense_ms = study.dense.latency_ms()
     return [
         Point(
@@ -101,6 +105,20 @@ def _numbered(points: Sequence[Point]) -> list[Point]:
     return [replace(point, number=place + 1, best=best[place]) for place, point in enumerate(ordered)]
 
 
-def _empty(refused: Mapping[str, str]) -> EdgeSdkError:
+def _reasons(
+    study: Study, where: Where, unreachable: Mapping[float, BudgetError], bounds: Sequence[Budget]
+) -> dict[str, str]:
+    """Why there is no plan, for each latency that was asked for, or once where none keeps the other bounds."""
+    place = f"{where.target.name}, {study.runtime}"
+    if not bounds:
+        return dict.fromkeys([place], next(iter(unreachable.values())).fact) if unreachable else {}
+    return {f"{place}, {show('latency_ms', ms)}": error.fact for ms, error in unreachable.items()}
+
+
+def _empty(refused: Mapping[str, str], unreachable: Sequence[BudgetError]) -> BudgetError:
     why = "; ".join(f"{where}: {reason}" for where, reason in refused.items())
-    return UsageError(f"no plan keeps what was asked for{f' ({why})' if why else ''}", "ask for more ms or bytes")
+    nearest = unreachable[0] if unreachable else BudgetError("", "")
+    return BudgetError(
+        f"at today's prices no plan keeps what was asked for ({why})", "ask for more ms or bytes",
+        figure=nearest.figure, asked=nearest.asked, tightest=nearest.tightest, basis=PREDICTED,
+    )  # fmt: skip
