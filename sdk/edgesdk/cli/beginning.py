@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from edgesdk.cli.frame import Command
+from edgesdk.cli.names import DEVICE_NAME, TARGET
 from edgesdk.cli.project import FILE, SECTIONS, read_project
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import emit
@@ -25,8 +26,8 @@ BUDGET = ("latency", "peak_memory", "size", "max_drop", "accuracy")
 @click.argument("model", required=False)
 @click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint.")
 @click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable.")
-@click.option("--target", help="The kind of device: see `edgesdk targets`.")
-@click.option("--device", help="One of the inventory: see `edgesdk device list`.")
+@click.option("--target", type=TARGET, help="The kind of device: see `edgesdk targets`.")
+@click.option("--device", type=DEVICE_NAME, help="One of the inventory: see `edgesdk device list`.")
 @click.option("--latency", help="Upper bound: 2ms, or 0.5x of the dense model.")
 @click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB.")
 @click.option("--size", help="Upper bound on the model file, like 200kB.")

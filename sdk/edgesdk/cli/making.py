@@ -11,6 +11,7 @@ import click
 from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.frame import QUIET, VERBOSE, told
 from edgesdk.cli.inputs import judging, pixels, preprocessing, shaped
+from edgesdk.cli.names import DEVICE_NAME, TARGET
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand, was_given
 from edgesdk.cli.shared import free
@@ -47,8 +48,10 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
     """The options that ``deploy`` and ``search`` share."""
     for option in reversed([
         click.argument("model", required=False),
-        click.option("--target", help="The kind of device: see `edgesdk targets`.  [default: the --device's own]"),
-        click.option("--device", help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}"),
+        click.option(
+            "--target", type=TARGET, help="The kind of device: see `edgesdk targets`.  [default: the --device's own]"
+        ),
+        click.option("--device", type=DEVICE_NAME, help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}"),
         click.option("--runtime", help="One of the target's, or auto for the best of all.  [default: its first]"),
         click.option("--precision", multiple=True, help="Of layers, beside fp32.  [default: all of the target's]"),
         click.option("--candidate", multiple=True, help="Further forms of layers, like cp: see techniques.md in docs."),
@@ -207,7 +210,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.argument("model", required=False)
 @click.option("--format", multiple=True, help="onnx, openvino, tflite or all; may be repeated.  [default: all]")
-@click.option("--target", help="Refuse a plan that was made for another target.")
+@click.option("--target", type=TARGET, help="Refuse a plan that was made for another target.")
 @click.option("--data", help="As for deploy: it gives the ranges of integer layers.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint.")
 @judging

@@ -9,6 +9,7 @@ import click
 
 from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.inputs import pixels, preprocessing, shaped
+from edgesdk.cli.names import DEVICE_NAME, TARGET
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.shared import free
@@ -18,8 +19,10 @@ from edgesdk.core.errors import UsageError
 
 @click.command(cls=ModelCommand)
 @click.argument("model", required=False)
-@click.option("--target", help="The kind of device: see `edgesdk targets`.  [default: the --device's own, else x86]")
-@click.option("--device", help=f"Measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
+@click.option(
+    "--target", type=TARGET, help="The kind of device: see `edgesdk targets`.  [default: the --device's own, else x86]"
+)
+@click.option("--device", type=DEVICE_NAME, help=f"Measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
 @click.option("--data", help="As for deploy: its training part fits the exits, what is held out sets the thresholds.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint.")
 @pixels

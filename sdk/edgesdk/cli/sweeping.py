@@ -10,6 +10,7 @@ import click
 from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.frame import QUIET, told
 from edgesdk.cli.making import STEPS, check_model, model_options
+from edgesdk.cli.names import DEVICE_NAME, TARGET
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.shared import check_place, free
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 @click.command(cls=ModelCommand, apart=("latency",))
 @click.argument("model", required=False)
-@click.option("--target", multiple=True, help="The kind of device; may be repeated.  [default: the --device's own]")
-@click.option("--device", help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
+@click.option(
+    "--target", type=TARGET, multiple=True, help="The kind of device; may be repeated.  [default: the --device's own]"
+)
+@click.option("--device", type=DEVICE_NAME, help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
 @click.option(
     "--runtime", multiple=True, default=("auto",), show_default=True, help="Of the targets'; may be repeated."
 )
