@@ -42,7 +42,7 @@ from edgesdk.train.recovery import (
     Term,
 )
 from edgesdk.train.teachers import Run, outdone
-from edgesdk.train.trainer import Schedule, Trainer, recovered
+from edgesdk.train.trainer import POINTS, Schedule, Trainer, recovered
 
 Batches = list[tuple[Tensor, Tensor]]
 TASKED = Task("top-1")
@@ -283,6 +283,18 @@ def test_a_recovery_in_each_mode_ends_with_quantized_weights(mode: str, dense, s
     )
     assert specification(second).keys() == specification(first).keys()
     assert TASKED.score(second, batches, network) > TASKED.score(first, batches, network) + 30
+
+
+def test_the_curve_has_the_losses_of_each_part_on_the_way(dense, small, batches) -> None:
+    options, calibration = models.assigned(small, "int8"), [x for x, _ in batches]
+    answer = recovered(small, dense[0], options, batches, calibration, TASKED, Schedule(100.0))
+    parts = {part: [p for p in answer.curve if p.part == part] for part in ("float", "int8")}
+    assert sum(map(len, parts.values())) == len(answer.curve) <= 2 * (POINTS + 1)
+    assert all(len(points) > POINTS / 2 for points in parts.values())
+    epochs = [point.epoch for point in answer.curve]
+    assert epochs == sorted(set(epochs)) and epochs[-1] == 100.0 and parts["float"][-1].epoch == 70.0
+    assert parts["float"][-1].loss < parts["float"][0].loss
+    assert recovered(small, dense[0], options, None, calibration, TASKED, Schedule(1.0)).curve == ()
 
 
 class Spoilt:

@@ -66,6 +66,8 @@ def full(layers: int = 6) -> Documents:
             Step("onnxruntime", "even", plan.digest, plan.predicted,
                  Cost(1.26, 233472, 7267, "measured", latency_ratio=0.485)),
             Step(runtime="onnxruntime", finalist=plan.digest, round=1, holdout_score=91.75),
+            *(Step(part="float", epoch=0.5 * i, loss=2.0 / i) for i in range(1, 4)),
+            *(Step(part="int8", epoch=1.5 + 0.5 * i, loss=0.75 / i) for i in range(1, 4)),
         ),
         beside={"compressed openvino": _measured("other", 1.5, 8000)}, refused_runtimes={"tflite": "it holds no such"},
         epochs=3.0, seed=7, compressed=True, reasons=tuple(layer.reason for layer in plan.layers),

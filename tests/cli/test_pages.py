@@ -26,7 +26,7 @@ from edgesdk.core.budget import show
 from edgesdk.core.errors import BundleError
 from edgesdk.pages.benchmark_page import render_benchmark
 from edgesdk.pages.bundle_page import render_bundle
-from edgesdk.pages.charts import Axis, Samples
+from edgesdk.pages.charts import Axis, Curve, Samples
 from edgesdk.pages.front_page import render_front
 from edgesdk.pages.render import milliseconds, percent
 from edgesdk.pages.verdict import verdict
@@ -237,6 +237,18 @@ def test_candidates_are_as_promised_and_as_found() -> None:
     assert [", chosen" in row[0] for row in rows] == [False, True]
     finalists = [row for row in page(documents).table("candidates") if len(row) == 4][1:]
     assert finalists == [[documents.plan.digest[:8], "onnxruntime", "1", "91.75"]]
+
+
+def test_recovery_is_a_line_for_each_part_of_it() -> None:
+    documents = page_documents.full()
+    shown = " ".join(text for _, text in page(documents).of("figcaption"))
+    assert "float, then dashed int8" in shown and "It went from 2 to 0.25, and is no score" in shown
+    steps = [step for step in documents.report["history"] if step["loss"] is None]
+    without = documents._replace(report={**documents.report, "history": steps})
+    assert "Recovery: the loss" not in " ".join(text for _, text in page(without).of("figcaption"))
+    curve = Curve.of(documents.report["history"])
+    assert curve is not None and [part for part, _ in curve.lines] == ["float", "int8"]
+    assert all(len(points.split()) == 3 for _, points in curve.lines)
 
 
 def test_the_run_is_shown_with_what_bore_on_it() -> None:

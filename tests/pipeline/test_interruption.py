@@ -110,6 +110,11 @@ def run(out: Path, at: At = lambda stage, share: False) -> Any:
     return deploy(model, "x86", (x.numpy(), labels), budget, out, epochs=3, precision="fp32", tell=tell)
 
 
+def learnt_at(bundle: Any) -> list[float]:
+    """The epochs at which the report has the loss of recovery."""
+    return [step["epoch"] for step in bundle.report["history"] if step["loss"] is not None]
+
+
 STAGES: Mapping[str, At] = {
     "sensitivity": lambda stage, share: stage.startswith("measuring sensitivity") and share > 0.5,
     "search": lambda stage, share: stage.startswith("searching and measuring"),
@@ -137,6 +142,7 @@ def test_an_interrupted_run_comes_to_the_same_plan_and_redoes_nothing(done: Done
     done.meter.ends = lambda names: False
     bundle = run(tmp_path / "bundle")
     assert bundle.plan.digest == whole.plan.digest
+    assert learnt_at(bundle) == learnt_at(whole) != []
     assert sorted(done.meter.together) == sorted(runs)
     assert done.counts["sensed"] <= once["sensed"] + 1 and done.counts["fitted"] <= once["fitted"] + 1
     assert done.counts["learnt"] <= once["learnt"] + 1

@@ -113,9 +113,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a deployment: a plan that was applied, a round of finalists, or a note.
+    """One step of a deployment: a plan that was applied, a round of finalists, a note, or a point of a training.
 
-    ``misses`` are the bounds that its cost breaks, each with the ratio to what it may be.
+    ``misses`` are the bounds that its cost breaks, each with the ratio to what it may be. ``loss`` is the training's at
+    an ``epoch``, in its ``part``, float or int8.
     """
 
     runtime: str | None = None
@@ -129,6 +130,9 @@ class Step:
     round: int | None = None
     holdout_score: float | None = None
     note: str | None = None
+    part: str | None = None
+    epoch: float | None = None
+    loss: float | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from edgesdk.core.plan import Plan
 from edgesdk.core.wording import counted
 from edgesdk.pages.bounds import list_bounds
-from edgesdk.pages.charts import Samples
+from edgesdk.pages.charts import Curve, Samples
 from edgesdk.pages.conditions import list_conditions, list_hardware
 from edgesdk.pages.layers import Rows, list_layers
 from edgesdk.pages.promises import list_bases, list_candidates, list_predictions
@@ -36,6 +36,7 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
         candidates=candidates,
         candidate_bases=list_bases(candidates),
         finalists=[step for step in report.get("history") or () if step.get("finalist")][:LISTED],
+        curve=Curve.of(report.get("history") or ()),
         layers=list_layers(plan, report),
         rejected=Rows.of(plan.rejected, LISTED),
         predictions=list_predictions(report),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
+from typing import Any
 
 import numpy as np
 
@@ -103,6 +104,30 @@ class Samples:
             tuple(round(100 * float(count) / max(int(counts.max()), 1), 1) for count in counts), marks,
             int((every > axis.high).sum()), float(every.max()),
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss of a training over its epochs: ``lines`` has the points of each part of it, by its name."""
+
+    losses: Axis
+    epochs: Axis
+    lines: tuple[tuple[str, str], ...]
+    first: float
+    last: float
+
+    @classmethod
+    def of(cls, steps: Sequence[Mapping[str, Any]]) -> Curve | None:
+        """The chart of those of ``steps`` that have a ``loss`` at an ``epoch``; ``None`` for fewer than two."""
+        points = [step for step in steps if step.get("loss") is not None and step.get("epoch") is not None]
+        if len(points) < 2:
+            return None
+        losses, epochs = (Axis.over(step[name] for step in points) for name in ("loss", "epoch"))
+        lines = {str(step.get("part")): "" for step in points}
+        for part in lines:
+            own = [(epochs.place(s["epoch"]), losses.place(s["loss"])) for s in points if str(s.get("part")) == part]
+            lines[part] = _points(own)
+        return cls(losses, epochs, tuple(lines.items()), float(points[0]["loss"]), float(points[-1]["loss"]))
 
 
 def _percentiles(every: np.ndarray) -> list[tuple[str, float]]:

@@ -56,7 +56,7 @@ def choose_better(plain: Network, before: float, learnt: Recovered, after: float
     if after >= before:
         return learnt
     left_out = f"recovery was left out: on held-out data it scored {score(after)} against {score(before)} without"
-    return Recovered(plain, (*learnt.notes, left_out))
+    return Recovered(plain, (*learnt.notes, left_out), learnt.curve)
 
 
 def fit(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +25,7 @@ from edgesdk.train.resumption import SECONDS, Kept
 WEIGHT_DECAY = 1e-4
 LONGEST_STEP = 5.0  # norm of a gradient
 
+POINTS = 40  # of the curve of each part of a training
 LEARNT = "learnt"  # the name of what a training came to in the end
 
 Progress = Callable[[float, str], None]
@@ -39,11 +40,21 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class LossAt:
+    """The mean loss of the steps before ``epoch``, as far as the point before it, in one part of a training."""
+
+    part: str
+    epoch: float
+    loss: float
+
+
+@dataclass(frozen=True)
 class Recovered:
-    """A network after recovery, and what a reader must know of how that went."""
+    """A network after recovery, what a reader must know of how that went, and its losses on the way."""
 
     network: Network
     notes: tuple[str, ...] = ()
+    curve: tuple[LossAt, ...] = ()
 
 
 def recovered(
@@ -104,13 +115,18 @@ def recovered(
             trainer.train(result, total * share, recovery.integer_rate, told, "int8")
     if learnt is not None:
         result.module.load_state_dict(learnt["student"])
-        notes = learnt["notes"]
+        notes, curve = learnt["notes"], _curve(learnt)
     else:
-        notes = trainer.notes(total) if trainer is not None else []
+        notes, curve = (trainer.notes(total), trainer.curve) if trainer is not None else ([], [])
         if trainer is not None and kept is not None:
-            kept.save(LEARNT, {"student": _state(result), "notes": notes})
+            kept.save(LEARNT, {"student": _state(result), "notes": notes, "curve": list(map(astuple, curve))})
     result.module.eval()
-    return Recovered(stored(result, options), tuple(notes))
+    return Recovered(stored(result, options), tuple(notes), tuple(curve))
+
+
+def _curve(state: Mapping[str, Any]) -> list[LossAt]:
+    """The losses that were kept with a ``state``; none in one of before."""
+    return [LossAt(*point) for point in state.get("curve", ())]
 
 
 @torch.no_grad()
@@ -161,6 +177,7 @@ class Trainer:
         self.kept = kept
         self.until: float | None = None  # on the monotonic clock
         self.cut: bool = False  # whether that came before the last step
+        self.curve: list[LossAt] = []
 
     def train(
         self, student: Network, epochs: float, rate: float, progress: Callable[[float], None], part: str = "all"
@@ -179,6 +196,7 @@ class Trainer:
         good, at = _state(student), self.done
         shown, saved = 0.0, time.monotonic()
         paced = _Pace(steps, self.until)
+        since: list[float] = []  # the losses since the last point of the curve
         for step, (x, y) in enumerate(_first(self.data, steps - first), first):
             share = paced.share(step)
             if share > 1:
@@ -188,7 +206,8 @@ class Trainer:
                 group["lr"] = rate * _pace(share, self.warm_up)
             x = rebatch(x, lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t)
             loss = self.objective(student, x, y, self.done / self.length, mixed)
-            if not math.isfinite(float(loss.detach())):
+            since.append(float(loss.detach()))
+            if not math.isfinite(since[-1]):
                 self._stop(student, good, at)
                 break
             if step and step % self.length == 0:
@@ -200,6 +219,9 @@ class Trainer:
             optimizer.step()
             self.objective.follow(student)
             self.done += 1
+            if len(since) >= steps / POINTS or step == steps - 1:
+                self.curve.append(LossAt(part, self.done / self.length, sum(since) / len(since)))
+                since.clear()
             if time.monotonic() - shown > 0.2:
                 progress(share)
                 shown = time.monotonic()
@@ -221,7 +243,8 @@ class Trainer:
         beside: Sequence[nn.Parameter],
     ) -> None:  # fmt: skip
         state = {"step": step, "done": self.done, "student": _state(student), "optimizer": optimizer.state_dict()}
-        kept.save(part, {**state, "beside": [p.detach() for p in beside], "random": torch.get_rng_state()})
+        state |= {"curve": list(map(astuple, self.curve)), "random": torch.get_rng_state()}
+        kept.save(part, {**state, "beside": [p.detach() for p in beside]})
 
     @torch.no_grad()
     def _resume(
@@ -236,7 +259,7 @@ class Trainer:
         for parameter, value in zip(beside, state["beside"], strict=True):
             parameter.copy_(value)
         torch.set_rng_state(state["random"])
-        self.done = state["done"]
+        self.done, self.curve = state["done"], _curve(state)
         return state["step"]
 
     def _stop(self, student: Network, good: Mapping[str, Tensor], at: int) -> None:
