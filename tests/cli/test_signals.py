@@ -34,7 +34,7 @@ CASES = [(number, make) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIG
 
 @pytest.fixture(autouse=True)
 def own_signals():
-    before = {number: signal.getsignal(number) for number in ENDING}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING}  # the tests may run under nohup
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

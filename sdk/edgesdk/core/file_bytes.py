@@ -28,6 +28,7 @@ class FileBytes:
     one of its output channels, ``integer_name`` how often more it is named (fewer, where negative); ``shared`` is what
     layers with as many channels have once, per channel, and ``constants`` besides.
 
+    ``unpacked`` is what makes bytes of weights of fewer bits than eight, ``unpacked_name`` how often that has the name.
     ``zero_point`` is what those of ``quantized`` and ``entered`` take less whose grid begins at zero.
 
     ``float_scale`` and ``integer_scale`` are what all that is multiplied with where a network's files were written.
@@ -46,6 +47,8 @@ class FileBytes:
     left: float = 0.0
     shared: float = 0.0
     constants: float = 0.0
+    unpacked: float = 0.0
+    unpacked_name: float = 0.0
     zero_point: float = 0.0
     slicing: float = 0.0
     step: float = 0.0
@@ -55,7 +58,7 @@ class FileBytes:
 
 ONNX_BYTES = FileBytes(
     fixed=101.0, other=75.0, activation=37.0, quantized=415.0, entered=340.0, left=40.0, zero_point=22.0, name=4.9,
-    integer_name=4.5, row=12.2, shared=6.5, constants=38.0, slicing=750.0,
+    integer_name=4.5, row=12.2, shared=6.5, constants=38.0, slicing=750.0, unpacked=65.0, unpacked_name=3.0,
     nodes={
         CONV: 205.0, CONV1D: 189.0, LINEAR: 136.0, ROWS: 111.0, CLIPPED: 65.0, "add": 35.0, "activation": 40.0,
         "pool": 206.0, "mean": 110.0, "flatten": 49.0, "transpose": 72.0, "permute": 66.0, "reshape": 115.0,

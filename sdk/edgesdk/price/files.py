@@ -53,7 +53,11 @@ def layer_bytes(file: FileBytes, layer: Layer, option: Option) -> float:
     own = weight_bytes(layer, option) + file.float_scale * nodes
     if not integer:
         return own
-    scaled = file.quantized + (file.integers[operator] + file.integer_name * len(layer.name) if weighted else 0.0)
+    scaled = file.quantized
+    if weighted:
+        scaled += file.integers[operator] + file.integer_name * len(layer.name)
+    if weighted and option.weight_bits < 8:
+        scaled += file.unpacked + file.unpacked_name * len(layer.name)
     return own + file.integer_scale * scaled + (layer.weight_shape[0] * file.row if weighted else 0.0)
 
 
