@@ -17,6 +17,8 @@ LONG = (
     "tests/pipeline/test_deadline.py::test_more_time",
     "tests/backend/test_memory.py::test_predicted_memory_is_the_measured_one",  # test_peak_memory
     "tests/e2e/test_formats.py::test_a_deployment_for_one_runtime",  # test_formats: auto, and the conformance matrix
+    "tests/backend/test_quantize_techniques.py::test_adaptive_rounding_holds",  # errs_less_than_nearest
+    "tests/cli/test_gate.py::test_what_is_much_slower",  # test_slowdowns has its decisions
     "tests/board/test_board_deploy.py::test_a_profile_of_the_board",  # test_calibrate, of the machine at hand
     "tests/e2e/test_bounds.py::test_the_fastest_within_a_drop_keeps_the_drop[30.0]",
 )
