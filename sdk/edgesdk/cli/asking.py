@@ -20,7 +20,7 @@ from edgesdk.core.errors import UsageError
 
 @click.command(cls=Command)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--device", type=DEVICE_NAME, default="local", show_default=True, help=DEVICE)
+@click.option("--device", **DEVICE_NAME, default="local", show_default=True, help=DEVICE)
 @click.option("--runtime", help="What is to run it.  [default: the one that such files are for]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
@@ -104,7 +104,7 @@ def report(path: Path, out: Path | None, opens: bool, force: bool) -> None:
 
 @click.command(cls=ModelCommand)
 @click.argument("model")
-@click.option("--target", type=TARGET, required=True, help="The device: see `edgesdk targets`.")
+@click.option("--target", **TARGET, required=True, help="The device: see `edgesdk targets`.")
 @shaped
 @click.option("--runtime", help="Without it, the first of the target's that has prices.")
 @click.option("--precision", help="fp32, fp16 or int8, of every layer. Without it, an ONNX file as it is.")
@@ -135,7 +135,7 @@ def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool
 
 
 @click.command(cls=Command)
-@click.argument("name", required=False, type=TARGET)
+@click.argument("name", required=False, **TARGET)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def targets(name: str | None, as_json: bool) -> None:
     """Every target, its runtimes and precisions with the error of each; or all that is known of one, with sources."""
@@ -159,10 +159,10 @@ def targets(name: str | None, as_json: bool) -> None:
 
 @click.command(cls=Command)
 @click.argument("name")
-@click.option("--base", type=TARGET, help="A target whose profile is shifted to the board's measurements.")
+@click.option("--base", **TARGET, help="A target whose profile is shifted to the board's measurements.")
 @click.option("--runtime", default="onnxruntime", show_default=True, help="What is timed.")
 @click.option("--measurements", type=click.Path(path_type=Path), help="CSV: model, runtime, precision, threads, ms.")
-@click.option("--device", type=DEVICE_NAME, default="local", show_default=True, help=DEVICE)
+@click.option("--device", **DEVICE_NAME, default="local", show_default=True, help=DEVICE)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--force", is_flag=True, help="Replace a profile that you made.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")

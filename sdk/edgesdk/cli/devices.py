@@ -46,7 +46,7 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @click.argument("address")
 @click.option("--python", help="Its interpreter.  [default: ~/.edgesdk/venv/bin/python there, else python3]")
-@click.option("--target", type=TARGET, help="What kind of device it is: see `edgesdk targets`.")
+@click.option("--target", **TARGET, help="What kind of device it is: see `edgesdk targets`.")
 @click.option("--install-root", help="The folder there that bundles are installed in.")
 @click.option("--key", type=click.Path(path_type=Path), help="Public key that its bundles must be signed with.")
 @click.option("--force", is_flag=True, help="Replace the device of that name.")
@@ -86,7 +86,7 @@ def _inventory() -> Inventory:
 
 
 @device.command()
-@click.argument("name", metavar="DEVICE", type=DEVICE_NAME)
+@click.argument("name", metavar="DEVICE", **DEVICE_NAME)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def probe(name: str, as_json: bool) -> None:
     """What a device is: its processor, memory, system, runtimes, temperatures."""
@@ -106,7 +106,7 @@ def probe(name: str, as_json: bool) -> None:
 
 
 @device.command()
-@click.argument("device", type=DEVICE_NAME)
+@click.argument("device", **DEVICE_NAME)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--install-root", help="The folder there.  [default: the inventory's, else ~/edgesdk/NAME]")
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Versions that stay there.")
@@ -130,7 +130,7 @@ def install(device: str, bundle: Path, as_json: bool, **options: Any) -> None:
 
 
 @device.command()
-@click.argument("device", type=DEVICE_NAME)
+@click.argument("device", **DEVICE_NAME)
 @click.option("--install-root", help="The folder there.  [default: the inventory's]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def rollback(device: str, install_root: str | None, as_json: bool) -> None:

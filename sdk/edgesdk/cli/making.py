@@ -49,9 +49,9 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed([
         click.argument("model", required=False),
         click.option(
-            "--target", type=TARGET, help="The kind of device: see `edgesdk targets`.  [default: the --device's own]"
+            "--target", **TARGET, help="The kind of device: see `edgesdk targets`.  [default: the --device's own]"
         ),
-        click.option("--device", type=DEVICE_NAME, help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}"),
+        click.option("--device", **DEVICE_NAME, help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}"),
         click.option("--runtime", help="One of the target's, or auto for the best of all.  [default: its first]"),
         click.option("--precision", multiple=True, help="Of layers, beside fp32.  [default: all of the target's]"),
         click.option("--candidate", multiple=True, help="Further forms of layers, like cp: see techniques.md in docs."),
@@ -210,7 +210,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.argument("model", required=False)
 @click.option("--format", multiple=True, help="onnx, openvino, tflite or all; may be repeated.  [default: all]")
-@click.option("--target", type=TARGET, help="Refuse a plan that was made for another target.")
+@click.option("--target", **TARGET, help="Refuse a plan that was made for another target.")
 @click.option("--data", help="As for deploy: it gives the ranges of integer layers.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint.")
 @judging

@@ -1,6 +1,8 @@
-"""Names of targets and devices, which a shell completes."""
+"""Names of targets and devices, which a shell completes; what is none is refused where it is used."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -8,33 +10,27 @@ from click.shell_completion import CompletionItem
 from edgesdk.core.errors import EdgeSdkError
 
 
-class TargetName(click.ParamType):
-    """The name of a kind of device, or an alias; what is none is refused where it is used."""
+def complete_targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The kinds of devices whose names begin so."""
+    from edgesdk.core.target import targets
 
-    name = "text"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from edgesdk.core.target import targets
-
-        try:
-            return [CompletionItem(t.name, help=t.title) for t in targets().values() if t.name.startswith(incomplete)]
-        except EdgeSdkError:
-            return []  # of a profile that cannot be read the command itself tells
+    try:
+        return [CompletionItem(t.name, help=t.title) for t in targets().values() if t.name.startswith(incomplete)]
+    except EdgeSdkError:
+        return []  # of a profile that cannot be read the command itself tells
 
 
-class DeviceName(click.ParamType):
-    """The name of a device of the inventory, or its address; what is none is refused where it is used."""
+def complete_devices(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """This machine, and the devices of the inventory whose names begin so."""
+    from edgesdk.devices.inventory import LOCAL, devices
 
-    name = "text"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from edgesdk.devices.inventory import LOCAL, devices
-
-        try:
-            known = {LOCAL: "this machine", **{device.name: device.address for device in devices().values()}}
-        except EdgeSdkError:
-            return []
-        return [CompletionItem(name, help=said) for name, said in known.items() if name.startswith(incomplete)]
+    try:
+        known = {LOCAL: "this machine", **{device.name: device.address for device in devices().values()}}
+    except EdgeSdkError:
+        return []
+    return [CompletionItem(name, help=said) for name, said in known.items() if name.startswith(incomplete)]
 
 
-TARGET, DEVICE_NAME = TargetName(), DeviceName()
+TARGET: dict[str, Any] = {"shell_complete": complete_targets}
+DEVICE_NAME: dict[str, Any] = {"shell_complete": complete_devices}
+"""What an option or an argument of such a name is declared with."""

@@ -83,7 +83,7 @@ class ModelCommand(Command):
 
     def __init__(self, *args: Any, apart: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.apart = apart
+        self.apart: Sequence[str] = apart
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

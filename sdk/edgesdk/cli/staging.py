@@ -20,9 +20,9 @@ from edgesdk.core.errors import UsageError
 @click.command(cls=ModelCommand)
 @click.argument("model", required=False)
 @click.option(
-    "--target", type=TARGET, help="The kind of device: see `edgesdk targets`.  [default: the --device's own, else x86]"
+    "--target", **TARGET, help="The kind of device: see `edgesdk targets`.  [default: the --device's own, else x86]"
 )
-@click.option("--device", type=DEVICE_NAME, help=f"Measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
+@click.option("--device", **DEVICE_NAME, help=f"Measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
 @click.option("--data", help="As for deploy: its training part fits the exits, what is held out sets the thresholds.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint.")
 @pixels

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @click.command(cls=ModelCommand, apart=("latency",))
 @click.argument("model", required=False)
 @click.option(
-    "--target", type=TARGET, multiple=True, help="The kind of device; may be repeated.  [default: the --device's own]"
+    "--target", **TARGET, multiple=True, help="The kind of device; may be repeated.  [default: the --device's own]"
 )
-@click.option("--device", type=DEVICE_NAME, help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
+@click.option("--device", **DEVICE_NAME, help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
 @click.option(
     "--runtime", multiple=True, default=("auto",), show_default=True, help="Of the targets'; may be repeated."
 )
