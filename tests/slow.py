@@ -19,6 +19,8 @@ LONG = (
     "tests/e2e/test_formats.py::test_a_deployment_for_one_runtime",  # test_formats: auto, and the conformance matrix
     "tests/backend/test_quantize_techniques.py::test_adaptive_rounding_holds",  # errs_less_than_nearest
     "tests/cli/test_gate.py::test_what_is_much_slower",  # test_slowdowns has its decisions
+    "tests/budgets/test_budgets.py::test_a_budget_is_kept_or_out_of_reach[tokens-no-size]",  # test_bad_input: 10 bytes
+    "tests/backend/test_conformance.py::test_a_file_computes_what_the_simulation_computes[mobilenet_v2-all-onnxruntime]",
     "tests/board/test_board_deploy.py::test_a_profile_of_the_board",  # test_calibrate, of the machine at hand
     "tests/e2e/test_bounds.py::test_the_fastest_within_a_drop_keeps_the_drop[30.0]",
 )
