@@ -30,6 +30,8 @@ import pytest
 import slow
 from hypothesis import settings
 
+from edgesdk.cli import THRESHOLDS
+
 ORDER = (  # what is quick to fail, then what takes longest, so that no process works alone in the end
     "tests/unit/", "tests/emulated/", "tests/board/", "tests/e2e/", "tests/cases/", "tests/budgets/", "tests/cli/",
     "tests/agent/test_agent_faults.py", "tests/fuzz/", "tests/backend/",
@@ -45,7 +47,7 @@ NEEDS = ("a real board", "a GPU", "an older Python")  # what a test may miss whe
 
 if torch is not None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-gc.set_threshold(20_000, 10, 10)  # as the command line has it
+gc.set_threshold(*THRESHOLDS)
 settings.register_profile("edgesdk", deadline=None, derandomize=True, database=None)
 settings.load_profile("edgesdk")
 

@@ -20,6 +20,7 @@ import time
 from math import log
 
 TARGET, LEAST_SECONDS = "raspberry-pi-4", 1.0
+STATISTICS = 30  # passes by which BatchNorm learns what it sees
 
 
 class Clock:
@@ -42,9 +43,13 @@ def search(depth: int, pixels: int, samples: int) -> dict[str, float]:
     import zoo
 
     torch.manual_seed(0)
-    model = zoo.resnet(depth).eval()
+    model = zoo.resnet(depth)
     x = torch.randn(samples, 3, pixels, pixels)
     with torch.no_grad():
+        for _ in range(STATISTICS):
+            model.train()(x)
+        (head,) = [module for module in model.eval().modules() if isinstance(module, torch.nn.Linear)]
+        head.bias -= model(x).mean(0)  # or a deep random network answers one class to all
         y = model(x).argmax(1)
     clock = Clock()
     edgesdk.search(

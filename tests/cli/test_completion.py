@@ -55,6 +55,12 @@ def test_each_shell_has_its_script(tmp_path: Path, shell: str) -> None:
         assert "edgesdk" in done.stdout
 
 
+def test_a_project_file_that_cannot_be_read_is_in_nobody_s_way(tmp_path: Path) -> None:
+    (tmp_path / "edgesdk.toml").write_text("[modle")
+    words = {"COMP_WORDS": "edgesdk deploy --target raspberry-pi-z", "COMP_CWORD": "3"}
+    assert said(tmp_path, _EDGESDK_COMPLETE="bash_complete", **words).strip() == "plain,raspberry-pi-zero-2-w"
+
+
 def test_an_inventory_that_cannot_be_read_offers_nothing(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("[devices")

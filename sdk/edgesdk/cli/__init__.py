@@ -10,6 +10,9 @@ from edgesdk.cli import asking, beginning, devices, gating, making, preparing, s
 from edgesdk.cli.frame import Commands
 from edgesdk.cli.remarks import show_as_lines
 
+THRESHOLDS: tuple[int, int, int] = (20_000, 10, 10)
+"""Of Python's garbage collection: PyTorch's objects stay, and searching them took a tenth of a deployment."""
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="edgesdk")
@@ -19,7 +22,7 @@ def main() -> None:
     Exit codes: 0 done, 2 usage, 3 model, 4 data, 5 budget out of reach, 6 device or runtime, 7 parity, 8 bundle,
     9 disk, 10 to 12 a gate that did not pass, 70 an unexpected error, 130 interrupted, 143 ended by SIGTERM.
     """
-    gc.set_threshold(20_000, 10, 10)  # PyTorch's objects stay: searching them for garbage took a tenth of a deployment
+    gc.set_threshold(*THRESHOLDS)
     show_as_lines()
 
 

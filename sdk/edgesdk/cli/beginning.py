@@ -41,7 +41,7 @@ def init(force: bool, **options: Any) -> None:
     """
     from edgesdk.core.target import target as find_target
     from edgesdk.devices.inventory import device as find_device
-    from edgesdk.workflows.finding import find_data, find_models, find_places, find_weights
+    from edgesdk.workflows.init import find_data, find_models, find_places, find_weights
 
     path, here = free(Path(FILE), force), Path()
     if options["model"] is None:

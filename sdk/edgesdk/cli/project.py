@@ -89,7 +89,8 @@ class ModelCommand(Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         path = Path(FILE)
-        if path.is_file() and not {"--help", "-h"} & {*args}:
+        asks = extra.get("resilient_parsing") or {"--help", "-h"} & {*args}  # for help, or what completes a word
+        if path.is_file() and not asks:
             extra["default_map"] = self._takes(read_project(path))
         try:
             context = super().make_context(info_name, args, parent, **extra)

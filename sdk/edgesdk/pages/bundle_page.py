@@ -11,7 +11,7 @@ from edgesdk.pages.bounds import list_bounds
 from edgesdk.pages.charts import Curve, Samples
 from edgesdk.pages.conditions import list_conditions, list_hardware
 from edgesdk.pages.layers import Rows, list_layers
-from edgesdk.pages.promises import list_bases, list_candidates, list_predictions
+from edgesdk.pages.predictions import list_bases, list_candidates, list_predictions
 from edgesdk.pages.render import Document, figure, render
 from edgesdk.pages.verdict import latency_ms, provenance, verdict
 

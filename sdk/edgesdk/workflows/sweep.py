@@ -109,9 +109,9 @@ def _reasons(
     study: Study, where: Where, unreachable: Mapping[float, BudgetError], bounds: Sequence[Budget]
 ) -> dict[str, str]:
     """Why there is no plan, for each latency that was asked for, or once where none keeps the other bounds."""
-    place = f"{where.target.name}, {study.runtime}"
+    place, facts = f"{where.target.name}, {study.runtime}", [error.fact for error in unreachable.values()]
     if not bounds:
-        return dict.fromkeys([place], next(iter(unreachable.values())).fact) if unreachable else {}
+        return {place: facts[0]} if facts else {}
     return {f"{place}, {show('latency_ms', ms)}": error.fact for ms, error in unreachable.items()}
 
 
