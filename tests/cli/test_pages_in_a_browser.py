@@ -1,92 +1,112 @@
-"""Pages in Chromium, as a reader has them: the script runs within the page's own policy, sorts and filters."""
+"""Pages in Chromium, as a reader has them: keys sort and filter, nothing is reported, and axe finds nothing."""
 
 from __future__ import annotations
 
-import html
-import json
-import re
 import shutil
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import page_documents
 import pytest
+from slow import core
 
-from edgesdk.pages import render
+from edgesdk.pages.benchmark_page import render_benchmark
 from edgesdk.pages.bundle_page import render_bundle
+from edgesdk.pages.front_page import render_front
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-SECONDS = 120  # at most
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--dump-dom")
-# What a reader does, at the end of the page's own script: the policy allows no other.
-READER = """
-const rows = () => [...document.getElementById("layer-table").tBodies[0].rows].filter((row) => !row.hidden);
-const numbers = () => rows().map((row) => Number(row.cells[0].textContent));
-const head = (name) => [...document.querySelectorAll("#layer-table th button")].find((b) => b.textContent === name);
-const seen = {};
-const sort = head("deployed");
-for (const way of ["up", "down", "graph"]) { sort.click(); seen[way] = [numbers(), sort.parentNode.ariaSort]; }
-const form = document.querySelector("form.filter");
-const type = (text, changed) => {
-  form.elements.text.value = text;
-  form.elements.changed.checked = changed;
-  form.dispatchEvent(new Event("input"));
-  return [numbers(), form.querySelector("output").textContent];
-};
-seen.words = type("INT8 4-bit", false);
-seen.changed = type("", true);
-seen.none = type("nothing is called so", false);
-seen.all = type("", false);
-seen.hidden = form.hidden;
-seen.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
-const asked = document.createElement("script");
-asked.textContent = "document.title = 'a script of somebody else ran'";
-document.body.append(asked);
-document.body.dataset.seen = JSON.stringify(seen);
-"""
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+
+PAGES: dict[str, Callable[[], str]] = {
+    "measured": lambda: render_bundle(*page_documents.full(8)),
+    "predicted": lambda: render_bundle(*page_documents.predicted(8)),
+    "emulated": lambda: render_bundle(*page_documents.emulated()),
+    "front": lambda: render_front(page_documents.front()),
+    "benchmark": lambda: render_benchmark(page_documents.benchmark()),
+}
 
 
-@pytest.fixture
-def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Pages whose script ends with what a reader does."""
-    text = render._text
-    monkeypatch.setattr(render, "_text", lambda name: text(name) + (READER if name == "page.js" else ""))
-    render._environment.cache_clear()
-    yield
-    render._environment.cache_clear()
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield started
+        started.close()
 
 
-def browse(page: Path, width: int, profile: Path) -> str:
-    """The page as it is after its script, in a window so wide."""
-    assert BROWSER is not None
-    more = (f"--window-size={width},900", f"--user-data-dir={profile}", page.as_uri())
-    done = subprocess.run([BROWSER, *FLAGS, *more], capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+class Opened:
+    """A page in a window of its own, and what the browser had to say of it."""
+
+    def __init__(self, browser: Browser, text: str, folder: Path, **window: Any) -> None:
+        file = folder / "page.html"
+        file.write_text(text, "utf-8")
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page: Page = browser.new_page(**window)
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(file.as_uri())
+
+    def numbers(self) -> list[int]:
+        rows = self.page.locator("#layer-table tbody tr:visible")
+        return [int(row.split()[0]) for row in rows.all_inner_texts()]
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
 @pytest.mark.parametrize("width", [500, 1200])
-def test_layers_are_sorted_and_filtered(reader: None, tmp_path: Path, width: int) -> None:
+def test_layers_are_sorted_and_filtered_by_keys(browser: Browser, tmp_path: Path, width: int) -> None:
     documents = page_documents.full(8)
     times = (0.03, 0.01, 0.04, 0.0, 0.02, 0.06, 0.05, 0.07)
     layers = [replace(layer, latency_ms=time) for layer, time in zip(documents.plan.layers, times, strict=True)]
-    page = tmp_path / "page.html"
-    page.write_text(
-        render_bundle(documents.manifest, replace(documents.plan, layers=tuple(layers)), documents.report), "utf-8"
+    text = render_bundle(documents.manifest, replace(documents.plan, layers=tuple(layers)), documents.report)
+    opened = Opened(browser, text, tmp_path, viewport={"width": width, "height": 900})
+    head = opened.page.locator("#layer-table th", has_text="deployed").first
+    head.locator("button").focus()
+    orders = {
+        "ascending": [2, 5, 1, 3, 7, 6, 8, 4],  # what has no price comes last, either way
+        "descending": [8, 6, 7, 3, 1, 5, 2, 4],
+        None: [1, 2, 3, 4, 5, 6, 7, 8],
+    }
+    for way, order in orders.items():
+        opened.page.keyboard.press("Enter")
+        assert (head.get_attribute("aria-sort"), opened.numbers()) == (way, order)
+    form = opened.page.locator("form.filter")
+    field, changed = form.locator("[name=text]"), form.locator("[name=changed]")
+    for words, box, shown in (("INT8 4-bit", False, [3, 7]), ("", True, [2, 3, 4, 5, 6, 7, 8]), ("none so", False, [])):
+        field.fill(words)
+        changed.set_checked(box)
+        assert opened.numbers() == shown
+        assert form.locator("output").inner_text() == f"{len(shown)} of 8 shown"
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert not opened.said and len(opened.asked) == 1
+
+
+def test_no_other_script_runs(browser: Browser, tmp_path: Path) -> None:
+    opened = Opened(browser, PAGES["measured"](), tmp_path)
+    opened.page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'}))"
     )
-    dom = browse(page, width, tmp_path / "profile")
-    found = re.search(r'data-seen="([^"]*)"', dom)
-    assert found, dom[-2000:]
-    seen: dict[str, Any] = json.loads(html.unescape(found[1]))
-    assert seen["up"] == [[2, 5, 1, 3, 7, 6, 8, 4], "ascending"]  # what has no price comes last, either way
-    assert seen["down"] == [[8, 6, 7, 3, 1, 5, 2, 4], "descending"]
-    assert seen["graph"] == [[1, 2, 3, 4, 5, 6, 7, 8], None]
-    assert seen["words"] == [[3, 7], "2 of 8 shown"]
-    assert seen["changed"][0] == [2, 3, 4, 5, 6, 7, 8]
-    assert seen["none"] == [[], "0 of 8 shown"] and seen["all"][1] == "8 of 8 shown"
-    assert seen["hidden"] is False and seen["wide"] is False
-    assert "somebody else ran" not in re.sub(r"<script>.*?</script>", "", dom, flags=re.DOTALL)
+    assert opened.page.evaluate("window.ran") is None
+    assert "Content Security Policy" in opened.said[0]
+
+
+@pytest.mark.parametrize("name", core(PAGES, lambda name: name == "front"))
+def test_axe_finds_nothing(browser: Browser, tmp_path: Path, name: str) -> None:
+    """Contrast, labels, headings, landmarks and keyboards, by axe-core, in either colour scheme."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    opened = Opened(browser, PAGES[name](), tmp_path, bypass_csp=True)
+    assert not opened.said and len(opened.asked) == 1
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    for scheme in schemes:
+        opened.page.emulate_media(color_scheme=scheme)
+        found = Axe().run(opened.page).response
+        broken = [(rule["id"], node["html"][:120]) for rule in found["violations"] for node in rule["nodes"]]
+        assert not broken and len(found["passes"]) > 10, scheme
