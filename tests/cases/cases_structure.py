@@ -215,6 +215,23 @@ class Recurrent(nn.Module):
         return self.h(self.r(self.a(x).relu().transpose(1, 2))[0][:, -1])
 
 
+class Bags(nn.Module):
+    """Words summed up in bags: their mean, their largest figures, weighted, and without those that fill up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.held = nn.EmbeddingBag(30, 8), nn.EmbeddingBag(30, 8, padding_idx=0)
+        self.largest = nn.EmbeddingBag(30, 8, mode="max", padding_idx=-30)
+        self.total = nn.EmbeddingBag(30, 8, mode="sum", padding_idx=2)
+        self.u, self.h = nn.Linear(32, 16), nn.Linear(16, 4)
+
+    def forward(self, words: Tensor) -> Tensor:
+        words = words % 7 * (words > 5)  # many zeros, some samples with nothing else
+        weighted = self.total(words, per_sample_weights=words / 7)
+        x = torch.cat([self.mean(words), self.held(words), self.largest(words), weighted], 1)
+        return self.h(self.u(x).relu())
+
+
 def spread_by_zeros(x: Tensor) -> Tensor:
     """A mean becomes an image again by what is taken from it, which is nothing."""
     return (x.mean((2, 3), keepdim=True) - torch.zeros(1, 8, 12, 12)) + x
@@ -240,6 +257,7 @@ RARE: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
 CASES = (
     Case("structure: one encoder twice", Siamese, pairs(1, 16, 16)),
     Case("structure: layers again", Again, floats(3, 18, 18)),
+    Case("structure: bags of words", Bags, ids(3, 30)),
     Case("structure: tied tables", Tied, ids(8, 30)),
     Case("structure: equal weights", Twins, floats(3, 10, 10)),
     Case("structure: names", Names, pairs(8)),

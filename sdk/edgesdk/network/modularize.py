@@ -19,10 +19,10 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.export.graph_signature import InputKind
 from torch.fx.node import map_arg
-from torch.overrides import TorchFunctionMode
 
 from edgesdk.core.errors import ModelError
 from edgesdk.core.wording import listed
+from edgesdk.network.equivalents import Equivalents
 from edgesdk.network.functionalize import functionalized
 from edgesdk.network.network import Batch, rebatch, tensors
 from edgesdk.network.parametrize import folded
@@ -56,7 +56,7 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
             plain = folded(model)
             make_known(plain(*args, **kwargs))
             _name_inputs(plain, kwargs)
-            with _Data():
+            with Equivalents():
                 shapes: Any = free if free_batch else None
                 program = torch.export.export(plain, args, kwargs, dynamic_shapes=shapes)
             return functionalized(program)
@@ -66,16 +66,6 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
         raise _untraceable(error) from None
     finally:
         logging.getLogger("torch").setLevel(quiet)
-
-
-_DATA: Any = vars(torch._C.TensorBase)["data"].__get__
-
-
-class _Data(TorchFunctionMode):
-    """Within it ``x.data`` is ``x.detach()``, which can be traced, and is the same memory, too."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0].detach() if func == _DATA else func(*args, **(kwargs or {}))
 
 
 def _name_inputs(model: nn.Module, names: Iterable[str]) -> None:

@@ -1,0 +1,44 @@
+"""Calls that ``torch.export`` cannot follow or no format has, as ones that compute the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+_DATA: Any = vars(torch._C.TensorBase)["data"].__get__
+
+
+class Equivalents(TorchFunctionMode):
+    """Within it ``x.data`` is ``x.detach()``, the same memory, and bags of one length are a table that is reduced."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func == _DATA:
+            return args[0].detach()
+        if func is F.embedding_bag:
+            return embedding_bag(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    """``F.embedding_bag``, whose own operator is a loop over bags in ONNX; bags of any lengths are left to that."""
+    names = ("max_norm", "norm_type", "scale_grad_by_freq", "mode", "sparse", "per_sample_weights")
+    given = dict(zip((*names, "include_last_offset", "padding_idx"), args, strict=False)) | kwargs
+    if input.dim() != 2 or offsets is not None or given.get("max_norm") is not None:
+        return F.embedding_bag(input, weight, offsets, **given)
+    mode, padding, scale = (given.get(name) for name in ("mode", "padding_idx", "per_sample_weights"))
+    rows = F.embedding(input, weight)
+    if scale is not None:
+        rows = rows * scale[..., None]
+    if padding is None:
+        return rows.amax(1) if mode == "max" else rows.sum(1) if mode == "sum" else rows.mean(1)
+    held = (input != padding % len(weight))[..., None]
+    if mode == "max":
+        lowest = rows.amin(1, keepdim=True)  # below which no row is
+        return torch.where(held, rows, lowest).amax(1) * held.any(1)
+    total, count = torch.where(held, rows, 0.0).sum(1), held.sum(1)
+    return total if mode == "sum" else total / count.clamp(min=1)
