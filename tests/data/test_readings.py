@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgesdk.core.errors import DataError, EdgeSdkError
+from edgesdk.core.errors import DataError, EdgeSdkError, ModelError
 from edgesdk.data.sanity import judged_dense
 from edgesdk.workflows.inputs import read_inputs
 
@@ -134,3 +134,28 @@ def test_pixels_prepared_otherwise_are_found_by_any_metric(metric: str) -> None:
     told = error(Inner(), x, y, judged)
     assert isinstance(told, DataError) and "give --input-range 0,255" in told.remedy
     assert error(Inner(), x, y, judged, preprocess={"input_range": "0,255"}) is None
+
+
+class Bright(nn.Module):
+    """Takes the brightest channel of pixels from 0 to 255, and is blind where all are below 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)).clamp(min=2.0)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("face", ["order", "pixels"])
+def test_weights_that_were_not_given_are_named_before_another_reading(face: str, weights: bool) -> None:
+    """What was not trained may score better with classes in another order, or pixels in another range, too."""
+    x, y = known(0.95, 3)
+    model: nn.Module = Knows()
+    if face == "order":
+        y = (y + 1) % 3
+    else:
+        model, x = Bright(), (x[:, :, None, None] * 200).to(torch.uint8).expand(-1, -1, 4, 4)
+    inputs = read_inputs(model, (x, y), None, "top-1", 0)
+    told = judged_dense(inputs.model, inputs.data, inputs.task, weights).error
+    assert type(told) is (DataError if weights else ModelError)
+    first = told.remedy.startswith("give --weights, for none were given, or ")
+    assert first is not weights and told.remedy.endswith("--force")
+    assert ("another order" if face == "order" else "pixels as 0 to 255") in told.fact

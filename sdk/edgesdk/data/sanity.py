@@ -61,7 +61,7 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
     each = sum(t.numel() for t in output_tensors(run(first))) / len(tensors(first)[0])
     batches = _picked(data, min(MOST, max(1, int(ELEMENTS / max(1, each)))))
     answers = [checked_answer(run, x) for x, _ in batches]
-    seen = _Seen(run, data, task, batches, answers, f"{causes(weights, task)}, or --force")
+    seen = _Seen(run, data, task, batches, answers, f"{causes(weights, task)}, or --force", weights)
     if (error := _find_not_finite(seen)) is not None:
         return Verdict(None, seen.count, error)
     if not task.labelled:
@@ -69,14 +69,16 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
     score = task.score(run, batches, run)
     if _is_constant(seen):
         better = find_better_pixels(run, data, task, batches, score)
-        fact = seen.constant if better is None else f"{seen.constant}, and scores {better.said}"
-        return Verdict(score, seen.count, ModelError(fact, seen.remedy) if better is None else _misread(fact, better))
-    return _judge_score(seen, score, DataError if weights else ModelError)
+        if better is None:
+            return Verdict(score, seen.count, ModelError(seen.constant, seen.remedy))
+        return Verdict(score, seen.count, seen.misread(f"{seen.constant}, and scores {better.said}", better))
+    return _judge_score(seen, score)
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the dense model, by ``run``, answers to some samples, and the ``remedy`` for one that makes no sense."""
+    """What the dense model, by ``run``, answers to some samples, and the ``remedy`` for one that makes no sense;
+    ``weights`` says whether it may have been trained."""
 
     run: Callable[[Batch], Any]
     data: Data
@@ -84,6 +86,7 @@ class _Seen:
     batches: Batches
     answers: Sequence[Any]
     remedy: str
+    weights: bool
 
     @property
     def sizes(self) -> list[int]:
@@ -103,6 +106,16 @@ class _Seen:
         x = tensors(self.batches[0][0])[0]
         return any(bool((tensors(batch)[0] != x[:1]).any()) for batch, _ in self.batches)
 
+    def at_chance(self, fact: str, remedy: str, **figures: Any) -> EdgeSdkError:
+        """The error for a model that knows nothing: the data's where it may have been trained, else its own."""
+        return (DataError if self.weights else ModelError)(fact, remedy, **figures)
+
+    def misread(self, fact: str, better: Reading) -> EdgeSdkError:
+        """The error for data that are read otherwise than in training; of a model without weights these come first, as
+        whatever it scores with one reading or another is chance."""
+        remedy = f"{better.remedy}, or --force"
+        return self.at_chance(fact, remedy if self.weights else f"give --weights, for none were given, or {remedy}")
+
 
 def _find_alike(seen: _Seen) -> EdgeSdkError | None:
     """Without labels: that all samples get the same answer, or the same decision."""
@@ -114,8 +127,8 @@ def _find_alike(seen: _Seen) -> EdgeSdkError | None:
     return ModelError(fact, f"{seen.remedy.removesuffix(', or --force')}, or give samples of several kinds, or --force")
 
 
-def _judge_score(seen: _Seen, score: float, kind: type[EdgeSdkError]) -> Verdict:
-    """What ``score`` says of a model whose answers differ: an error of that ``kind`` where it is chance."""
+def _judge_score(seen: _Seen, score: float) -> Verdict:
+    """What ``score`` says of a model whose answers differ."""
     task, batches, count = seen.task, seen.batches, seen.count
     targets = [task.target(y) for _, y in batches]
     if not task.classifies and all(isinstance(y, Tensor) for y in targets) and _are_same(targets):
@@ -134,7 +147,7 @@ def _judge_score(seen: _Seen, score: float, kind: type[EdgeSdkError]) -> Verdict
         if better is None and (not standing.is_fair or task.classifies):
             better = find_better_targets(task, judged, targets, score)
         if better is not None:
-            return Verdict(score, count, _misread(f"{shown}, and {better.said}", better))
+            return Verdict(score, count, seen.misread(f"{shown}, and {better.said}", better))
     if shuffled is not None and shuffled.is_blind(score):
         told = f"{shown}, and as much with the targets of other samples: by these nobody can tell what it knows"
         return Verdict(score, count, None, (told,))
@@ -143,7 +156,7 @@ def _judge_score(seen: _Seen, score: float, kind: type[EdgeSdkError]) -> Verdict
     shown = f"{shown}, no better than {_chance(task)}"
     if count < LEAST or standing.unclear:
         return Verdict(score, count, None, (f"{shown}: too little to hold it against the model",))
-    return Verdict(score, count, kind(shown, seen.remedy, score=score, samples=count))
+    return Verdict(score, count, seen.at_chance(shown, seen.remedy, score=score, samples=count))
 
 
 @dataclass(frozen=True)
@@ -168,10 +181,6 @@ class _Standing:
             above = shuffled.standing(score) >= SIGNIFICANT
             return cls(above, above, False)
         return cls()
-
-
-def _misread(fact: str, better: Reading) -> DataError:
-    return DataError(fact, f"{better.remedy}, or --force")
 
 
 def _picked(data: Data, most: int) -> Batches:
