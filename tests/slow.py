@@ -18,6 +18,7 @@ LONG = (
     "tests/backend/test_memory.py::test_predicted_memory_is_the_measured_one",  # test_peak_memory
     "tests/e2e/test_formats.py::test_a_deployment_for_one_runtime",  # test_formats: auto, and the conformance matrix
     "tests/backend/test_quantize_techniques.py::test_adaptive_rounding_holds",  # errs_less_than_nearest
+    "tests/cli/test_ci_files.py::test_a_job_runs",  # whole deployments, twice; the commands are parsed by themselves
     "tests/cli/test_gate.py::test_what_is_much_slower",  # test_slowdowns has its decisions
     "tests/budgets/test_budgets.py::test_a_budget_is_kept_or_out_of_reach[tokens-no-size]",  # test_bad_input: 10 bytes
     "tests/backend/test_conformance.py::test_a_file_computes_what_the_simulation_computes[mobilenet_v2-all-onnxruntime]",

@@ -10,16 +10,22 @@ from typing import Any
 from xml.etree import ElementTree
 
 import contracts
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import helper
 from running import edgesdk
 from torch import nn
 
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.cli.gating import as_junit, as_markdown
 from edgesdk.core.artifact import Artifact
-from edgesdk.core.gating import FAILED, INCOMPARABLE, PASSED
-from edgesdk.workflows.gate import BASELINE, NEW, Check, Gate, find_difference, judge_scores
+from edgesdk.core.errors import UsageError
+from edgesdk.core.gating import BASELINE, FAILED, INCOMPARABLE, NEW, PASSED, UNCLEAR, Check
+from edgesdk.core.sampling import ALONE, PAIRED, SAME, UNPAIRED
+from edgesdk.workflows.accuracy_gate import Scored, judge_anew, judge_scores, read_scores
+from edgesdk.workflows.gate import Gate, find_difference
 
 BEFORE = Path(__file__).parent / "before" / "bundle"
 
@@ -70,28 +76,101 @@ def changed(place: Path, change: Any) -> Path:
     return place
 
 
+SCORE = 90.0
+
+
 @pytest.mark.parametrize(
-    ("change", "most", "verdict"),
+    ("change", "most", "verdict", "method"),
     [
-        ({}, 0.0, PASSED),
-        ({"score": {"dense": 90.0, "deployed": 88.9}}, 1.0, FAILED),
-        ({"score": {"dense": 90.0, "deployed": 89.0}}, 1.0, PASSED),
-        ({"score": {"dense": 90.0, "deployed": 95.0}}, 0.0, PASSED),
-        ({"score": {"dense": None, "deployed": None}}, 1.0, INCOMPARABLE),
-        ({"metric": "another metric"}, 1.0, INCOMPARABLE),
-        ({"data": "other data"}, 1.0, INCOMPARABLE),
+        ({"file": "old"}, 0.0, PASSED, SAME),
+        ({}, 1.0, UNCLEAR, UNPAIRED),
+        ({"score": 88.9}, 1.0, UNCLEAR, UNPAIRED),
+        ({"score": 80.0}, 1.0, FAILED, UNPAIRED),
+        ({"score": 95.0}, 0.0, PASSED, UNPAIRED),
+        ({"samples": None}, 1.0, UNCLEAR, None),
+        ({"score": None}, 1.0, INCOMPARABLE, None),
+        ({"metric": "another metric"}, 1.0, INCOMPARABLE, None),
+        ({"data": "other data"}, 1.0, INCOMPARABLE, None),
     ],
 )
-def test_recorded_scores_are_compared_where_they_can_be(change: dict[str, Any], most: float, verdict: str) -> None:
+def test_recorded_scores_are_compared_where_they_can_be(
+    change: dict[str, Any], most: float, verdict: str, method: str | None
+) -> None:
+    old = Scored(SCORE, "top-1 accuracy", "data.npz", 1000, None, "old")
+    drop, (check,) = judge_scores({NEW: replace(old, **{"file": "new", **change}), BASELINE: old}, most)
+    assert check.verdict == verdict and (drop.method if drop else None) == method
+    assert method is None or method in check.measured
+
+
+def test_a_metric_without_a_known_error_is_compared_by_its_figures() -> None:
+    old = Scored(-0.25, "negated mse", "data.npz", 1000, None, "old")
+    verdicts = {
+        score: judge_scores({NEW: replace(old, file="new", score=score), BASELINE: old}, 0.1)[1][0]
+        for score in (-0.34, -0.36)
+    }
+    assert [check.verdict for check in verdicts.values()] == [PASSED, FAILED]
+    assert all(ALONE in check.measured for check in verdicts.values())
+
+
+def test_bundles_of_before_did_not_count_their_samples(tmp_path: Path) -> None:
+    (side,) = read_scores({NEW: Bundle.open(BEFORE)}).values()
+    assert (side.samples, side.decisions) == (None, None)
+    assert judge_scores({NEW: side}, 1.0)[1][0].verdict == INCOMPARABLE
+    assert judge_scores({NEW: replace(side, file="x"), BASELINE: side}, 100.0)[1][0].verdict == UNCLEAR
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Three files that tell bright from dark: one always, one mostly, one in half of the cases; and data for them."""
+    folder, torch_random = tmp_path_factory.mktemp("judged"), torch.Generator().manual_seed(0)
+    y = torch.arange(400) % 2
+    x = torch.randn(400, 2, generator=torch_random) + torch.stack([1 - 2 * y, torch.zeros(400)], 1) * 6
+    np.savez(folder / "data.npz", x=x.numpy(), y=y.numpy(), x_test=x.numpy(), y_test=y.numpy())
+
+    def saved(name: str, weight: list[list[float]], bias: list[float]) -> Path:
+        figures = [("w", np.array(weight, np.float32).T), ("b", np.array(bias, np.float32))]
+        kept = [onnx.numpy_helper.from_array(value, key) for key, value in figures]
+        ends = [helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, [1, 2]) for end in "xy"]
+        graph = helper.make_graph([helper.make_node("Gemm", ["x", "w", "b"], ["y"])], name, ends[:1], ends[1:], kept)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, folder / f"{name}.onnx")
+        return folder / f"{name}.onnx"
+
+    return {
+        "sure": saved("sure", [[1.0, 0.0], [-1.0, 0.0]], [0.0, 0.0]),
+        "sure too": saved("sure too", [[2.0, 0.0], [-2.0, 0.0]], [0.0, 0.0]),
+        "blind": saved("blind", [[0.0, 1.0], [0.0, -1.0]], [0.0, 0.0]),
+        "data": folder / "data.npz",
+    }
+
+
+@pytest.mark.parametrize(
+    ("new", "most", "verdict", "method"),
+    [
+        ("sure", 0.0, PASSED, SAME),
+        ("sure too", 1.0, PASSED, PAIRED),
+        ("sure too", 0.5, UNCLEAR, PAIRED),
+        ("blind", 1.0, FAILED, PAIRED),
+    ],
+)
+def test_files_are_judged_on_given_data(
+    judged: dict[str, Any], new: str, most: float, verdict: str, method: str
+) -> None:
+    models = {NEW: Artifact(judged[new]), BASELINE: Artifact(judged["sure"])}
+    drop, (check,) = judge_scores(judge_anew(models, {}, judged["data"]), most)
+    assert (check.verdict, drop and drop.method) == (verdict, method)
+    assert drop is not None and drop.samples == 400 and drop.low <= drop.points <= drop.high
+
+
+def test_what_cannot_be_judged_is_said(judged: dict[str, Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / "plain.npz", x=np.zeros((20, 2), np.float32))
+    models = {NEW: Artifact(judged["sure"]), BASELINE: Artifact(judged["sure"])}
+    with pytest.raises(UsageError, match="without labels"):
+        judge_anew(models, {}, tmp_path / "plain.npz")
     bundle = Bundle.open(BEFORE)
-    old = replace(bundle, report={**bundle.report, "score": {"dense": 90.0, "deployed": 90.0}})
-    drop, (check,) = judge_scores({NEW: replace(old, report={**old.report, **change}), BASELINE: old}, most)
-    assert check.verdict == verdict and (drop is None) == (verdict == INCOMPARABLE)
-
-
-def test_a_file_has_no_score(files: dict[str, Path]) -> None:
-    assert judge_scores({}, None) == (None, ())
-    assert judge_scores({NEW: Bundle.open(BEFORE)}, 1.0)[1][0].verdict == INCOMPARABLE
+    other = replace(bundle, report={**bundle.report, "metric": "negated mse"})
+    with pytest.raises(UsageError, match="judged by negated mse"):
+        judge_anew(models, {NEW: other}, judged["data"])
 
 
 @pytest.mark.parametrize(
@@ -102,6 +181,7 @@ def test_a_file_has_no_score(files: dict[str, Path]) -> None:
         ((BEFORE,), 2, "--baseline"),
         ((BEFORE, "--baseline", BEFORE, "--max-slower", "a bit"), 2, "--max-slower is 'a bit'"),
         ((BEFORE, "--baseline", BEFORE, "--max-drop", "-1"), 2, "a drop of -1 points"),
+        ((BEFORE, "--baseline", BEFORE, "--data", "data.npz"), 2, "--data without --max-drop"),
         ((BEFORE, "--baseline", BEFORE, "--junit", "no/such/folder/x.xml"), 9, "cannot be written"),
         ((BEFORE, "--baseline", BEFORE, "--summary", "."), 9, "cannot be written"),
         ((BEFORE, "--baseline", BEFORE, "--runtime", "litert"), 2, "does not read"),

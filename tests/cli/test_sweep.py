@@ -51,6 +51,10 @@ def test_a_point_is_carried_out(front: Path, given: Path, edgesdk: Run, tmp_path
     manifest, report = done.document["manifest"], done.document["report"]
     assert manifest["target"] == point.target and manifest["runtime"]["name"] == point.runtime
     assert report["deployed"]["median_ms"] <= point.predicted.latency_ms * 1.04
+    score = report["score"]
+    right = int(score["decisions"]["right"], 16).bit_count()
+    assert score["samples"] == score["decisions"]["samples"] > 0
+    assert score["deployed"] == pytest.approx(100 * right / score["samples"])
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,7 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
         data=data.description,
         notes=tuple(notes),
         metric=facts["metric"],
-        score=Scores(result.dense_score, result.score, "the model and the file"),
+        score=Scores(result.dense_score, result.score, "the model and the file", result.samples, result.decisions),
         predicted=result.plan.predicted,
         measured=None if predicted else result.deployed.cost(budget),
         to_measure=tuple(line.format(threads=result.plan.threads) for line in lines) if predicted else (),

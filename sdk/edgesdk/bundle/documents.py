@@ -12,6 +12,7 @@ from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.parity import Parity
 from edgesdk.core.plan import Rejected
 from edgesdk.core.report import Prediction, Report
+from edgesdk.core.sampling import Decisions
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import FORMER
 from edgesdk.price.correct import Observation
@@ -104,11 +105,16 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Scores:
-    """The metric of the dense model and of the deployed file."""
+    """The metric of the dense model and of the deployed file, of so many ``samples``.
+
+    ``decisions`` are the file's, where each sample has one: a gate compares two files by them.
+    """
 
     dense: float | None
     deployed: float | None
     judged_on: str
+    samples: int | None = None
+    decisions: Decisions | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--baseline", required=True, type=click.Path(path_type=Path), help="What it is compared with.")
 @click.option("--max-slower", default="3%", show_default=True, help="Of the baseline's latency, or ms: 0.2ms.")
 @click.option("--max-drop", type=float, help="Of the score that two bundles recorded, in points.")
+@click.option("--data", help="Judge both on its test samples, instead of by what they recorded.")
 @click.option("--device", **DEVICE_NAME, default="local", show_default=True, help=DEVICE)
 @click.option("--runtime", help="What is to run them.  [default: the one that such files are for]")
 @click.option("--threads", type=click.IntRange(1), help="[default: the bundles' own, else 1]")

@@ -14,6 +14,7 @@ from statistics import NormalDist, fmean, stdev
 from edgesdk.core.errors import UsageError
 from edgesdk.core.pairing import DEVIATIONS, Ratio
 
+NEW, BASELINE = "new", "baseline"
 PASSED, FAILED, UNCLEAR, INCOMPARABLE = "passed", "failed", "unclear", "not comparable"
 EXIT_CODES = {PASSED: 0, FAILED: 10, UNCLEAR: 11, INCOMPARABLE: 12}
 
@@ -24,6 +25,16 @@ NORMAL = NormalDist().inv_cdf(1 - FALSE_ALARMS / len(QUANTILES))
 MOST_RUNS = max(QUANTILES)
 
 LIMIT = re.compile(r"\s*([0-9.]+)\s*(%|ms|us)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was compared: its ``verdict``, what was allowed, and in words what was measured."""
+
+    name: str
+    verdict: str
+    limit: str
+    measured: str
 
 
 @dataclass(frozen=True)

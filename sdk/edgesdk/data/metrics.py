@@ -14,9 +14,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from edgesdk.core.errors import EdgeSdkError, UsageError
+from edgesdk.core.sampling import Decisions
+from edgesdk.core.serialize import digest
 from edgesdk.core.wording import said
 from edgesdk.data.targets import (
     BINARY,
@@ -76,14 +79,28 @@ class TopOne:
     def __init__(self) -> None:
         self.right: int = 0
         self.count: int = 0
+        self.decided: list[Tensor] = []  # of samples with one label each: which were right
+        self.labels: list[Tensor] = []
 
     def update(self, outputs: Tensor, targets: Any) -> None:
         labels = class_numbers(outputs, targets)
         axis = class_axis(outputs, labels)
         assert axis is not None
         judged = labels != IGNORED
-        self.right += int(((outputs.argmax(axis) == labels) & judged).sum())
+        right = (outputs.argmax(axis) == labels) & judged
+        self.right += int(right.sum())
         self.count += int(judged.sum())
+        if labels.dim() == 1:
+            self.decided.append(right[judged])
+            self.labels.append(labels[judged])
+
+    @property
+    def decisions(self) -> Decisions | None:
+        """Which samples were right; ``None`` where one has many labels, as an image that is cut into classes."""
+        if not self.decided or self.count != sum(map(len, self.decided)):
+            return None
+        labels = digest(torch.cat(self.labels).tolist())
+        return Decisions.of(torch.cat(self.decided).tolist(), labels[:16])
 
     def compute(self) -> float:
         return 100 * self.right / self.count if self.count else math.nan

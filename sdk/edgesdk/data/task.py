@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from edgesdk.core.errors import EdgeSdkError, UsageError
+from edgesdk.core.sampling import Decisions
 from edgesdk.core.wording import said
 from edgesdk.data.losses import OwnLoss
 from edgesdk.data.metrics import (
@@ -20,6 +21,7 @@ from edgesdk.data.metrics import (
     TOP_1,
     MeanOfBatches,
     Metric,
+    TopOne,
     is_named,
     loss_rows,
     result,
@@ -32,6 +34,15 @@ from edgesdk.techniques.distillation import TEMPERATURE, soft
 SOFT_SHARE = 0.9
 LOGIT, PROBABILITY = 0.0, 0.5  # what a yes is above
 CONSTANT = 1e-6  # of the mean square: figures of less variance are all the same
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A score, of how many ``samples``, and, where each has one decision, which were right."""
+
+    score: float
+    samples: int
+    decisions: Decisions | None
 
 
 @dataclass(frozen=True)
@@ -122,13 +133,22 @@ class Task:
     ) -> float:
         """The metric of ``run`` over all of ``batches`` together. Raises ``UsageError`` for a metric that fails, and
         ``DataError`` for targets that do not fit the outputs."""
+        return self.judge(run, batches, dense).score
+
+    def judge(
+        self, run: Callable[[Batch], Any], batches: Iterable[tuple[Batch, Any]], dense: Callable[[Batch], Any]
+    ) -> Judgement:
+        """The same with what its sampling error is told by."""
+        samples = 0
         meter = started(self.metric, self.limit)
         for x, y in batches:
             with torch.no_grad():
                 outputs = run(x)
                 target = self.target(y) if self.labelled else self._answer(dense(x))
                 self.update(meter, outputs, target, len(first_tensor(x)))
-        return result(self.metric, meter, self.name)
+                samples += len(first_tensor(x))
+        decisions = meter.decisions if isinstance(meter, TopOne) else None
+        return Judgement(result(self.metric, meter, self.name), samples, decisions)
 
     def update(self, meter: Any, outputs: Any, target: Any, samples: int) -> None:
         """Let ``meter`` see a batch."""

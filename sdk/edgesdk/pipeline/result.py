@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Measurement
+from edgesdk.core.sampling import Decisions
 
 if TYPE_CHECKING:
     from edgesdk.core.parity import Parity
@@ -20,6 +21,7 @@ class Result:
 
     ``beside`` has what was measured in the same run of other runtimes, ``refused`` why a runtime has no part in it.
     ``dense_score`` is the user's own module's, ``against_model`` how far the dense and the deployed file are from it.
+    ``score`` is of so many ``samples``, and ``decisions`` say which of them the file answered rightly.
     """
 
     plan: Plan
@@ -34,3 +36,5 @@ class Result:
     beside: Mapping[str, Measurement] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     against_model: Mapping[str, Parity] = field(default_factory=dict)
+    samples: int | None = None
+    decisions: Decisions | None = None

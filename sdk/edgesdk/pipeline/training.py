@@ -137,13 +137,16 @@ class Training:
         integers = [name for name, option in candidate.options.items() if option.precision != FP32]
         weighted = [name for name in integers if network.graph.by_name[name].macs]
         fell = fallbacks(study.meter.kernels(deployed), [network.sites[name].module or name for name in weighted])
+        judged = self.task.judge(runner(deployed, network.structure), self.data.test, study.reference)
         return Result(
             plan=candidate.plan,
             artifact=deployed,
             dense=measured[DENSE],
             deployed=measured[DEPLOYED],
             dense_score=self.task.score(study.reference, self.data.test, study.reference),
-            score=self.task.score(runner(deployed, network.structure), self.data.test, study.reference),
+            score=judged.score,
+            samples=judged.samples,
+            decisions=judged.decisions,
             parity=proved,
             against_model={
                 name: compared(study.reference.flat, file, held_out, study.dense_parity.tolerance)

@@ -12,12 +12,13 @@ from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.gating import (
+    BASELINE,
     EXIT_CODES,
-    FAILED,
     INCOMPARABLE,
     MOST_RUNS,
-    PASSED,
+    NEW,
     UNCLEAR,
+    Check,
     Limit,
     Slowdown,
     decide,
@@ -26,6 +27,7 @@ from edgesdk.core.gating import (
 )
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.report import Report, Tell
+from edgesdk.core.sampling import Drop
 from edgesdk.core.schema import Schema
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.devices.bench import Bench
@@ -33,18 +35,7 @@ from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.reach import reach
 from edgesdk.workflows.benchmark import check_request, find_artifact
 
-NEW, BASELINE = "new", "baseline"
 THROTTLED = 3  # runs in which the device throttled, before a gate gives up
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was compared: its ``verdict``, what was allowed, and in words what was measured."""
-
-    name: str
-    verdict: str
-    limit: str
-    measured: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ class Gate:
     """Whether ``new`` may take the place of ``baseline``.
 
     ``verdict`` is the worst of the ``checks``: ``passed``, ``failed``, ``unclear`` or ``not comparable``. ``latency``
-    is the ratio of the two with its interval; ``drop`` by how much the recorded score fell.
+    is the ratio of the two with its interval; ``drop`` by how much the score fell, with its own.
     """
 
     verdict: str
@@ -60,7 +51,7 @@ class Gate:
     baseline: str
     checks: tuple[Check, ...]
     latency: Slowdown | None
-    drop: float | None
+    drop: Drop | None
     runtime: str
     runtime_version: str
     threads: int
@@ -77,15 +68,17 @@ class Gate:
 
 def gate(
     new: str | Path, baseline: str | Path, *, max_slower: str = "3%", max_drop: float | None = None,
-    device: str | Device = LOCAL, runtime: str | None = None, threads: int | None = None, mode: str = "rapid",
-    tell: Tell = lambda stage, share: None,
+    data: Any = None, device: str | Device = LOCAL, runtime: str | None = None, threads: int | None = None,
+    mode: str = "rapid", tell: Tell = lambda stage, share: None,
 ) -> Gate:  # fmt: skip
     """Compare ``new`` with ``baseline``, bundles or model files, on ``device``: both are measured here and now.
 
     Each run is a process of its own, in which blocks of the two take turns. There are 4 to 24 runs, until the interval
     of the ratio lies on one side of ``max_slower`` (``3%``, or ``0.2ms``). Of two builds that are equally fast at most
     1 in 100 fails, however the speed of the machine moves (checked by simulation in the tests). ``max_drop``, in
-    points, compares the scores that two bundles recorded. ``threads`` are by default the bundles' own.
+    points, compares the scores that two bundles recorded or, where there is ``data`` with labels, the top-1 accuracy of
+    both files on its test samples, run on this machine: by an interval of the drop, too, paired by sample where it is
+    known which samples were right. ``threads`` are by default the bundles' own.
 
     Two that differ in runtime or threads, or a power mode that changed, are ``not comparable``: a verdict, no error.
     Raises ``UsageError`` for what is asked wrongly, ``BundleError`` for what is no bundle or model file, and
@@ -95,11 +88,13 @@ def gate(
     check_request(threads or 1, mode)
     if max_drop is not None and max_drop < 0:
         raise UsageError(f"a drop of {max_drop:g} points", "give 0 or more")
+    if data is not None and max_drop is None:
+        raise UsageError("--data without --max-drop", "say what drop is allowed, in points")
     with scratch_folder() as folder:
         paths = {NEW: Path(new), BASELINE: Path(baseline)}
         models = {name: find_artifact(path, runtime, None, folder / name) for name, path in paths.items()}
         bundles = {name: Bundle.open(path) for name, path in paths.items() if path.is_dir()}
-        drop, checks = judge_scores(bundles, max_drop)
+        drop, checks = (None, ()) if max_drop is None else _judge_drop(models, bundles, max_drop, data)
         used = threads or int(next(iter(bundles.values())).manifest.get("threads", 1) if bundles else 1)
         own = {name: int(bundle.manifest.get("threads", 1)) for name, bundle in bundles.items()}
         runs: list[Report] = []
@@ -123,6 +118,14 @@ def gate(
         device=where,
         runs=tuple(run.ratios[BASELINE] for run in runs),
     )
+
+
+def _judge_drop(
+    models: Mapping[str, Artifact], bundles: Mapping[str, Bundle], most: float, data: Any
+) -> tuple[Drop | None, tuple[Check, ...]]:
+    from edgesdk.workflows.accuracy_gate import judge_anew, judge_scores, read_scores  # who asks for no drop waits not
+
+    return judge_scores(read_scores(bundles) if data is None else judge_anew(models, bundles, data), most)
 
 
 def find_difference(models: Mapping[str, Artifact], threads: Mapping[str, int]) -> str | None:
@@ -177,23 +180,3 @@ def _judge_latency(slowdown: Slowdown | None, limit: Limit, reason: str | None) 
         return Check("latency", INCOMPARABLE, str(limit), reason or "nothing was measured")
     shown = f"{slowdown.ratio:.3f} of the baseline ({slowdown.low:.3f} to {slowdown.high:.3f} in {slowdown.runs} runs)"
     return Check("latency", decide(slowdown, limit), str(limit), f"{shown}, {slowdown.slower_ms:+.3g} ms")
-
-
-def judge_scores(bundles: Mapping[str, Bundle], most: float | None) -> tuple[float | None, tuple[Check, ...]]:
-    """By how much the recorded score fell, and whether it may; nothing where nobody asked."""
-    if most is None:
-        return None, ()
-    limit = f"{most:g} points"
-    if len(bundles) < 2:
-        return None, (Check("accuracy", INCOMPARABLE, limit, "a model file records no score: give two bundles"),)
-    new, old = bundles[NEW].report, bundles[BASELINE].report
-    for key, what in (("metric", "judged by"), ("data", "judged on")):
-        if new.get(key) != old.get(key):
-            said = f"the new one was {what} {new.get(key)}, the baseline {what} {old.get(key)}"
-            return None, (Check("accuracy", INCOMPARABLE, limit, said),)
-    scores = [report["score"]["deployed"] for report in (old, new)]
-    if any(score is None for score in scores):
-        return None, (Check("accuracy", INCOMPARABLE, limit, "a bundle records no score"),)
-    drop = scores[0] - scores[1]
-    said = f"{scores[1]:.2f} of {new['metric']}, the baseline {scores[0]:.2f} ({-drop:+.2f})"
-    return drop, (Check("accuracy", FAILED if drop > most + 1e-9 else PASSED, limit, said),)
