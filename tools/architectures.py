@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ OWN: dict[str, tuple[str, tuple[int, ...]]] = {
     "vit_small": ("zoo:vit_small", (3, 32, 32)),
     "conv_gru": ("zoo:conv_gru", (8, 64)),
     "alexnet": ("networks.classic:alexnet", (3, 96, 96)),
-    "googlenet": ("networks.classic:googlenet", (3, 64, 64)),
+    "googlenet": ("networks.classic:googlenet", (3, 224, 224)),
     "squeezenet": ("networks.classic:squeezenet", (3, 64, 64)),
     "mnasnet": ("networks.mobile:mnasnet", (3, 64, 64)),
     "proxylessnasnet": ("networks.mobile:proxylessnasnet", (3, 64, 64)),
@@ -72,6 +74,7 @@ def make(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     if library == "own":
         module, _, function = OWN[model][0].partition(":")
         return getattr(importlib.import_module(module), function)().eval(), OWN[model][1]
+    failed: Exception | None = None
     for makes, shape in WAYS[library](model):
         try:
             made = makes()
@@ -88,8 +91,7 @@ Ways = Iterator[tuple[Callable[[], nn.Module], tuple[int, ...]]]
 
 
 def _torchvision(model: str) -> Ways:
-    from torchvision import models
-
+    models: Any = importlib.import_module("torchvision.models")
     how = {"weights": None, "num_classes": CLASSES}
     if "weights_backbone" in _arguments(models.get_model_builder(model)):
         how["weights_backbone"] = None
@@ -98,8 +100,8 @@ def _torchvision(model: str) -> Ways:
     for size in _sizes(model):
         sized = {"image_size": size} if model.startswith("vit_") else {}
         if model == "maxvit_t":
-            continue_with = {"input_size": (size, size)}
-            yield lambda more=continue_with: models.get_model(model, **how, **more), (3, size, size)
+            more = {"input_size": (size, size)}
+            yield lambda more=more: models.get_model(model, **how, **more), (3, size, size)
         elif model in ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s"):
             frames = 16 if model.startswith(("mvit", "s3d")) else 4
             yield lambda: models.get_model(model, **how), (3, frames, size, size)
@@ -108,10 +110,10 @@ def _torchvision(model: str) -> Ways:
 
 
 def _timm(model: str) -> Ways:
-    import timm
+    create_model: Any = importlib.import_module("timm").create_model
 
     def create(**how: int) -> Callable[[], nn.Module]:
-        return lambda: timm.create_model(model, pretrained=False, num_classes=CLASSES, **how)
+        return lambda: create_model(model, pretrained=False, num_classes=CLASSES, **how)
 
     for size in _sizes(model):
         yield create(), (3, size, size)
@@ -119,7 +121,7 @@ def _timm(model: str) -> Ways:
 
 
 def _pytorchcv(model: str) -> Ways:
-    from pytorchcv.model_provider import get_model
+    get_model: Any = importlib.import_module("pytorchcv.model_provider").get_model
 
     for size in _sizes(model):
         for how in ({"in_size": (size, size)}, {}):
@@ -146,8 +148,6 @@ def _sizes(model: str) -> Sequence[int]:
 
 
 def _arguments(function: Callable[..., nn.Module]) -> set[str]:
-    import inspect
-
     return set(inspect.signature(function).parameters)
 
 

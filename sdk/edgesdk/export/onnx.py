@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 from onnx_ir.passes import common
 from onnxscript import FLOAT, INT8, UINT8, ir, optimizer, rewriter
 from onnxscript import opset21 as op
@@ -22,12 +22,12 @@ from edgesdk.compress.integers import TensorSpec
 from edgesdk.compress.quantize import frozen, specification
 from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.core.serialize import write
+from edgesdk.export.rewrites import rewrite
 from edgesdk.export.translations import reading_once
 from edgesdk.network.modularize import aten
 from edgesdk.network.network import Batch, Network, rebatch, tensors
 
 ITERATIONS = 2  # of folding constants and rewriting, as the exporter has it
-WHOLE = (TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64)
 OPSET = 21  # the first whose quantization operators take 4-bit integers
 
 
@@ -41,9 +41,7 @@ def converted(network: Network, x: Batch) -> ModelProto:
     specs = specification(network)
     model = _exported(_with_heads(frozen(network)), x)
     _name_nodes(model)
-    _pool_means(model)
-    _spell_out_wraps(model)
-    _rectify_whole_numbers(model)
+    rewrite(model)
     for name, spec in specs.items():
         if spec.bits == 4:
             _pack(model, name)
@@ -192,54 +190,6 @@ def _layer_of(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> str
     while weight in makers and makers[weight].op_type in ("DequantizeLinear", "Transpose"):
         weight = makers[weight].input[0]
     return weight.removesuffix(".weight") if weight.endswith(".weight") else None
-
-
-def _pool_means(model: ModelProto) -> None:
-    """Means over an image as GlobalAveragePool: ONNX Runtime has an integer kernel for it, and none for ReduceMean."""
-    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "ReduceMean" and len(node.input) == 2 and node.input[1] in arrays:
-            keeps = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
-            if keeps and sorted(numpy_helper.to_array(arrays[node.input[1]]).tolist()) in ([-2, -1], [2, 3]):
-                node.op_type = "GlobalAveragePool"
-                del node.input[1:], node.attribute[:]
-
-
-def _rectify_whole_numbers(model: ModelProto) -> None:
-    """ReLU of whole numbers as the greater of them and zero: ONNX Runtime has no such kernel."""
-    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input)}
-    for node in (node for node in model.graph.node if node.op_type == "Relu"):
-        kind = types.get(node.input[0], TensorProto.UNDEFINED)
-        if kind in WHOLE:
-            zero = np.zeros((), helper.tensor_dtype_to_np_dtype(kind))
-            model.graph.initializer.append(numpy_helper.from_array(zero, f"{node.output[0]}.zero"))
-            node.op_type = "Max"
-            node.input.append(f"{node.output[0]}.zero")
-
-
-def _spell_out_wraps(model: ModelProto) -> None:
-    """Circular borders as rows that are picked, axis by axis: OpenVINO knows no such Pad."""
-    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.value_info}
-    shapes |= {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
-    for node in list(model.graph.node):
-        wraps = node.op_type == "Pad" and any(a.name == "mode" and a.s == b"wrap" for a in node.attribute)
-        if not wraps or node.input[1] not in arrays or len(node.input) > 3 or not shapes.get(node.input[0]):
-            continue
-        sizes = shapes[node.input[0]]
-        borders = numpy_helper.to_array(arrays[node.input[1]]).reshape(2, -1).T
-        changed = [axis for axis in range(len(sizes)) if borders[axis].any()]
-        at, source = list(model.graph.node).index(node), node.input[0]
-        model.graph.node.remove(node)
-        for place, axis in enumerate(changed):
-            target = node.output[0] if axis == changed[-1] else f"{node.output[0]}.{axis}"
-            index = np.arange(-borders[axis, 0], sizes[axis] + borders[axis, 1]) % sizes[axis]
-            model.graph.initializer.append(numpy_helper.from_array(index, f"{node.output[0]}.{axis}.rows"))
-            picked = helper.make_node(
-                "Gather", [source, f"{node.output[0]}.{axis}.rows"], [target], f"{node.name}.{axis}", axis=axis
-            )
-            model.graph.node.insert(at + place, picked)
-            source = target
 
 
 def _pack(model: ModelProto, name: str) -> None:
