@@ -87,6 +87,12 @@ def rows(x: Tensor) -> Tensor:
     return x
 
 
+def diagonals(x: Tensor) -> Tensor:
+    x.diagonal(dim1=2, dim2=3).fill_(1)
+    x.diagonal(-2, 3, 1).mul_(-2)
+    return torch.diagonal_scatter(x, x[:, :, 0, :11], 1, 2, 3)
+
+
 class Counter(nn.Module):
     """A buffer that is written to in evaluation mode, and one that is read."""
 
@@ -256,7 +262,7 @@ class Returning(nn.Module):
 WRITES = {
     "every second channel": strided, "a slice of a view": through_a_view, "a chunk": a_chunk, "masks": masked,
     "results given": into, "a frame that is filled": preallocated, "activations in a row": twice_in_place,
-    "an alias": aliased, "rows of a transpose": rows, "data": through_data,
+    "diagonals": diagonals, "an alias": aliased, "rows of a transpose": rows, "data": through_data,
 }  # fmt: skip
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "a counter": Counter, "a canvas": Canvas, "parts without gradients": Untracked,

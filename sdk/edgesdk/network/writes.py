@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ def written(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -
     """The value of a functional write ``node``, whose arguments are ``args`` in ``graph``; ``None`` for another one."""
     make = {
         aten.slice_scatter.default: _slice, aten.select_scatter.default: _select, aten.index_put.default: _masked,
+        aten.diagonal_scatter.default: _diagonal,
     }.get(node.target)  # fmt: skip
     return None if make is None else make(graph, node, args, keep)
 
@@ -70,3 +72,20 @@ def _masked(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -
     for _ in range(node.meta["val"].dim() - told.meta["val"].dim()):
         mask = graph.call_function(aten.unsqueeze.default, (mask, -1))
     return graph.call_function(aten.where.self, (mask, value, whole))
+
+
+def _diagonal(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
+    """``whole`` with a diagonal of each sample from ``part``: every figure by its place in the two."""
+    whole, part, offset, one, other = (*args, *(0, 0, 1)[len(args) - 2 :])
+    read: Any = node.args[1]
+    each, own = node.meta["val"].shape[1:], read.meta["val"].shape[1:]
+    axes = [axis % (len(each) + 1) for axis in (one, other)]
+    if 0 in axes or not all(isinstance(size, int) for size in (*each, *own)):
+        return None
+    numbers = torch.arange(math.prod(each)).reshape(1, *each)
+    from_part = numbers.numel() + torch.arange(math.prod(own)).reshape(1, *own)
+    order = torch.diagonal_scatter(numbers, from_part, offset, *axes).flatten()
+    figures = [graph.call_function(aten.flatten.using_ints, (value, 1)) for value in (whole, part)]
+    both = graph.call_function(aten.cat.default, (figures, 1))
+    chosen = graph.call_function(aten.index_select.default, (both, 1, keep(order)))
+    return graph.call_function(aten.reshape.default, (chosen, [-1, *each]))
