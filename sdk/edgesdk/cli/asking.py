@@ -32,8 +32,9 @@ from edgesdk.core.errors import UsageError
 def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any) -> None:
     """Measure bundles or model files (.onnx, .xml, .tflite), here or on a device.
 
-    What names a model otherwise (file.py:callable, package.module:callable, a .pt2) is exported as it is. Several are
-    measured in one run, their blocks taking turns, so that the ratios between them hold.
+    What names a model otherwise (file.py:callable, package.module:callable, a .pt2, timm:NAME, a folder of
+    transformers) is exported as it is. Several are measured in one run, their blocks taking turns, so that the ratios
+    between them hold.
     """
     with telling() as tell:
         from edgesdk.workflows.benchmark import benchmark as run
@@ -114,14 +115,15 @@ def report(path: Path, out: Path | None, opens: bool, force: bool) -> None:
 def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool, **options: Any) -> None:
     """What MODEL will cost on a target, from its profile: no board, no weights, no data.
 
-    MODEL is an .onnx file, a .pt2 of torch.export.save, file.py:callable or package.module:callable.
+    MODEL is an .onnx file, a .pt2 of torch.export.save, file.py:callable, package.module:callable, timm:NAME, or a
+    folder that transformers saved.
     """
     from edgesdk.core.target import target
 
     target(options["target"])
     suffix = Path(model).suffix.lower()
     sizes = inputs(shapes, suffix == ".onnx")
-    if suffix not in (".onnx", ".pt2") and sizes is None:
+    if sizes is None and ":" in model and not model.startswith("timm:"):
         raise UsageError("a module needs a shape", "give --shape, like 3x224x224")
     from edgesdk.devices.estimate import estimate as run
 

@@ -10,7 +10,10 @@ import click
 
 from edgesdk.core.errors import UsageError
 
-MODEL = "file.py:callable, package.module:callable, an .onnx file, or a .pt2 of torch.export.save"
+MODEL = (
+    "file.py:callable, package.module:callable, an .onnx file, a .pt2 of torch.export.save, timm:NAME, or a folder that"
+    " transformers saved"
+)
 LOSS = "To learn back by: file.py:callable of outputs and targets, or a class like torch.nn:HuberLoss."
 PIXELS = ("input_range", "mean", "std", "image_size", "channel_order", "sample_rate")
 

@@ -158,9 +158,9 @@ def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any)
 
     With --device all is priced and measured there, and the bundle is installed there, checked, and switched to.
 
-    MODEL is file.py:callable, package.module:callable, an .onnx file or a .pt2 of torch.export.save; without it it is
-    the built-in example. Without a budget it is half of the dense model's latency where that is measured, and a drop
-    of one point where the target is predicted.
+    MODEL is file.py:callable, package.module:callable, an .onnx file, a .pt2 of torch.export.save, timm:NAME, or a
+    folder that transformers saved; without it it is the built-in example. Without a budget it is half of the dense
+    model's latency where that is measured, and a drop of one point where the target is predicted.
     """
     _take_point(options, front, point)
     options["budget"] = _budget(options)

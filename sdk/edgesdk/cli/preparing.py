@@ -55,7 +55,8 @@ def preparation(command: Callable[..., None]) -> Callable[..., None]:
 def sparsify(as_json: bool, **options: Any) -> None:
     """Go on training with a penalty that drives channels to zero, so that pruning costs less accuracy.
 
-    MODEL is file.py:callable, package.module:callable, an .onnx file or a .pt2; without it it is the built-in example.
+    MODEL is file.py:callable, package.module:callable, an .onnx file, a .pt2, timm:NAME, or a folder that transformers
+    saved; without it it is the built-in example.
     """
     free(options["out"], options["force"])
     preprocessing(options)

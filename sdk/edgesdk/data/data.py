@@ -73,7 +73,7 @@ class Data:
 
 def load_data(
     spec: Any, *, batch_size: int = 64, seed: int = 0, classifies: bool = True,
-    preprocess: Mapping[str, Any] | None = None,
+    preprocess: Mapping[str, Any] | None = None, usual: Mapping[str, Any] | None = None,
 ) -> Data:  # fmt: skip
     """The data that ``spec`` names or is.
 
@@ -81,26 +81,29 @@ def load_data(
     folder with a sub-folder of images per class; ``file.py:callable``, called without arguments; or, in Python, an
     object with ``calibration`` and perhaps ``train`` and ``test``, each iterables of batches (x, y) or a data set of
     pairs (x, y); a data set alone, or two, the second to judge by; or a tuple ``(x, y)`` of arrays. ``preprocess`` says
-    how pixels are to be prepared, by the fields of :class:`Preprocessing`. The splits are the same for the same
-    ``seed``, and stratified by label where the model ``classifies``. Raises ``DataError`` for data that is missing,
+    how pixels are to be prepared, by the fields of :class:`Preprocessing`, ``usual`` how they are where neither that
+    nor the data say it. The splits are the same for the same ``seed``, and stratified by label where the model
+    ``classifies``. Raises ``DataError`` for data that is missing,
     malformed, empty or not finite, for labels that are no class numbers, and for a single class.
     """
     if isinstance(spec, Data):
         return spec
     wanted = dict(preprocess or {})
     rate = wanted.pop(RATE, None)
+    usual = dict(usual or {})
+    usual_rate = usual.pop(RATE, None)
     if isinstance(spec, (str, Path)):
-        spec, origin = _named(str(spec), wanted), str(spec)
+        spec, origin = _named(str(spec), wanted, usual), str(spec)
     else:
         origin = "data"
     if isinstance(spec, tuple) and len(spec) == 2 and not any(map(is_dataset, spec)):
-        spec = from_arrays(origin, *spec, wanted=wanted)
+        spec = from_arrays(origin, *spec, wanted=wanted, usual=usual)
     if isinstance(spec, Data):
         return spec
     loaded = _split(spec, batch_size, seed, classifies) if isinstance(spec, Samples) else _own(
         spec, origin, batch_size, seed, classifies, wanted
     )  # fmt: skip
-    return loaded if rate is None else replace(loaded, sample_rate=rate)
+    return replace(loaded, sample_rate=rate or loaded.sample_rate or usual_rate)
 
 
 def _own(
@@ -152,14 +155,14 @@ def check(
             check_range(target(y), classes)
 
 
-def _named(spec: str, preprocess: Mapping[str, Any]) -> Any:
+def _named(spec: str, preprocess: Mapping[str, Any], usual: Mapping[str, Any]) -> Any:
     """What a path or ``file.py:callable`` leads to: samples, or an object that is still to be read."""
     path = Path(os.path.expanduser(spec))
     try:
         if path.is_dir():
-            return from_folder(path, preprocess)
+            return from_folder(path, preprocess, usual)
         if path.is_file() and path.suffix.lower() == ".npz":
-            return from_npz(path, preprocess)
+            return from_npz(path, preprocess, usual)
         if path.is_file():
             raise DataError(f"{path} is not an .npz file", FORMS)
     except OSError as error:

@@ -49,10 +49,24 @@ def _attribute(source: Any, name: str, kinds: tuple[type, ...]) -> Any:
     return next((value for part in inner if (value := _attribute(part, name, kinds)) is not None), None)
 
 
+def is_image(x: Batch) -> bool:
+    """Whether ``x`` is a batch of images."""
+    return isinstance(x, Tensor) and x.dim() == 4
+
+
+def is_made_by(done: Preprocessing, x: Batch) -> bool:
+    """Whether images can be what ``done`` makes of pixels of 0 to 255."""
+    try:
+        _check_done(done, x)
+    except DataError:
+        return False
+    return True
+
+
 def _check_done(done: Preprocessing, x: Batch) -> None:
     """Raise ``DataError`` where ``x`` cannot be what ``done`` makes of pixels of 0 to 255."""
     remedy = "let the attribute preprocessing say what was done to the pixels"
-    if not isinstance(x, Tensor) or x.dim() != 4:
+    if not isinstance(x, Tensor) or not is_image(x):
         raise DataError("there is a preprocessing of pixels, and x is no batch of images", remedy)
     if (x.dtype == torch.uint8) != (done.dtype == "uint8"):
         kind = str(x.dtype).removeprefix("torch.")

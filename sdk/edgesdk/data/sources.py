@@ -53,9 +53,9 @@ class Samples:
         return x if self.preprocessing is None else rebatch(x, self.preprocessing)
 
 
-def from_npz(path: Path, wanted: Mapping[str, Any]) -> Samples:
+def from_npz(path: Path, wanted: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -> Samples:
     """The arrays ``x``, ``y``, ``x_test``, ``y_test``, ``mean``, ``std``, ``classes`` and ``sample_rate`` of a file,
-    all but ``x`` optional; ``wanted`` says more of the preprocessing.
+    all but ``x`` optional; ``wanted`` says more of the preprocessing, ``usual`` what nobody else does.
 
     Nothing in the file is executed. Raises ``DataError`` where it cannot be read or its arrays do not belong together.
     """
@@ -72,18 +72,18 @@ def from_npz(path: Path, wanted: Mapping[str, Any]) -> Samples:
     if "x" not in arrays:
         held = ", ".join(sorted(arrays)) or "nothing"
         raise DataError(f"{path} has no array x, it holds {held}", "name the samples x and the labels y")
-    samples = from_arrays(str(path), **{name: arrays.get(name) for name in ARRAYS}, wanted=wanted)
+    samples = from_arrays(str(path), **{name: arrays.get(name) for name in ARRAYS}, wanted=wanted, usual=usual)
     unknown = [name for name in arrays if name not in (*ARRAYS, RATE)]
     note = (f"arrays that mean nothing here were left out: {listed(unknown)}",) if unknown else ()
     rate = read_preprocessing({RATE: arrays[RATE].tolist()})[RATE] if RATE in arrays else None
     return replace(samples, sample_rate=rate, notes=(*samples.notes, *note))
 
 
-def from_folder(path: Path, wanted: Mapping[str, Any]) -> Samples:
+def from_folder(path: Path, wanted: Mapping[str, Any], usual: Mapping[str, Any]) -> Samples:
     """The images of :func:`edgesdk.data.folders.read_folder`; its split ``test``, or else ``val``, is to judge."""
-    content = read_folder(path, wanted)
+    content = read_folder(path, {**usual, **wanted})
     judging = content.parts.get("test", content.parts.get("val", (None, None)))
-    samples = from_arrays(str(path), *content.parts["train"], *judging, wanted=wanted)
+    samples = from_arrays(str(path), *content.parts["train"], *judging, wanted=wanted, usual=usual)
     held = content.parts["val"] if {"val", "test"} <= content.parts.keys() else None
     if held is not None:
         x_held, y_held = (torch.from_numpy(part) for part in held)
@@ -95,10 +95,10 @@ def from_folder(path: Path, wanted: Mapping[str, Any]) -> Samples:
 
 def from_arrays(
     origin: str, x: Any, y: Any = None, x_test: Any = None, y_test: Any = None, mean: Any = None, std: Any = None,
-    classes: Any = None, wanted: Mapping[str, Any] | None = None,
+    classes: Any = None, wanted: Mapping[str, Any] | None = None, usual: Mapping[str, Any] | None = None,
 ) -> Samples:  # fmt: skip
     """Arrays or tensors, ``x`` perhaps a tuple or dict of them, checked; pixels of uint8 are to be scaled to 0..1 and
-    normalised, or as ``wanted`` says (:class:`Preprocessing`).
+    normalised, or as ``wanted`` says (:class:`Preprocessing`), or as is ``usual`` for the model.
 
     Raises ``DataError`` for parts that do not belong together, an unknown dtype, and values that are not finite;
     ``UsageError`` for a preprocessing of what are no pixels.
@@ -130,9 +130,10 @@ def from_arrays(
         if mean is not None or std is not None:
             notes.append("mean and std were not applied: x is not uint8 and is taken as it is")
         return replace(samples, notes=tuple(notes))
-    settled = Preprocessing()
+    settled = Preprocessing(**usual or {})
     if mean is not None or std is not None:
-        settled = Preprocessing(mean=tuple(_figures(mean, x, "mean")), std=tuple(_positive(std, x)))
+        mean, std = tuple(_figures(mean, x, "mean")), tuple(_positive(std, x))
+        settled = replace(settled, input_range=Preprocessing.input_range, mean=mean, std=std)
     settled = settled.given(wanted or {})
     if settled.mean:
         settled = replace(settled, mean=tuple(_figures(settled.mean, x, "mean")), std=tuple(_positive(settled.std, x)))

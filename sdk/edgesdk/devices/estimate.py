@@ -137,7 +137,7 @@ def read_graph(model: nn.Module | str | Path, example: Any = None) -> tuple[Grap
     from edgesdk.network.module_graph import read as read_torch
 
     if example is None:
-        raise UsageError("a module needs an example", "give a batch, or the input's shape without the batch")
+        raise UsageError("a module needs a shape", "give it without the batch, as in --shape 3x224x224, or a batch")
     return read_torch(model, example), {}
 
 

@@ -21,6 +21,8 @@ from torch.nn.parameter import is_lazy
 from edgesdk.core.errors import EdgeSdkError, ModelError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.wording import SHOWN, listed, said
+from edgesdk.network import hugging_face, timm_model
+from edgesdk.network.card import card_of
 from edgesdk.network.checkpoints import fill
 
 WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
@@ -66,6 +68,9 @@ def _no_callable(spec: str, what: str, error: type[EdgeSdkError]) -> EdgeSdkErro
     if what == "MODEL" and suffix in OTHERS:
         remedy = "name a PyTorch module, as file.py:callable, or an ONNX file of the model"
         return error(f"{spec} is a model of {OTHERS[suffix]}, which cannot be compressed", remedy)
+    if what == "MODEL" and os.path.isdir(os.path.expanduser(spec)):
+        remedy = "name a folder that transformers saved with save_pretrained(), a file, or file.py:callable"
+        return error(f"{spec} is a folder without a {hugging_face.CONFIG}", remedy)
     return error(f"{what} {spec!r} names no callable", FORM)
 
 
@@ -74,9 +79,26 @@ def load_model(spec: str | nn.Module, weights: str | Path | None = None, shapes:
     return load_weighted(spec, weights, shapes=shapes)[0]
 
 
-def is_file(spec: Any) -> bool:
-    """Whether ``spec`` names a file that a model is kept in whole: ONNX, or an exported program."""
+def is_program(spec: Any) -> bool:
+    """Whether ``spec`` names a file that has weights and computation: ONNX, or an exported program."""
     return isinstance(spec, (str, Path)) and Path(spec).suffix.lower() in FILES
+
+
+def is_file(spec: Any) -> bool:
+    """Whether ``spec`` names what a model is kept in whole: an ONNX file, an exported program, a folder of
+    transformers."""
+    return is_program(spec) or hugging_face.is_folder(spec)
+
+
+def is_library_model(spec: Any) -> bool:
+    """Whether ``spec`` names a model of a library, as ``timm:NAME``."""
+    return isinstance(spec, str) and spec.startswith(timm_model.PREFIX)
+
+
+def is_trained(model: nn.Module) -> bool:
+    """Whether ``model``, read of a file, a folder or a library, came with weights, as far as is known."""
+    card = card_of(model)
+    return card is None or card.trained
 
 
 def load_weighted(
@@ -84,15 +106,20 @@ def load_weighted(
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The model that ``spec`` names or is, with ``weights`` in it, in evaluation mode; and what was done to read them.
 
-    ``spec`` is ``file.py:callable``, ``package.module:callable``, an ONNX file or a ``.pt2`` of ``torch.export.save``;
-    ``shapes`` are those of a file's inputs, without the batch, where it leaves axes free.
+    ``spec`` is ``file.py:callable``, ``package.module:callable``, an ONNX file, a ``.pt2`` of ``torch.export.save``,
+    ``timm:NAME`` or a folder of transformers; ``shapes`` are those of a file's inputs, without the batch, where it
+    leaves axes free.
 
     ``weights`` are a file as :func:`edgesdk.network.checkpoints.fill` takes it; nothing in it is executed. A module
     given as such is changed in place. Raises ``ModelError`` for a ``spec`` that makes no ``nn.Module``, and for weights
     that cannot be read, do not fit (unless ``force`` allows that some are missing), or are not finite.
     """
-    if is_file(spec):
-        model: Any = _read(Path(os.path.expanduser(spec)), shapes)  # type: ignore[arg-type]
+    if is_library_model(spec):
+        model: Any = timm_model.read(str(spec))
+    elif hugging_face.is_folder(spec):
+        model = hugging_face.read(Path(os.path.expanduser(spec)), weights is not None, force)  # type: ignore[arg-type]
+    elif is_program(spec):
+        model = _read(Path(os.path.expanduser(spec)), shapes)  # type: ignore[arg-type]
     else:
         model = _made(spec) if isinstance(spec, str) else spec
     if not isinstance(model, nn.Module):
@@ -104,6 +131,8 @@ def load_weighted(
     notes: tuple[str, ...] = ()
     if weights is not None:
         notes = fill(model, Path(weights), force)
+    elif (card := card_of(model)) is not None:
+        notes = card.notes
     elif isinstance(spec, str) and not is_file(spec) and any(True for _ in model.parameters()):
         notes = (f"no weights were given: the model is taken as {spec} returns it",)
     _check_finite(model, str(weights) if weights is not None else "the model")

@@ -86,7 +86,7 @@ def check_request(threads: int, mode: str) -> None:
 def find_artifact(path: Path, runtime: str | None, shapes: Shapes, made: Path) -> Artifact:
     """The file that ``path`` is or holds, for ``runtime`` or the one that it was made for; what has to be made of it
     goes to ``made``."""
-    if path.suffix.lower() == ".pt2" or ":" in path.name:
+    if path.suffix.lower() == ".pt2" or ":" in path.name or (path / "config.json").is_file():
         return _exported(str(path), runtime or "onnxruntime", shapes, made)
     if path.suffix.lower() == ".onnx" and path.is_file() and shapes is not None:
         from edgesdk.network.onnx_graph import save_fixed

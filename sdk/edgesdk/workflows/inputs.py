@@ -11,21 +11,24 @@ from typing import Any
 from torch import nn
 
 from edgesdk.core.budget import Budget
-from edgesdk.core.errors import BudgetError, DataError, EdgeSdkWarning, UsageError
+from edgesdk.core.errors import BudgetError, DataError, EdgeSdkWarning, ModelError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.graph import Tensor as Input
 from edgesdk.core.report import Tell
 from edgesdk.core.serialize import is_table
 from edgesdk.data.data import Data, check, load_data
+from edgesdk.data.declared import is_image, is_made_by
 from edgesdk.data.judging import settled
 from edgesdk.data.losses import Loss, read_loss
 from edgesdk.data.metrics import TOP_1, Metric, is_named, read_metric
 from edgesdk.data.preprocessing import Preprocessing, read_preprocessing
 from edgesdk.data.sanity import causes, judged_dense
+from edgesdk.data.sources import RATE
 from edgesdk.data.task import Task
 from edgesdk.example.data import example_data, example_model
+from edgesdk.network.card import Card, card_of
 from edgesdk.network.copying import copied
-from edgesdk.network.load import is_file, load_weighted
+from edgesdk.network.load import is_file, is_library_model, is_program, is_trained, load_weighted
 from edgesdk.network.network import Batch, answer, tensors
 
 FAR = 0.9  # of the score that is asked for: a model below it is likely not read as it was trained
@@ -94,6 +97,32 @@ def _read_file(path: str, weights: str | Path | None, force: bool, x: Batch) -> 
         raise DataError(f"the data does not fit {path}: {error.fact}", "give x in the shape that it takes") from None
 
 
+def _pixels(card: Card | None) -> Mapping[str, Any]:
+    """What a model itself says of pixels. Raises ``ModelError`` where that is nothing that can be done to them."""
+    try:
+        return read_preprocessing(card.pixels if card is not None else None)
+    except UsageError as error:
+        raise ModelError(
+            f"the model's own preprocessing does not fit: {error.fact}", "mend its configuration"
+        ) from None
+
+
+def _with_card(samples: Data, card: Card) -> Data:
+    """``samples`` with what the model's ``card`` says of its classes, and of pixels that came prepared and can be what
+    it makes of them."""
+    pixels = {name: value for name, value in _pixels(card).items() if name != RATE}
+    notes: tuple[str, ...] = ()
+    if pixels and samples.preprocessing is None and is_image(samples.example):
+        own = Preprocessing(**pixels)
+        if is_made_by(own, samples.example):
+            samples = replace(samples, preprocessing=own, prepared=True)
+        else:
+            notes = (
+                f"x is not what the model's own preprocessing makes of pixels ({own.flags}), and is taken as it is",
+            )
+    return replace(samples, classes=samples.classes or card.classes, notes=(*samples.notes, *notes))
+
+
 def described(x: Batch) -> tuple[Input, ...]:
     """The inputs of a batch without it, by name where it has names."""
     names: list[str] = list(x) if is_table(x) else [""] * len(tensors(x))
@@ -144,10 +173,13 @@ def read_inputs(
         notes = ()
     else:
         mine = copied(model) if isinstance(model, nn.Module) else model  # the user's module stays as it is
-        read = None if is_file(mine) else load_weighted(mine, weights, force)
-        samples = load_data(data, seed=seed, classifies=is_named(metric, TOP_1), preprocess=wanted)
+        read = None if is_program(mine) else load_weighted(mine, weights, force)
+        card = None if read is None else card_of(read[0])
+        samples = load_data(data, seed=seed, classifies=is_named(metric, TOP_1), preprocess=wanted, usual=_pixels(card))
+        samples = samples if card is None else _with_card(samples, card)
         check_shapes(samples.example, shapes)
         loaded, notes = _read_file(str(mine), weights, force, samples.example) if read is None else read
     samples, task = settled(loaded, samples, metric, output, own)
-    trained = weights is not None or not isinstance(model, str) or is_file(model)
+    told = not isinstance(model, str) or (is_file(model) or is_library_model(model)) and is_trained(loaded)
+    trained = weights is not None or told
     return Inputs(loaded, samples, task, model is None, trained, notes)
