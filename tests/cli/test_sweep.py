@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,16 @@ def test_what_a_point_says_is_not_said_twice(edgesdk: Run, front: Path) -> None:
     assert done.code == 2 and "--target beside --point" in done.line
     done = edgesdk("deploy", *SMALL, "--from", front, "--point", "99")
     assert done.code == 2 and "no point 99" in done.line
+
+
+def test_a_front_is_a_table_of_pandas(front: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = sdk.Front.read(front)
+    table = read.to_frame()
+    assert list(table.index) == [point.number for point in read.points]
+    assert table.query("best")["latency_ms"].tolist() == [p.predicted.latency_ms for p in read.points if p.best]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UsageError, match="pandas is not installed"):
+        read.to_frame()
 
 
 def test_a_document_of_another_kind_or_a_newer_one_is_no_front(front: Path, tmp_path: Path) -> None:

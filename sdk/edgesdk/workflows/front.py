@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Front:
         raise UsageError(f"the front has no point {number}", f"choose from 1 to {len(self.points)}")
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each point, without its plan: ``pandas.DataFrame(front.rows())``."""
+        """A row for each point, without its plan."""
         rows: list[dict[str, Any]] = []
         for point in self.points:
             row = {name: value for name, value in vars(point).items() if name not in ("predicted", "plan")}
@@ -77,6 +78,14 @@ class Front:
             figures = {name: round(getattr(cost, name)) for name in ("peak_memory_bytes", "size_bytes")}
             rows.append({**row, "latency_ms": cost.latency_ms, **figures})
         return rows
+
+    def to_frame(self) -> Any:
+        """The rows as a ``pandas.DataFrame``, by the numbers of the points. Raises ``UsageError`` without pandas."""
+        try:
+            pandas: Any = import_module("pandas")  # as one that has no types
+        except ImportError:
+            raise UsageError("pandas is not installed", "pip install 'edgesdk[pandas]', or take rows()") from None
+        return pandas.DataFrame(self.rows()).set_index("number")
 
     def csv(self) -> str:
         """The rows as CSV with a head."""
