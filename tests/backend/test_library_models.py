@@ -167,13 +167,13 @@ def test_a_folder_is_traced_with_its_names(family: str, saved: dict[str, tuple[P
 def test_weights_may_be_a_pickle_of_tensors_or_the_users_own(folder: Path, tmp_path: Path) -> None:
     state = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    (bare, notes), own = load_weighted(folder), state["classifier.weight"]
+    (bare, notes), own = load_weighted(str(folder)), state["classifier.weight"]
     assert "random" in notes[0] and not torch.equal(bare.get_parameter("classifier.weight"), own)
     torch.save(state, folder / "pytorch_model.bin")
-    model, notes = load_weighted(folder)
+    model, notes = load_weighted(str(folder))
     assert not notes and torch.equal(model.get_parameter("classifier.weight"), own)
     save_file({**model.state_dict(), "classifier.weight": own + 1}, tmp_path / "own.safetensors")
-    model, _ = load_weighted(folder, tmp_path / "own.safetensors")
+    model, _ = load_weighted(str(folder), tmp_path / "own.safetensors")
     assert torch.equal(model.get_parameter("classifier.weight"), own + 1)
 
 

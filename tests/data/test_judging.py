@@ -16,6 +16,7 @@ from edgesdk.core.errors import DataError, EdgeSdkError, ModelError, UsageError
 from edgesdk.data.data import check
 from edgesdk.data.metrics import read_metric
 from edgesdk.data.task import Task
+from edgesdk.network.torchvision import import_torchvision
 from edgesdk.network.trace import trace
 from edgesdk.workflows.inputs import Inputs, read_inputs
 
@@ -344,6 +345,7 @@ def test_metrics_of_a_file(tmp_path: Path) -> None:
 
 
 def test_metrics_of_torchmetrics_are_taken_by_name_or_as_objects() -> None:
+    import_torchvision()  # which torchmetrics takes where it is there
     torchmetrics = pytest.importorskip("torchmetrics")
     model = nn.Linear(6, 3)
     plain = read(model, Y, lambda outputs, targets: 0.0)

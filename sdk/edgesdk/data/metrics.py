@@ -33,6 +33,7 @@ from edgesdk.data.targets import (
     values,
 )
 from edgesdk.network.load import load_callable
+from edgesdk.network.torchvision import import_torchvision
 
 TORCHMETRICS = "torchmetrics"
 TOP_1, MSE = "top-1", "mse"
@@ -287,6 +288,7 @@ def _torchmetric(where: str, spec: str) -> Deferred:
     """A metric of torchmetrics by its name, perhaps with arguments in Python's form."""
     name, bracket, rest = spec.partition("(")
     try:
+        import_torchvision()  # torchmetrics takes it where it is there
         module = importlib.import_module(where)
     except ImportError:
         raise UsageError(f"{where} cannot be imported", "pip install 'edgesdk[metrics]'") from None

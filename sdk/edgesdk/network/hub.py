@@ -18,15 +18,9 @@ import torch
 
 from edgesdk.core.errors import ModelError
 from edgesdk.core.wording import said
+from edgesdk.network.torchvision import import_torchvision
 
 OFFLINE = "HF_HUB_OFFLINE"  # huggingface_hub's own: no request leaves
-UNCOMPILED = "operator torchvision::"  # how PyTorch begins to say that torchvision's compiled part is not there
-DECLARED = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-"""What torchvision gives shapes to while it is imported. No classifier calls them."""
-_libraries: list[Any] = []  # PyTorch forgets what was declared when its library goes
 
 
 def import_library(name: str) -> ModuleType:
@@ -35,29 +29,10 @@ def import_library(name: str) -> ModuleType:
     if importlib.util.find_spec(name) is None:
         raise ModelError(f"{name} is not installed", f"pip install 'edgesdk[{name}]'")
     try:
-        _import_torchvision()
+        import_torchvision()
         return importlib.import_module(name)
     except Exception as error:  # of what it needs some may be there in a version that does not fit
         raise ModelError(f"{name} cannot be imported ({said(error)})", f"pip install -U 'edgesdk[{name}]'") from error
-
-
-def _import_torchvision() -> None:
-    """Import torchvision, also where its compiled part is not there or is of another PyTorch: then what it gives shapes
-    to is declared first, without code that computes it."""
-    if importlib.util.find_spec("torchvision") is None:
-        return
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if not str(error).startswith(UNCOMPILED):
-            raise
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        for schema in DECLARED:
-            library.define(schema)
-        _libraries.append(library)
-        importlib.import_module("torchvision")
 
 
 @contextmanager

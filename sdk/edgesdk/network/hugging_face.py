@@ -164,8 +164,8 @@ def _logits(answer: Any) -> Any:
 def _inputs(config: Any, pixels: Mapping[str, Any]) -> tuple[Input, ...] | None:
     """The input of a model of images; how long a text or a sound is, no configuration says."""
     size = getattr(config, "image_size", None) or pixels.get("image_size")
-    sides = tuple(size) if is_list(size) or isinstance(size, tuple) else (size, size)
-    channels = getattr(config, "num_channels", 3)
+    sides: tuple[Any, ...] = tuple(size) if is_list(size) or isinstance(size, tuple) else (size, size)
+    channels: Any = getattr(config, "num_channels", 3)
     if not all(isinstance(side, int) for side in (*sides, channels)) or hasattr(config, "vocab_size"):
         return None
     return (Input("", (channels, *sides[-2:])),)

@@ -37,7 +37,7 @@ def read(spec: str) -> nn.Module:
             fact = f"timm {timm.__version__} does not make {name}{f' with {query}' if query else ''} ({said(error)})"
             raise ModelError(fact, "leave out options that it does not take, or name another model") from None
         config: Mapping[str, Any] = timm.data.resolve_data_config(model=model)
-    channels = int(options.get("in_chans", config["input_size"][0]))
+    channels = int(options["in_chans"] if "in_chans" in options else config["input_size"][0])
     size = (options["img_size"],) * 2 if "img_size" in options else tuple(config["input_size"][1:])
     pixels: dict[str, Any] = {"image_size": size}
     if channels == len(config["mean"]) == len(config["std"]):

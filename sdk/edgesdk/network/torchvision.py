@@ -1,0 +1,37 @@
+"""torchvision, which other libraries import, also where its compiled part is not there."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from typing import Any
+
+import torch
+
+UNCOMPILED = "operator torchvision::"  # how PyTorch begins to say that torchvision's compiled part is not there
+DECLARED = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+"""What torchvision gives shapes to while it is imported. No classifier calls them."""
+_libraries: list[Any] = []  # PyTorch forgets what was declared when its library goes
+
+
+def import_torchvision() -> None:
+    """Import torchvision, also where its compiled part is not there or is of another PyTorch: then what it gives shapes
+    to is declared first, without code that computes it."""
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if not str(error).startswith(UNCOMPILED):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        for schema in DECLARED:
+            library.define(schema)
+        _libraries.append(library)
+        importlib.import_module("torchvision")
