@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BudgetError, DataError, EdgeSdkError, EdgeSdkWarning, ModelError
+from edgesdk.data import sanity
 from edgesdk.data.data import Data
 from edgesdk.data.sanity import judged_dense
 from edgesdk.data.task import Task
@@ -167,8 +168,27 @@ def test_other_readings_are_looked_for_only_where_they_would_be_told(samples: in
     batches = [(x, y)]
     data = Data(None, batches, batches, batches, labelled=True, preprocessing=None, description="noise")
     judged_dense(Chance(), data, Task("top-1"))
-    plain = 1 + 2  # of two samples to see the answers' size, then of all: the answers, and the score
+    plain = 1 + 1  # of two samples to see what it takes, then of all, for what is wrong with the answers and the score
     assert (len(asked) > plain) == looks, asked
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [(nn.Flatten(), nn.Linear(192, 4)), (nn.Conv2d(3, 4, 8), nn.Flatten()), (nn.Conv2d(3, 4, 8, 8), nn.Flatten())],
+)
+def test_a_large_model_is_judged_by_fewer_samples(
+    layers: tuple[nn.Module, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*layers).eval()  # of 768 multiplications
+    x = torch.randn(400, 3, 8, 8)
+    batches = list(zip(x.split(20), model(x).argmax(1).split(20), strict=True))
+    data = Data(None, batches, batches, batches, labelled=True, preprocessing=None, description="noise")
+    seen = []
+    for work in (sanity.WORK, 200 * 768, 1):
+        monkeypatch.setattr(sanity, "WORK", work)
+        seen.append(judged_dense(model, data, Task("top-1")).samples)
+    assert seen == [400, 200, sanity.LEAST]
 
 
 def test_few_samples_are_not_held_against_a_model(tmp_path: Path) -> None:

@@ -210,17 +210,20 @@ def efficientnetv2_b0() -> nn.Module:
 
 
 class Encoder(nn.Module):
-    """A transformer encoder's layer with the norms first, 12 heads and a hidden layer four times as wide."""
+    """A transformer encoder's layer with the norms first and a hidden layer four times as wide."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, heads: int = 12) -> None:
         super().__init__()
+        self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width, 1e-6), nn.LayerNorm(width, 1e-6)
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
-        heads = (linear(y).unflatten(2, (12, -1)).transpose(1, 2) for linear in (self.query, self.key, self.value))
+        heads = (
+            linear(y).unflatten(2, (self.heads, -1)).transpose(1, 2) for linear in (self.query, self.key, self.value)
+        )
         y = nn.functional.scaled_dot_product_attention(*heads)
         x = x + self.out(y.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))

@@ -16,6 +16,7 @@ MOST_ELEMENTS = 2e8  # of all layers' outputs that are held at once: 5 GB with w
 WORK = 5e11  # multiplications in all: half a minute to a minute of a core
 ELEMENT = 100  # multiplications in whose time an element is written, normalized and read
 CALL = 1e5  # multiplications in whose time a layer is called, for each of the fewest samples
+CALIBRATING_WORK = 3e10  # a pass over all samples, beyond which nothing is calibrated for the size of its file alone
 RANKING_WORK, RANKING_PASSES = 2e11, 4  # forward, twice as much backward, and forward for what readers lose
 OPTIONS = {True: 3, False: 1}  # of a layer with and without weights that are measured, about
 BEYOND = 3  # horizons that a step takes: it ends at the first stop behind one, and fits what reads the change
@@ -61,3 +62,8 @@ class Effort:
 def work(layer: Layer) -> float:
     """What a layer takes for one sample."""
     return layer.macs + ELEMENT * layer.elements + CALL
+
+
+def is_long(graph: Graph, samples: int) -> bool:
+    """Whether calibrating on so many samples takes longer than the size of a file, to the last byte, is worth."""
+    return samples * sum(map(work, graph.layers)) > CALIBRATING_WORK

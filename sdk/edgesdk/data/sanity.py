@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgesdk.core.errors import DataError, EdgeSdkError, ModelError
 from edgesdk.data.data import Batches, Data
@@ -21,6 +23,7 @@ from edgesdk.network.network import Batch, answer, figures, rebatch, tensors
 
 MOST, LEAST = 1000, 100  # samples that are looked at; with fewer than the least nothing is refused for chance alone
 ELEMENTS = 5e7  # of all answers together: those of a segmentation are large
+WORK = 1e11  # multiplications in all, beyond which no more than the least are looked at: 5 to 20 s of a core
 SAME = 1e-6  # of the largest answer: outputs that differ by less are constant
 WEAK, SOUND, CLEAR = 0.5, 0.9, 0.25
 """Of what can be gained: below the first the model itself is in doubt, up to the second other readings of its inputs
@@ -41,7 +44,8 @@ class Verdict:
 
 
 def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True) -> Verdict:
-    """Judge the user's own module on up to 1,000 samples; ``weights`` says whether it may have been trained.
+    """Judge the user's own module on up to 1,000 samples, of a large one on 100 or as many as keep the work within
+    bounds; ``weights`` says whether it may have been trained.
 
     It makes no sense where it answers NaN or infinities, or the same to every sample, or is no better than answers that
     know nothing of the sample. The last is decided by what each sample gains over labels drawn at random in their
@@ -58,15 +62,19 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
 
     model.eval()
     first = rebatch(data.test[0][0], lambda t: t[:2])
-    each = sum(t.numel() for t in output_tensors(run(first))) / len(tensors(first)[0])
-    batches = _picked(data, min(MOST, max(1, int(ELEMENTS / max(1, each)))))
+    with FlopCounterMode(display=False) as counter:
+        answered = output_tensors(run(first))
+    few = len(tensors(first)[0])
+    elements, work = sum(t.numel() for t in answered) / few, counter.get_total_flops() / 2 / few
+    most = min(MOST, max(LEAST, int(WORK / max(1, work))), max(1, int(ELEMENTS / max(1, elements))))
+    batches = _picked(data, most)
     answers = [checked_answer(run, x) for x, _ in batches]
     seen = _Seen(run, data, task, batches, answers, f"{causes(weights, task)}, or --force", weights)
     if (error := _find_not_finite(seen)) is not None:
         return Verdict(None, seen.count, error)
     if not task.labelled:
         return Verdict(None, seen.count, _find_alike(seen))
-    score = task.score(run, batches, run)
+    score = _score(seen)
     if _is_constant(seen):
         better = find_better_pixels(run, data, task, batches, score)
         if better is None:
@@ -115,6 +123,12 @@ class _Seen:
         whatever it scores with one reading or another is chance."""
         remedy = f"{better.remedy}, or --force"
         return self.at_chance(fact, remedy if self.weights else f"give --weights, for none were given, or {remedy}")
+
+
+def _score(seen: _Seen) -> float:
+    """What the answers score; a metric may write into what it is given."""
+    given = (pytree.tree_map_only(Tensor, torch.clone, answer) for answer in seen.answers)
+    return seen.task.score(lambda _: next(given), seen.batches, seen.run)
 
 
 def _find_alike(seen: _Seen) -> EdgeSdkError | None:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
 
+from edgesdk.compress.effort import is_long
 from edgesdk.compress.quantize import integer
 from edgesdk.core.artifact import Artifact, baseline, format_of
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import INT8, Option
-from edgesdk.core.report import Measurement, Tell, speedup
+from edgesdk.core.report import NOT_RUN, Measurement, Tell, speedup
 from edgesdk.data.data import Data
 from edgesdk.data.task import Task
 from edgesdk.devices.bench import usual_mode
 from edgesdk.devices.meter import Meter
 from edgesdk.export.formats import export, grid_of, probe_file
 from edgesdk.export.parity import Parity, faithful
-from edgesdk.network.network import Batch, Network, rebatch
+from edgesdk.network.network import Batch, Network, rebatch, tensors
 from edgesdk.network.reference import SAMPLES, Reference
 from edgesdk.pipeline.deadline import PRICING, SEARCH, Deadline
 from edgesdk.pipeline.measured import MeasuredRuns
@@ -61,6 +62,11 @@ class Setup:
     @property
     def runtime(self) -> str:
         return self.meter.runtime
+
+    @property
+    def predicts(self) -> bool:
+        """Whether nothing runs: of a file no more than its size counts then."""
+        return self.meter.version == NOT_RUN
 
     @property
     def calibration(self) -> list[Batch]:
@@ -147,8 +153,20 @@ class IntegerModel:
     @cached_property
     def artifact(self) -> Artifact:
         """That model's file, its ranges calibrated."""
-        ready = self.setup.quantize(self.setup.network, self.options)
-        return self.setup.write_file(ready, self.options, "dense-int8")
+        return self._written(self.setup, "dense-int8")
+
+    @cached_property
+    def sized(self) -> Artifact:
+        """A file of that model's size, to a few bytes in ten thousand: of a large one no more than that is right, for
+        its ranges are those of a few samples."""
+        data, graph = self.setup.data, self.setup.graph
+        if not is_long(graph, sum(len(tensors(x)[0]) for x in self.setup.calibration)):
+            return self.artifact
+        few = [(rebatch(data.example, lambda t: t[:SAMPLES]), None)]
+        return self._written(replace(self.setup, data=replace(data, calibration=few)), "sized-int8")
+
+    def _written(self, setup: Setup, name: str) -> Artifact:
+        return setup.write_file(setup.quantize(setup.network, self.options), self.options, name)
 
 
 def digest_of(value: nn.Module | Sequence[Tensor]) -> str:
