@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from scripted import EXACT, UnwrittenSetup, UnwrittenStudy
+from scripted import EXACT, UnwrittenSetup
 from scripted_machine import Machine, Part
 from torch import nn
 
@@ -30,7 +30,7 @@ from edgesdk.network.reference import Reference
 from edgesdk.network.trace import trace
 from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.setup import DenseFile
-from edgesdk.pipeline.study import Study, anchor_setups
+from edgesdk.pipeline.study import Anchored, anchor_setups
 from edgesdk.price.account import Account
 from edgesdk.price.operator import Operator
 from edgesdk.price.operators import baseline, of_network
@@ -168,8 +168,8 @@ def traced() -> tuple[Reference, Network, Data]:
     return reference, trace(model, data.example, reference), data
 
 
-def study_on(machine: Machine, folder: Path, budget: Budget) -> Study:
-    """The network of this module, studied on ``machine`` within ``budget``, its prices kept in ``folder``."""
+def anchor_on(machine: Machine, folder: Path, budget: Budget) -> Anchored:
+    """The network of this module, anchored on ``machine`` within ``budget``, its prices kept in ``folder``."""
     reference, network, data = traced()
     models: dict[Any, list[Part]] = dict(zip(references(RUNTIME), ([part] for part in REFERENCES), strict=True))
     machine.parts = models.__getitem__
@@ -191,5 +191,4 @@ def study_on(machine: Machine, folder: Path, budget: Budget) -> Study:
     )
     folder.joinpath("files").mkdir(parents=True)
     dense = DenseFile(setup.write_file(network, {}, "dense"), EXACT)
-    (study,) = anchor_setups([setup], [dense], budget).study()
-    return UnwrittenStudy(**vars(study))
+    return anchor_setups([setup], [dense], budget)

@@ -29,6 +29,7 @@ from edgesdk.export.parity import Parity
 from edgesdk.network.network import Network
 from edgesdk.network.reference import Reference
 from edgesdk.network.trace import trace
+from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.candidates import Candidate
 from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.measuring import measure_beside
@@ -256,6 +257,7 @@ class ScriptedTraining:
 
     drop: Callable[[Plan], float] = lambda plan: 0.0
     finished: list[str] = field(default_factory=list)
+    allowance: Allowance = field(default_factory=lambda: Allowance(0.0))
 
     def select_best(self, candidates: Sequence[Candidate]) -> Selected:
         best = min(candidates, key=lambda candidate: self.drop(candidate.plan))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import cast
 
 import pytest
-from noisy import CALL_NS, SCALES, ScriptedAgent, operator_part, study_on, true_ms
-from scripted import ScriptedTraining
+from noisy import CALL_NS, SCALES, ScriptedAgent, anchor_on, operator_part, true_ms
+from scripted import ScriptedTraining, as_unwritten
 from scripted_machine import Machine, Part, flipping, in_place_of_this_one
 from slow import core
 
@@ -19,8 +18,9 @@ from edgesdk.core.menu import Menu
 from edgesdk.pipeline.loop import find_result
 from edgesdk.pipeline.planning import MARGIN
 from edgesdk.pipeline.remarks import _add_losses
+from edgesdk.pipeline.renewing import search_renewing
 from edgesdk.pipeline.result import Result
-from edgesdk.pipeline.study import Study
+from edgesdk.pipeline.study import Anchored, Study
 from edgesdk.pipeline.training import Training
 from edgesdk.price.correct import Correction
 from edgesdk.price.menu import menu
@@ -66,9 +66,13 @@ def deploy(machine: Machine, folder: Path) -> Deployment:
     with pytest.MonkeyPatch.context() as patch, in_place_of_this_one(machine, folder.name):
         patch.setenv("EDGESDK_MODE", "rapid")
         patch.setitem(measure.MODES, "rapid", (64, 0.3, 0.02))
-        study = study_on(machine, folder, Budget(latency_ratio=SHARE))
+        budget = Budget(latency_ratio=SHARE)
         training = cast(Training, ScriptedTraining())
-        _, result = find_result([study], Budget(latency_ratio=SHARE), training, given=True)
+
+        def find(known: Anchored) -> tuple[Study, Result]:
+            return find_result(as_unwritten(known.study()), budget, training, given=True)
+
+        study, result = search_renewing(anchor_on(machine, folder, budget), find)
         agent = cast(ScriptedAgent, study.meter.agent)  # type: ignore[attr-defined]
         return Deployment(study, result, agent.calls)
 
@@ -76,6 +80,11 @@ def deploy(machine: Machine, folder: Path) -> Deployment:
 @pytest.fixture(scope="module")
 def still(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     return deploy(Machine(no_parts), tmp_path_factory.mktemp("still"))
+
+
+@pytest.fixture(scope="module")
+def slow_all_along(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    return deploy(slower(), tmp_path_factory.mktemp("slow"))
 
 
 def no_parts(source: object) -> list[Part]:
@@ -120,18 +129,16 @@ def test_the_plan_is_as_good_whatever_disturbed_the_machine(still: Deployment, t
     check(deploy(NOISES[noise](still), tmp_path))
 
 
+SEEN_LATE = {"searching": SEARCHING, "measuring": LAST}
+
+
 @pytest.mark.slow
-def test_a_machine_that_was_never_undisturbed_before_the_last_run_is_said_to_be_faster(
-    still: Deployment, tmp_path: Path
+@pytest.mark.parametrize("when", SEEN_LATE)
+def test_the_plan_is_as_good_on_a_machine_that_was_never_undisturbed_before(
+    slow_all_along: Deployment, tmp_path: Path, when: str
 ) -> None:
-    """All that was known came from the slower state: the budget is kept all the same, and the next run is told to."""
-    whole = deploy(slower(until=float("inf")), tmp_path / "whole")
-    late = deploy(slower(until=middle_of(whole.calls, "benchmark", LAST)), tmp_path / "late")
-    notes = " ".join(step["note"] for step in late.result.history if "note" in step)
-    assert "times as fast as when it was priced: deploy again" in notes
-    assert late.true_share <= SHARE
-    operators = list(late.study.meter.table.probes.values())  # type: ignore[attr-defined]
-    assert operators and all(price.day < date.today().isoformat() for price in operators)  # to be timed again
+    """All that was known came from the slower state: it is renewed, and the search begun again."""
+    check(deploy(slower(until=middle_of(slow_all_along.calls, "benchmark", SEEN_LATE[when])), tmp_path / "late"))
 
 
 def test_on_a_machine_that_is_still_the_plan_is_good(still: Deployment) -> None:

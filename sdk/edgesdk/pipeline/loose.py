@@ -14,6 +14,7 @@ from edgesdk.pipeline.candidates import Attempt, list_dense, price_anchor, selec
 from edgesdk.pipeline.choosing import Chosen
 from edgesdk.pipeline.loop import find_result, judge
 from edgesdk.pipeline.remarks import add_remarks
+from edgesdk.pipeline.renewing import search_renewing
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Anchored, Study
 from edgesdk.pipeline.training import Training
@@ -30,7 +31,11 @@ def find_deployed(anchored: Anchored, budget: Budget, training: Training, given:
     that the model in integers keeps where that answers as well on held-out data. Raises ``BudgetError`` as
     :func:`find_result` does.
     """
-    return _find_loose(anchored, budget, training) or find_result(anchored.study(), budget, training, given)
+
+    def find(known: Anchored) -> tuple[Study, Result]:
+        return _find_loose(known, budget, training) or find_result(known.study(), budget, training, given)
+
+    return search_renewing(anchored, find, lambda: not training.allowance.spent)
 
 
 def find_loose_plan(anchored: Anchored, budget: Budget) -> Plan | None:

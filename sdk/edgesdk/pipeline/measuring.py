@@ -24,10 +24,11 @@ def measure_beside(study: Study, files: Mapping[str, Artifact], thorough: bool =
     Kernels of different kinds are not slowed down alike: where the device was disturbed all the time, a run tells what
     files take undisturbed to some ten per cent only, and so the share of the dense model's that an integer one takes.
     What the dense model took before, undisturbed, in float and in integers, tells by how much kernels like these are
-    slowed down: it is measured again with both.
+    slowed down: it is measured again with both. Raises ``Outdated`` as :meth:`Study.check_state` does.
     """
     every = {DENSE: study.shared_file, **files}
     measured = study.measure(every, thorough)
+    study.check_state()
     if not _is_unsure(measured) or not _can_be_set_right(study):
         return measured
     measured = dict(study.measure({**every, DENSE_INT8: study.whole.artifact}, thorough))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import EdgeSdkWarning, FidelityError, ModelError
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Option
-from edgesdk.core.report import DENSE, Measurement, Tell
+from edgesdk.core.report import DENSE, Measurement, Tell, speedup
 from edgesdk.core.serialize import digest
 from edgesdk.core.stored import STORED
 from edgesdk.data.data import Data, check
@@ -28,7 +28,7 @@ from edgesdk.network.reference import Reference
 from edgesdk.network.trace import trace
 from edgesdk.pipeline.anchoring import DENSE_INT8, UNSURE, Anchor, measure_dense
 from edgesdk.pipeline.corrections import Corrections, Seen
-from edgesdk.pipeline.deadline import PRICING, Deadline
+from edgesdk.pipeline.deadline import PRICING, SEARCH, Deadline
 from edgesdk.pipeline.measured import MeasuredRuns
 from edgesdk.pipeline.pricing import Priced, Pricing, pick_full_width, price_full_width, price_widths
 from edgesdk.pipeline.sensitivity import Sensitivity, keep_sensed, price_accuracy
@@ -39,6 +39,19 @@ from edgesdk.price.menu import Losses
 from edgesdk_targets.agent.measure import BRIEF
 
 FILES_LEFT = 2  # that are written whatever is cut: the dense model in integers, and what is deployed
+
+
+def never() -> bool:
+    """That nothing is to be renewed."""
+    return False
+
+
+class Outdated(Exception):
+    """The device was seen in a state that is ``times`` as fast as that in which a study was priced."""
+
+    def __init__(self, times: float) -> None:
+        super().__init__(times)
+        self.times: float = times
 
 
 def anchor_model(
@@ -112,7 +125,8 @@ class Anchored:
     """A model in several runtimes, before anything but whole layers has a price.
 
     ``dense`` and ``whole`` are its files in float and with every layer integer, ``anchors`` what they take, ``priced``
-    the options at full width; a place of each for every one of ``setups``.
+    the options at full width; a place of each for every one of ``setups``. Where a measurement sees the device
+    in a faster state, and ``may_renew`` says so, :class:`Outdated` tells who can renew it.
     """
 
     setups: tuple[Setup, ...]
@@ -121,6 +135,7 @@ class Anchored:
     whole: tuple[IntegerModel, ...]
     anchors: tuple[Anchor, ...]
     budget: Budget
+    may_renew: Callable[[], bool] = never
 
     @property
     def is_outdated(self) -> bool:
@@ -139,7 +154,7 @@ class Anchored:
 
     def renew(self) -> Anchored:
         """The same in the state that is known by now: what is doubtful since is priced and measured again."""
-        return anchor_setups(self.setups, self.dense, self.budget)
+        return replace(anchor_setups(self.setups, self.dense, self.budget), may_renew=self.may_renew)
 
     def study(self) -> list[Study]:
         """All that a search needs in each runtime: prices of every width, and of every choice in accuracy."""
@@ -166,7 +181,7 @@ class Anchored:
     def _study(self, sensed: Sensitivity) -> list[Study]:
         priced = [replace(own, space=keep_sensed(own.space, sensed.losses)) for own in self.priced]
         every = zip(self.setups, self.dense, self.whole, priced, self.anchors, strict=True)
-        return [_anchor(*each, sensed) for each in every]
+        return [_anchor(*each, sensed, self.may_renew) for each in every]
 
 
 def _open_measured(network: Network, meter: Meter) -> MeasuredRuns:
@@ -180,8 +195,9 @@ def _select_held(candidates: Sequence[str], runtime: str) -> tuple[str, ...]:
 
 
 def _anchor(
-    setup: Setup, dense: DenseFile, whole: IntegerModel, priced: Priced, anchor: Anchor, sensitivity: Sensitivity
-) -> Study:
+    setup: Setup, dense: DenseFile, whole: IntegerModel, priced: Priced, anchor: Anchor, sensitivity: Sensitivity,
+    may_renew: Callable[[], bool],
+) -> Study:  # fmt: skip
     anchors = anchor.figures
     models: dict[str, Mapping[str, Option]] = {DENSE: {}, DENSE_INT8: whole.options}
     if not all(option in priced.space[name] for name, option in whole.options.items()):
@@ -197,7 +213,7 @@ def _anchor(
     return Study(
         **vars(setup), dense_file=dense.artifact, dense_parity=dense.parity, whole=whole, anchors=anchors,
         dense=anchor.shared, shared_file=anchor.shared_file,
-        pricing=pricing, scores=sensitivity.scores, corrections=corrections,
+        pricing=pricing, scores=sensitivity.scores, corrections=corrections, may_renew=may_renew,
     )  # fmt: skip
 
 
@@ -208,7 +224,7 @@ class Study(Setup):
     ``dense_file`` is the dense model's, ``whole`` the same with every layer integer, ``anchors`` what the two were
     measured at. ``dense`` is what the dense model takes that shares of latency are of, ``shared_file``, which is in
     every run: of several runtimes' the fastest. ``pricing`` has the prices of parts, ``scores`` how much each channel
-    matters. ``corrections`` alone grows, with every network that is measured.
+    matters. ``corrections`` alone grows, with every network that is measured; ``may_renew`` is :class:`Anchored`'s.
     """
 
     dense_file: Artifact
@@ -220,6 +236,7 @@ class Study(Setup):
     pricing: Pricing
     scores: Mapping[str, Tensor]
     corrections: Corrections
+    may_renew: Callable[[], bool]
 
     @property
     def shares_own(self) -> bool:
@@ -237,3 +254,9 @@ class Study(Setup):
     def menu(self, losses: Losses | None = None) -> Menu:
         """The menu at prices that are corrected by all that was measured."""
         return self.pricing.menu(self.corrections.correction, losses)
+
+    def check_state(self) -> None:
+        """Raise ``Outdated`` where the device was seen in a faster state since, and who renews all has time to."""
+        known = self.anchors.values()
+        if self.may_renew() and not self.deadline.is_over(SEARCH) and self.is_outdated(known):
+            raise Outdated(speedup(known, self.meter.reference_ms))

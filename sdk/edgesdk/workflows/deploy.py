@@ -35,6 +35,7 @@ from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.choosing import join_refusals
 from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.loose import find_deployed, find_loose_plan
+from edgesdk.pipeline.renewing import search_renewing
 from edgesdk.pipeline.rounds import plan_within
 from edgesdk.pipeline.setup import Setup
 from edgesdk.pipeline.study import Anchored, Study, anchor_model
@@ -84,14 +85,7 @@ def search(
         dense = find_loose_plan(studied.anchored, studied.budget)
         if dense is not None:
             return dense
-        plans: list[Plan] = []
-        errors: dict[str, BudgetError] = {}
-        for study in studied.studies:
-            tell(f"searching ({study.runtime})", None)
-            try:
-                plans.append(plan_within(study, studied.budget, studied.given))
-            except BudgetError as error:
-                errors[study.runtime] = error
+        plans, errors = search_renewing(studied.anchored, lambda known: _plan_each(known.study(), studied, tell))
         note = deadline.note
         if not plans:
             error = join_refusals(errors)
@@ -99,6 +93,19 @@ def search(
         if note is not None:
             warnings.warn(note, EdgeSdkWarning, stacklevel=2)
         return min(plans, key=lambda plan: (plan.proof.objective, plan.predicted.latency_ms))
+
+
+def _plan_each(studies: Sequence[Study], studied: Studied, tell: Tell) -> tuple[list[Plan], dict[str, BudgetError]]:
+    """The best plan of each of ``studies``, and why runtimes have none."""
+    plans: list[Plan] = []
+    errors: dict[str, BudgetError] = {}
+    for study in studies:
+        tell(f"searching ({study.runtime})", None)
+        try:
+            plans.append(plan_within(study, studied.budget, studied.given))
+        except BudgetError as error:
+            errors[study.runtime] = error
+    return plans, errors
 
 
 @same_random_numbers()
