@@ -116,7 +116,7 @@ def estimate(name: str, target: str) -> dict[str, float]:
 
     network, x, _ = made(name, 2)
     since = time.process_time()
-    edgesdk.estimate(network, target, tuple(x.shape[1:]))
+    edgesdk.estimate(network, tuple(x.shape[1:]), target=target)
     return {"estimate": time.process_time() - since}
 
 

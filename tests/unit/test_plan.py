@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgesdk.core.budget import Cost
 from edgesdk.core.errors import BundleError
-from edgesdk.core.plan import INT8, SCHEMA, Form, Option, Plan
+from edgesdk.core.plan import INT8, SCHEMA, Form, Option, Plan, Proof
 from edgesdk.core.serialize import dumps, from_json, to_json
 
 
@@ -83,3 +83,19 @@ def test_a_plan_is_for_one_graph(plan: Plan, seed: int) -> None:
 )
 def test_an_option_says_what_it_is(option: Option, text: str) -> None:
     assert str(option) == text
+
+
+@pytest.mark.parametrize(
+    ("objective", "bound", "gap", "said"),
+    [
+        (1.5, 1.5, 0.0, "within 0 %"),
+        (1.5, 1.47, 0.02, "within 2 %"),
+        (2e-8, 0.0, 1.0, "within a loss of 2e-08"),  # 100 % of nothing
+        (2.0, 0.0, 1.0, "within 1e+02 %"),
+        (2e-8, 2e-8, 0.0, "within 0 %"),
+    ],
+)
+def test_a_proof_says_what_is_left_of_a_loss_that_is_next_to_nothing(
+    objective: float, bound: float, gap: float, said: str
+) -> None:
+    assert Proof(objective, bound, gap, 0.1, "HiGHS").words == f"proved {said} of the best plan at these prices"

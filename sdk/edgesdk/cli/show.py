@@ -259,7 +259,7 @@ def show_search(plan: Plan, console: Console, quiet: bool = False, verbose: bool
     )
     where = f"prices of {plan.target}, {plan.runtime}, {counted(plan.threads, 'thread')}"
     console.print(
-        f"{where}; proved within {100 * plan.proof.gap:.2g} % of the best plan at these",
+        f"{where}; {plan.proof.words}",
         highlight=False,
         soft_wrap=True,
     )
@@ -287,7 +287,7 @@ def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
         )
     proof = plan.proof
     console.print(
-        f"proved within {100 * proof.gap:.2g} % of the best plan at these prices (objective {proof.objective:.4g}, "
+        f"{proof.words} (objective {proof.objective:.4g}, "
         f"bound {proof.bound:.4g}) by {proof.solver} in {proof.seconds:.1f} s",
         highlight=False,
     )

@@ -64,6 +64,9 @@ class LayerPlan:
     dense_ms: float | None = None
 
 
+NOTHING, FAR = 1e-6, 0.1  # of a loss, which no measurement tells from none; and a gap that people would take for one
+
+
 @dataclass(frozen=True)
 class Proof:
     """What the solver proved: no plan's objective is below ``bound``; ``gap`` is relative to ``objective``."""
@@ -73,6 +76,14 @@ class Proof:
     gap: float
     seconds: float
     solver: str
+
+    @property
+    def words(self) -> str:
+        """How far the plan can be from the best one: of its loss, or where that is next to nothing, in its unit."""
+        left = self.objective - self.bound
+        if left < NOTHING and self.gap > FAR:
+            return f"proved within a loss of {max(0.0, left):.1g} of the best plan at these prices"
+        return f"proved within {100 * self.gap:.2g} % of the best plan at these prices"
 
 
 @dataclass(frozen=True)

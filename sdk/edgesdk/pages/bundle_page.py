@@ -171,7 +171,7 @@ def _list_made(manifest: Document, plan: Plan, report: Document) -> list[tuple[s
         "data": report.get("data"),
         "training": _training(report),
         "seed": report.get("seed"),
-        "proof": f"no plan at these prices is better by more than {100 * proof.gap:.2g} %",
+        "proof": proof.words,
         "solver": f"{proof.solver}, {proof.seconds:.2g} s",
         "plan": manifest.get("plan"),
         "graph": plan.graph_digest,
