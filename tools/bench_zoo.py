@@ -32,6 +32,7 @@ import random
 import resource
 import signal
 import tempfile
+import textwrap
 import time
 import traceback
 import warnings
@@ -384,6 +385,8 @@ def show(rows: Mapping[str, Mapping[str, Row]]) -> Iterable[str]:
     yield "|---|--:|--:|" + "--:|" * len(ENDS)
     for stage in ("make", "trace", "convert dense", *stages[:3], "convert half", *stages[3:], *deploying):
         ended = [found[stage].end for found in rows.values() if stage in found]
+        if not ended:
+            continue
         counts = " | ".join(str(ended.count(end) or "") for end in ENDS)
         yield f"| {stage} | {len(ended)} | {ended.count(OK)} | {counts} |"
     cut = [share for share in (found_cut(found) for found in rows.values()) if share is not None]
@@ -419,7 +422,8 @@ def show(rows: Mapping[str, Mapping[str, Row]]) -> Iterable[str]:
         yield "What did not end well, by the line that was said:"
         yield ""
         for reason, where in sorted(reasons.items(), key=lambda item: -len(item[1])):
-            yield f"- {reason[:240]}: {', '.join(where[:6])}{f' and {len(where) - 6} more' if len(where) > 6 else ''}"
+            more = f" and {len(where) - 6} more" if len(where) > 6 else ""
+            yield from textwrap.wrap(f"- {reason[:240]}: {', '.join(where[:6])}{more}", 118, subsequent_indent="  ")
 
 
 GOOD = (OK, OUT_OF_REACH)
