@@ -308,7 +308,7 @@ def test_every_operator_that_the_reader_names_has_a_price() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (dict(example=None), "needs an example"),
+        (dict(example=None), "needs a shape"),
         (dict(example=()), "is no shape"),
         (dict(example=(3, 0, 96)), "is no shape"),
         (dict(example=(3, 10**7, 10**7)), ""),
