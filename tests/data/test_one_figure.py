@@ -15,12 +15,12 @@ from edgesdk.core.errors import DataError, ModelError
 from edgesdk.core.plan import INT8, Option
 from edgesdk.data.data import check
 from edgesdk.data.metrics import started
+from edgesdk.data.points import point
 from edgesdk.data.sanity import judged_dense
 from edgesdk.data.targets import BINARY, MULTI_LABEL
 from edgesdk.network.trace import trace
 from edgesdk.train.objective import Objective
 from edgesdk.train.recovery import Recovery
-from edgesdk.workflows.deploy import _choose_drop
 from edgesdk.workflows.inputs import Inputs, read_inputs
 
 
@@ -96,8 +96,7 @@ def test_a_figure_without_an_axis_passes_every_stage(metric: str, monkeypatch: p
     ready = integer(network, eight)
     calibrate(ready, [x for x, _ in inputs.data.calibration])
     assert ready.flat(inputs.data.example)[0].shape == (len(inputs.data.example),)
-    study = type("Known", (), {"task": inputs.task, "reference": staticmethod(inputs.run), "data": inputs.data})
-    assert _choose_drop(study) > 0  # type: ignore[arg-type]
+    assert point(inputs.task, inputs.run, inputs.data.test) > 0
 
 
 def test_probabilities_that_rounding_takes_beyond_1_are_none_the_less() -> None:

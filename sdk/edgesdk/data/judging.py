@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from edgesdk.core.errors import DataError, EdgeSdkError, UsageError
 from edgesdk.core.wording import listed
+from edgesdk.data.agreement import Agreement
 from edgesdk.data.batches import Relabelled
 from edgesdk.data.data import Data, run_two
 from edgesdk.data.losses import Loss, loss_name, settle_loss
@@ -27,7 +28,7 @@ from edgesdk.data.metrics import (
 )
 from edgesdk.data.targets import check_repeated, class_axis, class_numbers, joined_targets, several, values
 from edgesdk.data.task import PROBABILITY, Task, output_tensors
-from edgesdk.network.network import answer
+from edgesdk.network.network import Batch, answer
 
 
 def settled(
@@ -74,6 +75,21 @@ def settled(
             only = f"{name} {_shape(judged)} is judged, the only one that fits"
             notes.append(f"of the model's outputs {only}; not {others}")
     return replace(data, notes=tuple(notes)), task
+
+
+def settle_comparison(
+    task: Task, dense: Callable[[Batch], Any], batches: Iterable[tuple[Batch, Any]]
+) -> tuple[Task, tuple[str, ...]]:
+    """The task by which networks are compared on ``batches`` that are held out of training, with a note where it is not
+    ``task``: where a metric of the user's own gives no figure there (an area under a curve, of sound samples alone),
+    that is how much of the ``dense`` model's answers they explain."""
+    try:
+        if not task.is_built_in:
+            task.score(dense, batches, dense)
+    except UsageError as error:
+        note = f"on samples held out of training networks are compared by what the dense model answers: {error.fact}"
+        return replace(task, metric=Agreement(), labelled=False, loss=None), (note,)
+    return task, ()
 
 
 def _check_metric(model: nn.Module, data: Data, task: Task) -> None:

@@ -15,6 +15,8 @@ from edgesdk.core.plan import FP32
 from edgesdk.core.report import DENSE, Tell
 from edgesdk.core.serialize import digest
 from edgesdk.data.data import Data
+from edgesdk.data.judging import settle_comparison
+from edgesdk.data.points import point
 from edgesdk.data.task import Task
 from edgesdk.export.formats import grid_of
 from edgesdk.export.parity import compared, fallbacks, parity, runner
@@ -67,6 +69,7 @@ class Training:
         self.deadline: Deadline = setup.deadline
         self.seed: int = seed
         self.tell: Tell = tell
+        self.comparison, self.notes = settle_comparison(setup.task, setup.network, setup.data.holdout)
         self.can_learn: bool = setup.data.train is not None and allowance.epochs > 0
         self.kept: Kept | None = _open_kept(setup, self.recovery, seed)
         self._fitted: dict[str, Network] = {}
@@ -89,7 +92,8 @@ class Training:
             done.append(self.try_short(candidate, share, units, f"{len(done) + 1} of {len(candidates)} or more{best}"))
             return done[-1]
 
-        rounds = halving(candidates, score, TIE)
+        tie = TIE * point(self.comparison, self.network, self.data.holdout)
+        rounds = halving(candidates, score, tie)
         history = tuple(
             {
                 "finalist": candidate.plan.digest,
@@ -103,7 +107,7 @@ class Training:
         last, scores = rounds[-1]
         if len({candidate.study.runtime for candidate in last}) == 1:
             return Selected(last[scores.index(max(scores))], history)
-        near = [c for c, reached in zip(last, scores, strict=True) if reached >= max(scores) - TIE]
+        near = [c for c, reached in zip(last, scores, strict=True) if reached >= max(scores) - tie]
         return Selected(min(near, key=lambda candidate: candidate.measured.latency_ms()), history)
 
     def try_short(self, candidate: Candidate, share: float = 1.0, units: float = UNITS, told: str = "") -> float:
@@ -118,8 +122,8 @@ class Training:
         return self.score_held_out(learnt.network)
 
     def score_held_out(self, network: Network) -> float:
-        """The score on held-out data."""
-        return self.task.score(network, self.data.holdout, self.network)
+        """The score on held-out data, by ``comparison``."""
+        return self.comparison.score(network, self.data.holdout, self.network)
 
     def finish(self, candidate: Candidate, beside: Mapping[str, Artifact] | None = None) -> Result:
         """The candidate recovered, exported, proved equal to its simulation, and measured with the dense model.
@@ -168,8 +172,8 @@ class Training:
         learnt = self.recover(candidate, self.allowance.full(), label, time_share=FULL_SHARE)
         after = self.score_held_out(learnt.network)
         chosen = choose_better(plain.network, before, learnt, after)
-        more = outdone(self.recovery, self.network, self.task, self.data.holdout, max(before, after))
-        return replace(chosen, notes=(*chosen.notes, *more))
+        more = outdone(self.recovery, self.network, self.comparison, self.data.holdout, max(before, after))
+        return replace(chosen, notes=(*self.notes, *chosen.notes, *more))
 
     def recover(
         self,

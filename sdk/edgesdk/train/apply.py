@@ -15,6 +15,7 @@ from edgesdk.compress.stored import stored
 from edgesdk.core.plan import FP32, Option, Plan
 from edgesdk.core.wording import score
 from edgesdk.data.data import Data
+from edgesdk.data.judging import settle_comparison
 from edgesdk.data.task import Task
 from edgesdk.network.network import Batch, Network
 from edgesdk.train.recovery import Recovery
@@ -46,9 +47,10 @@ def apply(
     if data.train is None or epochs <= 0:
         return Applied(plain.network, options)
     learnt = learn(plan, dense, small, options, data, task, epochs, seed, progress)
-    before, after = (task.score(each.network, data.holdout, dense) for each in (plain, learnt))
+    comparison, notes = settle_comparison(task, dense, data.holdout)
+    before, after = (comparison.score(each.network, data.holdout, dense) for each in (plain, learnt))
     chosen = choose_better(plain.network, before, learnt, after)
-    return Applied(chosen.network, options, chosen.notes)
+    return Applied(chosen.network, options, (*notes, *chosen.notes))
 
 
 def choose_better(plain: Network, before: float, learnt: Recovered, after: float) -> Recovered:

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from edgesdk.bundle.bundle import Bundle, pack, reserve
@@ -25,11 +24,11 @@ from edgesdk.core.plan import Plan
 from edgesdk.core.report import Tell
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.data.losses import Loss
-from edgesdk.data.metrics import MSE, Metric, is_named
+from edgesdk.data.metrics import Metric
+from edgesdk.data.points import point
 from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.inventory import Device
-from edgesdk.network.network import figures
 from edgesdk.network.reference import same_random_numbers
 from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.choosing import join_refusals
@@ -37,7 +36,6 @@ from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.loose import find_deployed, find_loose_plan
 from edgesdk.pipeline.renewing import search_renewing
 from edgesdk.pipeline.rounds import plan_within
-from edgesdk.pipeline.setup import Setup
 from edgesdk.pipeline.study import Anchored, Study, anchor_model
 from edgesdk.pipeline.training import Training
 from edgesdk.train.recovery import Recovery
@@ -233,7 +231,8 @@ def open_studies(
         if not goal.bounds and goal.max_drop is None and where.at_hand:
             goal = _halve_latency(goal, anchored)
         elif not goal.bounds and goal.max_drop is None:
-            goal = replace(goal, max_drop=_choose_drop(anchored.setups[0]))
+            setup = anchored.setups[0]
+            goal = replace(goal, max_drop=DEFAULT_DROP * point(task, setup.reference, setup.data.test))
         bounded = budget is not None and bool(budget.bounds)
         try:
             yield Studied(anchored, goal, bounded, {**opened.missing, **refused}, agent)
@@ -241,18 +240,6 @@ def open_studies(
             anchored.forget()
             raise
         anchored.forget()
-
-
-def _choose_drop(setup: Setup) -> float:
-    """A point where the metric is in per cent; else a hundredth: of squared errors of the answers' variance, which is
-    what a constant answer loses, of another metric of what the dense model has."""
-    task, reference, judged = setup.task, setup.reference, setup.data.test
-    if task.unit == "%":
-        return DEFAULT_DROP
-    if is_named(task.metric, MSE):
-        answers = torch.cat([figures(task.judged(reference(x))).float() for x, _ in judged])
-        return float(answers.var(0).mean()) / 100 or 1e-9
-    return abs(task.score(reference, judged, reference)) / 100 or 1e-9
 
 
 def _halve_latency(goal: Budget, anchored: Anchored) -> Budget:
