@@ -27,7 +27,8 @@ def main() -> None:
 
 
 for _command in (
-    beginning.init, making.deploy, making.search, sweeping.sweep, making.export, preparing.prepare, staging.stages,
+    beginning.init, beginning.examples, making.deploy, making.search, sweeping.sweep, making.export,
+    preparing.prepare, staging.stages,
     asking.benchmark, gating.gate, asking.verify, asking.report, asking.estimate, asking.targets,
     asking.calibrate, asking.doctor, devices.device, devices.agent,
 ):  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command that begins a project: three questions, each with what was found, and a file of the answers."""
+"""What begins a project: three questions, each with what was found, and a file of the answers; or a worked example."""
 
 from __future__ import annotations
 
@@ -74,6 +74,26 @@ def init(force: bool, **options: Any) -> None:
     read_project(path)  # what was written is what is read
     emit(text)
     emit(f"{FILE} has it: edit it as you like, and run: edgesdk deploy")
+
+
+@click.command(cls=Command)
+@click.argument("name", required=False)
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+def examples(name: str | None, folder: Path | None) -> None:
+    """Copy a worked example: a network, its data, how it is trained and deployed.
+
+    Without NAME, the examples there are. FOLDER is NAME where it is not given.
+    """
+    from edgesdk.workflows import examples as worked
+
+    if name is None:
+        there = worked.examples()
+        width = max(map(len, there))
+        for each, said in there.items():
+            emit(f"{each:<{width}}  {said}")
+        return
+    made = worked.copy_example(name, folder or Path(name))
+    emit(f"{made} has it: see {made / worked.PAGE}")
 
 
 def _ask(question: str, flag: str, found: Sequence[str], default: str | None, said: Sequence[str] = ()) -> str:
