@@ -58,16 +58,44 @@ class Seen:
 
 
 def see(network: Network, batches: Sequence[Batch]) -> dict[ActivationQuantizer, Seen]:
-    """What each tensor that is quantized is in the float network; ``network`` must compute exactly."""
-    seen: dict[ActivationQuantizer, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    """What each tensor that is quantized is in the float network; ``network`` must compute exactly.
 
-    def note(part: Any, inputs: Any, _: object) -> None:
-        each = figures(inputs[0])
-        seen.setdefault(part, []).append((each.amin(1), each.amax(1), each.square().mean(1)))
-
-    _run(network, batches, note)
+    A quantizer that several tensors share, as before and after a maximum, sees them as one.
+    """
+    seen: dict[ActivationQuantizer, list[list[Tensor]]] = {}
+    single = _of_inputs(network, rebatch(batches[0], lambda t: t[:1]), lambda part, place, value: value.shape)
+    for x in batches:
+        count = len(tensors(x)[0])
+        found = _of_inputs(
+            network, x, lambda part, place, value, count=count: _by_sample(value, single[part][place], count)
+        )
+        for part, values in found.items():
+            lows, highs, squares = (torch.stack(column) for column in zip(*values, strict=True))
+            seen.setdefault(part, []).append([lows.amin(0), highs.amax(0), squares.amax(0)])
     columns = {part: [torch.cat(values) for values in zip(*rows, strict=True)] for part, rows in seen.items()}
     return {part: Seen(low, high, float(square.median())) for part, (low, high, square) in columns.items()}
+
+
+def _of_inputs(network: Network, x: Batch, read: Callable[..., Any]) -> dict[ActivationQuantizer, list[Any]]:
+    """What ``read`` makes of each tensor that a quantizer sees in ``x``; it is given its place among these."""
+    seen: dict[ActivationQuantizer, list[Any]] = {}
+
+    def note(part: Any, inputs: Any, _: object) -> None:
+        found = seen.setdefault(part, [])
+        found.append(read(part, len(found), inputs[0]))
+
+    _run(network, [x], note)
+    return seen
+
+
+def _by_sample(value: Tensor, one: torch.Size, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The least, the greatest and the mean square of each of ``count`` samples; ``one`` is the shape of one's.
+
+    Samples are in the axis that is longer of more of them: windows and tokens may be a batch, and time be first.
+    """
+    axis = next((axis for axis, size in enumerate(value.shape) if size != one[axis]), 0)
+    rows = value.movedim(axis, 0).reshape(1 if value.numel() % count else count, -1).expand(count, -1)
+    return rows.amin(1), rows.amax(1), rows.square().mean(1)
 
 
 def usual(batches: Sequence[Batch], seen: Mapping[ActivationQuantizer, Seen]) -> list[Batch]:
