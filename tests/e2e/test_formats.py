@@ -9,9 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from given import ALONE, MODELS, document, edgesdk, refused
 from residual import write_data, write_residual
+
+from edgesdk.network.load import load_model
 
 FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "tflite": "model.tflite"}
 # Runs the command line where one package cannot be imported: what a user has who did not install the extra.
@@ -65,6 +69,28 @@ def test_every_format_holds_the_plan(exported) -> None:
         assert entry["size_bytes"] == sum(file.stat().st_size for file in files)
     assert document(edgesdk("verify", out, "--json"))["valid"]
     assert "files as recorded" in edgesdk("verify", out).stdout
+
+
+@pytest.mark.parametrize("fault", ["constant", "infinite", "at chance"])
+def test_a_model_that_makes_no_sense_is_exported_only_when_forced(
+    fault: str, plan: Path, residual: tuple[str, ...], tmp_path: Path
+) -> None:
+    state = load_model(residual[0]).state_dict()
+    if fault != "at chance":
+        state["fc.weight"].fill_({"constant": 0.0, "infinite": 3e38}[fault])
+    torch.save(state, tmp_path / "weights.pt")
+    x = np.random.default_rng(1).standard_normal((1200, 3, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(1200) % 4)
+    arguments = (
+        "export", plan, residual[0], "--weights", tmp_path / "weights.pt", "--data", tmp_path / "data.npz", "--format",
+        "onnx", "--out", tmp_path / "files",
+    )  # fmt: skip
+    said = {"constant": "the same answer to each of", "infinite": "infinite", "at chance": "no better than"}
+    assert said[fault] in refused(edgesdk(*arguments), 4 if fault == "at chance" else 3)
+    assert not (tmp_path / "files").exists()
+    if fault == "at chance":
+        assert "forced: the dense model scores" in edgesdk(*arguments, "--force").stderr
+        assert (tmp_path / "files" / "model.onnx").is_file()
 
 
 @pytest.mark.parametrize("name", [*FORMATS.values(), "model.bin"])

@@ -31,12 +31,29 @@ from edgesdk.train.trainer import Schedule, recovered
 from edgesdk.workflows.prepare import ensemble, sparsify, transfer
 
 NORMED = """
-class Normed(Small):
+class Untaught(Small):
     def __init__(self):
         super().__init__()
         self.norm = nn.BatchNorm2d(8)
     def forward(self, x):
         return self.fc(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+
+class Normed(Untaught):  # much better than chance, and less than can be learnt
+    def __init__(self):
+        torch.manual_seed(6)
+        super().__init__()
+        with torch.no_grad():
+            for i in range(3):
+                self.conv.weight[i, i] += 0.05
+                self.fc.weight[i, i] += 1
+
+class Lost(Normed):
+    def forward(self, x):
+        return super().forward(x) * torch.nan
+
+class Dead(Normed):
+    def forward(self, x):
+        return 0 * super().forward(x)
 
 class Sure(Small):
     def __init__(self):
@@ -184,7 +201,7 @@ def test_an_ensemble_teaches(here: Path) -> None:
     made = ensemble("models.py:Sure", "good.npz", members=2, epochs=0.5)
     x, y = (torch.from_numpy(part) for part in learnable(512))
     batches = list(zip(x.split(64), y.split(64), strict=True))
-    small = trace(load_model("models.py:Normed"), x[:8])
+    small = trace(load_model("models.py:Untaught"), x[:8])
     recovery = Recovery((Teacher(made.model),), (Term(SOFT),), rate=0.03)
     taught = recovered(small, small, {}, batches, [x[:64]], Task(), Schedule(6.0), recovery=recovery).network
     before, after = (Task().score(network, batches, small) for network in (small, taught))
@@ -248,7 +265,7 @@ def test_boosting_of_what_is_always_right_is_refused(here: Path) -> None:
 def test_regression_is_bagged_by_its_mean(here: Path) -> None:
     x, _ = learnable(256)
     y = np.repeat(x.mean((2, 3)).sum(1, keepdims=True), 4, 1)
-    made = ensemble("models.py:Normed", (x, y), members=2, anew=True, epochs=12, metric="mse")
+    made = ensemble("models.py:Untaught", (x, y), members=2, anew=True, epochs=12, metric="mse")
     assert isinstance(made.model, Ensemble) and not made.model.classify
     assert made.report["score"]["after"] > made.report["score"]["before"]
     with pytest.raises(UsageError, match="boosting is for models that classify"):
@@ -261,14 +278,31 @@ def test_the_head_alone_learns_no_longer_than_all(here: Path) -> None:
         assert made.report["frozen_epochs"] == alone
 
 
+@pytest.mark.parametrize("way", ["sparsify", "ensemble"])
+def test_a_model_that_makes_no_sense_is_refused_before_it_is_taught(way: str, fails) -> None:
+    names = ("Lost", "Dead", "Untaught")
+    said = {name: fails(3, way, f"models.py:{name}", *given()[1:]) for name in names}
+    assert "the model answers NaN" in said["Lost"] and "the same answer to each of 102 samples" in said["Dead"]
+    assert "the dense model scores" in said["Untaught"]
+    assert all("give --weights, for none were given" in said[name] for name in ("Dead", "Untaught"))
+
+
+def test_a_model_that_is_taught_anew_need_not_make_sense_and_another_can_be_forced(here: Path) -> None:
+    given = ("models.py:Untaught", "--data", "good.npz", "--epochs", "0.5")
+    assert run("prepare", "transfer", *given, "--classes", "3", "--out", "a") == 0
+    assert run("prepare", "ensemble", *given, "--members", "2", "--anew", "--out", "b") == 0
+    assert run("prepare", "sparsify", *given, "--force", "--out", "c") == 0
+    notes = contracts.loaded((here / "c" / "manifest.json").read_text())["report"]["notes"]
+    assert any(note.startswith("forced: the dense model scores") for note in notes)
+
+
 @pytest.mark.parametrize("strength", ["0", "-0.1", "1.5", "nan", "inf"])
 def test_a_strength_out_of_range_is_refused(strength: str, fails) -> None:
     assert "a strength of" in fails(2, "sparsify", *given("--strength", strength))
 
 
 def test_what_does_not_fit_is_refused(fails) -> None:
-    small = ["models.py:Small", "--data", "good.npz"]
-    assert "no BatchNorm" in fails(3, "sparsify", *small)
+    assert "no BatchNorm" in fails(3, "sparsify", "models.py:Sure", "--data", "good.npz")
     assert "'gama'" in fails(2, "sparsify", *given("--on", "gama"))
     assert "no scalar" in fails(2, "sparsify", *given("--on", "models.py:text"))
     assert "failed with" in fails(2, "sparsify", *given("--on", "models.py:number"))

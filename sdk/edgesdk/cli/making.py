@@ -219,7 +219,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
 @click.option("--epochs", type=click.FloatRange(0), default=0, show_default=True, help="Epochs of recovery.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("exported"), show_default=True)
-@click.option("--force", is_flag=True, help="Replace what is there.")
+@click.option("--force", is_flag=True, help="Replace what is there; go on though the model is in doubt.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def export(as_json: bool, **options: Any) -> None:
     """Apply PLAN (plan.json) to MODEL, and write it in one format or in all: the same model, to the bit.

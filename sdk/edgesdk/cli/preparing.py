@@ -41,7 +41,7 @@ def preparation(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--epochs", type=click.FloatRange(0, min_open=True), default=8, show_default=True),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--out", type=click.Path(path_type=Path), default=Path("prepared"), show_default=True),
-        click.option("--force", is_flag=True, help="Replace what is there."),
+        click.option("--force", is_flag=True, help="Replace what is there; go on though the model is in doubt."),
         click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
     ]):  # fmt: skip
         command = option(command)

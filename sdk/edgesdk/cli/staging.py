@@ -35,7 +35,7 @@ from edgesdk.core.errors import UsageError
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("stages"), show_default=True)
-@click.option("--force", is_flag=True, help="Replace what is there.")
+@click.option("--force", is_flag=True, help="Replace what is there; go on though board or model is in doubt.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def stages(as_json: bool, **options: Any) -> None:
     """Write MODEL, a classifier, with early exits, a file per stage: a sample stops at the first exit that is sure.

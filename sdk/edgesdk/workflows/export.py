@@ -76,10 +76,12 @@ def export_plan(
     """Apply ``plan`` to ``model`` and write it to the folder ``out`` in each ``format`` named, by default in all.
 
     All files hold the same integers, scales and zero points. ``data`` gives the ranges of integer layers, and with
-    ``epochs`` what compression cost is learnt back. Nothing is written unless every format is. Raises ``BundleError``
-    for a plan that is damaged, or made for another model or ``target``; ``UsageError`` for a format that cannot hold a
-    form which the plan stores weights in; ``ModelError`` for what else a format cannot hold; ``DeviceError`` for an
-    extra that is not installed; ``FidelityError`` for a file that computes something else.
+    ``epochs`` what compression cost is learnt back. The dense model is judged first, as by :func:`edgesdk.deploy`, and
+    refused where it makes no sense on the data, unless with ``force``. Nothing is written unless every format is.
+
+    Raises ``BundleError`` for a plan that is damaged, or made for another model or ``target``; ``UsageError`` for a
+    format that cannot hold a form which the plan stores weights in; ``ModelError`` for what else a format cannot hold;
+    ``DeviceError`` for an extra that is not installed; ``FidelityError`` for a file that computes something else.
     """
     wanted = _formats(named(format))
     if not isinstance(plan, Plan):
@@ -93,7 +95,7 @@ def export_plan(
             model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
             loss=loss,
         )  # fmt: skip
-        given = given.warned()
+        given = given.checked(None, force, tell)
         loaded, samples, task = given.model, given.data, given.task
         tell("tracing", None)
         network = trace(loaded, samples.example)

@@ -79,6 +79,8 @@ def sparsify(
 ) -> Prepared:  # fmt: skip
     """Train ``model`` on by L + strength * R, so that channels go to zero that pruning then finds.
 
+    The model is judged first, as by :func:`edgesdk.deploy`, and refused where it makes no sense, unless with ``force``.
+
     L is what a recovery teaches: the model's own answers before, and the labels, where there are any. R is the L1 norm
     of the BatchNorms' scales (``gamma``), the group lasso of ``channels`` that are cut together, or a function of the
     module (in the shell ``file.py:callable``). Raises ``UsageError`` for a ``strength`` outside 0 to 1, ``ModelError``
@@ -89,8 +91,8 @@ def sparsify(
     if isinstance(on, str) and ":" in on:
         on = load_callable(on, "PENALTY")
     with reserve(Path(out), force) as place:
-        made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes, loss)
-        check(made.data, made.model, made.task.classifies)
+        made = _Made(model, data, weights, metric, seed, tell, force, preprocess, shapes, loss)
+        made.judge(force)
         dense = made.traced(made.model, whole=on != GAMMA)
         small = penalty(on, dense)
         student = dense.copy()
@@ -132,7 +134,7 @@ def transfer(
     if classes < 1:
         raise UsageError(f"{classes} classes", "give as many as the new task has")
     with reserve(Path(out), force) as place:
-        made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes, loss)
+        made = _Made(model, data, weights, metric, seed, tell, force, preprocess, shapes, loss)
         objective = Labelled(made.task)
         check(made.data, made.model, False)
         path = _head(made.traced(made.model))
@@ -169,8 +171,9 @@ def ensemble(
 
     Each learns for ``epochs`` from a sample of the training data, which is kept in memory: a bootstrap sample
     (``bagging``), or one in which what the members before got wrong comes more often (``boosting``, SAMME). They begin
-    as the model is, or ``anew`` with random weights, which makes them differ more and takes more epochs. Boosting ends
-    early after a member that is always right, or no better than chance.
+    as the model is, which is judged first as by :func:`edgesdk.deploy`, or ``anew`` with random weights, which makes
+    them differ more and takes more epochs. Boosting ends early after a member that is always right, or no better than
+    chance.
 
     Raises ``UsageError`` for less than two members or an unknown way, ``DataError`` where boosting ends with the first,
     and the errors of :func:`edgesdk.deploy` for the inputs.
@@ -181,13 +184,16 @@ def ensemble(
     if members < 2:
         raise UsageError(f"an ensemble of {counted(members, 'member')}", "give 2 or more")
     with reserve(Path(out), force) as place:
-        made = _Made(model, data, weights, metric, seed, tell, preprocess, shapes, loss)
+        made = _Made(model, data, weights, metric, seed, tell, force, preprocess, shapes, loss)
         objective = Labelled(made.task)
         if by == BOOSTING and not made.task.classifies:
             raise UsageError("boosting is for models that classify", f"choose {BAGGING}")
         if not isinstance(made.data.example, Tensor):
             raise UsageError("the model takes more than one input", "make an ensemble of models that take one tensor")
-        check(made.data, made.model, made.task.classifies)
+        if anew:  # what the model knows is forgotten
+            check(made.data, made.model, made.task.classifies)
+        else:
+            made.judge(force)
         dense = made.traced(made.model)
         samples, generator = held(made.train), torch.Generator().manual_seed(seed)
         likely = torch.full((len(samples),), 1 / len(samples), dtype=torch.double)
@@ -244,6 +250,7 @@ class _Made:
         metric: str | Metric,
         seed: int,
         tell: Tell,
+        force: bool,
         preprocess: Preprocess = None,
         shapes: Shapes = None,
         loss: str | Loss | None = None,
@@ -253,14 +260,19 @@ class _Made:
         if model is not None and data is None:
             raise UsageError("no data for the model", "give --data")
         self.spec = EXAMPLE if model is None else model
-        given = read_inputs(
-            model, data, weights, metric, seed, preprocess=preprocess, shapes=shapes, loss=loss
+        self.given = read_inputs(
+            model, data, weights, metric, seed, preprocess=preprocess, force=force, shapes=shapes, loss=loss
         ).warned()
-        self.model, self.data, self.task, self.seed, self.tell = given.model, given.data, given.task, seed, tell
+        self.model, self.data, self.task = self.given.model, self.given.data, self.given.task
+        self.seed, self.tell = seed, tell
         if self.data.train is None:
             raise DataError("there is no training data", "give some, or deploy the model as it is")
         self.train = self.data.train
         self.notes = list(self.data.notes)
+
+    def judge(self, force: bool) -> None:
+        """Raise what is wrong with the dense model on its data; with ``force`` that is a note."""
+        self.notes = list(self.given.checked(None, force, self.tell).data.notes)
 
     def traced(self, model: nn.Module, whole: bool = False) -> Network:
         """``model`` as a network; its channel groups, which take much longer to find, only of the ``whole``."""
