@@ -8,7 +8,7 @@ random ``g = J^T h`` with ``E[h h^T] = H``, and each backward pass gives such a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from edgesdk.compress.effort import work
+from edgesdk.compress.segments import Segmented
 from edgesdk.data.task import Task
 from edgesdk.network.network import Network, figures
 
@@ -31,24 +32,20 @@ class Curvature:
     gradients: Mapping[fx.Node, Tensor]
 
     @classmethod
-    def of(cls, network: Network, x: Sequence[Tensor], horizon: float, task: Task) -> Curvature:
+    def of(cls, network: Network, values: Segmented, horizon: float, task: Task) -> Curvature:
         """At bottlenecks that are at least the work ``horizon`` apart."""
-        interpreter = fx.Interpreter(network.module, garbage_collect_values=False)
         generator = torch.Generator().manual_seed(0)
-        with torch.enable_grad():
-            outputs = list(interpreter.run(*(t.detach().requires_grad_(t.is_floating_point()) for t in x)))
-            values: dict[fx.Node, Tensor] = {
-                node: interpreter.env[node] for node in find_stops(network, interpreter.env, horizon)
-            }
-            draws: list[Sequence[Tensor]] = [
-                torch.autograd.grad(
-                    task.projection(outputs, generator), [*values.values()], retain_graph=True, materialize_grads=True
-                )
-                for _ in range(DRAWS if values else 0)
-            ]
-        gradients = [torch.stack([*map(_flat, drawn)], 1) for drawn in zip(*draws, strict=True)]
-        flat = {node: _flat(value.detach()) for node, value in values.items()}
-        return cls(flat, dict(zip(values, gradients, strict=True)))
+        stops = find_stops(network, values.like, horizon)
+        if not stops:
+            return cls({}, {})
+
+        def project(outputs: list[Tensor]) -> Iterator[Tensor]:
+            return (task.projection(outputs, generator) for _ in range(DRAWS))
+
+        at, gradients = dict[fx.Node, Tensor](), dict[fx.Node, Tensor]()
+        for node, value, drawn in values.gradients(stops, project):
+            at[node], gradients[node] = _flat(value), torch.stack([*map(_flat, drawn)], 1)
+        return cls(at, gradients)
 
     def loss(self, node: fx.Node, value: Tensor) -> float:
         """About what is lost where ``node`` gives ``value`` instead."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -15,6 +14,7 @@ from torch import Tensor, fx, nn
 from edgesdk.compress.curvature import Curvature, work_of
 from edgesdk.compress.forms import activated, factorized
 from edgesdk.compress.integers import ACTIVATION_RANGE, MINIMUM_SCALE
+from edgesdk.compress.segments import Segmented
 from edgesdk.compress.stored import packed_as
 from edgesdk.core.graph import ADD, WEIGHTED, Branch, Group, Layer
 from edgesdk.core.plan import INT8, Form, Option
@@ -40,22 +40,22 @@ def importance(network: Network, batches: Iterable[tuple[Batch, Tensor | None]],
     scores = {name: torch.zeros(network.graph.group_by_name[name].size) for name in tensors_of}
     if not scores:
         return scores
+    wanted = {node for nodes in tensors_of.values() for node in nodes}
     for x, y in batches:
-        interpreter = fx.Interpreter(network.module, garbage_collect_values=False)
-        with torch.enable_grad():
-            outputs = list(interpreter.run(*(t.requires_grad_(t.is_floating_point()) for t in _detached(x))))
-            loss = task.attribution(outputs, y)
-            wanted = [(group, node, place) for group, nodes in tensors_of.items() for node, place in nodes.items()]
-            values = [interpreter.env[node] for _, node, _ in wanted]
-            gradients = torch.autograd.grad(loss * len(tensors(x)[0]), values, allow_unused=True)
-        for (group, _, (axis, of)), value, gradient in zip(wanted, values, gradients, strict=True):
-            if gradient is not None:
-                places = (value * gradient).detach().movedim(axis, 1)
+        given, count = tensors(x), len(tensors(x)[0])
+        loss = partial(_total_loss, task, y, count)
+        for node, value, (gradient,) in Segmented(network.module, given).gradients(wanted, loss):
+            for group, (axis, of) in [(group, nodes[node]) for group, nodes in tensors_of.items() if node in nodes]:
+                places = (value * gradient).movedim(axis, 1)
                 per_sample = places.flatten(2).sum(2) if places.dim() > 2 else places
                 channels = torch.zeros(len(per_sample), len(scores[group]))
                 channels.index_add_(1, of[of >= 0], per_sample[:, of >= 0])
                 scores[group] += channels.square().sum(0)
     return scores
+
+
+def _total_loss(task: Task, y: Any, samples: int, outputs: list[Tensor]) -> Iterator[Tensor]:
+    yield task.attribution(outputs, y) * samples
 
 
 def _judged(network: Network, group: Group) -> dict[fx.Node, tuple[int, Tensor]]:
@@ -71,10 +71,6 @@ def _judged(network: Network, group: Group) -> dict[fx.Node, tuple[int, Tensor]]
         places = {node: network.along(node, group.name) for node in nodes}
         made = {node: place for node, place in places.items() if place is not None}
     return made or network.entries(group.name)
-
-
-def _detached(x: Batch) -> list[Tensor]:
-    return [t.detach().clone() for t in tensors(x)]
 
 
 def measure_sensitivity(
@@ -174,16 +170,14 @@ class _Variants:
                 part.training, part.momentum = True, 0.0
         self.by_target = {n.target: n for n in self.module.graph.nodes if n.op == "call_module"}
         given = [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in tensors(x)]
-        self.curvature = Curvature.of(self.network, given, horizon, task) if horizon < inf else None
-        interpreter = fx.Interpreter(self.module, garbage_collect_values=False)
-        with torch.no_grad():
-            interpreter.run(*given)
-        self.values: dict[fx.Node, Any] = dict(interpreter.env)
-        self.outputs = [self.values[n] for n in self.output_nodes()]
+        self.values = Segmented(self.module, given)
+        self.outputs = self.values.outputs
+        self.curvature = Curvature.of(self.network, self.values, horizon, task) if horizon < inf else None
         self.covariances: dict[tuple[fx.Node, int], _Covariance] = {}
         self.work = work_of(self.network)
-        self.nodes = list(self.module.graph.nodes)
+        self.nodes = self.values.nodes
         self.place = {node: place for place, node in enumerate(self.nodes)}
+        self.last = {read: node for node in self.nodes for read in node.all_input_nodes}
 
     @torch.no_grad()
     def loss(self, edits: Mapping[fx.Node, Callable[[Any], Any]]) -> float:
@@ -192,40 +186,30 @@ class _Variants:
         values: dict[fx.Node, Any] = {}
         done = 0.0
         for node in self.nodes[min(map(self.place.__getitem__, edits)) :]:
-            if node.op == "output":
-                break
             dirty = any(i in values for i in node.all_input_nodes)
             if not dirty and node not in edits:
                 continue
-            if dirty or node.op == "call_module":
-                interpreter.env = {i: values.get(i, self.values[i]) for i in node.all_input_nodes}
+            if dirty:
+                interpreter.env = {i: values[i] if i in values else self.values[i] for i in node.all_input_nodes}
                 value = interpreter.run_node(node)
+                for read in node.all_input_nodes:
+                    if self.last[read] is node and read not in self.values.output_nodes:
+                        values.pop(read, None)
             else:
                 value = self.values[node]
             values[node] = edits[node](value) if node in edits else value
             done += self.work.get(node, 0.0)
             if self.curvature is not None and done >= self.horizon and node in self.curvature.values:
                 return self.curvature.loss(node, values[node])
-        outputs = [values.get(n, self.values[n]) for n in self.output_nodes()]
-        return self.task.fidelity_loss(outputs, self.outputs, self.y)
+        dense = zip(self.values.output_nodes, self.outputs, strict=True)
+        return self.task.fidelity_loss([values.get(node, value) for node, value in dense], self.outputs, self.y)
 
-    def output_nodes(self) -> list[fx.Node]:
-        node = next(n for n in self.module.graph.nodes if n.op == "output")
-        return [n for n in node.args[0] if isinstance(n, fx.Node)]
-
-    @contextmanager
-    def weights(self, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-        """The weights of some submodules changed for a while; each is a function of the original."""
-        before = {}
-        for path, change in changes.items():
-            part = self.module.get_submodule(path)
-            before[path] = part.weight.data
-            part.weight.data = change(part.weight.data)  # type: ignore[union-attr,operator]
-        try:
-            yield
-        finally:
-            for path, weight in before.items():
-                self.module.get_submodule(path).weight.data = weight
+    @torch.no_grad()
+    def reweighted(self, path: str, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the submodule ``path`` makes of the dense network's values with its weight changed."""
+        part: Any = self.module.get_submodule(path)
+        x = self.values[self.by_target[path].all_input_nodes[0]]
+        return torch.func.functional_call(part, {"weight": change(part.weight.data)}, (x,))
 
     def cut(self, group: str, channels: list[int]) -> float:
         """Loss with ``channels`` of ``group`` gone wherever a layer reads them, its weights making up for them.
@@ -265,8 +249,8 @@ class _Variants:
             x = self.values[node.all_input_nodes[0]]
             return self.loss({node: lambda _: activated(form, x)})
         if form.stored:
-            with self.weights({path: lambda weight: packed_as(weight, form).decoded()}):
-                return self.loss({self.by_target[path]: lambda v: v})
+            stored = self.reweighted(path, lambda weight: packed_as(weight, form).decoded())
+            return self.loss({self.by_target[path]: lambda _: stored})
         call = self.by_target[path]
         *before, last = factorized(self.module.get_submodule(path), form)
         x, wanted = self.values[call.all_input_nodes[0]], self.values[call]
@@ -277,12 +261,11 @@ class _Variants:
 
     def quantized(self, layer: Layer, bits: int) -> float:
         """Loss with the layer's weights and output on integer grids."""
-        output = {self.network.node(layer.name): _on_grid}
-        path = self.network.sites[layer.name].module
+        output, path = self.network.node(layer.name), self.network.sites[layer.name].module
         if layer.kind not in WEIGHTED or path is None:
-            return self.loss(output)
-        with self.weights({path: lambda w: _weights_on_grid(w, bits)}):
-            return self.loss({self.by_target[path]: lambda v: v, **output})
+            return self.loss({output: _on_grid})
+        call, made = self.by_target[path], self.reweighted(path, lambda weight: _weights_on_grid(weight, bits))
+        return self.loss({call: lambda _: made, output: lambda v: _on_grid(made if output is call else v)})
 
 
 @dataclass(frozen=True)
