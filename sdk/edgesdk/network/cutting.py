@@ -70,6 +70,9 @@ class _Cutter(Walk):
         super().__init__(module)
         self.keep, self.kept = set(keep), dict[str, Any]()
         self.channels, self.left = channels, left
+        self.can_go = torch.zeros(channels.count, dtype=torch.bool)
+        for numbers in channels.groups.values():
+            self.can_go[numbers] = True
         self.done: dict[tuple[str, int], Tensor] = {}
         self.constants = dict(channels.constants)
         for name, numbers in channels.constants.items():
@@ -101,11 +104,11 @@ class _Cutter(Walk):
 
     def _arrived(self, name: str, axis: int, arriving: Tensor) -> Tensor:
         """The places on ``axis`` of a weight of the channels ``arriving``, in their order."""
-        whole = self.channels.parts[name][axis].long()
+        whole, arriving = (n.long() * self.can_go[n.long()] for n in (self.channels.parts[name][axis], arriving))
         order = whole.argsort(stable=True)
         order = order[self.left[whole[order]]]
-        sequence = arriving.long().argsort(stable=True)
-        if not torch.equal(whole[order], arriving.long()[sequence]):
+        sequence = arriving.argsort(stable=True)
+        if not torch.equal(whole[order], arriving[sequence]):
             raise Apart("fewer of them would come to other places")
         return torch.empty_like(order).scatter_(0, sequence, order)
 
@@ -358,22 +361,22 @@ def difference(module: fx.GraphModule, x: Batch, channels: Channels, gone: Gone)
         return f"the network does not run with fewer of them ({type(error).__name__})"
     left = channels.stay(gone)
     for actual, wanted_output in zip(results, expected, strict=True):
-        if isinstance(wanted_output, Tensor) and not _close(actual, wanted_output):
+        if isinstance(wanted_output, Tensor) and not close(actual, wanted_output):
             return "a network without them computes something else"
     for name in makers:
         weights = weights_of(module, next(n for n in module.graph.nodes if n.name == name))
         if weights is not None and weights.made in channels.parts.get(weights.weight, {}):
             stay = left[channels.parts[weights.weight][weights.made].long()]
             wanted = before.kept[name]
-            if not _close(after[name], wanted.index_select(weights.makes, torch.nonzero(stay).flatten())):
+            if not close(after[name], wanted.index_select(weights.makes, torch.nonzero(stay).flatten())):
                 return "a network without them computes something else"
     return None
 
 
-def _close(actual: Tensor, expected: Tensor) -> bool:
+def close(actual: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors are the same but for rounding; what is no number in one is none in the other."""
     if actual.shape != expected.shape:
         return False
     actual, expected = actual.double(), expected.double()  # whole numbers and truths, too
-    return torch.allclose(
-        actual, expected, rtol=RTOL, atol=ATOL * float(expected.abs().max()) if expected.numel() else 0.0
-    )
+    size = expected.nan_to_num(0.0, 0.0, 0.0).abs().max() if expected.numel() else 0.0
+    return torch.allclose(actual, expected, rtol=RTOL, atol=ATOL * float(size), equal_nan=True)

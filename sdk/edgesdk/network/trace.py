@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from edgesdk.core.graph import ADD, CONV, LINEAR, WEIGHTED, Branch, Graph, Group
 from edgesdk.network.channels import Channels
-from edgesdk.network.cutting import difference, sharing_copy
+from edgesdk.network.cutting import close, difference, sharing_copy
 from edgesdk.network.fuse import flat, outputs, run
 from edgesdk.network.groups import RawGroup, find
 from edgesdk.network.heads import Attention, attentions, inside, keep_heads, mask_heads
@@ -65,8 +65,9 @@ def _grouped(
         fixed = next((together[path] for path in paths if raw_group.fixed and path in together), raw_group.fixed)
         groups.append(Group(order[0], len(raw_group.units), tuple(order), fixed, raw_group.step, raw_group.shares))
         units[order[0]] = raw_group.units
-    channels = replace(channels, groups=units)
-    reasons = _try_cuts(module, x, channels, [group for group in groups if group.fixed is None])
+    tried = [group for group in groups if group.fixed is None]
+    channels = replace(channels, groups={group.name: units[group.name] for group in tried})
+    reasons = _try_cuts(module, x, channels, tried)
     groups = [replace(group, fixed=reasons.get(group.name, group.fixed)) for group in groups]
     free = {group.name for group in groups if group.fixed is None}
     owner = torch.zeros(channels.count, dtype=torch.long)
@@ -117,6 +118,8 @@ def _try_cuts(module: fx.GraphModule, x: Batch, channels: Channels, groups: list
     counts = {group.name: widths(group.size, group.step)[:-1] for group in groups}
 
     def failing(some: list[Group], turn: int) -> dict[str, str]:
+        if not some:  # then none of them is to blame
+            return {}
         gone = {}
         for group in some:
             try:
@@ -219,8 +222,7 @@ def _compared(
         actual, wanted = after[node.name], expected[node.name]
         if actual.shape != wanted.shape:
             return "its channels are the network's output", set()
-        actual, wanted = actual.double(), wanted.double()
-        if not torch.allclose(actual, wanted, rtol=1e-3, atol=1e-4 * float(wanted.float().abs().max())):
+        if not close(actual, wanted):
             return "its channels mean something by their place", set()
     return None, {name for name, value in values.items() if _size(value) != _size(after[name])}
 

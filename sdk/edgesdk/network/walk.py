@@ -118,7 +118,8 @@ def scaled_by(module: fx.GraphModule, node: fx.Node) -> tuple[int, list[str]] | 
         given = arguments(node)
         names = [_name(given.get(key)) for key in SCALED.get(node.target, ("weight", "bias"))]
         if len(given.get("normalized_shape", (1,))) == 1:
-            return NORMALIZERS.get(node.target, 1), [name for name in names if name is not None]
+            own = [name for name in names if name is not None and operator.attrgetter(name)(module).numel() > 1]
+            return NORMALIZERS.get(node.target, 1), own  # a single number, as a PReLU's may be, is every channel's
     return None
 
 
