@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from edgesdk.network.torchvision import import_torchvision
 
 CLASSES = 10
 PIXELS = (32, 64, 96, 128, 224, 256)
@@ -152,38 +153,8 @@ def _arguments(function: Callable[..., nn.Module]) -> set[str]:
 
 
 def load_libraries(libraries: set[str]) -> None:
-    """Import those of ``libraries`` that are installed, so that what is forked later has them.
-
-    A torchvision without its compiled part is imported, too: its models need nothing of it, but importing it registers
-    meta kernels for its operators, which have to be declared for that.
-    """
+    """Import those of ``libraries`` that are installed, so that what is forked later has them."""
     if libraries - {"own"}:
-        _declare_operators()
+        import_torchvision()
     for library in sorted(libraries - {"own"}):
         importlib.import_module(library if library != "pytorchcv" else "pytorchcv.model_provider")
-
-
-_declared: list[torch.library.Library] = []
-
-
-def _declare_operators() -> None:
-    found = importlib.util.find_spec("torchvision")
-    if found is None or found.origin is None or _declared:
-        return
-    root = Path(found.origin).parent
-    if any(root.glob("_C.*")) or any(root.glob("_C*.so")) and _loads(root):
-        return
-    named = {name for file in root.rglob("*.py") for name in re.findall(r"torchvision::(\w+)", file.read_text())}
-    library = torch.library.Library("torchvision", "DEF")
-    for name in sorted(named):
-        library.define(f"{name}(Tensor x) -> Tensor")
-    _declared.append(library)
-
-
-def _loads(root: Path) -> bool:
-    try:
-        for file in root.glob("_C*.so"):
-            torch.ops.load_library(file)
-    except OSError:
-        return False
-    return True
