@@ -23,6 +23,9 @@ PIXELS = (32, 64, 96, 128, 224, 256)
 """Sizes that are tried in turn."""
 LEAST = {"inception_v3": 96, "inceptionv3": 96, "googlenet": 64}
 """Pixels below which an architecture runs, but with nothing left to pool."""
+GREY = ("superpointnet",)
+"""Those that take one channel."""
+
 
 OWN: dict[str, tuple[str, tuple[int, ...]]] = {
     "resnet8": ("zoo:resnet8", (3, 32, 32)),
@@ -126,7 +129,8 @@ def _pytorchcv(model: str) -> Ways:
 
     for size in _sizes(model):
         for how in ({"in_size": (size, size)}, {}):
-            yield lambda how=how: _Plain(get_model(model, pretrained=False, **how)), (3, size, size)
+            channels = 1 if model in GREY else 3
+            yield lambda how=how: _Plain(get_model(model, pretrained=False, **how)), (channels, size, size)
 
 
 class _Plain(nn.Module):

@@ -1,7 +1,7 @@
 """What becomes of public architectures: estimated, searched, deployed without training, and proved, one by one.
 
     pip install '.[openvino,tflite,zoo]'
-    python tools/bench_zoo.py --out zoo.jsonl [--only PATTERN ...] [--sample 0.1 --seed 0] [--quick]
+    python tools/bench_zoo.py --out zoo.jsonl [--only PATTERN ...] [--sample 0.1 --seed 0] [--stages 1 2 3]
     python tools/bench_zoo.py --out zoo.jsonl --write docs/reference/figures/zoo.md
 
 Each architecture of tools/architectures.py is made with random weights at its smallest input, its BatchNorms'
@@ -16,8 +16,8 @@ statistics taken from random data so that signals stay alive. In a process of it
    OpenVINO there is none); the model of the bundle is compared with the module as in 2.
 5. Search: half of its latency, from the profile; Export: that plan in each format, without training.
 
-Every stage is a line of the JSON lines ``--out``; a run goes on where it stopped. Seconds are processor time. With
-``--quick`` it ends after 3.
+Every stage is a line of the JSON lines ``--out``; a run goes on where it stopped. Seconds are processor time. Of
+``--stages`` only those given are run, and 1, which all begin with.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,9 @@ from edgesdk.price.operators import precisions, widths
 
 TARGET = "raspberry-pi-4"
 RUNTIMES = {"onnxruntime": "onnx", "openvino": "openvino", "litert": "tflite"}
+DEPLOYED = ("onnxruntime", "litert")  # those of which the target has a profile
+STAGES = {1: "trace", 2: "convert dense", 3: "convert half", 4: "deploy onnxruntime", 5: "search"}
+"""By number what each does first."""
 SAMPLES, COMPARED = 8, 4
 STATISTICS = 5  # passes by which BatchNorm learns what it sees
 DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
@@ -314,8 +317,8 @@ def write(out: Path, row: Row) -> None:
         file.write(json.dumps(asdict(row)) + "\n")
 
 
-def examine(name: str, out: Path, memory: int, quick: bool) -> None:
-    """Take the architecture ``name`` through every stage, in this process."""
+def examine(name: str, out: Path, memory: int, stages: Collection[int]) -> None:
+    """Take the architecture ``name`` through ``stages``, in this process."""
     os.setsid()
     ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)  # the parent's end is this process's
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -326,18 +329,17 @@ def examine(name: str, out: Path, memory: int, quick: bool) -> None:
         subject = Subject(name, out, Path(folder))
         if not subject.run("make", subject.make) or not subject.run("trace", subject.trace):
             return
-        if subject.run("convert dense", subject.convert_dense):
+        if 2 in stages and subject.run("convert dense", subject.convert_dense):
             for runtime in RUNTIMES:
                 subject.run(f"{runtime} {DENSE}", lambda runtime=runtime: subject.write_dense(runtime))
-            if subject.run("convert half", subject.convert_half):
-                for runtime in RUNTIMES:
-                    subject.run(f"{runtime} {HALF}", lambda runtime=runtime: subject.write_half(runtime))
-        if quick:
-            return
-        for runtime in ("onnxruntime", "litert"):
-            subject.run(f"deploy {runtime}", lambda runtime=runtime: subject.deploy(runtime))
+        if 3 in stages and subject.run("convert half", subject.convert_half):
+            for runtime in RUNTIMES:
+                subject.run(f"{runtime} {HALF}", lambda runtime=runtime: subject.write_half(runtime))
+        if 4 in stages:
+            for runtime in DEPLOYED:
+                subject.run(f"deploy {runtime}", lambda runtime=runtime: subject.deploy(runtime))
         plans: list[edgesdk.Plan] = []
-        if subject.run("search", lambda: subject.search(plans)):
+        if 5 in stages and subject.run("search", lambda: subject.search(plans)):
             for runtime in RUNTIMES:
                 subject.run(f"export {runtime}", lambda runtime=runtime: subject.export(plans[0], runtime))
 
@@ -345,7 +347,7 @@ def examine(name: str, out: Path, memory: int, quick: bool) -> None:
 def stand_guard(name: str, options: argparse.Namespace) -> None:
     """Examine ``name`` in a forked process, which is ended when it takes too long."""
     context = multiprocessing.get_context("fork")
-    child = context.Process(target=examine, args=(name, options.out, options.gigabytes * 2**30, options.quick))
+    child = context.Process(target=examine, args=(name, options.out, options.gigabytes * 2**30, options.stages))
     start = time.monotonic()
     child.start()
     child.join(options.seconds)
@@ -366,6 +368,14 @@ def read(out: Path) -> dict[str, dict[str, Row]]:
         row = Row(**json.loads(line))
         rows.setdefault(row.name, {})[row.stage] = row
     return rows
+
+
+def is_known(found: Mapping[str, Row], stages: Collection[int]) -> bool:
+    """Whether each of ``stages`` was run, or the architecture did not come so far."""
+    if "end" not in found:
+        return False
+    come_to_nothing = found["end"].end != OK or found["make"].end != OK or found["trace"].end != OK
+    return come_to_nothing or all(STAGES[stage] in found for stage in stages)
 
 
 def choose(names: list[str], only: list[str], sample: float, seed: int) -> list[str]:
@@ -454,7 +464,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="patterns of names")
     parser.add_argument("--sample", type=float, default=1.0, help="this share of them")
     parser.add_argument("--seed", type=int, default=0, help="which share")
-    parser.add_argument("--quick", action="store_true", help="stages 1 to 3 alone")
+    parser.add_argument("--stages", nargs="+", type=int, choices=STAGES, default=list(STAGES), help="these alone")
     parser.add_argument("--seconds", type=float, default=600, help="for each architecture")
     parser.add_argument("--gigabytes", type=int, default=16, help="of address space for each")
     parser.add_argument("--total", type=float, default=float("inf"), help="seconds after which none is begun")
@@ -471,7 +481,7 @@ def main() -> None:
             name for name in names if any(row.end not in (OK, OUT_OF_REACH) for row in known.get(name, {}).values())
         ]
     else:
-        names = [name for name in names if "end" not in known.get(name, {})]
+        names = [name for name in names if not is_known(known.get(name, {}), options.stages)]
     architectures.load_libraries({name.partition(":")[0] for name in names})
     start = time.monotonic()
     for name in names:
