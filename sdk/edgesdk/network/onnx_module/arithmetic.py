@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from functools import reduce
+from math import isclose
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from edgesdk.network.onnx_module import spellings
 from edgesdk.network.onnx_module.translation import Call
 
 Translate = Callable[[Call], Any]
+SELU = (1.67326319217681884765625, 1.05070102214813232421875)  # ONNX's alpha and gamma
+TINY = 1e-30  # a norm of nought divides nought, which is nought
 
 
 def plain(function: Callable[..., Any]) -> Translate:
@@ -80,6 +83,8 @@ def _is_float(call: Call) -> bool:
 
 def power(call: Call) -> Any:
     left, right = operands(call)
+    if not isinstance(right, float):
+        return torch.pow(left, right)
     return torch.sqrt(left) if right == 0.5 else torch.pow(left, int(right) if right == 2 else right)
 
 
@@ -119,7 +124,7 @@ def clip(call: Call) -> Any:
         return call.tensor()
     if isinstance(low, (int, float)) and (low, high) == (0, None):
         return torch.relu(call.tensor())
-    if isinstance(low, (int, float)) and isinstance(high, (int, float)) and _is_float(call):
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low <= high and _is_float(call):
         return F.relu6(call.tensor()) if (low, high) == (0, 6) else F.hardtanh(call.tensor(), low, high)
     return torch.clamp(call.tensor(), low, high)
 
@@ -171,7 +176,7 @@ def top_k(call: Call) -> Any:
     values, places = torch.topk(
         call.tensor(), int(count), call.get("axis", -1), bool(call.get("largest", 1)), bool(call.get("sorted", 1))
     )
-    return [v for v, name in zip((values, places), call.node.output, strict=False) if name]
+    return call.named((values, places))
 
 
 def cumulative(call: Call) -> Any:
@@ -206,6 +211,34 @@ def hard_sigmoid(call: Call) -> Any:
     return torch.clamp(call.tensor() * alpha + beta, 0.0, 1.0)
 
 
+def selu(call: Call) -> Any:
+    alpha, gamma = call.get("alpha", SELU[0]), call.get("gamma", SELU[1])
+    usual = all(isclose(given, own, rel_tol=1e-5) for given, own in zip((alpha, gamma), SELU, strict=True))
+    return F.selu(call.tensor()) if usual else F.elu(call.tensor(), alpha) * gamma
+
+
+def infinite(call: Call) -> Any:
+    """Whether a number is infinite, of the signs that are asked for."""
+    signs = [sign for sign, name in ((1, "detect_positive"), (-1, "detect_negative")) if call.get(name, 1)]
+    found = torch.isinf(call.tensor())
+    return found if len(signs) == 2 else found & (call.tensor() * sum(signs) > 0)
+
+
+def shrink(call: Call) -> Any:
+    x, bound, bias = call.tensor(), call.get("lambd", 0.5), call.get("bias", 0.0)
+    return torch.where(x < -bound, x + bias, torch.where(x > bound, x - bias, torch.zeros_like(x)))
+
+
+def hardmax(call: Call) -> Any:
+    """One where the first largest is, zero elsewhere."""
+    axis, length = call.get("axis", -1 if call.opset >= 13 else 1) % call.rank(), call.shape()
+    if call.opset < 13 and axis != call.rank() - 1:
+        raise call.refusal("picks the largest along several axes at once")
+    place = torch.argmax(call.tensor(), axis, True)
+    along = [-1 if i == axis else 1 for i in range(call.rank())]
+    return (place == call.constant(torch.arange(length[axis]).reshape(along))).to(call.dtype())
+
+
 def prelu(call: Call) -> Any:
     slope, x = call.array(1), call.tensor()
     if slope is not None and slope.size == max(slope.shape, default=1):
@@ -235,7 +268,7 @@ ARITHMETIC: dict[str, Translate] = {
     "Reciprocal": plain(torch.reciprocal), "Erf": plain(torch.erf), "Sin": plain(torch.sin), "Cos": plain(torch.cos),
     "Tan": plain(torch.tan), "Asin": plain(torch.asin), "Acos": plain(torch.acos), "Atan": plain(torch.atan),
     "Sinh": plain(torch.sinh), "Cosh": plain(torch.cosh), "Asinh": plain(torch.asinh), "Acosh": plain(torch.acosh),
-    "Atanh": plain(torch.atanh), "IsNaN": plain(torch.isnan), "IsInf": plain(torch.isinf),
+    "Atanh": plain(torch.atanh), "IsNaN": plain(torch.isnan), "IsInf": infinite,
     "Softplus": plain(F.softplus), "Softsign": plain(F.softsign), "Mish": plain(F.mish),
     "HardSwish": plain(F.hardswish),
     "Swish": lambda call: F.silu(call.tensor()) if call.get("alpha", 1.0) == 1 else (
@@ -244,7 +277,7 @@ ARITHMETIC: dict[str, Translate] = {
     "LeakyRelu": lambda call: F.leaky_relu(call.tensor(), call.get("alpha", 0.01)),
     "Elu": lambda call: F.elu(call.tensor(), call.get("alpha", 1.0)),
     "Celu": lambda call: F.celu(call.tensor(), call.get("alpha", 1.0)),
-    "Selu": plain(F.selu),
+    "Selu": selu, "Shrink": shrink, "Hardmax": hardmax,
     "ThresholdedRelu": lambda call: F.threshold(call.tensor(), call.get("alpha", 1.0), 0.0),
     "Softmax": softmax(F.softmax), "LogSoftmax": softmax(F.log_softmax),
     "ReduceMean": reduction(lambda x, axes, keep: x.mean(axes, keep)),
@@ -257,7 +290,7 @@ ARITHMETIC: dict[str, Translate] = {
     "ReduceSumSquare": reduction(lambda x, axes, keep: (x * x).sum(axes, keep)),
     "ReduceLogSumExp": reduction(lambda x, axes, keep: torch.logsumexp(x, axes, keep)),
     "ReduceLogSum": reduction(lambda x, axes, keep: torch.log(x.sum(axes, keep))),
-    "LpNormalization": lambda call: F.normalize(call.tensor(), call.get("p", 2), call.get("axis", -1), 0.0),
+    "LpNormalization": lambda call: F.normalize(call.tensor(), call.get("p", 2), call.get("axis", -1), TINY),
     "ArgMax": extreme_place(torch.argmax), "ArgMin": extreme_place(torch.argmin), "TopK": top_k, "CumSum": cumulative,
     "Einsum": lambda call: torch.einsum(call.get("equation"), *call.tensors()),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -90,9 +91,10 @@ def conv_transpose(call: Call) -> Any:
         wanted = [length * stride for length, stride in zip(call.shape()[2:], strides, strict=True)]
     if wanted is not None:
         total = [length - want for length, want in zip(lengths, wanted[-axes:], strict=True)]
-        less = [cut // 2 for cut in total]
-        more = [cut - cut // 2 for cut in total]
-        before, after = (less, more) if automatic != "SAME_LOWER" else (more, less)
+        extra = [size + max(0, -cut) for size, cut in zip(extra, total, strict=True)]
+        less = [max(0, cut) // 2 for cut in total]
+        more = [max(0, cut) - half for cut, half in zip(total, less, strict=True)]
+        before, after = (less, more) if automatic == "SAME_UPPER" else (more, less)
     bias = call.tensor(2) if call.has(2) else None
     run: Callable[..., Any] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
     x, weight = call.tensor(), call.tensor(1)
@@ -156,6 +158,8 @@ def layer_norm(call: Call) -> Any:
     axis = call.get("axis", -1) % call.rank()
     shape, epsilon = call.shape()[axis:], call.get("epsilon", 1e-5)
     weight, bias = call.array(1), call.array(2)
+    if any(call.node.output[1:]):
+        return _with_statistics(call, list(range(axis, call.rank())), epsilon)
     if weight is None or weight.shape != shape or call.has(2) and (bias is None or bias.shape != shape):
         made = F.layer_norm(call.tensor(), shape, None, None, epsilon) * call.tensor(1)
         return made + call.tensor(2) if call.has(2) else made
@@ -163,6 +167,25 @@ def layer_norm(call: Call) -> Any:
     return call.module(
         built, ("LayerNorm", *call.node.input[1:], epsilon, shape), call.tensor(), weight=name_of(call, 1)
     )
+
+
+def _with_statistics(call: Call, axes: list[int], epsilon: float) -> Any:
+    """What a layer norm makes, with the mean and the inverse of the deviation that it returns beside it."""
+    x = call.tensor()
+    mean = x.mean(axes, True)
+    inverse = torch.rsqrt(((x - mean) ** 2).mean(axes, True) + epsilon)
+    made = (x - mean) * inverse * call.tensor(1)
+    made = made + call.tensor(2) if call.has(2) else made
+    return call.named([made, mean, inverse])
+
+
+def mean_variance_norm(call: Call) -> Any:
+    axes = list(call.get("axes", (0, 2, 3)))
+    if 0 in axes:
+        raise call.refusal("normalizes over the samples of its batch")
+    x = call.tensor()
+    off = x - x.mean(axes, True)
+    return off / (torch.sqrt((off * off).mean(axes, True)) + 1e-9)
 
 
 def instance_norm(call: Call) -> Any:
@@ -203,8 +226,10 @@ def pool(call: Call) -> Any:
         raise call.refusal("returns the places of what it picks")
     if not largest and any(step != 1 for step in dilations):
         raise call.refusal("averages with a dilation")
-    if before != after:
-        short = not counted and not ceil and _cut_short(call, size, strides, dilations, before, after)
+    if before != after or any(2 * border > kernel for border, kernel in zip(before, size, strict=True)):
+        short = (
+            before != after and not counted and not ceil and _cut_short(call, size, strides, dilations, before, after)
+        )
         if short:
             ceil = True
         else:
@@ -231,6 +256,17 @@ def _cut_short(
         if cut != whole or 2 * less > kernel:
             return False
     return True
+
+
+def power_pool(call: Call) -> Any:
+    """LpPool: the sum of powers in each window, and its root."""
+    size, p = tuple(call.get("kernel_shape")), call.get("p", 2)
+    strides, dilations, before, after = window(call, size)
+    if any(step != 1 for step in dilations):
+        raise call.refusal("pools with a dilation")
+    powers = padded(call.tensor().abs() ** p, before, after)
+    mean = AVERAGE_POOLS[len(size) - 1](powers, size, strides, 0, bool(call.get("ceil_mode", 0)))
+    return (mean * prod(size)) ** (1 / p)
 
 
 def global_pool(call: Call) -> Any:
@@ -275,7 +311,7 @@ def recurrent(call: Call) -> Any:
     turned = sequence.unflatten(2, (1 + both, hidden)).transpose(1, 2)
     last = state if kind == "LSTM" else (state,)
     wanted = (turned, *(last[index] for index in range(len(call.node.output) - 1)))
-    return [value for value, name in zip(wanted, call.node.output, strict=False) if name]
+    return call.named(wanted)
 
 
 def _state(call: Call, index: int) -> Any:
@@ -292,5 +328,6 @@ LAYERS: dict[str, Callable[[Call], Any]] = {
     "Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": matmul, "BatchNormalization": batch_norm,
     "LayerNormalization": layer_norm, "InstanceNormalization": instance_norm, "GroupNormalization": group_norm,
     "RMSNormalization": rms_norm, "LRN": local_response_norm, "MaxPool": pool, "AveragePool": pool,
-    "GlobalAveragePool": global_pool, "GlobalMaxPool": global_pool, "GRU": recurrent, "LSTM": recurrent,
+    "MeanVarianceNormalization": mean_variance_norm, "LpPool": power_pool, "GlobalAveragePool": global_pool,
+    "GlobalMaxPool": global_pool, "GRU": recurrent, "LSTM": recurrent,
 }  # fmt: skip

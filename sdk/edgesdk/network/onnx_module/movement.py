@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from onnx import numpy_helper
 
+from edgesdk.network.onnx_module.resizing import resize
 from edgesdk.network.onnx_module.translation import Call
 
-INTERPOLATED = {"linear": {3: "linear", 4: "bilinear", 5: "trilinear"}, "cubic": {4: "bicubic"}}
+REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 WHOLE = 2**31  # ends of slices beyond it mean all there is
 
 
@@ -128,7 +129,7 @@ def split(call: Call) -> Any:
         each = -(-length // count)
         sizes = [min(each, length - each * i) for i in range(count)]
     pieces = torch.split(call.tensor(), list(sizes), axis)
-    return [pieces[place] for place, name in enumerate(call.node.output) if name]
+    return call.named(pieces[place] for place in range(count))
 
 
 def take(call: Call) -> Any:
@@ -221,90 +222,24 @@ def gather(call: Call) -> Any:
 
 
 def gather_elements(call: Call) -> Any:
-    return torch.gather(call.tensor(), call.get("axis", 0), call.tensor(1).to(torch.int64))
+    return torch.gather(call.tensor(), call.get("axis", 0), _from_the_start(call, 1, call.get("axis", 0)))
+
+
+def _from_the_start(call: Call, index: int, axis: int) -> Any:
+    """Places along ``axis`` as PyTorch takes them: none counted from the end."""
+    places, length = call.array(index), call.shape()[axis]
+    if places is not None:
+        return call.constant(torch.from_numpy(places.astype(np.int64) % length))
+    found = call.tensor(index).to(torch.int64)
+    return torch.where(found < 0, found + length, found)
 
 
 def scatter_elements(call: Call) -> Any:
-    if call.get("reduction", "none") != "none":
-        raise call.refusal("scatters with a reduction")
-    return torch.scatter(call.tensor(), call.get("axis", 0), call.tensor(1).to(torch.int64), call.tensor(2))
-
-
-def resize(call: Call) -> Any:
-    """Resize and Upsample as PyTorch's interpolation, where the two place samples alike."""
-    mode, rank = call.get("mode", "nearest"), call.rank()
-    old = call.node.op_type == "Upsample" or call.opset < 11
-    scales = call.get("scales") if "scales" in call.attributes else None
-    sizes: list[Any] | None = None
-    if scales is None:
-        place = 1 if old else 2
-        if call.has(place) and (value := call.array(place)) is not None and value.size:
-            scales = value.tolist()
-        elif not old and call.has(3):
-            sizes = call.sizes(3)
-    if scales is None and sizes is None:
-        raise call.refusal("takes its scales from what the model computes")
-    own = call.shape()
-    new = [*(scales or sizes or [])]
-    if (axes := call.get("axes")) is not None:
-        given = dict(zip((axis % rank for axis in axes), new, strict=True))
-        new = [given.get(axis, 1.0 if scales else size) for axis, size in enumerate(own)]
-    same = all(size == (1 if scales else length) for size, length in zip(new[1:2], own[1:2], strict=True))
-    if not same or scales and new[0] != 1 or rank not in (3, 4, 5):
-        raise call.refusal("resizes along the samples or the channels")
-    own = own[2:]
-    new = [int(n * s) for n, s in zip(own, new[2:], strict=True)] if scales else [int(size) for size in new[2:]]
-    where = "asymmetric" if old else call.get("coordinate_transformation_mode", "half_pixel")
-    if new == list(own):
-        return call.tensor()
-    if mode == "nearest":
-        return _nearest(call, own, new, where, old)
-    single = all(size == 1 for size in new)
-    if where == "pytorch_half_pixel" and not single:
-        where = "half_pixel"
-    modes = INTERPOLATED.get(mode, {})
-    if rank not in modes or where not in ("half_pixel", "align_corners") or call.get("exclude_outside", 0):
-        raise call.refusal(f"resizes ({mode}, {where}) as PyTorch does not")
-    if mode == "cubic" and call.get("cubic_coeff_a", -0.75) != -0.75:
-        raise call.refusal("resizes with another cubic than PyTorch's")
-    if call.get("antialias", 0):
-        return F.interpolate(
-            call.tensor(), new, mode=modes[rank], align_corners=where == "align_corners", antialias=True
-        )
-    return F.interpolate(call.tensor(), new, mode=modes[rank], align_corners=where == "align_corners")
-
-
-def _nearest(call: Call, own: tuple[int, ...], new: list[int], where: str, old: bool) -> Any:
-    """The nearest sample of each place: interpolation where that picks the same ones, else an index for each axis."""
-    rounding = "floor" if old else call.get("nearest_mode", "round_prefer_floor")
-    wanted = [_places(length, size, where, rounding) for length, size in zip(own, new, strict=True)]
-    for mode in ("nearest", "nearest-exact"):
-        lines = [torch.arange(length, dtype=torch.float32).reshape(1, 1, -1) for length in own]
-        indices = [
-            F.interpolate(line, size, mode=mode).reshape(-1).long() for line, size in zip(lines, new, strict=True)
-        ]
-        if all(torch.equal(a, b) for a, b in zip(indices, wanted, strict=True)):
-            return F.interpolate(call.tensor(), new, mode=mode)
-    x = call.tensor()
-    for axis, places in enumerate(wanted, 2):
-        x = x.index_select(axis, call.constant(places))
-    return x
-
-
-def _places(length: int, size: int, where: str, rounding: str) -> torch.Tensor:
-    """Which of ``length`` samples are nearest to each of ``size`` places."""
-    scale, at = size / length, np.arange(size, dtype=np.float64)
-    spread = at * (length - 1) / (size - 1) if size > 1 else at * 0
-    half = (at + 0.5) / scale - 0.5
-    points = {
-        "asymmetric": at / scale, "align_corners": spread, "half_pixel": half, "half_pixel_symmetric": half,
-        "pytorch_half_pixel": half if size > 1 else at * 0, "tf_half_pixel_for_nn": (at + 0.5) / scale,
-    }[where]  # fmt: skip
-    rounded = {
-        "floor": np.floor, "ceil": np.ceil, "round_prefer_floor": lambda x: np.ceil(x - 0.5),
-        "round_prefer_ceil": lambda x: np.floor(x + 0.5),
-    }[rounding](points)  # fmt: skip
-    return torch.from_numpy(np.clip(rounded, 0, length - 1).astype(np.int64))
+    axis, reduction = call.get("axis", 0), call.get("reduction", "none")
+    x, places, values = call.tensor(), _from_the_start(call, 1, axis), call.tensor(2)
+    if reduction == "none":
+        return torch.scatter(x, axis, places, values)
+    return torch.scatter_reduce(x, axis, places, values, REDUCTIONS[reduction])
 
 
 def depth_to_space(call: Call) -> Any:
@@ -320,6 +255,8 @@ def space_to_depth(call: Call) -> Any:
     """As PyTorch's, but that the places within a block come before the channels."""
     block, channels = call.get("blocksize"), call.shape()[1]
     x = F.pixel_unshuffle(call.tensor(), block)
+    if call.get("mode", "DCR") == "CRD":
+        return x
     return x.unflatten(1, (channels, block * block)).transpose(1, 2).flatten(1, 2)
 
 
@@ -337,11 +274,14 @@ def numbers(call: Call) -> Any:
 
 def one_hot(call: Call) -> Any:
     depth, values = call.scalar(1), call.array(2)
-    if depth is None or values is None or call.get("axis", -1) not in (-1, call.rank()):
+    if depth is None or values is None:
         raise call.refusal("has no constant depth and values")
-    hot = F.one_hot(torch.remainder(call.tensor().to(torch.int64), int(depth)), int(depth))
+    axis, places = call.get("axis", -1) % (call.rank() + 1), call.tensor()
+    along = [-1 if i == axis else 1 for i in range(call.rank() + 1)]
+    wanted = torch.where(places < 0, places + int(depth), places).unsqueeze(axis)
+    hot = wanted == call.constant(torch.arange(int(depth)).reshape(along))
     low, high = values.tolist()
-    return hot.to(torch.from_numpy(values).dtype) * (high - low) + low
+    return hot.to(torch.from_numpy(np.array(values)).dtype) * (high - low) + low
 
 
 def triangle(call: Call) -> Any:
@@ -353,10 +293,25 @@ def same(call: Call) -> Any:
     return call.tensor()
 
 
+def dropout(call: Call) -> Any:
+    """Nothing, when a model answers; the mask, of what it kept, is of all."""
+    x = call.tensor()
+    return call.named((x, torch.ones_like(x, dtype=torch.bool))) if any(call.node.output[1:]) else x
+
+
+def grid_sample(call: Call) -> Any:
+    modes = {"linear": "bilinear", "cubic": "bicubic"}
+    mode, padding = call.get("mode", "linear"), call.get("padding_mode", "zeros")
+    return F.grid_sample(
+        call.tensor(), call.tensor(1), modes.get(mode, mode), padding, bool(call.get("align_corners", 0))
+    )
+
+
 MOVEMENT: dict[str, Callable[[Call], Any]] = {
     "Reshape": reshape, "Flatten": flatten, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Transpose": transpose,
     "Concat": concat, "Split": split, "Slice": take, "Pad": pad, "Expand": expand, "Tile": tile, "Gather": gather,
     "GatherElements": gather_elements, "ScatterElements": scatter_elements, "Resize": resize, "Upsample": resize,
     "DepthToSpace": depth_to_space, "SpaceToDepth": space_to_depth, "ConstantOfShape": constant_of_shape,
-    "Range": numbers, "OneHot": one_hot, "Trilu": triangle, "Identity": same, "Dropout": same,
+    "Range": numbers, "OneHot": one_hot, "Trilu": triangle, "Identity": same, "Dropout": dropout,
+    "Scatter": scatter_elements, "GridSample": grid_sample,
 }  # fmt: skip

@@ -97,8 +97,13 @@ def _check_kinds(model: ModelProto, path: Path) -> None:
             raise ModelError(fact, "export it without: with fixed sizes, and for inference alone")
         if node.op_type == "Constant" or constants.issuperset(filter(None, node.input)):
             constants.update(node.output)
-    if not any(value.name not in constants for value in model.graph.input):
+    taken = [value for value in model.graph.input if value.name not in constants]
+    if not taken:
         raise ModelError(f"{path.name} has no input", "export it with one")
+    for value in taken:
+        if not value.type.HasField("tensor_type") or value.type.tensor_type.elem_type == TensorProto.STRING:
+            fact = f"the input {value.name} of {path.name} is no tensor of numbers"
+            raise ModelError(fact, "export the part of the model that comes after it was made numbers")
     opset = max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=0)
     if opset < OLDEST:
         fact = f"{path.name} is of opset {opset}, from before {OLDEST}"

@@ -144,10 +144,31 @@ class Translation:
 
     def node(self, name: str) -> fx.Node:
         """The call that makes a tensor of the file; a constant becomes an attribute, sizes a small tensor."""
-        if name not in self.nodes and name in self.constants:
+        if name in self.nodes:
+            return self.nodes[name]
+        if name in self.constants:
             self.nodes[name] = self.graph.get_attr(self.hold(name))
-            self._run_new()
+        elif name in self.counted:
+            self.nodes[name] = self._stacked(name).node
+        else:
+            fact = f"nothing that is translated makes {name} of {self.where}"
+            raise ModelError(fact, "export the model without that output of its node")
+        self._run_new()
         return self.nodes[name]
+
+    def numbers(self, name: str) -> list[Any]:
+        """The whole numbers of a tensor that counts samples, those that grow with the batch as what a call makes."""
+        value = self.counted[name]
+        pairs = zip(value.first.reshape(-1).tolist(), value.step.reshape(-1).tolist(), strict=True)
+        return [_times(self.batch, step, first) for first, step in pairs]
+
+    def _stacked(self, name: str) -> Any:
+        """Sizes that grow with the batch as a tensor."""
+        value = self.counted[name]
+        first, dtype = self.proxy(self.nodes[self.inputs[0].name]), torch.from_numpy(value.first).dtype
+        numbers: list[Any] = [first.new_full((), size, dtype=dtype) for size in self.numbers(name)]
+        stacked = torch.stack(numbers) if value.first.ndim else numbers[0]
+        return stacked.reshape(value.first.shape) if value.first.ndim > 1 else stacked
 
     def hold(self, name: str) -> str:
         """The path of a constant as an attribute: a parameter where the file trained it, else a buffer."""
@@ -249,28 +270,19 @@ class Call:
     def has(self, index: int) -> bool:
         return index < len(self.node.input) and bool(self.node.input[index])
 
+    def named(self, values: Iterable[Any]) -> list[Any]:
+        """``values``, one for each output, without those that the file does not name."""
+        return [value for value, name in zip(values, self.node.output, strict=False) if name]
+
     def __len__(self) -> int:
         return len(self.node.input)
 
     def tensor(self, index: int = 0) -> Any:
         """An input as what a call makes."""
-        name = self.node.input[index]
-        if name in self.translation.counted:
-            return self._stacked(name)
-        return self.translation.proxy(self.translation.node(name))
+        return self.translation.proxy(self.translation.node(self.node.input[index]))
 
     def tensors(self) -> list[Any]:
         return [self.tensor(index) for index in range(len(self))]
-
-    def _stacked(self, name: str) -> Any:
-        """Sizes that grow with the batch as a tensor."""
-        value = self.translation.counted[name]
-        first = self.translation.proxy(self.translation.nodes[self.translation.inputs[0].name])
-        numbers: list[Any] = [
-            first.new_full((), size, dtype=torch.from_numpy(value.first).dtype) for size in self._numbers(name)
-        ]
-        stacked = torch.stack(numbers) if value.first.ndim else numbers[0]
-        return stacked.reshape(value.first.shape) if value.first.ndim > 1 else stacked
 
     def array(self, index: int) -> np.ndarray | None:
         """An input that is a constant; ``None`` for one that is not, or that is left out."""
@@ -279,6 +291,8 @@ class Call:
     def constant(self, value: Tensor) -> Any:
         """A tensor of the translation's own."""
         name = f"{next(name for name in self.node.output if name)}.constant"
+        while name in self.translation.constants:
+            name += "_"
         self.translation.constants[name] = value.numpy()
         return self.translation.proxy(self.translation.node(name))
 
@@ -305,12 +319,7 @@ class Call:
             return [int(number) for number in value.reshape(-1)]
         if name not in self.translation.counted:
             raise self.refusal("takes a size from what the model computes")
-        return self._numbers(name)
-
-    def _numbers(self, name: str) -> list[Any]:
-        value, batch = self.translation.counted[name], self.translation.batch
-        pairs = zip(value.first.reshape(-1).tolist(), value.step.reshape(-1).tolist(), strict=True)
-        return [_times(batch, step, first) for first, step in pairs]
+        return self.translation.numbers(name)
 
     def shape(self, index: int = 0) -> tuple[int, ...]:
         """An input's shape with a batch of one."""
@@ -324,6 +333,10 @@ class Call:
             return held.shape, held.shape
         at_one, at_two = self.translation.shapes[self.translation.node(name)]
         return tuple(at_one.shape), tuple(at_two.shape)
+
+    def dtype(self, index: int = 0) -> torch.dtype:
+        """The type of an input's numbers."""
+        return self.translation.shapes[self.translation.node(self.node.input[index])][0].dtype
 
     def rank(self, index: int = 0) -> int:
         return len(self.shape(index))
