@@ -177,6 +177,25 @@ def test_weights_may_be_a_pickle_of_tensors_or_the_users_own(folder: Path, tmp_p
     assert torch.equal(model.get_parameter("classifier.weight"), own + 1)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("prefix", ["", "model."], ids=["plain", "wrapped"])
+def test_weights_go_by_the_names_that_transformers_writes(
+    family: str, prefix: str, saved: dict[str, tuple[Path, nn.Module]], tmp_path: Path
+) -> None:
+    path, own = saved[family]
+    written = load_file(path / "model.safetensors")
+    assert family != "vit" or set(written) != set(own.state_dict())  # the names of files are not the module's
+    changed = {prefix + name: value + 1 for name, value in written.items()}
+    save_file(changed, tmp_path / "own.safetensors")
+    model, _ = load_weighted(str(path), tmp_path / "own.safetensors")
+    floats = {name: value for name, value in own.state_dict().items() if value.is_floating_point()}
+    assert all(torch.equal(model.state_dict()[name], value + 1) for name, value in floats.items())
+    changed.pop(next(name for name in changed if name.endswith("dense.weight") or name.endswith("1.weight")))
+    save_file(changed, tmp_path / "less.safetensors")
+    with pytest.raises(ModelError, match="do not fit the model: it lacks"):
+        load_weighted(str(path), tmp_path / "less.safetensors")
+
+
 class Code:
     """A pickle that would write a file."""
 

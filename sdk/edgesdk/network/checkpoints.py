@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -53,14 +54,16 @@ class _Held:
         return ".".join(self.path)
 
 
-def fill(model: nn.Module, path: Path, force: bool = False) -> tuple[str, ...]:
+def fill(
+    model: nn.Module, path: Path, force: bool = False, stored: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, ...]:
     """Copy the weights in the file ``path`` into ``model``; what a reader must know of it.
 
     ``path`` is a safetensors file, or what ``torch.load(weights_only=True)`` accepts: a state dict, or a checkpoint
     that holds one anywhere; the one that fits the model best is taken. ``file.pt:name`` takes the one of that name.
-    Prefixes that wrappers put before names (``module.``, ``model.``, ``_orig_mod.``) are taken off, or put on. Nothing
-    is copied unless every parameter is there in its shape; with ``force`` what is missing stays as it is. Raises
-    ``ModelError``.
+    Prefixes that wrappers put before names (``module.``, ``model.``, ``_orig_mod.``) are taken off, or put on; names
+    may be those that ``stored`` has for the model's own, too. Nothing is copied unless every parameter is there in its
+    shape; with ``force`` what is missing stays as it is. Raises ``ModelError``.
     """
     path, wanted_name = _parted(path)
     content = _content(path)
@@ -75,7 +78,7 @@ def fill(model: nn.Module, path: Path, force: bool = False) -> tuple[str, ...]:
             fact = f"{path} holds no weights under {wanted_name!r}"
             others = listed(entry.name for entry in _held(content, wrappers) if entry.path)
             raise ModelError(fact, f"it holds {others or 'no others'}")
-    fitting = [(entry, *_aligned(_in_style(entry.tensors, wanted), wanted)) for entry in held]
+    fitting = [(entry, *_read(entry.tensors, wanted, stored)) for entry in held]
     if not any(fits for *_, fits in fitting) and not _is_state(content):
         fact = f"{path} holds no state dict of this model ({_kinds(content)})"
         raise ModelError(fact, "save model.state_dict() alone")
@@ -173,6 +176,18 @@ def _in_style(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Ma
         f"{match[1]}{match[2]}_{old[match[3]]}" if match and match[3] in old else name: tensors[name]
         for name, match in matches.items()
     }
+
+
+def _read(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], stored: Mapping[str, str]
+) -> tuple[Mapping[str, Tensor], str, str, int]:
+    """What :func:`_aligned` makes of ``tensors``, by the model's names, or by those that it is ``stored`` with."""
+    own = _aligned(_in_style(tensors, wanted), wanted)
+    on_disk = {**wanted, **{name: wanted[other] for name, other in stored.items() if other in wanted}}
+    state, *done, fits = _aligned(tensors, on_disk)
+    if fits <= own[-1]:
+        return own
+    return {stored.get(name, name): value for name, value in state.items()}, done[0], done[1], fits
 
 
 def _aligned(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str, str, int]:

@@ -131,6 +131,23 @@ def _loaded(kind: Any, path: Path, config: Any, safe: bool, force: bool) -> nn.M
     return model
 
 
+def stored_names(model: nn.Module) -> Mapping[str, str]:
+    """What transformers calls the weights of its ``model`` in files, and in the module; where these differ.
+
+    Weights that are stored in another shape than they are used in are left out.
+    """
+    from transformers.core_model_loading import revert_weight_conversion  # type: ignore[import-untyped]
+
+    state = {name: value.detach() for name, value in model.state_dict().items()}
+    own = {(value.data_ptr(), value.shape): name for name, value in reversed(state.items())}
+    try:
+        stored = revert_weight_conversion(model, dict(state))  # type: ignore[arg-type]
+    except Exception:  # each architecture has conversions of its own; the module's names are taken in any case
+        return {}
+    found = {name: own.get((value.data_ptr(), value.shape), name) for name, value in stored.items()}
+    return {name: other for name, other in found.items() if name not in state and other in state}
+
+
 def _name(key: Any) -> str:
     return str(key[0] if isinstance(key, tuple) else key)
 

@@ -130,7 +130,8 @@ def load_weighted(
         raise ModelError(f"the model has parameters without a shape: {listed(lazy)}", "run it once before returning it")
     notes: tuple[str, ...] = ()
     if weights is not None:
-        notes = fill(model, Path(weights), force)
+        stored = hugging_face.stored_names(model) if hugging_face.is_folder(spec) else {}
+        notes = fill(model, Path(weights), force, stored)
     elif (card := card_of(model)) is not None:
         notes = card.notes
     elif isinstance(spec, str) and not is_file(spec) and any(True for _ in model.parameters()):
