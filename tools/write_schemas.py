@@ -28,13 +28,14 @@ from edgesdk.devices.estimate import Estimate
 from edgesdk.devices.inventory import Device
 from edgesdk.price.profile import Profile, StoredPrices
 from edgesdk.workflows.benchmark import Benchmark
+from edgesdk.workflows.diff import Diff
 from edgesdk.workflows.export import Exported
 from edgesdk.workflows.front import Front
 from edgesdk.workflows.gate import Gate
 from edgesdk.workflows.stages import Stages
 
 DOCUMENTS = (
-    Plan, Manifest, DeploymentReport, Folder, Report, Prediction, Stages, Exported, Benchmark, Gate, Front,
+    Plan, Manifest, DeploymentReport, Folder, Report, Prediction, Stages, Exported, Benchmark, Gate, Front, Diff,
     Verification, Estimate, Facts, StoredPrices, documents.Deployed, documents.Prepared, documents.Targets,
     documents.Doctor, documents.Inventory, documents.AgentFile, documents.Installed, documents.RolledBack,
     documents.Failure,

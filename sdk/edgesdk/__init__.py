@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgesdk.workflows.benchmark import Benchmark, benchmark
     from edgesdk.workflows.calibrate import calibrate
     from edgesdk.workflows.deploy import deploy, search
+    from edgesdk.workflows.diff import Diff, diff
     from edgesdk.workflows.export import Exported, export_plan
     from edgesdk.workflows.front import Front
     from edgesdk.workflows.gate import Gate, gate
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
     from edgesdk.workflows.verify import verify
 
 __all__ = [
-    "Benchmark", "Budget", "Bundle", "Cost", "EdgeSdkError", "Estimate", "Exported", "Front", "Gate", "Plan",
+    "Benchmark", "Budget", "Bundle", "Cost", "Diff", "EdgeSdkError", "Estimate", "Exported", "Front", "Gate", "Plan",
     "Prepared", "Preprocessing", "Recovery", "Report", "Stages", "Teacher", "Term",
-    "benchmark", "calibrate", "deploy", "ensemble", "estimate", "export_plan", "gate", "install", "read_graph",
-    "report", "rollback", "search", "sparsify", "stages", "sweep", "transfer", "verify",
+    "benchmark", "calibrate", "deploy", "diff", "ensemble", "estimate", "export_plan", "gate", "install",
+    "read_graph", "report", "rollback", "search", "sparsify", "stages", "sweep", "transfer", "verify",
 ]  # fmt: skip
 
 _HOMES = {
@@ -43,6 +44,7 @@ _HOMES = {
     "Budget": "core.budget",
     "Bundle": "bundle.bundle",
     "Cost": "core.budget",
+    "Diff": "workflows.diff",
     "EdgeSdkError": "core.errors",
     "Estimate": "devices.estimate",
     "Exported": "workflows.export",
@@ -59,6 +61,7 @@ _HOMES = {
     "benchmark": "workflows.benchmark",
     "calibrate": "workflows.calibrate",
     "deploy": "workflows.deploy",
+    "diff": "workflows.diff",
     "ensemble": "workflows.prepare",
     "estimate": "devices.estimate",
     "export_plan": "workflows.export",

@@ -24,7 +24,8 @@ from edgesdk.devices.inventory import Device
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "deploy": edgesdk.deploy, "search": edgesdk.search, "stages": edgesdk.stages, "benchmark": edgesdk.benchmark,
-    "gate": edgesdk.gate, "sweep": edgesdk.sweep, "verify": edgesdk.verify, "estimate": edgesdk.estimate,
+    "gate": edgesdk.gate, "sweep": edgesdk.sweep, "verify": edgesdk.verify, "diff": edgesdk.diff,
+    "estimate": edgesdk.estimate,
     "calibrate": edgesdk.calibrate, "report": edgesdk.report,
     "prepare sparsify": edgesdk.sparsify, "prepare transfer": edgesdk.transfer, "prepare ensemble": edgesdk.ensemble,
     "device install": edgesdk.install, "device rollback": edgesdk.rollback,

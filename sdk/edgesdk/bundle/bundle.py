@@ -57,6 +57,7 @@ if TYPE_CHECKING:  # to check a bundle nobody should wait for torch
 FILES = ("plan.json", "report.json", "sample.npz", "run.py")  # beside those of the model
 UNIT = "edgesdk-model.service"
 PAGE = "report.html"
+SIMULATION = "simulation.pt2"  # what each layer of the file should compute, for `edgesdk diff`
 MODEL = "model.onnx"  # where a manifest of before does not say
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # what a bundle's files are called
 SAMPLES = 8
@@ -202,7 +203,8 @@ def pack(
         (place / UNIT).write_text(resources.files("edgesdk_targets").joinpath(UNIT).read_text())
         manifest = _manifest(model, result, data, network)
         (place / PAGE).write_text(render_bundle(loads(dumps(manifest)), result.plan, loads(report)), "utf-8")
-        (place / "manifest.json").write_text(dumps(replace(manifest, pages=described(place, [PAGE]))))
+        beside = [PAGE, *_simulate(place, result, data)]
+        (place / "manifest.json").write_text(dumps(replace(manifest, pages=described(place, beside))))
         if key is not None:
             sign(place, key)
     except OSError as error:
@@ -231,6 +233,22 @@ def publish(place: Path) -> Path:
 
 def _out(place: Path) -> Path:
     return place.with_name(place.name[1:].rpartition(".partial-")[0])
+
+
+def _simulate(place: Path, result: Result, data: Data) -> list[str]:
+    """Write what the file is made of, where that is known and PyTorch can; the names of what was written."""
+    if result.simulated is None:
+        return []
+    from edgesdk.export.simulation import write_simulation
+
+    try:
+        write_simulation(result.simulated, data.example, place / SIMULATION)
+    except OSError:
+        raise
+    except Exception:  # PyTorch raises many kinds, and the bundle is whole without what only `edgesdk diff` reads
+        (place / SIMULATION).unlink(missing_ok=True)
+        return []
+    return [SIMULATION]
 
 
 def _record(place: Path, model: Artifact, network: Network, data: Data) -> None:

@@ -79,7 +79,8 @@ class Pixels:
 class Manifest:
     """What a bundle is, and the digests of its files. ``created`` is in UTC; ``plan`` and ``graph`` are digests.
 
-    ``pages`` are files that people read: no device takes them, and where one lacks, the bundle is whole without it.
+    ``pages`` are files that people read, and what ``edgesdk diff`` compares with: no device takes them, and where one
+    lacks, the bundle is whole without it.
     """
 
     edgesdk: str

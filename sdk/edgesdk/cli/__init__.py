@@ -6,7 +6,7 @@ import gc
 
 import click
 
-from edgesdk.cli import asking, beginning, devices, gating, making, preparing, staging, sweeping
+from edgesdk.cli import asking, beginning, devices, diffing, gating, making, preparing, staging, sweeping
 from edgesdk.cli.frame import Commands
 from edgesdk.cli.remarks import show_as_lines
 
@@ -28,8 +28,8 @@ def main() -> None:
 
 for _command in (
     beginning.init, beginning.examples, making.deploy, making.search, sweeping.sweep, making.export,
-    preparing.prepare, staging.stages,
-    asking.benchmark, gating.gate, asking.verify, asking.report, asking.estimate, asking.targets,
+    preparing.prepare, staging.stages, asking.benchmark, gating.gate, asking.verify, diffing.diff,
+    asking.report, asking.estimate, asking.targets,
     asking.calibrate, asking.doctor, devices.device, devices.agent,
 ):  # fmt: skip
     main.add_command(_command)

@@ -82,14 +82,14 @@ def compared(
     pairs = _answers(expected, artifact, batches, SAMPLES)
     wanted, outputs = (figures(pairs[0][side]).double() for side in (0, 1))
     differs = float((wanted.argmax(1) != outputs.argmax(1)).double().mean())
-    return Parity(max(map(_distance, pairs)), tolerance, len(wanted), differs)
+    return Parity(max(map(distance, pairs)), tolerance, len(wanted), differs)
 
 
 def compared_by_output(
     expected: Callable[[Batch], list[Tensor]], artifact: Artifact, batches: Iterable[Batch]
 ) -> list[float]:
     """How far each output of the file is from what is ``expected``, on all of ``batches``."""
-    return list(map(_distance, _answers(expected, artifact, batches, None)))
+    return list(map(distance, _answers(expected, artifact, batches, None)))
 
 
 def _answers(
@@ -109,7 +109,7 @@ def _answers(
     return list(zip(*sides, strict=True))
 
 
-def _distance(pair: tuple[Tensor, Tensor]) -> float:
+def distance(pair: tuple[Tensor, Tensor]) -> float:
     """The root mean square of the difference over the spread of what is wanted; of whole numbers, how many differ."""
     wanted, outputs = pair
     if not wanted.is_floating_point():

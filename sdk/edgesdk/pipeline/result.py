@@ -13,6 +13,7 @@ from edgesdk.core.sampling import Decisions
 
 if TYPE_CHECKING:
     from edgesdk.core.parity import Parity
+    from edgesdk.network.network import Network
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Result:
     """What a deployment came to: the chosen candidate, recovered and exported, beside the dense model.
 
     ``beside`` has what was measured in the same run of other runtimes, ``refused`` why a runtime has no part in it.
-    ``dense_score`` is the user's own module's, ``against_model`` how far the dense and the deployed file are from it.
+    ``simulated`` is the network that the file is made of. ``dense_score`` is the user's own module's, ``against_model``
+    how far the dense and the deployed file are from it.
     ``score`` is of so many ``samples``, and ``decisions`` say which of them the file answered rightly.
     """
 
@@ -38,3 +40,4 @@ class Result:
     against_model: Mapping[str, Parity] = field(default_factory=dict)
     samples: int | None = None
     decisions: Decisions | None = None
+    simulated: Network | None = None

@@ -157,6 +157,7 @@ class Training:
                 for name, file in ((DENSE, dense), (DEPLOYED, deployed))
             },
             fallbacks=tuple(fell),
+            simulated=network,
             history=(*({"note": note} for note in notes), *map(vars, recovered.curve)),
             beside={name: measurement for name, measurement in measured.items() if name not in (DENSE, DEPLOYED)},
         )

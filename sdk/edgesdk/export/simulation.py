@@ -1,0 +1,202 @@
+"""The simulation that a file is made of, as a file of its own: what each of its layers should compute.
+
+It is an exported program (``.pt2``) of the network with its weights as integers, which returns the outputs of the model
+and then those of every layer. It needs nothing of the user's model, and nothing in it is executed when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from edgesdk.compress.integers import ActivationQuantizer
+from edgesdk.compress.quantize import frozen
+from edgesdk.core.errors import BundleError
+from edgesdk.network.exported_program import aten, read
+from edgesdk.network.network import Batch, Network, rebatch, tensors
+
+PLACES = "layers.json"  # in the file, beside the program
+QUANTIZE: Any = torch.ops.edgesdk.quantize_dequantize.default
+RESHAPES: tuple[Any, ...] = (
+    aten.view.default, aten.reshape.default, aten.unflatten.int, aten.flatten.using_ints, aten.unsqueeze.default,
+    aten.squeeze.dim, aten.squeeze.dims,
+)  # fmt: skip
+AGAIN = "deploy again, with this version of edgesdk"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the output of ``layer`` is in the program: ``tensor`` as others read it, ``made`` before it is quantized.
+
+    The two are one where it is not quantized. ``inputs`` are the layers and graph inputs that it reads.
+    """
+
+    layer: str
+    tensor: str
+    made: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A program that was read: its ``outputs`` by the names of nodes, in order, and the ``places`` of its layers."""
+
+    module: fx.GraphModule
+    outputs: tuple[str, ...]
+    places: tuple[Place, ...]
+
+    @cached_property
+    def nodes(self) -> dict[str, fx.Node]:
+        """The nodes of the program by name."""
+        return {node.name: node for node in self.module.graph.nodes}
+
+    def step(self, tensor: str) -> float | None:
+        """The scale of that tensor's integers; ``None`` where it has none."""
+        node = self.nodes[tensor]
+        if node.target is not QUANTIZE:
+            return None
+        scale: Any = node.args[1]
+        return float(_attribute(self.module, str(scale.target)))
+
+    @cached_property
+    def shapes_of_made(self) -> dict[str, tuple[str, ...]]:
+        """By layer, what is ``made``, and what that is but another shape of: a file may have either."""
+        taken = {place.tensor for place in self.places}
+        found: dict[str, tuple[str, ...]] = {}
+        for place in self.places:
+            chain = [self.nodes[place.made]]
+            while chain[-1].target in RESHAPES and len((source := chain[-1].all_input_nodes[0]).users) == 1:
+                chain.append(source)
+            found[place.layer] = tuple(node.name for node in chain if node is chain[0] or node.name not in taken)
+        return found
+
+    @cached_property
+    def wanted(self) -> frozenset[str]:
+        """The nodes that stand for what a layer makes, in any of its shapes."""
+        shapes = (name for names in self.shapes_of_made.values() for name in names)
+        return frozenset((*self.outputs, *(place.tensor for place in self.places), *shapes))
+
+    def run(self, inputs: list[Tensor], given: Mapping[str, Tensor] | None = None, exact: bool = False) -> Run:
+        """One run: with the tensors that are ``given`` in the place of its own, once these are made; ``exact``
+        leaves activations as they are."""
+        run = Run(self.module, self.wanted, given, exact)
+        with torch.no_grad():
+            run.run(*inputs)
+        return run
+
+
+class Run(fx.Interpreter):
+    """What was ``made`` in a run, by the names of nodes; of what was quantized, ``clipped`` has the share beyond the
+    grid."""
+
+    def __init__(
+        self, module: fx.GraphModule, wanted: Collection[str], given: Mapping[str, Tensor] | None, exact: bool
+    ) -> None:
+        super().__init__(module)
+        self.wanted: Collection[str] = wanted
+        self.given: Mapping[str, Tensor] = given or {}
+        self.exact: bool = exact
+        self.made: dict[str, Tensor] = {}
+        self.clipped: dict[str, float] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.target is QUANTIZE:
+            before, scale, zero = (self.env[source] for source in n.all_input_nodes)
+            kind = torch.iinfo(zero.dtype)
+            whole = (before / scale).round() + zero
+            self.clipped[n.name] = float(((whole < kind.min) | (whole > kind.max)).double().mean())
+            value = before if self.exact else value
+        if n.name in self.wanted and isinstance(value, Tensor):
+            self.made[n.name] = value
+        return self.given.get(n.name, value)
+
+
+def _attribute(module: fx.GraphModule, target: str) -> Any:
+    value: Any = module
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def write_simulation(network: Network, x: Batch, path: Path) -> None:
+    """Write what an integer ``network`` computes for one sample like those in ``x``, layer by layer, to ``path``."""
+    ready = frozen(network)
+    module, sample = ready.module.eval(), tuple(tensors(rebatch(x, lambda t: t[:1])))
+    known = {name for name, value in _values(module, sample).items() if isinstance(value, Tensor)}
+    output = module.graph.output_node()
+    layers: list[tuple[str, tuple[str, ...]]] = []
+    found: list[fx.Node] = []
+    for layer in ready.graph.layers:
+        made = ready.node(layer.name)
+        tensor = _quantized(module, made)
+        if made.name in known:
+            layers.append((layer.name, tuple(layer.inputs)))
+            found += [tensor, made]
+    ends: Any = output.args[0]
+    output.args = ((*ends, *found),)
+    module.recompile()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(module, sample, strict=False)
+        names = list(program.graph_signature.user_outputs)
+        own = names[: len(names) - len(found)]
+        rest = [str(name) for name in names[len(own) :]]
+        places = [
+            asdict(Place(layer, rest[2 * number], rest[2 * number + 1], inputs))
+            for number, (layer, inputs) in enumerate(layers)
+        ]
+        told = json.dumps({"outputs": own, "places": places})
+        torch.export.save(program, path, extra_files={PLACES: told})
+
+
+def _values(module: fx.GraphModule, sample: tuple[Tensor, ...]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+
+    class Noting(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            values[n.name] = super().run_node(n)
+            return values[n.name]
+
+    with torch.no_grad():
+        Noting(module).run(*sample)
+    return values
+
+
+def _quantized(module: fx.GraphModule, made: fx.Node) -> fx.Node:
+    """``made`` as all that read it do: on its grid, where all do so."""
+    users = list(made.users)
+    if len(users) == 1 and users[0].op == "call_module":
+        part = module.get_submodule(str(users[0].target))
+        if isinstance(part, ActivationQuantizer):
+            return users[0]
+    return made
+
+
+def read_simulation(path: Path) -> Simulation:
+    """What is in the file ``path``. Raises ``ModelError`` where it is damaged, ``BundleError`` for another file."""
+    module = read(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = [name for name in archive.namelist() if name.endswith(f"/{PLACES}")]
+            told = json.loads(archive.read(name))
+        places = tuple(
+            Place(str(each["layer"]), str(each["tensor"]), str(each["made"]), tuple(map(str, each["inputs"])))
+            for each in told["places"]
+        )
+        outputs = tuple(map(str, told["outputs"]))
+    except (ValueError, KeyError, TypeError, OSError):
+        raise BundleError(f"{path} does not say where its layers are", AGAIN) from None
+    nodes = {node.name for node in module.graph.nodes}
+    if not {*outputs, *(name for place in places for name in (place.tensor, place.made))} <= nodes:
+        raise BundleError(f"{path} names layers that it does not have", AGAIN)
+    return Simulation(module, outputs, places)

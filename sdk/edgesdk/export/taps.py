@@ -1,0 +1,153 @@
+"""A copy of a file that gives what lies inside, too: some of its tensors as further outputs.
+
+What has outputs cannot be fused away, so a runtime may compile such a copy otherwise than the file itself: compare the
+ends of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgesdk.core.artifact import Artifact, open_file
+from edgesdk.core.errors import UsageError
+from edgesdk.core.runtime import format_of
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A tensor inside a file. Of integers ``scale`` and ``zero`` say what they stand for."""
+
+    name: str
+    scale: float | None = None
+    zero: int = 0
+
+    def value(self, array: NDArray[Any]) -> NDArray[Any]:
+        """What ``array``, as the runtime gives it, stands for."""
+        if self.scale is None:
+            return array
+        return ((array.astype(np.float32) - self.zero) * np.float32(self.scale)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Tapped:
+    """The copy of a file, and what it has inside at ``taps``, in the order of its further outputs."""
+
+    artifact: Artifact
+    taps: tuple[Tap, ...]
+
+
+def tap(artifact: Artifact, names: Collection[str], folder: Path) -> Tapped:
+    """A copy in ``folder`` of the file that gives those tensors among ``names`` that it has, too.
+
+    Raises ``UsageError`` for a format of which no copy can be made.
+    """
+    format_name = format_of(artifact.runtime).name
+    if format_name not in TAPPED:
+        raise UsageError(
+            f"what lies inside {format_name} files cannot be seen", f"choose a bundle of {' or '.join(TAPPED)}"
+        )
+    path = folder / f"tapped{artifact.path.suffix}"
+    taps = TAPPED[format_name](artifact.path, set(names), path)
+    return Tapped(replace(artifact, path=path), taps)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """To one sample: the outputs of the file, the same of its copy, and what that has inside, by name."""
+
+    ends: list[NDArray[Any]]
+    copied: list[NDArray[Any]]
+    inside: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file and its copy, loaded; ``name`` and ``version`` of the runtime."""
+
+    run: Callable[[list[Tensor]], Answers]
+    name: str
+    version: str
+
+
+def run_tapped(artifact: Artifact, tapped: Tapped) -> Opened:
+    """Both files, loaded in a runtime that is here. Raises ``DeviceError`` where there is none, or it refuses one."""
+    plain, copy = open_file(artifact), open_file(tapped.artifact)
+    count = len(plain.outputs)
+
+    def run(sample: list[Tensor]) -> Answers:
+        feeds = dict(zip(plain.inputs, (value.numpy() for value in sample), strict=True))
+        ends = plain.run(feeds)
+        every = copy.run(dict(zip(copy.inputs, feeds.values(), strict=True)))
+        inside = {each.name: each.value(array) for each, array in zip(tapped.taps, every[count:], strict=True)}
+        return Answers(list(ends), list(every[:count]), inside)
+
+    return Opened(run, plain.name, plain.version)
+
+
+def _tap_onnx(path: Path, names: set[str], out: Path) -> tuple[Tap, ...]:
+    import onnx
+
+    model = onnx.load(str(path))  # pyright: ignore[reportUnknownMemberType]
+    ends = {value.name for value in model.graph.output}
+    inside = [name for node in model.graph.node for name in node.output if name in names and name not in ends]
+    for name in inside:
+        value = model.graph.output.add()
+        value.name = name
+    out.write_bytes(model.SerializeToString())
+    return tuple(map(Tap, inside))
+
+
+def _tap_openvino(path: Path, names: set[str], out: Path) -> tuple[Tap, ...]:
+    import openvino
+
+    model = openvino.Core().read_model(str(path))
+    ends = {name for value in model.outputs for name in value.get_names()}
+    inside: list[str] = []
+    for node in model.get_ordered_ops():
+        if node.get_type_name() in ("Constant", "Parameter", "Result"):
+            continue
+        for value in node.outputs():
+            fitting = sorted((value.get_names() & names) - ends)
+            if fitting:
+                model.add_outputs([fitting[0]])
+                inside.append(fitting[0])
+    openvino.save_model(model, str(out), compress_to_fp16=False)
+    return tuple(map(Tap, inside))
+
+
+def _tap_tflite(path: Path, names: set[str], out: Path) -> tuple[Tap, ...]:
+    import flatbuffers
+
+    from edgesdk.export.tflite.writer import schema
+
+    kinds = schema()
+    model = kinds.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    graph = model.subgraphs[0]
+    made = {int(index) for operator in graph.operators for index in operator.outputs}
+    ends, taps, places = {int(index) for index in graph.outputs}, list[Tap](), list[int]()
+    for index, tensor in enumerate(graph.tensors):
+        name = tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name)
+        if index not in made or index in ends or name not in names:
+            continue
+        grid: Any = tensor.quantization
+        whole = tensor.type == kinds.TensorType.INT8 and grid is not None and grid.scale is not None
+        taps.append(Tap(name, float(grid.scale[0]), int(grid.zeroPoint[0])) if whole else Tap(name))
+        places.append(index)
+    graph.outputs = np.array([*graph.outputs, *places], np.int32)
+    model.signatureDefs = None  # it names the ends alone, and a runtime wants all outputs in it
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    out.write_bytes(bytes(builder.Output()))
+    return tuple(taps)
+
+
+TAPPED: dict[str, Callable[[Path, set[str], Path], tuple[Tap, ...]]] = {
+    "onnx": _tap_onnx, "openvino": _tap_openvino, "tflite": _tap_tflite,
+}  # fmt: skip

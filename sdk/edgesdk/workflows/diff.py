@@ -1,0 +1,171 @@
+"""How far a bundle's file is from its simulation, and the simulation from the float model, layer by layer."""
+
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgesdk.bundle.bundle import SIMULATION, Bundle
+from edgesdk.core.errors import BundleError, DataError, ModelError, UsageError
+from edgesdk.core.schema import Schema
+from edgesdk.core.wording import counted, said
+from edgesdk.export.simulation import AGAIN, read_simulation
+from edgesdk.workflows.layer_errors import FloatModel, LayerDiff, compare_layers
+
+SAMPLES = 32  # at most
+OWN, MODEL = "the simulation without quantized activations", "the model"
+CLIPPED = 1e-3  # of a layer's values beyond its range, from where on that is worth a word
+FEW_STEPS = 4.0  # over which most values spread, where an outlier takes the others
+LOW = 15.0  # dB of signal to noise, below which a layer is worth leaving float
+IN_PYTHON = "in Python (docs/reference/techniques.md, Ranges and rounding)"
+LEAVE = 'leave it float: make its precision "fp32" in a copy of plan.json, and write that: edgesdk export PLAN MODEL'
+UNEVEN = 8.0  # times the median channel's peak that the largest has, from where on equalization pays
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to try for a ``layer``, and why."""
+
+    layer: str
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Diff:
+    """A bundle's file beside its simulation in PyTorch, and that beside the float model, on so many ``samples``.
+
+    ``first`` is the first layer that leaves its specification, ``costliest`` are those that add most noise to what the
+    simulation computes, in ``float_model``'s eyes. ``outputs`` is how far the file's outputs are from the simulation's,
+    of their spread; ``tolerance`` how far they may be; ``holds`` says whether no layer and no output is beyond. What
+    lies inside is seen in a copy of the file that has it as outputs. ``ends_apart`` is the largest difference between
+    what the two give: where it is not 0, the runtime fuses the file otherwise than the copy, and what is said of layers
+    is said of the copy.
+    """
+
+    bundle: str
+    runtime: str
+    runtime_version: str
+    samples: int
+    float_model: str
+    outputs: float
+    tolerance: float
+    ends_apart: float
+    first: str | None
+    costliest: tuple[str, ...]
+    layers: tuple[LayerDiff, ...]
+    advice: tuple[Advice, ...]
+    holds: bool
+    schema: str = Schema("diff", 1)
+
+
+def diff(
+    path: str | Path, *, model: nn.Module | str | None = None, weights: str | Path | None = None, data: Any = None
+) -> Diff:  # fmt: skip
+    """Compare each layer of the bundle at ``path``, as its runtime computes it here, with its simulation, and that with
+    the float model.
+
+    The samples are those that the bundle holds, or the first test samples of ``data``. The float model is ``model``,
+    with ``weights``; without one it is the simulation, its activations left unquantized. Raises ``BundleError`` for a
+    bundle without a simulation, ``DataError`` for samples that it does not take, ``DeviceError`` where the runtime is
+    not installed, and the errors of loading a model and its data.
+    """
+    if model is None and weights is not None:
+        raise UsageError("weights without a model", "give --model, too")
+    bundle = Bundle.open(path)
+    if not (bundle.path / SIMULATION).is_file():
+        raise BundleError(
+            f"{path} has no {SIMULATION}, which says what each layer should compute",
+            f"{AGAIN}; edgesdk verify --model compares the outputs alone",
+        )
+    simulation = read_simulation(bundle.path / SIMULATION)
+    samples = list(_list_samples(bundle, data))
+    floats = None if model is None else _trace_float(bundle, model, weights, samples)
+    compared = compare_layers(bundle.artifact, simulation, samples, floats)
+    first = next((layer.name for layer in compared.layers if layer.leaves), None)
+    tolerance = float(bundle.report["parity"]["tolerance"])
+    return Diff(
+        bundle=str(path), runtime=compared.runtime, runtime_version=compared.version, samples=len(samples),
+        float_model=OWN if floats is None else MODEL, outputs=compared.outputs, tolerance=tolerance,
+        ends_apart=compared.ends_apart, first=first, costliest=compared.costliest, layers=compared.layers,
+        advice=tuple(advise(compared.layers, first, compared.costliest, compared.runtime)),
+        holds=first is None and compared.outputs <= tolerance,
+    )  # fmt: skip
+
+
+def _list_samples(bundle: Bundle, data: Any) -> Iterator[list[Tensor]]:
+    """Inputs of one sample each, in the order of the model's inputs."""
+    from edgesdk.data.data import load_data
+    from edgesdk.network.network import tensors
+
+    recorded, _ = bundle.recorded()
+    own = [torch.from_numpy(array) for array in recorded.values()]
+    batches = [own] if data is None else [tensors(x) for x, _ in load_data(data).test]
+    for batch in batches:
+        for given, wanted in zip(batch, own, strict=False):
+            if len(batch) != len(own) or given.shape[1:] != wanted.shape[1:] or given.dtype != wanted.dtype:
+                fact = f"its samples are {_shapes(batch)}, the bundle takes {_shapes(own)}"
+                raise DataError(fact, "give the data that it was made with, prepared as the model takes it")
+    yield from islice(([t[i : i + 1] for t in batch] for batch in batches for i in range(len(batch[0]))), SAMPLES)
+
+
+def _shapes(batch: Sequence[Tensor]) -> str:
+    """What each tensor of one sample is, in words."""
+    return " and ".join(f"{str(t.dtype).removeprefix('torch.')} of shape {tuple(t.shape[1:])}" for t in batch)
+
+
+def _trace_float(
+    bundle: Bundle, model: nn.Module | str, weights: str | Path | None, samples: Sequence[list[Tensor]]
+) -> FloatModel:
+    from edgesdk.network.copying import copied
+    from edgesdk.network.load import load_model
+    from edgesdk.network.trace import trace
+
+    shapes = {entry["name"]: tuple(entry["shape"][1:]) for entry in bundle.manifest["inputs"]}
+    batch = [torch.cat(parts) for parts in zip(*samples[:2], strict=True)]
+    try:
+        network = trace(load_model(model if isinstance(model, str) else copied(model), weights, shapes), tuple(batch))
+    except ModelError:
+        raise
+    except Exception as error:  # a model raises what it likes
+        fact = f"the model does not take the bundle's inputs ({said(error)})"
+        raise ModelError(fact, "give the model that it was made of") from None
+    if not {layer.name for layer in network.graph.layers} & {layer.name for layer in bundle.plan.layers}:
+        raise ModelError("the model has none of the bundle's layers", "give the model that it was made of")
+    return FloatModel(network.module.eval(), {name: site.output for name, site in network.sites.items()})
+
+
+def advise(layers: Sequence[LayerDiff], first: str | None, costliest: Sequence[str], runtime: str) -> Iterator[Advice]:
+    """What to try for the first layer that is not as specified, and for those that cost the most."""
+    by_name = {layer.name: layer for layer in layers}
+    if first is not None:
+        error = by_name[first].alone
+        assert error is not None
+        off = f"{error.largest:.2g}" if error.largest_steps is None else counted(round(error.largest_steps), "step")
+        yield Advice(
+            first, f"{runtime} computes something else than was specified, by up to {off}",
+            "check the file with edgesdk verify; deploy with another --runtime, or with --precision fp32",
+        )  # fmt: skip
+    for name in costliest:
+        layer = by_name[name]
+        if layer.clipped is not None and layer.clipped > CLIPPED:
+            why = f"{100 * layer.clipped:.2g} % of its values are beyond its range"
+            yield Advice(name, why, "deploy with --data that has such samples, so that its range is another")
+        elif layer.spread_steps is not None and layer.spread_steps < FEW_STEPS:
+            why = f"its values spread over {layer.spread_steps:.1f} of 256 steps: an outlier sets its range"
+            yield Advice(name, why, f'choose another range: calibrate(network, batches, ranges="mse"), {IN_PYTHON}')
+        elif layer.uneven is not None and layer.uneven > UNEVEN:
+            why = f"its largest channel has {layer.uneven:.0f} times the peak of the median one"
+            yield Advice(name, why, f"equalize its channels: integer(network, options, equalized=True), {IN_PYTHON}")
+        elif layer.simulation is not None and (layer.simulation.snr_db or math.inf) < LOW:
+            why = f"its signal is {layer.simulation.snr_db:.0f} dB above its noise"
+            yield Advice(name, why, LEAVE)

@@ -1,0 +1,264 @@
+"""How far each layer of a file is from its simulation, and that from a float model, over samples."""
+
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from edgesdk.core.artifact import Artifact
+from edgesdk.core.scratch import scratch_folder
+from edgesdk.export.parity import FLOAT_TOLERANCE, distance
+from edgesdk.export.simulation import Place, Simulation
+from edgesdk.export.taps import Answers, Tapped, run_tapped, tap
+
+STEPS = 2.0  # that a kernel may be off by: it rounds once more than the simulation, at most twice
+LISTED = 3  # layers that cost the most
+
+
+@dataclass(frozen=True)
+class Error:
+    """How far one tensor is from another: signal to noise in dB, the largest difference, and that in steps of its
+    scale.
+
+    ``snr_db`` is ``None`` where the two are equal, ``largest_steps`` where the tensor is float.
+    """
+
+    snr_db: float | None
+    largest: float
+    largest_steps: float | None
+
+
+@dataclass(frozen=True)
+class LayerDiff:
+    """A layer in the file, in its simulation and in the float model.
+
+    ``tensor`` is what the file calls its output, ``None`` where the layer is within another there. ``alone`` is what
+    the layer itself adds: its simulation reads what the file made before it. ``file`` is how far the file is from the
+    simulation there, with all before; ``simulation`` how far that is from the float model, ``None`` where that has no
+    such tensor, as channels were cut. ``clipped`` is the share of its values beyond its range, ``spread_steps`` the
+    standard deviation of its values in steps, ``uneven`` the largest channel's peak over the median channel's; each
+    ``None`` where it is not quantized. ``leaves`` says whether it is not what was specified.
+    """
+
+    name: str
+    tensor: str | None
+    alone: Error | None
+    file: Error | None
+    simulation: Error | None
+    clipped: float | None
+    spread_steps: float | None
+    uneven: float | None
+    leaves: bool
+
+
+@dataclass(frozen=True)
+class FloatModel:
+    """The user's module, traced: a module, and the nodes in which its layers end."""
+
+    module: fx.GraphModule
+    ends: Mapping[str, str]
+
+    def run(self, sample: list[Tensor]) -> dict[str, Tensor]:
+        made: dict[str, Tensor] = {}
+
+        class Noting(fx.Interpreter):
+            def run_node(self, n: fx.Node) -> Any:
+                made[n.name] = super().run_node(n)
+                return made[n.name]
+
+        with torch.no_grad():
+            Noting(self.module).run(*sample)
+        return {layer: made[node] for layer, node in self.ends.items() if isinstance(made.get(node), Tensor)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of all layers how far they are off, in the order of the network; ``costliest`` are those that add most noise.
+
+    ``outputs`` is how far the file's outputs are from the simulation's, of their spread; ``ends_apart`` the largest
+    difference between what the file gives and its copy that shows what lies inside.
+    """
+
+    layers: tuple[LayerDiff, ...]
+    costliest: tuple[str, ...]
+    outputs: float
+    ends_apart: float
+    runtime: str
+    version: str
+
+
+def compare_layers(
+    artifact: Artifact, simulation: Simulation, samples: Sequence[list[Tensor]], floats: FloatModel | None = None
+) -> Comparison:
+    """Compare what a runtime that is here makes of the file with the simulation, and that with ``floats``.
+
+    ``samples`` are inputs of one sample each. Raises ``DeviceError`` where the runtime is not installed.
+    """
+    with scratch_folder() as folder:
+        tapped = tap(artifact, simulation.wanted, folder)
+        opened = run_tapped(artifact, tapped)
+        seen = _Seen(simulation, _match(simulation, tapped))
+        for sample in samples:
+            seen.add(sample, opened.run(sample), floats)
+    return Comparison(seen.describe(), seen.rank(), *seen.compare_ends(), opened.name, opened.version)
+
+
+@dataclass
+class _Sum:
+    """Differences, as they are added up over samples."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    most: float = 0.0
+    count: int = 0
+
+    def add(self, wanted: Tensor, given: Tensor) -> None:
+        off = (given.double() - wanted.double()).abs()
+        self.signal += float(wanted.double().square().sum())
+        self.noise += float(off.square().sum())
+        self.most = max(self.most, float(off.max()) if off.numel() else 0.0)
+        self.count += off.numel()
+
+    @property
+    def ratio(self) -> float:
+        """Noise over signal, of their power."""
+        return self.noise / max(self.signal, 1e-30)
+
+    def error(self, step: float | None) -> Error | None:
+        if not self.count:
+            return None
+        snr = None if not self.noise else -10 * math.log10(self.ratio)
+        return Error(snr, self.most, None if step is None else self.most / step)
+
+
+@dataclass
+class _Sums:
+    """What is added up of one layer."""
+
+    alone: _Sum = field(default_factory=_Sum)
+    file: _Sum = field(default_factory=_Sum)
+    simulation: _Sum = field(default_factory=_Sum)
+    clipped: list[float] = field(default_factory=list[float])
+    spread: list[float] = field(default_factory=list[float])
+    uneven: list[float] = field(default_factory=list[float])
+
+
+class _Seen:
+    """What is added up over samples; ``stands_for`` has a node and a tensor of the file for each layer seen there."""
+
+    def __init__(self, simulation: Simulation, stands_for: Mapping[str, tuple[str, str]]) -> None:
+        self.simulation: Simulation = simulation
+        self.stands_for: Mapping[str, tuple[str, str]] = stands_for
+        self.sums: dict[str, _Sums] = {place.layer: _Sums() for place in simulation.places}
+        self.steps: dict[str, float | None] = {node: simulation.step(node) for node in simulation.wanted}
+        self.ends: list[tuple[list[Tensor], ...]] = []  # of each sample the simulation's, the file's and its copy's
+
+    def add(self, sample: list[Tensor], answers: Answers, floats: FloatModel | None) -> None:
+        """Add one sample, and what the file and its copy answer to it."""
+        simulation = self.simulation
+        free, exact = simulation.run(sample), simulation.run(sample, exact=True)
+        ends = dict(zip(simulation.outputs, answers.copied, strict=True))
+        theirs = {
+            node: _ordered(answers.inside[name] if name in answers.inside else ends[name], free.made[node])
+            for node, name in self.stands_for.values()
+        }
+        forced = simulation.run(sample, theirs)
+        wanted = None if floats is None else floats.run(sample)
+        for place in simulation.places:
+            own, ours = self.sums[place.layer], free.made[place.tensor]
+            if place.layer in self.stands_for:
+                node = self.stands_for[place.layer][0]
+                own.alone.add(forced.made[node], theirs[node])
+                own.file.add(free.made[node], theirs[node])
+            ideal = exact.made[place.tensor] if wanted is None else wanted.get(place.layer)
+            if ideal is not None and ideal.shape == ours.shape:
+                own.simulation.add(ideal, ours)
+            if (step := self.steps[place.tensor]) is not None:
+                own.clipped.append(free.clipped[place.tensor])
+                own.spread.append(float(exact.made[place.made].double().std(correction=0)) / step)
+                own.uneven.append(_unevenness(exact.made[place.made]))
+        wanted_ends = [free.made[name] for name in simulation.outputs]
+        theirs_alike = (list(map(_ordered, side, wanted_ends)) for side in (answers.ends, answers.copied))
+        self.ends.append((wanted_ends, *theirs_alike))
+
+    def compare_ends(self) -> tuple[float, float]:
+        """How far the file's outputs are from the simulation's, of their spread, and at most from its copy's."""
+        sides = zip(*self.ends, strict=True)
+        wanted, given, copied = ([torch.cat(parts) for parts in zip(*side, strict=True)] for side in sides)
+        apart = (float((a.double() - b.double()).abs().max()) for a, b in zip(given, copied, strict=True))
+        return max(map(distance, zip(wanted, given, strict=True))), max(apart)
+
+    def describe(self) -> tuple[LayerDiff, ...]:
+        return tuple(self._describe(place, self.sums[place.layer]) for place in self.simulation.places)
+
+    def _describe(self, place: Place, sums: _Sums) -> LayerDiff:
+        node, tensor = self.stands_for.get(place.layer, (place.tensor, None))
+        quantized, alone = bool(sums.clipped), sums.alone.error(self.steps[node])
+        return LayerDiff(
+            name=place.layer,
+            tensor=tensor,
+            alone=alone,
+            file=sums.file.error(self.steps[node]),
+            simulation=sums.simulation.error(self.steps[place.tensor]),
+            clipped=float(np.mean(sums.clipped)) if quantized else None,
+            spread_steps=float(np.mean(sums.spread)) if quantized else None,
+            uneven=float(np.median(sums.uneven)) if quantized else None,
+            leaves=alone is not None and not _holds(alone, sums.alone),
+        )
+
+    def rank(self) -> tuple[str, ...]:
+        """The layers whose outputs have more noise in their signal than any of their inputs, worst first."""
+        noise = {layer: each.simulation.ratio for layer, each in self.sums.items() if each.simulation.count}
+        added = {
+            place.layer: noise[place.layer] - max((noise.get(name, 0.0) for name in place.inputs), default=0.0)
+            for place in self.simulation.places
+            if place.layer in noise
+        }
+        worst = sorted((layer for layer in added if added[layer] > 0), key=lambda layer: -added[layer])
+        return tuple(worst[:LISTED])
+
+
+def _match(simulation: Simulation, tapped: Tapped) -> dict[str, tuple[str, str]]:
+    """By layer, the node of the simulation that a tensor of the file stands for, and the name of that tensor.
+
+    Formats that have a tensor of integers call it as what is quantized is called.
+    """
+    taps, found = {each.name: each for each in tapped.taps}, dict[str, tuple[str, str]]()
+    for place in simulation.places:
+        made = next((name for name in simulation.shapes_of_made[place.layer] if name in taps), None)
+        if place.tensor in taps or place.tensor in simulation.outputs:
+            found[place.layer] = place.tensor, place.tensor
+        elif made is not None:
+            found[place.layer] = (made if taps[made].scale is None else place.tensor), made
+    return found
+
+
+def _ordered(array: NDArray[Any], like: Tensor) -> Tensor:
+    """``array`` in the shape of ``like``: as it is or with channels moved from the end, whichever is nearer to it."""
+    orders = [np.asarray(array)] if array.ndim < 3 else [np.asarray(array), np.moveaxis(array, -1, 1)]
+    shaped = [torch.from_numpy(np.ascontiguousarray(each)).reshape(like.shape) for each in orders]
+    return min(shaped, key=lambda each: float((each.double() - like.double()).square().sum()))
+
+
+def _unevenness(value: Tensor) -> float:
+    """The largest channel's peak over the median channel's."""
+    if value.dim() < 2 or value.shape[1] < 2:
+        return 1.0
+    peaks = value.abs().transpose(0, 1).flatten(1).amax(1)
+    return float(peaks.max() / peaks.median().clamp(min=1e-12))
+
+
+def _holds(error: Error, sums: _Sum) -> bool:
+    """Whether a layer that is off by that alone is what was specified, but for rounding."""
+    if error.largest_steps is not None:
+        return error.largest_steps <= STEPS + 0.01
+    return math.sqrt(sums.ratio) <= FLOAT_TOLERANCE

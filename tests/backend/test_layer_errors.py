@@ -1,0 +1,243 @@
+"""Layer by layer: a file beside its simulation, with faults that are planted in one layer of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from edgesdk.compress.quantize import calibrate, integer
+from edgesdk.core.artifact import Artifact
+from edgesdk.core.errors import BundleError, ModelError
+from edgesdk.core.plan import INT8, Option
+from edgesdk.export.formats import export, grid_of
+from edgesdk.export.simulation import Simulation, read_simulation, write_simulation
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
+from edgesdk.workflows.diff import advise
+from edgesdk.workflows.layer_errors import FloatModel, compare_layers
+
+SUFFIXES = {"onnxruntime": ".onnx", "openvino": ".xml", "litert": ".tflite"}
+WEIGHTED = ("stem", "block.conv", "block.dw", "block.project", "fc")
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.dw = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels)
+        self.project = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norm(self.conv(x)))
+        return torch.relu(x + self.project(nn.functional.relu6(self.dw(y))))
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.pool = nn.MaxPool2d(2)
+        self.block = Block(8)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.block(self.pool(torch.relu(self.stem(x)))).mean((2, 3)))
+
+
+class Made(NamedTuple):
+    """A network with its files, by runtime, and the simulations that these are made of."""
+
+    model: nn.Module
+    network: Network
+    x: Tensor
+    files: dict[str, Path]
+    simulations: dict[str, Simulation]
+
+    def compare(self, runtime: str, path: Path | None = None, floats: FloatModel | None = None) -> Any:
+        artifact = Artifact(path or self.files[runtime], runtime=runtime)
+        samples = [self.x[i : i + 1] for i in range(4)]
+        return compare_layers(artifact, self.simulations[runtime], [[each] for each in samples], floats)
+
+
+def made_of(
+    folder: Path,
+    left_float: tuple[str, ...] = (),
+    x: Tensor | None = None,
+    runtimes: tuple[str, ...] = tuple(SUFFIXES),
+    ranges: str = "chosen",
+) -> Made:
+    torch.manual_seed(0)
+    model, x = Small().eval(), torch.randn(8, 3, 20, 24) if x is None else x
+    network = trace(model, x)
+    options = {layer.name: Option(INT8, 8) for layer in network.graph.layers if layer.name not in left_float}
+    files: dict[str, Path] = {}
+    simulations: dict[str, Simulation] = {}
+    for runtime in runtimes:
+        ready = integer(network, options, grid_of(runtime))
+        calibrate(ready, [x], ranges)
+        files[runtime] = folder / f"model{SUFFIXES[runtime]}"
+        export(ready, x, files[runtime], runtime)
+        write_simulation(ready, x, folder / f"{runtime}.pt2")
+        simulations[runtime] = read_simulation(folder / f"{runtime}.pt2")
+    return Made(model, network, x, files, simulations)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return made_of(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return made_of(tmp_path_factory.mktemp("mixed"), ("block.dw", "fc"))
+
+
+@pytest.mark.parametrize("runtime", SUFFIXES)
+def test_a_sound_file_computes_what_was_specified_in_every_layer(made: Made, runtime: str) -> None:
+    compared = made.compare(runtime)
+    simulation = made.simulations[runtime]
+    step = simulation.step(simulation.outputs[0])
+    assert step is not None and compared.ends_apart <= (1.01 * step if runtime == "openvino" else 0.0)
+    assert compared.outputs < 0.02
+    assert [layer.name for layer in compared.layers] == [layer.name for layer in made.network.graph.layers]
+    assert not [layer.name for layer in compared.layers if layer.leaves]
+    assert all(layer.tensor is not None for layer in compared.layers)
+    assert all(layer.alone.largest_steps is not None for layer in compared.layers)
+
+
+@pytest.mark.parametrize("runtime", SUFFIXES)
+def test_layers_left_float_are_seen_too(mixed: Made, runtime: str) -> None:
+    compared = mixed.compare(runtime)
+    by_name = {layer.name: layer for layer in compared.layers}
+    assert not any(layer.leaves for layer in compared.layers)
+    assert by_name["fc"].alone.largest_steps is None
+    assert by_name["stem"].alone.largest_steps is not None
+
+
+def change_onnx(path: Path, out: Path, name: str, change: Callable[[Any], Any]) -> None:
+    model = onnx.load(str(path))
+    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
+    tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), name))
+    onnx.save(model, str(out))
+
+
+def change_openvino(path: Path, out: Path, name: str, change: Callable[[Any], Any]) -> None:
+    import openvino
+
+    model = openvino.Core().read_model(str(path))
+    (node,) = [node for node in model.get_ordered_ops() if node.get_friendly_name() == name]
+    array = change(node.data.copy())
+    node.output(0).replace(openvino.op.Constant(array).output(0))
+    openvino.save_model(model, str(out), compress_to_fp16=False)
+
+
+def change_tflite(path: Path, out: Path, name: str, change: Callable[[Any], Any]) -> None:
+    from edgesdk.export.tflite.writer import schema
+
+    kinds = schema()
+    content = bytearray(path.read_bytes())
+    model = kinds.Model.GetRootAs(content, 0)
+    graph = model.Subgraphs(0)
+    (tensor,) = [t for i in range(graph.TensorsLength()) if (t := graph.Tensors(i)).Name().decode() == name]
+    array = model.Buffers(tensor.Buffer()).DataAsNumpy()
+    kind = np.int32 if tensor.Type() == kinds.TensorType.INT32 else np.int8
+    array[:] = change(array.view(kind).copy()).view(np.uint8)
+    out.write_bytes(content)
+
+
+CHANGES = {"onnxruntime": change_onnx, "openvino": change_openvino, "litert": change_tflite}
+
+
+def flip(array: Any) -> Any:
+    """The largest weight of each of the first output channels with its sign turned round, the others as they are."""
+    rows = array.reshape(len(array), -1)
+    for row in rows[:4]:
+        place = int(np.abs(row.astype(np.int64)).argmax())
+        row[place] = -row[place]
+    return array
+
+
+def negate(array: Any) -> Any:
+    return -array
+
+
+@pytest.mark.parametrize("layer", WEIGHTED)
+@pytest.mark.parametrize("runtime", SUFFIXES)
+def test_changed_weights_of_a_file_are_found_in_their_layer(
+    made: Made, tmp_path: Path, runtime: str, layer: str
+) -> None:
+    faulty = tmp_path / f"faulty{SUFFIXES[runtime]}"
+    CHANGES[runtime](made.files[runtime], faulty, f"{layer}.weight", negate if layer == "block.dw" else flip)
+    compared = made.compare(runtime, faulty)
+    assert [each.name for each in compared.layers if each.leaves] == [layer]
+
+
+@pytest.mark.parametrize("layer", ["stem", "block.dw", "fc"])
+def test_a_saturated_bias_is_found_in_its_layer(made: Made, tmp_path: Path, layer: str) -> None:
+    def saturate(array: Any) -> Any:
+        array[0] = 2**30
+        return array
+
+    faulty = tmp_path / "faulty.onnx"
+    change_onnx(made.files["onnxruntime"], faulty, f"{layer}.bias", saturate)
+    compared = made.compare("onnxruntime", faulty)
+    assert [each.name for each in compared.layers if each.leaves] == [layer]
+
+
+@pytest.mark.parametrize("layer", ["stem", "block.project"])
+def test_a_scale_of_weights_is_found_in_its_layer(made: Made, tmp_path: Path, layer: str) -> None:
+    faulty = tmp_path / "faulty.onnx"
+    change_onnx(made.files["onnxruntime"], faulty, f"{layer}.weight_scale", lambda array: array * np.float32(1.5))
+    compared = made.compare("onnxruntime", faulty)
+    assert [each.name for each in compared.layers if each.leaves] == [layer]
+    (advice, *_) = advise(compared.layers, layer, (), compared.runtime)
+    assert advice.layer == layer and "--precision fp32" in advice.remedy
+
+
+def test_what_comes_after_a_fault_is_off_but_not_to_blame(made: Made, tmp_path: Path) -> None:
+    faulty = tmp_path / "faulty.onnx"
+    change_onnx(made.files["onnxruntime"], faulty, "stem.weight", flip)
+    last = made.compare("onnxruntime", faulty).layers[-1]
+    assert last.file.largest_steps > last.alone.largest_steps and not last.leaves
+
+
+def test_a_range_that_an_outlier_sets_costs_most_where_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    x = torch.randn(8, 3, 20, 24)
+    x[4, :, :2, :2] = 300.0  # in none of the samples that are compared
+    wide = made_of(tmp_path, x=x, runtimes=("onnxruntime",), ranges="min-max")
+    compared = wide.compare("onnxruntime")
+    assert not any(layer.leaves for layer in compared.layers)
+    assert "stem" in compared.costliest
+
+
+def test_the_float_model_of_a_user_is_compared_where_it_has_such_a_layer(made: Made) -> None:
+    module, sites = made.network.module.eval(), made.network.sites
+    floats = FloatModel(module, {name: site.output for name, site in sites.items()})
+    compared = made.compare("onnxruntime", floats=floats)
+    assert all(layer.simulation.snr_db > 10 for layer in compared.layers)
+    assert compared.costliest
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"no archive at all" * 99])
+def test_what_is_no_simulation_is_said(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "simulation.pt2"
+    path.write_bytes(content)
+    with pytest.raises(ModelError):
+        read_simulation(path)
+
+
+def test_a_program_without_places_is_said(tmp_path: Path) -> None:
+    program = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),))
+    torch.export.save(program, tmp_path / "plain.pt2")
+    with pytest.raises(BundleError, match="where its layers are"):
+        read_simulation(tmp_path / "plain.pt2")
