@@ -65,7 +65,7 @@ def test_the_artifact_is_accurate_and_integer(deployed) -> None:
 
 def test_the_bundle_holds_what_its_manifest_says(deployed) -> None:
     out, printed = deployed
-    files = {*bundle.FILES, bundle.UNIT, bundle.PAGE, "model.onnx", "manifest.json"}
+    files = {*bundle.FILES, bundle.UNIT, bundle.PAGE, bundle.SIMULATION, "model.onnx", "manifest.json"}
     assert {path.name for path in out.iterdir()} == files
     assert json.loads((out / "manifest.json").read_text()) == printed["manifest"]
     opened = bundle.Bundle.open(out)
