@@ -111,7 +111,8 @@ def test_a_page_is_whole_and_loads_nothing(name: str) -> None:
     ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     anchors = [attributes["href"] for attributes, _ in parsed.of("a")]
-    assert anchors and all(anchor and anchor.startswith("#") and anchor[1:] in ids for anchor in anchors)
+    within = [anchor for anchor in anchors if not re.fullmatch("front/point-[0-9]/report.html", str(anchor))]
+    assert within and all(anchor and anchor.startswith("#") and anchor[1:] in ids for anchor in within)
     assert SECTIONS.get(name, {"budget", "layers", "accuracy", "made"}) <= set(ids)
     (policy,) = [a["content"] for a, _ in parsed.of("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy and policy.startswith("default-src 'none';")
@@ -340,7 +341,7 @@ def test_what_a_document_may_leave_open_a_page_does_not_need(documents: Document
 def test_a_front_is_its_points_with_their_proofs() -> None:
     front = page_documents.front()
     parsed = Page(render_front(front))
-    rows = [row for number in (1, 2) for row in parsed.table(f"target-{number}") if row[0].isdigit()]
+    rows = [row for number in (1, 2) for row in parsed.table(f"target-{number}") if len(row) == 11 and row[0].isdigit()]
     assert [row[3:8] for row in rows] == [
         [milliseconds(point["predicted"]["latency_ms"]), f"{point['ratio']:.3f}",
          show("peak_memory_bytes", point["predicted"]["peak_memory_bytes"]),
@@ -355,8 +356,31 @@ def test_a_front_is_its_points_with_their_proofs() -> None:
     assert across == sorted(across) and 0 < across[0] < across[3] < 100
     assert across[3] - across[2] == pytest.approx(across[1] - across[0], abs=0.02)  # twice as long, both
     assert any("pi5, litert was left out: it holds no such layer" in text for _, text in parsed.of("p"))
-    assert not any("measured" in str(attributes.get("class")).split() for _, attributes in parsed.tags)
     assert len(list(parsed.of("section"))) == 3 and not list(Page(render_front({**front, "points": []})).of("a"))[2:]
+
+
+def test_what_was_built_is_joined_to_what_was_predicted_and_drawn_otherwise() -> None:
+    front = page_documents.front()
+    parsed = Page(render_front(front))
+    built = {point["number"]: point["built"] for point in front["points"] if point["built"]}
+    rows = {row[0].split()[0]: row for number in (1, 2) for row in parsed.table(f"target-{number}") if len(row) == 9}
+    for number, basis in ((3, "measured"), (5, "predicted")):
+        row, point = rows[str(number)], front["points"][number - 1]
+        assert row[2] == milliseconds(point["predicted"]["latency_ms"])
+        assert row[3].split() == [*milliseconds(built[number]["cost"]["latency_ms"]).split(), basis]
+        assert row[6].split()[0] == f"{built[number]['score']:.2f}" and row[8] == built[number]["bundle"]
+        assert ("another plan" in row[0]) == (not built[number]["as_planned"])
+    links = {attributes["href"] for attributes, text in parsed.of("a") if text.startswith("front/point-")}
+    assert links == {"front/point-3/report.html", "front/point-5/report.html"}
+    above = [
+        str(attributes["class"]) for attributes, _ in parsed.of("span") if "bottom:" in str(attributes.get("style"))
+    ]
+    assert [name for name in above if "point" in name] == ["point measured", "point predicted"]
+    lines = [attributes for tag, attributes in parsed.tags if tag == "line"]
+    assert len(lines) == 2 and all(float(str(line["x1"])) != float(str(line["x2"])) for line in lines)
+    plain = {**front, "points": [{**point, "built": None} for point in front["points"]]}
+    unbuilt = Page(render_front(plain))
+    assert not any("measured" in str(attributes.get("class")).split() for _, attributes in unbuilt.tags)
 
 
 def test_a_benchmark_is_its_files_beside_each_other() -> None:

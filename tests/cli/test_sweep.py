@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,30 @@ import pytest
 from running import Run
 
 import edgesdk as sdk
+from edgesdk.bundle.bundle import Bundle
+from edgesdk.core.budget import show
 from edgesdk.core.errors import BundleError, UsageError
+from edgesdk.workflows.sweep import pick_points
 
 SMALL = ("models.py:Small", "--data", "data.npz")
 
 
 @pytest.fixture(scope="module")
-def front(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A front of two targets in two runtimes, whose first knees were built."""
     import running
 
     out = tmp_path_factory.mktemp("sweep")
     model = (f"{given / 'models.py'}:Small", "--data", given / "data.npz")
-    where = ("--target", "pi4", "--target", "pi5", "--runtime", "onnxruntime", "--points", "3")
+    where = ("--target", "pi4", "--target", "pi5", "--points", "3", "--size", "1MB", "--build", "1", "--epochs", "0")
     done = running.edgesdk("sweep", *model, *where, "--out", out / "front.json", "--csv", out / "front.csv", "--json")
     contracts.check(done.document)
     assert json.loads((out / "front.json").read_text()) == done.document
     return out / "front.json"
 
 
-def test_targets_stand_side_by_side_each_with_a_front_of_its_own(front: Path) -> None:
-    read = sdk.Front.read(front)
+def test_targets_stand_side_by_side_each_with_a_front_of_its_own(drawn: Path) -> None:
+    read = sdk.Front.read(drawn)
     assert [point.number for point in read.points] == list(range(1, len(read.points) + 1))
     assert {point.target for point in read.points} == {"raspberry-pi-4", "raspberry-pi-5"}
     for name in ("raspberry-pi-4", "raspberry-pi-5"):
@@ -40,14 +45,83 @@ def test_targets_stand_side_by_side_each_with_a_front_of_its_own(front: Path) ->
         assert {"dense"} <= {point.kind for point in own} and any(point.ratio < 1 for point in own)
         best = [point for point in own if point.best]
         assert [p.loss for p in best] == sorted((p.loss for p in best), reverse=True)
-    rows = list(csv.DictReader(front.with_name("front.csv").open()))
+    rows = list(csv.DictReader(drawn.with_name("front.csv").open()))
     assert len(rows) == len(read.points) and float(rows[0]["latency_ms"]) == read.points[0].predicted.latency_ms
     assert all(row["size_bytes"].isdigit() for row in rows)
 
 
-def test_a_point_is_carried_out(front: Path, given: Path, edgesdk: Run, tmp_path: Path) -> None:
-    point = next(p for p in sdk.Front.read(front).points if p.target == "raspberry-pi-5" and p.kind == "plan")
-    taken = ("--from", front, "--point", str(point.number))
+def test_the_knees_are_built_each_to_a_bundle_of_its_own(drawn: Path, edgesdk: Run) -> None:
+    front = sdk.Front.read(drawn)
+    made = {point.number: point.built for point in front.points if point.built is not None}
+    assert list(made) == sorted(pick_points(front, 1)) and len(made) == 2 and front.bounds.size_bytes == 1e6
+    for number, came_to in made.items():
+        point, bundle = front.point(number), Bundle.open(came_to.bundle)
+        assert Path(came_to.bundle) == drawn.with_suffix("") / f"point-{number}"
+        assert (bundle.plan.target, bundle.plan.runtime, bundle.plan.threads) == (
+            point.target, point.runtime, point.threads
+        )  # fmt: skip
+        assert came_to.plan == bundle.plan.digest and came_to.as_planned == (came_to.plan == point.plan.digest)
+        assert came_to.cost.basis == "predicted", "a board that is not here measures nothing"
+        assert came_to.cost.latency_ms == bundle.report["deployed"]["median_ms"]
+        assert bundle.report["budget"]["size_bytes"] == 1e6
+        assert (came_to.cost.latency_ratio or 0) <= bundle.report["budget"]["latency_ratio"]
+        assert came_to.score == bundle.report["score"]["deployed"]
+    rows = {int(row["number"]): row for row in csv.DictReader(drawn.with_name("front.csv").open())}
+    for number, row in rows.items():
+        assert bool(row["built"]) == (number in made)
+        if number in made:
+            assert float(row["built_latency_ms"]) == made[number].cost.latency_ms and row["built_basis"] == "predicted"
+    document = json.loads(drawn.read_text())
+    assert {point["built"]["bundle"] for point in document["points"] if point["built"]} == {
+        f"front/point-{number}" for number in made
+    }, "as they are called from where the front is"
+    page = edgesdk("report", drawn)
+    text = drawn.with_suffix(".html").read_text("utf-8")
+    assert page.code == 0 and all(f"front/point-{number}/report.html" in text for number in made)
+    over = ("--build", "1", "--out", "other.json", "--out-dir", drawn.with_suffix(""))
+    again = edgesdk("sweep", *SMALL, "--target", "pi5", *over)
+    assert again.code == 8 and "exists" in again.line
+
+
+def test_chosen_points_are_built_of_a_front_that_is_there(drawn: Path, given: Path, tmp_path: Path) -> None:
+    """Of another runtime's point, too, whose share is of the dense model in that runtime, the fastest or not."""
+    front = sdk.Front.read(drawn)
+    dense = [point for point in front.points if point.kind == "dense" and point.target == "raspberry-pi-5"]
+    assert len(dense) > 1 and all(0.9 < point.own_share < 1.1 for point in dense)
+    slowest = max(dense, key=lambda point: point.ratio)
+    assert slowest.ratio > 1.2
+    own = [p for p in front.points if (p.target, p.runtime, p.kind) == (slowest.target, slowest.runtime, "plan")]
+    taken = next(point for point in own if point.built is None)
+    after = front.build([taken.number], f"{given / 'models.py'}:Small", str(given / "data.npz"), tmp_path, epochs=0)
+    came_to = after.point(taken.number).built
+    assert came_to is not None and Path(came_to.bundle) == tmp_path / f"point-{taken.number}"
+    assert came_to.cost.latency_ms <= taken.predicted.latency_ms * 1.04
+    assert [point.built for point in after.points if point is not after.point(taken.number)] == [
+        point.built for point in front.points if point.number != taken.number
+    ]
+
+
+def test_a_front_of_another_model_or_of_other_prices(drawn: Path, edgesdk: Run, given: Path, tmp_path: Path) -> None:
+    front = sdk.Front.read(drawn)
+    point = next(point for point in front.points if point.kind == "plan")
+    deploy = ("--data", "data.npz", "--point", str(point.number), "--epochs", "0")
+    done = edgesdk("deploy", "models.py:Deep", *deploy, "--from", drawn, "--out", tmp_path / "b")
+    assert done.code == 2 and "the front is of another model" in done.line and not (tmp_path / "b").exists()
+    with pytest.raises(UsageError, match="another model"):
+        front.build([point.number], f"{given / 'models.py'}:Deep", str(given / "data.npz"), tmp_path, epochs=0)
+    with pytest.raises(UsageError, match="no point 99"):
+        front.build([99], f"{given / 'models.py'}:Small", str(given / "data.npz"), tmp_path)
+    slower = replace(point, predicted=replace(point.predicted, latency_ms=2 * point.predicted.latency_ms))
+    replace(front, points=(slower,)).write(tmp_path / "front.json")
+    done = edgesdk("deploy", SMALL[0], *deploy, "--from", tmp_path / "front.json", "--out", tmp_path / "c")
+    assert done.code == 0 and "have changed since the front was made: point" in done.err
+    assert f"was {show('latency_ms', slower.predicted.latency_ms)} at a loss of" in done.err
+    assert (tmp_path / "c" / "manifest.json").is_file(), "it is carried out at the prices of today"
+
+
+def test_a_point_is_carried_out(drawn: Path, given: Path, edgesdk: Run, tmp_path: Path) -> None:
+    point = next(p for p in sdk.Front.read(drawn).points if p.target == "raspberry-pi-5" and p.kind == "plan")
+    taken = ("--from", drawn, "--point", str(point.number))
     done = edgesdk("deploy", *SMALL, *taken, "--epochs", "0", "--out", tmp_path / "bundle", "--json")
     manifest, report = done.document["manifest"], done.document["report"]
     assert manifest["target"] == point.target and manifest["runtime"]["name"] == point.runtime
@@ -72,6 +146,9 @@ def test_a_point_is_carried_out(front: Path, given: Path, edgesdk: Run, tmp_path
         (("sweep", *SMALL, "--target", "pi5", "--size", "12"), 2, "no unit"),
         (("sweep", *SMALL, "--target", "pi5", "--out", "no/such/folder/f.json"), 9, "cannot be written"),
         (("sweep", "models.py:Small", "--target", "pi5"), 2, "no data"),
+        (("sweep", *SMALL, "--target", "pi5", "--epochs", "3"), 2, "--epochs without --build"),
+        (("sweep", *SMALL, "--target", "pi5", "--out-dir", "d"), 2, "--out-dir without --build"),
+        (("sweep", *SMALL, "--target", "pi5", "--build", "-1"), 2, "--build"),
     ],
 )
 def test_what_is_asked_wrongly_is_said(edgesdk: Run, arguments: tuple[Any, ...], code: int, says: str) -> None:
@@ -92,15 +169,15 @@ def test_what_cannot_be_kept_is_said_with_figures(edgesdk: Run, tmp_path: Path) 
     assert done.code == 0 and "left out: raspberry-pi-5, onnxruntime, " in done.out.replace("\n", " ")
 
 
-def test_what_a_point_says_is_not_said_twice(edgesdk: Run, front: Path) -> None:
-    done = edgesdk("deploy", *SMALL, "--from", front, "--point", "1", "--target", "pi5")
+def test_what_a_point_says_is_not_said_twice(edgesdk: Run, drawn: Path) -> None:
+    done = edgesdk("deploy", *SMALL, "--from", drawn, "--point", "1", "--target", "pi5")
     assert done.code == 2 and "--target beside --point" in done.line
-    done = edgesdk("deploy", *SMALL, "--from", front, "--point", "99")
+    done = edgesdk("deploy", *SMALL, "--from", drawn, "--point", "99")
     assert done.code == 2 and "no point 99" in done.line
 
 
-def test_a_front_is_a_table_of_pandas(front: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = sdk.Front.read(front)
+def test_a_front_is_a_table_of_pandas(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = sdk.Front.read(drawn)
     table = read.to_frame()
     assert list(table.index) == [point.number for point in read.points]
     assert table.query("best")["latency_ms"].tolist() == [p.predicted.latency_ms for p in read.points if p.best]
@@ -109,11 +186,11 @@ def test_a_front_is_a_table_of_pandas(front: Path, monkeypatch: pytest.MonkeyPat
         read.to_frame()
 
 
-def test_a_document_of_another_kind_or_a_newer_one_is_no_front(front: Path, tmp_path: Path) -> None:
-    document = json.loads(front.read_text())
+def test_a_document_of_another_kind_or_a_newer_one_is_no_front(drawn: Path, tmp_path: Path) -> None:
+    document = json.loads(drawn.read_text())
     for schema in ("edgesdk.plan/2", "edgesdk.front/9", None):
         (tmp_path / "other.json").write_text(json.dumps({**document, "schema": schema}))
         with pytest.raises(BundleError):
             sdk.Front.read(tmp_path / "other.json")
     with pytest.raises(UsageError, match="no point 0"):
-        sdk.Front.read(front).point(0)
+        sdk.Front.read(drawn).point(0)

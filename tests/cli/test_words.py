@@ -48,7 +48,6 @@ OF_THE_SHELL = {
     "summary",
     "csv",
     "front",
-    "point",
     "opens",
 }  # how results are printed
 SHOWN = {"estimate": {"per_layer"}}  # of one command: Python has it all
@@ -60,6 +59,7 @@ UNITS = ("_ms", "_ratio", "_bytes")  # Python says the unit of a bound in its na
 BOUNDS = {re.sub(f"({'|'.join(UNITS)})$", "", field.name) for field in dataclasses.fields(Budget)}
 DEFAULTS = {  # why those of the two differ
     "target": "the shell takes the --device's own", "out": "a path or a text",
+    "out_dir": "the shell calls it after --out",
 }  # fmt: skip
 
 

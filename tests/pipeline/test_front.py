@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesdk.core.budget import Budget
-from edgesdk.pipeline.front import PLAN, FrontPlan, trace_front, undominated
+from edgesdk.pipeline.front import PLAN, FrontPlan, rank_knees, trace_front, undominated
 from edgesdk.pipeline.planning import make_plan, plan_tightest
 from edgesdk.pipeline.study import Study
 from edgesdk.solve.program import LATENCY
@@ -80,3 +80,31 @@ def test_undominated_is_what_it_says(rows: list[tuple[int, int]]) -> None:
         assert any(a <= row[0] and b <= row[1] for a, b in kept), "every row is met by one that is kept"
     for a in kept:
         assert not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in rows)
+
+
+@pytest.mark.parametrize(
+    ("figures", "ranked"),
+    [
+        ([], []),
+        ([(1.0, 1.0)], [0]),
+        ([(1.0, 1.0), (8.0, 0.0)], [0, 1]),
+        ([(1.0, 1.0), (2.0, 0.1), (4.0, 0.05), (8.0, 0.0)], [1, 2, 0, 3]),  # one sharp knee
+        ([(1.0, 8.0), (2.0, 6.0), (4.0, 4.0), (8.0, 0.5), (16.0, 0.0)], [3, 1, 2, 0, 4]),  # late, then of its left part
+        ([(1.0, 9.0), (10.0, 4.0), (100.0, 3.5), (1000.0, 0.0)], [1, 2, 0, 3]),  # ms count by ratios
+        ([(1.0, 0.0), (2.0, 0.0), (4.0, 0.0)], [1, 0, 2]),  # nothing is lost anywhere
+    ],
+)
+def test_knees_are_where_the_front_is_farthest_below_the_line_of_its_ends(
+    figures: list[tuple[float, float]], ranked: list[int]
+) -> None:
+    assert rank_knees(figures) == ranked
+    scaled = [(1e3 * ms, 7.0 * loss) for ms, loss in figures]
+    assert rank_knees(scaled) == ranked, "in other units they are the same"
+
+
+@given(ROWS)
+def test_every_point_of_a_front_has_its_rank(rows: list[tuple[int, int]]) -> None:
+    figures = sorted((1.0 + a, float(b)) for (a, b), best in zip(rows, undominated(rows), strict=True) if best)
+    ranked = rank_knees(figures)
+    assert sorted(ranked) == list(range(len(figures)))
+    assert ranked[-2:] == sorted({0, len(figures) - 1})[:2] or len(figures) < 2

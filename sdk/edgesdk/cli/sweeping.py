@@ -12,9 +12,10 @@ from edgesdk.cli.frame import QUIET, told
 from edgesdk.cli.making import STEPS, check_model, model_options
 from edgesdk.cli.names import DEVICE_NAME, TARGET
 from edgesdk.cli.progress import telling
-from edgesdk.cli.project import ModelCommand
+from edgesdk.cli.project import ModelCommand, was_given
 from edgesdk.cli.shared import check_place, free
 from edgesdk.cli.streams import console, emit, emit_json
+from edgesdk.core.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,13 +43,17 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("front.json"), show_default=True)
 @click.option("--csv", type=click.Path(path_type=Path), help="Write the points there, too, without their plans.")
+@click.option("--build", type=click.IntRange(0), default=0, help="Carry out so many for each target: its knees.")
+@click.option("--out-dir", type=click.Path(path_type=Path), help="Of their bundles.  [default: --out without .json]")
+@click.option("--epochs", type=click.FloatRange(0), help="Of each of them.  [default: 15; 12 for the example]")
+@click.option("--recover", type=click.Path(path_type=Path), help="TOML, as for deploy.")
 @click.option("--force", is_flag=True, help="Replace what is there; go on though board or model is in doubt.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def sweep(as_json: bool, out: Path, csv: Path | None, **options: Any) -> None:
+def sweep(as_json: bool, out: Path, out_dir: Path | None, csv: Path | None, **options: Any) -> None:
     """The front: the most accurate plan at each of several latencies, with a proof, before anything is built.
 
     Several targets, runtimes and numbers of threads stand side by side. `edgesdk deploy --from front.json --point 5`
-    carries a point out.
+    carries a point out; --build 3 the three of each target where most is won, each to a bundle of its own.
     """
     from edgesdk.core.budget import BYTES, parse
 
@@ -60,18 +65,22 @@ def sweep(as_json: bool, out: Path, csv: Path | None, **options: Any) -> None:
     out = free(out, options["force"])
     for place in (out, csv):
         check_place(place)
-    with telling(STEPS[:6]) as tell:
+    build, out_dir = options["build"], out.with_suffix("") if out_dir is None else out_dir
+    for name in ("out-dir", "epochs", "recover"):
+        if not build and was_given(name.replace("-", "_")):
+            raise UsageError(f"--{name} without --build", "give --build with how many points to carry out")
+    with telling((*STEPS[:6], "searching", "building") if build else STEPS[:6]) as tell:
         tell("starting", None)
         from edgesdk.workflows.sweep import sweep as run
 
-        front = run(**options, tell=tell)
-    from edgesdk.core.serialize import dumps, write
+        front = run(**options, out_dir=out_dir, tell=tell)
+    from edgesdk.core.serialize import write
 
-    write(out, dumps(front))
+    front.write(out)
     if csv is not None:
         write(csv, front.csv())
     if as_json:
-        emit_json(front)
+        emit_json(front.relative_to(out.parent))
         return
     show_front(front, console(), told(QUIET))
     emit(f"front: {out}")
@@ -99,7 +108,31 @@ def show_front(front: Front, console: Console, quiet: bool = False) -> None:
                 f"{point.ratio:.2f}", *figures[1:], f"{point.loss:.2g}", "*" if point.best else "",
             )  # fmt: skip
         console.print(table)
+    if any(point.built for point in front.points):
+        _show_built(front, console)
     for where, why in front.refused.items():
         console.print(f"left out: {where}: {why}", highlight=False, soft_wrap=True)
     said = "loss is how far the outputs move before anything is learnt back: it ranks plans, and is no score"
     console.print(said, highlight=False, soft_wrap=True)
+
+
+def _show_built(front: Front, console: Console) -> None:
+    """What was built: as its point promised it, and as it was found."""
+    from rich.table import Table
+
+    from edgesdk.core.budget import show
+    from edgesdk.core.wording import score
+
+    table = Table(title="built", title_justify="left", box=None, padding=(0, 1), pad_edge=False)
+    for heading in ("", "predicted", "found", "", "of dense", "score", "dense's", "bundle"):
+        table.add_column(heading, justify="left" if heading in ("", "bundle") else "right", no_wrap=heading != "bundle")
+    for point in front.points:
+        if (built := point.built) is None:
+            continue
+        share = built.cost.latency_ratio
+        table.add_row(
+            str(point.number), show("latency_ms", point.predicted.latency_ms),
+            show("latency_ms", built.cost.latency_ms), built.cost.basis, "" if share is None else f"{share:.2f}",
+            score(built.score), score(built.dense_score), built.bundle,
+        )  # fmt: skip
+    console.print(table)

@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
+from edgesdk.core.budget import PREDICTED
 from edgesdk.core.plan import INT8
 from edgesdk.core.wording import counted
+from edgesdk.pages.bounds import make_bar
 from edgesdk.pages.charts import Axis
 from edgesdk.pages.layers import Rows
+from edgesdk.pages.predictions import Join
 from edgesdk.pages.render import Document, render
 
 MOST = 1000  # points of a target
+PAGE = "report.html"  # of a bundle
+ABOVE = 7.0  # per cent of the chart's height, that what was found is above its point: of loss nothing is found
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One point, its place on the chart, and what its plan is made of."""
+    """One point, its place on the chart, and what its plan is made of.
+
+    Of one that was built ``found`` is the place of what its latency came to, ``link`` its page.
+    """
 
     point: Document
     across: float
@@ -25,17 +34,24 @@ class Dot:
     runs_on: str
     integer: int
     layers: int
+    found: tuple[float, float] | None = None
+    link: str = ""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """The points of one target on axes of ms and loss; ``line`` goes through those that no other beats."""
+    """The points of one target on axes of ms and loss; ``line`` goes through those that no other beats.
+
+    ``found`` is what the figures of those that were ``built`` rest on.
+    """
 
     target: str
     across: Axis
     up: Axis
     dots: Rows
     line: str
+    built: Rows
+    found: Sequence[str]
 
 
 def render_front(front: Document) -> str:
@@ -48,26 +64,55 @@ def render_front(front: Document) -> str:
         refused=front["refused"],
         graph=front["graph"],
         best=sum(point["best"] for point in front["points"]),
+        built=sum(point["built"] is not None for point in front["points"]),
+        found=_list_found(front["points"]),
     )
 
 
 def _chart(target: str, points: Sequence[Document]) -> Chart:
-    across = Axis.of_ratios([point["predicted"]["latency_ms"] for point in points])
+    every = [cost["latency_ms"] for point in points for cost in _costs(point)]
+    across = Axis.of_ratios(every)
     up = Axis.over([point["loss"] for point in points])
     dots = [_dot(point, across, up) for point in points]
     best = [dot for dot in dots if dot.point["best"]]
-    return Chart(target, across, up, Rows.of(dots, MOST), _stairs(best))
+    return Chart(target, across, up, Rows.of(dots, MOST), _stairs(best), _built(dots), _list_found(points))
+
+
+def _list_found(points: Sequence[Document]) -> list[str]:
+    return sorted({point["built"]["cost"]["basis"] for point in points if point["built"]})
+
+
+def _costs(point: Document) -> list[Document]:
+    """What was predicted of a point, and what it came to."""
+    return [point["predicted"], *([point["built"]["cost"]] if point["built"] else [])]
+
+
+def _built(dots: Sequence[Dot]) -> Rows:
+    """What was built: each figure that was predicted joined to what became of it."""
+    every = [dot for dot in dots if dot.point["built"]]
+    axis = Axis.over(cost["latency_ms"] for dot in every for cost in _costs(dot.point))
+    return Rows.of([(dot, _join(dot.point, axis)) for dot in every], MOST)
+
+
+def _join(point: Document, axis: Axis) -> Join:
+    before, after = _costs(point)
+    name, promised, reached = "latency_ms", before["latency_ms"], after["latency_ms"]
+    predicted, found = make_bar("", PREDICTED, name, promised, axis), make_bar("", after["basis"], name, reached, axis)
+    return Join("", "", predicted, found, ratio=reached / promised)
 
 
 def _dot(point: Document, across: Axis, up: Axis) -> Dot:
     layers: Sequence[Any] = point["plan"]["layers"]
+    height, built = up.place(point["loss"]), point["built"]
     return Dot(
         point,
         across.place(point["predicted"]["latency_ms"]),
-        up.place(point["loss"]),
+        height,
         f"{point['runtime']}{'' if point['threads'] == 1 else ', ' + counted(point['threads'], 'thread')}",
         sum(layer["option"]["precision"] == INT8 for layer in layers),
         len(layers),
+        (across.place(built["cost"]["latency_ms"]), height + ABOVE) if built else None,
+        quote(f"{built['bundle']}/{PAGE}") if built else "",
     )
 
 

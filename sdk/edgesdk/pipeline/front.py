@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp, log
+from itertools import pairwise
+from math import exp, hypot, log
 
 from edgesdk.core.budget import Budget
 from edgesdk.core.report import DENSE
@@ -53,12 +54,17 @@ def trace_front(study: Study, budget: Budget, count: int, bounds: Sequence[Budge
             by_digest.setdefault(planned.plan.digest, FrontPlan(kind, planned))
     for bound_ms in wanted:
         try:
-            planned = make_plan(study, replace(others, latency_ms=bound_ms), tight={})
+            planned = plan_at(study, others, bound_ms)
         except Unreachable as error:
             unreachable[bound_ms] = error
             continue
         by_digest.setdefault(planned.plan.digest, FrontPlan(PLAN, planned))
     return Traced(tuple(by_digest.values()), unreachable)
+
+
+def plan_at(study: Study, bounds: Budget, latency_ms: float) -> Planned:
+    """The best plan at that latency, and within what ``bounds`` say of memory and size. Raises ``Unreachable``."""
+    return make_plan(study, replace(bounds, latency_ms=latency_ms, latency_ratio=None), tight={})
 
 
 def _spaced(study: Study, budget: Budget, count: int) -> list[float]:
@@ -78,3 +84,37 @@ def undominated(figures: Sequence[tuple[float, ...]]) -> list[bool]:
 
 def _is_better(left: tuple[float, ...], right: tuple[float, ...]) -> bool:
     return left != right and all(a <= b for a, b in zip(left, right, strict=True))
+
+
+def rank_knees(figures: Sequence[tuple[float, float]]) -> list[int]:
+    """The places of ``figures`` (ms, loss), from fast to slow and none beaten by another, by what is won there.
+
+    A knee is where the front lies farthest below the straight line between its ends, each axis from 0 to 1 over the
+    front, milliseconds by ratios: that of Satopää et al., "Finding a 'Kneedle' in a haystack" (2011). It parts the
+    front in two, in which the next is found in the same way, as Ramer (1972) and Douglas and Peucker (1973) find the
+    points of a simplified line. After all between the ends comes the fastest, then the slowest.
+    """
+    last = len(figures) - 1
+    ends = [*dict.fromkeys((0, last))] if figures else []
+    ms, losses = _from_zero_to_one([log(ms) for ms, _ in figures]), _from_zero_to_one([loss for _, loss in figures])
+    scaled = list(zip(ms, losses, strict=True))
+    ranked: list[int] = []
+    while len(ranked) + len(ends) < len(figures):
+        below = {
+            place: _below(scaled[place], scaled[left], scaled[right])
+            for left, right in pairwise(sorted({*ends, *ranked}))
+            for place in range(left + 1, right)
+        }
+        ranked.append(max(below, key=lambda place: below[place]))
+    return [*ranked, *ends]
+
+
+def _from_zero_to_one(values: Sequence[float]) -> list[float]:
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    return [(value - low) / (high - low) if high > low else 0.0 for value in values]
+
+
+def _below(point: tuple[float, float], left: tuple[float, float], right: tuple[float, float]) -> float:
+    """How far ``point`` lies below the straight line from ``left`` to ``right``, across it."""
+    across, up = right[0] - left[0], right[1] - left[1]
+    return (up * (point[0] - left[0]) - across * (point[1] - left[1])) / (hypot(across, up) or 1.0)

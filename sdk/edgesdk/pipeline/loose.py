@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgesdk.core.artifact import Artifact
@@ -24,16 +24,19 @@ DENSE_KEEPS = "the dense model keeps the budget: nothing was searched for"
 INTEGERS_KEEP = "every layer in integers keeps the budget and loses nothing on held-out data: nothing else was priced"
 
 
-def find_deployed(anchored: Anchored, budget: Budget, training: Training, given: bool) -> tuple[Study, Result]:
+def find_deployed(
+    anchored: Anchored, budget: Budget, training: Training, given: bool,
+    study: Callable[[Anchored], Sequence[Study]] = Anchored.study,
+) -> tuple[Study, Result]:  # fmt: skip
     """The best within ``budget``, and the study that it is of: at once where the budget is loose, else after a search.
 
     Nothing within a budget that the dense model keeps can be expected to be more accurate than that, nor within one
-    that the model in integers keeps where that answers as well on held-out data. Raises ``BudgetError`` as
-    :func:`find_result` does.
+    that the model in integers keeps where that answers as well on held-out data. ``study`` gives the studies to search
+    in, which may be there already. Raises ``BudgetError`` as :func:`find_result` does.
     """
 
     def find(known: Anchored) -> tuple[Study, Result]:
-        return _find_loose(known, budget, training) or find_result(known.study(), budget, training, given)
+        return _find_loose(known, budget, training) or find_result(study(known), budget, training, given)
 
     return search_renewing(anchored, find, lambda: not training.allowance.spent)
 

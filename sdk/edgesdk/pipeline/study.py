@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgesdk.core.artifact import Artifact, format_of
 from edgesdk.core.budget import Budget
 from edgesdk.core.cache import cache_folder
-from edgesdk.core.errors import EdgeSdkWarning, FidelityError, ModelError
+from edgesdk.core.errors import EdgeSdkWarning, FidelityError, ModelError, UsageError
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Option
 from edgesdk.core.report import DENSE, Measurement, Tell, speedup
@@ -69,6 +69,7 @@ def anchor_model(
     again: bool = True,
     resumes: bool = False,
     deadline: Deadline | None = None,
+    graph_digest: str | None = None,
 ) -> tuple[Anchored, dict[str, str]]:
     """Trace ``model`` and, on each of ``meters``, on ``target``, price it at full width and measure the dense model.
 
@@ -78,8 +79,8 @@ def anchor_model(
     interrupted, until :meth:`Anchored.forget`. What there is no time for by the ``deadline`` has no price.
 
     Returns what is known then and, of several, the runtimes whose format cannot hold the model, with the reason. Raises
-    that ``ModelError`` where none can, and ``BudgetError`` where the dense model does not reach the score that the
-    budget asks for.
+    that ``ModelError`` where none can, ``BudgetError`` where the dense model does not reach the score that the budget
+    asks for, and ``UsageError`` for another model than that whose graph has ``graph_digest``.
     """
     check(data, model, task.classifies, task.output, task.target)
     deadline = deadline or Deadline()
@@ -87,6 +88,8 @@ def anchor_model(
     tell("tracing", None)
     reference = Reference(model)
     network = trace(model, data.example, reference)
+    if graph_digest is not None and network.graph.digest != graph_digest:
+        raise UsageError("the front is of another model: its graph is not this one's", "sweep this model anew")
     if budget.accuracy is not None:
         budget = budget.given(task.score(reference, data.test, reference))
     traced = deadline.clock()
@@ -155,6 +158,14 @@ class Anchored:
     def renew(self) -> Anchored:
         """The same in the state that is known by now: what is doubtful since is priced and measured again."""
         return replace(anchor_setups(self.setups, self.dense, self.budget), may_renew=self.may_renew)
+
+    def select(self, runtime: str) -> Anchored:
+        """The same in that ``runtime`` alone; shares of latency stay those of the fastest dense model."""
+        at = slice(place := [setup.runtime for setup in self.setups].index(runtime), place + 1)
+        return replace(
+            self, setups=self.setups[at], dense=self.dense[at], priced=self.priced[at], whole=self.whole[at],
+            anchors=self.anchors[at],
+        )  # fmt: skip
 
     def study(self) -> list[Study]:
         """All that a search needs in each runtime: prices of every width, and of every choice in accuracy."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ from edgesdk.pipeline.rounds import plan_within
 from edgesdk.pipeline.study import Anchored, Study, anchor_model
 from edgesdk.pipeline.training import Training
 from edgesdk.train.recovery import Recovery
+from edgesdk.workflows.drift import study_point
+from edgesdk.workflows.front import Point
 from edgesdk.workflows.inputs import Inputs, named, read_inputs
 from edgesdk.workflows.install import check_key, put
 from edgesdk.workflows.where import Where
@@ -115,7 +117,7 @@ def deploy(
     device: str | Device | None = None, install_root: str | None = None, sign: Path | None = None,
     recover: Recovery | str | Path | None = None, output: str | int | None = None, preprocess: Preprocess = None,
     shapes: Shapes = None, loss: str | Loss | None = None, time: float | str | Deadline | None = None,
-    tell: Tell = quiet,
+    point: Point | None = None, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -140,10 +142,16 @@ def deploy(
     the best so far. Where reading, tracing and writing files alone take longer, a warning says so at once. A run that
     was interrupted goes on where it was when the same is asked again.
 
+    A ``point`` of a front says the target, runtime, threads and bound on latency; a warning says where prices have
+    changed since, and ``UsageError`` that the front is of another model.
+
     Raises ``ModelError``, ``DataError``, ``UsageError``, ``BudgetError`` (with the tightest reachable figures),
     ``DeviceError`` for a runtime that is not installed, or a device that is not a ``target`` without ``force``,
     ``BundleError`` where ``out`` exists without ``force``.
     """
+    if point is not None:
+        target, runtime, threads = point.target, point.runtime, point.threads
+        budget = point.within(budget or Budget())
     where = Where.named(target, runtime, threads, device, named(precision), candidate)
     check_cache()
     ready(candidate)
@@ -162,13 +170,12 @@ def deploy(
             loss=loss,
         )  # fmt: skip
         given = given.checked(budget, force, tell)
-        allowance = Allowance(_count_epochs(epochs, recovery, given))
-        with open_studies(given, where, budget, force, tell, deadline) as studied:
+        allowance = Allowance(count_epochs(epochs, recovery, given))
+        graph_digest = None if point is None else point.plan.graph_digest
+        with open_studies(given, where, budget, force, tell, deadline, graph_digest=graph_digest) as studied:
             training = Training(studied.anchored.setups[0], allowance, seed, tell, recovery)
-            study, result = find_deployed(studied.anchored, studied.budget, training, studied.given)
-            result = replace(result, refused={**studied.refused, **result.refused})
-            facts = _list_facts(study, result.plan, allowance.epochs, seed, training.can_learn)
-            bundle = pack(place, result, given.data, study.network, studied.budget, facts, sign)
+            study = Anchored.study if point is None else partial(study_point, point, studied.budget)
+            bundle = build_bundle(place, studied, given, training, sign, study)
             training.forget()
             if at is None:
                 return bundle
@@ -177,7 +184,21 @@ def deploy(
             return replace(bundle, installed=installed)
 
 
-def _count_epochs(asked: float | None, recovery: Recovery | None, given: Inputs) -> float:
+def build_bundle(
+    place: Path, studied: Studied, given: Inputs, training: Training, sign: Path | None = None,
+    study: Callable[[Anchored], Sequence[Study]] = Anchored.study,
+) -> Bundle:  # fmt: skip
+    """The best within the budget of ``studied`` as a bundle, in the ``place`` that was reserved for it.
+
+    ``study`` gives the studies to search in. Raises ``BudgetError``.
+    """
+    own, result = find_deployed(studied.anchored, studied.budget, training, studied.given, study)
+    result = replace(result, refused={**studied.refused, **result.refused})
+    facts = _list_facts(own, result.plan, training.allowance.epochs, training.seed, training.can_learn)
+    return pack(place, result, given.data, own.network, studied.budget, facts, sign)
+
+
+def count_epochs(asked: float | None, recovery: Recovery | None, given: Inputs) -> float:
     """The epochs of all training: what the recovery says, then what was asked for."""
     if recovery is not None and recovery.epochs is not None:
         return recovery.epochs
@@ -214,15 +235,19 @@ def open_studies(
     tell: Tell,
     deadline: Deadline | None = None,
     again: bool = True,
+    graph_digest: str | None = None,
 ) -> Generator[Studied]:
-    """The model in each runtime that is asked for, for as long as its scratch files are there."""
+    """The model in each runtime that is asked for, for as long as its scratch files are there.
+
+    Raises ``UsageError`` where that is not the model whose graph has ``graph_digest``.
+    """
     data, task = given.data, given.task
     with where.reach() as agent, scratch_folder() as folder:
         opened = where.open_meters(agent, force)
         allowed = {meter.runtime: where.allow_precisions(meter.runtime) for meter in opened.meters}
         anchored, refused = anchor_model(
             given.model, data, task, where.target.name, opened.meters, budget or Budget(), folder, tell, allowed,
-            where.candidates, again=again, resumes=True, deadline=deadline,
+            where.candidates, again=again, resumes=True, deadline=deadline, graph_digest=graph_digest,
         )  # fmt: skip
         goal = budget or Budget()
         if goal.accuracy is not None:

@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from edgesdk.core.budget import Cost
+from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.core.plan import Plan
 from edgesdk.core.schema import Schema
-from edgesdk.core.serialize import from_json, is_table, loads
+from edgesdk.core.serialize import dumps, from_json, is_table, loads, write
 
 FRONT = Schema("front", 1)
+ROOM = 0.031  # above what a point promises: a deployment searches 3 % below its budget
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a point came to: the folder of its ``bundle``, in a document from where that is.
+
+    ``plan`` is the digest of the plan that was built, ``as_planned`` whether that is the point's: what was measured
+    corrects the prices, and may lead to another. ``promised`` is what that plan was to cost, ``cost`` what the finished
+    file does, which is predicted where the target is. The scores are by the ``metric``.
+    """
+
+    bundle: str
+    plan: str
+    as_planned: bool
+    promised: Cost
+    cost: Cost
+    metric: str
+    dense_score: float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -24,10 +45,11 @@ class Point:
     """One plan of a front, by its ``number`` from 1 on.
 
     ``kind`` is ``plan``, ``dense`` or ``dense int8``. ``predicted`` is its cost at the prices (ms, bytes), ``ratio``
-    the latency as a share of the dense model's at the same prices. ``loss`` is its price in accuracy: how far the
+    the latency as a share of the dense model's at the same prices, ``own_ratio`` as a share of that which the dense
+    model has in the same runtime, where that is known. ``loss`` is its price in accuracy: how far the
     outputs move on calibration data, before anything is learnt back; it ranks plans, and is no score. ``gap`` is how
     far from the best at these prices it can be, relative to that. ``best`` says that no other point of the same target
-    has less of latency and loss.
+    has less of latency and loss. ``built`` is what it came to, where it was carried out.
     """
 
     number: int
@@ -41,15 +63,30 @@ class Point:
     gap: float
     best: bool
     plan: Plan
+    own_ratio: float | None = None
+    built: Built | None = None
+
+    @property
+    def own_share(self) -> float:
+        """The latency as a share of the dense model's in the same runtime."""
+        return self.ratio if self.own_ratio is None else self.own_ratio
+
+    def within(self, bounds: Budget) -> Budget:
+        """``bounds`` with the latency of this point as another, and the room that a deployment keeps for noise."""
+        return replace(bounds, latency_ms=None, latency_ratio=self.own_share * (1 + ROOM))
 
 
 @dataclass(frozen=True)
 class Front:
-    """The points of a sweep, by target, then by latency; ``refused`` says why a runtime has none."""
+    """The points of a sweep, by target, then by latency, all within ``bounds`` on memory and size.
+
+    ``refused`` says why a runtime has none, or why a point came to nothing.
+    """
 
     graph: str
     points: tuple[Point, ...]
     refused: Mapping[str, str]
+    bounds: Budget = field(default_factory=Budget)
     schema: str = FRONT
 
     @staticmethod
@@ -60,7 +97,48 @@ class Front:
         except (OSError, ValueError) as error:
             raise BundleError(f"{path} cannot be read ({error})", "give the front.json of edgesdk sweep") from None
         FRONT.check(document.get("schema") if is_table(document) else None, str(path))
-        return from_json(Front, document)
+        return from_json(Front, document)._with_bundles(lambda bundle: os.path.join(Path(path).parent, bundle))
+
+    def relative_to(self, folder: str | Path) -> Front:
+        """The same with its bundles named from ``folder``, as a document there has them."""
+        return self._with_bundles(lambda bundle: os.path.relpath(bundle, folder))
+
+    def write(self, path: str | Path) -> None:
+        """Write it to ``path`` as JSON. Raises ``StorageError``."""
+        write(Path(path), dumps(self.relative_to(Path(path).parent)))
+
+    def _with_bundles(self, name: Callable[[str], str]) -> Front:
+        points = (
+            replace(point, built=point.built and replace(point.built, bundle=name(point.built.bundle)))
+            for point in self.points
+        )
+        return replace(self, points=tuple(points))
+
+    def build(
+        self, points: Sequence[int], model: Any = None, data: Any = None, out_dir: str | Path = "front", *,
+        weights: Path | None = None, metric: Any = "top-1", device: Any = None, precision: str | Sequence[str] = (),
+        candidate: Sequence[str] = (), epochs: float | None = None, recover: Any = None, seed: int = 0,
+        force: bool = False, output: str | int | None = None, preprocess: Any = None, shapes: Any = None,
+        loss: Any = None, tell: Callable[[str, float | None], None] | None = None,
+    ) -> Front:  # fmt: skip
+        """Carry out the ``points`` of these numbers, each to a bundle ``point-N`` in ``out_dir``; the front with them.
+
+        Prices, sensitivities and the dense model's figures are shared, and those that were kept serve again. All else
+        is as for :func:`edgesdk.deploy`, and raises the same errors; what keeps its point's latency out of reach is in
+        ``refused``. Raises ``UsageError`` for another model than the front's, and warns where prices have changed.
+        """
+        from edgesdk.workflows.building import build_points
+        from edgesdk.workflows.deploy import quiet
+        from edgesdk.workflows.inputs import named, read_inputs
+
+        given = read_inputs(
+            model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
+            loss=loss,
+        )  # fmt: skip
+        return build_points(
+            self, given, points, out_dir, device=device, precision=named(precision), candidate=candidate,
+            epochs=epochs, recover=recover, seed=seed, force=force, tell=tell or quiet,
+        )  # fmt: skip
 
     def point(self, number: int) -> Point:
         """The point of that ``number``. Raises ``UsageError`` where there is none."""
@@ -70,13 +148,19 @@ class Front:
         raise UsageError(f"the front has no point {number}", f"choose from 1 to {len(self.points)}")
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each point, without its plan."""
+        """A row for each point, without its plan; of one that was built with what it came to."""
         rows: list[dict[str, Any]] = []
         for point in self.points:
-            row = {name: value for name, value in vars(point).items() if name not in ("predicted", "plan")}
-            cost = point.predicted
-            figures = {name: round(getattr(cost, name)) for name in ("peak_memory_bytes", "size_bytes")}
-            rows.append({**row, "latency_ms": cost.latency_ms, **figures})
+            row = {name: value for name, value in vars(point).items() if name not in ("predicted", "plan", "built")}
+            row |= {"latency_ms": point.predicted.latency_ms, **_bytes(point.predicted)}
+            built = point.built
+            row |= dict.fromkeys(("built", "built_basis", "built_latency_ms", "dense_score", "score"))
+            row |= {f"built_{name}": None for name in _bytes(point.predicted)}
+            if built is not None:
+                row |= {"built": built.bundle, "built_basis": built.cost.basis, "score": built.score}
+                row |= {"built_latency_ms": built.cost.latency_ms, "dense_score": built.dense_score}
+                row |= {f"built_{name}": value for name, value in _bytes(built.cost).items()}
+            rows.append(row)
         return rows
 
     def to_frame(self) -> Any:
@@ -94,3 +178,7 @@ class Front:
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
+
+
+def _bytes(cost: Cost) -> dict[str, int]:
+    return {name: round(getattr(cost, name)) for name in ("peak_memory_bytes", "size_bytes")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from edgesdk.core.budget import PREDICTED, Budget, parse_latency, show
 from edgesdk.core.cache import check_cache
 from edgesdk.core.errors import BudgetError, DeviceError, ModelError, UsageError
 from edgesdk.core.graph import Shapes
-from edgesdk.core.report import Tell
+from edgesdk.core.report import DENSE, Tell
 from edgesdk.data.losses import Loss
 from edgesdk.data.metrics import Metric
 from edgesdk.devices.inventory import Device
 from edgesdk.network.reference import same_random_numbers
-from edgesdk.pipeline.front import PLAN, FrontPlan, trace_front, undominated
+from edgesdk.pipeline.front import PLAN, FrontPlan, rank_knees, trace_front, undominated
 from edgesdk.pipeline.study import Study
+from edgesdk.train.recovery import Recovery
+from edgesdk.workflows.building import Builder, Place, check_folder
 from edgesdk.workflows.deploy import Preprocess, open_studies, quiet
 from edgesdk.workflows.front import Front, Point
 from edgesdk.workflows.inputs import named, read_inputs
@@ -34,18 +37,27 @@ def sweep(
     metric: str | Metric = "top-1", threads: int | Sequence[int] = (1,), precision: str | Sequence[str] = (),
     candidate: Sequence[str] = (), seed: int = 0, device: str | Device | None = None, force: bool = False,
     output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
-    loss: str | Loss | None = None, tell: Tell = quiet,
+    loss: str | Loss | None = None, build: int = 0, out_dir: str | Path = "front", epochs: float | None = None,
+    recover: Recovery | str | Path | None = None, tell: Tell = quiet,
 ) -> Front:  # fmt: skip
     """The most accurate plan at each of ``points`` latencies, or at those of ``latency`` (``2ms``, ``0.5x``), for every
     ``target``, ``runtime`` and number of ``threads``: the front at prices, each plan with the solver's proof.
 
-    Nothing is built and nothing learnt back: ``deploy`` does that with a point's latency as the budget.
+    Nothing is built and nothing learnt back, unless ``build`` says of how many points for each target: the best ones
+    where most is won (:func:`edgesdk.pipeline.front.rank_knees`), or all where there are no more. Each ends in a bundle
+    ``point-N`` in ``out_dir``, as :meth:`Front.build` does it, with ``epochs`` and ``recover`` as for
+    :func:`edgesdk.deploy`; what was studied serves for all of them.
+
     ``peak_memory`` and ``size``, in bytes, bound every plan. All else is as for :func:`edgesdk.deploy`, and raises the
     same errors; a target whose runtimes cannot hold the model, and a latency at which nothing keeps the bounds, are in
     ``refused``, unless all are: then that is the error.
     """
     if points < 1:
         raise UsageError(f"{points} points", "give 1 or more")
+    if build < 0:
+        raise UsageError(f"{build} points to build", "give 0 for none, or more")
+    if build:
+        check_folder(out_dir, force)
     bounds = [Budget(**parse_latency(text)) for text in named(latency)]
     budget = Budget(peak_memory_bytes=peak_memory, size_bytes=size)
     counts = (threads,) if isinstance(threads, int) else tuple(threads)
@@ -61,10 +73,12 @@ def sweep(
     every: list[Point] = []
     refused: dict[str, str] = {}
     unreachable: list[BudgetError] = []
+    opened: list[Place] = []
     graph = ""
-    for where in places:
-        try:
-            with open_studies(given, where, budget, force, tell, again=False) as studied:
+    with ExitStack() as stack:
+        for where in places:
+            try:
+                studied = stack.enter_context(open_studies(given, where, budget, force, tell, again=build > 0))
                 refused |= {f"{where.target.name}, {name}": why for name, why in studied.refused.items()}
                 for study in studied.studies:
                     graph = study.graph.digest
@@ -73,13 +87,29 @@ def sweep(
                     every += _points(study, where, traced.plans)
                     unreachable += traced.unreachable.values()
                     refused |= _reasons(study, where, traced.unreachable, bounds)
-        except (ModelError, DeviceError) as error:
-            if where is places[-1] and not every:
-                raise
-            refused[f"{where.target.name}, {where.runtime}"] = str(error)
-    if not every:
-        raise _empty(refused, unreachable)
-    return Front(graph, tuple(_numbered(every)), refused)
+            except (ModelError, DeviceError) as error:
+                if where is places[-1] and not every:
+                    raise
+                refused[f"{where.target.name}, {where.runtime}"] = str(error)
+            else:
+                opened.append(Place(where, studied))
+        if not every:
+            raise _empty(refused, unreachable)
+        front = Front(graph, tuple(_numbered(every)), refused, budget)
+        if not build:
+            return front
+        builder = Builder.of(given, out_dir, epochs, recover, seed, force, tell)
+        return builder.build(front, opened, pick_points(front, build))
+
+
+def pick_points(front: Front, count: int) -> list[int]:
+    """The numbers of the ``count`` best points of each target that are worth building; the dense model is none."""
+    numbers: list[int] = []
+    for target in dict.fromkeys(point.target for point in front.points):
+        best = [point for point in front.points if point.target == target and point.best]
+        ranked = rank_knees([(point.predicted.latency_ms, point.loss) for point in best])
+        numbers += [best[place].number for place in ranked if best[place].kind != DENSE][:count]
+    return numbers
 
 
 def _points(study: Study, where: Where, front: Sequence[FrontPlan]) -> list[Point]:
@@ -89,6 +119,7 @@ def _points(study: Study, where: Where, front: Sequence[FrontPlan]) -> list[Poin
             0, where.target.name, study.runtime, where.threads, point.kind, point.planned.solution.cost,
             point.planned.solution.cost.latency_ms / dense_ms, point.planned.solution.loss,
             point.planned.plan.proof.gap if point.kind == PLAN else 0.0, False, point.planned.plan,
+            point.planned.solution.cost.latency_ms / study.anchors[DENSE].latency_ms(),
         )
         for point in front
     ]  # fmt: skip

@@ -1,0 +1,153 @@
+"""Points of a front carried out, each to a bundle of its own, with all that is known of the model shared among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgesdk.bundle.bundle import Bundle, reserve
+from edgesdk.core.budget import Budget, Cost
+from edgesdk.core.cache import check_cache
+from edgesdk.core.errors import BudgetError, BundleError, UsageError
+from edgesdk.core.report import DENSE, Prediction, Tell
+from edgesdk.core.serialize import from_json
+from edgesdk.pipeline.allowance import Allowance
+from edgesdk.pipeline.study import Anchored, Study
+from edgesdk.pipeline.training import Training
+from edgesdk.train.recovery import Recovery
+from edgesdk.workflows.deploy import Studied, build_bundle, count_epochs, open_studies
+from edgesdk.workflows.drift import warn_of_drift
+from edgesdk.workflows.front import Built, Front, Point
+from edgesdk.workflows.inputs import Inputs
+from edgesdk.workflows.where import Where
+
+
+@dataclass(frozen=True)
+class Place:
+    """A target with so many threads, and the model as it was studied there."""
+
+    where: Where
+    studied: Studied
+
+    def has(self, point: Point) -> bool:
+        own = (self.where.target.name, self.where.threads)
+        return own == (point.target, point.threads) and any(s.runtime == point.runtime for s in self.studied.studies)
+
+
+@dataclass(frozen=True)
+class Builder:
+    """How points become bundles: of the model and data that are ``given``, below ``folder``."""
+
+    given: Inputs
+    folder: Path
+    epochs: float
+    seed: int
+    force: bool
+    tell: Tell
+    recovery: Recovery | None = None
+
+    @classmethod
+    def of(
+        cls, given: Inputs, folder: str | Path, epochs: float | None, recover: Recovery | str | Path | None, seed: int,
+        force: bool, tell: Tell,
+    ) -> Builder:  # fmt: skip
+        """The same with the epochs of each point counted as :func:`edgesdk.deploy` does."""
+        recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
+        return cls(given, Path(folder), count_epochs(epochs, recovery, given), seed, force, tell, recovery)
+
+    def build(self, front: Front, places: Sequence[Place], numbers: Iterable[int]) -> Front:
+        """``front`` with what the points of these ``numbers`` came to; why one came to nothing is in ``refused``."""
+        built: dict[int, Built] = {}
+        refused = dict(front.refused)
+        trainings: list[Training] = []
+        wanted = [front.point(number) for number in numbers]
+        for step, point in enumerate(wanted, 1):
+            place = next(place for place in places if place.has(point))
+            tell = _telling(self.tell, f"building point {point.number} ({step} of {len(wanted)})")
+            training = Training(
+                place.studied.anchored.setups[0], Allowance(self.epochs), self.seed, tell, self.recovery
+            )
+            trainings.append(training)
+            try:
+                built[point.number] = _describe(self._build(point, front.bounds, place, training), point)
+            except BudgetError as error:
+                refused[f"point {point.number} ({point.target}, {point.runtime})"] = error.fact
+        for training in trainings:
+            training.forget()
+        points = (replace(point, built=built.get(point.number, point.built)) for point in front.points)
+        return replace(front, points=tuple(points), refused=refused)
+
+    def _build(self, point: Point, bounds: Budget, place: Place, training: Training) -> Bundle:
+        studies, anchored = place.studied.studies, place.studied.anchored
+        ready = next(study for study in studies if study.runtime == point.runtime)
+        budget = point.within(bounds)
+        share = ready.anchors[DENSE].latency_ms() / ready.dense.latency_ms()  # that of this runtime, of the fastest
+        budget = replace(budget, latency_ratio=share * (budget.latency_ratio or 1.0))
+
+        def study(known: Anchored) -> list[Study]:
+            """The study that the front is of, unless the device was seen in another state since."""
+            fresh = known.anchors[0] is not alone.anchors[0]
+            return known.study() if fresh else [replace(ready, may_renew=known.may_renew, tell=training.tell)]
+
+        alone = anchored.select(point.runtime)
+        with reserve(self.folder / f"point-{point.number}", self.force) as out:
+            return build_bundle(
+                out, replace(place.studied, anchored=alone, budget=budget, given=True, refused={}), self.given,
+                training, study=study,
+            )  # fmt: skip
+
+
+def check_folder(folder: str | Path, force: bool) -> None:
+    """Raise ``BundleError`` where points are in ``folder`` already, unless these may be replaced."""
+    if not force and (there := sorted(Path(folder).glob("point-*"))):
+        raise BundleError(f"{there[0]} exists", "give --force to replace it, or another --out-dir")
+
+
+def build_points(
+    front: Front, given: Inputs, numbers: Sequence[int], out_dir: str | Path, *, device: Any = None,
+    precision: Sequence[str] = (), candidate: Sequence[str] = (), epochs: float | None = None,
+    recover: Recovery | str | Path | None = None, seed: int = 0, force: bool = False, tell: Tell,
+) -> Front:  # fmt: skip
+    """``front`` with what the points of these ``numbers`` came to, at today's prices: see :meth:`Front.build`."""
+    check_cache()
+    points = [front.point(number) for number in numbers]
+    if not points:
+        raise UsageError("no points to build", "name some by their numbers")
+    builder = Builder.of(given.checked(front.bounds, force, tell), out_dir, epochs, recover, seed, force, tell)
+    with ExitStack() as stack:
+        places: list[Place] = []
+        for target, runtime, threads in dict.fromkeys((p.target, p.runtime, p.threads) for p in points):
+            where = Where.named(target, runtime, threads, device, precision, candidate)
+            opened = open_studies(
+                builder.given, where, front.bounds, force, tell, graph_digest=points[0].plan.graph_digest
+            )
+            places.append(Place(where, stack.enter_context(opened)))
+        for point in points:
+            place = next(place for place in places if place.has(point))
+            warn_of_drift(point, front.bounds, place.studied.studies[0])
+        return builder.build(front, places, numbers)
+
+
+def _telling(tell: Tell, point: str) -> Tell:
+    """``tell`` for what is done for a ``point``, which is one stage."""
+    return lambda stage, share: tell(f"{point}: {stage.replace(': ', ', ')}", share)
+
+
+def _describe(bundle: Bundle, point: Point) -> Built:
+    """What ``point`` came to."""
+    report = bundle.report
+    measured, score = report["measured"], report["score"]
+    predicts = measured is None
+    return Built(
+        bundle=str(bundle.path),
+        plan=bundle.plan.digest,
+        as_planned=bundle.plan.digest == point.plan.digest,
+        promised=bundle.plan.predicted,
+        cost=from_json(Prediction, report["deployed"]).cost() if predicts else from_json(Cost, measured),
+        metric=report["metric"],
+        dense_score=score["dense"],
+        score=score["deployed"],
+    )
