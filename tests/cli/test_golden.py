@@ -5,18 +5,23 @@ from __future__ import annotations
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from page_documents import front
 from rich.console import Console
 from running import Run
 
 from edgesdk.cli.show import show_bundle
+from edgesdk.cli.sweeping import show_front
+from edgesdk.core.budget import Cost
 from edgesdk.core.plan import Plan
 from edgesdk.core.serialize import from_json
 from edgesdk.pages.verdict import verdict
+from edgesdk.workflows.front import Front
 
 GOLDEN = Path(__file__).parent / "golden"
 WIDTHS = (80, 160)
@@ -80,6 +85,17 @@ def test_quiet_is_the_verdict_and_verbose_everything(name: str) -> None:
     for note in made.report["notes"]:
         assert note.split()[0] in verbose and f"note: {note[:30]}" not in usual
     assert all(layer.name in verbose for layer in made.plan.layers)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_front(width: int) -> None:
+    """Nothing of a figure is cut off, not even where it is wide."""
+    out, made = io.StringIO(), from_json(Front, front())
+    wide = replace(made.points[0], predicted=Cost(0.0123456, 123_456, 123_456, "predicted"), loss=1.23e-5)
+    show_front(replace(made, points=(wide, *made.points[1:])), Console(file=out, width=width))
+    said = out.getvalue()
+    agrees(f"front-{width}.txt", said)
+    assert "…" not in said and "123.5 kB 123.5 kB" in said
 
 
 def line(name: str = "measured", **changes: Any) -> str:

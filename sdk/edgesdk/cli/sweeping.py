@@ -95,9 +95,10 @@ def show_front(front: Front, console: Console, quiet: bool = False) -> None:
 
     for target in dict.fromkeys(point.target for point in front.points):
         title = f"{target}: predicted at today's prices"
-        table = Table(title=title, title_justify="left", box=None, padding=(0, 1), pad_edge=False)
+        table = Table(title=title, title_justify="left", box=None, collapse_padding=True, pad_edge=False)
         for heading in ("", "runtime", "plan", "latency", "of dense", "memory", "size", "loss", "best"):
-            table.add_column(heading, justify="left" if heading in ("runtime", "plan") else "right", no_wrap=True)
+            words = heading in ("runtime", "plan")
+            table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "runtime")
         for point in front.points:
             if point.target != target or quiet and not point.best:
                 continue
@@ -123,7 +124,7 @@ def _show_built(front: Front, console: Console) -> None:
     from edgesdk.core.budget import show
     from edgesdk.core.wording import score
 
-    table = Table(title="built", title_justify="left", box=None, padding=(0, 1), pad_edge=False)
+    table = Table(title="built", title_justify="left", box=None, collapse_padding=True, pad_edge=False)
     for heading in ("", "predicted", "found", "", "of dense", "score", "dense's", "bundle"):
         table.add_column(heading, justify="left" if heading in ("", "bundle") else "right", no_wrap=heading != "bundle")
     for point in front.points:
