@@ -245,7 +245,18 @@ def test_a_copy_computes_by_its_own_parts_and_leaves_those_of_the_module_alone()
 
 UNTRACEABLE = {
     "values are asked for": (lambda x: x if x.sum() > 0 else -x, r"asks what the values .*, in test_reference.py line"),
-    "one by one": (lambda x: torch.stack([row * 2 for row in x]), "takes them one by one: compute all samples at once"),
+    "one by one": (
+        lambda x: torch.stack([row * 2 for row in x]),
+        r"takes them one by one, in test_reference.py line \d+: compute all samples at once",
+    ),
+    "a count of samples": (
+        lambda x: sum(x * i for i in range(len(x))), r"fixes how many samples .*, in test_reference.py line \d+: compu",
+    ),
+    "NumPy": (lambda x: x * float(np.mean(x.numpy())), r"numpy.*, in test_reference.py line \d+: compute with tensors"),
+    "words one bag after the other": (
+        lambda x: x + F.embedding_bag(x.long().flatten() % 3, torch.eye(3), torch.arange(0, x.numel(), 6)).sum(),
+        r"embedding_bag takes bags .* by offsets, in test_reference.py line \d+: give it words of shape",
+    ),
     "a generator of its own": (
         lambda x: x + torch.randn(6, 6, generator=torch.Generator().manual_seed(1)), "uses an object of type Generator",
     ),
@@ -258,6 +269,18 @@ def test_what_cannot_be_traced_is_said_in_a_users_words(name: str) -> None:
     with pytest.raises(ModelError, match=says) as raised:
         trace(Base(Calling(function)), X)
     assert "\n" not in str(raised.value) and "github" not in str(raised.value)
+
+
+def test_a_length_is_as_free_as_a_shape() -> None:
+    def through(x: Tensor) -> Tensor:
+        assert len(x) > 0 and len([x, x]) == 2
+        return x[: len(x)] + torch.zeros(len(x), 1, 1, 1)
+
+    own = len
+    network = trace(Base(Calling(through)), X)
+    assert len is own
+    with torch.no_grad():
+        assert [len(network(X[:size])) for size in (1, 3, 8)] == [1, 3, 8]
 
 
 def test_an_axis_of_samples_that_is_squeezed_away_is_named() -> None:

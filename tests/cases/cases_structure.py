@@ -205,30 +205,34 @@ class Rare(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """Convolutions over time, then a recurrent layer with most of the weights."""
+    """Convolutions over time, then a recurrent layer with most of the weights, from a state of as many samples."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.r, self.h = nn.Conv1d(6, 16, 3), nn.GRU(16, 32, batch_first=True), nn.Linear(32, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.h(self.r(self.a(x).relu().transpose(1, 2))[0][:, -1])
+        return self.h(self.r(self.a(x).relu().transpose(1, 2), torch.zeros(1, len(x), 32))[0][:, -1])
 
 
 class Bags(nn.Module):
-    """Words summed up in bags: their mean, their largest figures, weighted, and without those that fill up."""
+    """Words summed up in bags: their mean, their largest figures, weighted, without those that fill up, and bounded."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mean, self.held = nn.EmbeddingBag(30, 8), nn.EmbeddingBag(30, 8, padding_idx=0)
         self.largest = nn.EmbeddingBag(30, 8, mode="max", padding_idx=-30)
         self.total = nn.EmbeddingBag(30, 8, mode="sum", padding_idx=2)
-        self.u, self.h = nn.Linear(32, 16), nn.Linear(16, 4)
+        self.bounded = nn.EmbeddingBag(30, 8, mode="sum", max_norm=1.5)
+        self.each = nn.Embedding(30, 8, max_norm=2.0, norm_type=1.0)
+        self.table = nn.Parameter(torch.randn(30, 8))
+        self.u, self.h = nn.Linear(56, 16), nn.Linear(16, 4)
 
     def forward(self, words: Tensor) -> Tensor:
+        bounded = [self.bounded(words), self.each(words).mean(1), F.embedding_bag(words, self.table * 1, max_norm=1.0)]
         words = words % 7 * (words > 5)  # many zeros, some samples with nothing else
         weighted = self.total(words, per_sample_weights=words / 7)
-        x = torch.cat([self.mean(words), self.held(words), self.largest(words), weighted], 1)
+        x = torch.cat([self.mean(words), self.held(words), self.largest(words), weighted, *bounded], 1)
         return self.h(self.u(x).relu())
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from torch import nn
 from edgesdk.core.errors import DataError, EdgeSdkError, ModelError
 from edgesdk.core.wording import said
 from edgesdk.network.network import Batch, answer, rebatch, tensors
+from edgesdk.network.places import is_of_user, place_of
 
 GPU = ("Torch not compiled with CUDA", "No CUDA GPUs", "Found no NVIDIA driver")
 NEEDED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -25,7 +24,7 @@ RUNS = "make it run on its data first"
 
 def blamed(model: nn.Module, x: Batch, error: Exception) -> EdgeSdkError:
     """What a user is told where ``model`` fails on a few samples ``x`` with ``error``."""
-    place = _place(error)
+    place = place_of(error)
     missing = _missing(model, x)
     if missing:
         return missing
@@ -53,7 +52,7 @@ def checked_answer(run: Callable[[Batch], Any], x: Batch) -> Any:
         return run(x)
     except Exception as error:
         count = len(tensors(x)[0])
-        fact = f"the model ran on two samples and fails on the next {count} ({said(error)}{_place(error)})"
+        fact = f"the model ran on two samples and fails on the next {count} ({said(error)}{place_of(error)})"
         remedy = "let forward() take any batch size, and keep nothing of one call for the next"
         raise ModelError(fact, remedy) from error
 
@@ -80,22 +79,10 @@ def _runs(model: nn.Module, x: Batch) -> bool:
     return False
 
 
-def _place(error: Exception) -> str:
-    """The innermost line outside of libraries that was running, in words."""
-    frame = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if _of_user(f.filename)), None)
-    return f", in {Path(frame.filename).name} line {frame.lineno}" if frame else ""
-
-
 def _raised_by_user(error: Exception) -> bool:
     """Whether the user's own code says what is wrong, with its own words."""
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and _of_user(frames[-1].filename) and (frames[-1].line or "").startswith(("raise", "assert"))
-
-
-def _of_user(filename: str) -> bool:
-    path = str(Path(filename).resolve())
-    ours = str(Path(__file__).resolve().parents[2])
-    return Path(path).is_file() and not path.startswith((ours, str(Path(sys.prefix).resolve()), sys.base_prefix))
+    return bool(frames) and is_of_user(frames[-1].filename) and (frames[-1].line or "").startswith(("raise", "assert"))
 
 
 def _shape(t: torch.Tensor) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import builtins
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from edgesdk.core.errors import ModelError
+from edgesdk.network.places import place_here
 
 _DATA: Any = vars(torch._C.TensorBase)["data"].__get__
 
@@ -24,14 +30,35 @@ class Equivalents(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+@contextmanager
+def free_lengths() -> Iterator[None]:
+    """Within it ``len(x)`` of a tensor is ``x.shape[0]``, which may be free; Python's own makes a number of it."""
+    plain = builtins.len
+
+    def length(value: Any, /) -> Any:
+        sized = isinstance(value, Tensor) and type(value).__len__ is Tensor.__len__ and value.dim()
+        return value.shape[0] if sized else plain(value)
+
+    builtins.len = length
+    try:
+        yield
+    finally:
+        builtins.len = plain
+
+
 def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-    """``F.embedding_bag``, whose own operator is a loop over bags in ONNX; bags of any lengths are left to that."""
+    """``F.embedding_bag``, whose own operator is a loop over bags in ONNX, one that is not sound."""
     names = ("max_norm", "norm_type", "scale_grad_by_freq", "mode", "sparse", "per_sample_weights")
     given = dict(zip((*names, "include_last_offset", "padding_idx"), args, strict=False)) | kwargs
-    if input.dim() != 2 or offsets is not None or given.get("max_norm") is not None:
-        return F.embedding_bag(input, weight, offsets, **given)
+    if input.dim() != 2 or offsets is not None:
+        fact = f"embedding_bag takes bags one after the other, by offsets{place_here()}"
+        remedy = "give it words of shape (samples, words) without offsets, short bags filled up with its padding_idx"
+        raise ModelError(fact, remedy)
     mode, padding, scale = (given.get(name) for name in ("mode", "padding_idx", "per_sample_weights"))
     rows = F.embedding(input, weight)
+    if (most := given.get("max_norm")) is not None:
+        sizes = rows.norm(given.get("norm_type", 2.0), -1, keepdim=True)
+        rows = rows * (most / (sizes + 1e-7)).clamp(max=1.0)
     if scale is not None:
         rows = rows * scale[..., None]
     if padding is None:

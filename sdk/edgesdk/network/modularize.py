@@ -8,10 +8,8 @@ import io
 import keyword
 import logging
 import operator
-import re
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +20,12 @@ from torch.fx.node import map_arg
 
 from edgesdk.core.errors import ModelError
 from edgesdk.core.wording import listed
-from edgesdk.network.equivalents import Equivalents
+from edgesdk.network.equivalents import Equivalents, free_lengths
 from edgesdk.network.functionalize import functionalized
 from edgesdk.network.network import Batch, rebatch, tensors
 from edgesdk.network.parametrize import folded
 from edgesdk.network.returned import make_known, returned
+from edgesdk.network.untraceable import explain_untraceable
 from edgesdk.network.writes import written
 
 aten: Any = torch.ops.aten
@@ -50,20 +49,24 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
         free[given] = {0: Dim.DYNAMIC}
     quiet = logging.getLogger("torch").level
     logging.getLogger("torch").setLevel(logging.CRITICAL)
+    plain = folded(model)
+
+    def follow() -> ExportedProgram:
+        shapes: Any = free if free_batch else None
+        with free_lengths(), Equivalents():
+            return torch.export.export(plain, args, kwargs, dynamic_shapes=shapes)
+
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
-            plain = folded(model)
-            make_known(plain(*args, **kwargs))
-            _name_inputs(plain, kwargs)
-            with Equivalents():
-                shapes: Any = free if free_batch else None
-                program = torch.export.export(plain, args, kwargs, dynamic_shapes=shapes)
-            return functionalized(program)
-    except ModelError:
-        raise
-    except Exception as error:  # torch.export raises many kinds, and models raise their own
-        raise _untraceable(error) from None
+            try:
+                make_known(plain(*args, **kwargs))
+                _name_inputs(plain, kwargs)
+                return functionalized(follow())
+            except ModelError:
+                raise
+            except Exception as error:  # torch.export raises many kinds, and models raise their own
+                raise explain_untraceable(error, follow) from None
     finally:
         logging.getLogger("torch").setLevel(quiet)
 
@@ -85,37 +88,6 @@ def _name_inputs(model: nn.Module, names: Iterable[str]) -> None:
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     )
     model.forward = called
-
-
-def _untraceable(error: Exception) -> ModelError:
-    """What a user is told where ``torch.export`` does not follow a model."""
-    told = str(error)
-    if "data-dependent" in told:
-        fact = f"the model cannot be traced: forward() asks what the values of a tensor are{_place(told)}"
-        return ModelError(fact, "choose with torch.where, not with if, .item(), .tolist() or int(), but for shapes")
-    if "Constraints violated" in told:
-        fact = "the model cannot be traced: forward() fixes how many samples a batch has, or takes them one by one"
-        return ModelError(fact, "compute all samples at once, and take their count from x.shape[0]")
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
-    fact = f"the model cannot be traced: {type(error).__name__}: {lines[0] if lines else 'no message'}{_place(told)}"
-    return ModelError(fact, _traceable(error))
-
-
-def _place(told: str) -> str:
-    """The first line of the user's own that a message names, in words."""
-    places = re.findall(r'File "([^"]*)", line (\d+)', told)
-    return next((f", in {Path(f).name} line {n}" for f, n in places if "site-packages/torch" not in f), "")
-
-
-def _traceable(error: Exception) -> str:
-    told = str(error)
-    if "mismatch" in told and "size" in told or "cannot be multiplied" in told or "expected input" in told:
-        return "check that the data, or --shape, is what the model takes"
-    if "required positional argument" in told:
-        return "give every input of the model: a --shape for each, or data whose x holds them all"
-    if "scalar types" in told:
-        return "give the model's type, too: as in --shape 128:int64, or data of that type"
-    return "write forward() so that torch.export.export takes it, with a free batch size"
 
 
 def modularize(program: ExportedProgram) -> fx.GraphModule:

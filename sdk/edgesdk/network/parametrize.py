@@ -14,8 +14,8 @@ from edgesdk.network.copying import copied
 def folded(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in evaluation mode whose parametrized weights are plain parameters with the same values.
 
-    Those are ``torch.nn.utils.parametrize``'s, weight and spectral norm in their old form, and masks of
-    ``torch.nn.utils.prune``.
+    Those are ``torch.nn.utils.parametrize``'s, weight and spectral norm in their old form, masks of
+    ``torch.nn.utils.prune``, and tables whose rows are made no longer than ``max_norm`` when they are looked up.
     """
     model = copied(model).eval()
     with torch.no_grad():
@@ -25,6 +25,9 @@ def folded(model: nn.Module) -> nn.Module:
                 part.__class__ = type(own.__name__, own.__bases__, dict(vars(own)))  # type: ignore[assignment]
                 for name in list(part.parametrizations):  # type: ignore[arg-type]
                     parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+            if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.max_norm is not None:
+                torch.embedding_renorm_(part.weight, torch.arange(len(part.weight)), part.max_norm, part.norm_type)
+                part.max_norm = None
             for hook in list(part._forward_pre_hooks.values()):
                 if isinstance(hook, WeightNorm):
                     remove_weight_norm(part, hook.name)

@@ -16,6 +16,7 @@ from edgesdk.core.errors import ModelError
 from edgesdk.network.copying import copied
 from edgesdk.network.fuse import run
 from edgesdk.network.network import Batch, Network, answer, rebatch, tensors
+from edgesdk.network.places import name_operator
 from edgesdk.network.source import source_of
 
 if TYPE_CHECKING:
@@ -250,14 +251,7 @@ def _part(reference: Reference, path: str | None) -> str:
 
 
 def _place(network: Network, name: str | None) -> str | None:
-    """An operator of the network, named for a user by itself, its module and its line."""
-    if name is None:
-        return None
-    node = next(node for node in network.module.graph.nodes if node.name == name)
-    packet = getattr(node.target, "overloadpacket", node.target)
-    operator, path, line = getattr(packet, "__name__", packet), node.meta["paths"][-1], node.meta["line"]
-    told = str(node.target) if node.op == "call_module" else f"{operator} in {path}" if path else str(operator)
-    return told + (f" ({line})" if line else "")
+    return None if name is None else name_operator(network, name)
 
 
 def _within(module: fx.GraphModule) -> dict[str, list[str]]:
