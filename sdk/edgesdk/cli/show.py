@@ -288,7 +288,7 @@ def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
     proof = plan.proof
     console.print(
         f"{proof.words} (objective {proof.objective:.4g}, "
-        f"bound {proof.bound:.4g}) by {proof.solver} in {proof.seconds:.1f} s",
+        f"bound {proof.bound:.4g}) by {proof.solver} in {proof.seconds:.1f} s of processor time",
         highlight=False,
     )
 

@@ -69,7 +69,10 @@ NOTHING, FAR = 1e-6, 0.1  # of a loss, which no measurement tells from none; and
 
 @dataclass(frozen=True)
 class Proof:
-    """What the solver proved: no plan's objective is below ``bound``; ``gap`` is relative to ``objective``."""
+    """What the solver proved: no plan's objective is below ``bound``; ``gap`` is relative to ``objective``.
+
+    ``seconds`` are of processor time.
+    """
 
     objective: float
     bound: float

@@ -13,7 +13,7 @@ from edgesdk.pipeline.pricing import pick_full_width
 from edgesdk.pipeline.study import Study
 from edgesdk.solve.finalists import as_plan, leaning
 from edgesdk.solve.milp import Solution, Unreachable, price, solve
-from edgesdk.solve.program import LATENCY, PEAK, SIZE
+from edgesdk.solve.program import LATENCY, LOSS, PEAK, SIZE
 
 MARGIN = 0.03  # searched below the budget, so that noise between runs does not break it
 Tight = Mapping[str, float]  # what a bound is multiplied with for the search, by its name in ``Cost``
@@ -56,9 +56,9 @@ def plan_tightest(study: Study, budget: Budget, name: str) -> Planned:
     others = dict(budget.against(study.dense.latency_ms()).bounds)
     others.pop(name, None)
     try:
-        solution = solve(at, others, name, seconds=_solver_seconds(study))
+        solution = _solve(study, at, others, name)
     except Unreachable:
-        solution = solve(at, {}, name, seconds=_solver_seconds(study))
+        solution = _solve(study, at, {}, name)
     return to_planned(study, at, _account(study, solution))
 
 
@@ -71,10 +71,11 @@ def plan_full_width(study: Study, options: Mapping[str, Option]) -> Planned:
     return to_planned(study, at, _account(study, Solution(picked, kept, (), cost, loss, FIXED)))
 
 
-def _solver_seconds(study: Study) -> float:
-    """How long the solver may take for a good answer: a part of what is left of the search, which has several."""
+def _solve(study: Study, at: Menu, bounds: Mapping[str, float], objective: str = LOSS) -> Solution:
+    """The best of the menu ``at``: where the run's time is bounded, in a part of what its search has left of it."""
     left = study.deadline.left(SEARCH)
-    return SOLVING[1] if left is None else min(max(SOLVING[0], left / 4), SOLVING[1])
+    wall = None if left is None else max(SOLVING[0], left / 4)
+    return solve(at, bounds, objective, seconds=SOLVING[1] if wall is None else min(wall, SOLVING[1]), wall=wall)
 
 
 def to_planned(study: Study, at: Menu, solution: Solution) -> Planned:
@@ -111,7 +112,7 @@ def solve_accounted(study: Study, at: Menu, bounds: Mapping[str, float]) -> Solu
     seen: list[Solution] = []
     for attempt in range(TRIES):
         try:
-            solution = solve(_raise(at, raised), bounds, seconds=_solver_seconds(study))
+            solution = _solve(study, _raise(at, raised), bounds)
         except Unreachable as error:
             if not seen or attempt == TRIES - 1:
                 raise _add_nearest(study, bounds, error, seen) from None

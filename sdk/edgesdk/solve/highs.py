@@ -41,6 +41,35 @@ class Outcome:
     infeasible: bool = False
 
 
+@dataclass(frozen=True)
+class Effort:
+    """What a search may take: ``seconds`` of this process's processor time, whoever else uses the machine, and of the
+    clock's ``wall`` at most."""
+
+    seconds: float
+    wall: float
+
+
+class _Ends:
+    """When an effort that begins now is spent."""
+
+    def __init__(self, effort: Effort) -> None:
+        self._own, self._wall = time.process_time() + effort.seconds, time.monotonic() + effort.wall
+
+    def left(self) -> float:
+        """Of the wall clock, in seconds."""
+        return max(self._wall - time.monotonic(), 0.0)
+
+    def spent(self) -> bool:
+        return time.process_time() > self._own or time.monotonic() > self._wall
+
+    def hold(self, solver: highspy.Highs) -> None:
+        """Let ``solver``, whose own limit is of the wall clock alone, end here."""
+        solver.setOptionValue("time_limit", self.left())
+        for interrupts in (solver.cbMipInterrupt, solver.cbIpmInterrupt, solver.cbSimplexInterrupt):
+            interrupts.subscribe(lambda event: event.interrupt(self.spent()))
+
+
 @dataclass
 class BinaryProgram:
     """Minimise ``cost`` x + ``offset`` over columns x from 0 to ``upper``, whole where ``binary``.
@@ -66,14 +95,14 @@ class BinaryProgram:
         self.row_lower = np.array([lower for lower, _, _ in self.rows])
         self.row_upper = np.array([upper for _, upper, _ in self.rows])
 
-    def minimise(self, gap: float, seconds: float, tie: np.ndarray | None = None, most: float = 0.0) -> Outcome:
-        """An answer within ``gap`` (relative) of the optimum, unless ``seconds`` run out first.
+    def minimise(self, gap: float, effort: Effort, tie: np.ndarray | None = None, most: float = 0.0) -> Outcome:
+        """An answer within ``gap`` (relative) of the optimum, unless the ``effort`` is spent first.
 
         Among answers alike the one with the lower ``tie`` is preferred, which nowhere adds up to more than ``most``:
         it weighs as much as makes no more than ``TIE_SHARE`` of the gap.
         """
-        end = time.monotonic() + seconds
-        relaxed = self._relax(end)
+        ends = _Ends(effort)
+        relaxed = self._relax(ends)
         if relaxed is None:
             return Outcome(None, math.inf, infeasible=True)
         bound, reduced = relaxed
@@ -86,7 +115,7 @@ class BinaryProgram:
         while True:
             delta = max(min(order[count] if count < len(order) else math.inf, value - least), 0.0)
             used = ~(self.binary & (reduced > delta))
-            status, values, proven = self._branch(used, best, gap, end)
+            status, values, proven = self._branch(used, best, gap, ends)
             whole = bool(used.all())
             if status in INFEASIBLE:
                 proven = math.inf
@@ -95,13 +124,13 @@ class BinaryProgram:
             elif values is not None and self.cost @ values + self.offset < value:
                 best, value = values, float(self.cost @ values) + self.offset
             bound = max(bound, min(proven, value, math.inf if whole else least + delta) - added)
-            stopped = status not in (*INFEASIBLE, highspy.HighsModelStatus.kOptimal) or time.monotonic() > end
+            stopped = status not in (*INFEASIBLE, highspy.HighsModelStatus.kOptimal) or ends.spent()
             proved = best is not None and (value - bound <= gap * abs(value) or delta >= value - least)
             if whole or stopped or proved:
                 return Outcome(best, bound)
             count *= GROWTH
 
-    def _relax(self, end: float) -> tuple[float, np.ndarray] | None:
+    def _relax(self, ends: _Ends) -> tuple[float, np.ndarray] | None:
         """A bound from the relaxation and the reduced costs, or ``None`` where it is infeasible.
 
         Both come from the rows' prices alone (Lagrangian duality), so they hold however far the solver got.
@@ -109,8 +138,9 @@ class BinaryProgram:
         prices = np.zeros(len(self.rows))
         for method in ("ipm", "simplex"):
             solver = self._load(self.upper, whole=False)
-            for option, value in (("solver", method), ("run_crossover", "off"), ("time_limit", _left(end))):
+            for option, value in (("solver", method), ("run_crossover", "off")):
                 solver.setOptionValue(option, value)
+            ends.hold(solver)
             solver.run()
             status = solver.getModelStatus()
             if status in INFEASIBLE:
@@ -125,15 +155,16 @@ class BinaryProgram:
         return self.offset + float(sides @ prices + np.minimum(reduced, 0.0) @ self.upper), reduced
 
     def _branch(
-        self, used: np.ndarray, best: np.ndarray | None, gap: float, end: float
+        self, used: np.ndarray, best: np.ndarray | None, gap: float, ends: _Ends
     ) -> tuple[highspy.HighsModelStatus, np.ndarray | None, float]:
         """The program with only the columns ``used``, from ``best`` where there is one: status, answer and bound."""
         start = highspy.HighsSolution()
         for presolve in ("choose", "off"):
             solver = self._load(np.where(used, self.upper, 0.0), whole=True)
-            options = {"mip_rel_gap": gap, "mip_abs_gap": 1e-8, "time_limit": _left(end), "presolve": presolve}
+            options = {"mip_rel_gap": gap, "mip_abs_gap": 1e-8, "presolve": presolve}
             for option, value in options.items():
                 solver.setOptionValue(option, value)
+            ends.hold(solver)
             if best is not None:
                 start.col_value = best.tolist()
                 solver.setSolution(start)
@@ -194,7 +225,3 @@ def _silenced_stdout() -> Iterator[None]:
 def _flush_c() -> None:
     """Empty the buffers of C's standard streams."""
     ctypes.CDLL(None).fflush(None)
-
-
-def _left(end: float) -> float:
-    return max(end - time.monotonic(), 0.0)

@@ -19,7 +19,7 @@ from edgesdk.core.errors import BudgetError
 from edgesdk.core.menu import Change, Choice, LayerMenu, Menu
 from edgesdk.core.plan import Proof
 from edgesdk.price.precision import DEQUANTIZE, QUANTIZE, find_change
-from edgesdk.solve.highs import new_solver
+from edgesdk.solve.highs import Effort, new_solver
 from edgesdk.solve.program import FIGURES, LATENCY, LOSS, PEAK, SIZE, Program
 
 PATIENCE = 10  # times the seconds that there are for a good answer, until there is one at all
@@ -101,14 +101,16 @@ def solve(
     max_loss: float | None = None,
     gap: float = 0.001,
     seconds: float = 10.0,
+    wall: float | None = None,
 ) -> Solution:
     """The assignment with the least ``objective``, a field of ``Cost`` or ``loss``, within ``bounds`` and ``max_loss``.
 
     ``bounds`` are upper bounds by the field of ``Cost`` (ms, bytes). The answer is within ``gap`` (relative) of the
-    optimum unless ``seconds`` run out first, of which there are ``PATIENCE`` times as many for a first answer; its
-    proof says which. Ties go to the lower latency (to the lower loss
-    where latency, memory or size is the objective), by a weight with which it makes no more than a tenth of ``gap``.
-    Where nothing has to be lost, the fastest of what loses nothing is sought, in a run of its own.
+    optimum unless ``seconds`` of processor time run out first, or ``wall`` of the clock, by default ``PATIENCE`` times
+    as many: neighbours make an answer late, not another. For a first answer there are ``PATIENCE`` times as many of
+    both; its proof says which. Ties go to the lower latency (to the lower loss where latency, memory or size is the
+    objective), by a weight with which it makes no more than a tenth of ``gap``. Where nothing has to be lost, the
+    fastest of what loses nothing is sought, in a run of its own.
 
     Raises ``BudgetError`` where nothing keeps the bounds, with the tightest reachable figures, and where nothing was
     found in time; ``ValueError`` for an unknown figure, or a menu whose choices never fit together.
@@ -117,14 +119,15 @@ def solve(
     if unknown := [name for name in (*limits, objective) if name not in FIGURES]:
         raise ValueError(f"{unknown[0]!r} is not one of {', '.join(FIGURES)}")
     program = Program(menu)
-    solution = _best(program, objective, limits, gap, seconds)
+    effort = Effort(seconds, PATIENCE * seconds if wall is None else wall)
+    solution = _best(program, objective, limits, gap, effort)
     if solution is None:
-        raise _unreachable(program, limits, seconds)
+        raise _unreachable(program, limits, effort)
     left = seconds - solution.proof.seconds
     if objective != LOSS or solution.loss != 0 or left <= 0:
         return solution
     try:
-        fastest = _best(program, LATENCY, {**limits, LOSS: 0.0}, gap, left)
+        fastest = _best(program, LATENCY, {**limits, LOSS: 0.0}, gap, replace(effort, seconds=left))
     except BudgetError:
         return solution
     if fastest is None or fastest.cost.latency_ms > solution.cost.latency_ms:
@@ -167,17 +170,18 @@ def _show(name: str, value: float) -> str:
     return f"{value:.3g}" if name == LOSS else show(name, value)
 
 
-def _best(program: Program, objective: str, limits: Mapping[str, float], gap: float, seconds: float) -> Solution | None:
+def _best(program: Program, objective: str, limits: Mapping[str, float], gap: float, effort: Effort) -> Solution | None:
     """The best assignment within ``limits``, or ``None`` where there is none."""
-    start, bound = time.monotonic(), math.inf
+    start, bound = time.process_time(), math.inf
     for margin in (0.0, MARGIN):
-        outcome = program.minimise(objective, limits, gap, seconds, margin)
-        if outcome.values is None and not outcome.infeasible:  # on a busy machine: a late answer is better than none
-            outcome = program.minimise(objective, limits, gap, PATIENCE * seconds, margin)
+        outcome = program.minimise(objective, limits, gap, effort, margin)
+        if outcome.values is None and not outcome.infeasible:  # a late answer is better than none
+            late = Effort(PATIENCE * effort.seconds, PATIENCE * effort.wall)
+            outcome = program.minimise(objective, limits, gap, late, margin)
         if outcome.infeasible:
             return None
         if outcome.values is None:
-            spent = (1 + PATIENCE) * seconds
+            spent = (1 + PATIENCE) * effort.seconds
             raise BudgetError(f"the solver found no plan within {spent:g} s", "give it more time or a wider budget")
         solution = _read(program, outcome.values)
         bound = min(bound, outcome.bound)
@@ -186,7 +190,7 @@ def _best(program: Program, objective: str, limits: Mapping[str, float], gap: fl
     value = _figure(solution, objective)
     bound = min(bound, value)
     relative = 0.0 if bound == value else (value - bound) / abs(value) if value else math.inf
-    proof = Proof(value, bound, relative, time.monotonic() - start, f"HiGHS {new_solver().version()}")
+    proof = Proof(value, bound, relative, time.process_time() - start, f"HiGHS {new_solver().version()}")
     return replace(solution, proof=proof)
 
 
@@ -207,11 +211,11 @@ def _read(program: Program, values: np.ndarray) -> Solution:
     return Solution(choices, kept, dropped, cost, loss, Proof(0.0, 0.0, 0.0, 0.0, "HiGHS"))
 
 
-def _unreachable(program: Program, limits: Mapping[str, float], seconds: float) -> BudgetError:
+def _unreachable(program: Program, limits: Mapping[str, float], effort: Effort) -> BudgetError:
     """What to say where nothing keeps ``limits``: how near one can get, and which layers take most of it there."""
 
     def tightest(name: str, others: Mapping[str, float]) -> Solution:
-        solution = _best(program, name, others, TIGHTEST, seconds)
+        solution = _best(program, name, others, TIGHTEST, effort)
         if solution is None:
             raise ValueError(NEVER)
         return solution
@@ -252,9 +256,9 @@ def _most(menu: Menu, name: str, solution: Solution) -> str:
     if name == PEAK:
         peak = max(menu.live, key=lambda step: sum(_step_bytes(menu, solution.choices, step).values()), default=None)
         held = {} if peak is None else _step_bytes(menu, solution.choices, peak)
-        takes = {layer: c.memory_bytes + held.get(layer, 0.0) for layer, c in solution.choices.items()}
+        takes = {f"layer {layer}": c.memory_bytes + held.get(layer, 0.0) for layer, c in solution.choices.items()}
     else:
-        takes = {layer: getattr(c, name) for layer, c in solution.choices.items()}
+        takes = {f"layer {layer}": getattr(c, name) for layer, c in solution.choices.items()}
     if name == LOSS:
         takes |= {f"the channels of {group.name}": group.widths[solution.kept[group.name]] for group in menu.groups}
         takes |= {f"without {branch.name}": branch.loss for branch in menu.branches if branch.name in solution.dropped}

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgesdk.core.menu import Change, Choice, LayerMenu, Menu
 from edgesdk.price.precision import DEQUANTIZE, QUANTIZE, WAYS
-from edgesdk.solve.highs import BinaryProgram, Outcome, Row
+from edgesdk.solve.highs import BinaryProgram, Effort, Outcome, Row
 
 LATENCY, PEAK, SIZE, LOSS = "latency_ms", "peak_memory_bytes", "size_bytes", "loss"
 FIGURES = (LATENCY, PEAK, SIZE, LOSS)
@@ -166,7 +166,7 @@ class Program:
         return rows
 
     def minimise(
-        self, objective: str, limits: Mapping[str, float], gap: float, seconds: float, margin: float = 0.0
+        self, objective: str, limits: Mapping[str, float], gap: float, effort: Effort, margin: float = 0.0
     ) -> Outcome:
         """The least ``objective`` with every figure of ``limits`` under its limit by ``margin`` (relative)."""
         rows, terms = list(self.rows), dict(self.terms)
@@ -185,7 +185,7 @@ class Program:
         program = BinaryProgram(np.array(self.integer), upper, cost, offset, rows)
         second = LATENCY if objective == LOSS else LOSS
         tie = self._vector(terms[second], 1.0) if min(terms[second].values(), default=0.0) >= 0 else None
-        outcome = program.minimise(gap, seconds, tie, self._most(second))
+        outcome = program.minimise(gap, effort, tie, self._most(second))
         least = self.constants[objective] if min(terms[objective].values(), default=0.0) >= 0 else -math.inf
         return replace(outcome, bound=max(outcome.bound / scale, least))
 
