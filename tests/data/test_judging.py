@@ -284,6 +284,18 @@ def test_class_numbers_in_the_place_of_scores_are_refused_for_what_they_are() ->
     )
 
 
+@pytest.mark.parametrize(
+    ("y", "kind", "says"),
+    [
+        (None, ModelError, ("without labels nothing says which axis holds classes", "give labels, or --metric mse")),
+        (Y, DataError, ("the labels are one for each sample", "give a class for each place")),
+    ],
+)
+def test_outputs_with_places_want_labels_for_each(y: Tensor | None, kind: type[EdgeSdkError], says: Any) -> None:
+    inputs = read(Many(lambda a, b: torch.stack([a, a, b[:, :3]], 2)), y)
+    refused(kind, lambda: check(inputs.data, inputs.model, True, inputs.task.output, inputs.task.target), *says)
+
+
 # Metrics
 
 

@@ -353,10 +353,16 @@ def _classes(outputs: Any, output: int | None, y: Any) -> int:
     if not judged.is_floating_point():
         fact = f"the model's {what} holds {dtype_name(judged)}, which is no score of a class"
         raise ModelError(fact, "let it return the scores that classes are chosen by, or name another --output")
-    several = judged.dim() > 1 and judged[0].numel() > 1
-    if not several or judged.dim() > 2 and (y is None or y.dim() < 2 and not is_row(judged)):
-        fact = f"the model's {what} has shape {tuple(judged.shape)} for two samples, not (2, classes)"
-        raise ModelError(fact, "give --metric binary-accuracy where each figure is a yes or no, or another one")
+    fact = f"the model's {what} has shape {tuple(judged.shape)} for two samples"
+    if judged.dim() < 2 or judged[0].numel() < 2:
+        remedy = "give --metric binary-accuracy where each figure is a yes or no, or --metric mse"
+        raise ModelError(f"{fact}, not (2, classes)", remedy)
+    if judged.dim() > 2 and y is None:
+        remedy = "give labels, or --metric mse, which then is the distance to the dense model's figures"
+        raise ModelError(f"{fact}, and without labels nothing says which axis holds classes", remedy)
+    if judged.dim() > 2 and y.dim() < 2 and not is_row(judged):
+        remedy = "give a class for each place, or let the model return (N, classes)"
+        raise DataError(f"{fact}, and the labels are one for each sample", remedy)
     if y is None:
         return judged.shape[1]
     axis = class_axis(judged, class_numbers(judged, y[: len(judged)]))

@@ -197,7 +197,7 @@ class Training:
             self.task,
             epochs,
             self.seed,
-            lambda share, what: self.tell(f"{label}, {what}, epoch {share * epochs:.1f} of {epochs:.3g}", share),
+            lambda share, what: self.tell(f"{label}, {what}, {_progress(share, epochs)}", share),
             grid=grid_of(candidate.study.runtime),
             recovery=self.recovery,
             rounding=rounding,
@@ -255,3 +255,9 @@ def _open_kept(setup: Setup, recovery: Recovery, seed: int) -> Kept | None:
         return Kept(cache_folder() / "runs" / digest([*made_from, recovery])[:16])
     except TypeError:  # it holds functions of the user's
         return None
+
+
+def _progress(share: float, epochs: float) -> str:
+    """How far a training of ``epochs`` is, with a digit more for each ten times that it is shorter."""
+    digits = 1 if epochs >= 1 else 2 if epochs >= 0.1 else 3
+    return f"epoch {share * epochs:.{digits}f} of {epochs:.3g}"
