@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from edgesdk.core.budget import Budget
@@ -14,7 +15,7 @@ from edgesdk.core.runtime import find_runtime
 from edgesdk.pipeline.setup import Setup
 from edgesdk.price.account import Account
 from edgesdk.price.correct import Correction
-from edgesdk.price.menu import Losses, all_widths, drop_slower, full_width, keep_priced, menu, options
+from edgesdk.price.menu import Losses, Way, all_widths, drop_slower, full_width, keep_priced, list_ways, menu, options
 from edgesdk.price.operator import Operator
 from edgesdk.price.planned import planned
 from edgesdk.price.prices import Prices
@@ -78,11 +79,15 @@ class Pricing:
     losses: Losses
     account: Account
 
+    @cached_property
+    def _ways(self) -> Mapping[str, Sequence[Way]]:
+        return list_ways(self.graph, self.priced.space, self.account)
+
     def menu(self, correction: Correction, losses: Losses | None = None) -> Menu:
         """Every choice at its corrected price; with other ``losses`` where given."""
         return menu(
             self.graph, self.priced.space, self.priced.prices, losses or self.losses, correction, self.priced.rejected,
-            self.account,
+            self.account, self._ways,
         )  # fmt: skip
 
     def bytes_of(

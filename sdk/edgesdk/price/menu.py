@@ -16,6 +16,7 @@ from edgesdk.price import stored
 from edgesdk.price.account import Account
 from edgesdk.price.correct import Correction
 from edgesdk.price.forms import fits, forms
+from edgesdk.price.memory.held import Held
 from edgesdk.price.operator import CHANGES, Operator
 from edgesdk.price.planned import layer_parts, weight_shape
 from edgesdk.price.prices import Prices
@@ -158,7 +159,8 @@ def drop_slower(
         around = plain + _changes_around(layer, graph, space, table)
         stays: list[Option] = []
         for option in space[layer.name]:
-            own, error = _priced(layer, graph, option, None, None, table)
+            runs_as = ops.operators(layer, graph, option, None, None)
+            own, error = _priced(option, runs_as, ops.operators(layer, graph, Option(), None, None), table)
             other = plain if option.precision == FP32 else around
             if option.form is not None and replace(option, form=None) in space[layer.name]:
                 other = min(other, _latency(layer, graph, replace(option, form=None), None, None, table))
@@ -183,6 +185,38 @@ def _changes_around(layer: Layer, graph: Graph, space: Mapping[str, tuple[Option
     return total
 
 
+@dataclass(frozen=True)
+class Way:
+    """A layer carried out with an ``option`` at some widths, before it has a price: what it runs as, and its bytes.
+
+    ``plain`` is what it runs as at those widths where it is left as it is.
+    """
+
+    option: Option
+    reads: int | None
+    writes: int | None
+    operators: tuple[Operator, ...]
+    plain: tuple[Operator, ...]
+    held: Held
+    size_bytes: float
+
+
+def list_ways(graph: Graph, space: Mapping[str, tuple[Option, ...]], account: Account) -> dict[str, tuple[Way, ...]]:
+    """Every way to carry each layer out, at every width."""
+    return {layer.name: tuple(_ways(layer, graph, space[layer.name], account)) for layer in graph.layers}
+
+
+def _ways(layer: Layer, graph: Graph, options: Sequence[Option], account: Account) -> Iterable[Way]:
+    for reads, writes in _pairs(layer, graph):
+        plain = ops.operators(layer, graph, Option(), reads, writes)
+        for option in options:
+            if _applies(layer, graph, option, reads, writes):
+                runs_as = plain if option == Option() else ops.operators(layer, graph, option, reads, writes)
+                parts = layer_parts(layer, graph, option, reads, writes)
+                held, size = account.held(parts, option), account.layer_bytes(parts, option)
+                yield Way(option, reads, writes, runs_as, plain, held, size)
+
+
 def menu(
     graph: Graph,
     space: Mapping[str, tuple[Option, ...]],
@@ -191,11 +225,14 @@ def menu(
     correction: Correction,
     rejected: tuple[Rejected, ...] = (),
     account: Account = Account.of("onnxruntime"),  # noqa: B008  it is frozen
+    ways: Mapping[str, Sequence[Way]] | None = None,
 ) -> Menu:
     """Every choice with its price in ms, bytes and accuracy; latencies scaled as whole networks were measured.
 
-    Bytes are the sums that come nearest to the ``account`` of whole networks.
+    Bytes are the sums that come nearest to the ``account`` of whole networks. ``ways`` are those of ``space``, where
+    they are listed already: no price changes them.
     """
+    ways = ways or list_ways(graph, space, account)
     inputs, spare, kernels = account.fixed(graph)
     branch_of = {name: branch for branch in graph.branches for name in branch.layers if branch.name in losses.branches}
     joins = {branch.join: branch for branch in graph.branches if branch.name in losses.branches}
@@ -203,29 +240,24 @@ def menu(
     layers = []
     for layer in graph.layers:
         choices = []
-        for reads, writes in _pairs(layer, graph):
-            ends = (layer.reads, reads), (layer.writes, writes)
+        for way in ways[layer.name]:
+            ends = (layer.reads, way.reads), (layer.writes, way.writes)
             if any(group is not None and kept not in widths[group] for group, kept in ends):
                 continue
-            for option in space[layer.name]:
-                if not _applies(layer, graph, option, reads, writes):
-                    continue
-                took = _careful(layer, graph, option, reads, writes, table)
-                if took is None:
-                    continue
-                parts = layer_parts(layer, graph, option, reads, writes)
-                held = account.held(parts, option)
-                choice = Choice(
-                    option,
-                    took * correction.scale(option.precision),
-                    losses.of_option(layer.name, option),
-                    reads, writes, account.layer_bytes(parts, option) * correction.size_scale,
-                    held.resident * correction.memory_scale, held.output * correction.memory_scale,
-                    held.scratch * correction.memory_scale, kernels=held.kernels,
-                )  # fmt: skip
-                choices.append(choice)
-                if layer.name in joins:
-                    choices.append(replace(choice, latency_ms=0.0, loss=0.0, scratch_bytes=0.0, skips=True))
+            took = _careful(layer, graph, way, table)
+            if took is None:
+                continue
+            choice = Choice(
+                way.option,
+                took * correction.scale(way.option.precision),
+                losses.of_option(layer.name, way.option),
+                way.reads, way.writes, way.size_bytes * correction.size_scale,
+                way.held.resident * correction.memory_scale, way.held.output * correction.memory_scale,
+                way.held.scratch * correction.memory_scale, kernels=way.held.kernels,
+            )  # fmt: skip
+            choices.append(choice)
+            if layer.name in joins:
+                choices.append(replace(choice, latency_ms=0.0, loss=0.0, scratch_bytes=0.0, skips=True))
         branch = branch_of.get(layer.name)
         layers.append(LayerMenu(layer.name, tuple(choices), layer.reads, layer.writes, branch.name if branch else None))
     groups = tuple(
@@ -302,28 +334,24 @@ def _latency(layer: Layer, graph: Graph, option: Option, reads: int | None, writ
 
 
 def _priced(
-    layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices
+    option: Option, operators: Sequence[Operator], plain: Sequence[Operator], table: Prices
 ) -> tuple[float, float]:
     """The latency of an option, and the standard error of what it takes more or less than the layer as it is."""
-    operators = ops.operators(layer, graph, option, reads, writes)
-    plain = ops.operators(layer, graph, Option(), reads, writes)
     error = 0.0 if option == Option() else hypot(*map(table.error_ms, {*operators, *plain}))
     return sum(map(table.latency_ms, operators)), error
 
 
-def _careful(
-    layer: Layer, graph: Graph, option: Option, reads: int | None, writes: int | None, table: Prices
-) -> float | None:
+def _careful(layer: Layer, graph: Graph, way: Way, table: Prices) -> float | None:
     """The latency that the search goes by: an option is taken at its standard error above its price.
 
     Of many options whose prices are noisy the search would buy those whose noise is lucky. ``None`` where a part of it
     has no price, unless it is the layer as it is.
     """
-    ends = (layer.reads, reads), (layer.writes, writes)
-    is_plain = option == Option() and all(g is None or kept == graph.group_by_name[g].size for g, kept in ends)
-    if not is_plain and not all(map(table.has_price, ops.operators(layer, graph, option, reads, writes))):
+    ends = (layer.reads, way.reads), (layer.writes, way.writes)
+    is_plain = way.option == Option() and all(g is None or kept == graph.group_by_name[g].size for g, kept in ends)
+    if not is_plain and not all(map(table.has_price, way.operators)):
         return None
-    return sum(_priced(layer, graph, option, reads, writes, table))
+    return sum(_priced(way.option, way.operators, way.plain, table))
 
 
 def _tensor(layer: Layer, graph: Graph, kept: int | None) -> tuple[tuple[int, ...], int]:
