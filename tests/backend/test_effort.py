@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from edgesdk.compress import effort
 from edgesdk.compress.criteria import ranked
-from edgesdk.compress.curvature import find_bottlenecks
+from edgesdk.compress.curvature import find_bottlenecks, find_stops
 from edgesdk.compress.effort import LEAST_SAMPLES, MOST_SAMPLES, Effort, work
 from edgesdk.compress.sensitivity import measure_stepwise
 from edgesdk.data.task import Task
@@ -120,6 +120,44 @@ def test_a_bottleneck_is_all_that_what_comes_later_is_computed_from() -> None:
     nodes = {node: values[node.name] for node in network.module.graph.nodes if node.name in values}
     found = find_bottlenecks(network.module, nodes)
     assert [n.name.partition(".")[0] for n in found] == ["conv2d", "cat", "mean", "linear"]
+
+
+class Inverted(nn.Module):
+    """Wide and narrow in turns."""
+
+    def __init__(self, wide: int, narrow: int) -> None:
+        super().__init__()
+        sides = [(narrow, wide), (wide, narrow)] * 4
+        self.parts = nn.Sequential(nn.Conv2d(3, narrow, 1), *(nn.Conv2d(i, o, 1) for i, o in sides))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts(x).mean((2, 3))
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [(24, 4), (12, 6)])
+def test_gradients_are_held_where_there_are_fewest(wide: int, narrow: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+    network = trace(Inverted(wide, narrow).eval(), x)
+    nodes = {node.name: node for node in network.module.graph.nodes}
+    values = {nodes[name]: value for name, value in run(network.module, x).items()}
+    stops = find_stops(network, values, work(network.graph.layers[1]))
+    assert len(stops) > 2 and all(values[node].shape[1] == narrow for node in stops)
+    places = [list(nodes.values()).index(node) for node in stops]
+    assert all(b - a >= 2 for a, b in pairwise(places))  # so much work apart
+
+
+def test_of_a_network_of_much_work_a_few_samples_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = chain(4)[0].graph
+    monkeypatch.setattr(effort, "WORK", 0.0)
+    monkeypatch.setattr(effort, "RANKING_WORK", 0.0)
+    found = []
+    for halved in range(40):
+        monkeypatch.setattr(effort, "PASSES_WORK", 4e11 / 2**halved)
+        found.append(Effort.of(graph))
+    assert (found[0].samples, found[-1].samples) == (LEAST_SAMPLES, effort.FEWEST_SAMPLES)
+    assert all(e.ranking == e.samples for e in found)
+    assert any(effort.FEWEST_SAMPLES < e.samples < LEAST_SAMPLES for e in found)
 
 
 @pytest.mark.parametrize("shape", ["residual", "chain"])

@@ -20,7 +20,8 @@ from edgesdk.compress.segments import Segmented
 from edgesdk.data.task import Task
 from edgesdk.network.network import Network, figures
 
-DRAWS = 8  # random projections of the outputs: the mean over them and over samples is off by a tenth
+PROJECTIONS = 64  # of all samples' outputs, at random: the mean over them is off by a sixth
+LEAST_DRAWS = 2  # for each sample
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class Curvature:
         if not stops:
             return cls({}, {})
 
+        draws = max(LEAST_DRAWS, PROJECTIONS // len(values.outputs[0]))
+
         def project(outputs: list[Tensor]) -> Iterator[Tensor]:
-            return (task.projection(outputs, generator) for _ in range(DRAWS))
+            return (task.projection(outputs, generator) for _ in range(draws))
 
         at, gradients = dict[fx.Node, Tensor](), dict[fx.Node, Tensor]()
         for node, value, drawn in values.gradients(stops, project):
@@ -50,7 +53,8 @@ class Curvature:
     def loss(self, node: fx.Node, value: Tensor) -> float:
         """About what is lost where ``node`` gives ``value`` instead."""
         error = _flat(value) - self.values[node]
-        return float((self.gradients[node] @ error[..., None]).square().sum()) / DRAWS / 2
+        gradients = self.gradients[node]
+        return float((gradients @ error[..., None]).square().sum()) / gradients.shape[1] / 2
 
 
 def _flat(value: Tensor) -> Tensor:
@@ -77,12 +81,18 @@ def work_of(network: Network) -> dict[fx.Node, float]:
 
 
 def find_stops(network: Network, values: Mapping[fx.Node, Any], every: float) -> list[fx.Node]:
-    """Bottlenecks that are at least so much work apart."""
-    costs, stops, since = work_of(network), [], 0.0
-    bottlenecks = set(find_bottlenecks(network.module, values))
+    """Bottlenecks that are at least so much work apart, each the smallest of those within as much again.
+
+    Gradients there are held, and read whenever a price is told by them.
+    """
+    costs, bottlenecks = work_of(network), set(find_bottlenecks(network.module, values))
+    stops, since, smallest, there = list[fx.Node](), 0.0, None, 0.0
     for node in network.module.graph.nodes:
         since += costs.get(node, 0.0)
         if node in bottlenecks and since >= every:
-            stops.append(node)
-            since = 0.0
-    return stops
+            if smallest is None or values[node].numel() < values[smallest].numel():
+                smallest, there = node, since
+        if smallest is not None and since >= 2 * every:
+            stops.append(smallest)
+            since, smallest = since - there, None
+    return stops if smallest is None else [*stops, smallest]

@@ -12,7 +12,7 @@ from edgesdk.core.graph import WEIGHTED, Graph, Layer
 from edgesdk.price.operators import widths
 
 MOST_SAMPLES, LEAST_SAMPLES = 128, 32
-MOST_ELEMENTS = 2e8  # of all layers' outputs that are held at once: 5 GB with what is between them, and gradients
+FEWEST_SAMPLES, PASSES_WORK, PASSES = 4, 4e11, 7  # where a few passes over ``LEAST_SAMPLES`` are more work than that
 WORK = 5e11  # multiplications in all: half a minute to a minute of a core
 ELEMENT = 100  # multiplications in whose time an element is written, normalized and read
 CALL = 1e5  # multiplications in whose time a layer is called, for each of the fewest samples
@@ -50,10 +50,9 @@ class Effort:
             if group.fixed is None
         ]
         whole = sum(count * rest[place] for place, count in steps)
-        held = max(2, int(MOST_ELEMENTS / max(1, sum(layer.elements for layer in graph.layers))))
-        ranking = int(RANKING_WORK / (RANKING_PASSES * max(1.0, rest[0])))
-        ranking = min(held, max(LEAST_SAMPLES, ranking))
-        samples = min(MOST_SAMPLES, held, max(LEAST_SAMPLES, int(WORK / max(1.0, whole))))
+        least = min(LEAST_SAMPLES, max(FEWEST_SAMPLES, int(PASSES_WORK / (PASSES * max(1.0, rest[0])))))
+        ranking = max(least, int(RANKING_WORK / (RANKING_PASSES * max(1.0, rest[0]))))
+        samples = min(MOST_SAMPLES, max(least, int(WORK / max(1.0, whole))))
         if samples * whole <= WORK:
             return cls(samples, inf, ranking)
         return cls(samples, WORK / (samples * BEYOND * sum(count for _, count in steps)), ranking)
