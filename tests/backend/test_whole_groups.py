@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from edgesdk.network.cutting import difference
 from edgesdk.network.trace import trace
 
 
@@ -61,8 +63,24 @@ class ScaledByOne(nn.Module):
         return self.second(self.slope(self.first(x)))
 
 
+class Unfolded(nn.Module):
+    """As a MobileViT does it: channels and rows are one axis of several samples, sized by a product of products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu()
+        count, channels, rows, columns = y.shape
+        patches = y.reshape(count * channels * (rows // 2), 2, columns // 2, 2).transpose(1, 2)
+        patches = patches.reshape(count, channels, rows * columns // 4, 4).transpose(1, 3).softmax(2)
+        return self.second(patches.transpose(1, 3).reshape(count, channels, rows, columns))
+
+
 FACES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "a cell that is used again": (Unrolled, (2, 3, 8), "wide"),
+    "channels beside rows": (Unfolded, (2, 3, 8, 8), "first"),
     "one slope": (ScaledByOne, (2, 3, 8, 8), "first"),
 }
 
@@ -74,3 +92,37 @@ def test_what_stays_whole_leaves_the_rest_to_be_cut(
     torch.manual_seed(0)
     graph = trace(make().eval(), torch.randn(shape)).graph
     assert [group.name for group in graph.groups if group.fixed is None] == [free]
+
+
+class Blocks(nn.Module):
+    """Pairs of layers; of some what is between them is shaped by a size that is no product of the batch."""
+
+    def __init__(self, count: int, shaped: frozenset[int]) -> None:
+        super().__init__()
+        self.wide = nn.ModuleList(nn.Linear(8, 32) for _ in range(count))
+        self.back = nn.ModuleList(nn.Linear(32, 8) for _ in range(count))
+        self.shaped = shaped
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number, (wide, back) in enumerate(zip(self.wide, self.back, strict=True)):
+            hidden = wide(x).relu()
+            if number in self.shaped:
+                hidden = hidden.reshape(hidden.numel() // 2, 2).flip(1).reshape(x.shape[0], 32)
+            x = back(hidden)
+        return x
+
+
+def test_what_is_to_blame_is_found_where_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a trial of the others for each width it takes two for each group that cannot be cut, however many can."""
+    tried: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        tried.append(len(given[-1]))
+        return difference(*given)
+
+    monkeypatch.setattr("edgesdk.network.trace.difference", counted)
+    torch.manual_seed(0)
+    graph = trace(Blocks(20, frozenset({3, 11})).eval(), torch.randn(2, 8)).graph
+    free = [group.name for group in graph.groups if group.fixed is None]
+    assert sorted({f"wide.{n}" for n in range(20)} - set(free)) == ["wide.11", "wide.3"]
+    assert [count for count in tried if count != len(free)] == [39, 1, 38, 1]

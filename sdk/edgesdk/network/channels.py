@@ -36,6 +36,13 @@ class Channels:
             left[self.groups[group][torch.tensor(list(places), dtype=torch.long)]] = False
         return left
 
+    def held_by(self, nodes: Iterable[str]) -> set[str]:
+        """The groups of which channels lie in the outputs of ``nodes``."""
+        held = torch.zeros(self.count, dtype=torch.bool)
+        for node in nodes:
+            held[self.holds.get(node, torch.zeros(0)).long()] = True
+        return {group for group, numbers in self.groups.items() if bool(held[numbers].any())}
+
     def along(self, node: str, group: str) -> tuple[int, Tensor] | None:
         """The axis of the output of ``node`` on which channels of ``group`` lie, and which: -1 where it is none."""
         if node not in self.places:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from edgesdk.core.graph import by_whole_groups
 from edgesdk.network.channels import Channels
+from edgesdk.network.copying import PARTS
 from edgesdk.network.fuse import CONVOLUTIONS, NORMS
 from edgesdk.network.groups import SPLIT, SPLIT_SIZES
 from edgesdk.network.heads import _factors
@@ -48,27 +50,18 @@ def cut(module: fx.GraphModule, x: Batch, channels: Channels, gone: Gone) -> Non
     does not fit together.
     """
     if any(True for places in gone.values() for _ in places):
-        _cut(module, x, channels, gone)
-
-
-def _cut(
-    module: fx.GraphModule, x: Batch, channels: Channels, gone: Gone, keep: Iterable[str] = ()
-) -> tuple[list[Any], dict[str, Any]]:
-    """As :func:`cut`; what is left then computes of ``x``, and the values of the nodes ``keep`` on the way."""
-    walk = _Cutter(module, channels, channels.stay(gone), keep)
-    with torch.no_grad():
-        results = list(walk.run(*tensors(rebatch(x, lambda t: t[:2]))))
-    module.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output"))
-    module.recompile()
-    return results, walk.kept
+        _Cutter(module, channels, channels.stay(gone)).results(x)
+        module.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output"))
+        module.recompile()
 
 
 class _Cutter(Walk):
     """Cuts weights as it comes by them, to the channels that arrive there, in the order in which they do."""
 
-    def __init__(self, module: fx.GraphModule, channels: Channels, left: Tensor, keep: Iterable[str]) -> None:
+    def __init__(self, module: fx.GraphModule, channels: Channels, left: Tensor, keep: Iterable[str] = ()) -> None:
         super().__init__(module)
         self.keep, self.kept = set(keep), dict[str, Any]()
+        self.last: str | None = None  # of the nodes that were come to, by name
         self.channels, self.left = channels, left
         self.can_go = torch.zeros(channels.count, dtype=torch.bool)
         for numbers in channels.groups.values():
@@ -83,6 +76,11 @@ class _Cutter(Walk):
                 places = torch.nonzero(left[line(numbers, axes[0]).long()]).flatten()
                 self._select(name, axes[0], places)
                 self.constants[name] = numbers.index_select(axes[0], places)
+
+    def results(self, x: Batch) -> list[Any]:
+        """Cut; what is left computes of ``x``."""
+        with torch.no_grad():
+            return list(self.run(*tensors(rebatch(x, lambda t: t[:2]))))
 
     def _select(self, name: str, axis: int, places: Tensor) -> None:
         """Keep ``places`` of a parameter or buffer along ``axis``, once."""
@@ -113,6 +111,7 @@ class _Cutter(Walk):
         return torch.empty_like(order).scatter_(0, sequence, order)
 
     def before(self, node: fx.Node) -> None:
+        self.last = node.name
         weights = weights_of(self.module, node)  # type: ignore[arg-type]
         if weights is not None:
             if not self.passes(node, weights):
@@ -242,6 +241,7 @@ class _Cutter(Walk):
             with node.graph.inserting_before(node):
                 stated[at] = node.graph.call_function(operator.mul, (factors[0], factors[1] * left // whole))
             self.env[stated[at]] = self.env[factors[0]] * (factors[1] * left // whole)
+            self.numbers[stated[at]] = None
         node.update_arg(place, stated)
 
 
@@ -340,36 +340,59 @@ def _normalized(run: fx.Interpreter, n: fx.Node, whole: Tensor, axis: int, left:
 
 def sharing_copy(module: fx.GraphModule) -> fx.GraphModule:
     """A copy whose parts and nodes can be changed, its parameters and buffers those of ``module`` until replaced."""
-    shared = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
+    held: dict[str, Any] = {}
+    for node in module.graph.nodes:
+        if node.op in ("call_module", "get_attr") and node.target not in held:
+            part = operator.attrgetter(node.target)(module)
+            held[node.target] = _shell(part) if isinstance(part, nn.Module) else part
+    return fx.GraphModule(held, copy.deepcopy(module.graph))
 
 
-def difference(module: fx.GraphModule, x: Batch, channels: Channels, gone: Gone) -> str | None:
+def _shell(part: nn.Module) -> nn.Module:
+    """A copy of ``part`` that shares its tensors."""
+    own = copy.copy(part)
+    for name in PARTS:
+        own.__dict__[name] = dict(part.__dict__[name])
+    own.__dict__["_modules"] = {name: child and _shell(child) for name, child in part._modules.items()}
+    return own
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Why a network without some channels does not compute what is expected of it: ``reason`` is a clause for people.
+
+    ``node`` is where that is first seen, unless it is in the outputs.
+    """
+
+    reason: str
+    node: str | None = None
+
+
+def difference(module: fx.GraphModule, x: Batch, channels: Channels, gone: Gone) -> Difference | None:
     """Why a copy of ``module`` without the channels ``gone`` does not compute what is expected of it, if so.
 
-    Compared are the outputs, and what each layer makes of the channels that it keeps.
+    Compared are what each layer makes of the channels that it keeps, and the outputs.
     """
-    makers = [n.name for n in module.graph.nodes if weights_of(module, n) is not None]
+    makers = {n.name: weights for n in module.graph.nodes if (weights := weights_of(module, n)) is not None}
+    left = channels.stay(gone)
+    cutter, before = _Cutter(sharing_copy(module), channels, left, makers), Masked(module, channels, gone, makers)
     try:
-        results, after = _cut(sharing_copy(module), x, channels, gone, makers)
-        before = Masked(module, channels, gone, makers)
+        results = cutter.results(x)
         with torch.no_grad():
             expected = list(before.run(*tensors(x)))
     except Apart as apart:
-        return apart.reason
+        return Difference(apart.reason, cutter.last)
     except Exception as error:  # each operator fails in its own way on a shape that it does not expect
-        return f"the network does not run with fewer of them ({type(error).__name__})"
-    left = channels.stay(gone)
-    for actual, wanted_output in zip(results, expected, strict=True):
-        if isinstance(wanted_output, Tensor) and not close(actual, wanted_output):
-            return "a network without them computes something else"
-    for name in makers:
-        weights = weights_of(module, next(n for n in module.graph.nodes if n.name == name))
-        if weights is not None and weights.made in channels.parts.get(weights.weight, {}):
+        return Difference(f"the network does not run with fewer of them ({type(error).__name__})", cutter.last)
+    for name, weights in makers.items():
+        if weights.made in channels.parts.get(weights.weight, {}):
             stay = left[channels.parts[weights.weight][weights.made].long()]
-            wanted = before.kept[name]
-            if not close(after[name], wanted.index_select(weights.makes, torch.nonzero(stay).flatten())):
-                return "a network without them computes something else"
+            wanted = before.kept[name].index_select(weights.makes, torch.nonzero(stay).flatten())
+            if not close(cutter.kept[name], wanted):
+                return Difference("a network without them computes something else", name)
+    for actual, wanted in zip(results, expected, strict=True):
+        if isinstance(wanted, Tensor) and not close(actual, wanted):
+            return Difference("a network without them computes something else")
     return None
 
 

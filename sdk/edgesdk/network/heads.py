@@ -295,13 +295,14 @@ def _stated(node: fx.Node) -> Sequence[Any]:
 
 
 def _factors(size: fx.Node) -> tuple[fx.Node, int] | None:
-    """A computed size as the product of another one and a number."""
+    """A computed size as the product of another one, which is none, and a number."""
     if size.target is not operator.mul:
         return None
-    left, right = size.args
-    if isinstance(left, fx.Node) and isinstance(right, int):
-        return left, right
-    return (right, left) if isinstance(right, fx.Node) and isinstance(left, int) else None
+    number, of = sorted(size.args, key=lambda factor: isinstance(factor, fx.Node))
+    if not isinstance(number, int) or not isinstance(of, fx.Node):
+        return None
+    inner = _factors(of)
+    return (of, number) if inner is None else (inner[0], inner[1] * number)
 
 
 def _resize(node: fx.Node, counting: tuple[int, ...], kept: int, of: int) -> None:

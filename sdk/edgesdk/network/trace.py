@@ -111,11 +111,13 @@ def _followed(module: fx.GraphModule, x: Batch, apart: set[str]) -> tuple[Channe
 def _try_cuts(module: fx.GraphModule, x: Batch, channels: Channels, groups: list[Group]) -> dict[str, str]:
     """Why groups cannot be cut, of those that cannot: all are cut at once, at random, at every width of each.
 
-    Where that computes something else, it is tried with halves of them, until those are found that are to blame.
+    Where that computes something else, it is tried with those whose channels come to where that is seen, and with the
+    others, until those are found that are to blame.
     """
     reasons: dict[str, str] = {}
     x = _smallest(module, x)
     counts = {group.name: widths(group.size, group.step)[:-1] for group in groups}
+    nodes = {node.name: node for node in module.graph.nodes}
 
     def failing(some: list[Group], turn: int) -> dict[str, str]:
         if not some:  # then none of them is to blame
@@ -126,13 +128,18 @@ def _try_cuts(module: fx.GraphModule, x: Batch, channels: Channels, groups: list
                 gone[group.name] = _gone(group, counts[group.name], turn)
             except ValueError as error:
                 return failing([g for g in some if g is not group], turn) | {group.name: str(error)}
-        reason = difference(module, x, channels, gone)
-        if reason is None:
+        found = difference(module, x, channels, gone)
+        if found is None:
             return {}
         if len(some) == 1:
-            return {some[0].name: reason}
-        half = len(some) // 2
-        return failing(some[:half], turn) | failing(some[half:], turn) or {group.name: reason for group in some}
+            return {some[0].name: found.reason}
+        at = nodes[found.node].all_input_nodes if found.node is not None else []
+        coming = channels.held_by([node.name for node in at])
+        first = [group for group in some if group.name in coming]
+        if not 0 < len(first) < len(some):
+            first = some[: len(some) // 2]
+        rest = [group for group in some if group not in first]
+        return failing(first, turn) | failing(rest, turn) or {group.name: found.reason for group in first}
 
     for turn in range(max(map(len, counts.values()), default=0)):
         while failed := failing([group for group in groups if group.name not in reasons], turn):
