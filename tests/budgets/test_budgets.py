@@ -15,7 +15,8 @@ from edgesdk.core.plan import FP32, INT8, LayerPlan, Option, Plan
 from edgesdk.core.report import DENSE
 from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.loop import find_result
-from edgesdk.pipeline.planning import plan_full_width
+from edgesdk.pipeline.planning import FIXED, plan_full_width
+from edgesdk.pipeline.remarks import add_remarks
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Training
@@ -160,6 +161,20 @@ def test_loose_bounds_leave_the_dense_model_as_it_is(studied: Studied) -> None:
     result = deployed(study, Budget(peak_memory_bytes=dense.peak_memory_bytes, size_bytes=dense.size_bytes))
     assert not result.plan.compresses(study.graph) and result.score == result.dense_score
     assert any("nothing was compressed" in step.get("note", "") for step in result.history)
+
+
+def test_a_plan_that_the_prices_know_better_than_has_no_next_step(studied: Studied) -> None:
+    """Prices only estimate: what they call better in loss and latency may have been built, and did worse."""
+    study = studied("conv")
+    dense_ms = study.dense.latency_ms()
+    result = deployed(study, Budget(latency_ms=0.7 * dense_ms))
+    fine = add_remarks(result, Budget(latency_ms=2 * dense_ms), study, ())
+    narrow = {group.name: widths(group.size, group.step)[0] for group in study.graph.groups if group.fixed is None}
+    plan = replace(result.plan, kept=narrow, predicted=study.dense.cost(), proof=replace(FIXED, gap=0.9, objective=1.0))
+    beaten = add_remarks(replace(result, plan=plan), Budget(latency_ms=2 * dense_ms), study, ())
+    assert "this one did best" in list_notes(beaten) and "next step" not in list_notes(beaten)
+    assert "the search ended before it came near the best plan" in list_notes(beaten)
+    assert "this one did best" not in list_notes(fine) and "the search ended" not in list_notes(fine)
 
 
 def test_every_choice_is_sized_as_its_file_is(studied: Studied) -> None:

@@ -81,10 +81,15 @@ class Proof:
     solver: str
 
     @property
+    def is_far(self) -> bool:
+        """Whether the plan can be far from the best one."""
+        return self.gap > FAR and self.objective - self.bound >= NOTHING
+
+    @property
     def words(self) -> str:
         """How far the plan can be from the best one: of its loss, or where that is next to nothing, in its unit."""
         left = self.objective - self.bound
-        if left < NOTHING and self.gap > FAR:
+        if self.gap > FAR and not self.is_far:
             return f"proved within a loss of {max(0.0, left):.1g} of the best plan at these prices"
         return f"proved within {100 * self.gap:.2g} % of the best plan at these prices"
 

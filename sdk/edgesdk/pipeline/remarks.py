@@ -53,6 +53,8 @@ def _remark(result: Result, budget: Budget, study: Study, told: Sequence[Mapping
             yield f"{TITLES[name]} was not bounded and grew {grew}, {after / before:.2f}x of the dense model's"
     if unused := _explain_unused(result, budget, study):
         yield unused
+    if result.plan.proof.is_far:
+        yield f"the search ended before it came near the best plan: it is {result.plan.proof.words}"
 
 
 def _say_faster(before: Measurement, after: Measurement) -> Iterable[str]:
@@ -100,6 +102,8 @@ def _explain_unused(result: Result, budget: Budget, study: Study) -> str | None:
         step = solve(at, bounds, LATENCY, max_loss=loss * (1 - LESS))
     except Unreachable:
         return f"{used}: nothing on the menu within the other bounds is more accurate"
+    if step.cost.latency_ms <= result.plan.predicted.latency_ms:  # better in both by prices, which only estimate
+        return f"{used}: of the plans that were built and keep the budget this one did best"
     names = [*_list_differences(at, result.plan, step)]
     more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
     ms = step.cost.latency_ms * result.deployed.latency_ms() / result.plan.predicted.latency_ms  # as this was priced
