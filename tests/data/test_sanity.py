@@ -172,9 +172,25 @@ def test_other_readings_are_looked_for_only_where_they_would_be_told(samples: in
     assert (len(asked) > plain) == looks, asked
 
 
+class Queried(nn.Module):
+    """Hands a layer a view of a parameter, as attention with learnt queries does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.norm = nn.Parameter(torch.randn(1, 4)), nn.LayerNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1e-3 * self.norm(self.query.expand(len(x), -1))
+
+
 @pytest.mark.parametrize(
     "layers",
-    [(nn.Flatten(), nn.Linear(192, 4)), (nn.Conv2d(3, 4, 8), nn.Flatten()), (nn.Conv2d(3, 4, 8, 8), nn.Flatten())],
+    [
+        (nn.Flatten(), nn.Linear(192, 4)),
+        (nn.Conv2d(3, 4, 8), nn.Flatten()),
+        (nn.Conv2d(3, 4, 8, 8), nn.Flatten()),
+        (nn.Flatten(), nn.Linear(192, 4), Queried()),
+    ],
 )
 def test_a_large_model_is_judged_by_fewer_samples(
     layers: tuple[nn.Module, ...], monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode
 
 from edgesdk.core.errors import DataError, EdgeSdkError, ModelError
 from edgesdk.data.data import Batches, Data
@@ -18,6 +17,7 @@ from edgesdk.data.outliers import RARE
 from edgesdk.data.readings import FEW, PROBED, Reading, find_better_pixels, find_better_targets
 from edgesdk.data.skill import SIGNIFICANT, Shuffled, Skill, find_skill, shuffle_targets
 from edgesdk.data.task import Task, output_tensors
+from edgesdk.data.work import CountingWork
 from edgesdk.network.blame import checked_answer
 from edgesdk.network.network import Batch, answer, figures, rebatch, tensors
 
@@ -62,10 +62,10 @@ def judged_dense(model: nn.Module, data: Data, task: Task, weights: bool = True)
 
     model.eval()
     first = rebatch(data.test[0][0], lambda t: t[:2])
-    with FlopCounterMode(display=False) as counter:
+    with CountingWork() as counting:
         answered = output_tensors(run(first))
     few = len(tensors(first)[0])
-    elements, work = sum(t.numel() for t in answered) / few, counter.get_total_flops() / 2 / few
+    elements, work = sum(t.numel() for t in answered) / few, counting.multiplications / few
     most = min(MOST, max(LEAST, int(WORK / max(1, work))), max(1, int(ELEMENTS / max(1, elements))))
     batches = _picked(data, most)
     answers = [checked_answer(run, x) for x, _ in batches]
