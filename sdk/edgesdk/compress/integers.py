@@ -9,6 +9,7 @@ steps are fixed by ranges, or learned themselves (Esser et al. 2020).
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,11 +25,15 @@ BIAS_LIMIT = 2**30  # half of what 32 bits hold: the other half is for the sum o
 
 @dataclass(frozen=True)
 class Grid:
-    """The integers that activations are on, ``low`` to ``high``; a ``symmetric`` grid has its zero point at 0."""
+    """The integers that activations are on, ``low`` to ``high``; a ``symmetric`` grid has its zero point at 0.
+
+    A step of the sums that are rounded to it is at most ``widest`` of its own: beyond, kernels refuse or overflow.
+    """
 
     low: int
     high: int
     symmetric: bool
+    widest: float = math.inf
 
     @property
     def dtype(self) -> torch.dtype:
@@ -36,7 +41,7 @@ class Grid:
 
 
 UNSIGNED = Grid(0, 255, False)  # fast on x86
-SIGNED = Grid(-128, 127, False)  # Arm and TFLite: the same grid moved by 128
+SIGNED = Grid(-128, 127, False, 2.0**7)  # Arm and TFLite: the same grid moved by 128; half of what XNNPACK has
 SYMMETRIC = Grid(-128, 127, True)  # TensorRT
 GRIDS = {"unsigned": UNSIGNED, "signed": SIGNED, "symmetric": SYMMETRIC}
 ACTIVATION_RANGE = (UNSIGNED.low, UNSIGNED.high)
@@ -119,7 +124,8 @@ class ActivationQuantizer(nn.Module):
     al. 2018, section 3.1), of which no end counts for more than a range's width beyond the present one. It always holds
     zero, which is then exact. On a symmetric grid it reaches as far below zero as above. A range that is ``held``
     follows nothing. With a ``growth`` its step is learned, in units of where it began, so that steps of an optimizer
-    are relative. While ``exact`` it passes on what it gets.
+    are relative. While ``exact`` it passes on what it gets. Its step is no finer than the grid allows for the sums
+    that its ``makers`` round to it: layers, or the tensors that are added.
     """
 
     low: Tensor
@@ -137,6 +143,7 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
         self.register_parameter("growth", None)
+        self.makers: list[nn.Module] = []  # in a list: they belong to the graph, not to this tensor
         self.observing = self.exact = self.held = False
         self.momentum: float | None = None
 
@@ -156,11 +163,19 @@ class ActivationQuantizer(nn.Module):
         """Set the scale and zero point to what the range from ``low`` to ``high`` makes them."""
         if self.grid.symmetric:
             self.scale = (torch.maximum(-self.low, self.high) / self.grid.high).clamp(min=MINIMUM_SCALE)
+            self.bound()
             return
         steps = self.grid.high - self.grid.low
         self.scale = ((self.high - self.low) / steps).clamp(min=MINIMUM_SCALE)
+        self.bound()
         zero_point = (-self.low / self.scale).round().clamp(0, steps)  # moved as an integer: the same on every grid
         self.zero_point = (self.grid.low + zero_point).to(torch.int32)
+
+    def bound(self) -> None:
+        """Widen a step that is finer than the grid allows; zero stays where it is."""
+        for maker in self.makers if math.isfinite(self.grid.widest) else ():
+            step = maker.scale if isinstance(maker, ActivationQuantizer) else maker.scales()[1].amax()  # type: ignore[operator]
+            self.scale = torch.maximum(self.scale, step / self.grid.widest)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.exact:

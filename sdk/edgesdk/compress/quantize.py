@@ -123,6 +123,10 @@ def integer(
         sharing = {"channel": [], "layer": [inner], "network": every}[step]
         part = IntegerLayer(inner, options[layer.name].weight_bits, quantizers[layer.inputs[0]], sharing)
         module.set_submodule(str(network.sites[layer.name].module), part)
+        quantizers[layer.name].makers.append(part)
+    for layer in graph.layers:
+        if layer.name in quantizers and layer.operator == "add":
+            quantizers[layer.name].makers.extend(quantizers[name] for name in layer.inputs if name in quantizers)
     module.recompile()
     return network
 
@@ -180,6 +184,7 @@ def observing(network: Network, momentum: float | None = MOMENTUM) -> Iterator[N
     finally:
         for part in quantizers:
             part.observing = False
+        _bound(network)
 
 
 @contextmanager
@@ -201,6 +206,15 @@ def learning(network: Network) -> Iterator[None]:
     finally:
         for part in parts:
             part.settle()
+        _bound(network)
+
+
+@torch.no_grad()
+def _bound(network: Network) -> None:
+    """Let no step be finer than its grid allows, now that what makes the tensor is as it stays."""
+    for part in network.module.modules():
+        if isinstance(part, ActivationQuantizer):
+            part.bound()
 
 
 def suited(options: Mapping[str, Option]) -> str:
@@ -247,6 +261,7 @@ def calibrate(network: Network, batches: Iterable[Batch], ranges: str = "chosen"
     if rounding == "adaptive":
         _round_adaptively(network, layers, batches)
     _correct_biases(network, layers, batches[0], *exact)
+    _bound(network)
 
 
 def _choose_ranges(network: Network, quantizers: list[ActivationQuantizer], batches: list[Batch], ranges: str) -> None:

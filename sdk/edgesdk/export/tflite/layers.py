@@ -13,6 +13,7 @@ from edgesdk.export.tflite.lowering import Lowering, Node, Weight
 from edgesdk.export.tflite.writer import Grid
 
 SAME, VALID = 0, 1
+WIDEST = 256  # steps of an output that a step of the sums that are rounded to it is less than
 ELSEWHERE = "export to onnx or openvino, which have it, or replace that operator"
 
 
@@ -128,6 +129,20 @@ def bias(graph: Lowering, name: str, channels: int, source: Grid | None, weight:
     return graph.file.constant(integers.astype(np.int32), label, Grid(tuple(scale.tolist())))
 
 
+def check_steps(node: Node, sums: Sequence[float] | np.ndarray, grid: Grid | None) -> None:
+    """Raise ``ModelError`` where a step of ``sums`` is as wide as LiteRT's integer kernels refuse, or compute wrongly.
+
+    XNNPACK creates none from a ratio of 256 on; TFLite's own sum overflows there.
+    """
+    widest = float(np.max(sums)) / grid.scale[0] if grid is not None else 0.0
+    if widest >= WIDEST:
+        raise ModelError(
+            f"{node.name} rounds sums whose step is {widest:.0f} times that of its output, and LiteRT's integer kernels"
+            f" have less than {WIDEST}",
+            "calibrate it for litert, leave it in float, or export to onnx or openvino",
+        )
+
+
 def conv(graph: Lowering, node: Node) -> None:
     x, name = graph.value(node.inputs[0]), node.inputs[1]
     stored = graph.weights.get(name)
@@ -156,6 +171,8 @@ def conv(graph: Lowering, node: Node) -> None:
     tensor, _ = padded(graph, tensor, image(graph, node.inputs[0]), around, grid)
     weight, data = weighted(graph, node, name, layout, axis, integer, kind)
     third = bias(graph, node.inputs[2] if len(node.inputs) > 2 else "", outputs, grid, data)
+    if grid is not None and data is not None:
+        check_steps(node, grid.scale[0] * data.scale.reshape(-1), fused.grid)
     result = made_image(graph, node, fused.name, fused.label, fused.grid)
     version = 3 if integer else 2 if max(dilations) > 1 and kind != "CONV_2D" else 1
     if data is not None and data.bits == 4:
@@ -272,6 +289,8 @@ def linear(graph: Lowering, node: Node, transposed: bool, constant: str) -> None
     grid = x.grid if integer else None
     weight, origin = weighted(graph, node, name, np.ascontiguousarray(array), 0, integer, "FULLY_CONNECTED")
     third = bias(graph, constant, outputs, grid, origin) if constant else -1
+    if grid is not None and origin is not None:
+        check_steps(node, grid.scale[0] * origin.scale.reshape(-1), fused.grid)
     result = graph.produce(fused.name, None, (*shape[:-1], outputs), fused.grid, fused.label)
     keep = len(shape) > 2
     version = 5 if keep else 4 if integer else 1

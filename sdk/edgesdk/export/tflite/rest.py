@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgesdk.export.tflite.layers import refused
+from edgesdk.export.tflite.layers import check_steps, refused
 from edgesdk.export.tflite.lowering import Lowering, Node
 from edgesdk.export.tflite.writer import Data, Grid, Value, merged
 
@@ -142,6 +142,8 @@ def binary(graph: Lowering, node: Node) -> None:
         options = {"fusedActivationFunction": fused.activation}
     integer = grid is not None
     values = [graph.value(name) for name in names]
+    if kind == "ADD":
+        check_steps(node, [value.grid.scale[0] for value in values if value.grid is not None], grid)
     tensors, order, shape, dims = aligned(graph, values, out, integer, kind == "PRELU")
     result = graph.produce(name, order, shape, grid, label)
     if dims is not None:
