@@ -39,7 +39,7 @@ def converted(network: Network, x: Batch) -> ModelProto:
     ONNX lacks, ``FidelityError`` where a scale, zero point or width in the file is not the specification's.
     """
     specs = specification(network)
-    model = _exported(_with_heads(frozen(network)), x)
+    model = _exported(exportable(network), x)
     _name_nodes(model)
     rewrite(model)
     for name, spec in specs.items():
@@ -67,6 +67,11 @@ def serialized(model: ModelProto) -> bytes:
     small.CopyFrom(model)
     del small.graph.value_info[:]
     return small.SerializeToString()
+
+
+def exportable(network: Network) -> Network:
+    """A copy of ``network`` as the exporter is given it, which names tensors after its nodes: weights as integers."""
+    return _with_heads(frozen(network))
 
 
 def _with_heads(network: Network) -> Network:

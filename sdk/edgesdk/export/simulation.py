@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, fx
 
 from edgesdk.compress.integers import ActivationQuantizer
-from edgesdk.compress.quantize import frozen
 from edgesdk.core.errors import BundleError
 from edgesdk.network.exported_program import aten, read
 from edgesdk.network.network import Batch, Network, rebatch, tensors
@@ -130,8 +129,10 @@ def _attribute(module: fx.GraphModule, target: str) -> Any:
 
 def write_simulation(network: Network, x: Batch, path: Path) -> None:
     """Write what an integer ``network`` computes for one sample like those in ``x``, layer by layer, to ``path``."""
-    ready = frozen(network)
-    module, sample = ready.module.eval(), tuple(tensors(rebatch(x, lambda t: t[:1])))
+    from edgesdk.export.onnx import exportable  # takes seconds, and to read a simulation nobody needs it
+
+    ready = exportable(network)
+    module, sample = ready.module.eval(), tuple(tensors(rebatch(x, lambda t: t[:1].clone())))  # of its own: it is saved
     known = {name for name, value in _values(module, sample).items() if isinstance(value, Tensor)}
     output = module.graph.output_node()
     layers: list[tuple[str, tuple[str, ...]]] = []

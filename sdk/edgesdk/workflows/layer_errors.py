@@ -167,16 +167,18 @@ class _Seen:
         simulation = self.simulation
         free, exact = simulation.run(sample), simulation.run(sample, exact=True)
         ends = dict(zip(simulation.outputs, answers.copied, strict=True))
+        given = {node: answers.inside.get(name, ends.get(name)) for node, name in self.stands_for.values()}
         theirs = {
-            node: _ordered(answers.inside[name] if name in answers.inside else ends[name], free.made[node])
-            for node, name in self.stands_for.values()
+            node: _ordered(array, free.made[node])
+            for node, array in given.items()
+            if array is not None and array.size == free.made[node].numel()
         }
         forced = simulation.run(sample, theirs)
         wanted = None if floats is None else floats.run(sample)
         for place in simulation.places:
             own, ours = self.sums[place.layer], free.made[place.tensor]
-            if place.layer in self.stands_for:
-                node = self.stands_for[place.layer][0]
+            node, _ = self.stands_for.get(place.layer, (None, None))
+            if node in theirs:
                 own.alone.add(forced.made[node], theirs[node])
                 own.file.add(free.made[node], theirs[node])
             ideal = exact.made[place.tensor] if wanted is None else wanted.get(place.layer)
@@ -205,7 +207,7 @@ class _Seen:
         quantized, alone = bool(sums.clipped), sums.alone.error(self.steps[node])
         return LayerDiff(
             name=place.layer,
-            tensor=tensor,
+            tensor=tensor if alone is not None else None,
             alone=alone,
             file=sums.file.error(self.steps[node]),
             simulation=sums.simulation.error(self.steps[place.tensor]),
