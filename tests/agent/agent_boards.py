@@ -67,6 +67,8 @@ XAVIER = {
     "sys/class/thermal/thermal_zone0/type": "CPU-therm\n",
     "sys/class/thermal/thermal_zone0/temp": "37000\n",
     "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon2/in1_label": "GPU\n",
+    "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon2/in1_input": "19064\n",
+    "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon2/curr1_input": "24\n",
     "var/lib/nvpmodel/status": "pmode:0002",
     **{f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor": "schedutil\n" for core in range(8)},
 }
@@ -82,7 +84,55 @@ ORIN = {
     "sys/class/thermal/thermal_zone0/type": "CPU-therm\n",
     "sys/class/thermal/thermal_zone0/temp": "50500\n",
     "sys/class/thermal/thermal_zone1/type": "CV0-therm\n",
-    "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/in1_label": "VDD_IN\n",
+    **{
+        f"sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/{name}": text
+        for number, rail, volts, amperes in (
+            (1, "VDD_IN", 5000, 1200), (2, "VDD_CPU_GPU_CV", 5000, 400), (3, "VDD_SOC", 5000, 300)
+        )
+        for name, text in (
+            (f"in{number}_label", f"{rail}\n"), (f"in{number}_input", f"{volts}\n"),
+            (f"curr{number}_input", f"{amperes}\n"),
+        )
+    },
+    "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/in7_label": "sum of shunt voltages\n",
+}  # fmt: skip
+
+AGX_ORIN = {
+    f"sys/bus/i2c/drivers/ina3221/{chip}/{name}": text
+    for chip, number, rail, volts, amperes in (
+        ("1-0040/hwmon/hwmon3", 1, "VDD_GPU_SOC", 20000, 160), ("1-0040/hwmon/hwmon3", 2, "VDD_CPU_CV", 20000, 40),
+        ("1-0040/hwmon/hwmon3", 3, "VIN_SYS_5V0", 5000, 500), ("1-0041/hwmon/hwmon4", 1, "NC", 0, 0),
+        ("1-0041/hwmon/hwmon4", 2, "VDDQ_VDD2_1V8AO", 5000, 100), ("1-0041/hwmon/hwmon4", 3, "NC", 0, 0),
+    )
+    for name, text in (
+        (f"in{number}_label", f"{rail}\n"), (f"in{number}_input", f"{volts}\n"),
+        (f"curr{number}_input", f"{amperes}\n"),
+    )
+}  # fmt: skip
+
+NANO = {
+    f"sys/bus/i2c/drivers/ina3221x/6-0040/iio:device0/{name}": text
+    for number, rail, milliwatts in ((0, "POM_5V_IN", 2317), (1, "POM_5V_GPU", 80), (2, "POM_5V_CPU", 478))
+    for name, text in ((f"rail_name_{number}", f"{rail}\n"), (f"in_power{number}_input", f"{milliwatts}\n"))
+}
+
+RAPL = {
+    f"sys/class/powercap/{zone}/{name}": text
+    for zone, kind, energy in (
+        ("intel-rapl:0", "package-0", 262143328850 - 2_000_000), ("intel-rapl:0:0", "core", 5_000_000),
+        ("intel-rapl:0:1", "dram", 1_000_000), ("intel-rapl:1", "package-1", 7_000_000),
+        ("intel-rapl:2", "psys", 8_000_000), ("intel-rapl-mmio:0", "package-0", 3_000_000),
+    )
+    for name, text in (
+        ("name", f"{kind}\n"), ("energy_uj", f"{energy}\n"), ("max_energy_range_uj", "262143328850\n"),
+    )
+}  # fmt: skip
+
+SERVER = {
+    "sys/class/hwmon/hwmon0/name": "amdgpu\n",
+    "sys/class/hwmon/hwmon0/power1_average": "12000000\n",
+    "sys/class/hwmon/hwmon1/name": "power_meter\n",
+    "sys/class/hwmon/hwmon1/power1_average": "98500000\n",
 }
 
 EMPTY: dict = {}

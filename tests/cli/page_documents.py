@@ -18,6 +18,7 @@ from edgesdk.bundle.documents import (
     Step,
 )
 from edgesdk.core.budget import Budget, Cost
+from edgesdk.core.energy import Energy
 from edgesdk.core.facts import Conditions, During, Frequency, Hardware, Temperature, Throttle
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.parity import Parity
@@ -162,4 +163,6 @@ def benchmark() -> dict[str, Any]:
     """Two files of one run, the second throttled."""
     first = replace(_measured("deployed", 1.25, 7267), name="a.onnx")
     second = replace(_measured("dense", 2.6, 9743), name="b.onnx", valid=False, reason="throttled after the run")
+    first = replace(first, energy=Energy(3.25, 0.125, 8.5, 6.75, 4.125, 5, "rapl (package-0)", None, ("a name",)))
+    second = replace(second, energy=Energy(None, None, None, None, None, 0, "my meter", "the meter stopped: 2 s"))
     return json.loads(dumps(Benchmark((first, second))))

@@ -392,6 +392,12 @@ def test_a_benchmark_is_its_files_beside_each_other() -> None:
         times = [report["statistics"][each] for each in ("p50", "p90", "p99", "max")]
         assert rows[name][:5] == [*map(milliseconds, times), milliseconds(report["load_ms"])]
         assert rows[name][6] == show("size_bytes", report["size_bytes"])
+    energies = [row for row in parsed.table("latency") if len(row) == 2]
+    assert energies == [
+        ["a.onnx", "3.25 mJ beyond idle (standard error 0.12), 8.5 mJ with it; 6.75 W at work, 4.12 W idle, by rapl "
+                   "(package-0) a name"],
+        ["b.onnx", "no figure: the meter stopped: 2 s (by my meter)"],
+    ]  # fmt: skip
     assert parsed.table("ratios")[1] == ["a.onnx", "other", "0.500", "0.400 to 0.600", "7"]
     assert [text for a, text in parsed.of("p") if a.get("class") == "missed"] == [
         "b.onnx: not valid: throttled after the run"

@@ -28,6 +28,10 @@ from edgesdk.core.errors import UsageError
 )
 @shaped
 @click.option("--per-layer", is_flag=True, help="Which kernels ran for each layer, by the runtime's own profiler.")
+@click.option(
+    "--energy", is_flag=True, help="mJ of a run beyond idle, by the device's own meter: RAPL, INA3221, hwmon."
+)
+@click.option("--meter", help="Energy by another: a command that prints watts, or a .csv with time and watts.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, raw samples included.")
 def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any) -> None:
     """Measure bundles or model files (.onnx, .xml, .tflite), here or on a device.

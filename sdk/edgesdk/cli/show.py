@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgesdk.core.budget import show
+from edgesdk.core.energy import describe_energy
 from edgesdk.core.wording import counted, score, thread_counts
 from edgesdk.devices.estimate import deployable
 from edgesdk.pages.verdict import BOUNDS, cost, latency_ms, verdict
@@ -320,6 +321,8 @@ def show_report(report: Report, console: Console) -> None:
     if report.runtime_memory_bytes is not None:
         rows.append(("runtime's own memory", show("peak_memory_bytes", report.runtime_memory_bytes)))
     rows.append(("size", show("size_bytes", report.size_bytes)))
+    if report.energy is not None:
+        rows.append(("energy of a run", describe_energy(vars(report.energy))))
     runtime = f"{report.runtime} {report.runtime_version}, {counted(report.threads, 'thread')}"
     table = Table(title=f"{report.name}: {runtime}, {report.device.cpu}", title_justify="left", show_header=False)
     for name, value in rows:
@@ -327,6 +330,8 @@ def show_report(report: Report, console: Console) -> None:
     console.print(table)
     if not report.valid:
         console.print(f"invalid: {report.reason}", highlight=False)
+    for note in report.energy.notes if report.energy is not None else ():
+        console.print(f"energy: {note}", highlight=False)
 
 
 def show_kernels(report: Report, kernels: Sequence[Kernel], console: Console) -> None:

@@ -8,6 +8,7 @@ from math import exp
 from typing import Protocol
 
 from edgesdk.core.budget import PREDICTED, Budget, Cost, check_basis
+from edgesdk.core.energy import Energy
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.facts import During, Hardware
 from edgesdk.core.pairing import Ratio
@@ -120,7 +121,7 @@ class Report:
     any. ``precision`` is the one that the runtime says it computes floats in, where it says so. ``load_ms`` is a cold
     load in a fresh process. ``valid`` is false for a throttled run, with the reason. ``ratios`` are its latency as a
     share of that of each other artifact of the same run, by its name, compared round by round.
-    ``undisturbed`` has the latency that counts, where it is known.
+    ``undisturbed`` has the latency that counts, where it is known, ``energy`` what a run takes where that was measured.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Report:
     notes: tuple[str, ...] = field(default=())
     ratios: Mapping[str, Ratio] = field(default_factory=dict[str, Ratio])
     undisturbed: Undisturbed | None = None
+    energy: Energy | None = None
 
     def __post_init__(self) -> None:
         check_basis(self.basis)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from edgesdk.core.energy import describe_energy
 from edgesdk.core.wording import counted
 from edgesdk.pages.bounds import Bar, make_bar
 from edgesdk.pages.charts import Axis, Samples
@@ -42,6 +43,11 @@ def render_benchmark(benchmark: Document) -> str:
         device=list_hardware(first["device"]),
         runs_on=f"{first['runtime']} {first['runtime_version']}, {counted(first['threads'], 'thread')}",
         mode=first["mode"],
+        energies=[
+            (report["name"], describe_energy(energy), energy["notes"])
+            for report in reports[:MOST]
+            if (energy := report["energy"]) is not None
+        ],
     )
 
 

@@ -17,6 +17,7 @@ from edgesdk.core.schema import Schema
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
+from edgesdk.devices.energy import measure_energy
 from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.reach import reach
 from edgesdk.workflows.profiling import Kernel, read_kernels
@@ -39,6 +40,7 @@ class Benchmark:
 def benchmark(
     paths: str | Path | Sequence[str | Path], *, runtime: str | None = None, threads: int = 1, mode: str = "quick",
     device: str | Device = LOCAL, shapes: Shapes = None, per_layer: bool = False,
+    energy: bool = False, meter: str | None = None,
 ) -> Benchmark:  # fmt: skip
     """The latency (ms), memory (bytes) and cold load of model files or bundles, in processes of their own, in one run.
 
@@ -47,7 +49,12 @@ def benchmark(
     such files are for, ``shapes`` are those of inputs whose sizes no file tells. ``mode`` is ``rapid``, ``quick`` or
     ``full``: more samples over a longer time; or ``sustained``: five minutes, after five minutes of the same load.
     ``device`` is of the inventory, ``local`` or an ``ssh://`` address. ``per_layer`` has the runtime's own profiler
-    tell, in a pass of its own, which kernels ran for which layers, and what each took. Raises ``BundleError`` for a
+    tell, in a pass of its own, which kernels ran for which layers, and what each took.
+
+    ``energy`` measures what a run takes in mJ, beyond what the device takes idle, in a pass of its own: by RAPL, the
+    INA3221 of a Jetson, or a sensor of the supply that Linux has a driver for; or by a ``meter`` beside the device, a
+    command that prints watts, a line each, or a .csv file with the columns time and watts that is written meanwhile.
+    Where the meter fails there is a reason in place of the figure. Raises ``BundleError`` for a
     file that is none of these, ``UsageError`` for a runtime that does not read it, ``DeviceError`` where the runtime is
     missing or refuses the file, or the device is emulated or cannot be reached.
     """
@@ -64,9 +71,13 @@ def benchmark(
         runtimes = dict.fromkeys(model.runtime for model in models.values())
         bench, *_ = [Bench(agent, threads, name) for name in runtimes]  # each says where its runtime is not there
         baselines = {name: baseline(folder, name) for name in runtimes}
+        asked = energy or meter is not None
+        taken = measure_energy(agent, models, threads, mode, meter) if asked else {}  # first: there may be no meter
         reports = bench.measure(models, mode, baselines)
         kernels = {Path(name).name: _profile(agent, threads, name, models[name]) for name in models if per_layer}
-        return Benchmark(tuple(replace(reports[name], name=Path(name).name) for name in models), kernels)
+        return Benchmark(
+            tuple(replace(reports[name], name=Path(name).name, energy=taken.get(name)) for name in models), kernels
+        )
 
 
 def _profile(agent: AgentProcess, threads: int, path: str, model: Artifact) -> tuple[Kernel, ...]:

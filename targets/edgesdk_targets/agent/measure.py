@@ -274,9 +274,8 @@ def check_file(path: Any) -> None:
         raise AgentError(MISSING, f"{path} is not on this device", "send the file first")
 
 
-def _check(
-    artifacts: Any, threads: int, count: int, seconds: float, warmup: float, blocks: int | None, most: float | None
-) -> None:
+def check_artifacts(artifacts: Any, threads: int) -> None:
+    """Raise ``AgentError`` unless ``artifacts`` are files with names that can be run with so many ``threads``."""
     if not isinstance(artifacts, list) or not all(isinstance(item, dict) for item in artifacts) or not artifacts:
         raise AgentError(USAGE, "there are no artifacts to time", 'give a list of {"name", "path"}')
     if not all(isinstance(item.get("name"), str) for item in artifacts):
@@ -290,5 +289,11 @@ def _check(
         if not isinstance(item.get("runtime", ""), str):
             raise AgentError(USAGE, f"the runtime of {item['name']} is no name", "give the name of a runner")
     check_threads(threads)
+
+
+def _check(
+    artifacts: Any, threads: int, count: int, seconds: float, warmup: float, blocks: int | None, most: float | None
+) -> None:
+    check_artifacts(artifacts, threads)
     if count < 1 or seconds < 0 or warmup < 0 or (blocks is not None and blocks < 1) or (most or 0) < 0:
         raise AgentError(USAGE, "a least count, duration or number of blocks is out of range", "give positive numbers")

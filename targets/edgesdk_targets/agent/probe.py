@@ -5,7 +5,6 @@ Readers of files take ``root``, the folder in place of ``/``, so that a fixture 
 
 from __future__ import annotations
 
-import glob
 import os
 import platform
 import re
@@ -15,9 +14,10 @@ import subprocess
 import sys
 from typing import Any
 
-from edgesdk_targets.agent import wheels
+from edgesdk_targets.agent import power, wheels
 from edgesdk_targets.agent.protocol import Report
 from edgesdk_targets.agent.runners import RUNNERS, every_runner
+from edgesdk_targets.agent.sysfs import glob_files, read, read_int
 
 FEATURES = {
     **{name: name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16")},
@@ -88,21 +88,6 @@ def throttled(before: dict[str, Any], after: dict[str, Any]) -> str | None:
     if (now.get("events") or 0) > (was.get("events") or 0):
         reasons.append("the processor throttled during the run")
     return ", ".join(reasons) or None
-
-
-def read(root: str, path: str) -> str | None:
-    """The text of a small file without the white space and NULs around it; ``None`` where it cannot be read."""
-    try:
-        with open(os.path.join(root, path), "rb") as file:
-            return file.read().decode("utf-8", "replace").strip("\0 \t\r\n") or None
-    except OSError:
-        return None
-
-
-def read_int(root: str, path: str) -> int | None:
-    """The whole number in a file; ``None`` where there is none."""
-    text = read(root, path)
-    return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else None
 
 
 def cpu(root: str) -> dict[str, Any]:
@@ -191,7 +176,9 @@ def l4t(root: str) -> dict[str, Any] | None:
 
 def governor(root: str) -> str | None:
     """The cores' frequency governor; several, where they differ, joined by commas."""
-    governors = {read(root, path) for path in _glob(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
+    governors = {
+        read(root, path) for path in glob_files(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
+    }
     return ", ".join(sorted(name for name in governors if name)) or None
 
 
@@ -206,7 +193,7 @@ def power_mode(root: str) -> str | None:
 def frequencies(root: str) -> list[dict[str, Any]] | None:
     """Per core ``{"core", "mhz", "maximum_mhz"}``; from ``/proc/cpuinfo`` where nothing else tells it."""
     cores = []
-    for folder in _glob(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq"):
+    for folder in glob_files(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq"):
         now, most = (read_int(root, os.path.join(folder, f"scaling_{name}_freq")) for name in ("cur", "max"))
         name = os.path.basename(os.path.dirname(folder))
         cores.append({"core": int(name[3:]), "mhz": _thousandth(now), "maximum_mhz": _thousandth(most)})
@@ -219,7 +206,7 @@ def frequencies(root: str) -> list[dict[str, Any]] | None:
 def temperatures(root: str) -> list[dict[str, Any]] | None:
     """Per thermal zone ``{"zone", "type", "celsius"}``."""
     zones = []
-    for folder in _glob(root, "sys/class/thermal/thermal_zone*"):
+    for folder in glob_files(root, "sys/class/thermal/thermal_zone*"):
         celsius = _thousandth(read_int(root, os.path.join(folder, "temp")))
         kind = read(root, os.path.join(folder, "type"))
         zones.append({"zone": os.path.basename(folder), "type": kind, "celsius": celsius})
@@ -236,12 +223,12 @@ def throttle(root: str) -> dict[str, Any] | None:
     flags = decode_throttled(_output([command, "get_throttled"])) if command else None
     if flags is not None:
         return {"source": "vcgencmd", **flags}
-    for folder in _glob(root, "sys/class/hwmon/hwmon*"):
+    for folder in glob_files(root, "sys/class/hwmon/hwmon*"):
         if read(root, os.path.join(folder, "name")) == "rpi_volt":
             alarm = read_int(root, os.path.join(folder, "in0_lcrit_alarm"))
             if alarm is not None:
                 return {"source": "hwmon", "now": [THROTTLE_BITS[0]] if alarm else [], "since_boot": []}
-    counters = _glob(root, "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")
+    counters = glob_files(root, "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")
     counts = [count for count in (read_int(root, path) for path in counters) if count is not None]
     return {"source": "thermal_throttle", "events": sum(counts)} if counts else None
 
@@ -265,12 +252,9 @@ def load_average(root: str) -> list[float] | None:
 
 
 def energy(root: str) -> str:
-    """Where energy could be read: ``ina3221`` on a Jetson, ``rapl`` where it may be read, else ``unavailable``."""
-    drivers = "sys/bus/i2c/drivers/"  # JetPack 5 and later, and 4
-    if _glob(root, drivers + "ina3221/*/hwmon/hwmon*") or _glob(root, drivers + "ina3221x/*/iio:device*"):
-        return "ina3221"
-    readable = [path for path in _glob(root, "sys/class/powercap/*/energy_uj") if read_int(root, path) is not None]
-    return "rapl" if readable else "unavailable"
+    """Where energy can be read: ``rapl``, ``ina3221``, ``hwmon``, or ``unavailable``."""
+    meter = power.find_meter(root)
+    return "unavailable" if meter is None else meter.source
 
 
 def runtimes() -> dict[str, str]:
@@ -305,11 +289,6 @@ def _output(command: list[str]) -> str | None:
         print(f"{command[0]}: {error}", file=sys.stderr)
         return None
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
-
-
-def _glob(root: str, pattern: str) -> list[str]:
-    paths = glob.glob(os.path.join(glob.escape(root), pattern))
-    return sorted(os.path.relpath(path, root) for path in paths)
 
 
 def _thousandth(value: int | None) -> float | None:

@@ -1,0 +1,102 @@
+"""Energy of files here, by a meter that says what this machine would take by what the agent computes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from edgesdk.core.artifact import Artifact
+from edgesdk.core.errors import DeviceError, EdgeSdkError, UsageError
+from edgesdk.devices.energy import measure_energy, open_meter
+from edgesdk.devices.local import LocalDevice
+
+# 4 W, and 20 W for each core that the processes of a parent keep busy, the meter itself aside; for a minute at most.
+METER = """
+import os, sys, time
+parent, csv = int(sys.argv[1]), sys.argv[2:3]
+def busy():
+    total = 0
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fields = open(f"/proc/{name}/stat").read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and int(name) != os.getpid():
+            total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+file = open(csv[0], "a") if csv else sys.stdout
+if csv:
+    print("time,watts", file=file, flush=True)
+before, last = busy(), time.time()
+for _ in range(1000):
+    time.sleep(0.06)
+    now, at = busy(), time.time()
+    watts = 4.0 + 20.0 * max(now - before, 0.0) / (at - last)
+    print(f"{at:.3f},{watts:.3f}" if csv else f"power {watts:.3f} W", file=file, flush=True)
+    before, last = now, at
+"""
+TINY = Path(str(resources.files("edgesdk_targets") / "baselines" / "reference-arithmetic.onnx"))
+
+
+@pytest.mark.parametrize("kind", ["command", "csv"])
+def test_a_meter_beside_the_device_is_set_beside_what_ran(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "meter.py").write_text(METER)
+    command = [sys.executable, str(tmp_path / "meter.py"), str(os.getpid())]
+    file = tmp_path / "power.csv"
+    beside = subprocess.Popen([*command, str(file)]) if kind == "csv" else None
+    try:
+        while beside is not None and not file.exists():
+            assert beside.poll() is None
+        meter = " ".join(command) if beside is None else str(file)
+        with LocalDevice() as agent:
+            taken = measure_energy(agent, {"a": Artifact(TINY, runtime="onnxruntime")}, 1, "brief", meter)
+    finally:
+        if beside is not None:
+            beside.kill()
+            beside.wait()
+    energy = taken["a"]
+    assert energy.watts is not None and energy.idle_watts is not None, energy
+    assert 3.9 < energy.idle_watts < energy.watts < 30.0
+    assert energy.mj is not None and 0 < energy.mj < (energy.gross_mj or 0.0)
+    assert energy.rounds >= 2 and energy.meter == (meter if kind == "command" else "power.csv")
+
+
+@pytest.mark.parametrize(
+    ("meter", "error", "says"),
+    [
+        ("nosuch-meter --watts", UsageError, "cannot be run"),
+        ("'unbalanced", UsageError, "cannot be run"),
+        ("true", DeviceError, "says nothing, and ended with exit code 0"),
+        (f"{sys.executable} -c 'import sys; sys.exit(\"no port\")'", DeviceError, "exit code 1: no port"),
+        ("gone.csv", UsageError, "cannot be read"),
+        ("empty.csv", UsageError, "has the columns (none)"),
+        ("other.csv", UsageError, "has the columns when, watts"),
+    ],
+)
+def test_what_is_no_meter_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meter: str, error: type[EdgeSdkError], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.csv").write_text("")
+    Path("other.csv").write_text("when,watts\n1,2\n")
+    with pytest.raises(error) as caught, open_meter(meter) as read:
+        read(0.0)
+    assert says in caught.value.fact and "columns time and watts" in caught.value.remedy
+
+
+def test_times_and_figures_are_read_as_meters_write_them(tmp_path: Path) -> None:
+    file = tmp_path / "power.csv"
+    for text in (
+        "time,watts\n10,2.5\n11,3\n12",  # a row that is being written
+        "\ufeffTimestamp, Power \n1970-01-01T00:00:10Z,2.5\n1970-01-01T00:00:11+00:00,3\n?,4\n",
+        "volts,amperes,time\n5,0.5,10\n6,0.5,11\n",
+    ):
+        file.write_text(text, "utf-8")
+        with open_meter(str(file)) as read:
+            readings = read(11.0)
+        assert readings.times == (10.0, 11.0) and readings.values == (2.5, 3.0)
