@@ -259,10 +259,19 @@ class Returning(nn.Module):
         return self.returned(self.b(features.mean((2, 3))), features)
 
 
+def through_strides(x: Tensor) -> Tensor:
+    x = x.contiguous()
+    seen = x.as_strided((x.shape[0], x.shape[1], 2, 3), (x.stride(0), x.stride(1), 2 * x.stride(2), 2), 1)
+    seen.mul_(3)
+    x.as_strided((len(x), x.shape[1]), x.stride()[:2]).zero_()
+    return x
+
+
 WRITES = {
     "every second channel": strided, "a slice of a view": through_a_view, "a chunk": a_chunk, "masks": masked,
     "results given": into, "a frame that is filled": preallocated, "activations in a row": twice_in_place,
     "diagonals": diagonals, "an alias": aliased, "rows of a transpose": rows, "data": through_data,
+    "strides": through_strides,
 }  # fmt: skip
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "a counter": Counter, "a canvas": Canvas, "parts without gradients": Untracked,

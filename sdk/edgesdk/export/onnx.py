@@ -22,12 +22,15 @@ from edgesdk.compress.integers import TensorSpec
 from edgesdk.compress.quantize import frozen, specification
 from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.core.serialize import write
+from edgesdk.export.origins import drop_origins, find_unknown, find_unsound, note_origins
 from edgesdk.export.rewrites import rewrite
 from edgesdk.export.translations import reading_once
 from edgesdk.network.modularize import aten
 from edgesdk.network.network import Batch, Network, rebatch, tensors
 
 ITERATIONS = 2  # of folding constants and rewriting, as the exporter has it
+LOUD = ("torch.onnx", "onnxscript", "onnx_ir")  # loggers that tell what concerns no user
+INSTEAD = "compute it in forward() by other operators of torch"
 OPSET = 21  # the first whose quantization operators take 4-bit integers
 
 
@@ -35,18 +38,21 @@ def converted(network: Network, x: Batch) -> ModelProto:
     """``network`` as ONNX for one sample like those in ``x``, its integer layers stored as integers.
 
     Inputs keep their names; outputs are ``output``, or ``output_0``, ``output_1`` and so on, where the model came as a
-    file what that calls them. Weighted nodes are named after their layer. Raises ``ModelError`` for an operator that
-    ONNX lacks, ``FidelityError`` where a scale, zero point or width in the file is not the specification's.
+    file what that calls them. Weighted nodes are named after their layer, and all say in their ``doc_string`` which
+    operator they come from. Raises ``ModelError`` for an operator that ONNX lacks, ``FidelityError`` where a scale,
+    zero point or width in the file is not the specification's.
     """
     specs = specification(network)
-    model = _exported(exportable(network), x)
+    plain = exportable(network)
+    model = _exported(plain, x)
+    note_origins(model, plain)
     _name_nodes(model)
     rewrite(model)
     for name, spec in specs.items():
         if spec.bits == 4:
             _pack(model, name)
     _clean(model)
-    onnx.checker.check_model(model)
+    _check_sound(model)
     check(model, specs)
     return model
 
@@ -62,10 +68,12 @@ def write_model(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) 
 
 
 def serialized(model: ModelProto) -> bytes:
-    """``model`` as it is written: without the shapes of what lies inside, which other formats are made with."""
+    """``model`` as it is written: without the shapes of what lies inside, which other formats are made with, and
+    without the names of where it comes from."""
     small = ModelProto()
     small.CopyFrom(model)
     del small.graph.value_info[:]
+    drop_origins(small)
     return small.SerializeToString()
 
 
@@ -93,8 +101,9 @@ def _with_heads(network: Network) -> Network:
 
 def _exported(network: Network, x: Batch) -> ModelProto:
     sample = tuple(tensors(rebatch(x, lambda t: t[:1])))
-    quiet = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.CRITICAL)
+    levels = {name: logging.getLogger(name).level for name in LOUD}
+    for name in LOUD:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), reading_once():
             warnings.simplefilter("ignore")
@@ -117,9 +126,23 @@ def _exported(network: Network, x: Batch) -> ModelProto:
             _name_ends(program.model, network.input_names, network.structure.output_names)
             return program.model_proto
     except Exception as error:  # the exporter raises many kinds
-        raise ModelError(f"the model cannot be exported to ONNX: {_cause(error)}", "replace that operator") from None
+        where = find_unknown(network, error)
+        lacks = where is not None and "No ONNX function found" in str(error)
+        fact = f"ONNX has no {where}" if lacks else f"{where or 'the model'} cannot be written as ONNX: {_cause(error)}"
+        raise ModelError(fact, INSTEAD) from None
     finally:
-        logging.getLogger("torch.onnx").setLevel(quiet)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _check_sound(model: ModelProto) -> None:
+    """Raise ``ModelError`` for what PyTorch's exporter writes and ONNX does not allow."""
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        where = find_unsound(model, error) or "the model"
+        raise ModelError(f"{where} cannot be written as ONNX: {lines[0]}", INSTEAD) from None
 
 
 def _simplify(model: ir.Model, apart: Collection[str]) -> None:
@@ -217,7 +240,9 @@ def _clean(model: ModelProto) -> None:
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+    for node in graph.node:
+        node.ClearField("metadata_props")
+    for part in (model, graph, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
 

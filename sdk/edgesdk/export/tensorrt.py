@@ -24,6 +24,7 @@ from edgesdk.compress.integers import TensorSpec
 from edgesdk.core.errors import ModelError
 from edgesdk.core.runtime import TENSORRT
 from edgesdk.core.serialize import write
+from edgesdk.export.origins import drop_origins
 
 SHOWN = 3  # broken rules in an error
 OLDEST_OPSET = 17  # the newest that TensorRT 8.6 takes [operators]
@@ -77,6 +78,7 @@ def adapted(model: ModelProto) -> ModelProto:
     """
     converted = ModelProto()
     converted.CopyFrom(model)
+    drop_origins(converted)
     _float_biases(converted)
     for node in [node for node in converted.graph.node if node.op_type == "Gelu"]:
         _spell_out(converted, node)

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgesdk.network.network import Network
+from torch import fx
 
 
 def place_of(error: BaseException) -> str:
@@ -32,11 +32,8 @@ def is_of_user(filename: str) -> bool:
     return Path(path).is_file() and not path.startswith((ours, str(Path(sys.prefix).resolve()), sys.base_prefix))
 
 
-def name_operator(network: Network, name: str) -> str | None:
-    """An operator of the ``network`` by itself, its module and its line; ``None`` where it has none of that name."""
-    node = next((node for node in network.module.graph.nodes if node.name == name), None)
-    if node is None:
-        return None
+def name_operator(node: fx.Node) -> str:
+    """An operator of a network by itself, its module and its line."""
     packet = getattr(node.target, "overloadpacket", node.target)
     operator, path = getattr(packet, "__name__", packet), next(reversed(node.meta.get("paths", [])), "")
     told = str(node.target) if node.op == "call_module" else f"{operator} in {path}" if path else str(operator)

@@ -251,7 +251,8 @@ def _part(reference: Reference, path: str | None) -> str:
 
 
 def _place(network: Network, name: str | None) -> str | None:
-    return None if name is None else name_operator(network, name)
+    """An operator of the network, named for a user."""
+    return next((name_operator(node) for node in network.module.graph.nodes if node.name == name), None)
 
 
 def _within(module: fx.GraphModule) -> dict[str, list[str]]:

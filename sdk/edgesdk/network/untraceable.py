@@ -44,6 +44,8 @@ def _advise(told: str) -> str:
         return "give every input of the model: a --shape for each, or data whose x holds them all"
     if "scalar types" in told:
         return "give the model's type, too: as in --shape 128:int64, or data of that type"
+    if "tuple of ints" in told:
+        return "let no size depend on values: an RNN takes padded sequences, without pack_padded_sequence"
     if "numpy" in told:
         return "compute with tensors alone: what leaves them for NumPy in forward() is in no file"
     return "write forward() so that torch.export.export takes it, with a free batch size"

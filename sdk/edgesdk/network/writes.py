@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ def written(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -
     """The value of a functional write ``node``, whose arguments are ``args`` in ``graph``; ``None`` for another one."""
     make = {
         aten.slice_scatter.default: _slice, aten.select_scatter.default: _select, aten.index_put.default: _masked,
-        aten.diagonal_scatter.default: _diagonal,
+        aten.diagonal_scatter.default: _diagonal, aten.as_strided_scatter.default: _strided,
     }.get(node.target)  # fmt: skip
     return None if make is None else make(graph, node, args, keep)
 
@@ -76,7 +76,8 @@ def _masked(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -
 
 def _diagonal(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
     """``whole`` with a diagonal of each sample from ``part``: every figure by its place in the two."""
-    whole, part, offset, one, other = (*args, *(0, 0, 1)[len(args) - 2 :])
+    given: Any = (*args, *(0, 0, 1)[len(args) - 2 :])
+    whole, part, offset, one, other = given
     read: Any = node.args[1]
     each, own = node.meta["val"].shape[1:], read.meta["val"].shape[1:]
     axes = [axis % (len(each) + 1) for axis in (one, other)]
@@ -85,6 +86,33 @@ def _diagonal(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep)
     numbers = torch.arange(math.prod(each)).reshape(1, *each)
     from_part = numbers.numel() + torch.arange(math.prod(own)).reshape(1, *own)
     order = torch.diagonal_scatter(numbers, from_part, offset, *axes).flatten()
+    return _chosen(graph, whole, part, order, each, keep)
+
+
+def _strided(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
+    """``whole`` with what is seen of each sample through strides from ``part``, where that is the same of each."""
+    whole, part = args[:2]
+    given: Any = (*node.args, 0)
+    inside, size, stride, start = given[0].meta["val"], given[2], given[3], given[4] or 0
+    samples, each = inside.shape[0], inside.shape[1:]
+    count = size[0].meta["val"] if isinstance(size[0], fx.Node) else size[0]
+    if not inside.is_contiguous() or str(count) != str(samples) or stride[0] != math.prod(each):
+        return None
+    lengths, steps = size[1:], stride[1:]
+    if not all(isinstance(number, int) for number in (*each, *lengths, *steps, start)):
+        return None
+    numbers = torch.arange(math.prod(each))
+    if start + sum((length - 1) * step for length, step in zip(lengths, steps, strict=True)) >= len(numbers):
+        return None
+    from_part = len(numbers) + torch.arange(math.prod(lengths)).reshape(lengths)
+    if len(torch.as_strided(numbers, lengths, steps, start).unique()) < from_part.numel():
+        return None  # of what is written twice nobody knows which stays
+    order = torch.as_strided_scatter(numbers, from_part, lengths, steps, start)
+    return _chosen(graph, whole, part, order, each, keep)
+
+
+def _chosen(graph: fx.Graph, whole: fx.Node, part: fx.Node, order: Tensor, each: Sequence[int], keep: Keep) -> fx.Node:
+    """Samples of the shape ``each``, whose figures are those of ``whole`` and then of ``part`` in this ``order``."""
     figures = [graph.call_function(aten.flatten.using_ints, (value, 1)) for value in (whole, part)]
     both = graph.call_function(aten.cat.default, (figures, 1))
     chosen = graph.call_function(aten.index_select.default, (both, 1, keep(order)))

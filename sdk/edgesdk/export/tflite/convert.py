@@ -13,11 +13,9 @@ import onnx
 from onnx import ModelProto
 
 from edgesdk.compress.integers import TensorSpec
-from edgesdk.core.errors import ModelError
 from edgesdk.core.serialize import write
 from edgesdk.export.tflite import composed, layers, recurrent, resize, rest
 from edgesdk.export.tflite.check import check
-from edgesdk.export.tflite.layers import ELSEWHERE
 from edgesdk.export.tflite.lowering import Lowering, Node
 
 OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
@@ -32,10 +30,6 @@ def convert(model: ModelProto) -> bytes:
     is not installed.
     """
     graph = Lowering(model, OPERATORS)
-    lacking = [node for node in graph.nodes if node.op not in OPERATORS]
-    if lacking:
-        named = ", ".join(f"{node.op} ({node.name})" for node in lacking)
-        raise ModelError(f"TFLite has no {named}", ELSEWHERE)
     for node in graph.nodes:
         if id(node) not in graph.done:
             OPERATORS[node.op](graph, node)

@@ -9,16 +9,15 @@ import numpy as np
 from ml_dtypes import int4
 
 from edgesdk.core.errors import ModelError
-from edgesdk.export.tflite.lowering import Lowering, Node, Weight
+from edgesdk.export.tflite.lowering import ELSEWHERE, Lowering, Node, Weight
 from edgesdk.export.tflite.writer import Grid
 
 SAME, VALID = 0, 1
 WIDEST = 256  # steps of an output that a step of the sums that are rounded to it is less than
-ELSEWHERE = "export to onnx or openvino, which have it, or replace that operator"
 
 
 def refused(node: Node, why: str) -> ModelError:
-    return ModelError(f"TFLite cannot run {node.op} ({node.name}): {why}", ELSEWHERE)
+    return ModelError(f"TFLite cannot run {node.told}: {why}", ELSEWHERE)
 
 
 def last(rank: int) -> tuple[int, ...]:

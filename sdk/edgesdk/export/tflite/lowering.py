@@ -14,6 +14,8 @@ from edgesdk.core.errors import ModelError
 from edgesdk.export.tflite.writer import Data, Grid, Value, Views, dense, reshaped
 
 MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Concat")
+ELSEWHERE = "export to onnx or openvino, which have it, or replace that operator"
+CHOOSE = "choose another --runtime, or keep all values: torch.where or a product with the mask, not a selection"
 FUSED = {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
 
 
@@ -26,6 +28,12 @@ class Node:
     inputs: list[str]
     outputs: list[str]
     attributes: dict[str, Any]
+    origin: str = ""  # the operator of the user's that it was exported from
+
+    @property
+    def told(self) -> str:
+        """The operator, named for a user."""
+        return f"{self.op} for {self.origin}" if self.origin else f"{self.op} ({self.name})"
 
     def get(self, name: str, default: Any) -> Any:
         value = self.attributes.get(name, default)
@@ -84,22 +92,24 @@ class Lowering:
         self._fold(model)
         self._drop_unread()
         self._quantize_early()
-        for name in self.inputs:
-            self._fixed(name)
-        for node in self.nodes:
-            if node.op in names:
-                self._fixed(next(name for name in node.outputs if name))
+        self._check(names)
         for name in self.inputs:
             shape = self.shapes[name]
             assert shape is not None
             tensor = self.file.fresh(name, shape, self.types[name])
             self.values[name] = self._made(name, shape, range(len(shape)), shape, tensor, None)
 
-    def _fixed(self, name: str) -> None:
-        if self.shapes.get(name) is None:
-            raise ModelError(
-                f"the shape of {name} is not fixed, as a TFLite file needs it", "export the model with fixed shapes"
-            )
+    def _check(self, names: Collection[str]) -> None:
+        """Raise ``ModelError`` for operators that are not among ``names``, and for shapes that are not fixed."""
+        if free := [name for name in self.inputs if self.shapes.get(name) is None]:
+            fact = f"the shape of {free[0]} is not fixed, as a TFLite file needs it"
+            raise ModelError(fact, "export the model with fixed shapes")
+        if lacking := [node for node in self.nodes if node.op not in names]:
+            raise ModelError(f"TFLite has no {', '.join(node.told for node in lacking)}", ELSEWHERE)
+        for node in self.nodes:
+            if self.shapes.get(next(name for name in node.outputs if name)) is None:
+                fact = f"TFLite needs fixed shapes, and {node.told} makes values of another from sample to sample"
+                raise ModelError(fact, CHOOSE)
 
     def _fold(self, model: ModelProto) -> None:
         """Compute what is constant. Integer weights stay integers; what reads them finds both."""
@@ -125,7 +135,11 @@ class Lowering:
             else:
                 proto = helper.make_node(node.op, node.inputs, node.outputs, node.name, **node.attributes)
                 inputs = {name: array for name in node.inputs if name and (array := self.array(name)) is not None}
-                self.arrays |= _computed(proto, inputs, opsets)
+                try:
+                    self.arrays |= _computed(proto, inputs, opsets)
+                except NotImplementedError:  # it draws random numbers, or onnx itself does not compute it
+                    kept.append(node)
+                    continue
                 if node.op == "Cast" and self.arrays[node.inputs[0]].dtype == np.float16:
                     self.halves.add(node.outputs[0])
         self.nodes = kept
@@ -298,7 +312,8 @@ class Lowering:
 def _node(node: onnx.NodeProto) -> Node:
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     op = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-    return Node(op, node.name or next(iter(node.output), ""), list(node.input), list(node.output), attributes)
+    name = node.name or next(iter(node.output), "")
+    return Node(op, name, list(node.input), list(node.output), attributes, node.doc_string)
 
 
 def _shapes(model: ModelProto) -> tuple[dict[str, tuple[int, ...] | None], dict[str, np.dtype]]:

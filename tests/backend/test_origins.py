@@ -1,0 +1,95 @@
+"""What a format lacks is named by the operator of forward() and its line, and the names stay out of the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgesdk.core.errors import ModelError
+from edgesdk.export.formats import export
+from edgesdk.export.onnx import converted
+from edgesdk.network.fuse import flat
+from edgesdk.network.network import Network
+
+X = torch.rand(4, 6)
+LINE = r"\(test_origins.py, line \d+\)"
+
+
+@torch.library.custom_op("edgesdk_test::twice", mutates_args=())
+def twice(x: Tensor) -> Tensor:
+    return x * 2
+
+
+@twice.register_fake
+def shape_of_twice(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def bags(x: Tensor) -> Tensor:
+    """Words one bag after the other by an operator that PyTorch's exporter writes as a loop that is not sound."""
+    words, starts = x.flatten().abs().long() % 6, torch.arange(0, x.numel(), 6)
+    return x + torch.embedding_bag(torch.eye(6), words, starts)[0]
+
+
+class Calling(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.function, self.last = nn.Linear(6, 6), function, nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+def read(function: Callable[[Tensor], Tensor]) -> Network:
+    return flat(Calling(function).eval(), X)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda x: x.median(1, keepdim=True).values * x, f"ONNX has no median {LINE}: compute it in forward"),
+        (lambda x: torch.cdist(x, torch.eye(6)), f"ONNX has no cdist {LINE}"),
+        (lambda x: x @ torch.linalg.inv(torch.eye(6) + x[:, None] * x[..., None])[0], f"ONNX has no linalg_inv {LINE}"),
+        (twice, "ONNX has no twice"),
+        (bags, f"embedding_bag {LINE} cannot be written as ONNX: .*: compute it in forward"),
+    ],
+    ids=["median", "taken apart", "algebra", "an own operator", "unsound"],
+)
+def test_what_onnx_lacks_is_named_by_its_line(function: Callable[[Tensor], Tensor], says: str) -> None:
+    with pytest.raises(ModelError, match=says) as raised:
+        converted(read(function), X)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda x: torch.asinh(x), f"TFLite has no Asinh for asinh {LINE}"),
+        (lambda x: x.sort(1).values, f"TFLite has no TopK for sort {LINE}"),
+        (lambda x: x * (x[x > 0.1].sum() > 0), f"TFLite has no NonZero for index {LINE}"),
+    ],
+    ids=["a function", "an order", "a selection"],
+)
+def test_what_tflite_lacks_is_named_by_its_line(
+    function: Callable[[Tensor], Tensor], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=says):
+        export(read(function), X, tmp_path / "model.tflite", "litert")
+
+
+def test_no_file_holds_the_names(tmp_path: Path) -> None:
+    network = read(torch.tanh)
+    assert any(
+        "test_origins.py" in node.doc_string or "first" in node.doc_string for node in converted(network, X).graph.node
+    )
+    export(network, X, tmp_path / "model.onnx")
+    assert not any(node.doc_string for node in onnx.load(tmp_path / "model.onnx").graph.node)
+    for runtime in ("tensorrt", "openvino", "litert"):
+        path = tmp_path / {"tensorrt": "tensorrt.onnx", "openvino": "model.xml", "litert": "model.tflite"}[runtime]
+        export(network, X, path, runtime)
+        assert b"test_origins" not in path.read_bytes()
