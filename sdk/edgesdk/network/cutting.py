@@ -68,17 +68,17 @@ class _Cutter(Walk):
             self.can_go[numbers] = True
         self.done: dict[tuple[str, int], Tensor] = {}
         self.constants = dict(channels.constants)
-        for name, numbers in channels.constants.items():
-            if not bool(left[numbers.long()].all()):
-                axes = varying(squash(numbers))
-                if len(axes) != 1:
-                    raise Apart(f"{name} has them on several axes")
-                places = torch.nonzero(left[line(numbers, axes[0]).long()]).flatten()
-                self._select(name, axes[0], places)
-                self.constants[name] = numbers.index_select(axes[0], places)
 
     def results(self, x: Batch) -> list[Any]:
         """Cut; what is left computes of ``x``."""
+        for name, numbers in self.channels.constants.items():
+            if not bool(self.left[numbers.long()].all()):
+                axes = varying(squash(numbers))
+                if len(axes) != 1:
+                    raise Apart(f"{name} has them on several axes")
+                places = torch.nonzero(self.left[line(numbers, axes[0]).long()]).flatten()
+                self._select(name, axes[0], places)
+                self.constants[name] = numbers.index_select(axes[0], places)
         with torch.no_grad():
             return list(self.run(*tensors(rebatch(x, lambda t: t[:2]))))
 
