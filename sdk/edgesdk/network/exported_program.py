@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import warnings
 import zipfile
@@ -58,19 +60,59 @@ def _loaded(path: Path) -> ExportedProgram:
         raise ModelError(f"there is no file {path}", "check the path")
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name.rpartition("/")[2] for name in archive.namelist()]
+            whole = archive.infolist()[:1] and archive.infolist()[0].header_offset == 0  # else it is one within
+            names = [name.rpartition("/")[2] for name in archive.namelist()] if whole else []
+            made_by, is_program = _torch_of(archive), any("/models/" in name for name in archive.namelist())
     except (OSError, zipfile.BadZipFile):
-        raise ModelError(f"{path} is no exported program, or is cut short", "save it with torch.export.save") from None
+        names, made_by, is_program = [], "", False
+    if not is_program and "data.pkl" not in names:
+        raise ModelError(f"{path} is no exported program, or is cut short", "save it with torch.export.save")
+    if not is_program:
+        fact = f"{path} is what torch.save or torch.jit.save wrote, not an exported program"
+        raise ModelError(fact, "export the module with torch.export.save, or name its code and give --weights")
     if any(name.startswith(PICKLED) for name in names):
         fact = f"{path} holds objects of Python, which would have to be executed"
         raise ModelError(fact, "export the model without them, or name its module as file.py:callable")
-    try:
-        with _tensors_alone(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with _tensors_alone(), _told() as causes, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
             return torch.export.load(path)
-    except Exception as error:  # PyTorch raises many kinds
-        fact = f"{path} cannot be read by PyTorch {torch.__version__} ({said(error)})"
-        raise ModelError(fact, "save it with torch.export.save of this PyTorch, or an older one") from None
+        except Exception as error:  # PyTorch raises many kinds
+            cause, by = said(next(iter(causes), error)), f", and was saved by {made_by}" if made_by else ""
+            fact = f"{path} cannot be read by PyTorch {torch.__version__} ({cause}){by}"
+            raise ModelError(fact, "save it with torch.export.save of this PyTorch, or an older one") from None
+
+
+def _torch_of(archive: zipfile.ZipFile) -> str:
+    """Which PyTorch wrote the program, where that is not this one; "" where it does not say."""
+    for name in archive.namelist():
+        if name.endswith("models/model.json"):
+            try:
+                version = json.loads(archive.read(name)).get("torch_version")
+            except (ValueError, AttributeError, RecursionError, zipfile.BadZipFile):
+                return ""
+            return f"PyTorch {version}" if version and version != torch.__version__ else ""
+    return ""
+
+
+@contextmanager
+def _told() -> Iterator[list[BaseException]]:
+    """The errors that PyTorch logs while it reads a program, which say more than the one that it raises."""
+    errors: list[BaseException] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info and record.exc_info[1] is not None:
+                errors.append(record.exc_info[1])
+
+    logger, handler = logging.getLogger("torch.export"), Kept()
+    spreads = logger.propagate
+    others, logger.handlers = logger.handlers, [handler]
+    logger.propagate = False
+    try:
+        yield errors
+    finally:
+        logger.handlers, logger.propagate = others, spreads
 
 
 @contextmanager

@@ -7,8 +7,7 @@ from math import inf, prod
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto, TensorProto, ValueInfoProto, external_data_helper, helper
-from onnx.inliner import inline_local_functions
+from onnx import ModelProto, ValueInfoProto, external_data_helper, helper
 from onnx.shape_inference import infer_shapes
 from onnxscript import optimizer
 
@@ -16,13 +15,13 @@ from edgesdk.core.errors import EdgeSdkError, ModelError, UsageError
 from edgesdk.core.graph import Graph, Shapes, Tensor
 from edgesdk.core.plan import Option
 from edgesdk.core.wording import said
+from edgesdk.network.onnx_file import load_beside, parsed, with_weights
 from edgesdk.network.onnx_fuse import fused
 from edgesdk.network.onnx_nodes import FOUR_BITS
 
 LARGE = 8192  # elements; no shape or bound is that long, so what is longer is a weight, whose values are not needed
 GROWING = ("Pad", "OneHot", "Resize", "Upsample")  # what may be far larger than what it is made of
 SIZED = ("ConstantOfShape", "Expand", "Tile", "Range")  # by the numbers in what they read
-MOST_NODES = 1_000_000
 Shape = tuple[int, ...]
 ANONYMOUS = ("", "?", "None")  # names of free axes that say nothing of their sizes being the same
 
@@ -81,29 +80,8 @@ def save_fixed(path: Path, shapes: Shapes, out: Path) -> None:
     del model.graph.value_info[:]  # they were made for other sizes
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
-    try:
-        external_data_helper.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # onnx raises several kinds
-        fact = f"{path} keeps weights in a file that cannot be read ({said(error)})"
-        raise ModelError(fact, "put that file beside it") from None
+    with_weights(model, path)
     onnx.save(model, str(out))
-
-
-def parsed(path: Path) -> ModelProto:
-    """The file at ``path``, whole and without functions of its own; what it keeps beside it is not read."""
-    try:
-        model = onnx.load_model_from_string(path.read_bytes())
-        unmade = _unmade(model)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}", "give the path of an ONNX file") from None
-    except Exception:  # protobuf's own kinds
-        model, unmade = ModelProto(), []
-    if not model.opset_import or not model.graph.output:
-        raise ModelError(f"{path} is not an ONNX file, or is cut short", "export or copy it again")
-    if unmade:
-        fact = f"{path} is damaged: nothing in it makes {unmade[0]} before it is read"
-        raise ModelError(fact, "export or copy it again")
-    return _inlined(model, path) if model.functions else model
 
 
 def _loaded(path: Path) -> ModelProto:
@@ -119,35 +97,6 @@ def _loaded(path: Path) -> ModelProto:
     return model
 
 
-def _inlined(model: ModelProto, path: Path) -> ModelProto:
-    """``model`` without functions of its own. Raises ``ModelError`` where one calls itself, or they are too many."""
-    bodies = {(function.domain, function.name): function.node for function in model.functions}
-    counts: dict[tuple[str, str], float] = dict.fromkeys(bodies, inf)  # nodes; while one is counted it has no end
-
-    def nodes(key: tuple[str, str]) -> float:
-        return counts.get(key, 1)
-
-    for _ in bodies:  # the innermost first, however they are ordered
-        before = dict(counts)
-        counts.update((key, sum(nodes((node.domain, node.op_type)) for node in body)) for key, body in bodies.items())
-        if counts == before:
-            break
-    if sum(nodes((node.domain, node.op_type)) for node in model.graph.node) > MOST_NODES:
-        raise ModelError(f"{path} has functions that call themselves, or others too often", "export it without")
-    return inline_local_functions(model)
-
-
-def _unmade(model: ModelProto) -> list[str]:
-    """The tensors that the file reads before it makes them, as it does in a circle; ONNX wants nodes in order."""
-    graph = model.graph
-    made = {"", *(value.name for value in (*graph.input, *graph.initializer))}
-    unmade = []
-    for node in graph.node:
-        unmade += [name for name in node.input if name not in made]
-        made.update(node.output)
-    return unmade + [value.name for value in graph.output if value.name not in made]
-
-
 def _without_weights(model: ModelProto, path: Path) -> dict[str, int]:
     """The element type of each weight. The large ones become inputs: they need not be read to know their shapes."""
     graph = model.graph
@@ -159,13 +108,7 @@ def _without_weights(model: ModelProto, path: Path) -> dict[str, int]:
             declared.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
             continue
         if external_data_helper.uses_external_data(tensor):
-            try:
-                external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
-            except Exception as error:  # onnx raises several kinds
-                raise ModelError(f"{path} keeps {tensor.name} in a file that cannot be read: {error}",
-                                 "put that file beside it") from None  # fmt: skip
-            tensor.data_location = TensorProto.DEFAULT
-            del tensor.external_data[:]
+            load_beside(tensor, path)
         small.append(tensor)
     model.ir_version = max(4, model.ir_version)  # below it, weights that are no inputs have no shape
     light = helper.make_graph(graph.node, graph.name, declared, graph.output, small)

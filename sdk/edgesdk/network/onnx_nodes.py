@@ -84,7 +84,9 @@ class Nodes:
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name not in self.dims:
-            raise ModelError(f"the shape of {name} cannot be inferred",
+            maker = next((node for node in self.nodes if name in node.outputs), None)
+            by = f", which the node {maker.name or name} ({maker.op}) makes," if maker is not None else ""
+            raise ModelError(f"the shape of {name}{by} cannot be inferred",
                              "export the model with static shapes and standard operators")  # fmt: skip
         return self.dims[name]
 

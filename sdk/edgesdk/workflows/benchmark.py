@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.artifact import Artifact, baseline
-from edgesdk.core.errors import BundleError, UsageError
+from edgesdk.core.errors import BundleError, DeviceError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.report import Report
 from edgesdk.core.runtime import RUNTIMES, exportable, find_runtime, format_of, is_substituted
@@ -55,8 +55,9 @@ def benchmark(
     INA3221 of a Jetson, or a sensor of the supply that Linux has a driver for; or by a ``meter`` beside the device, a
     command that prints watts, a line each, or a .csv file with the columns time and watts that is written meanwhile.
     Where the meter fails there is a reason in place of the figure. Raises ``BundleError`` for a
-    file that is none of these, ``UsageError`` for a runtime that does not read it, ``DeviceError`` where the runtime is
-    missing or refuses the file, or the device is emulated or cannot be reached.
+    file that is none of these, ``UsageError`` for a runtime that does not read it, ``ModelError`` for a damaged ONNX
+    file, ``DeviceError`` where the runtime is missing or refuses the file, or the device is emulated or cannot be
+    reached.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     check_request(threads, mode)
@@ -72,12 +73,25 @@ def benchmark(
         bench, *_ = [Bench(agent, threads, name) for name in runtimes]  # each says where its runtime is not there
         baselines = {name: baseline(folder, name) for name in runtimes}
         asked = energy or meter is not None
-        taken = measure_energy(agent, models, threads, mode, meter) if asked else {}  # first: there may be no meter
-        reports = bench.measure(models, mode, baselines)
+        try:
+            taken = measure_energy(agent, models, threads, mode, meter) if asked else {}  # first: there may be no meter
+            reports = bench.measure(models, mode, baselines)
+        except DeviceError:
+            _check_sound(models.values())
+            raise
         kernels = {Path(name).name: _profile(agent, threads, name, models[name]) for name in models if per_layer}
         return Benchmark(
             tuple(replace(reports[name], name=Path(name).name, energy=taken.get(name)) for name in models), kernels
         )
+
+
+def _check_sound(models: Iterable[Artifact]) -> None:
+    """Raise ``ModelError`` for an ONNX file that a runtime refused because no reader can take it, and say why."""
+    for model in models:
+        if model.path.suffix.lower() == ".onnx":
+            from edgesdk.network.onnx_file import parsed, with_weights
+
+            with_weights(parsed(model.path), model.path)
 
 
 def _profile(agent: AgentProcess, threads: int, path: str, model: Artifact) -> tuple[Kernel, ...]:

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, external_data_helper, helper
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 from torch import fx
 
 from edgesdk.core.errors import ModelError
 from edgesdk.core.graph import Shapes
-from edgesdk.core.wording import listed, said
-from edgesdk.network.onnx_graph import INTEGER_OPERATORS, by_name, parsed, set_sizes
+from edgesdk.core.wording import listed
+from edgesdk.network.onnx_file import parsed, with_weights
+from edgesdk.network.onnx_graph import INTEGER_OPERATORS, by_name, set_sizes
 from edgesdk.network.onnx_module.arithmetic import ARITHMETIC
 from edgesdk.network.onnx_module.layers import LAYERS
 from edgesdk.network.onnx_module.movement import MOVEMENT
@@ -44,7 +45,7 @@ def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:
     """
     model = parsed(path)
     _check_kinds(model, path)
-    _with_weights(model, path)
+    with_weights(model, path)
     graph = model.graph
     held = {tensor.name for tensor in graph.initializer}
     given = [value for value in graph.input if value.name not in held]
@@ -55,7 +56,7 @@ def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:
     with _unlogged():
         for node in _needed(graph):
             translation.add(node, TRANSLATIONS.get(node.op_type) if node.domain in STANDARD else None)
-    outputs = tuple(value.name for value in graph.output)
+    outputs = tuple(dict.fromkeys(value.name for value in graph.output))
     module = translation.finish(outputs)
     names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
     inputs = dict(zip(names, (value.name for value in given), strict=True))
@@ -97,13 +98,8 @@ def _check_kinds(model: ModelProto, path: Path) -> None:
             raise ModelError(fact, "export it without: with fixed sizes, and for inference alone")
         if node.op_type == "Constant" or constants.issuperset(filter(None, node.input)):
             constants.update(node.output)
-    taken = [value for value in model.graph.input if value.name not in constants]
-    if not taken:
+    if not any(value.name not in constants for value in model.graph.input):
         raise ModelError(f"{path.name} has no input", "export it with one")
-    for value in taken:
-        if not value.type.HasField("tensor_type") or value.type.tensor_type.elem_type == TensorProto.STRING:
-            fact = f"the input {value.name} of {path.name} is no tensor of numbers"
-            raise ModelError(fact, "export the part of the model that comes after it was made numbers")
     opset = max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=0)
     if opset < OLDEST:
         fact = f"{path.name} is of opset {opset}, from before {OLDEST}"
@@ -113,20 +109,6 @@ def _check_kinds(model: ModelProto, path: Path) -> None:
     if unusual := [(name, UNUSUAL[kind]) for name, kind in kinds if kind in UNUSUAL]:
         fact = f"{path.name} computes in {unusual[0][1]} ({listed(name for name, _ in unusual)})"
         raise ModelError(fact, "export it in float32: edgesdk chooses the precision of each layer")
-
-
-def _with_weights(model: ModelProto, path: Path) -> None:
-    """Read what the file keeps beside it, and make weights of constants that are large."""
-    try:
-        external_data_helper.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # onnx raises several kinds
-        fact = f"{path} keeps weights in a file that cannot be read ({said(error)})"
-        raise ModelError(fact, "put that file beside it") from None
-    for tensor in model.graph.initializer:
-        try:
-            helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        except Exception:
-            raise ModelError(f"{path} has a weight of no known type, {tensor.name}", "export it again") from None
 
 
 def _needed(graph: GraphProto) -> list[Any]:

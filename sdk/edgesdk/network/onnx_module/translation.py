@@ -29,6 +29,7 @@ from edgesdk.network.onnx_module.runtime import run_alone
 
 BATCHES = (1, 2)
 MOST = 2**26  # elements of a constant that others make: more would be all memory, for a few bytes in a file
+LARGEST = 2**31  # elements of what is made of one sample
 SIZED = ("ConstantOfShape", "Expand", "Tile", "Range")  # by the numbers in what they read
 MOVED = ("Shape", "Size")  # known whatever the values of what they read
 COUNTED = 64  # elements at most that count samples: they are sizes and places, not tensors
@@ -101,6 +102,7 @@ class Translation:
                 raise call.refusal("has no translation to PyTorch")
             made = translate(call)
             self._run_new()
+            self._check_size(call)
         except EdgeSdkError:
             raise
         except Exception as error:  # each operator fails in its own way on what it does not expect
@@ -112,6 +114,12 @@ class Translation:
                 self.constants[name] = value
             else:
                 self.nodes[name] = value.node
+
+    def _check_size(self, call: Call) -> None:
+        """Raise ``ModelError`` where the newest call makes of one sample what no memory holds."""
+        made = self.shapes.get(next(iter(reversed(self.graph.nodes))))
+        if made is not None and isinstance(made[0], Tensor) and made[0].numel() > LARGEST:
+            raise call.refusal(f"makes {' x '.join(map(str, made[0].shape))} numbers of one sample")
 
     def finish(self, outputs: Iterable[str]) -> fx.GraphModule:
         """The module that returns ``outputs``: one as it is, several as a dict of these names."""
