@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from residual import write_residual
 
-from edgesdk.bundle.bundle import PAGE, Bundle, file_digest
+from edgesdk.bundle.bundle import PAGE, SIMULATION, Bundle, file_digest
 from edgesdk.bundle.signing import sign
 from edgesdk.cli import main
 from edgesdk.core.target import target
@@ -110,7 +110,16 @@ def test_a_deployment_ends_on_the_board(board: Board, deployed) -> None:
     installed = board.home / "deployed" / "current"
     assert file_digest(installed / "model.onnx") == file_digest(out / "model.onnx")
     assert "ExecStart" in (installed / "edgesdk-model.service").read_text()
-    assert (out / PAGE).exists() and not (installed / PAGE).exists()  # a board needs none
+    for name in (PAGE, SIMULATION):  # a board needs none
+        assert (out / name).exists() and not (installed / name).exists()
+
+
+def test_its_layers_are_compared_as_the_board_computes_them(edgesdk, board: Board, deployed) -> None:
+    there = contracts.loaded(edgesdk("diff", deployed[0], "--device", NAME, "--json"))
+    here = contracts.loaded(edgesdk("diff", deployed[0], "--json"))
+    assert there["holds"] and there["device"] == NAME and there["runtime"] == "onnxruntime"
+    assert {**there, "device": "local"} == here  # the board is this machine, behind a real sshd
+    assert f"on {NAME}" in edgesdk("diff", deployed[0], "--device", NAME, "-q")
 
 
 def test_what_was_measured_there_is_beside_what_was_predicted(deployed) -> None:

@@ -10,9 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.frame import QUIET, Command, told
+from edgesdk.cli.names import DEVICE_NAME
 from edgesdk.cli.streams import console, emit_json
 from edgesdk.core.wording import counted
+from edgesdk.devices.inventory import LOCAL
 
 if TYPE_CHECKING:
     from edgesdk.workflows.diff import Diff
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--model", help="The float model that it was made of, as for deploy.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Those of the model.")
 @click.option("--data", help="Compare on its test samples, instead of the few that the bundle holds.")
+@click.option("--device", **DEVICE_NAME, default="local", show_default=True, help=DEVICE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def diff(as_json: bool, **options: Any) -> None:
     """Say for each layer of a bundle how far its file is from its simulation, and that from the float model.
@@ -66,7 +70,8 @@ def show_diff(compared: Diff, out: Console, quiet: bool = False) -> None:
 def list_verdict(compared: Diff) -> list[str]:
     """What was compared, and what came out, in a line each."""
     seen = sum(layer.tensor is not None for layer in compared.layers)
-    where = f"{compared.runtime} {compared.runtime_version}, {counted(compared.samples, 'sample')}"
+    on = "" if compared.device == LOCAL else f" on {compared.device}"
+    where = f"{compared.runtime} {compared.runtime_version}{on}, {counted(compared.samples, 'sample')}"
     lines = [f"{compared.bundle}: {where}, {seen} of {len(compared.layers)} layers seen"]
     if compared.first is not None:
         lines.append(f"{compared.first} is the first layer that leaves its specification")

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from edgesdk.core.artifact import Artifact, open_file
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import UsageError
 from edgesdk.core.runtime import format_of
 
@@ -56,39 +55,6 @@ def tap(artifact: Artifact, names: Collection[str], folder: Path) -> Tapped:
     path = folder / f"tapped{artifact.path.suffix}"
     taps = TAPPED[format_name](artifact.path, set(names), path)
     return Tapped(replace(artifact, path=path), taps)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """To one sample: the outputs of the file, the same of its copy, and what that has inside, by name."""
-
-    ends: list[NDArray[Any]]
-    copied: list[NDArray[Any]]
-    inside: dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A file and its copy, loaded; ``name`` and ``version`` of the runtime."""
-
-    run: Callable[[list[Tensor]], Answers]
-    name: str
-    version: str
-
-
-def run_tapped(artifact: Artifact, tapped: Tapped) -> Opened:
-    """Both files, loaded in a runtime that is here. Raises ``DeviceError`` where there is none, or it refuses one."""
-    plain, copy = open_file(artifact), open_file(tapped.artifact)
-    count = len(plain.outputs)
-
-    def run(sample: list[Tensor]) -> Answers:
-        feeds = dict(zip(plain.inputs, (value.numpy() for value in sample), strict=True))
-        ends = plain.run(feeds)
-        every = copy.run(dict(zip(copy.inputs, feeds.values(), strict=True)))
-        inside = {each.name: each.value(array) for each, array in zip(tapped.taps, every[count:], strict=True)}
-        return Answers(list(ends), list(every[:count]), inside)
-
-    return Opened(run, plain.name, plain.version)
 
 
 def _tap_onnx(path: Path, names: set[str], out: Path) -> tuple[Tap, ...]:
@@ -136,9 +102,7 @@ def _tap_tflite(path: Path, names: set[str], out: Path) -> tuple[Tap, ...]:
         name = tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name)
         if index not in made or index in ends or name not in names:
             continue
-        grid: Any = tensor.quantization
-        whole = tensor.type == kinds.TensorType.INT8 and grid is not None and grid.scale is not None
-        taps.append(Tap(name, float(grid.scale[0]), int(grid.zeroPoint[0])) if whole else Tap(name))
+        taps.append(_integers(name, tensor.quantization) if tensor.type == kinds.TensorType.INT8 else Tap(name))
         places.append(index)
     graph.outputs = np.array([*graph.outputs, *places], np.int32)
     model.signatureDefs = None  # it names the ends alone, and a runtime wants all outputs in it
@@ -146,6 +110,11 @@ def _tap_tflite(path: Path, names: set[str], out: Path) -> tuple[Tap, ...]:
     builder.Finish(model.Pack(builder), b"TFL3")
     out.write_bytes(bytes(builder.Output()))
     return tuple(taps)
+
+
+def _integers(name: str, grid: Any) -> Tap:
+    """The tap of a tensor of integers; its values stand for themselves where no ``grid`` says otherwise."""
+    return Tap(name) if grid is None or grid.scale is None else Tap(name, float(grid.scale[0]), int(grid.zeroPoint[0]))
 
 
 TAPPED: dict[str, Callable[[Path, set[str], Path], tuple[Tap, ...]]] = {

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,12 @@ from torch import Tensor, nn
 from edgesdk.bundle.bundle import SIMULATION, Bundle
 from edgesdk.core.errors import BundleError, DataError, ModelError, UsageError
 from edgesdk.core.schema import Schema
+from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.wording import counted, said
+from edgesdk.devices.answers import Opener, open_here, open_there
+from edgesdk.devices.inventory import LOCAL, Device
+from edgesdk.devices.inventory import device as find_device
+from edgesdk.devices.reach import reach
 from edgesdk.export.simulation import AGAIN, read_simulation
 from edgesdk.workflows.layer_errors import FloatModel, LayerDiff, compare_layers
 
@@ -53,6 +59,7 @@ class Diff:
     """
 
     bundle: str
+    device: str
     runtime: str
     runtime_version: str
     samples: int
@@ -69,15 +76,16 @@ class Diff:
 
 
 def diff(
-    path: str | Path, *, model: nn.Module | str | None = None, weights: str | Path | None = None, data: Any = None
+    path: str | Path, *, model: nn.Module | str | None = None, weights: str | Path | None = None, data: Any = None,
+    device: str | Device = LOCAL,
 ) -> Diff:  # fmt: skip
-    """Compare each layer of the bundle at ``path``, as its runtime computes it here, with its simulation, and that with
-    the float model.
+    """Compare each layer of the bundle at ``path``, as its runtime computes it on ``device``, with its simulation, and
+    that with the float model.
 
     The samples are those that the bundle holds, or the first test samples of ``data``. The float model is ``model``,
     with ``weights``; without one it is the simulation, its activations left unquantized. Raises ``BundleError`` for a
     bundle without a simulation, ``DataError`` for samples that it does not take, ``DeviceError`` where the runtime is
-    not installed, and the errors of loading a model and its data.
+    not there or the device cannot be reached, and the errors of loading a model and its data.
     """
     if model is None and weights is not None:
         raise UsageError("weights without a model", "give --model, too")
@@ -90,16 +98,29 @@ def diff(
     simulation = read_simulation(bundle.path / SIMULATION)
     samples = list(_list_samples(bundle, data))
     floats = None if model is None else _trace_float(bundle, model, weights, samples)
-    compared = compare_layers(bundle.artifact, simulation, samples, floats)
+    with _open_on(device) as opener:
+        compared = compare_layers(bundle.artifact, simulation, samples, floats, opener)
     first = next((layer.name for layer in compared.layers if layer.leaves), None)
     tolerance = float(bundle.report["parity"]["tolerance"])
     return Diff(
-        bundle=str(path), runtime=compared.runtime, runtime_version=compared.version, samples=len(samples),
-        float_model=OWN if floats is None else MODEL, outputs=compared.outputs, tolerance=tolerance,
-        ends_apart=compared.ends_apart, first=first, costliest=compared.costliest, layers=compared.layers,
+        bundle=str(path), device=device if isinstance(device, str) else device.name, runtime=compared.runtime,
+        runtime_version=compared.version, samples=len(samples), float_model=OWN if floats is None else MODEL,
+        outputs=compared.outputs, tolerance=tolerance, ends_apart=compared.ends_apart, first=first,
+        costliest=compared.costliest, layers=compared.layers,
         advice=tuple(advise(compared.layers, first, compared.costliest, compared.runtime)),
         holds=first is None and compared.outputs <= tolerance,
     )  # fmt: skip
+
+
+@contextmanager
+def _open_on(at: str | Device) -> Generator[Opener]:
+    """What opens files on that device: this process where it is this machine under this Python."""
+    entry = find_device(at) if isinstance(at, str) else at
+    if entry.local and not entry.python:
+        yield open_here
+        return
+    with reach(entry) as agent, scratch_folder() as folder:
+        yield open_there(agent, folder)
 
 
 def _list_samples(bundle: Bundle, data: Any) -> Iterator[list[Tensor]]:

@@ -16,9 +16,10 @@ from torch import Tensor, fx
 
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.scratch import scratch_folder
+from edgesdk.devices.answers import Answer, Opener, open_here
 from edgesdk.export.parity import FLOAT_TOLERANCE, distance
 from edgesdk.export.simulation import Place, Simulation
-from edgesdk.export.taps import Answers, Tapped, run_tapped, tap
+from edgesdk.export.taps import Tap, Tapped, tap
 
 STEPS = 2.0  # that a kernel may be off by: it rounds once more than the simulation, at most twice
 LISTED = 3  # layers that cost the most
@@ -97,19 +98,25 @@ class Comparison:
 
 
 def compare_layers(
-    artifact: Artifact, simulation: Simulation, samples: Sequence[list[Tensor]], floats: FloatModel | None = None
+    artifact: Artifact,
+    simulation: Simulation,
+    samples: Sequence[list[Tensor]],
+    floats: FloatModel | None = None,
+    opener: Opener = open_here,
 ) -> Comparison:
-    """Compare what a runtime that is here makes of the file with the simulation, and that with ``floats``.
+    """Compare what a runtime makes of the file with the simulation, and that with ``floats``.
 
-    ``samples`` are inputs of one sample each. Raises ``DeviceError`` where the runtime is not installed.
+    ``samples`` are inputs of one sample each, at least one. ``opener`` says where the file runs. Raises ``DeviceError``
+    where the runtime is not there.
     """
     with scratch_folder() as folder:
         tapped = tap(artifact, simulation.wanted, folder)
-        opened = run_tapped(artifact, tapped)
-        seen = _Seen(simulation, _match(simulation, tapped))
+        plain, copy = opener(artifact), opener(tapped.artifact)
+        seen = _Seen(simulation, tapped)
         for sample in samples:
-            seen.add(sample, opened.run(sample), floats)
-    return Comparison(seen.describe(), seen.rank(), *seen.compare_ends(), opened.name, opened.version)
+            inputs = [value.numpy() for value in sample]
+            seen.add(sample, plain(inputs), copy(inputs), floats)
+    return seen.conclude()
 
 
 @dataclass
@@ -155,23 +162,30 @@ class _Sums:
 class _Seen:
     """What is added up over samples; ``stands_for`` has a node and a tensor of the file for each layer seen there."""
 
-    def __init__(self, simulation: Simulation, stands_for: Mapping[str, tuple[str, str]]) -> None:
+    def __init__(self, simulation: Simulation, tapped: Tapped) -> None:
         self.simulation: Simulation = simulation
-        self.stands_for: Mapping[str, tuple[str, str]] = stands_for
+        self.taps: tuple[Tap, ...] = tapped.taps
+        self.stands_for: Mapping[str, tuple[str, str]] = _match(simulation, tapped)
         self.sums: dict[str, _Sums] = {place.layer: _Sums() for place in simulation.places}
         self.steps: dict[str, float | None] = {node: simulation.step(node) for node in simulation.wanted}
+        self.ran: tuple[str, str] = "", ""  # which runtime answered, in which version
         self.ends: list[tuple[list[Tensor], ...]] = []  # of each sample the simulation's, the file's and its copy's
 
-    def add(self, sample: list[Tensor], answers: Answers, floats: FloatModel | None) -> None:
-        """Add one sample, and what the file and its copy answer to it."""
+    def add(
+        self, sample: list[Tensor], plain: Answer, copied: Answer, floats: FloatModel | None
+    ) -> None:  # fmt: skip
+        """Add one sample, to which the file answers what is ``plain``, and its copy what is ``copied``."""
+        self.ran = plain.runtime, plain.version
         simulation = self.simulation
         free, exact = simulation.run(sample), simulation.run(sample, exact=True)
-        ends = dict(zip(simulation.outputs, answers.copied, strict=True))
-        given = {node: answers.inside.get(name, ends.get(name)) for node, name in self.stands_for.values()}
+        count = len(plain.outputs)
+        ends, inside = copied.outputs[:count], copied.outputs[count:]
+        values = dict(zip(simulation.outputs, ends, strict=True))
+        values |= {each.name: each.value(array) for each, array in zip(self.taps, inside, strict=True)}
         theirs = {
-            node: _ordered(array, free.made[node])
-            for node, array in given.items()
-            if array is not None and array.size == free.made[node].numel()
+            node: _ordered(values[name], free.made[node])
+            for node, name in self.stands_for.values()
+            if values[name].size == free.made[node].numel()
         }
         forced = simulation.run(sample, theirs)
         wanted = None if floats is None else floats.run(sample)
@@ -189,7 +203,7 @@ class _Seen:
                 own.spread.append(float(exact.made[place.made].double().std(correction=0)) / step)
                 own.uneven.append(_unevenness(exact.made[place.made]))
         wanted_ends = [free.made[name] for name in simulation.outputs]
-        theirs_alike = (list(map(_ordered, side, wanted_ends)) for side in (answers.ends, answers.copied))
+        theirs_alike = (list(map(_ordered, side, wanted_ends)) for side in (plain.outputs, ends))
         self.ends.append((wanted_ends, *theirs_alike))
 
     def compare_ends(self) -> tuple[float, float]:
@@ -198,6 +212,10 @@ class _Seen:
         wanted, given, copied = ([torch.cat(parts) for parts in zip(*side, strict=True)] for side in sides)
         apart = (float((a.double() - b.double()).abs().max()) for a, b in zip(given, copied, strict=True))
         return max(map(distance, zip(wanted, given, strict=True))), max(apart)
+
+    def conclude(self) -> Comparison:
+        """What came of all samples."""
+        return Comparison(self.describe(), self.rank(), *self.compare_ends(), *self.ran)
 
     def describe(self) -> tuple[LayerDiff, ...]:
         return tuple(self._describe(place, self.sums[place.layer]) for place in self.simulation.places)

@@ -11,13 +11,27 @@ import signal
 import threading
 import time
 
-from edgesdk_targets.agent import energy, fresh, health, install, measure, memory, operators, probe, protocol, scratch
+from edgesdk_targets.agent import (
+    answers,
+    energy,
+    fresh,
+    health,
+    install,
+    measure,
+    memory,
+    operators,
+    probe,
+    protocol,
+    scratch,
+)
 
 VERBS = {
     "probe": probe.probe,
     "benchmark": measure.benchmark,
     "kernels": measure.kernels,
     "energy": energy.energy,
+    "answers": answers.answers,
+    "fetch": answers.fetch,
     "operators": operators.operators,
     "load": memory.load,
     "memory": memory.memory,

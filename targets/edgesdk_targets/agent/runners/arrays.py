@@ -6,7 +6,7 @@ from typing import Any, Sequence
 
 import numpy
 
-from edgesdk_targets.agent.protocol import MISSING, USAGE, AgentError
+from edgesdk_targets.agent.protocol import MISSING, STORAGE, USAGE, AgentError
 
 SEED = 0
 ALIGNMENT = 64
@@ -47,6 +47,16 @@ def read_inputs(path: str) -> dict[str, Any]:
     except Exception as error:  # zipfile, zlib and NumPy each have their own
         fact = f"{path} is no .npz file ({type(error).__name__}: {error!s:.200})"
         raise AgentError(USAGE, fact, "write it with numpy.savez") from None
+
+
+def write(path: str, values: Sequence[Any]) -> None:
+    """Write ``values`` to an ``.npz`` file, named ``0``, ``1`` and on. Raises ``AgentError`` where it cannot."""
+    try:
+        with open(path, "wb") as file:
+            numpy.savez(file, **{str(place): array for place, array in enumerate(values)})
+    except OSError as error:
+        fact = f"cannot write {path} on this device: {error.strerror}"
+        raise AgentError(STORAGE, fact, "free some space there, or set TMPDIR to a folder with more") from None
 
 
 def values_for(inputs: list[dict[str, Any]], given: dict[str, Any] | None) -> dict[str, Any]:
