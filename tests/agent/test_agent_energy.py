@@ -23,8 +23,13 @@ class OnBoard(unittest.TestCase):
 
     def meter(self, files: dict) -> power.Meter:
         meter = power.find_meter(plant(self.root, files))
-        self.assertIsNotNone(meter)
+        assert meter is not None
         return meter
+
+    def assertReads(self, meter: power.Meter, value: float) -> None:
+        read = meter.read()
+        assert read is not None
+        self.assertAlmostEqual(read, value)
 
     def write(self, path: str, value: object) -> None:
         plant(self.root, {path: f"{value}\n"})
@@ -34,17 +39,17 @@ class Meters(OnBoard):
     def test_a_jetson_whose_input_is_measured_is_that_rail(self):
         meter = self.meter(ORIN)
         self.assertEqual((meter.source, meter.kind, meter.counts), ("ina3221", "watts", "VDD_IN"))
-        self.assertAlmostEqual(meter.read(), 5.0 * 1.2)
+        self.assertReads(meter, 5.0 * 1.2)
 
     def test_a_jetson_without_such_a_rail_is_their_sum_but_for_what_is_not_connected(self):
         meter = self.meter(AGX_ORIN)
         self.assertEqual(meter.counts, "VDD_GPU_SOC, VDD_CPU_CV, VIN_SYS_5V0, VDDQ_VDD2_1V8AO")
-        self.assertAlmostEqual(meter.read(), 3.2 + 0.8 + 2.5 + 0.5)
+        self.assertReads(meter, 3.2 + 0.8 + 2.5 + 0.5)
 
     def test_an_older_driver_tells_milliwatts(self):
         meter = self.meter(NANO)
         self.assertEqual((meter.source, meter.counts), ("ina3221", "POM_5V_IN"))
-        self.assertAlmostEqual(meter.read(), 2.317)
+        self.assertReads(meter, 2.317)
 
     def test_counters_of_packages_and_memory_are_added_and_wrap(self):
         meter = self.meter(RAPL)
@@ -54,16 +59,16 @@ class Meters(OnBoard):
         self.write("sys/class/powercap/intel-rapl:0/energy_uj", 262143328850 - 1_000_000)
         self.write("sys/class/powercap/intel-rapl:0:0/energy_uj", 9_000_000)  # the cores are in the package
         self.write("sys/class/powercap/intel-rapl:0:1/energy_uj", 1_500_000)
-        self.assertAlmostEqual(meter.read(), 1.0 + 0.5)
+        self.assertReads(meter, 1.0 + 0.5)
         self.write("sys/class/powercap/intel-rapl:0/energy_uj", 999_999)
-        self.assertAlmostEqual(meter.read(), 1.5 + 2.0)
+        self.assertReads(meter, 1.5 + 2.0)
         os.remove(os.path.join(self.root, "sys/class/powercap/intel-rapl:1/energy_uj"))
         self.assertIsNone(meter.read())
 
     def test_a_supply_is_one_and_a_part_of_the_board_is_none(self):
         meter = self.meter(SERVER)
         self.assertEqual((meter.source, meter.kind, meter.counts), ("hwmon", "watts", "power_meter"))
-        self.assertAlmostEqual(meter.read(), 98.5)
+        self.assertReads(meter, 98.5)
         self.assertIsNone(power.find_meter(plant(os.path.join(self.root, "other"), {
             "sys/class/hwmon/hwmon0/name": "amdgpu\n", "sys/class/hwmon/hwmon0/power1_average": "98500000\n",
         })))  # fmt: skip
