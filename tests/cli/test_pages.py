@@ -28,7 +28,7 @@ from edgesdk.pages.benchmark_page import render_benchmark
 from edgesdk.pages.bundle_page import render_bundle
 from edgesdk.pages.charts import Axis, Curve, Samples
 from edgesdk.pages.front_page import render_front
-from edgesdk.pages.render import milliseconds, percent
+from edgesdk.pages.render import NONE, milliseconds, percent
 from edgesdk.pages.verdict import verdict
 
 LARGEST = 1_500_000  # bytes of a page
@@ -381,6 +381,21 @@ def test_what_was_built_is_joined_to_what_was_predicted_and_drawn_otherwise() ->
     plain = {**front, "points": [{**point, "built": None} for point in front["points"]]}
     unbuilt = Page(render_front(plain))
     assert not any("measured" in str(attributes.get("class")).split() for _, attributes in unbuilt.tags)
+
+
+def test_energy_stands_beside_latency_where_it_was_measured() -> None:
+    documents = page_documents.full()
+    dense, deployed = (report["energy"] for report in page_documents.benchmark()["reports"])
+    report = {**documents.report, "dense": {**documents.report["dense"], "energy": dense}}
+    for own, shown in ((dense, ["3.25 mJ", "3.25 mJ", "1.000"]), (deployed, ["3.25 mJ", NONE, NONE])):
+        told = {**report, "deployed": {**documents.report["deployed"], "energy": own}}
+        parsed = Page(render_bundle(documents.manifest, documents.plan, told))
+        rows = {row[0]: row[1:] for row in parsed.table("budget")}
+        assert rows["energy of a run, beyond idle"] == shown
+        said = [text for _, text in parsed.of("p") if text.startswith("Energy of a run, ")]
+        assert len(said) == 2 and ("the meter stopped: 2 s" in said[1]) == (own is deployed)
+    none = Page(render_bundle(documents.manifest, documents.plan, documents.report))
+    assert not any(row[0].startswith("energy") for row in none.table("budget"))
 
 
 def test_a_benchmark_is_its_files_beside_each_other() -> None:

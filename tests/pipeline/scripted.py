@@ -19,6 +19,7 @@ from edgesdk.compress.integers import UNSIGNED
 from edgesdk.compress.quantize import integer
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import Budget
+from edgesdk.core.energy import Energy
 from edgesdk.core.facts import During, Hardware
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.plan import FP32, INT8, Option, Plan
@@ -81,7 +82,7 @@ class ScriptedMeter:
 
     ``paces`` are what runtimes take, times what the first of them does, ``drift`` what all of a run is multiplied with,
     by how many runs there were before, ``reference_ms`` what the references take, where it has any,
-    ``error`` how unsure it is of what files take undisturbed.
+    ``error`` how unsure it is of what files take undisturbed, ``power`` what a run of a file takes in energy.
     """
 
     script: Script = as_priced
@@ -97,6 +98,7 @@ class ScriptedMeter:
     version: str = "1.23"
     reference_ms: float | None = None
     error: float = 0.01
+    power: Callable[[str, float], Energy] | None = None
     asked: list[str] = field(default_factory=list)
     timed: list[tuple[int, bool]] = field(default_factory=list)
     runs: list[dict[str, str]] = field(default_factory=list)
@@ -154,6 +156,9 @@ class ScriptedMeter:
         return Prediction(
             **same, median_ms=ms[name], low_ms=ms[name], high_ms=ms[name], provenance={}, sources=(), notes=()
         )
+
+    def measure_energy(self, artifacts: Mapping[str, Artifact], mode: str) -> Mapping[str, Energy]:
+        return {name: self.power(name, self._ms(name, artifact)) for name, artifact in artifacts.items() if self.power}
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         return []

@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
+from scripted import with_script
 
 from edgesdk.core.artifact import Artifact
+from edgesdk.core.energy import Energy
 from edgesdk.core.errors import DeviceError, EdgeSdkError, UsageError
+from edgesdk.core.report import DENSE, Report
+from edgesdk.devices.bench import Bench
 from edgesdk.devices.energy import measure_energy, open_meter
 from edgesdk.devices.local import LocalDevice
+from edgesdk.pipeline.study import Study
 
 # 4 W, and 20 W for each core that the processes of a parent keep busy, the meter itself aside; for a minute at most.
 METER = """
@@ -40,6 +47,17 @@ for _ in range(1000):
     print(f"{at:.3f},{watts:.3f}" if csv else f"power {watts:.3f} W", file=file, flush=True)
     before, last = now, at
 """
+RAPL = """
+import os, sys, time
+folder, parent = sys.argv[1], int(sys.argv[2])
+exec(open(sys.argv[3]).read().partition("file =")[0].replace("int(sys.argv[1]), sys.argv[2:3]", "parent, []"))
+begun, first = time.time(), busy()
+for _ in range(3000):
+    with open(folder + "/new", "w") as file:
+        print(int(1e6 * (4.0 * (time.time() - begun) + 20.0 * (busy() - first))), file=file)
+    os.replace(folder + "/new", folder + "/energy_uj")
+    time.sleep(0.02)
+"""
 TINY = Path(str(resources.files("edgesdk_targets") / "baselines" / "reference-arithmetic.onnx"))
 
 
@@ -64,6 +82,55 @@ def test_a_meter_beside_the_device_is_set_beside_what_ran(tmp_path: Path, kind: 
     assert 3.9 < energy.idle_watts < energy.watts < 30.0
     assert energy.mj is not None and 0 < energy.mj < (energy.gross_mj or 0.0)
     assert energy.rounds >= 2 and energy.meter == (meter if kind == "command" else "power.csv")
+
+
+class Metered(LocalDevice):
+    """This machine, with the counters of energy below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.root = root
+
+    def call(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        own = {"root": str(self.root)} if verb == "energy" else {}
+        answer = super().call(verb, **arguments, **own)
+        return {**answer, "energy": "rapl"} if verb == "probe" else answer
+
+
+def test_a_device_that_has_a_meter_is_asked_for_its_energy(tmp_path: Path) -> None:
+    zone = tmp_path / "sys" / "class" / "powercap" / "intel-rapl:0"
+    zone.mkdir(parents=True)
+    (zone / "name").write_text("package-0\n")
+    (tmp_path / "meter.py").write_text(METER)
+    (tmp_path / "rapl.py").write_text(RAPL)
+    script = [str(tmp_path / "rapl.py"), str(zone), str(os.getpid()), str(tmp_path / "meter.py")]
+    beside = subprocess.Popen([sys.executable, *script])
+    try:
+        while not (zone / "energy_uj").exists():
+            assert beside.poll() is None
+        with Metered(tmp_path) as agent:
+            energy = Bench(agent).measure_energy({"a": Artifact(TINY, runtime="onnxruntime")}, "brief")["a"]
+    finally:
+        beside.kill()
+        beside.wait()
+    assert energy.meter == "rapl (package-0)" and energy.rounds >= 2
+    assert energy.mj is not None and 3.9 < (energy.idle_watts or 0.0) < (energy.watts or 0.0) < 30.0
+    with LocalDevice() as agent:
+        bench = Bench(agent)
+        bench.facts = {**bench.facts, "energy": "unavailable"}
+        assert bench.measure_energy({"a": Artifact(TINY, runtime="onnxruntime")}, "brief") == {}
+
+
+def test_the_last_measurement_of_a_deployment_has_it_and_no_other(study: Study) -> None:
+    energy = Energy(3.0, 0.1, 5.0, 8.0, 4.0, 3, "a meter")
+    metered = with_script(study, measured=True, power=lambda name, ms: replace(energy, mj=2.0 * ms))
+    files = {DENSE: metered.dense_file}
+    last = metered.measure(files, thorough=True)[DENSE]
+    assert isinstance(last, Report) and last.energy == replace(energy, mj=2.0 * last.latency_ms())
+    before = metered.measure(files)[DENSE]
+    assert isinstance(before, Report) and before.energy is None
+    predicted = with_script(study, power=None).measure(files, thorough=True)[DENSE]
+    assert not isinstance(predicted, Report)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,14 @@ def _show_figures(report: Mapping[str, Any], console: Console) -> None:
     for name, label in (("peak_memory_bytes", "peak memory added"), ("size_bytes", "size of the file")):
         figures = [r[name] for r in (dense, deployed)]
         table.add_row(label, _bound(budget, name), *(show(name, f) for f in figures), f"{figures[1] / figures[0]:.2f}")
+    energies = [(r.get("energy") or {}).get("mj") for r in (dense, deployed)]
+    if None not in energies:
+        share = f"{energies[1] / energies[0]:.2f}"
+        table.add_row("energy beyond idle", "-", *(show("energy_mj", mj) for mj in energies), share)
     console.print(table)
+    for who, side in (("dense", dense), ("deployed", deployed)):
+        if side.get("energy") is not None and side["energy"]["mj"] is None:
+            console.print(f"energy of the {who} model: {describe_energy(side['energy'])}", highlight=False)
 
 
 def _bound(budget: Mapping[str, Any], name: str) -> str:

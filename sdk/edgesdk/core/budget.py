@@ -147,4 +147,6 @@ def show(name: str, value: float) -> str:
         return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
     if name == "latency_ratio":
         return f"{value:.3g}x of dense"
+    if name == "energy_mj":
+        return f"{value:.3g} mJ"
     return f"{value / 1e6:.3g} MB" if value >= 1e6 else f"{value / 1e3:.4g} kB"

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgesdk.core.artifact import Artifact, references
 from edgesdk.core.cache import cache_folder
+from edgesdk.core.energy import Energy
 from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.facts import During, Hardware
 from edgesdk.core.pairing import paired
@@ -19,6 +20,7 @@ from edgesdk.core.runtime import find_runtime, format_of
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import from_json
 from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.energy import measure_energy
 from edgesdk.devices.meter import Progress
 from edgesdk.price.operator import Operator
 from edgesdk.price.operators import of_network
@@ -342,6 +344,12 @@ class Bench:
             if run["valid"] or mode == SUSTAINED:  # what a device does when it is hot is what that mode is to show
                 break
         return run
+
+    def measure_energy(self, artifacts: Mapping[str, Artifact], mode: str) -> Mapping[str, Energy]:
+        """What a run of each takes by the device's own meter; nothing where it has none that can be read."""
+        if self.facts.get("energy") in (None, "unavailable"):
+            return {}
+        return measure_energy(self.agent, artifacts, self.threads, mode)
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         """The kernels that the runtime really executed: name, operator, provider, share of the time."""

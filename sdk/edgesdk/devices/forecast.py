@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesdk.core.artifact import Artifact
+from edgesdk.core.energy import Energy
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.report import NOT_RUN, Prediction
@@ -84,6 +85,10 @@ class Forecast:
             name: replace(prediction, ratios=_ratios(prediction, predictions))
             for name, prediction in predictions.items()
         }
+
+    def measure_energy(self, artifacts: Mapping[str, Artifact], mode: str) -> Mapping[str, Energy]:
+        """Nothing: a profile knows of no power."""
+        return {}
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         """The kernels with which the file runs on the machine at hand, in its runtime or one that reads such files."""

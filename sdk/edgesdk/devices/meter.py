@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgesdk.core.artifact import Artifact
+from edgesdk.core.energy import Energy
 from edgesdk.core.report import Measurement
 from edgesdk.price.operator import Operator
 from edgesdk.price.prices import Prices
@@ -69,6 +70,10 @@ class Meter(Protocol):
 
         Where ``seconds`` are given, that is cut short so that it takes about so long at most.
         """
+        ...
+
+    def measure_energy(self, artifacts: Mapping[str, Artifact], mode: str) -> Mapping[str, Energy]:
+        """What a run of each takes in energy; nothing where the device has no meter that can be read."""
         ...
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from edgesdk.core.energy import describe_energy
 from edgesdk.core.plan import Plan
 from edgesdk.core.wording import counted
 from edgesdk.pages.bounds import list_bounds
@@ -47,6 +48,11 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
         beside=_list_runtimes(report),
         refused=report.get("refused_runtimes") or {},
         notes=(report.get("notes") or ())[:LISTED],
+        energies=[
+            (who, describe_energy(energy), energy["notes"])
+            for who in ("dense", "deployed")
+            if (energy := report[who].get("energy")) is not None
+        ],
         to_measure=report.get("to_measure") or (),
         command=_command(manifest, report),
         made=_list_made(manifest, plan, report),
@@ -76,6 +82,7 @@ def _list_figures(report: Document) -> list[Pair]:
         ("size_bytes", "size of the file"),
     ):  # fmt: skip
         rows.append((label, name, [side.get(name) for side in sides]))
+    rows.append(("energy of a run, beyond idle", "energy_mj", [(side.get("energy") or {}).get("mj") for side in sides]))
     return [
         Pair(label, figure(dense, name), figure(deployed, name), _ratio(dense, deployed))
         for label, name, (dense, deployed) in rows

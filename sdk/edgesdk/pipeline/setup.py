@@ -16,7 +16,7 @@ from edgesdk.compress.quantize import integer
 from edgesdk.core.artifact import Artifact, baseline, format_of
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import INT8, Option
-from edgesdk.core.report import NOT_RUN, Measurement, Tell, speedup
+from edgesdk.core.report import NOT_RUN, Measurement, Report, Tell, speedup
 from edgesdk.data.data import Data
 from edgesdk.data.task import Task
 from edgesdk.devices.bench import usual_mode
@@ -100,9 +100,21 @@ class Setup:
         baselines = {a.runtime: baseline(self.folder, a.runtime) for a in artifacts.values()}
         seconds = self.deadline.left(None if thorough else SEARCH)
         measured = self.meter.measure(artifacts, usual_mode(), baselines, thorough, seconds=seconds)
+        if thorough and not self.deadline.is_over():
+            measured = self._with_energy(measured, artifacts)
         if self.measured is not None:
             self.measured.save(artifacts, made_under, measured)
         return measured
+
+    def _with_energy(
+        self, measured: Mapping[str, Measurement], artifacts: Mapping[str, Artifact]
+    ) -> dict[str, Measurement]:
+        """``measured`` with what a run takes in energy, where the device has a meter."""
+        taken = self.meter.measure_energy(artifacts, usual_mode())
+        return {
+            name: replace(report, energy=taken[name]) if isinstance(report, Report) and name in taken else report
+            for name, report in measured.items()
+        }
 
     def is_outdated(self, measured: Iterable[Measurement]) -> bool:
         """Whether those were ``measured`` before the device was seen in a faster state than was known by then.
