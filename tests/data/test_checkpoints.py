@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel
 
 from edgesdk.core.errors import ModelError
-from edgesdk.network.load import load_weighted
+from edgesdk.network.load import is_trained, load_weighted
 
 
 def net() -> nn.Module:
@@ -204,3 +204,66 @@ def test_no_weights_are_said(tmp_path: Path) -> None:
     _, notes = load_weighted(f"{tmp_path}/models.py:net")
     assert notes == (f"no weights were given: the model is taken as {tmp_path}/models.py:net returns it",)
     assert load_weighted(net())[1] == ()
+
+
+OWN = """
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+def net():
+    return nn.Linear(2, 2)
+
+def checkpoint():
+    made = net()
+    made.load_state_dict(torch.load("net.pt", weights_only=True))
+    return made
+
+def body():
+    made = nn.Sequential(net(), net())
+    made[0].load_state_dict(torch.load("net.pt", weights_only=True))
+    return made
+
+def copied():
+    made = net()
+    made.weight.data.copy_(load_file("net.safetensors")["weight"])
+    return made
+
+def arrays():
+    made = net()
+    made.weight.data.copy_(torch.from_numpy(np.load("net.npy")))
+    return made
+
+def empty():  # as transformers makes a model before it reads the weights, by code of its own
+    with torch.device("meta"):
+        made = net()
+    made = made.to_empty(device="cpu")
+    for value in made.parameters():
+        value.data.fill_(0.5)
+    return made
+
+ready = checkpoint()
+
+def seeded():
+    torch.manual_seed(0)
+    return net()
+"""
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "body", "copied", "arrays", "empty", "ready"])
+def test_a_callable_that_loads_its_weights_was_given_some(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = nn.Linear(2, 2).state_dict()
+    torch.save(known, "net.pt")
+    save_file(known, "net.safetensors")
+    np.save("net.npy", known["weight"].numpy())
+    read = torch.load, np.load, nn.Module.load_state_dict
+    Path("models.py").write_text(OWN)
+    assert load_weighted(f"models.py:{name}")[1] == ()
+    assert (torch.load, np.load, nn.Module.load_state_dict) == read
+    Path("models.py").write_text(OWN.replace("ready = checkpoint()", ""))
+    for random in ("net", "seeded"):
+        assert not is_trained(load_weighted(f"models.py:{random}")[1])

@@ -12,19 +12,19 @@ from edgesdk.core.graph import Tensor as Input
 from edgesdk.network.exported_program import EXAMPLE
 from edgesdk.network.source import meta_of
 
+NONE_GIVEN = "no weights were given"  # how a note on that begins
 CARD = "card"  # where in a module's ``meta`` it stands
 
 
 @dataclass(frozen=True)
 class Card:
-    """How a model takes pixels, by the fields of ``Preprocessing``; its classes' names; whether it is trained.
+    """How a model takes pixels, by the fields of ``Preprocessing``; its classes' names.
 
     ``notes`` are for a user who gives it no weights of their own.
     """
 
     pixels: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
-    trained: bool = False
     notes: tuple[str, ...] = ()
 
 

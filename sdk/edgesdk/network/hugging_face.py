@@ -15,7 +15,7 @@ from edgesdk.core.errors import ModelError
 from edgesdk.core.graph import Tensor as Input
 from edgesdk.core.serialize import is_list, is_table
 from edgesdk.core.wording import listed, said
-from edgesdk.network.card import Card, attach
+from edgesdk.network.card import NONE_GIVEN, Card, attach
 from edgesdk.network.hub import alone, import_library
 
 CONFIG, PREPROCESSING = "config.json", ("preprocessor_config.json", "processor_config.json")
@@ -66,8 +66,8 @@ def read(path: Path, filled: bool = False, force: bool = False) -> nn.Module:
             fact = f"transformers {transformers.__version__} does not load {path} ({said(error)})"
             raise ModelError(fact, "save it anew with save_pretrained(), its weights as safetensors") from None
     model.float().__class__ = _answering(type(model))
-    note = f"no weights were given: {path} has none, and the model has random ones; give a file as --weights"
-    card = Card(_pixels(path), _classes(settings), bool(weights), () if weights else (note,))
+    note = f"{NONE_GIVEN}: {path} has none, and the model has random ones; give a file as --weights"
+    card = Card(_pixels(path), _classes(settings), () if weights else (note,))
     return attach(model, card, _inputs(config, card.pixels))
 
 

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -22,8 +22,9 @@ from edgesdk.core.errors import EdgeSdkError, ModelError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.wording import SHOWN, listed, said
 from edgesdk.network import hugging_face, timm_model
-from edgesdk.network.card import card_of
+from edgesdk.network.card import NONE_GIVEN, card_of
 from edgesdk.network.checkpoints import fill
+from edgesdk.network.own_weights import noticing_own_weights
 
 WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 OTHERS = {".tflite": "TFLite", ".h5": "Keras", ".keras": "Keras", ".pb": "TensorFlow", ".xml": "OpenVINO"}
@@ -95,10 +96,9 @@ def is_library_model(spec: Any) -> bool:
     return isinstance(spec, str) and spec.startswith(timm_model.PREFIX)
 
 
-def is_trained(model: nn.Module) -> bool:
-    """Whether ``model``, read of a file, a folder or a library, came with weights, as far as is known."""
-    card = card_of(model)
-    return card is None or card.trained
+def is_trained(notes: Sequence[str]) -> bool:
+    """Whether a model came with weights, as far as is known, by the ``notes`` on how it was read."""
+    return not any(note.startswith(NONE_GIVEN) for note in notes)
 
 
 def load_weighted(
@@ -114,6 +114,7 @@ def load_weighted(
     given as such is changed in place. Raises ``ModelError`` for a ``spec`` that makes no ``nn.Module``, and for weights
     that cannot be read, do not fit (unless ``force`` allows that some are missing), or are not finite.
     """
+    own = True  # as far as is known: what comes without code of the user's says by its card whether it is trained
     if is_library_model(spec):
         model: Any = timm_model.read(str(spec))
     elif hugging_face.is_folder(spec):
@@ -121,7 +122,7 @@ def load_weighted(
     elif is_program(spec):
         model = _read(Path(os.path.expanduser(spec)), shapes)  # type: ignore[arg-type]
     else:
-        model = _made(spec) if isinstance(spec, str) else spec
+        model, own = _made(spec) if isinstance(spec, str) else (spec, True)
     if not isinstance(model, nn.Module):
         made = f"MODEL {spec} returned" if isinstance(spec, str) else "the model is"
         raise ModelError(f"{made} an object of type {type(model).__name__}", "it must be a torch.nn.Module")
@@ -134,8 +135,8 @@ def load_weighted(
         notes = fill(model, Path(weights), force, stored)
     elif (card := card_of(model)) is not None:
         notes = card.notes
-    elif isinstance(spec, str) and not is_file(spec) and any(True for _ in model.parameters()):
-        notes = (f"no weights were given: the model is taken as {spec} returns it",)
+    elif not own and any(True for _ in model.parameters()):
+        notes = (f"{NONE_GIVEN}: the model is taken as {spec} returns it",)
     _check_finite(model, str(weights) if weights is not None else "the model")
     return model.eval(), notes
 
@@ -176,10 +177,15 @@ def _read(path: Path, shapes: Shapes) -> nn.Module:
     return read(path, shapes)
 
 
-def _made(spec: str) -> Any:
-    factory = load_callable(spec, "MODEL", ModelError)
-    if isinstance(factory, nn.Module):
-        return factory
+def _made(spec: str) -> tuple[Any, bool]:
+    """What the callable ``spec`` returns, and whether its weights are its own and no random ones."""
+    with noticing_own_weights() as own:
+        factory = load_callable(spec, "MODEL", ModelError)
+        model = factory if isinstance(factory, nn.Module) else _called(factory, spec)
+    return model, own.found
+
+
+def _called(factory: Callable[..., Any], spec: str) -> Any:
     try:
         return factory()
     except EdgeSdkError:

@@ -12,7 +12,7 @@ from torch import nn
 from edgesdk.core.errors import ModelError
 from edgesdk.core.graph import Tensor as Input
 from edgesdk.core.wording import SHOWN, said
-from edgesdk.network.card import Card, attach
+from edgesdk.network.card import NONE_GIVEN, Card, attach
 from edgesdk.network.hub import alone, import_library
 
 PREFIX = "timm:"
@@ -44,7 +44,7 @@ def read(spec: str) -> nn.Module:
         pixels |= {"mean": tuple(config["mean"]), "std": tuple(config["std"])}
     names = getattr(model, "pretrained_cfg", {}).get("label_names")
     classes = tuple(map(str, names)) if names and len(names) == getattr(model, "num_classes", 0) else ()
-    note = f"no weights were given: {spec} has random ones, for nothing is downloaded; give a file as --weights"
+    note = f"{NONE_GIVEN}: {spec} has random ones, for nothing is downloaded; give a file as --weights"
     return attach(model, Card(pixels, classes, notes=(note,)), (Input("", (channels, *size)),))
 
 

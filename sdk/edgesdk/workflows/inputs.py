@@ -28,7 +28,7 @@ from edgesdk.data.task import Task
 from edgesdk.example.data import example_data, example_model
 from edgesdk.network.card import Card, card_of
 from edgesdk.network.copying import copied
-from edgesdk.network.load import is_file, is_library_model, is_program, is_trained, load_weighted
+from edgesdk.network.load import is_program, is_trained, load_weighted
 from edgesdk.network.network import Batch, answer, tensors
 
 FAR = 0.9  # of the score that is asked for: a model below it is likely not read as it was trained
@@ -42,7 +42,7 @@ class Inputs:
     data: Data
     task: Task
     example: bool
-    trained: bool = True  # as far as is known: weights were given, or a module
+    trained: bool = True  # as far as is known: weights were given or loaded, or a module
     notes: tuple[str, ...] = ()  # on what was done to read them
 
     def checked(self, budget: Budget | None, force: bool, tell: Tell) -> Inputs:
@@ -180,6 +180,4 @@ def read_inputs(
         check_shapes(samples.example, shapes)
         loaded, notes = _read_file(str(mine), weights, force, samples.example) if read is None else read
     samples, task = settled(loaded, samples, metric, output, own)
-    told = not isinstance(model, str) or (is_file(model) or is_library_model(model)) and is_trained(loaded)
-    trained = weights is not None or told
-    return Inputs(loaded, samples, task, model is None, trained, notes)
+    return Inputs(loaded, samples, task, model is None, is_trained(notes), notes)
