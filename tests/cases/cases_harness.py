@@ -140,7 +140,8 @@ def _openvino(path: Path) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndar
 
 
 def _output_name(port: Any) -> str:
-    return next(name for name in sorted(port.get_names()) if name.startswith("output"))
+    own, names = port.get_node().get_friendly_name().partition("/sink_port_")[0], port.get_names()
+    return own if own in names else port.get_any_name()
 
 
 def _litert(path: Path) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, UserDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -239,6 +239,10 @@ class Attributes(OrderedDict):
     __getattr__ = OrderedDict.__getitem__
 
 
+class Kept(UserDict):
+    """A dict of one's own, which PyTorch does not know."""
+
+
 @dataclass
 class Found:
     logits: Tensor
@@ -284,6 +288,7 @@ RETURNS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "a named tuple": lambda y, f: Pair(mean=y, extra={"f": f}),
     "a dataclass": lambda y, f: Found(y, features=(f, f.flatten(1))),
     "attributes": lambda y, f: Attributes(logits=y, hidden=Found(f)),
+    "a dict of one's own": lambda y, f: Kept(scores=y, features=f),
     "one twice": lambda y, f: (y, y),
     "classes": lambda y, f: (y.argmax(1), y.max(1).values, y > 0),
 }

@@ -14,6 +14,7 @@ from edgesdk.core.budget import Cost
 from edgesdk.core.errors import BundleError
 from edgesdk.core.plan import INT8, SCHEMA, Form, Option, Plan, Proof
 from edgesdk.core.serialize import dumps, from_json, to_json
+from edgesdk.pipeline.planning import FIXED
 
 
 @given(plans())
@@ -99,3 +100,7 @@ def test_a_proof_says_what_is_left_of_a_loss_that_is_next_to_nothing(
     objective: float, bound: float, gap: float, said: str
 ) -> None:
     assert Proof(objective, bound, gap, 0.1, "HiGHS").words == f"proved {said} of the best plan at these prices"
+
+
+def test_a_plan_that_was_not_searched_for_proves_nothing() -> None:
+    assert FIXED.words == "made without a search" and not FIXED.is_far

@@ -294,11 +294,9 @@ def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
             f"slower on this device, left out: {rejected.layer} as {rejected.choice}, {slower}", highlight=False
         )
     proof = plan.proof
-    console.print(
-        f"{proof.words} (objective {proof.objective:.4g}, "
-        f"bound {proof.bound:.4g}) by {proof.solver} in {proof.seconds:.1f} s of processor time",
-        highlight=False,
-    )
+    by = f" (objective {proof.objective:.4g}, bound {proof.bound:.4g}) by {proof.solver}"
+    spent = f"{by} in {proof.seconds:.1f} s of processor time"
+    console.print(f"{proof.words}{spent if proof.searched else ''}", highlight=False)
 
 
 def show_latency(report: Report, console: Console) -> None:

@@ -64,6 +64,7 @@ class LayerPlan:
     dense_ms: float | None = None
 
 
+NOT_SEARCHED = "not searched"  # in the place of a solver
 NOTHING, FAR = 1e-6, 0.1  # of a loss, which no measurement tells from none; and a gap that people would take for one
 
 
@@ -81,6 +82,11 @@ class Proof:
     solver: str
 
     @property
+    def searched(self) -> bool:
+        """Whether a search made the plan."""
+        return self.solver != NOT_SEARCHED
+
+    @property
     def is_far(self) -> bool:
         """Whether the plan can be far from the best one."""
         return self.gap > FAR and self.objective - self.bound >= NOTHING
@@ -88,6 +94,8 @@ class Proof:
     @property
     def words(self) -> str:
         """How far the plan can be from the best one: of its loss, or where that is next to nothing, in its unit."""
+        if not self.searched:
+            return "made without a search"
         left = self.objective - self.bound
         if self.gap > FAR and not self.is_far:
             return f"proved within a loss of {max(0.0, left):.1g} of the best plan at these prices"

@@ -29,6 +29,7 @@ from edgesdk.data.metrics import (
 from edgesdk.data.targets import check_repeated, class_axis, class_numbers, joined_targets, several, values
 from edgesdk.data.task import PROBABILITY, Task, output_tensors
 from edgesdk.network.network import Batch, answer
+from edgesdk.network.returned import path_name
 
 
 def settled(
@@ -111,12 +112,8 @@ def _named(outputs: Any) -> dict[str, Tensor]:
     leaves = {}
     for path, leaf in pytree.tree_flatten_with_path(outputs)[0]:
         if isinstance(leaf, Tensor):
-            leaves[".".join(_key(part) for part in path) or "output"] = leaf
+            leaves[path_name(path) or "output"] = leaf
     return leaves
-
-
-def _key(part: Any) -> str:
-    return str(next(getattr(part, name) for name in ("key", "name", "idx") if hasattr(part, name)))
 
 
 def _asked(outputs: Mapping[str, Tensor], output: str | int) -> int:

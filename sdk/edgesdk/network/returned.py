@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,10 +36,21 @@ def make_known(value: Any) -> None:
                 lambda mapping: (list(mapping.values()), list(mapping)),
                 lambda values, keys, kind=kind: kind(zip(keys, values, strict=True)),
                 serialized_type_name=f"{kind.__module__}.{kind.__qualname__}",
+                flatten_with_keys_fn=lambda mapping: (
+                    [(pytree.MappingKey(key), part) for key, part in mapping.items()],
+                    list(mapping),
+                ),
             )
         else:
             raise ModelError(f"the model returns an object of type {kind.__name__}", FORMS)
         return make_known(value)
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """Where a tensor lies in what a model returns: its keys, fields and places, joined by dots."""
+    return ".".join(
+        str(next(getattr(part, name) for name in ("key", "name", "idx") if hasattr(part, name))) for part in path
+    )
 
 
 def returned(program: ExportedProgram) -> list[fx.Node]:
@@ -63,7 +74,21 @@ def structure_of(program: ExportedProgram) -> Structure:
             fact = f"output {place + 1} of the model is a number that depends on the size of the batch"
             raise ModelError(fact, "return tensors and constants alone")
     assert program.call_spec.out_spec is not None
-    return Structure(program.call_spec.out_spec, constants)
+    structure = Structure(program.call_spec.out_spec, constants)
+    taken = [node.name for node in program.graph.nodes if node.op == "placeholder"]
+    return dataclasses.replace(structure, outputs=_file_names(structure, taken))
+
+
+def _file_names(structure: Structure, taken: Sequence[str]) -> tuple[str, ...]:
+    """What a file calls several outputs: their keys and fields, or their number where they have none, where an input
+    is called so, whose names are ``taken``, and where two are."""
+    if structure.count < 2:
+        return ()
+    paths = [path for path, _ in pytree.tree_flatten_with_path(structure.of(range(structure.count)))[0]]
+    own = [path_name(path) for place, path in enumerate(paths) if place not in structure.constants]
+    bare = {name for name in own if name in taken or name.replace(".", "").isdigit()}
+    names = tuple(f"output_{place}" if name in bare else name for place, name in enumerate(own))
+    return names if len(set(names)) == len(names) else ()
 
 
 def _user_outputs(program: ExportedProgram) -> list[tuple[Any, Any]]:

@@ -179,7 +179,7 @@ def _list_made(manifest: Document, plan: Plan, report: Document) -> list[tuple[s
         "training": _training(report),
         "seed": report.get("seed"),
         "proof": proof.words,
-        "solver": f"{proof.solver}, {proof.seconds:.2g} s",
+        "solver": f"{proof.solver}, {proof.seconds:.2g} s" if proof.searched else proof.solver,
         "plan": manifest.get("plan"),
         "graph": plan.graph_digest,
         "file that was measured": report["deployed"].get("digest"),

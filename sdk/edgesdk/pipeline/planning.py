@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from edgesdk.core.budget import Budget
 from edgesdk.core.menu import Menu
-from edgesdk.core.plan import Option, Plan, Proof
+from edgesdk.core.plan import NOT_SEARCHED, Option, Plan, Proof
 from edgesdk.pipeline.deadline import SEARCH
 from edgesdk.pipeline.pricing import pick_full_width
 from edgesdk.pipeline.study import Study
@@ -23,7 +23,7 @@ TRIES = 16  # of searching so
 SOLVING = 1.0, 10.0  # seconds of one search, at least and at most
 EVEN = "even"
 FIRST: Tight = {LATENCY: 1 - MARGIN}
-FIXED = Proof(0.0, 0.0, 0.0, 0.0, "not searched")
+FIXED = Proof(0.0, 0.0, 0.0, 0.0, NOT_SEARCHED)
 
 
 @dataclass(frozen=True)
