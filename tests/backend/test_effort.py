@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from edgesdk.compress import effort
+from edgesdk.compress import curvature, effort
 from edgesdk.compress.criteria import ranked
-from edgesdk.compress.curvature import find_bottlenecks, find_stops
+from edgesdk.compress.curvature import Curvature, find_bottlenecks, find_stops
 from edgesdk.compress.effort import LEAST_SAMPLES, MOST_SAMPLES, Effort, work
+from edgesdk.compress.segments import Segmented
 from edgesdk.compress.sensitivity import measure_stepwise
 from edgesdk.data.task import Task
 from edgesdk.example.data import example_data, example_model
@@ -226,3 +227,17 @@ def test_of_a_large_network_channels_are_ranked_on_the_first_samples(
     first = ranked(network, batches[: LEAST_SAMPLES // 16], task)
     assert all(torch.allclose(few[name], first[name]) for name in few)
     assert any(not torch.allclose(few[name], every[name]) for name in few)
+
+
+@pytest.mark.parametrize("shape", ["residual", "chain"])
+def test_gradients_that_are_held_keep_to_half_of_the_memory(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, x = models.made("residual", 8) if shape == "residual" else chain(8)
+    values = Segmented(network.module, [x])
+    counts = []
+    for most in (2**31, 2 * 30_000, 0):
+        monkeypatch.setattr(curvature, "MOST_BYTES", most)
+        found = Curvature.of(network, values, 1.0, TASK)
+        held = [*found.values.values(), *found.gradients.values()]
+        assert len(found.values) == 1 or sum(t.numel() * t.element_size() for t in held) <= most / 2
+        counts.append(len(found.values))
+    assert counts[0] > counts[1] >= counts[2] == 1

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from edgesdk.compress.effort import work
-from edgesdk.compress.segments import Segmented
+from edgesdk.compress.segments import MOST_BYTES, Segmented, count_bytes
 from edgesdk.data.task import Task
 from edgesdk.network.network import Network, figures
 
@@ -34,13 +34,15 @@ class Curvature:
 
     @classmethod
     def of(cls, network: Network, values: Segmented, horizon: float, task: Task) -> Curvature:
-        """At bottlenecks that are at least the work ``horizon`` apart."""
+        """At bottlenecks that are at least the work ``horizon`` apart, and as few as keep to half of ``MOST_BYTES``."""
         generator = torch.Generator().manual_seed(0)
+        draws = max(LEAST_DRAWS, PROJECTIONS // len(values.outputs[0]))
         stops = find_stops(network, values.like, horizon)
+        while len(stops) > 1 and (1 + draws) * sum(count_bytes(n, values.like[n]) for n in stops) > MOST_BYTES / 2:
+            horizon *= 2
+            stops = find_stops(network, values.like, horizon)
         if not stops:
             return cls({}, {})
-
-        draws = max(LEAST_DRAWS, PROJECTIONS // len(values.outputs[0]))
 
         def project(outputs: list[Tensor]) -> Iterator[Tensor]:
             return (task.projection(outputs, generator) for _ in range(draws))

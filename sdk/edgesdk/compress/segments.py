@@ -17,8 +17,8 @@ from torch.utils import _pytree as pytree
 
 from edgesdk.network.fuse import outputs
 
-MOST_BYTES = 2**31  # of a network's values that are held at once; in the gradients' graph twice as many
-SEGMENTS = 8  # that these are
+MOST_BYTES = 2**31  # half of a network's values, half of gradients where curvature is told
+SEGMENTS = 8  # of values that are held at once; gradients' graph is of one of them
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Segmented(Mapping[fx.Node, Any]):
     A single node's value may be more than that.
     """
 
-    def __init__(self, module: fx.GraphModule, x: Sequence[Tensor], most_bytes: float = MOST_BYTES) -> None:
+    def __init__(self, module: fx.GraphModule, x: Sequence[Tensor], most_bytes: float = MOST_BYTES / 2) -> None:
         self.module: fx.GraphModule = module
         self.nodes: list[fx.Node] = [node for node in module.graph.nodes if node.op != "output"]
         self.output_nodes: list[fx.Node] = outputs(module)
@@ -112,11 +112,11 @@ class Segmented(Mapping[fx.Node, Any]):
         for place, node in enumerate(self.nodes):
             (value,) = self._run([node], dict(alive)).values()
             self.like[node] = pytree.tree_map_only(Tensor, lambda t: t.to("meta"), value)
-            taken += _count_bytes(node, value)
+            taken += count_bytes(node, value)
             if taken > most_bytes and place > begun and all(isinstance(each, Tensor) for each in alive.values()):
                 self._hold(len(segments), made)
                 segments.append(Segment(tuple(self.nodes[begun:place]), given))
-                begun, taken, made, given = place, _count_bytes(node, value), {}, dict(alive)
+                begun, taken, made, given = place, count_bytes(node, value), {}, dict(alive)
             made[node] = alive[node] = value
             alive = {n: v for n, v in alive.items() if n in last and order[last[n]] > place or n in self.output_nodes}
         self._hold(len(segments), made)
@@ -156,7 +156,7 @@ def _gradients(
     return dict(zip(at, found, strict=True))
 
 
-def _count_bytes(node: fx.Node, value: Any) -> int:
+def count_bytes(node: fx.Node, value: Any) -> int:
     """What ``node`` makes takes, as if it were no view of anything; parameters are there anyway."""
     if node.op in ("placeholder", "get_attr"):
         return 0
