@@ -78,11 +78,49 @@ class Unfolded(nn.Module):
         return self.second(patches.transpose(1, 3).reshape(count, channels, rows, columns))
 
 
+class Resized(nn.Module):
+    """As a ViT does it on smaller images: a table of positions is interpolated, and added to what a layer makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 16, 8, 8))
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.second(y + nn.functional.interpolate(self.table, y.shape[2:], mode="bicubic", antialias=True))
+
+
+class Standardized(nn.Conv2d):
+    """A convolution whose weight is standardized each time anew."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = weight / weight.std((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(input, weight, self.bias)
+
+
+class Laid(nn.Linear):
+    """A linear layer that holds its weight the other way round, and its bias as a column."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(outputs, inputs)
+        self.bias = nn.Parameter(torch.randn(outputs, 1))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, self.weight.t(), self.bias.squeeze(1))
+
+
 FACES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
+    "standardized weights": (
+        lambda: nn.Sequential(Standardized(3, 16, 3), nn.SiLU(), Standardized(16, 4, 3)), (2, 3, 8, 8), "0",
+    ),
+    "weights the other way round": (lambda: nn.Sequential(Laid(8, 16), nn.ReLU(), Laid(16, 4)), (2, 8), "0"),
+    "a table that is resized": (Resized, (2, 3, 8, 8), "first"),
     "a cell that is used again": (Unrolled, (2, 3, 8), "wide"),
     "channels beside rows": (Unfolded, (2, 3, 8, 8), "first"),
     "one slope": (ScaledByOne, (2, 3, 8, 8), "first"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "shape", "free"), FACES.values(), ids=FACES)
@@ -126,3 +164,20 @@ def test_what_is_to_blame_is_found_where_it_is_seen(monkeypatch: pytest.MonkeyPa
     free = [group.name for group in graph.groups if group.fixed is None]
     assert sorted({f"wide.{n}" for n in range(20)} - set(free)) == ["wide.11", "wide.3"]
     assert [count for count in tried if count != len(free)] == [39, 1, 38, 1]
+
+
+class Tied(nn.Module):
+    """Reads a table twice, once as the weight that is computed of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.second = nn.Linear(8, 8, bias=False), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(nn.functional.linear(self.table(x).relu(), 2 * self.table.weight.t()))
+
+
+def test_what_others_read_is_not_held_twice() -> None:
+    torch.manual_seed(0)
+    names = {name for name, _ in trace(Tied().eval(), torch.randn(2, 8)).module.named_parameters()}
+    assert names == {"table.weight", "second.weight", "second.bias"}

@@ -20,6 +20,7 @@ from torch.fx.node import map_arg
 
 from edgesdk.core.errors import ModelError
 from edgesdk.core.wording import listed
+from edgesdk.network.computed_weights import Held, fold_computed
 from edgesdk.network.equivalents import Equivalents, free_lengths
 from edgesdk.network.functionalize import functionalized
 from edgesdk.network.network import Batch, rebatch, tensors
@@ -94,9 +95,10 @@ def modularize(program: ExportedProgram) -> fx.GraphModule:
     """A trainable module of ``program``: weighted operators as ``nn`` modules, all else as ATen calls.
 
     Convolutions, linear layers, batch and layer norms whose weights are plain parameters become submodules under the
-    parameters' own path. A module's name in the graph is its path, so that weights keep their names, but for the
-    ``in_proj_weight`` of an attention: its linear layer is ``in_proj``. ``meta`` of a node says where it comes from,
-    ``meta["halves"]`` of the module whether the model computes in 16 bits anywhere.
+    parameters' own path, and so do those whose weights are computed of parameters alone. A module's name in the graph
+    is its path, so that weights keep their names, but for the ``in_proj_weight`` of an attention: its linear layer is
+    ``in_proj``. ``meta`` of a node says where it comes from, ``meta["halves"]`` of the module whether the model
+    computes in 16 bits anywhere.
     """
     return _Builder(program).build()
 
@@ -107,7 +109,7 @@ class _Builder:
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.values: dict[fx.Node, Any] = {}  # nodes of the program to nodes of the graph
-        self.state: dict[fx.Node, tuple[str, Tensor, bool]] = {}  # name, value, trainable
+        self.state: dict[fx.Node, Held] = {}
         self.normed: set[Any] = set()  # BatchNorms that return their statistics, too
 
     def build(self) -> fx.GraphModule:
@@ -124,12 +126,14 @@ class _Builder:
                     path = _free(module, spec.target, taken, called)
                     if path != spec.target:
                         renamed[spec.target] = path
-                    self.state[node] = (path, value.detach().clone(), spec.kind == InputKind.PARAMETER)
+                    self.state[node] = Held(path, value.detach().clone(), spec.kind == InputKind.PARAMETER)
                 else:
                     fact = f"forward() uses an object of type {type(value).__name__}, which no file holds"
                     raise ModelError(fact, "let it compute with tensors alone; make constants in __init__, as buffers")
+        folded, before = fold_computed(self.program.graph, self.state)
+        self.state |= folded
         for node in self.program.graph.nodes:
-            if node in self.state:
+            if node in self.state or node in before:
                 continue
             if node.op == "output":
                 self.graph.output(tuple(self.convert(value) for value in returned(self.program)))
@@ -186,15 +190,15 @@ class _Builder:
 
     def value(self, node: fx.Node) -> Any:
         if node not in self.values and node in self.state:
-            name, value, trainable = self.state[node]
-            owner, _, leaf = name.rpartition(".")
+            held = self.state[node]
+            owner, _, leaf = held.path.rpartition(".")
             holder = self.holder(owner)
             if not hasattr(holder, leaf):
-                if trainable:
-                    holder.register_parameter(leaf, nn.Parameter(value))
+                if held.trainable:
+                    holder.register_parameter(leaf, nn.Parameter(held.value))
                 else:
-                    holder.register_buffer(leaf, value)
-            self.values[node] = self.graph.get_attr(name)
+                    holder.register_buffer(leaf, held.value)
+            self.values[node] = self.graph.get_attr(held.path)
         return self.values[node]
 
     def holder(self, path: str) -> nn.Module:
@@ -218,7 +222,7 @@ class _Builder:
         weight = bound.get("weight")
         if weight not in self.state or len(weight.users) > 1:
             return None
-        path, _, leaf = self.state[weight][0].rpartition(".")
+        path, _, leaf = self.state[weight].path.rpartition(".")
         if leaf == "in_proj_weight":  # of queries, keys and values together, as nn.MultiheadAttention holds it
             path, leaf = f"{path}.in_proj".removeprefix("."), "weight"
         if leaf != "weight" or not path:
@@ -226,7 +230,7 @@ class _Builder:
         bias = bound.get("bias")
         if bias is not None and bias not in self.state:
             return None
-        w, b = self.state[weight][1], None if bias is None else self.state[bias][1]
+        w, b = self.state[weight].value, None if bias is None else self.state[bias].value
         if packet in CONVOLUTIONS:
             module: nn.Module = CONVOLUTIONS[packet](
                 w.shape[1] * bound["groups"],
@@ -256,7 +260,7 @@ class _Builder:
         return path, module.eval(), (self.convert(node.args[0]),)
 
     def batch_norm(self, node: fx.Node, bound: dict[str, Any]) -> nn.Module:
-        mean, variance = (self.state[bound[name]][1] for name in ("running_mean", "running_var"))
+        mean, variance = (self.state[bound[name]].value for name in ("running_mean", "running_var"))
         dimensions = node.args[0].meta["val"].dim()  # type: ignore[union-attr]
         module = NORMS[dimensions](len(mean), bound["eps"], bound["momentum"])
         with torch.no_grad():
