@@ -229,3 +229,19 @@ def test_the_built_in_example_cut_at_random_answers_again() -> None:
     assert all(fit.after <= fit.before for fit in fits.values())
     assert off(new, network, held) < 0.5 * off(small, network, held)
     assert accuracy(new) > accuracy(small) + 0.3
+
+
+def test_fitting_that_was_interrupted_goes_on_and_comes_to_the_same() -> None:
+    network, x = made("residual")
+    plan, scores = cut(network, 0.5), models.scores(network)
+    small, _ = compressed(network, plan, x, scores)
+    given = network, channels_to_keep(network.graph, plan, scores), list(x[:128].split(32))
+    whole, every = refit_weights(small, *given)
+    names = [fit.layer for fit in every]
+    states: list[tuple[Network, list[str]]] = []
+    refit_weights(small, *given, after=lambda so_far, done: states.append((so_far.copy(), list(done))))
+    assert [done for _, done in states] == [names[: count + 1] for count in range(len(names))]
+    so_far, done = states[len(names) // 2]
+    again, rest = refit_weights(so_far, *given, done=done)
+    assert [fit.layer for fit in rest] == names[len(done) :] != []
+    assert all(torch.equal(a, b) for a, b in zip(whole.module.parameters(), again.module.parameters(), strict=True))

@@ -13,14 +13,15 @@ import pytest
 import torch
 from scripted import INPUTS, Branched, ScriptedMeter
 
+from edgesdk.compress import refit
 from edgesdk.compress.sensitivity import _Variants
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import Budget
 from edgesdk.core.report import Measurement
 from edgesdk.network.network import Network
-from edgesdk.pipeline import sensitivity, setup, training
+from edgesdk.pipeline import sensitivity, setup
 from edgesdk.pipeline.setup import digest_of
-from edgesdk.train import trainer
+from edgesdk.train import apply, trainer
 from edgesdk.workflows.deploy import deploy
 from edgesdk.workflows.where import Meters, Where
 
@@ -46,7 +47,7 @@ class Watched(ScriptedMeter):
 
 @dataclass
 class Done:
-    """How often what takes long was done: parts of sensitivity, fits of weights, steps of training, runs measured."""
+    """How often what takes long was done: parts of sensitivity, fits of layers, steps of training, runs measured."""
 
     counts: Counter[str]
     meter: Watched
@@ -77,6 +78,7 @@ def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: dict[str, byt
     monkeypatch.setattr(setup, "export", export)
     monkeypatch.setattr(sensitivity, "SECONDS", 0.0)
     monkeypatch.setattr(trainer, "SECONDS", 0.0)
+    monkeypatch.setattr(apply, "SECONDS", 0.0)
     watched = Done(Counter(), Watched())
     monkeypatch.setattr(Where, "open_meters", lambda self, agent, force: Meters((watched.meter,), {}))
 
@@ -90,7 +92,7 @@ def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: dict[str, byt
         monkeypatch.setattr(owner, name, counted)
 
     count(_Variants, "loss", "sensed")
-    count(training, "fit", "fitted")
+    count(refit, "_fitted", "fitted")
     count(torch.optim.AdamW, "step", "learnt")
     return watched
 
@@ -118,6 +120,7 @@ def learnt_at(bundle: Any) -> list[float]:
 STAGES: Mapping[str, At] = {
     "sensitivity": lambda stage, share: stage.startswith("measuring sensitivity") and share > 0.5,
     "search": lambda stage, share: stage.startswith("searching and measuring"),
+    "fitting": lambda stage, share: stage.endswith("fitting weights") and share > 0.5,
     "finalists": lambda stage, share: stage.startswith("trying finalists") and share > 0.5,
     "recovery": lambda stage, share: stage.startswith("recovering") and share > 0.5,
 }

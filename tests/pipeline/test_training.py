@@ -111,7 +111,7 @@ def test_what_was_fitted_is_taken_up_again(labelled: Study, own_cache: Path, mon
     assert candidate.plan.structural(labelled.graph)
     first = training_of(labelled).fit(candidate)
     calls: list[str] = []
-    monkeypatch.setattr("edgesdk.pipeline.training.fit", lambda *given: calls.append("fitted again"))
+    monkeypatch.setattr("edgesdk.compress.refit._fitted", lambda *given: calls.append("fitted again"))
     again = training_of(labelled)
     assert (
         all(torch.equal(a, b) for a, b in zip(_weights(first), _weights(again.fit(candidate)), strict=True))

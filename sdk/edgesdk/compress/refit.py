@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -24,6 +24,7 @@ EXACT = 1e-9  # of the variance wanted: an error that is rounding
 LARGEST = 4608  # columns: 512 channels of a 3x3 window; beyond it X X^T takes hundreds of megabytes
 
 Progress = Callable[[float], None]
+After = Callable[[Network, Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ def refit_weights(
     calibration: Sequence[Batch],
     progress: Progress = lambda share: None,
     until: float | None = None,
+    done: Collection[str] = (),
+    after: After = lambda network, done: None,
 ) -> tuple[Network, tuple[Fit, ...]]:
     """A copy of ``small``, a float network that ``compressed`` made of ``dense``, with its weights fitted to data.
 
@@ -60,7 +63,8 @@ def refit_weights(
     Each fifth sample is first kept from the fits: it chooses their damping, and a layer whose fit makes its error there
     no smaller stays as it is. Then all samples are fitted. Layers that are used in several places or have more than
     ``LARGEST`` columns stay as they are, too, all of them where there are fewer than ``JUDGE`` samples, and those that
-    are not fitted ``until`` then, on the monotonic clock.
+    are not fitted ``until`` then, on the monotonic clock. Those that are ``done`` were fitted before, in ``small``;
+    ``after`` each one it is told the network so far and all that are done, by which fitting can be taken up again.
     """
     small = small.copy()
     small.module.eval()
@@ -69,15 +73,18 @@ def refit_weights(
     if sum(len(batch[0]) for batch in batches) < JUDGE:
         return small, ()
     targets = {name: target for name in small.graph.by_name if (target := _target(small, dense, kept, name))}
-    given = _Side(small.module, batches, {target.less for target in targets.values() if target.less})
-    wanted = _Side(dense.module, batches, {target.node for target in targets.values()})
-    fits = []
-    for name, target in sorted(targets.items(), key=lambda item: item[1].turn):
+    left = {name: target for name, target in targets.items() if name not in done}
+    given = _Side(small.module, batches, {target.less for target in left.values() if target.less})
+    wanted = _Side(dense.module, batches, {target.node for target in left.values()})
+    fits, fitted = list[Fit](), list(done)
+    for name, target in sorted(left.items(), key=lambda item: item[1].turn):
         if until is not None and time.monotonic() >= until:
             break
         fits.append(_fitted(small, name, target, given, wanted))
         wanted.drop(target.node)
-        progress(len(fits) / len(targets))
+        fitted.append(name)
+        progress(len(fitted) / len(targets))
+        after(small, fitted)
     return small, tuple(fits)
 
 

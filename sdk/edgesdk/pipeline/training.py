@@ -28,7 +28,7 @@ from edgesdk.pipeline.measuring import measure_beside
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.solve.finalists import halving, halving_units
-from edgesdk.train.apply import choose_better, fit, learn
+from edgesdk.train.apply import FITTED, choose_better, fit, learn
 from edgesdk.train.recovery import Recovery
 from edgesdk.train.resumption import Kept
 from edgesdk.train.teachers import outdone
@@ -36,7 +36,6 @@ from edgesdk.train.trainer import Recovered
 
 UNITS = 4.0  # short recoveries that are expected where nobody says how many
 NEAREST = "nearest"  # rounding of weights, where finalists or what was learnt are compared
-FITTED = "fitted"  # the name of the weights that were fitted before anything is learnt
 FIT_SHARE = 0.5  # of the time that is left for what is learnt, to fit weights before
 TIE = 0.5  # points of the held-out score, within which the faster finalist is the better one
 DEPLOYED = "deployed"  # the artifact of the last run that goes into the bundle
@@ -214,20 +213,12 @@ class Training:
         if not plan.structural(study.graph):
             return candidate.network
         if plan.digest not in self._fitted:
-            on_disk = self._kept_of(candidate, FITTED)
-            state = on_disk.load(FITTED) if on_disk is not None else None
-            if state is not None:
-                fitted = candidate.network.copy()
-                fitted.module.load_state_dict(state)
-            else:
-                tell = lambda share: self.tell(f"{label}, fitting weights", share)  # noqa: E731
-                until = self.deadline.share_out(FIT_SHARE)
-                fitted = fit(plan, self.network, candidate.network, study.scores, study.calibration, tell, until)
-                cut = until is not None and self.deadline.clock() >= until
-                if cut:
-                    self.deadline.note_cut("fitting weights")
-                if on_disk is not None and not cut:
-                    on_disk.save(FITTED, fitted.module.state_dict())
+            tell = lambda share: self.tell(f"{label}, fitting weights", share)  # noqa: E731
+            until, on_disk = self.deadline.share_out(FIT_SHARE), self._kept_of(candidate, FITTED)
+            calibration = study.calibration
+            fitted = fit(plan, self.network, candidate.network, study.scores, calibration, tell, until, on_disk)
+            if until is not None and self.deadline.clock() >= until:
+                self.deadline.note_cut("fitting weights")
             self._fitted[plan.digest] = fitted
         return self._fitted[plan.digest]
 

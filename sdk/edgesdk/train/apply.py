@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,10 @@ from edgesdk.data.judging import settle_comparison
 from edgesdk.data.task import Task
 from edgesdk.network.network import Batch, Network
 from edgesdk.train.recovery import Recovery
-from edgesdk.train.resumption import Kept
+from edgesdk.train.resumption import SECONDS, Kept
 from edgesdk.train.trainer import Progress, Recovered, Schedule, recovered
+
+FITTED = "fitted-layers"  # the name of the weights that were fitted before anything is learnt
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,32 @@ def choose_better(plain: Network, before: float, learnt: Recovered, after: float
 
 def fit(
     plan: Plan, dense: Network, small: Network, scores: Mapping[str, Tensor], calibration: Sequence[Batch],
-    progress: Callable[[float], None] = lambda share: None, until: float | None = None,
+    progress: Callable[[float], None] = lambda share: None, until: float | None = None, kept: Kept | None = None,
 ) -> Network:  # fmt: skip
     """``small``, which the plan made of ``dense``, with its weights fitted to what that answers.
 
     It stays as it is where the plan changes nothing but how numbers are stored and computed. ``until`` is when, on the
-    monotonic clock, fitting ends: layers that it has not come to stay as they are.
+    monotonic clock, fitting ends: layers that it has not come to stay as they are. What was fitted goes to ``kept``
+    every few seconds, and is taken up from there.
     """
     if not plan.structural(dense.graph):
         return small
-    fitted, _ = refit_weights(small, dense, channels_to_keep(dense.graph, plan, scores), calibration, progress, until)
+    state = kept.load(FITTED) if kept is not None else None
+    if state is not None:
+        small = small.copy()
+        small.module.load_state_dict(state["weights"])
+    saved, done = time.monotonic(), state["done"] if state is not None else []
+
+    def keep(network: Network, layers: Sequence[str], least: float = SECONDS) -> None:
+        nonlocal saved
+        if kept is not None and time.monotonic() - saved > least:
+            kept.save(FITTED, {"weights": network.module.state_dict(), "done": list(layers)})
+            saved = time.monotonic()
+
+    channels = channels_to_keep(dense.graph, plan, scores)
+    fitted, fits = refit_weights(small, dense, channels, calibration, progress, until, done, keep)
+    if fits:
+        keep(fitted, [*done, *(each.layer for each in fits)], 0.0)
     return fitted
 
 
