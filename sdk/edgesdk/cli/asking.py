@@ -15,7 +15,6 @@ from edgesdk.cli.names import DEVICE_NAME, TARGET
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.streams import console, emit, emit_json
-from edgesdk.core.errors import UsageError
 
 
 @click.command(cls=Command)
@@ -127,8 +126,6 @@ def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool
     target(options["target"])
     suffix = Path(model).suffix.lower()
     sizes = inputs(shapes, suffix == ".onnx")
-    if sizes is None and ":" in model and not model.startswith("timm:"):
-        raise UsageError("a module needs a shape", "give --shape, like 3x224x224")
     from edgesdk.devices.estimate import estimate as run
 
     estimated = run(model, sizes, **options)

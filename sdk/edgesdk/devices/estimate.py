@@ -128,17 +128,14 @@ def read_graph(model: nn.Module | str | Path, example: Any = None) -> tuple[Grap
         from edgesdk.network.onnx_graph import read as read_onnx
 
         return read_onnx(Path(model), example)
+    from edgesdk.network.exported_program import shapes_of
+    from edgesdk.network.module_graph import read as read_torch
+
     if isinstance(model, (str, Path)):
-        from edgesdk.network.exported_program import example_of
         from edgesdk.network.load import load_model
 
         model = load_model(str(model))
-        example = example_of(model) if example is None else example
-    from edgesdk.network.module_graph import read as read_torch
-
-    if example is None:
-        raise UsageError("a module needs a shape", "give it without the batch, as in --shape 3x224x224, or a batch")
-    return read_torch(model, example), {}
+    return read_torch(model, shapes_of(model, example)), {}
 
 
 def deployable(profile: Profile, at_hand: bool = False) -> tuple[str, ...]:

@@ -55,6 +55,17 @@ def example_of(module: Any) -> tuple[Input, ...] | None:
     return meta_of(module).get(EXAMPLE)
 
 
+def shapes_of(model: Any, given: Any = None) -> Any:
+    """The inputs that ``model`` takes: those ``given``, or as the file says that it was read from.
+
+    Raises ``UsageError`` where neither does.
+    """
+    shapes = example_of(model) if given is None else given
+    if shapes is None:
+        raise UsageError("a module needs a shape", "give it without the batch, as in --shape 3x224x224, or a batch")
+    return shapes
+
+
 def _loaded(path: Path) -> ExportedProgram:
     if not path.is_file():
         raise ModelError(f"there is no file {path}", "check the path")

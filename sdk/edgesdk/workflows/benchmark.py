@@ -144,7 +144,7 @@ def _exported(spec: str, runtime: str, shapes: Shapes, made: Path) -> Artifact:
     """The dense model that ``spec`` names, as a file for ``runtime``."""
     from edgesdk.compress.quantize import integer
     from edgesdk.export.formats import export
-    from edgesdk.network.exported_program import example_of
+    from edgesdk.network.exported_program import shapes_of
     from edgesdk.network.fuse import flat
     from edgesdk.network.load import load_model
     from edgesdk.network.module_graph import batch_of
@@ -153,10 +153,7 @@ def _exported(spec: str, runtime: str, shapes: Shapes, made: Path) -> Artifact:
         available = [name for name in exportable() if not is_substituted(name)]
         raise UsageError(f"no file is made here for {runtime!r}", f"choose one of {', '.join(available)}")
     model = load_model(spec, shapes=shapes)
-    example = shapes if shapes is not None else example_of(model)
-    if example is None:
-        raise UsageError("a module needs a shape", "give --shape, like 3x224x224")
-    x = batch_of(example)
+    x = batch_of(shapes_of(model, shapes))
     network = integer(flat(model, x, free_batch=False), {})
     path = made.with_suffix(format_of(runtime).suffix)
     export(network, x, path, runtime)
