@@ -36,14 +36,16 @@ def make_known(value: Any) -> None:
                 lambda mapping: (list(mapping.values()), list(mapping)),
                 lambda values, keys, kind=kind: kind(zip(keys, values, strict=True)),
                 serialized_type_name=f"{kind.__module__}.{kind.__qualname__}",
-                flatten_with_keys_fn=lambda mapping: (
-                    [(pytree.MappingKey(key), part) for key, part in mapping.items()],
-                    list(mapping),
-                ),
+                flatten_with_keys_fn=_keyed,
             )
         else:
             raise ModelError(f"the model returns an object of type {kind.__name__}", FORMS)
         return make_known(value)
+
+
+def _keyed(mapping: Any) -> tuple[list[tuple[Any, Any]], Any]:
+    """What a mapping holds, by its keys as PyTorch's paths have them, and the keys alone."""
+    return [(pytree.MappingKey(key), part) for key, part in mapping.items()], list(mapping)
 
 
 def path_name(path: Sequence[Any]) -> str:
