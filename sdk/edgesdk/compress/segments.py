@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from edgesdk.network.fuse import outputs
 
 MOST_BYTES = 2**31  # half of a network's values, half of gradients where curvature is told
-SEGMENTS = 8  # of values that are held at once; gradients' graph is of one of them
+SEGMENTS = 2  # of values that are held at once; gradients' graph is of one of them
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,22 @@ class Segment:
     given: Mapping[fx.Node, Any]
 
 
+class _Spot(NamedTuple):
+    """A place of the order where a segment may begin: what was ``made`` before it, and is ``alive``."""
+
+    place: int
+    made: int
+    alive: Mapping[fx.Node, Any]
+
+    def rank(self) -> tuple[int, int]:
+        """The less, the better: what is alive, then how early it is."""
+        return sum(count_bytes(node, value) for node, value in self.alive.items()), -self.place
+
+
 class Segmented(Mapping[fx.Node, Any]):
     """The values of all nodes of ``module`` on ``x``, of which ``most_bytes`` are held beside what segments begin with.
 
-    A single node's value may be more than that.
+    Segments begin where little is alive. A single node's value may be more than a segment is to hold.
     """
 
     def __init__(self, module: fx.GraphModule, x: Sequence[Tensor], most_bytes: float = MOST_BYTES / 2) -> None:
@@ -42,17 +54,17 @@ class Segmented(Mapping[fx.Node, Any]):
         self.like: dict[fx.Node, Any] = {}  # of what shape and type each value is, without its memory
         self._interpreter = fx.Interpreter(module)
         self._x: dict[fx.Node, Tensor] = dict(zip([n for n in self.nodes if n.op == "placeholder"], x, strict=True))
-        self._held: dict[int, dict[fx.Node, Any]] = {}
+        self._held: dict[fx.Node, dict[fx.Node, Any]] = {}  # by the first node of a segment
         self.segments: list[Segment] = self._divide(most_bytes / SEGMENTS)
-        self._place = {node: place for place, segment in enumerate(self.segments) for node in segment.nodes}
+        self._segment = {node: segment for segment in self.segments for node in segment.nodes}
 
     def __getitem__(self, node: fx.Node) -> Any:
-        place = self._place[node]
-        if place not in self._held:
-            segment = self.segments[place]
+        segment = self._segment[node]
+        first = segment.nodes[0]
+        if first not in self._held:
             with torch.no_grad():
-                self._hold(place, self._run(segment.nodes, dict(segment.given)))
-        return self._held[place][node]
+                self._hold(self._run(segment.nodes, dict(segment.given)), first)
+        return self._held[first][node]
 
     def __iter__(self) -> Iterator[fx.Node]:
         return iter(self.nodes)
@@ -100,32 +112,40 @@ class Segmented(Mapping[fx.Node, Any]):
                 each[node] = each[node] + gradient if node in each else gradient
         return [(n, asked[n].detach(), [every[place] for every in drawn]) for place, n in enumerate(asked)]
 
+    @torch.no_grad()
     def _divide(self, most_bytes: float) -> list[Segment]:
-        """Segments of the order, each of which makes no more than ``most_bytes`` unless it is of a single node."""
-        last = {read: node for node in self.nodes for read in node.all_input_nodes}
-        last.update(dict.fromkeys(self.output_nodes, self.nodes[-1]))
-        order = {node: place for place, node in enumerate(self.nodes)}
-        alive: dict[fx.Node, Any] = {}
-        segments, begun, taken = list[Segment](), 0, 0.0
-        made: dict[fx.Node, Any] = {}
-        given: dict[fx.Node, Any] = {}
-        for place, node in enumerate(self.nodes):
-            (value,) = self._run([node], dict(alive)).values()
-            self.like[node] = pytree.tree_map_only(Tensor, lambda t: t.to("meta"), value)
-            taken += count_bytes(node, value)
-            if taken > most_bytes and place > begun and all(isinstance(each, Tensor) for each in alive.values()):
-                self._hold(len(segments), made)
-                segments.append(Segment(tuple(self.nodes[begun:place]), given))
-                begun, taken, made, given = place, count_bytes(node, value), {}, dict(alive)
-            made[node] = alive[node] = value
-            alive = {n: v for n, v in alive.items() if n in last and order[last[n]] > place or n in self.output_nodes}
-        self._hold(len(segments), made)
-        return [*segments, Segment(tuple(self.nodes[begun:]), given)]
+        """Segments of the order that make no more than ``most_bytes`` each unless they are of a single node.
 
-    def _hold(self, place: int, made: dict[fx.Node, Any]) -> None:
+        Each ends in the second half of what it may make, where fewest bytes are alive.
+        """
+        last = {read: place for place, node in enumerate(self.nodes) for read in node.all_input_nodes}
+        last |= dict.fromkeys(self.output_nodes, len(self.nodes))
+        segments, spots, values, total = list[Segment](), list[_Spot](), dict[fx.Node, Any](), 0
+        begin = _Spot(0, 0, {})
+        for place, node in enumerate(self.nodes):
+            alive = {n: value for n, value in values.items() if last.get(n, 0) >= place}
+            if place and all(isinstance(value, Tensor) for value in alive.values()):
+                spots.append(_Spot(place, total, alive))
+            values |= self._run([node], dict(alive))
+            self.like[node] = pytree.tree_map_only(Tensor, lambda t: t.to("meta"), values[node])
+            total += count_bytes(node, values[node])
+            while total - begin.made > most_bytes and spots:
+                late = [spot for spot in spots if spot.made - begin.made >= most_bytes / 2]
+                end = min(late or spots[-1:], key=_Spot.rank)
+                segments.append(self._close(begin, end.place, values))
+                begin, spots = end, [spot for spot in spots if spot.place > end.place]
+                values = dict(end.alive) | {n: values[n] for n in self.nodes[end.place : place + 1]}
+        return [*segments, self._close(begin, len(self.nodes), values)]
+
+    def _close(self, begin: _Spot, end: int, values: Mapping[fx.Node, Any]) -> Segment:
+        nodes = tuple(self.nodes[begin.place : end])
+        self._hold({node: values[node] for node in nodes}, nodes[0])
+        return Segment(nodes, begin.alive)
+
+    def _hold(self, made: dict[fx.Node, Any], first: fx.Node) -> None:
         while len(self._held) >= SEGMENTS:
             self._held.pop(next(iter(self._held)))
-        self._held[place] = made
+        self._held[first] = made
 
     def _run(
         self, nodes: Sequence[fx.Node], values: dict[fx.Node, Any], begin: Callable[[Any], Any] = lambda x: x
