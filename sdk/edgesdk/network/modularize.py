@@ -144,7 +144,7 @@ class _Builder:
             else:
                 self.values[node] = self.plain(node)
             if isinstance(made := self.values.get(node), fx.Node):
-                made.meta.update(_origin(node))
+                made.meta = _origin(node) | made.meta  # of a read that is the value that was written, the write's
         self.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output"))
         self.graph.lint()
         module = fx.GraphModule(self.root, self.graph)

@@ -1,9 +1,15 @@
-"""What functionalization leaves of writes, in operators that every format has: parts joined, chosen and selected."""
+"""What functionalization leaves of writes, in operators that every format has: parts joined, chosen and selected.
+
+What was joined is known by the :class:`Place` that each of its rows comes from. A later write or read of some of them
+goes there, so that a chain of writes is one join of what was written, not a join of parts of joins.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -13,50 +19,120 @@ aten: Any = torch.ops.aten
 Keep = Callable[[Tensor], fx.Node]  # a constant of the graph
 
 
+PLACES = "places"  # where in a node's ``meta`` stands what its rows are, along which axis
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row of ``node``, which has so many along the axis in question."""
+
+    node: fx.Node
+    row: int
+    rows: int
+
+
 def written(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
-    """The value of a functional write ``node``, whose arguments are ``args`` in ``graph``; ``None`` for another one."""
+    """The value of a functional write ``node``, or of a read of what was written, whose arguments are ``args`` in
+    ``graph``; ``None`` for another one."""
     make = {
         aten.slice_scatter.default: _slice, aten.select_scatter.default: _select, aten.index_put.default: _masked,
         aten.diagonal_scatter.default: _diagonal, aten.as_strided_scatter.default: _strided,
+        aten.slice.Tensor: _read_slice, aten.select.int: _read_row,
     }.get(node.target)  # fmt: skip
     return None if make is None else make(graph, node, args, keep)
 
 
 def _slice(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
-    given: Any = (*args, None, None, None, None)
-    whole, part, dim, start, end, step = given[:6]
+    whole, part, *rest = args
+    found = _range(node, rest)
+    if found is None:
+        return None
+    dim, rows = found
+    places = _places(whole, dim, node.meta["val"].shape[dim])
+    for row, place in zip(rows, _places(part, dim, len(rows)), strict=True):
+        places[row] = place
+    return _joined(graph, places, dim, keep)
+
+
+def _select(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
+    whole, part, dim, row = args
+    dim %= node.meta["val"].dim()
+    size = node.meta["val"].shape[dim]
+    if not isinstance(size, int) or not isinstance(row, int):
+        return None
+    places = _places(whole, dim, size)
+    places[row] = Place(graph.call_function(aten.unsqueeze.default, (part, dim)), 0, 1)
+    return _joined(graph, places, dim, keep)
+
+
+def _read_slice(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
+    """Some rows of what was joined, of where they come from."""
+    read: Any = node.args[0]
+    found = _range(read, args[1:])
+    if found is None or args[0].meta.get(PLACES, (None,))[0] != found[0]:
+        return None
+    dim, rows = found
+    places = _places(args[0], dim, read.meta["val"].shape[dim])
+    return _joined(graph, [places[row] for row in rows], dim, keep) if rows else None
+
+
+def _read_row(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
+    """A row of what was joined, of where it comes from."""
+    read: Any = node.args[0]
+    dim = args[1] % read.meta["val"].dim()
+    known, places = args[0].meta.get(PLACES, (None, ()))
+    if known != dim or not isinstance(args[2], int):
+        return None
+    place = places[args[2]]
+    if place.node.target is aten.unsqueeze.default and place.node.args[1] == dim:
+        source: Any = place.node.args[0]
+        return source
+    return graph.call_function(aten.select.int, (place.node, dim, place.row))
+
+
+def _range(node: fx.Node, given: Sequence[Any]) -> tuple[int, range] | None:
+    """The axis of ``node`` and its rows that the arguments of a slice mean; ``None`` where they are not known."""
+    dim, start, end, step = (*given, *(0, None, None, 1)[len(given) :])
     dim = (dim or 0) % node.meta["val"].dim()
     size = node.meta["val"].shape[dim]
     if not all(isinstance(value, int) for value in (size, start or 0, end or 0)):
         return None
-    places = range(*slice(start, end, step or 1).indices(size))
-    if places.step == 1:
-        return _joined(graph, whole, part, dim, places.start, places.stop, size)
-    order = list(range(size))
-    for source, place in enumerate(places):
-        order[place] = size + source
-    both = graph.call_function(aten.cat.default, ([whole, part], dim))
-    return graph.call_function(aten.index_select.default, (both, dim, keep(torch.tensor(order))))
+    return dim, range(*slice(start, end, step or 1).indices(size))
 
 
-def _select(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
-    whole, part, dim, place = args
-    dim %= node.meta["val"].dim()
-    size = node.meta["val"].shape[dim]
-    if not isinstance(size, int) or not isinstance(place, int):
-        return None
-    part = graph.call_function(aten.unsqueeze.default, (part, dim))
-    return _joined(graph, whole, part, dim, place % size, place % size + 1, size)
+def _places(node: fx.Node, dim: int, size: int) -> list[Place]:
+    """Where each of the ``size`` rows of ``node`` along ``dim`` comes from."""
+    known, places = node.meta.get(PLACES, (None, ()))
+    return list(places) if known == dim else [Place(node, row, size) for row in range(size)]
 
 
-def _joined(graph: fx.Graph, whole: fx.Node, part: fx.Node, dim: int, start: int, end: int, size: int) -> fx.Node:
-    """``whole`` along ``dim`` with ``part`` from ``start`` to ``end``."""
-    pieces = [part]
-    if start > 0:
-        pieces.insert(0, graph.call_function(aten.slice.Tensor, (whole, dim, 0, start)))
-    if end < size:
-        pieces.append(graph.call_function(aten.slice.Tensor, (whole, dim, end, size)))
-    return graph.call_function(aten.cat.default, (pieces, dim))
+def _joined(graph: fx.Graph, places: Sequence[Place], dim: int, keep: Keep) -> fx.Node:
+    """The rows at ``places`` as one tensor: parts that follow each other, or rows that are picked from all."""
+    begins = [0, *(i for i, pair in enumerate(pairwise(places), 1) if not _follows(*pair)), len(places)]
+    sources = {place.node: place.rows for place in places}
+    if len(begins) - 1 > 2 * len(sources):  # every other row, say
+        start = dict(zip(sources, accumulate(sources.values(), initial=0), strict=False))
+        order = [start[place.node] + place.row for place in places]
+        whole = graph.call_function(aten.cat.default, (list(sources), dim)) if len(sources) > 1 else places[0].node
+        made = graph.call_function(aten.index_select.default, (whole, dim, keep(torch.tensor(order))))
+    else:
+        parts = [_part(graph, places[begin], end - begin, dim) for begin, end in pairwise(begins)]
+        if len(parts) == 1:
+            return parts[0]
+        made = graph.call_function(aten.cat.default, (parts, dim))
+    made.meta[PLACES] = dim, tuple(places)
+    return made
+
+
+def _follows(one: Place, other: Place) -> bool:
+    return one.node is other.node and one.row + 1 == other.row
+
+
+def _part(graph: fx.Graph, first: Place, count: int, dim: int) -> fx.Node:
+    """So many rows from the ``first`` on."""
+    if count == first.rows:
+        return first.node
+    return graph.call_function(aten.slice.Tensor, (first.node, dim, first.row, first.row + count))
 
 
 def _masked(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], keep: Keep) -> fx.Node | None:
