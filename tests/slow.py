@@ -24,6 +24,7 @@ LONG = (
     "tests/backend/test_conformance.py::test_a_file_computes_what_the_simulation_computes[mobilenet_v2-all-onnxruntime]",
     "tests/board/test_board_deploy.py::test_a_profile_of_the_board",  # test_calibrate, of the machine at hand
     "tests/e2e/test_bounds.py::test_the_fastest_within_a_drop_keeps_the_drop[30.0]",
+    "tests/e2e/test_bring_a_model.py",  # test_files_in: three ways in; test_documents: the commands are parsed
 )
 """Tests that take long for what they add, each beside what covers its ground where `pytest` runs by itself."""
 WHOLE = (*(f"{FAULTS}{name}" for name in ("one_that_prunes", "a_rollback", "mending_what_runs")), *LONG)

@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from edgesdk.core.errors import EdgeSdkError, ModelError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.wording import SHOWN, listed, said
-from edgesdk.network import hugging_face, timm_model
+from edgesdk.network import hugging_face, timm_model, torchvision
 from edgesdk.network.card import NONE_GIVEN, card_of
 from edgesdk.network.checkpoints import fill
 from edgesdk.network.own_weights import noticing_own_weights
@@ -204,6 +204,8 @@ def _module(where: str, what: str, error: type[EdgeSdkError]) -> ModuleType:
         raise error(f"{what}: there is no file {where}", "check the path")
     try:
         with _imports_from(path.resolve().parent if is_file else Path.cwd()):
+            if where.split(".")[0] == torchvision.NAME:
+                torchvision.import_torchvision()
             return _executed(path.resolve()) if is_file else importlib.import_module(where)
     except (Exception, SystemExit) as failure:
         if isinstance(failure, ModuleNotFoundError) and failure.name and (where + ".").startswith(failure.name + "."):

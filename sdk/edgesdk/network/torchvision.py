@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+NAME = "torchvision"
 UNCOMPILED = "operator torchvision::"  # how PyTorch begins to say that torchvision's compiled part is not there
 DECLARED = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -21,17 +22,17 @@ _libraries: list[Any] = []  # PyTorch forgets what was declared when its library
 def import_torchvision() -> None:
     """Import torchvision, also where its compiled part is not there or is of another PyTorch: then what it gives shapes
     to is declared first, without code that computes it."""
-    if importlib.util.find_spec("torchvision") is None:
+    if importlib.util.find_spec(NAME) is None:
         return
     try:
-        importlib.import_module("torchvision")
+        importlib.import_module(NAME)
     except RuntimeError as error:
         if not str(error).startswith(UNCOMPILED):
             raise
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        for name in [name for name in sys.modules if name.split(".")[0] == NAME]:
             del sys.modules[name]
         library = torch.library.Library("torchvision", "DEF")
         for schema in DECLARED:
             library.define(schema)
         _libraries.append(library)
-        importlib.import_module("torchvision")
+        importlib.import_module(NAME)
