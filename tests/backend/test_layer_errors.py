@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +13,12 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from slow import core
 from torch import Tensor, nn
 
 from edgesdk.compress.quantize import calibrate, integer
-from edgesdk.core.artifact import Artifact
-from edgesdk.core.errors import BundleError, ModelError
+from edgesdk.core.artifact import Artifact, open_file
+from edgesdk.core.errors import BundleError, ModelError, UsageError
 from edgesdk.core.plan import INT8, Option
 from edgesdk.export.formats import export, grid_of
 from edgesdk.export.simulation import Simulation, read_simulation, write_simulation
@@ -23,6 +26,7 @@ from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
 from edgesdk.workflows.diff import advise
 from edgesdk.workflows.layer_errors import FloatModel, compare_layers
+from edgesdk.workflows.overlays import COMPARED, check_overlays, write_overlays
 
 SUFFIXES = {"onnxruntime": ".onnx", "openvino": ".xml", "litert": ".tflite"}
 WEIGHTED = ("stem", "block.conv", "block.dw", "block.project", "fc")
@@ -166,12 +170,16 @@ def flip(array: Any) -> Any:
     return array
 
 
+def is_quick(runtime: str, layer: str) -> bool:
+    """Every layer in one runtime, and one layer in every runtime."""
+    return runtime == "onnxruntime" or layer == "block.dw"
+
+
 def negate(array: Any) -> Any:
     return -array
 
 
-@pytest.mark.parametrize("layer", WEIGHTED)
-@pytest.mark.parametrize("runtime", SUFFIXES)
+@pytest.mark.parametrize("runtime, layer", core(product(SUFFIXES, WEIGHTED), is_quick))
 def test_changed_weights_of_a_file_are_found_in_their_layer(
     made: Made, tmp_path: Path, runtime: str, layer: str
 ) -> None:
@@ -218,6 +226,53 @@ def test_a_range_that_an_outlier_sets_costs_most_where_it_is(tmp_path: Path) -> 
     compared = wide.compare("onnxruntime")
     assert not any(layer.leaves for layer in compared.layers)
     assert "stem" in compared.costliest
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
+def test_overlays_are_of_nodes_that_the_file_has(made: Made, tmp_path: Path, runtime: str) -> None:
+    compared = made.compare(runtime)
+    artifact = Artifact(made.files[runtime], runtime=runtime)
+    write_overlays(compared.layers, artifact, tmp_path / "seen")
+    for name in COMPARED:
+        data = json.loads((tmp_path / "seen" / f"node-data-{name}.json").read_text())
+        assert [stop["stop"] for stop in data["gradient"]] == [0, 1]
+        assert set(data["results"]) <= names_in(artifact) and len(data["results"]) >= len(compared.layers)
+        assert all(each["value"] >= 0 for each in data["results"].values())
+    assert (tmp_path / "seen" / "model-netron.onnx").exists() == (runtime == "onnxruntime")
+
+
+def open_tflite(path: Path) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(model_path=str(path))
+
+
+def names_in(artifact: Artifact) -> set[str]:
+    """What Model Explorer knows nodes by: in ONNX files their names, in TFLite files those of what they make."""
+    if artifact.runtime == "onnxruntime":
+        return {node.name for node in onnx.load(str(artifact.path)).graph.node}
+    return {tensor["name"] for tensor in open_tflite(artifact.path).get_tensor_details()}
+
+
+def test_a_copy_for_netron_says_what_was_found_and_is_the_same_model(made: Made, tmp_path: Path) -> None:
+    faulty = tmp_path / "faulty.onnx"
+    change_onnx(made.files["onnxruntime"], faulty, "stem.weight", flip)
+    layers, artifact = made.compare("onnxruntime", faulty).layers, Artifact(faulty)
+    write_overlays(layers, artifact, tmp_path / "seen")
+    copy = onnx.load(str(tmp_path / "seen" / "model-netron.onnx"))
+    told = {node.name: {each.key: each.value for each in node.metadata_props} for node in copy.graph.node}
+    assert told["stem"]["edgesdk.as specified"] == "no" and "steps" in told["stem"]["edgesdk.alone"]
+    assert told["fc"]["edgesdk.layer"] == "fc" and told["fc"]["edgesdk.as specified"] == "yes"
+    x = {"x": made.x[:1].numpy()}
+    ours, theirs = (open_file(a).run(x)[0] for a in (artifact, Artifact(tmp_path / "seen" / "model-netron.onnx")))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_where_there_are_no_overlays(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no overlays for openvino"):
+        check_overlays(Artifact(made.files["openvino"], runtime="openvino"), tmp_path / "seen")
+    with pytest.raises(UsageError, match="exists"):
+        check_overlays(Artifact(made.files["onnxruntime"]), tmp_path)
 
 
 def test_the_float_model_of_a_user_is_compared_where_it_has_such_a_layer(made: Made) -> None:

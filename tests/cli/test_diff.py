@@ -20,6 +20,7 @@ from edgesdk.bundle.bundle import SIMULATION, Bundle, check, described
 from edgesdk.cli.diffing import show_diff
 from edgesdk.core.serialize import dumps, loads
 
+ALL = ("alone", "file", "simulation")
 BEFORE = Path(__file__).parent / "before"
 
 
@@ -41,6 +42,14 @@ def test_it_compares_with_the_users_own_model_and_data(edgesdk: Run, deployed: t
     assert edgesdk("diff", deployed[0], "--model", "models.py:Deep").code == 3
     refused = edgesdk("diff", deployed[0], "--weights", "none.pt")
     assert refused.code == 2 and "weights without a model: give --model, too" in refused.line
+
+
+def test_overlays_go_to_a_new_folder(edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    assert edgesdk("diff", deployed[0], "--overlays", seen, "-q").code == 0
+    assert {path.name for path in seen.iterdir()} == {"model-netron.onnx", *(f"node-data-{name}.json" for name in ALL)}
+    again = edgesdk("diff", deployed[0], "--overlays", seen)
+    assert again.code == 2 and "exists: name another folder for the overlays" in again.line
 
 
 def test_data_of_another_shape_is_said(edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 @click.option("--weights", type=click.Path(path_type=Path), help="Those of the model.")
 @click.option("--data", help="Compare on its test samples, instead of the few that the bundle holds.")
 @click.option("--device", **DEVICE_NAME, default="local", show_default=True, help=DEVICE)
+@click.option(
+    "--overlays", type=click.Path(path_type=Path), help="A folder: what Netron and Model Explorer show on the graph."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def diff(as_json: bool, **options: Any) -> None:
     """Say for each layer of a bundle how far its file is from its simulation, and that from the float model.

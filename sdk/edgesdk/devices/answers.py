@@ -51,8 +51,8 @@ def open_there(agent: AgentProcess, folder: Path) -> Opener:
         def answer(inputs: Arrays) -> Answer:
             sample = folder / "sample.npz"
             np.savez(sample, **{str(place): array for place, array in enumerate(inputs)})  # type: ignore[arg-type]
-            placed = {"path": agent.place(*artifact.files), "inputs": agent.place(sample)}
-            told = agent.call("answers", **placed, runtime=artifact.runtime)
+            path, given = agent.place(*artifact.files), agent.place(sample)
+            told = agent.call("answers", path=path, inputs=given, runtime=artifact.runtime)
             return Answer(_fetch(agent, int(told["bytes"])), str(told["runtime"]), str(told["version"]))
 
         return answer

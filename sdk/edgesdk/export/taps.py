@@ -36,10 +36,14 @@ class Tap:
 
 @dataclass(frozen=True)
 class Tapped:
-    """The copy of a file, and what it has inside at ``taps``, in the order of its further outputs."""
+    """The copy of a file, what that calls its ``ends``, and what it has inside at ``taps``: outputs in that order."""
 
     artifact: Artifact
+    ends: tuple[str, ...]
     taps: tuple[Tap, ...]
+
+
+Ends = tuple[tuple[str, ...], tuple[Tap, ...]]  # of a copy that was written
 
 
 def tap(artifact: Artifact, names: Collection[str], folder: Path) -> Tapped:
@@ -53,42 +57,42 @@ def tap(artifact: Artifact, names: Collection[str], folder: Path) -> Tapped:
             f"what lies inside {format_name} files cannot be seen", f"choose a bundle of {' or '.join(TAPPED)}"
         )
     path = folder / f"tapped{artifact.path.suffix}"
-    taps = TAPPED[format_name](artifact.path, set(names), path)
-    return Tapped(replace(artifact, path=path), taps)
+    return Tapped(replace(artifact, path=path), *TAPPED[format_name](artifact.path, set(names), path))
 
 
-def _tap_onnx(path: Path, names: set[str], out: Path) -> tuple[Tap, ...]:
+def _tap_onnx(path: Path, names: set[str], out: Path) -> Ends:
     import onnx
 
     model = onnx.load(str(path))  # pyright: ignore[reportUnknownMemberType]
-    ends = {value.name for value in model.graph.output}
+    ends = tuple(value.name for value in model.graph.output)
     inside = [name for node in model.graph.node for name in node.output if name in names and name not in ends]
     for name in inside:
         value = model.graph.output.add()
         value.name = name
     out.write_bytes(model.SerializeToString())
-    return tuple(map(Tap, inside))
+    return ends, tuple(map(Tap, inside))
 
 
-def _tap_openvino(path: Path, names: set[str], out: Path) -> tuple[Tap, ...]:
+def _tap_openvino(path: Path, names: set[str], out: Path) -> Ends:
     import openvino
 
     model = openvino.Core().read_model(str(path))
-    ends = {name for value in model.outputs for name in value.get_names()}
+    ends = tuple(value.get_any_name() for value in model.outputs)
+    taken = {name for value in model.outputs for name in value.get_names()}
     inside: list[str] = []
     for node in model.get_ordered_ops():
         if node.get_type_name() in ("Constant", "Parameter", "Result"):
             continue
         for value in node.outputs():
-            fitting = sorted((value.get_names() & names) - ends)
+            fitting = sorted((value.get_names() & names) - taken)
             if fitting:
                 model.add_outputs([fitting[0]])
                 inside.append(fitting[0])
     openvino.save_model(model, str(out), compress_to_fp16=False)
-    return tuple(map(Tap, inside))
+    return ends, tuple(map(Tap, inside))
 
 
-def _tap_tflite(path: Path, names: set[str], out: Path) -> tuple[Tap, ...]:
+def _tap_tflite(path: Path, names: set[str], out: Path) -> Ends:
     import flatbuffers
 
     from edgesdk.export.tflite.writer import schema
@@ -97,19 +101,19 @@ def _tap_tflite(path: Path, names: set[str], out: Path) -> tuple[Tap, ...]:
     model = kinds.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     graph = model.subgraphs[0]
     made = {int(index) for operator in graph.operators for index in operator.outputs}
-    ends, taps, places = {int(index) for index in graph.outputs}, list[Tap](), list[int]()
-    for index, tensor in enumerate(graph.tensors):
-        name = tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name)
-        if index not in made or index in ends or name not in names:
-            continue
-        taps.append(_integers(name, tensor.quantization) if tensor.type == kinds.TensorType.INT8 else Tap(name))
-        places.append(index)
+    called = [tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name) for tensor in graph.tensors]
+    places = [i for i in sorted(made - {int(index) for index in graph.outputs}) if called[i] in names]
+    ends, taps = tuple(called[int(index)] for index in graph.outputs), list[Tap]()
+    for place in places:
+        tensor = graph.tensors[place]
+        whole = tensor.type == kinds.TensorType.INT8
+        taps.append(_integers(called[place], tensor.quantization) if whole else Tap(called[place]))
     graph.outputs = np.array([*graph.outputs, *places], np.int32)
     model.signatureDefs = None  # it names the ends alone, and a runtime wants all outputs in it
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     out.write_bytes(bytes(builder.Output()))
-    return tuple(taps)
+    return ends, tuple(taps)
 
 
 def _integers(name: str, grid: Any) -> Tap:
@@ -117,6 +121,6 @@ def _integers(name: str, grid: Any) -> Tap:
     return Tap(name) if grid is None or grid.scale is None else Tap(name, float(grid.scale[0]), int(grid.zeroPoint[0]))
 
 
-TAPPED: dict[str, Callable[[Path, set[str], Path], tuple[Tap, ...]]] = {
+TAPPED: dict[str, Callable[[Path, set[str], Path], Ends]] = {
     "onnx": _tap_onnx, "openvino": _tap_openvino, "tflite": _tap_tflite,
 }  # fmt: skip

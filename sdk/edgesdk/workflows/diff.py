@@ -26,6 +26,7 @@ from edgesdk.devices.inventory import device as find_device
 from edgesdk.devices.reach import reach
 from edgesdk.export.simulation import AGAIN, read_simulation
 from edgesdk.workflows.layer_errors import FloatModel, LayerDiff, compare_layers
+from edgesdk.workflows.overlays import check_overlays, write_overlays
 
 SAMPLES = 32  # at most
 OWN, MODEL = "the simulation without quantized activations", "the model"
@@ -77,13 +78,14 @@ class Diff:
 
 def diff(
     path: str | Path, *, model: nn.Module | str | None = None, weights: str | Path | None = None, data: Any = None,
-    device: str | Device = LOCAL,
+    device: str | Device = LOCAL, overlays: str | Path | None = None,
 ) -> Diff:  # fmt: skip
     """Compare each layer of the bundle at ``path``, as its runtime computes it on ``device``, with its simulation, and
     that with the float model.
 
     The samples are those that the bundle holds, or the first test samples of ``data``. The float model is ``model``,
-    with ``weights``; without one it is the simulation, its activations left unquantized. Raises ``BundleError`` for a
+    with ``weights``; without one it is the simulation, its activations left unquantized. What was found is written to
+    the folder ``overlays``, too, for Netron and Model Explorer to show on the graph. Raises ``BundleError`` for a
     bundle without a simulation, ``DataError`` for samples that it does not take, ``DeviceError`` where the runtime is
     not there or the device cannot be reached, and the errors of loading a model and its data.
     """
@@ -95,11 +97,15 @@ def diff(
             f"{path} has no {SIMULATION}, which says what each layer should compute",
             f"{AGAIN}; edgesdk verify --model compares the outputs alone",
         )
+    if overlays is not None:
+        check_overlays(bundle.artifact, Path(overlays))
     simulation = read_simulation(bundle.path / SIMULATION)
     samples = list(_list_samples(bundle, data))
     floats = None if model is None else _trace_float(bundle, model, weights, samples)
     with _open_on(device) as opener:
         compared = compare_layers(bundle.artifact, simulation, samples, floats, opener)
+    if overlays is not None:
+        write_overlays(compared.layers, bundle.artifact, Path(overlays))
     first = next((layer.name for layer in compared.layers if layer.leaves), None)
     tolerance = float(bundle.report["parity"]["tolerance"])
     return Diff(

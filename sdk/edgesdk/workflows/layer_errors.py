@@ -19,7 +19,7 @@ from edgesdk.core.scratch import scratch_folder
 from edgesdk.devices.answers import Answer, Opener, open_here
 from edgesdk.export.parity import FLOAT_TOLERANCE, distance
 from edgesdk.export.simulation import Place, Simulation
-from edgesdk.export.taps import Tap, Tapped, tap
+from edgesdk.export.taps import Tapped, tap
 
 STEPS = 2.0  # that a kernel may be off by: it rounds once more than the simulation, at most twice
 LISTED = 3  # layers that cost the most
@@ -164,7 +164,7 @@ class _Seen:
 
     def __init__(self, simulation: Simulation, tapped: Tapped) -> None:
         self.simulation: Simulation = simulation
-        self.taps: tuple[Tap, ...] = tapped.taps
+        self.tapped: Tapped = tapped
         self.stands_for: Mapping[str, tuple[str, str]] = _match(simulation, tapped)
         self.sums: dict[str, _Sums] = {place.layer: _Sums() for place in simulation.places}
         self.steps: dict[str, float | None] = {node: simulation.step(node) for node in simulation.wanted}
@@ -180,8 +180,8 @@ class _Seen:
         free, exact = simulation.run(sample), simulation.run(sample, exact=True)
         count = len(plain.outputs)
         ends, inside = copied.outputs[:count], copied.outputs[count:]
-        values = dict(zip(simulation.outputs, ends, strict=True))
-        values |= {each.name: each.value(array) for each, array in zip(self.taps, inside, strict=True)}
+        values = dict(zip(self.tapped.ends, ends, strict=True))
+        values |= {each.name: each.value(array) for each, array in zip(self.tapped.taps, inside, strict=True)}
         theirs = {
             node: _ordered(values[name], free.made[node])
             for node, name in self.stands_for.values()
@@ -252,11 +252,12 @@ def _match(simulation: Simulation, tapped: Tapped) -> dict[str, tuple[str, str]]
 
     Formats that have a tensor of integers call it as what is quantized is called.
     """
+    ends = dict(zip(simulation.outputs, tapped.ends, strict=True))
     taps, found = {each.name: each for each in tapped.taps}, dict[str, tuple[str, str]]()
     for place in simulation.places:
         made = next((name for name in simulation.shapes_of_made[place.layer] if name in taps), None)
-        if place.tensor in taps or place.tensor in simulation.outputs:
-            found[place.layer] = place.tensor, place.tensor
+        if place.tensor in ends or place.tensor in taps:
+            found[place.layer] = place.tensor, ends.get(place.tensor, place.tensor)
         elif made is not None:
             found[place.layer] = (made if taps[made].scale is None else place.tensor), made
     return found
