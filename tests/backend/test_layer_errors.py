@@ -211,6 +211,17 @@ def test_a_scale_of_weights_is_found_in_its_layer(made: Made, tmp_path: Path, la
     assert advice.layer == layer and "--precision fp32" in advice.remedy
 
 
+@pytest.mark.parametrize("layer", ["stem", "block.conv", "block.dw", "block.project"])
+def test_an_activation_that_is_clipped_is_found_in_its_layer(made: Made, tmp_path: Path, layer: str) -> None:
+    sound = made.files["onnxruntime"]
+    (tensor,) = [each.tensor for each in made.compare("onnxruntime").layers if each.name == layer]
+    (scale,) = [node.input[1] for node in onnx.load(str(sound)).graph.node if tensor in node.output]
+    faulty = tmp_path / "faulty.onnx"
+    change_onnx(sound, faulty, scale, lambda array: array / np.float32(2))
+    compared = made.compare("onnxruntime", faulty)
+    assert [each.name for each in compared.layers if each.leaves] == [layer]
+
+
 def test_what_comes_after_a_fault_is_off_but_not_to_blame(made: Made, tmp_path: Path) -> None:
     faulty = tmp_path / "faulty.onnx"
     change_onnx(made.files["onnxruntime"], faulty, "stem.weight", flip)
