@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from edgesdk.export.simulation import Simulation, read_simulation, write_simulat
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
 from edgesdk.workflows.diff import advise
-from edgesdk.workflows.layer_errors import FloatModel, compare_layers
+from edgesdk.workflows.layer_errors import Error, FloatModel, LayerDiff, compare_layers
 from edgesdk.workflows.overlays import COMPARED, check_overlays, write_overlays
 
 SUFFIXES = {"onnxruntime": ".onnx", "openvino": ".xml", "litert": ".tflite"}
@@ -237,6 +238,22 @@ def test_a_range_that_an_outlier_sets_costs_most_where_it_is(tmp_path: Path) -> 
     compared = wide.compare("onnxruntime")
     assert not any(layer.leaves for layer in compared.layers)
     assert "stem" in compared.costliest
+
+
+@pytest.mark.parametrize(
+    ("found", "why", "remedy"),
+    [
+        ({"clipped": 0.02}, "2 % of its values are beyond its range", "deploy with --data"),
+        ({"spread_steps": 2.5}, "2.5 of 256 steps", 'ranges="mse"'),
+        ({"uneven": 20.0}, "20 times the peak of the median one", "equalized=True"),
+        ({"simulation": Error(9.0, 1.0, 30.0)}, "9 dB above its noise", "edgesdk export PLAN MODEL"),
+    ],
+)
+def test_what_to_try_is_told_of_what_was_found(found: dict[str, Any], why: str, remedy: str) -> None:
+    fine = LayerDiff("a", "a", None, None, Error(40.0, 0.1, 1.0), 0.0, 40.0, 2.0, False)
+    assert not list(advise([fine], None, ["a"], "onnxruntime"))
+    (advice,) = advise([fine, replace(fine, name="b", **found)], None, ["a", "b"], "onnxruntime")
+    assert advice.layer == "b" and why in advice.why and remedy in advice.remedy
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
