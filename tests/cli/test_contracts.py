@@ -127,4 +127,5 @@ def test_what_is_no_number_is_null_and_bytes_are_whole() -> None:
     cost = json.loads(dumps(Cost(math.inf, 1000.4, 12.6, "predicted", latency_ratio=math.nan)))
     assert cost == {
         "latency_ms": None, "peak_memory_bytes": 1000, "size_bytes": 13, "basis": "predicted", "latency_ratio": None,
+        "energy_mj": None,
     }  # fmt: skip

@@ -55,7 +55,7 @@ OUT = ("search", "sweep")  # of the shell write their result to --out: Python ha
 OF_PYTHON = {"tell", "share"}  # a function that is told how far it is; a part of a calibration, for tests
 WRITTEN = {("estimate", "shapes"): "example"}  # by the shell's word Python's: a shell has no batch to give
 PIXELS = {field.name for field in dataclasses.fields(Preprocessing)}  # in Python fields of ``preprocess``
-UNITS = ("_ms", "_ratio", "_bytes")  # Python says the unit of a bound in its name, the shell in its value
+UNITS = ("_ms", "_ratio", "_bytes", "_mj")  # Python says the unit of a bound in its name, the shell in its value
 BOUNDS = {re.sub(f"({'|'.join(UNITS)})$", "", field.name) for field in dataclasses.fields(Budget)}
 DEFAULTS = {  # why those of the two differ
     "target": "the shell takes the --device's own", "out": "a path or a text",

@@ -157,6 +157,10 @@ class ScriptedMeter:
             **same, median_ms=ms[name], low_ms=ms[name], high_ms=ms[name], provenance={}, sources=(), notes=()
         )
 
+    @property
+    def has_energy(self) -> bool:
+        return self.power is not None
+
     def measure_energy(self, artifacts: Mapping[str, Artifact], mode: str) -> Mapping[str, Energy]:
         return {name: self.power(name, self._ms(name, artifact)) for name, artifact in artifacts.items() if self.power}
 

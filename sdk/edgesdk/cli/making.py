@@ -59,6 +59,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--percentile", type=float, help="Of all runs, that it bounds.  [default: the undisturbed state]"),
         click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB."),
         click.option("--size", help="Upper bound on the model file, like 200kB."),
+        click.option("--energy", help="Upper bound on a run beyond idle, like 5mJ: of a device with a meter."),
         click.option("--max-drop", type=float, help="Upper bound on the drop of the metric, in points."),
         click.option("--accuracy", type=float, help="Lower bound on the metric itself, like 91.5."),
         click.option("--time", help="Of the whole run, like 10min: planned within, it ends with the best so far."),
@@ -72,15 +73,16 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _budget(options: dict[str, Any]) -> Budget | None:
-    from edgesdk.core.budget import BYTES, Budget, parse, parse_latency
+    from edgesdk.core.budget import BYTES, ENERGY, Budget, parse, parse_latency
 
     latency, memory, size = (options.pop(name) for name in ("latency", "peak_memory", "size"))
-    drop, percentile, score = (options.pop(name) for name in ("max_drop", "percentile", "accuracy"))
-    if (latency, memory, size, drop, score) == (None, None, None, None, None):
+    drop, percentile, score, energy = (options.pop(name) for name in ("max_drop", "percentile", "accuracy", "energy"))
+    if all(bound is None for bound in (latency, memory, size, drop, score, energy)):
         return None if percentile is None else Budget(percentile=percentile)
     return Budget(
         peak_memory_bytes=parse(memory, BYTES, "--peak-memory") if memory else None,
         size_bytes=parse(size, BYTES, "--size") if size else None,
+        energy_mj=parse(energy, ENERGY, "--energy") if energy else None,
         max_drop=drop,
         percentile=percentile,
         accuracy=score,

@@ -27,7 +27,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "budget": {
         name: name.replace("-", "_")
-        for name in ("latency", "percentile", "peak-memory", "size", "max-drop", "accuracy", "time")
+        for name in ("latency", "percentile", "peak-memory", "size", "energy", "max-drop", "accuracy", "time")
     },
     RECOVER: {"schedule": "recover", "epochs": "epochs"},
 }

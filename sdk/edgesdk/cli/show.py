@@ -75,7 +75,9 @@ def _show_figures(report: Mapping[str, Any], console: Console) -> None:
     energies = [(r.get("energy") or {}).get("mj") for r in (dense, deployed)]
     if None not in energies:
         share = f"{energies[1] / energies[0]:.2f}"
-        table.add_row("energy beyond idle", "-", *(show("energy_mj", mj) for mj in energies), share)
+        table.add_row(
+            "energy beyond idle", _bound(budget, "energy_mj"), *(show("energy_mj", mj) for mj in energies), share
+        )
     console.print(table)
     for who, side in (("dense", dense), ("deployed", deployed)):
         if side.get("energy") is not None and side["energy"]["mj"] is None:

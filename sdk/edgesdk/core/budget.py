@@ -10,6 +10,7 @@ from edgesdk.core.errors import BudgetError, UsageError
 
 PREDICTED, MEASURED, EMULATED = BASES = ("predicted", "measured", "emulated")
 TIME = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+ENERGY = {"uJ": 1e-3, "mJ": 1.0, "J": 1e3}
 BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 
@@ -25,6 +26,7 @@ class Cost:
 
     ``basis`` says where the figures come from: ``predicted``, ``measured`` or ``emulated``. They are never mixed.
     ``latency_ratio`` is the latency as a share of the dense model's in the same run, ``None`` where that had no part.
+    ``energy_mj`` is what a run takes beyond what the device takes idle, ``None`` where no meter was read.
     """
 
     latency_ms: float
@@ -32,6 +34,7 @@ class Cost:
     size_bytes: float
     basis: str
     latency_ratio: float | None = field(default=None, kw_only=True)
+    energy_mj: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_basis(self.basis)
@@ -43,8 +46,9 @@ class Budget:
 
     A bound that is ``None`` does not bind. Milliseconds are those of the device's undisturbed state; with a
     ``percentile`` they are that of all runs, as they come. ``latency_ratio`` bounds the latency as a share of the dense
-    model's, both being measured in one interleaved run and compared round by round. ``accuracy`` is a lower bound, on
-    the metric itself: what the dense model has above it is the drop. With a bound on accuracy alone the fastest model
+    model's, both being measured in one interleaved run and compared round by round. ``energy_mj`` bounds what a run
+    takes beyond what the device takes idle, as the device's own meter says. ``accuracy`` is a lower bound, on the
+    metric itself: what the dense model has above it is the drop. With a bound on accuracy alone the fastest model
     within it is sought; with any other the most accurate one within all of them. Raises ``UsageError`` for an upper
     bound that is not positive.
     """
@@ -56,6 +60,7 @@ class Budget:
     percentile: float | None = None
     accuracy: float | None = None
     latency_ratio: float | None = None
+    energy_mj: float | None = None
 
     def __post_init__(self) -> None:
         if self.accuracy is not None and not isfinite(self.accuracy):
@@ -73,7 +78,7 @@ class Budget:
     @property
     def bounds(self) -> dict[str, float]:
         """The bounds on cost that bind, by the name of the field in ``Cost``."""
-        names = ("latency_ms", "latency_ratio", "peak_memory_bytes", "size_bytes")
+        names = ("latency_ms", "latency_ratio", "peak_memory_bytes", "size_bytes", "energy_mj")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def against(self, dense_ms: float) -> Budget:
@@ -105,10 +110,12 @@ class Budget:
     def misses(self, cost: Cost) -> dict[str, float]:
         """The bounds that ``cost`` breaks, each with the ratio of what it costs to what it may cost.
 
-        Raises ``ValueError`` for a share of the dense model's latency where ``cost`` does not have it.
+        Raises ``ValueError`` for a share of the dense model's latency, and for energy, where ``cost`` does not have it.
         """
         if self.latency_ratio is not None and cost.latency_ratio is None:
             raise ValueError("the cost was not measured beside the dense model")
+        if self.energy_mj is not None and cost.energy_mj is None:
+            raise ValueError("the cost was not measured by a meter of energy")
         ratios = {name: getattr(cost, name) / bound for name, bound in self.bounds.items()}
         return {name: ratio for name, ratio in ratios.items() if ratio > 1}
 

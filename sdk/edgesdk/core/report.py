@@ -188,6 +188,7 @@ class Report:
             self.size_bytes,
             self.basis,
             latency_ratio=_share(self.ratios),
+            energy_mj=self.energy.mj if self.energy is not None else None,
         )
 
 

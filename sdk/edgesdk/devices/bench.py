@@ -345,11 +345,14 @@ class Bench:
                 break
         return run
 
+    @property
+    def has_energy(self) -> bool:
+        """Whether the device has a meter of its energy that can be read."""
+        return self.facts.get("energy") not in (None, "unavailable")
+
     def measure_energy(self, artifacts: Mapping[str, Artifact], mode: str) -> Mapping[str, Energy]:
         """What a run of each takes by the device's own meter; nothing where it has none that can be read."""
-        if self.facts.get("energy") in (None, "unavailable"):
-            return {}
-        return measure_energy(self.agent, artifacts, self.threads, mode)
+        return measure_energy(self.agent, artifacts, self.threads, mode) if self.has_energy else {}
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         """The kernels that the runtime really executed: name, operator, provider, share of the time."""

@@ -86,6 +86,10 @@ class Forecast:
             for name, prediction in predictions.items()
         }
 
+    @property
+    def has_energy(self) -> bool:
+        return False
+
     def measure_energy(self, artifacts: Mapping[str, Artifact], mode: str) -> Mapping[str, Energy]:
         """Nothing: a profile knows of no power."""
         return {}

@@ -40,6 +40,11 @@ class Meter(Protocol):
         """What the references take in the device's undisturbed state, as is known by now; ``None`` without any."""
         ...
 
+    @property
+    def has_energy(self) -> bool:
+        """Whether the device has a meter of its energy that can be read."""
+        ...
+
     def prices(self, weights: int) -> Prices:
         """What operators take, in a network of so many weights."""
         ...

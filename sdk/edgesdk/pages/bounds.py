@@ -85,6 +85,8 @@ def _dense(name: str, report: Document) -> float | None:
     dense, percentile = report["dense"], report["budget"].get("percentile")
     if name == "latency_ratio":
         return 1.0
+    if name == "energy_mj":
+        return (dense.get("energy") or {}).get("mj")
     if name != "latency_ms":
         return dense.get(name)
     if percentile and report["basis"] != PREDICTED:

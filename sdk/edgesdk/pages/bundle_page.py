@@ -148,6 +148,7 @@ def _command(manifest: Document, report: Document) -> str:
                             f"{budget['latency_ratio']:g}x" if budget.get("latency_ratio") else None),
         "--percentile": _plain(budget.get("percentile")),
         "--peak-memory": _bytes(budget.get("peak_memory_bytes")), "--size": _bytes(budget.get("size_bytes")),
+        "--energy": f"{budget['energy_mj']:g}mJ" if budget.get("energy_mj") else None,
         "--max-drop": _plain(budget.get("max_drop")), "--accuracy": _plain(budget.get("accuracy")),
         "--epochs": _plain(report.get("epochs")), "--seed": report.get("seed"),
     }  # fmt: skip

@@ -9,7 +9,10 @@ from typing import Any
 from edgesdk.core.budget import show
 from edgesdk.core.wording import counted, score
 
-BOUNDS = {"latency_ms": "latency", "latency_ratio": "latency", "peak_memory_bytes": "peak memory", "size_bytes": "size"}
+BOUNDS = {
+    "latency_ms": "latency", "latency_ratio": "latency", "peak_memory_bytes": "peak memory", "size_bytes": "size",
+    "energy_mj": "energy of a run",
+}  # fmt: skip
 TELLING = 0.1  # of the multiplications, out of reach, from which the first line says so
 
 

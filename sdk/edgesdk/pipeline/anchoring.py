@@ -76,7 +76,8 @@ def _identify(setups: Sequence[Setup], whole: Sequence[IntegerModel]) -> str:
     """The digest of all that the figures depend on."""
     first, *_ = setups
     every = [[setup.meter.conditions, sorted(model.options)] for setup, model in zip(setups, whole, strict=True)]
-    return digest([SCHEMA, first.graph.digest, digest_of(first.network.module), usual_mode(), every])
+    metered = ["energy"] if first.by_energy else []
+    return digest([SCHEMA, first.graph.digest, digest_of(first.network.module), usual_mode(), every, *metered])
 
 
 def _measure_or_read(

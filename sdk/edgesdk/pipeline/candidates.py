@@ -22,6 +22,7 @@ from edgesdk.solve.milp import Unreachable
 
 TITLES = {
     "latency_ms": "latency", "latency_ratio": "latency", "peak_memory_bytes": "peak memory", "size_bytes": "size",
+    "energy_mj": "run's energy",
 }  # fmt: skip
 
 

@@ -70,6 +70,12 @@ class Corrections:
         most = CALLS * call if priced else max(CALLS * call, min(left, default=inf))
         return fit(self.observations, call, most, trusted)
 
+    @property
+    def watts(self) -> float | None:
+        """What the network that was measured last takes at work, beyond idle; ``None`` where no meter was read."""
+        metered = (seen.measured.cost() for seen in reversed(self.seen))
+        return next((cost.energy_mj / cost.latency_ms for cost in metered if cost.energy_mj is not None), None)
+
     def observe(self, seen: Seen) -> None:
         """Set what a whole network took beside the uncorrected prices of its parts.
 

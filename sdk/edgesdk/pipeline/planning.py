@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from edgesdk.core.budget import Budget
 from edgesdk.core.menu import Menu
@@ -22,7 +23,8 @@ LEAST, GROWS = 0.002, 1.5  # of the bound, by which they are at least, and times
 TRIES = 16  # of searching so
 SOLVING = 1.0, 10.0  # seconds of one search, at least and at most
 EVEN = "even"
-FIRST: Tight = {LATENCY: 1 - MARGIN}
+ENERGY = "energy_mj"
+FIRST: Tight = {LATENCY: 1 - MARGIN, ENERGY: 1 - MARGIN}
 FIXED = Proof(0.0, 0.0, 0.0, 0.0, NOT_SEARCHED)
 
 
@@ -53,7 +55,7 @@ def make_plan(study: Study, budget: Budget, lean: str = EVEN, tight: Tight = FIR
 def plan_tightest(study: Study, budget: Budget, name: str) -> Planned:
     """The plan with the least of the figure ``name`` within the other bounds, or at all where none keeps these."""
     at = study.menu()
-    others = dict(budget.against(study.dense.latency_ms()).bounds)
+    others, name = _to_solve(study, budget, {}), LATENCY if name == ENERGY else name
     others.pop(name, None)
     try:
         solution = _solve(study, at, others, name)
@@ -81,7 +83,11 @@ def _solve(study: Study, at: Menu, bounds: Mapping[str, float], objective: str =
 def to_planned(study: Study, at: Menu, solution: Solution) -> Planned:
     """``solution`` of the menu ``at`` with its plan, its latency as a share of the dense model's beside it."""
     cost = solution.cost
-    cost = replace(cost, latency_ratio=cost.latency_ms / study.dense.latency_ms())
+    energy = study.corrections.watts if study.by_energy else None
+    cost = replace(
+        cost, latency_ratio=cost.latency_ms / study.dense.latency_ms(),
+        energy_mj=None if energy is None else energy * cost.latency_ms,
+    )  # fmt: skip
     plan = as_plan(at, replace(solution, cost=cost), study.graph, study.target, study.runtime, study.meter.threads)
     return Planned(plan, solution)
 
@@ -89,9 +95,9 @@ def to_planned(study: Study, at: Menu, solution: Solution) -> Planned:
 def _narrow(study: Study, budget: Budget, tight: Tight) -> Iterable[Mapping[str, float]]:
     """The bounds to search within, one after the other; the last are the user's own figures."""
     dense_ms = study.dense.latency_ms()
-    bounds = budget.against(dense_ms).bounds
     tail = study.dense.latency_ms(budget.percentile) / dense_ms  # bounds hold at the percentile
-    narrow = {name: bound * tight.get(name, 1.0) / (tail if name == LATENCY else 1.0) for name, bound in bounds.items()}
+    bounds = _to_solve(study, budget, {})
+    narrow = _to_solve(study, budget, {**tight, LATENCY: tight.get(LATENCY, 1.0) / tail})
     if LATENCY not in bounds:
         yield {**narrow, LATENCY: dense_ms}
         if narrow != bounds:
@@ -99,6 +105,19 @@ def _narrow(study: Study, budget: Budget, tight: Tight) -> Iterable[Mapping[str,
     else:
         yield narrow
     yield bounds
+
+
+def _to_solve(study: Study, budget: Budget, tight: Tight) -> dict[str, float]:
+    """The bounds as the program has them, each times what ``tight`` says.
+
+    Energy is the latency in which it is taken, by the power of the network that was measured last.
+    """
+    bounds = budget.against(study.dense.latency_ms()).bounds
+    within = {name: bound * tight.get(name, 1.0) for name, bound in bounds.items()}
+    energy, watts = within.pop(ENERGY, None), study.corrections.watts
+    if energy is not None and watts is not None:
+        within[LATENCY] = min(within.get(LATENCY, inf), energy / watts)
+    return within
 
 
 def solve_accounted(study: Study, at: Menu, bounds: Mapping[str, float]) -> Solution:

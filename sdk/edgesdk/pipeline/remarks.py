@@ -23,7 +23,7 @@ NEAR = 0.9  # of it, from which noise may take a plan over it
 LESS = 1e-3  # of a loss, by which a plan must be better to be called so
 SHOWN = 2  # changes of a step
 TITLES = {LATENCY: "latency", PEAK: "peak memory", SIZE: "size"}
-BOUNDS = {**TITLES, "latency_ratio": TITLES[LATENCY]}
+BOUNDS = {**TITLES, "latency_ratio": TITLES[LATENCY], "energy_mj": "energy"}
 
 
 def add_remarks(
@@ -89,7 +89,7 @@ def _explain_unused(result: Result, budget: Budget, study: Study) -> str | None:
     """Which step of the menu keeps a bound on latency from being used, where it is used to less than 95 %."""
     cost = result.deployed.cost(budget)
     shares = [getattr(cost, name) / bound for name, bound in budget.bounds.items() if name.startswith("latency")]
-    if not shares or max(shares) >= USED:
+    if not shares or max(shares) >= USED or budget.energy_mj is not None:
         return None
     at = study.menu()
     bounds = budget.against(study.dense.latency_ms()).bounds

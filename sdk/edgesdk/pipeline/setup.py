@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgesdk.compress.effort import is_long
 from edgesdk.compress.quantize import integer
 from edgesdk.core.artifact import Artifact, baseline, format_of
+from edgesdk.core.errors import DeviceError
 from edgesdk.core.graph import Graph
 from edgesdk.core.plan import INT8, Option
 from edgesdk.core.report import NOT_RUN, Measurement, Report, Tell, speedup
@@ -39,7 +40,7 @@ class Setup:
     ``reference`` is the user's own module, by which all is judged, ``network`` what was traced of it. ``precisions``
     are those that the search may choose, ``candidates`` forms beside the usual ones. Scratch files go to ``folder``.
     ``measured`` keeps what whole networks were measured at until the run ends, where it is one that can be taken up.
-    All that takes long ends by the ``deadline``.
+    All that takes long ends by the ``deadline``. Where energy is bounded, all is measured ``by_energy``, too.
     """
 
     reference: Reference
@@ -54,6 +55,7 @@ class Setup:
     tell: Tell
     measured: MeasuredRuns | None
     deadline: Deadline
+    by_energy: bool = field(default=False, kw_only=True)
 
     @property
     def graph(self) -> Graph:
@@ -92,7 +94,7 @@ class Setup:
         What this run, before it was interrupted, measured of the very same files serves, unless it is to be ``anew``.
         Where the time is short the run is, too; a ``thorough`` one has all that is left.
         """
-        made_under = [self.meter.conditions, usual_mode(), thorough]
+        made_under = [self.meter.conditions, usual_mode(), thorough, self.by_energy]
         kept = None if self.measured is None or anew else self.measured.load(artifacts, made_under)
         if kept is not None and not self.is_outdated(kept.values()):
             return kept
@@ -100,7 +102,7 @@ class Setup:
         baselines = {a.runtime: baseline(self.folder, a.runtime) for a in artifacts.values()}
         seconds = self.deadline.left(None if thorough else SEARCH)
         measured = self.meter.measure(artifacts, usual_mode(), baselines, thorough, seconds=seconds)
-        if thorough and not self.deadline.is_over():
+        if self.by_energy or (thorough and not self.deadline.is_over()):
             measured = self._with_energy(measured, artifacts)
         if self.measured is not None:
             self.measured.save(artifacts, made_under, measured)
@@ -109,8 +111,16 @@ class Setup:
     def _with_energy(
         self, measured: Mapping[str, Measurement], artifacts: Mapping[str, Artifact]
     ) -> dict[str, Measurement]:
-        """``measured`` with what a run takes in energy, where the device has a meter."""
+        """``measured`` with what a run takes in energy, where the device has a meter.
+
+        Raises ``DeviceError`` where that is bounded and the meter gives no figure.
+        """
         taken = self.meter.measure_energy(artifacts, usual_mode())
+        unknown = [energy.reason for energy in taken.values() if energy.mj is None]
+        if self.by_energy and unknown:
+            raise DeviceError(
+                f"the energy of a run is not known: {unknown[0]}", "mend the meter, or bound something else"
+            )
         return {
             name: replace(report, energy=taken[name]) if isinstance(report, Report) and name in taken else report
             for name, report in measured.items()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgesdk.core.artifact import Artifact, format_of
 from edgesdk.core.budget import Budget
 from edgesdk.core.cache import cache_folder
-from edgesdk.core.errors import EdgeSdkWarning, FidelityError, ModelError, UsageError
+from edgesdk.core.errors import DeviceError, EdgeSdkWarning, FidelityError, ModelError, UsageError
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Option
 from edgesdk.core.report import DENSE, Measurement, Tell, speedup
@@ -80,7 +80,8 @@ def anchor_model(
 
     Returns what is known then and, of several, the runtimes whose format cannot hold the model, with the reason. Raises
     that ``ModelError`` where none can, ``BudgetError`` where the dense model does not reach the score that the budget
-    asks for, and ``UsageError`` for another model than that whose graph has ``graph_digest``.
+    asks for, ``DeviceError`` where it bounds energy and there is no meter of that, and ``UsageError`` for another model
+    than that whose graph has ``graph_digest``.
     """
     check(data, model, task.classifies, task.output, task.target)
     deadline = deadline or Deadline()
@@ -97,10 +98,13 @@ def anchor_model(
     refused: dict[str, str] = {}
     for meter in meters:
         runtime = meter.runtime
+        if budget.energy_mj is not None and not meter.has_energy:
+            fact = f"no meter of energy can be read for {target}"
+            raise DeviceError(fact, "give a --device that has one, or bound something else")
         forms = candidates if len(meters) == 1 else _select_held(candidates, runtime)
         setup = Setup(
             reference, network, data, task, target, meter, precisions[runtime], forms, folder / runtime, tell,
-            _open_measured(network, meter) if resumes else None, deadline,
+            _open_measured(network, meter) if resumes else None, deadline, by_energy=budget.energy_mj is not None,
         )  # fmt: skip
         try:  # what the format lacks must be known before anything long begins
             able.append((setup, check_dense(setup)))
