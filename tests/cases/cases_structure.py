@@ -248,7 +248,7 @@ RARE: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
     "lengths": (
         lambda x: F.normalize(x, dim=1),
         lambda x: x + F.normalize(x, p=1, dim=(2, 3)),  # pyright: ignore[reportArgumentType]  # torch takes several
-        torch.tril,
+        torch.tril, torch.vmap(lambda sample: sample / (1 + sample.abs().amax())),
     ),
     "sizes": (
         nn.Upsample(size=(15, 17), mode="bicubic", align_corners=True),

@@ -18,6 +18,7 @@ from edgesdk.data import sanity
 from edgesdk.data.data import Data
 from edgesdk.data.sanity import judged_dense
 from edgesdk.data.task import Task
+from edgesdk.data.work import CountingWork
 from edgesdk.example.data import example_model
 from edgesdk.workflows.inputs import Inputs, read_inputs
 
@@ -293,3 +294,16 @@ def test_a_few_answers_that_are_no_numbers_are_the_samples_fault(bad: int, value
     assert error is not None and f"to {bad} of 400 samples" in error.fact and error.figures["count"] == bad
     assert isinstance(error, DataError) == (bad <= 20)
     assert ("look at these samples" in error.remedy) == (bad <= 20)
+
+
+def test_counting_what_a_model_takes_leaves_what_it_compiles_alone() -> None:
+    class Choosing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cond(x.sum() > 0, lambda y: y * 2, lambda y: y * 3, (x @ x.mT,))
+
+    model = Choosing().eval()
+    with torch.no_grad(), CountingWork() as counting:
+        model(torch.rand(2, 3, 4))
+    assert counting.multiplications == 2 * 3 * 4 * 3
+    with torch.no_grad():
+        assert [len(model(torch.rand(count, 3, 4))) for count in (2, 5)] == [2, 5]

@@ -15,6 +15,13 @@ class CountingWork(TorchDispatchMode):
     ``FlopCounterMode`` also says of which module they are, and fails where one is given a view of a parameter.
     """
 
+    supports_higher_order_operators: bool = True  # as torch.cond is one, by which nothing is counted
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """Whether what ``torch.compile`` makes within forward() runs in it as without it."""
+        return True
+
     def __init__(self) -> None:
         super().__init__()
         self.multiplications: float = 0

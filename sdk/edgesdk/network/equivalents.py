@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -31,19 +30,27 @@ class Equivalents(TorchFunctionMode):
 
 
 @contextmanager
-def free_lengths() -> Iterator[None]:
-    """Within it ``len(x)`` of a tensor is ``x.shape[0]``, which may be free; Python's own makes a number of it."""
-    plain = builtins.len
+def free_lengths(model: nn.Module) -> Iterator[None]:
+    """Within it ``len(x)`` of a tensor is ``x.shape[0]``, which may be free, in the code of ``model``'s own classes.
 
-    def length(value: Any, /) -> Any:
-        sized = isinstance(value, Tensor) and type(value).__len__ is Tensor.__len__ and value.dim()
-        return value.shape[0] if sized else plain(value)
-
-    builtins.len = length
+    Python's own makes a number of it. That one is left alone, as PyTorch knows it by what it is.
+    """
+    kinds = {kind for part in model.modules() for kind in type(part).__mro__}
+    spaces = [getattr(value, "__globals__", {}) for kind in kinds for value in vars(kind).values()]
+    own = [space for space in spaces if space.get("__name__", "torch").partition(".")[0] != "torch"]
+    changed = list({id(space): space for space in own if "len" not in space}.values())
+    for space in changed:
+        space["len"] = _length
     try:
         yield
     finally:
-        builtins.len = plain
+        for space in changed:
+            del space["len"]
+
+
+def _length(value: Any, /) -> Any:
+    sized = isinstance(value, Tensor) and type(value).__len__ is Tensor.__len__ and value.dim()
+    return value.shape[0] if sized else len(value)
 
 
 def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:

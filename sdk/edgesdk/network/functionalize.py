@@ -25,8 +25,9 @@ def functionalized(program: ExportedProgram) -> ExportedProgram:
 
     What a context (``torch.no_grad``, ``torch.autocast``) holds is part of the whole, in the precision of its inputs.
     A write to a tensor that has no alias yet is its operator's functional form; the others are left to PyTorch's own
-    functionalization, which decomposes reshapes into views of stated sizes. Floats of any width are float32, weights
-    too: which precision a layer has is no part of what it computes. ``program`` is changed.
+    functionalization, which decomposes reshapes into views of stated sizes, and calls of ``torch.vmap`` into operators
+    on whole batches. Floats of any width are float32, weights too: which precision a layer has is no part of what it
+    computes. ``program`` is changed.
     """
     graph = program.graph_module.graph
     for node in list(graph.nodes):
@@ -43,7 +44,7 @@ def functionalized(program: ExportedProgram) -> ExportedProgram:
             for user in later:
                 user.replace_input_with(node.args[0], node)
     program.graph_module.recompile()
-    if any(map(_writes, graph.nodes)):
+    if any(_writes(node) or _transforms(node) for node in graph.nodes):
         program = program.run_decompositions({})
         for node in list(program.graph.nodes):
             if (same := _whole(node)) is not None:
@@ -115,6 +116,11 @@ def _replace(node: fx.Node, value: Any) -> None:
 
 def _writes(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _transforms(node: fx.Node) -> bool:
+    """Whether a function that was transformed begins or ends with ``node``, as one does under ``torch.vmap``."""
+    return getattr(node.target, "__module__", None) == "torch._functorch.predispatch"
 
 
 def _functional(node: fx.Node) -> Any:

@@ -54,7 +54,7 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
 
     def follow() -> ExportedProgram:
         shapes: Any = free if free_batch else None
-        with free_lengths(), Equivalents():
+        with free_lengths(plain), Equivalents():
             return torch.export.export(plain, args, kwargs, dynamic_shapes=shapes)
 
     try:
@@ -155,7 +155,7 @@ class _Builder:
 
     def plain(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
-            raise ModelError(f"the model holds the sub-graph {node.target}", "write it without torch.cond or torch.map")
+            raise _holding(node)
         if node.target is operator.getitem and node.args[0] in self.normed:
             return self.values[node.args[0]]  # type: ignore[index]
         if node.target is aten.view.default:
@@ -269,6 +269,14 @@ class _Builder:
         return module
 
 
+def _holding(node: fx.Node) -> ModelError:
+    """What a user is told of an operator that takes the sub-graph ``node``."""
+    user = next(iter(node.users), node)
+    line = _origin(user)["line"]
+    fact = f"{user.target} runs functions of its own, which no file holds" + (f" ({line})" if line else "")
+    return ModelError(fact, "compute all that they may compute and choose with torch.where, or write their steps out")
+
+
 def _free(module: nn.Module, path: str, taken: set[str], called: set[str]) -> str:
     """``path`` as the graph's code can write it, no part of it like another of those ``taken``.
 
@@ -299,7 +307,8 @@ def _origin(node: fx.Node) -> dict[str, Any]:
     """Where in the user's model a node comes from: the paths of the modules around it, and the line."""
     paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
     lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if "File " in line]
-    own = [line.removeprefix("File ").split(", ") for line in lines if "site-packages/torch" not in line]
+    read = [line.removeprefix("File ").split(", ") for line in lines if "site-packages/torch" not in line]
+    own = [line for line in read if not line[0].startswith('"<')]  # code that PyTorch made of theirs
     line = f"{own[-1][0].strip(chr(34)).rpartition('/')[2]}, {own[-1][1]}" if own else ""
     return {"paths": paths, "line": line}
 
