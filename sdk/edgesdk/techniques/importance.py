@@ -63,7 +63,7 @@ def hessian(weight: Tensor, moment: Tensor, entries: int = 1, damping: float = D
     the mean of the diagonal. The scores are of the k / entries channels that the layer *reads*. Raises ``UsageError``
     for shapes that do not fit, and a damping that is not above zero.
     """
-    inverse = torch.linalg.inv(damped(weight, moment, entries, damping))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped(weight, moment, entries, damping)))
     return removal_losses(weight.to(inverse.dtype), inverse, entries).to(weight.dtype)
 
 

@@ -24,9 +24,11 @@ def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     Raises ``UsageError`` for a rank that is not between 1 and full.
     """
     _check(rank, min(matrix.shape))
-    u, s, v = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
-    root = s[:rank].sqrt()
-    return (u[:, :rank] * root).to(matrix.dtype), (root[:, None] * v[:rank]).to(matrix.dtype)
+    if matrix.shape[0] > matrix.shape[1]:
+        right, left = truncated(matrix.T, rank)
+        return left.T, right.T
+    w = matrix.detach().double()
+    return _balanced(w, _leading(w, rank), matrix.dtype)
 
 
 def weighted(matrix: Tensor, moment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -43,10 +45,23 @@ def weighted(matrix: Tensor, moment: Tensor, rank: int) -> tuple[Tensor, Tensor]
         raise UsageError(fact, "give X X^T of the inputs that the matrix is applied to")
     w = matrix.detach().double()
     values, vectors = torch.linalg.eigh(moment.detach().double())
-    u = torch.linalg.svd(w @ (vectors * values.clamp(min=0).sqrt()), full_matrices=False)[0][:, :rank]
-    right = u.T @ w
+    return _balanced(w, _leading(w @ (vectors * values.clamp(min=0).sqrt()), rank), matrix.dtype)
+
+
+def _leading(matrix: Tensor, rank: int) -> Tensor:
+    """The first ``rank`` left singular vectors of ``matrix`` (n, k), as columns: eigenvectors of ``M M^T``.
+
+    Several times as fast as an SVD; what double precision loses by the square is of singular values that are next to
+    nothing.
+    """
+    return torch.linalg.eigh(matrix @ matrix.T)[1].flip(1)[:, :rank]
+
+
+def _balanced(matrix: Tensor, u: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``left @ right``, of balanced size, that is ``matrix`` as far as the columns of ``u`` span it."""
+    right = u.T @ matrix
     root = right.norm(dim=1).clamp(min=torch.finfo(torch.double).tiny).sqrt()
-    return (u * root).to(matrix.dtype), (right / root[:, None]).to(matrix.dtype)
+    return (u * root).to(dtype), (right / root[:, None]).to(dtype)
 
 
 def spatial(kernel: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -70,8 +85,8 @@ def tucker(kernel: Tensor, rank_in: int, rank_out: int) -> tuple[Tensor, Tensor,
     if not (1 <= rank_in <= c and 1 <= rank_out <= n):
         raise UsageError(f"ranks {rank_in}x{rank_out} are not between 1 and {c}x{n}", "give ranks between them")
     weight = kernel.detach().double()
-    outputs = torch.linalg.svd(weight.reshape(n, -1), full_matrices=False)[0][:, :rank_out]
-    inputs = torch.linalg.svd(weight.transpose(0, 1).reshape(c, -1), full_matrices=False)[0][:, :rank_in]
+    outputs = _leading(weight.reshape(n, -1), rank_out)
+    inputs = _leading(weight.transpose(0, 1).reshape(c, -1), rank_in)
     core = torch.einsum("nchw,nr,cs->rshw", weight, outputs, inputs)
     factors = inputs.T[:, :, None, None], core, outputs[:, :, None, None]
     return factors[0].to(kernel.dtype), factors[1].to(kernel.dtype), factors[2].to(kernel.dtype)
