@@ -111,11 +111,36 @@ class Laid(nn.Linear):
         return nn.functional.linear(input, self.weight.t(), self.bias.squeeze(1))
 
 
+class Conv1D(Laid):
+    """A linear layer as transformers writes it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.bias = nn.Parameter(torch.randn(outputs))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.addmm(self.bias, input, self.weight)
+
+
+class WordsTwice(nn.Module):
+    """A language model's: words are looked up in the table by which they are answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.hidden = nn.Embedding(20, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        words = self.words((x > 0).long())
+        return nn.functional.linear(words + self.hidden(words).relu(), self.words.weight)
+
+
 FACES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "standardized weights": (
         lambda: nn.Sequential(Standardized(3, 16, 3), nn.SiLU(), Standardized(16, 4, 3)), (2, 3, 8, 8), "0",
     ),
     "weights the other way round": (lambda: nn.Sequential(Laid(8, 16), nn.ReLU(), Laid(16, 4)), (2, 8), "0"),
+    "as transformers multiplies": (lambda: nn.Sequential(Conv1D(8, 16), nn.ReLU(), Conv1D(16, 4)), (2, 8), "0"),
+    "words in and out": (WordsTwice, (2, 8), "embedding"),
     "a table that is resized": (Resized, (2, 3, 8, 8), "first"),
     "a cell that is used again": (Unrolled, (2, 3, 8), "wide"),
     "channels beside rows": (Unfolded, (2, 3, 8, 8), "first"),

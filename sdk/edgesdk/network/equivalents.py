@@ -18,7 +18,8 @@ _DATA: Any = vars(torch._C.TensorBase)["data"].__get__
 
 
 class Equivalents(TorchFunctionMode):
-    """Within it ``x.data`` is ``x.detach()``, the same memory, and bags of one length are a table that is reduced."""
+    """Within it ``x.data`` is ``x.detach()``, the same memory, bags of one length are a table that is reduced, and what
+    multiplies by a weight that lies the other way round is a linear layer."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -26,6 +27,8 @@ class Equivalents(TorchFunctionMode):
             return args[0].detach()
         if func is F.embedding_bag:
             return embedding_bag(*args, **kwargs)
+        if func in (torch.addmm, Tensor.addmm):
+            return addmm(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -51,6 +54,13 @@ def free_lengths(model: nn.Module) -> Iterator[None]:
 def _length(value: Any, /) -> Any:
     sized = isinstance(value, Tensor) and type(value).__len__ is Tensor.__len__ and value.dim()
     return value.shape[0] if sized else len(value)
+
+
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``torch.addmm``, a linear layer where it adds a bias, as the ``Conv1D`` of transformers does."""
+    if args or kwargs or input.shape != mat2.shape[1:]:
+        return torch.addmm(input, mat1, mat2, *args, **kwargs)
+    return F.linear(mat1, mat2.t(), input)
 
 
 def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:

@@ -89,7 +89,11 @@ class _Finder(Walk):
         if weights.made not in units:
             count = whole.shape[weights.made] * (weights.groups if weights.made == 1 and weights.groups > 1 else 1)
             hidden = weights.weight.rpartition(".")[0] in self.apart
-            units[weights.made] = torch.zeros(count, dtype=torch.int32) if hidden else self.new(weights.weight, count)
+            units[weights.made] = (
+                torch.zeros(count, dtype=torch.int32)
+                if hidden
+                else self.new(f"{weights.weight} along {weights.made}", count)
+            )
             if weights.bias is not None:
                 self.parts[weights.bias] = {0: units[weights.made]}
         rows = units[weights.made]
