@@ -326,22 +326,26 @@ def examine(name: str, out: Path, memory: int, stages: Collection[int]) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EDGESDK_CACHE"] = f"{folder}/cache"
-        subject = Subject(name, out, Path(folder))
-        if not subject.run("make", subject.make) or not subject.run("trace", subject.trace):
-            return
-        if 2 in stages and subject.run("convert dense", subject.convert_dense):
-            for runtime in RUNTIMES:
-                subject.run(f"{runtime} {DENSE}", lambda runtime=runtime: subject.write_dense(runtime))
-        if 3 in stages and subject.run("convert half", subject.convert_half):
-            for runtime in RUNTIMES:
-                subject.run(f"{runtime} {HALF}", lambda runtime=runtime: subject.write_half(runtime))
-        if 4 in stages:
-            for runtime in DEPLOYED:
-                subject.run(f"deploy {runtime}", lambda runtime=runtime: subject.deploy(runtime))
-        plans: list[edgesdk.Plan] = []
-        if 5 in stages and subject.run("search", lambda: subject.search(plans)):
-            for runtime in RUNTIMES:
-                subject.run(f"export {runtime}", lambda runtime=runtime: subject.export(plans[0], runtime))
+        take_through(Subject(name, out, Path(folder)), stages)
+
+
+def take_through(subject: Subject, stages: Collection[int]) -> None:
+    """Take ``subject`` through ``stages``, each of which is written."""
+    if not subject.run("make", subject.make) or not subject.run("trace", subject.trace):
+        return
+    if 2 in stages and subject.run("convert dense", subject.convert_dense):
+        for runtime in RUNTIMES:
+            subject.run(f"{runtime} {DENSE}", lambda runtime=runtime: subject.write_dense(runtime))
+    if 3 in stages and subject.run("convert half", subject.convert_half):
+        for runtime in RUNTIMES:
+            subject.run(f"{runtime} {HALF}", lambda runtime=runtime: subject.write_half(runtime))
+    if 4 in stages:
+        for runtime in DEPLOYED:
+            subject.run(f"deploy {runtime}", lambda runtime=runtime: subject.deploy(runtime))
+    plans: list[edgesdk.Plan] = []
+    if 5 in stages and subject.run("search", lambda: subject.search(plans)):
+        for runtime in RUNTIMES:
+            subject.run(f"export {runtime}", lambda runtime=runtime: subject.export(plans[0], runtime))
 
 
 def stand_guard(name: str, options: argparse.Namespace) -> None:
@@ -388,12 +392,13 @@ def choose(names: list[str], only: list[str], sample: float, seed: int) -> list[
 def show(rows: Mapping[str, Mapping[str, Row]]) -> Iterable[str]:
     """The counts and the table, as Markdown."""
     stages = [f"{runtime} {kind}" for kind in (DENSE, HALF) for runtime in RUNTIMES]
-    deploying = ["deploy onnxruntime", "deploy litert", "search", *(f"export {runtime}" for runtime in RUNTIMES)]
+    deploying = [f"deploy {runtime}" for runtime in DEPLOYED]
+    searching = ["search", *(f"export {runtime}" for runtime in RUNTIMES)]
     yield f"{len(rows)} of {len(architectures.NAMES)} architectures were run."
     yield ""
     yield "| stage | run | ok | " + " | ".join(ENDS) + " |"
     yield "|---|--:|--:|" + "--:|" * len(ENDS)
-    for stage in ("make", "trace", "convert dense", *stages[:3], "convert half", *stages[3:], *deploying):
+    for stage in ("make", "trace", "convert dense", *stages[:3], "convert half", *stages[3:], *deploying, *searching):
         ended = [found[stage].end for found in rows.values() if stage in found]
         if not ended:
             continue
@@ -406,8 +411,9 @@ def show(rows: Mapping[str, Mapping[str, Row]]) -> Iterable[str]:
         f"that can be cut on a side, {sum(share >= 0.5 for share in cut)} half or more."
     )
     yield ""
-    yield "| architecture | input | parameters | layers | cut | " + " | ".join(stages) + " | seconds | MB |"
-    yield "|---|---|--:|--:|--:|" + "---|" * len(stages) + "--:|--:|"
+    columns = [*stages, *deploying]
+    yield "| architecture | input | parameters | layers | cut | " + " | ".join(columns) + " | seconds | MB |"
+    yield "|---|---|--:|--:|--:|" + "---|" * len(columns) + "--:|--:|"
     for name in sorted(rows, key=architectures.NAMES.index):
         found = rows[name]
         made, seen = found.get("make"), found.get("trace")
@@ -415,7 +421,7 @@ def show(rows: Mapping[str, Mapping[str, Row]]) -> Iterable[str]:
         parameters = f"{made.found['parameters'] / 1e6:.1f} M" if made and "parameters" in made.found else ""
         share = found_cut(found)
         layers = str(seen.found.get("layers", "")) if seen else ""
-        cells = [cell(found.get(stage)) for stage in stages]
+        cells = [cell(found.get(stage)) for stage in columns]
         worked = [row for stage, row in found.items() if stage != "end"]
         yield (
             f"| {name} | {shape} | {parameters} | {layers} | {'' if share is None else f'{share:.0%}'} | "
