@@ -48,6 +48,14 @@ def several(operator: str, outputs: int, *weights: int, opset: int = 18, **attri
     return build
 
 
+def attention(g: zoo.Written, heads: int, shared: int, mask: str = "", **how: object) -> None:
+    """Attention among the ten rows of a sample, by several heads of eight."""
+    rows = g.n("Reshape", ["x", g.c("rows", [0, 10, 7])], "rows_")
+    widths = {"q": heads, "k": shared, "v": shared}
+    parts = [g.n("MatMul", [rows, g.w(f"w{name}", 7, 8 * count)], name) for name, count in widths.items()]
+    g.n("Attention", [*parts, *filter(None, [mask])], "y", q_num_heads=heads, kv_num_heads=shared, **how)
+
+
 ONES, HALVES = [1.0, 1.0, 0.6, 0.6], [1.0, 1.0, 0.5, 0.5]
 CASES: dict[str, Build] = {
     "linear of a part of a sample": resized(scales=ONES, mode="linear"),
@@ -99,6 +107,10 @@ CASES: dict[str, Build] = {
     "larger by the shape": lambda g: g.n(
         "ConvTranspose", ["x", g.w("w", 2, 3, 3, 3)], "y", strides=[2, 3], output_shape=[10, 20], kernel_shape=[3, 3]
     ),
+    "attention, heads beside": lambda g: attention(g, 4, 4),
+    "attention, causal": lambda g: attention(g, 4, 4, is_causal=1),
+    "attention, few keys": lambda g: attention(g, 4, 2, scale=0.3),
+    "attention, masked": lambda g: attention(g, 2, 2, g.w("mask", 10, 10)),
     "turned": lambda g: g.n("GridSample", ["x", g.n("Transpose", ["x"], "grid", perm=[0, 2, 3, 1])], "y"),
 }
 
@@ -106,7 +118,8 @@ CASES: dict[str, Build] = {
 @pytest.mark.parametrize("name", CASES)
 def test_an_operator_computes_what_onnx_runtime_does(name: str, tmp_path: Path) -> None:
     build = CASES[name]
-    g = zoo.Written(getattr(build, "opset", 18), x=["n", 2, 5, 7])
+    opset = 23 if name.startswith("attention") else getattr(build, "opset", 18)
+    g = zoo.Written(opset, x=["n", 2, 5, 7])
     outputs = build(g)
     path = g.save(tmp_path / "one.onnx", *(outputs if isinstance(outputs, list) else ["y"]))
     module = read(path)

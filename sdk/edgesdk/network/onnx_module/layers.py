@@ -274,6 +274,24 @@ def global_pool(call: Call) -> Any:
     return call.tensor().amax(axes, True) if "Max" in call.node.op_type else call.tensor().mean(axes, True)
 
 
+def attention(call: Call) -> Any:
+    """Attention, by heads or with those side by side, as PyTorch's exporters write it from opset 23 on."""
+    if any(call.node.output[1:]) or any(call.has(place) for place in (4, 5, 6)) or call.get("softcap", 0.0):
+        raise call.refusal("keeps what it has seen, or caps its scores")
+    causal, mask = bool(call.get("is_causal", 0)), call.tensor(3) if call.has(3) else None
+    if causal and mask is not None:
+        raise call.refusal("has a mask and is causal as well")
+    heads = [call.get("q_num_heads"), *[call.get("kv_num_heads")] * 2]
+    parts, beside = call.tensors()[:3], call.rank() == 3
+    if beside:
+        parts = [part.unflatten(2, (count, -1)).transpose(1, 2) for part, count in zip(parts, heads, strict=True)]
+    counts = heads[:2] if beside else [call.shape(0)[1], call.shape(1)[1]]
+    made = F.scaled_dot_product_attention(
+        *parts, mask, 0.0, causal, scale=call.get("scale"), enable_gqa=counts[0] != counts[1]
+    )
+    return made.transpose(1, 2).flatten(2) if beside else made
+
+
 def recurrent(call: Call) -> Any:
     """GRU and LSTM as PyTorch's, whose gates have another order; (steps, samples, features) as ONNX has them."""
     kind, hidden = call.node.op_type, call.get("hidden_size")
@@ -329,5 +347,5 @@ LAYERS: dict[str, Callable[[Call], Any]] = {
     "LayerNormalization": layer_norm, "InstanceNormalization": instance_norm, "GroupNormalization": group_norm,
     "RMSNormalization": rms_norm, "LRN": local_response_norm, "MaxPool": pool, "AveragePool": pool,
     "MeanVarianceNormalization": mean_variance_norm, "LpPool": power_pool, "GlobalAveragePool": global_pool,
-    "GlobalMaxPool": global_pool, "GRU": recurrent, "LSTM": recurrent,
+    "GlobalMaxPool": global_pool, "GRU": recurrent, "LSTM": recurrent, "Attention": attention,
 }  # fmt: skip
