@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
@@ -21,6 +22,7 @@ from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.artifact import Artifact, open_file
 from edgesdk.core.errors import BundleError, ModelError, UsageError
 from edgesdk.core.plan import INT8, Option
+from edgesdk.core.serialize import dumps
 from edgesdk.export.formats import export, grid_of
 from edgesdk.export.simulation import Simulation, read_simulation, write_simulation
 from edgesdk.network.network import Network
@@ -210,6 +212,21 @@ def test_a_scale_of_weights_is_found_in_its_layer(made: Made, tmp_path: Path, la
     assert [each.name for each in compared.layers if each.leaves] == [layer]
     (advice, *_) = advise(compared.layers, layer, (), compared.runtime)
     assert advice.layer == layer and "--precision fp32" in advice.remedy
+
+
+@pytest.mark.parametrize("layer", ["stem", "fc"])
+def test_what_is_no_number_is_found_where_it_begins(mixed: Made, tmp_path: Path, layer: str) -> None:
+    def spoil(array: Any) -> Any:
+        array.reshape(-1)[0] = np.nan
+        return array
+
+    faulty = tmp_path / "faulty.onnx"
+    name = "fc.bias" if layer == "fc" else f"{layer}.weight_scale"  # a layer that is left float, and one that is not
+    change_onnx(mixed.files["onnxruntime"], faulty, name, spoil)
+    compared = mixed.compare("onnxruntime", faulty)
+    assert [each.name for each in compared.layers if each.leaves] == [layer]
+    assert all(math.isfinite(value) for value in (compared.outputs, compared.ends_apart)) and compared.outputs > 0.05
+    dumps(compared)
 
 
 @pytest.mark.parametrize("layer", ["stem", "block.conv", "block.dw", "block.project"])

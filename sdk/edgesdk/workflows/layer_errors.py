@@ -22,6 +22,7 @@ from edgesdk.export.simulation import Place, Simulation
 from edgesdk.export.taps import Tapped, tap
 
 STEPS = 2.0  # that a kernel may be off by: it rounds once more than the simulation, at most twice
+BEYOND = 1e30  # what a difference counts as where one of the two is no number
 LISTED = 3  # layers that cost the most
 
 
@@ -130,7 +131,8 @@ class _Sum:
 
     def add(self, wanted: Tensor, given: Tensor) -> None:
         off = (given.double() - wanted.double()).abs()
-        self.signal += float(wanted.double().square().sum())
+        off = torch.where((given == wanted) | (given.isnan() & wanted.isnan()), 0.0, off).nan_to_num(BEYOND, BEYOND)
+        self.signal += float(wanted.double().nan_to_num(0.0, 0.0, 0.0).square().sum())
         self.noise += float(off.square().sum())
         self.most = max(self.most, float(off.max()) if off.numel() else 0.0)
         self.count += off.numel()
@@ -210,8 +212,10 @@ class _Seen:
         """How far the file's outputs are from the simulation's, of their spread, and at most from its copy's."""
         sides = zip(*self.ends, strict=True)
         wanted, given, copied = ([torch.cat(parts) for parts in zip(*side, strict=True)] for side in sides)
-        apart = (float((a.double() - b.double()).abs().max()) for a, b in zip(given, copied, strict=True))
-        return max(map(distance, zip(wanted, given, strict=True))), max(apart)
+        apart, off = _Sum(), [distance(pair) for pair in zip(wanted, given, strict=True)]
+        for a, b in zip(given, copied, strict=True):
+            apart.add(a, b)
+        return max(each if math.isfinite(each) else BEYOND for each in off), apart.most
 
     def conclude(self) -> Comparison:
         """What came of all samples."""
