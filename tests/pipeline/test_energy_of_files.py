@@ -92,7 +92,7 @@ class Metered(LocalDevice):
         self.root = root
 
     def call(self, verb: str, **arguments: Any) -> dict[str, Any]:
-        own = {"root": str(self.root)} if verb == "energy" else {}
+        own: dict[str, Any] = {"root": str(self.root)} if verb == "energy" else {}
         answer = super().call(verb, **arguments, **own)
         return {**answer, "energy": "rapl"} if verb == "probe" else answer
 
