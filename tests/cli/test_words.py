@@ -36,6 +36,7 @@ TOLD_ELSEWHERE = {
     "targets": "edgesdk.core.target.targets and target",
     "doctor": "about this machine, for people",
     "init": "asks questions, and writes a file that the shell's commands read",
+    "examples": "copies files, for people to begin from",
     "device list": "edgesdk.devices.inventory.devices",
     "device probe": "a call of the agent",
     "agent build": "for those who have a transport of their own",
