@@ -37,12 +37,12 @@ def test_nothing_that_is_there_is_touched(edgesdk: Run, tmp_path: Path) -> None:
     (tmp_path / "mine" / "net.py").write_text("mine")
     (tmp_path / "file").write_text("mine")
     for there in ("mine", "file"):
-        done = edgesdk("examples", "segmentation", str(tmp_path / there))
+        done = edgesdk("examples", "semantic-segmentation", str(tmp_path / there))
         assert done.code == 2 and "is not an empty folder" in done.err and len(done.err.splitlines()) == 1
     assert (tmp_path / "mine" / "net.py").read_text() == (tmp_path / "file").read_text() == "mine"
-    assert edgesdk("examples", "segmentation", str(tmp_path / "file" / "below")).code == 9
-    done = edgesdk("examples", "segmentatio")
-    assert done.code == 2 and "segmentation" in done.err
+    assert edgesdk("examples", "semantic-segmentation", str(tmp_path / "file" / "below")).code == 9
+    done = edgesdk("examples", "semantic-segmentatio")
+    assert done.code == 2 and "semantic-segmentation" in done.err
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ else:
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = {"edgesdk": ROOT / "sdk", "edgesdk_targets": ROOT / "targets", "edgesdk_profiles": ROOT / "profiles"}
-EXAMPLES = ROOT / "sdk/edgesdk/example/worked"
+EXAMPLES = ROOT / "sdk/edgesdk/example/_worked"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *EXAMPLES.glob("*/*.md")])
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(edgesdk [^`]+)`")

@@ -68,7 +68,9 @@ class Training:
         self.deadline: Deadline = setup.deadline
         self.seed: int = seed
         self.tell: Tell = tell
-        self.comparison, self.notes = settle_comparison(setup.task, setup.network, setup.data.holdout)
+        comparison, notes = settle_comparison(setup.task, setup.network, setup.data.holdout)
+        self.comparison: Task = comparison
+        self.notes: tuple[str, ...] = notes
         self.can_learn: bool = setup.data.train is not None and allowance.epochs > 0
         self.kept: Kept | None = _open_kept(setup, self.recovery, seed)
         self._fitted: dict[str, Network] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgesdk.core.errors import StorageError, UsageError
 
-HOME = files("edgesdk.example") / "worked"
+HOME = files("edgesdk.example") / "_worked"
 PAGE = "README.md"
 
 
