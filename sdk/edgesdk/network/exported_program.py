@@ -118,12 +118,13 @@ def _told() -> Iterator[list[BaseException]]:
 
     logger, handler = logging.getLogger("torch.export"), Kept()
     spreads = logger.propagate
-    others, logger.handlers = logger.handlers, [handler]
+    others = logger.handlers[:]
+    logger.handlers[:] = [handler]
     logger.propagate = False
     try:
         yield errors
     finally:
-        logger.handlers, logger.propagate = others, spreads
+        logger.handlers[:], logger.propagate = others, spreads
 
 
 @contextmanager

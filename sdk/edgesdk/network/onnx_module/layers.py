@@ -282,12 +282,13 @@ def attention(call: Call) -> Any:
     if causal and mask is not None:
         raise call.refusal("has a mask and is causal as well")
     heads = [call.get("q_num_heads"), *[call.get("kv_num_heads")] * 2]
-    parts, beside = call.tensors()[:3], call.rank() == 3
+    q, k, v = call.tensors()[:3]
+    beside = call.rank() == 3
     if beside:
-        parts = [part.unflatten(2, (count, -1)).transpose(1, 2) for part, count in zip(parts, heads, strict=True)]
+        q, k, v = (part.unflatten(2, (count, -1)).transpose(1, 2) for part, count in zip((q, k, v), heads, strict=True))
     counts = heads[:2] if beside else [call.shape(0)[1], call.shape(1)[1]]
     made = F.scaled_dot_product_attention(
-        *parts, mask, 0.0, causal, scale=call.get("scale"), enable_gqa=counts[0] != counts[1]
+        q, k, v, mask, 0.0, causal, scale=call.get("scale"), enable_gqa=counts[0] != counts[1]
     )
     return made.transpose(1, 2).flatten(2) if beside else made
 

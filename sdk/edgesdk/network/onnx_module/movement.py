@@ -303,7 +303,7 @@ def grid_sample(call: Call) -> Any:
     modes = {"linear": "bilinear", "cubic": "bicubic"}
     mode, padding = call.get("mode", "linear"), call.get("padding_mode", "zeros")
     return F.grid_sample(
-        call.tensor(), call.tensor(1), modes.get(mode, mode), padding, bool(call.get("align_corners", 0))
+        call.tensor(), call.tensor(1), str(modes.get(mode, mode)), padding, bool(call.get("align_corners", 0))
     )
 
 

@@ -117,7 +117,7 @@ def _weighed(call: Call, axes: list[Axis], where: str) -> Any:
             _is_alike(mode, axis, weights, place, how)
             for place, (axis, weights) in enumerate(zip(axes, wanted, strict=True))
         ):
-            return F.interpolate(call.tensor(), mode=name, **how)
+            return F.interpolate(call.tensor(), mode=str(name), **how)
     x, last = call.tensor(), call.rank() - 1
     for place, (axis, weights) in enumerate(zip(axes, wanted, strict=True), 2):
         if axis.size == axis.length and torch.equal(weights, torch.eye(axis.length)):
@@ -139,7 +139,7 @@ def _ways(call: Call, axes: list[Axis]) -> Iterator[dict[str, Any]]:
 
 def _is_alike(mode: str, axis: Axis, weights: torch.Tensor, place: int, how: dict[str, Any]) -> bool:
     """Whether PyTorch, asked in that way, weighs the samples of the axis at ``place`` by ``weights``."""
-    asked = {name: [value[place]] if isinstance(value, list) else value for name, value in how.items()}
+    asked: dict[str, Any] = {name: [value[place]] if isinstance(value, list) else value for name, value in how.items()}
     lines = torch.eye(axis.length)[:, None]
     if mode == "cubic" or "antialias" in how:
         lines = lines[:, :, None]
