@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from edgesdk.core.errors import EdgeSdkError, UsageError
-from edgesdk.techniques.lowrank import cp, separable, spatial, truncated, tucker, weighted
+from edgesdk.techniques.lowrank import LARGE, cp, separable, spatial, truncated, tucker, weighted
 
 SIDES = st.integers(1, 16)
 
@@ -36,6 +36,19 @@ def test_what_an_svd_leaves_are_the_other_singular_values(n: int, k: int, seed: 
     assert left.shape == (n, rank) and right.shape == (rank, k)
     error = float((matrix - left @ right).norm())
     assert error == pytest.approx(float(torch.linalg.svdvals(matrix)[rank:].norm()), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize(("n", "k"), [(LARGE, LARGE + 40), (LARGE + 40, LARGE), (LARGE + 40, 20)])
+@pytest.mark.parametrize("known", [8, 64])
+def test_large_matrices_are_as_close(n: int, k: int, known: int) -> None:
+    """Also where they are of a lower rank than is asked for."""
+    matrix = of_rank(known, n, k, noise=1e-3 if known > 8 else 0.0)
+    left, right = truncated(matrix, 16)
+    assert left.shape == (n, 16) and right.shape == (16, k) and bool(left.isfinite().all() and right.isfinite().all())
+    left_over = float(torch.linalg.svdvals(matrix.double())[16:].norm())
+    error = float((matrix.double() - left.double() @ right.double()).norm())
+    assert error == pytest.approx(left_over, rel=1e-4, abs=1e-5 * float(matrix.norm()))
+    torch.testing.assert_close(left.norm(dim=0)[:8], right.norm(dim=1)[:8], rtol=1e-3, atol=1e-3)
 
 
 @given(SIDES, SIDES, st.integers(1, 24), st.integers(0, 99), st.data())

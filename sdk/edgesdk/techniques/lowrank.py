@@ -15,6 +15,7 @@ from torch import Tensor
 from edgesdk.core.errors import UsageError
 from edgesdk.techniques.libraries import library
 
+LARGE = 256  # rows and columns of which an SVD takes long
 ITERATIONS, TOLERANCE = 50, 1e-5  # of alternating least squares: more gains a hundredth of the error
 
 
@@ -24,7 +25,7 @@ def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     Raises ``UsageError`` for a rank that is not between 1 and full.
     """
     _check(rank, min(matrix.shape))
-    if matrix.shape[0] > matrix.shape[1]:
+    if matrix.shape[0] > matrix.shape[1] >= LARGE:
         right, left = truncated(matrix.T, rank)
         return left.T, right.T
     w = matrix.detach().double()
@@ -49,11 +50,14 @@ def weighted(matrix: Tensor, moment: Tensor, rank: int) -> tuple[Tensor, Tensor]
 
 
 def _leading(matrix: Tensor, rank: int) -> Tensor:
-    """The first ``rank`` left singular vectors of ``matrix`` (n, k), as columns: eigenvectors of ``M M^T``.
+    """The first ``rank`` left singular vectors of ``matrix`` (n, k), as columns; of a large one eigenvectors of
+    ``M M^T``.
 
-    Several times as fast as an SVD; what double precision loses by the square is of singular values that are next to
+    These take a fraction of the time; what double precision loses by the square is of singular values that are next to
     nothing.
     """
+    if min(matrix.shape) < LARGE:
+        return torch.linalg.svd(matrix, full_matrices=False)[0][:, :rank]
     return torch.linalg.eigh(matrix @ matrix.T)[1].flip(1)[:, :rank]
 
 
