@@ -97,6 +97,7 @@ class Subject:
         self.model: nn.Module = nn.Identity()
         self.x = torch.zeros(0)
         self.shape: tuple[int, ...] = ()
+        self.metric: str | None = None  # by which plans are judged, where the answers are no classes
 
     def run(self, stage: str, work: Callable[[], Mapping[str, Any]]) -> bool:
         """Do ``work`` and write how it ended; whether it ended well."""
@@ -126,6 +127,7 @@ class Subject:
                 for _ in range(STATISTICS):
                     self.model.train()(self.x)
             answer = self.model.eval()(self.x[:2])
+        self.metric = None if flat(answer)[0].ndim == 2 else "mse"
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return {"shape": self.shape, "parameters": parameters, "outputs": len(flat(answer))}
 
@@ -184,21 +186,21 @@ class Subject:
         """The bundle of the whole model for ``runtime``: how far its file is from the module."""
         bundle = edgesdk.deploy(
             self.model, TARGET, (self.x.numpy(), None), edgesdk.Budget(latency_ratio=2.0), self.folder / runtime,
-            runtime=runtime, epochs=0, force=True,
+            runtime=runtime, metric=self.metric, epochs=0, force=True,
         )  # fmt: skip
         return self.prove(bundle.model, runtime)
 
     def search(self, plans: list[edgesdk.Plan]) -> Mapping[str, Any]:
         """Half of the latency, from the profile; the plan is put into ``plans``."""
         budget = edgesdk.Budget(latency_ratio=0.5)
-        plans.append(edgesdk.search(self.model, TARGET, (self.x.numpy(), None), budget, force=True))
+        plans.append(edgesdk.search(self.model, TARGET, (self.x.numpy(), None), budget, metric=self.metric, force=True))
         return {"latency_ratio": plans[0].predicted.latency_ratio, "dropped": len(plans[0].dropped)}
 
     def export(self, plan: edgesdk.Plan, runtime: str) -> Mapping[str, Any]:
         """``plan`` in the format of ``runtime``, proved by the export to be what it simulates."""
         out = self.folder / f"{runtime}-exported"
         done = edgesdk.export_plan(
-            plan, self.model, (self.x.numpy(), None), format=RUNTIMES[runtime], out=out, force=True
+            plan, self.model, (self.x.numpy(), None), format=RUNTIMES[runtime], out=out, metric=self.metric, force=True
         )
         (file,) = done.files
         return {"bytes": file.size_bytes, "off": file.parity.error}
