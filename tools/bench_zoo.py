@@ -55,6 +55,7 @@ from edgesdk.core.budget import Cost
 from edgesdk.core.errors import BudgetError, EdgeSdkError, FidelityError
 from edgesdk.core.graph import Graph, Group
 from edgesdk.core.plan import INT8, LayerPlan, Option, Plan, Proof
+from edgesdk.data.metrics import MSE, TOP_1
 from edgesdk.export.formats import save
 from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
@@ -97,7 +98,7 @@ class Subject:
         self.model: nn.Module = nn.Identity()
         self.x = torch.zeros(0)
         self.shape: tuple[int, ...] = ()
-        self.metric: str | None = None  # by which plans are judged, where the answers are no classes
+        self.metric = TOP_1  # by which plans are judged
 
     def run(self, stage: str, work: Callable[[], Mapping[str, Any]]) -> bool:
         """Do ``work`` and write how it ended; whether it ended well."""
@@ -127,7 +128,7 @@ class Subject:
                 for _ in range(STATISTICS):
                     self.model.train()(self.x)
             answer = self.model.eval()(self.x[:2])
-        self.metric = None if flat(answer)[0].ndim == 2 else "mse"
+        self.metric = TOP_1 if flat(answer)[0].ndim == 2 else MSE
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return {"shape": self.shape, "parameters": parameters, "outputs": len(flat(answer))}
 
