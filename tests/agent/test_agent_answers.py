@@ -53,7 +53,7 @@ class Answers(unittest.TestCase):
             found = fetched(told["bytes"])
             self.assertEqual(list(found), [str(place) for place in range(len(wanted))])
             for place, value in enumerate(wanted):
-                numpy.testing.assert_allclose(found[str(place)], value, rtol=1e-5, atol=1e-6)
+                numpy.testing.assert_allclose(found[str(place)], numpy.asarray(value), rtol=1e-5, atol=1e-6)
 
     @agent_models.needs_runtime
     def test_a_runtime_that_reads_such_files_stands_in(self):
@@ -82,7 +82,7 @@ class Answers(unittest.TestCase):
             ("runtime", {**same, "inputs": self.sample(x, name="small.npz")}),
         ):
             with self.assertRaises(AgentError) as caught:
-                answers.answers(print, **arguments)
+                answers.answers(print, **arguments)  # type: ignore[arg-type]
             self.assertEqual(caught.exception.kind, kind)
 
     def test_what_cannot_be_fetched(self):
@@ -91,7 +91,7 @@ class Answers(unittest.TestCase):
             os.remove(path)
         for kind, offset in (("missing", 0), ("usage", -1), ("usage", True), ("usage", "0")):
             with self.assertRaises(AgentError) as caught:
-                answers.fetch(print, offset=offset)
+                answers.fetch(print, offset=offset)  # type: ignore[arg-type]
             self.assertEqual(caught.exception.kind, kind)
         with open(path, "wb") as file:
             file.write(b"x" * (answers.PIECE_BYTES + 3))

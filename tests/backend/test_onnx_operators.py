@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_zoo as zoo
@@ -17,7 +18,7 @@ IMAGE = torch.randn(3, 2, 5, 7, generator=torch.Generator().manual_seed(1)) * 2
 Build = Callable[[zoo.Written], object]
 
 
-def resized(opset: int = 18, scales: list[float] | None = None, sizes: list[int] | None = None, **how: object) -> Build:
+def resized(opset: int = 18, scales: list[float] | None = None, sizes: list[int] | None = None, **how: Any) -> Build:
     def build(g: zoo.Written) -> None:
         given = ["x", "", g.c("scales", scales, np.float32)] if scales else ["x", "", "", g.c("sizes", sizes)]
         g.n("Resize", given, "y", **how)
@@ -26,7 +27,7 @@ def resized(opset: int = 18, scales: list[float] | None = None, sizes: list[int]
     return build
 
 
-def one(operator: str, *inputs: tuple[str, object, type], opset: int = 18, **attributes: object) -> Build:
+def one(operator: str, *inputs: tuple[str, object, type], opset: int = 18, **attributes: Any) -> Build:
     """A node of ``operator`` that reads x, and constants."""
 
     def build(g: zoo.Written) -> None:
@@ -36,7 +37,7 @@ def one(operator: str, *inputs: tuple[str, object, type], opset: int = 18, **att
     return build
 
 
-def several(operator: str, outputs: int, *weights: int, opset: int = 18, **attributes: object) -> Build:
+def several(operator: str, outputs: int, *weights: int, opset: int = 18, **attributes: Any) -> Build:
     """A node of ``operator`` that reads x and weights, and whose every output is one of the file."""
 
     def build(g: zoo.Written) -> list[str]:
@@ -48,7 +49,7 @@ def several(operator: str, outputs: int, *weights: int, opset: int = 18, **attri
     return build
 
 
-def attention(g: zoo.Written, heads: int, shared: int, mask: str = "", **how: object) -> None:
+def attention(g: zoo.Written, heads: int, shared: int, mask: str = "", **how: Any) -> None:
     """Attention among the ten rows of a sample, by several heads of eight."""
     rows = g.n("Reshape", ["x", g.c("rows", [0, 10, 7])], "rows_")
     widths = {"q": heads, "k": shared, "v": shared}

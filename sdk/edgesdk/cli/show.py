@@ -72,8 +72,9 @@ def _show_figures(report: Mapping[str, Any], console: Console) -> None:
     for name, label in (("peak_memory_bytes", "peak memory added"), ("size_bytes", "size of the file")):
         figures = [r[name] for r in (dense, deployed)]
         table.add_row(label, _bound(budget, name), *(show(name, f) for f in figures), f"{figures[1] / figures[0]:.2f}")
-    energies = [(r.get("energy") or {}).get("mj") for r in (dense, deployed)]
-    if None not in energies:
+    every = [(r.get("energy") or {}).get("mj") for r in (dense, deployed)]
+    energies: list[float] = [mj for mj in every if mj is not None]
+    if len(energies) == len(every):
         share = f"{energies[1] / energies[0]:.2f}"
         table.add_row(
             "energy beyond idle", _bound(budget, "energy_mj"), *(show("energy_mj", mj) for mj in energies), share

@@ -21,7 +21,9 @@ from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.devices.agent import AgentProcess
 from edgesdk_targets.agent.measure import BRIEF
 
-ROUNDS = {BRIEF: (3, 0.4), "rapid": (3, 1.0), "quick": (5, 2.0), "full": (10, 6.0), "sustained": (10, 6.0)}
+ROUNDS: dict[str, tuple[int, float]] = {
+    BRIEF: (3, 0.4), "rapid": (3, 1.0), "quick": (5, 2.0), "full": (10, 6.0), "sustained": (10, 6.0),
+}  # fmt: skip
 """How many rounds there are in each mode, and the seconds of each file in one."""
 FIRST_SECONDS, LAST_SECONDS = 10.0, 5.0  # to wait for the first reading of a meter, and for the last
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")

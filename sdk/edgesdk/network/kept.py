@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgesdk.solve.highs import BinaryProgram
+from edgesdk.solve.highs import BinaryProgram, Effort
 
-GAP, SECONDS = 1e-3, 10.0
+GAP, EFFORT = 1e-3, Effort(10.0, 100.0)
 
 
 def kept_channels(scores: Tensor, kept: int, step: int = 1, shares: Sequence[Sequence[int]] = ()) -> list[int]:
@@ -42,7 +42,7 @@ def _shared(scores: Tensor, kept: int, shares: Sequence[Sequence[int]]) -> list[
     worth = scores.double().numpy()
     cost = 1.0 - worth / max(float(abs(worth).max()), 1e-30)
     program = BinaryProgram(np.ones(size, dtype=bool), np.ones(size), cost, 0.0, rows)
-    values = program.minimise(GAP, SECONDS).values
+    values = program.minimise(GAP, EFFORT).values
     if values is None:
         raise ValueError(f"no {kept} of {size} channels leave each layer the same share")
     return np.flatnonzero(values > 0.5).tolist()
