@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from families import FAMILIES, Studied
+from families import FAMILIES, MORE, Studied
 
 from edgesdk.core.budget import Budget
 from edgesdk.core.plan import FP32, INT8
@@ -37,7 +37,7 @@ def studied(agent: AgentProcess, tmp_path_factory: pytest.TempPathFactory) -> St
     def find(name: str) -> Study:
         if name not in made:
             torch.manual_seed(1)
-            make, shape = FAMILIES[name]
+            make, shape = {**FAMILIES, **MORE}[name]
             model, x = make(), torch.randn(SAMPLES, *shape)
             with torch.no_grad():
                 model.train()(x)

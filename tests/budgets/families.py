@@ -94,6 +94,20 @@ class Masker(nn.Module):
         return torch.flatten(self.b(self.a(x)), 1)
 
 
+class Skipping(nn.Module):
+    """Down, up again, and joined with what was there before; images (N, 1, 16, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Sequential(*unit(1, 12)), nn.Sequential(*unit(12, 24, stride=2))
+        self.u, self.o = nn.ConvTranspose2d(24, 12, 2, 2), nn.Sequential(*unit(24, 12))
+        self.h = nn.Conv2d(12, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        return torch.flatten(self.h(self.o(torch.cat([self.u(self.b(a)), a], 1))), 1)
+
+
 def conv() -> nn.Module:
     return Pooled(24, *unit(3, 16), *unit(16, 24, stride=2))
 
@@ -146,3 +160,4 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "recurrent": (Recurrent, (4, 24)),
     "masker": (Masker, (3, 12, 12)),
 }
+MORE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {"skipping": (Skipping, (1, 16, 16))}

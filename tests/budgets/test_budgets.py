@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,16 @@ from edgesdk.core.errors import BudgetError
 from edgesdk.core.plan import FP32, INT8, LayerPlan, Option, Plan
 from edgesdk.core.report import DENSE
 from edgesdk.pipeline.allowance import Allowance
+from edgesdk.pipeline.candidates import build
+from edgesdk.pipeline.least import at_widths
 from edgesdk.pipeline.loop import find_result
-from edgesdk.pipeline.planning import FIXED, plan_full_width
+from edgesdk.pipeline.planning import FIXED, plan_full_width, plan_tightest
 from edgesdk.pipeline.remarks import add_remarks
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Training
 from edgesdk.price.operators import precisions, widths
+from edgesdk.solve.program import PEAK
 
 # Shares of what the dense model costs, by the figures that they bound; of a drop, points.
 KINDS: dict[str, dict[str, float]] = {
@@ -161,6 +165,21 @@ def test_loose_bounds_leave_the_dense_model_as_it_is(studied: Studied) -> None:
     result = deployed(study, Budget(peak_memory_bytes=dense.peak_memory_bytes, size_bytes=dense.size_bytes))
     assert not result.plan.compresses(study.graph) and result.score == result.dense_score
     assert any("nothing was compressed" in step.get("note", "") for step in result.history)
+
+
+def test_nothing_has_less_memory_than_what_is_called_the_least(studied: Studied) -> None:
+    """Sums only come near memory: once a model was measured they may call a larger one the least. All are tried."""
+    study = studied("skipping")
+    for _ in range(2):
+        planned, at = plan_tightest(study, Budget(), PEAK), study.menu()
+        found, by = planned.solution, study.corrections.correction
+        for each in product(*(group.widths for group in at.groups)):
+            kept = dict(zip((group.name for group in at.groups), each, strict=True))
+            choices = at_widths(at, found.choices, kept)
+            if choices is not None:
+                peak, _ = study.pricing.bytes_of(choices, kept, found.dropped)
+                assert found.cost.peak_memory_bytes <= by.memory_bytes + by.memory_scale * peak, kept
+        build(study, planned)
 
 
 def test_a_plan_that_the_prices_know_better_than_has_no_next_step(studied: Studied) -> None:

@@ -10,6 +10,7 @@ from edgesdk.core.budget import Budget
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import NOT_SEARCHED, Option, Plan, Proof
 from edgesdk.pipeline.deadline import SEARCH
+from edgesdk.pipeline.least import descend
 from edgesdk.pipeline.pricing import pick_full_width
 from edgesdk.pipeline.study import Study
 from edgesdk.solve.finalists import as_plan, leaning
@@ -61,7 +62,10 @@ def plan_tightest(study: Study, budget: Budget, name: str) -> Planned:
         solution = _solve(study, at, others, name)
     except Unreachable:
         solution = _solve(study, at, {}, name)
-    return to_planned(study, at, _account(study, solution))
+    found = _account(study, solution)
+    if name in (PEAK, SIZE):
+        found = descend(at, found, lambda solution: _account(study, solution), name, others)
+    return to_planned(study, at, found)
 
 
 def plan_full_width(study: Study, options: Mapping[str, Option]) -> Planned:

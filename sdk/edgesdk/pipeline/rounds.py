@@ -95,6 +95,7 @@ def plan_within(study: Study, budget: Budget, given: bool) -> Plan:
         nearest = [to_planned(study, at, solution) for solution in error.nearest.values()]
         tried = list_dense(study, budget)
         tried += tuple(attempt(study, planned, budget, "tightest") for planned in nearest)
+        tried += build_tightest(study, budget, tried)
         if kept := select_keeping(tried, budget):
             return min(kept, key=lambda attempt: attempt.loss).plan
         if given:
