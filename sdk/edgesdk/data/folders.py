@@ -205,7 +205,7 @@ class _Reader:
         lines = []
         if self.size is not None and set(self.sizes) != {self.size[::-1]}:
             how = "scaled by the shorter side and cut out of the centre" if self.resize == CROP else "stretched"
-            lines.append(f"images of {len(self.sizes)} sizes were {how} to {self.size[0]}x{self.size[1]}")
+            lines.append(f"images of {counted(len(self.sizes), 'size')} were {how} to {self.size[0]}x{self.size[1]}")
         if self.turned:
             lines.append(f"{counted(self.turned, 'image')} turned upright, as the camera noted in EXIF")
         deep = sum(n for mode, n in self.modes.items() if mode.startswith("I"))
