@@ -1,4 +1,4 @@
-"""Averages whose last windows reach past the end of the image, in integers: each counts what lies within alone."""
+"""Averages in integers whose windows reach past the image: what a border counts for, and what lies beyond the end."""
 
 from __future__ import annotations
 
@@ -27,13 +27,48 @@ POOLS = {
 }
 
 
+class Joined(nn.Module):
+    """Two convolutions, one beside the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.left(x), torch.tanh(self.right(x))], 1)
+
+
 @pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
 def test_an_integer_average_that_ends_in_a_part_of_a_window_is_the_simulated_one(
     pool: nn.AvgPool2d, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(8, 8, 1))
-    x = torch.randn(2, 3, 12, 12)
+    check_files(model, torch.randn(2, 3, 12, 12), tmp_path)
+
+
+SIGNED = {
+    "of the input": (nn.Sequential(nn.AvgPool2d(3, 2, 1), nn.Conv2d(3, 8, 3)), (3, 12, 12)),
+    "of a layer": (nn.Sequential(nn.Conv2d(3, 8, 3), nn.AvgPool2d(3, 2, 1), nn.Conv2d(8, 8, 1)), (3, 12, 12)),
+    "at the end": (nn.Sequential(nn.Conv2d(3, 8, 3), nn.AvgPool2d(3, 1, 1)), (3, 12, 12)),
+    "after another": (nn.Sequential(nn.AvgPool2d((3, 5), (2, 1), (1, 2)), nn.AvgPool2d(3, 2, 1)), (3, 12, 14)),
+    "not counted": (nn.Sequential(nn.Conv2d(3, 8, 3), nn.AvgPool2d(3, 2, 1, count_include_pad=False)), (3, 12, 12)),
+    "of a signal": (nn.Sequential(nn.Conv1d(3, 8, 3), nn.AvgPool1d(3, 2, 1), nn.Conv1d(8, 8, 1)), (3, 20)),
+    "of several parts": (nn.Sequential(Joined(), nn.AvgPool2d(3, 2, 1), nn.Conv2d(16, 8, 1)), (3, 12, 12)),
+}
+
+
+@pytest.mark.parametrize(("model", "shape"), SIGNED.values(), ids=SIGNED)
+def test_a_border_counts_as_zero_where_zero_is_another_integer(
+    model: nn.Module, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """OpenVINO took its zeros for integers: averages at the border were 70 steps off."""
+    torch.manual_seed(0)
+    check_files(model, torch.randn(2, *shape) + 0.5, tmp_path)
+
+
+def check_files(model: nn.Module, x: torch.Tensor, tmp_path: Path) -> None:
+    """Every runtime computes what the simulation does, all layers being integer."""
     network = trace(model.eval(), x)
     options = {layer.name: Option(INT8, 8) for layer in network.graph.layers if INT8 in precisions(layer)}
     ready = integer(network, options)

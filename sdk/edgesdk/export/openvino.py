@@ -43,6 +43,8 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
         ) from None
     _fold(read, openvino)
     _keep_apart(read)
+    if specs:
+        _border_averages(read)
     _check(read, specs)
     with scratch_folder() as folder:
         whole = folder / "model.xml"
@@ -103,6 +105,34 @@ def _keep_apart(model: Any) -> None:
                 x, axes = (given.get_source_output() for given in source.get_node().inputs())
                 mean = opset13.reduce_mean(x, axes, keep_dims=True)
                 value.replace_source_output(opset13.squeeze(mean, axes).output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _border_averages(model: Any) -> None:
+    """Averages that count a border as ones that do not, times the share of each window that lies within the image: the
+    plugin (2026.4) takes the border's zeros for integers, whatever their zero point, and fuses a Pad into it again."""
+    from openvino import opset13
+
+    for node in [node for node in model.get_ordered_ops() if node.get_type_name() == "AvgPool"]:
+        given, average, reach = node.get_attributes(), node.output(0), _reach(node.input_value(0))
+        if given["exclude-pad"] or not any((*given["pads_begin"], *given["pads_end"])):
+            continue
+        if reach is not None and reach[0] == 0.0:  # a zero point of 0 is the zero that it takes
+            continue
+        share = np.ones((1, 1), np.float32)
+        for axis, (kernel, stride, before) in enumerate(
+            zip(given["kernel"], given["strides"], given["pads_begin"], strict=True), 2
+        ):
+            begins = np.arange(average.get_shape()[axis]) * stride - before
+            within = np.minimum(begins + kernel, node.get_input_shape(0)[axis]) - np.maximum(begins, 0)
+            share = share[..., None] * (within / kernel).astype(np.float32)
+        readers, names = list(average.get_target_inputs()), average.get_names()
+        node.set_attribute("exclude-pad", True)
+        counted = opset13.multiply(average, opset13.constant(share))
+        average.set_names(set())
+        counted.output(0).set_names(names)
+        for reader in readers:
+            reader.replace_source_output(counted.output(0))
     model.validate_nodes_and_infer_types()
 
 
