@@ -45,6 +45,7 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
     _keep_apart(read)
     if specs:
         _border_averages(read)
+        _step_by_one(read)
     _check(read, specs)
     with scratch_folder() as folder:
         whole = folder / "model.xml"
@@ -133,6 +134,21 @@ def _border_averages(model: Any) -> None:
         counted.output(0).set_names(names)
         for reader in readers:
             reader.replace_source_output(counted.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _step_by_one(model: Any) -> None:
+    """Let a convolution whose window is the whole image, which has one place alone, go on by 1: by its own strides the
+    plugin (2026.4) has an integer kernel that computes something else, of some sizes."""
+    for node in model.get_ordered_ops():
+        if "Convolution" in node.get_type_name() and "Backprop" not in node.get_type_name():
+            given, sizes = node.get_attributes(), node.get_input_shape(0)[2:]
+            kernel = node.get_input_shape(1)[-len(sizes) :]
+            around = zip(sizes, given["pads_begin"], given["pads_end"], strict=True)
+            spans = [(size - 1) * step + 1 for size, step in zip(kernel, given["dilations"], strict=True)]
+            whole = [sum(parts) == span for parts, span in zip(around, spans, strict=True)]
+            steps = [1 if only else step for only, step in zip(whole, given["strides"], strict=True)]
+            node.set_attribute("strides", steps)
     model.validate_nodes_and_infer_types()
 
 

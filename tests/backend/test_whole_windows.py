@@ -1,0 +1,51 @@
+"""Integer convolutions whose window is the whole image: every runtime computes the simulated sum, of one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgesdk.compress.quantize import calibrate, integer
+from edgesdk.core.artifact import Artifact
+from edgesdk.core.plan import INT8, Option
+from edgesdk.core.runtime import format_of
+from edgesdk.export.formats import export, grid_of
+from edgesdk.export.parity import parity
+from edgesdk.network.trace import trace
+from edgesdk.price.operators import precisions
+
+# The kernel, its strides, the channels and the image. Of the first three OpenVINO's kernel was 200 steps off.
+WINDOWS = {
+    "as patches are": ((8, 8), (8, 8), 32, (8, 8)),
+    "smaller": ((4, 4), (4, 4), 32, (4, 4)),
+    "of six": ((6, 6), (6, 6), 32, (6, 6)),
+    "not square": ((4, 6), (4, 6), 32, (4, 6)),
+    "whole on one axis": ((8, 2), (8, 2), 16, (8, 6)),
+    "with a rest": ((4, 4), (4, 4), 32, (5, 5)),
+    "of a signal": ((8,), (8,), 32, (8,)),
+}
+
+
+@pytest.mark.parametrize(("kernel", "strides", "channels", "image"), WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize("grouped", [False, True], ids=["", "depthwise"])
+def test_what_a_window_over_the_whole_image_makes_is_the_simulated_sum(
+    kernel: tuple[int, ...], strides: tuple[int, ...], channels: int, image: tuple[int, ...], grouped: bool,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    torch.manual_seed(0)
+    conv = nn.Conv1d if len(kernel) == 1 else nn.Conv2d
+    groups = channels if grouped else 1
+    whole = conv(channels, channels, kernel, strides, groups=groups)  # type: ignore[arg-type]
+    model = nn.Sequential(conv(3, channels, 3, padding=1), whole, conv(channels, 4, 1)).eval()
+    x = torch.randn(4, 3, *image)
+    network = trace(model, x)
+    options = {layer.name: Option(INT8, 8) for layer in network.graph.layers if INT8 in precisions(layer)}
+    for runtime in ("onnxruntime", "openvino", "litert"):
+        ready = integer(network, options, grid_of(runtime))
+        calibrate(ready, [x])
+        path = tmp_path / f"model{format_of(runtime).suffix}"
+        export(ready, x, path, runtime)
+        assert parity(ready, Artifact(path, ready.graph, options, runtime), [x]).error < 0.02
