@@ -19,18 +19,23 @@ MOST_NODES = 1_000_000
 AGAIN = "export or copy it again"
 PACKED = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}  # bits of types that older onnx lacks
 TYPED = ("float_data", "int64_data", "double_data", "uint64_data", "string_data")  # a number each, or a text
+TFLITE = b"TFL3"  # in such a file, after four bytes
 
 
 def parsed(path: Path) -> ModelProto:
     """The file at ``path``, whole and without functions of its own; what it keeps beside it is not read."""
+    content = b""
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
         names = [value.name for value in model.graph.input]  # text that is no UTF-8 is found as it is read
         damage = _damage(model)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}", "give the path of an ONNX file") from None
     except Exception:  # protobuf's own kinds
         model, names, damage = ModelProto(), [], None
+    if content[4:8] == TFLITE:
+        raise ModelError(f"{path} is a TFLite file", "call it .tflite, or give the ONNX file")
     if not model.opset_import or not model.graph.output:
         raise ModelError(f"{path} is not an ONNX file, or is cut short", AGAIN)
     if damage is not None:
