@@ -231,7 +231,7 @@ def several(here: Path) -> None:
         (2, "own.py:Heads", "chance.npz", ("--output", "head"), "no output 'head'"),
         (4, "own.py:Heads", "pixels.npz", ("--metric", "mse"), "none of the model's outputs"),
         (4, "own.py:Value", "value.npz", ("--metric", "mse"), "targets of shape (N,) for outputs of shape (N, 1)"),
-        (3, "own.py:Brightest", "pixels.npz", (), "give --input-range 0,255, or --force"),
+        (4, "own.py:Brightest", "pixels.npz", (), "give --input-range 0,255, or --force"),
         (2, "own.py:Brightest", "chance.npz", ("--mean", "0.5", "--std", "0.5"), "and x is float32"),
         (2, "own.py:Brightest", "pixels.npz", ("--mean", "much"), "no list of numbers"),
         (2, "own.py:Brightest", "pixels.npz", ("--preprocess", "absent.toml"), "absent.toml cannot be read"),
