@@ -14,6 +14,7 @@ from running import Run
 from edgesdk.workflows.examples import copy_example, examples
 
 NAMES = tuple(examples())
+LEAST = {"anomaly-detection": 75.0, "keyword-spotting": 90.0, "semantic-segmentation": 0.7}  # by each one's own metric
 
 
 def test_each_is_listed_with_what_it_is_of(edgesdk: Run) -> None:
@@ -59,4 +60,4 @@ def test_an_example_does_what_its_page_says(name: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("budget kept"), done.stdout
     before, after = map(float, re.findall(r"([\d.]+) before, ([\d.]+) after", done.stdout)[0])
-    assert before > 75 and after > before - 8, done.stdout
+    assert before > LEAST[name] and after > 0.9 * before, done.stdout
