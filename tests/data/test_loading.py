@@ -549,7 +549,7 @@ def test_data_that_does_not_fit_the_model_is_said() -> None:
     refused(DataError, lambda: check(data, net(), True), "label 3 is out of range", "3 classes")
     refused(ModelError, lambda: check(data, Answers(lambda x: x.flatten(1) * torch.nan), True), "NaN")
     refused(ModelError, lambda: check(data, Answers(lambda x: x.no_such_thing), True), "AttributeError")
-    refused(ModelError, lambda: check(data, Answers(lambda x: x), True), "(2, 3, 2, 2)", "--metric")
+    refused(DataError, lambda: check(data, Answers(lambda x: x), True), "(2, 3, 2, 2)", "a class for each place")
     check(data, Answers(lambda x: x), False)
     check(data, Answers(lambda x: {"logits": x.flatten(1)}), True)
 
