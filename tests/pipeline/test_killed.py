@@ -31,7 +31,8 @@ from torch import nn
 import edgesdk
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.compress.sensitivity import _Variants
-from edgesdk.pipeline import sensitivity, training
+from edgesdk.compress import refit
+from edgesdk.pipeline import sensitivity
 from edgesdk.train import trainer
 
 folder, points = Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -52,7 +53,7 @@ def watch(owner, name, what):
 
 
 for owner, name, what in (
-    (_Variants, "loss", "sensed"), (training, "fit", "fitted"), (torch.optim.AdamW, "step", "learnt"),
+    (_Variants, "loss", "sensed"), (refit, "_fitted", "fitted"), (torch.optim.AdamW, "step", "learnt"),
     (os, "fsync", "written"), (Path, "replace", "renamed"), (Path, "rename", "moved"),
 ):  # fmt: skip
     watch(owner, name, what)
@@ -123,7 +124,7 @@ def test_the_next_run_goes_on_and_comes_to_the_same_plan(told: dict[str, Any]) -
     whole, last = told["the whole run"], told["the last run"]
     assert last["plan"] == whole["plan"]
     once, again = whole["counts"], last["counts"]
-    assert once["sensed"] > 4 and once["fitted"] == 1 and once["learnt"] >= 5
+    assert once["sensed"] > 4 and once["fitted"] >= 1 and once["learnt"] >= 5
     assert not {"sensed", "fitted", "learnt"} & set(again)  # all of it was done before one was killed at its end
 
 
