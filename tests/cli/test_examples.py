@@ -60,4 +60,4 @@ def test_an_example_does_what_its_page_says(name: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("budget kept"), done.stdout
     before, after = map(float, re.findall(r"([\d.]+) before, ([\d.]+) after", done.stdout)[0])
-    assert before > LEAST[name] and after > 0.25 * before, done.stdout  # rough prices, and an epoch alone
+    assert before > LEAST[name] and after > 0.9 * before, done.stdout
