@@ -6,6 +6,7 @@ import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from rich.console import Console
 from running import Run
 
 import edgesdk
-from edgesdk.bundle.bundle import SIMULATION, Bundle, check, described
+from edgesdk.bundle.bundle import SIMULATION, Bundle, _simulate, check, described
 from edgesdk.cli.diffing import show_diff
 from edgesdk.core.serialize import dumps, loads
 
@@ -106,3 +107,15 @@ def test_names_are_no_markup_and_outputs_may_be_off_alone(deployed: tuple[Path, 
     show_diff(apart, Console(file=out, width=80))
     assert "[red]x[/red]" in out.getvalue()
     assert "but the outputs do" in out.getvalue() and "0.25 apart" in out.getvalue()
+
+
+def test_a_simulation_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(network: Any, x: Any, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr("edgesdk.export.simulation.write_simulation", fail)
+    result, data = SimpleNamespace(simulated=object()), SimpleNamespace(example=None)
+    written, notes = _simulate(tmp_path, result, data)  # type: ignore[arg-type]
+    assert (written, list(tmp_path.iterdir())) == ([], [])
+    assert len(notes) == 1 and "no such operator" in notes[0] and "edgesdk diff" in notes[0]

@@ -194,7 +194,8 @@ def pack(
         for file in result.artifact.every:
             shutil.copyfile(file, place / file.name)
         (place / "plan.json").write_text(dumps(result.plan))
-        report = dumps(_report(result, data, budget, facts))
+        simulation, notes = _simulate(place, result, data)
+        report = dumps(_report(result, data, budget, {**facts, "notes": [*facts.get("notes", ()), *notes]}))
         (place / "report.json").write_text(report)
         model = Artifact(place / result.artifact.path.name, runtime=result.artifact.runtime)
         _record(place, model, network, data)
@@ -203,8 +204,7 @@ def pack(
         (place / UNIT).write_text(resources.files("edgesdk_targets").joinpath(UNIT).read_text())
         manifest = _manifest(model, result, data, network)
         (place / PAGE).write_text(render_bundle(loads(dumps(manifest)), result.plan, loads(report)), "utf-8")
-        beside = [PAGE, *_simulate(place, result, data)]
-        (place / "manifest.json").write_text(dumps(replace(manifest, pages=described(place, beside))))
+        (place / "manifest.json").write_text(dumps(replace(manifest, pages=described(place, [PAGE, *simulation]))))
         if key is not None:
             sign(place, key)
     except OSError as error:
@@ -235,20 +235,23 @@ def _out(place: Path) -> Path:
     return place.with_name(place.name[1:].rpartition(".partial-")[0])
 
 
-def _simulate(place: Path, result: Result, data: Data) -> list[str]:
-    """Write what the file is made of, where that is known and PyTorch can; the names of what was written."""
+def _simulate(place: Path, result: Result, data: Data) -> tuple[list[str], list[str]]:
+    """Write what the file is made of, where that is known; the names of what was written, and a note where PyTorch
+    cannot write it: the bundle is whole without what only `edgesdk diff` reads."""
     if result.simulated is None:
-        return []
+        return [], []
     from edgesdk.export.simulation import write_simulation
 
     try:
         write_simulation(result.simulated, data.example, place / SIMULATION)
     except OSError:
         raise
-    except Exception:  # PyTorch raises many kinds, and the bundle is whole without what only `edgesdk diff` reads
+    except Exception as error:  # PyTorch raises many kinds
         (place / SIMULATION).unlink(missing_ok=True)
-        return []
-    return [SIMULATION]
+        return [], [
+            f"edgesdk diff has nothing to compare layers with: PyTorch cannot write {SIMULATION} ({said(error)})"
+        ]
+    return [SIMULATION], []
 
 
 def _record(place: Path, model: Artifact, network: Network, data: Data) -> None:
