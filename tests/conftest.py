@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import random
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,20 @@ def settled_objects() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_imports() -> Iterator[None]:
+    """Modules that a file of tests wrote and imported, and where from, are gone with it: others have their names."""
+    path, loaded = list(sys.path), set(sys.modules)
+    yield
+    added = [folder for folder in sys.path if folder not in path]
+    sys.path[:] = path
+    for name in sys.modules.keys() - loaded:
+        spec = getattr(sys.modules[name], "__spec__", None)
+        places = [*(spec.submodule_search_locations or ()), spec.origin or ""] if spec else []
+        if any(Path(place).is_relative_to(folder) for place in places for folder in added):
+            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)
