@@ -46,6 +46,7 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
     if specs:
         _border_averages(read)
         _step_by_one(read)
+        _keep_biases(read)
     _check(read, specs)
     with scratch_folder() as folder:
         whole = folder / "model.xml"
@@ -149,6 +150,26 @@ def _step_by_one(model: Any) -> None:
             whole = [sum(parts) == span for parts, span in zip(around, spans, strict=True)]
             steps = [1 if only else step for only, step in zip(whole, given["strides"], strict=True)]
             node.set_attribute("strides", steps)
+    model.validate_nodes_and_infer_types()
+
+
+def _keep_biases(model: Any) -> None:
+    """Give a linear layer whose biases are all zero a first one that is the least there is, which no sum can tell.
+
+    With none, the plugin (2026.4) rounds by limits of each channel's own what the layer makes, and these are others
+    within the one kernel that it makes of linear layers in a row, of a single row with one thread.
+    """
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Add" or not _is_constant(node.input_value(1)):
+            continue
+        made, biases = node.input_value(0).get_node(), np.array(node.input_value(1).get_node().data)
+        if made.get_type_name() == "Multiply":  # by 1, in what a Gemm is read as
+            made = made.input_value(0).get_node()
+        if made.get_type_name() == "MatMul" and biases.size and not np.any(biases):
+            biases.flat[0] = np.finfo(np.float32).tiny
+            node.input(1).replace_source_output(opset13.constant(biases).output(0))
     model.validate_nodes_and_infer_types()
 
 
