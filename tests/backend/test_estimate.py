@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import subprocess
 import sys
 import warnings
 from dataclasses import replace
@@ -27,6 +28,7 @@ from edgesdk.core.errors import ModelError, UsageError
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.devices.estimate import Estimate, LayerCost, estimate, read_graph
 from edgesdk.export.formats import export
+from edgesdk.network import onnx_graph
 from edgesdk.network.onnx_fuse import OPERATORS
 from edgesdk.price.kinds import FREE, UNKNOWN, kind_of
 from edgesdk.price.operators import of_network
@@ -105,6 +107,40 @@ def test_a_module_its_file_and_its_graph_cost_the_same(name: str, tmp_path: Path
         assert onnx_file.size_bytes == pytest.approx(module.size_bytes, rel=SIZE_DRIFT)
         assert onnx_file.provenance == module.provenance and onnx_file.sources == module.sources
         assert onnx_file.unknown == module.unknown == ()
+
+
+@pytest.mark.parametrize("name", models.SHAPES)
+def test_a_file_with_nothing_to_fold_is_read_without_the_folder_as_with_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(*network(name), tmp_path / "model.onnx")
+    folded: list[bool] = []
+    needs, fold = onnx_graph._needs_folding, onnx_graph._folded
+    monkeypatch.setattr(onnx_graph, "_folded", lambda model: folded.append(True) or fold(model))
+    apart = read_graph(file)
+    assert not folded
+    monkeypatch.setattr(onnx_graph, "_needs_folding", lambda model: True)
+    assert read_graph(file) == apart and folded
+    model = onnx.load(file)
+    last, typed = model.graph.output[0].name, TensorProto.FLOAT
+    model.graph.node.append(helper.make_node("Shape", [last], ["sizes"]))  # which it takes from what is no constant
+    model.graph.output.append(helper.make_tensor_value_info("sizes", TensorProto.INT64, None))
+    assert needs(model) and not needs(onnx.load(file))
+    model.graph.node[-1].CopyFrom(helper.make_node("Exp", ["one"], ["sizes"]))
+    model.graph.output[-1].CopyFrom(helper.make_tensor_value_info("sizes", typed, [1]))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "one"))
+    assert needs(model)
+
+
+def test_an_onnx_file_is_estimated_without_what_is_slow_to_import(tmp_path: Path) -> None:
+    file = written(*network("residual"), tmp_path / "model.onnx")
+    slow = "{'torch', 'onnxscript', 'sympy', 'scipy', 'onnxruntime', 'highspy'}"
+    program = (
+        "import sys; from edgesdk.cli import main\n"
+        f"try: main.main(['estimate', {str(file)!r}, '--target', 'pi5'])\n"
+        f"except SystemExit as ended: assert ended.code == 0 and not {slow} & set(sys.modules), sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_a_file_with_a_free_batch_costs_the_same(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, ValueInfoProto, external_data_helper, helper
 from onnx.shape_inference import infer_shapes
-from onnxscript import optimizer
 
 from edgesdk.core.errors import EdgeSdkError, ModelError, UsageError
 from edgesdk.core.graph import Graph, Shapes, Tensor
@@ -23,6 +22,12 @@ LARGE = 8192  # elements; no shape or bound is that long, so what is longer is a
 GROWING = ("Pad", "OneHot", "Resize", "Upsample")  # what may be far larger than what it is made of
 SIZED = ("ConstantOfShape", "Expand", "Tile", "Range")  # by the numbers in what they read
 Shape = tuple[int, ...]
+UNFOLDED = ("Constant", "QuantizeLinear", "DequantizeLinear")  # of constants alone, and left as they are
+BY_SHAPE = (
+    "Shape", "Size", "Expand", "Identity", "Dropout", "Cast", "CastLike", "Abs", "If", "Loop", "Scan",
+    "ConstantOfShape", "SequenceConstruct", "SequenceAt", "ConcatFromSequence", "SplitToSequence",
+)  # fmt: skip
+"""Operators that the folder may replace although something that they read is no constant."""
 ANONYMOUS = ("", "?", "None")  # names of free axes that say nothing of their sizes being the same
 
 # Operators on integers, by the operator on numbers that they stand for and which of their inputs that one takes.
@@ -186,14 +191,7 @@ def _inferred(model: ModelProto, path: Path) -> ModelProto:
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
     try:
-        large: list[str] = []
-
-        def may_fold(node) -> bool | None:
-            allowed = _may_fold(node)
-            large.extend([node.op_type] * (allowed is False and node.op_type in (*SIZED, *GROWING)))
-            return allowed
-
-        optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=may_fold)
+        large = _folded(model) if _needs_folding(model) else []
         del model.graph.value_info[:]
         model = infer_shapes(model, strict_mode=True, data_prop=not large)  # which would make them whole
     except Exception as error:  # onnx and onnxscript raise several kinds
@@ -205,6 +203,31 @@ def _inferred(model: ModelProto, path: Path) -> ModelProto:
     if held := [n for n in model.graph.node if any(a.type in (a.GRAPH, a.GRAPHS) for a in n.attribute)]:
         raise ModelError(f"{path} holds control flow, {held[0].op_type} {held[0].name}", "export it without")
     return model
+
+
+def _needs_folding(model: ModelProto) -> bool:
+    """Whether anything is there to fold: the folder is slow to import, and most networks have nothing for it."""
+    constant = {tensor.name for tensor in model.graph.initializer}
+    constant.update(name for node in model.graph.node if node.op_type == "Constant" for name in node.output)
+    return bool(model.functions) or any(
+        node.op_type in BY_SHAPE or node.op_type not in UNFOLDED and constant.issuperset(filter(None, node.input))
+        for node in model.graph.node
+    )
+
+
+def _folded(model: ModelProto) -> list[str]:
+    """Fold arithmetic on constants and shapes in ``model``; the operators that were left, for they become large."""
+    from onnxscript import optimizer  # half a second
+
+    large: list[str] = []
+
+    def may_fold(node) -> bool | None:
+        allowed = _may_fold(node)
+        large.extend([node.op_type] * (allowed is False and node.op_type in (*SIZED, *GROWING)))
+        return allowed
+
+    optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=may_fold)
+    return large
 
 
 def _may_fold(node) -> bool | None:
