@@ -17,6 +17,7 @@ from edgesdk.bundle.documents import (
     Scores,
     Step,
 )
+from edgesdk.core.answers import AnswerChanges, Flip
 from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.energy import Energy
 from edgesdk.core.facts import Conditions, During, Frequency, Hardware, Temperature, Throttle
@@ -30,6 +31,7 @@ from edgesdk.workflows.benchmark import Benchmark
 from edgesdk.workflows.front import Built, Front, Point
 
 HERE = Path(__file__).parent
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFUlEQVR4nAXBAQEAAACAEP9PF0JQGR7vBPykAXTzAAAAAElFTkSuQmCC"
 CORES = tuple(Frequency(core, 2400.0 + core, 3000.0) for core in range(4))
 
 
@@ -75,6 +77,11 @@ def full(layers: int = 6) -> Documents:
         out_of_reach={"gru has no compressed form here": 0.25}, groups_left_whole={"layer 5": "the network's output"},
         layers_left_as_they_are={"layer 4": "a reason"},
         observations=(Observation(2.0, 0.5, 2.6, 1.5e5, 2e5, 9000, 9743),),
+        changes=AnswerChanges.of(
+            {(0, 0): 20, (0, 1): 4, (1, 1): 24, (2, 2): 3}, {(0, 0): 22, (0, 1): 2, (1, 1): 23, (1, 0): 1, (2, 1): 3},
+            [Flip(3, 0, 1, 0, PICTURE), Flip(5, 0, 1, 0), Flip(8, 1, 1, 0, PICTURE),
+             *(Flip(number, 2, 2, 1) for number in (9, 11, 12))],
+        ),
         layers=tuple(
             LayerFacts(layer.name, "conv2d", 1000 * number, 100, 16, 16 - number % 9, 0.001 * number, None)
             for number, layer in enumerate(plan.layers)
@@ -84,7 +91,7 @@ def full(layers: int = 6) -> Documents:
         edgesdk="0.1.0", created="2026-11-28T14:58:33Z", target="x86", architecture="x86_64", basis="measured",
         runtime=RuntimeNeed("onnxruntime", "1.32.0", "1.18", None), model="model.onnx", format="onnx",
         layout_inside="NCHW", threads=1, plan=plan.digest, graph=plan.graph_digest, inputs=(), preprocessing=None,
-        classes=(), outputs=(), files={"model.onnx": File("e" * 64, 7267)},
+        classes=("a cat", "a dog"), outputs=(), files={"model.onnx": File("e" * 64, 7267)},
     )  # fmt: skip
     return Documents(json.loads(dumps(manifest)), plan, json.loads(dumps(report)))
 

@@ -345,6 +345,7 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
         history=tuple(Step(**step) for step in result.history),
         beside={name: _without_samples(report) for name, report in result.beside.items()},
         refused_runtimes=result.refused,
+        changes=result.changes,
         **{name: value for name, value in facts.items() if name not in ("notes", "metric")},
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edgesdk.core.answers import AnswerChanges
 from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.parity import Parity
 from edgesdk.core.plan import Rejected
@@ -176,7 +177,8 @@ class DeploymentReport:
 
     ``measured`` is ``None`` for a target that was not at hand, for which ``to_measure`` says how. Raw samples are those
     of the deployed file alone. ``layers`` are in the order of the graph. ``out_of_reach`` is the share of the
-    multiplications that is in layers with no compressed form, by the reason.
+    multiplications that is in layers with no compressed form, by the reason. ``changes`` is what a classifier answers
+    otherwise than the dense model.
     """
 
     basis: str
@@ -206,6 +208,7 @@ class DeploymentReport:
     layers_left_as_they_are: Mapping[str, str]
     observations: tuple[Observation, ...]
     layers: tuple[LayerFacts, ...] = ()
+    changes: AnswerChanges | None = None
     schema: str = REPORT
 
 

@@ -136,9 +136,11 @@ class Task:
         return self.judge(run, batches, dense).score
 
     def judge(
-        self, run: Callable[[Batch], Any], batches: Iterable[tuple[Batch, Any]], dense: Callable[[Batch], Any]
-    ) -> Judgement:
-        """The same with what its sampling error is told by."""
+        self, run: Callable[[Batch], Any], batches: Iterable[tuple[Batch, Any]], dense: Callable[[Batch], Any],
+        see: Callable[[Any, Any], None] | None = None,
+    ) -> Judgement:  # fmt: skip
+        """The same with what its sampling error is told by; ``see`` is shown the outputs of each batch, and what they
+        are judged against."""
         samples = 0
         meter = started(self.metric, self.limit)
         for x, y in batches:
@@ -147,6 +149,8 @@ class Task:
                 target = self.target(y) if self.labelled else self._answer(dense(x))
                 self.update(meter, outputs, target, len(first_tensor(x)))
                 samples += len(first_tensor(x))
+                if see is not None:
+                    see(outputs, target)
         decisions = meter.decisions if isinstance(meter, TopOne) else None
         return Judgement(result(self.metric, meter, self.name), samples, decisions)
 

@@ -8,6 +8,7 @@ from typing import Any
 from edgesdk.core.energy import describe_energy
 from edgesdk.core.plan import Plan
 from edgesdk.core.wording import counted
+from edgesdk.pages.answers import AnswersShown
 from edgesdk.pages.bounds import list_bounds
 from edgesdk.pages.charts import Curve, Samples
 from edgesdk.pages.conditions import list_conditions, list_hardware
@@ -44,6 +45,7 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
         observations=(report.get("observations") or ())[:LISTED],
         samples=Samples.of(deployed.get("samples_ms") or ()),
         fidelity=_list_fidelity(report),
+        answers=AnswersShown.of(report.get("changes"), manifest.get("classes") or ()),
         left=_list_left(report),
         beside=_list_runtimes(report),
         refused=report.get("refused_runtimes") or {},

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from edgesdk.core.answers import AnswerChanges
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Measurement
@@ -23,7 +24,8 @@ class Result:
     ``beside`` has what was measured in the same run of other runtimes, ``refused`` why a runtime has no part in it.
     ``simulated`` is the network that the file is made of. ``dense_score`` is the user's own module's, ``against_model``
     how far the dense and the deployed file are from it.
-    ``score`` is of so many ``samples``, and ``decisions`` say which of them the file answered rightly.
+    ``score`` is of so many ``samples``, ``decisions`` say which of them the file answered rightly, and ``changes`` what
+    it answers otherwise than the dense model.
     """
 
     plan: Plan
@@ -40,4 +42,5 @@ class Result:
     against_model: Mapping[str, Parity] = field(default_factory=dict)
     samples: int | None = None
     decisions: Decisions | None = None
+    changes: AnswerChanges | None = None
     simulated: Network | None = None

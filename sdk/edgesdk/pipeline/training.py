@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from edgesdk.core.cache import cache_folder
 from edgesdk.core.plan import FP32
 from edgesdk.core.report import DENSE, Tell
 from edgesdk.core.serialize import digest
+from edgesdk.data.answers import Answers
 from edgesdk.data.data import Data
 from edgesdk.data.judging import settle_comparison
+from edgesdk.data.pictures import draw_samples
 from edgesdk.data.points import point
 from edgesdk.data.task import Task
 from edgesdk.export.formats import grid_of
@@ -142,16 +145,19 @@ class Training:
         integers = [name for name, option in candidate.options.items() if option.precision != FP32]
         weighted = [name for name in integers if network.graph.by_name[name].macs]
         fell = fallbacks(study.meter.kernels(deployed), [network.sites[name].module or name for name in weighted])
-        judged = self.task.judge(runner(deployed, network.structure), self.data.test, study.reference)
+        own, dense_own = Answers(self.task), Answers(self.task)
+        judged = self.task.judge(runner(deployed, network.structure), self.data.test, study.reference, own.see)
+        dense_judged = self.task.judge(study.reference, self.data.test, study.reference, dense_own.see)
         return Result(
             plan=candidate.plan,
             artifact=deployed,
             dense=measured[DENSE],
             deployed=measured[DEPLOYED],
-            dense_score=self.task.score(study.reference, self.data.test, study.reference),
+            dense_score=dense_judged.score,
             score=judged.score,
             samples=judged.samples,
             decisions=judged.decisions,
+            changes=own.compare(dense_own, partial(draw_samples, self.data)),
             parity=proved,
             against_model={
                 name: compared(study.reference.flat, file, held_out, study.dense_parity.tolerance)
