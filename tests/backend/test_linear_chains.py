@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_linear_layers_in_a_row_compute_the_simulated_sums(
 ) -> None:  # fmt: skip
     torch.manual_seed(0)
     parts: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         parts += [between() if parts else nn.Tanh(), nn.Linear(inputs, outputs)]
     x = torch.randn(8, widths[0])
     network = trace(nn.Sequential(*parts).eval(), x)
