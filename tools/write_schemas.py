@@ -24,7 +24,7 @@ from edgesdk.core.plan import Plan
 from edgesdk.core.report import Prediction, Report
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import BYTES
-from edgesdk.devices.estimate import Estimate
+from edgesdk.devices.estimate import Estimate, Estimates
 from edgesdk.devices.inventory import Device
 from edgesdk.price.profile import Profile, StoredPrices
 from edgesdk.workflows.benchmark import Benchmark
@@ -36,7 +36,7 @@ from edgesdk.workflows.stages import Stages
 
 DOCUMENTS = (
     Plan, Manifest, DeploymentReport, Folder, Report, Prediction, Stages, Exported, Benchmark, Gate, Front, Diff,
-    Verification, Estimate, Facts, StoredPrices, documents.Deployed, documents.Prepared, documents.Targets,
+    Verification, Estimate, Estimates, Facts, StoredPrices, documents.Deployed, documents.Prepared, documents.Targets,
     documents.Doctor, documents.Inventory, documents.AgentFile, documents.Installed, documents.RolledBack,
     documents.Failure,
 )  # fmt: skip

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgesdk.core.plan import Plan
     from edgesdk.core.report import Report
     from edgesdk.data.preprocessing import Preprocessing
-    from edgesdk.devices.estimate import Estimate, estimate, read_graph
+    from edgesdk.devices.estimate import Estimate, Estimates, estimate, estimate_all, read_graph
     from edgesdk.train.recovery import Recovery, Teacher, Term
     from edgesdk.workflows.benchmark import Benchmark, benchmark
     from edgesdk.workflows.calibrate import calibrate
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from edgesdk.workflows.verify import verify
 
 __all__ = [
-    "Benchmark", "Budget", "Bundle", "Cost", "Diff", "EdgeSdkError", "Estimate", "Exported", "Front", "Gate", "Plan",
-    "Prepared", "Preprocessing", "Recovery", "Report", "Stages", "Teacher", "Term",
-    "benchmark", "calibrate", "deploy", "diff", "ensemble", "estimate", "export_plan", "gate", "install",
-    "read_graph", "report", "rollback", "search", "sparsify", "stages", "sweep", "transfer", "verify",
+    "Benchmark", "Budget", "Bundle", "Cost", "Diff", "EdgeSdkError", "Estimate", "Estimates", "Exported", "Front",
+    "Gate", "Plan", "Prepared", "Preprocessing", "Recovery", "Report", "Stages", "Teacher", "Term",
+    "benchmark", "calibrate", "deploy", "diff", "ensemble", "estimate", "estimate_all", "export_plan", "gate",
+    "install", "read_graph", "report", "rollback", "search", "sparsify", "stages", "sweep", "transfer", "verify",
 ]  # fmt: skip
 
 _HOMES = {
@@ -47,6 +47,7 @@ _HOMES = {
     "Diff": "workflows.diff",
     "EdgeSdkError": "core.errors",
     "Estimate": "devices.estimate",
+    "Estimates": "devices.estimate",
     "Exported": "workflows.export",
     "Front": "workflows.front",
     "Gate": "workflows.gate",
@@ -64,6 +65,7 @@ _HOMES = {
     "diff": "workflows.diff",
     "ensemble": "workflows.prepare",
     "estimate": "devices.estimate",
+    "estimate_all": "devices.estimate",
     "export_plan": "workflows.export",
     "gate": "workflows.gate",
     "install": "workflows.install",

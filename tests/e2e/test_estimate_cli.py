@@ -18,9 +18,11 @@ from given import MODELS
 from torch import Tensor, nn
 
 from edgesdk.cli import main
+from edgesdk.core.errors import UsageError
 from edgesdk.core.target import targets
 from edgesdk.devices.estimate import Estimate
-from edgesdk.price.profile import STANDINGS
+from edgesdk.price.profile import STANDINGS, profile
+from edgesdk.workflows.calibrate import calibrate
 
 FIELDS = set(Estimate.__dataclass_fields__)
 Run = Callable[..., str]
@@ -208,7 +210,7 @@ def test_an_unknown_target_is_refused_with_those_that_exist(fails: Run, command:
             ("--runtime", "tensorrt"),
             "nothing is known of tensorrt with fp32 on raspberry-pi-5: choose one of onnxruntime",
         ),
-        (("--runtime", "ncnn"), "ncnn has fp16, int8 there"),
+        (("--runtime", "ncnn", "--precision", "fp32"), "ncnn has fp16, int8 there"),
         (("--precision", "int4"), "there is no precision 'int4': choose one of fp32, fp16, int8"),
         (("--precision", "fp16"), "onnxruntime has fp32, int8 there; fp16 runs on ncnn"),
         (("--threads", "5"), "5 threads on 4 cores: give 4 or fewer"),
@@ -319,6 +321,65 @@ def test_a_damaged_profile_of_ones_own_is_said_to_be(fails: Run, tmp_path: Path)
     (folder / "device.toml").write_text("schema = ")
     for command in (("targets",), ("estimate", "model.onnx", "--target", "mine")):
         assert "the profile mine is damaged" in fails(6, *command)
+
+
+# All targets
+
+
+def test_all_targets_are_a_row_each_for_every_runtime_the_fastest_first(ran: Run) -> None:
+    answer = contracts.loaded(ran("estimate", "model.onnx", "--target", "all", "--json"))
+    rows = answer["estimates"]
+    assert [row["latency_ms"] for row in rows] == sorted(row["latency_ms"] for row in rows)
+    places = {(row["target"], row["runtime"]) for row in rows}
+    priced = {(name, pair.runtime) for name, entry in targets().items() for pair in profile(entry).pairs}
+    assert places == priced and len(rows) == len(places) > 20
+    assert (
+        list(answer["refused"]) == ["x86, onnxruntime"] and "edgesdk calibrate" in answer["refused"]["x86, onnxruntime"]
+    )
+    for row in (rows[0], rows[-1]):
+        asked = ("--target", row["target"], "--runtime", row["runtime"])
+        assert contracts.loaded(ran("estimate", "model.onnx", *asked, "--json")) == row
+    said = ran("estimate", "model.onnx", "--target", "ALL").splitlines()
+    assert said[0].split() == ["target", "runtime", "in", "predicted", "90", "%", "prices"]
+    assert [tuple(line.split()[:2]) for line in said[1 : len(rows) + 1]] == [(r["target"], r["runtime"]) for r in rows]
+    assert {line.split()[-1] for line in said[1 : len(rows) + 1]} == {"measured", "scaled"}
+    assert max(map(len, said[: len(rows) + 1])) <= 90
+
+
+@pytest.mark.parametrize(
+    ("options", "left", "why"),
+    [
+        (("--threads", "8"), {"jetson-agx-orin", "jetson-agx-xavier", "jetson-orin-nx"}, "8 threads on 4 cores"),
+        (("--precision", "fp16", "--runtime", "tensorrt"), {"jetson-orin-nx"}, "with fp16 on raspberry-pi-4"),
+        (("--precision", "int8"), {"raspberry-pi-zero-2-w"}, "int8 on jetson-nano"),
+    ],
+)
+def test_what_a_board_cannot_do_is_refused_for_it_alone(
+    ran: Run, options: tuple[str, ...], left: set, why: str
+) -> None:
+    answer = contracts.loaded(ran("estimate", "model.onnx", "--target", "all", *options, "--json"))
+    assert left <= {row["target"] for row in answer["estimates"]}
+    assert any(why in reason for reason in answer["refused"].values())
+    assert why in ran("estimate", "model.onnx", "--target", "all", *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--runtime", "tvm"), "there is no runtime 'tvm'"),
+        (("--runtime", "openvino"), "nothing is known of openvino"),
+        (("--precision", "int4"), "there is no precision 'int4'"),
+        (("--shape", "32x32"), "takes (3, 32, 32)"),
+        (("--per-layer",), "--per-layer of all targets"),
+    ],
+)
+def test_what_no_board_can_do_is_refused(fails: Run, options: tuple[str, ...], says: str) -> None:
+    assert says in fails(2, "estimate", "model.onnx", "--target", "all", *options)
+
+
+def test_all_is_the_name_of_no_profile() -> None:
+    with pytest.raises(UsageError, match="all stands for every target"):
+        calibrate("all")
 
 
 # Targets

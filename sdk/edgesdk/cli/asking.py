@@ -11,10 +11,11 @@ import click
 from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.frame import QUIET, Command, told
 from edgesdk.cli.inputs import inputs, shaped
-from edgesdk.cli.names import DEVICE_NAME, TARGET
+from edgesdk.cli.names import DEVICE_NAME, TARGET, TARGET_OR_ALL
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.streams import console, emit, emit_json
+from edgesdk.core.errors import UsageError
 
 
 @click.command(cls=Command)
@@ -108,9 +109,9 @@ def report(path: Path, out: Path | None, opens: bool, force: bool) -> None:
 
 @click.command(cls=ModelCommand)
 @click.argument("model")
-@click.option("--target", **TARGET, required=True, help="The device: see `edgesdk targets`.")
+@click.option("--target", **TARGET_OR_ALL, required=True, help="The device: see `edgesdk targets`; or all of them.")
 @shaped
-@click.option("--runtime", help="Without it, the first of the target's that has prices.")
+@click.option("--runtime", help="Without it, the first of the target's that has prices, with all each of them.")
 @click.option("--precision", help="fp32, fp16 or int8, of every layer. Without it, an ONNX file as it is.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--per-layer", is_flag=True, help="What each layer takes of it.")
@@ -121,10 +122,16 @@ def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool
     MODEL is an .onnx file, a .pt2 of torch.export.save, file.py:callable, package.module:callable, timm:NAME, or a
     folder that transformers saved.
     """
-    from edgesdk.core.target import target
+    from edgesdk.core.target import ALL, target
 
-    target(options["target"])
     suffix = Path(model).suffix.lower()
+    if options["target"].strip().lower() == ALL:
+        if per_layer:
+            raise UsageError("--per-layer of all targets", "name one with --target")
+        del options["target"]
+        _estimate_all(model, inputs(shapes, suffix == ".onnx"), as_json, **options)
+        return
+    target(options["target"])
     sizes = inputs(shapes, suffix == ".onnx")
     from edgesdk.devices.estimate import estimate as run
 
@@ -135,6 +142,18 @@ def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool
         from edgesdk.cli.show import show_estimate
 
         show_estimate(estimated, per_layer, console())
+
+
+def _estimate_all(model: str, sizes: Any, as_json: bool, **options: Any) -> None:
+    from edgesdk.devices.estimate import estimate_all as run
+
+    estimates = run(model, sizes, **options)
+    if as_json:
+        emit_json(replace(estimates, estimates=tuple(replace(cost, layers=()) for cost in estimates.estimates)))
+    else:
+        from edgesdk.cli.show import show_estimates
+
+        show_estimates(estimates, console(soft_wrap=True))
 
 
 @click.command(cls=Command)

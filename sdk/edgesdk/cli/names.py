@@ -20,6 +20,14 @@ def complete_targets(ctx: click.Context, param: click.Parameter, incomplete: str
         return []  # of a profile that cannot be read the command itself tells
 
 
+def complete_targets_or_all(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The kinds of devices whose names begin so, and the word for all of them."""
+    from edgesdk.core.target import ALL
+
+    word = [CompletionItem(ALL, help="every target that has prices")]
+    return [*complete_targets(ctx, param, incomplete), *(word if ALL.startswith(incomplete) else ())]
+
+
 def complete_devices(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """This machine, and the devices of the inventory whose names begin so."""
     from edgesdk.devices.inventory import LOCAL, devices
@@ -32,5 +40,6 @@ def complete_devices(ctx: click.Context, param: click.Parameter, incomplete: str
 
 
 TARGET: dict[str, Any] = {"shell_complete": complete_targets}
+TARGET_OR_ALL: dict[str, Any] = {"shell_complete": complete_targets_or_all}
 DEVICE_NAME: dict[str, Any] = {"shell_complete": complete_devices}
 """What an option or an argument of such a name is declared with."""

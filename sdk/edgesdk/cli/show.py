@@ -13,18 +13,21 @@ from edgesdk.core.energy import describe_energy
 from edgesdk.core.wording import counted, score, thread_counts
 from edgesdk.devices.estimate import deployable
 from edgesdk.pages.verdict import BOUNDS, cost, latency_ms, verdict
-from edgesdk.price.profile import MEASURED, SCALED
+from edgesdk.price.profile import in_a_word
 
 if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nobody should wait for torch
     from edgesdk.bundle.bundle import Bundle
     from edgesdk.core.plan import Plan
     from edgesdk.core.report import Report
     from edgesdk.core.target import Target
-    from edgesdk.devices.estimate import Estimate
+    from edgesdk.devices.estimate import Estimate, Estimates
     from edgesdk.price.profile import Pair, Profile
     from edgesdk.workflows.export import Exported
     from edgesdk.workflows.profiling import Kernel
     from edgesdk.workflows.stages import Stages
+
+WIDEST = 200  # columns of a table whose cells are not to be cut
+LEGEND = "prices: measured, partly measured, scaled from a similar board, or derived"
 
 
 def show_bundle(bundle: Bundle, console: Console, quiet: bool = False, verbose: bool = False) -> None:
@@ -193,6 +196,34 @@ def show_estimate(estimated: Estimate, per_layer: bool, console: Console) -> Non
         console.print(f"source: {source}", highlight=False)
 
 
+def show_estimates(estimates: Estimates, console: Console) -> None:
+    """A row per target and runtime, the fastest first; then what has no figure, and why."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("target", "runtime", "in", "predicted", "90 %", "prices"):
+        right = heading in ("predicted", "90 %")
+        table.add_column(heading, no_wrap=True, overflow="fold", justify="right" if right else "left")
+    for estimated in estimates.estimates:
+        figures = (estimated.latency_ms, estimated.latency_low_ms, estimated.latency_high_ms)
+        median, low, high = (show("latency_ms", ms) for ms in figures)
+        precisions, word = "+".join(estimated.provenance), in_a_word(estimated.provenance.values())
+        ends = f"{low.removesuffix(' ms')} to {high}"
+        table.add_row(estimated.target, estimated.runtime, precisions, median, ends, word)
+    console.width = max(console.width, console.measure(table, options=console.options.update(max_width=WIDEST)).maximum)
+    console.print(table, highlight=False)  # names are to be copied: none is cut short
+    for why, where in by_reason(estimates.refused).items():
+        console.print(f"{', '.join(where)}: {why}", highlight=False)
+    console.print(LEGEND, highlight=False)
+    console.print("one of them in full: edgesdk estimate MODEL --target NAME --runtime RUNTIME", highlight=False)
+
+
+def by_reason(refused: Mapping[str, str]) -> dict[str, list[str]]:
+    """What was refused, by why it was."""
+    reasons: dict[str, list[str]] = {}
+    for where, why in refused.items():
+        reasons.setdefault(why, []).append(where)
+    return reasons
+
+
 def show_targets(profiles: Iterable[Profile], console: Console) -> None:
     """A row per target: its chip, the runtimes that it can be deployed to, what its prices rest on in a word."""
     table = Table(box=None, pad_edge=False)
@@ -204,10 +235,7 @@ def show_targets(profiles: Iterable[Profile], console: Console) -> None:
             profile.target.name, _chip(profile.target), ", ".join(runtimes) or "-", _rests_on(profile, runtimes)
         )
     console.print(table, highlight=False)
-    console.print(
-        "prices: measured, partly measured, scaled from a similar board, or derived",
-        highlight=False,
-    )
+    console.print(LEGEND, highlight=False)
     console.print("one target in full, with sources and errors: edgesdk targets NAME", highlight=False)
 
 
@@ -224,10 +252,7 @@ def _rests_on(profile: Profile, runtimes: Sequence[str]) -> str:
     """What the prices of ``runtimes`` rest on, in a word."""
     if profile.target.measured:
         return "here"
-    kinds = {pair.provenance.kind for pair in profile.pairs if pair.runtime in runtimes}
-    if MEASURED in kinds:
-        return "partly" if len(kinds) > 1 else "measured"
-    return "scaled" if SCALED in kinds else "derived" if kinds else "none"
+    return in_a_word(pair.provenance.kind for pair in profile.pairs if pair.runtime in runtimes)
 
 
 def show_target(profile: Profile, console: Console) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 SCHEMA, OLDEST = Schema("target", 3), 2  # 2: the number alone
+ALL = "all"  # what stands for every target, and is the name of none
 
 
 @dataclass(frozen=True)

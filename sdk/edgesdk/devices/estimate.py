@@ -14,13 +14,13 @@ from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.runtime import exportable, find_runtime
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import FORMER
-from edgesdk.core.target import Target
+from edgesdk.core.target import Target, targets
 from edgesdk.core.target import target as find_target
 from edgesdk.core.wording import thread_counts
 from edgesdk.price.account import Account, plain_bytes
 from edgesdk.price.operators import of_network
 from edgesdk.price.physics import FP16, weight_count
-from edgesdk.price.profile import Pair, Predicted, Profile, profile
+from edgesdk.price.profile import MAKE_ONE, Pair, Predicted, Profile, profile
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,6 +61,18 @@ class Estimate(Cost):
     schema: str = field(default=Schema("estimate", 1), kw_only=True)
 
 
+@dataclass(frozen=True)
+class Estimates:
+    """One model on every target and runtime that has prices, the fastest first.
+
+    ``refused`` says by target and runtime why there is no figure.
+    """
+
+    estimates: tuple[Estimate, ...]
+    refused: Mapping[str, str]
+    schema: str = field(default=Schema("estimates", 1), kw_only=True)
+
+
 def estimate(
     model: nn.Module | Graph | str | Path, example: Any = None, *, target: str, runtime: str | None = None,
     precision: str | None = None, threads: int = 1,
@@ -70,19 +82,48 @@ def estimate(
     ``model`` is a module, what names one, the path of an ONNX file, or a graph that :func:`read_graph` made;
     ``example`` is a batch, the shape of the single input without the batch, or an :class:`edgesdk.core.graph.Tensor`
     for each input, which a file needs only where its own is free. Without ``precision`` an ONNX file is taken as it is
-    and a module in fp32, or in fp16 where the runtime has nothing else. Raises
+    and a module in fp32, what is in fp32 in fp16 where the runtime has nothing else. Raises
     ``UsageError`` for an unknown target, a pair of runtime and precision without any ground, or a shape that does not
     fit; ``ModelError`` for a model that cannot be read.
     """
-    kind = find_target(target)
-    runtime, threads = _runtime(kind, runtime), _threads(threads)
+    loaded = profile(find_target(target))
+    runtime, threads = _runtime(loaded.target, runtime), _threads(threads)
     graph, stored = (model, {}) if isinstance(model, Graph) else read_graph(model, example)
-    loaded = profile(kind)
-    if precision is None and not stored:
-        first = next((pair.precision for pair in loaded.pairs if pair.runtime == runtime), FP32)
-        precision = FP32 if any((p.runtime, p.precision) == (runtime, FP32) for p in loaded.pairs) else first
-    if precision is not None and precision not in PRECISIONS:
-        raise UsageError(f"there is no precision {precision!r}", f"choose one of {', '.join(PRECISIONS)}")
+    return _estimated(graph, stored, loaded, runtime, _precision(precision), threads)
+
+
+def estimate_all(
+    model: nn.Module | Graph | str | Path, example: Any = None, *, runtime: str | None = None,
+    precision: str | None = None, threads: int = 1,
+) -> Estimates:  # fmt: skip
+    """What ``model`` is predicted to cost on every target, in each runtime that has prices there, or in ``runtime``.
+
+    All else is as for :func:`estimate`, which raises the same errors; what a target or a runtime cannot do is in
+    ``refused``, unless that is so of all of them: then the first is the error.
+    """
+    wanted, threads, precision = runtime and find_runtime(runtime).name, _threads(threads), _precision(precision)
+    graph, stored = (model, {}) if isinstance(model, Graph) else read_graph(model, example)
+    made: list[Estimate] = []
+    refused: dict[str, str] = {}
+    first: UsageError | None = None
+    for loaded in map(profile, targets().values()):
+        runtimes = dict.fromkeys(pair.runtime for pair in loaded.pairs)
+        for name in [wanted] if wanted else runtimes or [loaded.target.runtimes[0]]:
+            try:
+                made.append(_estimated(graph, stored, loaded, name, precision, threads))
+            except UsageError as error:
+                first, refused[f"{loaded.target.name}, {name}"] = first or error, str(error)
+    if not made:
+        raise first or UsageError("there is no target", MAKE_ONE)
+    return Estimates(tuple(sorted(made, key=lambda cost: cost.latency_ms)), refused)
+
+
+def _estimated(
+    graph: Graph, stored: Mapping[str, Option], loaded: Profile, runtime: str, precision: str | None, threads: int
+) -> Estimate:
+    if precision is None and all(option.precision == FP32 for option in stored.values()):
+        own = [pair.precision for pair in loaded.pairs if pair.runtime == runtime]
+        precision = FP32 if FP32 in own or not own else own[0]
     option = None if precision is None else Option(precision, {FP32: 32, FP16: 16, INT8: 8}[precision])
     options = stored if option is None else dict.fromkeys((layer.name for layer in graph.layers), option)
     return predicted(graph, options, Predicted(loaded, runtime, threads))
@@ -150,6 +191,12 @@ def _runtime(target: Target, runtime: str | None) -> str:
     if runtime is None:
         return profile(target).runtime()
     return find_runtime(runtime).name
+
+
+def _precision(precision: str | None) -> str | None:
+    if precision is not None and precision not in PRECISIONS:
+        raise UsageError(f"there is no precision {precision!r}", f"choose one of {', '.join(PRECISIONS)}")
+    return precision
 
 
 def _threads(threads: int) -> int:

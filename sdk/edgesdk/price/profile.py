@@ -26,9 +26,18 @@ from edgesdk.price.posterior import Z90, Posterior
 SCHEMA = Schema("prices", 2)  # 1: the number alone
 MEASURED, SCALED, DERIVED = "measured", "scaled from a sibling", "derived from the chip's facts"
 STANDINGS = (MEASURED, SCALED, DERIVED)
+WORDS = {MEASURED: "measured", SCALED: "scaled", DERIVED: "derived"}
 MORE_THREADS = 0.15  # log standard deviation that a thread count adds which was not measured
 DIGITS = 5
 MAKE_ONE = "make a profile with edgesdk calibrate NAME"
+
+
+def in_a_word(kinds: Iterable[str]) -> str:
+    """What prices of these kinds rest on."""
+    distinct = dict.fromkeys(kinds)
+    if MEASURED in distinct and len(distinct) > 1:
+        return "partly"
+    return next((WORDS[kind] for kind in STANDINGS if kind in distinct), "none")
 
 
 @dataclass(frozen=True)

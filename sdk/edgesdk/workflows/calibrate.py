@@ -27,7 +27,7 @@ from edgesdk.core.report import Tell
 from edgesdk.core.runtime import find_runtime
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import is_list, is_table, to_json
-from edgesdk.core.target import SCHEMA, Chip, Fact, Target, targets, user_folder
+from edgesdk.core.target import ALL, SCHEMA, Chip, Fact, Target, targets, user_folder
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.reach import reach
@@ -96,6 +96,8 @@ def _place(name: str, force: bool) -> Path:
     """Where the profile goes."""
     if not NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for a profile", "use a-z, 0-9 and - between them, like my-board")
+    if name == ALL:
+        raise UsageError("all stands for every target", "choose another name, like my-board")
     shipped = (files("edgesdk_profiles") / name / "device.toml").is_file()
     if shipped or any(name in target.aliases for target in targets().values()):
         raise UsageError(f"{name} is a target that edgesdk comes with", f"choose another, like my-{name}")
