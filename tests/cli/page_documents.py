@@ -27,6 +27,7 @@ from edgesdk.core.plan import FP32, INT8, Form, LayerPlan, Option, Plan, Proof, 
 from edgesdk.core.report import Prediction, Report, Statistics, Undisturbed
 from edgesdk.core.serialize import dumps, from_json, to_json
 from edgesdk.price.correct import Observation
+from edgesdk.price.work import LayerWork, Roofs
 from edgesdk.workflows.benchmark import Benchmark
 from edgesdk.workflows.front import Built, Front, Point
 
@@ -82,8 +83,11 @@ def full(layers: int = 6) -> Documents:
             [Flip(3, 0, 1, 0, PICTURE), Flip(5, 0, 1, 0), Flip(8, 1, 1, 0, PICTURE),
              *(Flip(number, 2, 2, 1) for number in (9, 11, 12))],
         ),
+        roofs=Roofs("measured", {"fp32": 12.5, "int8": 50.0}, 16.0),
         layers=tuple(
-            LayerFacts(layer.name, "conv2d", 1000 * number, 100, 16, 16 - number % 9, 0.001 * number, None)
+            LayerFacts(layer.name, "conv2d", 1000 * number, 100, 16, 16 - number % 9, 0.001 * number, None,
+                       LayerWork(1000 * number, 4000, 4096 * (1 + number % 3), 0),
+                       LayerWork(500 * number, 1000, 1024 * (1 + number % 4), 256))
             for number, layer in enumerate(plan.layers)
         ),
     )  # fmt: skip
@@ -127,7 +131,13 @@ def _measured(name: str, middle: float, size: int) -> Report:
 def emulated() -> Documents:
     """The same where the board was emulated: nothing was measured."""
     kept = full()
-    report = {**kept.report, "basis": "emulated", "measured": {**kept.report["measured"], "basis": "emulated"}}
+    roofs = {**kept.report["roofs"], "basis": "emulated"}
+    report = {
+        **kept.report,
+        "basis": "emulated",
+        "roofs": roofs,
+        "measured": {**kept.report["measured"], "basis": "emulated"},
+    }
     return Documents(kept.manifest, kept.plan, report)
 
 
@@ -141,7 +151,13 @@ def predicted(layers: int = 6) -> Documents:
         ))
         for name, middle, size in (("dense", 2.6, 9743), ("deployed", 1.25, 7267))
     }  # fmt: skip
-    more = {"basis": "predicted", "measured": None, "to_measure": ["run.py --time 10"], "beside": {}}
+    more = {
+        "roofs": {**kept.report["roofs"], "basis": "predicted"},
+        "basis": "predicted",
+        "measured": None,
+        "to_measure": ["run.py --time 10"],
+        "beside": {},
+    }
     return Documents(kept.manifest, kept.plan, {**kept.report, **sides, **more})
 
 

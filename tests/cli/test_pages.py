@@ -22,8 +22,10 @@ from page_documents import Documents
 from running import Run
 
 from edgesdk.bundle.bundle import Bundle, check, file_digest
+from edgesdk.core.answers import FLIPS
 from edgesdk.core.budget import show
 from edgesdk.core.errors import BundleError
+from edgesdk.data.pictures import SIDE
 from edgesdk.pages.benchmark_page import render_benchmark
 from edgesdk.pages.bundle_page import render_bundle
 from edgesdk.pages.charts import Axis, Curve, Samples
@@ -293,6 +295,74 @@ def test_what_changed_in_decisions_is_by_class_confusion_and_sample(name: str) -
     assert not [attributes for attributes, _ in none.of("a") if attributes["href"] == "#decisions"]
 
 
+@pytest.mark.parametrize("name", ["full", "full, predicted", "emulated"])
+def test_memory_is_what_is_held_while_each_layer_runs(name: str) -> None:
+    documents = DOCUMENTS[name]()
+    layers, parsed = documents.report["layers"], page(documents)
+    held = {
+        who: [each[field]["live_bytes"] + each[field]["scratch_bytes"] for each in layers]
+        for who, field in (("dense", "dense_work"), ("deployed", "work"))
+    }
+    heading, *rows = parsed.table("memory")
+    assert heading == ["no.", "layer", "dense", "deployed", "both", "peak"]
+    shown = [
+        [each["name"], *(show("peak_memory_bytes", side[i]) for side in held.values())] for i, each in enumerate(layers)
+    ]
+    assert [row[1:4] for row in rows] == shown
+    for who, side in held.items():
+        at = side.index(max(side))
+        assert [who in row[5] for row in rows] == [number == at for number in range(len(rows))]
+    lines = [
+        attributes for tag, attributes in parsed.tags if tag == "polyline" and "predicted" in str(attributes["class"])
+    ]
+    assert [str(each["class"]).split()[-1] for each in lines[:2]] == ["dense", "deployed"]
+    assert all(len(str(each["points"]).split()) == 2 * len(layers) for each in lines[:2])
+    gone = [{**layers[0], "work": None}, *layers[1:]]  # which is left out
+    row = page(documents._replace(report={**documents.report, "layers": gone})).table("memory")[1]
+    assert row[3] == NONE
+    for field in ("dense_work", "work"):  # of a report of before
+        without = [{name: value for name, value in each.items() if name != field} for each in layers]
+        before = page(documents._replace(report={**documents.report, "layers": without}))
+        assert not [attributes for attributes, _ in before.of("section") if attributes["id"] == "memory"]
+
+
+@pytest.mark.parametrize(
+    "name, basis", [("full", "measured"), ("full, predicted", "predicted"), ("emulated", "emulated")]
+)
+def test_a_roofline_has_what_each_layer_reaches_of_the_roofs(name: str, basis: str) -> None:
+    documents = DOCUMENTS[name]()
+    parsed, roofs = page(documents), documents.report["roofs"]
+    facts = {each["name"]: each for each in documents.report["layers"]}
+    heading, *rows = parsed.table("roofline")
+    assert heading[4:] == ["MACs a byte", "GMAC/s", "GB/s", "of the roof", "bound by"]
+    wanted = []
+    for number, layer in enumerate(documents.plan.layers, 1):
+        for who, precision, ms, field in (
+            ("dense", "fp32", layer.dense_ms, "dense_work"),
+            ("deployed", layer.option.precision, layer.latency_ms, "work"),
+        ):  # fmt: skip
+            work = facts[layer.name][field]
+            assert ms
+            computed, moved = work["macs"] / roofs["gmacs"][precision], work["moved_bytes"] / roofs["bandwidth_gbps"]
+            wanted.append([
+                str(number), layer.name, who, precision, f"{work['macs'] / work['moved_bytes']:.3g}",
+                f"{work['macs'] / ms / 1e6:.3g}", f"{work['moved_bytes'] / ms / 1e6:.3g}",
+                percent(max(computed, moved) / 1e6 / ms), "compute" if computed >= moved else "memory",
+            ])  # fmt: skip
+    assert rows == wanted
+    drawn = [attributes for attributes, _ in parsed.of("polyline") if "roof" in str(attributes["class"]).split()]
+    assert [str(each["class"]).split() for each in drawn] == [["roof", basis]] * 2
+    points = [
+        str(a["class"]).split()
+        for a, _ in parsed.of("span")
+        if str(a.get("class")).startswith("point") and "bottom" in str(a["style"])
+    ]
+    assert points and all(names[1] == "predicted" for names in points)  # what layers take is never measured here
+    for changed in ({"roofs": None}, {"layers": []}):
+        without = page(documents._replace(report={**documents.report, **changed}))
+        assert not [attributes for attributes, _ in without.of("section") if attributes["id"] == "roofline"]
+
+
 def test_the_run_is_shown_with_what_bore_on_it() -> None:
     rows = {row[0]: row[1:] for row in page(page_documents.full()).table("latency")}
     assert rows["temperature"] == ["cpu-thermal 48.5 °C", "cpu-thermal 61.2 °C"]
@@ -476,12 +546,14 @@ def test_a_page_of_a_large_network_stays_small() -> None:
     documents = page_documents.full(layers=4000)
     layers = tuple(replace(each, name=f"blocks.{'deep.' * 60}{each.name}") for each in documents.plan.layers)
     rejected = documents.plan.rejected * 2000
-    html = render_bundle(
-        documents.manifest, replace(documents.plan, layers=layers, rejected=rejected), documents.report
-    )
+    changes = documents.report["changes"]
+    flips = [{**changes["flips"][0], "picture": "A" * (4 * SIDE * SIDE + 200)}] * FLIPS  # of noise, which packs least
+    facts = [{**each, "name": layer.name} for each, layer in zip(documents.report["layers"], layers, strict=True)]
+    report = {**documents.report, "layers": facts, "changes": {**changes, "flips": flips}}
+    html = render_bundle(documents.manifest, replace(documents.plan, layers=layers, rejected=rejected), report)
     Page(html)
     assert len(html.encode()) < LARGEST
-    assert re.search(r"3.000 more are in plan.json", html) and re.search(r"3.700 more are in plan.json", html)
+    assert re.search(r"3.200 more are in plan.json", html) and re.search(r"3.700 more are in plan.json", html)
 
 
 def test_an_axis_has_round_ticks_within_it() -> None:

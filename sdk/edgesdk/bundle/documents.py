@@ -17,6 +17,7 @@ from edgesdk.core.sampling import Decisions
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import FORMER
 from edgesdk.price.correct import Observation
+from edgesdk.price.work import LayerWork, Roofs
 
 MANIFEST, REPORT, FOLDER = Schema("manifest", 2), Schema("report", 2), Schema("folder", 2)
 EXPORT, STAGES, PREPARED = "export", "stages", "prepared"  # kinds of folders
@@ -158,7 +159,8 @@ class LayerFacts:
 
     ``channels`` are those that it makes there, ``kept`` those in the deployed model. ``loss`` and ``width_loss`` are
     what its option and the channels of its group cost in accuracy: how far the outputs move, before anything is learnt
-    back. ``None`` where that is not known, or the layer has no channels that can be cut.
+    back. ``None`` where that is not known, or the layer has no channels that can be cut. ``dense_work`` and ``work``
+    are what it does in a run of the dense and of the deployed model; ``None`` where it is left out.
     """
 
     name: str
@@ -169,6 +171,8 @@ class LayerFacts:
     kept: int | None
     loss: float | None
     width_loss: float | None
+    dense_work: LayerWork | None = None
+    work: LayerWork | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ class DeploymentReport:
     ``measured`` is ``None`` for a target that was not at hand, for which ``to_measure`` says how. Raw samples are those
     of the deployed file alone. ``layers`` are in the order of the graph. ``out_of_reach`` is the share of the
     multiplications that is in layers with no compressed form, by the reason. ``changes`` is what a classifier answers
-    otherwise than the dense model.
+    otherwise than the dense model. ``roofs`` are the most that the processor does, where that is known.
     """
 
     basis: str
@@ -209,6 +213,7 @@ class DeploymentReport:
     observations: tuple[Observation, ...]
     layers: tuple[LayerFacts, ...] = ()
     changes: AnswerChanges | None = None
+    roofs: Roofs | None = None
     schema: str = REPORT
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edgesdk.bundle.documents import LayerFacts
 from edgesdk.core.graph import WEIGHTED, Graph, Layer
 from edgesdk.core.plan import Plan
+from edgesdk.price.account import Account
 from edgesdk.price.menu import Losses
+from edgesdk.price.work import list_work
 
 
-def list_layers(graph: Graph, plan: Plan, losses: Losses) -> tuple[LayerFacts, ...]:
+def list_layers(graph: Graph, plan: Plan, losses: Losses, account: Account) -> tuple[LayerFacts, ...]:
     """The layers of ``graph``, in its order, as ``plan`` makes them."""
-    return tuple(_describe(layer, graph, plan, losses) for layer in graph.layers)
+    dense, own = list_work(graph, account), list_work(graph, account, plan.options, plan.kept, plan.dropped)
+    return tuple(
+        replace(_describe(layer, graph, plan, losses), dense_work=dense.get(layer.name), work=own.get(layer.name))
+        for layer in graph.layers
+    )
 
 
 def _describe(layer: Layer, graph: Graph, plan: Plan, losses: Losses) -> LayerFacts:

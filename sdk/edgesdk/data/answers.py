@@ -62,8 +62,8 @@ class Answers:
         labels, own = torch.cat(self.each, 1)
         theirs = torch.cat(dense.each, 1)[1]
         places = ((own != theirs) & (labels != IGNORED)).nonzero().flatten()
-        figures = torch.stack([places, labels[places], theirs[places], own[places]], 1)
-        return [Flip(*map(int, row)) for row in figures.tolist()]
+        columns = (places.tolist(), *(each[places].tolist() for each in (labels, theirs, own)))
+        return [Flip(place, label, dense, answer) for place, label, dense, answer in zip(*columns, strict=True)]
 
 
 def _decide(task: Task, outputs: Any, target: Any) -> tuple[Tensor, Tensor, int] | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from edgesdk.data.data import Data
 from edgesdk.network.network import tensors
 
-SIDE, LEAST = 96, 4  # pixels of a picture's longer side at most, and of what is an image at least
+SIDE, LEAST = 80, 4  # pixels of a picture's longer side at most, and of what is an image at least
 CHANNELS = (1, 3)  # of what is an image
 
 

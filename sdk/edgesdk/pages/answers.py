@@ -95,6 +95,8 @@ def _flipped(flip: Any, name: Callable[[int], str]) -> Flipped:
     return Flipped(
         flip["sample"],
         "lost" if lost else "gained" if gained else "wrong both times",
-        *(name(flip[each]) for each in ("label", "dense", "deployed")),
+        name(flip["label"]),
+        name(flip["dense"]),
+        name(flip["deployed"]),
         f"data:image/png;base64,{picture}" if picture and BASE64.fullmatch(picture) else None,
     )  # fmt: skip

@@ -15,6 +15,8 @@ from edgesdk.pages.conditions import list_conditions, list_hardware
 from edgesdk.pages.layers import Rows, list_layers
 from edgesdk.pages.predictions import list_bases, list_candidates, list_predictions
 from edgesdk.pages.render import Document, figure, render
+from edgesdk.pages.roofline import Roofline
+from edgesdk.pages.schedule import Schedule
 from edgesdk.pages.verdict import latency_ms, provenance, verdict
 
 BYTES = ("peak_memory_bytes", "size_bytes")
@@ -40,6 +42,8 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
         finalists=[step for step in report.get("history") or () if step.get("finalist")][:LISTED],
         curve=Curve.of(report.get("history") or ()),
         layers=list_layers(plan, report),
+        schedule=Schedule.of(report.get("layers") or ()),
+        roofline=Roofline.of(plan, report),
         rejected=Rows.of(plan.rejected, LISTED),
         predictions=list_predictions(report),
         observations=(report.get("observations") or ())[:LISTED],

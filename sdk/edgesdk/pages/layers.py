@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from edgesdk.core.plan import Option, Plan
 from edgesdk.pages.charts import Axis
 from edgesdk.pages.render import Document
 
-MOST = 1000  # rows: a page of more is no page that is read
+MOST = 800  # rows: a page of more is no page that is read
 NOTHING: Document = {}
 
 
@@ -25,6 +25,12 @@ class Rows:
     @classmethod
     def of(cls, rows: Sequence[Any], most: int) -> Rows:
         return cls(rows[:most], max(len(rows) - most, 0))
+
+    @classmethod
+    def of_most(cls, rows: Sequence[Any], most: int, size: Callable[[Any], float]) -> Rows:
+        """Those of the largest ``size``, in their order."""
+        largest = sorted(range(len(rows)), key=lambda place: -size(rows[place]))[:most]
+        return cls([rows[place] for place in sorted(largest)], max(len(rows) - most, 0))
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from edgesdk.core.cache import check_cache
 from edgesdk.core.errors import BudgetError, EdgeSdkWarning, UsageError
 from edgesdk.core.graph import OTHER, Graph, Shapes
 from edgesdk.core.plan import Plan
-from edgesdk.core.report import Tell
+from edgesdk.core.report import DENSE, Tell
 from edgesdk.core.scratch import scratch_folder
+from edgesdk.core.target import target as find_target
 from edgesdk.data.losses import Loss
 from edgesdk.data.metrics import Metric
 from edgesdk.data.points import point
@@ -38,6 +39,8 @@ from edgesdk.pipeline.renewing import search_renewing
 from edgesdk.pipeline.rounds import plan_within
 from edgesdk.pipeline.study import Anchored, Study, anchor_model
 from edgesdk.pipeline.training import Training
+from edgesdk.price.menu import full_width
+from edgesdk.price.work import find_roofs
 from edgesdk.train.recovery import Recovery
 from edgesdk.workflows.drift import study_point
 from edgesdk.workflows.front import Point
@@ -290,7 +293,15 @@ def _list_facts(study: Study, plan: Plan, epochs: float, seed: int, learns: bool
         "groups_left_whole": kept,
         "layers_left_as_they_are": {layer.name: layer.fixed for layer in study.graph.layers if layer.fixed},
         "observations": study.corrections.observations,
-        "layers": list_layers(study.graph, plan, study.losses),
+        "layers": list_layers(study.graph, plan, study.losses, study.pricing.account),
+        "roofs": find_roofs(
+            find_target(study.target),
+            study.runtime,
+            plan.threads,
+            full_width(study.graph, study.space),
+            study.pricing.priced.prices,
+            study.anchors[DENSE].basis,
+        ),
     }
 
 
