@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 from edgesdk.compress.integers import TensorSpec
 from edgesdk.core.errors import FidelityError
+from edgesdk.export.tflite.lowering import Held
 from edgesdk.export.tflite.writer import schema
 
 
-def check(content: bytes, specs: Mapping[str, TensorSpec]) -> None:
-    """Raise ``FidelityError`` unless the file's integers, scales and zero points are exactly those of ``specs``."""
+def check(content: bytes, specs: Mapping[str, TensorSpec], computed: Collection[Held] = ()) -> None:
+    """Raise ``FidelityError`` unless the file's integers, scales and zero points are exactly those of ``specs``.
+
+    Those that are ``computed`` need no place in it: they were of constants, and made others.
+    """
     file = schema()
     model = file.Model.GetRootAs(content)
     graph = model.Subgraphs(0)
@@ -21,7 +24,7 @@ def check(content: bytes, specs: Mapping[str, TensorSpec]) -> None:
         if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() == file.BuiltinOperator.DEPTHWISE_CONV_2D:
             depthwise.add(operator.Inputs(1))
     width = {file.TensorType.INT4: 4, file.TensorType.INT8: 8}
-    grids: set[tuple[Any, ...]] = set()
+    grids = set(computed)
     for i in range(graph.TensorsLength()):
         tensor = graph.Tensors(i)
         grid = tensor.Quantization()

@@ -29,17 +29,22 @@ def convert(model: ModelProto) -> bytes:
     Raises ``ModelError`` for what TFLite lacks and for shapes that are not fixed, ``DeviceError`` where ai-edge-litert
     is not installed.
     """
+    return _lower(model).finish()
+
+
+def _lower(model: ModelProto) -> Lowering:
     graph = Lowering(model, OPERATORS)
     for node in graph.nodes:
         if id(node) not in graph.done:
             OPERATORS[node.op](graph, node)
-    return graph.finish()
+    return graph
 
 
 def write_model(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> None:
     """Write ``model`` as a TFLite file to ``path``. Raises the errors of :func:`convert` and :func:`check`."""
-    content = convert(model)
-    check(content, specs)
+    graph = _lower(model)
+    content = graph.finish()
+    check(content, specs, graph.computed)
     write(path, content)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,10 @@ class Weight:
         return self.integers.astype(np.float32) * self.scale.reshape(shape)
 
 
+Held = tuple[str | None, int, tuple[float, ...], tuple[int, ...]]
+"""Of integers the weight's name, or none, their bits, scales and zero points."""
+
+
 @dataclass(frozen=True)
 class Fused:
     """What an operator makes together with those after it: the activation, the value, and its grid."""
@@ -81,6 +85,7 @@ class Lowering:
         self.bits: dict[str, int] = {t.name: 4 for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4}
         self.weights: dict[str, Weight] = {}
         self.halves: set[str] = set()  # of the real constants, those that fp16 holds exactly
+        self.computed: set[Held] = set()  # what the constants were quantized by that are computed here
         self.values: dict[str, Value] = {}
         self.done: set[int] = set()
         self.inputs: list[str] = [tensor.name for tensor in model.graph.input if tensor.name not in self.arrays]
@@ -140,9 +145,20 @@ class Lowering:
                 except NotImplementedError:  # it draws random numbers, or onnx itself does not compute it
                     kept.append(node)
                     continue
+                self.computed.update(self._held(node))
                 if node.op == "Cast" and self.arrays[node.inputs[0]].dtype == np.float16:
                     self.halves.add(node.outputs[0])
         self.nodes = kept
+
+    def _held(self, node: Node) -> Iterator[Held]:
+        """By what ``node`` quantizes, or is quantized."""
+        if node.op == "QuantizeLinear" and self.arrays[node.inputs[1]].size == 1:
+            grid = self.grid(node)
+            yield None, 8, grid.scale, grid.zero
+        for name in node.inputs:
+            if name in self.weights:
+                weight = self.weights[name]
+                yield weight.name, weight.bits, tuple(weight.scale.ravel().tolist()), (0,) * weight.scale.size
 
     def _is_an_activation(self, node: Node) -> bool:
         """Whether the constant that ``node`` dequantizes was on a grid of activations, being learnt in place of one."""
