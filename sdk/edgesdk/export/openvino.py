@@ -42,12 +42,13 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
             f"OpenVINO cannot read the model: {told}", "export to onnx, or replace that operator"
         ) from None
     _fold(read, openvino)
+    _check(read, specs)
+    _compute(read, openvino)
     _keep_apart(read)
     if specs:
         _border_averages(read)
         _step_by_one(read)
         _keep_biases(read)
-    _check(read, specs)
     with scratch_folder() as folder:
         whole = folder / "model.xml"
         openvino.save_model(read, whole, compress_to_fp16=False)
@@ -77,12 +78,46 @@ def _fold(model: Any, openvino: Any) -> None:
         elif kind == "Subtract" and constant[1] and not np.any(inputs[1].get_node().data) and _keeps_shape(node):
             node.output(0).replace(inputs[0])  # the zero point of symmetric weights
         elif all(constant) and not any(_is_weight(value) for value in inputs):
-            outputs = [openvino.Tensor(value.get_element_type(), value.get_shape()) for value in node.outputs()]
-            if node.evaluate(outputs, [openvino.Tensor(value.get_node().data.copy()) for value in inputs]):
-                for value, result in zip(node.outputs(), outputs, strict=True):
-                    folded = openvino.op.Constant(result)
-                    folded.set_friendly_name(node.get_friendly_name())
-                    value.replace(folded.output(0))
+            for value in node.outputs():
+                _settle(value, openvino)
+    model.validate_nodes_and_infer_types()
+
+
+def _settle(value: Any, openvino: Any) -> Any:
+    """Put what ``value`` comes to in its place, and return that, or ``None`` where OpenVINO cannot tell."""
+    result = _evaluate(value, openvino)
+    if result is None:
+        return None
+    folded = openvino.op.Constant(result)
+    folded.set_friendly_name(value.get_node().get_friendly_name())
+    value.replace(folded.output(0))
+    return folded
+
+
+def _evaluate(value: Any, openvino: Any) -> Any:
+    """What ``value``, which is made of constants alone, comes to, or ``None`` where OpenVINO cannot tell."""
+    node = value.get_node()
+    if _is_constant(value):
+        return openvino.Tensor(node.data.copy()) if value.get_element_type().get_type_name() != "i4" else None
+    given = [_evaluate(each.get_source_output(), openvino) for each in node.inputs()]
+    outputs = [openvino.Tensor(each.get_element_type(), each.get_shape()) for each in node.outputs()]
+    if not given or any(each is None for each in given) or not node.evaluate(outputs, given):
+        return None
+    return outputs[value.get_index()]
+
+
+def _compute(model: Any, openvino: Any) -> None:
+    """Compute what integer layers make of constants alone: linear ones of them the plugin (2026.4) cannot compile."""
+    still, made = set[str](), set[str]()
+    for node in model.get_ordered_ops():
+        kind = node.get_type_name()
+        sources = {value.get_source_output().get_node().get_name() for value in node.inputs()}
+        if kind == "Constant" or (sources and sources <= still and kind != "Result"):
+            still.add(node.get_name())
+            if (kind == "FakeQuantize" and _is_constant(node.input_value(0))) or sources & made:
+                found = {folded.get_name() for value in node.outputs() if (folded := _settle(value, openvino))}
+                still |= found
+                made |= found
     model.validate_nodes_and_infer_types()
 
 
