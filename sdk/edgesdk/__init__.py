@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from edgesdk.core.plan import Plan
     from edgesdk.core.report import Report
     from edgesdk.data.preprocessing import Preprocessing
-    from edgesdk.devices.estimate import Estimate, Estimates, estimate, estimate_all, read_graph
+    from edgesdk.devices.estimate import Estimate, Estimates, estimate_all, read_graph
     from edgesdk.train.recovery import Recovery, Teacher, Term
     from edgesdk.workflows.benchmark import Benchmark, benchmark
     from edgesdk.workflows.calibrate import calibrate
     from edgesdk.workflows.deploy import deploy, search
     from edgesdk.workflows.diff import Diff, diff
+    from edgesdk.workflows.estimate import estimate
     from edgesdk.workflows.export import Exported, export_plan
     from edgesdk.workflows.front import Front
     from edgesdk.workflows.gate import Gate, gate
@@ -64,7 +65,7 @@ _HOMES = {
     "deploy": "workflows.deploy",
     "diff": "workflows.diff",
     "ensemble": "workflows.prepare",
-    "estimate": "devices.estimate",
+    "estimate": "workflows.estimate",
     "estimate_all": "devices.estimate",
     "export_plan": "workflows.export",
     "gate": "workflows.gate",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 
 from edgesdk.cli import main
 from edgesdk.core.errors import UsageError
-from edgesdk.core.target import targets
+from edgesdk.core.target import target, targets
 from edgesdk.devices.estimate import Estimate
-from edgesdk.price.profile import STANDINGS, profile
+from edgesdk.price.profile import STANDINGS, Profile, profile
+from edgesdk.workflows import calibrate as calibration
 from edgesdk.workflows.calibrate import calibrate
 
 FIELDS = set(Estimate.__dataclass_fields__)
@@ -238,7 +240,6 @@ def test_a_pair_that_a_board_does_not_have_is_refused_with_those_that_it_has(fai
     assert "onnxruntime has fp32 there; int8 runs on ncnn" in said
     said = fails(2, "estimate", "model.onnx", "--target", "jetson-nano", "--runtime", "tensorrt")
     assert "nothing is known of tensorrt with fp32 on jetson-nano: choose one of " in said and "ncnn fp32" in said
-    assert "edgesdk calibrate" in fails(2, "estimate", "model.onnx", "--target", "x86")
 
 
 def test_a_shape_that_is_missing_is_asked_for(fails: Run) -> None:
@@ -333,9 +334,7 @@ def test_all_targets_are_a_row_each_for_every_runtime_the_fastest_first(ran: Run
     places = {(row["target"], row["runtime"]) for row in rows}
     priced = {(name, pair.runtime) for name, entry in targets().items() for pair in profile(entry).pairs}
     assert places == priced and len(rows) == len(places) > 20
-    assert (
-        list(answer["refused"]) == ["x86, onnxruntime"] and "edgesdk calibrate" in answer["refused"]["x86, onnxruntime"]
-    )
+    assert list(answer["refused"]) == ["x86"] and "edgesdk estimate MODEL --target x86" in answer["refused"]["x86"]
     for row in (rows[0], rows[-1]):
         asked = ("--target", row["target"], "--runtime", row["runtime"])
         assert contracts.loaded(ran("estimate", "model.onnx", *asked, "--json")) == row
@@ -380,6 +379,41 @@ def test_what_no_board_can_do_is_refused(fails: Run, options: tuple[str, ...], s
 def test_all_is_the_name_of_no_profile() -> None:
     with pytest.raises(UsageError, match="all stands for every target"):
         calibrate("all")
+
+
+# This machine
+
+
+def test_this_machine_is_calibrated_shortly_and_kept(
+    ran: Run, fails: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timed: list[tuple[Any, ...]] = []
+
+    def time(name: str, runtime: str, threads: int, tell: Any, *given: Any) -> Profile:
+        timed.append((name, runtime, threads, *given))
+        entry = profile(target("x86-avx2"))
+        return Profile(replace(entry.target, name=name, aliases=(), measured=True), entry.pairs)
+
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(calibration, "_timed", time)  # tests/e2e/test_calibrate.py has it in earnest
+    first, second, integer = (
+        contracts.loaded(ran("estimate", "model.onnx", "--target", "x86", "--json", *options))
+        for options in ((), (), ("--precision", "int8"))
+    )
+    assert timed == [("x86", "onnxruntime", 1, calibration.FEW, "local")]
+    assert first["latency_ms"] == second["latency_ms"] and set(integer["provenance"]) == {"int8", "fp32"}
+    assert first["target"] == "x86" and first["basis"] == "predicted"
+    assert "just now" in first["notes"][0] and "kept in the cache" in second["notes"][0]
+    (place,) = (tmp_path / "cache" / "machines").iterdir()
+    (place / "prices.json").write_text("{")  # what is damaged is timed again
+    assert "just now" in ran("estimate", "model.onnx", "--target", "x86-64")
+    assert len(timed) == 2
+    for code, options, says in (
+        (2, ("--runtime", "openvino"), "openvino cannot be estimated here: choose onnxruntime"),
+        (2, ("--precision", "int4"), "there is no precision"),
+        (6, ("--threads", "999"), "999 threads on"),
+    ):
+        assert says in fails(code, "estimate", "model.onnx", "--target", "x86", *options)
 
 
 # Targets

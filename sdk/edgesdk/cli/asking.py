@@ -131,11 +131,15 @@ def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool
         del options["target"]
         _estimate_all(model, inputs(shapes, suffix == ".onnx"), as_json, **options)
         return
-    target(options["target"])
+    measured = target(options["target"]).measured
     sizes = inputs(shapes, suffix == ".onnx")
-    from edgesdk.devices.estimate import estimate as run
+    from edgesdk.workflows.estimate import estimate as run
 
-    estimated = run(model, sizes, **options)
+    if measured:
+        with telling() as tell:
+            estimated = run(model, sizes, **options, tell=tell)
+    else:
+        estimated = run(model, sizes, **options)
     if as_json:
         emit_json(estimated if per_layer else replace(estimated, layers=()))
     else:

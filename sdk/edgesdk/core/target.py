@@ -113,7 +113,7 @@ class Target:
 
 def targets() -> dict[str, Target]:
     """Every target that edgesdk knows, by name, in alphabetical order; one of the user's hides one that came along."""
-    by_name = {target.name: target for target in (_read(folder) for folder in _folders())}
+    by_name = {target.name: target for target in (read_folder(folder) for folder in _folders())}
     return dict(sorted(by_name.items()))
 
 
@@ -165,7 +165,8 @@ def _parsed(text: str) -> tuple[Any, Target | None]:
     return schema, from_json(Target, document) if readable else None
 
 
-def _read(folder: Traversable) -> Target:
+def read_folder(folder: Traversable) -> Target:
+    """The target of a profile. Raises ``DeviceError`` for a damaged one."""
     where = f"the profile {folder.name}"
     try:
         schema, facts = _parsed((folder / "device.toml").read_text("utf-8"))

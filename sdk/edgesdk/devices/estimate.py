@@ -87,9 +87,9 @@ def estimate(
     fit; ``ModelError`` for a model that cannot be read.
     """
     loaded = profile(find_target(target))
-    runtime, threads = _runtime(loaded.target, runtime), _threads(threads)
+    runtime, threads = _runtime(loaded.target, runtime), check_threads(threads)
     graph, stored = (model, {}) if isinstance(model, Graph) else read_graph(model, example)
-    return _estimated(graph, stored, loaded, runtime, _precision(precision), threads)
+    return estimate_at(graph, stored, loaded, runtime, check_precision(precision), threads)
 
 
 def estimate_all(
@@ -101,16 +101,20 @@ def estimate_all(
     All else is as for :func:`estimate`, which raises the same errors; what a target or a runtime cannot do is in
     ``refused``, unless that is so of all of them: then the first is the error.
     """
-    wanted, threads, precision = runtime and find_runtime(runtime).name, _threads(threads), _precision(precision)
+    wanted = runtime and find_runtime(runtime).name
+    threads, precision = check_threads(threads), check_precision(precision)
     graph, stored = (model, {}) if isinstance(model, Graph) else read_graph(model, example)
     made: list[Estimate] = []
     refused: dict[str, str] = {}
     first: UsageError | None = None
     for loaded in map(profile, targets().values()):
+        if loaded.target.measured and not loaded.pairs:
+            refused[loaded.target.name] = f"it is timed first: edgesdk estimate MODEL --target {loaded.target.name}"
+            continue
         runtimes = dict.fromkeys(pair.runtime for pair in loaded.pairs)
         for name in [wanted] if wanted else runtimes or [loaded.target.runtimes[0]]:
             try:
-                made.append(_estimated(graph, stored, loaded, name, precision, threads))
+                made.append(estimate_at(graph, stored, loaded, name, precision, threads))
             except UsageError as error:
                 first, refused[f"{loaded.target.name}, {name}"] = first or error, str(error)
     if not made:
@@ -118,9 +122,10 @@ def estimate_all(
     return Estimates(tuple(sorted(made, key=lambda cost: cost.latency_ms)), refused)
 
 
-def _estimated(
+def estimate_at(
     graph: Graph, stored: Mapping[str, Option], loaded: Profile, runtime: str, precision: str | None, threads: int
 ) -> Estimate:
+    """What ``graph``, of a file whose layers are as ``stored``, is predicted to cost at the prices of a profile."""
     if precision is None and all(option.precision == FP32 for option in stored.values()):
         own = [pair.precision for pair in loaded.pairs if pair.runtime == runtime]
         precision = FP32 if FP32 in own or not own else own[0]
@@ -193,13 +198,15 @@ def _runtime(target: Target, runtime: str | None) -> str:
     return find_runtime(runtime).name
 
 
-def _precision(precision: str | None) -> str | None:
+def check_precision(precision: str | None) -> str | None:
+    """``precision``, where there is such a one. Raises ``UsageError``."""
     if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"there is no precision {precision!r}", f"choose one of {', '.join(PRECISIONS)}")
     return precision
 
 
-def _threads(threads: int) -> int:
+def check_threads(threads: int) -> int:
+    """``threads``, where that many can be. Raises ``UsageError``."""
     if threads < 1:
         raise UsageError(f"{threads} threads", "give 1 or more")
     return threads

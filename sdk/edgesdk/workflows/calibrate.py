@@ -20,14 +20,14 @@ import torch
 
 from edgesdk.compress.quantize import calibrate as set_ranges
 from edgesdk.compress.quantize import integer
-from edgesdk.core.cache import check_cache
-from edgesdk.core.errors import BundleError, StorageError, UsageError
+from edgesdk.core.cache import cache_folder, check_cache
+from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError, UsageError
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.report import Tell
 from edgesdk.core.runtime import find_runtime
 from edgesdk.core.scratch import scratch_folder
-from edgesdk.core.serialize import is_list, is_table, to_json
-from edgesdk.core.target import ALL, SCHEMA, Chip, Fact, Target, targets, user_folder
+from edgesdk.core.serialize import digest, is_list, is_table, to_json
+from edgesdk.core.target import ALL, SCHEMA, Chip, Fact, Target, read_folder, targets, user_folder
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.reach import reach
@@ -42,12 +42,14 @@ from edgesdk.price.operators import of_network
 from edgesdk.price.physics import Work, lone, work
 from edgesdk.price.posterior import Prior, fit
 from edgesdk.price.prior import prior
-from edgesdk.price.profile import MEASURED, Pair, Predicted, Profile, Provenance, save
+from edgesdk.price.profile import MEASURED, Pair, Predicted, Profile, Provenance, load, save
+from edgesdk.price.profile import SCHEMA as PRICES
 from edgesdk.price.table import Table
 from edgesdk.workflows.siblings import DEFAULT_BASE, shifted
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 SHORTEST_MS = 5e-4  # operators below it are lost in the noise of the difference that their time is
+FEW = 0.03  # of the operators, where an estimate of this machine is asked for at once
 WIDE = 1.0  # log standard deviation to believe at least: hundreds of probes say more than any belief
 WEIGHT = 4  # a whole network counts as that many probes: in it, the deviations of its operators cancel
 LEAST_PART = 0.25  # of a network's latency, for what its integer operators took to be told from the rest
@@ -90,6 +92,28 @@ def calibrate(
         priced = _timed(name, runtime, threads, tell, share, device)
     _keep(priced, place)
     return priced
+
+
+def machine(target: Target, runtime: str, threads: int, tell: Tell) -> tuple[Profile, bool]:
+    """The profile of this machine for ``target``, and whether it was kept from before; else a few operators are timed.
+
+    It is kept in the cache for the same processor, version of the runtime and number of threads.
+    """
+    if not find_runtime(runtime).x86_kernels:
+        timed = " or ".join(name for name in target.runtimes if find_runtime(name).x86_kernels)
+        remedy = f"choose {timed}, or measure the model: edgesdk benchmark MODEL --runtime {runtime}"
+        raise UsageError(f"{runtime} cannot be estimated here", remedy)
+    check_cache()
+    with reach(LOCAL) as agent:
+        conditions = Bench(agent, threads, runtime).conditions
+    place = cache_folder() / "machines" / digest([SCHEMA, PRICES, conditions])[:16]
+    try:
+        facts, text = read_folder(place), (place / "prices.json").read_text("utf-8")
+        return Profile(facts, load(text, str(place))), True
+    except (OSError, EdgeSdkError):
+        priced = _timed(target.name, runtime, threads, tell, FEW, LOCAL)
+        _keep(priced, place)
+        return priced, False
 
 
 def _place(name: str, force: bool) -> Path:
