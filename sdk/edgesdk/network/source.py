@@ -16,12 +16,16 @@ SOURCE = "source"  # where in a module's ``meta`` it stands
 
 @dataclass(frozen=True)
 class Source:
-    """A file, what it calls the inputs (by the names of the module's) and outputs, and a digest of its weights."""
+    """A file, what it calls the inputs (by the names of the module's) and outputs, and a digest of its weights.
+
+    Of a file that is quantized already, ``floats`` is the float model that it stands for, as an ONNX file's content.
+    """
 
     path: Path
     inputs: Mapping[str, str]
     outputs: tuple[str, ...]
     weights: str
+    floats: bytes | None = None
 
     def holds(self, module: nn.Module) -> bool:
         """Whether ``module`` has the weights of the file: it may have learnt since it was read."""

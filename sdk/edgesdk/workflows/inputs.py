@@ -30,6 +30,7 @@ from edgesdk.network.card import Card, card_of
 from edgesdk.network.copying import copied
 from edgesdk.network.load import is_program, is_trained, load_weighted
 from edgesdk.network.network import Batch, answer, tensors
+from edgesdk.network.source import source_of
 
 FAR = 0.9  # of the score that is asked for: a model below it is likely not read as it was trained
 
@@ -95,6 +96,21 @@ def _read_file(path: str, weights: str | Path | None, force: bool, x: Batch) -> 
         return load_weighted(path, weights, force, described(x))
     except UsageError as error:  # what was asked for are the data themselves
         raise DataError(f"the data does not fit {path}: {error.fact}", "give x in the shape that it takes") from None
+
+
+def _compared(model: nn.Module, x: Batch, force: bool) -> tuple[str, ...]:
+    """How far a ``model`` that was made of a quantized file is from that on the samples ``x``."""
+    source = source_of(model)
+    if source is None or source.floats is None:
+        return ()
+    from edgesdk.network.onnx_module.distance import judge_float  # a runtime, which other models do without
+
+    try:
+        return judge_float(model, x)
+    except ModelError as error:
+        if not force:
+            raise
+        return (f"forced: {error.fact}",)
 
 
 def _pixels(card: Card | None) -> Mapping[str, Any]:
@@ -179,5 +195,6 @@ def read_inputs(
         samples = samples if card is None else _with_card(samples, card)
         check_shapes(samples.example, shapes)
         loaded, notes = _read_file(str(mine), weights, force, samples.example) if read is None else read
+        notes = (*notes, *_compared(loaded, samples.example, force))
     samples, task = settled(loaded, samples, metric, output, own)
     return Inputs(loaded, samples, task, model is None, is_trained(notes), notes)

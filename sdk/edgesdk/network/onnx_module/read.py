@@ -14,9 +14,11 @@ from torch import fx
 from edgesdk.core.errors import ModelError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.wording import listed
+from edgesdk.network.card import CARD, Card
 from edgesdk.network.onnx_file import parsed, with_weights
-from edgesdk.network.onnx_graph import INTEGER_OPERATORS, by_name, set_sizes
+from edgesdk.network.onnx_graph import by_name, set_sizes
 from edgesdk.network.onnx_module.arithmetic import ARITHMETIC
+from edgesdk.network.onnx_module.dequantize import dequantized, quantized_in
 from edgesdk.network.onnx_module.layers import LAYERS
 from edgesdk.network.onnx_module.movement import MOVEMENT
 from edgesdk.network.onnx_module.names import identifiers
@@ -26,7 +28,6 @@ from edgesdk.network.source import SOURCE, Source, weights_digest
 TRANSLATIONS = {**ARITHMETIC, **MOVEMENT, **LAYERS}
 STANDARD = ("", "ai.onnx")
 OLDEST = 9  # opset
-QUANTIZED = {*INTEGER_OPERATORS, "DynamicQuantizeLinear"} - {"DequantizeLinear"}
 UNUSUAL: dict[int, str] = {
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
@@ -39,13 +40,16 @@ def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:
 
     Its inputs are the file's, in their order; it returns the output, or a dict of several by their names. Modules and
     parameters have the names of the weights, where these are PyTorch's, or of the nodes. ``shapes`` gives free axes
-    their sizes, as :func:`edgesdk.network.onnx_graph.read` takes them. Raises ``ModelError`` for a file that is
-    damaged, quantized already, or has an operator without a translation, ``UsageError`` for shapes that are missing or
-    do not fit.
+    their sizes, as :func:`edgesdk.network.onnx_graph.read` takes them. A file that is quantized already is taken as
+    the float network that it stands for. Raises ``ModelError`` for a file that is damaged, or has an operator without a
+    translation, ``UsageError`` for shapes that are missing or do not fit.
     """
     model = parsed(path)
     _check_kinds(model, path)
     with_weights(model, path)
+    operators = quantized_in(model)
+    model = dequantized(model, path.name) if operators else model
+    floats = model.SerializeToString() if operators else None
     graph = model.graph
     held = {tensor.name for tensor in graph.initializer}
     given = [value for value in graph.input if value.name not in held]
@@ -60,7 +64,11 @@ def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:
     module = translation.finish(outputs)
     names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
     inputs = dict(zip(names, (value.name for value in given), strict=True))
-    module.meta[SOURCE] = Source(path.resolve(), inputs, outputs, weights_digest(module))
+    module.meta[SOURCE] = Source(path.resolve(), inputs, outputs, weights_digest(module), floats)
+    if operators:
+        told = listed(f"{count} {operator}" for operator, count in operators.most_common())
+        note = f"{path.name} is quantized already ({told}), and is taken as the float network that it stands for"
+        module.meta[CARD] = Card(notes=(note,))
     return module.eval()
 
 
@@ -86,13 +94,9 @@ def _as_the_file(inputs: list[ValueInfoProto], shapes: Shapes) -> Shapes:
 
 
 def _check_kinds(model: ModelProto, path: Path) -> None:
-    """Raise ``ModelError`` for what this cannot be made of: quantized files, control flow, numbers of 16 bits."""
+    """Raise ``ModelError`` for what this cannot be made of: control flow, numbers of 16 bits."""
     constants = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type in QUANTIZED:
-            fact = f"{path.name} is quantized already ({node.op_type} {node.name or node.output[0]})"
-            raise ModelError(fact, "give the float model that it was made from: edgesdk chooses what is quantized; "
-                                   "edgesdk estimate and edgesdk benchmark take it as it is")  # fmt: skip
         if any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
             fact = f"{path.name} holds control flow ({node.op_type} {node.name or node.output[0]})"
             raise ModelError(fact, "export it without: with fixed sizes, and for inference alone")

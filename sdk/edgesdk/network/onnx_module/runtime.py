@@ -23,16 +23,24 @@ IR = 10  # of models that are made here: what every opset up to 22 may be in
 
 
 class FileAnswers:
-    """The file that a module was made of, asked for answers: one sample after the other, as on a board."""
+    """The file that a module was made of, asked for answers: one sample after the other, as on a board.
+
+    Of a file that is quantized already these are the answers of the float model that it stands for.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source
 
     def __call__(self, x: Batch) -> Any:
         """The outputs in the structure in which the module returns them."""
-        path = self.source.path
-        outputs = _answered(_session(path, path.stat().st_mtime_ns), self._columns(x), list(self.source.outputs))
+        outputs = self.outputs(x, self.source.floats)
         return outputs[0] if len(outputs) == 1 else dict(zip(self.source.outputs, outputs, strict=True))
+
+    def outputs(self, x: Batch, content: bytes | None = None) -> list[Tensor]:
+        """What the file answers, or another ``content`` of it, output by output."""
+        path = self.source.path
+        session = _session(path, path.stat().st_mtime_ns, content)
+        return _answered(session, self._columns(x), list(self.source.outputs))
 
     def _columns(self, x: Batch) -> dict[str, Tensor]:
         """The tensors of a batch by the file's names."""
@@ -43,7 +51,8 @@ class FileAnswers:
 
     def parting(self, module: Any, x: Batch, same: Any) -> str:
         """The first node of the file that ``module`` computes otherwise, as ``same`` compares two tensors, in words."""
-        model, x = onnx.load(str(self.source.path)), rebatch(x, lambda t: t[:1])
+        floats, x = self.source.floats, rebatch(x, lambda t: t[:1])
+        model = onnx.load(str(self.source.path)) if floats is None else onnx.load_model_from_string(floats)
         seen = {}
         interpreter = fx.Interpreter(module, garbage_collect_values=False)
         with torch.no_grad():
@@ -54,7 +63,8 @@ class FileAnswers:
         wanted = [name for node in model.graph.node for name in node.output if name in seen]
         present = {value.name for value in model.graph.output}
         model.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in wanted if n not in present)
-        answers = dict(zip(wanted, _answered(_opened(model, self.source.path), self._columns(x), wanted), strict=True))
+        session = _opened(model.SerializeToString(), self.source.path, False)
+        answers = dict(zip(wanted, _answered(session, self._columns(x), wanted), strict=True))
         for node in model.graph.node:
             for name in node.output:
                 if name in answers and not same(seen[name], answers[name]):
@@ -74,15 +84,14 @@ def run_alone(node: NodeProto, given: Mapping[str, np.ndarray], opsets: Mapping[
 
 
 @lru_cache(maxsize=2)
-def _session(path: Path, _changed: int) -> onnxruntime.InferenceSession:
-    return _opened(None, path)
+def _session(path: Path, _changed: int, content: bytes | None) -> onnxruntime.InferenceSession:
+    return _opened(content, path, True)
 
 
-def _opened(model: onnx.ModelProto | None, path: Path) -> onnxruntime.InferenceSession:
-    options = _options(model is None)
+def _opened(content: bytes | None, path: Path, whole: bool) -> onnxruntime.InferenceSession:
     try:
-        given = str(path) if model is None else model.SerializeToString()
-        return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        given = str(path) if content is None else content
+        return onnxruntime.InferenceSession(given, _options(whole), providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own kinds
         fact = f"ONNX Runtime does not take {path.name} ({said(error)})"
         raise ModelError(fact, "see what onnx.checker says of it, and export it again") from None

@@ -25,7 +25,7 @@ def biased(call: Call) -> Any:
             continue
         module: Any = call.module_of(node)
         width, after = _takes(module)
-        calls = [other for other in call.translation.graph.nodes if other.target == node.target]
+        calls = [other for other in call.translation.graph.nodes if (other.op, other.target) == (node.op, node.target)]
         if width is None or getattr(module, "bias", None) is not None or len(calls) > 1:
             continue
         own = [1] * (call.rank(index) - after - 1) + [width] + [1] * after
