@@ -21,7 +21,7 @@ from edgesdk.core.report import Measurement
 from edgesdk.pipeline.candidates import Candidate
 from edgesdk.pipeline.deadline import LEARNING, PRICING, SEARCH, SENSITIVITY, Deadline, show_seconds
 from edgesdk.pipeline.loose import find_deployed
-from edgesdk.pipeline.remarks import _add_losses
+from edgesdk.pipeline.pricing import price_plan
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Training
@@ -204,7 +204,7 @@ def test_more_time_never_gives_a_worse_plan(
 
 
 def _loss(whole: Study, plan: Plan) -> float:
-    return _add_losses(whole.menu(), plan)
+    return price_plan(whole.menu(), plan)[1]
 
 
 def test_what_was_cut_is_said_in_a_line_and_nothing_where_there_was_time() -> None:

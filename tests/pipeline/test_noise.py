@@ -17,7 +17,7 @@ from edgesdk.core.budget import Budget
 from edgesdk.core.menu import Menu
 from edgesdk.pipeline.loop import find_result
 from edgesdk.pipeline.planning import MARGIN
-from edgesdk.pipeline.remarks import _add_losses
+from edgesdk.pipeline.pricing import price_plan
 from edgesdk.pipeline.renewing import search_renewing
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Anchored, Study
@@ -157,4 +157,4 @@ def check(deployment: Deployment) -> None:
     assert measured >= 0.95 * SHARE or "% of the latency that is allowed is used: the next step on the menu" in notes
     at = true_menu(study)
     best = solve(at, {"latency_ms": SHARE * (1 - MARGIN) * (1 - CLOSE) * true_ms(study.dense_file)})
-    assert _add_losses(at, result.plan) <= best.loss * (1 + 1e-6)
+    assert price_plan(at, result.plan)[1] <= best.loss * (1 + 1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import hypot, inf, log
 
 from edgesdk.core.budget import show
@@ -91,6 +91,12 @@ class Corrections:
             self.notes.append(f"{len(parts)} operators were priced again: a network of them took {said}")
             self.timed_again |= {op.key for op in parts}
             self.time_again(parts)
+            self._compare()
+
+    def amend(self, before: Measurement, after: Measurement) -> None:
+        """Put what a network was measured at the second time in the place of the first, unless that does not count."""
+        if after.valid:
+            self.seen = [replace(seen, measured=after) if seen.measured is before else seen for seen in self.seen]
             self._compare()
 
     def _compare(self) -> None:

@@ -8,17 +8,20 @@ from typing import Any
 
 from edgesdk.core.budget import Budget, Cost, show
 from edgesdk.core.errors import BudgetError, UsageError
+from edgesdk.core.report import DENSE, is_predicted
 from edgesdk.core.wording import counted
 from edgesdk.pipeline.candidates import Attempt, list_dense, list_figures, refuse, select_keeping
 from edgesdk.pipeline.choosing import ROUNDS, Chosen, choose_runtime
+from edgesdk.pipeline.closing import close_in
 from edgesdk.pipeline.deadline import SEARCH
 from edgesdk.pipeline.fastest import find_fastest
+from edgesdk.pipeline.measuring import measure_beside
 from edgesdk.pipeline.planning import EVEN, FIRST, MARGIN
 from edgesdk.pipeline.remarks import add_remarks
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.rounds import build_tightest, search_round, select_new, tighten
 from edgesdk.pipeline.study import Study
-from edgesdk.pipeline.training import Training
+from edgesdk.pipeline.training import DEPLOYED, Training
 from edgesdk.solve.finalists import LEANINGS
 
 EASED = 1.1  # times a bound that nobody gave, at the least, where nothing keeps it
@@ -115,16 +118,11 @@ def _search(study: Study, budget: Budget, training: Training, tried: Tried, chos
         if enough and study.deadline.ends(SEARCH, f"the search, after {counted(number, 'round')}"):
             break
         step = search_round(study, budget, leans, tight, tried.attempts)
-        over = None if study.deadline.is_over(SEARCH) else _measure_slack(step.attempts, budget)
-        if over is not None:  # at what was measured, more fits
-            looser = {**tight, "latency_ms": over * tight.get("latency_ms", 1.0)}
-            closer = search_round(study, budget, leans, looser, (*tried.attempts, *step.attempts))
-            step = closer if select_keeping(closer.attempts, budget) else step
-        new, priced = select_new(step.attempts, tried.attempts), step.priced
+        closer = close_in(study, budget, tight, step.attempts, tried.attempts, refuted)
+        new, priced = select_new((*step.attempts, *closer), tried.attempts), step.priced
         tried = tried.and_then(new, budget)
-        finalists = {
-            attempt.plan.digest: attempt for attempt in select_keeping((*step.attempts, tried.attempts[0]), budget)
-        }
+        kept = select_keeping((*(closer[-1:] or step.attempts), tried.attempts[0]), budget)
+        finalists = {attempt.plan.digest: attempt for attempt in kept}
         left = [attempt for digest, attempt in finalists.items() if digest not in refuted]  # dense, too
         judged = judge(left, budget, training, chosen)
         tried, refuted = replace(tried, told=(*tried.told, *judged.told)), {**refuted, **judged.refuted}
@@ -134,6 +132,8 @@ def _search(study: Study, budget: Budget, training: Training, tried: Tried, chos
             break
         tight = tighten(tight, budget, step.attempts)
     tried = tried.and_then(build_tightest(study, budget, tried.attempts), budget)
+    closer = close_in(study, budget, tight, tried.attempts, (), refuted)
+    tried = tried.and_then(select_new(closer, tried.attempts), budget)
     left = [attempt for attempt in select_keeping(tried.attempts, budget) if attempt.plan.digest not in refuted]
     judged = judge(sorted(left, key=lambda attempt: attempt.loss)[:2], budget, training, chosen)
     tried, refuted = replace(tried, told=(*tried.told, *judged.told)), {**refuted, **judged.refuted}
@@ -143,25 +143,6 @@ def _search(study: Study, budget: Budget, training: Training, tried: Tried, chos
     if dropped:
         return Searched(min(dropped, key=lambda error: error.tightest or 0.0), tried)
     return Searched(next(reversed(refuted.values())) if refuted else refuse(tried.attempts, budget, priced), tried)
-
-
-def _measure_slack(attempts: Sequence[Attempt], budget: Budget) -> float | None:
-    """By how much all that keep the budget were predicted slower than they are, where they leave much of its latency.
-
-    That is twice the margin at least, of the bound and of the prediction; else it is ``None``.
-    """
-    bounds = {name: bound for name, bound in budget.bounds.items() if name.startswith("latency")}
-    kept = select_keeping(attempts, budget)
-    near = [
-        attempt
-        for attempt in kept
-        for name, bound in bounds.items()
-        if getattr(attempt.cost, name) > (1 - 2 * MARGIN) * bound
-    ]
-    if not bounds or not kept or near:
-        return None
-    over = min(attempt.plan.predicted.latency_ms / attempt.candidate.measured.latency_ms() for attempt in kept)
-    return over if over > 1 + MARGIN else None
 
 
 @dataclass(frozen=True)
@@ -181,9 +162,10 @@ def judge(finalists: Sequence[Attempt], budget: Budget, training: Training, chos
             left = [min(left, key=lambda attempt: attempt.loss)]  # there is time for one at most: the safest
         result = training.finish_best([attempt.candidate for attempt in left], chosen.beside)
         told += result.history
-        cost, drop = result.deployed.cost(budget), result.dense_score - result.score
-        if chosen.study.shares_own and not result.plan.compresses(chosen.study.graph):  # one file is no share of itself
-            cost = replace(cost, latency_ratio=1.0)
+        cost, drop = _find_cost(result, budget, chosen.study), result.dense_score - result.score
+        if any(name.startswith("latency") for name in budget.misses(cost)):  # its candidate kept that in another run
+            result = _measure_again(result, chosen)
+            cost = _find_cost(result, budget, chosen.study)
         own = next(attempt for attempt in left if attempt.plan.digest == result.plan.digest)
         missed = budget.misses(cost)
         if missed:
@@ -194,6 +176,22 @@ def judge(finalists: Sequence[Attempt], budget: Budget, training: Training, chos
         refuted[own.plan.digest] = _refuse_drop(drop, budget.max_drop, chosen.study.task.name, cost)
         left = [attempt for attempt in left if attempt.loss < own.loss]
     return Judged(None, refuted, told)
+
+
+def _find_cost(result: Result, budget: Budget, study: Study) -> Cost:
+    cost = result.deployed.cost(budget)
+    one_file = study.shares_own and not result.plan.compresses(study.graph)
+    return replace(cost, latency_ratio=1.0) if one_file else cost  # which is no share of itself
+
+
+def _measure_again(result: Result, chosen: Chosen) -> Result:
+    """``result`` with the figures of another run: of two that differ, one was disturbed."""
+    if is_predicted(result.deployed):
+        return result
+    files = {DEPLOYED: result.artifact, **chosen.beside}
+    measured = measure_beside(chosen.study, files, thorough=True, anew=True)
+    beside = {name: measured[name] for name in result.beside}
+    return replace(result, dense=measured[DENSE], deployed=measured[DEPLOYED], beside=beside)
 
 
 def _refuse_drop(drop: float, max_drop: float, metric: str, built: Cost) -> BudgetError:

@@ -18,20 +18,23 @@ LEFT = 0.02  # what is uncertain of a latency that was set right
 NOTE = "the device was disturbed all the time: what it takes undisturbed is told by what the dense model took meanwhile"
 
 
-def measure_beside(study: Study, files: Mapping[str, Artifact], thorough: bool = False) -> Mapping[str, Measurement]:
+def measure_beside(
+    study: Study, files: Mapping[str, Artifact], thorough: bool = False, anew: bool = False
+) -> Mapping[str, Measurement]:
     """What ``files`` and the dense model take, from one interleaved run.
 
     Kernels of different kinds are not slowed down alike: where the device was disturbed all the time, a run tells what
     files take undisturbed to some ten per cent only, and so the share of the dense model's that an integer one takes.
     What the dense model took before, undisturbed, in float and in integers, tells by how much kernels like these are
-    slowed down: it is measured again with both. Raises ``Outdated`` as :meth:`Study.check_state` does.
+    slowed down: it is measured again with both. Where it is to be ``anew``, no run that was kept serves. Raises
+    ``Outdated`` as :meth:`Study.check_state` does.
     """
     every = {DENSE: study.shared_file, **files}
-    measured = study.measure(every, thorough)
+    measured = study.measure(every, thorough, anew)
     study.check_state()
     if not _is_unsure(measured) or not _can_be_set_right(study):
         return measured
-    measured = dict(study.measure({**every, DENSE_INT8: study.whole.artifact}, thorough))
+    measured = dict(study.measure({**every, DENSE_INT8: study.whole.artifact}, thorough, anew))
     if _is_unsure(measured):
         slowed = {name: log(measured[name].latency_ms() / study.anchors[name].latency_ms()) for name in study.anchors}
         whole = _weigh_integers(study.whole.artifact)

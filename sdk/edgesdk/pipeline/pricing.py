@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from edgesdk.core.budget import Budget
+from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.graph import Graph
 from edgesdk.core.menu import Choice, Menu
-from edgesdk.core.plan import Option, Rejected
+from edgesdk.core.plan import Option, Plan, Rejected
 from edgesdk.core.runtime import find_runtime
 from edgesdk.pipeline.setup import Setup
 from edgesdk.price.account import Account
@@ -20,6 +20,7 @@ from edgesdk.price.operator import Operator
 from edgesdk.price.planned import planned
 from edgesdk.price.prices import Prices
 from edgesdk.price.stored import forms
+from edgesdk.solve.milp import price
 
 
 @dataclass(frozen=True)
@@ -107,3 +108,24 @@ def pick_full_width(at: Menu, options: Mapping[str, Option]) -> dict[str, Choice
         same = [choice for choice in layer.choices if choice.option == wanted and not choice.skips]
         picked[layer.name] = max(same, key=lambda choice: (choice.reads or 0, choice.writes or 0))
     return picked
+
+
+def pick_planned(at: Menu, plan: Plan) -> dict[str, Choice]:
+    """The choices of the menu ``at`` that ``plan`` is made of. Raises ``StopIteration`` where it has none such."""
+    joins = {branch.join for branch in at.branches if branch.name in plan.dropped}
+    options, picked = plan.options, {}
+    for layer in at.layers:
+        if layer.branch in plan.dropped:
+            continue
+        own = (options[layer.name], *(plan.kept.get(group or "") for group in (layer.reads, layer.writes)))
+        picked[layer.name] = next(
+            choice
+            for choice in layer.choices
+            if (choice.option, choice.reads, choice.writes) == own and choice.skips == (layer.name in joins)
+        )
+    return picked
+
+
+def price_plan(at: Menu, plan: Plan) -> tuple[Cost, float]:
+    """What ``plan`` costs and what it should lose, at the prices of the menu ``at``."""
+    return price(at, pick_planned(at, plan), plan.kept, plan.dropped)

@@ -12,6 +12,7 @@ from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Measurement, Report, is_predicted, speedup
 from edgesdk.core.wording import counted, listed, score
+from edgesdk.pipeline.pricing import price_plan
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
 from edgesdk.solve.milp import Solution, Unreachable, solve
@@ -94,7 +95,7 @@ def _explain_unused(result: Result, budget: Budget, study: Study) -> str | None:
     at = study.menu()
     bounds = budget.against(study.dense.latency_ms()).bounds
     most = bounds.pop(LATENCY)
-    loss = _add_losses(at, result.plan)
+    _, loss = price_plan(at, result.plan)
     used = f"{100 * max(shares):.0f} % of the latency that is allowed is used"
     if loss <= 0:
         return f"{used}: nothing on the menu is more accurate"
@@ -110,27 +111,6 @@ def _explain_unused(result: Result, budget: Budget, study: Study) -> str | None:
     verdict = "more than is allowed" if ms > most else "near the bound" if ms > NEAR * most else "not tried any more"
     named = f"the next step on the menu ({', '.join(names[:SHOWN])}{more})"
     return f"{used}: {named} would take {show(LATENCY, ms)}, {verdict}"
-
-
-def _add_losses(at: Menu, plan: Plan) -> float:
-    """What the plan should lose, at the prices of the menu ``at``."""
-    options = plan.options
-    groups = {layer.name: (layer.reads, layer.writes) for layer in at.layers}
-    total = sum(group.widths[plan.kept[group.name]] for group in at.groups)
-    total += sum(branch.loss for branch in at.branches if branch.name in plan.dropped)
-    joins = {branch.join for branch in at.branches if branch.name in plan.dropped}
-    for layer in at.layers:
-        if layer.branch in plan.dropped:
-            continue
-        widths = tuple(None if name is None else plan.kept[name] for name in groups[layer.name])
-        total += next(
-            choice.loss
-            for choice in layer.choices
-            if choice.option == options[layer.name]
-            and (choice.reads, choice.writes) == widths
-            and choice.skips == (layer.name in joins)
-        )
-    return total
 
 
 def _list_differences(at: Menu, plan: Plan, step: Solution) -> Iterable[str]:

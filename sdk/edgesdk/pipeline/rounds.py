@@ -55,9 +55,9 @@ def search_round(study: Study, budget: Budget, leans: Sequence[str], tight: Tigh
 
 
 def select_new(attempts: Sequence[Attempt], tried: Sequence[Attempt]) -> tuple[Attempt, ...]:
-    """Those of ``attempts`` that were not ``tried`` before."""
-    before = {attempt.plan.digest for attempt in tried}
-    return tuple(attempt for attempt in attempts if attempt.plan.digest not in before)
+    """Those of ``attempts`` that were not ``tried`` before, or were measured again since."""
+    before = {id(attempt) for attempt in tried}
+    return tuple({id(attempt): attempt for attempt in attempts if id(attempt) not in before}.values())
 
 
 def tighten(tight: Tight, budget: Budget, attempts: Sequence[Attempt]) -> Tight:
