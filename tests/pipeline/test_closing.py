@@ -39,7 +39,7 @@ def search(study: Study, ratio: float, slow: Callable[[int, str], float]) -> tup
         return ms * slow(len(own.meter.runs) - 1, name)
 
     own = with_script(study, script=script, measured=True)
-    training = cast(Training, ScriptedTraining())
+    training = cast(Training, ScriptedTraining(drop=lambda plan: price_plan(own.menu(), plan)[1]))
     return own, find_result([own], Budget(latency_ratio=ratio), training, given=True)[1]
 
 

@@ -28,7 +28,9 @@ def close_in(
     study: Study, budget: Budget, tight: Tight, found: Sequence[Attempt], tried: Sequence[Attempt],
     refuted: Container[str],
 ) -> tuple[Attempt, ...]:  # fmt: skip
-    """What is better than those of ``found`` that keep ``budget``, where they leave much of its latency; the best last.
+    """Attempts beside those of ``found`` that keep ``budget``, where these leave much of its latency.
+
+    The last of them is the best that keeps it, unless none does and is better than what was found.
 
     A model that a disturbed run measured as slow corrects the prices, so that what is searched for after it is tighter
     than it need be. So what missed the bound though it should be better is measured again; then plans are searched for
@@ -59,7 +61,7 @@ def close_in(
         known[digest] = latest
         closer.append(latest)
         below = latest if budget.is_met_by(latest.cost) else below
-    return (*closer, below)
+    return tuple(sorted(closer, key=lambda each: each is below))
 
 
 def _list_bounds(budget: Budget) -> dict[str, float]:
