@@ -101,7 +101,8 @@ def test_it_is_the_float_network_that_it_stands_for(face: Any, floats: Mapping[s
     module, x = read(quantized(floats[name], name, *how)), samples(name, 8)
     reference = Reference(module)
     assert reference.file is not None and reference.file.source.floats is not None
-    batch: Any = dict(zip(reference.file.source.inputs, x, strict=True)) if len(x) > 1 else x[0]
+    names = list(reference.file.source.inputs)
+    batch: Any = dict(zip(names, x, strict=True)) if names[1:] else x[0]
     for ours, theirs in zip(values(module(*x)), values(reference(batch)), strict=True):
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-4, atol=1e-5)
     (note,) = judge_float(module, batch)
