@@ -29,7 +29,7 @@ from edgesdk.core.serialize import dumps, from_json, to_json
 from edgesdk.price.correct import Observation
 from edgesdk.price.work import LayerWork, Roofs
 from edgesdk.workflows.benchmark import Benchmark
-from edgesdk.workflows.front import Built, Front, Point
+from edgesdk.workflows.front import Built, Front, Point, SweptModel
 
 HERE = Path(__file__).parent
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFUlEQVR4nAXBAQEAAACAEP9PF0JQGR7vBPykAXTzAAAAAElFTkSuQmCC"
@@ -180,6 +180,22 @@ def front() -> dict[str, Any]:
         ], 1)
     ]  # fmt: skip
     return json.loads(dumps(Front("0" * 64, tuple(points), {"pi5, litert": "it holds no such layer"})))
+
+
+def models() -> dict[str, Any]:
+    """The same of two models, the second on the first target alone."""
+    kept = front()
+    second = [
+        {**point, "number": len(kept["points"]) + number, "model": "net.py:large", "built": None,
+         "predicted": {**point["predicted"], "latency_ms": 2 * point["predicted"]["latency_ms"]}}
+        for number, point in enumerate(kept["points"][:4], 1)
+    ]  # fmt: skip
+    swept = [
+        SweptModel("net.py:small", "0" * 64, "top-1 accuracy", 92.5, 500),
+        SweptModel("net.py:large", "1" * 64, "top-1 accuracy", None, 500),
+    ]
+    points = [*({**point, "model": "net.py:small"} for point in kept["points"]), *second]
+    return {**kept, "points": points, "models": json.loads(dumps(swept))}
 
 
 def benchmark() -> dict[str, Any]:

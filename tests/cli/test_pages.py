@@ -101,9 +101,14 @@ def page(documents: Documents) -> Page:
 PAGES: dict[str, Callable[[], str]] = {
     **{name: (lambda made=made: render_bundle(*made())) for name, made in DOCUMENTS.items()},
     "front": lambda: render_front(page_documents.front()),
+    "models": lambda: render_front(page_documents.models()),
     "benchmark": lambda: render_benchmark(page_documents.benchmark()),
 }
-SECTIONS = {"front": {"target-1", "target-2", "made"}, "benchmark": {"latency", "ratios", "runs", "device"}}
+SECTIONS = {
+    "front": {"target-1", "target-2", "made"},
+    "models": {"models", "target-1", "target-3", "made"},
+    "benchmark": {"latency", "ratios", "runs", "device"},
+}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -470,6 +475,25 @@ def test_a_front_is_its_points_with_their_proofs() -> None:
     assert len(list(parsed.of("section"))) == 3 and not list(Page(render_front({**front, "points": []})).of("a"))[2:]
 
 
+def test_models_stand_side_by_side_each_with_charts_of_its_own() -> None:
+    front = page_documents.models()
+    parsed = Page(render_front(front))
+    heading, *rows = parsed.table("models")
+    assert heading == ["model", "target", "score", "dense", "fastest", "both", "its loss"]
+    score = "92.50 top-1 accuracy of 500 samples"
+    assert [row[:5] for row in rows] == [
+        ["net.py:small", "pi4", score, "2.5 ms", milliseconds(0.05)],
+        ["net.py:large", "pi4", f"{NONE} top-1 accuracy of 500 samples", "5 ms", milliseconds(0.1)],
+        ["net.py:small", "pi5", score, "1.5 ms", "1.5 ms"],
+    ]
+    headings = [text for _, text in parsed.of("h2")]
+    assert headings[1:4] == ["net.py:small, pi4", "net.py:small, pi5", "net.py:large, pi4"]
+    dots = [text for attributes, text in parsed.of("a") if str(attributes.get("class")).startswith("dot")]
+    assert dots == [str(number) for number in range(1, 10)]
+    assert [row[0] for row in parsed.table("made")] == ["graph of net.py:small", "graph of net.py:large"]
+    assert not [attributes for attributes, _ in Page(PAGES["front"]()).of("section") if attributes["id"] == "models"]
+
+
 def test_what_was_built_is_joined_to_what_was_predicted_and_drawn_otherwise() -> None:
     front = page_documents.front()
     parsed = Page(render_front(front))
@@ -533,8 +557,9 @@ def test_a_benchmark_is_its_files_beside_each_other() -> None:
 
 
 @pytest.mark.parametrize("made, document", [
-    (render_front, page_documents.front()), (render_benchmark, page_documents.benchmark())
-], ids=["front", "benchmark"])  # fmt: skip
+    (render_front, page_documents.front()), (render_front, page_documents.models()),
+    (render_benchmark, page_documents.benchmark())
+], ids=["front", "models", "benchmark"])  # fmt: skip
 def test_what_is_html_in_other_documents_is_text_too(made: Callable[[Any], str], document: Any) -> None:
     harmless, harmful = Page(made(with_text(document, "name "))), Page(made(with_text(document, HTML)))
     assert [tag for tag, _ in harmful.tags] == [tag for tag, _ in harmless.tags]

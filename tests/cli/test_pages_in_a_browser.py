@@ -27,6 +27,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "predicted": lambda: render_bundle(*page_documents.predicted(8)),
     "emulated": lambda: render_bundle(*page_documents.emulated()),
     "front": lambda: render_front(page_documents.front()),
+    "models": lambda: render_front(page_documents.models()),
     "benchmark": lambda: render_benchmark(page_documents.benchmark()),
 }
 

@@ -11,13 +11,15 @@ from typing import Any
 
 import contracts
 import pytest
+import torch
 from running import Run
+from slow import core
 
 import edgesdk as sdk
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.budget import show
 from edgesdk.core.errors import BundleError, UsageError
-from edgesdk.workflows.sweep import pick_points
+from edgesdk.workflows.sweep import name_models, pick_points
 
 SMALL = ("models.py:Small", "--data", "data.npz")
 
@@ -149,11 +151,66 @@ def test_a_point_is_carried_out(drawn: Path, given: Path, edgesdk: Run, tmp_path
         (("sweep", *SMALL, "--target", "pi5", "--epochs", "3"), 2, "--epochs without --build"),
         (("sweep", *SMALL, "--target", "pi5", "--out-dir", "d"), 2, "--out-dir without --build"),
         (("sweep", *SMALL, "--target", "pi5", "--build", "-1"), 2, "--build"),
+        (
+            ("sweep", "models.py:Small", "models.py:Deep", "--target", "pi5"),
+            2,
+            "no data for models.py:Small, models.py",
+        ),
+        (("sweep", *SMALL, "models.py:Deep", "--weights", "w", "--target", "pi5"), 2, "1 file of weights for 2 models"),
+        (("sweep", "--weights", "w", "--target", "pi5"), 2, "--weights without a MODEL"),
     ],
 )
 def test_what_is_asked_wrongly_is_said(edgesdk: Run, arguments: tuple[Any, ...], code: int, says: str) -> None:
     done = edgesdk(*arguments)
     assert done.code == code and says in done.line and not done.out
+
+
+@pytest.mark.parametrize("build", core((0, 1), lambda build: build == 0))
+def test_models_stand_side_by_side(given: Path, edgesdk: Run, tmp_path: Path, build: int) -> None:
+    """Each with points of its own, of which the best are built below one folder."""
+    both, out = ("models.py:Small", "models.py:Deep"), tmp_path / "front.json"
+    where = ("--target", "pi5", "--runtime", "onnxruntime", "--points", "1", "--build", str(build))
+    more = ("--epochs", "0") if build else ()
+    done = edgesdk("sweep", *both, "--data", "data.npz", *where, *more, "--out", out, "--csv", tmp_path / "front.csv")
+    assert done.code == 0, done.err
+    assert [line for line in done.out.splitlines() if line.startswith("models.py:") and "pi5: pred" not in line]
+    contracts.check(json.loads(out.read_text()))
+    front = sdk.Front.read(out)
+    assert [model.name for model in front.models] == list(both) and len({model.graph for model in front.models}) == 2
+    assert all(model.metric == "top-1 accuracy" and model.dense_score is not None for model in front.models)
+    assert [point.number for point in front.points] == list(range(1, len(front.points) + 1))
+    for model in front.models:
+        own = [point for point in front.points if point.model == model.name]
+        assert {"plan", "dense"} <= {point.kind for point in own}
+        assert {point.plan.graph_digest for point in own} == {model.graph}
+        best = [point for point in own if point.best]  # by what the same model has
+        assert [p.loss for p in best] == sorted((p.loss for p in best), reverse=True) and best[-1].loss == 0
+        built = [point.built.bundle for point in own if point.built is not None]
+        assert [Bundle.open(bundle).plan.graph_digest for bundle in built] == [model.graph] * build
+    rows = list(csv.DictReader((tmp_path / "front.csv").open()))
+    assert [row["model"] for row in rows] == [point.model for point in front.points]
+    page = edgesdk("report", out)
+    text = out.with_suffix(".html").read_text("utf-8")
+    assert page.code == 0 and 'id="models"' in text and "models.py:Deep, raspberry-pi-5" in text
+    last = next(point.number for point in front.points if point.model == both[1] and point.kind == "plan")
+    deploy = ("--data", "data.npz", "--from", out, "--epochs", "0", "--out", tmp_path / "b")
+    refused = edgesdk("deploy", both[0], *deploy, "--point", str(last))
+    assert refused.code == 2 and "the front is of another model" in refused.line
+    with pytest.raises(UsageError, match="of several models"):
+        front.build([1, last], f"{given / 'models.py'}:Small", str(given / "data.npz"), tmp_path / "c")
+
+
+def test_models_have_names_of_their_own() -> None:
+    kinds = (torch.nn.Linear(1, 1), torch.nn.ReLU(), torch.nn.Linear(1, 1))
+    assert list(name_models(kinds, None)) == ["Linear 1", "ReLU", "Linear 2"]
+    assert name_models(["net.py:a", "net.py:b"], [Path("a"), Path("b")]) == {
+        "net.py:a": ("net.py:a", Path("a")), "net.py:b": ("net.py:b", Path("b")),
+    }  # fmt: skip
+    assert list(name_models(None, None)) == ["the example"]
+    with pytest.raises(UsageError, match="3 files of weights for 2 models"):
+        name_models(["a", "b"], [Path("a")] * 3)
+    with pytest.raises(UsageError, match="no model"):
+        name_models([], None)
 
 
 def test_what_cannot_be_kept_is_said_with_figures(edgesdk: Run, tmp_path: Path) -> None:

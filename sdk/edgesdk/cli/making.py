@@ -28,13 +28,24 @@ STEPS = (
     "measuring sensitivity", "searching", "trying finalists", "recovering", "exporting and measuring",
 )  # fmt: skip
 """How the stages of a deployment begin, in order; the first seven are those of a search."""
+WEIGHTS: dict[str, Any] = {"type": click.Path(path_type=Path)}
+FORMS = "Safetensors, a state dict, or a checkpoint"
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
     """What a model is read with and judged by."""
+    return _reading(command, click.option("--weights", **WEIGHTS, help=f"{FORMS}."))
+
+
+def models_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same of several models."""
+    return _reading(command, click.option("--weights", **WEIGHTS, multiple=True, help=f"{FORMS}; one for each MODEL."))
+
+
+def _reading(command: Callable[..., None], weights: Callable[..., Any]) -> Callable[..., None]:
     for option in reversed([
         click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable."),
-        click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint."),
+        weights,
         judging,
         pixels,
         shaped,
@@ -136,7 +147,8 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
     if options["model"] is None and options["weights"] is not None:
         raise UsageError("--weights without a MODEL", "name the model that they belong to")
     if options["model"] is not None and options["data"] is None:
-        raise UsageError(f"no data for {options['model']}", "give --data")
+        named = options["model"] if isinstance(options["model"], str) else ", ".join(options["model"])
+        raise UsageError(f"no data for {named}", "give --data")
     return preprocessing(options)
 
 

@@ -113,7 +113,7 @@ class ModelCommand(Command):
 def _fitting(value: Any, param: click.Parameter) -> Any:
     """``value`` as the parameter takes it: several for one that is repeated, ``None`` for several where it is not."""
     several: Sequence[Any] | None = value if isinstance(value, list) else None
-    if param.multiple:
+    if param.multiple or param.nargs == -1:
         return [str(part) for part in (several if several is not None else [value])]
     if several is not None:
         return ",".join(map(str, several)) if param.name in ("mean", "std", "input_range") else None

@@ -9,7 +9,7 @@ import click
 
 from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.frame import QUIET, told
-from edgesdk.cli.making import STEPS, check_model, model_options
+from edgesdk.cli.making import STEPS, check_model, models_options
 from edgesdk.cli.names import DEVICE_NAME, TARGET
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand, was_given
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=ModelCommand, apart=("latency",))
-@click.argument("model", required=False)
+@click.argument("model", nargs=-1)
 @click.option(
     "--target", **TARGET, multiple=True, help="The kind of device; may be repeated.  [default: the --device's own]"
 )
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--latency", multiple=True, help="Instead: 2ms or 0.5x; may be repeated, or 1ms,2ms.")
 @click.option("--peak-memory", help="Upper bound on what every plan adds to the process, like 8MB.")
 @click.option("--size", help="Upper bound on every plan's file, like 200kB.")
-@model_options
+@models_options
 @click.option("--threads", type=click.IntRange(1), multiple=True, default=(1,), show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("front.json"), show_default=True)
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 def sweep(as_json: bool, out: Path, out_dir: Path | None, csv: Path | None, **options: Any) -> None:
     """The front: the most accurate plan at each of several latencies, with a proof, before anything is built.
 
-    Several targets, runtimes and numbers of threads stand side by side. `edgesdk deploy --from front.json --point 5`
-    carries a point out; --build 3 the three of each target where most is won, each to a bundle of its own.
+    Several models, targets, runtimes and numbers of threads stand side by side. `edgesdk deploy --from front.json
+    --point 5` carries a point out; --build 3 the three of each target where most is won, each to a bundle of its own.
     """
     from edgesdk.core.budget import BYTES, parse
 
@@ -61,6 +61,8 @@ def sweep(as_json: bool, out: Path, out_dir: Path | None, csv: Path | None, **op
         text = options[name]
         options[name] = int(parse(text, BYTES, f"--{name.replace('_', '-')}")) if text else None
     options["latency"] = [part for text in options["latency"] for part in text.split(",") if part.strip()]
+    for name in ("model", "weights"):
+        options[name] = options[name] or None
     check_model(options)
     out = free(out, options["force"])
     for place in (out, csv):
@@ -93,14 +95,17 @@ def show_front(front: Front, console: Console, quiet: bool = False) -> None:
     from edgesdk.core.budget import show
     from edgesdk.core.wording import counted
 
-    for target in dict.fromkeys(point.target for point in front.points):
-        title = f"{target}: predicted at today's prices"
+    several = len(front.models) > 1
+    if several:
+        _show_models(front, console)
+    for model, target in dict.fromkeys((point.model, point.target) for point in front.points):
+        title = f"{f'{model}, ' if several else ''}{target}: predicted at today's prices"
         table = Table(title=title, title_justify="left", box=None, collapse_padding=True, pad_edge=False)
         for heading in ("", "runtime", "plan", "latency", "of dense", "memory", "size", "loss", "best"):
             words = heading in ("runtime", "plan")
             table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "runtime")
         for point in front.points:
-            if point.target != target or quiet and not point.best:
+            if (point.model, point.target) != (model, target) or quiet and not point.best:
                 continue
             cost, threads = point.predicted, f", {counted(point.threads, 'thread')}" if point.threads > 1 else ""
             figures = [show(name, getattr(cost, name)) for name in ("latency_ms", "peak_memory_bytes", "size_bytes")]
@@ -115,6 +120,27 @@ def show_front(front: Front, console: Console, quiet: bool = False) -> None:
         console.print(f"left out: {where}: {why}", highlight=False, soft_wrap=True)
     said = "loss is how far the outputs move before anything is learnt back: it ranks plans, and is no score"
     console.print(said, highlight=False, soft_wrap=True)
+
+
+def _show_models(front: Front, console: Console) -> None:
+    """The models side by side: what each scores as it is, and from which latency to which it can be had."""
+    from rich.table import Table
+
+    from edgesdk.core.budget import show
+    from edgesdk.core.serialize import to_json
+    from edgesdk.core.wording import score
+    from edgesdk.pages.front_page import compare_models
+
+    table = Table(title="models", title_justify="left", box=None, collapse_padding=True, pad_edge=False)
+    for heading in ("", "target", "score", "dense", "fastest", "loss"):
+        table.add_column(heading, justify="left" if heading in ("", "target") else "right")
+    for row in compare_models(to_json(front)):
+        table.add_row(
+            row.model, row.target, "" if row.dense_score is None else score(row.dense_score),
+            "" if row.dense_ms is None else show("latency_ms", row.dense_ms), show("latency_ms", row.fastest_ms),
+            f"{row.fastest_loss:.2g}",
+        )  # fmt: skip
+    console.print(table)
 
 
 def _show_built(front: Front, console: Console) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from edgesdk.core.budget import PREDICTED
 from edgesdk.core.plan import INT8
+from edgesdk.core.report import DENSE
 from edgesdk.core.wording import counted
 from edgesdk.pages.bounds import make_bar
 from edgesdk.pages.charts import Axis
@@ -40,12 +41,12 @@ class Dot:
 
 @dataclass(frozen=True)
 class Chart:
-    """The points of one target on axes of ms and loss; ``line`` goes through those that no other beats.
+    """The points of one model on one target, on axes of ms and loss; ``line`` goes through those that no other beats.
 
     ``found`` is what the figures of those that were ``built`` rest on.
     """
 
-    target: str
+    name: str
     across: Axis
     up: Axis
     dots: Rows
@@ -57,25 +58,74 @@ class Chart:
 def render_front(front: Document) -> str:
     """The page of the front that this document is."""
     targets = list(dict.fromkeys(point["target"] for point in front["points"]))
+    several = len(front["models"]) > 1
+    charts = [
+        _chart(f"{name}, {target}" if several else target, points) for (name, target), points in _group(front).items()
+    ]
     return render(
         "front.html",
         title=f"Front: {', '.join(targets) or 'no target'}",
-        charts=[_chart(name, [point for point in front["points"] if point["target"] == name]) for name in targets],
+        charts=charts,
+        models=compare_models(front) if several else (),
         refused=front["refused"],
-        graph=front["graph"],
+        graphs={f"graph of {model['name']}": model["graph"] for model in front["models"]} or {"graph": front["graph"]},
         best=sum(point["best"] for point in front["points"]),
         built=sum(point["built"] is not None for point in front["points"]),
         found=_list_found(front["points"]),
     )
 
 
-def _chart(target: str, points: Sequence[Document]) -> Chart:
+@dataclass(frozen=True)
+class Compared:
+    """One ``model`` on one ``target``: its score as it is, the latency of that where it is on the front, and its
+    fastest point with the loss of that.
+
+    ``dense_at`` and ``fastest_at`` are the places of the two latencies on an axis that all rows share.
+    """
+
+    model: str
+    target: str
+    metric: str
+    dense_score: float | None
+    samples: int
+    dense_ms: float | None
+    fastest_ms: float
+    fastest_loss: float
+    dense_at: float
+    fastest_at: float
+
+
+def compare_models(front: Document) -> list[Compared]:
+    """The models of a front side by side, target by target."""
+    by_name = {model["name"]: model for model in front["models"]}
+    axis = Axis.over(point["predicted"]["latency_ms"] for point in front["points"])
+    rows: list[Compared] = []
+    for (name, target), points in sorted(_group(front).items(), key=lambda group: group[0][1]):
+        model, times = by_name[name], [point["predicted"]["latency_ms"] for point in points]
+        dense = min((ms for ms, each in zip(times, points, strict=True) if each["kind"] == DENSE), default=None)
+        fastest = points[times.index(min(times))]
+        rows.append(Compared(
+            name, target, model["metric"], model["dense_score"], model["samples"], dense, min(times), fastest["loss"],
+            axis.place(dense or 0.0), axis.place(min(times)),
+        ))  # fmt: skip
+    return rows
+
+
+def _group(front: Document) -> dict[tuple[str, str], list[Document]]:
+    """The points by model and target."""
+    groups: dict[tuple[str, str], list[Document]] = {}
+    for point in front["points"]:
+        groups.setdefault((point["model"], point["target"]), []).append(point)
+    return groups
+
+
+def _chart(name: str, points: Sequence[Document]) -> Chart:
     every = [cost["latency_ms"] for point in points for cost in _costs(point)]
     across = Axis.of_ratios(every)
     up = Axis.over([point["loss"] for point in points])
     dots = [_dot(point, across, up) for point in points]
     best = [dot for dot in dots if dot.point["best"]]
-    return Chart(target, across, up, Rows.of(dots, MOST), _stairs(best), _built(dots), _list_found(points))
+    return Chart(name, across, up, Rows.of(dots, MOST), _stairs(best), _built(dots), _list_found(points))
 
 
 def _list_found(points: Sequence[Document]) -> list[str]:

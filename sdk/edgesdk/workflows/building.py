@@ -116,6 +116,8 @@ def build_points(
     points = [front.point(number) for number in numbers]
     if not points:
         raise UsageError("no points to build", "name some by their numbers")
+    if len({point.plan.graph_digest for point in points}) > 1:
+        raise UsageError("these points are of several models", "build those of one model at a time")
     builder = Builder.of(given.checked(front.bounds, force, tell), out_dir, epochs, recover, seed, force, tell)
     with ExitStack() as stack:
         places: list[Place] = []

@@ -41,15 +41,30 @@ class Built:
 
 
 @dataclass(frozen=True)
+class SweptModel:
+    """One model of a sweep by its ``name``, with the digest of its ``graph``.
+
+    ``dense_score`` is what it scores by the ``metric`` as it is, on so many test ``samples``; ``None`` without labels.
+    """
+
+    name: str
+    graph: str
+    metric: str
+    dense_score: float | None
+    samples: int
+
+
+@dataclass(frozen=True)
 class Point:
     """One plan of a front, by its ``number`` from 1 on.
 
-    ``kind`` is ``plan``, ``dense`` or ``dense int8``. ``predicted`` is its cost at the prices (ms, bytes), ``ratio``
-    the latency as a share of the dense model's at the same prices, ``own_ratio`` as a share of that which the dense
-    model has in the same runtime, where that is known. ``loss`` is its price in accuracy: how far the
-    outputs move on calibration data, before anything is learnt back; it ranks plans, and is no score. ``gap`` is how
-    far from the best at these prices it can be, relative to that. ``best`` says that no other point of the same target
-    has less of latency and loss. ``built`` is what it came to, where it was carried out.
+    ``model`` is the name of the one that it is of. ``kind`` is ``plan``, ``dense`` or ``dense int8``. ``predicted`` is
+    its cost at the prices (ms, bytes), ``ratio`` the latency as a share of the dense model's at the same prices,
+    ``own_ratio`` as a share of that which the dense model has in the same runtime, where that is known. ``loss`` is its
+    price in accuracy: how far the outputs move on calibration data, before anything is learnt back; it ranks plans, and
+    is no score. ``gap`` is how far from the best at these prices it can be, relative to that. ``best`` says that no
+    other point of the same model and target has less of latency and loss. ``built`` is what it came to, where it was
+    carried out.
     """
 
     number: int
@@ -65,6 +80,7 @@ class Point:
     plan: Plan
     own_ratio: float | None = None
     built: Built | None = None
+    model: str = ""
 
     @property
     def own_share(self) -> float:
@@ -78,8 +94,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Front:
-    """The points of a sweep, by target, then by latency, all within ``bounds`` on memory and size.
+    """The points of a sweep, by model and target, then by latency, all within ``bounds`` on memory and size.
 
+    ``graph`` is the first model's. Losses are of each model's own outputs: what compares ``models`` are their scores.
     ``refused`` says why a runtime has none, or why a point came to nothing.
     """
 
@@ -87,6 +104,7 @@ class Front:
     points: tuple[Point, ...]
     refused: Mapping[str, str]
     bounds: Budget = field(default_factory=Budget)
+    models: tuple[SweptModel, ...] = ()
     schema: str = FRONT
 
     @staticmethod

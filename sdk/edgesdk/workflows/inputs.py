@@ -37,7 +37,10 @@ FAR = 0.9  # of the score that is asked for: a model below it is likely not read
 
 @dataclass(frozen=True)
 class Inputs:
-    """A model in evaluation mode, its data, and how it is judged; ``example`` where it is the built-in one."""
+    """A model in evaluation mode, its data, and how it is judged; ``example`` where it is the built-in one.
+
+    ``dense_score`` is what it scores on so many of its test samples as it is, once it was checked.
+    """
 
     model: nn.Module
     data: Data
@@ -45,6 +48,8 @@ class Inputs:
     example: bool
     trained: bool = True  # as far as is known: weights were given or loaded, or a module
     notes: tuple[str, ...] = ()  # on what was done to read them
+    dense_score: float | None = None
+    judged_samples: int = 0
 
     def checked(self, budget: Budget | None, force: bool, tell: Tell) -> Inputs:
         """The same, once the dense model was judged: its score is told, and what is wrong with it raised, or with
@@ -62,7 +67,8 @@ class Inputs:
         if verdict.score is not None:
             said = f"{self.task.shown(verdict.score)}, {self.task.name} of {verdict.samples} samples"
             tell(f"the dense model scores {said}", None)
-        return replace(self, notes=(*notes, *self.notes)).warned()
+        judged = replace(self, dense_score=verdict.score, judged_samples=verdict.samples)
+        return replace(judged, notes=(*notes, *self.notes)).warned()
 
     def _reaches(self, budget: Budget, least: float) -> None:
         """Raise ``BudgetError`` where the model misses the ``least`` score, far off with what may be the cause."""
