@@ -21,6 +21,7 @@ from edgesdk.core.errors import ModelError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.graph import Tensor as Input
 from edgesdk.core.wording import said
+from edgesdk.network.inert import find_code
 from edgesdk.network.source import meta_of
 
 aten: Any = torch.ops.aten
@@ -73,9 +74,10 @@ def _loaded(path: Path) -> ExportedProgram:
         with zipfile.ZipFile(path) as archive:
             whole = archive.infolist()[:1] and archive.infolist()[0].header_offset == 0  # else it is one within
             names = [name.rpartition("/")[2] for name in archive.namelist()] if whole else []
-            made_by, is_program = _torch_of(archive), any("/models/" in name for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        names, made_by, is_program = [], "", False
+            is_program = any("/models/" in name for name in archive.namelist())
+            told = [_json(archive, name) for name in archive.namelist() if name.endswith(".json")]
+    except Exception:  # zipfile has many kinds for what is damaged
+        names, told, is_program = [], [], False
     if not is_program and "data.pkl" not in names:
         raise ModelError(f"{path} is no exported program, or is cut short", "save it with torch.export.save")
     if not is_program:
@@ -84,6 +86,10 @@ def _loaded(path: Path) -> ExportedProgram:
     if any(name.startswith(PICKLED) for name in names):
         fact = f"{path} holds objects of Python, which would have to be executed"
         raise ModelError(fact, "export the model without them, or name its module as file.py:callable")
+    if (code := find_code(told)) is not None:
+        fact = f"{path} holds what would be executed as code, {code}"
+        raise ModelError(fact, "take no model from where it came: torch.export.save writes nothing such")
+    made_by = _torch_of(told)
     with _tensors_alone(), _told() as causes, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -94,16 +100,19 @@ def _loaded(path: Path) -> ExportedProgram:
             raise ModelError(fact, "save it with torch.export.save of this PyTorch, or an older one") from None
 
 
-def _torch_of(archive: zipfile.ZipFile) -> str:
+def _json(archive: zipfile.ZipFile, name: str) -> Any:
+    try:
+        return json.loads(archive.read(name))
+    except (ValueError, RecursionError):
+        return None  # which PyTorch cannot read either
+
+
+def _torch_of(told: list[Any]) -> str:
     """Which PyTorch wrote the program, where that is not this one; "" where it does not say."""
-    for name in archive.namelist():
-        if name.endswith("models/model.json"):
-            try:
-                version = json.loads(archive.read(name)).get("torch_version")
-            except (ValueError, AttributeError, RecursionError, zipfile.BadZipFile):
-                return ""
-            return f"PyTorch {version}" if version and version != torch.__version__ else ""
-    return ""
+    versions = [
+        document["torch_version"] for document in told if isinstance(document, dict) and "torch_version" in document
+    ]
+    return f"PyTorch {versions[0]}" if versions and versions[0] != torch.__version__ else ""
 
 
 @contextmanager

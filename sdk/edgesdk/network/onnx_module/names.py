@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from onnx import NodeProto
 from torch import fx, nn
 
+from edgesdk.network.inert import sanitize
+
 RESERVED = {*dir(fx.GraphModule), "graph", "meta", *keyword.kwlist}  # what a module of a graph has itself, or cannot
 LEAVES = ("weight", "bias", "gamma", "beta", "scale", "running_mean", "running_var")
 
@@ -53,7 +55,8 @@ class Paths:
 
     def _free(self, name: str) -> str:
         """``name`` as a path that is free: modules within modules at its dots."""
-        parts = [f"{part}_" if part in RESERVED else part for part in name.split(".") if part] or ["tensor"]
+        named = [part for part in sanitize(name).split(".") if part] or ["tensor"]
+        parts = [f"{part}_" if part in RESERVED else part for part in named]
         if any(".".join(parts[:end]) in self.taken for end in range(1, len(parts))):
             parts = ["_".join(parts)]  # what is to hold it is itself a module or a tensor
         while (path := ".".join(parts)) in self.taken or path in self.within:
