@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mutations import bounded, damaged, examples, read_or_refused, written
 from onnx import TensorProto, helper, numpy_helper
+from onnx_damage import network, rewired
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -246,74 +247,13 @@ def test_an_image_in_a_format_that_takes_a_program_is_refused(tmp_path: Path) ->
         read_folder(tmp_path, {})
 
 
-def model() -> onnx.ModelProto:
-    """A convolution, quantized weights, and shapes that are computed, at a free batch."""
-    weight = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "weight")
-    integers = numpy_helper.from_array(np.ones((3, 64), np.int8), "integers")
-    scale = numpy_helper.from_array(np.array(0.1, np.float32), "scale")
-    shape = numpy_helper.from_array(np.array([0, -1], np.int64), "shape")
-    nodes = [
-        helper.make_node("Conv", ["x", "weight"], ["a"], "conv", pads=[0, 0, 0, 0], strides=[1, 1]),
-        helper.make_node("Relu", ["a"], ["b"], "relu"),
-        helper.make_node("Reshape", ["b", "shape"], ["c"], "reshape"),
-        helper.make_node("DequantizeLinear", ["integers", "scale"], ["d"], "widen"),
-        helper.make_node("Gemm", ["c", "d"], ["e"], "gemm", transB=1),
-        helper.make_node("Sigmoid", ["e"], ["f"], "gate"),
-        helper.make_node("Mul", ["e", "f"], ["y"], "silu"),
-    ]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 6, 6])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    graph = helper.make_graph(nodes, "graph", [x], [y], [weight, integers, scale, shape])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-CHANGES = ("read", "make", "operator", "attribute", "dims", "type", "axis", "more", "order")
-ATTRIBUTES = ("pads", "strides", "group", "axis", "transB", "kernel_shape", "dilations")
-
-
-def rewired(data: st.DataObject) -> bytes:
-    """The model with names, operators, attributes, types and sizes of it changed."""
-    made = model()
-    names = st.sampled_from(["x", "a", "b", "c", "d", "e", "f", "y", "weight", "integers", "shape", "", "none"])
-    operators = ["Conv", "Identity", "Expand", "Tile", "Constant", "ConstantOfShape", "Gemm", "MatMul", "LSTM", "Split"]
-    operators += ["QLinearConv", "Concat", "Pad", "Resize", "BatchNormalization", "Loop", "Sum", "Shape", "Clip", "Erf"]
-    for _ in range(data.draw(st.integers(1, 3))):
-        node = data.draw(st.sampled_from(list(made.graph.node)))
-        tensor = data.draw(st.sampled_from(list(made.graph.initializer)))
-        axes = made.graph.input[0].type.tensor_type.shape.dim
-        what = data.draw(st.sampled_from(CHANGES))
-        size = data.draw(st.sampled_from([-1, 0, 1, 2, 3, 2**31, 2**40, 2**63 - 1, -(2**63)]))
-        if what == "read":
-            node.input[data.draw(st.integers(0, len(node.input) - 1))] = data.draw(names)
-        elif what == "make":
-            node.output[0] = data.draw(names)
-        elif what == "operator":
-            node.op_type = data.draw(st.sampled_from(operators))
-        elif what == "attribute":
-            value = data.draw(st.sampled_from([size, [size] * 2, 0.5, "a"]))
-            node.attribute.append(helper.make_attribute(data.draw(st.sampled_from(ATTRIBUTES)), value))
-        elif what == "dims":
-            tensor.dims.append(size)
-        elif what == "type":
-            tensor.data_type = data.draw(st.integers(0, 30))
-        elif what == "axis":
-            data.draw(st.sampled_from(list(axes))).dim_value = size
-        elif what == "more":
-            node.input.append(data.draw(names))
-        else:
-            nodes = list(made.graph.node)[::-1]
-            del made.graph.node[:]
-            made.graph.node.extend(nodes)
-    return made.SerializeToString()
-
-
 @examples(200)
 @given(data=st.data())
 def test_an_onnx_file_is_read_or_refused(folder: Path, data: st.DataObject) -> None:
     if data.draw(st.booleans()):
-        content = rewired(data)
+        content = data.draw(rewired(network()))
     else:
-        content = data.draw(damaged(model().SerializeToString()))
+        content = data.draw(damaged(network().SerializeToString()))
     path = written(folder / "model.onnx", content)
     result = read_or_refused(lambda: read(path, (3, 6, 6)), EdgeSdkError)
     if result is not None:

@@ -9,7 +9,7 @@ from math import ceil, inf, prod
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto, TensorProto, external_data_helper, helper
+from onnx import ModelProto, TensorProto, external_data_helper, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from edgesdk.core.errors import ModelError
@@ -58,6 +58,12 @@ def with_weights(model: ModelProto, path: Path) -> None:
             helper.tensor_dtype_to_np_dtype(tensor.data_type)
         except Exception:
             raise ModelError(f"{path} has a weight of no known type, {tensor.name}", "export it again") from None
+        try:
+            numpy_helper.to_array(tensor)
+        except Exception as error:  # numbers that are not those of its type, of which onnx has several forms
+            raise ModelError(
+                f"{path} is damaged: the weight {tensor.name} has no values ({said(error)})", AGAIN
+            ) from None
 
 
 def load_beside(tensor: TensorProto, path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgesdk.core.errors import ModelError
+from edgesdk.core.errors import EdgeSdkError, ModelError
+from edgesdk.core.wording import said
 from edgesdk.network.onnx_graph import INTEGER_OPERATORS
 from edgesdk.network.onnx_module.grid import UNIT, Grid
 from edgesdk.network.onnx_module.runtime import run_alone
@@ -64,15 +65,13 @@ class Rewriting:
     def run(self, translations: Mapping[str, Callable[[Rewriting, NodeProto], None]]) -> GraphProto:
         """The float graph, what stands in ``translations`` rewritten by these."""
         for node in self.graph.node:
-            if self._fold(node):
-                continue
-            translate = translations.get(node.op_type)
-            if translate is not None:
-                translate(self, node)
-            elif node.op_type in QUANTIZED or node.op_type.startswith(("QLinear", "QAttention", "QEmbed", "QMoE")):
-                raise self.refusal(node, "has no float equivalent")
-            else:
-                self.keep(node)
+            try:
+                if not self._fold(node):
+                    self._translate(node, translations.get(node.op_type))
+            except EdgeSdkError:
+                raise
+            except Exception as error:  # inputs are missing, or of other shapes, for which ONNX Runtime has kinds
+                raise self.refusal(node, f"is not as the operator is: {said(error)}") from error
         for name in self.ends:
             if name in self.same:
                 self.emit_as("Identity", [self.at(name)], name, f"{name}_float")
@@ -83,6 +82,14 @@ class Rewriting:
         weights = [numpy_helper.from_array(np.asarray(v, order="C"), n) for n, v in self.values.items() if n in used]
         given = [value for value in self.graph.input if value.name in self.inputs]
         return helper.make_graph(self.nodes, self.graph.name, given, self.graph.output, weights)
+
+    def _translate(self, node: NodeProto, translate: Callable[[Rewriting, NodeProto], None] | None) -> None:
+        if translate is not None:
+            translate(self, node)
+        elif node.op_type in QUANTIZED or node.op_type.startswith(("QLinear", "QAttention", "QEmbed", "QMoE")):
+            raise self.refusal(node, "has no float equivalent")
+        else:
+            self.keep(node)
 
     def refusal(self, node: NodeProto, why: str) -> ModelError:
         named = node.name or next((name for name in node.output if name), "without a name")
