@@ -27,6 +27,7 @@ from edgesdk.export.formats import export, grid_of
 from edgesdk.export.simulation import Simulation, read_simulation, write_simulation
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
+from edgesdk.price.operators import precisions
 from edgesdk.workflows.diff import advise
 from edgesdk.workflows.layer_errors import Error, FloatModel, LayerDiff, compare_layers
 from edgesdk.workflows.overlays import COMPARED, check_overlays, write_overlays
@@ -128,6 +129,42 @@ def test_layers_left_float_are_seen_too(mixed: Made, runtime: str) -> None:
     assert not any(layer.leaves for layer in compared.layers)
     assert by_name["fc"].alone.largest_steps is None
     assert by_name["stem"].alone.largest_steps is not None
+
+
+class Covariance(nn.Module):
+    """A cross-covariance attention: what a BatchNorm of its own makes getitems of are renumbered, parts lie in other
+    orders in TFLite files, and a norm is read on its grid by a layer, and as it is by a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn, self.stem, self.qkv = nn.BatchNorm2d(6), nn.Conv2d(3, 6, 1), nn.Linear(6, 18)
+        self.norm, self.out = nn.LayerNorm(6), nn.Linear(6, 6)
+        with torch.no_grad():
+            self.bn.running_mean += 0.3  # type: ignore[operator]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(nn.functional.gelu(self.stem(x))).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(y).reshape(len(y), -1, 3, 2, 3).permute(2, 0, 3, 4, 1).unbind(0)
+        attention = nn.functional.normalize(q, dim=-1) @ nn.functional.normalize(k, dim=-1).transpose(-2, -1)
+        y = self.norm(y + (attention.softmax(-1) @ v).permute(0, 3, 1, 2).reshape(y.shape))
+        return self.out(y) * 0.5 + y.sigmoid()
+
+
+@pytest.mark.parametrize("runtime", SUFFIXES)
+def test_no_layer_is_taken_for_another_of_its_name(runtime: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Covariance().eval(), torch.randn(8, 3, 4, 5)
+    network = trace(model, x)
+    options = {layer.name: Option(INT8, 8) for layer in network.graph.layers if INT8 in precisions(layer)}
+    ready = integer(network, options, grid_of(runtime))
+    calibrate(ready, [x])
+    path = tmp_path / f"model{SUFFIXES[runtime]}"
+    export(ready, x, path, runtime)
+    write_simulation(ready, x, tmp_path / "simulation.pt2")
+    simulation = read_simulation(tmp_path / "simulation.pt2")
+    compared = compare_layers(Artifact(path, runtime=runtime), simulation, [[x[i : i + 1]] for i in range(2)])
+    assert not [layer.name for layer in compared.layers if layer.leaves]
+    assert {"stem", "qkv", "out"} <= {layer.name for layer in compared.layers if layer.tensor is not None}
 
 
 def change_onnx(path: Path, out: Path, name: str, change: Callable[[Any], Any]) -> None:

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -254,22 +256,34 @@ class _Seen:
 def _match(simulation: Simulation, tapped: Tapped) -> dict[str, tuple[str, str]]:
     """By layer, the node of the simulation that a tensor of the file stands for, and the name of that tensor.
 
-    Formats that have a tensor of integers call it as what is quantized is called.
+    Formats that have a tensor of integers call it as what is quantized is called, also where others read that as it was
+    before: it stands for none of these. The parts of what an operator makes the exporter numbers anew, so that they are
+    none of the file's tensors by their names.
     """
     ends = dict(zip(simulation.outputs, tapped.ends, strict=True))
     taps, found = {each.name: each for each in tapped.taps}, dict[str, tuple[str, str]]()
     for place in simulation.places:
-        made = next((name for name in simulation.shapes_of_made[place.layer] if name in taps), None)
-        if place.tensor in ends or place.tensor in taps:
-            found[place.layer] = place.tensor, ends.get(place.tensor, place.tensor)
+        real = simulation.step(place.tensor) is None
+        fitting = {name for name, each in taps.items() if not (real and each.scale is not None)}
+        made = next((name for name in simulation.shapes_of_made[place.layer] if name in fitting), None)
+        if place.tensor in ends:
+            found[place.layer] = place.tensor, ends[place.tensor]
+        elif simulation.nodes[place.made].target is operator.getitem:
+            continue
+        elif place.tensor in fitting:
+            found[place.layer] = place.tensor, place.tensor
         elif made is not None:
             found[place.layer] = (made if taps[made].scale is None else place.tensor), made
     return found
 
 
 def _ordered(array: NDArray[Any], like: Tensor) -> Tensor:
-    """``array`` in the shape of ``like``: as it is or with channels moved from the end, whichever is nearer to it."""
+    """``array`` in the shape of ``like``: as it is, with channels moved from the end, or with its axes in another order
+    that has that shape, whichever is nearest to it."""
     orders = [np.asarray(array)] if array.ndim < 3 else [np.asarray(array), np.moveaxis(array, -1, 1)]
+    if 3 <= array.ndim == like.dim() < 6:
+        moved = (np.transpose(array, order) for order in permutations(range(array.ndim)))
+        orders += [each for each in moved if each.shape == tuple(like.shape)]
     shaped = [torch.from_numpy(np.ascontiguousarray(each)).reshape(like.shape) for each in orders]
     return min(shaped, key=lambda each: float((each.double() - like.double()).square().sum()))
 
