@@ -1,4 +1,4 @@
-"""A large model's integer file that is written for its size alone has nearly that, and is calibrated on few samples."""
+"""A large model's integer file that is written for its size alone has nearly that, and is calibrated on one sample."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgesdk.data.task import Task
 from edgesdk.devices.meter import Meter
 from edgesdk.example.data import example_data, example_model
 from edgesdk.network.network import Network, tensors
-from edgesdk.network.reference import SAMPLES, Reference
+from edgesdk.network.reference import Reference
 from edgesdk.network.trace import trace
 from edgesdk.pipeline.anchoring import measure_dense
 from edgesdk.pipeline.deadline import Deadline
@@ -75,7 +75,7 @@ def test_its_size_is_nearly_that_of_the_calibrated_one(
     monkeypatch.setattr(effort, "CALIBRATING_WORK", 0.0)
     _, large = set_up(traced, NOT_RUN, tmp_path)
     assert large.sized.size_bytes == pytest.approx(whole.artifact.size_bytes, rel=1e-3)
-    assert CALIBRATED == [SAMPLES] and large.sized.path != whole.artifact.path
+    assert CALIBRATED == [1] and large.sized.path != whole.artifact.path
 
 
 @pytest.mark.parametrize(("version", "again"), [(NOT_RUN, False), (NOT_RUN, True), ("1.2", False), ("1.2", True)])

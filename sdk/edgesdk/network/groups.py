@@ -15,7 +15,7 @@ from edgesdk.network.channels import Channels
 from edgesdk.network.fuse import outputs
 from edgesdk.network.modularize import arguments, aten
 from edgesdk.network.network import Batch, rebatch, tensors
-from edgesdk.network.walk import NORMALIZERS, STATED, Walk, Weights, least, line, varying
+from edgesdk.network.walk import NORMALIZERS, STATED, Walk, Weights, least, line, unique_pairs, varying
 
 SPLIT_SIZES, SPLIT, CHUNK = aten.split_with_sizes.default, aten.split.Tensor, aten.chunk.default
 PICKS = (aten.select.int, aten.unbind.int)
@@ -122,7 +122,7 @@ class _Finder(Walk):
     def tie(self, left: Tensor, right: Tensor) -> None:
         left, right = left.flatten(), right.flatten()
         differ = (left > 0) & (right > 0) & (left != right)
-        self.pairs.append(torch.unique(torch.stack([left[differ], right[differ]]), dim=1))
+        self.pairs.append(unique_pairs(left[differ], right[differ]))
         self.leave(right[(left == 0) & (right > 0)], "they meet others that stay")
         self.leave(left[(right == 0) & (left > 0)], "they meet others that stay")
 

@@ -287,7 +287,7 @@ class Walk(fx.Interpreter):
         """A constant's numbers are tied to those that they meet, each to one; what meets several stays."""
         own, other = torch.broadcast_tensors(own, other)
         own, other = least(own, beside=other)
-        pairs = torch.unique(torch.stack([own.flatten(), other.flatten()]), dim=1)
+        pairs = unique_pairs(own.flatten(), other.flatten())
         pairs = pairs[:, pairs[0] > 0]
         once = torch.bincount(pairs[0])[pairs[0]] == 1 if pairs.numel() else torch.zeros(0, dtype=torch.bool)
         good = once & (pairs[1] > 0)
@@ -434,3 +434,16 @@ def _mixed(units: Any) -> bool:
 
 def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def unique_pairs(left: Tensor, right: Tensor) -> Tensor:
+    """The pairs of whole numbers that stand beside each other: (2, pairs), rising, each once.
+
+    As a single number each: ``torch.unique`` of columns takes many times as long.
+    """
+    if not left.numel():
+        return torch.stack([left, right])
+    first = int(right.min())
+    base = int(right.max()) - first + 1
+    each = torch.unique(left.long() * base + (right.long() - first))
+    return torch.stack([each // base, each % base + first]).to(left.dtype)

@@ -180,11 +180,11 @@ class IntegerModel:
     @cached_property
     def sized(self) -> Artifact:
         """A file of that model's size, to a few bytes in ten thousand: of a large one no more than that is right, for
-        its ranges are those of a few samples."""
+        its ranges are those of a single sample."""
         data, graph = self.setup.data, self.setup.graph
         if not is_long(graph, sum(len(tensors(x)[0]) for x in self.setup.calibration)):
             return self.artifact
-        few = [(rebatch(data.example, lambda t: t[:SAMPLES]), None)]
+        few = [(rebatch(data.example, lambda t: t[:1]), None)]
         return self._written(replace(self.setup, data=replace(data, calibration=few)), "sized-int8")
 
     def _written(self, setup: Setup, name: str) -> Artifact:
