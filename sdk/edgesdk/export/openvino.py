@@ -22,6 +22,7 @@ from edgesdk.core.serialize import write
 INTEGERS = {"i4": 4, "i8": 8, "u8": 8}
 HALVES = ("f16", "bf16")
 ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "BatchNormInference")
+MOST = float(np.finfo(np.float32).max)
 KEPT = ("Parameter", "Result", "Constant", "FakeQuantize")
 
 
@@ -49,6 +50,7 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
         _border_averages(read)
         _step_by_one(read)
         _keep_biases(read)
+        _keep_from_gathers(read)
     with scratch_folder() as folder:
         whole = folder / "model.xml"
         openvino.save_model(read, whole, compress_to_fp16=False)
@@ -205,6 +207,20 @@ def _keep_biases(model: Any) -> None:
         if made.get_type_name() == "MatMul" and biases.size and not np.any(biases):
             biases.flat[0] = np.finfo(np.float32).tiny
             node.input(1).replace_source_output(opset13.constant(biases).output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _keep_from_gathers(model: Any) -> None:
+    """Keep the scales of channels of their own from a Gather, as integers of several scales have them once they are
+    concatenated: the plugin (2026.4) crashes as it moves these across, and moves none across a Clamp, here to all."""
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Gather" or node.get_input_element_type(0).get_type_name() != "f32":
+            continue
+        source = node.input_value(0)
+        if not _is_constant(source) and _reach(source) is None:
+            node.input(0).replace_source_output(opset13.clamp(source, -MOST, MOST).output(0))
     model.validate_nodes_and_infer_types()
 
 
