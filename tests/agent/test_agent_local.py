@@ -81,13 +81,15 @@ class Local(unittest.TestCase):
             self.assertEqual(caught.exception.remedy, "send the file first")
             self.assertIn("cpu", device.call("probe"))
 
-    def test_an_agent_that_is_killed_says_by_what(self):
+    def test_an_agent_that_is_killed_says_by_what_and_who_is_to_blame(self):
+        blamed = {signal.SIGKILL: "more memory", signal.SIGSEGV: "the runtime there crashed", signal.SIGABRT: "the runtime there crashed"}
         with LocalDevice() as device:
-            device.call("probe")
-            assert device._child is not None
-            os.kill(device._child.process.pid, signal.SIGKILL)
-            with self.assertRaisesRegex(DeviceError, "this machine was killed by SIGKILL"):
+            for number, remedy in blamed.items():
                 device.call("probe")
+                assert device._child is not None
+                os.kill(device._child.process.pid, number)
+                with self.assertRaisesRegex(DeviceError, f"this machine was killed by {number.name}.*{remedy}"):
+                    device.call("probe")
             self.assertIn("cpu", device.call("probe"))
 
     @agent_models.needs_runtime

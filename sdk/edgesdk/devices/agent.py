@@ -25,6 +25,12 @@ PIPE_BYTES = 1 << 16
 STDERR_LINES, STDERR_BYTES = 50, 4096
 EXIT_SECONDS = 5.0
 SHELL_SIGNALS = 128
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)  # Python itself has none
+REMEDIES: Mapping[int, str] = {
+    signal.SIGKILL: "the model may need more memory than is free",
+    **dict.fromkeys(CRASHES, "the runtime there crashed on a file that it was given: take another, or another version"),
+}
+AGAIN = "mend it and try again"
 ERRORS: Mapping[str, type[EdgeSdkError]] = {protocol.REFUSED: BundleError, protocol.STORAGE: StorageError}
 Agent = TypeVar("Agent", bound="AgentProcess")
 
@@ -113,8 +119,7 @@ class AgentProcess:
         killed = number in set(signal.Signals)
         how = f"was killed by {signal.Signals(number).name}" if killed else f"ended with exit code {code}"
         fact = f"the agent on {self.where} {how} ({child.last_words() or 'it printed nothing'})"
-        starved = killed and number == signal.SIGKILL
-        return DeviceError(fact, "the model may need more memory than is free" if starved else "mend it and try again")
+        return DeviceError(fact, REMEDIES.get(number, AGAIN) if killed else AGAIN)
 
     def _converse(
         self, child: Child, verb: str, arguments: dict[str, Any], on_progress: Progress | None, limit: Limit

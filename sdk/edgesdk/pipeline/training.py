@@ -93,7 +93,8 @@ class Training:
 
         def score(candidate: Candidate, share: float) -> float:
             best = f", best so far {max(done):.2f}" if done else ""
-            done.append(self.try_short(candidate, share, units, f"{len(done) + 1} of {len(candidates)} or more{best}"))
+            of = f"{len(done) + 1} of {max(len(done) + 1, len(candidates))} or more"
+            done.append(self.try_short(candidate, share, units, of + best))
             return done[-1]
 
         tie = TIE * point(self.comparison, self.network, self.data.holdout)
