@@ -388,6 +388,16 @@ def test_parts_may_be_absent() -> None:
     check(unlabelled, net(), True)
 
 
+@pytest.mark.parametrize("without", [("calibration",), ("test",), ("calibration", "test")])
+def test_labels_that_a_part_lacks_are_asked_for_by_its_name(without: tuple[str, ...]) -> None:
+    x, y = torch.randn(40, 4), torch.arange(40) % 3
+    parts = {name: [(x, None if name in without else y)] for name in ("calibration", "test")}
+    data = load_data(SimpleNamespace(train=None, **parts))
+    notes = [note for note in data.notes if "no labels are used" in note]
+    assert not data.labelled and len(notes) == (len(without) < 2)
+    assert all(note.startswith(f"batches of {without[0]} have no labels") for note in notes)
+
+
 # Data: what does not
 
 

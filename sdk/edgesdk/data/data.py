@@ -304,7 +304,12 @@ def _given(source: Any, origin: str, classifies: bool) -> Data:
     with_labels = [y for _, y in every if y is not None]
     labelled = len(with_labels) == len(every)
     if with_labels and not labelled:
-        notes.append("some batches have no labels, so those of the others are not used")
+        lack = {"calibration": [*calibration, *holdout], "test": test}
+        names = " and ".join(name for name, part in lack.items() if any(y is None for _, y in part))
+        judged = "the model is judged by how near it is to the dense one"
+        notes.append(
+            f"batches of {names} have no labels, so that no labels are used and {judged}: give them labels, too"
+        )
     if labelled and classifies:
         check_classes([y for y in with_labels if isinstance(y, Tensor)])
     if train is None:
