@@ -29,7 +29,10 @@ from edgesdk.core.serialize import dumps, from_json, to_json
 from edgesdk.price.correct import Observation
 from edgesdk.price.work import LayerWork, Roofs
 from edgesdk.workflows.benchmark import Benchmark
+from edgesdk.workflows.diff import Advice, Diff
 from edgesdk.workflows.front import Built, Front, Point, SweptModel
+from edgesdk.workflows.layer_errors import Error as LayerError
+from edgesdk.workflows.layer_errors import LayerDiff
 
 HERE = Path(__file__).parent
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFUlEQVR4nAXBAQEAAACAEP9PF0JQGR7vBPykAXTzAAAAAElFTkSuQmCC"
@@ -196,6 +199,23 @@ def models() -> dict[str, Any]:
     ]
     points = [*({**point, "model": "net.py:small"} for point in kept["points"]), *second]
     return {**kept, "points": points, "models": json.loads(dumps(swept))}
+
+
+def diff() -> dict[str, Any]:
+    """A comparison of layers with everything in it that can be said: one of them leaves its specification."""
+    error = LayerError(42.5, 0.25, 1.5)
+    layers = (
+        LayerDiff("conv", "conv_out", LayerError(None, 0.0, 0.0), error, LayerError(30.0, 0.5, 3.0), 0.002, 40.0, 2.5,
+                  False),
+        LayerDiff("act", None, None, None, None, None, None, None, False),
+        LayerDiff("fc", "fc_out", LayerError(8.0, 2.0, 90.0), LayerError(7.5, 2.0, 91.0), error, 0.0, 3.5, 12.0, True),
+    )  # fmt: skip
+    advice = (Advice("fc", "onnxruntime computes something else", "deploy with another --runtime"),)
+    compared = Diff(
+        "a bundle", "a board", "onnxruntime", "1.32.0", 32, "the model", 0.5, 0.05, 0.125, "fc", ("conv",), layers,
+        advice, False,
+    )  # fmt: skip
+    return json.loads(dumps(compared))
 
 
 def benchmark() -> dict[str, Any]:

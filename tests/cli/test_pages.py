@@ -29,6 +29,7 @@ from edgesdk.data.pictures import SIDE
 from edgesdk.pages.benchmark_page import render_benchmark
 from edgesdk.pages.bundle_page import render_bundle
 from edgesdk.pages.charts import Axis, Curve, Samples
+from edgesdk.pages.diff_page import list_verdict, render_diff
 from edgesdk.pages.front_page import render_front
 from edgesdk.pages.render import NONE, milliseconds, percent
 from edgesdk.pages.verdict import verdict
@@ -102,9 +103,11 @@ PAGES: dict[str, Callable[[], str]] = {
     **{name: (lambda made=made: render_bundle(*made())) for name, made in DOCUMENTS.items()},
     "front": lambda: render_front(page_documents.front()),
     "models": lambda: render_front(page_documents.models()),
+    "diff": lambda: render_diff(page_documents.diff()),
     "benchmark": lambda: render_benchmark(page_documents.benchmark()),
 }
 SECTIONS = {
+    "diff": {"layers", "advice", "made"},
     "front": {"target-1", "target-2", "made"},
     "models": {"models", "target-1", "target-3", "made"},
     "benchmark": {"latency", "ratios", "runs", "device"},
@@ -533,6 +536,35 @@ def test_energy_stands_beside_latency_where_it_was_measured() -> None:
     assert not any(row[0].startswith("energy") for row in none.table("budget"))
 
 
+def test_a_diff_is_its_layers_and_what_to_try() -> None:
+    compared = page_documents.diff()
+    parsed = Page(render_diff(compared))
+    said = [text for _, text in parsed.of("p")]
+    assert all(line in said for line in list_verdict(compared))
+    assert [text for attributes, text in parsed.of("p") if attributes.get("class") == "verdict missed"] == [
+        "fc is the first layer that leaves its specification"
+    ]
+    heading, *rows = parsed.table("layers")
+    assert heading[2:5] == ["alone", "file", "simulation"]
+    assert rows == [
+        ["1", "conv", "equal", "42 dB, 1.5", "30 dB, 3", "0.2 %", "40", "2.5", "costs most: 1"],
+        ["2", "act", "-", "-", "-", NONE, NONE, NONE, "not seen"],
+        ["3", "fc", "8 dB, 90", "8 dB, 91", "42 dB, 1.5", "0 %", "3.5", "12", "not as specified"],
+    ]
+    assert parsed.table("advice")[1] == list(compared["advice"][0].values())
+    lines = {str(attributes["class"]): str(attributes["points"]) for attributes, _ in parsed.of("polyline")}
+    assert set(lines) == {"line simulation", "line file", "line alone"}
+    assert all(len(points.split()) == 2 for points in lines.values())  # what was not seen is in none
+    heights = [float(point.split(",")[1]) for point in lines["line alone"].split()]
+    assert heights[0] == 0 < heights[1]  # what is equal is at the top
+    sound = {**compared, "first": None, "holds": True, "costliest": [], "advice": [], "ends_apart": 0.0, "outputs": 0.0}
+    plain = Page(render_diff(sound))
+    assert [text for a, text in plain.of("p") if a.get("class") == "verdict kept"] == [
+        "every layer that was seen computes what was specified"
+    ]
+    assert not [attributes for attributes, _ in plain.of("section") if attributes["id"] == "advice"]
+
+
 def test_a_benchmark_is_its_files_beside_each_other() -> None:
     benchmark = page_documents.benchmark()
     parsed = Page(render_benchmark(benchmark))
@@ -558,8 +590,8 @@ def test_a_benchmark_is_its_files_beside_each_other() -> None:
 
 @pytest.mark.parametrize("made, document", [
     (render_front, page_documents.front()), (render_front, page_documents.models()),
-    (render_benchmark, page_documents.benchmark())
-], ids=["front", "models", "benchmark"])  # fmt: skip
+    (render_benchmark, page_documents.benchmark()), (render_diff, page_documents.diff()),
+], ids=["front", "models", "benchmark", "diff"])  # fmt: skip
 def test_what_is_html_in_other_documents_is_text_too(made: Callable[[Any], str], document: Any) -> None:
     harmless, harmful = Page(made(with_text(document, "name "))), Page(made(with_text(document, HTML)))
     assert [tag for tag, _ in harmful.tags] == [tag for tag, _ in harmless.tags]
@@ -665,7 +697,7 @@ def test_report_of_what_is_no_bundle_is_one_line(edgesdk: Run, deployed: tuple[P
     assert not list(tmp_path.glob("*.html"))
 
 
-@pytest.mark.parametrize("kind", ["front", "benchmark"])
+@pytest.mark.parametrize("kind", ["front", "benchmark", "diff"])
 def test_report_takes_other_documents(edgesdk: Run, tmp_path: Path, kind: str) -> None:
     document = getattr(page_documents, kind)()
     contracts.check(document)
@@ -673,12 +705,13 @@ def test_report_takes_other_documents(edgesdk: Run, tmp_path: Path, kind: str) -
     done = edgesdk("report", tmp_path / "of.it.json")
     assert (done.code, done.out, done.err) == (0, f"page: {tmp_path / 'of.it.html'}\n", "")
     assert (tmp_path / "of.it.html").read_text("utf-8") == PAGES[kind]()
-    lists = "points" if kind == "front" else "reports"
+    fields = {"front": ("points", "runtime"), "benchmark": ("reports", "runtime"), "diff": ("layers", "name")}
+    lists, text = fields[kind]
     for changed, says in (
         ({**document, "schema": f"edgesdk.{kind}/9"}, "newer than"),
         ({**document, "schema": "edgesdk.plan/2"}, "of which there is no page: give the folder of a bundle, what"),
         ({name: value for name, value in document.items() if name != "schema"}, "of which there is no page"),
-        ({**document, lists: [{**document[lists][0], "runtime": 3}]}, "is not of type str"),
+        ({**document, lists: [{**document[lists][0], text: 3}]}, "is not of type str"),
         ([document], "of which there is no page"),
     ):
         (tmp_path / "other.json").write_text(json.dumps(changed))

@@ -14,6 +14,7 @@ from slow import core
 
 from edgesdk.pages.benchmark_page import render_benchmark
 from edgesdk.pages.bundle_page import render_bundle
+from edgesdk.pages.diff_page import render_diff
 from edgesdk.pages.front_page import render_front
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "emulated": lambda: render_bundle(*page_documents.emulated()),
     "front": lambda: render_front(page_documents.front()),
     "models": lambda: render_front(page_documents.models()),
+    "diff": lambda: render_diff(page_documents.diff()),
     "benchmark": lambda: render_benchmark(page_documents.benchmark()),
 }
 

@@ -1,4 +1,4 @@
-"""A bundle, a front or a benchmark as a page: one file of HTML that nothing has to be loaded for."""
+"""A bundle, or what other commands wrote, as a page: one file of HTML that nothing has to be loaded for."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from edgesdk.core.serialize import from_json, is_table, loads, to_json, write
 from edgesdk.core.wording import said
 from edgesdk.pages.benchmark_page import render_benchmark
 from edgesdk.pages.bundle_page import render_bundle
+from edgesdk.pages.diff_page import render_diff
 from edgesdk.pages.front_page import render_front
 from edgesdk.workflows.front import Front
 
 SUFFIX = ".html"
-REMEDY = "give the folder of a bundle, what edgesdk sweep wrote, or what edgesdk benchmark --json printed"
+REMEDY = "give the folder of a bundle, what edgesdk sweep wrote, or what edgesdk benchmark or diff --json printed"
 
 
 def report(path: str | Path, out: str | Path | None = None, *, force: bool = False) -> Path:
     """Write the page of what is at ``path`` to ``out``; where that is.
 
-    ``path`` is a bundle, the file that ``edgesdk sweep`` wrote, or what ``edgesdk benchmark --json`` printed. By
-    default the page is beside it, under its name with ``.html``; a bundle itself stays as it is. Raises ``BundleError``
-    for what is none of these, is damaged or of a newer version, and where ``out`` exists without ``force``;
-    ``UsageError`` where ``out`` is in a bundle, whose files are recorded; ``StorageError`` where it cannot be written.
+    ``path`` is a bundle, the file that ``edgesdk sweep`` wrote, or what ``edgesdk benchmark`` or ``edgesdk diff``
+    printed with ``--json``. By default the page is beside it, under its name with ``.html``; a bundle itself stays as
+    it is. Raises ``BundleError`` for what is none of these, is damaged or of a newer version, and where ``out`` exists
+    without ``force``; ``UsageError`` where ``out`` is in a bundle, whose files are recorded; ``StorageError`` where it
+    cannot be written.
     """
     path = Path(path)
     page = _render(path)
@@ -63,4 +65,11 @@ def _render(path: Path) -> str:
         if not measured.reports:
             raise BundleError(f"{path} has no report in it", REMEDY)
         return render_benchmark(to_json(measured))
+    if kind == "diff":
+        from edgesdk.workflows.diff import Diff
+
+        compared = from_json(Diff, document)
+        if not compared.layers:
+            raise BundleError(f"{path} has no layer in it", REMEDY)
+        return render_diff(to_json(compared))
     raise BundleError(f"{path} has the schema {schema!r:.80}, of which there is no page", REMEDY)
