@@ -165,6 +165,7 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
 @click.option("--from", "front", type=click.Path(path_type=Path), help="A front of `edgesdk sweep`.")
 @click.option("--point", type=int, help="Of the front: its target, runtime and threads, its latency as the budget.")
+@click.option("--track", help="Keep a run of it, too: mlflow:URI or tensorboard:FOLDER.")
 def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any) -> None:
     """Search, compress, recover, export, measure, and pack a bundle that keeps the budget.
 

@@ -46,6 +46,7 @@ from edgesdk.workflows.drift import study_point
 from edgesdk.workflows.front import Point
 from edgesdk.workflows.inputs import Inputs, named, read_inputs
 from edgesdk.workflows.install import check_key, put
+from edgesdk.workflows.tracking import keep_run, open_tracker
 from edgesdk.workflows.where import Where
 
 DEFAULT_DROP = 1.0  # points, for a target that is not at hand
@@ -120,7 +121,7 @@ def deploy(
     device: str | Device | None = None, install_root: str | None = None, sign: Path | None = None,
     recover: Recovery | str | Path | None = None, output: str | int | None = None, preprocess: Preprocess = None,
     shapes: Shapes = None, loss: str | Loss | None = None, time: float | str | Deadline | None = None,
-    point: Point | None = None, tell: Tell = quiet,
+    point: Point | None = None, track: str | None = None, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -146,7 +147,8 @@ def deploy(
     was interrupted goes on where it was when the same is asked again.
 
     A ``point`` of a front says the target, runtime, threads and bound on latency; a warning says where prices have
-    changed since, and ``UsageError`` that the front is of another model.
+    changed since, and ``UsageError`` that the front is of another model. ``track``, ``mlflow:URI`` or
+    ``tensorboard:FOLDER``, is where a run is kept of it: parameters, figures, the losses of recovery, and files.
 
     Raises ``ModelError``, ``DataError``, ``UsageError``, ``BudgetError`` (with the tightest reachable figures),
     ``DeviceError`` for a runtime that is not installed, or a device that is not a ``target`` without ``force``,
@@ -165,6 +167,7 @@ def deploy(
         raise UsageError(f"{at.name} takes signed bundles alone", "give --sign with the private key")
     if sign is not None:
         check_private(sign)
+    tracker = None if track is None else open_tracker(track)
     recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
     deadline = Deadline.of(time)
     with reserve(Path(out), force) as place:
@@ -180,6 +183,8 @@ def deploy(
             study = Anchored.study if point is None else partial(study_point, point, studied.budget)
             bundle = build_bundle(place, studied, given, training, sign, study)
             training.forget()
+            if tracker is not None:
+                keep_run(tracker, bundle)
             if at is None:
                 return bundle
             check_key(bundle.path, at)
