@@ -78,6 +78,8 @@ def test_each_command_takes_what_it_means(project: Path) -> None:
     sweep = taken("sweep")
     assert (sweep["target"], sweep["threads"], sweep["precision"]) == (("pi4",), (2,), ("int8",))
     assert sweep["latency"] == ()  # which are its points, and no budget
+    assert (sweep["model"], sweep["weights"]) == (("models.py:Small",), ())  # of which there may be several
+    assert taken("sweep", "a.py:b", "c.py:d")["model"] == ("a.py:b", "c.py:d")
     stages = taken("stages")
     assert stages["precision"] == "fp32" and stages["max_drop"] == 50  # one precision there, several here
     assert taken("export", "plan.json")["epochs"] == 0

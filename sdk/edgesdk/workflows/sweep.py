@@ -82,6 +82,9 @@ def sweep(
             ).checked(None, force, tell)  # fmt: skip
             own = _tell_of(name, tell) if len(named_models) > 1 else tell
             swept.append(draw_front(name, given, places, replace(drawing, tell=own), stack, len(named_models) > 1))
+            if not build:  # what was studied is of no use any more
+                swept[-1].opened.clear()
+                stack.close()
         front = _join(swept, budget, len(named_models) > 1)
         for each in swept if build else ():
             builder = Builder.of(each.given, out_dir, epochs, recover, seed, force, tell)

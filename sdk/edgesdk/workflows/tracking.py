@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -156,7 +156,7 @@ class TensorBoard:
         return next(place for place in numbered if not place.exists())
 
 
-TRACKERS = {MLFLOW: MLflow, TENSORBOARD: TensorBoard}
+TRACKERS: Mapping[str, Callable[[str], Tracker]] = {MLFLOW: MLflow, TENSORBOARD: TensorBoard}
 EXAMPLES = {MLFLOW: "mlflow:./mlruns or mlflow:http://server:5000", TENSORBOARD: "tensorboard:runs"}
 
 
