@@ -82,7 +82,11 @@ class Local(unittest.TestCase):
             self.assertIn("cpu", device.call("probe"))
 
     def test_an_agent_that_is_killed_says_by_what_and_who_is_to_blame(self):
-        blamed = {signal.SIGKILL: "more memory", signal.SIGSEGV: "the runtime there crashed", signal.SIGABRT: "the runtime there crashed"}
+        blamed = {
+            signal.SIGKILL: "more memory",
+            signal.SIGSEGV: "the runtime there crashed",
+            signal.SIGABRT: "the runtime there crashed",
+        }
         with LocalDevice() as device:
             for number, remedy in blamed.items():
                 device.call("probe")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_linear_layers_in_a_row_compute_the_simulated_sums(
     ready = integer(network, options, grid_of("openvino"))
     calibrate(ready, [x])
     for name in unbiased:  # which calibration might have given one
-        layer = ready.submodule(name)
+        layer: Any = ready.submodule(name)
         nn.init.zeros_(getattr(layer, "inner", layer).bias)
     path = tmp_path / "model.xml"
     export(ready, x, path, "openvino")
