@@ -23,6 +23,7 @@ INTEGERS = {"i4": 4, "i8": 8, "u8": 8}
 HALVES = ("f16", "bf16")
 ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "BatchNormInference")
 MOST = float(np.finfo(np.float32).max)
+ROUNDED = 2.0  # steps of a sum, of which half a part's is at most one
 KEPT = ("Parameter", "Result", "Constant", "FakeQuantize")
 
 
@@ -51,6 +52,7 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
         _step_by_one(read)
         _keep_biases(read)
         _keep_from_gathers(read)
+        _round_parts(read)
     with scratch_folder() as folder:
         whole = folder / "model.xml"
         openvino.save_model(read, whole, compress_to_fp16=False)
@@ -222,6 +224,36 @@ def _keep_from_gathers(model: Any) -> None:
         if not _is_constant(source) and _reach(source) is None:
             node.input(0).replace_source_output(opset13.clamp(source, -MOST, MOST).output(0))
     model.validate_nodes_and_infer_types()
+
+
+def _round_parts(model: Any) -> None:
+    """Keep the parts of a sum apart from it by a Clamp, where they have a step of more than 2 of the sum's.
+
+    The plugin (2026.4) makes one kernel of a convolution and the sum that reads it, which does not round the part: by
+    half of its step the sum is off, which is nothing in that of the sum elsewhere.
+    """
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        parts = [value.get_source_output() for value in node.inputs()]
+        reaches = [_reach(part) for part in parts]
+        if node.get_type_name() != "Add" or None in reaches or (step := _step(node.output(0))) is None:
+            continue
+        if max(high - low for low, high in reaches) / 255 > ROUNDED * step:
+            for value, part, reach in zip(node.inputs(), parts, reaches, strict=True):
+                value.replace_source_output(opset13.clamp(part, *reach).output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _step(value: Any) -> float | None:
+    """The step of the 8 bits that ``value`` is quantized to, maybe after a ReLU, where nothing else reads it."""
+    readers = [reader.get_node() for reader in value.get_target_inputs()]
+    if len(readers) == 1 and readers[0].get_type_name() == "Relu":
+        return _step(readers[0].output(0))
+    if len(readers) != 1 or readers[0].get_type_name() != "FakeQuantize":
+        return None
+    low, high = (readers[0].input_value(place).get_node() for place in (1, 2))
+    return float((np.asarray(high.data) - np.asarray(low.data)).max()) / 255
 
 
 def _reach(value: Any) -> tuple[float, float] | None:
