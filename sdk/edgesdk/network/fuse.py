@@ -218,7 +218,7 @@ def _macs(node: fx.Node, module: nn.Module | None, values: dict[str, Any]) -> in
         each = read[0] if name == "conv_transpose2d" else value
         return prod(read[1].shape[1:]) * prod(each.shape[1:])
     if name in ("gru", "lstm", "rnn_tanh", "rnn_relu"):
-        steps = prod(read[0].shape[1:-1])
+        steps = read[0].shape[1 if arguments(node).get("batch_first") else 0] if read[0].dim() == 3 else len(read[0])
         return steps * sum(prod(weight.shape) for weight in read[1:] if weight.dim() == 2)
     return 0
 

@@ -111,6 +111,7 @@ class _Builder:
         self.values: dict[fx.Node, Any] = {}  # nodes of the program to nodes of the graph
         self.state: dict[fx.Node, Held] = {}
         self.normed: set[Any] = set()  # BatchNorms that return their statistics, too
+        self.idle: list[fx.Node] = []  # calls that return what they are given
 
     def build(self) -> fx.GraphModule:
         constants = {**self.program.state_dict, **self.program.constants}
@@ -143,8 +144,12 @@ class _Builder:
                 self.values[node] = self.graph.create_node("call_module", path, inputs, {}, node.name)
             else:
                 self.values[node] = self.plain(node)
+                if _is_idle(node):
+                    self.idle.append(self.values[node])
             if isinstance(made := self.values.get(node), fx.Node):
                 made.meta = _origin(node) | made.meta  # of a read that is the value that was written, the write's
+        for node in self.idle:
+            node.replace_all_uses_with(node.all_input_nodes[0])
         self.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output"))
         self.graph.lint()
         module = fx.GraphModule(self.root, self.graph)
@@ -267,6 +272,14 @@ class _Builder:
             module.running_mean.copy_(mean)  # type: ignore[union-attr]
             module.running_var.copy_(variance)  # type: ignore[union-attr]
         return module
+
+
+def _is_idle(node: fx.Node) -> bool:
+    """Whether a node returns the very values that it is given: it takes all of an axis, or lays them out in order."""
+    if node.target not in (aten.slice.Tensor, aten.contiguous.default) or arguments(node).get("step", 1) != 1:
+        return False
+    before, after = (value.meta["val"].shape for value in (node.all_input_nodes[0], node))
+    return [str(size) for size in before] == [str(size) for size in after]
 
 
 def _holding(node: fx.Node) -> ModelError:

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgesdk.network.onnx_module.spellings import attended
 from edgesdk.network.onnx_module.translation import Call
+from edgesdk.network.onnx_module.turns import turned
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
@@ -135,6 +137,8 @@ def matmul(call: Call) -> Any:
     """A product, as a linear layer where the second is a weight."""
     weight = call.array(1)
     if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or call.rank() < 2:
+        if (whole := attended(call)) is not None:
+            return whole
         return torch.matmul(call.tensor(), call.tensor(1))
     return _linear(call, weight.T, None, ("MatMul", name_of(call, 1)))
 
@@ -311,7 +315,8 @@ def recurrent(call: Call) -> Any:
         raise call.refusal("has no constant weights")
     states = [_state(call, index) for index in (5, 6) if call.has(index)]
     order = (1, 0, 2) if kind == "GRU" else (0, 2, 3, 1)  # ONNX's gates in PyTorch's order
-    built = (nn.GRU if kind == "GRU" else nn.LSTM)(w.shape[2], hidden, bidirectional=both, bias=b is not None)
+    layer = nn.GRU if kind == "GRU" else nn.LSTM
+    built = layer(w.shape[2], hidden, bidirectional=both, bias=b is not None, batch_first=True)  # as most modules are
     for place, suffix in enumerate(("", "_reverse")[: 1 + both]):
         parts = {"weight_ih": w[place], "weight_hh": r[place]}
         if b is not None:
@@ -325,11 +330,11 @@ def recurrent(call: Call) -> Any:
         raise call.refusal("begins with one of its two states")
     start = [states[0] if kind == "GRU" else tuple(states)] if states else []
     key = (kind, *call.node.input[1:4], call.node.output[0])
-    out = call.module(built, key, call.tensor(), *start)
+    out = call.module(built, key, turned(call.tensor(), (1, 0, 2)), *start)
     sequence, state = out[0], out[1]
-    turned = sequence.unflatten(2, (1 + both, hidden)).transpose(1, 2)
+    steps = sequence.permute([1, 0, 2]).unflatten(2, (1 + both, hidden)).permute([0, 2, 1, 3])
     last = state if kind == "LSTM" else (state,)
-    wanted = (turned, *(last[index] for index in range(len(call.node.output) - 1)))
+    wanted = (steps, *(last[index] for index in range(len(call.node.output) - 1)))
     return call.named(wanted)
 
 
@@ -339,6 +344,8 @@ def _state(call: Call, index: int) -> Any:
     if value is not None and not value.any():
         return None
     if maker is not None and maker.target is torch.full and not maker.args[1]:
+        return None
+    if maker is not None and maker.target == "expand" and call.translation.is_zero(maker.args[0]):
         return None
     return call.tensor(index) if value is None else call.tensor(index).expand(-1, call.translation.batch, -1)
 

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from edgesdk.network.onnx_module.resizing import resize
 from edgesdk.network.onnx_module.translation import Call
+from edgesdk.network.onnx_module.turns import rejoined, squeezed, turned
 
 REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 WHOLE = 2**31  # ends of slices beyond it mean all there is
@@ -36,7 +37,7 @@ def reshape(call: Call) -> Any:
     if not call.get("allowzero", 0):
         own = samples_axis(call)
         wanted = [at_one[axis] if is_number(size, 0) and axis != own else size for axis, size in enumerate(wanted)]
-    return call.tensor().reshape(_with_samples(call, wanted, at_one, at_two))
+    return rejoined(call, call.tensor().reshape(_with_samples(call, wanted, at_one, at_two)))
 
 
 def _with_samples(call: Call, wanted: list[Any], at_one: tuple[int, ...], at_two: tuple[int, ...]) -> list[Any]:
@@ -91,7 +92,7 @@ def squeeze(call: Call) -> Any:
     axes = sorted(axis % call.rank() for axis in ([axes] if isinstance(axes, int) else axes))
     if samples_axis(call) in axes:
         raise call.refusal("takes away the axis of the samples: it was made for a batch of one")
-    return call.tensor().squeeze(axes) if axes else call.tensor()
+    return squeezed(call.tensor(), axes) if axes else call.tensor()
 
 
 def unsqueeze(call: Call) -> Any:
@@ -103,8 +104,7 @@ def unsqueeze(call: Call) -> Any:
 
 
 def transpose(call: Call) -> Any:
-    order = list(call.get("perm") or range(call.rank())[::-1])
-    return call.tensor() if order == sorted(order) else call.tensor().permute(order)
+    return turned(call.tensor(), list(call.get("perm") or range(call.rank())[::-1]))
 
 
 def concat(call: Call) -> Any:

@@ -71,6 +71,47 @@ def normalized(call: Call) -> Any:
     return F.layer_norm(call.translation.proxy(x), (width,), None, None, epsilon)
 
 
+def attended(call: Call) -> Any:
+    """``softmax((q s) (k s)^T + mask) v``, as exporters write PyTorch's own attention, as that; else ``None``."""
+    top: Any = call.maker(0)
+    if not _is(top, F.softmax, torch.softmax) or call.maker(1) is None:
+        return None
+    scores, mask = top.args[0], None
+    if _is(scores, operator.add):
+        scores, mask = scores.args
+    if not _is(scores, torch.matmul):
+        return None
+    (q, by_q), (turned, by_k) = map(_times, scores.args)
+    k = _untransposed(call, turned)
+    if k is None or by_q is None or by_k is None or not isclose(by_q, by_k, rel_tol=NEAR):
+        return None
+    proxies = [call.translation.proxy(node) for node in (q, k, call.maker(1))]
+    usual = isclose(by_q * by_k, call.translation.shapes_of(q)[0][-1] ** -0.5, rel_tol=NEAR)
+    masked = None if mask is None else call.translation.proxy(mask)
+    return F.scaled_dot_product_attention(*proxies, masked, scale=None if usual else by_q * by_k)
+
+
+def _times(node: Any) -> tuple[Any, float | None]:
+    """What a product with a number is of, and the number."""
+    number = next((a for a in node.args if isinstance(a, float)), None) if _is(node, operator.mul) else None
+    return (node, None) if number is None else (next(a for a in node.args if isinstance(a, fx.Node)), number)
+
+
+def _untransposed(call: Call, node: Any) -> Any:
+    """What ``node`` is with its last two axes turned: by a single turn, or by one of rows of matrices."""
+    if _is(node, "permute"):
+        source, order = node.args
+        rank = len(order)
+        return source if list(order) == [*range(rank - 2), rank - 1, rank - 2] else None
+    inner: Any = node.args[0] if _is(node, "reshape") else None
+    if not _is(inner, "permute") or list(inner.args[1]) != [0, 2, 1] or not _is(inner.args[0], "reshape"):
+        return None
+    source = inner.args[0].args[0]
+    before, between, after = (call.translation.shapes_of(n)[0] for n in (source, inner.args[0], node))
+    kept = between[1:] == before[-2:] and after == (*before[:-2], before[-1], before[-2])
+    return source if kept else None
+
+
 def product(call: Call) -> Any:
     """A product that is a GELU, a SiLU or a Hardswish, or a layer norm with its weight; ``None`` for another."""
     scaled = _scaled(call)

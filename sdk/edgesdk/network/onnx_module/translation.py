@@ -243,6 +243,16 @@ class Translation:
                     values.append(_called(self.root, node, args, kwargs))
             self.shapes[node] = (values[0], values[1])
 
+    def is_zero(self, node: fx.Node) -> bool:
+        """Whether a call is of a constant of zeros alone."""
+        return node.op == "get_attr" and not bool(operator.attrgetter(str(node.target))(self.root).any())
+
+    def shapes_of(self, node: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shape of what a call makes of a batch of one, and of a batch of two."""
+        self._run_new()
+        at_one, at_two = self.shapes[node]
+        return tuple(at_one.shape), tuple(at_two.shape)
+
     def _seen(self, turn: int, node: fx.Node) -> Any:
         return self.shapes[node][turn]
 
