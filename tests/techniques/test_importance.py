@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgesdk.core.errors import UsageError
+from edgesdk.techniques import importance
 from edgesdk.techniques.importance import gamma, hessian, l1, l2, taylor, together
 
 
@@ -55,6 +56,16 @@ def test_the_hessian_score_is_the_least_loss_that_any_weights_without_the_channe
         best[:, stay] = torch.linalg.solve(full[stay][:, stay], (weight @ full)[:, stay].T).T
         loss = ((weight - best) @ full * (weight - best)).sum()
         assert float(scores[channel]) == pytest.approx(float(loss), rel=1e-6)
+
+
+@pytest.mark.parametrize("entries", [1, 4])
+def test_a_large_hessian_scores_in_single_precision_as_in_double(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(entries)
+    x = torch.randn(1024, 200, generator=generator).abs() * torch.logspace(-1, 1, 1024)[:, None]  # fewer rows, uneven
+    weight = torch.randn(8, 1024, generator=generator)
+    single = hessian(weight, x @ x.T, entries)
+    monkeypatch.setattr(importance, "LARGE", 2000)
+    torch.testing.assert_close(single, hessian(weight, x @ x.T, entries), rtol=5e-3, atol=0)
 
 
 def test_a_channel_that_is_always_zero_or_a_copy_of_another_costs_next_to_nothing() -> None:
