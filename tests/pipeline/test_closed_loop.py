@@ -20,6 +20,7 @@ from edgesdk.pipeline.candidates import list_dense
 from edgesdk.pipeline.choosing import ROUNDS, Chosen, choose_runtime
 from edgesdk.pipeline.loop import find_result
 from edgesdk.pipeline.planning import FIXED, MARGIN, make_plan, plan_full_width
+from edgesdk.pipeline.pricing import price_plan
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.rounds import plan_within
 from edgesdk.pipeline.study import Study
@@ -102,7 +103,8 @@ def test_memory_that_is_missed_is_searched_again_at_what_was_measured(lite: Stud
 
 def test_what_is_met_too_well_is_searched_again_for_what_more_fits(study: Study) -> None:
     budget = Budget(latency_ms=share(study, 0.4))
-    plain, faster = (run(with_script(study, script=by(factor)), budget) for factor in (1.0, 0.5))
+    training = ScriptedTraining(drop=lambda plan: price_plan(study.menu(), plan)[1])
+    plain, faster = (run(with_script(study, script=by(factor)), budget, training) for factor in (1.0, 0.5))
     assert faster.deployed.latency_ms() <= budget.bounds["latency_ms"]
     assert faster.plan.proof.objective < plain.plan.proof.objective  # more accurate, as far as was measured
 

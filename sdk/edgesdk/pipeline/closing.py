@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import log
 
 from edgesdk.core.budget import Budget
+from edgesdk.core.menu import Menu
 from edgesdk.core.report import is_predicted
 from edgesdk.pipeline.candidates import Attempt, attempt, select_keeping
 from edgesdk.pipeline.deadline import SEARCH
@@ -41,12 +42,12 @@ def close_in(
     kept = [known[each.plan.digest] for each in select_keeping(found, budget) if each.plan.digest in known]
     if not kept or not _list_bounds(budget):
         return ()
-    below, closer = max(kept, key=lambda each: _use(each, budget)), []
+    below, at = max(kept, key=lambda each: _use(each, budget)), study.menu()  # whose losses no correction changes
     if _use(below, budget) > ENOUGH:
         return ()
-    closer += _measure_again(study, budget, below, list(known.values()))
+    closer = _measure_again(study, budget, at, below, list(known.values()))
     known |= {each.plan.digest: each for each in closer}
-    below = min((below, *select_keeping(closer, budget)), key=lambda each: _find_loss(study, each))
+    below = min((below, *select_keeping(closer, budget)), key=lambda each: _find_loss(at, each))
     for _ in range(STEPS):
         if _use(below, budget) > ENOUGH or study.deadline.is_over(SEARCH):
             break
@@ -55,7 +56,7 @@ def close_in(
         except Unreachable:
             break
         digest = planned.plan.digest
-        if digest in refuted or planned.solution.loss >= (1 - LESS) * _find_loss(study, below):
+        if digest in refuted or planned.solution.loss >= (1 - LESS) * _find_loss(at, below):
             break
         latest = known.get(digest) or attempt(study, planned, budget, CLOSER)
         known[digest] = latest
@@ -73,26 +74,25 @@ def _use(tried: Attempt, budget: Budget) -> float:
     return max(getattr(tried.cost, name) / bound for name, bound in _list_bounds(budget).items())
 
 
-def _find_loss(study: Study, tried: Attempt) -> float:
+def _find_loss(at: Menu, tried: Attempt) -> float:
     """What that should lose: the same for each leaning of the search."""
-    return price_plan(study.menu(), tried.plan)[1]
+    return price_plan(at, tried.plan)[1]
 
 
-def _measure_again(study: Study, budget: Budget, below: Attempt, known: Sequence[Attempt]) -> list[Attempt]:
-    """Those of ``known`` that are to lose less than ``below`` and miss the latency alone, measured once more.
-
-    That is one interleaved run, whose figures take the place of those before.
-    """
-    enough = _find_loss(study, below) * (1 - LESS)
+def _measure_again(study: Study, budget: Budget, at: Menu, below: Attempt, known: Sequence[Attempt]) -> list[Attempt]:
+    """Those of ``known`` that are to lose less than ``below``, and miss only a latency that they were to keep, measured
+    once more: in one interleaved run, whose figures take the place of those before."""
+    enough, slow = _find_loss(at, below) * (1 - LESS), _list_bounds(budget).keys()
     doubtful = [
         each
         for each in known
-        if set(budget.misses(each.cost)) & set(_list_bounds(budget)) == set(budget.misses(each.cost)) != set()
-        and each.plan.compresses(study.graph)
-        and each.plan.predicted.latency_ms < each.candidate.measured.latency_ms() * ENOUGH
+        if (missed := budget.misses(each.cost).keys())
+        and missed <= slow
+        and not missed & budget.misses(each.plan.predicted).keys()
         and each.search != AGAIN
         and not is_predicted(each.candidate.measured)
-        and _find_loss(study, each) < enough
+        and each.plan.compresses(study.graph)
+        and _find_loss(at, each) < enough
     ]
     if not doubtful or study.deadline.is_over(SEARCH):
         return []

@@ -121,7 +121,7 @@ def _search(study: Study, budget: Budget, training: Training, tried: Tried, chos
         closer = close_in(study, budget, tight, step.attempts, tried.attempts, refuted)
         new, priced = select_new((*step.attempts, *closer), tried.attempts), step.priced
         tried = tried.and_then(new, budget)
-        kept = select_keeping((*step.attempts, *closer[-1:], tried.attempts[0]), budget)
+        kept = select_keeping((*closer[-1:], *step.attempts, tried.attempts[0]), budget)
         finalists = {attempt.plan.digest: attempt for attempt in kept}
         left = [attempt for digest, attempt in finalists.items() if digest not in refuted]  # dense, too
         judged = judge(left, budget, training, chosen)
