@@ -24,7 +24,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from boards import PAIRS, Observed, believed, chip, every, observe, works
+from boards import (
+    JUDGES,
+    PAIRS,
+    Apart,
+    Key,
+    Observed,
+    apart,
+    believed,
+    chip,
+    every,
+    held_apart,
+    judged,
+    observe,
+    widened,
+    works,
+)  # fmt: skip
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.graph import Graph
@@ -38,14 +53,17 @@ from edgesdk.export.formats import export
 from edgesdk.network.trace import trace
 from edgesdk.price.menu import options
 from edgesdk.price.physics import BYTES
-from edgesdk.price.posterior import Posterior, carried, unmeasured
+from edgesdk.price.posterior import UNSEEN, Z90, Posterior, carried, unmeasured
 from edgesdk.price.prior import prior
 from edgesdk.price.profile import Predicted, profile
 from edgesdk.workflows.siblings import sibling
-from latency import ZOO, Data, nasbench
+from latency import HELP, NASBENCH, ZOO, Data, nasbench
 from networks.nasbench import INPUTS, network
 
 BEGIN, END = "<!-- made by tools/bench_estimate.py", "<!-- end -->"
+COVERED = (
+    "| held out, whole | networks | mean error | in the 90 % interval | median interval |", "|---|--:|--:|--:|--:|"
+)  # fmt: skip
 ELSEWHERE = 0.3  # log standard deviation of what is carried to another board, as in fit_profiles
 
 
@@ -162,6 +180,62 @@ def checks(data: Data) -> Iterable[Check]:
     for key in seen:
         if key[1] in ("ncnn", "tensorrt", "armnn") and not key[0].startswith(("firefly", "khadas", "odroid")):
             yield folds(seen[key], f"{key[0]}, {key[1]} {key[2]}, networks held out", expected(*key))
+
+
+def coverage(data: Data, runtimes: Sequence[str]) -> Iterable[str]:
+    """Rows of the second table: what was held out whole, by family, input size and board, but for NAS-Bench-201.
+
+    How much novelty widens an interval is told by the families of other pairs and the other families of its own.
+    """
+    pairs = [p for p in PAIRS if p.runtime in runtimes and p.source not in (NASBENCH, HELP) and not p.after]
+    seen = {(p.board, p.runtime, p.precision): observe(data, p) for p in pairs}
+    first = {key: board.fit(prior()) for key, board in seen.items()}
+    held: dict[Key, list[Apart]] = {}
+    sizes: dict[Key, list[Apart]] = {}
+    for runtime in runtimes:
+        same = {key: board for key, board in seen.items() if key[1] == runtime}
+        held |= held_apart(same)
+        sizes |= held_apart(same, lambda row: str(row.graph.inputs[0].shape[-1]))
+    beside = {
+        key: judged(observe(data, judge), first[key], {row.family for row in seen[key].rows})
+        for judge in JUDGES
+        if (key := (judge.board, judge.runtime, judge.precision)) in seen
+    }
+    for key, board in seen.items():
+        alike = [other for other, one in seen.items() if other[1] == key[1] and one.pair.source == board.pair.source]
+        told = [one for other in alike for one in (*held[other], *beside.get(other, ()))]
+
+        def wide(group: Apart, told: Sequence[Apart] = told) -> float:
+            return widened([one for one in told if one is not group]) if len(told) > 1 else UNSEEN
+
+        for groups, what in (
+            (held[key], "families"),
+            (beside.get(key, []), "families of NetsPresso, of later kernels"),
+        ):
+            if groups:
+                row = f"{' '.join(key)}: {len(groups)} {what}, one at a time"
+                yield _covered(row, [(group, wide(group)) for group in groups])
+        if len(sizes[key]) > 2:
+            which = ", ".join(sorted((group.group for group in sizes[key]), key=int))
+            row = f"{' '.join(key)}: input sizes {which}, one at a time"
+            yield _covered(row, [(group, widened(told) if told else UNSEEN) for group in sizes[key]])
+    for runtime, precision in dict.fromkeys(key[1:] for key in seen):
+        some = [key for key in seen if key[1:] == (runtime, precision)]
+        away: list[tuple[Apart, float]] = []
+        for key in some if len(some) > 2 else ():
+            posterior = carried(unmeasured(believed(seen[key].pair, first)), ELSEWHERE)
+            away.append((apart(seen[key], posterior, range(len(seen[key].rows)), key[0]), 0.0))
+        if away:
+            yield _covered(f"{runtime} {precision}: {len(away)} boards, one at a time", away)
+
+
+def _covered(what: str, groups: Sequence[tuple[Apart, float]]) -> str:
+    """A row: how many networks, their mean error, the share in their intervals, and how wide these are."""
+    off = np.concatenate([group.off for group, _ in groups])
+    inside = np.mean([group.covered(unseen) for group, unseen in groups])
+    half = np.concatenate([Z90 * np.hypot(group.deviation, unseen * group.novelty) for group, unseen in groups])
+    error, width = float(np.mean(np.abs(np.exp(-off) - 1))), float(np.exp(np.median(half)))
+    return f"| {what} | {len(off)} | {_percent(error)} | {_percent(float(inside), 0)} | x {width:.2f} |"
 
 
 def boards(seen, first, runtime: str, precision: str, only, what: str) -> Check:
@@ -287,9 +361,18 @@ def main() -> None:
     """Print the table, or write it into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--coverage", nargs="+", default=(), help="Only the table of what is held out whole, of these.")
     parser.add_argument("--calibrated", help="A profile that edgesdk calibrate made of this machine.")
     parser.add_argument("--write", type=Path, help="The page whose table is to be replaced.")
     given = parser.parse_args()
+    if given.coverage:
+        rows = [*COVERED]
+        for row in coverage(Data(given.folder), given.coverage):
+            rows.append(row)
+            print(row, flush=True)
+        if given.write:
+            _write(given.write, BEGIN + " --coverage", "\n".join(rows))
+        return
     head = "| held out | rows | plain | mean error | within 10 % | rank | in the interval | bar | aim |"
     lines = [head, "|---|---|---|---|---|---|---|---|---|"]
     for check in (*(at_hand(given.calibrated) if given.calibrated else ()), *checks(Data(given.folder))):
@@ -298,10 +381,16 @@ def main() -> None:
     report = "\n".join([*lines, "", speed()])
     print(report)
     if given.write:
-        page = given.write.read_text()
-        start, end = page.index(BEGIN), page.index(END)
-        first_line = page[start : page.index("\n", start)]
-        given.write.write_text(f"{page[:start]}{first_line}\n\n{report}\n\n{page[end:]}")
+        _write(given.write, BEGIN + ":", report)
+
+
+def _write(path: Path, begin: str, report: str) -> None:
+    """Put ``report`` in the place of what the page has between ``begin`` and the end."""
+    page = path.read_text()
+    start = page.index(begin)
+    end = page.index(END, start)
+    first_line = page[start : page.index("\n", start)]
+    path.write_text(f"{page[:start]}{first_line}\n\n{report}\n\n{page[end:]}")
 
 
 if __name__ == "__main__":

@@ -10,55 +10,115 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import edgesdk_profiles
-from boards import OTHERS, PAIRS, Fitted, Observed, believed, chip, observe, works
+from boards import (
+    GRAPHICS,
+    JUDGES,
+    OTHERS,
+    PAIRS,
+    Apart,
+    Fitted,
+    Key,
+    Observed,
+    believed,
+    chip,
+    held_apart,
+    judged,
+    kin,
+    observe,
+    widened,
+    works,
+)  # fmt: skip
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.core.runtime import find_runtime
+from edgesdk.core.target import targets
 from edgesdk.price.physics import INDEX
-from edgesdk.price.posterior import Posterior, Prior, carried, unmeasured
+from edgesdk.price.posterior import UNSEEN, Posterior, Prior, carried, unmeasured
 from edgesdk.price.prior import changed, prior
-from edgesdk.price.profile import DERIVED, MEASURED, SCALED, Pair, Provenance, load, save
-from latency import NCNN, Data, Row, load_graph
+from edgesdk.price.profile import DERIVED, MEASURED, SCALED, Pair, Provenance, load, profile, save
+from latency import HELP, NASBENCH, NCNN, Data, Row, load_graph
 
 DATE = "2026-11-21"
 FACTS = "this project's reading of the chip's facts"
 TRUST = 0.5  # of a difference between boards that another runtime shows: held-out boards were no nearer with all of it
 REFERENCE = ("mobilenet", "mobilenet_v2", "mnasnet", "squeezenet", "resnet50", "proxylessnasnet")
-Key = tuple[str, str, str]
 
 
 class Fit:
-    """Every pair that was measured, fitted; and from these, pairs that were not."""
+    """Every pair that was measured, fitted; and from these, pairs that were not.
 
-    def __init__(self, data: Data) -> None:
-        self.observed = [observe(data, pair) for pair in PAIRS]
+    With ``only`` some runtimes, those alone are fitted anew, and of NAS-Bench-201 nothing: what the profiles hold of it
+    tells what to expect.
+    """
+
+    def __init__(self, data: Data, only: Sequence[str] = ()) -> None:
+        pairs = [pair for pair in PAIRS if not only or pair.source not in (NASBENCH, HELP)]
+        self.observed = [observe(data, pair) for pair in pairs]
         self.first: dict[Key, Posterior] = {}
+        self.posteriors: dict[Key, Posterior] = {}
+        for board, stored in ((name, profile(entry).pairs) for name, entry in targets().items()) if only else ():
+            for pair in stored:
+                if pair.provenance.kind == MEASURED:
+                    self.posteriors.setdefault((board, pair.runtime, pair.precision), pair.posterior)
+        self.first.update(self.posteriors)
         for seen in self.observed:
             if not seen.pair.after:
                 self.first[key(seen.pair)] = seen.fit(prior())
-        self.posteriors: dict[Key, Posterior] = {}
+        self.unseen = self.widths(data)
         self.pairs: dict[str, list[Pair]] = defaultdict(list)
         for seen in self.observed:
-            self.measured(seen)
+            if not only or seen.pair.runtime in only:
+                self.measured(seen)
+
+    def widths(self, data: Data) -> dict[tuple[str, ...], float]:
+        """How much what is new widens an interval, by runtime, kernels and source: from families held out whole."""
+        held: dict[tuple[str, ...], list[Apart]] = defaultdict(list)
+        told = [seen for seen in self.observed if seen.pair.source not in (NASBENCH, HELP) and not seen.pair.after]
+        for runtime in dict.fromkeys(seen.pair.runtime for seen in told):
+            same = {key(seen.pair): seen for seen in told if seen.pair.runtime == runtime}
+            for place, groups in held_apart(same).items():
+                held[alike(same[place].pair)] += groups
+            for judge in (judge for judge in JUDGES if key(judge) in same):
+                own = same[key(judge)]
+                posterior = own.fit(believed(own.pair, self.first))
+                held[alike(own.pair)] += judged(observe(data, judge), posterior, {row.family for row in own.rows})
+        wide = {which: widened(groups) for which, groups in held.items() if groups}
+        for which, groups in held.items():
+            covered = np.mean([group.covered(wide.get(which, UNSEEN)) for group in groups])
+            print(f"{which}: {len(groups)} families held out, with {wide.get(which)} in the interval: {covered:.2f}")
+        return wide
+
+    def width(self, board: str, pair: Pair) -> float:
+        """That of a pair which the profile holds: of the same kernels and the same source, or the usual one."""
+        if not len(pair.posterior.shapes):
+            return 0.0  # nothing was measured: all of it is prior
+        kernels = (pair.runtime, kin(board, pair.runtime, pair.precision))
+        known = [
+            wide for which, wide in self.unseen.items() if which[:2] == kernels and which[2] in pair.provenance.source
+        ]
+        return max(known, default=UNSEEN)
 
     def measured(self, seen: Observed) -> None:
         pair, expected = seen.pair, believed(seen.pair, self.posteriors if seen.pair.after else self.first)
-        fitted = seen.fit(expected)
+        fitted = replace(seen.fit(expected), unseen=self.unseen.get(alike(pair), UNSEEN))
         if not pair.after:
             self.posteriors[key(pair)] = fitted
-        if pair.board in OTHERS:
+        if pair.board in OTHERS or pair.runtime == "tensorrt" and pair.board in GRAPHICS:
             return
         fitted, predicted = seen.calibrated(fitted, expected)
         off = np.abs(predicted[:, 0] / seen.measured - 1)
         errors = [("networks held out, five folds", round(float(off.mean()), 4))]
         threads = tuple(sorted({row.threads for row in seen.rows}))
         source = pair.source + (f" ({pair.reading})" if pair.reading else "")
-        provenance = Provenance(MEASURED, source, pair.date, pair.version, threads, len(seen.rows), tuple(errors))
+        provenance = Provenance(
+            MEASURED, source, pair.date, pair.version, threads, len(seen.rows), tuple(errors), pair.doubt
+        )
         self.add(pair.board, pair.runtime, pair.precision, fitted, provenance)
 
     def add(self, board: str, runtime: str, precision: str, fitted: Posterior, provenance: Provenance) -> None:
@@ -136,6 +196,11 @@ class Fit:
         self.derived(board, "onnxruntime", INT8, unmeasured(expected), 0.35)
 
 
+def alike(pair: Fitted) -> tuple[str, str, str]:
+    """What pairs share whose held-out families are alike: runtime, kernels, and who measured first of all."""
+    return pair.runtime, kin(pair.board, pair.runtime, pair.precision), pair.source.partition(";")[0]
+
+
 def key(pair: Fitted) -> Key:
     """What a fitted pair is remembered by."""
     return pair.board, pair.runtime, pair.precision
@@ -152,10 +217,6 @@ def siblings(fit: Fit) -> None:
         fit.scaled(board, "onnxruntime", FP32, five, 0.3, orin)
     for board in (five, four, three, zero, orin, *small, xavier):
         fit.integer(board)
-    fit.scaled(five, "litert", INT8, "firefly-rk3588s", 0.2)
-    for board, like in ((three, three), (zero, three)):
-        for precision in (FP32, INT8):
-            fit.scaled(board, "litert", precision, four, 0.3, like)
     fit.scaled(nano, "litert", FP32, four, 0.3, nano)
     for board, like, gain in ((xavier, xavier, 0.81), (orin, orin, 2.0), *((b, orin, 2.0) for b in small)):
         fit.scaled(board, "litert", FP32, "firefly-rk3588s", 0.3, like)
@@ -169,14 +230,34 @@ def siblings(fit: Fit) -> None:
         fit.scaled("x86-avx2", "litert", precision, "x86-avx512-vnni", 0.35)
 
 
+def kept(fit: Fit) -> None:
+    """Add to what was fitted what the profiles hold beside it, its intervals as wide as families tell now."""
+    for board, entry in targets().items():
+        own = {(pair.runtime, pair.precision, pair.provenance.threads) for pair in fit.pairs[board]}
+        new = {place[:2] for place in own}
+        others = [
+            replace(pair, posterior=replace(pair.posterior, unseen=fit.width(board, pair)))
+            for pair in profile(entry).pairs
+            if (pair.runtime, pair.precision, pair.provenance.threads) not in own
+            and ((pair.runtime, pair.precision) not in new or pair.provenance.kind == MEASURED)
+        ]
+        fit.pairs[board] = [pair for pair in (*others, *fit.pairs[board]) if pair.runtime in entry.runtimes]
+    for board in [board for board, pairs in fit.pairs.items() if not pairs or board not in targets()]:
+        del fit.pairs[board]
+
+
 def main() -> None:
     """Fit, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--calibrated", type=Path, help="prices.json that edgesdk calibrate made with AVX-512 VNNI")
+    parser.add_argument("--only", nargs="+", default=(), help="runtimes; of all others what the profiles hold stays")
     options = parser.parse_args()
-    fit = Fit(Data(options.folder))
-    siblings(fit)
+    fit = Fit(Data(options.folder), options.only)
+    if options.only:
+        kept(fit)
+    else:
+        siblings(fit)
     if options.calibrated:
         for pair in load(options.calibrated.read_text(), str(options.calibrated)):
             source = "edgesdk calibrate on an Intel Xeon with AVX-512 VNNI and AMX at 2.6 GHz, one thread"

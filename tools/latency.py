@@ -16,11 +16,20 @@ from torch import nn
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.graph import Graph
 from edgesdk.core.serialize import dumps, from_json, write
+from edgesdk.core.target import Chip
 from edgesdk.network.module_graph import read
-from networks import classic, detectors, mobile, yolo
+from networks import classic, detectors, mobile, others, yolo
 from networks.nasbench import INPUTS, network
 
-ZOO = {**classic.NETWORKS, **mobile.NETWORKS, **detectors.NETWORKS, **yolo.NETWORKS}
+NETSPRESSO_NAMES = {"ResNet18": "resnet18", "ResNet50": "resnet50"}  # as ZOO has them
+XNNPACK_NAMES = {
+    "mobilenet_v1_1.0": "mobilenet-v1-1.0-224", "mobilenet_v2_1.0": "mobilenet-v2-1.0-224",
+    "mobilenet_v3_large": "MobileNetV3-large", "mobilenet_v3_small": "MobileNetV3-small",
+}  # fmt: skip
+ZOO = {**classic.NETWORKS, **mobile.NETWORKS, **detectors.NETWORKS, **yolo.NETWORKS, **others.NETWORKS}
+NETSPRESSO = "NetsPresso Trainer by Nota, docs/benchmarks, https://github.com/Nota-NetsPresso/netspresso-trainer"
+TRTUTILS = "trtutils by J. Davis, benchmark/data, https://github.com/justincdavis/trtutils"
+XNNPACK = "XNNPACK's README of February 2022, https://github.com/google/XNNPACK"
 NASBENCH = "HW-NAS-Bench-360 by R. de Bijvank, https://github.com/roldebijvank/HW-NAS-Bench-360"
 HELP = "HW-NAS-Bench (Li et al. 2021), as HELP carries it, https://github.com/HayeonLee/HELP"
 MLPERF = "MLPerf Inference v1.0 to v4.1, https://github.com/mlcommons"
@@ -37,6 +46,7 @@ class Row:
     graph: Graph
     threads: int
     ms: float
+    chip: Chip | None = None  # in another power mode than the board's usual one
 
 
 class Data:
@@ -86,6 +96,33 @@ class Data:
                     seen[name, int(row["threads"])].append(float(row["min_ms"]))
         return [Row(n, n, load_graph(n), t, min(v)) for (n, t), v in sorted(seen.items())]
 
+    def netspresso(
+        self, runtime: str, device: str, precision: str, threads: int, chip: Chip | None = None
+    ) -> list[Row]:
+        """NetsPresso's seven networks, a family each."""
+        return [
+            Row(NETSPRESSO_NAMES.get(row["model"], row["model"]), _family(row["model"]),
+                load_graph(NETSPRESSO_NAMES.get(row["model"], row["model"])), threads, float(row["latency_ms"]), chip)
+            for row in self.rows("netspresso.csv")
+            if (row["runtime"], row["device"], row["precision"]) == (runtime, device, precision)
+        ]  # fmt: skip
+
+    def trtutils(self, device: str, chip: Chip | None = None) -> list[Row]:
+        """Detectors at four input sizes under TensorRT in fp16."""
+        return [
+            Row(name, _family(name), load_graph(name), 1, float(row["median_ms"]), chip)
+            for row in self.rows("trtutils.csv")
+            if row["device"] == device and (name := f"{row['model']}-{row['imgsz']}")
+        ]
+
+    def xnnpack(self, device: str, precision: str, threads: int = 4) -> list[Row]:
+        """XNNPACK's own end-to-end benchmark, as many threads as cores."""
+        return [
+            Row(name, _family(name), load_graph(name), threads, float(row["ms_multithread"]))
+            for row in self.rows("xnnpack.csv")
+            if row["device"] == device and row["precision"] == precision and (name := XNNPACK_NAMES[row["model"]])
+        ]
+
     def tensorrt(self, device: str, precision: str) -> list[Row]:
         """YOLO11 at 640x640 under TensorRT."""
         return [
@@ -94,6 +131,12 @@ class Data:
             if row["device"].startswith(device) and row["format"].startswith("TensorRT")
             if row["precision"] == precision.upper() and row["model"].startswith("YOLO11")
         ]
+
+
+def _family(name: str) -> str:
+    """What a network is of: its name without what tells the sizes apart."""
+    known = ("yolox", "yolov8", "yolov7", "mobilenet-v1", "mobilenet-v2", "mobilenetv3", "resnet")
+    return next((family for family in known if name.lower().startswith(family)), name)
 
 
 _graphs: dict[str, Graph] = {}

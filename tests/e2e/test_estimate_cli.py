@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import contracts
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -81,6 +82,22 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     written(folder / "two.onnx", (3, 32, 32), (3, 32, 32), input_names=["x", "y"], dynamic_axes={
         name: {0: "batch", 2: "height", 3: "width"} for name in "xy"
     })  # fmt: skip
+    tokens = [
+        onnx.helper.make_tensor_value_info(name, kind, ["batch", "length"])
+        for name, kind in (("ids", onnx.TensorProto.INT64), ("mask", onnx.TensorProto.FLOAT))
+    ]
+    nodes = [
+        onnx.helper.make_node("Gather", ["table", "ids"], ["words"]),
+        onnx.helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+        onnx.helper.make_node("Mul", ["words", "column"], ["y"]),
+    ]
+    weights = [
+        onnx.numpy_helper.from_array(np.zeros((50, 8), np.float32), "table"),
+        onnx.numpy_helper.from_array(np.array([-1]), "last"),
+    ]
+    made = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph(nodes, "tokens", tokens, [made], weights)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), folder / "tokens.onnx")
     unnamed = onnx.load(folder / "free.onnx")
     for axis in unnamed.graph.input[0].type.tensor_type.shape.dim:
         axis.dim_param = axis.dim_param and "?"
@@ -281,7 +298,8 @@ def test_a_model_that_is_none_or_does_not_take_the_shape_is_refused(fails: Run, 
     [
         ("several.py:Tokens", ("12:int64", "12")), ("several.py:Tokens", ("mask=12", "ids=12:int32")),
         ("several.py:Pair", ("6", "3")), ("several.py:Pair", ("right=3", "left=6")),
-        ("two.onnx", ("x=3x32x32", "y=3x32x32")), ("two.onnx", ("3x32x32", "3x32x32")), ("two.onnx", ("x=3x32x32",)),
+        ("two.onnx", ("x=3x32x32", "y=3x32x32")), ("two.onnx", ("3x32x32", "3x32x32")), ("two.onnx", ("x=3x32x32",)), ("two.onnx", ("y=3x32x32:float32",)),
+        ("tokens.onnx", ("ids=12:int64", "mask=12")), ("tokens.onnx", ("12:int64", "12")), ("tokens.onnx", ("ids=12",)),
         ("unnamed.onnx", ("3x24x32",)),
     ],
 )  # fmt: skip
@@ -304,7 +322,7 @@ def test_an_input_or_a_type_that_was_left_out_is_asked_for(fails: Run) -> None:
         ("several.py:Pair", ("left=6", "3"), "name all, or none"),
         ("two.onnx", ("z=3x32x32",), "has no input z"),
         ("two.onnx", ("3x32x32",) * 3, "give 2 shapes, not 3"),
-        ("two.onnx", ("x=3x32x32:int64",), "which an ONNX file says itself"),
+        ("two.onnx", ("x=3x32x32:int64",), "the input x of the file is float32, not int64: leave the type out"),
     ],
 )
 def test_shapes_of_inputs_that_there_are_not(fails: Run, model: str, shapes: tuple[str, ...], says: str) -> None:
@@ -322,6 +340,22 @@ def test_a_damaged_profile_of_ones_own_is_said_to_be(fails: Run, tmp_path: Path)
     (folder / "device.toml").write_text("schema = ")
     for command in (("targets",), ("estimate", "model.onnx", "--target", "mine")):
         assert "the profile mine is damaged" in fails(6, *command)
+
+
+# What the figures rest on
+
+
+def test_what_the_prices_rest_on_is_said_with_its_version_its_age_and_what_speaks_against_it(ran: Run) -> None:
+    four = ("--runtime", "litert", "--threads", "4")
+    said = " ".join(ran("estimate", "model.onnx", "--target", "pi4", *four).replace("│", " ").split())
+    assert "measured: 30 networks, TFLite v2, 2021; mean error" in said
+    assert "note: fp32 rests on TFLite v2 (2021), not on LiteRT itself" in said
+    said = " ".join(ran("estimate", "model.onnx", "--target", "raspberry-pi-3b-plus", *four).split())
+    assert "figures of fp32 are in doubt: slower in places than the Zero 2 W" in said
+    assert "in doubt: slower in places" in " ".join(ran("targets", "raspberry-pi-3b-plus").split())
+    answer = contracts.loaded(ran("estimate", "model.onnx", *PI, "--json"))
+    assert answer["grounds"] == {"fp32": "1240 networks, not stated, 2025; mean error 0.6 %"}
+    assert not any("LiteRT" in note or "doubt" in note for note in answer["notes"])
 
 
 # All targets

@@ -188,3 +188,36 @@ def test_the_designed_operators_are_distinct_can_be_timed_and_are_of_every_kind(
     assert any(op.depthwise for op in operators) and any(op.entry for op in operators)
     assert any(len(op.kernel) == 1 for op in operators)
     assert len(designed(precision, 0.1)) < len(operators) / 4
+
+
+# Unlike all that was measured
+
+
+def only(**changed: int) -> Work:
+    """A network of 3x3 convolutions on 24x24 pixels with 16 channels, or of what ``changed`` says instead."""
+    shape = {"inputs": 16, "outputs": 16, "side": 24, "kernel": 3, **changed}
+    return work([conv(3, 16, 24), *[conv(**shape)] * 8], CHIP, KERNELS)
+
+
+@pytest.mark.parametrize("changed", [{"kernel": 7}, {"side": 192}, {"inputs": 256, "outputs": 256}, {"groups": 16}])
+def test_an_interval_widens_with_the_distance_from_what_was_measured(changed: dict[str, int]) -> None:
+    """Kinds of operators, shapes, input size, size of the network: each alone."""
+    known = fit([only(side=side) for side in (16, 20, 24)], [1.0, 1.5, 2.0], CLOCK, prior())
+    near, far = only(), only(**changed)
+    without = Posterior(**{**vars(known), "unseen": 0.0})
+    assert known.novel_share(near, CLOCK) < 0.05 < known.novel_share(far, CLOCK) <= 1
+    assert known.predict(near, CLOCK)[1] == pytest.approx(without.predict(near, CLOCK)[1], rel=0.2)
+    median, deviation = known.predict(far, CLOCK)
+    assert median == without.predict(far, CLOCK)[0]
+    assert deviation**2 == pytest.approx(
+        without.predict(far, CLOCK)[1] ** 2 + (known.unseen * known.novel_share(far, CLOCK)) ** 2
+    )
+    assert deviation > 1.02 * without.predict(far, CLOCK)[1]
+
+
+def test_halfway_to_what_is_new_is_halfway_in_the_interval() -> None:
+    known = fit([only(side=side) for side in (16, 20, 24)], [1.0, 1.5, 2.0], CLOCK, prior())
+    shares = [known.novel_share(only(side=side), CLOCK) for side in (24, 48, 96, 192)]
+    assert shares == sorted(shares) and shares[-1] > 0.6
+    assert unmeasured(prior()).novel_share(only(), CLOCK) == pytest.approx(1.0)
+    assert unmeasured(prior()).unseen == 0.0  # what was never measured is all prior, whose deviations are wide

@@ -124,15 +124,14 @@ def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool
     """
     from edgesdk.core.target import ALL, target
 
-    suffix = Path(model).suffix.lower()
     if options["target"].strip().lower() == ALL:
         if per_layer:
             raise UsageError("--per-layer of all targets", "name one with --target")
         del options["target"]
-        _estimate_all(model, inputs(shapes, suffix == ".onnx"), as_json, **options)
+        _estimate_all(model, inputs(shapes), as_json, **options)
         return
     measured = target(options["target"]).measured
-    sizes = inputs(shapes, suffix == ".onnx")
+    sizes = inputs(shapes)
     from edgesdk.workflows.estimate import estimate as run
 
     if measured:

@@ -133,7 +133,10 @@ class Doctor:
 
 @dataclass(frozen=True)
 class PairProvenance:
-    """Prices of a runtime at one precision: from what, and their mean relative errors on what was held out."""
+    """Prices of a runtime at one precision: from what, and their mean relative errors on what was held out.
+
+    ``doubt`` is what speaks against the figures.
+    """
 
     runtime: str
     precision: str
@@ -144,6 +147,7 @@ class PairProvenance:
     threads: tuple[int, ...]
     networks: int
     errors: tuple[tuple[str, float], ...]
+    doubt: str
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def shaped(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
-def inputs(shapes: tuple[str, ...], onnx: bool = False) -> Any:
+def inputs(shapes: tuple[str, ...]) -> Any:
     """The single input's shape, a description of each of several, or ``None`` where there is none."""
     from edgesdk.core.graph import Tensor
 
@@ -64,8 +64,6 @@ def inputs(shapes: tuple[str, ...], onnx: bool = False) -> Any:
     for text in shapes:
         name, _, rest = text.rpartition("=")
         sizes, _, dtype = rest.partition(":")
-        if dtype and onnx:
-            raise UsageError(f"the shape {text!r} has a type, which an ONNX file says itself", "leave the type out")
         tensors.append(Tensor(name, _shape(sizes), dtype or "float32"))
     if len({bool(tensor.name) for tensor in tensors}) > 1:
         raise UsageError("some shapes have the name of their input and some have none", "name all, or none")

@@ -180,7 +180,7 @@ def show_estimate(estimated: Estimate, per_layer: bool, console: Console) -> Non
     table.add_row("runtime's own memory", "not known" if own is None else show("peak_memory_bytes", own))
     table.add_row("size of the file", show("size_bytes", estimated.size_bytes))
     for precision, provenance in estimated.provenance.items():
-        table.add_row(f"prices in {precision}", provenance)
+        table.add_row(f"prices in {precision}", f"{provenance}: {estimated.grounds[precision]}")
     console.print(table)
     if per_layer:
         layers = Table(title="per layer", title_justify="left")
@@ -282,7 +282,8 @@ def _pair(pair: Pair) -> str:
     provenance = pair.provenance
     errors = "; ".join(f"mean error {100 * error:.1f} % ({what})" for what, error in provenance.errors)
     kind = f"{provenance.kind} with {thread_counts(provenance.threads)}" if provenance.networks else provenance.kind
-    return f"{pair.runtime} {pair.precision}: {kind}; {errors or 'error not measured'}"
+    doubt = f"; in doubt: {provenance.doubt}" if provenance.doubt else ""
+    return f"{pair.runtime} {pair.precision}: {kind}; {errors or 'error not measured'}{doubt}"
 
 
 def show_search(plan: Plan, console: Console, quiet: bool = False, verbose: bool = False) -> None:

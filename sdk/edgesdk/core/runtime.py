@@ -49,7 +49,7 @@ class Kernels:
     Output ``channels`` and ``pixels`` are rounded up to these steps. Windows are gathered with ``channels_last`` or
     first. With ``winograd``, 3x3 convolutions of stride 1 take a quarter of the multiplications (Lavin and Gray 2016,
     F(4x4, 3x3)). Input channels are rounded up to ``inputs``, that of blocked layouts. With ``clips_apart``, a ReLU6 in
-    fp32 is a pass of its own.
+    fp32 is a pass of its own. Activations that are ``fused`` are computed by the convolution before them, as ReLU is.
     """
 
     channels: int = 4
@@ -58,6 +58,7 @@ class Kernels:
     winograd: bool = False
     inputs: int = 1
     clips_apart: bool = False
+    fused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.channels, self.pixels, self.inputs) < 1:
@@ -174,7 +175,7 @@ register(
     Runtime(
         "tensorrt", TENSORRT, writer="edgesdk.export.tensorrt:write_model", grid="symmetric",
         weight_bits=(8,),  # it takes no 4-bit weights of a convolution
-        kernels=Kernels(channels=8), oldest="8.6", substitute="onnxruntime",
+        kernels=Kernels(channels=8, fused=("silu",)), oldest="8.6", substitute="onnxruntime",
     )
 )  # fmt: skip
 register(Runtime("ncnn", kernels=Kernels(channels=4, winograd=True)))

@@ -44,7 +44,8 @@ class Estimate(Cost):
 
     ``latency_ms`` is the median. ``peak_memory_bytes`` is what the model adds, ``runtime_memory_bytes`` the runtime's
     own, ``None`` where that is not known. ``provenance`` says per precision whether the prices were measured on such a
-    board, scaled from a sibling or derived; ``unknown`` names the operators without a price, counted by their bytes.
+    board, scaled from a sibling or derived, ``grounds`` on how many networks, of which version of the runtime and when,
+    and how far off they are; ``unknown`` names the operators without a price, counted by their bytes.
     """
 
     latency_low_ms: float
@@ -54,6 +55,7 @@ class Estimate(Cost):
     runtime: str
     threads: int
     provenance: Mapping[str, str] = field(metadata={FORMER: "standing"})
+    grounds: Mapping[str, str]
     sources: tuple[str, ...]
     unknown: tuple[str, ...]
     notes: tuple[str, ...]
@@ -158,6 +160,7 @@ def predicted(graph: Graph, options: Mapping[str, Option], prices: Predicted, ex
         runtime=runtime,
         threads=threads,
         provenance={precision: pair.provenance.kind for precision, pair in pairs.items()},
+        grounds={precision: pair.provenance.grounds for precision, pair in pairs.items()},
         sources=tuple(dict.fromkeys(f"{p.provenance.source}, {p.provenance.date}" for p in pairs.values())),
         unknown=unknown,
         notes=tuple(_notes(pairs, low, high, unknown, threads)),
@@ -218,6 +221,12 @@ def _notes(pairs: Mapping[str, Pair], low: float, high: float, unknown: tuple[st
         f"{precision} is {pair.provenance.kind}" for precision, pair in pairs.items() if not pair.provenance.networks
     ]
     for precision, pair in pairs.items():
+        if pair.runtime == "litert" and pair.provenance.version.startswith("TFLite"):
+            notes.append(
+                f"{precision} rests on {pair.provenance.version} ({pair.provenance.date}), not on LiteRT itself"
+            )
+        if pair.provenance.doubt:
+            notes.append(f"figures of {precision} are in doubt: {pair.provenance.doubt}")
         if threads not in pair.provenance.threads:
             notes.append(f"{precision} is known with {thread_counts(pair.provenance.threads)}, not with {threads}")
     if high / low > WIDE:

@@ -28,6 +28,7 @@ BY_SHAPE = (
     "ConstantOfShape", "SequenceConstruct", "SequenceAt", "ConcatFromSequence", "SplitToSequence",
 )  # fmt: skip
 """Operators that the folder may replace although something that they read is no constant."""
+UNTYPED = Tensor("", ()).dtype  # of a description that says nothing of its type
 ANONYMOUS = ("", "?", "None")  # names of free axes that say nothing of their sizes being the same
 
 # Operators on integers, by the operator on numbers that they stand for and which of their inputs that one takes.
@@ -130,7 +131,13 @@ def by_name(inputs: list[ValueInfoProto], shapes: Shapes) -> Mapping[str, Shape]
             fact = f"the file has the inputs {', '.join(names)}"
             raise UsageError(fact, f"give {len(names)} shapes, not {len(shapes)}")
         described = [shape for shape in shapes if isinstance(shape, Tensor)]
-        shapes = {tensor.name or name: tensor.shape for tensor, name in zip(described, names, strict=False)}
+        typed = {tensor.name or name: tensor for tensor, name in zip(described, names, strict=False)}
+        for value in inputs:
+            own = _tensor(value).dtype
+            if value.name in typed and typed[value.name].dtype not in (own, UNTYPED):
+                fact = f"the input {value.name} of the file is {own}, not {typed[value.name].dtype}"
+                raise UsageError(fact, "leave the type out of --shape")
+        shapes = {name: tensor.shape for name, tensor in typed.items()}
     if not isinstance(shapes, Mapping):
         if len(names) != 1:
             raise UsageError(f"the file has the inputs {', '.join(names)}", "give --shape for each by its name")

@@ -64,6 +64,8 @@ def amounts(op: Operator, chip: Chip, kernels: Kernels, missed: float = 0.0) -> 
     vector = chip.vector_bytes / BYTES[op.precision]  # elements that a core loads in a cycle
     pixels, read, written = prod(op.after), op.inputs * prod(op.size), op.outputs * prod(op.after)
     weights = weight_count(op)
+    if op.activation in kernels.fused and op.kind == kinds.FUNCTION:
+        return amounts
     if op.entry and op.precision == FP32:
         add("input", read)
     if op.kind == CONV and op.depthwise:

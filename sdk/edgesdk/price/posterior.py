@@ -16,6 +16,7 @@ import numpy as np
 
 from edgesdk.price.physics import SHAPE, TERMS, Work
 
+UNSEEN = 0.5  # what families that were held out need, where a pair's own figures do not tell
 DEVIATION = 0.15  # standard deviation of an operator's factor, in logarithms
 LENGTH = np.array([1.0, 1.5, 1.5, 1.5, 1.0, 1.0, 3.0])  # octaves over which operators are alike
 NOISES = (0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.22, 0.3)
@@ -39,7 +40,8 @@ class Posterior:
     ``log_constants`` and ``deviation`` have a number per term. ``shapes`` are operators that were measured as parts of
     networks, ``pull`` how each moves its like. ``learnt`` are rows over (terms, shapes): what measuring took from the
     prior's variance. ``noise`` is the log standard deviation of one measured network, ``extra`` that of what was
-    carried over from another board.
+    carried over from another board, ``unseen`` that of a network of which no operator is like any that was measured:
+    operators of one family are off together, so it counts by the share of the latency that is new.
     """
 
     log_constants: np.ndarray
@@ -49,21 +51,35 @@ class Posterior:
     learnt: np.ndarray
     noise: float
     extra: float = 0.0
+    unseen: float = UNSEEN
+
+    def novel_share(self, work: Work, clock_ghz: float) -> float:
+        """The share of the latency that is unlike all that was measured: 1 where no operator is like any."""
+        alike = _kernel(work.shapes, self.shapes)
+        parts = self._parts_ms(work, clock_ghz, alike) * work.counts
+        return float(parts @ self._novelty(alike) / parts.sum())
+
+    def _novelty(self, alike: np.ndarray) -> np.ndarray:
+        return 1 - alike.max(1, initial=0.0) / DEVIATION**2
 
     def parts_ms(self, work: Work, clock_ghz: float) -> np.ndarray:
         """The latency in ms of one of each of the network's distinct operators."""
-        factors = np.exp(_kernel(work.shapes, self.shapes) @ self.pull) if len(self.shapes) else 1.0
-        return work.amounts @ np.exp(self.log_constants) / (clock_ghz * 1e6) * factors
+        return self._parts_ms(work, clock_ghz, _kernel(work.shapes, self.shapes))
+
+    def _parts_ms(self, work: Work, clock_ghz: float, alike: np.ndarray) -> np.ndarray:
+        return work.amounts @ np.exp(self.log_constants) / (clock_ghz * 1e6) * np.exp(alike @ self.pull)
 
     def predict(self, work: Work, clock_ghz: float) -> tuple[float, float]:
         """The median latency in ms, and the standard deviation of its logarithm."""
-        parts = self.parts_ms(work, clock_ghz) * work.counts
+        alike = _kernel(work.shapes, self.shapes)
+        parts = self._parts_ms(work, clock_ghz, alike) * work.counts
         total = float(parts.sum())
         shares, terms = parts / total, _term_shares(work, self.log_constants, parts / total)
-        prior = np.concatenate([self.deviation**2 * terms, _kernel(self.shapes, work.shapes) @ shares])
+        prior = np.concatenate([self.deviation**2 * terms, shares @ alike])
         variance = float(self.deviation**2 @ terms**2 + shares @ _kernel(work.shapes, work.shapes) @ shares)
         variance -= float(np.sum((self.learnt @ prior) ** 2))
-        return total, float(np.sqrt(max(variance, 0.0) + self.noise**2 + self.extra**2))
+        far = self.unseen * float(shares @ self._novelty(alike))
+        return total, float(np.sqrt(max(variance, 0.0) + self.noise**2 + self.extra**2 + far**2))
 
     @property
     def doubt(self) -> np.ndarray:
@@ -91,7 +107,7 @@ def unmeasured(prior: Prior, extra: float = 0.0) -> Posterior:
     """What is known where nothing was measured: the prior."""
     none = np.zeros((0, SHAPE))
     nothing = np.zeros((0, len(TERMS)))
-    return Posterior(prior.log_median, prior.deviation, none, np.zeros(0), nothing, 0.02, extra)
+    return Posterior(prior.log_median, prior.deviation, none, np.zeros(0), nothing, 0.02, extra, unseen=0.0)
 
 
 def fit(works: Sequence[Work], measured_ms: Sequence[float], clock_ghz: float, prior: Prior) -> Posterior:

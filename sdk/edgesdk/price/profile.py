@@ -19,9 +19,10 @@ from edgesdk.core.runtime import Kernels
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, loads, write
 from edgesdk.core.target import Chip, Target, prices_text
+from edgesdk.core.wording import counted
 from edgesdk.price.operator import CHANGES, Operator
 from edgesdk.price.physics import BYTES, FP16, SHAPE, TERMS, Work, work
-from edgesdk.price.posterior import Z90, Posterior
+from edgesdk.price.posterior import UNSEEN, Z90, Posterior
 
 SCHEMA = Schema("prices", 2)  # 1: the number alone
 MEASURED, SCALED, DERIVED = "measured", "scaled from a sibling", "derived from the chip's facts"
@@ -44,7 +45,8 @@ def in_a_word(kinds: Iterable[str]) -> str:
 class Provenance:
     """How a pair's prices came about: from what, when, with which runtime version and threads, and how far off.
 
-    ``errors`` are mean relative errors on networks that were held out, each with what was held out.
+    ``errors`` are mean relative errors on networks that were held out, each with what was held out; ``doubt`` is what
+    speaks against the figures.
     """
 
     kind: str
@@ -54,12 +56,20 @@ class Provenance:
     threads: tuple[int, ...]
     networks: int
     errors: tuple[tuple[str, float], ...] = ()
+    doubt: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in STANDINGS:
             raise ValueError(f"{self.kind!r} is not one of {', '.join(STANDINGS)}")
         if min(self.threads, default=0) < 1 or any(not 0 <= error < 100 for _, error in self.errors):
             raise ValueError("threads are above zero, and errors are not negative")
+
+    @property
+    def grounds(self) -> str:
+        """What the prices rest on: how many networks, with which version, of when, and how far off they are."""
+        what = counted(self.networks, "network") if self.networks else "no network of its own"
+        error = f"; mean error {100 * self.errors[0][1]:.1f} %" if self.errors else "; error not measured"
+        return f"{what}, {self.version}, {self.date}{error}"
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,7 @@ class StoredPair:
     deviation: Mapping[str, float]
     noise: float
     extra: float
+    unseen: float
     shapes: str
     pull: str
     learnt: str
@@ -283,6 +294,7 @@ def _stored(pair: Pair) -> StoredPair:
         deviation=dict(zip(TERMS, _round(posterior.deviation), strict=True)),
         noise=_round(posterior.noise),
         extra=_round(posterior.extra),
+        unseen=_round(posterior.unseen),
         shapes=json.dumps(posterior.shapes.astype(int).tolist(), separators=(",", ":")),
         pull=json.dumps(_round(posterior.pull), separators=(",", ":")),
         learnt=base64.b64encode(posterior.learnt.astype("<f4").tobytes()).decode(),  # float32: 5 digits are few
@@ -296,17 +308,18 @@ def _from_json(value: Mapping[str, Any]) -> Pair:
     learnt = np.frombuffer(base64.b64decode(str(value["learnt"]), validate=True), "<f4").astype(float)
     learnt = learnt.reshape(-1, len(TERMS) + len(shapes))
     noise, extra = float(value["noise"]), float(value["extra"])
-    figures = np.concatenate([constants, deviation, pull, learnt.ravel(), shapes.ravel(), [noise, extra]])
-    if not np.isfinite(figures).all() or (constants <= 0).any() or (deviation <= 0).any() or noise < 0 or extra < 0:
+    unseen = float(value.get("unseen", UNSEEN))
+    figures = np.concatenate([constants, deviation, pull, learnt.ravel(), shapes.ravel(), [noise, extra, unseen]])
+    doubts = np.concatenate([deviation, [noise, extra, unseen]])  # of logarithms
+    if not np.isfinite(figures).all() or (constants <= 0).any() or (deviation <= 0).any() or doubts.min() < 0:
         raise ValueError("it holds times that are not positive")
-    doubts = np.concatenate([deviation, [noise, extra]])  # of logarithms
     if constants.max() > 1e9 or doubts.max() > 100 or (np.abs(pull) > 1e3).any():
         raise ValueError("it holds times that overflow")
     if any((np.abs(part) > 1e6).any() for part in (learnt, shapes)):
         raise ValueError("it holds operators that nobody measured")
     if len(pull) != len(shapes):
         raise ValueError("its shapes and pulls do not match")
-    posterior = Posterior(np.log(constants), deviation, shapes, pull, learnt, noise, extra)
+    posterior = Posterior(np.log(constants), deviation, shapes, pull, learnt, noise, extra, unseen)
     told = value["provenance"] if "provenance" in value else value["standing"]  # as it was called before
     kernels, provenance = from_json(Kernels, value["kernels"]), from_json(Provenance, told)
     return Pair(str(value["runtime"]), str(value["precision"]), kernels, posterior, provenance)
