@@ -43,7 +43,9 @@ class Rewriting:
     """A graph, rewritten node by node."""
 
     def __init__(self, graph: GraphProto, opsets: Mapping[str, int], where: str) -> None:
-        self.graph, self.opsets, self.where = graph, opsets, where
+        self.graph: GraphProto = graph
+        self.opsets: Mapping[str, int] = opsets
+        self.where: str = where
         self.values: dict[str, np.ndarray] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         self.inputs: set[str] = {value.name for value in graph.input if value.name not in self.values}
         self.ends: set[str] = {value.name for value in graph.output}
