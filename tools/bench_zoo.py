@@ -44,11 +44,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from onnx import ModelProto
 from torch import nn
 
 import architectures
 import edgesdk
 from edgesdk.compress.apply import compressed
+from edgesdk.compress.integers import Grid
 from edgesdk.compress.quantize import calibrate, integer, specification
 from edgesdk.core.artifact import Artifact, format_of
 from edgesdk.core.budget import Cost
@@ -56,10 +58,11 @@ from edgesdk.core.errors import BudgetError, EdgeSdkError, FidelityError
 from edgesdk.core.graph import Graph, Group
 from edgesdk.core.plan import INT8, LayerPlan, Option, Plan, Proof
 from edgesdk.data.metrics import MSE, TOP_1
-from edgesdk.export.formats import save
+from edgesdk.export.formats import grid_of, save
 from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
 from edgesdk.export.parity import parity
+from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
 from edgesdk.price.operators import precisions, widths
 
@@ -162,12 +165,20 @@ class Subject:
         )  # fmt: skip
         generator = torch.Generator().manual_seed(0)
         scores = {group.name: torch.rand(group.size, generator=generator) for group in free}
-        small, self.options = compressed(self.network, plan, self.x, scores)
-        self.ready = integer(small, self.options)
-        if eight:
-            calibrate(self.ready, [self.x])
-        self.converted = converted(self.ready, self.x)
-        return {"macs": sum(layer.macs for layer in self.ready.graph.layers)}
+        self.small, self.options = compressed(self.network, plan, self.x, scores)
+        self.on_grids: dict[Grid, tuple[Network, ModelProto]] = {}
+        self.integers_for("onnxruntime")
+        return {"macs": sum(layer.macs for layer in self.small.graph.layers)}
+
+    def integers_for(self, runtime: str) -> None:
+        """Make the compressed network integer on the grid of ``runtime``, once for each grid, and convert it."""
+        grid = grid_of(runtime)
+        if grid not in self.on_grids:
+            ready = integer(self.small, self.options, grid)
+            if specification(ready):
+                calibrate(ready, [self.x])
+            self.on_grids[grid] = ready, converted(ready, self.x)
+        self.ready, self.converted = self.on_grids[grid]
 
     def save(self, kind: str, runtime: str) -> Path:
         path = self.folder / f"{kind}-{runtime}{format_of(runtime).suffix}"
@@ -180,6 +191,7 @@ class Subject:
 
     def write_half(self, runtime: str) -> Mapping[str, Any]:
         """The compressed network in the format of ``runtime``, compared with what it was made from."""
+        self.integers_for(runtime)
         artifact = Artifact(self.save(HALF, runtime), self.ready.graph, self.options, runtime)
         return {"off": parity(self.ready, artifact, [self.x[:COMPARED]]).error, "bytes": artifact.size_bytes}
 
