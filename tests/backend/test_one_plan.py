@@ -13,7 +13,6 @@ from slow import core
 from torch import Tensor, nn
 
 import edgesdk
-from edgesdk.core.graph import WEIGHTED
 from edgesdk.network.load import load_model
 from edgesdk.network.onnx_module.read import read
 from edgesdk.network.trace import trace
@@ -130,8 +129,10 @@ def test_every_way_in_is_the_same_network(family: str, tmp_path: Path) -> None:
         assert abs(found[0] - own[0]) <= 3, name  # of moves alone: three picks are an unbinding and three picks
 
 
-@pytest.mark.parametrize("family", core(FAMILIES, lambda family: False))
-def test_every_way_in_gets_the_same_plan(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("family", "ratio"), core((("residual", 0.8), ("gru", 1.0)), lambda *_: False))
+def test_every_way_in_gets_the_same_plan(
+    family: str, ratio: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EDGESDK_MODE", "brief")
     every, draw = ways(family, tmp_path), torch.Generator().manual_seed(3)
     example, own = FAMILIES[family][1][0], every["module"]
@@ -142,15 +143,15 @@ def test_every_way_in_gets_the_same_plan(family: str, tmp_path: Path, monkeypatc
     with torch.no_grad():
         answers = own(x)
     labels = (answers - answers.mean(0)).argmax(1)
-    budget = edgesdk.Budget(latency_ratio=0.95)
+    budget = edgesdk.Budget(latency_ratio=ratio)
     plans = {
         name: edgesdk.search(way, "pi4", (x.numpy(), labels.numpy()), budget, force=True) for name, way in every.items()
     }
     told = {  # names apart
-        name: [(plan.options[layer.name], plan.kept.get(layer.name)) for layer in plan.layers if layer.kind in WEIGHTED]
+        name: [(plan.options.get(layer.name), plan.kept.get(layer.name)) for layer in plan.layers]
         for name, plan in plans.items()
     }
-    own_plan, own_told = plans.pop("module"), told.pop("module")
+    first = plans["module"].predicted.latency_ms
     for name, plan in plans.items():
-        assert told[name] == own_told, name
-        assert plan.predicted.latency_ms == pytest.approx(own_plan.predicted.latency_ms, rel=0.02), name
+        assert told[name] == told["module"], name
+        assert plan.predicted.latency_ms == pytest.approx(first, rel=1e-3), name
