@@ -404,11 +404,9 @@ def believed(pair: Fitted, first: Mapping[Key, Posterior]) -> Prior:
         return Prior(other.log_constants, np.clip(np.hypot(other.doubt, 0.3), 0.0, prior().deviation))
     widened = pooled(same)
     if pair.runtime == "tensorrt":  # a call is one in each precision, and small networks were measured in fp16 alone
-        half = first.get((pair.board, pair.runtime, FP16))
-        known = pair.precision != FP16 and half is not None
-        widened = (
-            changed(widened, "call", float(np.exp(half.log_constants[INDEX["call"]])), 0.2)
-            if known
-            else changed(widened, "call", 8000.0, 0.8)
-        )
+        half = None if pair.precision == FP16 else first.get((pair.board, pair.runtime, FP16))
+        if half is None:
+            widened = changed(widened, "call", 8000.0, 0.8)
+        else:
+            widened = changed(widened, "call", float(np.exp(half.log_constants[INDEX["call"]])), 0.2)
     return widened
