@@ -28,7 +28,7 @@ BY_SHAPE = (
     "ConstantOfShape", "SequenceConstruct", "SequenceAt", "ConcatFromSequence", "SplitToSequence",
 )  # fmt: skip
 """Operators that the folder may replace although something that they read is no constant."""
-UNTYPED = Tensor("", ()).dtype  # of a description that says nothing of its type
+UNTYPED: str = Tensor("", ()).dtype  # of a description that says nothing of its type
 ANONYMOUS = ("", "?", "None")  # names of free axes that say nothing of their sizes being the same
 
 # Operators on integers, by the operator on numbers that they stand for and which of their inputs that one takes.

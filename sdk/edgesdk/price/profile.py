@@ -27,7 +27,7 @@ from edgesdk.price.posterior import UNSEEN, Z90, Posterior
 SCHEMA = Schema("prices", 2)  # 1: the number alone
 MEASURED, SCALED, DERIVED = "measured", "scaled from a sibling", "derived from the chip's facts"
 STANDINGS = (MEASURED, SCALED, DERIVED)
-WORDS = {MEASURED: "measured", SCALED: "scaled", DERIVED: "derived"}
+WORDS: dict[str, str] = {MEASURED: "measured", SCALED: "scaled", DERIVED: "derived"}
 MORE_THREADS = 0.15  # log standard deviation that a thread count adds which was not measured
 DIGITS = 5
 MAKE_ONE = "make a profile with edgesdk calibrate NAME"
