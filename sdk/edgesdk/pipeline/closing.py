@@ -48,9 +48,10 @@ def close_in(
     closer = _measure_again(study, budget, at, below, list(known.values()))
     known |= {each.plan.digest: each for each in closer}
     below = min((below, *select_keeping(closer, budget)), key=lambda each: _find_loss(at, each))
-    for _ in range(STEPS):
+    for step in range(STEPS):
         if _use(below, budget) > ENOUGH or study.deadline.is_over(SEARCH):
             break
+        study.tell(f"searching and measuring ({study.runtime}): closer to the bound, step {step + 1}", None)
         try:
             planned = make_plan(study, budget, EVEN, {**tight, **_aim(study, budget, below, list(known.values()))})
         except Unreachable:
@@ -96,7 +97,7 @@ def _measure_again(study: Study, budget: Budget, at: Menu, below: Attempt, known
     ]
     if not doubtful or study.deadline.is_over(SEARCH):
         return []
-    study.tell(f"measuring again ({study.runtime}): what was slower than it should be", None)
+    study.tell(f"searching and measuring ({study.runtime}): again, what was slower than it should be", None)
     files = {f"candidate-{each.plan.digest[:12]}": each.candidate.artifact for each in doubtful}
     measured = measure_beside(study, files, anew=True)
     again = []
