@@ -54,7 +54,7 @@ class UNet(nn.Module):
 
 
 class Heard(nn.Module):
-    def __init__(self, kind: type[nn.RNNBase], both: bool = False, last: bool = False) -> None:
+    def __init__(self, kind: type[nn.GRU] | type[nn.LSTM], both: bool = False, last: bool = False) -> None:
         super().__init__()
         self.recurrent, self.last = kind(8, 16, batch_first=True, bidirectional=both), last
         self.fc = nn.Linear(16 * (1 + both), 4)

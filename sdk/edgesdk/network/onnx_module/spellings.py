@@ -85,10 +85,10 @@ def attended(call: Call) -> Any:
     k = _untransposed(call, turned)
     if k is None or by_q is None or by_k is None or not isclose(by_q, by_k, rel_tol=NEAR):
         return None
-    proxies = [call.translation.proxy(node) for node in (q, k, call.maker(1))]
+    query, key, value = (call.translation.proxy(node) for node in (q, k, call.maker(1)))
     usual = isclose(by_q * by_k, call.translation.shapes_of(q)[0][-1] ** -0.5, rel_tol=NEAR)
     masked = None if mask is None else call.translation.proxy(mask)
-    return F.scaled_dot_product_attention(*proxies, masked, scale=None if usual else by_q * by_k)
+    return F.scaled_dot_product_attention(query, key, value, masked, scale=None if usual else by_q * by_k)
 
 
 def _times(node: Any) -> tuple[Any, float | None]:

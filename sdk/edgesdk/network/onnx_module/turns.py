@@ -46,7 +46,7 @@ def rejoined(call: Call, made: Any) -> Any:
     return made
 
 
-def _cut_out(node: fx.Node, axis: int) -> tuple[fx.Node, int] | None:
+def _cut_out(node: fx.Node, axis: int) -> tuple[Any, Any] | None:
     """Of what a node picks that is a single place along ``axis``: of which tensor, and which place."""
     source: Any
     places: Any
