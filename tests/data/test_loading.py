@@ -226,11 +226,12 @@ def test_weights_that_do_not_fit_are_named_and_not_loaded(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize("name", ["3.weight", "2.running_mean", "2.running_var"])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, name: str, value: float) -> None:
     state = {name: v.clone() for name, v in net().state_dict().items()}
-    state["3.weight"][1, 1] = value
+    state[name].view(-1)[1] = value
     torch.save(state, tmp_path / "weights.pt")
-    refused(ModelError, lambda: load_model(net(), tmp_path / "weights.pt"), "NaN or infinite", "3.weight")
+    refused(ModelError, lambda: load_model(net(), tmp_path / "weights.pt"), "NaN or infinite", name)
 
 
 # Data: what loads

@@ -29,6 +29,7 @@ from edgesdk.network.own_weights import noticing_own_weights
 WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 OTHERS = {".tflite": "TFLite", ".h5": "Keras", ".keras": "Keras", ".pb": "TensorFlow", ".xml": "OpenVINO"}
 FILES = (".onnx", ".pt2")
+STATISTICS = ("running_mean", "running_var")  # of a norm: with an infinite one a channel is constant, or is none
 QUANTIZED = (  # where PyTorch has its quantized layers, and those that are to become such
     "torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.quantization", "torch.ao.nn.qat",
     "torch.ao.nn.intrinsic.qat",
@@ -254,8 +255,13 @@ def _line(error: BaseException, path: Path) -> str:
 
 
 def _check_finite(model: nn.Module, source: str) -> None:
-    """Raise ``ModelError`` for NaN or infinite parameters, and for NaN buffers (masks hold infinities on purpose)."""
-    bad = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
-    bad += [name for name, value in model.named_buffers() if torch.isnan(value).any()]
+    """Raise ``ModelError`` for NaN or infinite parameters and running statistics, and for NaN in other buffers.
+
+    Masks hold infinities on purpose.
+    """
+    learnt = [*model.named_parameters()]
+    learnt += [(name, value) for name, value in model.named_buffers() if name.rpartition(".")[2] in STATISTICS]
+    bad = [name for name, value in learnt if not torch.isfinite(value).all()]
+    bad += [name for name, value in model.named_buffers() if name not in bad and torch.isnan(value).any()]
     if bad:
         raise ModelError(f"{source} has NaN or infinite weights: {listed(bad)}", "give the weights of a sound training")
