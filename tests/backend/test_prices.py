@@ -136,7 +136,7 @@ def test_a_probe_too_large_for_a_request_is_sent_as_a_file(tmp_path: Path) -> No
     with OtherPython(sys.executable) as agent:
         bench = Bench(agent, folder=tmp_path)
         bench.time([wide, operators()[-2]], probe)
-        assert bench.table.probe_ms(wide) > 0 and not bench.table.missing([wide, operators()[-2]])
+        assert all(bench.table.probe_ms(each) > 0 for each in (wide, operators()[-2]))  # in doubt where disturbed
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "litert"])
