@@ -16,6 +16,7 @@ from torch import nn
 
 from edgesdk.core.errors import EdgeSdkError
 from edgesdk.network.load import load_weighted
+from edgesdk.network.onnx_graph import read
 
 ONNX = {"float": network, "quantized": quantized}
 
@@ -55,6 +56,16 @@ def test_an_onnx_file_becomes_a_module_or_is_refused(folder: Path, name: str, da
     path = written(folder / "model.onnx", content)
     module = read_or_refused(lambda: load(path), EdgeSdkError)
     assert module is None or isinstance(module, nn.Module)
+
+
+@pytest.mark.parametrize("name", [b"pads", b"weight", b"conv", b"Conv", b"batch", b"relu", b"integers"])
+def test_a_name_that_is_no_text_is_refused(folder: Path, name: bytes) -> None:
+    """In some versions protobuf gives bytes for it, which nothing that comes after is ready for."""
+    content = network().SerializeToString()
+    path = written(folder / "model.onnx", content.replace(name, b"\x80" + name[1:]))
+    for make in (load, lambda path: read(path, (3, 6, 6))):
+        with pytest.raises(EdgeSdkError, match=r"model\.onnx is "):
+            make(path)
 
 
 @examples(40)
