@@ -88,7 +88,7 @@ def _loaded(path: Path) -> ExportedProgram:
         raise ModelError(fact, "export the model without them, or name its module as file.py:callable")
     if (code := find_code(told)) is not None:
         fact = f"{path} holds what would be executed as code, {code}"
-        raise ModelError(fact, "take no model from where it came: torch.export.save writes nothing such")
+        raise ModelError(fact, "trust no file from there: torch.export.save writes none like it")
     made_by = _torch_of(told)
     with _tensors_alone(), _told() as causes, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -14,6 +14,7 @@ from math import inf
 from typing import Any
 
 import torch
+from torch.utils._sympy import functions as sizes
 
 ACTIVE = re.compile(r'["\\\x00-\x1f\x7f-\x9f]')
 """Characters at which a name in quotes ends, or becomes another."""
@@ -27,9 +28,15 @@ EXPRESSION = (
     ast.Expression, ast.Call, ast.Name, ast.Load, ast.Constant, ast.keyword, ast.BinOp, ast.UnaryOp, ast.Compare,
     ast.operator, ast.unaryop, ast.cmpop,
 )  # fmt: skip
+CLASSES = {  # of SymPy and PyTorch, of which sizes are made
+    "Symbol", "Integer", "Rational", "Float", "Add", "Mul", "Pow", "Max", "Min", "Abs", "And", "Or", "Not", "Equality",
+    "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan",
+    *sizes.__all__,
+}  # fmt: skip
+POWERS = {"Pow", "PowByNatural", "FloatPow", "LShift"}  # what grows without end by its second argument
 EXPONENT = re.compile(r"(?:Integer\()?-?(\d{1,2})\)?|Rational\(-?(?:\d{1,2}), \d{1,2}\)")
 HIGHEST = 64  # power of a size, all in an expression taken together
-CLASS = re.compile(r"[A-Z][A-Za-z]*")  # of SymPy; Python's own functions begin with a small letter
+OUTSIDE = {"filename", "group_name"}  # arguments of operators that read or write files, or speak to other processes
 WORDS = ("metadata", "as_string", "in_spec", "out_spec", "guards_code", "stack_trace")  # texts that are no names
 
 
@@ -68,14 +75,21 @@ def _is_expression(text: str) -> bool:
         nodes = list(ast.walk(ast.parse(text, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    if not all(isinstance(node, EXPRESSION) and not isinstance(node, ast.Pow) for node in nodes):
+    if not all(isinstance(node, EXPRESSION) and not isinstance(node, (ast.Pow, ast.LShift)) for node in nodes):
         return False
     called = [node for node in nodes if isinstance(node, ast.Call)]
-    named = [call for call in called if isinstance(call.func, ast.Name) and CLASS.fullmatch(call.func.id)]
+    names = [ast.unparse(call.func) for call in called]
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    powers = [ast.unparse(call.args[-1]) for call in named if ast.unparse(call.func) == "Pow" and call.args]
-    exponents = [int(found[1] or 1) if (found := EXPONENT.fullmatch(power)) else inf for power in powers]
-    return len(named) == len(called) and all(map(str.isidentifier, texts)) and math.prod(exponents) <= HIGHEST
+    powers = [call for call, name in zip(called, names, strict=True) if name in POWERS]
+    exponents = math.prod(map(_read_exponent, powers))
+    return CLASSES.issuperset(names) and all(map(str.isidentifier, texts)) and exponents <= HIGHEST
+
+
+def _read_exponent(power: ast.Call) -> float:
+    """The number that a power is of; without end where that is no small one."""
+    written = ast.unparse(power.args[1]) if len(power.args) == 2 and not power.keywords else ""
+    found = EXPONENT.fullmatch(written)
+    return inf if found is None else max(1, int(found[1] or 1))
 
 
 def _is_operator(target: str) -> bool:
@@ -96,4 +110,11 @@ def _is_operator(target: str) -> bool:
         found = getattr(found, part, None)
         if found is None:
             return True  # which no PyTorch here has: reading it says so
-    return isinstance(found, OPERATORS)
+    return isinstance(found, OPERATORS) and not _reaches_out(found)
+
+
+def _reaches_out(operator: Any) -> bool:
+    """Whether an operator reads or writes what is no tensor of the model's."""
+    every = [getattr(operator, name) for name in operator.overloads()] if hasattr(operator, "overloads") else [operator]
+    given = {argument.name for each in every if hasattr(each, "_schema") for argument in each._schema.arguments}
+    return bool(given & OUTSIDE) or getattr(operator, "namespace", "") == "debugprims"
