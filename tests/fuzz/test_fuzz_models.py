@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mutations import damaged, examples, read_or_refused, written
+from onnx import helper
 from onnx_damage import network, quantized, rewired
 from torch import nn
 
@@ -58,13 +59,16 @@ def test_an_onnx_file_becomes_a_module_or_is_refused(folder: Path, name: str, da
     assert module is None or isinstance(module, nn.Module)
 
 
-@pytest.mark.parametrize("name", [b"pads", b"weight", b"conv", b"Conv", b"batch", b"relu", b"integers"])
+@pytest.mark.parametrize("name", [b"pads", b"weight", b"conv", b"Conv", b"batch", b"relu", b"integers", b"within"])
 def test_a_name_that_is_no_text_is_refused(folder: Path, name: bytes) -> None:
     """In some versions protobuf gives bytes for it, which nothing that comes after is ready for."""
-    content = network().SerializeToString()
+    model = network()
+    part = helper.make_graph([helper.make_node("Relu", ["y"], ["within"])], "part", [], [])
+    model.graph.node.append(helper.make_node("If", ["shape"], ["z"], "which", then_branch=part, else_branch=part))
+    content = model.SerializeToString()
     path = written(folder / "model.onnx", content.replace(name, b"\x80" + name[1:]))
     for make in (load, lambda path: read(path, (3, 6, 6))):
-        with pytest.raises(EdgeSdkError, match=r"model\.onnx is "):
+        with pytest.raises(EdgeSdkError, match=r"model\.onnx is (damaged: it holds a text|not an ONNX file)"):
             make(path)
 
 

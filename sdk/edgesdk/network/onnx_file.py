@@ -7,8 +7,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import ceil, inf, prod
 from pathlib import Path
+from typing import Any
 
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from onnx import ModelProto, TensorProto, external_data_helper, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 
@@ -92,8 +95,8 @@ def _check_filled(tensors: Iterable[TensorProto], path: Path) -> None:
 
 def _damage(model: ModelProto) -> str | None:
     """What no ONNX file has, in words; ``None`` for a sound one."""
-    if garbled := [text for text in _list_names(model) if not isinstance(text, str)]:
-        return f"it holds a name that is no text ({garbled[0]!r})"
+    if garbled := [text for text in _list_texts(model) if not isinstance(text, str)]:
+        return f"it holds a text that is none ({garbled[0]!r})"
     if unmade := _unmade(model):
         return f"nothing in it makes {unmade[0]} before it is read"
     graph = model.graph
@@ -106,17 +109,15 @@ def _damage(model: ModelProto) -> str | None:
     return next(filter(None, map(_unfilled, graph.initializer)), None)
 
 
-def _list_names(model: ModelProto) -> Iterator[str | bytes]:
-    """All that something is called in the file: protobuf gives bytes for what is no UTF-8."""
-    yield from (entry.domain for entry in model.opset_import)
-    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
-        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
-        yield from (attribute.name for attribute in node.attribute)
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        yield from (value.name, *(dim.dim_param for dim in value.type.tensor_type.shape.dim))
-    yield from (tensor.name for tensor in model.graph.initializer)
-    for function in model.functions:
-        yield from (function.name, function.domain, *function.input, *function.output)
+def _list_texts(message: Message) -> Iterator[Any]:
+    """All texts in the file but remarks, names among them: protobuf gives bytes for what is no UTF-8."""
+    for field, value in message.ListFields():
+        every: Any = (value,) if isinstance(value, (str, bytes, Message)) else value
+        if field.type == FieldDescriptor.TYPE_STRING and field.name != "doc_string":
+            yield from every
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            for part in every:
+                yield from _list_texts(part)
 
 
 def _unmade(model: ModelProto) -> list[str]:
