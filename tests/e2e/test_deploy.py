@@ -21,9 +21,8 @@ from edgesdk.core.errors import BundleError
 from edgesdk.solve.milp import solve
 
 # Of the shares of the dense model's latency, so that the machine's speed cancels; prices are brief in tests, by three
-# visits whatever disturbs the machine, and a plan that closes in on its bound goes by what its neighbours were measured
-# at, not by these prices. How near a prediction is with prices as usual, tools/bench_noise.py tells.
-BRIEF = 1.8
+# visits whatever disturbs the machine. How near a prediction is with prices as usual, tools/bench_noise.py tells.
+BRIEF = 1.25
 SOLVER_SECONDS = inspect.signature(solve).parameters["seconds"].default
 MEMORY_SLACK = 400_000  # bytes: pages and arenas of the allocator, which the liveness of tensors does not see
 
@@ -49,7 +48,8 @@ def test_the_artifact_keeps_the_budget_that_was_predicted(deployed) -> None:
     measured, predicted = report["measured"], report["predicted"]
     assert measured["basis"] == "measured" and predicted["basis"] == "predicted"
     assert 0 < measured["latency_ratio"] <= report["budget"]["latency_ratio"] == 0.5
-    assert 1 / BRIEF < predicted["latency_ratio"] / measured["latency_ratio"] < BRIEF
+    first = report["history"][0]  # later plans go by what it was measured at, where that contradicts its price
+    assert 1 / BRIEF < first["predicted"]["latency_ratio"] / first["measured"]["latency_ratio"] < BRIEF
     assert predicted["size_bytes"] == pytest.approx(measured["size_bytes"], rel=0.25)
     memory = measured["peak_memory_bytes"]
     assert predicted["peak_memory_bytes"] == pytest.approx(memory, rel=0.25, abs=MEMORY_SLACK)

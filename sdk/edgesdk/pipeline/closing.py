@@ -31,7 +31,7 @@ def close_in(
 ) -> tuple[Attempt, ...]:  # fmt: skip
     """Attempts beside those of ``found`` that keep ``budget``, where these leave much of its latency.
 
-    The last of them is the best that keeps it, unless none does and is better than what was found.
+    Where one of them keeps it and is better than what was found, the best such comes last.
 
     A model that a disturbed run measured as slow corrects the prices, so that what is searched for after it is tighter
     than it need be. So what missed the bound though it should be better is measured again; then plans are searched for
