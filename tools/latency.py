@@ -18,7 +18,7 @@ from edgesdk.core.graph import Graph
 from edgesdk.core.serialize import dumps, from_json, write
 from edgesdk.core.target import Chip
 from edgesdk.network.module_graph import read
-from networks import classic, detectors, mobile, others, yolo
+from networks import classic, detectors, later, mobile, yolo
 from networks.nasbench import INPUTS, network
 
 NETSPRESSO_NAMES = {"ResNet18": "resnet18", "ResNet50": "resnet50"}  # as ZOO has them
@@ -26,7 +26,7 @@ XNNPACK_NAMES = {
     "mobilenet_v1_1.0": "mobilenet-v1-1.0-224", "mobilenet_v2_1.0": "mobilenet-v2-1.0-224",
     "mobilenet_v3_large": "MobileNetV3-large", "mobilenet_v3_small": "MobileNetV3-small",
 }  # fmt: skip
-ZOO = {**classic.NETWORKS, **mobile.NETWORKS, **detectors.NETWORKS, **yolo.NETWORKS, **others.NETWORKS}
+ZOO = {**classic.NETWORKS, **mobile.NETWORKS, **detectors.NETWORKS, **yolo.NETWORKS, **later.NETWORKS}
 NETSPRESSO = "NetsPresso Trainer by Nota, docs/benchmarks, https://github.com/Nota-NetsPresso/netspresso-trainer"
 TRTUTILS = "trtutils by J. Davis, benchmark/data, https://github.com/justincdavis/trtutils"
 XNNPACK = "XNNPACK's README of February 2022, https://github.com/google/XNNPACK"

@@ -1,4 +1,4 @@
-"""Networks of NetsPresso's, trtutils' and XNNPACK's tables that no other table has: YOLOv7-tiny, YOLOv8, YOLOX, and
+"""Networks of the later tables (NetsPresso's, trtutils', XNNPACK's) that no other has: YOLOv7-tiny, YOLOv8, YOLOX, and
 what timm builds. Written from the published configurations; suppression is left out.
 """
 
