@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
+from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.artifact import Artifact
-from edgesdk.core.errors import ModelError
+from edgesdk.core.errors import FidelityError, ModelError
+from edgesdk.core.plan import Option
 from edgesdk.export.formats import export
-from edgesdk.export.parity import compared_by_output, faithful
-from edgesdk.network.reference import Reference
+from edgesdk.export.parity import compared_by_output, faithful, parity
+from edgesdk.network.reference import Reference, check
 from edgesdk.network.trace import trace
 
 X = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -335,6 +337,48 @@ def test_outputs_that_hardly_vary_are_compared_by_their_size_and_whole_ones_by_h
         other[0].bias.data += 1.0  # type: ignore[union-attr]
         errors = compared_by_output(Reference(other).flat, artifact, [x])
         assert errors[0] > 0.5 and 0.1 < errors[4] <= 1
+
+
+@pytest.mark.parametrize("way", ["rows", "trace"])
+def test_a_model_that_amplifies_rounding_is_not_said_to_mix_samples_or_to_be_traced_wrongly(way: str) -> None:
+    class Steep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(64, 64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.fc(x)
+            if way == "rows" and len(x) == 1:  # as a kernel for one sample would, which sums in another order
+                y = y + 1e-7
+            if way == "trace" and not torch.compiler.is_compiling():
+                y = y + 1e-7
+            return (1e6 * y).sin()
+
+    with pytest.raises(ModelError, match="amplifies rounding"):
+        model = Steep()
+        x = torch.randn(8, 64)
+        check(trace(model, x), Reference(model), x)
+
+
+@pytest.mark.parametrize("gain", [3e3, 1.0])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_amplifies_rounding_is_told_apart_from_a_wrong_file(precision: str, gain: float, tmp_path: Path) -> None:
+    x = torch.randn(64, 6)
+    model = nn.Sequential(nn.Linear(6, 5), Calling(lambda y: (gain * y).sin())).eval()
+    other = copy.deepcopy(model)
+    other[0].bias.data += 1.0  # type: ignore[union-attr]
+    options = {"0": Option(precision, 8)} if precision == "int8" else {}
+    right, wrong = (integer(trace(each, x), options) for each in (model, other))
+    for network in (right, wrong):
+        calibrate(network, [x])
+    path = tmp_path / "model.onnx"
+    export(wrong, x, path)
+    with pytest.raises(FidelityError) as raised:
+        if precision == "int8":
+            parity(right, Artifact(path), [x])
+        else:
+            faithful(Reference(model), right, Artifact(path), [x])
+    assert ("amplifies rounding" in raised.value.fact) == (gain > 1)
 
 
 def test_one_sample_alone_can_be_traced() -> None:

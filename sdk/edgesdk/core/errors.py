@@ -97,6 +97,7 @@ class FidelityError(EdgeSdkError):
     kind = "fidelity"
     exit_code = 7
     INSTEAD = "choose another --runtime, or leave its layers in float with --precision fp32"
+    FLOAT = "leave its layers in float with --precision fp32: every runtime rounds in its own way"
 
 
 class BundleError(EdgeSdkError):

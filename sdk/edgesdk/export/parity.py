@@ -15,10 +15,11 @@ from edgesdk.core.errors import FidelityError
 from edgesdk.core.parity import Parity
 from edgesdk.core.runtime import find_runtime, format_of
 from edgesdk.network.network import Batch, Network, Structure, figures, tensors
-from edgesdk.network.reference import Reference, spread
+from edgesdk.network.reference import NUDGE, STEADIER, Reference, amplification, spread
 
 SAMPLES = 128
 FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 5e-2
+INTEGER_NUDGE = 1e-4  # of an input's spread: about a hundredth of a step of int8
 ROUGH = 1e-1  # with 4-bit weights in LiteRT, whose kernels for them round one in forty results up that others do not
 INTEGER_PRECISIONS = ("int8", "uint8", "int4", "i8", "u8", "i4")
 
@@ -52,10 +53,11 @@ def parity(network: Network, artifact: Artifact, batches: Sequence[Batch]) -> Pa
     """
     result = compared(network.flat, artifact, batches, _tolerance(network, artifact))
     if not result.error <= result.tolerance:
-        off = f"{result.error:.2g} of their spread, more than {result.tolerance:g}"
-        raise FidelityError(
-            f"the file's outputs differ from the simulation's by {off}", FidelityError.INSTEAD, **_figures(result)
-        )
+        fact = f"the file's outputs differ from the simulation's by {_off(result)}"
+        nudge = INTEGER_NUDGE if result.tolerance > FLOAT_TOLERANCE else NUDGE
+        if amplifies := amplification(network.flat, batches[0], nudge, result.tolerance):
+            raise FidelityError(f"{fact}: {amplifies}", FidelityError.FLOAT, **_figures(result))
+        raise FidelityError(fact, FidelityError.INSTEAD, **_figures(result))
     return result
 
 
@@ -65,10 +67,15 @@ def faithful(reference: Reference, network: Network, artifact: Artifact, batches
         reference.flat, artifact, batches, ROUGH if network.module.meta.get("halves") else FLOAT_TOLERANCE
     )
     if not result.error <= result.tolerance:
-        off = f"by {result.error:.2g} of their spread, more than {result.tolerance:g}"
-        fact = f"what {artifact.runtime} computes of the dense model differs from the model itself {off}"
+        fact = f"what {artifact.runtime} computes of the dense model differs from the model itself by {_off(result)}"
+        if amplifies := amplification(reference.flat, batches[0], NUDGE, result.tolerance):
+            raise FidelityError(f"{fact}: {amplifies}", STEADIER, **_figures(result))
         raise FidelityError(fact, "choose another --runtime", **_figures(result))
     return result
+
+
+def _off(result: Parity) -> str:
+    return f"{result.error:.2g} of their spread, more than {result.tolerance:g}"
 
 
 def _figures(result: Parity) -> dict[str, float]:

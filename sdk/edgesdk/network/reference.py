@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SAMPLES = 8  # real ones, that a traced network is compared on
 TOLERANCE = 1e-3  # of a value's spread: a kernel sums in another order for another size of batch
+NUDGE = 1e-6  # of an input's spread: what rounding does to floats
+STEADIER = "train it with normalization between its layers, or with smaller weights: no two runtimes round alike"
 ROUGH = 5e-2  # where forward() computes in bfloat16 what the network computes in float32
 
 
@@ -95,6 +97,7 @@ def _check_translated(reference: Reference, x: Batch) -> None:
     file = reference.file
     if file is None or _same(answer(reference.module, x), file(x)):
         return
+    _check_steady(reference, x)
     place = file.parting(reference.module, x, _same)
     fact = f"the module made of {file.source.path.name} does not compute what ONNX Runtime does of it, from {place} on"
     raise ModelError(fact, "name the PyTorch module that it was exported from, as file.py:callable")
@@ -123,6 +126,7 @@ def _check_rows(network: Network, reference: Reference, x: Batch) -> None:
             fact = f"output {place} of the model has the samples of a batch along axis {axis}"
             raise ModelError(fact, "return them along the first axis")
         if not _same(value, own[0] if axis is None else torch.cat(own)):
+            _check_steady(reference, rows[0])
             where = _place(network, _first(network, _mixed(lambda batch: _nodes(network, batch), x, rows)))
             where = where or _part(reference, next(iter(_mixed(lambda batch: _parts(reference, batch), x, rows)), None))
             if value.dim() != own[0].dim():
@@ -138,6 +142,7 @@ def _check_traced(network: Network, reference: Reference, x: Batch) -> None:
     tolerance = ROUGH if network.module.meta.get("halves") else TOLERANCE
     if _same(outputs, reference.answer(x), tolerance):
         return
+    _check_steady(reference, x)
     values, within = run(network.module, x), _within(network.module)
     apart, before = None, None
     for path, value in _parts(reference, x).items():
@@ -150,6 +155,42 @@ def _check_traced(network: Network, reference: Reference, x: Batch) -> None:
     where = _part(reference, apart) + (f", after {_part(reference, before)}" if before and apart else "")
     fact = f"tracing the model does not give what the model computes: the two part at {where}"
     raise ModelError(fact, "let forward() do the same when it is traced: it must ask neither that nor what values are")
+
+
+def _check_steady(reference: Reference, x: Batch) -> None:
+    """Raise ``ModelError`` where rounding alone accounts for outputs that differ, whatever they differ from."""
+    if amplifies := amplification(reference.flat, x, NUDGE, TOLERANCE):
+        raise ModelError(amplifies, STEADIER)
+
+
+def amplification(answers: Callable[[Batch], list[Tensor]], x: Batch, nudge: float, tolerance: float) -> str:
+    """In words, how far the ``answers`` to ``x`` move, in their spread, where floats of ``x`` move by ``nudge`` of
+    theirs; nothing where that is within ``tolerance``.
+
+    What a model amplifies is told apart so from what a trace or a runtime computes wrongly.
+    """
+    random = torch.Generator().manual_seed(0)
+
+    def move(t: Tensor) -> Tensor:
+        if not t.is_floating_point():
+            return t
+        return t + nudge * spread(t.double()) * torch.randn(t.shape, generator=random).to(t)
+
+    with torch.no_grad():
+        before, after = answers(x), answers(rebatch(x, move))
+    by = max(
+        (
+            float((b.double() - a.double()).square().mean().sqrt()) / spread(b.double())
+            for b, a in zip(before, after, strict=True)
+            if b.is_floating_point()
+        ),
+        default=0.0,
+    )
+    if not by > tolerance:
+        return ""
+    return (
+        f"the model amplifies rounding: its outputs move by {by:.2g} of their spread where its inputs move by {nudge:g}"
+    )
 
 
 def _nodes(network: Network, x: Batch) -> dict[str, Any]:
