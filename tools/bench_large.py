@@ -100,7 +100,9 @@ def made(name: str, samples: int) -> tuple[nn.Module, Tensor, Tensor | None]:
 def search(name: str, samples: int, target: str) -> dict[str, float]:
     """Seconds of each stage of a search in this process."""
     import edgesdk
+    from edgesdk.cli.freed import keep_freed_memory
 
+    keep_freed_memory()  # as every command does
     network, x, y = made(name, samples)
     clock, budget = Clock(), edgesdk.Budget(latency_ratio=0.5)
     data = (x.numpy(), None if y is None else y.numpy())

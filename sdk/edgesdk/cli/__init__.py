@@ -8,6 +8,7 @@ import click
 
 from edgesdk.cli import asking, beginning, devices, diffing, gating, making, preparing, staging, sweeping
 from edgesdk.cli.frame import Commands
+from edgesdk.cli.freed import keep_freed_memory
 from edgesdk.cli.remarks import show_as_lines
 
 THRESHOLDS: tuple[int, int, int] = (20_000, 10, 10)
@@ -23,6 +24,7 @@ def main() -> None:
     9 disk, 10 to 12 a gate that did not pass, 70 an unexpected error, 130 interrupted, 143 ended by SIGTERM.
     """
     gc.set_threshold(*THRESHOLDS)
+    keep_freed_memory()
     show_as_lines()
 
 
