@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -388,3 +390,27 @@ def test_a_metric_is_read_once() -> None:
 
 def test_a_model_that_answers_no_tensor_is_said() -> None:
     refused(ModelError, lambda: read(Many(lambda a, b: None)), "answers with a NoneType")
+
+
+UNCOMPILED = """
+import torch
+
+@torch.library.register_fake("torchvision::nms")
+def nms(boxes, scores, overlap):
+    return boxes
+"""
+"""What torchvision does first as it is imported: PyTorch fails where the compiled part did not declare the operator."""
+
+
+def test_a_file_is_read_whose_imports_take_a_torchvision_without_its_compiled_part(tmp_path: Path) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision/__init__.py").write_text(UNCOMPILED)
+    (tmp_path / "library.py").write_text("import torchvision\n")
+    (tmp_path / "own.py").write_text("import library\n\ndef metric(outputs, targets):\n    return 7.0\n")
+    code = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "from edgesdk.data.metrics import read_metric\n"
+        "print(read_metric('own.py:metric')(None, None))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "7.0\n", done.stderr

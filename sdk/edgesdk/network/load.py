@@ -205,9 +205,13 @@ def _module(where: str, what: str, error: type[EdgeSdkError]) -> ModuleType:
         raise error(f"{what}: there is no file {where}", "check the path")
     try:
         with _imports_from(path.resolve().parent if is_file else Path.cwd()):
-            if where.split(".")[0] == torchvision.NAME:
+            try:
+                return _executed(path.resolve()) if is_file else importlib.import_module(where)
+            except RuntimeError as failure:
+                if not torchvision.is_uncompiled(failure):
+                    raise
                 torchvision.import_torchvision()
-            return _executed(path.resolve()) if is_file else importlib.import_module(where)
+                return _executed(path.resolve()) if is_file else importlib.import_module(where)
     except (Exception, SystemExit) as failure:
         if isinstance(failure, ModuleNotFoundError) and failure.name and (where + ".").startswith(failure.name + "."):
             raise error(f"{what}: there is no module {failure.name!r}", f"install it, or {FORM}") from None

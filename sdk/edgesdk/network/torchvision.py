@@ -27,7 +27,7 @@ def import_torchvision() -> None:
     try:
         importlib.import_module(NAME)
     except RuntimeError as error:
-        if not str(error).startswith(UNCOMPILED):
+        if not is_uncompiled(error):
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == NAME]:
             del sys.modules[name]
@@ -36,3 +36,8 @@ def import_torchvision() -> None:
             library.define(schema)
         _libraries.append(library)
         importlib.import_module(NAME)
+
+
+def is_uncompiled(error: BaseException) -> bool:
+    """Whether ``error`` came of an import of torchvision without its compiled part, perhaps by another library."""
+    return str(error).startswith(UNCOMPILED)
