@@ -165,6 +165,16 @@ class Benchmark(OnDisk):
         self.assertIn("Conv", " ".join(kernel["operator"] for kernel in result["kernels"]))
         self.assertAlmostEqual(sum(kernel["share"] for kernel in result["kernels"]), 1)
         self.assertEqual({kernel["provider"] for kernel in result["kernels"]}, {"CPUExecutionProvider"})
+        self.assertTrue(
+            all(kernel["low_ms"] <= kernel["profiled_ms"] <= kernel["high_ms"] for kernel in result["kernels"])
+        )
+
+    def test_what_a_profiler_costs(self):
+        path = self.path("a.onnx", agent_models.conv(16, 16))
+        for seconds, runs in ((10, measure.PROFILED_RUNS), (0, measure.PROFILED_LEAST)):  # as many as there is time for
+            result = measure.kernels(self.reports.append, path=path, seconds=seconds)
+            self.assertEqual(result["runs"], runs)
+            self.assertGreater(min(result["profiled_run_ms"], result["plain_run_ms"]), 0)
 
 
 @agent_models.needs_runtime

@@ -130,6 +130,11 @@ def test_what_was_measured_there_is_beside_what_was_predicted(deployed) -> None:
         left_dense or report["measured"]["latency_ms"] < report["dense"]["statistics"]["p50"]
     )
     assert report["deployed"]["device"]["runners"].keys() == {"onnxruntime"}  # of the board: more are here
+    profiles, layers = report["profiles"], {layer["name"] for layer in report["layers"]}
+    assert list(profiles) == ["dense", "deployed"]
+    for profile in profiles.values():
+        assert {name for kernel in profile["kernels"] for name in kernel["layers"]} <= layers
+        assert profile["runs"] > 0 and sum(kernel["profiled_ms"] for kernel in profile["kernels"]) > 0
     assert report["deployed"]["digest"] == file_digest(deployed[0] / "model.onnx")
     assert Bundle.open(deployed[0]).manifest["architecture"] == os.uname().machine
 

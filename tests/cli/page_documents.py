@@ -21,6 +21,7 @@ from edgesdk.core.answers import AnswerChanges, Flip
 from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.energy import Energy
 from edgesdk.core.facts import Conditions, During, Frequency, Hardware, Temperature, Throttle
+from edgesdk.core.kernels import Kernel, KernelProfile
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.parity import Parity
 from edgesdk.core.plan import FP32, INT8, Form, LayerPlan, Option, Plan, Proof, Rejected
@@ -87,6 +88,8 @@ def full(layers: int = 6) -> Documents:
              *(Flip(number, 2, 2, 1) for number in (9, 11, 12))],
         ),
         roofs=Roofs("measured", {"fp32": 12.5, "int8": 50.0}, 16.0),
+        profiles={"dense": _profile("onnxruntime", [layer.name for layer in plan.layers], 0.025),
+                  "deployed": _profile("onnxruntime", [layer.name for layer in plan.layers], 0.0125)},
         layers=tuple(
             LayerFacts(layer.name, "conv2d", 1000 * number, 100, 16, 16 - number % 9, 0.001 * number, None,
                        LayerWork(1000 * number, 4000, 4096 * (1 + number % 3), 0),
@@ -131,6 +134,20 @@ def _measured(name: str, middle: float, size: int) -> Report:
     )  # fmt: skip
 
 
+def _profile(runtime: str, layers: list[str], ms: float, timed: bool = True) -> KernelProfile:
+    """Of kernels as runtimes tell of them: the first two layers are fused in one, the third has two, one is of none."""
+    named = [tuple(layers[:2]), (), *((name,) for name in layers[2:3]), *((name,) for name in layers[2:])]
+    times = [ms * (1 + number) for number in range(len(named))]
+    kernels = tuple(
+        Kernel(f"kernel {number}", "Conv" if names else "Reorder", "CPU", "i8", names, *(
+            (time / sum(times), time, 0.9 * time, 1.25 * time) if timed else (None, None)
+        ))
+        for number, (names, time) in enumerate(zip(named, times, strict=True))
+    )  # fmt: skip
+    told = KernelProfile(runtime, "1.32.0", kernels)
+    return replace(told, runs=50, run_ms=1.5 * sum(times), plain_ms=sum(times)) if timed else told
+
+
 def emulated() -> Documents:
     """The same where the board was emulated: nothing was measured."""
     kept = full()
@@ -139,6 +156,7 @@ def emulated() -> Documents:
         **kept.report,
         "basis": "emulated",
         "roofs": roofs,
+        "profiles": {},
         "measured": {**kept.report["measured"], "basis": "emulated"},
     }
     return Documents(kept.manifest, kept.plan, report)
@@ -158,6 +176,7 @@ def predicted(layers: int = 6) -> Documents:
         "roofs": {**kept.report["roofs"], "basis": "predicted"},
         "basis": "predicted",
         "measured": None,
+        "profiles": {},
         "to_measure": ["run.py --time 10"],
         "beside": {},
     }
@@ -224,4 +243,8 @@ def benchmark() -> dict[str, Any]:
     second = replace(_measured("dense", 2.6, 9743), name="b.onnx", valid=False, reason="throttled after the run")
     first = replace(first, energy=Energy(3.25, 0.125, 8.5, 6.75, 4.125, 5, "rapl (package-0)", None, ("a name",)))
     second = replace(second, energy=Energy(None, None, None, None, None, 0, "my meter", "the meter stopped: 2 s"))
-    return json.loads(dumps(Benchmark((first, second))))
+    names = [f"layer {number}" for number in range(5)]
+    profiles = {
+        first.name: _profile("onnxruntime", names, 0.02), second.name: _profile("litert", names, 0.02, timed=False)
+    }  # fmt: skip
+    return json.loads(dumps(Benchmark((first, second), profiles)))

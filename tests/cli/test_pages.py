@@ -110,7 +110,7 @@ SECTIONS = {
     "diff": {"layers", "advice", "made"},
     "front": {"target-1", "target-2", "made"},
     "models": {"models", "target-1", "target-3", "made"},
-    "benchmark": {"latency", "ratios", "runs", "device"},
+    "benchmark": {"latency", "ratios", "kernels", "runs", "device"},
 }
 
 
@@ -199,21 +199,90 @@ def test_figures_are_those_of_the_documents(name: str) -> None:
     ]
 
 
+PREDICTED, MEASURED = ("dense, predicted", "deployed, predicted"), ("dense, measured", "deployed, measured")
+
+
 @every_document
 def test_layers_are_in_the_order_of_the_graph_with_what_became_of_them(documents: Documents) -> None:
     heading, *rows = [row for row in page(documents).table("layers") if len(row) > 3]
     assert [row[1] for row in rows] == [f"{layer.name} {layer.reason}" for layer in documents.plan.layers]
-    place = {name: heading.index(name) for name in ("channels", "runs as", "dense", "deployed", "of all MACs")}
+    place = {name: heading.index(name) for name in ("channels", "runs as", *PREDICTED, "of all MACs")}
     facts = {entry["name"]: entry for entry in documents.report.get("layers", ())}
     macs = sum(entry["macs"] for entry in facts.values())
     for row, layer in zip(rows, documents.plan.layers, strict=True):
         assert row[place["runs as"]] == str(layer.option)
-        assert row[place["deployed"]] == milliseconds(layer.latency_ms or None)
-        assert row[place["dense"]] == milliseconds(layer.dense_ms)
+        figures = [milliseconds(layer.dense_ms), milliseconds(layer.latency_ms or None)]
+        assert [row[place[name]] for name in PREDICTED] == figures
         if own := facts.get(layer.name):
             same = own["kept"] == own["channels"]
             assert row[place["channels"]] == (str(own["kept"]) if same else f"{own['channels']} → {own['kept']}")
             assert row[place["of all MACs"]] == percent(own["macs"] / macs)
+
+
+def test_what_each_layer_took_is_beside_what_was_predicted() -> None:
+    """As the profiler told it: fused layers have one figure, a layer of several kernels their sum."""
+    documents = page_documents.full()
+    heading, *rows = [row for row in page(documents).table("layers") if len(row) > 3]
+    for name, column in zip(("dense", "deployed"), MEASURED, strict=True):
+        kernels = documents.report["profiles"][name]["kernels"]
+        alone = {layer.name: 0.0 for layer in documents.plan.layers}
+        for kernel in kernels:
+            for layer in kernel["layers"]:
+                alone[layer] += kernel["profiled_ms"]
+        shown = [row[heading.index(column)] for row in rows]
+        first, second, *others = documents.plan.layers
+        assert shown[:2] == [f"{milliseconds(alone[first.name])} with {second.name}", f"in {first.name}"]
+        assert shown[2:] == [milliseconds(alone[layer.name]) for layer in others]
+        cost = documents.report["profiles"][name]
+        (said,) = [text for _, text in page(documents).of("p") if text.startswith(f"The profiler, {name} file")]
+        assert show("latency_ms", cost["run_ms"]) in said and show("latency_ms", cost["plain_ms"]) in said
+
+
+def test_predicted_and_measured_layers_are_joined() -> None:
+    documents = page_documents.full()
+    rows = [row for row in page(documents).table("predictions") if len(row) == 7][1:]
+    plan = {layer.name: layer for layer in documents.plan.layers}
+    assert {row[1] for row in rows} == {"dense", "deployed"} and len(rows) == 2 * len(plan)  # two in one, one of none
+    for label, who, _, predicted, measured, interval, _ in rows:
+        names = next(
+            ([*names] for names in (("layer 0", "layer 1"), *zip(plan)) if label.startswith(" + ".join(names))), []
+        )
+        assert bool(names) != label.startswith("of no named layer")
+        promised = sum((plan[name].latency_ms if who == "deployed" else plan[name].dense_ms) or 0.0 for name in names)
+        kernels = [kernel for kernel in documents.report["profiles"][who]["kernels"] if {*kernel["layers"]} == {*names}]
+        assert predicted == (milliseconds(promised) if names else NONE)
+        assert measured == milliseconds(sum(kernel["profiled_ms"] for kernel in kernels))
+        told = kernels[0]
+        assert interval == (
+            f"{milliseconds(told['low_ms'])} to {milliseconds(told['high_ms'])}" if len(kernels) == 1 else NONE
+        )
+
+
+def test_a_page_without_times_of_layers_has_no_place_for_them() -> None:
+    silent = page_documents.full()
+    profiles = {
+        name: {**profile, "runs": 0, "run_ms": None, "plain_ms": None, "kernels": [
+            {**kernel, "share": None, "profiled_ms": None, "low_ms": None, "high_ms": None}
+            for kernel in profile["kernels"]]}
+        for name, profile in silent.report["profiles"].items()
+    }  # fmt: skip
+    silent = silent._replace(report={**silent.report, "profiles": profiles})
+    for documents in (silent, page_documents.predicted(), page_documents.emulated(), page_documents.stored("before")):
+        heading = next(row for row in page(documents).table("layers") if len(row) > 3)
+        assert not {*MEASURED} & {*heading} and not [
+            row for row in page(documents).table("predictions") if len(row) == 7
+        ]
+    assert any("tells no times of its kernels" in text for _, text in page(silent).of("p"))
+
+
+def test_a_benchmark_has_the_kernels_of_each_file() -> None:
+    document = page_documents.benchmark()
+    rows = [row for row in Page(render_benchmark(document)).table("kernels") if len(row) == 8]
+    rows = [row for row in rows if row[0] != "no."]
+    kernels = [kernel for profile in document["profiles"].values() for kernel in profile["kernels"]]
+    assert [row[1] for row in rows] == [" + ".join(kernel["layers"]) or "of no named layer" for kernel in kernels]
+    assert [row[5] for row in rows] == [milliseconds(kernel["profiled_ms"]) for kernel in kernels]
+    assert [row[7] for row in rows] == [percent(kernel["share"]) for kernel in kernels]
 
 
 def test_a_budget_that_is_missed_says_so() -> None:
@@ -584,7 +653,7 @@ def test_a_benchmark_is_its_files_beside_each_other() -> None:
     assert [text for a, text in parsed.of("p") if a.get("class") == "missed"] == [
         "b.onnx: not valid: throttled after the run"
     ]
-    assert [text for _, text in parsed.of("h3")] == ["a.onnx"]  # the other has no samples
+    assert [text for _, text in parsed.of("h3")] == ["a.onnx", "b.onnx", "a.onnx"]  # b has kernels, and no samples
     assert {row[0] for row in parsed.table("device")} >= {"temperature", "clock", "board"}
 
 
@@ -606,11 +675,18 @@ def test_a_page_of_a_large_network_stays_small() -> None:
     changes = documents.report["changes"]
     flips = [{**changes["flips"][0], "picture": "A" * (4 * SIDE * SIDE + 200)}] * FLIPS  # of noise, which packs least
     facts = [{**each, "name": layer.name} for each, layer in zip(documents.report["layers"], layers, strict=True)]
-    report = {**documents.report, "layers": facts, "changes": {**changes, "flips": flips}}
+    names = {short.name: long.name for short, long in zip(documents.plan.layers, layers, strict=True)}
+    profiles = {
+        who: {**profile, "kernels": [
+            {**kernel, "layers": [names[name] for name in kernel["layers"]]} for kernel in profile["kernels"]
+        ]}
+        for who, profile in documents.report["profiles"].items()
+    }  # fmt: skip
+    report = {**documents.report, "layers": facts, "changes": {**changes, "flips": flips}, "profiles": profiles}
     html = render_bundle(documents.manifest, replace(documents.plan, layers=layers, rejected=rejected), report)
     Page(html)
     assert len(html.encode()) < LARGEST
-    assert re.search(r"3.200 more are in plan.json", html) and re.search(r"3.700 more are in plan.json", html)
+    assert re.search(r"3.500 more are in plan.json", html) and re.search(r"3.700 more are in plan.json", html)
 
 
 def test_an_axis_has_round_ticks_within_it() -> None:

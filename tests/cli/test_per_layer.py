@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
+import torch
 from running import Run
+from torch import nn
 
-from edgesdk.workflows.profiling import name_layers
+from edgesdk.devices.profiling import name_layers
+from edgesdk.workflows.benchmark import benchmark
 
 LAYERS = ("conv", "conv1", "block.conv1", "add", "add_1", "fc", "a/b")
 
@@ -32,13 +36,16 @@ def test_names_of_a_file_are_those_of_layers(names: list[str], layers: tuple[str
 def test_every_weighted_layer_of_a_bundle_has_its_kernels(edgesdk: Run, deployed: tuple[Path, str]) -> None:
     bundle = deployed[0]
     done = edgesdk("benchmark", bundle, "--mode", "brief", "--per-layer", "--json").document
-    kernels = done["kernels"][bundle.name]
+    profile = done["profiles"][bundle.name]
+    kernels = profile["kernels"]
     assert {"conv", "fc"} <= {layer for kernel in kernels for layer in kernel["layers"]}
     assert sum(kernel["share"] for kernel in kernels) == pytest.approx(1)
     assert all(kernel["profiled_ms"] >= 0 for kernel in kernels)
+    assert all(kernel["low_ms"] <= kernel["profiled_ms"] <= kernel["high_ms"] for kernel in kernels)
+    assert profile["runs"] >= 4 and profile["run_ms"] > 0 and profile["plain_ms"] > 0
     plain = edgesdk("benchmark", bundle, "--mode", "brief", "--per-layer")
-    assert "under the profiler they add up to" in plain.out and " fc " in plain.out
-    assert edgesdk("benchmark", bundle, "--mode", "brief", "--json").document["kernels"] == {}
+    assert "under the profiler and" in plain.out and "its kernels add up to" in plain.out and " fc " in plain.out
+    assert edgesdk("benchmark", bundle, "--mode", "brief", "--json").document["profiles"] == {}
 
 
 def test_each_runtime_tells_what_it_can(edgesdk: Run, deployed: tuple[Path, str], given: Path, tmp_path: Path) -> None:
@@ -48,10 +55,47 @@ def test_each_runtime_tells_what_it_can(edgesdk: Run, deployed: tuple[Path, str]
     files = sorted(path for path in (tmp_path / "files").iterdir() if path.suffix in (".onnx", ".xml", ".tflite"))
     assert len(files) == 3
     done = edgesdk("benchmark", *files, "--mode", "brief", "--per-layer", "--json").document
-    assert list(done["kernels"]) == [path.name for path in files]
+    assert list(done["profiles"]) == [path.name for path in files]
     for path in files:
-        kernels = done["kernels"][path.name]
+        profile = done["profiles"][path.name]
+        kernels = profile["kernels"]
         timed = [kernel["share"] for kernel in kernels if kernel["share"] is not None]
         assert kernels and (not timed if path.suffix == ".tflite" else sum(timed) == pytest.approx(1))
+        told = path.suffix != ".tflite"
+        assert ((profile["run_ms"] or 0) > 0, profile["runs"] > 0) == (told, told)
         assert any("conv" in name for kernel in kernels for name in kernel["layers"])
     assert "tells no times of its kernels" in edgesdk("benchmark", files[1], "--mode", "brief", "--per-layer").out
+
+
+class Fused(nn.Module):
+    """Convolutions that a runtime fuses what follows in: an activation, a sum from either side, both."""
+
+    def __init__(self, left: bool, activation: type[nn.Module]) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(8, 8, 3, 1, 1) for _ in range(2))
+        self.head, self.activation, self.left = nn.Conv2d(8, 8, 3, 1, 1), activation(), left
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.activation(self.first(x))
+        y = self.second(x)
+        return self.head(self.activation(x + y if self.left else y + x))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU])
+@pytest.mark.parametrize("left", [True, False])
+def test_what_is_fused_is_named_with_what_it_is_fused_in(
+    tmp_path: Path, left: bool, activation: type[nn.Module]
+) -> None:
+    path = tmp_path / "fused.onnx"
+    torch.onnx.export(
+        Fused(left, activation).eval(), (torch.randn(1, 8, 16, 16),), path, input_names=["x"], verbose=False
+    )
+    nodes = {node.name: node.op_type for node in onnx.load(path).graph.node}
+    (profile,) = benchmark(path, mode="brief", per_layer=True).profiles.values()
+    told = [{*kernel.layers} & {*nodes} for kernel in profile.kernels]
+    assert {name for names in told for name in names} == {*nodes}
+    (sum_,) = [name for name, kind in nodes.items() if kind == "Add"]
+    convolutions = [name for name, kind in nodes.items() if kind == "Conv"]
+    (fused,) = [names for names in told if sum_ in names]
+    if len(fused) > 1:  # in the second convolution, which ran when what it adds was there
+        assert convolutions[1] in fused and not {convolutions[0], convolutions[2]} & fused

@@ -167,6 +167,9 @@ class ScriptedMeter:
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         return []
 
+    def profile(self, artifact: Artifact, layers: Sequence[str] | None = None) -> None:
+        return None
+
 
 class Unwritten:
     """Files that have the bytes which the account says, and nothing in them."""

@@ -66,10 +66,10 @@ def load(source: str | bytes, threads: int) -> Any:
     return onnxruntime_runner.load(expanded(source), threads)
 
 
-def profile(path: str, values: dict[str, Any] | None, threads: int, runs: int) -> list[dict[str, Any]]:
+def profile(path: str, values: dict[str, Any] | None, threads: int, take: Any) -> list[dict[str, Any]]:
     from edgesdk_targets.agent.runners import onnxruntime_runner
 
     with tempfile.TemporaryDirectory() as folder:
         whole = os.path.join(folder, "model.onnx")
         Path(whole).write_bytes(expanded(path))
-        return onnxruntime_runner.profile(whole, values, threads, runs)
+        return onnxruntime_runner.profile(whole, values, threads, take)

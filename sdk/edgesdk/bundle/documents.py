@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from edgesdk.core.answers import AnswerChanges
 from edgesdk.core.budget import Budget, Cost
+from edgesdk.core.kernels import KernelProfile
 from edgesdk.core.parity import Parity
 from edgesdk.core.plan import Rejected
 from edgesdk.core.report import Prediction, Report
@@ -182,7 +183,8 @@ class DeploymentReport:
     ``measured`` is ``None`` for a target that was not at hand, for which ``to_measure`` says how. Raw samples are those
     of the deployed file alone. ``layers`` are in the order of the graph. ``out_of_reach`` is the share of the
     multiplications that is in layers with no compressed form, by the reason. ``changes`` is what a classifier answers
-    otherwise than the dense model. ``roofs`` are the most that the processor does, where that is known.
+    otherwise than the dense model. ``roofs`` are the most that the processor does, where that is known. ``profiles``
+    say what the runtime ran for each layer of the ``dense`` and of the ``deployed`` file, and what that took: measured.
     """
 
     basis: str
@@ -214,6 +216,7 @@ class DeploymentReport:
     layers: tuple[LayerFacts, ...] = ()
     changes: AnswerChanges | None = None
     roofs: Roofs | None = None
+    profiles: Mapping[str, KernelProfile] = field(default_factory=dict[str, KernelProfile])
     schema: str = REPORT
 
 

@@ -49,12 +49,12 @@ def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any)
     if as_json:
         emit_json(measured)
         return
-    from edgesdk.cli.show import show_kernels, show_latency, show_ratios, show_report
+    from edgesdk.cli.show import show_latency, show_profile, show_ratios, show_report
 
     for report in measured.reports:
         (show_latency if told(QUIET) else show_report)(report, console())
-        if report.name in measured.kernels:
-            show_kernels(report, measured.kernels[report.name], console())
+        if report.name in measured.profiles:
+            show_profile(report.name, measured.profiles[report.name], console())
     show_ratios(measured.reports, console())
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from edgesdk.core.budget import show
 from edgesdk.core.energy import describe_energy
+from edgesdk.core.kernels import describe_cost
 from edgesdk.core.wording import counted, score, thread_counts
 from edgesdk.devices.estimate import deployable
 from edgesdk.pages.verdict import BOUNDS, cost, latency_ms, verdict
@@ -17,13 +18,13 @@ from edgesdk.price.profile import in_a_word
 
 if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nobody should wait for torch
     from edgesdk.bundle.bundle import Bundle
+    from edgesdk.core.kernels import KernelProfile
     from edgesdk.core.plan import Plan
     from edgesdk.core.report import Report
     from edgesdk.core.target import Target
     from edgesdk.devices.estimate import Estimate, Estimates
     from edgesdk.price.profile import Pair, Profile
     from edgesdk.workflows.export import Exported
-    from edgesdk.workflows.profiling import Kernel
     from edgesdk.workflows.stages import Stages
 
 WIDEST = 200  # columns of a table whose cells are not to be cut
@@ -368,12 +369,12 @@ def show_report(report: Report, console: Console) -> None:
         console.print(f"energy: {note}", highlight=False)
 
 
-def show_kernels(report: Report, kernels: Sequence[Kernel], console: Console) -> None:
-    """What ran for each layer, in order, and what the profiler that tells it adds to a run."""
-    table = Table(title=f"{report.name}: kernels, by the runtime's profiler", title_justify="left", box=None)
+def show_profile(name: str, profile: KernelProfile, console: Console) -> None:
+    """What ran for each layer of the file of that ``name``, in order, and what the profiler that tells it costs."""
+    table = Table(title=f"{name}: kernels, by the runtime's profiler", title_justify="left", box=None)
     for heading in ("layers", "kernel", "computes in", "share", "under the profiler"):
         table.add_column(heading, justify="right" if heading in ("share", "under the profiler") else "left")
-    for kernel in kernels:
+    for kernel in profile.kernels:
         table.add_row(
             ", ".join(kernel.layers) or "-",
             kernel.operator,
@@ -382,12 +383,7 @@ def show_kernels(report: Report, kernels: Sequence[Kernel], console: Console) ->
             "-" if kernel.profiled_ms is None else show("latency_ms", kernel.profiled_ms),
         )
     console.print(table)
-    times = [kernel.profiled_ms for kernel in kernels if kernel.profiled_ms is not None]
-    said = "the runtime tells no times of its kernels"
-    if times:
-        whole, latency = show("latency_ms", sum(times)), show("latency_ms", report.latency_ms())
-        said = f"under the profiler they add up to {whole} a run; without it a run takes {latency}"
-    console.print(said, highlight=False, soft_wrap=True)
+    console.print(describe_cost(profile), highlight=False, soft_wrap=True)
 
 
 def show_ratios(reports: Sequence[Report], console: Console) -> None:

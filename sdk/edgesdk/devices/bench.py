@@ -14,6 +14,7 @@ from edgesdk.core.cache import cache_folder
 from edgesdk.core.energy import Energy
 from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.facts import During, Hardware
+from edgesdk.core.kernels import KernelProfile
 from edgesdk.core.pairing import paired
 from edgesdk.core.report import Report, Statistics, Undisturbed
 from edgesdk.core.runtime import find_runtime, format_of
@@ -22,6 +23,7 @@ from edgesdk.core.serialize import from_json
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.energy import measure_energy
 from edgesdk.devices.meter import Progress
+from edgesdk.devices.profiling import read_kernels
 from edgesdk.price.operator import Operator
 from edgesdk.price.operators import of_network
 from edgesdk.price.table import CALL, COPIES, LEAST_ERROR, Price, Table
@@ -42,6 +44,7 @@ CHUNK, CHUNK_BYTES = 256, 8 << 20  # probes sent at a time, at most
 FIRST_CHUNK, CHUNK_SECONDS = 64, 20.0  # of which so many first, then as many as take so long: the most that is lost
 PROBING = {"rounds": 5}
 PASSES = 2  # of what is doubtful: the second where a faster state is seen in the first
+BRIEF_PROFILE = 0.2  # seconds, in that mode
 BRIEFLY: dict[str, float] = {"rounds": 3, "most_rounds": 3, "patience": 0.0}  # in the mode in which figures are rough
 ATTEMPTS, COOLING_SECONDS = 3, 20.0  # to measure a device that throttles
 SHORT_SECONDS = 60.0  # to measure in, below which what a fresh process shows is seen in one
@@ -355,11 +358,26 @@ class Bench:
         return measure_energy(self.agent, artifacts, self.threads, mode) if self.has_energy else {}
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
-        """The kernels that the runtime really executed: name, operator, provider, share of the time."""
+        """The kernels that the runtime really executed: name, operator, provider, share of the time in a few runs."""
+        return self._profiled(artifact, 0.0)["kernels"]
+
+    def profile(self, artifact: Artifact, layers: Sequence[str] | None = None) -> KernelProfile:
+        """What the profiler of the artifact's runtime tells, by the names of a plan's ``layers``, or as it tells it."""
+        told = self._profiled(artifact, BRIEF_PROFILE if self.brief else measure.PROFILED_SECONDS)
+        return KernelProfile(
+            artifact.runtime,
+            self.versions[artifact.runtime],
+            read_kernels(told["kernels"], layers, artifact.path),
+            told["runs"],
+            told["profiled_run_ms"],
+            told["plain_run_ms"],
+        )
+
+    def _profiled(self, artifact: Artifact, seconds: float) -> dict[str, Any]:
         path = self.agent.place(*artifact.files)
-        kernels = self.agent.call("kernels", path=path, runtime=self.runtime, threads=self.threads)["kernels"]
+        told = self.agent.call("kernels", path=path, runtime=artifact.runtime, threads=self.threads, seconds=seconds)
         self.agent.forget()
-        return kernels
+        return told
 
 
 def _undisturbed(timing: Mapping[str, Any], references: Mapping[str, Any] | None) -> Undisturbed | None:

@@ -98,6 +98,9 @@ class Forecast:
         """The kernels with which the file runs on the machine at hand, in its runtime or one that reads such files."""
         return self.here.kernels(artifact)
 
+    def profile(self, artifact: Artifact, layers: Sequence[str] | None = None) -> None:
+        """Nothing: nothing runs on the target."""
+
 
 def _ratios(own: Prediction, predictions: Mapping[str, Prediction]) -> dict[str, Ratio]:
     """What is predicted of ``own`` as shares of all others."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.energy import Energy
+from edgesdk.core.kernels import KernelProfile
 from edgesdk.core.report import Measurement
 from edgesdk.price.operator import Operator
 from edgesdk.price.prices import Prices
@@ -83,4 +84,11 @@ class Meter(Protocol):
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         """The kernels that a runtime executes of the file: name, operator, provider, share of the time."""
+        ...
+
+    def profile(self, artifact: Artifact, layers: Sequence[str] | None = None) -> KernelProfile | None:
+        """What the runtime's profiler tells of the file, by the names of ``layers``; ``None`` where nothing runs.
+
+        Raises ``DeviceError`` where it has none that works.
+        """
         ...

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgesdk.core.energy import describe_energy
+from edgesdk.core.kernels import describe_cost
 from edgesdk.core.wording import counted
 from edgesdk.pages.bounds import Bar, make_bar
 from edgesdk.pages.charts import Axis, Samples
 from edgesdk.pages.conditions import list_conditions, list_hardware
+from edgesdk.pages.layers import Rows, read_profiles
 from edgesdk.pages.render import Document, figure, render
 from edgesdk.pages.verdict import latency_ms
 
 MOST = 200  # files
-CHARTED = 24  # of which each run is drawn
+CHARTED = 24  # of which each run is drawn, and each kernel is listed
+KERNELS = 500  # of a file
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ def render_benchmark(benchmark: Document) -> str:
         device=list_hardware(first["device"]),
         runs_on=f"{first['runtime']} {first['runtime_version']}, {counted(first['threads'], 'thread')}",
         mode=first["mode"],
+        profiles=[
+            (name, profile, describe_cost(profile), Rows.of(profile.kernels, KERNELS))
+            for name, profile in list(read_profiles(benchmark).items())[:CHARTED]
+        ],
         energies=[
             (report["name"], describe_energy(energy), energy["notes"])
             for report in reports[:MOST]

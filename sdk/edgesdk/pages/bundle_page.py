@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgesdk.core.energy import describe_energy
+from edgesdk.core.kernels import describe_cost
 from edgesdk.core.plan import Plan
 from edgesdk.core.wording import counted
 from edgesdk.pages.answers import AnswersShown
 from edgesdk.pages.bounds import list_bounds
 from edgesdk.pages.charts import Curve, Samples
 from edgesdk.pages.conditions import list_conditions, list_hardware
-from edgesdk.pages.layers import Rows, list_layers
-from edgesdk.pages.predictions import list_bases, list_candidates, list_predictions
+from edgesdk.pages.layers import Rows, list_layers, read_profiles
+from edgesdk.pages.predictions import list_bases, list_candidates, list_layer_predictions, list_predictions
 from edgesdk.pages.render import Document, figure, render
 from edgesdk.pages.roofline import Roofline
 from edgesdk.pages.schedule import Schedule
@@ -26,6 +27,7 @@ LISTED = 300  # rows of a table beside that of the layers
 
 def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
     """The page of the bundle whose documents these are, of this version of edgesdk or of one before."""
+    profiles = read_profiles(report)
     deployed, candidates = report["deployed"], list_candidates(report, manifest.get("plan"), LISTED)
     return render(
         "bundle.html",
@@ -46,6 +48,9 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
         roofline=Roofline.of(plan, report),
         rejected=Rows.of(plan.rejected, LISTED),
         predictions=list_predictions(report),
+        layer_predictions=Rows.of_most(list_layer_predictions(plan, report), LISTED // 2, lambda row: row.ms),
+        profiles={name: describe_cost(profile) for name, profile in profiles.items()},
+        timed=any(profile.kernels_ms is not None for profile in profiles.values()),
         observations=(report.get("observations") or ())[:LISTED],
         samples=Samples.of(deployed.get("samples_ms") or ()),
         fidelity=_list_fidelity(report),

@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgesdk.core.kernels import KernelProfile, Part, group_by_layers
 from edgesdk.core.plan import Option, Plan
+from edgesdk.core.serialize import from_json
+from edgesdk.core.wording import listed
 from edgesdk.pages.charts import Axis
 from edgesdk.pages.render import Document
 
-MOST = 800  # rows: a page of more is no page that is read
+MOST = 500  # rows: a page of more is no page that is read
 NOTHING: Document = {}
 
 
@@ -34,8 +37,35 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the profiler told of a layer: its ``ms``, and what is ``said`` of the layers that are fused with it; of one
+    that is in the kernels of another, which."""
+
+    ms: float | None
+    said: str
+
+
+NOT_TOLD = Told(None, "")
+
+
+def read_profiles(report: Document) -> dict[str, KernelProfile]:
+    """What the profiler told of the dense and of the deployed file, by these names."""
+    return {name: from_json(KernelProfile, profile) for name, profile in (report.get("profiles") or {}).items()}
+
+
+def tell_layers(parts: Sequence[Part]) -> dict[str, Told]:
+    """What was told of each layer: fused ones have one figure, with the first of them."""
+    told: dict[str, Told] = {}
+    for part in parts:
+        for place, name in enumerate(part.layers):
+            first, *others = part.layers
+            told[name] = Told(None, f"in {first}") if place else Told(part.ms, f"with {listed(others)}" * bool(others))
+    return told
+
+
+@dataclass(frozen=True)
 class Row:
-    """One layer: what it is, what became of it, what both take as predicted, and why.
+    """One layer: what it is, what became of it, what both take as predicted and as measured, and why.
 
     ``dense_at`` and ``own_at`` are their places on an axis that all rows share. ``slower`` counts its choices that this
     device runs slower than what they would replace.
@@ -51,6 +81,8 @@ class Row:
     share: float | None
     dense_ms: float | None
     own_ms: float | None
+    dense_told: Told
+    own_told: Told
     dense_at: float
     own_at: float
     loss: float | None
@@ -62,8 +94,13 @@ class Row:
 def list_layers(plan: Plan, report: Document) -> Rows:
     """The layers as rows; what a plan or a report of before does not say is ``None`` there."""
     facts = {entry["name"]: entry for entry in report.get("layers") or ()}
+    profiles = read_profiles(report)
     macs = sum(entry["macs"] for entry in facts.values())
     slower = Counter(rejected.layer for rejected in plan.rejected)
+    dense_told, own_told = (
+        tell_layers(group_by_layers(profiles[name].kernels if name in profiles else ()))
+        for name in ("dense", "deployed")
+    )
     axis = Axis.over([time for layer in plan.layers for time in (layer.dense_ms, layer.latency_ms)])
     rows: list[Row] = []
     for number, layer in enumerate(plan.layers, 1):
@@ -75,7 +112,8 @@ def list_layers(plan: Plan, report: Document) -> Rows:
         rows.append(Row(
             number, layer.name, own.get("operator") or "", channels, kept,
             "left out" if gone else str(layer.option), gone or layer.option != Option() or channels not in (None, kept),
-            own["macs"] / macs if own and macs else None, dense_ms, own_ms, axis.place(dense_ms or 0.0),
+            own["macs"] / macs if own and macs else None, dense_ms, own_ms,
+            dense_told.get(layer.name, NOT_TOLD), own_told.get(layer.name, NOT_TOLD), axis.place(dense_ms or 0.0),
             axis.place(own_ms or 0.0), own.get("loss"), own.get("width_loss"), slower[layer.name], layer.reason,
         ))  # fmt: skip
     return Rows.of(rows, MOST)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from edgesdk.core.budget import BASES, PREDICTED
+from edgesdk.core.budget import BASES, MEASURED, PREDICTED
+from edgesdk.core.kernels import Part, group_by_layers
+from edgesdk.core.plan import Plan
+from edgesdk.core.wording import listed
 from edgesdk.pages.bounds import Bar, make_bar
 from edgesdk.pages.charts import Axis
-from edgesdk.pages.render import Document
+from edgesdk.pages.layers import read_profiles
+from edgesdk.pages.render import Document, milliseconds
 from edgesdk.pages.verdict import BOUNDS
 
 
@@ -80,3 +84,38 @@ def list_predictions(report: Document) -> list[Join]:
         share = ", share of dense" if name == "latency_ratio" else ""
         joins.append(Join(f"{label}{share}", "", *bars, ratio=promised / reached))
     return joins
+
+
+@dataclass(frozen=True)
+class LayerJoin:
+    """Layers that no kernel tells apart: what the search predicted of them all, and what the profiler measured."""
+
+    who: str
+    label: str
+    note: str
+    join: Join
+    ms: float
+
+
+def list_layer_predictions(plan: Plan, report: Document) -> list[LayerJoin]:
+    """The layers of the deployed and of the dense file, as far as the runtime told what they took."""
+    rows: list[tuple[str, Part, float | None]] = []
+    for who, profile in reversed(read_profiles(report).items()):
+        prices = {layer.name: layer.latency_ms if who == "deployed" else layer.dense_ms for layer in plan.layers}
+        for part in group_by_layers(profile.kernels):
+            predicted = sum(prices.get(name) or 0.0 for name in part.layers)
+            rows.append((who, part, predicted or None))
+    axis = Axis.over([time for _, part, predicted in rows for time in (part.ms, part.high_ms, predicted)])
+    return [_join_layers(who, part, predicted, axis) for who, part, predicted in rows]
+
+
+def _join_layers(who: str, part: Part, predicted: float | None, axis: Axis) -> LayerJoin:
+    reached = make_bar("", MEASURED, "latency_ms", part.ms, axis)
+    if part.low_ms is not None and part.high_ms is not None:
+        said = f"{milliseconds(part.low_ms)} to {milliseconds(part.high_ms)}"
+        reached = replace(reached, ends=(axis.place(part.low_ms), axis.place(part.high_ms)), said=said)
+    promised = None if predicted is None else make_bar("", PREDICTED, "latency_ms", predicted, axis)
+    ratio = predicted / part.ms if predicted is not None and part.ms > 0 else None
+    operators = listed(dict.fromkeys(kernel.operator for kernel in part.kernels))
+    label = " + ".join(part.layers) or "of no named layer"
+    return LayerJoin(who, label, operators, Join(label, "", promised, reached, ratio=ratio), part.ms)

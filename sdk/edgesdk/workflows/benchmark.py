@@ -11,16 +11,15 @@ from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.artifact import Artifact, baseline
 from edgesdk.core.errors import BundleError, DeviceError, UsageError
 from edgesdk.core.graph import Shapes
+from edgesdk.core.kernels import KernelProfile
 from edgesdk.core.report import Report
 from edgesdk.core.runtime import RUNTIMES, exportable, find_runtime, format_of, is_substituted
 from edgesdk.core.schema import Schema
 from edgesdk.core.scratch import scratch_folder
-from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.energy import measure_energy
 from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.reach import reach
-from edgesdk.workflows.profiling import Kernel, read_kernels
 from edgesdk_targets.agent.measure import MODES
 
 
@@ -29,11 +28,11 @@ class Benchmark:
     """What was measured in one run: a report of each file, in the order in which they were named.
 
     Blocks of several take turns, so that the ratios between them hold on that device, whatever it did meanwhile.
-    ``kernels`` are what the runtime ran for each file, in order, by the name of its report, where that was asked for.
+    ``profiles`` say what the runtime ran for each file, by the name of its report, where that was asked for.
     """
 
     reports: tuple[Report, ...]
-    kernels: Mapping[str, tuple[Kernel, ...]] = field(default_factory=dict[str, tuple[Kernel, ...]])
+    profiles: Mapping[str, KernelProfile] = field(default_factory=dict[str, KernelProfile])
     schema: str = Schema("benchmark", 1)
 
 
@@ -79,9 +78,9 @@ def benchmark(
         except DeviceError:
             _check_sound(models.values())
             raise
-        kernels = {Path(name).name: _profile(agent, threads, name, models[name]) for name in models if per_layer}
+        profiles = {Path(name).name: bench.profile(models[name], _list_layers(name)) for name in models if per_layer}
         return Benchmark(
-            tuple(replace(reports[name], name=Path(name).name, energy=taken.get(name)) for name in models), kernels
+            tuple(replace(reports[name], name=Path(name).name, energy=taken.get(name)) for name in models), profiles
         )
 
 
@@ -94,10 +93,9 @@ def _check_sound(models: Iterable[Artifact]) -> None:
             with_weights(parsed(model.path), model.path)
 
 
-def _profile(agent: AgentProcess, threads: int, path: str, model: Artifact) -> tuple[Kernel, ...]:
-    """What runs for ``model``, by the names of the bundle's plan where ``path`` is one."""
-    layers = [layer.name for layer in Bundle.open(path).plan.layers] if Path(path).is_dir() else None
-    return read_kernels(Bench(agent, threads, model.runtime).kernels(model), layers, model.path)
+def _list_layers(path: str) -> list[str] | None:
+    """The names of the layers in the bundle's plan, where ``path`` is one."""
+    return [layer.name for layer in Bundle.open(path).plan.layers] if Path(path).is_dir() else None
 
 
 def check_request(threads: int, mode: str) -> None:

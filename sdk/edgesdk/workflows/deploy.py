@@ -35,6 +35,7 @@ from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.choosing import join_refusals
 from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.loose import find_deployed, find_loose_plan
+from edgesdk.pipeline.profiling import profile_files
 from edgesdk.pipeline.renewing import search_renewing
 from edgesdk.pipeline.rounds import plan_within
 from edgesdk.pipeline.study import Anchored, Study, anchor_model
@@ -202,7 +203,9 @@ def build_bundle(
     """
     own, result = find_deployed(studied.anchored, studied.budget, training, studied.given, study)
     result = replace(result, refused={**studied.refused, **result.refused})
+    profiled = profile_files(own, result)  # before what the deadline cut is noted
     facts = _list_facts(own, result.plan, training.allowance.epochs, training.seed, training.can_learn)
+    facts |= {"profiles": profiled.profiles, "notes": [*facts["notes"], *profiled.notes]}
     return pack(place, result, given.data, own.network, studied.budget, facts, sign)
 
 

@@ -34,7 +34,8 @@ LEAST_UNDISTURBED, MORE = 10, 2  # visits of each artifact, for which a run may 
 SAMPLES_KEPT = 16000
 # After a change of artifact its weights are not in the caches, and the threads of the one before spin for up to 40 ms.
 SETTLE_SECONDS = {"one thread": 0.002, "several": 0.05}
-PROFILED_RUNS = 50
+PROFILED_RUNS, PROFILED_SECONDS = 50, 2.0  # of a file under its runtime's profiler, and as many without it, at most
+PROFILED_LEAST, PROFILED_BLOCKS = 4, 4
 
 
 def usual_mode() -> str:
@@ -240,19 +241,52 @@ def kernels(
     runtime: str = "onnxruntime",
     threads: int = 1,
     inputs: str | None = None,
+    seconds: float = PROFILED_SECONDS,
     lock_seconds: float = lock.SECONDS,
 ) -> dict[str, Any]:
     """The kernels that ran for the model at ``path``, in order, as the package ``runners`` describes them.
 
-    A pass of its own: profiling slows the runs, so that what a kernel takes under it is no part of a latency.
+    A pass of its own: profiling slows the runs, so that what a kernel takes under it is no part of a latency. What the
+    profiler costs is told by ``profiled_run_ms`` and ``plain_run_ms``, medians of so many ``runs`` with it and without,
+    blocks of which take turns: up to 50, and about ``seconds`` of each. The two are ``None`` and the ``runs`` 0 where
+    the runtime tells no times.
     """
     check_real()
-    _check([{"name": path, "path": path}], threads, 1, 0, 0, None, None)
+    _check([{"name": path, "path": path}], threads, 1, seconds, 0, None, None)
     runner = runners.runner(runtime)
     with lock.device_lock(report, lock_seconds):
         values = runner.read_inputs(inputs) if inputs else None
-        ran = runner.profile(path, values, threads, PROFILED_RUNS)
-    return {"digest": files.digest(path), "kernels": ran, "runtime": {"name": runtime, "version": runner.VERSION}}
+        taken = _Turns(lambda: runner.load(path, threads).bind(values), seconds)
+        ran = runner.profile(path, values, threads, taken)
+    timed = bool(taken.samples)
+    return {
+        "digest": files.digest(path),
+        "kernels": ran,
+        "runtime": {"name": runtime, "version": runner.VERSION},
+        "runs": len(taken.samples),
+        "profiled_run_ms": median(taken.samples) / 1e6 if timed else None,
+        "plain_run_ms": median(taken.plain) / 1e6 if timed else None,
+    }
+
+
+class _Turns:
+    """Runs a model under a profiler, in blocks that take turns with those of the same model without: ``samples`` of the
+    first and ``plain`` ones in ns. The run that a block begins with, when caches hold the other, is none of them."""
+
+    def __init__(self, load: Callable[[], Callable[[], object]], seconds: float) -> None:
+        self._load, self._seconds = load, seconds
+        self.samples: list[int] = []
+        self.plain: list[int] = []
+
+    def __call__(self, run: Callable[[], object]) -> None:
+        plain = self._load()
+        count = clock.runs_in(plain, self._seconds, PROFILED_LEAST, PROFILED_RUNS)
+        turns = [(run, self.samples), (plain, self.plain)]
+        for block in range(PROFILED_BLOCKS):
+            each = count * (block + 1) // PROFILED_BLOCKS - count * block // PROFILED_BLOCKS
+            for model, samples in turns if block % 2 else turns[::-1]:
+                model()
+                clock.time_runs(model, samples, each)
 
 
 def check_real() -> None:

@@ -5,10 +5,12 @@ A runner module has
 - ``VERSION`` of the runtime;
 - ``load(source, threads) -> Session``, with ``source`` a path or the bytes of a model;
 - ``sample(inputs) -> values``, seeded random numbers, and ``read_inputs(path) -> values`` of an ``.npz`` file;
-- ``profile(path, values, threads, runs) -> kernels``, each ``{"name", "operator", "provider", "share",
+- ``profile(path, values, threads, take) -> kernels``, each ``{"name", "operator", "provider", "share",
   "profiled_ms", "layers", "precision"}``: ``share`` of the time, ``profiled_ms`` its time in a run under the profiler,
   ``layers`` the names in the file that it stands for, ``precision`` what it computes in; the times and ``precision``
-  are ``None`` where the runtime does not tell.
+  are ``None`` where the runtime does not tell. ``low_ms`` and ``high_ms``, between which eight of ten runs lie, are
+  there where it tells single runs. ``take(run)``, for which the profiler is on, makes the runs, and is not called
+  where there are no times.
 
 A ``Session`` has
 

@@ -10,7 +10,7 @@ import tempfile
 from statistics import median
 from typing import Any, Callable
 
-from edgesdk_targets.agent import files
+from edgesdk_targets.agent import clock, files
 from edgesdk_targets.agent.protocol import AgentError
 from edgesdk_targets.agent.runners import arrays, refused
 
@@ -23,6 +23,7 @@ NAME = f"ONNX Runtime {VERSION}"
 PROVIDERS = ["CPUExecutionProvider"]
 # It would quantize a float layer between integer ones by itself, with one scale for all of its weights.
 WITHOUT = ["WeightBiasQuantization"]
+LOW, HIGH = 0.1, 0.9  # what eight of ten runs of a kernel lie between
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -93,16 +94,17 @@ def load(source: str | bytes, threads: int) -> Session:
     return Session(source, threads)
 
 
-def profile(path: str, values: dict[str, Any] | None, threads: int, runs: int) -> list[dict[str, Any]]:
+def profile(
+    path: str, values: dict[str, Any] | None, threads: int, take: Callable[[Callable[[], object]], None]
+) -> list[dict[str, Any]]:
     """The kernels that ran, in their order, shares adding to 1.
 
-    ``profiled_ms`` is the median of ``runs`` runs after the first, under a profiler, which slows them.
+    ``profiled_ms`` is the median of the runs that are taken, after the first, under a profiler, which slows them;
+    ``low_ms`` and ``high_ms`` are the tenth and the ninetieth percentile.
     """
     with tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
         session = Session(path, threads, os.path.join(folder, "profile"))
-        run = session.bind(values)
-        for _ in range(runs):
-            run()
+        take(session.bind(values))
         with open(session.session.end_profiling(), encoding="utf-8") as file:
             return shares(json.load(file))
 
@@ -129,9 +131,16 @@ def shares(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "precision": None,
         }
         durations.setdefault(key, []).append(event["dur"])
-    typical = {key: median(times[1:] or times) for key, times in durations.items()}  # in microseconds
+    runs = {key: sorted(times[1:] or times) for key, times in durations.items()}  # in microseconds
+    typical = {key: median(times) for key, times in runs.items()}
     whole = sum(typical.values())
     return [
-        dict(kernels[key], share=typical[key] / whole if whole else None, profiled_ms=typical[key] / 1e3)
+        dict(
+            kernels[key],
+            share=typical[key] / whole if whole else None,
+            profiled_ms=typical[key] / 1e3,
+            low_ms=clock.quantile(runs[key], LOW) / 1e3,
+            high_ms=clock.quantile(runs[key], HIGH) / 1e3,
+        )
         for key in kernels
     ]

@@ -70,15 +70,15 @@ def load(source: str | bytes, threads: int) -> Session:
     return Session(source, threads)
 
 
-def profile(path: str, values: dict[str, Any] | None, threads: int, runs: int) -> list[dict[str, Any]]:
+def profile(
+    path: str, values: dict[str, Any] | None, threads: int, take: Callable[[Callable[[], object]], None]
+) -> list[dict[str, Any]]:
     """The kernels that ran, in their order, with their ``primitive`` too: the implementation that was chosen.
 
     ``share`` comes from whole microseconds, averaged over all runs by OpenVINO; a kernel below one has 0.
     """
     session = Session(path, threads, count=True)
-    run = session.bind(values)
-    for _ in range(runs):
-        run()
+    take(session.bind(values))
     return kernels(session.compiled.get_runtime_model())
 
 

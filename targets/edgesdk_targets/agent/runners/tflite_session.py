@@ -73,7 +73,7 @@ class Session:
 
 
 def profile(
-    load: Callable[[str, int], Session], path: str, values: dict[str, Any] | None, threads: int, runs: int
+    load: Callable[[str, int], Session], path: str, values: dict[str, Any] | None, threads: int, take: object
 ) -> list[dict[str, Any]]:
     """The operators in the order of the file, and which of them XNNPACK took; the interpreter tells no times."""
     session = load(path, threads)

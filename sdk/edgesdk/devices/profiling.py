@@ -1,0 +1,96 @@
+"""What a runtime ran for each layer of a file, by its own profiler."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgesdk.core.kernels import Kernel
+
+PREFIX = re.compile(r"^(node_|/)")  # of names that an exporter makes of a layer's
+NCHWC = "_nchwc"  # ends what ONNX Runtime calls a kernel in its blocked layout, by the tensor that it makes
+INTO_CONVOLUTIONS = ("Conv", "Add", "Sum", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
+INNER = re.compile(r"[^A-Za-z0-9]")  # what comes between the name of a layer and that of a part of it
+
+
+def read_kernels(told: Sequence[Mapping[str, Any]], layers: Sequence[str] | None, path: Path) -> tuple[Kernel, ...]:
+    """The kernels that an agent ``told`` of the file at ``path``, with the names of a plan's ``layers``, or without a
+    plan as they are."""
+    names = [tuple(kernel["layers"]) for kernel in told]
+    if path.suffix == ".onnx":
+        names = _add_fused(names, path)
+    return tuple(
+        Kernel(
+            name=str(kernel["name"]),
+            operator=str(kernel["operator"]),
+            provider=str(kernel["provider"]),
+            precision=kernel["precision"],
+            layers=own if layers is None else name_layers(own, layers),
+            share=kernel["share"],
+            profiled_ms=kernel.get("profiled_ms"),
+            low_ms=kernel.get("low_ms"),
+            high_ms=kernel.get("high_ms"),
+        )
+        for kernel, own in zip(told, names, strict=True)
+    )
+
+
+def _add_fused(told: Sequence[tuple[str, ...]], path: Path) -> list[tuple[str, ...]]:
+    """What ONNX Runtime ``told`` of each kernel, with the names of all nodes of the file that are fused in it.
+
+    A node that no kernel tells of is in one that makes what the node reads: of several in the last that ran, which had
+    to wait for the others.
+    """
+    import onnx
+
+    nodes = onnx.load(str(path), load_external_data=False).graph.node  # pyright: ignore[reportUnknownMemberType]
+    blocked = _name_blocked(nodes)
+    kernels = [list(dict.fromkeys(part for name in names for part in blocked.get(name, (name,)))) for names in told]
+    places = {name: place for place, names in enumerate(kernels) for name in names}
+    makers: dict[str, int] = {}  # by tensor
+    for node in nodes:
+        before = [makers[name] for name in node.input if name in makers]
+        place = places.get(node.name, max(before, default=None))
+        if place is None:
+            continue
+        if node.name and node.name not in kernels[place]:
+            kernels[place].append(node.name)
+        makers |= dict.fromkeys(node.output, place)
+    return [tuple(names) for names in kernels]
+
+
+def _name_blocked(nodes: Iterable[Any]) -> dict[str, tuple[str, ...]]:
+    """What ONNX Runtime may call a kernel in its blocked layout, by the tensor that it makes, and the nodes in it.
+
+    Into a convolution it fuses the sum and the activation behind it: the nodes are those, one after the other, up to
+    the convolution. Whatever else makes the tensor is a kernel of its own.
+    """
+    makers = {name: node for node in nodes for name in node.output}
+    blocked: dict[str, tuple[str, ...]] = {}
+    for tensor in makers:
+        chain, name = list[str](), tensor
+        while (node := makers.get(name)) is not None and (not chain or node.op_type in INTO_CONVOLUTIONS):
+            chain.append(node.name)
+            if node.op_type not in INTO_CONVOLUTIONS or node.op_type == "Conv":
+                break
+            name = node.input[0] if node.input else ""
+        blocked[tensor + NCHWC] = tuple(reversed(chain))
+    return blocked
+
+
+def name_layers(names: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]:
+    """The ``layers`` that ``names`` of a file belong to: ``fc.weight`` and ``node_fc`` to ``fc``, the longest first."""
+    named = {layer for name in names if (layer := _find_layer(name, layers)) is not None}
+    return tuple(layer for layer in layers if layer in named)
+
+
+def _find_layer(name: str, layers: Sequence[str]) -> str | None:
+    for plain in (name, PREFIX.sub("", name)):
+        fitting = [
+            each for each in layers if plain == each or plain.startswith(each) and INNER.match(plain[len(each) :])
+        ]
+        if fitting:
+            return max(fitting, key=len)
+    return None
