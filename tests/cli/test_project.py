@@ -87,6 +87,16 @@ def test_each_command_takes_what_it_means(project: Path) -> None:
     assert "target" not in taken("verify", "bundle")
 
 
+@pytest.mark.parametrize("command", ["deploy", "sweep"])
+def test_whether_samples_are_shown_is_of_the_data(project: Path, command: str) -> None:
+    assert taken(command)["pictures"] is True
+    for said in (True, False):
+        (project / "edgesdk.toml").write_text(FILE.replace("[data]", f"[data]\npictures = {str(said).lower()}", 1))
+        assert taken(command)["pictures"] is said
+        assert taken(command, "--pictures")["pictures"] is True
+        assert taken(command, "--no-pictures")["pictures"] is False
+
+
 def test_a_search_by_the_file_is_that_by_flags(edgesdk: Run, given: Path) -> None:
     flags = ("models.py:Small", "--data", "data.npz", "--target", "pi4", "--size", "12kB", "--max-drop", "60")
     by_flags = edgesdk("search", *flags, "--out", "flags.json", "--json").document
@@ -107,6 +117,10 @@ def test_a_search_by_the_file_is_that_by_flags(edgesdk: Run, given: Path) -> Non
         ("[budget]\nlatncy = '2ms'", "has 'latncy', which is not known: 'latency' may be meant"),
         ("[budget]\nlatency = {ms = 2}", "neither a text nor a number"),
         ("[budget]\nlatency = true", "neither a text nor a number"),
+        ("[budget]\nlatency = [true]", "neither a text nor a number"),
+        ("[data]\npictures = 'none'", "neither true nor false"),
+        ("[data]\npictures = 0", "neither true nor false"),
+        ("[data]\npicture = false", "has 'picture', which is not known: 'pictures' may be meant"),
         ("budget = 2", "is no section"),
     ],
 )

@@ -171,6 +171,11 @@ def test_samples_that_are_no_images_have_no_picture(shape: tuple[int, ...], done
     assert draw_samples(data(torch.rand(*shape), done), [0, 1]) == {}
 
 
+def test_what_may_not_be_shown_has_no_picture() -> None:
+    images = data(BYTES)
+    assert draw_samples(images, [0, 1]) and draw_samples(replace(images, pictures=False), [0, 1]) == {}
+
+
 def test_pictures_of_noise_fit_a_page() -> None:
     x = torch.rand(FLIPS, 3, 224, 224)
     drawn = draw_samples(replace(data(x), preprocessing=Preprocessing()), range(FLIPS))

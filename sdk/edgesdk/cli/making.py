@@ -28,6 +28,7 @@ STEPS = (
     "measuring sensitivity", "searching", "trying finalists", "recovering", "exporting and measuring",
 )  # fmt: skip
 """How the stages of a deployment begin, in order; the first seven are those of a search."""
+PICTURES = "Thumbnails in the report of test samples whose answer changed."
 WEIGHTS: dict[str, Any] = {"type": click.Path(path_type=Path)}
 FORMS = "Safetensors, a state dict, or a checkpoint"
 
@@ -166,6 +167,7 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--from", "front", type=click.Path(path_type=Path), help="A front of `edgesdk sweep`.")
 @click.option("--point", type=int, help="Of the front: its target, runtime and threads, its latency as the budget.")
 @click.option("--track", help="Keep a run of it, too: mlflow:URI or tensorboard:FOLDER.")
+@click.option("--pictures/--no-pictures", default=True, show_default=True, help=PICTURES)
 def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any) -> None:
     """Search, compress, recover, export, measure, and pack a bundle that keeps the budget.
 

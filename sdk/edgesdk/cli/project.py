@@ -20,6 +20,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "source": "data",
         **{name: name for name in ("metric", "output", "loss", "preprocess", "mean", "std")},
         **{name: name.replace("-", "_") for name in ("input-range", "image-size", "channel-order", "sample-rate")},
+        "pictures": "pictures",
     },
     "target": {
         "name": "target",
@@ -32,6 +33,8 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     RECOVER: {"schedule": "recover", "epochs": "epochs"},
 }
 """Each section's keys, and the parameter of a command that each stands for."""
+SWITCHES = ("pictures",)
+"""Keys that are true or false."""
 VOID: Mapping[str, Sequence[str]] = {"model": ("weights", "shapes"), "target": ("device",), "device": ("target",)}
 """What the file says that a flag makes void beside its own: it belongs to another model, or another place."""
 
@@ -57,11 +60,16 @@ def read_project(path: Path) -> dict[str, Any]:
             spelled = name.replace("_", "-")
             if spelled not in keys:
                 raise _unknown(f"[{section}] in {path} has {name!r}", spelled, keys)
-            parts = value if isinstance(value, list) else [value]
-            if not all(isinstance(part, (str, int, float)) and not isinstance(part, bool) for part in parts):
-                raise UsageError(f"{name} in {path} is neither a text nor a number", "write it as the flag takes it")
+            if not (isinstance(value, bool) if spelled in SWITCHES else _is_plain(value)):
+                told = "neither true nor false" if spelled in SWITCHES else "neither a text nor a number"
+                raise UsageError(f"{name} in {path} is {told}", "write it as the flag takes it")
             values[keys[spelled]] = value
     return values
+
+
+def _is_plain(value: Any) -> bool:
+    parts = value if isinstance(value, list) else [value]
+    return all(isinstance(part, (str, int, float)) and not isinstance(part, bool) for part in parts)
 
 
 def _unknown(fact: str, name: str, names: Mapping[str, Any]) -> UsageError:

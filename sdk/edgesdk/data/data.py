@@ -59,6 +59,7 @@ class Data:
     classes: tuple[str, ...] = ()
     sample_rate: int | None = None
     prepared: bool = False  # by the user, so that pixels are prepared nowhere here
+    pictures: bool = True  # whether a report may show test samples as thumbnails
 
     @property
     def example(self) -> Batch:

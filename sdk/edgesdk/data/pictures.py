@@ -18,9 +18,11 @@ CHANNELS = (1, 3)  # of what is an image
 
 
 def draw_samples(data: Data, places: Sequence[int]) -> Mapping[int, str]:
-    """The test samples of ``data`` at ``places``, as far as they are images: their pixels where it is known what was
-    done to these, and else stretched from the least to the largest value."""
-    pictures = {}
+    """The test samples of ``data`` at ``places``, as far as they are images and may be shown: their pixels where it is
+    known what was done to these, and else stretched from the least to the largest value."""
+    pictures: dict[int, str] = {}
+    if not data.pictures:
+        return pictures
     for place, x in _find(data.test, {*places}):
         image = next((pixels for part in tensors(x) if (pixels := _pixels(part, data)) is not None), None)
         if image is not None:

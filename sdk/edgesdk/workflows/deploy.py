@@ -122,7 +122,7 @@ def deploy(
     device: str | Device | None = None, install_root: str | None = None, sign: Path | None = None,
     recover: Recovery | str | Path | None = None, output: str | int | None = None, preprocess: Preprocess = None,
     shapes: Shapes = None, loss: str | Loss | None = None, time: float | str | Deadline | None = None,
-    point: Point | None = None, track: str | None = None, tell: Tell = quiet,
+    point: Point | None = None, track: str | None = None, pictures: bool = True, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -150,6 +150,7 @@ def deploy(
     A ``point`` of a front says the target, runtime, threads and bound on latency; a warning says where prices have
     changed since, and ``UsageError`` that the front is of another model. ``track``, ``mlflow:URI`` or
     ``tensorboard:FOLDER``, is where a run is kept of it: parameters, figures, the losses of recovery, and files.
+    Without ``pictures`` the report has no thumbnails of test samples that are answered otherwise; it says which.
 
     Raises ``ModelError``, ``DataError``, ``UsageError``, ``BudgetError`` (with the tightest reachable figures),
     ``DeviceError`` for a runtime that is not installed, or a device that is not a ``target`` without ``force``,
@@ -174,7 +175,7 @@ def deploy(
     with reserve(Path(out), force) as place:
         given = read_inputs(
             model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
-            loss=loss,
+            loss=loss, pictures=pictures,
         )  # fmt: skip
         given = given.checked(budget, force, tell)
         allowance = Allowance(count_epochs(epochs, recovery, given))

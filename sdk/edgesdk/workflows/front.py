@@ -137,7 +137,7 @@ class Front:
         weights: Path | None = None, metric: Any = "top-1", device: Any = None, precision: str | Sequence[str] = (),
         candidate: Sequence[str] = (), epochs: float | None = None, recover: Any = None, seed: int = 0,
         force: bool = False, output: str | int | None = None, preprocess: Any = None, shapes: Any = None,
-        loss: Any = None, tell: Callable[[str, float | None], None] | None = None,
+        loss: Any = None, pictures: bool = True, tell: Callable[[str, float | None], None] | None = None,
     ) -> Front:  # fmt: skip
         """Carry out the ``points`` of these numbers, each to a bundle ``point-N`` in ``out_dir``; the front with them.
 
@@ -151,7 +151,7 @@ class Front:
 
         given = read_inputs(
             model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
-            loss=loss,
+            loss=loss, pictures=pictures,
         )  # fmt: skip
         return build_points(
             self, given, points, out_dir, device=device, precision=named(precision), candidate=candidate,

@@ -177,14 +177,15 @@ def read_inputs(
     model: nn.Module | str | None, data: Any, weights: str | Path | None, metric: str | Metric, seed: int, *,
     output: str | int | None = None, force: bool = False,
     preprocess: Preprocessing | Mapping[str, Any] | str | Path | None = None, shapes: Shapes = None,
-    loss: str | Loss | None = None,
+    loss: str | Loss | None = None, pictures: bool = True,
 ) -> Inputs:  # fmt: skip
     """The model and its data, loaded, and how it is judged, with notes on what was done to read them.
 
     ``output`` is the name or place of the one that is judged of several, ``loss`` the user's own to learn by,
     ``preprocess`` how the model takes pixels, where the data do not say, ``shapes`` the inputs' own where the caller
-    knows them, which the data must have. Free axes of a file are as long as the data's. With ``force`` weights may be
-    missing. Raises ``ModelError``, ``DataError`` and ``UsageError`` for what is wrong with them.
+    knows them, which the data must have; ``pictures`` whether a report may show test samples. Free axes of a file are
+    as long as the data's. With ``force`` weights may be missing. Raises ``ModelError``, ``DataError`` and
+    ``UsageError`` for what is wrong with them.
     """
     wanted, metric, own = read_preprocessing(preprocess), read_metric(metric), read_loss(loss)
     if model is None and data is None and wanted:
@@ -203,4 +204,5 @@ def read_inputs(
         loaded, notes = _read_file(str(mine), weights, force, samples.example) if read is None else read
         notes = (*notes, *_compared(loaded, samples.example, force))
     samples, task = settled(loaded, samples, metric, output, own)
+    samples = replace(samples, pictures=pictures)
     return Inputs(loaded, samples, task, model is None, is_trained(notes), notes)

@@ -42,7 +42,7 @@ def sweep(
     candidate: Sequence[str] = (), seed: int = 0, device: str | Device | None = None, force: bool = False,
     output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
     loss: str | Loss | None = None, build: int = 0, out_dir: str | Path = "front", epochs: float | None = None,
-    recover: Recovery | str | Path | None = None, tell: Tell = quiet,
+    recover: Recovery | str | Path | None = None, pictures: bool = True, tell: Tell = quiet,
 ) -> Front:  # fmt: skip
     """The most accurate plan at each of ``points`` latencies, or at those of ``latency`` (``2ms``, ``0.5x``), for each
     ``model``, ``target``, ``runtime`` and number of ``threads``: the front at prices, each plan with its proof.
@@ -50,8 +50,8 @@ def sweep(
     Several models, each with ``weights`` of its own, or none with any, are read with the same data and judged alike.
     Nothing is built and nothing learnt back, unless ``build`` says of how many points for each target: the best ones
     where most is won (:func:`edgesdk.pipeline.front.rank_knees`), or all where there are no more. Each ends in a bundle
-    ``point-N`` in ``out_dir``, as :meth:`Front.build` does it, with ``epochs`` and ``recover`` as for
-    :func:`edgesdk.deploy`; what was studied serves for all of them.
+    ``point-N`` in ``out_dir``, as :meth:`Front.build` does it, with ``epochs``, ``recover`` and ``pictures`` as
+    for :func:`edgesdk.deploy`; what was studied serves for all of them.
 
     ``peak_memory`` and ``size``, in bytes, bound every plan. All else is as for :func:`edgesdk.deploy`, and raises the
     same errors; a target whose runtimes cannot hold the model, and a latency at which nothing keeps the bounds, are in
@@ -78,7 +78,7 @@ def sweep(
         for name, (one, own_weights) in named_models.items():
             given = read_inputs(
                 one, data, own_weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,
-                loss=loss,
+                loss=loss, pictures=pictures,
             ).checked(None, force, tell)  # fmt: skip
             own = _tell_of(name, tell) if len(named_models) > 1 else tell
             swept.append(draw_front(name, given, places, replace(drawing, tell=own), stack, len(named_models) > 1))
