@@ -9,7 +9,8 @@ import numpy as np
 from ml_dtypes import int4
 
 from edgesdk.core.errors import ModelError
-from edgesdk.export.tflite.lowering import ELSEWHERE, Lowering, Node, Weight
+from edgesdk.export.reading import Node, Weight
+from edgesdk.export.tflite.lowering import ELSEWHERE, Lowering
 from edgesdk.export.tflite.writer import Grid
 
 SAME, VALID = 0, 1

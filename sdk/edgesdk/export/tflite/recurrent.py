@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from edgesdk.export.reading import Node
 from edgesdk.export.tflite.layers import refused
-from edgesdk.export.tflite.lowering import Lowering, Node
+from edgesdk.export.tflite.lowering import Lowering
 from edgesdk.export.tflite.writer import Data, Value, dense
 
 

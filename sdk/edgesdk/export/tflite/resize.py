@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from onnx import helper
 
+from edgesdk.export.reading import Node
 from edgesdk.export.tflite.layers import image, last, refused
-from edgesdk.export.tflite.lowering import Lowering, Node
+from edgesdk.export.tflite.lowering import Lowering
 from edgesdk.export.tflite.writer import Data, Value, dense
 
 

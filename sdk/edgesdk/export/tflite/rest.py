@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from edgesdk.export.reading import Node
 from edgesdk.export.tflite.layers import check_steps, refused
-from edgesdk.export.tflite.lowering import Lowering, Node
+from edgesdk.export.tflite.lowering import Lowering
 from edgesdk.export.tflite.writer import Data, Grid, Value, merged
 
 UNARY = {
