@@ -9,6 +9,8 @@ from cases_harness import Case, floats, ids
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+WITH_VOLUMES = ("onnxruntime", "openvino")  # TFLite has no convolution over three axes
+
 
 def pairs(*shape: int) -> Callable[[int], tuple[Tensor, Tensor]]:
     return lambda count: (torch.randn(count, *shape), torch.randn(count, *shape))
@@ -236,6 +238,21 @@ class Bags(nn.Module):
         return self.h(self.u(x).relu())
 
 
+class Backwards(nn.Module):
+    """Down and up again, with a skip between; the narrow part is read by what goes up alone, as in a denoiser."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        down = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+        up = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[axes - 1]
+        self.a, self.b = down(1, 8, 3, 2, 1), down(8, 12, 3, 2, 1)
+        self.c, self.d = up(12, 8, 3, 2, 1, output_padding=1), up(16, 1, 3, 2, 1, output_padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.softplus(self.a(x))
+        return x + self.d(torch.cat([self.c(self.b(a).relu()).relu(), a], 1))
+
+
 def spread_by_zeros(x: Tensor) -> Tensor:
     """A mean becomes an image again by what is taken from it, which is nothing."""
     return (x.mean((2, 3), keepdim=True) - torch.zeros(1, 8, 12, 12)) + x
@@ -268,6 +285,11 @@ CASES = (
     Case("structure: whole numbers", Whole, ids(10, 30), ("dense",)),
     Case("structure: tokens", Tokens, floats(3, 32, 32)),
     Case("structure: attention", Attentive, ids(10, 30)),
+    Case("structure: backwards along 1", lambda: Backwards(1), floats(1, 16)),
+    Case("structure: backwards along 2", lambda: Backwards(2), floats(1, 8, 8)),
+    Case(
+        "structure: backwards along 3", lambda: Backwards(3), floats(1, 8, 8, 8), runtimes=("onnxruntime", "openvino")
+    ),
     Case("structure: upscaling", Upscaling, floats(1, 16, 16)),
     Case("structure: recurrent", Recurrent, floats(6, 20)),
     *(Case(f"structure: {name}", lambda parts=parts: Rare(*parts), floats(3, 12, 12)) for name, parts in RARE.items()),

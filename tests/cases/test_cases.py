@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 
 import pytest
-from cases_harness import Case, judge
+from cases_harness import Case, judge, traced_once
 
 from edgesdk.network.fuse import flat
 
@@ -35,6 +35,13 @@ def test_a_file_answers_what_the_module_answers(case: Case, plan: str, runtime: 
 def test_a_file_calls_outputs_as_the_module_does(name: str, outputs: list[str]) -> None:
     model, x = next(case for case in CASES if case.name == name).made()
     assert list(flat(model, x).structure.output_names) == outputs
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_can_be_cut_is_read_where_its_loss_is_seen(case: Case) -> None:
+    network = traced_once(case)
+    free = [group.name for group in network.graph.groups if group.fixed is None]
+    assert not [name for name in free if not network.entries(name)]
 
 
 def test_the_names_of_cases_differ() -> None:

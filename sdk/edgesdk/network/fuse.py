@@ -214,8 +214,8 @@ def _macs(node: fx.Node, module: nn.Module | None, values: dict[str, Any]) -> in
     if name == "scaled_dot_product_attention":
         query, key, result = read[0], read[1], value
         return prod(query.shape[1:]) * key.shape[-2] + prod(result.shape[1:]) * key.shape[-2]
-    if name in ("conv1d", "conv2d", "conv3d", "conv_transpose2d") and len(read) >= 2:
-        each = read[0] if name == "conv_transpose2d" else value
+    if name.rstrip("123d") in ("conv", "conv_transpose") and len(read) >= 2:
+        each = read[0] if name.startswith("conv_transpose") else value
         return prod(read[1].shape[1:]) * prod(each.shape[1:])
     if name in ("gru", "lstm", "rnn_tanh", "rnn_relu"):
         steps = read[0].shape[1 if arguments(node).get("batch_first") else 0] if read[0].dim() == 3 else len(read[0])
