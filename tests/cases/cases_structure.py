@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from cases_harness import Case, floats, ids
+from cases_harness import RUNTIMES, Case, floats, ids
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -238,6 +239,34 @@ class Bags(nn.Module):
         return self.h(self.u(x).relu())
 
 
+class Windows(nn.Module):
+    """Pools told the size of what they make, along ``axes``: windows of one size, and of several."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        self.a = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](2, 8, 3, padding=1)
+        means = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[axes - 1]
+        most = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)[axes - 1]
+        free: Any = None if axes == 1 else (*(None,) * (axes - 1), 3)
+        self.means = nn.ModuleList(means(size) for size in (1, 4, 3, *([free] if free else ())))
+        self.most = nn.ModuleList(most(size) for size in (2, 5, *([free] if free else ())))
+        self.h = nn.LazyLinear(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        return self.h(torch.cat([pool(x).flatten(1) for pool in (*self.means, *self.most)], 1))
+
+
+def windows(axes: int, length: int) -> Case:
+    def make() -> nn.Module:
+        model = Windows(axes)
+        model(torch.zeros(1, 2, *[length] * axes))
+        return model
+
+    runtimes = RUNTIMES if axes < 3 else WITH_VOLUMES
+    return Case(f"structure: windows along {axes}", make, floats(2, *[length] * axes), runtimes=runtimes)
+
+
 class Backwards(nn.Module):
     """Down and up again, with a skip between; the narrow part is read by what goes up alone, as in a denoiser."""
 
@@ -285,6 +314,7 @@ CASES = (
     Case("structure: whole numbers", Whole, ids(10, 30), ("dense",)),
     Case("structure: tokens", Tokens, floats(3, 32, 32)),
     Case("structure: attention", Attentive, ids(10, 30)),
+    *(windows(axes, 8) for axes in (1, 2, 3)),
     Case("structure: backwards along 1", lambda: Backwards(1), floats(1, 16)),
     Case("structure: backwards along 2", lambda: Backwards(2), floats(1, 8, 8)),
     Case(

@@ -23,6 +23,7 @@ from edgesdk.compress.quantize import frozen, specification
 from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.core.serialize import write
 from edgesdk.export.origins import drop_origins, find_unknown, find_unsound, note_origins
+from edgesdk.export.pools import spell_out_pools
 from edgesdk.export.rewrites import rewrite
 from edgesdk.export.translations import reading_once
 from edgesdk.network.modularize import aten
@@ -43,7 +44,7 @@ def converted(network: Network, x: Batch) -> ModelProto:
     zero point or width in the file is not the specification's.
     """
     specs = specification(network)
-    plain = exportable(network)
+    plain = spell_out_pools(exportable(network), x)
     model = _exported(plain, x)
     note_origins(model, plain)
     _name_nodes(model)
