@@ -14,7 +14,8 @@ from running import Run
 from edgesdk.workflows.examples import copy_example, examples
 
 NAMES = tuple(examples())
-LEAST = {"anomaly-detection": 75.0, "keyword-spotting": 90.0, "semantic-segmentation": 0.7}  # by each one's own metric
+LEAST = {"anomaly-detection": 75.0, "keyword-spotting": 90.0, "object-detection": 40.0, "semantic-segmentation": 0.7}
+"""By each one's own metric."""
 
 
 def test_each_is_listed_with_what_it_is_of(edgesdk: Run) -> None:
@@ -52,11 +53,13 @@ def test_an_example_does_what_its_page_says(name: str, tmp_path: Path) -> None:
     """The commands of the page, word for word but for the epochs of recovery, as a newcomer runs them."""
     folder = copy_example(name, tmp_path / name)
     text = (folder / "README.md").read_text()
-    assert "```sh\npython train.py\nedgesdk deploy\n```" in text
+    commands = re.findall("```sh\n(.*?)```", text, re.DOTALL)[0].splitlines()
+    assert commands[-1] == "edgesdk deploy" and {*commands[:-1]} <= {"python train.py"}
     environment = {**os.environ, "EDGESDK_CACHE": str(tmp_path / "cache")}
     environment.pop("EDGESDK_MODE", None)  # brief measurements are too rough for what is asked below
-    command = [sys.executable, "-m", "edgesdk.cli", "deploy", "--epochs", "1"]
-    for words in ([sys.executable, "train.py"], command):
+    programs = {"python train.py": ["train.py"], "edgesdk deploy": ["-m", "edgesdk.cli", "deploy", "--epochs", "1"]}
+    for command in commands:
+        words = [sys.executable, *programs[command]]
         done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("budget kept"), done.stdout
