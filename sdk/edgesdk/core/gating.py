@@ -19,9 +19,10 @@ PASSED, FAILED, UNCLEAR, INCOMPARABLE = "passed", "failed", "unclear", "not comp
 EXIT_CODES = {PASSED: 0, FAILED: 10, UNCLEAR: 11, INCOMPARABLE: 12}
 
 FALSE_ALARMS = 0.01  # of all gates, at most, that end in a wrong answer on one side
-QUANTILES = {4: 8.5752, 6: 5.2474, 8: 4.3553, 12: 3.7283, 16: 3.4837, 24: 3.2739}
-"""After how many runs a gate looks, and which value of Student's t 1 in 600 is above: six looks make 1 in 100."""
-NORMAL = NormalDist().inv_cdf(1 - FALSE_ALARMS / len(QUANTILES))
+QUANTILES = {4: 12.3531, 6: 6.1, 8: 4.6707, 12: 3.7121, 16: 3.3297, 24: 2.9699}
+"""After how many runs a gate looks, and which value of Student's t its share of ``FALSE_ALARMS`` is above: as large as
+its share of all these runs. The looks add up to 1 in 100, and the last, which decides what is close, has a third."""
+LEVELS = {count: FALSE_ALARMS * count / sum(QUANTILES) for count in QUANTILES}
 MOST_RUNS = max(QUANTILES)
 
 LIMIT = re.compile(r"\s*([0-9.]+)\s*(%|ms|us)\s*", re.IGNORECASE)
@@ -86,9 +87,9 @@ def slowdown(runs: Sequence[Ratio], baseline_ms: float) -> Slowdown:
     and never less than what is uncertain within each."""
     logs = [log(run.median) for run in runs]
     within = fmean([(log(run.high / run.low) / 2 / DEVIATIONS) ** 2 for run in runs])
-    looks = [count for count in QUANTILES if count <= len(runs)]
-    quantile = QUANTILES[looks[-1]] if looks else QUANTILES[min(QUANTILES)]
-    half = max(quantile * stdev(logs), NORMAL * sqrt(within)) / sqrt(len(runs))
+    look = max((count for count in QUANTILES if count <= len(runs)), default=min(QUANTILES))
+    normal = NormalDist().inv_cdf(1 - LEVELS[look])
+    half = max(QUANTILES[look] * stdev(logs), normal * sqrt(within)) / sqrt(len(runs))
     middle = fmean(logs)
     return Slowdown(
         exp(middle), exp(middle - half), exp(middle + half), len(runs), baseline_ms, expm1(middle) * baseline_ms
