@@ -10,7 +10,10 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import offline
 import temporary
+
+offline.install()
 
 # Read on import, by this process and by those that tests start.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

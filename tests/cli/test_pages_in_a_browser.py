@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from edgesdk.pages.front_page import render_front
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+SCREENSHOTS = os.environ.get("EDGESDK_SCREENSHOTS")  # a folder to keep them in, for whoever changes a page
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium")
 
@@ -57,6 +59,13 @@ class Opened:
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(file.as_uri())
+
+    def keep(self, name: str, folder: Path) -> Path:
+        """A picture of the whole page, under that name."""
+        path = Path(SCREENSHOTS or folder) / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=path, full_page=True)
+        return path
 
     def numbers(self) -> list[int]:
         rows = self.page.locator("#layer-table tbody tr:visible")
@@ -113,3 +122,24 @@ def test_axe_finds_nothing(browser: Browser, tmp_path: Path, name: str) -> None:
         found = Axe().run(opened.page).response
         broken = [(rule["id"], node["html"][:120]) for rule in found["violations"] for node in rule["nodes"]]
         assert not broken and len(found["passes"]) > 10, scheme
+        assert opened.keep(f"{name}-{scheme}", tmp_path).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", core(PAGES, lambda name: name == "measured"))
+def test_it_fits_a_telephone_and_a_sheet_of_paper(browser: Browser, tmp_path: Path, name: str) -> None:
+    opened = Opened(browser, PAGES[name](), tmp_path, viewport={"width": 390, "height": 844})
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    opened.keep(f"{name}-narrow", tmp_path)
+    opened.page.emulate_media(media="print")
+    assert not opened.page.locator("nav").is_visible() and opened.page.locator("h1").is_visible()
+    opened.keep(f"{name}-print", tmp_path)
+    assert not opened.said
+
+
+@pytest.mark.parametrize("name", core(PAGES, lambda name: name == "measured"))
+def test_it_is_read_without_scripts(browser: Browser, tmp_path: Path, name: str) -> None:
+    """All figures are there; what a script would do is not offered."""
+    opened = Opened(browser, PAGES[name](), tmp_path, java_script_enabled=False)
+    assert opened.page.locator("section").count() >= 3 and opened.page.locator("table").count() >= 2
+    assert opened.page.locator("th button").count() == 0 and not opened.page.locator("form").first.is_visible()
+    opened.keep(f"{name}-no-scripts", tmp_path)
