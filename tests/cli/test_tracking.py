@@ -17,7 +17,7 @@ from running import Run as Command
 
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.errors import EdgeSdkWarning, StorageError, UsageError
-from edgesdk.workflows.tracking import DOCUMENTS, LONGEST, Run, keep_run, open_tracker
+from edgesdk.workflows.tracking import BATCH, DOCUMENTS, LONGEST, SETTINGS, Run, keep_run, open_tracker
 
 KINDS = ("measured", "predicted")
 
@@ -107,6 +107,26 @@ def test_a_tracker_reads_back_what_was_kept(kind: str, bundle: Bundle, tmp_path:
     assert figures == pytest.approx(dict(run.figures), rel=1e-6)  # TensorBoard's are of 32 bits
     assert {name: pytest.approx(losses, rel=1e-6) for name, losses in run.curves.items()} == curves
     assert files == {file.name for file in run.files}
+
+
+def test_many_figures_are_kept_in_requests_of_so_many(bundle: Bundle, tmp_path: Path) -> None:
+    losses = [{**bundle.report["history"][-1], "loss": float(number)} for number in range(2 * BATCH + 1)]
+    tracker = open_tracker(f"mlflow:{tmp_path / 'runs'}")
+    keep_run(tracker, replace(bundle, report={**bundle.report, "history": losses}))
+    (curve,) = read_mlflow(tmp_path / "runs")[2].values()
+    assert curve == [float(number) for number in range(2 * BATCH + 1)]
+
+
+def test_what_mlflow_is_told_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that it writes no line of its own to stdout, which is a document's."""
+    from mlflow import environment_variables
+
+    own = [name for name in SETTINGS if name.startswith("MLFLOW_")]
+    assert "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT" in own
+    for name in own:
+        monkeypatch.setenv(name, SETTINGS[name])
+        known = getattr(environment_variables, name)
+        assert known.get() == known.type(int(SETTINGS[name])) if SETTINGS[name].isdigit() else known.get() is True
 
 
 def test_runs_of_one_second_are_kept_apart(bundle: Bundle, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from time import time_ns
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
@@ -20,11 +21,13 @@ from edgesdk.pages.verdict import latency_ms, verdict
 MLFLOW, TENSORBOARD = "mlflow", "tensorboard"
 EXPERIMENT = "edgesdk"  # of MLflow, unless its own variable names another
 DOCUMENTS = ("manifest.json", "plan.json", "report.json", PAGE)
+BATCH = 500  # figures in a request: MLflow takes up to 1,000
 LONGEST = 500  # letters of a parameter: MLflow refuses longer ones
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # which else tells its makers of the run
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else a server that is gone is waited for four minutes
     "GIT_PYTHON_REFRESH": "quiet",  # where there is no git
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # which is for what a command prints
 }
 """What MLflow is told by its environment, where that does not say otherwise."""
 
@@ -111,13 +114,17 @@ class MLflow:
         client, made = self.client, self.client.create_run(self.experiment, run_name=run.name)
         number = made.info.run_id
         client.set_tag(number, "mlflow.note.content", run.text)
-        for name, value in run.parameters.items():
-            client.log_param(number, name, value)
-        for name, value in run.figures.items():
-            client.log_metric(number, name, value)
-        for name, losses in run.curves.items():
-            for step, loss in enumerate(losses):
-                client.log_metric(number, name, loss, step=step)
+        entities, now = import_module("mlflow.entities"), time_ns() // 1_000_000
+        parameters = [entities.Param(name, value) for name, value in run.parameters.items()]
+        points = {**{name: [value] for name, value in run.figures.items()}, **run.curves}
+        metrics = [
+            entities.Metric(name, value, now + step, step)  # a history is in the order of time
+            for name, values in points.items()
+            for step, value in enumerate(values)
+        ]
+        client.log_batch(number, params=parameters)
+        for first in range(0, len(metrics), BATCH):
+            client.log_batch(number, metrics=metrics[first : first + BATCH])
         for file in run.files:
             client.log_artifact(number, str(file))
         client.set_terminated(number)
