@@ -5,22 +5,26 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from page_documents import front
+from page_documents import benchmark, diff, front, full, models
 from rich.console import Console
 from running import Run
 
-from edgesdk.cli.show import show_bundle
+from edgesdk.cli.diffing import show_diff
+from edgesdk.cli.show import show_bundle, show_profile, show_report, show_search
 from edgesdk.cli.sweeping import show_front
 from edgesdk.core.budget import Cost
 from edgesdk.core.plan import Plan
 from edgesdk.core.serialize import from_json
 from edgesdk.pages.verdict import verdict
+from edgesdk.workflows.benchmark import Benchmark
+from edgesdk.workflows.diff import Diff
 from edgesdk.workflows.front import Front
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -96,6 +100,41 @@ def test_a_front(width: int) -> None:
     said = out.getvalue()
     agrees(f"front-{width}.txt", said)
     assert "…" not in said and "123.5 kB 123.5 kB" in said
+
+
+def say_benchmark(out: Console) -> None:
+    measured = from_json(Benchmark, benchmark())
+    for report in measured.reports:
+        show_report(report, out)
+        show_profile(report.name, measured.profiles[report.name], out)
+
+
+def say_verbose(out: Console) -> None:
+    made = full()
+    whole = SimpleNamespace(
+        path=Path("bundle"), report=made.report, manifest=made.manifest, plan=made.plan, installed=None
+    )
+    show_bundle(whole, out, verbose=True)  # pyright: ignore[reportArgumentType]
+
+
+SAID: dict[str, Callable[[Console], None]] = {
+    "benchmark": say_benchmark,
+    "verbose": say_verbose,
+    "diff": lambda out: show_diff(from_json(Diff, diff()), out),
+    "models": lambda out: show_front(from_json(Front, models()), out),
+    "plan": lambda out: show_search(full().plan, out, verbose=True),
+}
+"""What commands end in, of documents in which everything is said that can be."""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", SAID)
+def test_the_end_of_other_commands(name: str, width: int) -> None:
+    out = io.StringIO()
+    SAID[name](Console(file=out, width=width))
+    said = out.getvalue()
+    agrees(f"{name}-{width}.txt", said)
+    assert all(len(line) <= width for line in said.splitlines() if line[:1] in "┏┃┡│└") and "…" not in said
 
 
 def line(name: str = "measured", **changes: Any) -> str:
