@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
 STEPS = (
     "judging the dense model", "tracing", "pricing whole layers", "measuring the dense model", "pricing fewer channels",
-    "measuring sensitivity", "searching", "trying finalists", "recovering", "exporting and measuring",
+    "measuring sensitivity", "trying plans", "searching", "trying finalists", "recovering", "exporting and measuring",
 )  # fmt: skip
-"""How the stages of a deployment begin, in order; the first seven are those of a search."""
+"""How the stages of a deployment begin, in order; the first eight are those of a search."""
 PICTURES = "Thumbnails in the report of test samples whose answer changed."
 WEIGHTS: dict[str, Any] = {"type": click.Path(path_type=Path)}
+TRIES = "Plans tried whole, untrained: what these lose corrects prices in accuracy."
 FORMS = "Safetensors, a state dict, or a checkpoint"
 
 
@@ -75,6 +76,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--max-drop", type=float, help="Upper bound on the drop of the metric, in points."),
         click.option("--accuracy", type=float, help="Lower bound on the metric itself, like 91.5."),
         click.option("--time", help="Of the whole run, like 10min: planned within, it ends with the best so far."),
+        click.option("--tries", type=click.IntRange(0), default=0, show_default=True, help=TRIES),
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--force", is_flag=True, help="Replace what is there; go on though board or model is in doubt."),
@@ -204,7 +206,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
     options["budget"] = _budget(options)
     check_model(options)
     out = free(options.pop("out"), force)
-    with telling(STEPS[:7], _seconds(options["time"])) as tell:
+    with telling(STEPS[:8], _seconds(options["time"])) as tell:
         tell("starting", None)
         from edgesdk.workflows.deploy import search as run
 

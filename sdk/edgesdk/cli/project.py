@@ -28,7 +28,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "budget": {
         name: name.replace("-", "_")
-        for name in ("latency", "percentile", "peak-memory", "size", "energy", "max-drop", "accuracy", "time")
+        for name in ("latency", "percentile", "peak-memory", "size", "energy", "max-drop", "accuracy", "time", "tries")
     },
     RECOVER: {"schedule": "recover", "epochs": "epochs"},
 }

@@ -12,6 +12,8 @@ from edgesdk.core.plan import FP32
 from edgesdk.core.report import Measurement
 from edgesdk.pipeline.pricing import Pricing
 from edgesdk.price.correct import NEAR, Correction, Observation, fit
+from edgesdk.price.learnt import Judged, Learnt, Parts, list_parts
+from edgesdk.price.menu import Losses
 from edgesdk.price.operator import Operator
 from edgesdk.price.operators import of_network, operators
 from edgesdk.solve.milp import price
@@ -42,9 +44,10 @@ class Seen:
 
 @dataclass
 class Corrections:
-    """Whole networks beside the uncorrected prices of their parts, as ``observations``.
+    """Whole networks beside the uncorrected prices of their parts, as ``observations``, and what plans were judged at.
 
-    Parts that contradict a network are timed again by ``time_again``, once; ``notes`` says so.
+    Parts that contradict a network are timed again by ``time_again``, once; ``notes`` says so. ``judged`` are plans
+    that were tried without training, ``losses`` the prices in accuracy as these correct them.
     """
 
     pricing: Pricing
@@ -53,6 +56,25 @@ class Corrections:
     observations: list[Observation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     timed_again: set[str] = field(default_factory=set)
+    judged: tuple[Judged, ...] = ()
+    corrected: Losses | None = None
+
+    @property
+    def losses(self) -> Losses:
+        """The prices in accuracy as the plans that were judged correct them."""
+        return self.corrected or self.pricing.losses
+
+    def parts_of(self, choices: Mapping[str, Choice], kept: Mapping[str, int], dropped: Sequence[str]) -> Parts:
+        """What each decision of a plan costs in accuracy at uncorrected prices; a skipped join decides nothing."""
+        options = {name: choice.option for name, choice in choices.items() if not choice.skips}
+        return list_parts(self.pricing.losses, options, kept, dropped)
+
+    def learn(self, judged: Judged, around: Parts) -> Learnt:
+        """Set what a plan was ``judged`` at beside its parts; prices are to be right near that of parts ``around``."""
+        self.judged = (*self.judged, judged)
+        learnt = Learnt(self.judged)
+        self.corrected = learnt.correct(self.pricing.losses, around)
+        return learnt
 
     @property
     def correction(self) -> Correction:

@@ -11,11 +11,12 @@ from edgesdk.core.budget import Budget
 from edgesdk.core.wording import counted
 from edgesdk.pipeline.candidates import Attempt, Candidate, attempt, list_dense
 from edgesdk.pipeline.deadline import LEARNING, SEARCH
-from edgesdk.pipeline.planning import EVEN, MARGIN, make_plan
+from edgesdk.pipeline.planning import EVEN, FIRST, MARGIN, make_plan
 from edgesdk.pipeline.remarks import add_remarks
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Training
+from edgesdk.pipeline.trying import try_plans
 from edgesdk.solve.milp import Unreachable
 
 STEPS = 4  # bisections of the latency that a bound on accuracy allows
@@ -73,6 +74,7 @@ def bisect_latency(study: Study, budget: Budget, max_drop: float, training: Trai
             break
         share = (low * high) ** 0.5
         bound = replace(budget, latency_ms=dense_ms * share, max_drop=None)
+        try_plans(study, bound, FIRST)
         try:
             latest = attempt(study, make_plan(study, bound), budget, EVEN)
         except Unreachable:

@@ -11,8 +11,9 @@ from edgesdk.core.report import DENSE
 from edgesdk.pipeline.anchoring import DENSE_INT8
 from edgesdk.pipeline.candidates import Attempt, attempt, find_nearest, list_dense, refuse, select_keeping
 from edgesdk.pipeline.deadline import LEARNING, SEARCH
-from edgesdk.pipeline.planning import MARGIN, Tight, make_plan, plan_tightest, to_planned
+from edgesdk.pipeline.planning import FIRST, MARGIN, Tight, make_plan, plan_tightest, to_planned
 from edgesdk.pipeline.study import Study
+from edgesdk.pipeline.trying import try_plans
 from edgesdk.solve.milp import Unreachable
 
 
@@ -29,6 +30,7 @@ def search_round(study: Study, budget: Budget, leans: Sequence[str], tight: Tigh
 
     What was ``tried`` before is not applied again.
     """
+    try_plans(study, budget, tight)
     built = {attempt.plan.digest: attempt for attempt in tried}
     attempts: dict[str, Attempt] = {}
     for lean in leans:
@@ -88,6 +90,7 @@ def plan_within(study: Study, budget: Budget, given: bool) -> Plan:
 
     Raises ``BudgetError`` where that does not keep it either, unless nobody gave it: then the nearest is taken.
     """
+    try_plans(study, budget, FIRST)
     at = study.menu()
     try:
         return make_plan(study, budget).plan

@@ -40,7 +40,8 @@ class Setup:
     ``reference`` is the user's own module, by which all is judged, ``network`` what was traced of it. ``precisions``
     are those that the search may choose, ``candidates`` forms beside the usual ones. Scratch files go to ``folder``.
     ``measured`` keeps what whole networks were measured at until the run ends, where it is one that can be taken up.
-    All that takes long ends by the ``deadline``. Where energy is bounded, all is measured ``by_energy``, too.
+    All that takes long ends by the ``deadline``. Where energy is bounded, all is measured ``by_energy``, too. At most
+    ``tries`` plans are tried whole, without training, before the search is believed.
     """
 
     reference: Reference
@@ -56,6 +57,7 @@ class Setup:
     measured: MeasuredRuns | None
     deadline: Deadline
     by_energy: bool = field(default=False, kw_only=True)
+    tries: int = field(default=0, kw_only=True)
 
     @property
     def graph(self) -> Graph:

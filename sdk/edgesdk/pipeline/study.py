@@ -70,13 +70,15 @@ def anchor_model(
     resumes: bool = False,
     deadline: Deadline | None = None,
     graph_digest: str | None = None,
+    tries: int = 0,
 ) -> tuple[Anchored, dict[str, str]]:
     """Trace ``model`` and, on each of ``meters``, on ``target``, price it at full width and measure the dense model.
 
     ``precisions`` are those that the search may choose, by runtime, ``candidates`` forms beside the usual ones. Scratch
-    files go to ``folder``. Without ``again`` the dense model is not measured anew where it was before: enough for a
-    plan, not for comparing. A run that ``resumes`` takes up what it measured of whole networks before it was
-    interrupted, until :meth:`Anchored.forget`. What there is no time for by the ``deadline`` has no price.
+    files go to ``folder``. At most ``tries`` plans are tried whole before the search is believed. Without ``again`` the
+    dense model is not measured anew where it was before: enough for a plan, not for comparing. A run that ``resumes``
+    takes up what it measured of whole networks before it was interrupted, until :meth:`Anchored.forget`. What there is
+    no time for by the ``deadline`` has no price.
 
     Returns what is known then and, of several, the runtimes whose format cannot hold the model, with the reason. Raises
     that ``ModelError`` where none can, ``BudgetError`` where the dense model does not reach the score that the budget
@@ -105,6 +107,7 @@ def anchor_model(
         setup = Setup(
             reference, network, data, task, target, meter, precisions[runtime], forms, folder / runtime, tell,
             _open_measured(network, meter) if resumes else None, deadline, by_energy=budget.energy_mj is not None,
+            tries=tries,
         )  # fmt: skip
         try:  # what the format lacks must be known before anything long begins
             able.append((setup, check_dense(setup)))
@@ -260,7 +263,8 @@ class Study(Setup):
 
     @property
     def losses(self) -> Losses:
-        return self.pricing.losses
+        """The prices in accuracy, corrected by all plans that were judged."""
+        return self.corrections.losses
 
     @property
     def space(self) -> Mapping[str, tuple[Option, ...]]:
@@ -268,7 +272,7 @@ class Study(Setup):
 
     def menu(self, losses: Losses | None = None) -> Menu:
         """The menu at prices that are corrected by all that was measured."""
-        return self.pricing.menu(self.corrections.correction, losses)
+        return self.pricing.menu(self.corrections.correction, losses or self.losses)
 
     def check_state(self) -> None:
         """Raise ``Outdated`` where the device was seen in a faster state since, and who renews all has time to."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil, log2
 from typing import TypeVar
 
@@ -16,13 +16,37 @@ from edgesdk.solve.milp import Solution
 T = TypeVar("T")
 FAR = 20  # times faster: a ratio beyond it says no more than that next to nothing is left
 
-# How much cheaper or dearer than measured alone a branch is, against channels: recovery heals the two differently.
-LEANINGS = {"even": 1.0, "shallow": 0.2, "deep": 5.0}
+
+@dataclass(frozen=True)
+class Lean:
+    """What prices in accuracy are multiplied with, by what they are of: another way to be wrong is another plan."""
+
+    branches: float = 1.0
+    widths: float = 1.0
+    forms: float = 1.0
+
+
+LEANINGS = {"even": Lean(), "shallow": Lean(branches=0.2), "deep": Lean(branches=5.0)}
+"""How much cheaper or dearer than measured alone a branch is, against channels: recovery heals the two differently."""
+OTHERS = {"unfactored": Lean(forms=5.0), "factored": Lean(forms=0.3), "wide": Lean(widths=3.0)}
+TRIED = ("even", "deep", "unfactored", "shallow", "factored", "wide")
+"""The leanings of plans that are tried without training, in their order."""
 
 
 def leaning(losses: Losses, lean: str) -> Losses:
-    """``losses`` with the price of leaving a branch out multiplied as the leaning says."""
-    return replace(losses, branches={name: loss * LEANINGS[lean] for name, loss in losses.branches.items()})
+    """``losses`` with the prices multiplied as the leaning says."""
+    by = {**LEANINGS, **OTHERS}[lean]
+    if by == Lean():
+        return losses
+    return Losses(
+        {group: {kept: loss * by.widths for kept, loss in prices.items()} for group, prices in losses.widths.items()},
+        {layer: _lean_forms(prices, by.forms) for layer, prices in losses.options.items()},
+        {name: loss * by.branches for name, loss in losses.branches.items()},
+    )
+
+
+def _lean_forms(prices: Mapping[Option, float], by: float) -> dict[Option, float]:
+    return {option: loss * (1.0 if option.form is None else by) for option, loss in prices.items()}
 
 
 def halving(

@@ -66,15 +66,17 @@ def search(
     precision: str | Sequence[str] = (), candidate: Sequence[str] = (), seed: int = 0,
     device: str | Device | None = None, force: bool = False, output: str | int | None = None,
     preprocess: Preprocess = None, shapes: Shapes = None, loss: str | Loss | None = None,
-    time: float | str | Deadline | None = None,
+    time: float | str | Deadline | None = None, tries: int = 0,
     tell: Tell = quiet,
 ) -> Plan:  # fmt: skip
     """The plan alone: the most accurate within ``budget`` (ms, bytes), with what the solver proved of it.
 
     Prices are measured on ``device`` or, for the target ``x86``, this machine, or read from the cache of those that
     were; for other targets they are their profile's. With ``runtime`` ``auto`` it is the plan of the runtime that
-    promises the least loss. ``time`` (seconds, or ``10min``) bounds the whole search: what there is no time to price is
-    not chosen, and a warning says so. Raises ``BudgetError`` where no plan keeps the budget, and the errors of
+    promises the least loss. At most ``tries`` plans are applied, fitted and judged without training before that, to
+    correct what the parts of a plan are said to cost in accuracy. ``time`` (seconds, or ``10min``) bounds the whole
+    search: what there is no time to price is not chosen, and a warning says so. Raises ``BudgetError`` where no plan
+    keeps the budget, and the errors of
     :func:`deploy` for what is wrong with the inputs.
     """
     where = Where.named(target, runtime, threads, device, named(precision), candidate)
@@ -86,7 +88,7 @@ def search(
         loss=loss,
     )  # fmt: skip
     given = given.checked(budget, force, tell)
-    with open_studies(given, where, budget, force, tell, deadline, again=False) as studied:
+    with open_studies(given, where, budget, force, tell, deadline, again=False, tries=tries) as studied:
         dense = find_loose_plan(studied.anchored, studied.budget)
         if dense is not None:
             return dense
@@ -122,7 +124,7 @@ def deploy(
     device: str | Device | None = None, install_root: str | None = None, sign: Path | None = None,
     recover: Recovery | str | Path | None = None, output: str | int | None = None, preprocess: Preprocess = None,
     shapes: Shapes = None, loss: str | Loss | None = None, time: float | str | Deadline | None = None,
-    point: Point | None = None, track: str | None = None, pictures: bool = True, tell: Tell = quiet,
+    tries: int = 0, point: Point | None = None, track: str | None = None, pictures: bool = True, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -142,6 +144,9 @@ def deploy(
     ``runtime`` is one of the target's, by default its first; ``auto`` searches every one, measures their finalists in
     one run and takes the best. ``precision`` narrows those that layers may run in, ``candidate`` names further
     candidates for layers, beside those that there are by default (docs/reference/techniques.md).
+
+    At most ``tries`` plans are applied, fitted and judged without training before a search is believed: what they lose
+    corrects the prices in accuracy.
 
     ``epochs`` bounds all training, ``time`` (seconds, or ``10min``) the whole run: it plans within both and ends with
     the best so far. Where reading, tracing and writing files alone take longer, a warning says so at once. A run that
@@ -180,7 +185,9 @@ def deploy(
         given = given.checked(budget, force, tell)
         allowance = Allowance(count_epochs(epochs, recovery, given))
         graph_digest = None if point is None else point.plan.graph_digest
-        with open_studies(given, where, budget, force, tell, deadline, graph_digest=graph_digest) as studied:
+        with open_studies(
+            given, where, budget, force, tell, deadline, graph_digest=graph_digest, tries=tries
+        ) as studied:
             training = Training(studied.anchored.setups[0], allowance, seed, tell, recovery)
             study = Anchored.study if point is None else partial(study_point, point, studied.budget)
             bundle = build_bundle(place, studied, given, training, sign, study)
@@ -248,6 +255,7 @@ def open_studies(
     deadline: Deadline | None = None,
     again: bool = True,
     graph_digest: str | None = None,
+    tries: int = 0,
 ) -> Generator[Studied]:
     """The model in each runtime that is asked for, for as long as its scratch files are there.
 
@@ -260,6 +268,7 @@ def open_studies(
         anchored, refused = anchor_model(
             given.model, data, task, where.target.name, opened.meters, budget or Budget(), folder, tell, allowed,
             where.candidates, again=again, resumes=True, deadline=deadline, graph_digest=graph_digest,
+            tries=tries,
         )  # fmt: skip
         goal = budget or Budget()
         if goal.accuracy is not None:
