@@ -15,6 +15,7 @@ from edgesdk.core.graph import CONV, LINEAR, MEAN, Graph, Group, Layer, Tensor
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.price.correct import NEAR, Correction
 from edgesdk.price.menu import Losses, all_widths, drop_slower, full_width, menu, options
+from edgesdk.price.operator import Operator
 from edgesdk.price.operators import operators
 from edgesdk.price.table import Price, Table
 from edgesdk.solve.finalists import FAR, as_plan
@@ -46,7 +47,8 @@ GRAPH = Graph(
 )
 SPACE = {layer.name: options(layer) for layer in GRAPH.layers}
 LOSSES = Losses(
-    widths={"g": dict.fromkeys(range(17), 0.1)}, options={n: dict.fromkeys(every, 0.1) for n, every in SPACE.items()}
+    widths={"g": {kept: 0.1 + 0.01 * (16 - kept) for kept in range(17)}},
+    options={name: dict.fromkeys(every, 0.1) for name, every in SPACE.items()},
 )
 
 
@@ -97,3 +99,49 @@ def test_what_is_slower_and_smaller_stays_where_latency_is_not_bounded(tmp_path,
     assert ({option.form for option in kept["last"]} >= forms) == stays
     assert stays or {item.layer for item in rejected} >= {"last"}
     assert all(Option() in left for left in kept.values())
+
+
+class Unsure:
+    """Prices that grow with the work, each with the same standard error."""
+
+    call_ms = None
+
+    def __init__(self, error: float) -> None:
+        self.error = error
+
+    def latency_ms(self, operator: Operator) -> float:
+        return 1.0 + 1e-3 * operator.macs
+
+    def error_ms(self, operator: Operator) -> float:
+        return self.error
+
+    def is_timed(self, operator: Operator) -> bool:
+        return True
+
+    def has_price(self, operator: Operator) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("error", [0.0, 0.3, 3.0, 1e6])
+def test_a_width_that_saves_less_than_the_noise_is_not_bought(error: float) -> None:
+    def find_prices(table: Unsure) -> dict[str, dict[int, float]]:
+        at = menu(GRAPH, SPACE, table, LOSSES, Correction())
+        return {
+            layer.name: {c.writes: c.latency_ms for c in layer.choices if c.option == Option() and c.writes}
+            for layer in at.layers
+            if layer.writes == "g"
+        }
+
+    exact, own = find_prices(Unsure(0.0)), find_prices(Unsure(error))
+    told: set[bool] = set()
+    for layer, prices in exact.items():
+        assert own[layer][16] == prices[16], "the widest is as it was priced"
+        for kept, took in prices.items():
+            saves = prices[16] - took >= error * 2**0.5
+            told.add(saves or kept == 16)
+            assert own[layer][kept] == (took if saves else prices[16])
+    assert told == {0.0: {True}, 1e6: {True, False}}.get(error, told)
+    only_plain = {name: (Option(),) for name in SPACE}
+    at = menu(GRAPH, only_plain, Unsure(error), LOSSES, Correction())
+    fastest = solve(at, {"latency_ms": 1.001 * solve(at, {}, "latency_ms").cost.latency_ms})
+    assert (fastest.kept == {"g": 16}) == (error == 1e6), "where nothing is won the wider network wins"

@@ -240,13 +240,12 @@ def menu(
     layers = []
     for layer in graph.layers:
         choices = []
-        for way in ways[layer.name]:
-            ends = (layer.reads, way.reads), (layer.writes, way.writes)
-            if any(group is not None and kept not in widths[group] for group, kept in ends):
-                continue
-            took = _careful(layer, graph, way, table)
-            if took is None:
-                continue
+        own = [
+            way
+            for way in ways[layer.name]
+            if all(g is None or kept in widths[g] for g, kept in ((layer.reads, way.reads), (layer.writes, way.writes)))
+        ]
+        for way, took in _surely(own, [_careful(layer, graph, way, table) for way in own], table):
             choice = Choice(
                 way.option,
                 took * correction.scale(way.option.precision),
@@ -352,6 +351,31 @@ def _careful(layer: Layer, graph: Graph, way: Way, table: Prices) -> float | Non
     if not is_plain and not all(map(table.has_price, way.operators)):
         return None
     return sum(_priced(way.option, way.operators, way.plain, table))
+
+
+def _surely(ways: Sequence[Way], taken: Sequence[float | None], table: Prices) -> Iterable[tuple[Way, float]]:
+    """Those of ``ways``, of one layer, that have a price, at what they take surely.
+
+    A narrower layer that is faster than the same at its widest input, output or both by less than the standard error of
+    that is taken for no faster: where nothing is won the wider network is the better one.
+    """
+    priced = [(way, took) for way, took in zip(ways, taken, strict=True) if took is not None]
+    at = {
+        (way.option, way.reads, way.writes): (took, hypot(*map(table.error_ms, way.operators))) for way, took in priced
+    }
+    widest: dict[Option, tuple[int, int]] = {}
+    for way, _ in priced:
+        reads, writes = widest.get(way.option, (0, 0))
+        widest[way.option] = max(reads, way.reads or 0), max(writes, way.writes or 0)
+    for way, took in priced:
+        reads, writes = (
+            most if own is not None else None
+            for most, own in zip(widest[way.option], (way.reads, way.writes), strict=True)
+        )
+        error = at[way.option, way.reads, way.writes][1]
+        wider = (at.get((way.option, *place)) for place in ((reads, writes), (reads, way.writes), (way.reads, writes)))
+        unsure = (other for other, its in filter(None, wider) if 0 < other - took < hypot(error, its))
+        yield way, max(took, *unsure, took)
 
 
 def _tensor(layer: Layer, graph: Graph, kept: int | None) -> tuple[tuple[int, ...], int]:
