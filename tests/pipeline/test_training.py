@@ -13,6 +13,7 @@ from scripted import ScriptedMeter, make_study, with_script
 from edgesdk.compress.quantize import integer
 from edgesdk.core.budget import Budget
 from edgesdk.core.plan import Option
+from edgesdk.network.network import Network
 from edgesdk.pipeline.allowance import FULL_SHARE, SHORT_SHARE, Allowance
 from edgesdk.pipeline.candidates import Candidate, attempt, list_dense
 from edgesdk.pipeline.planning import make_plan
@@ -176,3 +177,53 @@ def written() -> Callable[[Study], Study]:
         return replace(real, dense_file=real.write_file(integer(real.network, {}), {}, "dense"))
 
     return make
+
+
+class Chancy(Training):
+    """Knows by how many points two scores may differ by chance, what each plan scores, and what it loses."""
+
+    noise = 0.0
+    scores: Mapping[str, float] = {}
+    losses: Mapping[str, list[float]] = {}
+
+    def try_short(self, candidate: Candidate, share: float = 1.0, units: float = 1.0, told: str = "") -> float:
+        self._tried[candidate.plan.digest, candidate.study.runtime] = candidate.network
+        return self.scores[candidate.plan.digest]
+
+    def _find_noise(self, one: Candidate, other: Candidate, tie: float) -> float:
+        return self.noise
+
+    def _list_losses(self, network: Network) -> list[float]:
+        return next(self.losses[digest] for (digest, _), tried in self._tried.items() if tried is network)
+
+
+@pytest.mark.parametrize(
+    ("noise", "nearer", "best"),
+    [
+        (0.0, [0.1, 0.3], "scores"), (0.6, [0.1, 0.3], "nearer"), (0.6, [1.0, 1.0], "nearer"),
+        (0.6, [0.0, 2.5], "faster"), (9.0, [0.1, 0.3], "nearer"),
+    ],
+)  # fmt: skip
+def test_what_is_within_noise_is_decided_by_losses_then_by_latency(
+    labelled: Study, noise: float, nearer: list[float], best: str
+) -> None:
+    slow, fast = candidate_of(labelled, 0.7), candidate_of(labelled, 0.4)
+    assert fast.measured.latency_ms() < slow.measured.latency_ms()
+    training = training_of(labelled, kind=Chancy)
+    assert isinstance(training, Chancy)
+    training.noise, training.scores = noise, {slow.plan.digest: 80.0, fast.plan.digest: 80.5}
+    training.losses = {slow.plan.digest: nearer, fast.plan.digest: [1.1, 1.3]}
+    picked = {"scores": fast, "nearer": slow, "faster": fast}[best]
+    assert training.select_best([slow, fast]).candidate is picked
+
+
+def test_scores_differ_by_chance_as_their_samples_say(labelled: Study) -> None:
+    one, other = candidate_of(labelled, 0.7), candidate_of(labelled, 0.2)
+    training = training_of(labelled, 0.0)
+    assert training._find_noise(one, other, 7.0) == 7.0, "nothing is known before they were tried"
+    for each in (one, other):
+        training.try_short(each)
+    same, apart = training._find_noise(one, one, 7.0), training._find_noise(one, other, 7.0)
+    assert 0 < same <= apart < 100
+    assert sum(training._list_losses(labelled.network)) == pytest.approx(0.0, abs=1e-6)
+    assert training.select_best([one, other]).candidate in (one, other)

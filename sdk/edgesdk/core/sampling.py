@@ -56,10 +56,20 @@ class Decisions:
 
 def paired_drop(new: Decisions, old: Decisions) -> Drop:
     """The drop from ``old`` to ``new``, both asked the same samples: those that they answer alike say nothing."""
+    middle, deviation = _differ(new, old)
+    return _drop((old.count_lost(new) - new.count_lost(old)) / old.samples, middle, deviation, old.samples, PAIRED)
+
+
+def paired_error(new: Decisions, old: Decisions) -> float:
+    """The standard error, in points, of the difference of two scores on the same samples (as :func:`paired_drop`)."""
+    return 100 * _differ(new, old)[1]
+
+
+def _differ(new: Decisions, old: Decisions) -> tuple[float, float]:
+    """By which share ``new`` is right less often, adjusted as Bonett and Price have it, and its standard deviation."""
     lost, gained, count = old.count_lost(new), new.count_lost(old), old.samples
     down, up = (lost + 1) / (count + 2), (gained + 1) / (count + 2)
-    deviation = sqrt((down + up - (down - up) ** 2) / (count + 2))
-    return _drop((lost - gained) / count, down - up, deviation, count, PAIRED)
+    return down - up, sqrt((down + up - (down - up) ** 2) / (count + 2))
 
 
 def unpaired_drop(new: float, old: float, samples: int) -> Drop:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from edgesdk.core.artifact import Artifact
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.plan import FP32
 from edgesdk.core.report import DENSE, Tell
+from edgesdk.core.sampling import paired_error
 from edgesdk.core.serialize import digest
 from edgesdk.data.answers import Answers
 from edgesdk.data.data import Data
@@ -77,6 +79,7 @@ class Training:
         self.can_learn: bool = setup.data.train is not None and allowance.epochs > 0
         self.kept: Kept | None = _open_kept(setup, self.recovery, seed)
         self._fitted: dict[str, Network] = {}
+        self._tried: dict[tuple[str, str], Network] = {}
 
     def finish_best(self, candidates: Sequence[Candidate], beside: Mapping[str, Artifact] | None = None) -> Result:
         """The best of ``candidates`` after a short recovery, in full; ``beside`` is measured with it."""
@@ -85,7 +88,7 @@ class Training:
         return replace(result, history=(*selected.history, *result.history))
 
     def select_best(self, candidates: Sequence[Candidate]) -> Selected:
-        """The one that scores best after a short recovery; of several runtimes' that score alike, the fastest."""
+        """The one that scores best after a short recovery; of those that score alike see :meth:`_tell_apart`."""
         if len(candidates) == 1:
             return Selected(candidates[0])
         done: list[float] = []
@@ -109,11 +112,41 @@ class Training:
             for step, (took_part, scores) in enumerate(rounds, 1)
             for candidate, reached in zip(took_part, scores, strict=True)
         )
-        last, scores = rounds[-1]
-        if len({candidate.study.runtime for candidate in last}) == 1:
-            return Selected(last[scores.index(max(scores))], history)
-        near = [c for c, reached in zip(last, scores, strict=True) if reached >= max(scores) - tie]
-        return Selected(min(near, key=lambda candidate: candidate.measured.latency_ms()), history)
+        return Selected(self._tell_apart(*rounds[-1], tie), history)
+
+    def _tell_apart(self, last: Sequence[Candidate], scores: Sequence[float], tie: float) -> Candidate:
+        """The best of those that took part in the ``last`` round.
+
+        Who scores less than the best by no more than the standard error of that, paired by sample, or by ``tie`` where
+        a metric has none, is as good. Of these, plans in one runtime, which all were to use the budget, are told apart
+        by how far they are from the dense model on held-out samples, which is surer than a score, up to the standard
+        error of that. What is left is decided by latency.
+        """
+        best = last[scores.index(max(scores))]
+        scored = zip(last, scores, strict=True)
+        near = [each for each, score in scored if max(scores) - score <= self._find_noise(each, best, tie)]
+        tried = [self._tried.get(_key(each)) for each in near]
+        if len({each.study.runtime for each in near}) == 1 and None not in tried:
+            lost = [self._list_losses(network) for network in tried if network is not None]
+            least = min(lost, key=sum)
+            near = [each for each, own in zip(near, lost, strict=True) if _is_alike(own, least)]
+        return min(near, key=lambda each: each.measured.latency_ms())
+
+    def _find_noise(self, one: Candidate, other: Candidate, tie: float) -> float:
+        """By how many points the held-out scores of two candidates, as they were tried, may differ by chance."""
+        networks = [self._tried.get(_key(each)) for each in (one, other)]
+        judged = [
+            self.comparison.judge(network, self.data.holdout, self.network).decisions
+            for network in networks
+            if network is not None
+        ]
+        decisions = [each for each in judged if each is not None]
+        return paired_error(*decisions) if len(decisions) == 2 else tie
+
+    def _list_losses(self, network: Network) -> list[float]:
+        """How far the answers of ``network`` are from the dense model's, on each batch of held-out samples."""
+        with torch.no_grad():
+            return [self.task.fidelity_loss(network.flat(x), self.network.flat(x), y) for x, y in self.data.holdout]
 
     def try_short(self, candidate: Candidate, share: float = 1.0, units: float = UNITS, told: str = "") -> float:
         """The score on held-out data after a ``share`` of a short recovery, of which what is compared takes ``units``.
@@ -124,6 +157,7 @@ class Training:
         label = f"trying finalists: {told or candidate.study.runtime}"
         time_share = SHORT_SHARE * share / units
         learnt = self.recover(candidate, epochs, label, NEAREST, time_share)
+        self._tried[_key(candidate)] = learnt.network
         return self.score_held_out(learnt.network)
 
     def score_held_out(self, network: Network) -> float:
@@ -255,6 +289,17 @@ def _open_kept(setup: Setup, recovery: Recovery, seed: int) -> Kept | None:
         return Kept(cache_folder() / "runs" / digest([*made_from, recovery])[:16])
     except TypeError:  # it holds functions of the user's
         return None
+
+
+def _key(candidate: Candidate) -> tuple[str, str]:
+    return candidate.plan.digest, candidate.study.runtime
+
+
+def _is_alike(losses: Sequence[float], least: Sequence[float]) -> bool:
+    """Whether ``losses`` are on average above the ``least`` by no more than the standard error of that."""
+    above = [one - other for one, other in zip(losses, least, strict=True)]
+    error = stdev(above) / len(above) ** 0.5 if len(above) > 1 else 0.0
+    return mean(above) <= error
 
 
 def _progress(share: float, epochs: float) -> str:
