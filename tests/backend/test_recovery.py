@@ -42,7 +42,7 @@ from edgesdk.train.recovery import (
     Term,
 )
 from edgesdk.train.teachers import Run, outdone
-from edgesdk.train.trainer import POINTS, Schedule, Trainer, recovered
+from edgesdk.train.trainer import POINTS, Average, Schedule, Trainer, recovered
 
 Batches = list[tuple[Tensor, Tensor]]
 TASKED = Task("top-1")
@@ -360,6 +360,40 @@ def test_a_teacher_that_is_worse_than_its_student_is_told(dense, batches) -> Non
     assert outdone(Recovery((Teacher(bad),)), network, TASKED, batches, 0.0) == []
 
 
+@pytest.mark.parametrize("memory", [2.0, 7.5, 100.0])
+def test_an_average_forgets_where_it_began_and_keeps_as_many_steps_as_it_says(memory: float) -> None:
+    steps = [torch.tensor([float(step)]) for step in range(1, 31)]
+    average = Average([torch.tensor([1e6])], memory)
+    for step, value in enumerate(steps, 1):
+        average.follow([value], step)
+        if step <= memory:
+            assert float(average.parameters[0]) == pytest.approx((1 + step) / 2), "the mean of all"
+    behind = 30.0 - float(average.parameters[0])
+    assert behind <= memory and (memory < 30 or behind == pytest.approx(14.5))
+    constant = Average([torch.zeros(3)], memory)
+    for step in range(1, 9):
+        constant.follow([torch.ones(3)], step)
+    assert torch.equal(constant.parameters[0], torch.ones(3))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_weights_are_averaged_only_where_that_is_asked_for(precision: str, dense, small, batches) -> None:
+    network, _ = dense
+    options = models.assigned(small, precision)
+    calibration = [x for x, _ in batches]
+
+    def learnt(average: float) -> dict[str, Tensor]:
+        recovery, schedule = Recovery(average=average), Schedule(4.0, 0.5)
+        return weights(
+            recovered(small, network, options, batches, calibration, TASKED, schedule, recovery=recovery).network
+        )
+
+    last, averaged = learnt(0.0), learnt(0.5)
+    assert same(averaged, learnt(0.5)) and not same(averaged, last)
+    assert same(learnt(1e-6), last), "over less than two steps there is nothing to average"
+    assert all(bool(value.isfinite().all()) for value in averaged.values())
+
+
 FILE = """
 mode = "offline"
 epochs = 12
@@ -429,6 +463,7 @@ BAD_FILES = [
     ("integer_share = 1.5", "integer_share is 1.5: it must be a number at least 0 and at most 1"),
     ("warm_up = 1", "warm_up is 1: it must be a number above 0 and below 1"),
     ("decay = 1", "decay is 1"),
+    ("average = 1.5", "average is 1.5: it must be a number at least 0 and at most 1"),
     ("losses = []", "a recovery without losses"),
     ("teachers = []", "a recovery without teachers"),
     ("losses = ['soft']", "losses is no list of tables"),

@@ -63,6 +63,7 @@ INVENTORY = {
 }
 RECOVERY = {
     "mode": "offline", "epochs": 3.5, "rate": 0.002, "warm_up": 0.1, "integer_share": 0.3, "decay": 0.99,
+    "average": 0.2,
     "teachers": [{"source": "dense", "weight": 0.5}, {"source": "models.py:big", "weights": "a.pt", "view": "a.py:b"}],
     "losses": [{"kind": "soft", "temperature": 4.0}, {"kind": "features", "layers": ["conv1", ["conv2", "conv3"]]}],
 }  # fmt: skip

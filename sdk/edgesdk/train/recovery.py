@@ -174,7 +174,9 @@ class Recovery:
 
     ``epochs`` are over the training data, ``None`` for as many as the caller says, ``integer_share`` of them with
     quantization in the loop where there is also something else to recover. The learning rate rises for ``warm_up`` of
-    each of the two parts, to ``rate`` and ``integer_rate``, and falls to zero as a cosine. Raises ``UsageError``.
+    each of the two parts, to ``rate`` and ``integer_rate``, and falls to zero as a cosine. With an ``average`` above
+    zero what is learnt in a part is the moving average of the weights over that share of its steps, not the last ones;
+    BatchNorm statistics are taken anew from it (:class:`edgesdk.train.trainer.Average`). Raises ``UsageError``.
     """
 
     teachers: tuple[Teacher, ...] = (Teacher(),)
@@ -186,6 +188,7 @@ class Recovery:
     warm_up: float = WARM_UP
     integer_share: float = INTEGER_SHARE
     decay: float = DECAY
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.teachers or not self.losses:
@@ -202,6 +205,7 @@ class Recovery:
         _number(self.warm_up, "warm_up", above=0, below=1)
         _number(self.integer_share, "integer_share", least=0, most=1)
         _number(self.decay, "decay", least=0, below=1)
+        _number(self.average, "average", least=0, most=1)
 
     @property
     def own(self) -> bool:

@@ -99,7 +99,7 @@ def recovered(
     if total > 0 and learnt is None:
         assert train is not None
         objective = Objective(recovery, small, dense, task, calibration[0])
-        trainer = Trainer(objective, train, recovery.warm_up, kept=kept)
+        trainer = Trainer(objective, train, recovery.warm_up, kept=kept, average=recovery.average)
     now = time.monotonic()
     if trainer is not None and share < 1:
         told = lambda s: progress(s * (1 - share), "float")  # noqa: E731
@@ -165,12 +165,13 @@ class Trainer:
 
     def __init__(
         self, objective: TrainingObjective, train: Iterable[tuple[Batch, Any]], warm_up: float, what: str = "recovery",
-        kept: Kept | None = None,
+        kept: Kept | None = None, average: float = 0.0,
     ) -> None:  # fmt: skip
         self.objective: TrainingObjective = objective
         self.data: Iterable[tuple[Batch, Any]] = train
         self.warm_up: float = warm_up
         self.what: str = what
+        self.average: float = average  # of the steps of a part, over which its weights are averaged
         self.length: int = _length(train)
         self.done: int = 0  # steps, of all parts
         self.stopped: str = ""  # why
@@ -192,7 +193,8 @@ class Trainer:
         mixed = self.objective.task.classifies and torch.cpu._is_avx512_bf16_supported() and not self.objective.precise
         student.module.train()
         self.objective.start(student)
-        first = self._resume(part, student, optimizer, beside)
+        average = Average(parameters, self.average * steps)
+        first = self._resume(part, student, optimizer, [*beside, *average.parameters])
         good, at = _state(student), self.done
         shown, saved = 0.0, time.monotonic()
         paced = _Pace(steps, self.until)
@@ -219,6 +221,7 @@ class Trainer:
             optimizer.step()
             self.objective.follow(student)
             self.done += 1
+            average.follow(parameters, step + 1)
             if len(since) >= steps / POINTS or step == steps - 1:
                 self.curve.append(LossAt(part, self.done / self.length, sum(since) / len(since)))
                 since.clear()
@@ -226,10 +229,12 @@ class Trainer:
                 progress(share)
                 shown = time.monotonic()
             if self.kept is not None and time.monotonic() - saved > SECONDS:
-                self._keep(self.kept, part, step + 1, student, optimizer, beside)
+                self._keep(self.kept, part, step + 1, student, optimizer, [*beside, *average.parameters])
                 saved = time.monotonic()
         if not self.stopped and not all(bool(torch.isfinite(p).all()) for p in parameters):
             self._stop(student, good, at)
+        if not self.stopped:
+            average.put(parameters)
         progress(1.0)
         student.module.eval()
 
@@ -240,16 +245,14 @@ class Trainer:
 
     def _keep(
         self, kept: Kept, part: str, step: int, student: Network, optimizer: torch.optim.Optimizer,
-        beside: Sequence[nn.Parameter],
+        beside: Sequence[Tensor],
     ) -> None:  # fmt: skip
         state = {"step": step, "done": self.done, "student": _state(student), "optimizer": optimizer.state_dict()}
         state |= {"curve": list(map(astuple, self.curve)), "random": torch.get_rng_state()}
         kept.save(part, {**state, "beside": [p.detach() for p in beside]})
 
     @torch.no_grad()
-    def _resume(
-        self, part: str, student: Network, optimizer: torch.optim.Optimizer, beside: Sequence[nn.Parameter]
-    ) -> int:
+    def _resume(self, part: str, student: Network, optimizer: torch.optim.Optimizer, beside: Sequence[Tensor]) -> int:
         """Put back what is kept of ``part``; how many of its steps were done."""
         state = self.kept.load(part) if self.kept is not None else None
         if state is None:
@@ -273,6 +276,33 @@ class Trainer:
             f"{self.what} was stopped after {epochs:.1f} epochs, when its loss was not finite:"
             f" the weights after {kept:.1f} epochs were kept"
         )
+
+
+class Average:
+    """The moving average of weights over the last ``memory`` steps, about; below two it is the weights themselves.
+
+    At step t it keeps ``min(1 - 1 / memory, (t - 1) / t)`` of itself: at first the mean of all steps, so that where it
+    began is forgotten, then an exponential moving average (Polyak and Juditsky 1992; Izmailov et al. 2018, "Averaging
+    Weights Leads to Wider Optima", section 3, whose BatchNorm statistics are taken anew for it, as they are here).
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], memory: float) -> None:
+        self.memory: float = memory
+        self.parameters: list[Tensor] = [p.detach().clone() for p in parameters] if memory >= 2 else []
+
+    @torch.no_grad()
+    def follow(self, parameters: Sequence[Tensor], step: int) -> None:
+        """Take in the weights after ``step`` of them, counted from 1."""
+        if self.parameters:
+            new = max(1 / self.memory, 1 / step)
+            for own, value in zip(self.parameters, parameters, strict=True):
+                own.lerp_(value, new)
+
+    @torch.no_grad()
+    def put(self, parameters: Sequence[Tensor]) -> None:
+        """Set ``parameters`` to the average."""
+        for value, own in zip(parameters, self.parameters, strict=False):
+            value.copy_(own)
 
 
 @dataclass
