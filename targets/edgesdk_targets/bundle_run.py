@@ -34,6 +34,7 @@ MODULES = {
     "openvino": ["openvino"],
     "litert": ["ai_edge_litert.interpreter", "tflite_runtime.interpreter"],  # either reads such files
     "tflite": ["tflite_runtime.interpreter", "ai_edge_litert.interpreter"],
+    "ncnn": ["ncnn"],
     "tensorrt": ["onnxruntime"],  # on the processor: trtexec runs the file on the graphics
 }
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # what Pillow must do, by what EXIF says
@@ -52,6 +53,8 @@ def opened(path, runtime, threads=1, precision="f32"):
     library = _imported(runtime)
     if runtime == "openvino":
         return _openvino(library, path, threads, precision)
+    if runtime == "ncnn":
+        return _ncnn(library, path, threads)
     if library.__name__ == "onnxruntime":
         return _onnxruntime(library, path, threads)
     return _tflite(library, path, threads)
@@ -131,6 +134,31 @@ def _tflite(library, path, threads):
 
     package = library.__name__.partition(".")[0].replace("_", "-")
     return Opened(names[0], names[1], run, package, metadata.version(package))
+
+
+def _ncnn(library, path, threads):
+    net = library.Net()
+    net.opt.num_threads = threads
+    # Left to itself it computes in half precision where the processor has it.
+    for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage", "vulkan_compute"):
+        if hasattr(net.opt, "use_" + option):  # older versions have fewer
+            setattr(net.opt, "use_" + option, False)
+    with _hushed():
+        if net.load_param(str(path)) or net.load_model(str(Path(path).with_suffix(".bin"))):
+            raise ValueError("ncnn says of a layer that it does not know it, or that its numbers are not there")
+    inputs = list(net.input_names())
+    outputs = [name for name in net.output_names() if name not in inputs]
+
+    def run(feeds):
+        with net.create_extractor() as extractor:
+            for name in inputs:  # a copy: it has no dimension of samples, and images begin at multiples of 16 bytes
+                extractor.input(name, library.Mat(np.ascontiguousarray(feeds[name][0])).clone())
+            made = [extractor.extract(name) for name in outputs]
+        if any(code for code, _ in made):
+            raise RuntimeError(f"ncnn ends with {max(made, key=lambda each: abs(each[0]))[0]}")
+        return [np.array(value)[None] for _, value in made]
+
+    return Opened(inputs, outputs, run, "ncnn", library.__version__)
 
 
 def read(path, manifest):

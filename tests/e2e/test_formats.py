@@ -17,7 +17,10 @@ from residual import write_data, write_residual
 
 from edgesdk.network.load import load_model
 
-FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "tflite": "model.tflite"}
+FORMATS = {
+    "onnx": "model.onnx", "openvino": "model.xml", "tflite": "model.tflite", "ncnn": "model.ncnn.param",
+}  # fmt: skip
+BESIDE = {"openvino": ["model.bin"], "ncnn": ["model.ncnn.bin"]}
 # Runs the command line where one package cannot be imported: what a user has who did not install the extra.
 LACKING = """
 import sys
@@ -65,7 +68,7 @@ def test_every_format_holds_the_plan(exported) -> None:
     assert {entry["format"]: Path(entry["path"]).name for entry in printed} == FORMATS
     for entry in printed:
         assert entry["parity"]["error"] <= entry["parity"]["tolerance"]
-        files = [out / FORMATS[entry["format"]]] + [out / "model.bin"] * (entry["format"] == "openvino")
+        files = [out / name for name in (FORMATS[entry["format"]], *BESIDE.get(entry["format"], []))]
         assert entry["size_bytes"] == sum(file.stat().st_size for file in files)
     assert document(edgesdk("verify", out, "--json"))["valid"]
     assert "files as recorded" in edgesdk("verify", out).stdout

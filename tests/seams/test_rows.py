@@ -61,7 +61,7 @@ def test_rows_agree_with_each_other() -> None:
         if row.format is not None:
             assert set(row.format.holds) <= set(STORED)
             assert formats()[row.format.name] in RUNTIMES
-    assert list(formats(measured=True)) == ["onnx", "openvino", "tflite"]
+    assert list(formats(measured=True)) == ["onnx", "openvino", "tflite", "ncnn"]
 
 
 def test_a_name_is_taken_once_and_an_unknown_one_is_told_with_the_others() -> None:
@@ -69,5 +69,5 @@ def test_a_name_is_taken_once_and_an_unknown_one_is_told_with_the_others() -> No
         register(Runtime("litert", ONNX))
     with pytest.raises(UsageError, match="there is no runtime 'abacus'"):
         find_runtime("abacus")
-    with pytest.raises(UsageError, match="there is no file format for ncnn"):
-        format_of("ncnn")
+    with pytest.raises(UsageError, match="there is no file format for armnn"):
+        format_of("armnn")

@@ -27,13 +27,15 @@ BIAS_LIMIT = 2**30  # half of what 32 bits hold: the other half is for the sum o
 class Grid:
     """The integers that activations are on, ``low`` to ``high``; a ``symmetric`` grid has its zero point at 0.
 
-    A step of the sums that are rounded to it is at most ``widest`` of its own: beyond, kernels refuse or overflow.
+    A step of the sums that are rounded to it is at most ``widest`` of its own: beyond, kernels refuse or overflow. What
+    is quantized for integer layers ``alone`` is read as it is by all others, which compute in real numbers.
     """
 
     low: int
     high: int
     symmetric: bool
     widest: float = math.inf
+    alone: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -43,7 +45,8 @@ class Grid:
 UNSIGNED = Grid(0, 255, False)  # fast on x86
 SIGNED = Grid(-128, 127, False, 2.0**7)  # Arm and TFLite: the same grid moved by 128; half of what XNNPACK has
 SYMMETRIC = Grid(-128, 127, True)  # TensorRT
-GRIDS = {"unsigned": UNSIGNED, "signed": SIGNED, "symmetric": SYMMETRIC}
+NARROW = Grid(-127, 127, True, alone=True)  # ncnn: its layers quantize what they read
+GRIDS = {"unsigned": UNSIGNED, "signed": SIGNED, "symmetric": SYMMETRIC, "narrow": NARROW}
 ACTIVATION_RANGE = (UNSIGNED.low, UNSIGNED.high)
 
 
@@ -94,14 +97,17 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) 
 
 
 @torch.library.custom_op("edgesdk::quantize_dequantize", mutates_args=())
-def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """An activation on the 8-bit grid of its zero point's type: exported as QuantizeLinear and DequantizeLinear."""
+def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int | None = None) -> Tensor:
+    """An activation on the 8-bit grid of its zero point's type: exported as QuantizeLinear and DequantizeLinear.
+
+    A grid may begin above the type's ``low``: what is made of the ONNX model keeps that by itself.
+    """
     integers = torch.iinfo(zero_point.dtype)
-    return _rounded(x, scale, zero_point, integers.min, integers.max)
+    return _rounded(x, scale, zero_point, integers.min if low is None else low, integers.max)
 
 
 @quantize_dequantize.register_fake
-def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+def _(x: Tensor, scale: Tensor, zero_point: Tensor, low: int | None = None) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -183,7 +189,9 @@ class ActivationQuantizer(nn.Module):
         if self.observing and not self.held:
             self.observe(x)
         if torch.compiler.is_exporting():
-            return quantize_dequantize(x, self.step, self.zero_point.to(self.grid.dtype))
+            kind = self.grid.dtype
+            begins = () if self.grid.low == torch.iinfo(kind).min else (self.grid.low,)
+            return quantize_dequantize(x, self.step, self.zero_point.to(kind), *begins)
         if self.growth is not None:
             return learned_step(x, self.step, self.zero_point, self.grid.low, self.grid.high, x[0].numel())
         return quantize(x, self.scale, self.zero_point, self.grid.low, self.grid.high)

@@ -83,7 +83,8 @@ def integer(
     """``network``, folded, with the layers that ``options`` calls int8 simulated as integer layers on ``grid``.
 
     A tensor is quantized where its maker or any of its readers is an integer layer. What an integer layer makes is
-    read on its grid by all; what a float layer makes, by its integer readers alone. Ranges must be set by
+    read on its grid by all; what a float layer makes, by its integer readers alone. On a grid that is for integer
+    layers alone both are read so, and only layers with weights are integer. Ranges must be set by
     :func:`calibrate` before use. Weights have a ``step`` per output channel, one per layer, or one for the whole
     network. ``equalized`` first scales channels of layers in a row to equal ranges. Raises ``UsageError`` for another
     ``step``.
@@ -95,11 +96,13 @@ def integer(
         equalize_all(_in_a_row(network))
     graph, module = network.graph, network.module
     whole = {name for name, option in options.items() if option.precision == INT8 and name in graph.by_name}
+    if grid.alone:
+        whole = {name for name in whole if graph.by_name[name].kind in WEIGHTED}
     order = [tensor.name for tensor in graph.inputs] + [layer.name for layer in graph.layers]
     quantizers: dict[str, ActivationQuantizer] = {}
     for name in order:
         readers = [reader for reader in graph.readers[name] if reader in whole]
-        made = name in whole
+        made = name in whole and not grid.alone
         if not readers and not made:
             continue
         if made and graph.by_name[name].kind in PASSES_ON:
@@ -123,7 +126,8 @@ def integer(
         sharing = {"channel": [], "layer": [inner], "network": every}[step]
         part = IntegerLayer(inner, options[layer.name].weight_bits, quantizers[layer.inputs[0]], sharing)
         module.set_submodule(str(network.sites[layer.name].module), part)
-        quantizers[layer.name].makers.append(part)
+        if layer.name in quantizers:
+            quantizers[layer.name].makers.append(part)
     for layer in graph.layers:
         if layer.name in quantizers and layer.operator == "add":
             quantizers[layer.name].makers.extend(quantizers[name] for name in layer.inputs if name in quantizers)

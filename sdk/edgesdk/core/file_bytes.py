@@ -96,3 +96,11 @@ TENSORRT_BYTES = replace(  # no zero points
     ONNX_BYTES, quantized=375.0, entered=300.0, zero_point=0.0, row=8.0, shared=1.0, constants=0.0,
     integers={name: n - 55.0 for name, n in ONNX_BYTES.integers.items()},
 )  # fmt: skip
+NCNN_BYTES = FileBytes(
+    fixed=60.0, other=60.0, activation=0.0, quantized=0.0, entered=0.0, name=2.0, row=4.0,
+    nodes={
+        CONV: 110.0, CONV1D: 110.0, LINEAR: 75.0, ROWS: 75.0, CLIPPED: 30.0, "add": 90.0, "activation": 40.0,
+        "pool": 80.0, "mean": 45.0, "flatten": 0.0, "transpose": 50.0, "permute": 50.0, "reshape": 40.0, "getitem": 0.0,
+    },
+    integers={CONV: 8.0, CONV1D: 8.0, LINEAR: 8.0, ROWS: 8.0},
+)  # fmt: skip

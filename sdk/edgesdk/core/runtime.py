@@ -12,7 +12,8 @@ from importlib import import_module, resources
 from typing import Any
 
 from edgesdk.core.errors import UsageError
-from edgesdk.core.file_bytes import ONNX_BYTES, OPENVINO_BYTES, TENSORRT_BYTES, TFLITE_BYTES, FileBytes
+from edgesdk.core.file_bytes import NCNN_BYTES, ONNX_BYTES, OPENVINO_BYTES, TENSORRT_BYTES, TFLITE_BYTES, FileBytes
+from edgesdk.core.graph import Layer
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.core.serialize import loads_toml
 from edgesdk.core.stored import STORED
@@ -80,6 +81,8 @@ class Runtime:
     Of its computing:
 
     - ``grid`` is the name of the integers that it wants activations on (``compress.integers.GRIDS``);
+    - ``integers`` is ``(layer) -> bool``, which layers it has integer kernels for; without it, all of the kinds that
+      some runtime has them for;
     - ``weight_bits`` are those that weights of an integer layer may be stored in;
     - ``integer_kernels`` are how the names of integer kernels begin, where it does not tell a kernel's precision;
     - ``kernels`` are those on Arm, or on the only kind of chip that it runs on; ``x86_kernels`` by precision, without
@@ -99,6 +102,7 @@ class Runtime:
     probes: str | None = None
     opener: str = "edgesdk_targets.bundle_run:opened"
     grid: str = "unsigned"
+    integers: str | None = None
     weight_bits: tuple[int, ...] = (8, 4)
     integer_kernels: tuple[str, ...] = ()
     kernels: Kernels = Kernels()
@@ -109,6 +113,10 @@ class Runtime:
     extra: str | None = None
     oldest: str | None = None
     substitute: str | None = None
+
+    def is_integer(self, layer: Layer) -> bool:
+        """Whether it has an integer kernel for ``layer``, which is of a kind that some runtime has one for."""
+        return self.integers is None or bool(load_function(self.integers)(layer))
 
     @property
     def here(self) -> str:
@@ -126,6 +134,7 @@ class Runtime:
 ONNX = Format("onnx", ".onnx", ONNX_BYTES, stores=None)
 OPENVINO = Format("openvino", ".xml", OPENVINO_BYTES, beside=(".bin",), stores=("fp16", "bf16"))
 TFLITE = Format("tflite", ".tflite", TFLITE_BYTES, layout="channels last", unpacks=False, stores=("fp16",))
+NCNN = Format("ncnn", ".ncnn.param", NCNN_BYTES, beside=(".bin",), stores=("fp16",))
 TENSORRT = Format("tensorrt", ".onnx", TENSORRT_BYTES, instead=("-fp16.onnx",))  # ONNX within TensorRT's restrictions
 XNNPACK = Kernels(channels=8, channels_last=True)
 
@@ -178,7 +187,15 @@ register(
         kernels=Kernels(channels=8, fused=("silu",)), oldest="8.6", substitute="onnxruntime",
     )
 )  # fmt: skip
-register(Runtime("ncnn", kernels=Kernels(channels=4, winograd=True)))
+register(
+    Runtime(
+        "ncnn", NCNN, writer="edgesdk.export.ncnn.convert:write_model",
+        probes="edgesdk.export.ncnn.convert:convert_probe",
+        grid="narrow", integers="edgesdk.core.integer_layers:has_ncnn_kernel", weight_bits=(8,),
+        kernels=Kernels(channels=4, winograd=True),
+        package="ncnn", extra="ncnn", oldest="1.0.20250503",
+    )
+)  # fmt: skip
 register(Runtime("armnn", kernels=XNNPACK))
 
 

@@ -182,7 +182,7 @@ def _name_ends(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -
     common.NameFixPass()(model)
 
 
-def _quantize_dequantize(x: FLOAT, scale: FLOAT, zero_point: UINT8 | INT8) -> FLOAT:
+def _quantize_dequantize(x: FLOAT, scale: FLOAT, zero_point: UINT8 | INT8, low: int = -128) -> FLOAT:
     return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)  # type: ignore[return-value]
 
 

@@ -10,7 +10,7 @@ from math import prod
 from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.graph import Graph
 from edgesdk.core.menu import Choice, Menu
-from edgesdk.core.plan import Option, Plan, Rejected
+from edgesdk.core.plan import FP32, Option, Plan, Rejected
 from edgesdk.core.runtime import find_runtime
 from edgesdk.pipeline.setup import Setup
 from edgesdk.price.account import Account
@@ -40,10 +40,15 @@ def price_full_width(setup: Setup, budget: Budget) -> Priced:
 
     What has no price then is not in its space.
     """
-    bits = find_runtime(setup.runtime).weight_bits if budget.size_bytes is not None else (8,)
+    runtime = find_runtime(setup.runtime)
+    bits = runtime.weight_bits if budget.size_bytes is not None else (8,)
     every = {
         layer.name: (
-            *(o for o in options(layer, bits, setup.candidates) if o.precision in setup.precisions),
+            *(
+                option
+                for option in options(layer, bits, setup.candidates)
+                if option.precision in setup.precisions and (option.precision == FP32 or runtime.is_integer(layer))
+            ),
             *(Option(form=form) for form in forms(layer, setup.candidates, setup.runtime)),
         )
         for layer in setup.graph.layers

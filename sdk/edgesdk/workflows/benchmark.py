@@ -120,10 +120,10 @@ def find_artifact(path: Path, runtime: str | None, shapes: Shapes, made: Path) -
         artifact = Bundle.open(path).artifact
         artifact = replace(artifact, runtime=find_runtime(artifact.runtime).here)
     else:
-        suffix = path.suffix.lower()
-        made_for = next((name for name in exportable() if format_of(name).suffix == suffix), None)
+        name = path.name.lower()
+        made_for = next((runtime for runtime in exportable() if name.endswith(format_of(runtime).suffix)), None)
         if not path.is_file() or made_for is None:
-            every = ", ".join(dict.fromkeys(format_of(name).suffix for name in exportable()))
+            every = ", ".join(dict.fromkeys(format_of(each).suffix for each in exportable()))
             raise BundleError(f"{path} is neither a bundle nor a model file", f"give one of the two ({every})")
         artifact = Artifact(path, runtime=made_for)
     if lacking := [file for file in artifact.files if not file.is_file()]:

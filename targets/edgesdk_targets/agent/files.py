@@ -12,8 +12,9 @@ from typing import Any, Iterator
 
 from edgesdk_targets.agent.protocol import MISSING, USAGE, AgentError
 
-TFLITE, IR, ONNX = "TFLite", "OpenVINO IR", "ONNX"
+TFLITE, IR, ONNX, NCNN = "TFLite", "OpenVINO IR", "ONNX", "ncnn"
 HEAD_BYTES = 4096
+MAGIC = b"7767517"  # with which a .param file of ncnn begins
 OPERATOR_CODES, SUBGRAPHS, BUFFERS = 1, 2, 4  # fields of the table Model, in schema.fbs of TensorFlow Lite
 TENSORS, OPERATORS = 0, 3  # of SubGraph
 
@@ -21,8 +22,8 @@ TENSORS, OPERATORS = 0, 3  # of SubGraph
 def kind(source: str | bytes) -> str | None:
     """What the file or the bytes ``source`` hold, ``None`` for something else.
 
-    A TFLite file has its identifier behind the offset of its root, an IR is XML. An ONNX file has no mark of its own;
-    what writes one begins with the version of the format, field 1 of the message.
+    A TFLite file has its identifier behind the offset of its root, an IR is XML, ncnn's text begins with a number.
+    An ONNX file has no mark of its own; what writes one begins with the version of the format, field 1 of the message.
     """
     if isinstance(source, bytes):
         head = source[:HEAD_BYTES]
@@ -33,6 +34,8 @@ def kind(source: str | bytes) -> str | None:
         return TFLITE
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"<net" in head:
         return IR
+    if head.startswith(MAGIC):
+        return NCNN
     return ONNX if len(head) > 1 and head[0] == 0x08 and head[1] < 0x20 else None
 
 
@@ -61,9 +64,9 @@ def source(model: dict[str, str]) -> str | bytes:
 
 
 def belonging(path: str) -> list[str]:
-    """The files of the artifact at ``path``: itself, and the weights beside an IR."""
+    """The files of the artifact at ``path``: itself, and the weights beside an IR or a text of ncnn's."""
     weights = os.path.splitext(path)[0] + ".bin"
-    return [path, weights] if kind(path) == IR and os.path.isfile(weights) else [path]
+    return [path, weights] if kind(path) in (IR, NCNN) and os.path.isfile(weights) else [path]
 
 
 def digest(path: str) -> str:

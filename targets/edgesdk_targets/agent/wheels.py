@@ -29,6 +29,10 @@ _TFLITE_ARM = {
     (3, 10): ((34, "2.14.0"), (17, "2.13.0")),
     (3, 11): ((34, "2.14.0"),),
 }
+_NCNN = {
+    (3, 8): ((24, "1.0.20260526"), (17, "1.0.20250503")),
+    **{(3, minor): ((24, "1.0.20261020"), (17, "1.0.20250503")) for minor in (9, 10, 11, 12, 13)},
+}
 _OPENVINO_ARM_OLD = ((27, "2024.0.0"), (24, "2023.2.0"), (17, "2023.1.0"))
 WHEELS = {
     "onnxruntime": {"aarch64": _ONNXRUNTIME, "x86_64": _ONNXRUNTIME},
@@ -48,6 +52,7 @@ WHEELS = {
         },
     },
     "ai-edge-litert": {"aarch64": _LITERT, "x86_64": _LITERT},
+    "ncnn": {"aarch64": _NCNN, "x86_64": _NCNN},
     "tflite-runtime": {
         "aarch64": _TFLITE_ARM,
         "armv7l": _TFLITE_ARM,

@@ -44,6 +44,7 @@ RUNNERS = {
     "onnxruntime": Runner(_HERE + "onnxruntime_runner", ("onnxruntime", "onnxruntime-gpu"), ("tensorrt",)),
     "openvino": Runner(_HERE + "openvino_runner", ("openvino",)),
     "litert": Runner(_HERE + "litert_runner", ("ai-edge-litert",), ("tflite",)),
+    "ncnn": Runner(_HERE + "ncnn_runner", ("ncnn",)),
     "tflite": Runner(_HERE + "tflite_runner", ("tflite-runtime",), ("litert",)),
 }
 GROUP = "edgesdk.runners"  # of the entry points with which other distributions bring runners
