@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.artifact import Artifact, open_file
 from edgesdk.core.errors import BundleError, ModelError, UsageError
+from edgesdk.core.kernels import Kernel, KernelProfile
 from edgesdk.core.plan import INT8, Option
 from edgesdk.core.serialize import dumps
 from edgesdk.export.formats import export, grid_of
@@ -321,6 +322,23 @@ def test_overlays_are_of_nodes_that_the_file_has(made: Made, tmp_path: Path, run
         assert set(data["results"]) <= names_in(artifact) and len(data["results"]) >= len(compared.layers)
         assert all(each["value"] >= 0 for each in data["results"].values())
     assert (tmp_path / "seen" / "model-netron.onnx").exists() == (runtime == "onnxruntime")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
+def test_what_layers_took_is_laid_over_the_graph_once_each(made: Made, tmp_path: Path, runtime: str) -> None:
+    """Also where a layer is of several parts in the file, and where several are fused in one kernel."""
+    first, second, third, *others = made.compare(runtime).layers
+    parts = [replace(third, name=f"{third.name}.0"), replace(third, name=f"{third.name}.1", tensor=None)]
+    named = {(first.name, second.name): 2.0, (third.name,): 3.0, (): 5.0, ("gone",): 7.0}
+    kernels = tuple(Kernel("k", "Conv", "CPU", None, names, None, ms) for names, ms in named.items())
+    artifact = Artifact(made.files[runtime], runtime=runtime)
+    write_overlays([first, second, *parts, *others], artifact, tmp_path / "seen", KernelProfile(runtime, "1", kernels))
+    data = json.loads((tmp_path / "seen" / "node-data-time.json").read_text())["results"]
+    assert sorted(each["value"] for each in data.values()) == [2.0, 3.0] and set(data) <= names_in(artifact)
+    if runtime == "onnxruntime":
+        copy = onnx.load(str(tmp_path / "seen" / "model-netron.onnx"))
+        told = {prop.value for node in copy.graph.node for prop in node.metadata_props if "measured" in prop.key}
+        assert told == {f"2 ms, with {second.name}", "3 ms"}
 
 
 def open_tflite(path: Path) -> Any:

@@ -75,11 +75,12 @@ def test_what_is_there_is_found_and_nothing_is_run(folder: Path) -> None:
 
 def test_flags_answer_and_the_file_is_what_deploy_reads(folder: Path, edgesdk: Run) -> None:
     os.chdir(folder)
-    flags = ("--data", "d 'x' \"y\".npz", "--target", "pi4", "--size", "20kB", "--max-drop", "1.5")
+    flags = ("--data", "d 'x' \"y\".npz", "--target", "pi4", "--size", "20kB", "--energy", "5mJ", "--max-drop", "1.5")
     done = edgesdk("init", "model.onnx", *flags)
     assert done.code == 0, done.err
     assert read_project(folder / "edgesdk.toml") == {
-        "model": "model.onnx", "data": "d 'x' \"y\".npz", "target": "pi4", "size": "20kB", "max_drop": 1.5,
+        "model": "model.onnx", "data": "d 'x' \"y\".npz", "target": "pi4", "size": "20kB", "energy": "5mJ",
+        "max_drop": 1.5,
     }  # fmt: skip
     assert (folder / "edgesdk.toml").read_text() in done.out
     assert "edgesdk.toml exists" in edgesdk("init", "model.onnx", *flags).line
@@ -93,6 +94,8 @@ def test_flags_answer_and_the_file_is_what_deploy_reads(folder: Path, edgesdk: R
         (("model.onnx", "--data", "data.npz", "--target", "pi77"), "there is no target 'pi77'"),
         (("model.onnx", "--data", "data.npz", "--device", "lab-9"), "lab-9"),
         (("model.onnx", "--data", "data.npz", "--target", "pi4"), "no answer to 'latency of at most'"),
+        (("model.onnx", "--data", "data.npz", "--target", "pi4", "--energy", "lots"), "write it like 200mJ"),
+        (("model.onnx", "--data", "data.npz", "--target", "pi4", "--latency", "fast"), "--latency"),
     ],
 )
 def test_where_nobody_answers_it_says_what_was_found(

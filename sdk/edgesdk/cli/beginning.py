@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from edgesdk.cli.frame import Command
+from edgesdk.cli.making import read_budget
 from edgesdk.cli.names import DEVICE_NAME, TARGET
 from edgesdk.cli.project import FILE, SECTIONS, read_project
 from edgesdk.cli.shared import free
@@ -19,7 +20,7 @@ from edgesdk.core.errors import UsageError
 from edgesdk.core.serialize import write
 
 EXAMPLE = "the built-in example"
-BUDGET = ("latency", "peak_memory", "size", "max_drop", "accuracy")
+BUDGET = ("latency", "peak_memory", "size", "energy", "max_drop", "accuracy")
 
 
 @click.command(cls=Command)
@@ -31,6 +32,7 @@ BUDGET = ("latency", "peak_memory", "size", "max_drop", "accuracy")
 @click.option("--latency", help="Upper bound: 2ms, or 0.5x of the dense model.")
 @click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB.")
 @click.option("--size", help="Upper bound on the model file, like 200kB.")
+@click.option("--energy", help="Upper bound on a run beyond idle, like 5mJ: of a device with a meter.")
 @click.option("--max-drop", type=float, help="Upper bound on the drop of the metric, in points.")
 @click.option("--accuracy", type=float, help="Lower bound on the metric itself, like 91.5.")
 @click.option("--force", is_flag=True, help="Replace an edgesdk.toml that is there.")
@@ -69,6 +71,7 @@ def init(force: bool, **options: Any) -> None:
         find_target(str(options["target"]))
     if all(options[name] is None for name in BUDGET):
         options["latency"] = _ask("latency of at most", "--latency", ["0.5x"], "0.5x", ["half of the dense model's"])
+    read_budget({"percentile": None, **{name: options[name] for name in BUDGET}})  # what is no bound is not written
     text = _written(options)
     write(path, text)
     read_project(path)  # what was written is what is read

@@ -86,7 +86,8 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _budget(options: dict[str, Any]) -> Budget | None:
+def read_budget(options: dict[str, Any]) -> Budget | None:
+    """The budget that ``options`` say, taken out of them; ``None`` where they bound nothing. Raises ``UsageError``."""
     from edgesdk.core.budget import BYTES, ENERGY, Budget, parse, parse_latency
 
     latency, memory, size = (options.pop(name) for name in ("latency", "peak_memory", "size"))
@@ -180,7 +181,7 @@ def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any)
     model's latency where that is measured, and a drop of one point where the target is predicted.
     """
     _take_point(options, front, point)
-    options["budget"] = _budget(options)
+    options["budget"] = read_budget(options)
     check_model(options)
     out = free(options.pop("out"), options["force"])
     with telling(STEPS, _seconds(options["time"])) as tell:
@@ -203,7 +204,7 @@ def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("plan.json"), show_default=True)
 def search(as_json: bool, force: bool, **options: Any) -> None:
     """The plan alone (plan.json, or --out): no training, no bundle."""
-    options["budget"] = _budget(options)
+    options["budget"] = read_budget(options)
     check_model(options)
     out = free(options.pop("out"), force)
     with telling(STEPS[:8], _seconds(options["time"])) as tell:

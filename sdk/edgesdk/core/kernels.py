@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgesdk.core.budget import show
+from edgesdk.core.serialize import from_json
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class KernelProfile:
         """What all kernels take in a run; ``None`` where the runtime tells no times."""
         times = [kernel.profiled_ms for kernel in self.kernels if kernel.profiled_ms is not None]
         return sum(times) if times else None
+
+
+def read_profiles(document: Mapping[str, Any]) -> dict[str, KernelProfile]:
+    """The profiles of a report of a deployment, or of a benchmark, by the names of their files; none of one before."""
+    return {name: from_json(KernelProfile, profile) for name, profile in (document.get("profiles") or {}).items()}
 
 
 def describe_cost(profile: KernelProfile) -> str:

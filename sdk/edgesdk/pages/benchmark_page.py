@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgesdk.core.energy import describe_energy
-from edgesdk.core.kernels import describe_cost
+from edgesdk.core.kernels import describe_cost, read_profiles
 from edgesdk.core.wording import counted
 from edgesdk.pages.bounds import Bar, make_bar
 from edgesdk.pages.charts import Axis, Samples
 from edgesdk.pages.conditions import list_conditions, list_hardware
-from edgesdk.pages.layers import Rows, read_profiles
+from edgesdk.pages.layers import Rows
 from edgesdk.pages.render import Document, figure, render
 from edgesdk.pages.verdict import latency_ms
 

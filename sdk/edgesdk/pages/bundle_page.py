@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgesdk.core.energy import describe_energy
-from edgesdk.core.kernels import describe_cost
+from edgesdk.core.kernels import describe_cost, read_profiles
 from edgesdk.core.plan import Plan
 from edgesdk.core.wording import counted
 from edgesdk.pages.answers import AnswersShown
 from edgesdk.pages.bounds import list_bounds
 from edgesdk.pages.charts import Curve, Samples
 from edgesdk.pages.conditions import list_conditions, list_hardware
-from edgesdk.pages.layers import Rows, list_layers, read_profiles
+from edgesdk.pages.layers import Rows, list_layers
 from edgesdk.pages.predictions import list_bases, list_candidates, list_layer_predictions, list_predictions
 from edgesdk.pages.render import Document, figure, render
 from edgesdk.pages.roofline import Roofline

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgesdk.core.kernels import KernelProfile, Part, group_by_layers
+from edgesdk.core.kernels import Part, group_by_layers, read_profiles
 from edgesdk.core.plan import Option, Plan
-from edgesdk.core.serialize import from_json
 from edgesdk.core.wording import listed
 from edgesdk.pages.charts import Axis
 from edgesdk.pages.render import Document
@@ -46,11 +45,6 @@ class Told:
 
 
 NOT_TOLD = Told(None, "")
-
-
-def read_profiles(report: Document) -> dict[str, KernelProfile]:
-    """What the profiler told of the dense and of the deployed file, by these names."""
-    return {name: from_json(KernelProfile, profile) for name, profile in (report.get("profiles") or {}).items()}
 
 
 def tell_layers(parts: Sequence[Part]) -> dict[str, Told]:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgesdk.core.budget import BASES, MEASURED, PREDICTED
-from edgesdk.core.kernels import Part, group_by_layers
+from edgesdk.core.kernels import Part, group_by_layers, read_profiles
 from edgesdk.core.plan import Plan
 from edgesdk.core.wording import listed
 from edgesdk.pages.bounds import Bar, make_bar
 from edgesdk.pages.charts import Axis
-from edgesdk.pages.layers import read_profiles
 from edgesdk.pages.render import Document, milliseconds
 from edgesdk.pages.verdict import BOUNDS
 

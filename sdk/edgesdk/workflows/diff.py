@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from edgesdk.bundle.bundle import SIMULATION, Bundle
 from edgesdk.core.errors import BundleError, DataError, ModelError, UsageError
+from edgesdk.core.kernels import read_profiles
 from edgesdk.core.schema import Schema
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.wording import counted, said
@@ -105,7 +106,8 @@ def diff(
     with _open_on(device) as opener:
         compared = compare_layers(bundle.artifact, simulation, samples, floats, opener)
     if overlays is not None:
-        write_overlays(compared.layers, bundle.artifact, Path(overlays))
+        profile = read_profiles(bundle.report).get("deployed")
+        write_overlays(compared.layers, bundle.artifact, Path(overlays), profile)
     first = next((layer.name for layer in compared.layers if layer.leaves), None)
     tolerance = float(bundle.report["parity"]["tolerance"])
     return Diff(
