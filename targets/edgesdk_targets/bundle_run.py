@@ -46,15 +46,15 @@ def opened(path, runtime, threads=1, precision="f32"):
     """The model at ``path``, loaded: the names of its ``inputs`` and ``outputs`` in the file's order, and ``run``.
 
     ``run(feeds)`` takes an array per input by name and returns copies of the outputs; ``name`` and ``version`` are
-    those of what runs it. ``precision`` is what OpenVINO computes in where the file has floats; left to itself it takes
-    bfloat16 where the processor has it. Raises ``ImportError`` where the runtime is not installed, and what the runtime
-    raises where it refuses the file.
+    those of what runs it. ``precision`` is what OpenVINO and ncnn compute in where the file has floats; left to
+    themselves they take half of it where the processor has that. Raises ``ImportError`` where the runtime is not
+    installed, and what the runtime raises where it refuses the file.
     """
     library = _imported(runtime)
     if runtime == "openvino":
         return _openvino(library, path, threads, precision)
     if runtime == "ncnn":
-        return _ncnn(library, path, threads)
+        return _ncnn(library, path, threads, precision)
     if library.__name__ == "onnxruntime":
         return _onnxruntime(library, path, threads)
     return _tflite(library, path, threads)
@@ -136,11 +136,12 @@ def _tflite(library, path, threads):
     return Opened(names[0], names[1], run, package, metadata.version(package))
 
 
-def _ncnn(library, path, threads):
+def _ncnn(library, path, threads, precision):
     net = library.Net()
     net.opt.num_threads = threads
     # Left to itself it computes in half precision where the processor has it.
-    for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage", "vulkan_compute"):
+    halves = ("fp16_packed", "fp16_storage", "fp16_arithmetic") if precision != "f16" else ()
+    for option in (*halves, "bf16_packed", "bf16_storage", "vulkan_compute"):
         if hasattr(net.opt, "use_" + option):  # older versions have fewer
             setattr(net.opt, "use_" + option, False)
     with _hushed():

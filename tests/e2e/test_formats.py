@@ -96,7 +96,7 @@ def test_a_model_that_makes_no_sense_is_exported_only_when_forced(
         assert (tmp_path / "files" / "model.onnx").is_file()
 
 
-@pytest.mark.parametrize("name", [*FORMATS.values(), "model.bin"])
+@pytest.mark.parametrize("name", [*FORMATS.values(), "model.bin", "model.ncnn.bin"])
 def test_a_changed_byte_is_found(exported, tmp_path: Path, name: str) -> None:
     damaged = tmp_path / "files"
     shutil.copytree(exported[0], damaged)
@@ -123,8 +123,10 @@ def test_a_file_is_measured_by_its_own_runtime_and_refused_by_others(exported, f
     (report,) = document(edgesdk("benchmark", path, "--mode", "brief", "--json"))["reports"]
     runtime = next(entry["runtime"] for entry in printed if entry["format"] == format_)
     assert report["runtime"] == runtime and report["statistics"]["p50"] > 0
-    assert report["precision"] == ("f32" if format_ == "openvino" else None)  # not bfloat16, whatever the CPU has
-    other = {"onnx": "litert", "openvino": "litert", "tflite": "openvino"}[format_]
+    assert report["precision"] == (
+        "f32" if format_ in ("openvino", "ncnn") else None
+    )  # not bfloat16, whatever the CPU has
+    other = {"onnx": "litert", "openvino": "litert", "tflite": "openvino", "ncnn": "litert"}[format_]
     assert f"{other} does not read {path.name}" in refused(edgesdk("benchmark", path, "--runtime", other), 2)
 
 
@@ -144,17 +146,17 @@ def keeps_the_default(report: dict[str, Any], name: str) -> bool:
     return kept or any("the default, is out of reach here" in note for note in report["notes"])
 
 
-@pytest.mark.parametrize("runtime", ["openvino", "litert"])
+@pytest.mark.parametrize("runtime", ["openvino", "litert", "ncnn"])
 def test_a_deployment_for_one_runtime(residual: tuple[str, ...], tmp_path: Path, runtime: str) -> None:
     out = tmp_path / "bundle"
     arguments = ("deploy", *residual, "--target", "x86", "--runtime", runtime, "--epochs", "0", "--out", out, "--json")
     printed = document(edgesdk(*arguments))
     manifest, report = printed["manifest"], printed["report"]
-    name = {"openvino": "model.xml", "litert": "model.tflite"}[runtime]
+    name = {"openvino": "model.xml", "litert": "model.tflite", "ncnn": "model.ncnn.param"}[runtime]
     assert manifest["model"] == name and name in manifest["files"]
     assert manifest["runtime"]["name"] == runtime
     assert manifest["inputs"][0]["shape"] == [1, 3, 16, 16] and manifest["inputs"][0]["layout"] == "NCHW"
-    assert manifest["layout_inside"] == {"openvino": "channels first", "litert": "channels last"}[runtime]
+    assert manifest["layout_inside"] == ("channels last" if runtime == "litert" else "channels first")
     assert keeps_the_default(report, "latency_ratio")
     assert report["fell_back_to_float"] == []
     assert document(edgesdk("verify", out, "--json"))["valid"]
@@ -170,7 +172,7 @@ def test_auto_shows_every_runtime_and_keeps_the_budget(residual: tuple[str, ...]
     report = printed["report"]
     own = report["deployed"]["runtime"]
     others = {name.split()[1] for name in report["beside"]}
-    assert {own, *others, *report["refused_runtimes"]} == {"onnxruntime", "openvino", "litert"}
+    assert {own, *others, *report["refused_runtimes"]} == {"onnxruntime", "openvino", "litert", "ncnn"}
     assert own not in others
     assert keeps_the_default(report, "latency_ratio")
     for name in others:
@@ -191,17 +193,18 @@ def test_an_operator_that_a_format_lacks_is_named_before_anything_long(own: Path
 
 def test_runtimes_and_precisions_that_a_target_lacks(own: Path) -> None:
     arguments = ("deploy", "models.py:Small", "--data", "data.npz", "--target")
-    assert "choose one of onnxruntime, openvino, litert, auto" in refused(
+    assert "choose one of onnxruntime, openvino, litert, ncnn, auto" in refused(
         edgesdk(*arguments, "x86", "--runtime", "tensorrt"), 2
     )
-    assert "choose one of onnxruntime, litert, auto" in refused(
+    assert "choose one of onnxruntime, litert, ncnn, auto" in refused(
         edgesdk(*arguments, "raspberry-pi-4", "--runtime", "openvino"), 2
     )
     assert "runs no layer in fp16" in refused(edgesdk(*arguments, "x86", "--precision", "fp16"), 2)
 
 
 @pytest.mark.parametrize(
-    ("package", "runtime", "extra"), [("ai_edge_litert", "litert", "tflite"), ("openvino", "openvino", "openvino")]
+    ("package", "runtime", "extra"),
+    [("ai_edge_litert", "litert", "tflite"), *((name, name, name) for name in ("openvino", "ncnn"))],
 )
 def test_a_missing_extra_says_what_to_install(own: Path, package: str, runtime: str, extra: str) -> None:
     command = ["deploy", "models.py:Small", "--data", "data.npz", "--target", "x86", "--runtime", runtime]

@@ -46,7 +46,7 @@ def test_run_py_of_a_bundle_reads_every_format_and_names_the_packages_of_the_row
 
 def test_the_functions_that_rows_name_are_there() -> None:
     for row in RUNTIMES.values():
-        for function in filter(None, (row.writer, row.probes, row.opener)):
+        for function in filter(None, (row.writer, row.probes, row.opener, row.integers)):
             module, _, name = function.partition(":")
             assert importlib.util.find_spec(module) is not None
             if not module.startswith("edgesdk.export"):  # the others need PyTorch, and are run by the tests of export
@@ -56,7 +56,7 @@ def test_the_functions_that_rows_name_are_there() -> None:
 def test_rows_agree_with_each_other() -> None:
     for row in RUNTIMES.values():
         assert row.substitute is None or RUNTIMES[row.substitute].substitute is None
-        assert row.grid in ("unsigned", "signed", "symmetric") and set(row.weight_bits) <= {8, 4}
+        assert row.grid in ("unsigned", "signed", "symmetric", "narrow") and set(row.weight_bits) <= {8, 4}
         assert set(row.reads) <= set(formats())
         if row.format is not None:
             assert set(row.format.holds) <= set(STORED)

@@ -88,7 +88,7 @@ def pinned(file: str) -> dict[str, Requirement]:
 
 
 def test_the_oldest_versions_are_those_that_pyproject_allows() -> None:
-    wanted, oldest = required("openvino", "tflite"), pinned("constraints-oldest.txt")
+    wanted, oldest = required("openvino", "tflite", "ncnn"), pinned("constraints-oldest.txt")
     assert set(oldest) == set(wanted)
     for name in set(wanted) - {"torch"}:
         (least,) = (bound.version for bound in wanted[name].specifier if bound.operator == ">=")
@@ -97,7 +97,10 @@ def test_the_oldest_versions_are_those_that_pyproject_allows() -> None:
 
 
 def test_the_versions_that_were_tested_are_allowed_and_are_all() -> None:
-    wanted, tested = required("openvino", "tflite", "sign", "techniques", "test", "docs"), pinned("constraints.txt")
+    wanted, tested = (
+        required("openvino", "tflite", "ncnn", "sign", "techniques", "test", "docs"),
+        pinned("constraints.txt"),
+    )
     for name, requirement in wanted.items():
         if name == "edgesdk" or requirement.marker and not requirement.marker.evaluate({"python_version": "3.11"}):
             continue

@@ -38,9 +38,9 @@ from edgesdk.core.arrays import read_npz
 from edgesdk.core.artifact import Artifact, open_file
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError
-from edgesdk.core.plan import INT8, Plan
+from edgesdk.core.plan import FP32, INT8, Plan
 from edgesdk.core.report import NOT_RUN, Measurement, Prediction, Report, is_predicted
-from edgesdk.core.runtime import exportable, find_runtime, format_of, read_recipe
+from edgesdk.core.runtime import exportable, find_runtime, format_of, is_substituted, read_recipe
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, is_list, is_table, loads
 from edgesdk.core.target import target as find_target
@@ -231,6 +231,12 @@ def publish(place: Path) -> Path:
     return out
 
 
+def _priced_as(runtime: str, target: str) -> str | None:
+    """In what floats are to be computed where nothing was measured, and the prices are those of half precision."""
+    halved = find_target(target).runs_as(runtime, FP32) != FP32 and not is_substituted(runtime)
+    return "f16" if halved else None
+
+
 def _out(place: Path) -> Path:
     return place.with_name(place.name[1:].rpartition(".partial-")[0])
 
@@ -285,7 +291,8 @@ def _manifest(model: Artifact, result: Result, data: Data, network: Network) -> 
         architecture=result.deployed.architecture or find_target(result.plan.target).architecture,
         basis=result.deployed.basis,
         runtime=RuntimeNeed(
-            runtime, result.deployed.runtime_version, find_runtime(runtime).oldest, result.deployed.precision
+            runtime, result.deployed.runtime_version, find_runtime(runtime).oldest,
+            result.deployed.precision or _priced_as(runtime, result.plan.target),
         ),
         model=model.path.name,
         format=format_of(runtime).name,
