@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 STEPS = (
     "judging the dense model", "tracing", "pricing whole layers", "measuring the dense model", "pricing fewer channels",
-    "measuring sensitivity", "trying plans", "searching", "trying finalists", "recovering", "exporting and measuring",
+    "measuring sensitivity", "searching", "trying finalists", "recovering", "exporting and measuring",
 )  # fmt: skip
-"""How the stages of a deployment begin, in order; the first eight are those of a search."""
+"""How the stages of a deployment begin, in order; the first seven are those of a search."""
 PICTURES = "Thumbnails in the report of test samples whose answer changed."
 WEIGHTS: dict[str, Any] = {"type": click.Path(path_type=Path)}
 TRIES = "Plans tried whole, untrained: what these lose corrects prices in accuracy."
@@ -207,7 +207,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
     options["budget"] = read_budget(options)
     check_model(options)
     out = free(options.pop("out"), force)
-    with telling(STEPS[:8], _seconds(options["time"])) as tell:
+    with telling(STEPS[:7], _seconds(options["time"])) as tell:
         tell("starting", None)
         from edgesdk.workflows.deploy import search as run
 

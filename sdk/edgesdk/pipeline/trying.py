@@ -49,7 +49,7 @@ def try_plans(study: Study, budget: Budget, tight: Tight) -> None:
         leaning = bool(leans) and len(own.judged) < max(1, study.tries // 2)
         lean = leans.pop(0) if leaning else EVEN
         count = f"{len(own.judged) + 1} of at most {study.tries}"
-        study.tell(f"trying plans without training ({study.runtime}): {count}", None)
+        study.tell(f"searching ({study.runtime}): trying plans without training, {count}", None)
         try:
             planned = make_plan(study, budget, lean, tight)
         except Unreachable:
