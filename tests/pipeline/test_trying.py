@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from chain import write_chain
 from scripted import INPUTS, ScriptedMeter, make_study, with_script
 
+import edgesdk
 from edgesdk.core.budget import Budget
 from edgesdk.core.plan import INT8
 from edgesdk.pipeline.planning import FIRST, make_plan, plan_full_width
@@ -99,3 +101,11 @@ def test_what_hurt_is_not_chosen_again(held_out: Study) -> None:
     assert own.losses.branches[branch] > 30 * loss
     assert not make_plan(own, within(own)).plan.dropped
     assert plan_full_width(own, {}).solution.loss == 0.0, "the dense model loses nothing, whatever is learnt"
+
+
+def test_a_users_search_tries_as_many_as_it_is_told(tmp_path: Path, own_cache: Path) -> None:
+    model, _, data = write_chain(tmp_path, samples=1000)
+    for tries in (0, 2):
+        plan = edgesdk.search(model, "pi4", data, Budget(latency_ratio=0.4), tries=tries, force=True)
+        kept = list((own_cache / "judged").glob("*.json"))
+        assert plan.proof.searched and (1 <= len(kept) <= tries if tries else not kept)
