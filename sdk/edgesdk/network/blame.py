@@ -20,6 +20,28 @@ GPU = ("Torch not compiled with CUDA", "No CUDA GPUs", "Found no NVIDIA driver")
 NEEDED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 OWN = (AttributeError, NameError, ImportError, NotImplementedError, StopIteration)  # never of the samples
 RUNS = "make it run on its data first"
+BATCHES = (
+    3,
+    4,
+    5,
+    6,
+    8,
+    10,
+    12,
+    16,
+    20,
+    24,
+    25,
+    32,
+    48,
+    50,
+    64,
+    96,
+    100,
+    128,
+    200,
+    256,
+)  # that people fix in forward()
 
 
 def blamed(model: nn.Module, x: Batch, error: Exception) -> EdgeSdkError:
@@ -39,6 +61,9 @@ def blamed(model: nn.Module, x: Batch, error: Exception) -> EdgeSdkError:
     if len(tensors(x)[0]) > 1 and _runs(model, alone):
         remedy = "let it take its size from the input: x.shape[0] or -1, or flatten(1), in the place of a number"
         return ModelError(f"forward() takes one sample at a time, and fails with two ({said(error)}{place})", remedy)
+    if (count := _find_batch(model, x)) is not None:
+        remedy = "let it take that number from the input: x.shape[0] or -1, or flatten(1), in the place of it"
+        return ModelError(f"forward() takes {count} samples at a time, and no other number{place}", remedy)
     if _raised_by_user(error) or isinstance(error, OWN):
         return ModelError(f"running the model failed with {said(error)}{place}", RUNS)
     shown = " and ".join(f"{str(t.dtype).removeprefix('torch.')} of shape {_shape(t)}" for t in tensors(x))
@@ -79,6 +104,16 @@ def _runs(model: nn.Module, x: Batch) -> bool:
     return False
 
 
+def _find_batch(model: nn.Module, x: Batch) -> int | None:
+    """How many samples ``model`` takes at once, where it fails with others."""
+    for count in BATCHES:
+        many = rebatch(x, lambda t, count=count: t[:1].expand(count, *t.shape[1:]).contiguous())
+        with contextlib.suppress(Exception):
+            answer(model, many)
+            return count
+    return None
+
+
 def _raised_by_user(error: Exception) -> bool:
     """Whether the user's own code says what is wrong, with its own words."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -91,6 +126,8 @@ def _shape(t: torch.Tensor) -> str:
 
 def _layout(model: nn.Module, x: Batch) -> str:
     """That channels are last where the model takes them second."""
+    if isinstance(x, torch.Tensor) and x.dim() == 4 and _runs(model, x.permute(0, 2, 3, 1).contiguous()):
+        return ', whose channels are last: layout = "NHWC" in the file of --preprocess, where they are pixels'
     first = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
     t = tensors(x)[0]
     if first is not None and t.dim() == len(first.kernel_size) + 2 and t.shape[-1] == first.in_channels != t.shape[1]:
