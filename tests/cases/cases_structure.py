@@ -282,6 +282,21 @@ class Backwards(nn.Module):
         return x + self.d(torch.cat([self.c(self.b(a).relu()).relu(), a], 1))
 
 
+class Spectra(nn.Module):
+    """Waves (N, 2, 48) as the sizes of their spectra: half of each, half of each in a row, and whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.h = nn.Conv1d(4, 8, 3), nn.Conv1d(2, 8, 3), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        waves = x * torch.hann_window(x.shape[-1])
+        half, padded = torch.fft.rfft(waves).abs(), torch.view_as_real(torch.fft.rfft(waves, n=64))[..., :25, 0]
+        found = self.a(torch.cat([half, padded], 1).square().log1p()).relu().mean(-1)
+        whole = torch.view_as_real(torch.fft.fft(waves)).square().sum(-1).sqrt()
+        return self.h(torch.cat([found, self.b(whole).relu().mean(-1)], 1))
+
+
 def spread_by_zeros(x: Tensor) -> Tensor:
     """A mean becomes an image again by what is taken from it, which is nothing."""
     return (x.mean((2, 3), keepdim=True) - torch.zeros(1, 8, 12, 12)) + x
@@ -314,6 +329,7 @@ CASES = (
     Case("structure: whole numbers", Whole, ids(10, 30), ("dense",)),
     Case("structure: tokens", Tokens, floats(3, 32, 32)),
     Case("structure: attention", Attentive, ids(10, 30)),
+    Case("structure: spectra", Spectra, floats(2, 48), runtimes=("onnxruntime", "openvino")),  # TFLite has no DFT
     *(windows(axes, 8) for axes in (1, 2, 3)),
     Case("structure: backwards along 1", lambda: Backwards(1), floats(1, 16)),
     Case("structure: backwards along 2", lambda: Backwards(2), floats(1, 8, 8)),
