@@ -10,6 +10,7 @@ import pytest
 from scripted import ScriptedMeter, ScriptedTraining, with_script
 
 from edgesdk.core.budget import Budget
+from edgesdk.pipeline import closing
 from edgesdk.pipeline.candidates import list_dense
 from edgesdk.pipeline.closing import AGAIN, CLOSER
 from edgesdk.pipeline.loop import find_result
@@ -70,6 +71,15 @@ def test_what_a_disturbed_run_measured_costs_no_accuracy(
     own, found = search(study, ratio, lambda runs, name: SLOW if disturbed(runs, name) else 1.0)
     assert use(found, ratio) <= 1
     assert loss(own, found) <= 1.05 * still(ratio)
+
+
+def test_what_just_misses_the_bound_by_its_price_is_tried(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are a little faster than they are priced: what is priced just beyond the bound keeps it."""
+    own, found = search(study, 0.35, lambda runs, name: 0.955)
+    assert 0.95 < use(found, 0.35) <= 1
+    monkeypatch.setattr(closing, "BEYOND", 1.0)
+    other, within = search(study, 0.35, lambda runs, name: 0.955)
+    assert use(within, 0.35) < 0.9 and loss(own, found) < loss(other, within)
 
 
 def test_a_plan_that_is_as_slow_the_second_time_is_believed_and_what_is_between_is_found(study: Study) -> None:

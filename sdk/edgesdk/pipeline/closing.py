@@ -21,6 +21,7 @@ from edgesdk.solve.program import LATENCY
 STEPS = 4  # of closing in, for each of which a plan is applied and measured
 ENOUGH = 1 - 2 * MARGIN  # of a bound, from which it is used
 INSIDE = 0.2, 0.8  # of the way from what keeps a bound to what misses it, between which the next plan is
+BEYOND = 1.05  # times where a bound is aimed at, where nothing up to there is better: prices may be off by as much
 LESS = 1e-3  # of a loss, by which a plan must be better to be one to try
 AGAIN, CLOSER = "measured again", "closer"
 
@@ -52,12 +53,16 @@ def close_in(
         if _use(below, budget) > ENOUGH or study.deadline.is_over(SEARCH):
             break
         study.tell(f"searching and measuring ({study.runtime}): closer to the bound, step {step + 1}", None)
+        aim, most = _aim(study, budget, below, list(known.values())), (1 - LESS) * _find_loss(at, below)
         try:
-            planned = make_plan(study, budget, EVEN, {**tight, **_aim(study, budget, below, list(known.values()))})
+            planned = make_plan(study, budget, EVEN, {**tight, **aim})
+            beyond = planned.solution.loss >= most
+            if beyond:  # what just misses the bound by its price may keep it
+                planned = make_plan(study, budget, EVEN, {**tight, LATENCY: BEYOND * aim[LATENCY]})
         except Unreachable:
             break
         digest = planned.plan.digest
-        if digest in refuted or planned.solution.loss >= (1 - LESS) * _find_loss(at, below):
+        if digest in refuted or (beyond and digest in known) or planned.solution.loss >= most:
             break
         latest = known.get(digest) or attempt(study, planned, budget, CLOSER)
         known[digest] = latest
