@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from edgesdk.data.metrics import read_metric, started
 from edgesdk.network.load import load_callable
 from edgesdk.workflows.examples import copy_example
+from edgesdk.workflows.inputs import read_inputs
 
 PLACES, CLASSES, BINS = 2100, 15, 8
 NONE = [-1.0] * 5
@@ -89,3 +91,28 @@ def test_the_loss_falls_towards_what_is_wanted_and_sees_no_padding(part: Callabl
     decoded = (net.boxes(sides), scores)
     right, wrong = (float(loss(decoded, torch.tensor([[there]]), s)) for s in (sides, sides.roll(1, 1)))
     assert right < wrong
+
+
+FEW = """
+from data import kept, scenes
+
+def samples():
+    return scenes(24, 0, *kept("train")), scenes(24, 1, *kept("test"))
+"""
+
+
+def test_with_the_weights_that_it_ships_it_finds_what_is_there(tmp_path: Path) -> None:
+    folder = copy_example("object-detection", tmp_path / "object-detection")
+    (folder / "few.py").write_text(FEW)
+    parts = ("net.py:make", "few.py:samples", "judge.py:MeanAveragePrecision", "loss.py:loss")
+    model, data, metric, loss = (f"{folder}/{part}" for part in parts)
+    inputs = read_inputs(model, data, folder / "net.safetensors", metric, 0, loss=loss)
+    score = inputs.task.score(inputs.run, inputs.data.test, inputs.run)
+    assert score > 50, score
+    x, y = next(iter(inputs.data.calibration))
+    outputs = [output.detach() for output in inputs.run(x)]
+    noise = torch.Generator().manual_seed(0)
+    worse = [outputs[0] + 4 * torch.randn(outputs[0].shape, generator=noise), outputs[1]]
+    task = inputs.task
+    assert task.loss is not None and float(task.loss(worse, y)) > 1.1 * float(task.loss(outputs, y))
+    assert task.fidelity_loss(outputs, outputs, y) == 0 < task.fidelity_loss(worse, outputs, y)
