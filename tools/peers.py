@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -41,11 +42,14 @@ def export(model: nn.Module, example: Tensor, path: Path) -> Path:
     return path
 
 
-def ort_static_int8(model: nn.Module, example: Tensor, calibration: Batches, path: Path, images: int = 256) -> Path:
+def ort_static_int8(
+    model: nn.Module, example: Tensor, calibration: Batches, path: Path, images: int = 256, left_out: Sequence[str] = ()
+) -> Path:
     """Export ``model`` and quantize it as ONNX Runtime's guide says: shape inference, then static QDQ.
 
     Activations uint8, weights int8 per channel, ranges by min-max over the first ``images`` samples of
-    ``calibration``. Returns ``path``.
+    ``calibration``. What takes a parameter whose name begins as one of ``left_out`` says, and all that comes after,
+    stays float. Returns ``path``.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -62,6 +66,7 @@ def ort_static_int8(model: nn.Module, example: Tensor, calibration: Batches, pat
         exported = export(model, example, Path(folder) / "fp32.onnx")
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(exported, prepared)
+        float_nodes = behind(onnx.load(prepared).graph, left_out) if left_out else []
         quantize_static(
             prepared,
             path,
@@ -70,8 +75,19 @@ def ort_static_int8(model: nn.Module, example: Tensor, calibration: Batches, pat
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
+            nodes_to_exclude=float_nodes,
         )
     return path
+
+
+def behind(graph: onnx.GraphProto, prefixes: Sequence[str]) -> list[str]:
+    """The nodes of ``graph`` that take a parameter whose name begins so, and all that take what those give."""
+    reached, nodes = {i.name for i in graph.initializer if i.name.startswith(tuple(prefixes))}, []
+    for node in graph.node:
+        if reached.intersection(node.input):
+            nodes.append(node.name)
+            reached.update(node.output)
+    return nodes
 
 
 def nncf_int8(model: nn.Module, example: Tensor, calibration: Batches, path: Path, transformer: bool = False) -> Path:
