@@ -17,6 +17,7 @@ def _needs(*modules: str):
 
 needs_runtime = _needs("onnx", "onnxruntime", "numpy")
 needs_openvino = _needs("onnx", "openvino", "numpy")
+needs_ncnn = _needs("ncnn", "numpy")
 needs_litert = _needs("ai_edge_litert", "flatbuffers", "numpy")
 
 # What dense() below makes, for where nothing is installed that makes it.

@@ -241,6 +241,40 @@ class OpenVino(OnDisk):
         self.assertEqual(["error" in item for item in result["results"]], [False, True])
 
 
+@agent_models.needs_ncnn
+class Ncnn(OnDisk):
+    TWO = b"""7767517
+5 6
+Input a 0 1 a 0=4
+Input b 0 1 b 0=4
+Split twice 1 2 b b0 b1
+BinaryOp sum 2 1 a b0 sum 0=0
+ReLU positive 1 1 b1 positive
+"""
+    WEIGHTED = b"7767517\n2 2\nInput x 0 1 x 0=4\nInnerProduct y 1 1 x y 0=2 2=8\n"
+
+    def test_outputs_have_the_names_of_the_file_whether_its_numbers_are_beside_it_or_in_it(self):
+        path = self.path("model.ncnn.param", self.TWO)
+        self.path("model.ncnn.bin", b"")
+        self.assertEqual(files.belonging(path), [path, path[:-6] + ".bin"])
+        self.two_outputs("ncnn", path)
+        self.two_outputs("ncnn", self.TWO + b"\0")
+        self.two_outputs("ncnn", self.path("one.ncnn.param", self.TWO + b"\0"))
+
+    def test_what_it_cannot_load_is_refused_in_its_own_words(self):
+        load = runners.runner("ncnn").load
+        for content, said in (
+            (self.WEIGHTED + b"\0" + bytes(12), "read weight_data failed"),
+            (self.TWO.replace(b"ReLU", b"Relux") + b"\0", "Relux not exists"),
+        ):
+            error = self.refused(load, content, 1)
+            self.assertEqual(error.kind, "runtime")
+            self.assertIn(said, str(error))
+        error = self.refused(load, self.TWO.replace(b" 0=4", b"") + b"\0", 1)
+        self.assertIn("does not say the shape of its input a", str(error))
+        self.assertEqual(self.refused(load, ONNX, 1).kind, "usage")
+
+
 @agent_models.needs_litert
 class LiteRT(OnDisk):
     def setUp(self):

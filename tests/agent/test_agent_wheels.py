@@ -28,6 +28,8 @@ class Advice(unittest.TestCase):
             ("onnxruntime", (3, 13), "2.41", "aarch64", "numpy onnxruntime==1.31.1"),  # and trixie
             ("onnxruntime", (3, 11), "2.27", "x86_64", "numpy onnxruntime==1.28.0"),
             ("onnxruntime", (3, 8), "2.26", "x86_64", "'numpy<2' onnxruntime==1.16.3"),
+            ("ncnn", (3, 8), "2.31", "aarch64", "numpy ncnn==1.0.20260526"),
+            ("ncnn", (3, 11), "2.17", "x86_64", "numpy ncnn==1.0.20250503"),
             ("openvino", (3, 8), "2.31", "aarch64", "numpy openvino==2024.4.0"),
             ("openvino", (3, 11), "2.31", "aarch64", "numpy openvino==2025.2.0"),
             ("openvino", (3, 11), "2.36", "aarch64", "numpy openvino==2026.4.1"),

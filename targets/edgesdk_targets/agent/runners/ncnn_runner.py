@@ -59,7 +59,7 @@ class Session:
         for item in self.inputs:
             if list(bound[item["name"]].shape) != item["shape"]:
                 fact = f"the input {item['name']} has shape {list(bound[item['name']].shape)}"
-                raise AgentError(USAGE, fact, f"the model takes {item['shape']}")
+                raise AgentError(RUNTIME, fact, f"the model takes {item['shape']}")
         mats = [(name, ncnn.Mat(array[0]).clone()) for name, array in bound.items()]
         run = functools.partial(self._run, mats)
         run()
