@@ -457,7 +457,8 @@ def test_this_machine_is_calibrated_shortly_and_kept(
 def test_every_target_is_a_row_with_the_runtimes_that_it_can_be_deployed_to(ran: Run) -> None:
     head, *rows = ran("targets").splitlines()
     assert head.split() == ["target", "chip", "deploys", "to", "prices"]
-    assert [row.split()[0] for row in rows[: len(targets())]] == list(targets())
+    own = [row for row in rows if not row.startswith(" ")]  # names of runtimes may take a second line
+    assert [row.split()[0] for row in own[: len(targets())]] == list(targets())
     assert not re.search(r"\barmnn\b", "\n".join(rows))  # there is no file for it: it can be estimated alone
 
 

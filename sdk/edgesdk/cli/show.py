@@ -229,7 +229,7 @@ def show_targets(profiles: Iterable[Profile], console: Console) -> None:
     """A row per target: its chip, the runtimes that it can be deployed to, what its prices rest on in a word."""
     table = Table(box=None, pad_edge=False)
     for heading in ("target", "chip", "deploys to", "prices"):
-        table.add_column(heading, no_wrap=True, overflow="fold")
+        table.add_column(heading, no_wrap=heading != "deploys to", overflow="fold")  # that may take a second line
     for profile in profiles:
         runtimes = deployable(profile)
         table.add_row(
