@@ -7,6 +7,7 @@ MNIST and FASHION are the folders that ``tools/train_detector.py`` takes. Rows:
 * the float model, as PyTorch exports it;
 * ONNX Runtime's static quantization of everything; of all but the decoding; of all but the whole head, as one leaves it
   out by hand;
+* edgesdk's quantization of every layer, nothing searched for or learnt;
 * edgesdk, the fastest within a point of mAP, and the most accurate within half of the float model's latency.
 
 edgesdk sees the pictures that the example ships. In the end every file is run by one loop on scenes of all pictures of
@@ -27,15 +28,19 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import edgesdk
+from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.artifact import Artifact
-from edgesdk.core.plan import Plan
+from edgesdk.core.plan import INT8, Option, Plan
 from edgesdk.data.metrics import read_metric
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
+from edgesdk.export.formats import export as export_network
 from edgesdk.network.load import load_callable, load_model
+from edgesdk.network.trace import trace
+from edgesdk.price.operators import precisions
 from peers import export, ort_static_int8
 from train_detector import EXAMPLE, both
 
@@ -49,6 +54,7 @@ LEFT_OUT = {
     "ONNX Runtime static, all but the decoding": ("mean.",),
     "ONNX Runtime static, all but the head": ("sides.", "classes."),
 }
+ALL = "edgesdk, every layer int8"
 OURS = {
     "edgesdk `--max-drop 1`": edgesdk.Budget(max_drop=1),
     "edgesdk `--latency 0.5x`": edgesdk.Budget(latency_ratio=0.5),
@@ -80,6 +86,16 @@ def told(plan: Plan) -> str:
     return f"{kinds.count('int8')} layers int8, {len(floats)} float ({', '.join(floats)}), {cut}"
 
 
+def every_layer_int8(model: nn.Module, x: Tensor, path: Path) -> Path:
+    """Export ``model`` with all that can be int8 in it, calibrated on ``x``; nothing is searched for or learnt."""
+    network = trace(model, x[:1])
+    layers = [layer.name for layer in network.graph.layers if INT8 in precisions(layer)]
+    ready = integer(network, {name: Option(INT8, 8) for name in layers})
+    calibrate(ready, list(x.split(SIZE)))
+    export_network(ready, x[:1], path)
+    return path
+
+
 def judged(path: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """mAP50-95 of the file at ``path``, in percent, in ONNX Runtime, one scene at a time."""
     options = onnxruntime.SessionOptions()
@@ -98,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mnist", type=Path)
     parser.add_argument("fashion", type=Path)
-    parser.add_argument("--rows", nargs="+", choices=[*LEFT_OUT, *OURS], default=[*LEFT_OUT, *OURS])
+    parser.add_argument("--rows", nargs="+", choices=[*LEFT_OUT, ALL, *OURS], default=[*LEFT_OUT, ALL, *OURS])
     parser.add_argument("--scenes", type=int, default=400, help="that judge")
     parser.add_argument("--epochs", type=float, default=4, help="of recovery, over the example's scenes")
     parser.add_argument("--mode", default="quick", help="how long the final run takes: rapid, quick or full")
@@ -125,6 +141,8 @@ def main() -> None:
                     ort_static_int8(model, x, calibration, path, left_out=left_out)
                 rows.append(Row(name, path))
                 say(name)
+        if ALL in options.rows:
+            rows.append(Row(ALL, every_layer_int8(model, calibration[0][0], folder / "int8.onnx")))
         for number, (name, budget) in enumerate(OURS.items()):
             if name in options.rows:
                 start, out = time.monotonic(), folder / f"edgesdk{number}"
