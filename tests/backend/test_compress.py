@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import models
 import numpy as np
@@ -26,6 +28,7 @@ from edgesdk.export.onnx import check, converted
 from edgesdk.network.cutting import cut
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
+from edgesdk.pipeline.remarks import is_empty
 from edgesdk.train.trainer import Schedule, recovered
 
 NETWORKS = ("residual", "depthwise", "transformer", "recurrent")
@@ -408,3 +411,22 @@ def test_a_branch_goes_together_with_channels_inside_it(kept: int) -> None:
     small, _ = compressed(network, plan, x, models.scores(network))
     with torch.no_grad():
         assert torch.allclose(small.flat(x)[0], model.head(x.mean(1)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("left_out", "empty"), [(True, True), (False, False)])
+def test_a_network_of_which_nothing_that_multiplies_is_left_is_told(left_out: bool, empty: bool) -> None:
+    class Denoiser(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv1d(2, 8, 3, 1, 1), nn.Conv1d(8, 2, 3, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.last(self.first(x).relu())
+
+    x = torch.randn(4, 2, 16)
+    network = trace(Denoiser().eval(), x)
+    (branch,) = network.graph.branches
+    by_hand = models.plan(network, dropped=(branch.name,) if left_out else ())
+    small, _ = compressed(network, by_hand, x, models.scores(network))
+    result: Any = SimpleNamespace(simulated=small)
+    assert is_empty(result) is empty

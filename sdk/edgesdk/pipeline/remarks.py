@@ -45,6 +45,8 @@ def _remark(result: Result, budget: Budget, study: Study, told: Sequence[Mapping
     if not result.plan.compresses(study.graph):
         yield f"nothing was compressed: the dense model is what is deployed{_list_rejected(told, budget)}"
         return
+    if is_empty(result):
+        yield "no layer that multiplies is left: what is deployed passes its input on, or always answers the same"
     dense, deployed = result.dense.cost(budget), result.deployed.cost(budget)
     bounded = {"latency_ms" if name == "latency_ratio" else name for name in budget.bounds}
     for name in TITLES:
@@ -56,6 +58,11 @@ def _remark(result: Result, budget: Budget, study: Study, told: Sequence[Mapping
         yield unused
     if result.plan.proof.is_far:
         yield f"the search ended before it came near the best plan: it is {result.plan.proof.words}"
+
+
+def is_empty(result: Result) -> bool:
+    """Whether nothing that multiplies is left of the model, as where its only branch beside a sum was left out."""
+    return result.simulated is not None and not any(layer.macs for layer in result.simulated.graph.layers)
 
 
 def _say_faster(before: Measurement, after: Measurement) -> Iterable[str]:
