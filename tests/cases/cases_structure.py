@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -257,6 +258,22 @@ class Windows(nn.Module):
         return self.h(torch.cat([pool(x).flatten(1) for pool in (*self.means, *self.most)], 1))
 
 
+class Extremes(nn.Module):
+    """The least or the most along some axes of real numbers, which an integer layer reads."""
+
+    def __init__(self, most: bool, dims: tuple[int, ...], keepdim: bool) -> None:
+        super().__init__()
+        self.first, self.told = nn.Conv2d(3, 12, 3, 1, 1), (most, dims, keepdim)
+        left = [size for axis, size in enumerate((1, 12, 8, 8)) if axis not in dims]
+        self.second = nn.Conv2d(1, 4, 3) if keepdim else nn.Linear(math.prod(left), 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        most, dims, keepdim = self.told
+        x = self.first(x).sigmoid() * x.mean(1, keepdim=True).exp()  # on no grid
+        x = x.amax(dims, keepdim) if most else x.amin(dims, keepdim)
+        return self.second(x).mean((2, 3)) if keepdim else self.second(x.flatten(1))
+
+
 def windows(axes: int, length: int) -> Case:
     def make() -> nn.Module:
         model = Windows(axes)
@@ -335,6 +352,14 @@ CASES = (
     Case("structure: backwards along 2", lambda: Backwards(2), floats(1, 8, 8)),
     Case(
         "structure: backwards along 3", lambda: Backwards(3), floats(1, 8, 8, 8), runtimes=("onnxruntime", "openvino")
+    ),
+    *(
+        Case(
+            f"structure: {'most' if most else 'least'} along {dims}",
+            lambda t=(most, dims, keep): Extremes(*t),
+            floats(3, 8, 8),
+        )
+        for most, dims, keep in ((True, (2, 3), False), (True, (1,), True), (False, (3,), False))
     ),
     Case("structure: upscaling", Upscaling, floats(1, 16, 16)),
     Case("structure: recurrent", Recurrent, floats(6, 20)),

@@ -21,6 +21,7 @@ def avoid(model: Any, integers: bool) -> None:
         _keep_biases(model)
         _keep_from_gathers(model)
         _round_parts(model)
+        _keep_extremes(model)
 
 
 def _keep_apart(model: Any) -> None:
@@ -121,6 +122,27 @@ def _keep_from_gathers(model: Any) -> None:
         source = node.input_value(0)
         if not is_constant(source) and _reach(source) is None:
             node.input(0).replace_source_output(opset13.clamp(source, -MOST, MOST).output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _keep_extremes(model: Any) -> None:
+    """Keep what is quantized apart from the maximum or minimum along axes before it, by another with the least number.
+
+    The plugin (2026.4) makes one kernel of the two, which keeps real numbers as integers before it scales them.
+    """
+    from openvino import opset13
+
+    least = np.float32(-MOST)
+    for node in [node for node in model.get_ordered_ops() if node.get_type_name() in ("ReduceMax", "ReduceMin")]:
+        if node.get_output_element_type(0).get_type_name() != "f32":
+            continue
+        made = node.output(0)
+        readers, names = list(made.get_target_inputs()), made.get_names()
+        kept = opset13.maximum(made, opset13.constant(least))
+        made.set_names(set())
+        kept.output(0).set_names(names)
+        for reader in readers:
+            reader.replace_source_output(kept.output(0))
     model.validate_nodes_and_infer_types()
 
 

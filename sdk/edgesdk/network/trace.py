@@ -21,6 +21,7 @@ from edgesdk.network.reference import Reference, check, same_random_numbers
 from edgesdk.network.walk import weights_of
 from edgesdk.price.operators import widths
 
+UNREAD = "no layer with weights reads them"
 SMALLEST = 48  # pixels along an axis of an image on which channels are cut on trial
 
 
@@ -38,7 +39,20 @@ def trace(model: nn.Module, x: Batch, reference: Reference | None = None) -> Net
         module = network.module
         graph, channels = _grouped(network.graph, dict(network.sites), module, two, run(module, two))
     graph = Graph(graph.inputs, graph.layers, graph.outputs, graph.groups, tuple(_branches(graph)))
-    return replace(network, graph=graph, channels=channels)
+    return _leave_unread(replace(network, graph=graph, channels=channels))
+
+
+def _leave_unread(network: Network) -> Network:
+    """``network`` with those groups left whole that no layer with weights reads, as where a mean or a maximum over the
+    channels is all that does: nothing could make up for what goes, and what that loses is not told by any reader."""
+    graph = network.graph
+    unread = {group.name for group in graph.groups if group.fixed is None and not network.entries(group.name)}
+    if not unread:
+        return network
+    groups = [replace(g, fixed=UNREAD) if g.name in unread else g for g in graph.groups]
+    layers = [replace(layer, reads=None, read_part=None) if layer.reads in unread else layer for layer in graph.layers]
+    layers = [replace(layer, writes=None) if layer.writes in unread else layer for layer in layers]
+    return replace(network, graph=replace(graph, layers=tuple(layers), groups=tuple(groups)))
 
 
 def _grouped(
