@@ -18,7 +18,12 @@ from edgesdk.export.reading import Node, Reading
 
 ELSEWHERE = "export to onnx or openvino, which have it, or replace that operator"
 DEEPEST = 4  # dimensions of a blob
-KEYS = {1: (0,), 2: (1, 0), 3: (2, 1, 0), 4: (2, 11, 1, 0)}  # of sizes, outermost first, in Input, Reshape, MemoryData
+KEYS: dict[int, tuple[int, ...]] = {
+    1: (0,),
+    2: (1, 0),
+    3: (2, 1, 0),
+    4: (2, 11, 1, 0),
+}  # of sizes, outermost first, in Input, Reshape, MemoryData
 LARGEST = 3.4028234663852886e38
 
 

@@ -8,7 +8,10 @@ from edgesdk.export.ncnn.file import Parameter
 from edgesdk.export.ncnn.lowering import Lowering, Value, refused
 from edgesdk.export.reading import Node
 
-GATES = {"GRU": (1, 0, 2), "LSTM": (0, 2, 1, 3)}  # ncnn's order of ONNX's gates: reset, update, new; i, f, o, g
+GATES: dict[str, tuple[int, ...]] = {
+    "GRU": (1, 0, 2),
+    "LSTM": (0, 2, 1, 3),
+}  # ncnn's order of ONNX's gates: reset, update, new; i, f, o, g
 DIRECTIONS = {"forward": 0, "reverse": 1, "bidirectional": 2}
 
 
