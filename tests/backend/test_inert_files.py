@@ -137,5 +137,5 @@ def test_a_name_in_an_onnx_file_is_no_code(name: str, tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     module = load_weighted(str(path))[0]
     wanted = (X + 1) @ torch.ones(9, 4) if operator == "MatMul" else X + 1 + 1
-    assert torch.equal(module(X), wanted)
+    torch.testing.assert_close(module(X), wanted)  # processors sum in different orders
     assert not mark.exists()
