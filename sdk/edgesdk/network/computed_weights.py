@@ -51,7 +51,7 @@ def fold_computed(graph: fx.Graph, held: Mapping[fx.Node, Held]) -> tuple[dict[f
         owner, _, leaf = largest.path.rpartition(".")
         value = _value(node, graph, cone, held)
         path = ".".join(filter(None, (owner, name or leaf)))
-        others = {part.path for n, part in held.items() if n not in cone}
+        others = {part.path for n, part in held.items() if n not in cone} | {part.path for part in folded.values()}
         folded[node] = Held(largest.path if path in others else path, value, any(part.trainable for part in parts))
         before |= (cone - {node}).union(*(n.users for n in cone - {node})) - {node}
     return folded, before
