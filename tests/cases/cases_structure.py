@@ -258,6 +258,21 @@ class Windows(nn.Module):
         return self.h(torch.cat([pool(x).flatten(1) for pool in (*self.means, *self.most)], 1))
 
 
+class RawWeights(nn.Module):
+    """An attention that is all sums over indices, with weights of its own, each computed of a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Parameter(torch.randn(12, 2, 6) / 4) for _ in range(3))
+        self.joined, self.told = nn.Parameter(torch.randn(2, 6, 12) / 4), nn.Parameter(torch.randn(12, 4) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (torch.einsum("btd,dhe->bhte", x, weight) for weight in (self.query, self.key, self.value))
+        weights = torch.einsum("bhte,bhse->bhts", q, k).softmax(-1)
+        x = x + torch.einsum("bhte,hed->btd", torch.einsum("bhts,bhse->bhte", weights, v), self.joined)
+        return F.linear(x.mean(1), self.told.t())
+
+
 class Extremes(nn.Module):
     """The least or the most along some axes of real numbers, which an integer layer reads."""
 
@@ -361,6 +376,7 @@ CASES = (
         )
         for most, dims, keep in ((True, (2, 3), False), (True, (1,), True), (False, (3,), False))
     ),
+    Case("structure: raw weights", RawWeights, floats(7, 12)),
     Case("structure: upscaling", Upscaling, floats(1, 16, 16)),
     Case("structure: recurrent", Recurrent, floats(6, 20)),
     *(Case(f"structure: {name}", lambda parts=parts: Rare(*parts), floats(3, 12, 12)) for name, parts in RARE.items()),

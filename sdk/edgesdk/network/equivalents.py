@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +18,9 @@ _DATA: Any = vars(torch._C.TensorBase)["data"].__get__
 
 
 class Equivalents(TorchFunctionMode):
-    """Within it ``x.data`` is ``x.detach()``, the same memory, bags of one length are a table that is reduced, and what
-    multiplies by a weight that lies the other way round is a linear layer."""
+    """Within it ``x.data`` is ``x.detach()``, the same memory, bags of one length are a table that is reduced, what
+    multiplies by a weight that lies the other way round is a linear layer, and sums over indices are products of
+    matrices."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -29,6 +30,8 @@ class Equivalents(TorchFunctionMode):
             return embedding_bag(*args, **kwargs)
         if func in (torch.addmm, Tensor.addmm):
             return addmm(*args, **kwargs)
+        if func is torch.einsum:
+            return einsum(*args)
         return func(*args, **kwargs)
 
 
@@ -61,6 +64,88 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *args: Any, **kwargs: Any) 
     if args or kwargs or input.shape != mat2.shape[1:]:
         return torch.addmm(input, mat1, mat2, *args, **kwargs)
     return F.linear(mat1, mat2.t(), input)
+
+
+def einsum(equation: Any, *operands: Any) -> Tensor:
+    """``torch.einsum`` of two tensors as a product of matrices between permutations, a linear layer where the second is
+    a parameter of which the result has no index that the first has, too; of several, two at a time. Anything else is
+    left to PyTorch.
+
+    TFLite has no such operator, and OpenVINO's takes many times as long.
+    """
+    given: Any = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
+    if isinstance(equation, str) and "->" in equation and len(given) > 2 and "." not in equation:
+        first, second, then = equation.replace(" ", "").split(",", 2)
+        kept = "".join(index for index in dict.fromkeys(first + second) if index in then)
+        return einsum(f"{kept},{then}", einsum(f"{first},{second}->{kept}", *given[:2]), *given[2:])
+    terms = _read_terms(equation, given)
+    if terms is None:
+        return torch.einsum(equation, *operands)
+    (left, right, out), (a, b) = terms, given
+    a, left = _sum_alone(a, left, right + out)
+    b, right = _sum_alone(b, right, left + out)
+    batch = [i for i in out if i in left and i in right]
+    summed = [i for i in left if i in right and i not in out]
+    mine, other = [i for i in left if i not in right], [i for i in right if i not in left]
+    sizes = dict(zip(left, a.shape, strict=True)) | dict(zip(right, b.shape, strict=True))
+    if not summed:
+        return _spread(a, left, out) * _spread(b, right, out)
+    if not batch and isinstance(b, nn.Parameter):
+        x = _join(_order(a, left, [*mine, *summed]), len(mine), len(summed))
+        weight = _join(_join(_order(b, right, [*other, *summed]), len(other), len(summed)), 0, len(other))
+        y = _part(F.linear(x, weight), len(mine), [sizes[i] for i in other])
+        return _order(y, [*mine, *other], out)
+    at = len(batch)
+    x = _join(_join(_order(a, left, [*batch, *mine, *summed]), at + len(mine), len(summed)), at, len(mine))
+    y = _join(_join(_order(b, right, [*batch, *summed, *other]), at + len(summed), len(other)), at, len(summed))
+    z = _part(_part(torch.matmul(x, y), at + 1, [sizes[i] for i in other]), at, [sizes[i] for i in mine])
+    return _order(z, [*batch, *mine, *other], out)
+
+
+def _read_terms(equation: Any, given: Any) -> tuple[str, str, str] | None:
+    """The indices of two operands and of the result; ``None`` for what is no product of two matrices."""
+    if not isinstance(equation, str) or len(given) != 2 or not all(isinstance(each, Tensor) for each in given):
+        return None
+    inputs, arrow, out = equation.replace(" ", "").partition("->")
+    if "." in equation or inputs.count(",") != 1:
+        return None
+    left, right = inputs.split(",")
+    if not arrow:
+        out = "".join(sorted(i for i in {*left, *right} if (left + right).count(i) == 1))
+    sizes = zip(left + right, (*given[0].shape, *given[1].shape), strict=True)
+    fixed = {(index, size) for index, size in sizes if isinstance(size, int)}
+    repeated = any(len(set(term)) < len(term) for term in (left, right, out))
+    stretched = len({index for index, _ in fixed}) < len(fixed)  # a size of 1 that meets another
+    return None if repeated or stretched else (left, right, out)
+
+
+def _sum_alone(x: Tensor, term: str, elsewhere: str) -> tuple[Tensor, str]:
+    """``x`` summed over what is nowhere else, and its indices then."""
+    alone = [axis for axis, index in enumerate(term) if index not in elsewhere]
+    return (x.sum(alone), "".join(i for i in term if i in elsewhere)) if alone else (x, term)
+
+
+def _order(x: Tensor, term: Sequence[str], wanted: Sequence[str]) -> Tensor:
+    places = [list(term).index(index) for index in wanted]
+    return x if places == sorted(places) else x.permute(places)
+
+
+def _spread(x: Tensor, term: str, out: str) -> Tensor:
+    """``x`` with the axes of the result, of size 1 where it has none."""
+    x = _order(x, term, [index for index in out if index in term])
+    for axis, index in enumerate(out):
+        x = x if index in term else x.unsqueeze(axis)
+    return x
+
+
+def _join(x: Tensor, first: int, count: int) -> Tensor:
+    """``x`` with so many axes as one."""
+    return x.flatten(first, first + count - 1) if count else x.unsqueeze(first)
+
+
+def _part(x: Tensor, axis: int, sizes: Sequence[int]) -> Tensor:
+    """What :func:`_join` made of axes of those ``sizes``, parted."""
+    return x.unflatten(axis, sizes) if len(sizes) > 1 else x if sizes else x.squeeze(axis)
 
 
 def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
