@@ -374,8 +374,8 @@ class Bench:
         )
 
     def _profiled(self, artifact: Artifact, seconds: float) -> dict[str, Any]:
-        path = self.agent.place(*artifact.files)
-        told = self.agent.call("kernels", path=path, runtime=artifact.runtime, threads=self.threads, seconds=seconds)
+        path, runtime = self.agent.place(*artifact.files), find_runtime(artifact.runtime).here
+        told = self.agent.call("kernels", path=path, runtime=runtime, threads=self.threads, seconds=seconds)
         self.agent.forget()
         return told
 
