@@ -17,10 +17,8 @@ from residual import write_data, write_residual
 
 from edgesdk.network.load import load_model
 
-FORMATS = {
-    "onnx": "model.onnx", "openvino": "model.xml", "tflite": "model.tflite", "ncnn": "model.ncnn.param",
-}  # fmt: skip
-BESIDE = {"openvino": ["model.bin"], "ncnn": ["model.ncnn.bin"]}
+FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "tflite": "model.tflite"}  # which can hold the same integers
+BESIDE = {"openvino": ["model.bin"]}
 # Runs the command line where one package cannot be imported: what a user has who did not install the extra.
 LACKING = """
 import sys
@@ -65,13 +63,47 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_format_holds_the_plan(exported) -> None:
     out, printed = exported
-    assert {entry["format"]: Path(entry["path"]).name for entry in printed} == FORMATS
-    for entry in printed:
+    named = {entry["format"]: Path(entry["path"]).name for entry in printed}
+    assert {name: named.get(name) for name in FORMATS} == FORMATS
+    for entry in [entry for entry in printed if entry["format"] in FORMATS]:
         assert entry["parity"]["error"] <= entry["parity"]["tolerance"]
         files = [out / name for name in (FORMATS[entry["format"]], *BESIDE.get(entry["format"], []))]
         assert entry["size_bytes"] == sum(file.stat().st_size for file in files)
     assert document(edgesdk("verify", out, "--json"))["valid"]
     assert "files as recorded" in edgesdk("verify", out).stdout
+
+
+def test_a_format_that_lacks_what_the_plan_has_is_left_out_with_the_reason_or_refused(
+    plan: Path, residual: tuple[str, ...], tmp_path: Path
+) -> None:
+    content = json.loads(plan.read_text())
+    content["layers"][-1]["option"] = {"precision": "int8", "weight_bits": 8, "form": None}  # on a grid of its runtime
+    integers = tmp_path / "plan.json"
+    integers.write_text(json.dumps(content))
+    done = edgesdk("export", integers, *residual, "--out", tmp_path / "files", "--json")
+    assert {entry["format"] for entry in document(done)["files"]} == FORMATS.keys()
+    assert "no ncnn file is written: ncnn's integers are -127 to 127 around 0, and those of" in done.stderr
+    named = edgesdk("export", integers, *residual, "--format", "onnx", "--format", "ncnn", "--out", tmp_path / "named")
+    assert "search with --runtime ncnn" in refused(named, 3)
+    assert not (tmp_path / "named").exists()
+
+
+def test_a_plan_for_ncnn_is_written_for_it(residual: tuple[str, ...], tmp_path: Path) -> None:
+    plan, out = tmp_path / "plan.json", tmp_path / "files"
+    document(
+        edgesdk("search", *residual, "--target", "x86", "--runtime", "ncnn", "--size", "12kB", "--out", plan, "--json")
+    )
+    (entry,) = document(edgesdk("export", plan, *residual, "--format", "ncnn", "--out", out, "--json"))["files"]
+    param, numbers = out / "model.ncnn.param", out / "model.ncnn.bin"
+    assert Path(entry["path"]) == param and entry["parity"]["error"] <= entry["parity"]["tolerance"]
+    assert entry["size_bytes"] == param.stat().st_size + numbers.stat().st_size
+    (report,) = document(edgesdk("benchmark", param, "--mode", "brief", "--json"))["reports"]
+    assert (report["runtime"], report["precision"]) == ("ncnn", "f32")  # not half precision, whatever the CPU has
+    assert f"litert does not read {param.name}" in refused(edgesdk("benchmark", param, "--runtime", "litert"), 2)
+    content = bytearray(numbers.read_bytes())
+    content[len(content) // 2] ^= 1
+    numbers.write_bytes(content)
+    assert f"{numbers.name} was changed" in refused(edgesdk("verify", out), 8)
 
 
 @pytest.mark.parametrize("fault", ["constant", "infinite", "at chance"])
@@ -96,7 +128,7 @@ def test_a_model_that_makes_no_sense_is_exported_only_when_forced(
         assert (tmp_path / "files" / "model.onnx").is_file()
 
 
-@pytest.mark.parametrize("name", [*FORMATS.values(), "model.bin", "model.ncnn.bin"])
+@pytest.mark.parametrize("name", [*FORMATS.values(), "model.bin"])
 def test_a_changed_byte_is_found(exported, tmp_path: Path, name: str) -> None:
     damaged = tmp_path / "files"
     shutil.copytree(exported[0], damaged)
@@ -123,10 +155,8 @@ def test_a_file_is_measured_by_its_own_runtime_and_refused_by_others(exported, f
     (report,) = document(edgesdk("benchmark", path, "--mode", "brief", "--json"))["reports"]
     runtime = next(entry["runtime"] for entry in printed if entry["format"] == format_)
     assert report["runtime"] == runtime and report["statistics"]["p50"] > 0
-    assert report["precision"] == (
-        "f32" if format_ in ("openvino", "ncnn") else None
-    )  # not bfloat16, whatever the CPU has
-    other = {"onnx": "litert", "openvino": "litert", "tflite": "openvino", "ncnn": "litert"}[format_]
+    assert report["precision"] == ("f32" if format_ == "openvino" else None)  # not bfloat16, whatever the CPU has
+    other = {"onnx": "litert", "openvino": "litert", "tflite": "openvino"}[format_]
     assert f"{other} does not read {path.name}" in refused(edgesdk("benchmark", path, "--runtime", other), 2)
 
 

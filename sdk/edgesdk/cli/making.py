@@ -240,7 +240,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
 @click.option("--force", is_flag=True, help="Replace what is there; go on though the model is in doubt.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def export(as_json: bool, **options: Any) -> None:
-    """Apply PLAN (plan.json) to MODEL, and write it in one format or in all: the same model, to the bit.
+    """Apply PLAN (plan.json) to MODEL, and write it in one format or in all that can hold it: the same model.
 
     Without MODEL it takes the built-in example. Each file is compared with the simulation in PyTorch.
     """

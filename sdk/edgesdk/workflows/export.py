@@ -15,7 +15,7 @@ from edgesdk.bundle.documents import EXPORT, Held
 from edgesdk.compress.criteria import ranked
 from edgesdk.compress.quantize import specification
 from edgesdk.core.artifact import Artifact, check_stored
-from edgesdk.core.errors import BundleError, EdgeSdkWarning, UsageError
+from edgesdk.core.errors import BundleError, EdgeSdkWarning, ModelError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.parity import Parity
 from edgesdk.core.plan import Plan
@@ -73,11 +73,12 @@ def export_plan(
     loss: str | Loss | None = None,
     tell: Tell = quiet,
 ) -> Exported:  # fmt: skip
-    """Apply ``plan`` to ``model`` and write it to the folder ``out`` in each ``format`` named, by default in all.
+    """Apply ``plan`` to ``model`` and write it to the folder ``out`` in each ``format`` named, by default in all that
+    can hold it: a warning says which cannot, and why.
 
     All files hold the same integers, scales and zero points. ``data`` gives the ranges of integer layers, and with
     ``epochs`` what compression cost is learnt back. The dense model is judged first, as by :func:`edgesdk.deploy`, and
-    refused where it makes no sense on the data, unless with ``force``. Nothing is written unless every format is.
+    refused where it makes no sense on the data, unless with ``force``. Nothing is written unless all that is named is.
 
     Raises ``BundleError`` for a plan that is damaged, or made for another model or ``target``; ``UsageError`` for a
     format that cannot hold a form which the plan stores weights in; ``ModelError`` for what else a format cannot hold;
@@ -112,12 +113,22 @@ def export_plan(
         held = [x for x, _ in samples.holdout]
         whole, specs = converted(ready, samples.example), specification(ready)
         every: list[ExportedFile] = []
+        lacking: ModelError | None = None
         for name, runtime in wanted.items():
             tell(f"exporting to {name}", None)
             artifact = Artifact(place / f"model{format_of(runtime).suffix}", ready.graph, options, runtime)
-            save(packed(whole, ready.stored, runtime), specs, artifact.path, runtime)
+            try:
+                save(packed(whole, ready.stored, runtime), specs, artifact.path, runtime)
+            except ModelError as error:
+                if name in named(format):
+                    raise
+                lacking = error
+                warnings.warn(f"no {name} file is written: {error.fact}", EdgeSdkWarning, stacklevel=2)
+                continue
             shown = str(Path(out) / artifact.path.name)
             every.append(ExportedFile(name, shown, artifact.size_bytes, runtime, parity(ready, artifact, held)))
+        if lacking is not None and not every:
+            raise lacking
         (place / "plan.json").write_text(dumps(plan))
         held = {file.format: Held(file.runtime, file.parity) for file in every}
         write_folder(place, EXPORT, plan=plan.digest, graph=plan.graph_digest, formats=held)

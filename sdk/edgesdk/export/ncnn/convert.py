@@ -12,7 +12,8 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from edgesdk.compress.integers import TensorSpec
+from edgesdk.compress.integers import NARROW, TensorSpec
+from edgesdk.core.errors import ModelError
 from edgesdk.core.serialize import write
 from edgesdk.export.ncnn import layers, recurrent, rest
 from edgesdk.export.ncnn.check import check_layers
@@ -36,8 +37,14 @@ def lower(model: ModelProto, timed: bool = False) -> Lowering:
 def write_model(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> None:
     """Write ``model`` as ``path``, a ``.ncnn.param`` file, and its numbers as ``.bin`` beside it.
 
-    Raises the errors of :func:`lower`, and ``FidelityError`` where integers are not those of ``specs``.
+    Raises the errors of :func:`lower`, ``ModelError`` for activations on another grid than ncnn's, and
+    ``FidelityError`` where integers are not those of ``specs``.
     """
+    for name, spec in specs.items():
+        if spec.axis is None and (spec.low != NARROW.low or any(spec.zero_point)):
+            own, zero = f"{NARROW.low} to {NARROW.high} around 0", spec.zero_point[0]
+            fact = f"ncnn's integers are {own}, and those of {name} {spec.low} to {spec.high} around {zero}"
+            raise ModelError(fact, "search with --runtime ncnn, or leave its layers in float with --precision fp32")
     graph = lower(model)
     graph.check_ends()
     text, numbers = graph.finish()
