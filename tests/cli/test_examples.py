@@ -1,4 +1,4 @@
-"""`edgesdk examples`: what there is, and the folder that it makes; each is trained and deployed as its page says."""
+"""`edgesdk examples`: what there is, and the folder that it makes; they are trained and deployed as their pages say."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from running import Run
 from edgesdk.workflows.examples import copy_example, examples
 
 NAMES = tuple(examples())
-LEAST = {"anomaly-detection": 75.0, "keyword-spotting": 90.0, "object-detection": 40.0, "semantic-segmentation": 0.7}
-"""By each one's own metric."""
+LEAST = {"anomaly-detection": 75.0, "keyword-spotting": 90.0, "semantic-segmentation": 0.7}
+"""By each one's own metric. A detector takes a quarter of an hour: test_object_detection judges and prices it."""
 
 
 def test_each_is_listed_with_what_it_is_of(edgesdk: Run) -> None:
@@ -48,7 +48,7 @@ def test_nothing_that_is_there_is_touched(edgesdk: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LEAST)
 def test_an_example_does_what_its_page_says(name: str, tmp_path: Path) -> None:
     """The commands of the page, word for word but for the epochs of recovery, as a newcomer runs them."""
     folder = copy_example(name, tmp_path / name)
