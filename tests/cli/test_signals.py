@@ -64,7 +64,8 @@ def test_it_ends_in_one_line_wherever_it_comes(
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("__")) == [
         "data.py", "net.py", "scratch",
     ]  # fmt: skip
-    assert not list((tmp_path / "scratch").iterdir())
+    left = {path.name for path in (tmp_path / "scratch").iterdir()}
+    assert not [name for name in left if not name.startswith("torchinductor")]  # PyTorch's own, where it comes first
 
 
 def test_what_was_started_to_ignore_a_signal_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
