@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,13 +67,8 @@ def _border_averages(model: Any) -> None:
             begins = np.arange(average.get_shape()[axis]) * stride - before
             within = np.minimum(begins + kernel, node.get_input_shape(0)[axis]) - np.maximum(begins, 0)
             share = share[..., None] * (within / kernel).astype(np.float32)
-        readers, names = list(average.get_target_inputs()), average.get_names()
         node.set_attribute("exclude-pad", True)
-        counted = opset13.multiply(average, opset13.constant(share))
-        average.set_names(set())
-        counted.output(0).set_names(names)
-        for reader in readers:
-            reader.replace_source_output(counted.output(0))
+        _put_behind(average, lambda value, share=share: opset13.multiply(value, opset13.constant(share)))
     model.validate_nodes_and_infer_types()
 
 
@@ -136,14 +132,18 @@ def _keep_extremes(model: Any) -> None:
     for node in [node for node in model.get_ordered_ops() if node.get_type_name() in ("ReduceMax", "ReduceMin")]:
         if node.get_output_element_type(0).get_type_name() != "f32":
             continue
-        made = node.output(0)
-        readers, names = list(made.get_target_inputs()), made.get_names()
-        kept = opset13.maximum(made, opset13.constant(least))
-        made.set_names(set())
-        kept.output(0).set_names(names)
-        for reader in readers:
-            reader.replace_source_output(kept.output(0))
+        _put_behind(node.output(0), lambda value: opset13.maximum(value, opset13.constant(least)))
     model.validate_nodes_and_infer_types()
+
+
+def _put_behind(value: Any, made: Callable[[Any], Any]) -> None:
+    """Let what is ``made`` of ``value`` be read in its place, under its names."""
+    readers, names = list(value.get_target_inputs()), value.get_names()
+    behind = made(value).output(0)
+    value.set_names(set())
+    behind.set_names(names)
+    for reader in readers:
+        reader.replace_source_output(behind)
 
 
 def _round_parts(model: Any) -> None:

@@ -178,6 +178,17 @@ class Reading:
         readers = self.readers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
+    def added_after(self, node: Node, width: int) -> tuple[Node, str] | None:
+        """The addition that alone reads ``node``, of a constant number per entry of the last axis of that ``width``,
+        and the constant's name; ``None`` where there is none."""
+        adder = self.only_reader(node.outputs[0])
+        if adder is None or adder.op != "Add":
+            return None
+        other = next((name for name in adder.inputs if name != node.outputs[0]), "")
+        added = self.array(other) if other else None
+        fits = added is not None and bool(added.shape) and added.size == added.shape[-1] == width
+        return (adder, other) if fits else None
+
     def bounds(self, node: Node) -> tuple[float, float] | None:
         """Between what ``node``, a Relu or a Clip, keeps its input."""
         if node.op == "Relu":

@@ -20,28 +20,8 @@ GPU = ("Torch not compiled with CUDA", "No CUDA GPUs", "Found no NVIDIA driver")
 NEEDED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 OWN = (AttributeError, NameError, ImportError, NotImplementedError, StopIteration)  # never of the samples
 RUNS = "make it run on its data first"
-BATCHES = (
-    3,
-    4,
-    5,
-    6,
-    8,
-    10,
-    12,
-    16,
-    20,
-    24,
-    25,
-    32,
-    48,
-    50,
-    64,
-    96,
-    100,
-    128,
-    200,
-    256,
-)  # that people fix in forward()
+# Batches that people fix in forward().
+BATCHES = (3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 25, 32, 48, 50, 64, 96, 100, 128, 200, 256)
 
 
 def blamed(model: nn.Module, x: Batch, error: Exception) -> EdgeSdkError:
@@ -105,13 +85,12 @@ def _runs(model: nn.Module, x: Batch) -> bool:
 
 
 def _find_batch(model: nn.Module, x: Batch) -> int | None:
-    """How many samples ``model`` takes at once, where it fails with others."""
-    for count in BATCHES:
-        many = rebatch(x, lambda t, count=count: t[:1].expand(count, *t.shape[1:]).contiguous())
-        with contextlib.suppress(Exception):
-            answer(model, many)
-            return count
-    return None
+    """How many samples ``model`` takes at once, where it fails with one more."""
+
+    def takes(count: int) -> bool:
+        return _runs(model, rebatch(x, lambda t: t[:1].expand(count, *t.shape[1:]).contiguous()))
+
+    return next((count for count in BATCHES if takes(count) and not takes(count + 1)), None)
 
 
 def _raised_by_user(error: Exception) -> bool:

@@ -184,13 +184,10 @@ def linear(graph: Lowering, node: Node, x: str, name: str, transposed: bool, thi
 def matmul(graph: Lowering, node: Node) -> None:
     right = graph.array(node.inputs[1])
     if right is not None and right.ndim == 2:
-        adder = graph.only_reader(node.outputs[0])
-        if adder is not None and adder.op == "Add":
-            other = next((name for name in adder.inputs if name != node.outputs[0]), "")
-            added = graph.array(other) if other else None
-            if added is not None and added.shape and added.size == added.shape[-1] == right.shape[1]:
-                graph.done.add(id(adder))
-                return linear(graph, node, node.inputs[0], node.inputs[1], False, other, adder.outputs[0])
+        if found := graph.added_after(node, right.shape[1]):
+            adder, other = found
+            graph.done.add(id(adder))
+            return linear(graph, node, node.inputs[0], node.inputs[1], False, other, adder.outputs[0])
         return linear(graph, node, node.inputs[0], node.inputs[1], False, "", node.outputs[0])
     shapes = [graph.shape(name) for name in node.inputs]
     out = graph.shape(node.outputs[0])

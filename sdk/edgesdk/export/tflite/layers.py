@@ -247,14 +247,11 @@ def gemm(graph: Lowering, node: Node) -> None:
 def matmul(graph: Lowering, node: Node) -> None:
     right = graph.array(node.inputs[1])
     if right is not None and right.ndim == 2 and len(graph.shapes[node.inputs[0]] or ()) > 1:
-        adder = graph.only_reader(node.outputs[0])
-        if adder is not None and adder.op == "Add":
-            other = next((name for name in adder.inputs if name != node.outputs[0]), "")
-            added = graph.array(other) if other else None
-            if added is not None and added.shape and added.size == added.shape[-1] == right.shape[1]:
-                graph.done.add(id(adder))
-                merged = type(node)(node.op, node.name, node.inputs, adder.outputs, node.attributes)
-                return linear(graph, merged, False, other)
+        if found := graph.added_after(node, right.shape[1]):
+            adder, other = found
+            graph.done.add(id(adder))
+            merged = type(node)(node.op, node.name, node.inputs, adder.outputs, node.attributes)
+            return linear(graph, merged, False, other)
         return linear(graph, node, False, "")
     a, b = graph.value(node.inputs[0]), graph.value(node.inputs[1])
     rank = len(graph.shapes[node.outputs[0]] or ())
