@@ -14,6 +14,7 @@ def rewrite(model: ModelProto) -> None:
     """Say so all that ``model`` has of it."""
     _pool_means(model)
     _spell_out_ceilings(model)
+    _spell_out_cuts(model)
     _spell_out_wraps(model)
     _rectify_whole_numbers(model)
 
@@ -82,6 +83,30 @@ def _rectify_whole_numbers(model: ModelProto) -> None:
             model.graph.initializer.append(numpy_helper.from_array(zero, f"{node.output[0]}.zero"))
             node.op_type = "Max"
             node.input.append(f"{node.output[0]}.zero")
+
+
+def _spell_out_cuts(model: ModelProto) -> None:
+    """Borders of a negative width as what they are, a part of what is given: TFLite and ncnn have no such Pad."""
+    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+    shapes = _shapes(model)
+    for node in [node for node in model.graph.node if node.op_type == "Pad" and len(node.input) < 4]:
+        sizes = shapes.get(node.input[0])
+        if node.input[1] not in arrays or not sizes:
+            continue
+        borders = numpy_helper.to_array(arrays[node.input[1]])
+        if (borders >= 0).all():
+            continue
+        source, cut = f"{node.output[0]}.cut", np.maximum(-borders, 0).reshape(2, -1)
+        constants = {"starts": cut[0], "ends": np.array(sizes) - cut[1], "axes": np.arange(len(sizes))}
+        names = [f"{source}.{name}" for name in constants]
+        for name, value in zip(names, constants.values(), strict=True):
+            model.graph.initializer.append(numpy_helper.from_array(value.astype(np.int64), name))
+        model.graph.initializer.append(numpy_helper.from_array(np.maximum(borders, 0), f"{source}.pads"))
+        part = helper.make_node("Slice", [node.input[0], *names], [source], f"{node.name}.cut")
+        model.graph.node.insert(list(model.graph.node).index(node), part)
+        left = (np.array(sizes) - cut.sum(0)).tolist()
+        model.graph.value_info.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, left))
+        node.input[0], node.input[1] = source, f"{source}.pads"
 
 
 def _spell_out_wraps(model: ModelProto) -> None:

@@ -14,13 +14,14 @@ from torch.overrides import TorchFunctionMode
 from edgesdk.core.errors import ModelError
 from edgesdk.network.places import place_here
 
+BY_PRODUCTS_IF_MANY = "use_mm_for_euclid_dist_if_necessary"  # PyTorch's default for distances
+MANY = 25  # rows above which it takes products for these
 _DATA: Any = vars(torch._C.TensorBase)["data"].__get__
 
 
 class Equivalents(TorchFunctionMode):
-    """Within it ``x.data`` is ``x.detach()``, the same memory, bags of one length are a table that is reduced, what
-    multiplies by a weight that lies the other way round is a linear layer, and sums over indices are products of
-    matrices."""
+    """Within it ``x.data`` is ``x.detach()``, the same memory, bags of one length are a table that is reduced, sums
+    over indices and distances are products of matrices, and what is repeated is expanded."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -28,8 +29,10 @@ class Equivalents(TorchFunctionMode):
             return args[0].detach()
         if func is F.embedding_bag:
             return embedding_bag(*args, **kwargs)
-        if func in (torch.addmm, Tensor.addmm):
-            return addmm(*args, **kwargs)
+        if func in (torch.repeat_interleave, Tensor.repeat_interleave):
+            return repeat_interleave(*args, **kwargs)
+        if func is torch.cdist:
+            return cdist(*args, **kwargs)
         if func is torch.einsum:
             return einsum(*args)
         return func(*args, **kwargs)
@@ -57,13 +60,6 @@ def free_lengths(model: nn.Module) -> Iterator[None]:
 def _length(value: Any, /) -> Any:
     sized = isinstance(value, Tensor) and type(value).__len__ is Tensor.__len__ and value.dim()
     return value.shape[0] if sized else len(value)
-
-
-def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """``torch.addmm``, a linear layer where it adds a bias, as the ``Conv1D`` of transformers does."""
-    if args or kwargs or input.shape != mat2.shape[1:]:
-        return torch.addmm(input, mat1, mat2, *args, **kwargs)
-    return F.linear(mat1, mat2.t(), input)
 
 
 def einsum(equation: Any, *operands: Any) -> Tensor:
@@ -100,6 +96,29 @@ def einsum(equation: Any, *operands: Any) -> Tensor:
     y = _join(_join(_order(b, right, [*batch, *summed, *other]), at + len(summed), len(other)), at, len(summed))
     z = _part(_part(torch.matmul(x, y), at + 1, [sizes[i] for i in other]), at, [sizes[i] for i in mine])
     return _order(z, [*batch, *mine, *other], out)
+
+
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = BY_PRODUCTS_IF_MANY) -> Tensor:
+    """``torch.cdist``, which no format has: as a product of matrices where PyTorch does so, of differences else."""
+    many = compute_mode == BY_PRODUCTS_IF_MANY and any(not isinstance(n, int) or n > MANY for n in x2.shape[-2:-1])
+    if p == 2 and (many or compute_mode == "use_mm_for_euclid_dist"):
+        squares = x1.square().sum(-1, keepdim=True) + x2.square().sum(-1).unsqueeze(-2)
+        return (squares - 2 * torch.matmul(x1, x2.mT)).clamp(min=0).sqrt()
+    apart = (x1.unsqueeze(-2) - x2.unsqueeze(-3)).abs()
+    if p == 0:
+        return (apart != 0).to(x1.dtype).sum(-1)
+    if p in (1, 2):
+        return apart.sum(-1) if p == 1 else apart.square().sum(-1).sqrt()
+    return apart.amax(-1) if p == float("inf") else apart.pow(p).sum(-1).pow(1 / p)
+
+
+def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None, **kwargs: Any) -> Tensor:
+    """``torch.repeat_interleave`` of as many of each, as an expanded view that is laid out."""
+    if not isinstance(repeats, int) or dim is None or kwargs:
+        return torch.repeat_interleave(input, repeats, dim, **kwargs)
+    dim %= input.dim()
+    sizes = [repeats if axis == dim + 1 else -1 for axis in range(input.dim() + 1)]
+    return input.unsqueeze(dim + 1).expand(sizes).flatten(dim, dim + 1)
 
 
 def _read_terms(equation: Any, given: Any) -> tuple[str, str, str] | None:

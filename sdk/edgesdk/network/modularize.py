@@ -25,6 +25,7 @@ from edgesdk.network.equivalents import Equivalents, free_lengths
 from edgesdk.network.functionalize import functionalized
 from edgesdk.network.network import Batch, rebatch, tensors
 from edgesdk.network.parametrize import folded
+from edgesdk.network.products import make_linear
 from edgesdk.network.returned import make_known, returned
 from edgesdk.network.untraceable import explain_untraceable
 from edgesdk.network.writes import written
@@ -33,6 +34,7 @@ aten: Any = torch.ops.aten
 RENAMED = "renamed"  # where in a module's ``meta`` stands what tensors are called whose own names no code can write
 CONVOLUTIONS: dict[Any, type[nn.Module]] = {aten.conv1d: nn.Conv1d, aten.conv2d: nn.Conv2d, aten.conv3d: nn.Conv3d}
 NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+CASTS = (aten.type_as.default, aten.to.dtype, aten._to_copy.default)
 HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -96,7 +98,8 @@ def modularize(program: ExportedProgram) -> fx.GraphModule:
 
     Convolutions, linear layers, batch and layer norms whose weights are plain parameters become submodules under the
     parameters' own path, and so do those whose weights are computed of parameters alone. A module's name in the graph
-    is its path, so that weights keep their names, but for the ``in_proj_weight`` of an attention: its linear layer is
+    is its path, so that a weight keeps its name; one that is not called ``weight``, or does not lie alone, gives its
+    own to the module, whose ``weight`` it is then, but for the ``in_proj_weight`` of an attention: its linear layer is
     ``in_proj``. ``meta`` of a node says where it comes from, ``meta["halves"]`` of the module whether the model
     computes in 16 bits anywhere.
     """
@@ -110,6 +113,8 @@ class _Builder:
         self.graph = fx.Graph()
         self.values: dict[fx.Node, Any] = {}  # nodes of the program to nodes of the graph
         self.state: dict[fx.Node, Held] = {}
+        self.before: set[fx.Node] = set()  # nodes of the program that nothing is made of any more
+        self.inside: dict[str, list[fx.Node]] = {}  # what is held under each path
         self.normed: set[Any] = set()  # BatchNorms that return their statistics, too
         self.idle: list[fx.Node] = []  # calls that return what they are given
 
@@ -131,10 +136,14 @@ class _Builder:
                 else:
                     fact = f"forward() uses an object of type {type(value).__name__}, which no file holds"
                     raise ModelError(fact, "let it compute with tensors alone; make constants in __init__, as buffers")
-        folded, before = fold_computed(self.program.graph, self.state)
+        make_linear(self.program.graph, [node for node, held in self.state.items() if held.trainable])
+        folded, self.before = fold_computed(self.program.graph, self.state)
         self.state |= folded
+        for node, held in self.state.items():
+            for owner in _prefixes(held.path) if node not in self.before else ():
+                self.inside.setdefault(owner, []).append(node)
         for node in self.program.graph.nodes:
-            if node in self.state or node in before:
+            if node in self.state or node in self.before:
                 continue
             if node.op == "output":
                 self.graph.output(tuple(self.convert(value) for value in returned(self.program)))
@@ -227,11 +236,7 @@ class _Builder:
         weight = bound.get("weight")
         if weight not in self.state or len(weight.users) > 1:
             return None
-        path, _, leaf = self.state[weight].path.rpartition(".")
-        if leaf == "in_proj_weight":  # of queries, keys and values together, as nn.MultiheadAttention holds it
-            path, leaf = f"{path}.in_proj".removeprefix("."), "weight"
-        if leaf != "weight" or not path:
-            return None
+        path = self.path_of(weight, node)
         bias = bound.get("bias")
         if bias is not None and bias not in self.state:
             return None
@@ -264,6 +269,16 @@ class _Builder:
                 module.bias.copy_(b)  # type: ignore[operator,union-attr]
         return path, module.eval(), (self.convert(node.args[0]),)
 
+    def path_of(self, weight: fx.Node, node: fx.Node) -> str:
+        """The path of the module that ``node`` is a call of: what ``weight`` lies in, or its own name where it has one,
+        or others lie beside it, which the module would take with it when something else comes in its place."""
+        path = self.state[weight].path
+        owner, _, leaf = path.rpartition(".")
+        if leaf == "in_proj_weight":  # of queries, keys and values together, as nn.MultiheadAttention holds it
+            return f"{owner}.in_proj".removeprefix(".")
+        alone = owner and leaf == "weight" and not any(set(n.users) - {node} for n in self.inside[owner])
+        return owner if alone else path
+
     def batch_norm(self, node: fx.Node, bound: dict[str, Any]) -> nn.Module:
         mean, variance = (self.state[bound[name]].value for name in ("running_mean", "running_var"))
         dimensions = node.args[0].meta["val"].dim()  # type: ignore[union-attr]
@@ -275,7 +290,10 @@ class _Builder:
 
 
 def _is_idle(node: fx.Node) -> bool:
-    """Whether a node returns the very values that it is given: it takes all of an axis, or lays them out in order."""
+    """Whether a node returns the very values that it is given: it takes all of an axis, lays them out in order, or asks
+    for another width of floats, which all have the same one here."""
+    if node.target in CASTS and not node.kwargs:
+        return all(value.meta["val"].is_floating_point() for value in (node, node.args[0]))  # type: ignore[union-attr]
     if node.target not in (aten.slice.Tensor, aten.contiguous.default) or arguments(node).get("step", 1) != 1:
         return False
     before, after = (value.meta["val"].shape for value in (node.all_input_nodes[0], node))
