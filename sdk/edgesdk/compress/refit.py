@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgesdk.core.graph import CONV, WEIGHTED, Layer
+from edgesdk.core.graph import WEIGHTED, Layer
 from edgesdk.network.network import Batch, Network, tensors
 from edgesdk.techniques.importance import hessian
 from edgesdk.techniques.reconstruction import Moments, least_squares, output_rows, weight_rows, window_rows
@@ -265,7 +265,7 @@ def _fitted(small: Network, name: str, target: _Target, given: _Side, wanted: _S
 
 def _positions(layer: Layer, samples: int, generator: torch.Generator) -> Tensor | None:
     """Places in the output of ``layer`` of which ``samples`` times as many are about ``ROWS``; ``None`` for all."""
-    places = prod(layer.shape[1:] if layer.kind == CONV else layer.shape[:-1])
+    places = layer.elements // layer.flat_shape[0]
     each = max(1, ROWS // samples)
     return torch.randperm(places, generator=generator)[:each] if places > each else None
 

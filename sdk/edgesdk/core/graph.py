@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
-from edgesdk.core.serialize import digest
+from edgesdk.core.serialize import RARE, digest
 
 CONV, LINEAR = "conv", "linear"
 WEIGHTED = (CONV, LINEAR)
 ADD, POOL, MEAN, ACTIVATION, FLATTEN = "add", "pool", "mean", "activation", "flatten"
 OTHER = "other"
+IMAGES = (CONV, POOL, MEAN)  # kinds that read images of channels, or lines, or volumes
 KINDS = (*WEIGHTED, ADD, POOL, MEAN, ACTIVATION, FLATTEN, OTHER)
+
+
+def without_batch(dims: Sequence[int], kind: str) -> tuple[int, tuple[int, ...]]:
+    """A tensor of one sample, of the shape ``dims``, as a layer of that ``kind`` has it: the images that it is, and the
+    shape of each; of anything but images one, whose shape lacks the first axis where that has length 1.
+
+    A first axis that is longer is no batch: rows of a matrix, windows or frames that a view laid there.
+    """
+    if kind in IMAGES or (kind in (ADD, ACTIVATION) and len(dims) > 3):
+        return dims[0], tuple(dims[1:])
+    return 1, tuple(dims[1:] if tuple(dims[:1]) == (1,) else dims)
 
 
 def by_whole_groups(groups: int, each: int) -> bool:
@@ -40,9 +52,10 @@ class Layer:
 
     ``inputs`` names the layers or graph inputs that it reads. ``shape`` is its output's, ``input_shape`` its first
     input's, both without the batch. ``kernel``, ``stride``, ``padding`` and ``dilation`` have an entry per spatial
-    axis and are empty for layers that have none. ``macs`` are multiply-accumulates for one sample. ``reads`` and
-    ``writes`` name the channel groups of its first input and of its output, where these can be cut; of its input
-    channels ``read_part`` are the group's, all where it is ``None``.
+    axis and are empty for layers that have none. ``images`` are those of one sample, each of that shape, on which a
+    convolution or a pool runs: windows or frames, one else. ``macs`` are multiply-accumulates for one sample.
+    ``reads`` and ``writes`` name the channel groups of its first input and of its output, where these can be cut; of
+    its input channels ``read_part`` are the group's, all where it is ``None``.
     ``fixed`` says why it is left as it is, where it is.
     """
 
@@ -66,6 +79,7 @@ class Layer:
     writes: str | None = None
     fixed: str | None = None
     read_part: int | None = None
+    images: int = field(default=1, metadata={RARE: True})
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -84,7 +98,14 @@ class Layer:
     @property
     def elements(self) -> int:
         """Numbers in its output, for one sample."""
-        return prod(self.shape)
+        return self.images * prod(self.shape)
+
+    @property
+    def flat_shape(self) -> tuple[int, ...]:
+        """Its output with channels first, all positions of one sample behind them: rows in a row, images as one."""
+        if self.kind == LINEAR and self.shape[:-1]:
+            return self.shape[-1], prod(self.shape[:-1])
+        return (self.shape[0], self.images * self.shape[1], *self.shape[2:]) if self.images > 1 else self.shape
 
 
 @dataclass(frozen=True)

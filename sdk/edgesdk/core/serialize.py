@@ -27,6 +27,7 @@ T = TypeVar("T")
 SHOWN = 80  # letters of a value in a message
 BYTES = "_bytes"  # how the names of fields in bytes end
 FORMER = "former"  # in a field's metadata: how documents called it before
+RARE = "rare"  # in a field's metadata: a document has it where it is not the default, as those before it did not
 
 
 def to_json(value: Any) -> Any:
@@ -35,7 +36,8 @@ def to_json(value: Any) -> Any:
     A document begins with its schema. Fields in bytes are whole numbers there, whatever a sum of prices made of them.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = sorted((field.name for field in dataclasses.fields(value)), key=lambda name: name != "schema")
+        said = [f for f in dataclasses.fields(value) if RARE not in f.metadata or getattr(value, f.name) != f.default]
+        names = sorted((field.name for field in said), key=lambda name: name != "schema")
         return {name: _field(name, getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}

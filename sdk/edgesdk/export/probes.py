@@ -51,7 +51,7 @@ class _Probe:
         size = op.size if not vector else ()
         rows = op.size[0] if vector and op.size else 1
         direct = vector or op.entry
-        shape = (rows, op.inputs) if vector else (1, op.inputs if direct else 1, *size)
+        shape = (rows, op.inputs) if vector else (op.images, op.inputs if direct else 1, *size)
         first = INT8 if op.precision == INT8 else FP32
         x = self.grid("x") if first == INT8 else "x"
         if not direct:

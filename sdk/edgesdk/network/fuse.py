@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgesdk.core.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, Graph, Layer
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, Graph, Layer, without_batch
 from edgesdk.core.graph import Tensor as Input
 from edgesdk.network.modularize import arguments, aten, each, exported, is_relu, is_relu6, modularize
-from edgesdk.network.network import Batch, Network, Site, Structure, rebatch, shape_of, tensors
+from edgesdk.network.network import Batch, Network, Site, Structure, rebatch, tensors
 from edgesdk.network.returned import check_depend, structure_of
 from edgesdk.network.source import source_of
+from edgesdk.price.kinds import RECURRENT, kind_of
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -41,10 +42,10 @@ def flat(model: nn.Module, x: Batch, free_batch: bool = True) -> Network:
 
 def describe_layers(module: fx.GraphModule, x: Batch, structure: Structure) -> Network:
     """The network that a flat module is, without channel groups and branches."""
-    values = run(module, rebatch(x, lambda t: t[:2]))
+    values = run(module, rebatch(x, lambda t: t[:1]))
     layers, sites = _Layers(module, values).collect()
     inputs = tuple(
-        Input(n.name, shape_of(values[n.name]), str(values[n.name].dtype).removeprefix("torch."))
+        Input(n.name, tuple(values[n.name].shape[1:]), str(values[n.name].dtype).removeprefix("torch."))
         for n in module.graph.nodes
         if n.op == "placeholder"
     )
@@ -109,7 +110,7 @@ class _Layers:
             inputs = ()
             self.constant.add(name)
         first = next((self.values[i.name] for i in node.all_input_nodes if i in self.owner), None)
-        shape = shape_of(self.values[last.name])
+        images, shape = _extent(self.values[last.name], kind)
         weight: Tensor | None = module.weight if weighted else None  # type: ignore[union-attr]
         parameters = sum(p.numel() for p in module.parameters()) if module is not None else 0
         parameters += sum(_parameter(self.module, i) for i in node.all_input_nodes if i.op == "get_attr")
@@ -125,7 +126,7 @@ class _Layers:
                 name=name,
                 kind=kind,
                 inputs=inputs,
-                input_shape=shape_of(first),
+                input_shape=_input_shape(node, first, kind),
                 shape=shape,
                 operator=_operator(node, module),
                 weight_shape=tuple(weight.shape) if weight is not None else (),
@@ -134,6 +135,7 @@ class _Layers:
                 activation=activation,
                 parameters=parameters,
                 macs=_macs(node, module, self.values),
+                images=images,
                 fixed=fixed,
                 **spatial,  # type: ignore[arg-type]
             )
@@ -170,7 +172,7 @@ class _Layers:
             return LINEAR, None
         reads = [i for i in node.all_input_nodes if i in self.owner and self.owner[i] not in self.constant]
         if node.target is aten.add.Tensor and len(reads) == 2:
-            if shape_of(self.values[reads[0].name]) == shape_of(self.values[reads[1].name]):
+            if self.values[reads[0].name].shape == self.values[reads[1].name].shape:
                 return ADD, None
         if node.target in POOLS and len(reads) == 1:
             return POOL, None
@@ -204,23 +206,35 @@ def _macs(node: fx.Node, module: nn.Module | None, values: dict[str, Any]) -> in
     """Multiply-accumulates for one sample of a module with weights, a product of tensors or a recurrent layer."""
     value = values[node.name]
     if isinstance(module, CONVOLUTIONS):
-        return prod(module.weight.shape) * prod(value.shape[2:])
+        return prod(module.weight.shape) * len(value) * prod(value.shape[2:])
     if isinstance(module, nn.Linear):
-        return prod(module.weight.shape) * prod(value.shape[1:-1])
+        return prod(module.weight.shape) * prod(value.shape[:-1])
     name = _operator(node, module)
     read = [values[i.name] for i in node.all_input_nodes if isinstance(values.get(i.name), Tensor)]
     if name in ("matmul", "bmm", "linear") and len(read) >= 2:
-        return prod(value.shape[1:]) * read[0].shape[-1]
+        return prod(value.shape) * read[0].shape[-1]
     if name == "scaled_dot_product_attention":
         query, key, result = read[0], read[1], value
-        return prod(query.shape[1:]) * key.shape[-2] + prod(result.shape[1:]) * key.shape[-2]
+        return (prod(query.shape) + prod(result.shape)) * key.shape[-2]
     if name.rstrip("123d") in ("conv", "conv_transpose") and len(read) >= 2:
         each = read[0] if name.startswith("conv_transpose") else value
-        return prod(read[1].shape[1:]) * prod(each.shape[1:])
-    if name in ("gru", "lstm", "rnn_tanh", "rnn_relu"):
+        return prod(read[1].shape[1:]) * prod(each.shape)
+    if kind_of(name) == RECURRENT:
         steps = read[0].shape[1 if arguments(node).get("batch_first") else 0] if read[0].dim() == 3 else len(read[0])
         return steps * sum(prod(weight.shape) for weight in read[1:] if weight.dim() == 2)
     return 0
+
+
+def _extent(value: Any, kind: str) -> tuple[int, tuple[int, ...]]:
+    """How many images ``value`` is, and its shape without the batch; () for what is no tensor."""
+    return without_batch(value.shape, kind) if isinstance(value, Tensor) else (1, ())
+
+
+def _input_shape(node: fx.Node, value: Any, kind: str) -> tuple[int, ...]:
+    """The shape of what a layer reads first; of a recurrent one (steps, numbers), whichever axis its samples are."""
+    if kind_of(_operator(node, None)) == RECURRENT and isinstance(value, Tensor) and value.dim() == 3:
+        return (value.shape[1 if arguments(node).get("batch_first") else 0], value.shape[-1])
+    return _extent(value, kind)[1]
 
 
 def _window(node: fx.Node) -> dict[str, tuple[int, ...]]:

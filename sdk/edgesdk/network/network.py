@@ -177,8 +177,3 @@ class Edited(fx.Interpreter):
         value = super().run_node(n)
         edit = self.edits.get(n.name)
         return edit(value, *(self.env[i] for i in n.all_input_nodes)) if edit else value
-
-
-def shape_of(value: Any) -> tuple[int, ...]:
-    """The shape of a tensor without the batch; () for anything else."""
-    return tuple(value.shape[1:]) if isinstance(value, torch.Tensor) else ()

@@ -10,6 +10,7 @@ from typing import Any
 from onnx import GraphProto, TensorProto
 
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, WEIGHTED, Graph, Layer, Tensor
+from edgesdk.core.graph import without_batch as without_batch
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.network.onnx_nodes import BITS, Node, Nodes
 
@@ -97,7 +98,7 @@ class _Layers:
         reads = self.nodes.reads(node)
         trained = [i for i in node.inputs[: TRAINED.get(node.op)] if self.is_parameter(i)]
         trained = list(dict.fromkeys(filter(None, (node.inputs[1], bias)))) if weight else trained
-        shape = self.shape(last.output)
+        images, shape = without_batch(self.nodes.shape(last.output), kind)
         if node.op in RECURRENT:
             shape = self.recurrent(node)
         self.layers.append(
@@ -105,7 +106,7 @@ class _Layers:
                 name=name,
                 kind=kind,
                 inputs=tuple(dict.fromkeys(self.owner[read] for read in self.nodes.sources(node))),
-                input_shape=self.input_shape(node, reads),
+                input_shape=self.input_shape(node, reads, kind),
                 shape=shape,
                 operator=self.operator(node, weight),
                 weight_shape=weight,
@@ -113,6 +114,7 @@ class _Layers:
                 activation=activation,
                 parameters=sum(prod(self.nodes.shape(name)) for name in trained),
                 macs=self.macs(node, weight, shape),
+                images=images,
                 **self.window(node),
             )
         )
@@ -123,16 +125,11 @@ class _Layers:
         own = node.name if self.names[node.name] == 1 else ""
         return next(name for name in (own, node.output, f"{node.output}.{node.op}") if name and name not in taken)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Without the batch, which is the first axis where that has length 1: rows of a matrix are no batch."""
-        dims = self.nodes.shape(name)
-        return dims[1:] if dims and dims[0] == 1 else dims
-
-    def input_shape(self, node: Node, reads: list[str]) -> tuple[int, ...]:
+    def input_shape(self, node: Node, reads: list[str], kind: str = OTHER) -> tuple[int, ...]:
         if node.op in RECURRENT:
             dims = self.nodes.shape(node.inputs[0])
             return dims[1:] if node.attributes.get("layout") else (dims[0], *dims[2:])
-        return self.shape(reads[0]) if reads else ()
+        return without_batch(self.nodes.shape(reads[0]), kind)[1] if reads else ()
 
     def recurrent(self, node: Node) -> tuple[int, ...]:
         """(steps, hidden size of all directions)."""
@@ -236,7 +233,7 @@ class _Layers:
             return 0
         first, *others = [self.nodes.shape(name) for name in node.inputs[:3] if name]
         if node.op in CONVOLUTIONS:
-            return prod(others[0]) * prod(shape[1:] if node.op == "Conv" else first[2:])
+            return prod(others[0]) * first[0] * prod(shape[1:] if node.op == "Conv" else first[2:])
         if node.op in RECURRENT:
             return shape[0] * (prod(others[0]) + prod(others[1]))
         if node.op == "Attention":  # scores of queries and keys, then their sums of values

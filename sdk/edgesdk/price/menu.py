@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, product
-from math import hypot, prod
+from math import hypot
 
 from edgesdk.core.budget import Budget
-from edgesdk.core.graph import LINEAR, OTHER, WEIGHTED, Graph, Layer
+from edgesdk.core.graph import OTHER, WEIGHTED, Graph, Layer
 from edgesdk.core.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
 from edgesdk.core.plan import FP32, INT8, Option, Rejected
 from edgesdk.price import operators as ops
@@ -380,8 +380,7 @@ def _surely(ways: Sequence[Way], taken: Sequence[float | None], table: Prices) -
 
 def _tensor(layer: Layer, graph: Graph, kept: int | None) -> tuple[tuple[int, ...], int]:
     """A layer's output as ``ops.change`` takes it: its shape with channels first, and its channels."""
-    rows = layer.shape[:-1]
-    shape = (layer.shape[-1], prod(rows)) if layer.kind == LINEAR and rows else layer.shape
+    shape = layer.flat_shape
     channels = shape[0]
     if layer.writes and kept is not None:
         channels = channels * kept // graph.group_by_name[layer.writes].size

@@ -21,7 +21,8 @@ class Operator:
     ``size`` is the spatial size of the input: () for a vector, (rows,) for rows of vectors in a linear layer.
     ``entry`` marks the first operator of a network, which reads the caller's tensor in the caller's layout.
     A kind that is not in ``PROBED`` has ``inputs`` elements to read, ``outputs`` to write and ``work``
-    multiply-accumulates; ``name`` is what the model calls it. ``weight_bits`` are those of an integer layer.
+    multiply-accumulates; ``name`` is what the model calls it. ``weight_bits`` are those of an integer layer, ``images``
+    those of one sample on which a convolution or a pool runs.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Operator:
     work: int = 0
     name: str = ""
     weight_bits: int = 8
+    images: int = 1
 
     @property
     def depthwise(self) -> bool:
@@ -60,10 +62,20 @@ class Operator:
         return tuple(size_after(*axis) for axis in _windows(self)) if self.kernel else self.size
 
     @property
+    def pixels(self) -> int:
+        """Positions in its input, for one sample."""
+        return self.images * prod(self.size)
+
+    @property
+    def positions(self) -> int:
+        """Positions in its output, for one sample."""
+        return self.images * prod(self.after)
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates for one sample."""
         if self.kind == CONV:
-            return prod(self.kernel) * self.inputs // self.groups * self.outputs * prod(self.after)
+            return prod(self.kernel) * self.inputs // self.groups * self.outputs * self.positions
         return self.inputs * self.outputs * prod(self.size) if self.kind == LINEAR else self.work
 
     @cached_property
@@ -72,6 +84,7 @@ class Operator:
         shape = "x".join(map(str, (self.inputs, *self.size)))
         window = [",".join(map(str, v)) for v in (self.kernel, self.stride, self.padding, self.dilation)]
         marks = [self.activation or "", f"{self.groups} groups" * (self.groups > 1), "entry" * self.entry]
+        marks += [f"{self.images} images" * (self.images > 1)]
         marks += [self.name, f"{self.work} macs" * (self.work > 0), f"{self.weight_bits} bits" * (self.weight_bits < 8)]
         return " ".join([self.kind, self.precision, f"{shape}->{self.outputs}", "/".join(window), *filter(None, marks)])
 

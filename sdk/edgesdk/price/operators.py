@@ -80,15 +80,16 @@ def operators(
     elif layer.kind == CONV:
         whole = Operator(
             CONV, option.precision, inputs, outputs, spatial, layer.kernel, layer.stride, _padding(layer),
-            layer.dilation, groups_left(layer, inputs), layer.activation, entry, weight_bits=bits,
+            layer.dilation, groups_left(layer, inputs), layer.activation, entry, weight_bits=bits, images=layer.images,
         )  # fmt: skip
     elif layer.kind == POOL and layer.kernel:
         kind = AVERAGE if kind_of(layer.operator) == AVERAGE else POOL
         window = (layer.kernel, layer.stride, layer.padding, layer.dilation)
-        return (Operator(kind, option.precision, outputs, outputs, spatial, *window),)
+        return (Operator(kind, option.precision, outputs, outputs, spatial, *window, images=layer.images),)
     elif layer.kind in (ADD, MEAN, ACTIVATION) and spatial:
         activation = layer.activation or ("relu" if layer.kind == ACTIVATION else None)
-        return (Operator(layer.kind, option.precision, outputs, outputs, spatial, activation=activation),)
+        same = (layer.kind, option.precision, outputs, outputs, spatial)
+        return (Operator(*same, activation=activation, images=layer.images),)
     elif layer.operator in FREE:
         return ()
     else:
@@ -174,9 +175,7 @@ def of_network(graph: Graph, options: Mapping[str, Option]) -> list[tuple[str, O
 def _changes(graph: Graph, options: Mapping[str, Option]) -> list[tuple[str, Operator]]:
     """The changes of precision between integer layers and the others."""
     shapes = {tensor.name: tensor.shape for tensor in graph.inputs if tensor.dtype == "float32"}
-    for layer in graph.layers:
-        rows = layer.shape[:-1]
-        shapes[layer.name] = (layer.shape[-1], prod(rows)) if layer.kind == LINEAR and rows else layer.shape
+    shapes |= {layer.name: layer.flat_shape for layer in graph.layers}
     ways = [(name, way, shapes.get(name)) for name, way in list_changes(graph, options)]
     return [(name, change(way, shape, shape[0])) for name, way, shape in ways if shape]
 
@@ -198,5 +197,5 @@ def baseline(operator: Operator) -> Operator:
     vector = operator.kind == LINEAR
     return Operator(
         f"{kind} linear" if vector else kind, operator.precision, operator.inputs, operator.inputs, operator.size,
-        entry=operator.entry and not behind,
+        entry=operator.entry and not behind, images=operator.images,
     )  # fmt: skip

@@ -62,7 +62,7 @@ def amounts(op: Operator, chip: Chip, kernels: Kernels, missed: float = 0.0) -> 
 
     lanes = chip.lanes(op.precision)
     vector = chip.vector_bytes / BYTES[op.precision]  # elements that a core loads in a cycle
-    pixels, read, written = prod(op.after), op.inputs * prod(op.size), op.outputs * prod(op.after)
+    pixels, read, written = op.positions, op.inputs * op.pixels, op.outputs * op.positions
     weights = weight_count(op)
     if op.activation in kernels.fused and op.kind == kinds.FUNCTION:
         return amounts
@@ -82,7 +82,7 @@ def amounts(op: Operator, chip: Chip, kernels: Kernels, missed: float = 0.0) -> 
             rows = pixels * op.kernel[0] if kernels.channels_last else depth * op.groups * pixels / op.after[-1]
             add("segment", rows)
     elif op.kind == LINEAR:
-        add("linear", op.inputs * _up(op.outputs, kernels.channels) * prod(op.size) / lanes)
+        add("linear", op.inputs * _up(op.outputs, kernels.channels) * op.pixels / lanes)
     elif op.kind in (POOL, kinds.AVERAGE):
         add("pool" if op.kind == POOL else "average pool", written * prod(op.kernel) / vector)
     elif op.kind in (ADD, ACTIVATION, kinds.ELEMENTWISE):
@@ -125,9 +125,9 @@ def shape(op: Operator) -> np.ndarray:
     term = CONV if op.kind == CONV and not op.depthwise else "depthwise" if op.kind == CONV else op.kind
     inputs = op.inputs / op.groups if term == CONV else op.inputs
     last = op.after[-1] if op.after else 1
-    octaves = (inputs, op.outputs, prod(op.after), prod(op.kernel), prod(op.stride), last)
+    octaves = (inputs, op.outputs, op.positions, prod(op.kernel), prod(op.stride), last)
     if op.kind in (kinds.ELEMENTWISE, kinds.FUNCTION):  # one number after the other, whatever they are arranged in
-        octaves = (inputs * prod(op.size), op.outputs * prod(op.after))
+        octaves = (inputs * op.pixels, op.outputs * op.positions)
         octaves = (*octaves, 1, 1, 1, 1)
     apart = FAR * (ORDER.index(term) if term in ORDER else len(ORDER))
     return np.array([apart, *(log2(max(1.0, number)) for number in octaves)])

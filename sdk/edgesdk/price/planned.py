@@ -74,7 +74,7 @@ def _behind(part: Layer, before: Layer | None) -> Layer:
     """``part`` as it reads what ``before`` makes; what only moves numbers makes as many as it reads."""
     if before is None or not part.input_shape:
         return part
-    now, planned_for = prod(before.shape), prod(part.input_shape)
+    now, planned_for = before.elements, part.images * prod(part.input_shape)
     if now == planned_for:
         return part
     part = replace(part, input_shape=_resized(part.input_shape, now, planned_for))

@@ -129,5 +129,5 @@ def _timed_roofs(operators: Iterable[Operator], prices: Prices, basis: str) -> R
 
 
 def _operator_bytes(op: Operator) -> float:
-    read = op.inputs * prod(op.size) * (2 if op.kind == ADD else 1)
-    return (read + op.outputs * prod(op.after) + weight_count(op)) * BYTES[op.precision]
+    read = op.inputs * op.pixels * (2 if op.kind == ADD else 1)
+    return (read + op.outputs * op.positions + weight_count(op)) * BYTES[op.precision]

@@ -73,7 +73,7 @@ class OnnxRuntime:
             elif part.kind == LINEAR:
                 copy = constants.moved * weights
             resident += constants.waste * (weights + copy) + packed + layer_nodes(part, option) * node
-            wide = up(part.shape[0], constants.block) * prod(part.shape[1:]) if blocked else part.elements
+            wide = up(part.shape[0], constants.block) * part.images * prod(part.shape[1:]) if blocked else part.elements
             between.append(wide * (1 if option.precision == INT8 else FLOAT_BYTES))
             kernels |= layer_kinds(part, option, constants.block)
         scratch = [sum(scratch_bytes(part)) if option.precision == INT8 else 0.0 for part in parts]

@@ -115,7 +115,9 @@ class Steps:
 
     def wide(self, layer: Layer) -> float:
         """Bytes of what a layer makes in blocks."""
-        return up(layer.shape[0], self.constants.block) * prod(layer.shape[1:]) * FLOAT_BYTES if layer.shape else 0
+        if not layer.shape:
+            return 0
+        return up(layer.shape[0], self.constants.block) * layer.images * prod(layer.shape[1:]) * FLOAT_BYTES
 
     def unread(self, layer: Layer, size: float) -> None:
         """What reads no numbers: shapes, constants, and the parts of what is made as one."""
