@@ -111,10 +111,58 @@ def shared(net, x: Tensor) -> Tensor:
     return joined(net, F.scaled_dot_product_attention(split(net.q(x)), k, v))
 
 
-def positioned(net, x: Tensor) -> Tensor:
+def shared_by_views(net, x: Tensor) -> Tensor:
+    """The same, as a view that is laid out."""
+    k, v = (split(layer(x), 2)[:, :, None].expand(-1, -1, 2, -1, -1).flatten(1, 2) for layer in (net.k, net.v))
+    weights = (split(net.q(x)) @ k.mT / DEPTH**0.5).softmax(-1)
+    return joined(net, weights @ v)
+
+
+def shared_inside(net, x: Tensor) -> Tensor:
+    """The same, where the attention itself repeats them."""
+    q, k, v = split(net.q(x)), split(net.k(x), 2), split(net.v(x), 2)
+    return joined(net, F.scaled_dot_product_attention(q, k, v, enable_gqa=True))
+
+
+def shared_by_turns(net, x: Tensor) -> Tensor:
+    """The first key and value are the first and the third head's, which do not follow each other."""
+    k, v = (split(layer(x), 2).repeat(1, 2, 1, 1) for layer in (net.k, net.v))
+    return joined(net, F.scaled_dot_product_attention(split(net.q(x)), k, v))
+
+
+ANGLES = torch.outer(torch.arange(TOKENS), 0.5 ** torch.arange(DEPTH // 2))
+
+
+def rotated(net, x: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021), by halves."""
     q, k, v = (split(layer(x)) for layer in (net.q, net.k, net.v))
-    turned = torch.cat([-k[..., DEPTH // 2 :], k[..., : DEPTH // 2]], -1)
-    return joined(net, F.scaled_dot_product_attention(q, turned, v))
+    both = torch.cat([ANGLES, ANGLES], -1)
+
+    def turn(y: Tensor) -> Tensor:
+        return torch.cat([-y[..., DEPTH // 2 :], y[..., : DEPTH // 2]], -1) * both.sin() + y * both.cos()
+
+    return joined(net, F.scaled_dot_product_attention(turn(q), turn(k), v))
+
+
+def rotated_by_pairs(net, x: Tensor) -> Tensor:
+    """The same of neighbours, of heads that lie in one layer and share keys."""
+    q, k, v = (
+        split(part, heads)
+        for part, heads in zip(net.qkv(x).split((DIM, DIM // 2, DIM // 2), 2), (4, 2, 2), strict=True)
+    )
+
+    def turn(y: Tensor) -> Tensor:
+        a, b = y[..., ::2], y[..., 1::2]
+        return torch.stack([a * ANGLES.cos() - b * ANGLES.sin(), a * ANGLES.sin() + b * ANGLES.cos()], -1).flatten(-2)
+
+    k, v = turn(k).repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+    return joined(net, F.scaled_dot_product_attention(turn(q), k, v))
+
+
+def met(net, x: Tensor) -> Tensor:
+    """Keys that meet values: no layer alone makes them."""
+    q, k, v = (split(layer(x)) for layer in (net.q, net.k, net.v))
+    return joined(net, F.scaled_dot_product_attention(q, k + v, v))
 
 
 def biased(net, x: Tensor) -> Tensor:
@@ -139,10 +187,16 @@ FORMS: dict[str, tuple[Mix, Callable[[], dict[str, nn.Module]], str]] = {
     "pieces": (pieces, lambda: {"qkv": nn.Linear(DIM, 3 * DIM)}, "qkv"),
     "of torch": (of_torch, attention, "attention.in_proj"),
     "of torch plainly": (of_torch_plainly, attention, "attention.in_proj"),
+    "shared": (shared, lambda: linears(DIM, DIM // 2, DIM // 2), "k"),
+    "shared by views": (shared_by_views, lambda: linears(DIM, DIM // 2, DIM // 2), "k"),
+    "shared inside": (shared_inside, lambda: linears(DIM, DIM // 2, DIM // 2), "q"),
+    "rotated": (rotated, lambda: linears(DIM, DIM, DIM), "q"),
+    "rotated by pairs": (rotated_by_pairs, lambda: {"qkv": nn.Linear(DIM, 2 * DIM)}, "qkv"),
 }
+PAIRS = ("shared", "shared by views", "shared inside", "rotated by pairs")  # two heads go together
 LEFT: dict[str, tuple[Mix, Callable[[], dict[str, nn.Module]], str]] = {
-    "shared": (shared, lambda: linears(DIM, DIM // 2, DIM // 2), "repeat_interleave"),
-    "positioned": (positioned, lambda: linears(DIM, DIM, DIM), "cat makes what they read"),
+    "by turns": (shared_by_turns, lambda: linears(DIM, DIM // 2, DIM // 2), "repeat makes what they read"),
+    "met": (met, lambda: linears(DIM, DIM, DIM), "add makes what they read"),
     "biased": (biased, lambda: linears(DIM, DIM, DIM), "does not run with fewer"),
 }
 
@@ -167,7 +221,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 def test_cutting_heads_by_a_plan_is_reading_zero_of_them(name: str) -> None:
     network, x, name_of = made(name)
     group = network.graph.group_by_name[name_of]
-    assert (group.size, group.step, group.fixed) == (DIM, DEPTH, None)
+    assert (group.size, group.step, group.fixed) == (DIM, DEPTH * (1 + (name in PAIRS)), None)
     scores = {name_of: torch.rand(DIM, generator=torch.Generator().manual_seed(5))}
     plan = models.plan(network, {name_of: 2 * DEPTH})
     small, given_options = compressed(network, plan, x, scores)
@@ -284,10 +338,10 @@ def test_the_projection_is_fitted_to_the_heads_that_stay(name: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["dense", "int8"])
-@pytest.mark.parametrize("name", ["separate", "of torch"])  # fused ones: test_conformance.py has a ViT
+@pytest.mark.parametrize("name", ["separate", "of torch", "rotated", "rotated by pairs"])  # a ViT's: conformance
 def test_files_compute_what_is_left(name: str, precision: str, tmp_path: Path) -> None:
     network, x, group = made(name)
-    plan = models.plan(network, {group: DEPTH}, models.assigned(network, precision))
+    plan = models.plan(network, {group: DIM // 2}, models.assigned(network, precision))
     small, chosen = compressed(network, plan, x, {group: torch.arange(DIM).float()})
     result = integer(small, chosen)
     calibrate(result, [x])

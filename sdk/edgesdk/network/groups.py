@@ -15,7 +15,7 @@ from edgesdk.network.channels import Channels
 from edgesdk.network.fuse import outputs
 from edgesdk.network.modularize import arguments, aten
 from edgesdk.network.network import Batch, rebatch, tensors
-from edgesdk.network.walk import NORMALIZERS, STATED, Walk, Weights, least, line, unique_pairs, varying
+from edgesdk.network.walk import NORMALIZERS, STATED, Walk, Weights, each, least, line, none, unique_pairs, varying
 
 SPLIT_SIZES, SPLIT, CHUNK = aten.split_with_sizes.default, aten.split.Tensor, aten.chunk.default
 PICKS = (aten.select.int, aten.unbind.int)
@@ -75,6 +75,16 @@ class _Finder(Walk):
         self.holds: dict[str, Tensor] = {}
         self.made: dict[str, Tensor] = {}  # by node, the numbers that it makes
         return True
+
+    def follow(self, node: fx.Node, value: Any) -> Any:
+        """As ever; of an operator that fails on what it is asked, what it reads is left whole."""
+        try:
+            return super().follow(node, value)
+        except Exception as error:  # each operator fails in its own way on numbers or values that it does not expect
+            for i in node.all_input_nodes:
+                reason = f"{node.name} cannot be followed ({type(error).__name__})"
+                each(self.of(i), lambda numbers, reason=reason: self.leave(numbers, reason))
+            return none(value)
 
     def new(self, name: str, count: int) -> Tensor:
         """The numbers of the ``count`` channels that the parameter ``name`` makes, or of its entries."""

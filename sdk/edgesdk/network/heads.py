@@ -3,7 +3,9 @@
 A head is what an attention computes by itself: some rows of the layers that make its queries, keys and values, and the
 columns of the layer that reads what comes of it (Vaswani et al. 2017, section 3.2.2; Michel et al. 2019, "Are Sixteen
 Heads Really Better than One?"). Which rows and columns is not read off the operators in between: the numbers of the
-channels are sent through them, so that one rule holds for fused, chunked and separate projections.
+channels are sent through them, so that one rule holds for fused, chunked and separate projections, for rotated ones
+(RoFormer, Su et al. 2021, equation 34) and for keys and values that several share, which go together (grouped queries,
+Ainslie et al. 2023).
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ PRODUCTS = (aten.matmul.default, aten.bmm.default)
 SOFTMAX = (aten.softmax.int, aten._softmax.default)
 SCALINGS = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
 MASKINGS = (*SCALINGS, aten.add.Tensor, aten.sub.Tensor, aten.masked_fill.Scalar)
+ROTATIONS = (*SCALINGS, aten.add.Tensor, aten.sub.Tensor, aten.neg.default)  # what turns pairs of a head's numbers
+JOINS = (aten.cat.default, aten.stack.default, aten.slice.Tensor, aten.expand.default)
 SIZED = (aten.view.default, aten.reshape.default)
 UNFLATTEN, SPLITS = aten.unflatten.int, (aten.split.Tensor, aten.split_with_sizes.default)
 MOVES = (
     *SIZED, UNFLATTEN, *SPLITS, operator.getitem, aten.permute.default, aten.transpose.int, aten.flatten.using_ints,
     aten.chunk.default, aten.unbind.int, aten.select.int, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default,
-    aten.contiguous.default, aten.clone.default,
+    aten.contiguous.default, aten.clone.default, aten.mT.default, aten.t.default, aten.numpy_T.default,
+    aten.adjoint.default, aten.movedim.int, aten.movedim.intlist, aten.swapaxes.default, aten.swapdims.default,
 )  # fmt: skip
 
 
@@ -70,11 +75,12 @@ def attentions(module: fx.GraphModule, values: Mapping[str, Any]) -> tuple[list[
     of a linear layer.
     """
     heads, reasons = [], {}
+    varying = _varying(module, values)
     for node in module.graph.nodes:
         core = _core(node)
         if core is None:
             continue
-        before = [_back(module, read) for read in core.reads]
+        before = [_back(read, varying) for read in core.reads]
         paths = {str(nodes[0].target) for nodes in before if _linear(module, nodes[0])}
         try:
             heads.append(_attention(module, values, core, before))
@@ -171,13 +177,30 @@ def _linear(module: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), nn.Linear)
 
 
-def _back(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
-    """The nodes that lead to ``node``, in order, from the last that does more than move or scale entries."""
-    nodes = [node]
-    while node.target in MOVES or (node.target in SCALINGS and len(node.all_input_nodes) == 1):
-        node = node.args[0]  # type: ignore[assignment]
-        nodes.append(node)
-    return nodes[::-1]
+def _varying(module: fx.GraphModule, values: Mapping[str, Any]) -> set[fx.Node]:
+    """The tensors that depend on those that the module is given."""
+    found: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        if node.op == "placeholder" or not found.isdisjoint(node.all_input_nodes):
+            if isinstance(values.get(node.name), (Tensor, tuple, list)):  # no size
+                found.add(node)
+    return found
+
+
+def _back(node: fx.Node, varying: set[fx.Node]) -> list[fx.Node]:
+    """The nodes that lead to ``node``, in order, from the one that does more than move, scale or rotate entries; or
+    ``node`` alone, where that are several."""
+    nodes: dict[fx.Node, None] = {}
+    sources: dict[fx.Node, None] = {}
+    waiting = [node]
+    while waiting:
+        at = waiting[-1]
+        reads = [i for i in at.all_input_nodes if i in varying] if at.target in (*MOVES, *JOINS, *ROTATIONS) else []
+        if later := [i for i in reads if i not in nodes and i not in sources]:
+            waiting += later
+            continue
+        (nodes if reads else sources)[waiting.pop()] = None
+    return [*sources, *nodes] if len(sources) == 1 else [node]
 
 
 def _ahead(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
@@ -199,33 +222,41 @@ def _attention(
     if other := [nodes[0].name for nodes in before if not _linear(module, nodes[0])]:
         raise _Unknown(f"{other[0]} makes what they read")
     after = _ahead(module, core.result)
-    sent = []
-    for nodes in before:
+    sent, of = [], []
+    for index, nodes in enumerate(before):
         source = values[nodes[0].name]
-        sent.append(_sent(nodes, torch.arange(source.shape[-1]).expand(source.shape), values))
-    given = [held[nodes[-1]] for nodes, held in zip(before, sent, strict=True)]
-    of = [_rows(channels, core.transposed and index == 1) for index, channels in enumerate(given)]
+        numbers = torch.arange(source.shape[-1]).expand(source.shape)
+        held = [_sent(nodes, numbers, values, place) for place in (0, -1)]
+        first, last = (_rows(each[nodes[-1]], core.transposed and index == 1) for each in held)
+        sent.append(held[0])
+        of.append([tuple(sorted({*own, *other})) for own, other in zip(first, last, strict=True)])
+    if core.result.kwargs.get("enable_gqa"):
+        of = [[rows for rows in each for _ in range(len(of[0]) // len(each))] for each in of]
     if len({len(rows) for rows in of}) > 1:
         raise _Unknown("queries, keys and values are not of the same number")
     apart = list(dict.fromkeys(zip(*of, strict=True)))
     number = {head: index for index, head in enumerate(apart)}
     places = torch.tensor([number[head] for head in zip(*of, strict=True)])
 
-    rows: dict[str, list[list[int]]] = {}
+    alone: dict[str, list[set[int]]] = {}
     for index, nodes in enumerate(before):
-        own = rows.setdefault(str(nodes[0].target), [[] for _ in apart])
+        own = alone.setdefault(str(nodes[0].target), [set() for _ in apart])
         for head, taken in zip(own, apart, strict=True):
-            head += taken[index]
+            head.update(taken[index])
+    shared = _shared(alone.values())
+    units = [slice(at, at + shared) for at in range(0, len(apart), shared)]
+    rows = {path: [sorted(set().union(*own[unit])) for unit in units] for path, own in alone.items()}
     for path, own in rows.items():
         if sorted(row for head in own for row in head) != list(range(module.get_submodule(path).out_features)):  # type: ignore[arg-type]
             raise _Unknown("several share a key or value, or a part of the layer is no head's")
 
     result = values[core.result.name]
-    depth = result.shape[-1]
-    columns = (places[:, None, None] * depth + torch.arange(depth)).expand(-1, result.shape[-2], -1)
+    depth = result.shape[-1] * shared
+    columns = places[:, None, None] * result.shape[-1] + torch.arange(result.shape[-1])
+    columns = columns.expand(-1, result.shape[-2], -1)
     onward = _sent(after[:-1], columns.reshape(result.shape), values)
     read = onward[after[-2]].flatten(0, -2)
-    if not torch.equal(read, torch.arange(len(apart) * depth).expand_as(read)):
+    if not torch.equal(read, torch.arange(len(units) * depth).expand_as(read)):
         raise _Unknown("the layer that reads them has them in another order")
     each = [[row for head in own for row in head] for own in rows.values()]
     if any(own != sorted(own) for own in each if len(own) == len(read[0])):
@@ -241,17 +272,32 @@ def _attention(
     head_of = torch.arange(len(read[0])) // depth
     sizes.update({node.name: _counting(node, onward[node], head_of) for node in after[1:-1]})
     return Attention(
-        {path: tuple(map(tuple, own)) for path, own in rows.items()}, str(after[-1].target), len(apart), depth,
+        {path: tuple(map(tuple, own)) for path, own in rows.items()}, str(after[-1].target), len(units), depth,
         {name: counting for name, counting in sizes.items() if counting},
     )  # fmt: skip
 
 
-def _sent(nodes: Sequence[fx.Node], channels: Tensor, values: Mapping[str, Any]) -> dict[fx.Node, Any]:
-    """What ``nodes`` make of the tensor ``channels`` in the place of the first one's value."""
+def _shared(rows: Iterable[Sequence[set[int]]]) -> int:
+    """How many attentions in a row share a row of some layer; raises ``_Unknown`` where others do, too."""
+    count = 1
+    for own in rows:
+        with_first = [index for index, head in enumerate(own) if head & own[0]]
+        count = max(count, with_first[-1] + 1)
+    for own in rows:
+        sets = [set().union(*own[at : at + count]) for at in range(0, len(own), count)]
+        if len(own) % count or sum(map(len, sets)) != len(set().union(*own)):
+            raise _Unknown("several share a key or value that do not follow each other")
+    return count
+
+
+def _sent(nodes: Sequence[fx.Node], channels: Tensor, values: Mapping[str, Any], place: int = 0) -> dict[fx.Node, Any]:
+    """What ``nodes`` make of the tensor ``channels`` in the place of the first one's value; of what meets in a
+    rotation that at ``place``, the first or the last."""
     held: dict[fx.Node, Any] = {nodes[0]: channels}
     for node in nodes[1:]:
-        if node.target in SCALINGS:
-            held[node] = held[node.args[0]]  # type: ignore[index]
+        if node.target in ROTATIONS:
+            meeting = [held[i] for i in node.all_input_nodes if i in held]
+            held[node] = meeting[place].expand(values[node.name].shape)
             continue
         args = map_arg(node.args, lambda n: held[n] if n in held else values[n.name])
         held[node] = node.target(*args, **node.kwargs)  # type: ignore[operator]
@@ -273,7 +319,7 @@ def _counting(node: fx.Node, channels: Any, head_of: Tensor) -> tuple[int, ...]:
     if node.target in SPLITS:
         axis = arguments(node)["dim"]
         return tuple(i for i, piece in enumerate(channels[: len(_stated(node))]) if axis in _axes(head_of[piece], axis))
-    if node.target not in (*SIZED, UNFLATTEN):
+    if node.target not in (*SIZED, UNFLATTEN, aten.expand.default):
         return ()
     stated = _stated(node)
     first = arguments(node)["dim"] % (channels.dim() - len(stated) + 1) if node.target is UNFLATTEN else 0

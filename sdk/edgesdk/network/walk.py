@@ -31,7 +31,7 @@ MOVES: set[Any] = {
 }  # fmt: skip
 POINTWISE = {
     aten.hardswish.default, aten.hardsigmoid.default, aten.relu6.default, aten.dropout.default, aten.to.dtype,
-    aten._to_copy.default, aten.type_as.default, aten.clone.default, aten.contiguous.default, aten.selu.default,
+    aten._to_copy.default, aten.clone.default, aten.contiguous.default, aten.selu.default,
 }  # fmt: skip
 REDUCTIONS = {
     aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default, aten.var.correction, aten.var.dim,
@@ -173,12 +173,12 @@ class Walk(fx.Interpreter):
         if node.op == "get_attr" and node not in self.numbers:
             value = self.env[node]
             few = isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
-            self.numbers[node] = squash(self.entries(str(node.target), value)) if few else _none(value)
+            self.numbers[node] = squash(self.entries(str(node.target), value)) if few else none(value)
         return self.numbers[node]
 
     def follow(self, node: fx.Node, value: Any) -> Any:
         if node.op == "placeholder":
-            return _none(value)
+            return none(value)
         weights = weights_of(self.module, node)  # type: ignore[arg-type]
         if weights is not None:
             return self._weighted(node, weights, value)
@@ -189,9 +189,9 @@ class Walk(fx.Interpreter):
             return self._recurrent(node, value)
         reads = [i for i in node.all_input_nodes if _any(self.of(i))]
         if not reads:
-            return _none(value)
+            return none(value)
         if node.target in REDUCTIONS and self._reduced(node):
-            return _none(value)
+            return none(value)
         if node.target in MOVES:
             return self._moved(node)
         if node.target in POINTWISE or torch.Tag.pointwise in getattr(node.target, "tags", ()):
@@ -238,7 +238,7 @@ class Walk(fx.Interpreter):
 
     def _recurrent(self, node: fx.Node, value: Any) -> Any:
         self.column(self.of(node.all_input_nodes[0]), -1)
-        return _none(value)
+        return none(value)
 
     def _reduced(self, node: fx.Node) -> bool:
         """Whether channels are what ``node`` reduces."""
@@ -250,7 +250,7 @@ class Walk(fx.Interpreter):
     def _moved(self, node: fx.Node) -> Any:
         args, kwargs = map_arg((node.args, node.kwargs), self._given)
         call: Any = aten.reshape.default if node.target is aten.view.default else node.target
-        return _each(call(*args, **kwargs), squash)
+        return each(call(*args, **kwargs), squash)
 
     def _given(self, node: fx.Node) -> Any:
         units = self.of(node)
@@ -321,8 +321,8 @@ class Walk(fx.Interpreter):
                 left, right = self.of(reads[0]).chunk(2, arguments(node)["dim"])
                 return squash(self._together(left, right))
         for i in reads:
-            _each(self.of(i), lambda numbers: self.leave(numbers, f"{node.name} mixes them"))
-        return _none(value)
+            each(self.of(i), lambda numbers: self.leave(numbers, f"{node.name} mixes them"))
+        return none(value)
 
 
 def ask(call: Callable[[list[Tensor]], Any], numbers: Sequence[Tensor]) -> Any:
@@ -408,15 +408,15 @@ def least(numbers: Tensor, but: int | None = None, beside: Tensor | None = None)
     return numbers if beside is None else (numbers, beside)
 
 
-def _none(value: Any) -> Any:
+def none(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
-        return tuple(_none(v) for v in value)
+        return tuple(none(v) for v in value)
     return torch.zeros((), dtype=torch.int32).expand(value.shape) if isinstance(value, Tensor) else None
 
 
-def _each(units: Any, change: Callable[[Tensor], Any]) -> Any:
+def each(units: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(units, (tuple, list)):
-        return tuple(_each(f, change) for f in units)
+        return tuple(each(f, change) for f in units)
     return change(units) if isinstance(units, Tensor) else None
 
 
