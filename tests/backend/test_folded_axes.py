@@ -105,7 +105,8 @@ def test_every_multiplication_is_counted(face) -> None:
     assert rest + steps == sum(seen.values()) - products
     for layer in graph.layers:
         if layer.kind in WEIGHTED:
-            (priced,), (planned,) = (of(layer, graph, Option(), None, None) for of in (operators, layer_parts))
+            (priced,) = operators(layer, graph, Option(), None, None)
+            (planned,) = layer_parts(layer, graph, Option(), None, None)
             assert (priced.macs, planned.elements) == (layer.macs, layer.elements)
 
 
