@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ class Documents(NamedTuple):
     report: dict[str, Any]
 
 
+@cache
 def stored(name: str) -> Documents:
     """What a run made, as its files have it: ``measured`` or ``predicted``; or a bundle of the version ``before``."""
     if name == "before":
@@ -57,6 +59,7 @@ def stored(name: str) -> Documents:
     return Documents(kept["manifest"], from_json(Plan, kept["plan"]), kept["report"])
 
 
+@cache
 def full(layers: int = 6) -> Documents:
     """Of a measured bundle, with something in every field; with so many ``layers``."""
     plan = _plan(layers)
@@ -70,9 +73,9 @@ def full(layers: int = 6) -> Documents:
         fell_back_to_float=("layer 3",), rejected=plan.rejected,
         history=(
             Step("onnxruntime", "dense", "a" * 64, Cost(2.5, 2e5, 9743, "predicted", latency_ratio=1.0),
-                 Cost(2.6, 2e5, 9743, "measured", latency_ratio=1.0), {"latency_ratio": 2.0}),
+                 Cost(2.6, 2e5, 9743, "measured", latency_ratio=1.0), {"latency_ratio": 2.0}, 0.0),
             Step("onnxruntime", "even", plan.digest, plan.predicted,
-                 Cost(1.26, 233472, 7267, "measured", latency_ratio=0.485)),
+                 Cost(1.26, 233472, 7267, "measured", latency_ratio=0.485), plan_loss=0.125),
             Step(runtime="onnxruntime", finalist=plan.digest, round=1, holdout_score=91.75),
             *(Step(part="float", epoch=0.5 * i, loss=2.0 / i) for i in range(1, 4)),
             *(Step(part="int8", epoch=1.5 + 0.5 * i, loss=0.75 / i) for i in range(1, 4)),
@@ -148,6 +151,7 @@ def _profile(runtime: str, layers: list[str], ms: float, timed: bool = True) -> 
     return replace(told, runs=50, run_ms=1.5 * sum(times), plain_ms=sum(times)) if timed else told
 
 
+@cache
 def emulated() -> Documents:
     """The same where the board was emulated: nothing was measured."""
     kept = full()
@@ -162,6 +166,7 @@ def emulated() -> Documents:
     return Documents(kept.manifest, kept.plan, report)
 
 
+@cache
 def predicted(layers: int = 6) -> Documents:
     """The same of a predicted bundle."""
     kept = full(layers)

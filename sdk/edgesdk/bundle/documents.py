@@ -125,8 +125,9 @@ class Scores:
 class Step:
     """One step of a deployment: a plan that was applied, a round of finalists, a note, or a point of a training.
 
-    ``misses`` are the bounds that its cost breaks, each with the ratio to what it may be. ``loss`` is the training's at
-    an ``epoch``, in its ``part``, float or int8.
+    ``misses`` are the bounds that its cost breaks, each with the ratio to what it may be. ``plan_loss`` is how far its
+    plan should move the outputs before anything is learnt back. ``loss`` is the training's at an ``epoch``, in its
+    ``part``, float or int8.
     """
 
     runtime: str | None = None
@@ -135,6 +136,7 @@ class Step:
     predicted: Cost | None = None
     measured: Cost | None = None
     misses: Mapping[str, float] = field(default_factory=dict)
+    plan_loss: float | None = None
     drop: float | None = None
     finalist: str | None = None
     round: int | None = None

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from edgesdk.core.energy import describe_energy
 from edgesdk.core.kernels import describe_cost, read_profiles
 from edgesdk.core.wording import counted
-from edgesdk.pages.bounds import Bar, make_bar
-from edgesdk.pages.charts import Axis, Samples
+from edgesdk.pages.bounds import make_bar
+from edgesdk.pages.charts import Bar, draw_rows
 from edgesdk.pages.conditions import list_conditions, list_hardware
 from edgesdk.pages.layers import Rows
-from edgesdk.pages.render import Document, figure, render
+from edgesdk.pages.render import Document, brief, figure, render
+from edgesdk.pages.samples import Samples
 from edgesdk.pages.verdict import latency_ms
 
 MOST = 200  # files
@@ -34,13 +35,15 @@ class Measured:
 def render_benchmark(benchmark: Document) -> str:
     """The page of the benchmark that this document is."""
     reports: Sequence[Document] = benchmark["reports"]
-    axis = Axis.over([time for report in reports for time in (latency_ms(report), report["statistics"]["p90"])])
-    first = reports[0]
+    files, first = [_measured(report, number) for number, report in enumerate(reports[:MOST])], reports[0]
+    bars = [file.bar for file in files[:CHARTED]]
+    said = "The latency of each file that counts, and on to the ninetieth percentile of all runs"
     return render(
         "benchmark.html",
         title=f"Benchmark: {', '.join(report['name'] for report in reports)}",
         bases=list(dict.fromkeys(report["basis"] for report in reports)),
-        files=[_measured(report, axis, number < CHARTED) for number, report in enumerate(reports[:MOST])],
+        files=files,
+        chart=draw_rows("files", said, [("", bars, None)]),
         more=max(len(reports) - MOST, 0),
         conditions=list_conditions(first["conditions"]),
         device=list_hardware(first["device"]),
@@ -58,7 +61,7 @@ def render_benchmark(benchmark: Document) -> str:
     )
 
 
-def _measured(report: Document, axis: Axis, drawn: bool) -> Measured:
+def _measured(report: Document, number: int) -> Measured:
     statistics = report["statistics"]
     named = [
         *(("latency_ms", statistics[each]) for each in ("p50", "p90", "p99", "max")), ("latency_ms", report["load_ms"]),
@@ -66,9 +69,11 @@ def _measured(report: Document, axis: Axis, drawn: bool) -> Measured:
     ]  # fmt: skip
     return Measured(
         report,
-        _bar(report, axis),
+        _bar(report),
         tuple((figure(value, name), value) for name, value in named),
-        Samples.of(report["samples_ms"]) if drawn else None,
+        Samples.of(f"samples-{number}", report["samples_ms"], report["conditions"], brief(report["name"]))
+        if number < CHARTED
+        else None,
         tuple(
             (name, f"{ratio['median']:.3f}", f"{ratio['low']:.3f} to {ratio['high']:.3f}", ratio["rounds"])
             for name, ratio in list(report["ratios"].items())[:MOST]
@@ -76,10 +81,10 @@ def _measured(report: Document, axis: Axis, drawn: bool) -> Measured:
     )
 
 
-def _bar(report: Document, axis: Axis) -> Bar:
+def _bar(report: Document) -> Bar:
     """The latency that counts, up to the ninetieth percentile of all runs."""
-    bar = make_bar(report["name"], report["basis"], "latency_ms", latency_ms(report), axis)
+    bar = make_bar(report["name"], report["basis"], "latency_ms", latency_ms(report))
     tail = report["statistics"]["p90"]
     if tail is None or tail < bar.value:
         return bar
-    return replace(bar, ends=(bar.to, axis.place(tail)), said=f"p90 {figure(tail, 'latency_ms')}")
+    return replace(bar, ends=(bar.value, tail), said=f"p90 {figure(tail, 'latency_ms')}")

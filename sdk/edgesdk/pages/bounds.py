@@ -1,30 +1,20 @@
-"""A bar for each bound: what is allowed, and what the dense and the deployed model take of it."""
+"""What is allowed of each figure, and what the dense and the deployed model take of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgesdk.core.budget import MEASURED, PREDICTED
-from edgesdk.pages.charts import Axis
+from edgesdk.pages.charts import Bar, draw_rows
 from edgesdk.pages.render import Document, figure
 from edgesdk.pages.verdict import BOUNDS, cost, drop, latency_ms
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 LATENCY = ("latency_ms", "latency_ratio")
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One figure beside others of its kind: its ``basis``, its place, and where it is an interval, that one's ends."""
-
-    who: str
-    basis: str
-    value: float
-    text: str
-    to: float
-    ends: tuple[float, float] | None = None
-    said: str = ""  # the interval in words
 
 
 @dataclass(frozen=True)
@@ -36,6 +26,16 @@ class Bound:
     limit: float | None
     kept: bool | None
     bars: tuple[Bar, ...]
+
+    @property
+    def verdict(self) -> str:
+        return "not bounded" if self.most is None else f"{self.most} allowed, {'kept' if self.kept else 'missed'}"
+
+
+def draw_bounds(bounds: Sequence[Bound]) -> Markup:
+    """A panel for each bound, in which the budget is a line across the bars."""
+    said = "What is allowed, and what the dense and the deployed model take of it"
+    return draw_rows("bounds", said, [(f"{each.label}: {each.verdict}", each.bars, each.limit) for each in bounds])
 
 
 def list_bounds(report: Document) -> list[Bound]:
@@ -57,18 +57,16 @@ def _bound(name: str, report: Document, budget: Document, reached: Mapping[str, 
     if report["basis"] == PREDICTED:
         del figures["promised"]  # by the search's sums of the same prices
     most = budget.get(name)
-    axis = Axis.over([most, *(value for _, value in figures.values())])
-    bars = [make_bar(who, basis, name, value, axis) for who, (basis, value) in figures.items() if value is not None]
+    bars = [make_bar(who, basis, name, value) for who, (basis, value) in figures.items() if value is not None]
     if name == "latency_ms" and report["basis"] == PREDICTED:
-        axis = Axis.over([most, *(report[who].get("high_ms") for who in ("dense", "deployed"))])
-        bars = [_interval(who, report[who], axis) for who in ("dense", "deployed")]
+        bars = [_interval(who, report[who]) for who in ("dense", "deployed")]
     if not bars:
         return None
     value = reached.get(name)
     return Bound(
         _label(name, budget),
         None if most is None else figure(most, name),
-        None if most is None else axis.place(most),
+        most,
         None if most is None or value is None else value <= most,
         tuple(bars),
     )
@@ -94,17 +92,16 @@ def _dense(name: str, report: Document) -> float | None:
     return latency_ms(dense)
 
 
-def make_bar(who: str, basis: str, name: str, value: float, axis: Axis) -> Bar:
-    """``value`` of the field ``name``, from the start of ``axis``."""
-    return Bar(who, basis, value, figure(value, name), axis.place(value))
+def make_bar(who: str, basis: str, name: str, value: float) -> Bar:
+    """``value`` of the field ``name``."""
+    return Bar(who, basis, value, figure(value, name))
 
 
-def _interval(who: str, predicted: Document, axis: Axis) -> Bar:
+def _interval(who: str, predicted: Document) -> Bar:
     """A predicted latency with its interval."""
-    middle, low, high = (predicted[name] for name in ("median_ms", "low_ms", "high_ms"))
-    said = f"90 %: {figure(low, 'latency_ms')} to {figure(high, 'latency_ms')}"
-    ends = (axis.place(low), axis.place(high))
-    return Bar(who, PREDICTED, middle, figure(middle, "latency_ms"), axis.place(middle), ends, said)
+    middle, *ends = (predicted[name] for name in ("median_ms", "low_ms", "high_ms"))
+    low, high = (figure(end, "latency_ms") for end in ends)
+    return Bar(who, PREDICTED, middle, figure(middle, "latency_ms"), (ends[0], ends[1]), f"90 %: {low} to {high}")
 
 
 def _drop(report: Document) -> list[Bound]:
@@ -112,6 +109,5 @@ def _drop(report: Document) -> list[Bound]:
     if most is None or lost is None:
         return []
     lost = max(lost, 0.0)
-    axis = Axis.over([most, lost])
-    bar = Bar("deployed", MEASURED, lost, f"{lost:.3g}", axis.place(lost))
-    return [Bound(f"drop of {report['metric']}, in points", f"{most:.3g}", axis.place(most), lost <= most, (bar,))]
+    bar = Bar("deployed", MEASURED, lost, f"{lost:.3g}")
+    return [Bound(f"drop of {report['metric']}, in points", f"{most:.3g}", most, lost <= most, (bar,))]

@@ -10,13 +10,15 @@ from edgesdk.core.kernels import describe_cost, read_profiles
 from edgesdk.core.plan import Plan
 from edgesdk.core.wording import counted
 from edgesdk.pages.answers import AnswersShown
-from edgesdk.pages.bounds import list_bounds
-from edgesdk.pages.charts import Curve, Samples
+from edgesdk.pages.bounds import draw_bounds, list_bounds
 from edgesdk.pages.conditions import list_conditions, list_hardware
-from edgesdk.pages.layers import Rows, list_layers
-from edgesdk.pages.predictions import list_bases, list_candidates, list_layer_predictions, list_predictions
+from edgesdk.pages.curve import Curve
+from edgesdk.pages.fronts import Candidates
+from edgesdk.pages.layers import Rows, draw_layers, list_layers
+from edgesdk.pages.predictions import LayerPromises, list_predictions
 from edgesdk.pages.render import Document, figure, render
 from edgesdk.pages.roofline import Roofline
+from edgesdk.pages.samples import Samples
 from edgesdk.pages.schedule import Schedule
 from edgesdk.pages.verdict import latency_ms, provenance, verdict
 
@@ -28,31 +30,34 @@ LISTED = 300  # rows of a table beside that of the layers
 def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
     """The page of the bundle whose documents these are, of this version of edgesdk or of one before."""
     profiles = read_profiles(report)
-    deployed, candidates = report["deployed"], list_candidates(report, manifest.get("plan"), LISTED)
+    deployed, bounds, layers = report["deployed"], list_bounds(report), list_layers(plan, report)
     return render(
         "bundle.html",
         title=f"{manifest['target']}, {deployed['runtime']}: {report['basis']}",
         basis=report["basis"],
         lines=verdict(report, manifest),
-        bounds=list_bounds(report),
+        bounds=bounds,
+        bounds_chart=draw_bounds(bounds),
         figures=_list_figures(report),
         conditions=list_conditions(deployed.get("conditions")),
         device=list_hardware(deployed.get("device")),
         provenance=provenance(deployed),
-        candidates=candidates,
-        candidate_bases=list_bases(candidates),
+        candidates=Candidates.of(plan, report, manifest.get("plan"), LISTED),
         finalists=[step for step in report.get("history") or () if step.get("finalist")][:LISTED],
         curve=Curve.of(report.get("history") or ()),
-        layers=list_layers(plan, report),
+        layers=layers,
+        layers_chart=draw_layers(layers.shown),
         schedule=Schedule.of(report.get("layers") or ()),
         roofline=Roofline.of(plan, report),
         rejected=Rows.of(plan.rejected, LISTED),
         predictions=list_predictions(report),
-        layer_predictions=Rows.of_most(list_layer_predictions(plan, report), LISTED // 2, lambda row: row.ms),
+        layer_predictions=LayerPromises.of(plan, report, LISTED // 2),
         profiles={name: describe_cost(profile) for name, profile in profiles.items()},
         timed=any(profile.kernels_ms is not None for profile in profiles.values()),
         observations=(report.get("observations") or ())[:LISTED],
-        samples=Samples.of(deployed.get("samples_ms") or ()),
+        samples=Samples.of(
+            "samples", deployed.get("samples_ms") or (), deployed.get("conditions"), "the deployed file"
+        ),
         fidelity=_list_fidelity(report),
         answers=AnswersShown.of(report.get("changes"), manifest.get("classes") or ()),
         left=_list_left(report),

@@ -1,141 +1,217 @@
-"""Figures as places on a chart, in per cent of its width or height: a page of any width can hold it."""
+"""Charts by Matplotlib, as SVG that lies in the page: text stays text, and colours are those of the page's style.
+
+Matplotlib is imported when something is drawn: that takes half a second, and each chart some hundredths of one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import io
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil, floor, log10
-from typing import Any
+from functools import partial
+from html import escape
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from edgesdk.core.budget import EMULATED, MEASURED, PREDICTED
+from edgesdk.pages.render import brief
 
-MARGIN = 0.06  # of an axis, beyond the largest figure
-TICKS = 5  # at most, or one more
-BUCKETS, BINS = 240, 60  # of samples: over the run, and by their latency
-SHOWN = 0.99  # of the samples are on a chart, unless they
-WIDE = 5.0  # times as far from the median as most are from each other; how many are beyond it is said
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
+
+Points = Sequence[tuple[float, float]]
+Paint = Callable[["Axes"], object]
+"""What draws one panel."""
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 640, 84, 20, 26, 46  # of a chart, and around its panels, in pixels
+BAR, BARE = 44, 2  # the height of a bar and of its name, and what is around bars
+STEPS = 300  # of a line, at most
+CUT = 70  # letters of a name
+PALETTE = ("text", "soft", "edge", "back", "dense", "deployed", "limit")
+INK = {name: f"#00ff{place:02x}" for place, name in enumerate(PALETTE)}
+"""Colours that stand for the page's own, which differ by its scheme."""
+RULES = {
+    "svg.fonttype": "none", "text.parse_math": False, "font.family": "DejaVu Sans", "font.size": 12.0,
+    "text.color": INK["text"], "axes.edgecolor": INK["soft"], "axes.labelcolor": INK["soft"],
+    "axes.facecolor": "none", "axes.axisbelow": True, "xtick.color": INK["soft"], "ytick.color": INK["soft"],
+    "axes.spines.top": False, "axes.spines.right": False, "grid.color": INK["edge"], "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.8,
+}  # fmt: skip
+
+
+def draw_rows(name: str, said: str, groups: Sequence[tuple[str, Sequence[Bar], float | None]]) -> Markup:
+    """A chart of groups of bars, each below its title, with the budget across where it has one."""
+    panels = [
+        (partial(draw_bars, bars=bars, limit=limit, title=title), float(BAR * len(bars)))
+        for title, bars, limit in groups
+    ]
+    return draw(name, said, panels, left=BARE, bottom=BARE, between=40)
+
+
+def draw(
+    name: str, said: str, panels: Sequence[tuple[Paint, float]], links: bool = False, left: int = LEFT,
+    bottom: int = BOTTOM, between: int = 20,
+) -> Markup:  # fmt: skip
+    """A chart of ``panels`` from above, each with its height in pixels; ``name`` is its own in the page.
+
+    ``said`` is what it shows, for those who do not see it; with ``links`` in it, it is no picture to them.
+    """
+    from markupsafe import Markup
+
+    whole = TOP + sum(height for _, height in panels) + between * (len(panels) - 1) + bottom
+    with _by_our_rules(name):
+        from matplotlib.figure import Figure
+
+        figure, below, to = Figure((WIDTH / 72, whole / 72), 72), whole - TOP, io.StringIO()
+        for paint, height in panels:
+            below -= height
+            paint(figure.add_axes((left / WIDTH, below / whole, 1 - (left + RIGHT) / WIDTH, height / whole)))
+            below -= between
+        unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(to, format="svg", metadata=unsaid, transparent=True)
+    head = f'<svg class="plot" role="{"group" if links else "img"}" aria-label="{escape(said)}"'
+    return Markup(f'{head} viewBox="0 0 {WIDTH} {whole:g}">{_settle(to.getvalue(), name)}')
+
+
+@contextmanager
+def _by_our_rules(name: str) -> Iterator[None]:
+    """Matplotlib as it is by itself, whatever the user has it do, and without its warnings: of letters that its font
+    lacks, which the reader's has, or of a home that cannot be written."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        import matplotlib
+
+        rules: Any = {**matplotlib.rcParamsDefault, **RULES, "svg.hashsalt": name}
+        del rules["backend"]  # which the user may have chosen
+        with matplotlib.rc_context(rules), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _settle(svg: str, name: str) -> str:
+    """What is in the ``svg``, in colours of the page, marks by their class, and no name in it that another has."""
+    inside = re.sub(r"^.*?<svg.*?>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    inside = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), inside)
+    inside = re.sub(r"#00ff(0\d)", lambda found: f"var(--{PALETTE[int(found[1])]})", inside)
+    inside = re.sub(r' id="as ([^"]*)"', r' class="\1"', inside)
+    inside = re.sub(r'(<use [^>]*?)xlink:href="#', rf'\1href="#{name}-', inside).replace("url(#", f"url(#{name}-")
+    inside = inside.replace("xlink:href", "href")
+    used = set(re.findall(rf'(?:url\(|<use [^>]*?href=")#{name}-([\w-]+)', inside))
+    return re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", inside)
 
 
 @dataclass(frozen=True)
-class Axis:
-    """From ``low`` to ``high``, of which a chart's width or height is 100 per cent; by ratios where ``logarithmic``."""
+class Bar:
+    """A figure among others of its kind: of ``who``, by what it is known, in words, and where its interval ends."""
 
-    low: float
-    high: float
-    logarithmic: bool = False
-
-    @classmethod
-    def over(cls, values: Iterable[float | None]) -> Axis:
-        """An axis from zero that holds all ``values`` that are known."""
-        known = [0.0, *(value for value in values if value is not None)]
-        low, high = min(known), max(known)
-        return cls(low, high + MARGIN * (high - low) if high > low else 1.0)
-
-    @classmethod
-    def of_ratios(cls, values: Iterable[float]) -> Axis:
-        """A logarithmic axis that holds all ``values`` above zero."""
-        known = [value for value in values if value > 0] or [1.0]
-        room = (max(known) / min(known)) ** MARGIN * (1 + MARGIN)
-        return cls(min(known) / room, max(known) * room, True)
-
-    def place(self, value: float) -> float:
-        """Where ``value`` is; at an end where it is beyond that."""
-        low, high, at = self.low, self.high, value
-        if self.logarithmic:
-            low, high, at = log10(low), log10(high), log10(max(value, low))
-        return round(min(max(100 * (at - low) / (high - low), 0.0), 100.0), 2)
+    who: str
+    basis: str
+    value: float
+    text: str
+    ends: tuple[float, float] | None = None
+    said: str = ""  # the interval in words
 
     @property
-    def ticks(self) -> tuple[float, ...]:
-        """Round figures along it: of 1, 2 and 5, and these times powers of ten."""
-        if self.logarithmic:
-            return self._ratio_ticks()
-        rough = (self.high - self.low) / TICKS
-        power = 10.0 ** floor(log10(rough))
-        step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-        first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
-        return tuple(float(f"{number * step:.10g}") for number in range(first, last + 1))
-
-    def _ratio_ticks(self) -> tuple[float, ...]:
-        decades = range(floor(log10(self.low)), ceil(log10(self.high)) + 1)
-        factors = (1, 2, 5) if len(decades) <= 4 else (1,)
-        every = (float(f"{factor * 10.0**power:.10g}") for power in decades for factor in factors)
-        return tuple(tick for tick in every if self.low <= tick <= self.high)
+    def most(self) -> float:
+        return max(self.value, *(self.ends or (self.value,)))
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Latencies of one file: over the run in their order, and how many took how long.
-
-    ``median`` and ``band`` (the tenth to the ninetieth percentile) are points of a line and of a polygon, by the
-    percentages of ``axis`` from below; ``bins`` heights in per cent of the tallest; ``marks`` percentiles with their
-    places, where they have one. ``beyond`` are those that would make the rest flat, up to ``longest_ms``.
-    """
-
-    axis: Axis
-    count: int
-    median: str
-    band: str
-    bins: tuple[float, ...]
-    marks: tuple[tuple[str, float, float | None], ...]
-    beyond: int
-    longest_ms: float
-
-    @classmethod
-    def of(cls, samples_ms: Sequence[float]) -> Samples | None:
-        """The chart of ``samples_ms``; ``None`` where there are too few."""
-        if len(samples_ms) < 2:
-            return None
-        every = np.asarray(samples_ms, dtype=float)
-        low = float(every.min())
-        tenth, median, ninetieth, most = (float(np.quantile(every, share)) for share in (0.1, 0.5, 0.9, SHOWN))
-        high = max(min(most, median + WIDE * (ninetieth - tenth)), ninetieth, low * (1 + MARGIN), 1e-9)
-        axis = Axis(low - MARGIN * (high - low), high)
-        parts = np.array_split(every, min(BUCKETS, len(every)))
-        along = [(index + 0.5) / len(parts) * 100 for index in range(len(parts))]
-        lows, middles, highs = (
-            [axis.place(float(np.quantile(part, share))) for part in parts] for share in (0.1, 0.5, 0.9)
-        )
-        band = [*zip(along, highs, strict=True), *reversed(list(zip(along, lows, strict=True)))]
-        counts, _ = np.histogram(every, BINS, (axis.low, axis.high))
-        marks = tuple((name, at, axis.place(at) if at <= high else None) for name, at in _percentiles(every))
-        return cls(
-            axis, len(every), _points(zip(along, middles, strict=True)), _points(band),
-            tuple(round(100 * float(count) / max(int(counts.max()), 1), 1) for count in counts), marks,
-            int((every > axis.high).sum()), float(every.max()),
+def draw_bars(axes: Axes, bars: Sequence[Bar], limit: float | None, title: str) -> None:
+    """``bars`` from above, each below its name and figure: full where measured, striped where predicted, dotted where
+    emulated; ``limit`` is where the budget is."""
+    for place, bar in enumerate(bars):
+        who = "dense" if bar.who == "dense" else "deployed"
+        ink = INK[who]
+        axes.barh(
+            place + 0.2, bar.value, 0.4, edgecolor=ink, facecolor=ink if bar.basis == MEASURED else "none",
+            hatch="////" if bar.basis == PREDICTED else None, linestyle=":" if bar.basis == EMULATED else "-",
+            linewidth=1.3, clip_on=False, gid=f"as bar {bar.basis} {who}",
         )  # fmt: skip
+        if bar.ends:
+            low, high = bar.ends
+            axes.errorbar((low + high) / 2, place + 0.2, xerr=(high - low) / 2, color=INK["text"], capsize=4, zorder=4)
+        axes.text(0, place - 0.1, f"{brief(bar.who, CUT)}, {bar.basis}: {bar.text}")
+    axes.set(ylim=(len(bars) - 0.5, -0.5), xlim=(0, max([limit or 0.0, *(bar.most for bar in bars)]) * 1.02 or 1.0))
+    axes.spines["bottom"].set_visible(False)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(brief(title, CUT), fontsize=12, fontweight="bold", loc="left", pad=2)
+    mark_limit(axes, limit)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """The loss of a training over its epochs: ``lines`` has the points of each part of it, by its name."""
-
-    losses: Axis
-    epochs: Axis
-    lines: tuple[tuple[str, str], ...]
-    first: float
-    last: float
-
-    @classmethod
-    def of(cls, steps: Sequence[Mapping[str, Any]]) -> Curve | None:
-        """The chart of those of ``steps`` that have a ``loss`` at an ``epoch``; ``None`` for fewer than two."""
-        points = [step for step in steps if step.get("loss") is not None and step.get("epoch") is not None]
-        if len(points) < 2:
-            return None
-        losses, epochs = (Axis.over(step[name] for step in points) for name in ("loss", "epoch"))
-        lines = {str(step.get("part")): "" for step in points}
-        for part in lines:
-            own = [(epochs.place(s["epoch"]), losses.place(s["loss"])) for s in points if str(s.get("part")) == part]
-            lines[part] = _points(own)
-        return cls(losses, epochs, tuple(lines.items()), float(points[0]["loss"]), float(points[-1]["loss"]))
+def mark_limit(axes: Axes, limit: float | None) -> None:
+    """The budget as a line across."""
+    if limit is not None:
+        axes.axvline(limit, color=INK["limit"], linewidth=2, zorder=3, gid="as limit", clip_on=False)
 
 
-def _percentiles(every: np.ndarray) -> list[tuple[str, float]]:
-    """Those that so many samples carry: five of them lie beyond each."""
-    carried = [p for p in (50, 90, 99) if len(every) * (100 - p) / 100 >= 5]
-    return [(f"p{p}", float(np.quantile(every, p / 100))) for p in carried]
+def mark(axes: Axes, points: Points, basis: str, who: str = "deployed", **style: Any) -> None:
+    """Points: full where measured, hollow where predicted, hollow and square where emulated."""
+    _plot(axes, points, {
+        "marker": "s" if basis == EMULATED else "o", "linestyle": "none", "markersize": 8, "markeredgewidth": 1.8,
+        "markeredgecolor": INK[who], "markerfacecolor": INK[who if basis == MEASURED else "back"], "zorder": 4,
+        "clip_on": False, "gid": f"as point {basis} {who}", **style,
+    })  # fmt: skip
 
 
-def _points(pairs: Iterable[tuple[float, float]]) -> str:
-    """Points as SVG has them, whose heights count from above."""
-    return " ".join(f"{x:.2f},{100 - y:.2f}" for x, y in pairs)
+def line(axes: Axes, points: Points, basis: str, who: str = "deployed", **style: Any) -> None:
+    """A line: whole where measured, dashed where predicted, dotted where emulated."""
+    dashes = {PREDICTED: (0, (5, 3)), EMULATED: (0, (1, 2))}.get(basis, "-")
+    gid = f"as line {basis} {who}"
+    _plot(axes, points, {"linestyle": dashes, "linewidth": 1.7, "color": INK[who], "gid": gid, **style})
+
+
+def _plot(axes: Axes, points: Points, style: Any) -> None:
+    if points:
+        axes.plot([across for across, _ in points], [up for _, up in points], **style)
+
+
+def draw_steps(axes: Axes, values: Sequence[float | None], who: str, basis: str = PREDICTED) -> None:
+    """A figure of each layer, in their order: what is not known is left out, of many layers the most of each few."""
+    few = -(-len(values) // STEPS)
+    parts = [[value for value in values[at : at + few] if value is not None] for at in range(0, len(values), few)]
+    most = [max(part) if part else float("nan") for part in parts]
+    edges = [min(few * place, len(values)) + 0.5 for place in range(len(most) + 1)]
+    line(axes, list(zip(edges, [*most, *most[-1:]], strict=True)), basis, who, drawstyle="steps-post")
+
+
+def join(axes: Axes, before: tuple[float, float], after: tuple[float, float]) -> None:
+    """The line from what was predicted to what became of it."""
+    _plot(axes, (before, after), {"color": INK["soft"], "linewidth": 2, "zorder": 3, "gid": "as join"})
+
+
+def label(axes: Axes, said: Any, across: float, up: float, **style: Any) -> None:
+    """A word above a point."""
+    place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "zorder": 5}
+    axes.annotate(brief(said, CUT), (across, up), **{**place, **style})
+
+
+def by_ratios(axes: Axes, across: Iterable[float] = (), up: Iterable[float] = ()) -> None:
+    """Axes on which equal ratios are equally far, which hold the figures that are above zero."""
+    for axis, values in (("x", across), ("y", up)):
+        if known := [value for value in values if value > 0]:
+            room = 1.06 * (max(known) / min(known)) ** 0.06
+            axes.set(**{f"{axis}scale": "log", f"{axis}lim": (min(known) / room, max(known) * room)})
+
+
+def tell_axes(axes: Axes, across: tuple[str, Callable[[float], str]], up: tuple[str, Callable[[float], str]]) -> None:
+    """What either axis is of, and its figures in words: few and round ones."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    for axis, (_, tell) in ((axes.xaxis, across), (axes.yaxis, up)):
+        low, high = axis.get_view_interval()
+        wide = axis.get_scale() == "log" and high > 10 * low
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)) if wide else MaxNLocator(5, steps=[1, 2, 5, 10])
+        )
+        axis.set_major_formatter(lambda value, _, tell=tell: tell(value))
+    axes.set_xlabel(across[0])
+    axes.annotate(up[0], (0, 1), (-LEFT, 10), ("axes fraction", "axes fraction"), "offset points", color=INK["soft"])
+    axes.grid(True)

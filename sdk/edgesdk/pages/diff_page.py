@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from edgesdk.core.wording import counted
-from edgesdk.pages.charts import Axis
+from edgesdk.pages.charts import INK, draw, label, line, tell_axes
 from edgesdk.pages.layers import MOST, Rows
-from edgesdk.pages.render import Document, render
+from edgesdk.pages.render import Document, brief, count, render
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LOCAL = "local"
 DRAWN = {
@@ -17,16 +21,11 @@ DRAWN = {
     "alone": "what the layer itself adds in the file",
 }
 """The fields of a layer that say how far something is off, in words."""
-STEPS = 400  # of a line, at most: of more layers the least of each few
-
-
-@dataclass(frozen=True)
-class Line:
-    """Signal to noise over the layers, as SVG's points; ``kind`` is the field that it is of."""
-
-    kind: str
-    said: str
-    points: str
+STYLES: dict[str, dict[str, Any]] = {
+    "simulation": {"color": INK["dense"]}, "file": {}, "alone": {"linestyle": (0, (5, 3))},
+}  # fmt: skip
+"""How the line of each is drawn."""
+LONGEST = 40  # letters of a layer's name in the chart
 
 
 @dataclass(frozen=True)
@@ -43,23 +42,23 @@ def render_diff(compared: Document) -> str:
     """The page of the comparison that this document is."""
     layers: Sequence[Document] = compared["layers"]
     verdict = list_verdict(compared)
-    axis = Axis.over(error["snr_db"] for layer in layers for kind in DRAWN if (error := layer[kind]))
+    known = [error["snr_db"] or 0.0 for layer in layers for kind in DRAWN if (error := layer[kind])]
+    equal = 1.06 * max(known, default=0.0) or 1.0
     rows = [
         Shown(
-            number, layer, [(tell_error(layer[kind]), _snr(layer[kind], axis)) for kind in reversed(DRAWN)],
+            number, layer, [(tell_error(layer[kind]), _snr(layer[kind], equal)) for kind in reversed(DRAWN)],
             mark_layer(layer, compared),
         )
         for number, layer in enumerate(layers, 1)
     ]  # fmt: skip
-    first = next((row.number for row in rows if row.layer["name"] == compared["first"]), None)
+    said = "Signal to noise of each layer in dB, in the order of the network"
     return render(
         "diff.html",
         title=f"Layers of {compared['bundle']}",
         compared=compared,
         verdict=verdict,
-        axis=axis,
-        lines=[Line(kind, said, _draw(layers, kind, axis)) for kind, said in DRAWN.items()],
-        first_at=None if first is None else round(100 * (first - 0.5) / len(rows), 2),
+        kinds=DRAWN,
+        chart=draw("errors", said, [(lambda axes: _draw(axes, layers, compared["first"], equal), 220.0)]),
         rows=Rows.of_most(rows, MOST, lambda row: bool(row.mark)),
         advice=compared["advice"][:MOST],
     )
@@ -113,14 +112,22 @@ def mark_layer(layer: Document, compared: Document) -> str:
     return f"costs most: {costliest.index(layer['name']) + 1}" if layer["name"] in costliest else ""
 
 
-def _snr(error: Document | None, axis: Axis) -> float | None:
+def _snr(error: Document | None, equal: float) -> float | None:
     """Signal to noise as what sorts: what is equal is above all else."""
-    return None if error is None else axis.high if error["snr_db"] is None else error["snr_db"]
+    return None if error is None else equal if error["snr_db"] is None else error["snr_db"]
 
 
-def _draw(layers: Sequence[Document], kind: str, axis: Axis) -> str:
-    """A line through the layers that are known, the least of each few where they are many."""
-    known = [(number, snr) for number, layer in enumerate(layers) if (snr := _snr(layer[kind], axis)) is not None]
-    few = -(-len(known) // STEPS) or 1
-    lowest = (min(known[first : first + few], key=lambda each: each[1]) for first in range(0, len(known), few))
-    return " ".join(f"{100 * (number + 0.5) / len(layers):.2f},{100 - axis.place(snr):.2f}" for number, snr in lowest)
+def _draw(axes: Axes, layers: Sequence[Document], first: str | None, equal: float) -> None:
+    """A line through the layers that are known; ``first`` is that which leaves its specification."""
+    axes.set(xlim=(0.5, len(layers) + 0.5), ylim=(0, equal))
+    for kind, style in STYLES.items():
+        known = [(place, snr) for place, layer in enumerate(layers, 1) if (snr := _snr(layer[kind], equal)) is not None]
+        if known:
+            line(axes, known, kind, clip_on=False, **style)
+    for place, layer in enumerate(layers, 1):
+        if layer["name"] == first:
+            axes.axvline(place, color=INK["text"], linewidth=1, linestyle=(0, (3, 3)))
+            left = place > len(layers) / 2
+            where = {"xycoords": ("data", "axes fraction"), "xytext": (0, 5), "ha": "right" if left else "left"}
+            label(axes, brief(first, LONGEST), place, 1, **where)
+    tell_axes(axes, ("layer", count), ("", lambda value: f"{value:.3g} dB"))

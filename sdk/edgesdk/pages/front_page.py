@@ -4,53 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from edgesdk.core.budget import PREDICTED
 from edgesdk.core.plan import INT8
 from edgesdk.core.report import DENSE
 from edgesdk.core.wording import counted
-from edgesdk.pages.bounds import make_bar
-from edgesdk.pages.charts import Axis
+from edgesdk.pages.fronts import Point, draw_front
 from edgesdk.pages.layers import Rows
-from edgesdk.pages.predictions import Join
-from edgesdk.pages.render import Document, render
+from edgesdk.pages.render import Document, milliseconds, render
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 MOST = 1000  # points of a target
 PAGE = "report.html"  # of a bundle
-ABOVE = 7.0  # per cent of the chart's height, that what was found is above its point: of loss nothing is found
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One point, its place on the chart, and what its plan is made of.
-
-    Of one that was built ``found`` is the place of what its latency came to, ``link`` its page.
-    """
+    """One point, where it runs, and what its plan is made of; of one that was built ``link`` is its page."""
 
     point: Document
-    across: float
-    up: float
     runs_on: str
     integer: int
     layers: int
-    found: tuple[float, float] | None = None
     link: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """What the latency of one that was built came to, of what was predicted."""
+        return self.point["built"]["cost"]["latency_ms"] / self.point["predicted"]["latency_ms"]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """The points of one model on one target, on axes of ms and loss; ``line`` goes through those that no other beats.
-
-    ``found`` is what the figures of those that were ``built`` rest on.
-    """
+    """The points of one model on one target; ``found`` is what the figures of those that were ``built`` rest on."""
 
     name: str
-    across: Axis
-    up: Axis
+    drawn: Markup
     dots: Rows
-    line: str
     built: Rows
     found: Sequence[str]
 
@@ -60,7 +53,8 @@ def render_front(front: Document) -> str:
     targets = list(dict.fromkeys(point["target"] for point in front["points"]))
     several = len(front["models"]) > 1
     charts = [
-        _chart(f"{name}, {target}" if several else target, points) for (name, target), points in _group(front).items()
+        _chart(number, f"{name}, {target}" if several else target, points)
+        for number, ((name, target), points) in enumerate(_group(front).items(), 1)
     ]
     return render(
         "front.html",
@@ -78,10 +72,7 @@ def render_front(front: Document) -> str:
 @dataclass(frozen=True)
 class Compared:
     """One ``model`` on one ``target``: its score as it is, the latency of that where it is on the front, and its
-    fastest point with the loss of that.
-
-    ``dense_at`` and ``fastest_at`` are the places of the two latencies on an axis that all rows share.
-    """
+    fastest point with the loss of that."""
 
     model: str
     target: str
@@ -91,14 +82,11 @@ class Compared:
     dense_ms: float | None
     fastest_ms: float
     fastest_loss: float
-    dense_at: float
-    fastest_at: float
 
 
 def compare_models(front: Document) -> list[Compared]:
     """The models of a front side by side, target by target."""
     by_name = {model["name"]: model for model in front["models"]}
-    axis = Axis.over(point["predicted"]["latency_ms"] for point in front["points"])
     rows: list[Compared] = []
     for (name, target), points in sorted(_group(front).items(), key=lambda group: group[0][1]):
         model, times = by_name[name], [point["predicted"]["latency_ms"] for point in points]
@@ -106,7 +94,6 @@ def compare_models(front: Document) -> list[Compared]:
         fastest = points[times.index(min(times))]
         rows.append(Compared(
             name, target, model["metric"], model["dense_score"], model["samples"], dense, min(times), fastest["loss"],
-            axis.place(dense or 0.0), axis.place(min(times)),
         ))  # fmt: skip
     return rows
 
@@ -119,58 +106,34 @@ def _group(front: Document) -> dict[tuple[str, str], list[Document]]:
     return groups
 
 
-def _chart(name: str, points: Sequence[Document]) -> Chart:
-    every = [cost["latency_ms"] for point in points for cost in _costs(point)]
-    across = Axis.of_ratios(every)
-    up = Axis.over([point["loss"] for point in points])
-    dots = [_dot(point, across, up) for point in points]
-    best = [dot for dot in dots if dot.point["best"]]
-    return Chart(name, across, up, Rows.of(dots, MOST), _stairs(best), _built(dots), _list_found(points))
+def _chart(number: int, name: str, points: Sequence[Document]) -> Chart:
+    said = f"Loss of each point of {name} by its latency"
+    drawn = draw_front(f"front-{number}", said, [_place(point) for point in points[:MOST]], milliseconds)
+    dots = [_dot(point) for point in points]
+    built = [dot for dot in dots if dot.point["built"]]
+    return Chart(name, drawn, Rows.of(dots, MOST), Rows.of(built, MOST), _list_found(points))
 
 
 def _list_found(points: Sequence[Document]) -> list[str]:
     return sorted({point["built"]["cost"]["basis"] for point in points if point["built"]})
 
 
-def _costs(point: Document) -> list[Document]:
-    """What was predicted of a point, and what it came to."""
-    return [point["predicted"], *([point["built"]["cost"]] if point["built"] else [])]
+def _place(point: Document) -> Point:
+    built = point["built"]
+    found, basis = (built["cost"]["latency_ms"], built["cost"]["basis"]) if built else (None, "")
+    return Point(
+        point["number"], point["kind"], point["loss"], point["predicted"]["latency_ms"], found, basis, point["best"],
+        f"#point-{point['number']}",
+    )  # fmt: skip
 
 
-def _built(dots: Sequence[Dot]) -> Rows:
-    """What was built: each figure that was predicted joined to what became of it."""
-    every = [dot for dot in dots if dot.point["built"]]
-    axis = Axis.over(cost["latency_ms"] for dot in every for cost in _costs(dot.point))
-    return Rows.of([(dot, _join(dot.point, axis)) for dot in every], MOST)
-
-
-def _join(point: Document, axis: Axis) -> Join:
-    before, after = _costs(point)
-    name, promised, reached = "latency_ms", before["latency_ms"], after["latency_ms"]
-    predicted, found = make_bar("", PREDICTED, name, promised, axis), make_bar("", after["basis"], name, reached, axis)
-    return Join("", "", predicted, found, ratio=reached / promised)
-
-
-def _dot(point: Document, across: Axis, up: Axis) -> Dot:
+def _dot(point: Document) -> Dot:
     layers: Sequence[Any] = point["plan"]["layers"]
-    height, built = up.place(point["loss"]), point["built"]
+    built, threads = point["built"], point["threads"]
     return Dot(
         point,
-        across.place(point["predicted"]["latency_ms"]),
-        height,
-        f"{point['runtime']}{'' if point['threads'] == 1 else ', ' + counted(point['threads'], 'thread')}",
+        f"{point['runtime']}{'' if threads == 1 else ', ' + counted(threads, 'thread')}",
         sum(layer["option"]["precision"] == INT8 for layer in layers),
         len(layers),
-        (across.place(built["cost"]["latency_ms"]), height + ABOVE) if built else None,
         quote(f"{built['bundle']}/{PAGE}") if built else "",
     )
-
-
-def _stairs(best: Sequence[Dot]) -> str:
-    """A line that keeps each loss until the next point has less: between two points there is no plan."""
-    corners: list[str] = []
-    for dot, after in zip(best, [*best[1:], None], strict=True):
-        corners.append(f"{dot.across:.2f},{100 - dot.up:.2f}")
-        if after is not None:
-            corners.append(f"{after.across:.2f},{100 - dot.up:.2f}")
-    return " ".join(corners)

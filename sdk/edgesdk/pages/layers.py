@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edgesdk.core.budget import MEASURED
 from edgesdk.core.kernels import Part, group_by_layers, read_profiles
 from edgesdk.core.plan import Option, Plan
 from edgesdk.core.wording import listed
-from edgesdk.pages.charts import Axis
-from edgesdk.pages.render import Document
+from edgesdk.pages.charts import draw, draw_steps, mark, tell_axes
+from edgesdk.pages.render import Document, count, milliseconds
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
 
 MOST = 500  # rows: a page of more is no page that is read
+CROWDED = 100  # layers, from which what was measured is a line, too
 NOTHING: Document = {}
 
 
@@ -61,8 +67,7 @@ def tell_layers(parts: Sequence[Part]) -> dict[str, Told]:
 class Row:
     """One layer: what it is, what became of it, what both take as predicted and as measured, and why.
 
-    ``dense_at`` and ``own_at`` are their places on an axis that all rows share. ``slower`` counts its choices that this
-    device runs slower than what they would replace.
+    ``slower`` counts its choices that this device runs slower than what they would replace.
     """
 
     number: int
@@ -77,8 +82,6 @@ class Row:
     own_ms: float | None
     dense_told: Told
     own_told: Told
-    dense_at: float
-    own_at: float
     loss: float | None
     width_loss: float | None
     slower: int
@@ -95,7 +98,6 @@ def list_layers(plan: Plan, report: Document) -> Rows:
         tell_layers(group_by_layers(profiles[name].kernels if name in profiles else ()))
         for name in ("dense", "deployed")
     )
-    axis = Axis.over([time for layer in plan.layers for time in (layer.dense_ms, layer.latency_ms)])
     rows: list[Row] = []
     for number, layer in enumerate(plan.layers, 1):
         own = facts.get(layer.name, NOTHING)
@@ -107,7 +109,28 @@ def list_layers(plan: Plan, report: Document) -> Rows:
             number, layer.name, own.get("operator") or "", channels, kept,
             "left out" if gone else str(layer.option), gone or layer.option != Option() or channels not in (None, kept),
             own["macs"] / macs if own and macs else None, dense_ms, own_ms,
-            dense_told.get(layer.name, NOT_TOLD), own_told.get(layer.name, NOT_TOLD), axis.place(dense_ms or 0.0),
-            axis.place(own_ms or 0.0), own.get("loss"), own.get("width_loss"), slower[layer.name], layer.reason,
+            dense_told.get(layer.name, NOT_TOLD), own_told.get(layer.name, NOT_TOLD), own.get("loss"),
+            own.get("width_loss"), slower[layer.name], layer.reason,
         ))  # fmt: skip
     return Rows.of(rows, MOST)
+
+
+def draw_layers(rows: Sequence[Row]) -> Markup:
+    """What each layer takes: steps as predicted, and points as the profiler told of it, or whole steps."""
+    said = "Latency of each layer in the order of the graph, dense and deployed"
+    return draw("layer-times", said, [(lambda axes: _draw(axes, rows), 220.0)])
+
+
+def _draw(axes: Axes, rows: Sequence[Row]) -> None:
+    for who, prices, told in (
+        ("dense", [row.dense_ms for row in rows], [row.dense_told.ms for row in rows]),
+        ("deployed", [row.own_ms for row in rows], [row.own_told.ms for row in rows]),
+    ):
+        draw_steps(axes, prices, who)
+        if len(rows) > CROWDED:
+            draw_steps(axes, told, who, MEASURED)
+        else:
+            mark(axes, [(number, ms) for number, ms in enumerate(told, 1) if ms is not None], MEASURED, who)
+    axes.set_xlim(0.5, len(rows) + 0.5)
+    axes.set_ylim(bottom=0)
+    tell_axes(axes, ("layer", count), ("", milliseconds))

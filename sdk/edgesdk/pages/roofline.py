@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from edgesdk.core.budget import PREDICTED
 from edgesdk.core.plan import FP32, LayerPlan, Plan
-from edgesdk.pages.charts import Axis
+from edgesdk.pages.charts import INK, by_ratios, draw, label, line, mark, tell_axes
 from edgesdk.pages.layers import Rows
-from edgesdk.pages.render import Document
+from edgesdk.pages.render import Document, digits
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
 
 LISTED = 120  # of what layers reach, on the chart and in the table: what takes longest
 COMPUTE, MEMORY = "compute", "memory"
@@ -19,8 +25,7 @@ GIGA_PER_MS = 1e6  # of anything in a millisecond, that is 10^9 a second
 class Reached:
     """What one layer reaches: ``intensity`` in multiply-accumulates a byte, ``gmacs`` and ``gbps`` at its price ``ms``.
 
-    ``share`` is that of the roof above it, ``bound`` which of the two that is. ``across`` and ``up`` are its place,
-    where it multiplies at all.
+    ``share`` is that of the roof above it, ``bound`` which of the two that is.
     """
 
     number: int
@@ -33,28 +38,16 @@ class Reached:
     gbps: float
     share: float
     bound: str
-    across: float | None = None
-    up: float | None = None
-
-
-@dataclass(frozen=True)
-class Roof:
-    """The roof of one precision as a line: what memory can feed, up to what the processor multiplies."""
-
-    precision: str
-    gmacs: float
-    line: str
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """The section: roofs, whose ``basis`` says what they rest on, and what layers reach below them."""
+    """The section: a chart, and what layers reach; ``basis`` is what the roofs rest on, of ``gmacs`` by precision."""
 
     basis: str
     bandwidth_gbps: float
-    roofs: Sequence[Roof]
-    across: Axis
-    up: Axis
+    gmacs: Document
+    chart: Markup
     reached: Rows
 
     @classmethod
@@ -68,16 +61,29 @@ class Roofline:
             for number, layer in enumerate(plan.layers, 1)
             for each in _list_reached(number, layer, facts.get(layer.name) or {}, roofs)
         ]
-        drawn = [each for each in reached if each.intensity > 0]
+        rows = Rows.of_most(reached, LISTED, lambda each: each.ms)
+        drawn = [each for each in rows.shown if each.intensity > 0]
         if not drawn:
             return None
-        bandwidth, most = roofs["bandwidth_gbps"], roofs["gmacs"]
-        ridges = [peak / bandwidth for peak in most.values()]
-        across = Axis.of_ratios([*(each.intensity for each in drawn), *ridges])
-        up = Axis.of_ratios([*(each.gmacs for each in drawn), *most.values()])
-        lines = [Roof(precision, peak, _draw_roof(peak, bandwidth, across, up)) for precision, peak in most.items()]
-        placed = [_place(each, across, up) for each in reached]
-        return cls(roofs["basis"], bandwidth, lines, across, up, Rows.of_most(placed, LISTED, lambda each: each.ms))
+        said = "Multiply-accumulates a second of each layer by its multiply-accumulates a byte, below the roofs"
+        chart = draw("roofs", said, [(lambda axes: _draw(axes, drawn, roofs), 320.0)])
+        return cls(roofs["basis"], roofs["bandwidth_gbps"], roofs["gmacs"], chart, rows)
+
+
+def _draw(axes: Axes, drawn: Sequence[Reached], roofs: Document) -> None:
+    bandwidth, peaks = roofs["bandwidth_gbps"], roofs["gmacs"]
+    ridges = [peak / bandwidth for peak in peaks.values()]
+    by_ratios(axes, [*(each.intensity for each in drawn), *ridges], [*(each.gmacs for each in drawn), *peaks.values()])
+    (left, right), (floor, _) = axes.get_xlim(), axes.get_ylim()
+    for precision, peak in peaks.items():  # what memory can feed, up to what the processor multiplies
+        start = max(left, floor / bandwidth)
+        corners = [at for at in (start, peak / bandwidth, right) if at >= start]
+        line(axes, [(at, min(peak, at * bandwidth)) for at in corners], roofs["basis"], color=INK["text"])
+        label(axes, precision, right, peak, xytext=(-2, -15), ha="right")
+    for who in ("dense", "deployed"):
+        mark(axes, [(each.intensity, each.gmacs) for each in drawn if each.who == who], PREDICTED, who)
+    tell = ("multiply-accumulates a byte", lambda value: digits(value, 3)), ("GMAC/s", lambda value: digits(value, 3))
+    tell_axes(axes, *tell)
 
 
 def _list_reached(number: int, layer: LayerPlan, facts: Document, roofs: Document) -> list[Reached]:
@@ -99,16 +105,3 @@ def _list_reached(number: int, layer: LayerPlan, facts: Document, roofs: Documen
             least[bound] / ms, bound,
         ))  # fmt: skip
     return reached
-
-
-def _place(each: Reached, across: Axis, up: Axis) -> Reached:
-    if not each.intensity:
-        return each
-    return replace(each, across=across.place(each.intensity), up=up.place(each.gmacs))
-
-
-def _draw_roof(peak: float, bandwidth: float, across: Axis, up: Axis) -> str:
-    """The lesser of what memory feeds and ``peak``, as SVG's points: straight on axes of ratios."""
-    start = max(across.low, up.low / bandwidth)  # where the slope enters the chart
-    corners = [(at, min(peak, at * bandwidth)) for at in (start, peak / bandwidth, across.high) if at >= start]
-    return " ".join(f"{across.place(at):.2f},{100 - up.place(height):.2f}" for at, height in corners)

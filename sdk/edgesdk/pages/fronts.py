@@ -1,0 +1,122 @@
+"""Fronts as charts: what each millisecond costs in accuracy, predicted and found joined by a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from edgesdk.core.budget import PREDICTED
+from edgesdk.core.plan import Plan
+from edgesdk.core.report import DENSE
+from edgesdk.pages.charts import by_ratios, draw, join, label, line, mark, mark_limit, tell_axes
+from edgesdk.pages.render import Document, digits, figure
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
+
+DENSE_INT8 = "dense int8"
+AS_IS = (DENSE, DENSE_INT8)
+LOSS = "loss: how far outputs move"
+CROWDED = 60  # points, from which only those that no other beats have their number beside them
+
+
+@dataclass(frozen=True)
+class Point:
+    """A plan by its loss and its latency, as predicted and as found; ``kind`` says what it is, ``line`` whether it is
+    one that no other beats, ``link`` where more is said of it."""
+
+    number: int
+    kind: str
+    loss: float
+    predicted: float
+    found: float | None
+    basis: str
+    line: bool
+    link: str
+    chosen: bool = False
+    finalist: bool = False
+
+
+def draw_front(
+    name: str, said: str, points: Sequence[Point], tell: Callable[[float], str], limit: float | None = None
+) -> Markup:
+    """Loss by latency: the line goes through what no other beats, ``limit`` is the budget."""
+    return draw(name, said, [(partial(_draw, points=points, tell=tell, limit=limit), 320.0)], links=True)
+
+
+def _draw(axes: Axes, points: Sequence[Point], tell: Callable[[float], str], limit: float | None) -> None:
+    times = [*(point.predicted for point in points), *(point.found for point in points if point.found is not None)]
+    by_ratios(axes, [*times, *([] if limit is None else [limit])])
+    most = max(point.loss for point in points)
+    axes.set_ylim(0, 1.12 * most or 1.0)
+    best = sorted((point.predicted, point.loss) for point in points if point.line)
+    if len(best) > 1:  # it keeps each loss until the next has less: between two points there is no plan
+        line(axes, best, PREDICTED, drawstyle="steps-post", linewidth=1.2)
+    mark_limit(axes, limit)
+    for point in points:
+        who = "dense" if point.kind in AS_IS or not point.line and not point.chosen else "deployed"
+        shape = {"marker": "D"} if point.kind in AS_IS else {"marker": "^"} if point.finalist else {}
+        size = {"markersize": 12} if point.chosen else {}
+        mark(axes, [(point.predicted, point.loss)], PREDICTED, who, **shape, **size)
+        if point.found is not None:
+            join(axes, (point.predicted, point.loss), (point.found, point.loss))
+            mark(axes, [(point.found, point.loss)], point.basis, who, **shape, **size)
+        if point.line or point.chosen or len(points) < CROWDED:
+            style = {"fontweight": "bold"} if point.line or point.chosen else {}
+            label(axes, point.number, point.predicted, point.loss, url=point.link, **style)
+    tell_axes(axes, ("latency", tell), (LOSS, lambda value: digits(value, 3)))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that was built: as the search promised it, and as it was found; ``point`` is its place, where known."""
+
+    number: int
+    label: str
+    note: str
+    loss: float | None
+    predicted: str
+    found: str
+    basis: str
+    kept: bool
+    chosen: bool
+    finalist: bool
+    point: Point | None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The section: ``rows`` are those that were built, ``chart`` where they lie, if their losses are known."""
+
+    rows: Sequence[Candidate]
+    chart: Markup | None
+    bases: Sequence[str]
+
+    @classmethod
+    def of(cls, plan: Plan, report: Document, chosen: str | None, most: int) -> Candidates:
+        """The first candidates of a ``report``; ``chosen`` is the digest of the bundle's ``plan``."""
+        steps = [step for step in report.get("history") or () if step.get("predicted") and step.get("measured")][:most]
+        finalists = {step["finalist"] for step in report.get("history") or () if step.get("finalist")}
+        name = "latency_ratio" if report["budget"].get("latency_ratio") is not None else "latency_ms"
+        tell = lambda value: figure(value, name)  # noqa: E731
+        rows = [_candidate(place, step, name, chosen, finalists) for place, step in enumerate(steps, 1)]
+        points = [row.point for row in rows if row.point is not None]
+        said = "Loss of each candidate by its latency, predicted and found"
+        chart = draw_front("candidates-front", said, points, tell, report["budget"].get(name)) if points else None
+        return cls(rows, chart, sorted({row.basis for row in rows}))
+
+
+def _candidate(number: int, step: Document, name: str, chosen: str | None, finalists: set[str]) -> Candidate:
+    before, after, basis = step["predicted"].get(name), step["measured"].get(name), step["measured"]["basis"]
+    digest, kind, loss = str(step.get("plan") or ""), step.get("search") or "plan", step.get("plan_loss")
+    own, last = digest != "" and digest == chosen, digest in finalists
+    point = None
+    if loss is not None and before and after:
+        point = Point(number, kind, loss, before, after, basis, False, f"#candidate-{number}", own, last)
+    return Candidate(
+        number, kind, " ".join(filter(None, (step.get("runtime"), digest[:8]))), loss, figure(before, name),
+        figure(after, name), basis, not step.get("misses"), own, last, point,
+    )  # fmt: skip
