@@ -48,7 +48,10 @@ def test_the_artifact_keeps_the_budget_that_was_predicted(deployed) -> None:
     measured, predicted = report["measured"], report["predicted"]
     assert measured["basis"] == "measured" and predicted["basis"] == "predicted"
     assert 0 < measured["latency_ratio"] <= report["budget"]["latency_ratio"] == 0.5
-    first = report["history"][0]  # later plans go by what it was measured at, where that contradicts its price
+    history = report["history"]
+    assert [step["search"] for step in history[:2]] == ["dense", "dense int8"]
+    assert all(step["plan_loss"] >= 0 for step in history if step["search"])
+    first = history[2]  # later plans go by what it was measured at, where that contradicts its price
     assert 1 / BRIEF < first["predicted"]["latency_ratio"] / first["measured"]["latency_ratio"] < BRIEF
     assert predicted["size_bytes"] == pytest.approx(measured["size_bytes"], rel=0.25)
     memory = measured["peak_memory_bytes"]

@@ -43,7 +43,8 @@ def asked(study: Study) -> list[str]:
 
 
 def steps(result: Result) -> list[Any]:
-    return [step for step in result.history if "misses" in step]
+    """What was built, without the model as it is."""
+    return [step for step in result.history if "misses" in step and not step["search"].startswith("dense")]
 
 
 def notes(result: Result) -> str:

@@ -68,6 +68,7 @@ class Attempt:
             "predicted": self.plan.predicted,
             "measured": self.cost,
             "misses": budget.misses(self.cost),
+            "plan_loss": self.loss,
             **told,
         }
 

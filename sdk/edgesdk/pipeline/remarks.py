@@ -12,6 +12,7 @@ from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Measurement, Report, is_predicted, speedup
 from edgesdk.core.wording import counted, listed, score
+from edgesdk.pipeline.candidates import list_dense
 from edgesdk.pipeline.pricing import price_plan
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
@@ -30,9 +31,12 @@ BOUNDS = {**TITLES, "latency_ratio": TITLES[LATENCY], "energy_mj": "energy"}
 def add_remarks(
     result: Result, budget: Budget, study: Study, told: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
 ) -> Result:
-    """``result`` with all that was ``told`` of how it came about, and what a reader must know of its figures."""
+    """``result`` with all that was ``told`` of how it came about, the model as it is before that, and what a reader
+    must know of its figures."""
+    plans = {step["plan"] for step in told if "plan" in step}
+    as_is = [each.step(budget) for each in list_dense(study, budget) if each.plan.digest not in plans]
     every = [{"note": note} for note in (*notes, *_remark(result, budget, study, told))]
-    return replace(result, history=(*told, *every))
+    return replace(result, history=(*as_is, *told, *every))
 
 
 def _remark(result: Result, budget: Budget, study: Study, told: Sequence[Mapping[str, Any]]) -> Iterable[str]:
