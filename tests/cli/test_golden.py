@@ -17,15 +17,29 @@ from rich.console import Console
 from running import Run
 
 from edgesdk.cli.diffing import show_diff
-from edgesdk.cli.show import show_bundle, show_profile, show_report, show_search
+from edgesdk.cli.documents import Doctor
+from edgesdk.cli.show import (
+    show_bundle,
+    show_doctor,
+    show_estimate,
+    show_estimates,
+    show_gate,
+    show_profile,
+    show_report,
+    show_search,
+)
 from edgesdk.cli.sweeping import show_front
 from edgesdk.core.budget import Cost
+from edgesdk.core.facts import Facts
+from edgesdk.core.gating import Check
 from edgesdk.core.plan import Plan
 from edgesdk.core.serialize import from_json
+from edgesdk.devices.estimate import Estimate, Estimates, LayerCost
 from edgesdk.pages.verdict import verdict
 from edgesdk.workflows.benchmark import Benchmark
 from edgesdk.workflows.diff import Diff
 from edgesdk.workflows.front import Front
+from edgesdk.workflows.gate import Gate
 
 GOLDEN = Path(__file__).parent / "golden"
 WIDTHS = (80, 160)
@@ -117,11 +131,51 @@ def say_verbose(out: Console) -> None:
     show_bundle(whole, out, verbose=True)  # pyright: ignore[reportArgumentType]
 
 
+ESTIMATE = Estimate(
+    3.456, 1_080_000, 71_340, "predicted", latency_low_ms=1.79, latency_high_ms=8.6, runtime_memory_bytes=45_000_000,
+    target="raspberry-pi-5", runtime="onnxruntime", threads=4, provenance={"fp32": "measured", "int8": "derived"},
+    grounds={"fp32": "1240 networks, not stated, 2025; mean error 0.6 %",
+             "int8": "no network of its own, none was measured, 2026-11-21; error not measured"},
+    sources=("Published Benchmarks by A. N. Author, https://example.org/figures/of/boards/that/are/many, 2025",),
+    unknown=("gru",), notes=("int8 is derived from the chip's facts",),
+    layers=(LayerCost("features.0.block.conv", "conv2d, relu", 3.4), LayerCost("classifier", "linear", 0.056)),
+)  # fmt: skip
+
+
+def say_estimates(out: Console) -> None:
+    other = replace(ESTIMATE, target="jetson-orin-nano", runtime="tensorrt", latency_ms=0.0123, threads=1)
+    refused = {f"{name}, ncnn": "nothing is known of ncnn with fp32" for name in ("a-board", "another-board")}
+    show_estimates(Estimates((other, ESTIMATE), refused), out)
+
+
+def say_doctor(out: Console) -> None:
+    facts = Facts(cpu="AMD Ryzen Embedded V1807B with Radeon Vega Gfx", cores=8, features=("avx2", "f16c", "fma"))
+    packages = {"torch": "2.13.0+cpu", "onnxruntime": "1.32.0", "ai-edge-litert": None}
+    cache = "/home/somebody/.cache/a/folder/that/lies/rather/deep/and/has/a/long/name/edgesdk"
+    show_doctor(Doctor("0.1.0", "3.11.7", packages, facts, False, cache), out)
+
+
+def say_gate(out: Console) -> None:
+    checks = (
+        Check("latency", "failed", "3% slower", "1.061 of the baseline (1.043 to 1.08 in 8 runs), 0.0123 ms"),
+        Check("drop", "not comparable", "0.5 points", "the two were judged on other samples: give --data"),
+    )
+    gated = Gate(
+        "failed", "build/bundles/new", "build/bundles/old", checks, None, None, "onnxruntime", "1.32.0", 2, "rapid",
+        "local", (),
+    )  # fmt: skip
+    show_gate(gated, out)
+
+
 SAID: dict[str, Callable[[Console], None]] = {
     "benchmark": say_benchmark,
     "verbose": say_verbose,
     "diff": lambda out: show_diff(from_json(Diff, diff()), out),
     "models": lambda out: show_front(from_json(Front, models()), out),
+    "estimate": lambda out: show_estimate(ESTIMATE, True, out),
+    "estimates": say_estimates,
+    "doctor": say_doctor,
+    "gate": say_gate,
     "plan": lambda out: show_search(full().plan, out, verbose=True),
 }
 """What commands end in, of documents in which everything is said that can be."""

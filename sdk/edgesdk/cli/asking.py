@@ -211,6 +211,9 @@ def calibrate(name: str, as_json: bool, **options: Any) -> None:
         show_target(result, console(soft_wrap=True))
 
 
+NEEDED = ("torch", "numpy", "onnx", "onnxruntime", "highspy", "matplotlib")  # runtimes that extras bring come on top
+
+
 @click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def doctor(as_json: bool) -> None:
@@ -220,6 +223,7 @@ def doctor(as_json: bool) -> None:
 
     from edgesdk.cli.documents import Doctor
     from edgesdk.core.facts import Facts
+    from edgesdk.core.runtime import RUNTIMES
     from edgesdk.core.serialize import from_json
     from edgesdk.devices.local import LocalDevice
 
@@ -229,9 +233,8 @@ def doctor(as_json: bool) -> None:
 
     import platformdirs
 
-    packages = ("torch", "numpy", "onnx", "onnxruntime", "highspy", "openvino", "ai-edge-litert")
     versions = {}
-    for package in packages:
+    for package in dict.fromkeys((*NEEDED, *(row.package for row in RUNTIMES.values() if row.extra and row.package))):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -245,9 +248,6 @@ def doctor(as_json: bool) -> None:
     if as_json:
         emit_json(answer)
         return
-    emit(f"edgesdk {answer.edgesdk}, Python {answer.python}, cache {answer.cache}")
-    emit(f"{facts.get('cpu')}, {facts.get('cores')} cores, {', '.join(features)}")
-    if not integer:
-        emit("no integer dot product: int8 may gain little, and saturates in some kernels; prices are measured")
-    for package, version in versions.items():
-        emit(f"  {package} {version or 'not installed'}")
+    from edgesdk.cli.show import show_doctor
+
+    show_doctor(answer, console())

@@ -13,7 +13,7 @@ from edgesdk.cli.frame import Command
 from edgesdk.cli.names import DEVICE_NAME
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import add_text, check_place
-from edgesdk.cli.streams import emit, emit_json
+from edgesdk.cli.streams import console, emit_json
 from edgesdk.core.gating import FAILED, PASSED
 from edgesdk.core.serialize import write
 from edgesdk.core.wording import counted
@@ -55,10 +55,9 @@ def gate(as_json: bool, junit: Path | None, summary: Path | None, **options: Any
     if as_json:
         emit_json(gated)
     else:
-        emit(f"{gated.verdict}: {gated.new} against {gated.baseline}")
-        for check in gated.checks:
-            emit(f"{check.name}: {check.verdict}, {check.measured}, {check.limit} allowed")
-        emit(f"measured on {gated.device}, {gated.runtime} {gated.runtime_version}, {counted(gated.threads, 'thread')}")
+        from edgesdk.cli.show import show_gate
+
+        show_gate(gated, console())
     return gated.exit_code
 
 

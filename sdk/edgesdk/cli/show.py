@@ -13,11 +13,13 @@ from edgesdk.core.energy import describe_energy
 from edgesdk.core.kernels import describe_cost
 from edgesdk.core.wording import counted, score, thread_counts
 from edgesdk.devices.estimate import deployable
+from edgesdk.devices.inventory import LOCAL
 from edgesdk.pages.verdict import BOUNDS, cost, latency_ms, verdict
 from edgesdk.price.profile import in_a_word
 
 if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nobody should wait for torch
     from edgesdk.bundle.bundle import Bundle
+    from edgesdk.cli.documents import Doctor
     from edgesdk.core.kernels import KernelProfile
     from edgesdk.core.plan import Plan
     from edgesdk.core.report import Report
@@ -25,6 +27,7 @@ if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nob
     from edgesdk.devices.estimate import Estimate, Estimates
     from edgesdk.price.profile import Pair, Profile
     from edgesdk.workflows.export import Exported
+    from edgesdk.workflows.gate import Gate
     from edgesdk.workflows.stages import Stages
 
 WIDEST = 200  # columns of a table whose cells are not to be cut
@@ -197,6 +200,38 @@ def show_estimate(estimated: Estimate, per_layer: bool, console: Console) -> Non
         console.print(f"source: {source}", highlight=False)
 
 
+def show_gate(gated: Gate, console: Console) -> None:
+    """The verdict of a gate, and a row for each thing that was compared."""
+    console.print(f"{gated.verdict}: {gated.new} against {gated.baseline}", highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "verdict", "measured", "allowed"):
+        table.add_column(heading, overflow="fold")
+    for check in gated.checks:
+        table.add_row(check.name, check.verdict, check.measured, check.limit)
+    console.print(table, highlight=False)
+    where = "this machine" if gated.device == LOCAL else gated.device
+    runs_on = f"{gated.runtime} {gated.runtime_version}, {counted(gated.threads, 'thread')}"
+    console.print(f"measured on {where}, {runs_on}", highlight=False)
+
+
+def show_doctor(found: Doctor, console: Console) -> None:
+    """What is installed, and what this machine is."""
+    device = found.device
+    console.print(f"edgesdk {found.edgesdk}, Python {found.python}", highlight=False)
+    console.print(f"cache: {found.cache}", highlight=False, soft_wrap=True)  # to be copied
+    known = [device.cpu, device.cores and f"{device.cores} cores", *(device.features or ())]
+    console.print(", ".join(str(each) for each in known if each), highlight=False)
+    if not found.integer_dot_product:
+        console.print(
+            "no integer dot product: int8 may gain little, and saturates in some kernels; prices are measured",
+            highlight=False,
+        )
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for package, version in found.packages.items():
+        table.add_row(f"  {package}", version or "not installed")
+    console.print(table, highlight=False)
+
+
 def show_estimates(estimates: Estimates, console: Console) -> None:
     """A row per target and runtime, the fastest first; then what has no figure, and why."""
     table = Table(box=None, pad_edge=False)
@@ -212,7 +247,7 @@ def show_estimates(estimates: Estimates, console: Console) -> None:
     console.width = max(console.width, console.measure(table, options=console.options.update(max_width=WIDEST)).maximum)
     console.print(table, highlight=False)  # names are to be copied: none is cut short
     for why, where in by_reason(estimates.refused).items():
-        console.print(f"{', '.join(where)}: {why}", highlight=False)
+        console.print(f"{'; '.join(where)}: {why}", highlight=False)
     console.print(LEGEND, highlight=False)
     console.print("one of them in full: edgesdk estimate MODEL --target NAME --runtime RUNTIME", highlight=False)
 
