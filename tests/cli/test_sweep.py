@@ -19,7 +19,8 @@ import edgesdk as sdk
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.budget import show
 from edgesdk.core.errors import BundleError, UsageError
-from edgesdk.workflows.sweep import name_models, pick_points
+from edgesdk.workflows.sweep import keep_possible, name_models, pick_points
+from edgesdk.workflows.where import Where
 
 SMALL = ("models.py:Small", "--data", "data.npz")
 
@@ -83,6 +84,53 @@ def test_the_knees_are_built_each_to_a_bundle_of_its_own(drawn: Path, edgesdk: R
     over = ("--build", "1", "--out", "other.json", "--out-dir", drawn.with_suffix(""))
     again = edgesdk("sweep", *SMALL, "--target", "pi5", *over)
     assert again.code == 8 and "exists" in again.line
+
+
+def test_a_target_without_a_runtime_is_left_out_before_anything_is_measured() -> None:
+    def at(name: str, runtime: str, precision: str = "fp32") -> Where:
+        return Where.named(name, runtime, precisions=(precision,))
+
+    kept, lacking = keep_possible([at("x86", "openvino"), at("pi5", "openvino"), at("pi5", "auto")])
+    assert [(where.target.name, where.runtime) for where in kept] == [("x86", "openvino"), ("raspberry-pi-5", "auto")]
+    ((left_out, why),) = lacking.items()
+    assert left_out == "raspberry-pi-5, openvino" and "has no runtime 'openvino'" in why
+    for places in ([at("pi5", "tensorrt")], [at("x86", "openvino"), at("pi5", "nonesuch")]):
+        with pytest.raises(UsageError, match=f"has no runtime '{places[-1].runtime}'"):
+            keep_possible(places)
+    with pytest.raises(UsageError, match="runs no layer in fp16"):
+        keep_possible([at("pi5", "onnxruntime", "fp16")])
+
+
+@pytest.mark.slow
+def test_what_is_measured_here_stands_beside_what_is_predicted(given: Path, edgesdk: Run, tmp_path: Path) -> None:
+    """Two targets, runtimes and numbers of threads: all in one front, as a document, CSV, page and DataFrame."""
+    where = ("--target", "x86", "--target", "pi5", "--runtime", "onnxruntime", "--runtime", "openvino")
+    out = ("--out", tmp_path / "front.json", "--csv", tmp_path / "front.csv")
+    done = edgesdk("sweep", *SMALL, *where, "--threads", "1", "--threads", "2", "--points", "2", *out)
+    assert done.code == 0, done.err
+    front = sdk.Front.read(tmp_path / "front.json")
+    here = {("x86", runtime, threads) for runtime in ("onnxruntime", "openvino") for threads in (1, 2)}
+    board = {("raspberry-pi-5", "onnxruntime", threads) for threads in (1, 2)}
+    assert {(point.target, point.runtime, point.threads) for point in front.points} == here | board
+    assert any("openvino" in where for where in front.refused), "a board without it"
+    for target in ("x86", "raspberry-pi-5"):
+        own = [point for point in front.points if point.target == target]
+        assert [point.predicted.latency_ms for point in own] == sorted(point.predicted.latency_ms for point in own)
+        for point in own:
+            beaten = any(
+                other.loss <= point.loss and other.predicted.latency_ms <= point.predicted.latency_ms
+                and (other.loss, other.predicted.latency_ms) != (point.loss, point.predicted.latency_ms)
+                for other in own
+            )  # fmt: skip
+            assert not (point.best and beaten)
+    rows = list(csv.DictReader((tmp_path / "front.csv").open()))
+    frame = front.to_frame()
+    assert len(rows) == len(frame) == len(front.points)
+    assert [int(row["threads"]) for row in rows] == frame["threads"].tolist() == [p.threads for p in front.points]
+    assert frame.groupby(["target", "runtime", "threads"])["latency_ms"].min().gt(0).all()
+    assert edgesdk("report", tmp_path / "front.json").code == 0
+    text = (tmp_path / "front.html").read_text("utf-8")
+    assert text.count("<svg") == 2 and "openvino, 2 threads" in text
 
 
 def test_chosen_points_are_built_of_a_front_that_is_there(drawn: Path, given: Path, tmp_path: Path) -> None:

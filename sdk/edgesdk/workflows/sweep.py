@@ -66,10 +66,10 @@ def sweep(
     bounds = [Budget(**parse_latency(text)) for text in named(latency)]
     budget = Budget(peak_memory_bytes=peak_memory, size_bytes=size)
     counts = (threads,) if isinstance(threads, int) else tuple(threads)
-    places = [
+    places, lacking = keep_possible([
         Where.named(at, name, count, device, named(precision), candidate)
         for at in named(target) for name in named(runtime) for count in counts
-    ]  # fmt: skip
+    ])  # fmt: skip
     check_cache()
     named_models = name_models(model, weights)
     drawing = Drawing(budget, points, bounds, force, build > 0, tell)
@@ -85,12 +85,32 @@ def sweep(
             if not build:  # what was studied is of no use any more
                 swept[-1].opened.clear()
                 stack.close()
-        front = _join(swept, budget, len(named_models) > 1)
+        front = _join(swept, lacking, budget, len(named_models) > 1)
         for each in swept if build else ():
             builder = Builder.of(each.given, out_dir, epochs, recover, seed, force, tell)
             numbers = [number for number in pick_points(front, build) if front.point(number).model == each.name]
             front = builder.build(front, each.opened, numbers)
         return front
+
+
+def keep_possible(places: Sequence[Where]) -> tuple[list[Where], dict[str, str]]:
+    """Those of ``places`` whose target has what is asked for, and why others are left out: before any is measured.
+
+    Raises ``UsageError`` where a runtime is that of no target, or nothing is left.
+    """
+    kept: list[Where] = []
+    unfit: list[tuple[Where, UsageError]] = []
+    for where in places:
+        try:
+            for runtime in where.list_runtimes():
+                where.allow_precisions(runtime)
+            kept.append(where)
+        except UsageError as error:
+            unfit.append((where, error))
+    for where, error in unfit:
+        if where.runtime not in {each.runtime for each in kept}:
+            raise error
+    return kept, {f"{where.target.name}, {where.runtime}": error.fact for where, error in unfit}
 
 
 def name_models(models: Models, weights: Path | Sequence[Path] | None) -> dict[str, tuple[Any, Path | None]]:
@@ -167,9 +187,9 @@ def draw_front(
     return swept
 
 
-def _join(swept: Sequence[Swept], budget: Budget, several: bool) -> Front:
+def _join(swept: Sequence[Swept], lacking: Mapping[str, str], budget: Budget, several: bool) -> Front:
     """The front of all models. Raises ``BudgetError`` where there is no point at all."""
-    refused = {
+    refused = dict(lacking) | {
         f"{each.name}, {where}" if several else where: why for each in swept for where, why in each.refused.items()
     }
     every = [point for each in swept for point in each.points]

@@ -78,15 +78,7 @@ class Where:
         target = self.target
         if self.device is not None and not force and (differs := target.differs(agent.call("probe"))):
             raise DeviceError(f"{agent.where} is no {target.name}: {differs}", "give its --target, or --force")
-        available = list(deployable(profile(target), self.at_hand))
-        if self.device is not None:  # what the agent has no runner for cannot be measured
-            available = [name for name in available if not is_substituted(name)]
-        wanted = available if self.runtime == AUTO else [self.runtime] if self.runtime else available[:1]
-        if not wanted:
-            profile(target).runtime(exportable())  # says what is missing
-        if unknown := [name for name in wanted if name not in available]:
-            fact = f"{target.name} has no runtime {unknown[0]!r} that there is a file and a price for"
-            raise UsageError(fact, f"choose one of {', '.join([*available, AUTO])}")
+        wanted = self.list_runtimes()
         meters: list[Meter] = []
         missing: dict[str, str] = {}
         for name in wanted:
@@ -99,6 +91,20 @@ class Where:
         if self.at_hand and self.runtime in (None, AUTO):
             missing |= {name: "the agent cannot measure it" for name in target.runtimes if is_substituted(name)}
         return Meters(tuple(meters), missing)
+
+    def list_runtimes(self) -> list[str]:
+        """The runtimes that are asked for. Raises ``UsageError`` for one that the target does not have."""
+        target = self.target
+        available = list(deployable(profile(target), self.at_hand))
+        if self.device is not None:  # what the agent has no runner for cannot be measured
+            available = [name for name in available if not is_substituted(name)]
+        wanted = available if self.runtime == AUTO else [self.runtime] if self.runtime else available[:1]
+        if not wanted:
+            profile(target).runtime(exportable())  # says what is missing
+        if unknown := [name for name in wanted if name not in available]:
+            fact = f"{target.name} has no runtime {unknown[0]!r} that there is a file and a price for"
+            raise UsageError(fact, f"choose one of {', '.join([*available, AUTO])}")
+        return wanted
 
     def allow_precisions(self, runtime: str) -> tuple[str, ...]:
         """The precisions that layers may run in: those of the target's runtime, as far as they are asked for."""
