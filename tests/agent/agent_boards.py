@@ -70,6 +70,7 @@ XAVIER = {
     "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon2/in1_input": "19064\n",
     "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon2/curr1_input": "24\n",
     "var/lib/nvpmodel/status": "pmode:0002",
+    "sys/class/devfreq/17000000.gv11b/cur_freq": "114750000\n",
     **{f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor": "schedutil\n" for core in range(8)},
 }
 
@@ -84,6 +85,10 @@ ORIN = {
     "sys/class/thermal/thermal_zone0/type": "CPU-therm\n",
     "sys/class/thermal/thermal_zone0/temp": "50500\n",
     "sys/class/thermal/thermal_zone1/type": "CV0-therm\n",
+    "sys/class/devfreq/17000000.gpu/cur_freq": "306000000\n",
+    "sys/class/devfreq/17000000.gpu/max_freq": "1020000000\n",
+    "sys/class/hwmon/hwmon1/oc1_event_cnt": "2\n",
+    "sys/class/hwmon/hwmon1/oc2_event_cnt": "1\n",
     **{
         f"sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/{name}": text
         for number, rail, volts, amperes in (

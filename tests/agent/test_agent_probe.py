@@ -57,6 +57,7 @@ class Boards(unittest.TestCase):
         self.assertEqual((facts["board"], facts["l4t"]["release"]), ("Jetson-AGX", "35.4.1"))
         self.assertEqual((facts["energy"], facts["os"]), ("ina3221", "Ubuntu 20.04.6 LTS"))
         self.assertEqual((facts["conditions"]["power_mode"], facts["conditions"]["governor"]), ("2", "schedutil"))
+        self.assertEqual(facts["conditions"]["graphics"], {"mhz": 114.75, "maximum_mhz": None})
 
     def test_processors_of_nobody_known_and_of_32_bits(self):
         for part, implementer, cpu in (
@@ -101,7 +102,8 @@ class Boards(unittest.TestCase):
         self.assertEqual(facts["conditions"]["governor"], "performance, schedutil")
         celsius = [zone["celsius"] for zone in facts["conditions"]["temperatures"]]
         self.assertEqual(celsius, [50.5, None])
-        self.assertIsNone(facts["conditions"]["throttle"])
+        self.assertEqual(facts["conditions"]["throttle"], {"source": "soctherm_oc", "events": 3})
+        self.assertEqual(facts["conditions"]["graphics"], {"mhz": 306.0, "maximum_mhz": 1020.0})
 
     def test_x86(self):
         facts = self.probe(X86)
@@ -115,7 +117,7 @@ class Boards(unittest.TestCase):
         facts = self.probe(EMPTY)
         for name in ("cpu", "cores", "features", "memory_bytes", "cache_kb", "kernel", "os", "board", "l4t"):
             self.assertIsNone(facts[name], name)
-        for name in ("governor", "power_mode", "frequencies", "temperatures", "throttle", "load"):
+        for name in ("governor", "power_mode", "frequencies", "graphics", "temperatures", "throttle", "load"):
             self.assertIsNone(facts["conditions"][name], name)
         self.assertEqual(facts["energy"], "unavailable")
 
@@ -163,6 +165,14 @@ class Throttling(unittest.TestCase):
         self.assertEqual(self.verdict(calm, past), "undervoltage during the run")
         few, more = ({"source": "thermal_throttle", "events": count} for count in (7, 8))
         self.assertEqual(self.verdict(few, more), "the processor throttled during the run")
+
+    def test_a_power_mode_that_changed_is_named(self):
+        def during(before, after):
+            return probe.throttled(*({"throttle": None, "power_mode": mode} for mode in (before, after)))
+
+        self.assertEqual(during("15W", "MAXN"), "the power mode changed from 15W to MAXN during the run")
+        for same in (("15W", "15W"), (None, None), (None, "2")):  # nvpmodel may fail to answer once
+            self.assertIsNone(during(*same))
 
 
 if __name__ == "__main__":

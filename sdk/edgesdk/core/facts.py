@@ -18,6 +18,14 @@ class Frequency:
 
 
 @dataclass(frozen=True)
+class Graphics:
+    """A GPU's clock, in MHz."""
+
+    mhz: float | None
+    maximum_mhz: float | None
+
+
+@dataclass(frozen=True)
 class Temperature:
     """A thermal zone, in degrees Celsius."""
 
@@ -47,6 +55,7 @@ class Conditions:
     throttle: Throttle | None = None
     load: tuple[float, ...] | None = None
     usable_cores: tuple[int, ...] | None = None
+    graphics: Graphics | None = None
 
 
 @dataclass(frozen=True)

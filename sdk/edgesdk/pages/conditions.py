@@ -7,7 +7,8 @@ from typing import Any
 from edgesdk.pages.render import NONE, Document, words
 
 NAMES = {
-    "temperatures": "temperature", "frequencies": "clock", "governor": "governor", "power_mode": "power mode",
+    "temperatures": "temperature", "frequencies": "clock", "graphics": "clock of the GPU", "governor": "governor",
+    "power_mode": "power mode",
     "throttle": "throttled", "load": "load", "usable_cores": "usable cores",
 }  # fmt: skip
 HARDWARE = ("board", "cpu", "cores", "os", "kernel", "l4t")
@@ -37,6 +38,8 @@ def _say(name: str, value: Any) -> str:
             return NONE
         least, most = f"{min(clocks):.0f}", f"{max(clocks):.0f}"
         return f"{least} MHz" if least == most else f"{least} to {most} MHz"
+    if name == "graphics" and value:
+        return NONE if value.get("mhz") is None else f"{value['mhz']:.0f} MHz"
     if name == "throttle" and value:
         now, ever = (", ".join(value.get(key) or ()) for key in ("now", "since_boot"))
         told = f"{now or 'no'}{f' (since it was started: {ever})' if ever else ''}"

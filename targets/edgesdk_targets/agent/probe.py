@@ -35,7 +35,12 @@ NVIDIA_PARTS = {"0x003": "Denver 2", "0x004": "Carmel"}
 PARTS = {"0x41": ("Arm", ARM_PARTS), "0x4e": ("NVIDIA", NVIDIA_PARTS)}  # by the implementer
 # https://www.raspberrypi.com/documentation/computers/os.html#get_throttled: bits 0 to 3 are now, 16 to 19 since boot.
 THROTTLE_BITS = ("undervoltage", "frequency capped", "throttled", "soft temperature limit")
+COUNTERS = {  # by what keeps them
+    "soctherm_oc": "sys/class/hwmon/hwmon*/oc*_event_cnt",
+    "thermal_throttle": "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count",
+}
 COMMAND_SECONDS = 5
+GRAPHICS = re.compile(r"\.(?:gpu|gp10b|gv11b|ga10b|gb10b)$")  # of Nano, TX2, Xavier, Orin and Thor
 
 
 def probe(report: Report, *, root: str = "/") -> dict[str, Any]:
@@ -67,6 +72,7 @@ def conditions(root: str = "/") -> dict[str, Any]:
         "governor": governor(root),
         "power_mode": power_mode(root),
         "frequencies": frequencies(root),
+        "graphics": graphics(root),
         "temperatures": temperatures(root),
         "throttle": throttle(root),
         "load": load_average(root),
@@ -87,6 +93,9 @@ def throttled(before: dict[str, Any], after: dict[str, Any]) -> str | None:
             reasons.append(f"{name} during the run")
     if (now.get("events") or 0) > (was.get("events") or 0):
         reasons.append("the processor throttled during the run")
+    modes = before.get("power_mode"), after.get("power_mode")
+    if modes[0] != modes[1] and None not in modes:
+        reasons.append("the power mode changed from {} to {} during the run".format(*modes))
     return ", ".join(reasons) or None
 
 
@@ -203,6 +212,16 @@ def frequencies(root: str) -> list[dict[str, Any]] | None:
     return sorted(cores, key=lambda item: item["core"]) or None
 
 
+def graphics(root: str) -> dict[str, Any] | None:
+    """The clock of a Jetson's GPU, ``{"mhz", "maximum_mhz"}``."""
+    for folder in glob_files(root, "sys/class/devfreq/*"):
+        if GRAPHICS.search(os.path.basename(folder)):
+            hertz = (read_int(root, os.path.join(folder, f"{name}_freq")) for name in ("cur", "max"))
+            now, most = (None if each is None else each / 1e6 for each in hertz)
+            return {"mhz": now, "maximum_mhz": most}
+    return None
+
+
 def temperatures(root: str) -> list[dict[str, Any]] | None:
     """Per thermal zone ``{"zone", "type", "celsius"}``."""
     zones = []
@@ -217,7 +236,8 @@ def throttle(root: str) -> dict[str, Any] | None:
     """Whether the board holds its processor back: ``{"source", "now", "since_boot"}``, or a count of ``events``.
 
     From ``vcgencmd`` on a Raspberry Pi, else from its hwmon driver, which knows of undervoltage alone and looks every
-    two seconds; else from Intel's counters.
+    two seconds; from a Jetson's counters of over-current (Jetson Linux Developer Guide, "Power and Performance"); else
+    from Intel's counters.
     """
     command = shutil.which("vcgencmd") if root == "/" else None
     flags = decode_throttled(_output([command, "get_throttled"])) if command else None
@@ -228,9 +248,11 @@ def throttle(root: str) -> dict[str, Any] | None:
             alarm = read_int(root, os.path.join(folder, "in0_lcrit_alarm"))
             if alarm is not None:
                 return {"source": "hwmon", "now": [THROTTLE_BITS[0]] if alarm else [], "since_boot": []}
-    counters = glob_files(root, "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")
-    counts = [count for count in (read_int(root, path) for path in counters) if count is not None]
-    return {"source": "thermal_throttle", "events": sum(counts)} if counts else None
+    for source, pattern in COUNTERS.items():
+        counts = [count for count in (read_int(root, path) for path in glob_files(root, pattern)) if count is not None]
+        if counts:
+            return {"source": source, "events": sum(counts)}
+    return None
 
 
 def decode_throttled(text: str | None) -> dict[str, list[str]] | None:
