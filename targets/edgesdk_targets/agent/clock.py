@@ -1,4 +1,8 @@
-"""The inner timing loop and what is told about its samples. Nothing here knows a runtime."""
+"""The inner timing loop and what is told about its samples. Nothing here knows a runtime.
+
+A ``run`` that is one of many in a process of another program has ``times(count, seconds)``: the nanoseconds of each of
+at least so many runs over about so long, as that program timed them, after a warm-up of its own.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,10 @@ def time_runs(run: Callable[[], object], samples: MutableSequence[int], count: i
 
     Returns the seconds that all of them took together.
     """
+    if hasattr(run, "times"):
+        taken = run.times(count * stride)[: count * stride]
+        samples.extend(taken[stride - 1 :: stride])
+        return sum(taken) / 1e9
     clock, append, untimed = perf_counter_ns, samples.append, stride - 1
     begin = clock()
     if untimed:
@@ -52,11 +60,19 @@ def time_runs(run: Callable[[], object], samples: MutableSequence[int], count: i
 
 def run_for(run: Callable[[], object], seconds: float, least: int) -> list[int]:
     """Run at least ``least`` times and for ``seconds``. Returns the nanoseconds of each run."""
+    if hasattr(run, "times"):
+        return run.times(least, seconds)
     samples: list[int] = []
     end = perf_counter_ns() + int(seconds * 1e9)
     while len(samples) < least or perf_counter_ns() < end:
         time_runs(run, samples, 1)
     return samples
+
+
+def settle(run: Callable[[], object], seconds: float) -> None:
+    """Run for ``seconds``, once at least, so that caches hold what is timed next. A process of its own needs none."""
+    if not hasattr(run, "times"):
+        run_for(run, seconds, 1)
 
 
 def runs_in(run: Callable[[], object], seconds: float, least: int, most: int) -> int:

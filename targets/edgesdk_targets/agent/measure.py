@@ -89,7 +89,7 @@ class _Artifact:
 
         It is taken in visits, with those of the references between.
         """
-        clock.run_for(self.run, settle_seconds, 1)
+        clock.settle(self.run, settle_seconds)
         each = self.typical * self.stride
         left = max(1, least_count, math.ceil(least_seconds / each))
         block: list[int] = []
@@ -249,7 +249,7 @@ def kernels(
     A pass of its own: profiling slows the runs, so that what a kernel takes under it is no part of a latency. What the
     profiler costs is told by ``profiled_run_ms`` and ``plain_run_ms``, medians of so many ``runs`` with it and without,
     blocks of which take turns: up to 50, and about ``seconds`` of each. The two are ``None`` and the ``runs`` 0 where
-    the runtime tells no times.
+    the runtime tells no times; the first is where its profiler tells those of layers alone.
     """
     check_real()
     _check([{"name": path, "path": path}], threads, 1, seconds, 0, None, None)
@@ -258,25 +258,31 @@ def kernels(
         values = runner.read_inputs(inputs) if inputs else None
         taken = _Turns(lambda: runner.load(path, threads).bind(values), seconds)
         ran = runner.profile(path, values, threads, taken)
-    timed = bool(taken.samples)
     return {
         "digest": files.digest(path),
         "kernels": ran,
         "runtime": {"name": runtime, "version": runner.VERSION},
-        "runs": len(taken.samples),
-        "profiled_run_ms": median(taken.samples) / 1e6 if timed else None,
-        "plain_run_ms": median(taken.plain) / 1e6 if timed else None,
+        "runs": taken.count or len(taken.samples),
+        "profiled_run_ms": median(taken.samples) / 1e6 if taken.samples else None,
+        "plain_run_ms": median(taken.plain) / 1e6 if taken.plain else None,
     }
 
 
 class _Turns:
     """Runs a model under a profiler, in blocks that take turns with those of the same model without: ``samples`` of the
-    first and ``plain`` ones in ns. The run that a block begins with, when caches hold the other, is none of them."""
+    first and ``plain`` ones in ns. The run that a block begins with, when caches hold the other, is none of them. A
+    profiler with passes of its own tells the ``plain`` ones, and the ``count`` of those that it does not time."""
 
     def __init__(self, load: Callable[[], Callable[[], object]], seconds: float) -> None:
         self._load, self._seconds = load, seconds
         self.samples: list[int] = []
         self.plain: list[int] = []
+        self.count = 0
+
+    def tell(self, plain: Sequence[int], count: int) -> None:
+        """That a profiler ran the model ``count`` times, and what ``plain`` runs took in turns with that."""
+        self.plain += plain
+        self.count += count
 
     def __call__(self, run: Callable[[], object]) -> None:
         plain = self._load()

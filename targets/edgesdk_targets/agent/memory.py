@@ -73,7 +73,9 @@ def load_here(report: Report, *, path: str, runtime: str, threads: int) -> dict[
     session.bind(values)
     end = perf_counter()
     seconds = {"import_ms": imported - begin, "load_ms": loaded - imported, "first_run_ms": end - ready}
-    return {name: value * 1e3 for name, value in seconds.items()}
+    told = {name: value * 1e3 for name, value in seconds.items()}
+    own = getattr(session, "load_ms", None)
+    return told if own is None else {**told, "load_ms": own}
 
 
 def memory_here(
@@ -96,6 +98,10 @@ def memory_here(
     for _ in range(RUNS):
         run()
     after = status()
+    told = getattr(session, "memory", None)
+    if told is not None:  # the model is in another process
+        own = {"resident_added": None, "runtime_baseline": None}
+        return {**own, **told, "input_bytes": sum(array.nbytes for array in values.values())}
     return {
         "method": "clear_refs" if is_reset else "hwm_difference",
         "peak_added": _difference(highest([*seen, after]), base["VmRSS" if is_reset else "VmHWM"]),

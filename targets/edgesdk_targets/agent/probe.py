@@ -14,9 +14,9 @@ import subprocess
 import sys
 from typing import Any
 
-from edgesdk_targets.agent import power, wheels
+from edgesdk_targets.agent import power
 from edgesdk_targets.agent.protocol import Report
-from edgesdk_targets.agent.runners import RUNNERS, every_runner
+from edgesdk_targets.agent.runners import RUNNERS, every_runner, how_to_get
 from edgesdk_targets.agent.sysfs import glob_files, read, read_int
 
 FEATURES = {
@@ -45,6 +45,7 @@ GRAPHICS = re.compile(r"\.(?:gpu|gp10b|gv11b|ga10b|gb10b)$")  # of Nano, TX2, Xa
 
 def probe(report: Report, *, root: str = "/") -> dict[str, Any]:
     """What this board is: processor, memory, system, runtimes, and its present conditions."""
+    present = installed_runners()
     return {
         **cpu(root),
         "architecture": platform.machine() or None,
@@ -60,8 +61,8 @@ def probe(report: Report, *, root: str = "/") -> dict[str, Any]:
         "python": platform.python_version(),
         "glibc": platform.libc_ver()[1] or None,
         "runtimes": runtimes(),
-        "runners": installed_runners(),
-        "wheels": {name: wheels.here(name) for name in RUNNERS if name not in installed_runners()},
+        "runners": present,
+        "wheels": {name: how_to_get(name) for name in RUNNERS if name not in present},
         "conditions": conditions(root),
     }
 
@@ -297,7 +298,8 @@ def installed_runners() -> dict[str, str]:
     versions = runtimes()
     installed = {}
     for name, runner in every_runner().items():
-        if present := [versions[each] for each in runner.distributions if each in versions]:
+        told = runner.version() if runner.version is not None else None
+        if present := [versions[each] for each in runner.distributions if each in versions] or [told] * bool(told):
             installed[name] = present[0]
     return installed
 

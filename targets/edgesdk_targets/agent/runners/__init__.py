@@ -10,7 +10,9 @@ A runner module has
   ``layers`` the names in the file that it stands for, ``precision`` what it computes in; the times and ``precision``
   are ``None`` where the runtime does not tell. ``low_ms`` and ``high_ms``, between which eight of ten runs lie, are
   there where it tells single runs. ``take(run)``, for which the profiler is on, makes the runs, and is not called
-  where there are no times.
+  where there are no times; a profiler that makes them itself says so with ``take.tell(plain, count)``: the nanoseconds
+  of runs without it, and how many there were with it;
+- ``with_option(option) -> runner``, where the runtime has other devices: ``tensorrt+dla0`` is its runner for one.
 
 A ``Session`` has
 
@@ -19,24 +21,32 @@ A ``Session`` has
 - ``precision``: what the runtime computes in where the file has float32, such as ``f32``, or ``None``;
 - ``bind(values) -> run``: a function without arguments that runs the model once, with ``values`` by input name or,
   for ``None``, with a sample;
-- ``run_once(values) -> outputs``: copies of the outputs by name, as the file names them, of one run.
+- ``run_once(values) -> outputs``: copies of the outputs by name, as the file names them, of one run;
+- ``load_ms`` and ``memory``, as the verbs ``load`` and ``memory`` tell them, where the model is in another process than
+  this one. The function that ``bind`` gives has ``times`` then: see ``clock``.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from edgesdk_targets.agent import wheels
+from edgesdk_targets.agent import trtexec, wheels
 from edgesdk_targets.agent.protocol import MISSING, RUNTIME, USAGE, AgentError
 
 
 class Runner(NamedTuple):
-    """A runner's module, the distributions that bring what it imports, and other runtimes whose files it runs."""
+    """A runner's module, the distributions that bring what it imports, and other runtimes whose files it runs.
+
+    What no distribution brings has ``version``, which says whether it is there and in which one, and ``advice`` on how
+    it gets there.
+    """
 
     module: str
     distributions: Tuple[str, ...]
     instead_of: Tuple[str, ...] = ()
+    version: Optional[Callable[[], Optional[str]]] = None
+    advice: Optional[Callable[[], str]] = None
 
 
 _HERE = "edgesdk_targets.agent.runners."
@@ -46,6 +56,7 @@ RUNNERS = {
     "litert": Runner(_HERE + "litert_runner", ("ai-edge-litert",), ("tflite",)),
     "ncnn": Runner(_HERE + "ncnn_runner", ("ncnn",)),
     "tflite": Runner(_HERE + "tflite_runner", ("tflite-runtime",), ("litert",)),
+    "tensorrt": Runner(_HERE + "tensorrt_runner", (), version=trtexec.installed, advice=trtexec.advice),
 }
 GROUP = "edgesdk.runners"  # of the entry points with which other distributions bring runners
 
@@ -75,15 +86,27 @@ def runner(runtime: str) -> Any:
 
     Raises ``AgentError`` of kind ``usage`` for an unknown runtime, ``missing`` for one that is not installed here.
     """
-    runner = RUNNERS.get(runtime) or every_runner().get(runtime)
+    name, _, option = runtime.partition("+")
+    runner = RUNNERS.get(name) or every_runner().get(name)
     if runner is None:
         fact = f"there is no runner for {runtime!r}"
         raise AgentError(USAGE, fact, f"use one of {', '.join(sorted(RUNNERS))}")
     try:
-        return importlib.import_module(runner.module)
+        module = importlib.import_module(runner.module)
     except ImportError as error:
-        fact = f"{runtime} cannot be imported on this device ({error})"
-        raise AgentError(MISSING, fact, wheels.here(runtime)) from None
+        fact = f"{name} cannot be imported on this device ({error})"
+        raise AgentError(MISSING, fact, how_to_get(name)) from None
+    if not option:
+        return module
+    if not hasattr(module, "with_option"):
+        raise AgentError(USAGE, f"{name} has no option {option!r:.80}", f"give {name}")
+    return module.with_option(option)
+
+
+def how_to_get(runtime: str) -> str:
+    """How the runtime of that name gets onto this device; of a name without a runner nothing is known."""
+    runner = RUNNERS.get(runtime)
+    return runner.advice() if runner is not None and runner.advice is not None else wheels.here(runtime)
 
 
 def refused(runtime: str, error: Exception) -> AgentError:
