@@ -40,7 +40,8 @@ WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 def write(path: Path, version: str = "10", fault: str = "none", slower: float = 1.0, log: Path | None = None) -> Path:
-    """The stand-in as a program at ``path``, of that ``version``; a layer in integers takes ``slower`` times as long.
+    """The stand-in as a program at ``path``, of that ``version``; a file with integers takes ``slower`` times as
+    long, and where that is below 1 one without takes longer by as much.
 
     What it is called with goes to ``log``, a line each.
     """
@@ -160,8 +161,9 @@ def _run(given: dict[str, str], version: str, fault: str, slower: float) -> None
         before = time.perf_counter()
         outputs = list(session.run(names, feeds))
         took = (time.perf_counter() - before) * 1e3
-        if integers and slower != 1:
-            time.sleep(took * (slower - 1) / 1e3)
+        longer = slower if integers else 1 / slower
+        if longer > 1:
+            time.sleep(took * (longer - 1) / 1e3)
             took = (time.perf_counter() - before) * 1e3
         rows.append((start, took))
         timed = [row for row in rows if row[0] >= warm_up]

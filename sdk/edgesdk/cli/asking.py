@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgesdk.cli.devices import DEVICE
+from edgesdk.cli.devices import DEVICE, DLA
 from edgesdk.cli.frame import QUIET, Command, told
 from edgesdk.cli.inputs import inputs, shaped
 from edgesdk.cli.names import DEVICE_NAME, TARGET, TARGET_OR_ALL
@@ -22,6 +22,7 @@ from edgesdk.core.errors import UsageError
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--device", **DEVICE_NAME, default="local", show_default=True, help=DEVICE)
 @click.option("--runtime", help="What is to run it.  [default: the one that such files are for]")
+@click.option("--dla", type=click.IntRange(0), help=DLA)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
     "--mode", type=click.Choice(["brief", "rapid", "quick", "full", "sustained"]), default="quick", show_default=True

@@ -17,6 +17,7 @@ from edgesdk.cli.streams import console, emit, emit_json
 if TYPE_CHECKING:
     from edgesdk.cli.documents import Inventory
 
+DLA = "TensorRT builds for the accelerator of that number; what it cannot take runs on the GPU."
 DEVICE = "A name of the inventory, ssh://user@host[:port], or local."
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesdk.cli.devices import DEVICE
+from edgesdk.cli.devices import DEVICE, DLA
 from edgesdk.cli.frame import QUIET, VERBOSE, told
 from edgesdk.cli.inputs import judging, pixels, preprocessing, shaped
 from edgesdk.cli.names import DEVICE_NAME, TARGET
@@ -65,6 +65,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--device", **DEVICE_NAME, help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}"),
         click.option("--runtime", help="One of the target's, or auto for the best of all.  [default: its first]"),
+        click.option("--dla", type=click.IntRange(0), help=DLA),
         click.option("--precision", multiple=True, help="Of layers, beside fp32.  [default: all of the target's]"),
         click.option("--candidate", multiple=True, help="Further forms of layers, like cp: see techniques.md in docs."),
         model_options,

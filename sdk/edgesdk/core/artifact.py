@@ -75,7 +75,12 @@ class Artifact:
     @property
     def every(self) -> tuple[Path, ...]:
         """Those, and what serves in their place with other versions of the runtime."""
-        return (*self.files, *self._ending(format_of(self.runtime).instead))
+        return (*self.files, *self.instead)
+
+    @property
+    def instead(self) -> tuple[Path, ...]:
+        """What serves in the place of those with other versions of the runtime."""
+        return self._ending(format_of(self.runtime).instead)
 
     @property
     def digest(self) -> str:

@@ -36,7 +36,8 @@ class KernelProfile:
     """The ``kernels`` of a file in the order in which they ran, by the profiler of its runtime, in a pass of its own.
 
     ``run_ms`` is a whole run under the profiler, ``plain_ms`` one without it, medians of so many ``runs`` of each,
-    blocks of which took turns: the profiler costs the difference. ``None`` where the runtime tells no times.
+    blocks of which took turns: the profiler costs the difference. ``None`` where the runtime tells no times; the first
+    is where its profiler tells those of kernels alone.
     """
 
     runtime: str
@@ -61,8 +62,11 @@ def read_profiles(document: Mapping[str, Any]) -> dict[str, KernelProfile]:
 def describe_cost(profile: KernelProfile) -> str:
     """In a line, what a run takes with the profiler and without, and what all kernels add up to."""
     kernels_ms, run_ms, plain_ms = profile.kernels_ms, profile.run_ms, profile.plain_ms
-    if kernels_ms is None or run_ms is None or not plain_ms:
+    if kernels_ms is None or not plain_ms:
         return "the runtime tells no times of its kernels"
+    if run_ms is None:
+        without, whole = show("latency_ms", plain_ms), show("latency_ms", kernels_ms)
+        return f"the kernels add up to {whole} under the profiler, a run without it takes {without}, copies with it"
     with_it, without, whole = (show("latency_ms", ms) for ms in (run_ms, plain_ms, kernels_ms))
     cost = f"{100 * (run_ms / plain_ms - 1):+.0f} %"
     of = f"{cost}; medians of {profile.runs} each, in turns"
@@ -99,3 +103,25 @@ def _join(kernels: Sequence[Kernel]) -> Part:
     layers = dict.fromkeys(name for kernel in kernels for name in kernel.layers)
     low, high = (kernels[0].low_ms, kernels[0].high_ms) if len(kernels) == 1 else (None, None)
     return Part(tuple(layers), tuple(kernels), sum(kernel.profiled_ms or 0.0 for kernel in kernels), low, high)
+
+
+def find_slower(own: Sequence[Kernel], other: Sequence[Kernel]) -> set[str]:
+    """The layers whose kernels in one file, its ``own``, take no less time than those in the ``other`` file.
+
+    Layers that are fused in either are one: whether one of them is faster, nothing tells. What is of no layer, as a
+    change of layout is, counts for none, and nothing is said of layers that one file alone has kernels of.
+    """
+    parts = [part.layers for part in group_by_layers([*own, *other]) if part.layers]
+    slower: set[str] = set()
+    for layers in parts:
+        mine, theirs = (
+            [
+                kernel.profiled_ms
+                for kernel in kernels
+                if kernel.profiled_ms is not None and {*kernel.layers} & {*layers}
+            ]
+            for kernels in (own, other)
+        )
+        if mine and theirs and sum(mine) >= sum(theirs):
+            slower |= {*layers}
+    return slower

@@ -89,10 +89,12 @@ class Runtime:
       which a machine cannot be calibrated with it;
     - ``memory`` is ``(version) -> price.memory.held.MemoryAccount``, which follows what it does with memory; without
       it, weights and what lives at once stand for that. ``process_bytes`` is what its process takes before any model,
-      where that is known.
+      where that is known;
+    - with ``engines`` it builds an engine of each file on the device, which takes seconds at the least, and fuses what
+      it likes: whole files are measured there, in processes of their own, and operators have a profile's prices.
 
     Of its installation: the ``package`` that brings it, the ``extra`` of edgesdk that brings that one, the ``oldest``
-    version that runs a bundle, and the ``substitute`` runtime that runs its files where it cannot be measured itself.
+    version that runs a bundle, and the ``substitute`` runtime that runs its files here, and where a device lacks it.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Runtime:
     x86_kernels: Mapping[str, Kernels] = field(default_factory=dict)
     memory: str | None = None
     process_bytes: float | None = None
+    engines: bool = False
     package: str | None = None
     extra: str | None = None
     oldest: str | None = None
@@ -182,9 +185,9 @@ LITERT = register(
 register(replace(LITERT, name="tflite", package="tflite-runtime", oldest=None))  # for boards without a LiteRT
 register(
     Runtime(
-        "tensorrt", TENSORRT, writer="edgesdk.export.tensorrt:write_model", grid="symmetric",
+        "tensorrt", TENSORRT, reads=("onnx",), writer="edgesdk.export.tensorrt:write_model", grid="symmetric",
         weight_bits=(8,),  # it takes no 4-bit weights of a convolution
-        kernels=Kernels(channels=8, fused=("silu",)), oldest="8.6", substitute="onnxruntime",
+        kernels=Kernels(channels=8, fused=("silu",)), oldest="8.5", substitute="onnxruntime", engines=True,
     )
 )  # fmt: skip
 register(
@@ -215,7 +218,7 @@ def format_of(runtime: str) -> Format:
 
 
 def is_substituted(name: str) -> bool:
-    """Whether another runtime stands in for it here, and where it cannot be measured."""
+    """Whether another runtime stands in for it here, and on devices that lack it."""
     return name in RUNTIMES and RUNTIMES[name].substitute is not None
 
 

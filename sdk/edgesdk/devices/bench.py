@@ -64,12 +64,15 @@ class Bench:
     """A device on which one runtime is measured with a fixed number of threads.
 
     Its ``table`` has the prices that were measured under its conditions, kept in ``folder``, by default in the cache;
-    ``steepness`` is what witnesses told of kinds of kernels.
+    ``steepness`` is what witnesses told of kinds of kernels. With ``dla`` engines are for the accelerator of that
+    number.
     """
 
     def __init__(
-        self, agent: AgentProcess, threads: int = 1, runtime: str = "onnxruntime", folder: Path | None = None
-    ) -> None:
+        self, agent: AgentProcess, threads: int = 1, runtime: str = "onnxruntime", folder: Path | None = None,
+        dla: int | None = None,
+    ) -> None:  # fmt: skip
+        self.dla: int | None = dla
         self.agent: AgentProcess = agent
         self.threads: int = threads
         self.runtime: str = runtime
@@ -91,7 +94,7 @@ class Bench:
 
     def _install(self) -> str:
         """How the runtime gets there: to the interpreter that the device's agent runs under."""
-        if not self.agent.own:
+        if not self.agent.own or find_runtime(self.runtime).engines:  # which no package brings
             return str((self.facts.get("wheels") or {}).get(self.runtime) or f"pip install {self.runtime} there")
         return find_runtime(self.runtime).install
 
@@ -109,6 +112,7 @@ class Bench:
             "runtime": f"{self.runtime} {self.version}",
             "threads": str(self.threads),
             **({"mode": BRIEF} if self.brief else {}),
+            **({} if self.dla is None else {"dla": str(self.dla)}),
         }
 
     def _maximum_mhz(self) -> float:
@@ -218,7 +222,12 @@ class Bench:
         return models
 
     def beside(self) -> dict[str, Any]:
-        """What tells the undisturbed state: the reference models, and what they took before."""
+        """What tells the undisturbed state: the reference models, and what they took before.
+
+        A runtime that builds engines has none: a process of each is no visit of some microseconds.
+        """
+        if find_runtime(self.runtime).engines:
+            return {}
         models = [_sent(model) for model in references(self.runtime)]
         return {"references": models, "reference_ms": self.reference_ms}
 
@@ -240,8 +249,9 @@ class Bench:
         end = None if seconds is None else time.monotonic() + seconds
         short = self.brief or (seconds is not None and seconds < SHORT_SECONDS)
         processes: dict[str, Any] = {"processes": 1} if short else {}
-        places = {name: self.agent.place(*artifact.files) for name, artifact in artifacts.items()}
-        tiny = {runtime: self.agent.place(path) for runtime, path in (baselines or {}).items()}
+        places = {name: self._place(artifact) for name, artifact in artifacts.items()}
+        paged = {name: path for name, path in (baselines or {}).items() if not find_runtime(name).engines}
+        tiny = {runtime: self.agent.place(path) for runtime, path in paged.items()}
         run = self._timed(artifacts, places, mode, end)
         timings = [self._set_right(artifacts[timing["name"]], timing, run["references"]) for timing in run["artifacts"]]
         reports = {}
@@ -250,7 +260,7 @@ class Bench:
             if timing["digest"] != artifact.digest:
                 fact = f"{self.agent.where} measured another file than {artifact.path.name}: its SHA-256 differs"
                 raise DeviceError(fact, "look at what changes files there, and try again")
-            same = {"path": places[timing["name"]], "runtime": artifact.runtime, "threads": self.threads}
+            same = {"path": places[timing["name"]], "runtime": self._called(artifact), "threads": self.threads}
             taken = self._memory(artifact, same, tiny.get(artifact.runtime), processes) if memory else {}
             reports[timing["name"]] = Report(
                 name=timing["name"],
@@ -332,7 +342,7 @@ class Bench:
             run = self.agent.call(
                 "benchmark",
                 artifacts=[
-                    {"name": name, "path": places[name], "runtime": artifact.runtime}
+                    {"name": name, "path": places[name], "runtime": self._called(artifact)}
                     for name, artifact in artifacts.items()
                 ],
                 runtime=self.runtime,
@@ -347,6 +357,16 @@ class Bench:
             if run["valid"] or mode == SUSTAINED:  # what a device does when it is hot is what that mode is to show
                 break
         return run
+
+    def _place(self, artifact: Artifact) -> str:
+        """Where the file is on the device, with those beside it: which of them serves, its version there decides."""
+        return self.agent.place(*artifact.files, *(file for file in artifact.instead if file.is_file()))
+
+    def _called(self, artifact: Artifact) -> str:
+        """What the agent calls the runtime of ``artifact``, or of the one that runs its files on this device."""
+        row = find_runtime(artifact.runtime)
+        name = row.name if row.name in self.versions else row.here
+        return f"{name}+dla{self.dla}" if self.dla is not None and row.engines else name
 
     @property
     def has_energy(self) -> bool:
@@ -374,8 +394,10 @@ class Bench:
         )
 
     def _profiled(self, artifact: Artifact, seconds: float) -> dict[str, Any]:
-        path, runtime = self.agent.place(*artifact.files), find_runtime(artifact.runtime).here
-        told = self.agent.call("kernels", path=path, runtime=runtime, threads=self.threads, seconds=seconds)
+        runtime = self._called(artifact)
+        told = self.agent.call(
+            "kernels", path=self._place(artifact), runtime=runtime, threads=self.threads, seconds=seconds
+        )
         self.agent.forget()
         return told
 

@@ -16,6 +16,7 @@ from edgesdk.network.network import Network
 from edgesdk.pipeline.anchoring import DENSE_INT8
 from edgesdk.pipeline.corrections import Seen
 from edgesdk.pipeline.measuring import measure_beside
+from edgesdk.pipeline.pairs import keep_faster
 from edgesdk.pipeline.planning import Planned, plan_full_width
 from edgesdk.pipeline.study import Study
 from edgesdk.solve.milp import Unreachable
@@ -96,8 +97,10 @@ def price_anchor(measured: Measurement, dense: Measurement, budget: Budget) -> C
 
 
 def attempt(study: Study, planned: Planned, budget: Budget, search: str) -> Attempt:
-    """The plan applied and measured, as ``budget`` sees it."""
+    """The plan applied and measured, as ``budget`` sees it; where engines are built, with the integers that gain."""
     candidate = build(study, planned)
+    if paired := keep_faster(study, candidate.plan, candidate.network, candidate.artifact, budget):
+        candidate = replace(candidate, plan=paired.plan, artifact=paired.artifact, measured=paired.measured)
     return Attempt(candidate, search, candidate.measured.cost(budget), planned.solution.loss)
 
 

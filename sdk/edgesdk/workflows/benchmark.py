@@ -10,12 +10,14 @@ from pathlib import Path
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.artifact import Artifact, baseline
 from edgesdk.core.errors import BundleError, DeviceError, UsageError
+from edgesdk.core.facts import Hardware
 from edgesdk.core.graph import Shapes
 from edgesdk.core.kernels import KernelProfile
 from edgesdk.core.report import Report
 from edgesdk.core.runtime import RUNTIMES, exportable, find_runtime, format_of, is_substituted
 from edgesdk.core.schema import Schema
 from edgesdk.core.scratch import scratch_folder
+from edgesdk.core.serialize import from_json
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.energy import measure_energy
 from edgesdk.devices.inventory import LOCAL, Device
@@ -38,7 +40,7 @@ class Benchmark:
 
 def benchmark(
     paths: str | Path | Sequence[str | Path], *, runtime: str | None = None, threads: int = 1, mode: str = "quick",
-    device: str | Device = LOCAL, shapes: Shapes = None, per_layer: bool = False,
+    device: str | Device = LOCAL, shapes: Shapes = None, per_layer: bool = False, dla: int | None = None,
     energy: bool = False, meter: str | None = None,
 ) -> Benchmark:  # fmt: skip
     """The latency (ms), memory (bytes) and cold load of model files or bundles, in processes of their own, in one run.
@@ -48,7 +50,8 @@ def benchmark(
     such files are for, ``shapes`` are those of inputs whose sizes no file tells. ``mode`` is ``rapid``, ``quick`` or
     ``full``: more samples over a longer time; or ``sustained``: five minutes, after five minutes of the same load.
     ``device`` is of the inventory, ``local`` or an ``ssh://`` address. ``per_layer`` has the runtime's own profiler
-    tell, in a pass of its own, which kernels ran for which layers, and what each took.
+    tell, in a pass of its own, which kernels ran for which layers, and what each took. With ``dla`` TensorRT builds for
+    the accelerator of that number, and what that cannot take for the GPU.
 
     ``energy`` measures what a run takes in mJ, beyond what the device takes idle, in a pass of its own: by RAPL, the
     INA3221 of a Jetson, or a sensor of the supply that Linux has a driver for; or by a ``meter`` beside the device, a
@@ -68,8 +71,14 @@ def benchmark(
             for number, path in enumerate(map(Path, paths))
         }
         agent = reached.enter_context(reach(device))
+        if runtime is None:
+            models = _choose_runtimes(models, from_json(Hardware, agent.call("probe")).runners)
         runtimes = dict.fromkeys(model.runtime for model in models.values())
-        bench, *_ = [Bench(agent, threads, name) for name in runtimes]  # each says where its runtime is not there
+        if dla is not None and not any(find_runtime(name).engines for name in runtimes):
+            fact = f"--dla {dla}, and nothing that builds engines for an accelerator"
+            raise UsageError(fact, "give --runtime tensorrt and a --device that has it")
+        benches = {name: Bench(agent, threads, name, dla=dla) for name in runtimes}  # each says where it is not there
+        bench = min(benches.values(), key=lambda own: find_runtime(own.runtime).engines)  # one with references, if any
         baselines = {name: baseline(folder, name) for name in runtimes}
         asked = energy or meter is not None
         try:
@@ -82,6 +91,14 @@ def benchmark(
         return Benchmark(
             tuple(replace(reports[name], name=Path(name).name, energy=taken.get(name)) for name in models), profiles
         )
+
+
+def _choose_runtimes(models: Mapping[str, Artifact], there: Mapping[str, str]) -> dict[str, Artifact]:
+    """The models, each for what runs its files on a device where those runtimes are ``there``."""
+    return {
+        name: model if model.runtime in there else replace(model, runtime=find_runtime(model.runtime).here)
+        for name, model in models.items()
+    }
 
 
 def _check_sound(models: Iterable[Artifact]) -> None:
@@ -118,7 +135,6 @@ def find_artifact(path: Path, runtime: str | None, shapes: Shapes, made: Path) -
         path = made.with_suffix(".onnx")
     if path.is_dir():
         artifact = Bundle.open(path).artifact
-        artifact = replace(artifact, runtime=find_runtime(artifact.runtime).here)
     else:
         name = path.name.lower()
         made_for = next((runtime for runtime in exportable() if name.endswith(format_of(runtime).suffix)), None)
@@ -131,8 +147,7 @@ def find_artifact(path: Path, runtime: str | None, shapes: Shapes, made: Path) -
     if runtime is None:
         return artifact
     own = format_of(artifact.runtime)
-    rows = [row for row in RUNTIMES.values() if not is_substituted(row.name)]
-    reads = [row.name for row in rows if row.format == own or own.name in row.reads]
+    reads = [row.name for row in RUNTIMES.values() if row.format == own or own.name in row.reads]
     if runtime not in reads:
         raise UsageError(f"{runtime} does not read {artifact.path.name}", f"choose {' or '.join(reads)}")
     return replace(artifact, runtime=runtime)

@@ -66,7 +66,7 @@ def search(
     precision: str | Sequence[str] = (), candidate: Sequence[str] = (), seed: int = 0,
     device: str | Device | None = None, force: bool = False, output: str | int | None = None,
     preprocess: Preprocess = None, shapes: Shapes = None, loss: str | Loss | None = None,
-    time: float | str | Deadline | None = None, tries: int = 0,
+    time: float | str | Deadline | None = None, tries: int = 0, dla: int | None = None,
     tell: Tell = quiet,
 ) -> Plan:  # fmt: skip
     """The plan alone: the most accurate within ``budget`` (ms, bytes), with what the solver proved of it.
@@ -74,12 +74,11 @@ def search(
     Prices are measured on ``device`` or, for the target ``x86``, this machine, or read from the cache of those that
     were; for other targets they are their profile's. With ``runtime`` ``auto`` it is the plan of the runtime that
     promises the least loss. At most ``tries`` plans are applied, fitted and judged without training before that, to
-    correct what the parts of a plan are said to cost in accuracy. ``time`` (seconds, or ``10min``) bounds the whole
-    search: what there is no time to price is not chosen, and a warning says so. Raises ``BudgetError`` where no plan
-    keeps the budget, and the errors of
-    :func:`deploy` for what is wrong with the inputs.
+    correct what the parts of a plan are said to cost in accuracy. ``dla`` is as for :func:`deploy`. ``time`` (seconds,
+    or ``10min``) bounds the whole search: what there is no time to price is not chosen, and a warning says so. Raises
+    ``BudgetError`` where no plan keeps the budget, and the errors of :func:`deploy` for what is wrong with the inputs.
     """
-    where = Where.named(target, runtime, threads, device, named(precision), candidate)
+    where = Where.named(target, runtime, threads, device, named(precision), candidate, dla)
     check_cache()
     ready(candidate)
     deadline = Deadline.of(time)
@@ -124,7 +123,8 @@ def deploy(
     device: str | Device | None = None, install_root: str | None = None, sign: Path | None = None,
     recover: Recovery | str | Path | None = None, output: str | int | None = None, preprocess: Preprocess = None,
     shapes: Shapes = None, loss: str | Loss | None = None, time: float | str | Deadline | None = None,
-    tries: int = 0, point: Point | None = None, track: str | None = None, pictures: bool = True, tell: Tell = quiet,
+    tries: int = 0, dla: int | None = None, point: Point | None = None, track: str | None = None,
+    pictures: bool = True, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -142,7 +142,8 @@ def deploy(
     small model may be mostly calls that no narrower layer makes fewer.
 
     ``runtime`` is one of the target's, by default its first; ``auto`` searches every one, measures their finalists in
-    one run and takes the best. ``precision`` narrows those that layers may run in, ``candidate`` names further
+    one run and takes the best. With ``dla`` TensorRT builds for the accelerator of that number, and what that cannot
+    take for the GPU. ``precision`` narrows those that layers may run in, ``candidate`` names further
     candidates for layers, beside those that there are by default (docs/reference/techniques.md).
 
     At most ``tries`` plans are applied, fitted and judged without training before a search is believed: what they lose
@@ -164,7 +165,7 @@ def deploy(
     if point is not None:
         target, runtime, threads = point.target, point.runtime, point.threads
         budget = point.within(budget or Budget())
-    where = Where.named(target, runtime, threads, device, named(precision), candidate)
+    where = Where.named(target, runtime, threads, device, named(precision), candidate, dla)
     check_cache()
     ready(candidate)
     at = where.device

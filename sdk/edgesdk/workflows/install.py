@@ -52,7 +52,8 @@ def put(
     folder = agent.place(*files).rpartition("/")[0]
     runtime = bundle.artifact.runtime
     with scratch_folder() as here:
-        tiny = agent.place(baseline(here, find_runtime(runtime).here))
+        engines = find_runtime(runtime).engines and runtime in (agent.call("probe").get("runners") or {})
+        tiny = None if engines else agent.place(baseline(here, find_runtime(runtime).here))
         return agent.call(
             "install", folder=folder, root=root or f"{ROOT}/{bundle.path.resolve().name}", keep=keep, force=force,
             baseline=tiny, on_progress=lambda step: tell(f"installing: {step.get('state')}", None),

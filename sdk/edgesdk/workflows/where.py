@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from edgesdk.core.errors import DeviceError, UsageError
+from edgesdk.core.facts import Hardware
 from edgesdk.core.plan import FP32
-from edgesdk.core.runtime import exportable, is_substituted
+from edgesdk.core.runtime import exportable, find_runtime, is_substituted
+from edgesdk.core.serialize import from_json
 from edgesdk.core.target import Target
 from edgesdk.core.target import target as find_target
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
+from edgesdk.devices.engines import EngineBench
 from edgesdk.devices.estimate import deployable
 from edgesdk.devices.forecast import Forecast
 from edgesdk.devices.inventory import LOCAL, Device
@@ -35,6 +38,8 @@ class Meters:
 class Where:
     """A ``target``, the ``device`` that is one where there is one, and what its layers may run in there.
 
+    With ``dla`` engines are built for the accelerator of that number.
+
     It holds the target itself, not how it was called: an alias may move, and is never written anywhere.
     """
 
@@ -44,15 +49,16 @@ class Where:
     device: Device | None = None
     precisions: tuple[str, ...] = ()
     candidates: tuple[str, ...] = ()
+    dla: int | None = None
 
     @classmethod
     def named(
         cls, target: str, runtime: str | None = None, threads: int = 1, device: str | Device | None = None,
-        precisions: Sequence[str] = (), candidates: Sequence[str] = (),
+        precisions: Sequence[str] = (), candidates: Sequence[str] = (), dla: int | None = None,
     ) -> Where:  # fmt: skip
         """The target and the device by their names. Raises ``UsageError`` where there are none such."""
         at = find_device(device) if isinstance(device, str) else device
-        return cls(find_target(target), runtime, threads, at, tuple(precisions), tuple(candidates))
+        return cls(find_target(target), runtime, threads, at, tuple(precisions), tuple(candidates), dla)
 
     @property
     def at_hand(self) -> bool:
@@ -65,6 +71,8 @@ class Where:
 
     def open_meter(self, agent: AgentProcess, runtime: str) -> Meter:
         """What measures in ``runtime`` where that is at hand, and else predicts. Raises ``DeviceError``."""
+        if self.at_hand and find_runtime(runtime).engines:
+            return EngineBench(self.target, agent, self.threads, runtime, self.dla)
         if self.at_hand:
             return Bench(agent, self.threads, runtime)
         return Forecast(self.target, agent, self.threads, runtime)
@@ -78,7 +86,18 @@ class Where:
         target = self.target
         if self.device is not None and not force and (differs := target.differs(agent.call("probe"))):
             raise DeviceError(f"{agent.where} is no {target.name}: {differs}", "give its --target, or --force")
-        wanted = self.list_runtimes()
+        lacking: dict[str, str] = {}
+        if self.device is not None:  # what stands in for a runtime elsewhere is no measurement of it
+            facts = from_json(Hardware, agent.call("probe"))
+            stood_for = [name for name in deployable(profile(target), self.at_hand) if is_substituted(name)]
+            absent = [name for name in stood_for if name not in facts.runners]
+            lacking = {name: facts.wheels.get(name, "install it there") for name in absent}
+        if self.runtime is not None and self.runtime in lacking:
+            raise DeviceError(f"{self.runtime} is not installed on {agent.where}", lacking[self.runtime])
+        wanted = self.list_runtimes(lacking)
+        if self.dla is not None and not (self.at_hand and any(find_runtime(name).engines for name in wanted)):
+            fact = f"--dla {self.dla}, and nothing that builds engines for an accelerator"
+            raise UsageError(fact, "give --runtime tensorrt and a --device that has it")
         meters: list[Meter] = []
         missing: dict[str, str] = {}
         for name in wanted:
@@ -89,15 +108,14 @@ class Where:
                     raise
                 missing[name] = str(error)
         if self.at_hand and self.runtime in (None, AUTO):
-            missing |= {name: "the agent cannot measure it" for name in target.runtimes if is_substituted(name)}
+            missing |= {name: f"it is not there: {how}" for name, how in lacking.items()}
         return Meters(tuple(meters), missing)
 
-    def list_runtimes(self) -> list[str]:
-        """The runtimes that are asked for. Raises ``UsageError`` for one that the target does not have."""
+    def list_runtimes(self, lacking: Collection[str] = ()) -> list[str]:
+        """The runtimes that are asked for, but those that the device is ``lacking``. Raises ``UsageError`` for one that
+        the target does not have."""
         target = self.target
-        available = list(deployable(profile(target), self.at_hand))
-        if self.device is not None:  # what the agent has no runner for cannot be measured
-            available = [name for name in available if not is_substituted(name)]
+        available = [name for name in deployable(profile(target), self.at_hand) if name not in lacking]
         wanted = available if self.runtime == AUTO else [self.runtime] if self.runtime else available[:1]
         if not wanted:
             profile(target).runtime(exportable())  # says what is missing

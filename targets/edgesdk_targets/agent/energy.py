@@ -49,6 +49,10 @@ def energy(
             own = runner if item.get("runtime", runtime) == runtime else runners.runner(item["runtime"])
             values = own.read_inputs(item["inputs"]) if item.get("inputs") else None
             run = loaded[item["name"]] = own.load(item["path"], threads).bind(values)
+            if hasattr(run, "times"):
+                name = item.get("runtime", runtime)
+                fact = f"the energy of a run is not told for {name}: each of its processes loads the model, too"
+                raise AgentError(MISSING, fact, "leave energy out, or use another runtime")
             clock.run_for(run, WARM_UP_SECONDS, measure.WARMUP_RUNS)
         names = list(loaded)
         order = [name for number in range(rounds) for name in (names[::-1] if number % 2 else names)]

@@ -27,6 +27,7 @@ MODES = {
 BRIEF, USUAL, VARIABLE = "brief", "rapid", "EDGESDK_MODE"
 WARMUP_RUNS = 3
 LEAST_BLOCKS, BLOCK_SECONDS = 10, 0.5
+OWN_BLOCKS = 5  # of models that are each in a process of its own, which takes seconds to begin
 FEWEST, FEWEST_ROUNDS = clock.least_count(50), 3  # samples and rounds of a run that is cut short: a median of each
 WARMING = 0.2  # of the time of such a run
 VISIT_SECONDS = 0.001  # of a block, between two visits of the references
@@ -60,6 +61,7 @@ class _Artifact:
         self.load_ms = (perf_counter() - begin) * 1e3
         values = runner.read_inputs(item["inputs"]) if item.get("inputs") else None
         self.run: Callable[[], object] = session.bind(values)
+        self.is_own = hasattr(self.run, "times")  # times itself elsewhere, where the references tell nothing
         source = "random, seeded" if values is None else "given"
         self.inputs = [dict(described, source=source) for described in session.inputs]
         self.runtime = {
@@ -90,20 +92,22 @@ class _Artifact:
         It is taken in visits, with those of the references between.
         """
         clock.settle(self.run, settle_seconds)
+        visited = bool(beside) and not self.is_own
         each = self.typical * self.stride
         left = max(1, least_count, math.ceil(least_seconds / each))
         block: list[int] = []
         visits: list[undisturbed.Visit] = []
         seconds, runs = 0.0, left * self.stride
-        before = beside.visit()
+        before = beside.visit() if visited else 1.0
         while left > 0:
-            count = min(left, max(1, math.ceil(VISIT_SECONDS / each))) if beside else left
-            if beside:
+            count = min(left, max(1, math.ceil(VISIT_SECONDS / each))) if visited else left
+            if visited:
                 self.run()  # the references have taken its place in the caches
             samples: list[int] = []
             seconds += clock.time_runs(self.run, samples, count, self.stride)
-            after = beside.visit()
-            visits.append(undisturbed.Visit(clock.quantile(sorted(samples), clock.LOW), before, after))
+            after = beside.visit() if visited else 1.0
+            low = 0.5 if self.is_own else clock.LOW
+            visits.append(undisturbed.Visit(clock.quantile(sorted(samples), low), before, after))
             before, left = after, left - count
             block += samples
         self.typical = seconds / runs
@@ -118,6 +122,8 @@ class _Artifact:
 
     def lacks(self, beside: References) -> bool:
         """Whether it has too few visits that nothing disturbed."""
+        if self.is_own:
+            return False
         every = [visit for visits in self.visits for visit in visits]
         calm = sum(not beside.is_slow(max(visit.before, visit.after)) for visit in every)
         return calm < min(LEAST_UNDISTURBED, len(every) / 2)
@@ -126,8 +132,9 @@ class _Artifact:
         """Samples as they came; and what it takes undisturbed, as a whole (``undisturbed``) and block by block."""
         milliseconds = [sample / 1e6 for sample in self.samples]
         every = [visit for visits in self.visits for visit in visits]
-        quiet = undisturbed.estimate(every, beside.fast)
-        rounds = [undisturbed.estimate(visits, beside.fast) for visits in self.visits]
+        fast = 1.0 if self.is_own else beside.fast
+        quiet = undisturbed.estimate(every, fast)
+        rounds = [undisturbed.estimate(visits, fast) for visits in self.visits]
         return {
             "name": self.name,
             "digest": self.digest,
@@ -135,12 +142,12 @@ class _Artifact:
             "sampled_every": self.stride,
             "timed_seconds": self.seconds,
             "block_medians_ms": [median(block) / 1e6 for block in self.blocks],
-            "rounds": [{"ms": entry["ratio"] * beside.fast / 1e6, "error": entry["error"]} for entry in rounds],
+            "rounds": [{"ms": entry["ratio"] * fast / 1e6, "error": entry["error"]} for entry in rounds],
             "undisturbed": {
-                "ms": quiet["ratio"] * beside.fast / 1e6,
+                "ms": quiet["ratio"] * fast / 1e6,
                 "error": quiet["error"],
-                "level_ms": quiet["level"] / 1e6,
-                "disturbed": undisturbed.disturbed(every, beside.fast),
+                "level_ms": (beside.fast if self.is_own else quiet["level"]) / 1e6,
+                "disturbed": undisturbed.disturbed(every, fast),
             },
             "statistics": clock.statistics(milliseconds),
             "warmup": self.warmup,
@@ -171,7 +178,8 @@ def benchmark(
 
     All are loaded and warmed up, then timed in blocks that take turns, A B, B A, A B and so on, so that a drift of
     the device falls on all alike. Each gets at least ``minimum_count`` samples and ``minimum_seconds`` of timed
-    running, in about ``blocks`` rounds, by default one per half second and ten at least. With ``most_seconds`` the run
+    running, in about ``blocks`` rounds, by default one per half second and ten at least; half as many where all
+    are in processes of their own. With ``most_seconds`` the run
     is cut short where it would take longer than about that, to ten samples of each at the least.
 
     ``references`` and ``reference_ms`` are as for ``operators``: tiny models, here visited every few ms, which tell the
@@ -187,7 +195,6 @@ def benchmark(
     check_real()
     _check(artifacts, threads, minimum_count, minimum_seconds, warmup_seconds, blocks, most_seconds)
     check_references(references, reference_ms)
-    rounds = blocks or max(LEAST_BLOCKS, math.ceil(minimum_seconds / BLOCK_SECONDS))
     settle_seconds = SETTLE_SECONDS["one thread" if threads == 1 else "several"]
     runner = runners.runner(runtime)
     with lock.device_lock(report, lock_seconds):
@@ -202,6 +209,8 @@ def benchmark(
             artifact.warm_up(warmup_seconds, minimum_count, minimum_seconds)
         before = probe.conditions()
         beside = References(runner, references, reference_ms)
+        fewest = OWN_BLOCKS if all(artifact.is_own for artifact in loaded) else LEAST_BLOCKS
+        rounds = blocks or max(fewest, math.ceil(minimum_seconds / BLOCK_SECONDS) * fewest // LEAST_BLOCKS)
         needed = sum(max(a.typical * minimum_count, minimum_seconds) for a in loaded)
         share = min(1.0, max(0.0, end - perf_counter()) / needed)
         if share < 1:

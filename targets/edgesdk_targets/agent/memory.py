@@ -95,13 +95,13 @@ def memory_here(
     values = runner.read_inputs(inputs) if inputs else runner.sample(session.inputs)
     run: Callable[[], object] = session.bind(values)
     seen.append(status())
-    for _ in range(RUNS):
-        run()
-    after = status()
     told = getattr(session, "memory", None)
     if told is not None:  # the model is in another process
         own = {"resident_added": None, "runtime_baseline": None}
         return {**own, **told, "input_bytes": sum(array.nbytes for array in values.values())}
+    for _ in range(RUNS):
+        run()
+    after = status()
     return {
         "method": "clear_refs" if is_reset else "hwm_difference",
         "peak_added": _difference(highest([*seen, after]), base["VmRSS" if is_reset else "VmHWM"]),
