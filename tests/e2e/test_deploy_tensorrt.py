@@ -17,8 +17,10 @@ from given import document, edgesdk, refused
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk.core.budget import Budget
+from edgesdk.core.errors import FidelityError
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.pipeline.candidates import attempt
+from edgesdk.pipeline.own_answers import check_own_answers
 from edgesdk.pipeline.planning import plan_full_width
 from edgesdk.workflows.deploy import open_studies
 from edgesdk.workflows.inputs import read_inputs
@@ -64,6 +66,7 @@ def test_a_whole_deployment_is_measured_on_the_board(board: Has, tmp_path: Path)
         assert report[name]["precision"] == "f16" and report[name]["peak_memory_bytes"] == 5 << 20
         assert report[name]["statistics"]["p50"] > 0 and report[name]["undisturbed"] is None
     assert printed["manifest"]["runtime"]["name"] == "tensorrt"
+    assert any("answers 8 held-out samples itself" in note and "same in 8 of 8" in note for note in report["notes"])
     assert not any("--exportTimes" in option for call in calls(log) for option in call if "--onnx" in call)
 
 
@@ -84,6 +87,12 @@ def test_integers_stay_where_they_measure_faster_than_half_precision(board: Has,
             assert found.candidate.artifact.options == {layer.name: layer.option for layer in found.plan.layers}
             assert any("stay in half precision" in note for note in study.corrections.notes) is (precision == FP32)
             study.corrections.notes.clear()
+        samples = [x for x, _ in given.data.holdout]
+        note = check_own_answers(study, study.dense_file, samples)
+        assert note is not None and "the engine of tensorrt 10.3.0 answers 8 held-out samples itself" in note
+        board(fault="overflows")
+        with pytest.raises(FidelityError, match="answers otherwise than the file"):
+            check_own_answers(study, study.dense_file, samples)
 
 
 def test_two_files_are_measured_in_turns(board: Has, tmp_path: Path) -> None:

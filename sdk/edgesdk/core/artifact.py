@@ -83,6 +83,11 @@ class Artifact:
         return self._ending(format_of(self.runtime).instead)
 
     @property
+    def sent(self) -> tuple[Path, ...]:
+        """What a device is sent: which of them it loads, the version of its runtime decides."""
+        return (*self.files, *(file for file in self.instead if file.is_file()))
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the files that a device loads, one after the other."""
         return hashlib.sha256(b"".join(path.read_bytes() for path in self.files)).hexdigest()

@@ -44,15 +44,18 @@ def open_here(artifact: Artifact) -> Callable[[Arrays], Answer]:
     return answer
 
 
-def open_there(agent: AgentProcess, folder: Path) -> Opener:
-    """What opens a file on the device of ``agent``; samples are written to ``folder`` on their way there."""
+def open_there(agent: AgentProcess, folder: Path, runtime: str | None = None) -> Opener:
+    """What opens a file on the device of ``agent``, in its own runtime or what the agent calls by the name ``runtime``.
+
+    Samples are written to ``folder`` on their way there.
+    """
 
     def opener(artifact: Artifact) -> Callable[[Arrays], Answer]:
         def answer(inputs: Arrays) -> Answer:
             sample = folder / "sample.npz"
             np.savez(sample, **{str(place): array for place, array in enumerate(inputs)})  # type: ignore[arg-type]
-            path, given = agent.place(*artifact.files), agent.place(sample)
-            told = agent.call("answers", path=path, inputs=given, runtime=artifact.runtime)
+            path, given = agent.place(*artifact.sent), agent.place(sample)
+            told = agent.call("answers", path=path, inputs=given, runtime=runtime or artifact.runtime)
             return Answer(_fetch(agent, int(told["bytes"])), str(told["runtime"]), str(told["version"]))
 
         return answer

@@ -21,6 +21,7 @@ from edgesdk.core.runtime import find_runtime, format_of
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import from_json
 from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.answers import Arrays, open_there
 from edgesdk.devices.energy import measure_energy
 from edgesdk.devices.meter import Progress
 from edgesdk.devices.profiling import read_kernels
@@ -359,8 +360,8 @@ class Bench:
         return run
 
     def _place(self, artifact: Artifact) -> str:
-        """Where the file is on the device, with those beside it: which of them serves, its version there decides."""
-        return self.agent.place(*artifact.files, *(file for file in artifact.instead if file.is_file()))
+        """Where the file is on the device, with those beside it."""
+        return self.agent.place(*artifact.sent)
 
     def _called(self, artifact: Artifact) -> str:
         """What the agent calls the runtime of ``artifact``, or of the one that runs its files on this device."""
@@ -376,6 +377,14 @@ class Bench:
     def measure_energy(self, artifacts: Mapping[str, Artifact], mode: str) -> Mapping[str, Energy]:
         """What a run of each takes by the device's own meter; nothing where it has none that can be read."""
         return measure_energy(self.agent, artifacts, self.threads, mode) if self.has_energy else {}
+
+    def answer(self, artifact: Artifact, samples: Sequence[Arrays]) -> list[Arrays]:
+        """What the device itself answers to each of ``samples``: arrays for the file's inputs, in their order."""
+        with scratch_folder() as folder:
+            answer = open_there(self.agent, folder, self._called(artifact))(artifact)
+            told: list[Arrays] = [answer(sample).outputs for sample in samples]
+        self.agent.forget()
+        return told
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         """The kernels that the runtime really executed: name, operator, provider, share of the time in a few runs."""

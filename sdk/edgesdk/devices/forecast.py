@@ -15,6 +15,7 @@ from edgesdk.core.report import NOT_RUN, Prediction
 from edgesdk.core.runtime import find_runtime
 from edgesdk.core.target import Target
 from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.answers import Arrays
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.estimate import predicted
 from edgesdk.devices.meter import Progress
@@ -93,6 +94,10 @@ class Forecast:
     def measure_energy(self, artifacts: Mapping[str, Artifact], mode: str) -> Mapping[str, Energy]:
         """Nothing: a profile knows of no power."""
         return {}
+
+    def answer(self, artifact: Artifact, samples: Sequence[Arrays]) -> list[Arrays]:
+        """What the runtime at hand answers: nothing runs on the target."""
+        return self.here.answer(artifact, samples)
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         """The kernels with which the file runs on the machine at hand, in its runtime or one that reads such files."""

@@ -10,6 +10,7 @@ from edgesdk.core.artifact import Artifact
 from edgesdk.core.energy import Energy
 from edgesdk.core.kernels import KernelProfile
 from edgesdk.core.report import Measurement
+from edgesdk.devices.answers import Arrays
 from edgesdk.price.operator import Operator
 from edgesdk.price.prices import Prices
 
@@ -80,6 +81,10 @@ class Meter(Protocol):
 
     def measure_energy(self, artifacts: Mapping[str, Artifact], mode: str) -> Mapping[str, Energy]:
         """What a run of each takes in energy; nothing where the device has no meter that can be read."""
+        ...
+
+    def answer(self, artifact: Artifact, samples: Sequence[Arrays]) -> list[Arrays]:
+        """What the device itself answers to each of ``samples``: arrays for the file's inputs, in their order."""
         ...
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:

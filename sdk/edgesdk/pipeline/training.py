@@ -30,6 +30,7 @@ from edgesdk.pipeline.allowance import FULL_SHARE, SHORT_SHARE, Allowance
 from edgesdk.pipeline.candidates import Candidate
 from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.measuring import measure_beside
+from edgesdk.pipeline.own_answers import check_own_answers
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.solve.finalists import halving, halving_units
@@ -178,6 +179,7 @@ class Training:
         proved = parity(network, deployed, held_out)
         measured = measure_beside(study, {DEPLOYED: deployed, **(beside or {})}, thorough=True)
         integers = [name for name, option in candidate.options.items() if option.precision != FP32]
+        own_note = check_own_answers(study, deployed, held_out)
         weighted = [name for name in integers if network.graph.by_name[name].macs]
         fell = fallbacks(study.meter.kernels(deployed), [network.sites[name].module or name for name in weighted])
         own, dense_own = Answers(self.task), Answers(self.task)
@@ -200,7 +202,7 @@ class Training:
             },
             fallbacks=tuple(fell),
             simulated=network,
-            history=(*({"note": note} for note in notes), *map(vars, recovered.curve)),
+            history=(*({"note": note} for note in (*notes, *filter(None, [own_note]))), *map(vars, recovered.curve)),
             beside={name: measurement for name, measurement in measured.items() if name not in (DENSE, DEPLOYED)},
         )
 
