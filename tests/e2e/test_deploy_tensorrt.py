@@ -70,6 +70,7 @@ def test_a_whole_deployment_is_measured_on_the_board(board: Has, tmp_path: Path)
     assert not any("--exportTimes" in option for call in calls(log) for option in call if "--onnx" in call)
 
 
+@pytest.mark.slow
 def test_integers_stay_where_they_measure_faster_than_half_precision(board: Has, tmp_path: Path) -> None:
     board()
     write_chain(tmp_path)
