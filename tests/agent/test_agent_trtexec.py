@@ -439,6 +439,16 @@ class Measuring(Board):
         a, b = timed[0], timed[1]  # both are warmed up, then A B, B A
         self.assertEqual(timed, [a, b, a, b, b, a])
 
+    def test_a_power_mode_that_changed_meanwhile_makes_the_run_invalid(self):
+        self.has("10")
+        artifacts = [{"name": "a", "path": self.model(agent_models.conv())}]
+        asked = {"minimum_count": 5, "minimum_seconds": 0.0, "warmup_seconds": 0.0, "blocks": 1}
+        sides = [dict(probe.conditions(), power_mode=mode) for mode in ("15W", "MAXN")]
+        with mock.patch.object(probe, "conditions", side_effect=sides):
+            run = measure.benchmark(lambda progress: None, artifacts=artifacts, runtime="tensorrt", **asked)
+        self.assertFalse(run["valid"])
+        self.assertIn("the power mode changed from 15W to MAXN during the run", run["reason"])
+
     def test_layers_are_told_with_what_they_compute_in(self):
         for version in VERSIONS:
             self.has(version)
