@@ -67,7 +67,11 @@ def test_a_whole_deployment_is_measured_on_the_board(board: Has, tmp_path: Path)
         assert report[name]["statistics"]["p50"] > 0 and report[name]["undisturbed"] is None
     assert printed["manifest"]["runtime"]["name"] == "tensorrt"
     assert any("answers 8 held-out samples itself" in note and "same in 8 of 8" in note for note in report["notes"])
-    assert not any("--exportTimes" in option for call in calls(log) for option in call if "--onnx" in call)
+    built = [call for call in calls(log) if any(option.startswith("--onnx=") for option in call)]
+    assert all("--fp16" in call and "--useDLACore=0" not in call for call in built)
+    profiles = report["profiles"]["deployed"]["kernels"]
+    assert {name for kernel in profiles for name in kernel["layers"]} >= {"0", "2", "5"}
+    assert edgesdk("verify", tmp_path / "bundle").returncode == 0
 
 
 @pytest.mark.slow

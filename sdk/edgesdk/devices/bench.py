@@ -113,7 +113,7 @@ class Bench:
             "runtime": f"{self.runtime} {self.version}",
             "threads": str(self.threads),
             **({"mode": BRIEF} if self.brief else {}),
-            **({} if self.dla is None else {"dla": str(self.dla)}),
+            **({} if self.dla is None or not find_runtime(self.runtime).engines else {"dla": str(self.dla)}),
         }
 
     def _maximum_mhz(self) -> float:

@@ -74,7 +74,7 @@ class Where:
         if self.at_hand and find_runtime(runtime).engines:
             return EngineBench(self.target, agent, self.threads, runtime, self.dla)
         if self.at_hand:
-            return Bench(agent, self.threads, runtime)
+            return Bench(agent, self.threads, runtime, dla=self.dla)
         return Forecast(self.target, agent, self.threads, runtime)
 
     def open_meters(self, agent: AgentProcess, force: bool) -> Meters:
