@@ -12,6 +12,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 from edgesdk.core.errors import ModelError
 
+MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Concat")  # of elements
 CHOOSE = "choose another --runtime, or keep all values: torch.where or a product with the mask, not a selection"
 
 
@@ -86,6 +87,34 @@ class Reading:
 
     def arrange(self) -> None:
         """Put the nodes in the order that the format wants, before they are checked."""
+
+    def quantize_before_moves(self) -> None:
+        """Put a QuantizeLinear before what only moves elements, next to the operator that can make integers."""
+        moved = True
+        while moved:
+            moved = False
+            makers = {node.outputs[0]: node for node in self.nodes if node.op in MOVES}
+            for node in self.nodes:
+                mover = makers.get(node.inputs[0]) if node.op == "QuantizeLinear" else None
+                if mover is None or self.only_reader(mover.outputs[0]) is not node:
+                    continue
+                if mover.op == "Concat" and any(self.array(name) is not None for name in mover.inputs):
+                    continue
+                at, grid = self.nodes.index(mover), node.inputs[1:]
+                count = len(mover.inputs) if mover.op == "Concat" else 1
+                made = []
+                for i in range(count):
+                    source = mover.inputs[i]
+                    name = f"{source}/{node.outputs[0]}"
+                    made.append(Node("QuantizeLinear", node.name, [source, *grid], [name], node.attributes))
+                    self.shapes[name], self.types[name] = self.shapes.get(source), np.dtype(np.int8)
+                    mover.inputs[i] = name
+                mover.outputs[0] = node.outputs[0]
+                self.nodes.remove(node)
+                self.nodes[at:at] = made
+                self.drop_unread()
+                moved = True
+                break
 
     def note(self, node: Node) -> None:
         """Called for each ``node`` that was computed because all that it reads is constant."""

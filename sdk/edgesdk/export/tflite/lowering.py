@@ -13,7 +13,6 @@ from edgesdk.core.errors import ModelError
 from edgesdk.export.reading import Node, Reading
 from edgesdk.export.tflite.writer import Data, Grid, Value, Views, dense, reshaped
 
-MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Concat")
 ELSEWHERE = "export to onnx or openvino, which have it, or replace that operator"
 FUSED = {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
 
@@ -62,32 +61,7 @@ class Lowering(Reading):
                 yield weight.name, weight.bits, tuple(weight.scale.ravel().tolist()), (0,) * weight.scale.size
 
     def arrange(self) -> None:
-        """Put a QuantizeLinear before what only moves elements, next to the operator that can make integers."""
-        moved = True
-        while moved:
-            moved = False
-            makers = {node.outputs[0]: node for node in self.nodes if node.op in MOVES}
-            for node in self.nodes:
-                mover = makers.get(node.inputs[0]) if node.op == "QuantizeLinear" else None
-                if mover is None or self.only_reader(mover.outputs[0]) is not node:
-                    continue
-                if mover.op == "Concat" and any(self.array(name) is not None for name in mover.inputs):
-                    continue
-                at, grid = self.nodes.index(mover), node.inputs[1:]
-                count = len(mover.inputs) if mover.op == "Concat" else 1
-                made = []
-                for i in range(count):
-                    source = mover.inputs[i]
-                    name = f"{source}/{node.outputs[0]}"
-                    made.append(Node("QuantizeLinear", node.name, [source, *grid], [name], node.attributes))
-                    self.shapes[name], self.types[name] = self.shapes.get(source), np.dtype(np.int8)
-                    mover.inputs[i] = name
-                mover.outputs[0] = node.outputs[0]
-                self.nodes.remove(node)
-                self.nodes[at:at] = made
-                self.drop_unread()
-                moved = True
-                break
+        self.quantize_before_moves()
 
     def value(self, name: str) -> Value:
         if name not in self.values:
