@@ -35,6 +35,7 @@ MODULES = {
     "litert": ["ai_edge_litert.interpreter", "tflite_runtime.interpreter"],  # either reads such files
     "tflite": ["tflite_runtime.interpreter", "ai_edge_litert.interpreter"],
     "ncnn": ["ncnn"],
+    "executorch": ["executorch.extension.pybindings._C"],
     "tensorrt": ["onnxruntime"],  # on the processor: trtexec runs the file on the graphics
 }
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # what Pillow must do, by what EXIF says
@@ -55,6 +56,8 @@ def opened(path, runtime, threads=1, precision="f32"):
         return _openvino(library, path, threads, precision)
     if runtime == "ncnn":
         return _ncnn(library, path, threads, precision)
+    if runtime == "executorch":
+        return _executorch(library, path, threads)
     if library.__name__ == "onnxruntime":
         return _onnxruntime(library, path, threads)
     return _tflite(library, path, threads)
@@ -64,6 +67,8 @@ def _imported(runtime):
     reasons = []
     for module in MODULES[runtime]:
         try:
+            if runtime == "executorch":
+                importlib.import_module("torch")  # with whose libraries its own is linked
             return importlib.import_module(module)
         except ImportError as error:
             reasons.append(str(error))
@@ -160,6 +165,29 @@ def _ncnn(library, path, threads, precision):
         return [np.array(value)[None] for _, value in made]
 
     return Opened(inputs, outputs, run, "ncnn", library.__version__)
+
+
+def _executorch(library, path, threads):
+    torch = importlib.import_module("torch")
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if head[4:6] != b"ET":  # its own check would end the process
+        raise ValueError("it is no ExecuTorch program")
+    with _hushed():
+        library._unsafe_reset_threadpool(threads)
+        program = library._load_program(str(path))
+        method, meta = program.load_method("forward"), program.method_meta("forward")
+        names = [program.get_method_name(index) for index in range(program.num_methods())]
+        told = json.loads(program.load_method("edgesdk")(())[0]) if "edgesdk" in names else {}
+    inputs = told.get("inputs") or [f"input_{index}" for index in range(meta.num_inputs())]
+    outputs = told.get("outputs") or [f"output_{index}" for index in range(meta.num_outputs())]
+
+    def run(feeds):
+        made = method(tuple(torch.from_numpy(np.array(feeds[name])) for name in inputs))
+        return [value.numpy().copy() for value in made]
+
+    run.program = program  # which its methods read from
+    return Opened(inputs, outputs, run, "executorch", metadata.version("executorch"))
 
 
 def read(path, manifest):

@@ -223,7 +223,7 @@ def test_an_operator_that_a_format_lacks_is_named_before_anything_long(own: Path
 
 def test_runtimes_and_precisions_that_a_target_lacks(own: Path) -> None:
     arguments = ("deploy", "models.py:Small", "--data", "data.npz", "--target")
-    assert "choose one of onnxruntime, openvino, litert, ncnn, auto" in refused(
+    assert "choose one of onnxruntime, openvino, litert, ncnn, executorch, auto" in refused(
         edgesdk(*arguments, "x86", "--runtime", "tensorrt"), 2
     )
     assert "choose one of onnxruntime, litert, ncnn, auto" in refused(

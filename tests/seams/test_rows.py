@@ -61,7 +61,7 @@ def test_rows_agree_with_each_other() -> None:
         if row.format is not None:
             assert set(row.format.holds) <= set(STORED)
             assert formats()[row.format.name] in RUNTIMES
-    assert list(formats(measured=True)) == ["onnx", "openvino", "tflite", "ncnn"]
+    assert list(formats(measured=True)) == ["onnx", "openvino", "tflite", "ncnn", "executorch"]
 
 
 def test_a_name_is_taken_once_and_an_unknown_one_is_told_with_the_others() -> None:

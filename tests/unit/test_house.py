@@ -98,7 +98,7 @@ def test_the_oldest_versions_are_those_that_pyproject_allows() -> None:
 
 def test_the_versions_that_were_tested_are_allowed_and_are_all() -> None:
     wanted, tested = (
-        required("openvino", "tflite", "ncnn", "sign", "techniques", "test", "docs"),
+        required("openvino", "tflite", "ncnn", "executorch", "sign", "techniques", "test", "docs"),
         pinned("constraints.txt"),
     )
     for name, requirement in wanted.items():

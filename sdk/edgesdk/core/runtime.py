@@ -12,7 +12,15 @@ from importlib import import_module, resources
 from typing import Any
 
 from edgesdk.core.errors import UsageError
-from edgesdk.core.file_bytes import NCNN_BYTES, ONNX_BYTES, OPENVINO_BYTES, TENSORRT_BYTES, TFLITE_BYTES, FileBytes
+from edgesdk.core.file_bytes import (
+    EXECUTORCH_BYTES,
+    NCNN_BYTES,
+    ONNX_BYTES,
+    OPENVINO_BYTES,
+    TENSORRT_BYTES,
+    TFLITE_BYTES,
+    FileBytes,
+)
 from edgesdk.core.graph import Layer
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.core.serialize import loads_toml
@@ -95,6 +103,7 @@ class Runtime:
 
     Of its installation: the ``package`` that brings it, the ``extra`` of edgesdk that brings that one, the ``oldest``
     version that runs a bundle, and the ``substitute`` runtime that runs its files here, and where a device lacks it.
+    One that is taken ``by_name`` has no part where all are asked for: writing its files takes long.
     """
 
     name: str
@@ -116,6 +125,7 @@ class Runtime:
     extra: str | None = None
     oldest: str | None = None
     substitute: str | None = None
+    by_name: bool = False
 
     def is_integer(self, layer: Layer) -> bool:
         """Whether it has an integer kernel for ``layer``, which is of a kind that some runtime has one for."""
@@ -138,6 +148,7 @@ ONNX = Format("onnx", ".onnx", ONNX_BYTES, stores=None)
 OPENVINO = Format("openvino", ".xml", OPENVINO_BYTES, beside=(".bin",), stores=("fp16", "bf16"))
 TFLITE = Format("tflite", ".tflite", TFLITE_BYTES, layout="channels last", unpacks=False, stores=("fp16",))
 NCNN = Format("ncnn", ".ncnn.param", NCNN_BYTES, beside=(".bin",), stores=("fp16",))
+EXECUTORCH = Format("executorch", ".pte", EXECUTORCH_BYTES)
 TENSORRT = Format("tensorrt", ".onnx", TENSORRT_BYTES, instead=("-fp16.onnx",))  # ONNX within TensorRT's restrictions
 XNNPACK = Kernels(channels=8, channels_last=True)
 
@@ -197,6 +208,14 @@ register(
         grid="narrow", integers="edgesdk.core.integer_layers:has_ncnn_kernel", weight_bits=(8,),
         kernels=Kernels(channels=4, winograd=True),
         package="ncnn", extra="ncnn", oldest="1.0.20250503",
+    )
+)  # fmt: skip
+register(
+    Runtime(
+        "executorch", EXECUTORCH, writer="edgesdk.export.executorch.convert:write_model",
+        probes="edgesdk.export.executorch.convert:convert_probe",
+        grid="signed", weight_bits=(8,), kernels=XNNPACK,
+        package="executorch", extra="executorch", oldest="1.5.1", by_name=True,
     )
 )  # fmt: skip
 register(Runtime("armnn", kernels=XNNPACK))

@@ -20,7 +20,7 @@ from edgesdk.core.graph import Shapes
 from edgesdk.core.parity import Parity
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Tell
-from edgesdk.core.runtime import format_of
+from edgesdk.core.runtime import find_runtime, format_of
 from edgesdk.core.runtime import formats as known_formats
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, loads
@@ -152,4 +152,8 @@ def _formats(wanted: Sequence[str]) -> dict[str, str]:
     formats = known_formats(measured=True)
     if unknown := [name for name in wanted if name not in (*formats, ALL)]:
         raise UsageError(f"there is no format {unknown[0]!r}", f"choose one of {', '.join([*formats, ALL])}")
-    return formats if not wanted or ALL in wanted else {name: formats[name] for name in wanted}
+    if not wanted or ALL in wanted:
+        return {
+            name: runtime for name, runtime in formats.items() if not find_runtime(runtime).by_name or name in wanted
+        }
+    return {name: formats[name] for name in wanted}

@@ -23,7 +23,7 @@ from edgesdk.devices.meter import Meter
 from edgesdk.devices.reach import reach
 from edgesdk.price.profile import profile
 
-AUTO = "auto"  # every runtime of the target that there is a file for
+AUTO = "auto"  # every runtime of the target that there is a file for, but those that are taken by name alone
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ class Where:
         the target does not have."""
         target = self.target
         available = [name for name in deployable(profile(target), self.at_hand) if name not in lacking]
-        wanted = available if self.runtime == AUTO else [self.runtime] if self.runtime else available[:1]
+        every = [name for name in available if not find_runtime(name).by_name]
+        wanted = every if self.runtime == AUTO else [self.runtime] if self.runtime else available[:1]
         if not wanted:
             profile(target).runtime(exportable())  # says what is missing
         if unknown := [name for name in wanted if name not in available]:

@@ -8,11 +8,11 @@ import hashlib
 import mmap
 import os
 import struct
-from typing import Any, Iterator
 
+from edgesdk_targets.agent.flatbuffers import field, number, tables
 from edgesdk_targets.agent.protocol import MISSING, USAGE, AgentError
 
-TFLITE, IR, ONNX, NCNN = "TFLite", "OpenVINO IR", "ONNX", "ncnn"
+TFLITE, IR, ONNX, NCNN, EXECUTORCH = "TFLite", "OpenVINO IR", "ONNX", "ncnn", "ExecuTorch"
 HEAD_BYTES = 4096
 MAGIC = b"7767517"  # with which a .param file of ncnn begins
 OPERATOR_CODES, SUBGRAPHS, BUFFERS = 1, 2, 4  # fields of the table Model, in schema.fbs of TensorFlow Lite
@@ -22,7 +22,8 @@ TENSORS, OPERATORS = 0, 3  # of SubGraph
 def kind(source: str | bytes) -> str | None:
     """What the file or the bytes ``source`` hold, ``None`` for something else.
 
-    A TFLite file has its identifier behind the offset of its root, an IR is XML, ncnn's text begins with a number.
+    A TFLite file has its identifier behind the offset of its root, and so has an ExecuTorch program; an IR is XML,
+    ncnn's text begins with a number.
     An ONNX file has no mark of its own; what writes one begins with the version of the format, field 1 of the message.
     """
     if isinstance(source, bytes):
@@ -32,6 +33,8 @@ def kind(source: str | bytes) -> str | None:
             head = file.read(HEAD_BYTES)
     if head[4:8] == b"TFL3":
         return TFLITE
+    if head[4:6] == b"ET" and head[6:8].isdigit():
+        return EXECUTORCH
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"<net" in head:
         return IR
     if head.startswith(MAGIC):
@@ -100,45 +103,21 @@ def is_whole(source: str | bytes) -> bool:
 
 def _holds_tables(content: bytes | mmap.mmap) -> bool:
     try:
-        model = _number(content, 0)
-        for code in _tables(content, model, OPERATOR_CODES):
-            _place(content, code, 0)
-        for graph in _tables(content, model, SUBGRAPHS):
+        model = number(content, 0)
+        for code in tables(content, model, OPERATOR_CODES):
+            field(content, code, 0)
+        for graph in tables(content, model, SUBGRAPHS):
             for part in (TENSORS, OPERATORS):
-                for table in _tables(content, graph, part):
-                    _place(content, table, 0)
-        return all(_fits(content, buffer) for buffer in _tables(content, model, BUFFERS))
+                for table in tables(content, graph, part):
+                    field(content, table, 0)
+        return all(_fits(content, buffer) for buffer in tables(content, model, BUFFERS))
     except struct.error:
         return False
 
 
-def _number(content: bytes | mmap.mmap, place: int, form: str = "<I") -> Any:
-    if place < 0:
-        raise struct.error("before the beginning")
-    return struct.unpack_from(form, content, place)[0]
-
-
-def _place(content: bytes | mmap.mmap, table: int, field: int) -> int | None:
-    """Where a field of the table at ``table`` is; ``None`` where it is left out."""
-    layout = table - _number(content, table, "<i")
-    if 4 + 2 * field >= _number(content, layout, "<H"):
-        return None
-    offset = _number(content, layout + 4 + 2 * field, "<H")
-    return table + offset if offset else None
-
-
-def _tables(content: bytes | mmap.mmap, table: int, field: int) -> Iterator[int]:
-    place = _place(content, table, field)
-    if place is not None:
-        vector = place + _number(content, place)
-        for index in range(_number(content, vector)):
-            entry = vector + 4 + 4 * index
-            yield entry + _number(content, entry)
-
-
 def _fits(content: bytes | mmap.mmap, buffer: int) -> bool:
-    place = _place(content, buffer, 0)
+    place = field(content, buffer, 0)
     if place is None:
         return True
-    vector = place + _number(content, place)
-    return vector + 4 + _number(content, vector) <= len(content)
+    vector = place + number(content, place)
+    return vector + 4 + number(content, vector) <= len(content)

@@ -33,6 +33,8 @@ _NCNN = {
     (3, 8): ((24, "1.0.20260526"), (17, "1.0.20250503")),
     **{(3, minor): ((24, "1.0.20261020"), (17, "1.0.20250503")) for minor in (9, 10, 11, 12, 13)},
 }
+# Its x86-64 and aarch64 wheels; they ask for a PyTorch of the same months, which pip does not know.
+_EXECUTORCH = {(3, minor): ((28, "1.5.1"),) for minor in (10, 11, 12, 13)}
 _OPENVINO_ARM_OLD = ((27, "2024.0.0"), (24, "2023.2.0"), (17, "2023.1.0"))
 WHEELS = {
     "onnxruntime": {"aarch64": _ONNXRUNTIME, "x86_64": _ONNXRUNTIME},
@@ -53,6 +55,7 @@ WHEELS = {
     },
     "ai-edge-litert": {"aarch64": _LITERT, "x86_64": _LITERT},
     "ncnn": {"aarch64": _NCNN, "x86_64": _NCNN},
+    "executorch": {"aarch64": _EXECUTORCH, "x86_64": _EXECUTORCH},
     "tflite-runtime": {
         "aarch64": _TFLITE_ARM,
         "armv7l": _TFLITE_ARM,
@@ -62,6 +65,7 @@ WHEELS = {
 PACKAGES = {"litert": "ai-edge-litert", "tflite": "tflite-runtime"}  # where it is not the runtime's own name
 READ_BY = {"ai-edge-litert": "tflite-runtime", "tflite-runtime": "ai-edge-litert"}  # the same files
 NEWEST = (3, 13)
+BESIDE = {"executorch": "numpy torch==2.13.0"}  # what a package needs and does not bring, where that is not NumPy alone
 NUMPY_1 = (("tflite-runtime", ""), ("onnxruntime", "1.16."))  # built for it: a package, and how its version begins
 VENV = "python3 -m venv ~/.edgesdk/venv && ~/.edgesdk/venv/bin/pip install"  # a system's own Python refuses (PEP 668)
 
@@ -90,7 +94,7 @@ def advice(runtime: str, python: tuple[int, int], glibc: str, machine: str) -> s
     """
     package = PACKAGES.get(runtime, runtime)
     if package not in WHEELS or (python > NEWEST and machine in WHEELS[package]):
-        return f"{VENV} numpy {package}"
+        return f"{VENV} {BESIDE.get(package, 'numpy')} {package}"
     version = _newest(package, python, glibc, machine)
     if version is not None:
         return _command(package, version)
@@ -117,5 +121,5 @@ def _newest(package: str, python: tuple[int, int], glibc: str, machine: str) -> 
 
 def _command(package: str, version: str) -> str:
     is_old = any(package == name and version.startswith(begin) for name, begin in NUMPY_1)
-    numpy = "'numpy<2'" if is_old else "numpy"
+    numpy = "'numpy<2'" if is_old else BESIDE.get(package, "numpy")
     return f"{VENV} {numpy} {package}=={version}"

@@ -55,6 +55,7 @@ RUNNERS = {
     "openvino": Runner(_HERE + "openvino_runner", ("openvino",)),
     "litert": Runner(_HERE + "litert_runner", ("ai-edge-litert",), ("tflite",)),
     "ncnn": Runner(_HERE + "ncnn_runner", ("ncnn",)),
+    "executorch": Runner(_HERE + "executorch_runner", ("executorch",)),
     "tflite": Runner(_HERE + "tflite_runner", ("tflite-runtime",), ("litert",)),
     "tensorrt": Runner(_HERE + "tensorrt_runner", (), version=trtexec.installed, advice=trtexec.advice),
 }
