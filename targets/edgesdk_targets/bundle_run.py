@@ -174,7 +174,8 @@ def _executorch(library, path, threads):
     if head[4:6] != b"ET":  # its own check would end the process
         raise ValueError("it is no ExecuTorch program")
     with _hushed():
-        library._unsafe_reset_threadpool(threads)
+        if library._threadpool_get_thread_count() != threads:  # what was loaded before would be left without one
+            library._unsafe_reset_threadpool(threads)
         program = library._load_program(str(path))
         method, meta = program.load_method("forward"), program.method_meta("forward")
         names = [program.get_method_name(index) for index in range(program.num_methods())]

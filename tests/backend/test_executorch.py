@@ -235,6 +235,10 @@ def test_the_agent_tells_inputs_and_outputs_by_their_names(program) -> None:
         assert session.inputs == [{"name": network.input_names[0], "shape": [1, 4, 12, 10], "dtype": "float32"}]
         made = session.run_once({network.input_names[0]: x[:1].numpy()})
         assert list(made) == list(network.structure.output_names)
+    threads = [runner_.load(str(artifact.path), count) for count in (1, 3, 1)]  # one pool for all: two are loaded anew
+    for session in threads:
+        again = session.run_once({network.input_names[0]: x[:1].numpy()})
+        assert all(np.allclose(again[name], made[name], atol=1e-6) for name in made)
     with pytest.raises(AgentError, match="the model takes"):
         session.bind({network.input_names[0]: x.numpy()})
 

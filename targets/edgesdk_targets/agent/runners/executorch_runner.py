@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import tempfile
+import weakref
 from contextlib import contextmanager
 from importlib import metadata
 from typing import Any, Callable, Iterator
@@ -30,29 +31,57 @@ PRECISIONS = {xnnpack.FLOAT: "f32", xnnpack.WEIGHTS: "int8", xnnpack.INT8: "int8
 sample, read_inputs = arrays.sample, arrays.read_inputs
 
 
+class Pool:
+    """The threads of the process, which all programs share: as many as the one that wants most of those loaded.
+
+    A program holds on to the pool that it was loaded with, so that it must be loaded anew where there is another.
+    """
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+    def join(self, session: Session) -> None:
+        self.sessions.add(session)
+        wanted = max(each.threads for each in self.sessions)
+        if wanted != library._threadpool_get_thread_count():
+            with _hushed():
+                library._unsafe_reset_threadpool(wanted)
+            self.generation += 1
+
+
+POOL = Pool()
+
+
 class Session:
     """A loaded program's method ``forward``. Raises ``AgentError`` where ExecuTorch refuses it."""
 
     precision = "f32"
 
     def __init__(self, source: str | bytes, threads: int) -> None:
+        self.source, self.threads, self.generation = source, threads, -1
         files.check(source, "executorch", files.EXECUTORCH)
         if files.kind(source) is None:  # its own check of a file ends the process
             raise AgentError(RUNTIME, f"{NAME} refuses the model (it is no program)", "send a whole file")
         self.providers = ["CPU"]
-        with _hushed():
-            library._unsafe_reset_threadpool(threads)
-            try:
-                load = library._load_program if isinstance(source, str) else library._load_program_from_buffer
-                self.program = load(source)
-                self.method = self.program.load_method("forward")
-                told = _told(self.program)
-            except Exception as error:
-                raise refused(NAME, error) from None
+        POOL.join(self)
+        told = self._load()
         meta = self.method.method_meta()
         names = told.get("inputs") or [f"input_{i}" for i in range(meta.num_inputs())]
         self.inputs = [_describe(name, meta.input_tensor_meta(i)) for i, name in enumerate(names)]
         self.outputs = told.get("outputs") or [f"output_{i}" for i in range(meta.num_outputs())]
+
+    def _load(self) -> dict[str, Any]:
+        """Load the program with the threads that there are now; what it tells of itself."""
+        self.generation = POOL.generation
+        with _hushed():
+            try:
+                load = library._load_program if isinstance(self.source, str) else library._load_program_from_buffer
+                self.program = load(self.source)
+                self.method = self.program.load_method("forward")
+                return _told(self.program)
+            except Exception as error:
+                raise refused(NAME, error) from None
 
     def bind(self, values: dict[str, Any] | None = None) -> Callable[[], object]:
         """A function that runs the program once, its inputs made tensors beforehand.
@@ -65,10 +94,11 @@ class Session:
                 fact = f"the input {item['name']} has shape {list(bound[item['name']].shape)}"
                 raise AgentError(RUNTIME, fact, f"the model takes {item['shape']}")
         given = tuple(torch.from_numpy(array if array.flags.writeable else array.copy()) for array in bound.values())
-        method = self.method
 
         def run() -> list[Any]:
-            return method(given)
+            if self.generation != POOL.generation:
+                self._load()
+            return self.method(given)
 
         try:
             run()
@@ -83,7 +113,7 @@ class Session:
 
 
 def load(source: str | bytes, threads: int) -> Session:
-    """The program in a ``.pte`` file or its bytes. Threads are of the whole process: the latest call's count."""
+    """The program in a ``.pte`` file or its bytes. Threads are of the whole process: see :class:`Pool`."""
     return Session(source, threads)
 
 
