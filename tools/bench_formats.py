@@ -2,6 +2,7 @@
 
     pip install '.[bench]' && python tools/bench_formats.py [--models resnet20 ...]
         [--write docs/reference/figures/formats.md]
+    python tools/bench_formats.py --runtimes executorch
     python tools/bench_formats.py --bundles FOLDER FOLDER ...
 
 Both sides get the same weights and calibration samples. Latency is the ratio of the two p50 from one interleaved run
@@ -42,7 +43,7 @@ from edgesdk.network.trace import trace
 from edgesdk.price.operators import precisions
 
 BEGIN, END = "<!-- made by tools/bench_formats.py -->", "<!-- end -->"
-RUNTIMES = ("onnxruntime", "openvino", "litert")
+RUNTIMES = ("onnxruntime", "openvino", "litert")  # and executorch, whose files take long to make
 CALIBRATION, HELD_OUT = 128, 256
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet20": (zoo.resnet20, (3, 32, 32)),
@@ -51,7 +52,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "vit": (zoo.vit_small, (3, 32, 32)),
     "conv_gru": (zoo.conv_gru, (8, 128)),
 }
-PEERS = {"onnxruntime": "quantize_static", "openvino": "NNCF", "litert": "ai-edge-quantizer"}
+PEERS = {
+    "onnxruntime": "quantize_static", "openvino": "NNCF", "litert": "ai-edge-quantizer",
+    "executorch": "XNNPACKQuantizer",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ def theirs(name: str, model: nn.Module, x: Tensor, runtime: str, folder: Path) -
         made["quantize_static"] = lambda path: peers.ort_static_int8(model, x, batches, path.with_suffix(".onnx"))
     elif runtime == "openvino":
         made["NNCF"] = lambda path: peers.nncf_int8(model, x, batches, path.with_suffix(".xml"), name == "vit")
+    elif runtime == "executorch":
+        made["XNNPACKQuantizer"] = lambda path: peers.executorch_int8(model, x, batches, path.with_suffix(".pte"))
     else:
         made["ai-edge-quantizer"] = lambda path: peers.litert_int8(model, x, batches, path.with_suffix(".tflite"))
         if name == "vit":
@@ -138,16 +144,16 @@ def error(artifact: Artifact, x: Tensor, expected: np.ndarray) -> float:
     return float(np.sqrt(np.mean((np.concatenate(rows) - expected) ** 2)) / expected.std())
 
 
-def compared(name: str, agent: LocalDevice, folder: Path) -> tuple[list[Row], float]:
-    """All runtimes for one network, and the seconds of our exports."""
+def compared(name: str, agent: LocalDevice, folder: Path, runtimes: tuple[str, ...]) -> tuple[list[Row], float]:
+    """The ``runtimes`` for one network, and the seconds of our exports."""
     model, x = settled(name)
     network = trace(model, x)
-    mine, seconds = ours(network, x, folder, RUNTIMES)
+    mine, seconds = ours(network, x, folder, runtimes)
     with torch.no_grad():
         expected = model(x[CALIBRATION:]).numpy()
     dense_model = converted(integer(network, {}), x)
     rows = []
-    for runtime in RUNTIMES:
+    for runtime in runtimes:
         dense = Artifact(folder / f"dense{format_of(runtime).suffix}", runtime=runtime)
         save(dense_model, {}, dense.path, runtime)
         tools = theirs(name, model, x, runtime, folder)
@@ -187,6 +193,7 @@ def beside(bundles: list[Path], agent: LocalDevice, folder: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=[*NETWORKS, "example"])
+    parser.add_argument("--runtimes", nargs="+", choices=PEERS, default=RUNTIMES)
     parser.add_argument("--write", type=Path)
     parser.add_argument("--bundles", type=Path, nargs="+")
     options = parser.parse_args()
@@ -200,12 +207,12 @@ def main() -> None:
             return
         for name in options.models:
             with tempfile.TemporaryDirectory() as folder:
-                result, seconds[name] = compared(name, agent, Path(folder))
+                result, seconds[name] = compared(name, agent, Path(folder), tuple(options.runtimes))
                 rows += result
     head = "| model | runtime | ours, ms | of dense fp32 | error | peer | ours / peer, latency | its error "
     table = [head + "| ours / peer, size |", "|---|---|--:|--:|--:|---|--:|--:|--:|", *(row.text() for row in rows)]
     exports = ", ".join(f"{name} {took:.1f} s" for name, took in seconds.items())
-    table += ["", f"All three files from a calibrated network: {exports}."]
+    table += ["", f"All files of ours from a calibrated network: {exports}."]
     print("\n".join(table))
     if options.write is not None:
         text = options.write.read_text()

@@ -1,7 +1,7 @@
 """What a user would otherwise reach for, each in its own documented default recipe: the benchmark's baselines.
 
-The quantizers of ONNX Runtime, OpenVINO (NNCF) and LiteRT (ai-edge-quantizer), and uniform structured pruning by
-Torch-Pruning followed by fine-tuning.
+The quantizers of ONNX Runtime, OpenVINO (NNCF), LiteRT (ai-edge-quantizer) and ExecuTorch, and uniform structured
+pruning by Torch-Pruning followed by fine-tuning.
 """
 
 from __future__ import annotations
@@ -129,6 +129,31 @@ def litert_int8(model: nn.Module, example: Tensor, calibration: Batches, path: P
             samples = [{"args_0": sample.numpy()} for x, _ in calibration for sample in x.split(1)]
             ranges = made.calibrate({"serving_default": samples})
         made.quantize(ranges).export_model(str(path), overwrite=True)
+    return path
+
+
+def executorch_int8(model: nn.Module, example: Tensor, calibration: Batches, path: Path) -> Path:
+    """Quantize ``model`` with ExecuTorch's own XNNPACKQuantizer, per channel, and lower it to XNNPACK.
+
+    As its guide says: export, prepare, calibrate, convert, export, lower. Returns ``path``, a .pte.
+    """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from executorch.exir import to_edge_transform_and_lower
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    given = (example[:1],)
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    prepared = prepare_pt2e(torch.export.export(copy.deepcopy(model).eval(), given).module(), quantizer)
+    with torch.no_grad():
+        for x, _ in calibration:
+            for sample in x.split(1):
+                prepared(sample)
+    program = torch.export.export(convert_pt2e(prepared), given)
+    path.write_bytes(to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch().buffer)
     return path
 
 

@@ -30,6 +30,7 @@ class Advice(unittest.TestCase):
             ("onnxruntime", (3, 8), "2.26", "x86_64", "'numpy<2' onnxruntime==1.16.3"),
             ("ncnn", (3, 8), "2.31", "aarch64", "numpy ncnn==1.0.20260526"),
             ("ncnn", (3, 11), "2.17", "x86_64", "numpy ncnn==1.0.20250503"),
+            ("executorch", (3, 11), "2.36", "aarch64", "numpy torch==2.13.0 executorch==1.5.1"),
             ("openvino", (3, 8), "2.31", "aarch64", "numpy openvino==2024.4.0"),
             ("openvino", (3, 11), "2.31", "aarch64", "numpy openvino==2025.2.0"),
             ("openvino", (3, 11), "2.36", "aarch64", "numpy openvino==2026.4.1"),

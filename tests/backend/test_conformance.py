@@ -1,4 +1,4 @@
-"""One plan, four formats: every file is the model that PyTorch simulates, in the bits of the specification."""
+"""One plan, five formats: every file is the model that PyTorch simulates, in the bits of the specification."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from edgesdk.devices.local import LocalDevice
 from edgesdk.example.data import example_data
 from edgesdk.export import onnx as onnx_file
 from edgesdk.export import openvino
+from edgesdk.export.executorch.check import check as check_executorch
 from edgesdk.export.formats import grid_of, save
 from edgesdk.export.ncnn.check import check as check_ncnn
 from edgesdk.export.parity import fallbacks, parity, runner
@@ -44,13 +45,14 @@ from edgesdk.network.network import Network
 
 NETWORKS = ("resnet20", "mobilenet_v2", "ds_cnn", "vit", "conv_gru", "example")
 PLANS = ("dense", "int8", "mixed", "int4", "pruned", "low rank", "all")
-RUNTIMES = ("onnxruntime", "openvino", "litert", "ncnn")
+RUNTIMES = ("onnxruntime", "openvino", "litert", "ncnn", "executorch")
+LOWERED = ("dense", "int8", "all")  # what ExecuTorch is shown: it takes seconds for each file
 CASES = [
     (name, plan, runtime)
     for name in NETWORKS
     for plan in PLANS
     for runtime in RUNTIMES
-    if plan != "int4" or 4 in find_runtime(runtime).weight_bits
+    if (plan != "int4" or 4 in find_runtime(runtime).weight_bits) and (runtime != "executorch" or plan in LOWERED)
 ]
 INTEGER = [case for case in CASES if case[1] in ("int8", "mixed", "int4", "all")]
 OLDER = [(name, plan) for name in NETWORKS for plan in PLANS if plan not in ("int4", "all")]
@@ -61,17 +63,20 @@ OLD = ("tflite-runtime==2.14.0", "numpy<2")  # the last of its name; it was made
 
 def quick(name: str, plan: str, runtime: str = "") -> bool:
     """Every plan of a small network, and the plan with something of all others for every network."""
+    if runtime == "executorch":
+        return name == "example" and plan == "all"
     return name == "example" or plan == "all"
 
 
 def ready(name: str, plan: str, runtime: str = "onnxruntime") -> tuple[Network, Tensor]:
-    """A network under a plan with its ranges calibrated, and inputs for it; one for all but ncnn."""
+    """A network under a plan with its ranges calibrated, and inputs for it; one for all that can hold it."""
     return _ready(name, plan, of_all(runtime))
 
 
 def of_all(runtime: str) -> str:
-    """The runtime whose network it is given: what lacks integer kernels that others have is given its own."""
-    return runtime if find_runtime(runtime).integers else "onnxruntime"
+    """The runtime whose network it is given: what lacks kernels that others have is given its own."""
+    row = find_runtime(runtime)
+    return runtime if row.integers or 4 not in row.weight_bits else "onnxruntime"
 
 
 @functools.cache
@@ -161,6 +166,7 @@ def test_scales_and_zero_points_are_the_specification_s(exported, name: str, pla
         "openvino": lambda specs: openvino.check(path, specs),
         "litert": lambda specs: check_tflite(path.read_bytes(), specs),
         "ncnn": lambda specs: check_ncnn(path, specs),
+        "executorch": lambda specs: check_executorch(path.read_bytes(), specs),
     }[runtime]
     read(specs)
     for tensor, spec in specs.items():
@@ -183,7 +189,7 @@ def test_layers_that_are_called_integer_run_in_integer_kernels(
     assert fallbacks(kernels, floats) == floats
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", core(RUNTIMES, lambda runtime: runtime != "executorch"))
 def test_int8_is_a_quarter_and_what_does_not_shrink(exported, runtime: str) -> None:
     dense, small = (exported("resnet20", plan, runtime) for plan in ("dense", "int8"))
     if runtime == "openvino":  # its .xml spells every dimension out, whatever the bits: docs/reference/formats.md
@@ -195,7 +201,7 @@ def test_int8_is_a_quarter_and_what_does_not_shrink(exported, runtime: str) -> N
         assert exported("resnet20", "int4", runtime).size_bytes < small.size_bytes
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", core(RUNTIMES, lambda runtime: runtime != "executorch"))
 def test_the_example_decides_as_the_simulation_does(runtime: str, tmp_path: Path) -> None:
     data = example_data()
     network, _ = models.made("example")

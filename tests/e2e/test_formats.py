@@ -176,13 +176,14 @@ def keeps_the_default(report: dict[str, Any], name: str) -> bool:
     return kept or any("the default, is out of reach here" in note for note in report["notes"])
 
 
-@pytest.mark.parametrize("runtime", ["openvino", "litert", "ncnn"])
+@pytest.mark.parametrize("runtime", ["openvino", "litert", "ncnn", "executorch"])
 def test_a_deployment_for_one_runtime(residual: tuple[str, ...], tmp_path: Path, runtime: str) -> None:
     out = tmp_path / "bundle"
     arguments = ("deploy", *residual, "--target", "x86", "--runtime", runtime, "--epochs", "0", "--out", out, "--json")
     printed = document(edgesdk(*arguments))
     manifest, report = printed["manifest"], printed["report"]
-    name = {"openvino": "model.xml", "litert": "model.tflite", "ncnn": "model.ncnn.param"}[runtime]
+    names = {"openvino": "model.xml", "litert": "model.tflite", "ncnn": "model.ncnn.param", "executorch": "model.pte"}
+    name = names[runtime]
     assert manifest["model"] == name and name in manifest["files"]
     assert manifest["runtime"]["name"] == runtime
     assert manifest["inputs"][0]["shape"] == [1, 3, 16, 16] and manifest["inputs"][0]["layout"] == "NCHW"
@@ -190,7 +191,8 @@ def test_a_deployment_for_one_runtime(residual: tuple[str, ...], tmp_path: Path,
     assert keeps_the_default(report, "latency_ratio")
     assert report["fell_back_to_float"] == []
     assert document(edgesdk("verify", out, "--json"))["valid"]
-    done = subprocess.run([sys.executable, "-c", ALONE, str(out / "run.py")], capture_output=True, text=True)
+    alone = ALONE.replace('"torch", ', "") if runtime == "executorch" else ALONE  # whose library is linked with it
+    done = subprocess.run([sys.executable, "-c", alone, str(out / "run.py")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "differs from the recorded sample by 0 of its spread" in done.stdout
 
@@ -234,7 +236,7 @@ def test_runtimes_and_precisions_that_a_target_lacks(own: Path) -> None:
 
 @pytest.mark.parametrize(
     ("package", "runtime", "extra"),
-    [("ai_edge_litert", "litert", "tflite"), *((name, name, name) for name in ("openvino", "ncnn"))],
+    [("ai_edge_litert", "litert", "tflite"), *((name, name, name) for name in ("openvino", "ncnn", "executorch"))],
 )
 def test_a_missing_extra_says_what_to_install(own: Path, package: str, runtime: str, extra: str) -> None:
     command = ["deploy", "models.py:Small", "--data", "data.npz", "--target", "x86", "--runtime", runtime]

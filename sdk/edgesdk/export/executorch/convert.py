@@ -134,17 +134,14 @@ def _constants(node: torch.fx.Node) -> Iterator[str]:
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
     """Without what ExecuTorch and PyTorch tell their own developers."""
-    names = ("executorch", "torch.export", "root")
-    levels = {name: logging.getLogger(name).level for name in names}
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for name in names:
-                logging.getLogger(name).setLevel(logging.CRITICAL)
             yield
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        logging.disable(before)
 
 
 def _first_line(error: BaseException) -> str:
