@@ -8,7 +8,7 @@ random ``g = J^T h`` with ``E[h h^T] = H``, and each backward pass gives such a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,10 +64,14 @@ def _flat(value: Tensor) -> Tensor:
     return figures(value.movedim(1, -1) if value.dim() == 4 else value)
 
 
-def find_bottlenecks(module: fx.GraphModule, values: Mapping[fx.Node, Any]) -> list[fx.Node]:
-    """The nodes, in order, each of which is all that what comes behind it is computed from, constants left out."""
+def find_bottlenecks(
+    module: fx.GraphModule, values: Mapping[fx.Node, Any], settled: Collection[fx.Node] = ()
+) -> list[fx.Node]:
+    """The nodes, in order, each of which is all that what comes behind it is computed from, constants left out, and
+    what is ``settled`` whatever becomes of the layers."""
     order = {node: place for place, node in enumerate(module.graph.nodes)}
     made = [node for node in order if node.op.startswith("call") and isinstance(values.get(node), Tensor)]
+    made = [node for node in made if node not in settled]
     found, reach = [], 0
     for node in made:
         if reach <= order[node] and values[node].is_floating_point():

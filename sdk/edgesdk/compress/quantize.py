@@ -188,7 +188,7 @@ def observing(network: Network, momentum: float | None = MOMENTUM) -> Iterator[N
     finally:
         for part in quantizers:
             part.observing = False
-        _bound(network)
+        bound_steps(network)
 
 
 @contextmanager
@@ -210,11 +210,11 @@ def learning(network: Network) -> Iterator[None]:
     finally:
         for part in parts:
             part.settle()
-        _bound(network)
+        bound_steps(network)
 
 
 @torch.no_grad()
-def _bound(network: Network) -> None:
+def bound_steps(network: Network) -> None:
     """Let no step be finer than its grid allows, now that what makes the tensor is as it stays."""
     for part in network.module.modules():
         if isinstance(part, ActivationQuantizer):
@@ -265,7 +265,7 @@ def calibrate(network: Network, batches: Iterable[Batch], ranges: str = "chosen"
     if rounding == "adaptive":
         _round_adaptively(network, layers, batches)
     _correct_biases(network, layers, batches[0], *exact)
-    _bound(network)
+    bound_steps(network)
 
 
 def _choose_ranges(network: Network, quantizers: list[ActivationQuantizer], batches: list[Batch], ranges: str) -> None:

@@ -162,10 +162,11 @@ class _Target:
 
 def _target(small: Network, dense: Network, kept: Mapping[str, Sequence[int]], name: str) -> _Target | None:
     """What ``name`` is fitted to; ``None`` where it stays as it is."""
-    layer, whole, call = small.graph.by_name[name], _whole(small, dense, name), _call(small.module, name)
+    layer, whole, call = small.graph.by_name[name], find_whole(small, dense, name), _call(small.module, name)
     if layer.kind not in WEIGHTED or whole is None or call is None:
         return None
-    channels = _places(dense, whole, kept)
+    found = find_places(dense, whole, kept)
+    channels = None if found is None else found[1].tolist()
     if _columns(layer) > LARGEST or layer.weight_shape[0] != len(channels or range(whole.weight_shape[0])):
         return None
     order = [n.name for n in small.module.graph.nodes]
@@ -177,16 +178,17 @@ def _target(small: Network, dense: Network, kept: Mapping[str, Sequence[int]], n
     return None if end is None else _Target(end.name, channels, None, order.index(call.name))
 
 
-def _places(dense: Network, layer: Layer, kept: Mapping[str, Sequence[int]]) -> list[int] | None:
-    """Where in the output of the dense network's ``layer`` the channels are that are left; ``None`` for all of it."""
+def find_places(dense: Network, layer: Layer, kept: Mapping[str, Sequence[int]]) -> tuple[int, Tensor] | None:
+    """The axis of the output of the dense network's ``layer`` on which channels lie, and where on it those that are
+    left; ``None`` for all of it."""
     if layer.writes is None or layer.writes not in kept:
         return None
     place = dense.along(dense.node(layer.name), layer.writes)
     stay = torch.tensor(list(kept[layer.writes]))
-    return None if place is None else torch.nonzero(torch.isin(place[1], stay)).flatten().tolist()
+    return None if place is None else (place[0], torch.nonzero(torch.isin(place[1], stay)).flatten())
 
 
-def _whole(small: Network, dense: Network, name: str) -> Layer | None:
+def find_whole(small: Network, dense: Network, name: str) -> Layer | None:
     """The dense network's layer whose output ``name`` makes: of its own name, or that of which it is the last part."""
     if name in dense.sites:
         return dense.graph.by_name[name]

@@ -214,10 +214,14 @@ class Task:
         With a loss of the user's own that, and by how much it is above the reference's against the targets ``y``: what
         learning back minimises.
         """
-        away = max(0.0, float(self._distance(outputs, reference) + self.drift(outputs, reference)))
+        away = max(0.0, float(self.distance(outputs, reference)))
         if self.loss is None:
             return away
         return away + max(0.0, float(self.loss(outputs, y)) - float(self.loss(reference, y)))
+
+    def distance(self, outputs: list[Tensor], reference: list[Tensor]) -> Tensor:
+        """The same without a loss of the user's own: what needs no labels (a scalar)."""
+        return self._distance(outputs, reference) + self.drift(outputs, reference)
 
     def distillation(self, outputs: list[Tensor], teacher: list[Tensor], y: Any) -> Tensor:
         """Knowledge distillation (Hinton et al. 2015, section 2) of what is judged: soft targets at a temperature, and
