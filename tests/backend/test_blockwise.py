@@ -14,8 +14,11 @@ from edgesdk.compress.apply import channels_to_keep, compressed
 from edgesdk.compress.blockwise import JUDGE, BlockFit, find_blocks, reconstruct
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.plan import Form, Option, Plan
+from edgesdk.data.data import Data
 from edgesdk.data.task import Task
 from edgesdk.network.network import Network
+from edgesdk.train.apply import learn
+from edgesdk.train.recovery import Recovery
 
 STEPS = 40
 UNLABELLED = Task("mse", False)  # of networks with random weights classes say little
@@ -131,3 +134,23 @@ def test_a_block_that_nothing_was_taken_from_does_not_learn() -> None:
     new, fits = reconstruct(network, network, {}, [x[:192]], UNLABELLED, STEPS)
     assert fits and all(fit.after == fit.before for fit in fits)
     assert all(torch.equal(new.module.state_dict()[n], v) for n, v in network.module.state_dict().items())
+
+
+def test_a_recovery_fits_blocks_where_nothing_learns_and_only_when_asked() -> None:
+    network, x = made("residual")
+    plan, scores = planned(network, "narrow"), models.scores(network)
+    small, options = compressed(network, plan, x[:8], scores)
+    batches = [(part, None) for part in x[:192].split(64)]
+    data = Data(None, batches, batches, batches, False, None, "made", ())
+    told: list[str] = []
+
+    def reached(recovery: Recovery, **given) -> float:
+        answer = learn(plan, network, small, options, data, UNLABELLED, 0.0, 0, lambda _, what: told.append(what),
+                       recovery=recovery, **given)  # fmt: skip
+        return off(answer.network, network, x[192:])
+
+    plain = reached(Recovery(), scores=scores)
+    assert not told
+    assert reached(Recovery(reconstruct=STEPS)) == plain, "without scores nobody knows which channels are left"
+    assert reached(Recovery(reconstruct=STEPS), scores=scores) < 0.8 * plain
+    assert set(told) == {"fitting blocks"}

@@ -210,9 +210,13 @@ class Training:
         """The candidate's network after all training that is left for it, unless it is better without; with notes."""
         rounding = NEAREST if self.can_learn else None
         plain = self.recover(candidate, 0.0, "recovering: before anything is learnt", rounding)
-        if not self.can_learn:
+        if not self.can_learn and not self.recovery.reconstruct:
             return plain
         dense, before = self.score_held_out(self.network), self.score_held_out(plain.network)
+        if not self.can_learn:
+            fitted = self.recover(candidate, 0.0, "recovering", rounding, FULL_SHARE, reconstructs=True)
+            after = self.score_held_out(fitted.network)
+            return choose_better(plain.network, before, fitted, after, "fitting blocks")
         label = f"recovering: from {before:.2f}, dense {dense:.2f}"
         learnt = self.recover(candidate, self.allowance.full(), label, time_share=FULL_SHARE)
         after = self.score_held_out(learnt.network)
@@ -227,12 +231,15 @@ class Training:
         label: str,
         rounding: str | None = None,
         time_share: float = 1.0,
+        reconstructs: bool = False,
     ) -> Recovered:
         """The candidate's network after ``epochs``, as :func:`edgesdk.train.apply.learn` does it.
 
-        It takes a ``time_share`` of what is left of the run's time at most.
+        It takes a ``time_share`` of what is left of the run's time at most. Where nothing is learnt blocks are fitted
+        if it ``reconstructs``.
         """
-        return learn(
+        until = self.deadline.share_out(time_share)
+        recovered = learn(
             candidate.plan,
             self.network,
             self.fit(candidate, label),
@@ -241,13 +248,17 @@ class Training:
             self.task,
             epochs,
             self.seed,
-            lambda share, what: self.tell(f"{label}, {what}, {_progress(share, epochs)}", share),
+            lambda share, what: self.tell(f"{label}, {what}{_progress(share, epochs)}", share),
             grid=grid_of(candidate.study.runtime),
             recovery=self.recovery,
             rounding=rounding,
             kept=self._kept_of(candidate, f"{epochs:g}"),
-            until=self.deadline.share_out(time_share),
+            until=until,
+            scores=candidate.study.scores if reconstructs else None,
         )
+        if reconstructs and until is not None and self.deadline.clock() >= until:
+            self.deadline.note_cut("fitting blocks")
+        return recovered
 
     def fit(self, candidate: Candidate, label: str = "recovering: before anything is learnt") -> Network:
         """The candidate's network with its weights fitted to what the dense network answers, once for each plan.
@@ -305,6 +316,8 @@ def _is_alike(losses: Sequence[float], least: Sequence[float]) -> bool:
 
 
 def _progress(share: float, epochs: float) -> str:
-    """How far a training of ``epochs`` is, with a digit more for each ten times that it is shorter."""
+    """How far a training of ``epochs`` is, with a digit more for each ten times that it is shorter; nothing of none."""
+    if not epochs:
+        return ""
     digits = 1 if epochs >= 1 else 2 if epochs >= 0.1 else 3
-    return f"epoch {share * epochs:.{digits}f} of {epochs:.3g}"
+    return f", epoch {share * epochs:.{digits}f} of {epochs:.3g}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from edgesdk.compress.apply import channels_to_keep, compressed
+from edgesdk.compress.blockwise import reconstruct
 from edgesdk.compress.integers import UNSIGNED, Grid
 from edgesdk.compress.quantize import calibrate, integer, suited
 from edgesdk.compress.refit import refit_weights
@@ -18,12 +19,14 @@ from edgesdk.core.wording import score
 from edgesdk.data.data import Data
 from edgesdk.data.judging import settle_comparison
 from edgesdk.data.task import Task
-from edgesdk.network.network import Batch, Network
+from edgesdk.network.network import Batch, Network, tensors
 from edgesdk.train.recovery import Recovery
 from edgesdk.train.resumption import SECONDS, Kept
 from edgesdk.train.trainer import Progress, Recovered, Schedule, recovered
 
 FITTED = "fitted-layers"  # the name of the weights that were fitted before anything is learnt
+RECONSTRUCTED = "reconstructed-blocks"  # of those that were fitted instead of learning
+SAMPLES = 2000  # of the training data, where there are any, that blocks are fitted to
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,12 @@ def apply(
     return Applied(chosen.network, options, (*notes, *chosen.notes))
 
 
-def choose_better(plain: Network, before: float, learnt: Recovered, after: float) -> Recovered:
-    """``learnt``, unless it scores less on held-out data, ``after``, than ``plain`` did ``before``; a note says so."""
+def choose_better(plain: Network, before: float, learnt: Recovered, after: float, what: str = "recovery") -> Recovered:
+    """``learnt``, unless it scores less on held-out data, ``after``, than ``plain`` did ``before``; a note says so,
+    and ``what`` was done."""
     if after >= before:
         return learnt
-    left_out = f"recovery was left out: on held-out data it scored {score(after)} against {score(before)} without"
+    left_out = f"{what} was left out: on held-out data it scored {score(after)} against {score(before)} without"
     return Recovered(plain, (*learnt.notes, left_out), learnt.curve)
 
 
@@ -100,22 +104,67 @@ def learn(
     seed: int = 0, progress: Progress = lambda share, what: None, *, grid: Grid = UNSIGNED,
     recovery: Recovery = Recovery(),  # noqa: B008  it is frozen
     rounding: str | None = None, kept: Kept | None = None, until: float | None = None,
+    scores: Mapping[str, Tensor] | None = None,
 ) -> Recovered:  # fmt: skip
     """``small``, fitted, after ``epochs``: quantized from the start where the plan changes nothing else.
 
-    The dense model learns nothing. Without another ``rounding``, weights are rounded to the nearest where training
-    makes that anew, and else as suits them best. The rest is :func:`edgesdk.train.trainer.recovered`'s.
+    The dense model learns nothing. Where nothing is learnt and ``scores`` say which channels are left, blocks are
+    fitted in as many steps as ``recovery`` says. Without another ``rounding``, weights are rounded to the nearest where
+    training makes that anew, and else as suits them best. The rest is
+    :func:`edgesdk.train.trainer.recovered`'s.
     """
     structural = plan.structural(dense.graph)
     if not structural and all(option.precision == FP32 for option in options.values()):
         epochs = 0.0
     learns = data.train is not None and epochs > 0
+    changes = structural or any(option.precision != FP32 for option in options.values())
+
+    def fit_blocks(network: Network) -> Network:
+        if scores is None or not recovery.reconstruct or not changes:
+            return network
+        told = lambda share: progress(share, "fitting blocks")  # noqa: E731
+        channels = channels_to_keep(dense.graph, plan, scores)
+        return _fit_blocks(
+            network, dense, channels, _list_samples(data), task, recovery.reconstruct, seed, told, until, kept
+        )
+
     return recovered(
         small, dense, options, data.train, [x for x, _ in data.calibration], task,
         Schedule(epochs, recovery.integer_share if structural else 1.0), seed, progress, grid=grid, recovery=recovery,
         reestimate=False, rounding=rounding or ("nearest" if learns else suited(options)), kept=kept,
-        until=until,
+        until=until, reconstruct=fit_blocks,
     )  # fmt: skip
+
+
+def _list_samples(data: Data) -> list[Batch]:
+    """The inputs that blocks are fitted to: the first ``SAMPLES`` to train on, else those of the calibration."""
+    samples: list[Batch] = []
+    for x, *_ in data.train or ():
+        if sum(len(tensors(batch)[0]) for batch in samples) >= SAMPLES:
+            break
+        samples.append(x)
+    return samples or [x for x, _ in data.calibration]
+
+
+def _fit_blocks(
+    network: Network, dense: Network, channels: Mapping[str, Sequence[int]], samples: Sequence[Batch], task: Task,
+    steps: int, seed: int, progress: Callable[[float], None], until: float | None, kept: Kept | None,
+) -> Network:  # fmt: skip
+    """``network`` with its blocks fitted; what was kept of it is taken up again."""
+    state = kept.load(RECONSTRUCTED) if kept is not None else None
+    if state is not None:
+        network = network.copy()
+        network.module.load_state_dict(state["weights"])
+    saved = time.monotonic()
+
+    def keep(network: Network, done: int) -> None:
+        nonlocal saved
+        if kept is not None and time.monotonic() - saved > SECONDS:
+            kept.save(RECONSTRUCTED, {"weights": network.module.state_dict(), "done": done})
+            saved = time.monotonic()
+
+    done = state["done"] if state is not None else 0
+    return reconstruct(network, dense, channels, samples, task, steps, seed, progress, until, done, keep)[0]
 
 
 def quantize(

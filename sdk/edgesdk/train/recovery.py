@@ -176,7 +176,11 @@ class Recovery:
     quantization in the loop where there is also something else to recover. The learning rate rises for ``warm_up`` of
     each of the two parts, to ``rate`` and ``integer_rate``, and falls to zero as a cosine. With an ``average`` above
     zero what is learnt in a part is the moving average of the weights over that share of its steps, not the last ones;
-    BatchNorm statistics are taken anew from it (:class:`edgesdk.train.trainer.Average`). Raises ``UsageError``.
+    BatchNorm statistics are taken anew from it (:class:`edgesdk.train.trainer.Average`).
+
+    Where nothing learns, for want of epochs or of data, each block of the network is fitted in ``reconstruct`` steps of
+    gradients to what the dense model makes there (:func:`edgesdk.compress.blockwise.reconstruct`), which needs no
+    labels; by default in none. Raises ``UsageError``.
     """
 
     teachers: tuple[Teacher, ...] = (Teacher(),)
@@ -189,6 +193,7 @@ class Recovery:
     integer_share: float = INTEGER_SHARE
     decay: float = DECAY
     average: float = 0.0
+    reconstruct: int = 0
 
     def __post_init__(self) -> None:
         if not self.teachers or not self.losses:
@@ -206,6 +211,9 @@ class Recovery:
         _number(self.integer_share, "integer_share", least=0, most=1)
         _number(self.decay, "decay", least=0, below=1)
         _number(self.average, "average", least=0, most=1)
+        _number(self.reconstruct, "reconstruct", least=0)
+        if not isinstance(self.reconstruct, int):
+            raise UsageError(f"reconstruct is {self.reconstruct!r}", "it must be a whole number of steps")
 
     @property
     def own(self) -> bool:

@@ -73,6 +73,7 @@ def recovered(
     rounding: str = "nearest",
     kept: Kept | None = None,
     until: float | None = None,
+    reconstruct: Callable[[Network], Network] = lambda network: network,
 ) -> Recovered:
     """``small`` trained as ``recovery`` says, its int8 layers simulated as they will run; a new network.
 
@@ -82,10 +83,11 @@ def recovered(
 
     First the float network learns with its BatchNorms, then, folded, with quantization in the loop; weights that are
     stored in another form are put into it last. Without training data, integer ranges come from ``calibration``, and
-    nothing is learnt. A loss that turns NaN ends the training: the weights of the last whole epoch are kept, and a
-    note says so. What was learnt goes to ``kept``, and is taken up from there. ``until`` is when, on the monotonic
-    clock, the training ends at the latest, its pace set to that. Raises ``DataError`` where the loss is NaN from the
-    start, and ``UsageError`` for losses and teachers that do not fit.
+    nothing is learnt; then it is what ``reconstruct`` makes of the quantized network. A loss that turns NaN ends the
+    training: the weights of the last whole epoch are kept, and a note says so. What was learnt goes to ``kept``, and is
+    taken up from there. ``until`` is when, on the monotonic clock, the training ends at the latest, its pace set to
+    that. Raises ``DataError`` where the loss is NaN from the start, and ``UsageError`` for losses and teachers that do
+    not fit.
     """
     small = small.copy()
     torch.manual_seed(seed)
@@ -120,6 +122,8 @@ def recovered(
         notes, curve = (trainer.notes(total), trainer.curve) if trainer is not None else ([], [])
         if trainer is not None and kept is not None:
             kept.save(LEARNT, {"student": _state(result), "notes": notes, "curve": list(map(astuple, curve))})
+    if total <= 0:
+        result = reconstruct(result)
     result.module.eval()
     return Recovered(stored(result, options), tuple(notes), tuple(curve))
 

@@ -213,7 +213,7 @@ def build_bundle(
     own, result = find_deployed(studied.anchored, studied.budget, training, studied.given, study)
     result = replace(result, refused={**studied.refused, **result.refused})
     profiled = profile_files(own, result)  # before what the deadline cut is noted
-    facts = _list_facts(own, result.plan, training.allowance.epochs, training.seed, training.can_learn)
+    facts = _list_facts(own, result.plan, training)
     facts |= {"profiles": profiled.profiles, "notes": [*facts["notes"], *profiled.notes]}
     return pack(place, result, given.data, own.network, studied.budget, facts, sign)
 
@@ -296,16 +296,18 @@ def _halve_latency(goal: Budget, anchored: Anchored) -> Budget:
     return replace(goal, latency_ms=anchored.anchors[0].shared.latency_ms(goal.percentile) / 2)
 
 
-def _list_facts(study: Study, plan: Plan, epochs: float, seed: int, learns: bool) -> dict[str, Any]:
+def _list_facts(study: Study, plan: Plan, training: Training) -> dict[str, Any]:
     """What the report says beside the figures."""
     kept = {g.name: g.fixed for g in study.graph.groups if g.fixed}
     notes = [note for note in (study.deadline.note, *study.corrections.notes) if note is not None]
-    notes += [] if learns else ["no training data, or no epochs: nothing was recovered beyond calibration"]
+    learns, steps = training.can_learn, training.recovery.reconstruct
+    beyond = f"fitting blocks in {steps} steps each" if steps else "calibration"
+    notes += [] if learns else [f"no training data, or no epochs: nothing was recovered beyond {beyond}"]
     return {
         "metric": study.task.name,
         "notes": notes,
-        "epochs": epochs if learns else 0,
-        "seed": seed,
+        "epochs": training.allowance.epochs if learns else 0,
+        "seed": training.seed,
         "compressed": plan.compresses(study.graph),
         "reasons": [layer.reason for layer in plan.layers],
         "out_of_reach": _find_out_of_reach(study.graph),
