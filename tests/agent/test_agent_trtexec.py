@@ -380,6 +380,19 @@ class Engines(Board):
         runners.runner("tensorrt").load(path, 1)
         self.assertEqual(sum("--skipInference" in call for call in self.calls()), 2)
 
+    def test_engines_that_were_used_longest_ago_make_room(self):
+        self.has("10")
+        runner = runners.runner("tensorrt")
+        with mock.patch.object(runner, "ENGINES_KEPT", 2):
+            used = runner.load(self.model(agent_models.conv(channels=1)), 1)
+            first = runner.load(self.model(agent_models.conv(channels=2)), 1).engine
+            second = runner.load(self.model(agent_models.conv(channels=3)), 1).engine
+            for age, path in enumerate((used.engine, second, first)):
+                os.utime(path, (1000 + age, 1000 + age))
+            third = runner.load(self.model(agent_models.conv(channels=4)), 1).engine
+        kept = {str(self.folder / "engines" / name) for name in os.listdir(self.folder / "engines")}
+        self.assertEqual(kept, {used.engine, first, third})
+
     def test_eleven_takes_the_file_that_is_typed(self):
         self.model(agent_models.conv(channels=4), "model-fp16.onnx")
         path = self.model(agent_models.conv())

@@ -10,7 +10,8 @@ import hashlib
 import os
 import re
 import tempfile
-from contextlib import contextmanager
+import weakref
+from contextlib import contextmanager, suppress
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy
@@ -24,6 +25,7 @@ VERSION = str(_VERSION)
 NAME = f"TensorRT {VERSION}"
 TYPED = "-fp16.onnx"  # ends the name of the file whose precisions TensorRT 11 goes by, beside the other
 QUANTIZED = "QuantizeLinear"
+ENGINES_KEPT = 12  # beside those of the models that are loaded
 WARM_UP_MS = 200.0  # of every process: clocks go up with the load
 ENGINES = "EDGESDK_ENGINES"  # the folder of engines, for this process and the fresh ones that it starts
 PROFILES = 3  # passes of the profiler
@@ -31,6 +33,7 @@ PROFILED_RUNS = 50
 NO_DLA = ((11, 0, 0), (11, 4, 1))  # versions without a way to the accelerator: from the first up to the second
 DESERIALIZED = re.compile(r"Engine (?:deserialized|loaded) in ([\d.e+-]+) sec")
 MANAGED = re.compile(r"TensorRT-managed allocation in IExecutionContext creation:.*now: CPU (\d+), GPU (\d+) \(MiB\)")
+_loaded: "weakref.WeakSet[Session]" = weakref.WeakSet()
 sample, read_inputs = arrays.sample, arrays.read_inputs
 
 
@@ -50,6 +53,7 @@ class Session:
         self.providers = ["GPU"] if dla is None else [f"DLA {dla}", "GPU"]
         self.precision = None if _VERSION.is_typed else "f16"  # typed files say it themselves
         self.engine = self._built(content)
+        _loaded.add(self)
         self.load_ms: Optional[float] = None
         self.memory: Optional[Dict[str, Any]] = None
 
@@ -69,6 +73,7 @@ class Session:
         key = hashlib.sha256(content + "\n".join([VERSION, *options]).encode()).hexdigest()[:24]
         target = os.path.join(_folder(), key + ".engine")
         if os.path.isfile(target):
+            os.utime(target)
             return target
         workspace = trtexec.workspace_bytes(len(content), trtexec.memory())
         begun = target + ".begun"
@@ -85,6 +90,7 @@ class Session:
         finally:
             if os.path.exists(begun):
                 os.remove(begun)
+        _prune()
         return target
 
     def _options(self) -> List[str]:
@@ -293,6 +299,15 @@ def _folder() -> str:
     folder = os.environ.setdefault(ENGINES, os.path.join(scratch.folder(), "engines"))
     os.makedirs(folder, mode=0o700, exist_ok=True)
     return folder
+
+
+def _prune() -> None:
+    """Remove the engines that were used longest ago: a search builds many, and a board has little room."""
+    used = {session.engine for session in _loaded}
+    engines = [entry for entry in os.scandir(_folder()) if entry.name.endswith(".engine") and entry.path not in used]
+    for entry in sorted(engines, key=lambda entry: entry.stat().st_mtime)[:-ENGINES_KEPT]:
+        with suppress(FileNotFoundError):
+            os.remove(entry.path)
 
 
 def _timing_cache() -> str:
