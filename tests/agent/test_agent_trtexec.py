@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,7 +17,7 @@ from unittest import mock
 import agent_models
 import agent_trtexec
 
-from edgesdk_targets.agent import answers, fresh, measure, memory, onnx_file, probe, runners, trtexec
+from edgesdk_targets.agent import answers, fresh, measure, memory, onnx_file, probe, protocol, runners, trtexec
 from edgesdk_targets.agent.protocol import AgentError
 
 MODULE = "edgesdk_targets.agent.runners.tensorrt_runner"
@@ -265,6 +266,35 @@ class Faults(Board):
             (error.kind, error.fact), ("failed", "trtexec took over 0 s while it built the engine, and was ended")
         )
         self.assertLess(time.monotonic() - begin, 30)
+
+    def test_it_ends_with_the_agent_whose_host_is_gone(self):
+        self.has("10", "hangs")
+        command = [sys.executable, "-m", "edgesdk_targets.agent"]
+        asked = {"path": self.model(agent_models.conv()), "runtime": "tensorrt", "seconds": 0.0}
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        with subprocess.Popen(command, env=fresh.environment(), stdin=pipe, stdout=pipe, stderr=nothing) as agent:
+            assert agent.stdin is not None and agent.stdout is not None
+            agent.stdin.write(protocol.request(0, "kernels", asked))
+            agent.stdin.flush()
+            self.assertTrue(self.wait_for(lambda: self.calls() and self.running()))
+            agent.stdout.close()  # as a host does that dies
+            self.assertTrue(self.wait_for(lambda: not self.running()))
+            agent.stdin.close()
+
+    def wait_for(self, what) -> bool:
+        end = time.monotonic() + 60
+        while not what() and time.monotonic() < end:
+            time.sleep(0.05)
+        return bool(what())
+
+    def running(self) -> list:
+        """The processes of the stand-in that are there."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if str(self.folder / "bin-10-hangs" / "trtexec").encode() in path.read_bytes():
+                    found.append(path.parent.name)
+        return found
 
     def test_what_it_writes_in_another_format_is_named(self):
         model = self.model(agent_models.conv())
