@@ -65,7 +65,11 @@ def test_bundles_of_other_runtimes_or_threads_are_not_comparable(tmp_path: Path)
     done = edgesdk("gate", other, "--baseline", BEFORE)
     assert done.code == 12 and "2 threads" in done.out and "give --threads" in done.out
     models = {NEW: Artifact(Path("m.xml"), runtime="openvino"), BASELINE: Artifact(Path("m.onnx"))}
-    assert "openvino" in str(find_difference(models, {}))
+    assert "openvino" in str(find_difference(models, {}, {}))
+    board = changed(tmp_path / "target", lambda manifest: manifest.update(target="raspberry-pi-4"))
+    done = edgesdk("gate", board, "--baseline", BEFORE, "--json")
+    said = json.loads(done.out)["checks"][0]["measured"]
+    assert done.code == 12 and "was made for raspberry-pi-4, the baseline for raspberry-pi-5" in said
 
 
 def changed(place: Path, change: Any) -> Path:

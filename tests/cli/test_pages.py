@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import stat
 import time
+import webbrowser
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -815,6 +815,9 @@ def test_report_writes_the_page_beside_the_bundle(edgesdk: Run, deployed: tuple[
     assert (
         edgesdk("report", bundle, "--force").code == edgesdk("report", bundle, "--out", tmp_path / "o.html").code == 0
     )
+    (tmp_path / "pages").mkdir()
+    done = edgesdk("report", bundle, "--out", tmp_path / "pages")
+    assert done.out == f"page: {tmp_path / 'pages' / 'a bundle.html'}\n"
     inside = edgesdk("report", bundle, "--force", "--out", bundle / "report.html")
     assert inside.code == 2 and "give --out another place" in inside.line
     assert check(bundle).valid
@@ -867,16 +870,17 @@ def test_report_takes_other_documents(edgesdk: Run, tmp_path: Path, kind: str) -
 def test_report_opens_what_it_wrote(
     edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opener = tmp_path / "xdg-open"
+    opener = tmp_path / "browser"
     opener.write_text(
         f'#!/bin/sh\nprintf %s "$1" >{tmp_path}/opened.part && mv {tmp_path}/opened.part {tmp_path}/opened\n'
     )
     opener.chmod(opener.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("BROWSER", str(opener))
+    monkeypatch.setattr(webbrowser, "_tryorder", None)  # what it found once it keeps
     done = edgesdk("report", deployed[0], "--out", tmp_path / "page.html", "--open")
     assert done.code == 0
     for _ in range(100):
         if (tmp_path / "opened").exists():
             break
         time.sleep(0.05)
-    assert (tmp_path / "opened").read_text() == str(tmp_path / "page.html")
+    assert (tmp_path / "opened").read_text() == (tmp_path / "page.html").as_uri()

@@ -92,7 +92,11 @@ def verify(as_json: bool, **options: Any) -> None:
 
 @click.command(cls=Command)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The file.  [default: beside PATH, its name with .html]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The file, or its folder.  [default: beside PATH, its name with .html]",
+)
 @click.option("--open", "opens", is_flag=True, help="Show it in the browser, too.")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 def report(path: Path, out: Path | None, opens: bool, force: bool) -> None:
@@ -100,11 +104,13 @@ def report(path: Path, out: Path | None, opens: bool, force: bool) -> None:
 
     A bundle has such a page in it, report.html, from when it was made.
     """
+    import webbrowser
+
     from edgesdk.workflows.report import report as run
 
     place = run(path, out, force=force)
     emit(f"page: {place}")
-    if opens and click.launch(str(place.resolve())) != 0:
+    if opens and not webbrowser.open(place.resolve().as_uri()):
         click.echo("edgesdk: no browser was found: open the file yourself", err=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -151,9 +152,9 @@ def write(path: Path, content: bytes | str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise StorageError(
-            f"cannot write {path}: {error.strerror}", "free some space or choose another place"
-        ) from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space or choose another place" if full else "choose another place"
+        raise StorageError(f"cannot write {path}: {error.strerror}", remedy) from None
 
 
 def dumps(value: Any) -> str:

@@ -98,7 +98,8 @@ def gate(
         used = threads or int(next(iter(bundles.values())).manifest.get("threads", 1) if bundles else 1)
         own = {name: int(bundle.manifest.get("threads", 1)) for name, bundle in bundles.items()}
         runs: list[Report] = []
-        reason = find_difference(models, own if threads is None else {})
+        targets = {name: str(bundle.manifest["target"]) for name, bundle in bundles.items()}
+        reason = find_difference(models, own if threads is None else {}, targets)
         where = device if isinstance(device, str) else device.name
         if reason is None:
             runs, reason = _measure(models, device, used, mode, limit, tell)
@@ -128,11 +129,16 @@ def _judge_drop(
     return judge_scores(read_scores(bundles) if data is None else judge_anew(models, bundles, data), most)
 
 
-def find_difference(models: Mapping[str, Artifact], threads: Mapping[str, int]) -> str | None:
+def find_difference(
+    models: Mapping[str, Artifact], threads: Mapping[str, int], targets: Mapping[str, str]
+) -> str | None:
     """Why the two cannot be compared; ``None`` where they can."""
     new, old = models[NEW].runtime, models[BASELINE].runtime
     if new != old:
         return f"the new one runs on {new}, the baseline on {old}: name one --runtime that reads both"
+    if len(set(targets.values())) > 1:
+        fact = f"the new one was made for {targets[NEW]}, the baseline for {targets[BASELINE]}"
+        return f"{fact}: give a baseline of the same target, or the two model files"
     if len(set(threads.values())) > 1:
         return f"the new one is for {threads[NEW]} threads, the baseline for {threads[BASELINE]}: give --threads"
     return None

@@ -23,6 +23,8 @@ REMEDY = "give the folder of a bundle, what edgesdk sweep wrote, or what edgesdk
 def report(path: str | Path, out: str | Path | None = None, *, force: bool = False) -> Path:
     """Write the page of what is at ``path`` to ``out``; where that is.
 
+    ``out`` is a file, or a folder that is there.
+
     ``path`` is a bundle, the file that ``edgesdk sweep`` wrote, or what ``edgesdk benchmark`` or ``edgesdk diff``
     printed with ``--json``. By default the page is beside it, under its name with ``.html``; a bundle itself stays as
     it is. Raises ``BundleError`` for what is none of these, is damaged or of a newer version, and where ``out`` exists
@@ -32,6 +34,7 @@ def report(path: str | Path, out: str | Path | None = None, *, force: bool = Fal
     path = Path(path)
     page = _render(path)
     place = find_place(path) if out is None else Path(out)
+    place = place / find_place(path).name if os.path.isdir(place) else place
     if os.path.exists(place.parent / "manifest.json"):
         raise UsageError(f"{place} is among files that a manifest records", "give --out another place")
     if os.path.exists(place) and not force:
