@@ -83,7 +83,10 @@ def test_flags_answer_and_the_file_is_what_deploy_reads(folder: Path, edgesdk: R
         "max_drop": 1.5,
     }  # fmt: skip
     assert (folder / "edgesdk.toml").read_text() in done.out
-    assert "edgesdk.toml exists" in edgesdk("init", "model.onnx", *flags).line
+    assert (
+        "edgesdk.toml exists: give --force to replace it, or another folder"
+        in edgesdk("init", "model.onnx", *flags).line
+    )
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def init(force: bool, **options: Any) -> None:
     from edgesdk.devices.inventory import device as find_device
     from edgesdk.workflows.init import find_data, find_models, find_places, find_weights
 
-    path, here = free(Path(FILE), force), Path()
+    path, here = free(Path(FILE), force, "another folder"), Path()
     if options["model"] is None:
         models = find_models(here)
         options["model"] = _ask("which model", "MODEL", [*models, EXAMPLE], models[0] if models else EXAMPLE)

@@ -8,10 +8,10 @@ from pathlib import Path
 from edgesdk.core.errors import BundleError, StorageError
 
 
-def free(out: Path, force: bool) -> Path:
-    """``out``, where nothing is, or what is there may be replaced."""
+def free(out: Path, force: bool, other: str = "another --out") -> Path:
+    """``out``, where nothing is, or what is there may be replaced; ``other`` is what may be given instead."""
     if out.exists() and not force:
-        raise BundleError(f"{out} exists", "give --force to replace it, or another --out")
+        raise BundleError(f"{out} exists", f"give --force to replace it, or {other}")
     return out
 
 

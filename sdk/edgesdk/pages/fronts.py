@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DENSE_INT8 = "dense int8"
 AS_IS = (DENSE, DENSE_INT8)
 LOSS = "loss: how far outputs move"
-CROWDED = 60  # points, from which only those that no other beats have their number beside them
+CROWDED = 30  # points, from which only those that no other beats have their number beside them
 
 
 @dataclass(frozen=True)
