@@ -94,21 +94,21 @@ def show_front(front: Front, console: Console, quiet: bool = False) -> None:
     from rich.table import Table
 
     from edgesdk.core.budget import show
-    from edgesdk.core.wording import counted
 
-    several = len(front.models) > 1
+    several, threaded = len(front.models) > 1, any(point.threads > 1 for point in front.points)
+    runs_on = "runtime, threads" if threaded else "runtime"
     if several:
         _show_models(front, console)
     for model, target in dict.fromkeys((point.model, point.target) for point in front.points):
         title = f"{f'{model}, ' if several else ''}{target}: predicted at today's prices"
         table = Table(title=title, title_justify="left", box=None, collapse_padding=True, pad_edge=False)
-        for heading in ("", "runtime", "plan", "latency", "of dense", "memory", "size", "loss", "best"):
-            words = heading in ("runtime", "plan")
-            table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "runtime")
+        for heading in ("", runs_on, "plan", "latency", "of dense", "memory", "size", "loss", "best"):
+            words = heading in (runs_on, "plan")
+            table.add_column(heading, justify="left" if words else "right", no_wrap=heading != runs_on)
         for point in front.points:
             if (point.model, point.target) != (model, target) or quiet and not point.best:
                 continue
-            cost, threads = point.predicted, f", {counted(point.threads, 'thread')}" if point.threads > 1 else ""
+            cost, threads = point.predicted, f", {point.threads}" if threaded else ""
             figures = [show(name, getattr(cost, name)) for name in ("latency_ms", "peak_memory_bytes", "size_bytes")]
             table.add_row(
                 str(point.number), point.runtime + threads, point.kind if point.kind != "plan" else "", figures[0],

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DENSE_INT8 = "dense int8"
 AS_IS = (DENSE, DENSE_INT8)
 LOSS = "loss: how far outputs move"
+ABOVE, NEXT, HIGH = 9.0, 22.0, 14.0  # of a number in pixels: over its point, beside another, and over that one
 CROWDED = 30  # points, from which only those that no other beats have their number beside them
 
 
@@ -64,10 +65,22 @@ def _draw(axes: Axes, points: Sequence[Point], tell: Callable[[float], str], lim
         if point.found is not None:
             join(axes, (point.predicted, point.loss), (point.found, point.loss))
             mark(axes, [(point.found, point.loss)], point.basis, who, **shape, **size)
-        if point.line or point.chosen or len(points) < CROWDED:
-            style = {"fontweight": "bold"} if point.line or point.chosen else {}
-            label(axes, point.number, point.predicted, point.loss, url=point.link, **style)
+    _number(axes, points)
     tell_axes(axes, ("latency", tell), (LOSS, lambda value: digits(value, 3)))
+
+
+def _number(axes: Axes, points: Sequence[Point]) -> None:
+    """The number of each point above it, and above that of another which would be below; of many the best alone."""
+    taken: list[tuple[float, float]] = []
+    shown = [point for point in points if point.line or point.chosen or len(points) < CROWDED]
+    for point in sorted(shown, key=lambda point: point.predicted):
+        across, up = axes.transData.transform((point.predicted, point.loss))
+        rise = ABOVE
+        while any(abs(across - x) < NEXT and abs(up + rise - y) < HIGH for x, y in taken):
+            rise += HIGH
+        taken.append((across, up + rise))
+        weight = "bold" if point.line or point.chosen else "normal"
+        label(axes, point.number, point.predicted, point.loss, url=point.link, fontweight=weight, xytext=(0, rise))
 
 
 @dataclass(frozen=True)
