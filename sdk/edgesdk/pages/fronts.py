@@ -52,7 +52,7 @@ def _draw(axes: Axes, points: Sequence[Point], tell: Callable[[float], str], lim
     times = [*(point.predicted for point in points), *(point.found for point in points if point.found is not None)]
     by_ratios(axes, [*times, *([] if limit is None else [limit])])
     most = max(point.loss for point in points)
-    axes.set_ylim(0, 1.12 * most or 1.0)
+    axes.set_ylim(0, 1.2 * most or 1.0)
     best = sorted((point.predicted, point.loss) for point in points if point.line)
     if len(best) > 1:  # it keeps each loss until the next has less: between two points there is no plan
         line(axes, best, PREDICTED, drawstyle="steps-post", linewidth=1.2)
