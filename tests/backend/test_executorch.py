@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgesdk.compress.integers import SIGNED, UNSIGNED, Grid
+from edgesdk.compress.integers import SIGNED
 from edgesdk.compress.quantize import calibrate, integer, specification
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import DeviceError, FidelityError, ModelError
@@ -111,10 +111,10 @@ def _traced(name: str) -> tuple[Network, Tensor]:
     return trace(kind().eval(), x), x
 
 
-def made(name: str, precision: str, grid: Grid = SIGNED) -> tuple[Network, Tensor]:
+def made(name: str, precision: str) -> tuple[Network, Tensor]:
     """A network with all of its layers in that precision, its ranges calibrated."""
     network, x = _traced(name)
-    result = integer(network.copy(), models.assigned(network, "int8") if precision == "int8" else {}, grid)
+    result = integer(network.copy(), models.assigned(network, "int8") if precision == "int8" else {}, SIGNED)
     calibrate(result, [x])
     return result, x
 
@@ -178,12 +178,6 @@ def test_steps_and_zero_points_are_held_to_the_specification(program, name: str)
             check(content, {tensor: replace(spec, scale=(further, *spec.scale[1:]))})
     with pytest.raises(ValueError, match="reach beyond"):
         xnnpack.read_graphs(content[: len(content) // 2])
-
-
-def test_an_unsigned_grid_becomes_the_same_one_moved(tmp_path: Path) -> None:
-    network, x = made("blocks", "int8", UNSIGNED)
-    artifact = written(network, x, tmp_path / "model.pte")
-    assert compared(network.flat, artifact, [x], 2e-2).error <= 2e-2
 
 
 def test_whole_numbers_go_in_and_recurrences_are_unrolled(tmp_path: Path) -> None:
