@@ -3,11 +3,14 @@
     pip install '.[bench]' && python tools/bench_formats.py [--models resnet20 ...]
         [--write docs/reference/figures/formats.md]
     python tools/bench_formats.py --runtimes executorch
+    python tools/bench_formats.py --across [--models resnet20 ...]
     python tools/bench_formats.py --bundles FOLDER FOLDER ...
 
 Both sides get the same weights and calibration samples. Latency is the ratio of the two p50 from one interleaved run
 per model and runtime; error is the root-mean-square difference to the dense model's outputs on held-out samples, over
 their standard deviation. The networks have random weights and settled norms, but for the built-in example.
+
+With --across, our dense and int8 files for every runtime are measured in one interleaved run per network.
 
 With --bundles, what deployments made is measured in one interleaved run: each p50 over the first bundle's.
 """
@@ -175,6 +178,21 @@ def compared(name: str, agent: LocalDevice, folder: Path, runtimes: tuple[str, .
     return rows, seconds
 
 
+def across(name: str, agent: LocalDevice, folder: Path) -> list[str]:
+    """Rows of p50, ms: the dense and the int8 file of a network in each runtime, from one interleaved run."""
+    model, x = settled(name)
+    network = trace(model, x)
+    files = {f"int8 {runtime}": made for runtime, made in ours(network, x, folder, tuple(PEERS))[0].items()}
+    whole = converted(integer(network, {}), x)
+    for runtime in PEERS:
+        dense = Artifact(folder / f"dense{format_of(runtime).suffix}", runtime=runtime)
+        save(whole, {}, dense.path, runtime)
+        files[f"dense {runtime}"] = dense
+    took = Bench(agent).measure(files, "rapid", {r: baseline(folder, r) for r in PEERS}, thorough=False)
+    figures = {kind: " | ".join(f"{took[f'{kind} {r}'].latency_ms():.3f}" for r in PEERS) for kind in ("dense", "int8")}
+    return [f"| {name} | {kind} | {figures[kind]} |" for kind in figures]
+
+
 def beside(bundles: list[Path], agent: LocalDevice, folder: Path) -> list[str]:
     """Each bundle's p50 from one run, over that of the first, with the score that its report has."""
     opened = [Bundle.open(path) for path in bundles]
@@ -195,6 +213,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=[*NETWORKS, "example"])
     parser.add_argument("--runtimes", nargs="+", choices=PEERS, default=RUNTIMES)
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--across", action="store_true")
     parser.add_argument("--bundles", type=Path, nargs="+")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -205,10 +224,18 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 print("\n".join(beside(options.bundles, agent, Path(folder))))
             return
+        if options.across:
+            print(f"| model | | {' | '.join(PEERS)} |\n|---|---|{'--:|' * len(PEERS)}")
         for name in options.models:
+            if options.across:
+                with tempfile.TemporaryDirectory() as folder:
+                    print("\n".join(across(name, agent, Path(folder))), flush=True)
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 result, seconds[name] = compared(name, agent, Path(folder), tuple(options.runtimes))
                 rows += result
+    if options.across:
+        return
     head = "| model | runtime | ours, ms | of dense fp32 | error | peer | ours / peer, latency | its error "
     table = [head + "| ours / peer, size |", "|---|---|--:|--:|--:|---|--:|--:|--:|", *(row.text() for row in rows)]
     exports = ", ".join(f"{name} {took:.1f} s" for name, took in seconds.items())
