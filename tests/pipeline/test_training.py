@@ -20,6 +20,7 @@ from edgesdk.pipeline.planning import make_plan
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Training
 from edgesdk.train.apply import apply
+from edgesdk.train.recovery import Recovery
 
 EPOCHS = 4.0
 
@@ -166,6 +167,23 @@ def test_the_last_file_is_proved_and_recovery_is_left_out_where_it_harms(
     )
     assert set(result.against_model) == {"dense", "deployed"} and result.dense_score == 100.0
     assert training.allowance.spent > 0 and result.beside == {}
+
+
+@pytest.mark.parametrize(("after", "said"), [(80.0, "scored 80.00 against 90.00 without"), (95.0, "")])
+def test_blocks_are_fitted_where_nothing_learns_and_left_as_they_were_where_it_harms(
+    labelled: Study, after: float, said: str
+) -> None:
+    told: list[str] = []
+    training = Judged(labelled, Allowance(0.0), 0, lambda stage, share: told.append(stage), Recovery(reconstruct=10))
+    training.answers = [97.0, 90.0, after]  # the dense model, before and after blocks were fitted
+    candidate = candidate_of(labelled, 0.4)
+    plain = training.recover(candidate, 0.0, "recovering").network
+    assert not any("blocks" in stage for stage in told), "finalists are told apart without"
+    reached = training._recover_in_full(candidate)
+    assert any("fitting blocks" in stage for stage in told)
+    assert (f"fitting blocks was left out: on held-out data it {said}" in reached.notes) is bool(said)
+    if said:
+        assert all(torch.equal(a, b) for a, b in zip(_weights(reached.network), _weights(plain), strict=True))
 
 
 @pytest.fixture(scope="module")
