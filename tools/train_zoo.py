@@ -19,7 +19,10 @@ import zoo
 from cifar import Cifar
 from training import Augmented, accuracy, fit, save, train
 
-MODELS = {"resnet20": zoo.resnet20, "resnet14": zoo.resnet14, "resnet8": zoo.resnet8, "vit": zoo.vit_small}
+MODELS = {
+    "resnet20": zoo.resnet20, "resnet14": zoo.resnet14, "resnet8": zoo.resnet8, "vit": zoo.vit_small,
+    "mobilenet": zoo.mobilenet_v2_small,
+}  # fmt: skip
 TRANSFORMERS = ("vit",)
 RATE, DECAY = 2e-3, 0.05  # of AdamW: SGD does not train attention in a few epochs
 
