@@ -20,7 +20,7 @@ from edgesdk.network.network import Network
 from edgesdk.train.apply import learn
 from edgesdk.train.recovery import Recovery
 
-STEPS = 40
+STEPS = 25
 UNLABELLED = Task("mse", False)  # of networks with random weights classes say little
 
 
