@@ -26,6 +26,7 @@ from edgesdk.core.plan import FP32, INT8, Option, Plan
 from edgesdk.core.report import DENSE, Measurement, Prediction, Report, Statistics, Tell, Undisturbed
 from edgesdk.data.data import Data, load_data
 from edgesdk.data.task import Task
+from edgesdk.devices.answers import Arrays
 from edgesdk.export.parity import Parity
 from edgesdk.network.network import Network
 from edgesdk.network.reference import Reference
@@ -163,6 +164,9 @@ class ScriptedMeter:
 
     def measure_energy(self, artifacts: Mapping[str, Artifact], mode: str) -> Mapping[str, Energy]:
         return {name: self.power(name, self._ms(name, artifact)) for name, artifact in artifacts.items() if self.power}
+
+    def answer(self, artifact: Artifact, samples: Sequence[Arrays]) -> list[Arrays]:
+        return []
 
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         return []

@@ -62,6 +62,8 @@ def _turn(node: fx.Node, turned: dict[fx.Node, fx.Node], x: fx.Node, weight: fx.
             turned[weight] = node.graph.call_function(aten.t.default, (weight,))
         turned[weight].meta = {"val": weight.meta["val"].t()}
     node.target, node.args = aten.linear.default, (x, turned[weight], *bias)
+    if not weight.users:
+        node.graph.erase_node(weight)
 
 
 def _shape(node: Any) -> tuple[Any, ...]:
