@@ -109,3 +109,10 @@ main(["targets", "--json"])
     assert done.returncode == 0, done.stderr
     assert len(contracts.loaded(done.stdout)["targets"]) > 5
     assert "buffered words" in done.stderr and "words of Python" in done.stderr
+
+
+def test_the_command_line_is_a_module_to_run_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgesdk", "deploy", "--out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr == "edgesdk: Option '--out' requires an argument: see --help\n"
