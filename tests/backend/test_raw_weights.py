@@ -32,6 +32,11 @@ def test_products_with_parameters_are_layers(name: str) -> None:
     assert not [layer.name for layer in graph.layers if layer.operator in ("add",) and not layer.inputs]
 
 
+def test_a_maximum_of_channels_is_one_of_those_that_stay() -> None:
+    graph = trace(*CASES["weights: greatest"].made()).graph
+    assert graph.group_by_name["first"].fixed is None
+
+
 class Shared(nn.Module):
     """A weight that is read in ways that overlap: nothing of it is a layer's own."""
 

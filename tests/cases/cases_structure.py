@@ -348,7 +348,8 @@ RARE: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
         nn.Upsample(size=(21, 20), mode="nearest-exact"),
         nn.AdaptiveAvgPool2d(6), nn.AdaptiveAvgPool2d(4),
     ),
-    "borders": (nn.CircularPad2d(2), nn.ReplicationPad2d((1, 2, 0, 1)), lambda x: torch.roll(x, (1, 2), (2, 3))),
+    "borders": (nn.CircularPad2d(2), nn.ReplicationPad2d((1, 2, 0, 1)), lambda x: torch.roll(x, (1, 2), (2, 3)),
+                lambda x: F.pad(x, (-1, 2, 1, -2)), lambda x: F.pad(x, (1, -2, 3, 0), mode="reflect")),
 }  # fmt: skip
 
 CASES = (

@@ -108,10 +108,52 @@ class Kernels(nn.Module):
         return F.linear((y @ self.table + 1).tanh() @ self.table, self.head)
 
 
+class Vectors(nn.Module):
+    """Products with a vector of the module's own: steps are weighed by one that their features are multiplied with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.asked, self.kept = nn.Linear(24, 32), matrix(32), nn.Parameter(torch.rand(7))
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.seen(x).tanh()
+        shares = torch.softmax(x @ self.asked, 1)
+        return self.head((shares.unsqueeze(-1) * x).sum(1) + torch.matmul(self.kept, x))
+
+
+class Greatest(nn.Module):
+    """Attention to places by the greatest and the mean of all channels (Woo et al. 2018, CBAM)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(2, 1, 3, padding=1), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        seen = torch.cat([x.max(1, keepdim=True)[0], x.mean(1, keepdim=True)], 1)
+        return self.head((x * self.second(seen).sigmoid()).mean((2, 3)))
+
+
+class Prototypes(nn.Module):
+    """Distances to points that were learnt: few, and as many as PyTorch takes products for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.few, self.many = nn.Linear(24, 16), matrix(6, 16), matrix(30, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.seen(x)
+        return torch.cat([torch.cdist(x, self.few, p=1), -torch.cdist(x, self.many), torch.cdist(x, self.few)], 1)
+
+
 CASES = (
     Case("weights: spelled", Spelled, floats(24)),
     Case("weights: parts", Parts, floats(7, 24)),
     Case("weights: asked", Asked, floats(7, 24)),
     Case("weights: adapted", Adapted, floats(24)),
     Case("weights: kernels", Kernels, floats(3, 10, 10)),
+    Case("weights: prototypes", Prototypes, floats(24)),
+    Case("weights: vectors", Vectors, floats(7, 24)),
+    Case("weights: greatest", Greatest, floats(3, 10, 10)),
 )

@@ -15,6 +15,7 @@ def rewrite(model: ModelProto) -> None:
     _pool_means(model)
     _spell_out_ceilings(model)
     _spell_out_cuts(model)
+    _spell_out_vectors(model)
     _spell_out_wraps(model)
     _rectify_whole_numbers(model)
 
@@ -63,7 +64,7 @@ def _pad_before(model: ModelProto, node: NodeProto, pads: Sequence[int], sizes: 
     model.graph.initializer.append(numpy_helper.from_array(around, f"{source}.pads"))
     border = helper.make_node("Pad", [node.input[0], f"{source}.pads"], [source], f"{node.name}.pad")
     model.graph.node.insert(list(model.graph.node).index(node), border)
-    model.graph.value_info.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, sizes))
+    _tell(model, source, sizes)
     node.input[0] = source
 
 
@@ -104,9 +105,42 @@ def _spell_out_cuts(model: ModelProto) -> None:
         model.graph.initializer.append(numpy_helper.from_array(np.maximum(borders, 0), f"{source}.pads"))
         part = helper.make_node("Slice", [node.input[0], *names], [source], f"{node.name}.cut")
         model.graph.node.insert(list(model.graph.node).index(node), part)
-        left = (np.array(sizes) - cut.sum(0)).tolist()
-        model.graph.value_info.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, left))
+        _tell(model, source, (np.array(sizes) - cut.sum(0)).tolist())
         node.input[0], node.input[1] = source, f"{source}.pads"
+
+
+def _spell_out_vectors(model: ModelProto) -> None:
+    """Products with a vector as those with a matrix of one column or row: TFLite and ncnn multiply by no vector."""
+    shapes = _shapes(model) | {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    for node in [node for node in model.graph.node if node.op_type == "MatMul"]:
+        sizes, made = [shapes.get(name, []) for name in node.input], node.output[0]
+        alone = [len(dims) == 1 for dims in sizes]
+        if not any(alone) or not all(sizes) or made not in shapes:
+            continue
+        at = list(model.graph.node).index(node)
+        before = []
+        for place, axis in ((0, 0), (1, 1)):
+            if alone[place]:
+                wide = f"{made}.{place}"
+                model.graph.initializer.append(numpy_helper.from_array(np.array([axis]), f"{wide}.axis"))
+                name = f"{node.name}.{place}"
+                before.append(helper.make_node("Unsqueeze", [node.input[place], f"{wide}.axis"], [wide], name))
+                _tell(model, wide, [1, *sizes[place]] if axis == 0 else [*sizes[place], 1])
+                node.input[place] = wide
+        axes = [axis for axis, vector in ((-2, alone[0]), (-1, alone[1])) if vector]
+        whole = [*shapes[made], *[1] * len(axes)] if alone[1] else [*shapes[made][:-1], 1, *shapes[made][-1:]]
+        _tell(model, f"{made}.whole", whole)
+        model.graph.initializer.append(numpy_helper.from_array(np.array(axes), f"{made}.axes"))
+        node.output[0] = f"{made}.whole"
+        after = helper.make_node("Squeeze", [f"{made}.whole", f"{made}.axes"], [made], f"{node.name}.vector")
+        model.graph.node.insert(at + 1, after)
+        for each in reversed(before):
+            model.graph.node.insert(at, each)
+
+
+def _tell(model: ModelProto, name: str, sizes: Sequence[int]) -> None:
+    """Say that the tensor of that ``name`` has those ``sizes``."""
+    model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes))
 
 
 def _spell_out_wraps(model: ModelProto) -> None:

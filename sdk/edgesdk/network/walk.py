@@ -33,10 +33,11 @@ POINTWISE = {
     aten.hardswish.default, aten.hardsigmoid.default, aten.relu6.default, aten.dropout.default, aten.to.dtype,
     aten._to_copy.default, aten.clone.default, aten.contiguous.default, aten.selu.default,
 }  # fmt: skip
+EXTREMES = (aten.max.dim, aten.min.dim)  # which return where it was found, too
 REDUCTIONS = {
     aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default, aten.var.correction, aten.var.dim,
     aten.std.correction, aten.std.dim, aten.var_mean.correction, aten.linalg_vector_norm.default,
-    aten.norm.ScalarOpt_dim,
+    aten.norm.ScalarOpt_dim, *EXTREMES,
 }  # fmt: skip
 TRANSPOSED = {
     packet: axes
@@ -241,7 +242,9 @@ class Walk(fx.Interpreter):
         return none(value)
 
     def _reduced(self, node: fx.Node) -> bool:
-        """Whether channels are what ``node`` reduces."""
+        """Whether channels are what ``node`` reduces, and which of them it found is not asked."""
+        if node.target in EXTREMES and any(user.args[1] == 1 for user in node.users):
+            return False
         x = self.of(node.all_input_nodes[0])
         dims = arguments(node).get("dim")
         dims = range(x.dim()) if dims in (None, []) else [dims] if isinstance(dims, int) else dims

@@ -33,7 +33,7 @@ CUT = 70  # letters of a name
 PALETTE = ("text", "soft", "edge", "back", "dense", "deployed", "limit")
 INK = {name: f"#00ff{place:02x}" for place, name in enumerate(PALETTE)}
 """Colours that stand for the page's own, which differ by its scheme."""
-RULES = {
+RULES: dict[str, Any] = {
     "svg.fonttype": "none", "text.parse_math": False, "font.family": "DejaVu Sans", "font.size": 12.0,
     "text.color": INK["text"], "axes.edgecolor": INK["soft"], "axes.labelcolor": INK["soft"],
     "axes.facecolor": "none", "axes.axisbelow": True, "xtick.color": INK["soft"], "ytick.color": INK["soft"],

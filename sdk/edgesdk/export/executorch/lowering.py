@@ -71,7 +71,7 @@ class Lowering(Reading):
         self.made = made
         super().__init__(model, made)
         self.values: dict[str, Value] = {}
-        self.held = nn.Module()
+        self.held: nn.Module = nn.Module()
         self.kept: dict[tuple[str, str], str] = {}
         self.widened: set[str] = set()
         self.layers: dict[str, str] = {}  # by the names of their weights in the module
@@ -194,7 +194,8 @@ class Replay(nn.Module):
 
     def __init__(self, graph: Lowering) -> None:
         super().__init__()
-        self.graph, self.held = [graph], graph.held  # in a list: it is no part of the module
+        self.graph: list[Lowering] = [graph]  # in a list: it is no part of the module
+        self.held: nn.Module = graph.held
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.graph[0].replay(given))
