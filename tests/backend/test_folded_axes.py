@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from onnx import load_from_string, shape_inference
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgesdk.core.graph import WEIGHTED, Graph
-from edgesdk.core.plan import Option
+from edgesdk.core.graph import ADD, MEAN, POOL, WEIGHTED, Graph
+from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.export.formats import export
+from edgesdk.export.probes import probe
 from edgesdk.network.onnx_graph import read
 from edgesdk.network.trace import trace
-from edgesdk.price.operators import operators
+from edgesdk.price.operators import of_network, operators, precisions
 from edgesdk.price.planned import layer_parts
 
 
@@ -108,6 +110,21 @@ def test_every_multiplication_is_counted(face) -> None:
             (priced,) = operators(layer, graph, Option(), None, None)
             (planned,) = layer_parts(layer, graph, Option(), None, None)
             assert (priced.macs, planned.elements) == (layer.macs, layer.elements)
+
+
+def test_what_is_priced_of_a_network_is_all_of_it(face) -> None:
+    """Each layer in integers where it may be, with the changes between them, as they are measured and are in a file."""
+    *_, graph = face
+    for precision in (FP32, INT8):
+        chosen = {layer.name: Option(precision) for layer in graph.layers if precision in precisions(layer)}
+        priced = of_network(graph, chosen)
+        for name, op in priced:
+            layer = graph.by_name.get(name)
+            if layer is not None and op.kind in (ADD, POOL, MEAN, "quantize", "dequantize"):
+                assert op.outputs * op.positions == layer.elements
+            if op.probed:
+                shape_inference.infer_shapes(load_from_string(probe(op)), strict_mode=True)
+        assert sum(op.macs for _, op in priced if op.kind in WEIGHTED) == sum(w[3] for w in weighted(graph))
 
 
 def test_a_file_has_the_layers_of_the_module(face, tmp_path: Path) -> None:

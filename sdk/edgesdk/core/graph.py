@@ -105,7 +105,10 @@ class Layer:
         """Its output with channels first, all positions of one sample behind them: rows in a row, images as one."""
         if self.kind == LINEAR and self.shape[:-1]:
             return self.shape[-1], prod(self.shape[:-1])
-        return (self.shape[0], self.images * self.shape[1], *self.shape[2:]) if self.images > 1 else self.shape
+        if self.images == 1:
+            return self.shape
+        channels, *sizes = self.shape
+        return (channels, self.images * prod(sizes[:1]), *sizes[1:])
 
 
 @dataclass(frozen=True)

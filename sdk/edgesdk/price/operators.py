@@ -88,8 +88,10 @@ def operators(
         return (Operator(kind, option.precision, outputs, outputs, spatial, *window, images=layer.images),)
     elif layer.kind in (ADD, MEAN, ACTIVATION) and spatial:
         activation = layer.activation or ("relu" if layer.kind == ACTIVATION else None)
-        same = (layer.kind, option.precision, outputs, outputs, spatial)
-        return (Operator(*same, activation=activation, images=layer.images),)
+        images = layer.images if layer.kind == MEAN else 1
+        size = spatial if images > 1 else layer.flat_shape[1:]  # what is done number by number knows no images
+        same = (layer.kind, option.precision, outputs, outputs, size)
+        return (Operator(*same, activation=activation, images=images),)
     elif layer.operator in FREE:
         return ()
     else:
