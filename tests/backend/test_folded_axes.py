@@ -122,6 +122,7 @@ def test_what_is_priced_of_a_network_is_all_of_it(face) -> None:
             layer = graph.by_name.get(name)
             if layer is not None and op.kind in (ADD, POOL, MEAN, "quantize", "dequantize"):
                 assert op.outputs * op.positions == layer.elements
+                assert op.kind != MEAN or op.size == layer.input_shape[1:]
             if op.probed:
                 shape_inference.infer_shapes(load_from_string(probe(op)), strict_mode=True)
         assert sum(op.macs for _, op in priced if op.kind in WEIGHTED) == sum(w[3] for w in weighted(graph))

@@ -88,8 +88,8 @@ def operators(
         return (Operator(kind, option.precision, outputs, outputs, spatial, *window, images=layer.images),)
     elif layer.kind in (ADD, MEAN, ACTIVATION) and spatial:
         activation = layer.activation or ("relu" if layer.kind == ACTIVATION else None)
-        images = layer.images if layer.kind == MEAN else 1
-        size = spatial if images > 1 else layer.flat_shape[1:]  # what is done number by number knows no images
+        # What is done number by number knows no images.
+        size, images = (spatial, layer.images) if layer.kind == MEAN else (layer.flat_shape[1:], 1)
         same = (layer.kind, option.precision, outputs, outputs, size)
         return (Operator(*same, activation=activation, images=images),)
     elif layer.operator in FREE:
