@@ -44,10 +44,10 @@ class Pool:
     def join(self, session: Session) -> None:
         self.sessions.add(session)
         wanted = max(each.threads for each in self.sessions)
-        if wanted != library._threadpool_get_thread_count():
-            with _hushed():
+        with _hushed():  # the first to ask makes it, which says what it found
+            if wanted != library._threadpool_get_thread_count():
                 library._unsafe_reset_threadpool(wanted)
-            self.generation += 1
+                self.generation += 1
 
 
 POOL = Pool()
