@@ -37,13 +37,6 @@ def parts(network: Network, kind: type) -> dict[str, nn.Module]:
     return {name: part for name, part in network.module.named_modules() if isinstance(part, kind)}
 
 
-@pytest.mark.parametrize("name", ["residual", "depthwise"])
-def test_all_that_a_folded_network_weighs_with_learns(name: str, networks) -> None:
-    network, _ = networks[name]
-    assert any(site.norm for site in network.sites.values())
-    assert [path for path, value in fold(network).module.named_parameters() if not value.requires_grad] == []
-
-
 def off(small: Network, network: Network, x: Tensor) -> float:
     """The mean squared error of the outputs, relative to their power."""
     with torch.no_grad():

@@ -98,7 +98,7 @@ def reconstruct(
     how many are done, by which this can be taken up again.
     """
     small = small.copy()
-    small.module.eval()
+    small.module.eval().requires_grad_(True)  # a bias that folding made has none
     dense.module.eval()
     batches = _split(samples)
     if len(batches) < JUDGE:

@@ -59,7 +59,6 @@ def fold(network: Network) -> Network:
             norm = module.get_submodule(site.norm)
             fuse = nn.utils.fuse_linear_bn_eval if isinstance(part, nn.Linear) else nn.utils.fuse_conv_bn_eval
             part = fuse(part, norm)  # type: ignore[type-var]
-            part.bias.requires_grad_(part.weight.requires_grad)  # one that folding made would not learn
             node = call_of(module, site.norm)
             before = node.all_input_nodes[0]
             node.replace_all_uses_with(before)
