@@ -9,7 +9,7 @@ from graphs import random_graph
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesdk.core.graph import ADD, CONV, Graph, Layer, Tensor
+from edgesdk.core.graph import ADD, CONV, LINEAR, MEAN, Graph, Layer, Tensor, without_batch
 
 SEEDS = st.integers(0, 10**9)
 
@@ -80,3 +80,20 @@ def test_what_is_no_graph_is_refused() -> None:
 def test_depthwise_has_a_kernel_per_channel(groups: int, weight: tuple[int, int], depthwise: bool) -> None:
     layer = Layer("a", CONV, ("x",), (8, 4, 4), (8, 4, 4), "conv", weight_shape=(*weight, 3, 3), groups=groups)
     assert layer.depthwise is depthwise and layer.elements == 128
+
+
+@pytest.mark.parametrize(
+    ("dims", "kind", "told"),
+    [
+        ((1, 3, 8, 8), CONV, (1, (3, 8, 8))),
+        ((6, 3, 8, 8), CONV, (6, (3, 8, 8))),
+        ((6, 3), MEAN, (6, (3,))),
+        ((6, 3, 8, 8), ADD, (6, (3, 8, 8))),
+        ((6, 1, 32), ADD, (1, (6, 1, 32))),  # steps come first
+        ((10, 16), LINEAR, (1, (10, 16))),
+        ((1, 10, 16), LINEAR, (1, (10, 16))),
+        ((), CONV, (1, ())),  # what is not known
+    ],
+)
+def test_what_lies_on_the_axis_of_the_batch_is_counted(dims: tuple[int, ...], kind: str, told: tuple) -> None:
+    assert without_batch(dims, kind) == told

@@ -23,7 +23,7 @@ def without_batch(dims: Sequence[int], kind: str) -> tuple[int, tuple[int, ...]]
 
     A first axis that is longer is no batch: rows of a matrix, windows or frames that a view laid there.
     """
-    if kind in IMAGES or (kind in (ADD, ACTIVATION) and len(dims) > 3):
+    if len(dims) > 3 and kind in (ADD, ACTIVATION) or dims and kind in IMAGES:
         return dims[0], tuple(dims[1:])
     return 1, tuple(dims[1:] if tuple(dims[:1]) == (1,) else dims)
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from edgesdk.core.target import Target
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
-from edgesdk.devices.meter import Progress
-from edgesdk.price.operator import Operator
-from edgesdk.price.profile import Predicted, profile
+from edgesdk.devices.profile_prices import ProfilePrices
 
 
-class EngineBench(Bench):
+class EngineBench(ProfilePrices, Bench):
     """A ``Bench`` that times no operators: an engine of each would take seconds to build, and tell little.
 
     What TensorRT fuses, it fuses across operators. So a search begins with the ``target``'s profile, which what whole
@@ -20,8 +16,8 @@ class EngineBench(Bench):
     """
 
     def __init__(self, target: Target, agent: AgentProcess, threads: int, runtime: str, dla: int | None = None) -> None:
-        super().__init__(agent, threads, runtime, dla=dla)
-        self._prices = Predicted(profile(target), runtime, threads)  # says here what is wrong with either
+        ProfilePrices.__init__(self, target, runtime, threads)
+        Bench.__init__(self, agent, threads, runtime, dla=dla)
 
     @property
     def conditions(self) -> dict[str, str]:
@@ -33,18 +29,3 @@ class EngineBench(Bench):
     def has_energy(self) -> bool:
         """No: a process runs the engine many times, and loads it before, which a meter does not tell apart."""
         return False
-
-    def prices(self, weights: int) -> Predicted:  # type: ignore[override]
-        """Every operator's price by the profile."""
-        return Predicted(self._prices.profile, self.runtime, self.threads, weights)
-
-    def time(
-        self,
-        operators: Sequence[Operator],
-        probe: Callable[[Operator], bytes],
-        progress: Progress = lambda share: None,
-        again: bool = False,
-        seconds: float | None = None,
-    ) -> int:
-        """Nothing: the profile has a price for each."""
-        return 0

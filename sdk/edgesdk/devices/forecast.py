@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,11 @@ from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.answers import Arrays
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.estimate import predicted
-from edgesdk.devices.meter import Progress
-from edgesdk.price.operator import Operator
-from edgesdk.price.profile import Predicted, profile
+from edgesdk.devices.profile_prices import ProfilePrices
+from edgesdk.price.profile import Predicted
 
 
-class Forecast:
+class Forecast(ProfilePrices):
     """What is asked of a ``Bench``, answered from a profile. Only the file itself is looked at on this machine."""
 
     version = NOT_RUN
@@ -33,23 +32,8 @@ class Forecast:
         self.here: Bench = Bench(agent, runtime=find_runtime(runtime).here)
         self.runtime: str = runtime
         self.threads: int = threads
-        self._prices = Predicted(profile(target), runtime, threads)  # says here what is wrong with either
+        super().__init__(target, runtime, threads)
         self.conditions: dict[str, str] = {"target": target.name, "runtime": runtime, "threads": str(threads)}
-
-    def prices(self, weights: int) -> Predicted:
-        """Every operator's price."""
-        return Predicted(self._prices.profile, self.runtime, self.threads, weights)
-
-    def time(
-        self,
-        operators: Sequence[Operator],
-        probe: Callable[[Operator], bytes],
-        progress: Progress = lambda share: None,
-        again: bool = False,
-        seconds: float | None = None,
-    ) -> int:
-        """Nothing: the profile has a price for each."""
-        return 0
 
     def measure(
         self,

@@ -14,23 +14,7 @@ from torch.nn import functional as F
 
 from edgesdk.export.executorch.lowering import Lowering, Value, refused
 from edgesdk.export.reading import Node
-
-
-def two(values: Sequence[int], default: int = 1) -> list[int]:
-    """A parameter in the two dimensions of an image."""
-    return [default] * (2 - len(values)) + [int(n) for n in values]
-
-
-def borders(node: Node, kernel: Sequence[int], size: Sequence[int], target: Sequence[int]) -> list[int]:
-    """How far windows reach beyond the top, the left, the bottom and the right."""
-    strides, dilations = two(node.get("strides", [])), two(node.get("dilations", []))
-    auto = node.get("auto_pad", "NOTSET")
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        total = [max((target[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - size[i], 0) for i in range(2)]
-        before = [(n + (auto == "SAME_LOWER")) // 2 for n in total]
-        return [*before, *(n - b for n, b in zip(total, before, strict=True))]
-    pads = list(node.get("pads", []))
-    return [*two(pads[: len(pads) // 2], 0), *two(pads[len(pads) // 2 :], 0)]
+from edgesdk.export.windows import borders, two
 
 
 def as_image(x: Tensor) -> Tensor:
@@ -209,8 +193,8 @@ LEAST = float(np.finfo(np.float32).min)
 
 
 def _counts(
-    node: Node, kernel: list[int], strides: list[int], size: list[int], target: list[int], around: list[int],
-    given: list[int],
+    node: Node, kernel: Sequence[int], strides: Sequence[int], size: Sequence[int], target: Sequence[int],
+    around: Sequence[int], given: Sequence[int],
 ) -> np.ndarray:  # fmt: skip
     """How many elements ONNX counts in each window of an average."""
     counts = []

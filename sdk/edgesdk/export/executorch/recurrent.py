@@ -11,32 +11,19 @@ from torch.nn import functional as F
 
 from edgesdk.export.executorch.lowering import Lowering, refused
 from edgesdk.export.reading import Node
+from edgesdk.export.recurrences import read_recurrence
 
 
 def recurrent(graph: Lowering, node: Node) -> None:
     """A GRU or LSTM, step by step; the products with its input are taken for all steps at once."""
     x = graph.real(node.inputs[0])
-    arrays = [graph.array(name) if name else None for name in node.inputs]
-    arrays += [None] * (8 - len(arrays))
-    w, r, b, lengths, first, cell, peephole = arrays[1:8]
     steps, batch, _ = x.shape
-    size, gates = int(node.get("hidden_size", 0)), 3 if node.op == "GRU" else 4
-    if w is None or r is None or any(name and a is None for name, a in zip(node.inputs[1:], arrays[1:], strict=False)):
-        raise refused(node, "its weights or its first state are not constant")
-    plain = {"activations", "activation_alpha", "activation_beta", "clip", "input_forget"}
-    if plain & {k for k, v in node.attributes.items() if v} or node.get("layout", 0) or peephole is not None:
-        raise refused(node, "it is not the usual one")
-    if lengths is not None and np.any(lengths != steps):
-        raise refused(node, "its sequences end early")
-    backward = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[node.get("direction", "forward")]
-    b = np.zeros((len(w), 2 * gates * size), np.float32) if b is None else b
-    first = np.zeros((len(w), batch, size), np.float32) if first is None else first
-    cell = np.zeros((len(w), batch, size), np.float32) if cell is None else cell
+    given = read_recurrence(graph, node, steps, batch, refused)
     run = gru if node.op == "GRU" else lstm
     rows, finals = [], []
-    for d, flip in enumerate(backward):
+    for d, flip in enumerate(given.backward):
         order = range(steps)[:: -1 if flip else 1]
-        parts = {"w": w[d], "r": r[d], "b": b[d], "first": first[d], "cell": cell[d]}
+        parts = {"w": given.w[d], "r": given.r[d], "b": given.b[d], "first": given.first[d], "cell": given.cell[d]}
 
         def constant(name: str, array: np.ndarray, d: int = d) -> Tensor:
             label = node.outputs[0] or node.name

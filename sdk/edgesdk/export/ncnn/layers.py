@@ -13,6 +13,7 @@ from edgesdk.core.errors import ModelError
 from edgesdk.export.ncnn.file import Parameter
 from edgesdk.export.ncnn.lowering import INTEGER, Lowering, kept, multiplier, natural, refused
 from edgesdk.export.reading import Node, Weight
+from edgesdk.export.windows import borders, two
 
 
 def image(graph: Lowering, node: Node, name: str) -> tuple[int, int, int]:
@@ -23,25 +24,6 @@ def image(graph: Lowering, node: Node, name: str) -> tuple[int, int, int]:
     if shape[0] != 1:
         raise refused(node, f"it reads {shape[0]} images at a time")
     return (shape[1], shape[2] if len(shape) == 4 else 1, shape[-1])
-
-
-def two(values: object, default: int = 1) -> tuple[int, int]:
-    """A parameter in the two dimensions of an image."""
-    given = [int(v) for v in values] if isinstance(values, (list, tuple)) else []
-    return (*([default] * (2 - len(given))), *given)  # type: ignore[return-value]
-
-
-def borders(node: Node, kernel: tuple[int, int], size: tuple[int, int], target: tuple[int, int]) -> list[int]:
-    """How far windows reach beyond the top, the left, the bottom and the right."""
-    strides, dilations = two(node.get("strides", [])), two(node.get("dilations", []))
-    auto = node.get("auto_pad", "NOTSET")
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        total = [max((target[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - size[i], 0) for i in range(2)]
-        before = [(n + (auto == "SAME_LOWER")) // 2 for n in total]
-        return [*before, *(n - b for n, b in zip(total, before, strict=True))]
-    pads = [int(n) for n in node.get("pads", [])]
-    half = len(pads) // 2
-    return [*two(pads[:half], 0), *two(pads[half:], 0)]
 
 
 def weight_of(graph: Lowering, node: Node, name: str, axis: int) -> tuple[np.ndarray, Weight | None]:

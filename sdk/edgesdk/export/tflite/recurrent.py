@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgesdk.export.reading import Node
+from edgesdk.export.recurrences import read_recurrence
 from edgesdk.export.tflite.layers import refused
 from edgesdk.export.tflite.lowering import Lowering
 from edgesdk.export.tflite.writer import Data, Value, dense
@@ -17,38 +18,25 @@ from edgesdk.export.tflite.writer import Data, Value, dense
 def recurrent(graph: Lowering, node: Node) -> None:
     """A GRU or LSTM, step by step; the products with its input are taken for all steps at once."""
     x = graph.value(node.inputs[0])
-    arrays = [graph.array(name) if name else None for name in node.inputs]
-    arrays += [None] * (8 - len(arrays))
-    w, r, b, lengths, first, cell, peephole = arrays[1:8]
     steps, batch, _ = x.shape
-    size, gates = node.get("hidden_size", 0), 3 if node.op == "GRU" else 4
-    if w is None or r is None or any(name and a is None for name, a in zip(node.inputs[1:], arrays[1:], strict=False)):
-        raise refused(node, "its weights or its first state are not constant")
-    plain = {"activations", "activation_alpha", "activation_beta", "clip", "input_forget"}
-    if plain & {k for k, v in node.attributes.items() if v} or node.get("layout", 0) or peephole is not None:
-        raise refused(node, "it is not the usual one")
-    if lengths is not None and np.any(lengths != steps):
-        raise refused(node, "its sequences end early")
-    if b is None:
-        b = np.zeros((len(w), 2 * gates * size), np.float32)
-    backward = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[node.get("direction", "forward")]
-    first = np.zeros((len(w), batch, size), np.float32) if first is None else first
-    cell = np.zeros((len(w), batch, size), np.float32) if cell is None else cell
+    given = read_recurrence(graph, node, steps, batch, refused)
     hidden: list[list[int]] = []
     finals: list[list[int]] = [[], []]
     run = gru if node.op == "GRU" else lstm
-    for d, flip in enumerate(backward):
-        parts = run(graph, node, x, (w[d], r[d], b[d]), (first[d], cell[d]), range(steps)[:: -1 if flip else 1], d)
+    for d, flip in enumerate(given.backward):
+        order = range(steps)[:: -1 if flip else 1]
+        weights, states = (given.w[d], given.r[d], given.b[d]), (given.first[d], given.cell[d])
+        parts = run(graph, node, x, weights, states, order, d)
         hidden.append([parts[0][t] for t in range(steps)])
         finals[0].append(parts[0][0 if flip else steps - 1])
         finals[1].append(parts[1])
-    sequence = [hidden[d][t] for t, d in itertools.product(range(steps), range(len(w)))]
+    sequence = [hidden[d][t] for t, d in itertools.product(range(steps), range(len(given.w)))]
     for name, tensors in zip(node.outputs, (sequence, *finals), strict=False):
         shape = graph.shapes.get(name)
         if name and shape is not None:
             data = Data(name, int(np.prod(shape)), np.dtype(np.float32), parts=tensors)
             if len(tensors) == 1:
-                data.reals[(batch, size)] = tensors[0]
+                data.reals[(batch, given.r.shape[2])] = tensors[0]
             graph.values[name] = Value(shape, dense(shape, range(len(shape))), data)
 
 
