@@ -11,7 +11,7 @@ from edgesdk.core.errors import ModelError
 from edgesdk.export.reading import Node, Reading
 
 PLAIN = {"activations", "activation_alpha", "activation_beta", "clip", "input_forget"}  # what the usual ones leave out
-BACKWARD = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+BACKWARD: dict[str, tuple[bool, ...]] = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
 
 @dataclass(frozen=True)
