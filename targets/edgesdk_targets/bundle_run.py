@@ -13,6 +13,7 @@ latency printed.
 
 import argparse
 import importlib
+import io
 import json
 import math
 import os
@@ -20,7 +21,7 @@ import struct
 import sys
 import time
 from collections import namedtuple
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib import metadata
 from pathlib import Path
 
@@ -107,11 +108,12 @@ def _openvino(library, path, threads, precision):
 
 @contextmanager
 def _hushed():
-    """Keep off stderr what a runtime tells of itself from C++; what is wrong it raises."""
+    """Keep off stderr, which is Python's or C's, what a runtime tells of itself; what is wrong it raises."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)

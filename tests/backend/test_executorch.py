@@ -25,6 +25,7 @@ from edgesdk.export.formats import save
 from edgesdk.export.parity import compared, fallbacks, runner
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
+from edgesdk_targets import bundle_run
 from edgesdk_targets.agent import runners, xnnpack
 from edgesdk_targets.agent.protocol import AgentError
 
@@ -235,6 +236,16 @@ def test_the_agent_tells_inputs_and_outputs_by_their_names(program) -> None:
         assert all(np.allclose(again[name], made[name], atol=1e-6) for name in made)
     with pytest.raises(AgentError, match="the model takes"):
         session.bind({network.input_names[0]: x.numpy()})
+
+
+@pytest.mark.parametrize("caught", ["capsys", "capfd"])
+def test_it_tells_nothing_of_its_threads(program, caught: str, request: pytest.FixtureRequest) -> None:
+    path = str(program("rest", "fp32")[2].path)
+    heard = request.getfixturevalue(caught)
+    for count in (2, 3):  # each has them made anew
+        runners.runner("executorch").load(path, count)
+        bundle_run.opened(path, "executorch", count + 2)
+    assert heard.readouterr() == ("", "")
 
 
 def test_nothing_of_it_is_imported_before_it_is_asked_for() -> None:

@@ -7,11 +7,12 @@ has, which takes seconds.
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import tempfile
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib import metadata
 from typing import Any, Callable, Iterator
 
@@ -152,8 +153,8 @@ def _describe(name: str, tensor: Any) -> dict[str, Any]:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Keep off stderr what it tells of the processor; what is wrong it raises."""
-    with tempfile.TemporaryFile() as file:
+    """Keep off stderr, which is Python's or C's, what it tells of the processor; what is wrong it raises."""
+    with tempfile.TemporaryFile() as file, redirect_stderr(io.StringIO()):
         kept = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
