@@ -101,6 +101,25 @@ class Transformer(nn.Module):
         return self.fc(x.mean(1))
 
 
+class Mixer(nn.Module):
+    """Tokens mixed across places, whose rows are channels that can be cut, and channels mixed (Tolstikhin et al. 2021,
+    "MLP-Mixer"); images (N, 3, 16, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 24, 4, 4)
+        self.norm = nn.LayerNorm(24)
+        self.tokens = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+        self.channels = nn.Sequential(nn.Linear(24, 48), nn.GELU(), nn.Linear(48, 24))
+        self.fc = nn.Linear(24, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        x = x + self.tokens(self.norm(x).transpose(1, 2)).transpose(1, 2)
+        x = x + self.channels(x)
+        return self.fc(x.mean(1))
+
+
 class Recurrent(nn.Module):
     """Two 1-D convolutions and a GRU; signals (N, 4, 32)."""
 
@@ -123,6 +142,7 @@ SHAPES: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
     "depthwise": (Depthwise, (3, 16, 16)),
     "transformer": (Transformer, (3, 16, 16)),
     "recurrent": (Recurrent, (4, 32)),
+    "mixer": (Mixer, (3, 16, 16)),
 }
 
 ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -52,6 +52,33 @@ def test_layers_and_outputs_come_nearer_on_samples_that_no_fit_saw(name: str) ->
     assert off(new, network, x[128:]) < 0.8 * off(small, network, x[128:])
 
 
+class Columns(nn.Module):
+    """A linear layer along the width of an image, whose channels are but rows to it; images (N, 3, 16, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.along = nn.Conv2d(3, 16, 3, 2, 1), nn.Linear(8, 8)
+        self.last, self.fc = nn.Conv2d(16, 16, 3, 1, 1), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.fc(torch.relu(self.last(x + self.along(torch.relu(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["mixer", "columns"])
+def test_a_layer_whose_rows_were_cut_is_fitted_to_those_that_are_left(name: str) -> None:
+    if name == "mixer":
+        network, x = made(name)
+        rows = ["tokens.0", "tokens.2"]
+    else:
+        torch.manual_seed(0)
+        x, rows = torch.randn(192, 3, 16, 16), ["along"]
+        network = trace(Columns().eval(), x)
+    small, new, fits = applied(network, cut(network, 0.5), x[:128])
+    assert all(fits[row].after <= fits[row].before for row in rows)
+    assert off(new, network, x[128:]) < off(small, network, x[128:])
+
+
 def test_what_stays_is_what_the_cut_left() -> None:
     network, x = made("residual")
     plan, scores = cut(network, 0.5), models.scores(network)

@@ -149,13 +149,14 @@ def _runs(of: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Target:
-    """What a layer's output is to be: the ``channels`` of the dense network's ``node``, less a value of the small one.
+    """What a layer's output is to be: that of the dense network's ``node``, less a value of the small one.
 
-    ``turn`` is the place in the small network's order at which the layer is fitted.
+    Of it the ``places`` along an axis are left, all where it is ``None``. ``turn`` is the place in the small network's
+    order at which the layer is fitted.
     """
 
     node: str
-    channels: list[int] | None
+    places: tuple[int, Tensor] | None
     less: str | None
     turn: int
 
@@ -165,27 +166,32 @@ def _target(small: Network, dense: Network, kept: Mapping[str, Sequence[int]], n
     layer, whole, call = small.graph.by_name[name], find_whole(small, dense, name), _call(small.module, name)
     if layer.kind not in WEIGHTED or whole is None or call is None:
         return None
-    found = find_places(dense, whole, kept)
-    channels = None if found is None else found[1].tolist()
-    if _columns(layer) > LARGEST or layer.weight_shape[0] != len(channels or range(whole.weight_shape[0])):
+    places = find_places(dense, whole, kept)
+    rows = len(places[1]) if places is not None and whole.writes in kept else whole.weight_shape[0]
+    if _columns(layer) > LARGEST or layer.weight_shape[0] != rows:
         return None
     order = [n.name for n in small.module.graph.nodes]
     joined = _joined(small, dense, layer)
     if joined is not None:  # nothing but the addition reads it, so that it can wait for the other input
-        return _Target(joined[0], channels, joined[1], order.index(joined[0]))
+        return _Target(joined[0], places, joined[1], order.index(joined[0]))
     site = dense.sites[whole.name]
     end = _call(dense.module, site.norm or str(site.module))
-    return None if end is None else _Target(end.name, channels, None, order.index(call.name))
+    return None if end is None else _Target(end.name, places, None, order.index(call.name))
 
 
 def find_places(dense: Network, layer: Layer, kept: Mapping[str, Sequence[int]]) -> tuple[int, Tensor] | None:
     """The axis of the output of the dense network's ``layer`` on which channels lie, and where on it those that are
-    left; ``None`` for all of it."""
-    if layer.writes is None or layer.writes not in kept:
-        return None
-    place = dense.along(dense.node(layer.name), layer.writes)
-    stay = torch.tensor(list(kept[layer.writes]))
-    return None if place is None else (place[0], torch.nonzero(torch.isin(place[1], stay)).flatten())
+    left; ``None`` for all of it. It is no axis of the layer's own where it mixes something else, such as tokens."""
+    own = layer.writes in kept
+    found: tuple[int, Tensor] | None = None
+    for group in kept:
+        if group != layer.writes and (own or dense.graph.group_by_name[group].heads):
+            continue
+        place = dense.along(dense.node(layer.name), group)
+        if place is not None:
+            stays = (place[1] < 0) | torch.isin(place[1], torch.tensor(list(kept[group])))
+            found = place[0], stays if found is None else stays & found[1]
+    return None if found is None else (found[0], torch.nonzero(found[1]).flatten())
 
 
 def find_whole(small: Network, dense: Network, name: str) -> Layer | None:
@@ -242,9 +248,8 @@ def _fitted(small: Network, name: str, target: _Target, given: _Side, wanted: _S
     generator = torch.Generator().manual_seed(0)
     seen = 0
     for x, y, other in zip(inputs, outputs, others, strict=True):
-        axis = y.dim() - 1 if isinstance(layer, nn.Linear) else 1
-        if target.channels is not None:
-            y = y.index_select(axis, torch.tensor(target.channels))
+        if target.places is not None:
+            y = y.index_select(*target.places)
         if other is not None:
             y = y - other
         positions = _positions(small.graph.by_name[name], sum(map(len, inputs)), generator)
