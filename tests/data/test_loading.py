@@ -399,6 +399,26 @@ def test_labels_that_a_part_lacks_are_asked_for_by_its_name(without: tuple[str, 
     assert all(note.startswith(f"batches of {without[0]} have no labels") for note in notes)
 
 
+def test_an_array_for_each_input_of_the_model(tmp_path: Path) -> None:
+    left, right, y = np.random.rand(30, 4).astype("f"), np.arange(60).reshape(30, 2), np.arange(30) % 3
+    path = str(tmp_path / "pairs.npz")
+    np.savez(
+        path, right=right, note=np.zeros(3), left=left, y=y, left_test=left[:6], right_test=right[:6], y_test=y[:6]
+    )
+    data = load_data(path, inputs=["left", "right"])
+    assert list(data.example) == ["left", "right"] and data.description.startswith(path)
+    assert sum(len(x["left"]) for x, _ in data.test) == 6 and any("left out: note" in note for note in data.notes)
+    refused(DataError, lambda: load_data(path), "there is no note_test")  # nobody knows that note is no input
+    np.savez(path, **{"input.1": left, "x": right}, y=y)  # as an ONNX file calls it, beside one that is called x
+    assert list(load_data(path, inputs=["x", "input_1"]).example) == ["x", "input_1"]
+    assert isinstance(load_data(path, inputs=["x"]).example, Tensor) and isinstance(load_data(path).example, Tensor)
+    np.savez(path, left=left, right=right, y=y)
+    assert sorted(load_data(path).example) == ["left", "right"]
+    refused(DataError, lambda: load_data(path, inputs=["a", "b"]), "no array x, it holds left, right, y", "(a, b)")
+    np.savez(path, left=left, right=right, y=y, left_test=left, y_test=y)
+    refused(DataError, lambda: load_data(path, inputs=["left", "right"]), "there is no right_test, and left_test")
+
+
 # Data: what does not
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,18 +74,18 @@ class Data:
 
 def load_data(
     spec: Any, *, batch_size: int = 64, seed: int = 0, classifies: bool = True,
-    preprocess: Mapping[str, Any] | None = None, usual: Mapping[str, Any] | None = None,
+    preprocess: Mapping[str, Any] | None = None, usual: Mapping[str, Any] | None = None, inputs: Sequence[str] = (),
 ) -> Data:  # fmt: skip
     """The data that ``spec`` names or is.
 
-    ``spec`` is an ``.npz`` file with ``x`` and perhaps ``y``, ``x_test``, ``y_test``, ``mean``, ``std``, ``classes``; a
-    folder with a sub-folder of images per class; ``file.py:callable``, called without arguments; or, in Python, an
-    object with ``calibration`` and perhaps ``train`` and ``test``, each iterables of batches (x, y) or a data set of
-    pairs (x, y); a data set alone, or two, the second to judge by; or a tuple ``(x, y)`` of arrays. ``preprocess`` says
-    how pixels are to be prepared, by the fields of :class:`Preprocessing`, ``usual`` how they are where neither that
-    nor the data say it. The splits are the same for the same ``seed``, and stratified by label where the model
-    ``classifies``. Raises ``DataError`` for data that is missing,
-    malformed, empty or not finite, for labels that are no class numbers, and for a single class.
+    ``spec`` is an ``.npz`` file with ``x`` and perhaps ``y``, ``x_test``, ``y_test``, ``mean``, ``std``, ``classes``,
+    or with an array for each of the model's ``inputs`` by its name in the place of ``x``; a folder with a sub-folder of
+    images per class; ``file.py:callable``, called without arguments; or, in Python, an object with ``calibration`` and
+    perhaps ``train`` and ``test``, each iterables of batches (x, y) or a data set of pairs (x, y); a data set alone, or
+    two, the second to judge by; or a tuple ``(x, y)`` of arrays. ``preprocess`` says how pixels are to be prepared, by
+    the fields of :class:`Preprocessing`, ``usual`` how they are where neither that nor the data say it. The splits are
+    the same for the same ``seed``, and stratified by label where the model ``classifies``. Raises ``DataError`` for
+    data that is missing, malformed, empty or not finite, for labels that are no class numbers, and for a single class.
     """
     if isinstance(spec, Data):
         return spec
@@ -94,7 +94,7 @@ def load_data(
     usual = dict(usual or {})
     usual_rate = usual.pop(RATE, None)
     if isinstance(spec, (str, Path)):
-        spec, origin = _named(str(spec), wanted, usual), str(spec)
+        spec, origin = _named(str(spec), wanted, usual, inputs), str(spec)
     else:
         origin = "data"
     if isinstance(spec, tuple) and len(spec) == 2 and not any(map(is_dataset, spec)):
@@ -156,14 +156,14 @@ def check(
             check_range(target(y), classes)
 
 
-def _named(spec: str, preprocess: Mapping[str, Any], usual: Mapping[str, Any]) -> Any:
+def _named(spec: str, preprocess: Mapping[str, Any], usual: Mapping[str, Any], inputs: Sequence[str]) -> Any:
     """What a path or ``file.py:callable`` leads to: samples, or an object that is still to be read."""
     path = Path(os.path.expanduser(spec))
     try:
         if path.is_dir():
             return from_folder(path, preprocess, usual)
         if path.is_file() and path.suffix.lower() == ".npz":
-            return from_npz(path, preprocess, usual)
+            return from_npz(path, preprocess, usual, inputs)
         if path.is_file():
             raise DataError(f"{path} is not an .npz file", FORMS)
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from edgesdk.core.wording import counted, listed
 from edgesdk.data.folders import read_folder
 from edgesdk.data.preprocessing import Preprocessing, read_preprocessing
 from edgesdk.network.network import Batch, rebatch, tensors
+from edgesdk.network.onnx_module.names import identifiers
 
 ARRAYS = ("x", "y", "x_test", "y_test", "mean", "std", "classes")  # of which samples are made
+TEST = "_test"  # behind the name of an input, of what judges
 RATE = "sample_rate"  # the array of a file that says at which waves were sampled
 CHANNELS = (1, 3, 4)
 AS_THEY_ARE = (torch.uint8, torch.float32, torch.bfloat16, torch.int32, torch.int64, torch.bool)
@@ -53,11 +55,15 @@ class Samples:
         return x if self.preprocessing is None else rebatch(x, self.preprocessing)
 
 
-def from_npz(path: Path, wanted: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -> Samples:
+def from_npz(
+    path: Path, wanted: Mapping[str, Any], usual: Mapping[str, Any] | None = None, inputs: Sequence[str] = ()
+) -> Samples:
     """The arrays ``x``, ``y``, ``x_test``, ``y_test``, ``mean``, ``std``, ``classes`` and ``sample_rate`` of a file,
     all but ``x`` optional; ``wanted`` says more of the preprocessing, ``usual`` what nobody else does.
 
-    Nothing in the file is executed. Raises ``DataError`` where it cannot be read or its arrays do not belong together.
+    In the place of ``x`` there may be an array for each input of the model by its name, ``NAME_test`` beside it;
+    ``inputs`` are these names where they are known. Nothing in the file is executed. Raises ``DataError`` where it
+    cannot be read or its arrays do not belong together.
     """
     if not zipfile.is_zipfile(path):
         fact = f"{path} is no .npz archive, and a pickle would not be executed"
@@ -69,14 +75,40 @@ def from_npz(path: Path, wanted: Mapping[str, Any], usual: Mapping[str, Any] | N
             fact = f"{path} holds pickled objects, which are never executed"
             raise DataError(fact, "save arrays of numbers with numpy.savez") from None
         raise DataError(f"{path} cannot be read ({error})", "write it anew with numpy.savez") from None
-    if "x" not in arrays:
-        held = ", ".join(sorted(arrays)) or "nothing"
-        raise DataError(f"{path} has no array x, it holds {held}", "name the samples x and the labels y")
-    samples = from_arrays(str(path), **{name: arrays.get(name) for name in ARRAYS}, wanted=wanted, usual=usual)
+    given = {name: arrays.get(name) for name in ARRAYS}
     unknown = [name for name in arrays if name not in (*ARRAYS, RATE)]
+    columns = _by_input(arrays, inputs, unknown)
+    if len(columns) > ("x" in columns):
+        given |= _parts_by_input(columns, arrays)
+        unknown = [name for name in unknown if name.removesuffix(TEST) not in columns.values()]
+    elif "x" not in arrays:
+        held = ", ".join(sorted(arrays)) or "nothing"
+        instead = f", or each after an input of the model ({listed(inputs)})" if inputs else ""
+        raise DataError(f"{path} has no array x, it holds {held}", f"name the samples x{instead} and the labels y")
+    samples = from_arrays(str(path), **given, wanted=wanted, usual=usual)
     note = (f"arrays that mean nothing here were left out: {listed(unknown)}",) if unknown else ()
     rate = read_preprocessing({RATE: arrays[RATE].tolist()})[RATE] if RATE in arrays else None
     return replace(samples, sample_rate=rate, notes=(*samples.notes, *note))
+
+
+def _by_input(arrays: Mapping[str, Any], inputs: Sequence[str], unknown: Sequence[str]) -> dict[str, str]:
+    """The array of each of a model's ``inputs`` that has one, in their order; where these are not known, and there is
+    no ``x``, all that are ``unknown`` are theirs, if there are several."""
+    if not inputs:
+        parts = [n for n in unknown if not (n.endswith(TEST) and n.removesuffix(TEST) in unknown)]
+        return {} if "x" in arrays or len(parts) < 2 else {name: name for name in parts}
+    called = dict(zip(identifiers([*unknown, "x"]), [*unknown, "x"], strict=True))
+    return {name: called[name] for name in inputs if called.get(name) in arrays}
+
+
+def _parts_by_input(columns: Mapping[str, str], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """``x``, and ``x_test`` where there is some, of the arrays of a model's inputs."""
+    judging = {name: array + TEST for name, array in columns.items()}
+    there = [array for array in judging.values() if array in arrays]
+    if there and (lacking := [array for array in judging.values() if array not in arrays]):
+        raise DataError(f"there is no {lacking[0]}, and {there[0]}", "give each of the inputs one, or none")
+    test = {name: arrays[array] for name, array in judging.items()} if there else None
+    return {"x": {name: arrays[array] for name, array in columns.items()}, "x_test": test}
 
 
 def from_folder(path: Path, wanted: Mapping[str, Any], usual: Mapping[str, Any]) -> Samples:

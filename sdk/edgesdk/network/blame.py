@@ -70,7 +70,7 @@ def _missing(model: nn.Module, x: Batch) -> EdgeSdkError | None:
     except TypeError:
         names = [name for name, p in signature.parameters.items() if p.default is p.empty and p.kind in NEEDED]
         has = ", ".join(x) if isinstance(x, dict) else str(len(tensors(x)))
-        remedy = "give x as a tuple of them, or a dict by these names (data as file.py:callable can)"
+        remedy = "give an array by each of these names in the .npz, or x as a tuple of them or a dict by these names"
         return DataError(f"forward() takes the inputs {', '.join(names)}, and the data has {has}", remedy)
     except ValueError:  # no signature
         pass

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -84,6 +85,26 @@ def load_model(spec: str | nn.Module, weights: str | Path | None = None, shapes:
 def is_program(spec: Any) -> bool:
     """Whether ``spec`` names a file that has weights and computation: ONNX, or an exported program."""
     return isinstance(spec, (str, Path)) and Path(spec).suffix.lower() in FILES
+
+
+def input_names(model: str | nn.Module) -> tuple[str, ...]:
+    """What the inputs of a module, or of an ONNX file, are called where data name them; empty where nobody knows."""
+    if isinstance(model, nn.Module):
+        try:
+            parameters = inspect.signature(model.forward).parameters.values()
+        except (TypeError, ValueError):
+            return ()
+        return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    import onnx
+
+    from edgesdk.network.onnx_module.names import identifiers
+
+    try:
+        graph = onnx.load(model, load_external_data=False).graph
+    except Exception:  # what is wrong with it is said where it is read; a program of PyTorch's has no such names
+        return ()
+    held = {tensor.name for tensor in graph.initializer}
+    return tuple(identifiers(value.name for value in graph.input if value.name not in held))
 
 
 def is_file(spec: Any) -> bool:

@@ -103,7 +103,8 @@ def judge_anew(models: Mapping[str, Artifact], bundles: Mapping[str, Bundle], da
 
     Raises ``UsageError`` where a bundle is judged by something else, and ``DataError`` for data that do not fit.
     """
-    loaded = load_data(data)
+    takes = [str(entry["name"]) for bundle in [*bundles.values()][:1] for entry in bundle.manifest["inputs"]]
+    loaded = load_data(data, inputs=takes)
     if not loaded.labelled:
         raise UsageError("--data without labels", "give labels: there is no dense model here to be true to")
     scored: dict[str, Scored] = {}

@@ -41,7 +41,7 @@ def against_model(
         recorded, _ = bundle.recorded()
         batches = [_batch(reference.module, names, [torch.from_numpy(recorded[name]) for name in names])]
     else:
-        batches = [x for x, _ in load_data(data).test]
+        batches = [x for x, _ in load_data(data, inputs=names).test]
     try:
         reference(batches[0])
     except Exception as error:  # a model raises what it likes

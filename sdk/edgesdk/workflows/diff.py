@@ -138,7 +138,7 @@ def _list_samples(bundle: Bundle, data: Any) -> Iterator[list[Tensor]]:
 
     recorded, _ = bundle.recorded()
     own = [torch.from_numpy(array) for array in recorded.values()]
-    batches = [own] if data is None else [tensors(x) for x, _ in load_data(data).test]
+    batches = [own] if data is None else [tensors(x) for x, _ in load_data(data, inputs=list(recorded)).test]
     for batch in batches:
         for given, wanted in zip(batch, own, strict=False):
             if len(batch) != len(own) or given.shape[1:] != wanted.shape[1:] or given.dtype != wanted.dtype:

@@ -28,7 +28,7 @@ from edgesdk.data.task import Task
 from edgesdk.example.data import example_data, example_model
 from edgesdk.network.card import Card, card_of
 from edgesdk.network.copying import copied
-from edgesdk.network.load import is_program, is_trained, load_weighted
+from edgesdk.network.load import input_names, is_program, is_trained, load_weighted
 from edgesdk.network.network import Batch, answer, tensors
 from edgesdk.network.source import source_of
 
@@ -198,7 +198,10 @@ def read_inputs(
         mine = copied(model) if isinstance(model, nn.Module) else model  # the user's module stays as it is
         read = None if is_program(mine) else load_weighted(mine, weights, force)
         card = None if read is None else card_of(read[0])
-        samples = load_data(data, seed=seed, classifies=is_named(metric, TOP_1), preprocess=wanted, usual=_pixels(card))
+        named = input_names(str(mine) if read is None else read[0])
+        samples = load_data(
+            data, seed=seed, classifies=is_named(metric, TOP_1), preprocess=wanted, usual=_pixels(card), inputs=named
+        )
         samples = samples if card is None else _with_card(samples, card)
         check_shapes(samples.example, shapes)
         loaded, notes = _read_file(str(mine), weights, force, samples.example) if read is None else read
