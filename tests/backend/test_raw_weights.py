@@ -18,6 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "cases"))
 CASES = {case.name: case for case in importlib.import_module("cases_weights").CASES}
 LAYERS = {
     "weights: spelled": ["weight", "w", "turned", "listed.0", "listed.1", "named.in_"],
+    "weights: left": ["w", "stacked.0", "stacked.1", "head"],
     "weights: parts": ["qkv.0", "qkv.1", "qkv.2", "gate.0", "gate.1", "stacked.0", "stacked.1", "stacked.2", "head"],
     "weights: asked": ["attention.in_proj_weight.0", "attention.in_proj_weight.1", "attention.out_proj", "head"],
     "weights: adapted": ["first.inner", "first.weight", "second.inner", "second.weight", "down", "up", "head"],

@@ -31,6 +31,23 @@ class Spelled(nn.Module):
         return torch.addmm(self.named["b"], x, self.named["in"])
 
 
+class Left(nn.Module):
+    """Products from the left, of channels before places: with a bias as a column and without, of parts of one
+    parameter, and one of a fixed matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.column, self.stacked = matrix(32, 24), nn.Parameter(torch.randn(32, 1)), matrix(2, 32, 32)
+        self.register_buffer("fixed", torch.randn(32, 32) / 32**0.5)
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (self.w @ x + self.column).relu()
+        for weight in self.stacked:
+            x = x + torch.matmul(weight, x).tanh()
+        return self.head((torch.matmul(self.fixed, x).relu() + x).mean(2))
+
+
 class Parts(nn.Module):
     """Layers that share one parameter, each a part of it: rows of one, halves of the next, and one by one."""
 
@@ -149,6 +166,7 @@ class Prototypes(nn.Module):
 
 CASES = (
     Case("weights: spelled", Spelled, floats(24)),
+    Case("weights: left", Left, floats(24, 12)),
     Case("weights: parts", Parts, floats(7, 24)),
     Case("weights: asked", Asked, floats(7, 24)),
     Case("weights: adapted", Adapted, floats(24)),

@@ -1,4 +1,4 @@
-"""Products with a matrix of parameters as linear layers, however spelled: ``x @ w``, ``x @ w + b``, ``addmm``."""
+"""Products with a matrix of parameters as layers, however spelled: ``x @ w``, ``x @ w + b``, ``addmm``, ``w @ x``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ TURNS = (aten.t.default, aten.numpy_T.default, aten.matrix_H.default, aten.mT.de
 
 
 def make_linear(graph: fx.Graph, parameters: Collection[fx.Node]) -> None:
-    """Let products of what is computed with a matrix of ``parameters``, or computed of such alone, be linear layers.
+    """Let products of what is computed with a matrix of ``parameters``, or computed of such alone, be layers.
 
-    A row of parameters that is added to one is its bias. A matrix that the user holds as a buffer is not to be learnt,
-    as one of a transform, and stays what it is. ``graph`` is changed.
+    From the right it is a linear layer, from the left of (samples, k, length) a convolution of one place. Parameters
+    that are added to one, of an entry for each output, are its bias. A matrix that the user holds as a buffer is not to
+    be learnt, as one of a transform, and stays what it is. ``graph`` is changed.
     """
     constant = set(parameters)
     turned: dict[fx.Node, fx.Node] = {}
@@ -27,20 +28,36 @@ def make_linear(graph: fx.Graph, parameters: Collection[fx.Node]) -> None:
             x, weight = node.args
             if weight in constant and _multiplies(weight) and len(_shape(weight)) == 2 <= len(_shape(x)):
                 _turn(node, turned, x, weight)
+            elif x in constant and _multiplies(x, 0) and len(_shape(x)) == 2 and len(_shape(weight)) == 3:
+                _stand(node, x, weight)
         elif node.target is aten.addmm.default and len(node.args) == 3 and not node.kwargs:
             bias, x, weight = node.args
             if weight in constant and _multiplies(weight) and _shape(bias) == _shape(weight)[1:]:
                 _turn(node, turned, x, weight, bias)
         elif node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
             product, bias = node.args if node.args[1] in constant else node.args[::-1]
-            if _lacks_bias(product) and bias in constant and _shape(bias) == _shape(product)[-1:]:
-                node.target, node.args = aten.linear.default, (*product.args, bias)
-                graph.erase_node(product)
+            if not _lacks_bias(product) or bias not in constant:
+                continue
+            if product.target is aten.linear.default and _shape(bias) == _shape(product)[-1:]:
+                _add(node, product, bias)
+            elif product.target is aten.conv1d.default and _shape(bias) == (*_shape(product)[1:-1], 1):
+                with graph.inserting_before(product):
+                    entries = graph.call_function(aten.squeeze.dim, (bias, 1))
+                entries.meta = {"val": bias.meta["val"].squeeze(1)}
+                _add(node, product, entries)
 
 
-def _multiplies(weight: fx.Node) -> bool:
-    """Whether ``weight`` is read for nothing but to be multiplied with from the right, or to be turned for that."""
-    places = {aten.matmul.default: 1, aten.mm.default: 1, aten.addmm.default: 2, aten.t.default: 0}
+def _add(node: fx.Node, product: fx.Node, bias: fx.Node) -> None:
+    """Let the sum ``node`` be the layer ``product`` with that ``bias``."""
+    node.target, node.args = product.target, (*product.args, bias)
+    node.graph.erase_node(product)
+
+
+def _multiplies(weight: fx.Node, side: int = 1) -> bool:
+    """Whether ``weight`` is read for nothing but to be multiplied with from the right, or with ``side`` 0 from the
+    left, or to be turned for that."""
+    right = {aten.mm.default: 1, aten.addmm.default: 2, aten.t.default: 0}
+    places = {aten.matmul.default: side, **(right if side else {aten.unsqueeze.default: 0})}
     return all(
         [place for place, given in enumerate(user.args) if given is weight] == [places.get(user.target)]
         for user in weight.users
@@ -48,9 +65,9 @@ def _multiplies(weight: fx.Node) -> bool:
 
 
 def _lacks_bias(product: Any) -> bool:
-    """Whether ``product`` is a linear layer without a bias that nothing else reads."""
-    linear = isinstance(product, fx.Node) and product.target is aten.linear.default and len(product.users) == 1
-    return linear and len(product.args) == 2 and not product.kwargs
+    """Whether ``product`` is a layer made here, or a linear one, without a bias, that nothing else reads."""
+    layer = isinstance(product, fx.Node) and product.target in (aten.linear.default, aten.conv1d.default)
+    return layer and len(product.users) == 1 and len(product.args) == 2 and not product.kwargs
 
 
 def _turn(node: fx.Node, turned: dict[fx.Node, fx.Node], x: fx.Node, weight: fx.Node, *bias: fx.Node) -> None:
@@ -64,6 +81,14 @@ def _turn(node: fx.Node, turned: dict[fx.Node, fx.Node], x: fx.Node, weight: fx.
     node.target, node.args = aten.linear.default, (x, turned[weight], *bias)
     if not weight.users:
         node.graph.erase_node(weight)
+
+
+def _stand(node: fx.Node, weight: fx.Node, x: fx.Node) -> None:
+    """Let ``node`` be a convolution of one place, whose kernel is ``weight``."""
+    with node.graph.inserting_before(node):
+        kernel = node.graph.call_function(aten.unsqueeze.default, (weight, 2))
+    kernel.meta = {"val": weight.meta["val"].unsqueeze(2)}
+    node.target, node.args = aten.conv1d.default, (x, kernel)
 
 
 def _shape(node: Any) -> tuple[Any, ...]:
