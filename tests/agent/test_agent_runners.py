@@ -18,6 +18,7 @@ from edgesdk_targets.agent.protocol import AgentError
 IR = b'<?xml version="1.0"?>\n<net name="tiny" version="11"><layers/></net>'
 TFLITE = b"\x1c\0\0\0TFL3" + bytes(32)
 ONNX = b"\x08\x08\x12\x04tiny"
+LAYERS = {"dense", "dense.weight", "relu:0"}  # of the dense TFLite file
 
 
 class OnDisk(unittest.TestCase):
@@ -337,14 +338,89 @@ class LiteRT(OnDisk):
                 error = self.refused(load, source, 1)
                 self.assertEqual((error.kind, "\n" in error.fact), ("runtime", False))
 
+    def kernels(self, path: str, seconds: float = 0.1) -> dict:
+        return measure.kernels(self.reports.append, path=path, runtime="litert", seconds=seconds)
+
     def test_kernels_tell_who_runs_them_and_in_what(self):
         for dtype in ("float32", "int8"):
             path = self.path("a.tflite", agent_models.dense(dtype))
-            kernels = measure.kernels(self.reports.append, path=path, runtime="litert")["kernels"]
+            kernels = self.kernels(path, 0)["kernels"]
             self.assertEqual([kernel["operator"] for kernel in kernels], ["FULLY_CONNECTED", "RELU"])
             self.assertEqual(kernels[0]["layers"], ["dense", "dense.weight"])
             self.assertEqual({kernel["precision"] for kernel in kernels}, {dtype})
             self.assertEqual(kernels[0]["provider"], "XNNPACK")
+            self.assertEqual({kernel["profiled_ms"] for kernel in kernels}, {None})
+
+    def test_its_profiler_tells_what_each_takes(self):
+        for dtype, batch, signature in (("float32", 1, True), ("int8", 1, True), ("float32", 1, False)):
+            told = self.kernels(self.path("a.tflite", agent_models.dense(dtype, batch, signature)))
+            kernels = told["kernels"]
+            self.assertEqual({name for kernel in kernels for name in kernel["layers"]}, LAYERS)
+            (product,) = [kernel for kernel in kernels if "dense.weight" in kernel["layers"]]
+            self.assertEqual(product["operator"], "FULLY_CONNECTED")
+            self.assertIn("Fully Connected", product["primitive"])
+            self.assertTrue(all(kernel["low_ms"] <= kernel["profiled_ms"] <= kernel["high_ms"] for kernel in kernels))
+            self.assertTrue(told["runs"] >= 4 and told["profiled_run_ms"] > 0 and told["plain_run_ms"] > 0)
+
+    def test_it_tells_nothing_on_stderr_of_the_accelerators_that_are_not_there(self):
+        path = self.path("a.tflite", agent_models.dense())
+        code = "from edgesdk_targets.agent import measure; measure.kernels(print, path={!r}, runtime='litert')"
+        done = subprocess.run([sys.executable, "-c", code.format(path)], stderr=subprocess.PIPE, check=True)
+        self.assertNotIn(b"ccelerator", done.stderr)
+
+    def test_a_version_whose_profiler_cannot_be_asked_tells_the_operators_alone(self):
+        from edgesdk_targets.agent.runners import litert_profiler
+
+        path = self.path("a.tflite", agent_models.dense())
+        self.addCleanup(setattr, litert_profiler, "LIBRARY", litert_profiler.LIBRARY)
+        for library in ("libLacking.so", "/bin/true", "libc.so.6"):  # none, no library, another one
+            litert_profiler.LIBRARY = library
+            told = self.kernels(path)
+            self.assertEqual([kernel["operator"] for kernel in told["kernels"]], ["FULLY_CONNECTED", "RELU"])
+            self.assertEqual({kernel["profiled_ms"] for kernel in told["kernels"]}, {None})
+            self.assertEqual((told["runs"], told["profiled_run_ms"], told["plain_run_ms"]), (0, None, None))
+
+    def test_inputs_of_other_sizes_than_the_file_s_have_no_times(self):
+        import numpy
+
+        inputs = os.path.join(self.folder, "inputs.npz")
+        numpy.savez(inputs, x=numpy.ones((3, 8), "float32"))
+        path = self.path("a.tflite", agent_models.dense(batch=None))
+        told = measure.kernels(self.reports.append, path=path, inputs=inputs, runtime="litert", seconds=0.1)
+        self.assertEqual({kernel["profiled_ms"] for kernel in told["kernels"]}, {None})
+
+    def test_what_xnnpack_ran_is_of_the_operators_that_it_was_given(self):
+        from edgesdk_targets.agent.runners.litert_kernels import timed
+        from edgesdk_targets.agent.runners.litert_profiler import OWN, XNNPACK, Event, Lacking
+
+        names = ["PAD", "CONV_2D", "ADD", "CONV_2D", "DELEGATE", "DELEGATE"]
+        ends = [([0], [1]), ([1], [2]), ([2], [3]), ([3], [4]), ([0], [2]), ([2], [3])]
+        operators = [
+            {"index": index, "op_name": name, "inputs": ends[index][0], "outputs": ends[index][1]}
+            for index, name in enumerate(names)
+        ]
+        kernels = [{"operator": name, "layers": [f"{name} {index}"]} for index, name in enumerate(names[:4])]
+        events = [
+            Event(XNNPACK, 0, "Convolution (NHWC, F32) IGEMM", 5),
+            Event(XNNPACK, 1, "Copy (NC, X32)", 1),
+            Event(XNNPACK, 0, "Add (ND)", 2),
+            Event(XNNPACK, 1, "Clamp (NC)", 1),
+            Event(OWN, 3, "CONV_2D", 7),
+        ]
+        told = timed(kernels, operators, [events, events])
+        self.assertEqual(
+            [(kernel["operator"], kernel["layers"], kernel["profiled_ms"]) for kernel in told],
+            [
+                ("CONV_2D", ["CONV_2D 1", "PAD 0"], 0.005),  # the border is fused into what reads it
+                ("Copy (NC, X32)", [], 0.001),
+                ("ADD", ["ADD 2"], 0.003),  # with its own activation
+                ("CONV_2D", ["CONV_2D 3"], 0.007),
+            ],
+        )
+        other = Event(XNNPACK, 0, "Convolution (NHWC, F32) IGEMM", 5)
+        for run in (events[1:], events[:2], [*events[:2], other, *events[2:]], [*events[:4], Event(OWN, 2, "ADD", 1)]):
+            with self.assertRaises(Lacking):
+                timed(kernels, operators, [run])
 
     def test_what_a_delegate_left_is_told(self):
         from edgesdk_targets.agent.runners import tflite_session

@@ -189,6 +189,19 @@ def test_layers_that_are_called_integer_run_in_integer_kernels(
     assert fallbacks(kernels, floats) == floats
 
 
+@pytest.mark.parametrize(("name", "plan"), core([(name, plan) for name in NETWORKS for plan in LOWERED], quick))
+def test_litert_s_profiler_tells_what_every_weighted_layer_takes(
+    exported, benches: dict[str, Bench], name: str, plan: str
+) -> None:
+    network, artifact = ready(name, plan, "litert")[0], exported(name, plan, "litert")
+    weighted = [layer.name for layer in network.graph.layers if layer.kind in WEIGHTED]
+    profile = benches["litert"].profile(artifact, weighted)
+    told = [kernel.layers for kernel in profile.kernels if kernel.layers and kernel.profiled_ms is not None]
+    assert {layer for layers in told for layer in layers} == {*weighted}
+    assert all(len(layers) == 1 for layers in told)
+    assert 0 < (profile.kernels_ms or 0) < (profile.run_ms or 0)
+
+
 @pytest.mark.parametrize("runtime", core(RUNTIMES, lambda runtime: runtime != "executorch"))
 def test_int8_is_a_quarter_and_what_does_not_shrink(exported, runtime: str) -> None:
     dense, small = (exported("resnet20", plan, runtime) for plan in ("dense", "int8"))

@@ -280,10 +280,11 @@ def kernels(
 class _Turns:
     """Runs a model under a profiler, in blocks that take turns with those of the same model without: ``samples`` of the
     first and ``plain`` ones in ns. The run that a block begins with, when caches hold the other, is none of them. A
-    profiler with passes of its own tells the ``plain`` ones, and the ``count`` of those that it does not time."""
+    profiler with passes of its own tells the ``plain`` ones, and the ``count`` of those that it does not time. With no
+    ``seconds`` it is asked which kernels there are, and times are by the way."""
 
     def __init__(self, load: Callable[[], Callable[[], object]], seconds: float) -> None:
-        self._load, self._seconds = load, seconds
+        self._load, self.seconds = load, seconds
         self.samples: list[int] = []
         self.plain: list[int] = []
         self.count = 0
@@ -295,7 +296,7 @@ class _Turns:
 
     def __call__(self, run: Callable[[], object]) -> None:
         plain = self._load()
-        count = clock.runs_in(plain, self._seconds, PROFILED_LEAST, PROFILED_RUNS)
+        count = clock.runs_in(plain, self.seconds, PROFILED_LEAST, PROFILED_RUNS)
         turns = [(run, self.samples), (plain, self.plain)]
         for block in range(PROFILED_BLOCKS):
             each = count * (block + 1) // PROFILED_BLOCKS - count * block // PROFILED_BLOCKS

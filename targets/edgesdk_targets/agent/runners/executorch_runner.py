@@ -7,18 +7,15 @@ has, which takes seconds.
 from __future__ import annotations
 
 import importlib
-import io
 import json
-import os
-import tempfile
 import weakref
-from contextlib import contextmanager, redirect_stderr
 from importlib import metadata
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 from edgesdk_targets.agent import files, xnnpack
 from edgesdk_targets.agent.protocol import RUNTIME, AgentError
 from edgesdk_targets.agent.runners import arrays, refused
+from edgesdk_targets.agent.runners.hushed import hushed
 
 torch: Any = importlib.import_module("torch")  # before its library, which is linked with PyTorch's
 library: Any = importlib.import_module("executorch.extension.pybindings._C")
@@ -45,7 +42,7 @@ class Pool:
     def join(self, session: Session) -> None:
         self.sessions.add(session)
         wanted = max(each.threads for each in self.sessions)
-        with _hushed():  # the first to ask makes it, which says what it found
+        with hushed():  # the first to ask makes it, which says what it found
             if wanted != library._threadpool_get_thread_count():
                 library._unsafe_reset_threadpool(wanted)
                 self.generation += 1
@@ -75,7 +72,7 @@ class Session:
     def _load(self) -> dict[str, Any]:
         """Load the program with the threads that there are now; what it tells of itself."""
         self.generation = POOL.generation
-        with _hushed():
+        with hushed():
             try:
                 load = library._load_program if isinstance(self.source, str) else library._load_program_from_buffer
                 self.program = load(self.source)
@@ -149,16 +146,3 @@ def _told(program: Any) -> dict[str, Any]:
 def _describe(name: str, tensor: Any) -> dict[str, Any]:
     kind = tensor.dtype()
     return arrays.describe(name, tensor.sizes(), DTYPES.get(int(kind)), f"tensor of type {kind}")
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep off stderr, which is Python's or C's, what it tells of the processor; what is wrong it raises."""
-    with tempfile.TemporaryFile() as file, redirect_stderr(io.StringIO()):
-        kept = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

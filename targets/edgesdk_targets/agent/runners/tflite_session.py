@@ -114,16 +114,22 @@ def kernels(interpreter: Any) -> list[dict[str, Any]]:
 
 
 def delegated(operators: Sequence[dict[str, Any]]) -> set[int]:
-    """The indices of the operators that delegates run in their place.
+    """The indices of the operators that delegates run in their place."""
+    return {index for part in parts(operators) for index in part}
+
+
+def parts(operators: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """The indices of the operators that each delegate runs in their place, one after the other.
 
     The list keeps what a delegate replaced and has the delegate behind it; what lies on the way from a delegate's
     inputs to its outputs is what it runs.
     """
     makers = {int(index): item for item in operators if item["op_name"] != DELEGATE for index in item["outputs"]}
-    indices: set[int] = set()
+    found = []
     for delegate in operators:
         if delegate["op_name"] != DELEGATE:
             continue
+        indices: set[int] = set()
         seen = {int(index) for index in delegate["inputs"]}
         waiting = [int(index) for index in delegate["outputs"]]
         while waiting:
@@ -133,7 +139,8 @@ def delegated(operators: Sequence[dict[str, Any]]) -> set[int]:
             seen.add(index)
             indices.add(makers[index]["index"])
             waiting += [int(index) for index in makers[index]["inputs"]]
-    return indices
+        found.append(sorted(indices))
+    return found
 
 
 def signature_names(interpreter: Any) -> dict[int, str]:
