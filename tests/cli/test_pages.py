@@ -586,7 +586,9 @@ def test_a_front_is_its_points_with_their_proofs() -> None:
         for point in front["points"]
     ]  # fmt: skip
     assert [row[9] for row in rows] == ["0.5 %", "0.5 %", *["not searched"] * 3]
-    assert [row[10] for row in rows] == ["best", "", "best", "best", "best"] and rows[4][1] == "onnxruntime, 4 threads"
+    assert [row[10] for row in rows] == ["best", "", "best", "best", "best"] and rows[4][
+        1
+    ] == "▽ onnxruntime, 4 threads"
     chart = chart_of(PAGES["front"](), "Loss of each point of pi4")
     assert re.findall(r'<a href="#point-(\d)"[^>]*>.*?>(\d)</text>', chart, re.DOTALL) == [(n, n) for n in "1234"]
     places = [places[0] for words, places in list_drawn(chart, "point") if words[0] == "predicted"]
@@ -597,6 +599,40 @@ def test_a_front_is_its_points_with_their_proofs() -> None:
     assert sorted(heights) == [heights[3], heights[2], heights[0], heights[1]]
     assert any("pi5, litert was left out: it holds no such layer" in text for _, text in parsed.of("p"))
     assert len(list(parsed.of("section"))) == 3 and not list(Page(render_front({**front, "points": []})).of("a"))[2:]
+
+
+def outlines(chart: str) -> list[str]:
+    """The outline of each predicted point of a ``chart``, in their order."""
+    parsed = ElementTree.fromstring(chart)
+    drawn = {path.get("id"): str(path.get("d")) for path in parsed.iter("path")}
+    groups = [group for group in parsed.iter("g") if group.get("class", "").startswith("point predicted")]
+    return [drawn[str(use.get("href")).removeprefix("#")] for group in groups for use in group.iter("use")]
+
+
+def test_runtimes_and_threads_are_told_apart_by_marks_and_words() -> None:
+    front = page_documents.front()
+    html = render_front({**front, "points": [{**point, "built": None} for point in front["points"]]})
+    parsed, shape_of = Page(html), {}
+    signs = {"pi4": "○ onnxruntime △ litert", "pi5": "▽ onnxruntime, 4 threads"}
+    for number, target in enumerate(signs, 1):
+        chart, points = (
+            chart_of(html, f"Loss of each point of {target}"),
+            [point for point in front["points"] if point["target"] == target],
+        )
+        for point, outline in zip(points, outlines(chart), strict=True):
+            assert shape_of.setdefault((point["runtime"], point["threads"]), outline) == outline
+        assert len(list_drawn(chart, "ring")) == sum(point["kind"] != "plan" for point in points)
+        (legend,) = [text for attributes, text in parsed.of("p") if text.startswith(signs[target])]
+        assert legend == signs[target]
+        places = {row[1] for row in parsed.table(f"target-{number}") if row[0].isdigit()}
+        assert len(places) == legend.count(" onnx") + legend.count(" litert") and all(
+            place in legend for place in places
+        )
+    assert len(set(shape_of.values())) == len(shape_of) == 3
+    alone = render_front({**front, "points": [point for point in front["points"] if point["runtime"] != "litert"][:3]})
+    assert not list_drawn(alone, "ring") and "○" not in alone and 'class="sign"' not in alone
+    plan, *as_is = outlines(chart_of(alone, "Loss of each point of pi4"))
+    assert plan not in as_is and len(set(as_is)) == 1
 
 
 def test_models_stand_side_by_side_each_with_charts_of_its_own() -> None:

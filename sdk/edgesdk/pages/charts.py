@@ -160,6 +160,14 @@ def mark(axes: Axes, points: Points, basis: str, who: str = "deployed", **style:
     })  # fmt: skip
 
 
+def ring(axes: Axes, point: tuple[float, float]) -> None:
+    """A ring around a mark."""
+    _plot(axes, [point], {
+        "marker": "o", "linestyle": "none", "markersize": 16, "markeredgewidth": 1, "markeredgecolor": INK["soft"],
+        "markerfacecolor": "none", "clip_on": False, "gid": "as ring",
+    })  # fmt: skip
+
+
 def line(axes: Axes, points: Points, basis: str, who: str = "deployed", **style: Any) -> None:
     """A line: whole where measured, dashed where predicted, dotted where emulated."""
     dashes = {PREDICTED: (0, (5, 3)), EMULATED: (0, (1, 2))}.get(basis, "-")

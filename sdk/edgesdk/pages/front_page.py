@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -10,7 +10,7 @@ from urllib.parse import quote
 from edgesdk.core.plan import INT8
 from edgesdk.core.report import DENSE
 from edgesdk.core.wording import counted
-from edgesdk.pages.fronts import Point, draw_front
+from edgesdk.pages.fronts import SHAPES, Point, draw_front
 from edgesdk.pages.layers import Rows
 from edgesdk.pages.render import Document, milliseconds, render
 
@@ -23,13 +23,17 @@ PAGE = "report.html"  # of a bundle
 
 @dataclass(frozen=True)
 class Dot:
-    """One point, where it runs, and what its plan is made of; of one that was built ``link`` is its page."""
+    """One point, what it ``runs_on``, and what its plan is made of; of one that was built ``link`` is its page.
+
+    ``sign`` is its mark in the chart as text, where marks tell apart what points run on.
+    """
 
     point: Document
     runs_on: str
     integer: int
     layers: int
     link: str = ""
+    sign: str = ""
 
     @property
     def ratio(self) -> float:
@@ -39,21 +43,25 @@ class Dot:
 
 @dataclass(frozen=True)
 class Chart:
-    """The points of one model on one target; ``found`` is what the figures of those that were ``built`` rest on."""
+    """The points of one model on one target; ``found`` is what the figures of those that were ``built`` rest on,
+    ``signs`` are the marks of what they run on, where these are several."""
 
     name: str
     drawn: Markup
     dots: Rows
     built: Rows
     found: Sequence[str]
+    signs: Mapping[str, str]
 
 
 def render_front(front: Document) -> str:
     """The page of the front that this document is."""
     targets = list(dict.fromkeys(point["target"] for point in front["points"]))
     several = len(front["models"]) > 1
+    places = list(dict.fromkeys(_name_place(point) for point in front["points"]))
+    shapes = {place: SHAPES[number % len(SHAPES)] for number, place in enumerate(places)} if len(places) > 1 else {}
     charts = [
-        _chart(number, f"{name}, {target}" if several else target, points)
+        _chart(number, f"{name}, {target}" if several else target, points, shapes)
         for number, ((name, target), points) in enumerate(_group(front).items(), 1)
     ]
     return render(
@@ -106,34 +114,42 @@ def _group(front: Document) -> dict[tuple[str, str], list[Document]]:
     return groups
 
 
-def _chart(number: int, name: str, points: Sequence[Document]) -> Chart:
+def _chart(number: int, name: str, points: Sequence[Document], shapes: Mapping[str, tuple[str, str]]) -> Chart:
     said = f"Loss of each point of {name} by its latency"
-    drawn = draw_front(f"front-{number}", said, [_place(point) for point in points[:MOST]], milliseconds)
-    dots = [_dot(point) for point in points]
+    drawn = draw_front(f"front-{number}", said, [_place(point, shapes) for point in points[:MOST]], milliseconds)
+    dots = [_dot(point, shapes) for point in points]
     built = [dot for dot in dots if dot.point["built"]]
-    return Chart(name, drawn, Rows.of(dots, MOST), Rows.of(built, MOST), _list_found(points))
+    signs = {dot.runs_on: dot.sign for dot in dots if dot.sign}
+    return Chart(name, drawn, Rows.of(dots, MOST), Rows.of(built, MOST), _list_found(points), signs)
+
+
+def _name_place(point: Document) -> str:
+    """The runtime and the threads of a point."""
+    threads = point["threads"]
+    return f"{point['runtime']}{'' if threads == 1 else ', ' + counted(threads, 'thread')}"
 
 
 def _list_found(points: Sequence[Document]) -> list[str]:
     return sorted({point["built"]["cost"]["basis"] for point in points if point["built"]})
 
 
-def _place(point: Document) -> Point:
+def _place(point: Document, shapes: Mapping[str, tuple[str, str]]) -> Point:
     built = point["built"]
     found, basis = (built["cost"]["latency_ms"], built["cost"]["basis"]) if built else (None, "")
     return Point(
         point["number"], point["kind"], point["loss"], point["predicted"]["latency_ms"], found, basis, point["best"],
-        f"#point-{point['number']}",
+        f"#point-{point['number']}", shape=shapes.get(_name_place(point), ("", ""))[0],
     )  # fmt: skip
 
 
-def _dot(point: Document) -> Dot:
+def _dot(point: Document, shapes: Mapping[str, tuple[str, str]]) -> Dot:
     layers: Sequence[Any] = point["plan"]["layers"]
-    built, threads = point["built"], point["threads"]
+    built, place = point["built"], _name_place(point)
     return Dot(
         point,
-        f"{point['runtime']}{'' if threads == 1 else ', ' + counted(threads, 'thread')}",
+        place,
         sum(layer["option"]["precision"] == INT8 for layer in layers),
         len(layers),
         quote(f"{built['bundle']}/{PAGE}") if built else "",
+        shapes.get(place, ("", ""))[1],
     )

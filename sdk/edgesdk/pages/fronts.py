@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgesdk.core.budget import PREDICTED
+from edgesdk.core.budget import EMULATED, PREDICTED
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import DENSE
-from edgesdk.pages.charts import by_ratios, draw, join, label, line, mark, mark_limit, tell_axes
+from edgesdk.pages.charts import by_ratios, draw, join, label, line, mark, mark_limit, ring, tell_axes
 from edgesdk.pages.render import Document, digits, figure
 
 if TYPE_CHECKING:
@@ -21,13 +21,18 @@ DENSE_INT8 = "dense int8"
 AS_IS = (DENSE, DENSE_INT8)
 LOSS = "loss: how far outputs move"
 ABOVE, NEXT, HIGH = 9.0, 22.0, 14.0  # of a number in pixels: over its point, beside another, and over that one
+SHAPES = (
+    ("o", "○"), ("^", "△"), ("v", "▽"), ("D", "◇"), ("p", "⬠"), ("<", "◁"), (">", "▷"), ("h", "⬡"), ("*", "☆"),
+)  # fmt: skip
+"""Marks that tell apart what points run on, as Matplotlib calls them and as they are in text. A square is emulated."""
 CROWDED = 30  # points, from which only those that no other beats have their number beside them
 
 
 @dataclass(frozen=True)
 class Point:
     """A plan by its loss and its latency, as predicted and as found; ``kind`` says what it is, ``line`` whether it is
-    one that no other beats, ``link`` where more is said of it."""
+    one that no other beats, ``link`` where more is said of it. ``shape`` is the mark of what it runs on, where a chart
+    has several; dense models, which are diamonds otherwise, have a ring then."""
 
     number: int
     kind: str
@@ -39,6 +44,7 @@ class Point:
     link: str
     chosen: bool = False
     finalist: bool = False
+    shape: str = ""
 
 
 def draw_front(
@@ -59,12 +65,16 @@ def _draw(axes: Axes, points: Sequence[Point], tell: Callable[[float], str], lim
     mark_limit(axes, limit)
     for point in points:
         who = "dense" if point.kind in AS_IS or not point.line and not point.chosen else "deployed"
-        shape = {"marker": "D"} if point.kind in AS_IS else {"marker": "^"} if point.finalist else {}
+        as_is = point.kind in AS_IS
+        shape = {"marker": point.shape or ("D" if as_is else "^" if point.finalist else "o")}
         size = {"markersize": 12} if point.chosen else {}
         mark(axes, [(point.predicted, point.loss)], PREDICTED, who, **shape, **size)
+        if as_is and point.shape:
+            ring(axes, (point.predicted, point.loss))
         if point.found is not None:
             join(axes, (point.predicted, point.loss), (point.found, point.loss))
-            mark(axes, [(point.found, point.loss)], point.basis, who, **shape, **size)
+            told = {} if point.basis == EMULATED and point.shape else shape  # a square, whatever it runs on
+            mark(axes, [(point.found, point.loss)], point.basis, who, **told, **size)
     _number(axes, points)
     tell_axes(axes, ("latency", tell), (LOSS, lambda value: digits(value, 3)))
 
