@@ -31,6 +31,9 @@ STEPS = (
 PICTURES = "Thumbnails in the report of test samples whose answer changed."
 WEIGHTS: dict[str, Any] = {"type": click.Path(path_type=Path)}
 TRIES = "Plans tried whole, untrained: what these lose corrects prices in accuracy."
+TRAIN_ON = click.option(
+    "--train-on", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps: where recovery learns."
+)
 FORMS = "Safetensors, a state dict, or a checkpoint"
 
 
@@ -165,6 +168,7 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
     type=click.Path(path_type=Path),
     help="TOML: teachers, losses and pace of recovery.  [default: the dense model teaches]",
 )
+@TRAIN_ON
 @click.option("--install-root", help="The folder on the device.  [default: the inventory's, else ~/edgesdk/NAME]")
 @click.option("--sign", type=click.Path(path_type=Path), help="Private key to sign the bundle with, a PEM file.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
@@ -236,6 +240,7 @@ def search(as_json: bool, force: bool, **options: Any) -> None:
 @pixels
 @shaped
 @click.option("--epochs", type=click.FloatRange(0), default=0, show_default=True, help="Epochs of recovery.")
+@TRAIN_ON
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("exported"), show_default=True)
 @click.option("--force", is_flag=True, help="Replace what is there; go on though the model is in doubt.")

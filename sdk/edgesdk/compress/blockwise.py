@@ -67,7 +67,7 @@ class Block:
 
     def pick(self, value: Tensor) -> Tensor:
         """What is left of the dense block's ``value``."""
-        return value if self.places is None else value.index_select(self.axis, self.places)
+        return value if self.places is None else value.index_select(self.axis, self.places.to(value.device))
 
 
 def reconstruct(
@@ -149,7 +149,9 @@ def find_blocks(small: Network, dense: Network, kept: Mapping[str, Sequence[int]
             continue
         axis, places = find_places(dense, dense.graph.by_name[layers[twin.name]], kept) or (0, None)
         wanted = whole.values[twin]
-        if (wanted if places is None else wanted.index_select(axis, places)).shape == own.values[end].shape:
+        if (wanted if places is None else wanted.index_select(axis, places.to(wanted.device))).shape == own.values[
+            end
+        ].shape:
             ends[end] = (twin, axis, places)
     blocks, begin, begun = list[Block](), 0, 0
     for end in sorted(ends, key=own.place.__getitem__):

@@ -271,7 +271,7 @@ class IntegerLayer(nn.Module):
             return self.inner(x)
         scale, bias_scale = self.scales()
         weight: Tensor = self.inner.weight  # type: ignore[assignment]
-        zero = torch.zeros((), dtype=torch.int32)
+        zero = torch.zeros((), dtype=torch.int32, device=weight.device)
         shape = (-1, *[1] * (weight.dim() - 1))
         if self.growth is not None:
             learned = self.weight_scale().reshape(shape)

@@ -307,7 +307,7 @@ def _round_adaptively(network: Network, layers: list[IntegerLayer], batches: lis
     def settle(layer: nn.Module, inputs: Any) -> None:
         assert isinstance(layer, IntegerLayer)
         rows = weight_rows(layer.inner)
-        moments = Moments.empty(len(rows), rows.shape[2], rows.shape[1])
+        moments = Moments.empty(len(rows), rows.shape[2], rows.shape[1], rows.device)
         y = wanted.pop(layer)
         each = max(1, ROWS * len(y) // (y.numel() // rows.shape[1] * rows.shape[2]))
         for part, other in zip(inputs[0].split(each), y.split(each), strict=True):

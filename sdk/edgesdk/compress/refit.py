@@ -241,7 +241,7 @@ def _fitted(small: Network, name: str, target: _Target, given: _Side, wanted: _S
     layer, call = small.submodule(name), _call(small.module, name)
     norm = _norm(small, name)
     weight, bias = _folded(layer, norm)
-    fit, judge = (Moments.empty(len(weight), weight.shape[2], weight.shape[1]) for _ in range(2))
+    fit, judge = (Moments.empty(len(weight), weight.shape[2], weight.shape[1], weight.device) for _ in range(2))
     assert call is not None
     inputs, outputs = given.of(call.all_input_nodes[0].name), wanted.of(target.node)
     others = given.of(target.less) if target.less else [None] * len(inputs)
@@ -249,7 +249,8 @@ def _fitted(small: Network, name: str, target: _Target, given: _Side, wanted: _S
     seen = 0
     for x, y, other in zip(inputs, outputs, others, strict=True):
         if target.places is not None:
-            y = y.index_select(*target.places)
+            axis, left = target.places
+            y = y.index_select(axis, left.to(y.device))
         if other is not None:
             y = y - other
         positions = _positions(small.graph.by_name[name], sum(map(len, inputs)), generator)

@@ -294,7 +294,7 @@ class Task:
 
 
 def _draw(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(*like.shape, generator=generator)
+    return torch.randn(*like.shape, generator=generator).to(like.device)  # the same numbers wherever it lies
 
 
 def _between_samples(value: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from edgesdk.data.task import Task
 from edgesdk.export.formats import grid_of
 from edgesdk.export.parity import compared, fallbacks, parity, runner
 from edgesdk.network.network import Network, tensors
+from edgesdk.network.placement import CPU, named
 from edgesdk.pipeline.allowance import FULL_SHARE, SHORT_SHARE, Allowance
 from edgesdk.pipeline.candidates import Candidate
 from edgesdk.pipeline.deadline import Deadline
@@ -58,13 +59,14 @@ class Selected:
 class Training:
     """Recovers candidates, tells them apart on held-out data, and turns the winner into a measured, proved file.
 
-    What is fitted and learnt takes of ``allowance``, and is kept on disk until :meth:`forget`. Raises ``UsageError``
-    where the ``recovery`` does not fit the data.
+    What is fitted and learnt is so on ``device`` of this machine, takes of ``allowance``, and is kept on disk until
+    :meth:`forget`. Raises ``UsageError`` where the ``recovery`` does not fit the data.
     """
 
     def __init__(
-        self, setup: Setup, allowance: Allowance, seed: int, tell: Tell, recovery: Recovery | None = None
-    ) -> None:
+        self, setup: Setup, allowance: Allowance, seed: int, tell: Tell, recovery: Recovery | None = None,
+        device: torch.device = CPU,
+    ) -> None:  # fmt: skip
         self.network: Network = setup.network
         self.data: Data = setup.data
         self.task: Task = setup.task
@@ -73,10 +75,11 @@ class Training:
         self.allowance: Allowance = allowance
         self.deadline: Deadline = setup.deadline
         self.seed: int = seed
+        self.device: torch.device = device
         self.tell: Tell = tell
         comparison, notes = settle_comparison(setup.task, setup.network, setup.data.holdout)
         self.comparison: Task = comparison
-        self.notes: tuple[str, ...] = notes
+        self.notes: tuple[str, ...] = notes if device == CPU else (*notes, f"it was recovered on {named(device)}")
         self.can_learn: bool = setup.data.train is not None and allowance.epochs > 0
         self.kept: Kept | None = _open_kept(setup, self.recovery, seed)
         self._fitted: dict[str, Network] = {}
@@ -255,6 +258,7 @@ class Training:
             kept=self._kept_of(candidate, f"{epochs:g}"),
             until=until,
             scores=candidate.study.scores if reconstructs else None,
+            device=self.device,
         )
         if reconstructs and until is not None and self.deadline.clock() >= until:
             self.deadline.note_cut("fitting blocks")
@@ -272,7 +276,9 @@ class Training:
             tell = lambda share: self.tell(f"{label}, fitting weights", share)  # noqa: E731
             until, on_disk = self.deadline.share_out(FIT_SHARE), self._kept_of(candidate, FITTED)
             calibration = study.calibration
-            fitted = fit(plan, self.network, candidate.network, study.scores, calibration, tell, until, on_disk)
+            fitted = fit(
+                plan, self.network, candidate.network, study.scores, calibration, tell, until, on_disk, self.device
+            )
             if until is not None and self.deadline.clock() >= until:
                 self.deadline.note_cut("fitting weights")
             self._fitted[plan.digest] = fitted

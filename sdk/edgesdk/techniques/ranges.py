@@ -41,7 +41,7 @@ class Histogram:
         if max(-low, high) > reach:
             raise UsageError(f"a sample of {max(-low, high):g} is beyond the histogram's {reach:g}", "give its reach")
         place = (samples.detach().flatten().double() / (reach or 1.0) + 1) * BINS
-        counts = torch.bincount(place.long().clamp(0, 2 * BINS - 1), minlength=2 * BINS).double()
+        counts = torch.bincount(place.long().clamp(0, 2 * BINS - 1), minlength=2 * BINS).cpu().double()
         return Histogram(counts, reach, low, high)
 
     def __add__(self, other: Histogram) -> Histogram:

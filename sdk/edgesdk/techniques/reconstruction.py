@@ -31,10 +31,13 @@ class Moments:
     count: int = 0
 
     @classmethod
-    def empty(cls, groups: int, inputs: int, outputs: int) -> Moments:
-        """Of no rows, for ``groups`` groups of ``inputs`` columns and ``outputs`` wanted outputs each."""
+    def empty(cls, groups: int, inputs: int, outputs: int, device: torch.device | None = None) -> Moments:
+        """Of no rows, for ``groups`` groups of ``inputs`` columns and ``outputs`` wanted outputs each; added up where
+        the rows lie, on ``device``."""
         shapes = (groups, inputs, inputs), (groups, outputs, inputs), (groups, outputs), (groups, inputs)
-        xx, yx, yy, x, y = (torch.zeros(shape, dtype=torch.double) for shape in (*shapes, (groups, outputs)))
+        xx, yx, yy, x, y = (
+            torch.zeros(shape, dtype=torch.double, device=device) for shape in (*shapes, (groups, outputs))
+        )
         return cls(xx, yx, yy, x, y)
 
     def add(self, x: Tensor, y: Tensor) -> None:
@@ -104,7 +107,8 @@ def least_squares(
     w = weight.detach().double()
     mean = xx.diagonal(dim1=1, dim2=2).mean(1)
     step = torch.where(mean > 0, damping * mean, 1.0)  # inputs that are all zero: any will do
-    factor = torch.linalg.cholesky(xx + step[:, None, None] * torch.eye(xx.shape[1], dtype=torch.double))
+    unit = torch.eye(xx.shape[1], dtype=torch.double, device=xx.device)
+    factor = torch.linalg.cholesky(xx + step[:, None, None] * unit)
     w = w + torch.cholesky_solve((yx - w @ xx).transpose(1, 2), factor).transpose(1, 2)
     if bias is None:
         return w.to(weight.dtype), None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from edgesdk.compress.apply import channels_to_keep, compressed
@@ -20,6 +21,7 @@ from edgesdk.data.data import Data
 from edgesdk.data.judging import settle_comparison
 from edgesdk.data.task import Task
 from edgesdk.network.network import Batch, Network, tensors
+from edgesdk.network.placement import CPU, move, place, using
 from edgesdk.train.recovery import Recovery
 from edgesdk.train.resumption import SECONDS, Kept
 from edgesdk.train.trainer import Progress, Recovered, Schedule, recovered
@@ -40,19 +42,19 @@ class Applied:
 
 def apply(
     plan: Plan, dense: Network, data: Data, task: Task, scores: Mapping[str, Tensor], epochs: float = 0.0,
-    seed: int = 0, progress: Progress = lambda share, what: None,
+    seed: int = 0, progress: Progress = lambda share, what: None, device: torch.device = CPU,
 ) -> Applied:  # fmt: skip
-    """What ``plan`` makes of ``dense``, and the options of its layers.
+    """What ``plan`` makes of ``dense``, and the options of its layers; it is fitted and learnt on ``device``.
 
     Channels are ranked by ``scores``; ``epochs`` are of learning, where there are data for it, and of no effect but a
     note where it made things worse. Raises ``BundleError`` where the plan is for another network.
     """
     small, options = compressed(dense, plan, data.example, scores)
-    small = fit(plan, dense, small, scores, [x for x, _ in data.calibration])
-    plain = learn(plan, dense, small, options, data, task, 0.0, seed)
+    small = fit(plan, dense, small, scores, [x for x, _ in data.calibration], device=device)
+    plain = learn(plan, dense, small, options, data, task, 0.0, seed, device=device)
     if data.train is None or epochs <= 0:
         return Applied(plain.network, options)
-    learnt = learn(plan, dense, small, options, data, task, epochs, seed, progress)
+    learnt = learn(plan, dense, small, options, data, task, epochs, seed, progress, device=device)
     comparison, notes = settle_comparison(task, dense, data.holdout)
     before, after = (comparison.score(each.network, data.holdout, dense) for each in (plain, learnt))
     chosen = choose_better(plain.network, before, learnt, after)
@@ -71,8 +73,11 @@ def choose_better(plain: Network, before: float, learnt: Recovered, after: float
 def fit(
     plan: Plan, dense: Network, small: Network, scores: Mapping[str, Tensor], calibration: Sequence[Batch],
     progress: Callable[[float], None] = lambda share: None, until: float | None = None, kept: Kept | None = None,
+    device: torch.device = CPU,
 ) -> Network:  # fmt: skip
     """``small``, which the plan made of ``dense``, with its weights fitted to what that answers.
+
+    It is computed on ``device``, and comes back to the CPU.
 
     It stays as it is where the plan changes nothing but how numbers are stored and computed. ``until`` is when, on the
     monotonic clock, fitting ends: layers that it has not come to stay as they are. What was fitted goes to ``kept``
@@ -93,7 +98,13 @@ def fit(
             saved = time.monotonic()
 
     channels = channels_to_keep(dense.graph, plan, scores)
-    fitted, fits = refit_weights(small, dense, channels, calibration, progress, until, done, keep)
+    device = CPU if device.type == "mps" else device  # which has no double precision
+    with using(device):
+        fitted, fits = refit_weights(
+            place(small, device), place(dense, device), channels, move(list(calibration), device), progress, until,
+            done, keep,
+        )  # fmt: skip
+    fitted = place(fitted, CPU)
     if fits:
         keep(fitted, [*done, *(each.layer for each in fits)], 0.0)
     return fitted
@@ -104,9 +115,11 @@ def learn(
     seed: int = 0, progress: Progress = lambda share, what: None, *, grid: Grid = UNSIGNED,
     recovery: Recovery = Recovery(),  # noqa: B008  it is frozen
     rounding: str | None = None, kept: Kept | None = None, until: float | None = None,
-    scores: Mapping[str, Tensor] | None = None,
+    scores: Mapping[str, Tensor] | None = None, device: torch.device = CPU,
 ) -> Recovered:  # fmt: skip
     """``small``, fitted, after ``epochs``: quantized from the start where the plan changes nothing else.
+
+    It is computed on ``device``, and comes back to the CPU.
 
     The dense model learns nothing. Where nothing is learnt and ``scores`` say which channels are left, blocks are
     fitted in as many steps as ``recovery`` says. Without another ``rounding``, weights are rounded to the nearest where
@@ -118,22 +131,23 @@ def learn(
         epochs = 0.0
     learns = data.train is not None and epochs > 0
     changes = structural or any(option.precision != FP32 for option in options.values())
+    calibration = move([x for x, _ in data.calibration], device)
+    dense = place(dense, device)
 
     def fit_blocks(network: Network) -> Network:
         if scores is None or not recovery.reconstruct or not changes:
             return network
         told = lambda share: progress(share, "fitting blocks")  # noqa: E731
-        channels = channels_to_keep(dense.graph, plan, scores)
-        return _fit_blocks(
-            network, dense, channels, _list_samples(data), task, recovery.reconstruct, seed, told, until, kept
-        )
+        channels, samples = channels_to_keep(dense.graph, plan, scores), move(_list_samples(data), device)
+        return _fit_blocks(network, dense, channels, samples, task, recovery.reconstruct, seed, told, until, kept)
 
-    return recovered(
-        small, dense, options, data.train, [x for x, _ in data.calibration], task,
-        Schedule(epochs, recovery.integer_share if structural else 1.0), seed, progress, grid=grid, recovery=recovery,
-        reestimate=False, rounding=rounding or ("nearest" if learns else suited(options)), kept=kept,
-        until=until, reconstruct=fit_blocks,
-    )  # fmt: skip
+    with using(device):
+        return recovered(
+            place(small, device), dense, options, data.train, calibration, task,
+            Schedule(epochs, recovery.integer_share if structural else 1.0), seed, progress, grid=grid,
+            recovery=recovery, reestimate=False, rounding=rounding or ("nearest" if learns else suited(options)),
+            kept=kept, until=until, reconstruct=fit_blocks,
+        )  # fmt: skip
 
 
 def _list_samples(data: Data) -> list[Batch]:

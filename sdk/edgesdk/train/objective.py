@@ -17,6 +17,7 @@ from edgesdk.data.metrics import loss_rows
 from edgesdk.data.targets import rows
 from edgesdk.data.task import Task
 from edgesdk.network.network import Batch, Network, rebatch, tensors
+from edgesdk.network.placement import device_of
 from edgesdk.techniques import distillation
 from edgesdk.train.pairs import channel_axis, paired, places
 from edgesdk.train.recovery import (
@@ -41,7 +42,7 @@ from edgesdk.train.recovery import (
     Recovery,
     Term,
 )
-from edgesdk.train.teachers import LoadedTeacher, Run, load_teacher, same, traced, watched
+from edgesdk.train.teachers import LoadedTeacher, Run, load_teacher, placed, same, traced, watched
 
 RELATION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     DISTANCES: distillation.distances, ANGLES: distillation.angles, SIMILARITY: distillation.similarity,
@@ -52,13 +53,15 @@ class Objective:
     """The loss of a recovery for one step of its student, and what learns beside the student.
 
     That is maps between layers of different width, the variances of VID, an adversary, and in ``mutual`` mode the
-    teachers. ``x`` is a batch by which their sizes are found. Raises ``UsageError`` for layers that there are not.
+    teachers. ``x`` is a batch by which their sizes are found. All of it is put where the ``student`` lies. Raises
+    ``UsageError`` for layers that there are not.
     """
 
     def __init__(self, recovery: Recovery, student: Network, dense: Network, task: Task, x: Batch) -> None:
         recovery.check(task)
         self.recovery: Recovery = recovery
         self.task: Task = task
+        device = device_of(student)
         self.dense: LoadedTeacher = LoadedTeacher(dense, same)
         self.average: AveragedModel | None = None
         teachers = recovery.loaded().teachers
@@ -69,6 +72,7 @@ class Objective:
             self.loaded_teachers = [LoadedTeacher(student, same)]
         elif any(term.kind in LAYERED for term in recovery.losses):
             self.loaded_teachers = [traced(teacher, x) for teacher in self.loaded_teachers]
+        self.loaded_teachers = [placed(teacher, device) for teacher in self.loaded_teachers]
         self.peers: nn.ModuleList = nn.ModuleList()
         if recovery.mode == MUTUAL:
             made = [
@@ -89,6 +93,7 @@ class Objective:
         self.heads: nn.ModuleDict = nn.ModuleDict()
         for index, teacher_term in enumerate(self.teacher_terms):
             self._add_heads(index, teacher_term, student, x)
+        self.heads.to(device)
 
     def parameters(self) -> list[nn.Parameter]:
         """What learns beside the student."""
@@ -123,7 +128,7 @@ class Objective:
         theirs = x
         if self.precise:
             x, theirs = _leaves(x), _leaves(x)
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        with torch.autocast(tensors(x)[0].device.type, torch.bfloat16, enabled=mixed):
             with torch.set_grad_enabled(mutual or self.precise):
                 taught = [
                     loaded.run(theirs, self._layers(1, which)) for which, loaded in enumerate(self.loaded_teachers)
@@ -151,7 +156,7 @@ class Objective:
         for teacher, run in zip(self.loaded_teachers, taught, strict=True):
             if teacher.made is self.dense.made and teacher.view is same:
                 return run.outputs
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        with torch.autocast(tensors(x)[0].device.type, torch.bfloat16, enabled=mixed):
             return self.dense.run(x, ()).outputs
 
     def _layers(self, side: int, which: int | None = None) -> list[str]:

@@ -49,7 +49,7 @@ class Labelled:
     def follow(self, student: Network) -> None: ...
 
     def __call__(self, student: Network, x: Batch, y: Any, epoch: float, mixed: bool) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        with torch.autocast(tensors(x)[0].device.type, torch.bfloat16, enabled=mixed):
             outputs = student.flat(x)
         return self.task.supervised([o.float() if o.is_floating_point() else o for o in outputs], y)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from edgesdk.core.serialize import write
+from edgesdk.network.placement import CPU, move
 
 SECONDS = 20.0  # between two states of a training that are kept
 DAYS = 14.0  # for which a run that was given up is kept
@@ -34,7 +35,7 @@ class Kept:
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         content = io.BytesIO()
-        torch.save(dict(state), content)
+        torch.save(move(dict(state), CPU), content)  # to be taken up wherever training is then
         write(self.folder / f"{name}.pt", content.getvalue())
 
     def part(self, name: str) -> Kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from edgesdk.core.graph import Graph
 from edgesdk.data.task import Task, first_tensor
 from edgesdk.network.fuse import flat
 from edgesdk.network.network import Batch, Edited, Network, rebatch, tensors
+from edgesdk.network.placement import CPU, move, place
 from edgesdk.train.recovery import DENSE, Recovery, Teacher
 
 
@@ -68,8 +70,17 @@ def traced(teacher: LoadedTeacher, x: Batch) -> LoadedTeacher:
     """``teacher`` as a network, whose layers can be watched. Raises ``ModelError`` where it cannot be traced."""
     if isinstance(teacher.made, Network):
         return teacher
-    x = rebatch(teacher.view(x), lambda t: torch.cat([t[:1], t[:1]]))
+    x = rebatch(move(teacher.view(x), CPU), lambda t: torch.cat([t[:1], t[:1]]))
     return replace(teacher, made=flat(teacher.made, x))
+
+
+def placed(teacher: LoadedTeacher, device: torch.device) -> LoadedTeacher:
+    """``teacher`` on ``device``: a copy where it, the user's own, lies elsewhere."""
+    if isinstance(teacher.made, Network):
+        return replace(teacher, made=place(teacher.made, device))
+    if all(value.device == device for value in teacher.made.state_dict().values()):
+        return teacher
+    return replace(teacher, made=copy.deepcopy(teacher.made).to(device))
 
 
 def watched(network: Network, x: Batch, layers: Sequence[str]) -> Run:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -14,16 +15,18 @@ from torch import Tensor, nn
 from edgesdk.compress.integers import UNSIGNED, Grid
 from edgesdk.compress.quantize import calibrate, integer, observing
 from edgesdk.compress.stored import stored
-from edgesdk.core.errors import DataError
+from edgesdk.core.errors import DataError, DeviceError
 from edgesdk.core.plan import INT8, Option
 from edgesdk.data.task import Task
 from edgesdk.network.network import Batch, Network, rebatch, tensors
+from edgesdk.network.placement import CPU, device_of, has_bfloat16, move, place
 from edgesdk.train.objective import Objective
 from edgesdk.train.recovery import INTEGER_SHARE, Recovery
 from edgesdk.train.resumption import SECONDS, Kept
 
 WEIGHT_DECAY = 1e-4
 LONGEST_STEP = 5.0  # norm of a gradient
+FEWEST = 2  # samples that run at once where the memory holds no more: a BatchNorm needs several
 
 POINTS = 40  # of the curve of each part of a training
 LEARNT = "learnt"  # the name of what a training came to in the end
@@ -75,7 +78,9 @@ def recovered(
     until: float | None = None,
     reconstruct: Callable[[Network], Network] = lambda network: network,
 ) -> Recovered:
-    """``small`` trained as ``recovery`` says, its int8 layers simulated as they will run; a new network.
+    """``small`` trained as ``recovery`` says, its int8 layers simulated as they will run; a new network, on the CPU.
+
+    All is computed on the device where ``small``, ``dense`` and ``calibration`` lie.
 
     ``grid`` is what its integer activations are on. ``schedule`` says how long, whatever the recovery says. With
     ``reestimate`` BatchNorm statistics are first taken anew, which a network that is cut and not fitted anew needs.
@@ -125,7 +130,7 @@ def recovered(
     if total <= 0:
         result = reconstruct(result)
     result.module.eval()
-    return Recovered(stored(result, options), tuple(notes), tuple(curve))
+    return Recovered(stored(place(result, CPU), options), tuple(notes), tuple(curve))
 
 
 def _curve(state: Mapping[str, Any]) -> list[LossAt]:
@@ -183,6 +188,8 @@ class Trainer:
         self.until: float | None = None  # on the monotonic clock
         self.cut: bool = False  # whether that came before the last step
         self.curve: list[LossAt] = []
+        self.pieces: int = 1  # of each batch, that run one after another
+        self.device: torch.device = CPU
 
     def train(
         self, student: Network, epochs: float, rate: float, progress: Callable[[float], None], part: str = "all"
@@ -194,7 +201,8 @@ class Trainer:
         steps = max(1, round(epochs * self.length))
         parameters, beside = list(student.module.parameters()), self.objective.parameters()
         optimizer = torch.optim.AdamW([*parameters, *beside], rate, weight_decay=WEIGHT_DECAY)
-        mixed = self.objective.task.classifies and torch.cpu._is_avx512_bf16_supported() and not self.objective.precise
+        self.device = device_of(student)
+        mixed = self.objective.task.classifies and has_bfloat16(self.device) and not self.objective.precise
         student.module.train()
         self.objective.start(student)
         average = Average(parameters, self.average * steps)
@@ -210,16 +218,14 @@ class Trainer:
                 break
             for group in optimizer.param_groups:
                 group["lr"] = rate * _pace(share, self.warm_up)
+            x, y = move((x, y), self.device)
             x = rebatch(x, lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t)
-            loss = self.objective(student, x, y, self.done / self.length, mixed)
-            since.append(float(loss.detach()))
+            since.append(self._differentiate(student, x, y, mixed, optimizer))
             if not math.isfinite(since[-1]):
                 self._stop(student, good, at)
                 break
             if step and step % self.length == 0:
                 good, at = _state(student), self.done
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
             nn.utils.clip_grad_norm_(parameters, LONGEST_STEP)
             nn.utils.clip_grad_norm_(beside, LONGEST_STEP)
             optimizer.step()
@@ -242,10 +248,57 @@ class Trainer:
         progress(1.0)
         student.module.eval()
 
+    def _differentiate(
+        self, student: Network, x: Batch, y: Any, mixed: bool, optimizer: torch.optim.Optimizer
+    ) -> float:  # fmt: skip
+        """The loss of a batch, its gradients left with the parameters where it is finite.
+
+        Where the memory of a GPU does not hold it, it runs in pieces, from then on every batch, and their gradients are
+        added up; a BatchNorm sees the statistics of pieces then. Raises ``DeviceError`` where they get too small.
+        """
+        while True:
+            try:
+                return self._add_up(student, x, y, mixed, optimizer)
+            except torch.OutOfMemoryError:
+                pass  # handled outside, where nothing holds on to what was computed
+            optimizer.zero_grad(set_to_none=True)
+            count = len(tensors(x)[0])
+            if count < 2 * self.pieces * FEWEST or not _can_cut(y, count):
+                fact = (
+                    f"the memory of {self.device} does not hold the {self.what} of {-(-count // self.pieces)} samples"
+                )
+                raise DeviceError(fact, "train on another, or on the CPU: --train-on cpu")
+            self.pieces *= 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _add_up(
+        self, student: Network, x: Batch, y: Any, mixed: bool, optimizer: torch.optim.Optimizer
+    ) -> float:  # fmt: skip
+        """The loss of a batch, its gradients added up over the pieces."""
+        count, total = len(tensors(x)[0]), 0.0
+        ends = [count * number // self.pieces for number in range(self.pieces + 1)]
+        for begin, end in pairwise(ends):
+            whole, share = self.pieces == 1, (end - begin) / count
+            rows = slice(begin, end)
+            own = x if whole else rebatch(x, lambda t, rows=rows: t[rows])
+            loss = self.objective(student, own, y if whole else _cut(y, rows, count), self.done / self.length, mixed)
+            value = float(loss.detach())
+            total += share * value
+            if not math.isfinite(value):
+                return value
+            if begin == 0:
+                optimizer.zero_grad(set_to_none=True)
+            (loss if whole else share * loss).backward()
+        return total
+
     def notes(self, epochs: float) -> list[str]:
         """What a user must know of how it ended, ``epochs`` having been planned."""
         cut = f"the time ended the {self.what} after {self.done / self.length:.1f} of {epochs:.3g} epochs"
-        return [self.stopped] * bool(self.stopped) + [cut] * self.cut
+        small = (
+            f"the memory of {self.device} was short: each batch ran in {self.pieces} parts, their gradients added up"
+        )
+        return [self.stopped] * bool(self.stopped) + [cut] * self.cut + [small] * (self.pieces > 1)
 
     def _keep(
         self, kept: Kept, part: str, step: int, student: Network, optimizer: torch.optim.Optimizer,
@@ -329,6 +382,27 @@ class _Pace:
 def _state(network: Network) -> dict[str, Tensor]:
     """The weights, statistics and ranges of ``network`` as they are now."""
     return {name: value.detach().clone() for name, value in network.module.state_dict().items()}
+
+
+def _can_cut(y: Any, count: int) -> bool:
+    """Whether the targets ``y`` of ``count`` samples can be told apart by sample."""
+    if isinstance(y, Tensor):
+        return y.dim() > 0 and len(y) == count
+    if isinstance(y, Mapping):
+        return all(_can_cut(part, count) for part in y.values())
+    if isinstance(y, (list, tuple)):
+        return len(y) == count or all(isinstance(part, Tensor) and _can_cut(part, count) for part in y)
+    return y is None
+
+
+def _cut(y: Any, rows: slice, count: int) -> Any:
+    """The targets of those ``rows`` of ``count`` samples."""
+    if isinstance(y, Mapping):
+        return {name: _cut(part, rows, count) for name, part in y.items()}
+    if isinstance(y, (list, tuple)):
+        several = all(isinstance(part, Tensor) and _can_cut(part, count) for part in y)
+        return type(y)(_cut(part, rows, count) for part in y) if several else y[rows]
+    return None if y is None else y[rows]
 
 
 def _pace(done: float, warm_up: float) -> float:

@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from edgesdk.bundle.bundle import Bundle, reserve
 from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.cache import check_cache
 from edgesdk.core.errors import BudgetError, BundleError, UsageError
 from edgesdk.core.report import DENSE, Prediction, Tell
 from edgesdk.core.serialize import from_json
+from edgesdk.network.placement import AUTO, CPU, find_device
 from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.study import Anchored, Study
 from edgesdk.pipeline.training import Training
@@ -48,15 +51,17 @@ class Builder:
     force: bool
     tell: Tell
     recovery: Recovery | None = None
+    learns_on: torch.device = CPU
 
     @classmethod
     def of(
         cls, given: Inputs, folder: str | Path, epochs: float | None, recover: Recovery | str | Path | None, seed: int,
-        force: bool, tell: Tell,
+        force: bool, tell: Tell, train_on: str,
     ) -> Builder:  # fmt: skip
         """The same with the epochs of each point counted as :func:`edgesdk.deploy` does."""
         recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
-        return cls(given, Path(folder), count_epochs(epochs, recovery, given), seed, force, tell, recovery)
+        learns_on = find_device(train_on)
+        return cls(given, Path(folder), count_epochs(epochs, recovery, given), seed, force, tell, recovery, learns_on)
 
     def build(self, front: Front, places: Sequence[Place], numbers: Iterable[int]) -> Front:
         """``front`` with what the points of these ``numbers`` came to; why one came to nothing is in ``refused``."""
@@ -68,7 +73,7 @@ class Builder:
             place = next(place for place in places if place.has(point))
             tell = _telling(self.tell, f"building point {point.number} ({step} of {len(wanted)})")
             training = Training(
-                place.studied.anchored.setups[0], Allowance(self.epochs), self.seed, tell, self.recovery
+                place.studied.anchored.setups[0], Allowance(self.epochs), self.seed, tell, self.recovery, self.learns_on
             )
             trainings.append(training)
             try:
@@ -109,7 +114,7 @@ def check_folder(folder: str | Path, force: bool) -> None:
 def build_points(
     front: Front, given: Inputs, numbers: Sequence[int], out_dir: str | Path, *, device: Any = None,
     precision: Sequence[str] = (), candidate: Sequence[str] = (), epochs: float | None = None,
-    recover: Recovery | str | Path | None = None, seed: int = 0, force: bool = False, tell: Tell,
+    recover: Recovery | str | Path | None = None, seed: int = 0, force: bool = False, train_on: str = AUTO, tell: Tell,
 ) -> Front:  # fmt: skip
     """``front`` with what the points of these ``numbers`` came to, at today's prices: see :meth:`Front.build`."""
     check_cache()
@@ -118,7 +123,9 @@ def build_points(
         raise UsageError("no points to build", "name some by their numbers")
     if len({point.plan.graph_digest for point in points}) > 1:
         raise UsageError("these points are of several models", "build those of one model at a time")
-    builder = Builder.of(given.checked(front.bounds, force, tell), out_dir, epochs, recover, seed, force, tell)
+    builder = Builder.of(
+        given.checked(front.bounds, force, tell), out_dir, epochs, recover, seed, force, tell, train_on
+    )
     with ExitStack() as stack:
         places: list[Place] = []
         for target, runtime, threads in dict.fromkeys((p.target, p.runtime, p.threads) for p in points):

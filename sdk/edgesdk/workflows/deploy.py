@@ -30,6 +30,7 @@ from edgesdk.data.points import point
 from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.inventory import Device
+from edgesdk.network.placement import AUTO, find_device
 from edgesdk.network.reference import same_random_numbers
 from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.choosing import join_refusals
@@ -124,7 +125,7 @@ def deploy(
     recover: Recovery | str | Path | None = None, output: str | int | None = None, preprocess: Preprocess = None,
     shapes: Shapes = None, loss: str | Loss | None = None, time: float | str | Deadline | None = None,
     tries: int = 0, dla: int | None = None, point: Point | None = None, track: str | None = None,
-    pictures: bool = True, tell: Tell = quiet,
+    pictures: bool = True, train_on: str = AUTO, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -153,6 +154,9 @@ def deploy(
     the best so far. Where reading, tracing and writing files alone take longer, a warning says so at once. A run that
     was interrupted goes on where it was when the same is asked again.
 
+    What is fitted and learnt back is so where ``train_on`` says: ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or ``auto``
+    for the first CUDA device, and the CPU where there is none (docs/how-to/train-on-a-gpu.md).
+
     A ``point`` of a front says the target, runtime, threads and bound on latency; a warning says where prices have
     changed since, and ``UsageError`` that the front is of another model. ``track``, ``mlflow:URI`` or
     ``tensorboard:FOLDER``, is where a run is kept of it: parameters, figures, the losses of recovery, and files.
@@ -168,6 +172,7 @@ def deploy(
     where = Where.named(target, runtime, threads, device, named(precision), candidate, dla)
     check_cache()
     ready(candidate)
+    learns_on = find_device(train_on)
     at = where.device
     if at is None and install_root is not None:
         raise UsageError("an install root without a device", "give --device, which may be local")
@@ -189,7 +194,7 @@ def deploy(
         with open_studies(
             given, where, budget, force, tell, deadline, graph_digest=graph_digest, tries=tries
         ) as studied:
-            training = Training(studied.anchored.setups[0], allowance, seed, tell, recovery)
+            training = Training(studied.anchored.setups[0], allowance, seed, tell, recovery, learns_on)
             study = Anchored.study if point is None else partial(study_point, point, studied.budget)
             bundle = build_bundle(place, studied, given, training, sign, study)
             training.forget()

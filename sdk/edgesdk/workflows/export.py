@@ -31,6 +31,7 @@ from edgesdk.export.formats import save
 from edgesdk.export.onnx import converted
 from edgesdk.export.packed import packed
 from edgesdk.export.parity import parity
+from edgesdk.network.placement import AUTO, find_device
 from edgesdk.network.reference import same_random_numbers
 from edgesdk.network.trace import trace
 from edgesdk.train.apply import apply
@@ -70,21 +71,22 @@ def export_plan(
     format: str | Sequence[str] = (), out: str | Path = "exported", target: str | None = None,
     weights: Path | None = None, metric: str | Metric = "top-1", epochs: float = 0.0, seed: int = 0,
     force: bool = False, output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
-    loss: str | Loss | None = None,
+    loss: str | Loss | None = None, train_on: str = AUTO,
     tell: Tell = quiet,
 ) -> Exported:  # fmt: skip
     """Apply ``plan`` to ``model`` and write it to the folder ``out`` in each ``format`` named, by default in all that
     can hold it: a warning says which cannot, and why.
 
     All files hold the same integers, scales and zero points. ``data`` gives the ranges of integer layers, and with
-    ``epochs`` what compression cost is learnt back. The dense model is judged first, as by :func:`edgesdk.deploy`, and
-    refused where it makes no sense on the data, unless with ``force``. Nothing is written unless all that is named is.
+    ``epochs`` what compression cost is learnt back, ``train_on`` as for :func:`edgesdk.deploy`. The dense model is
+    judged first, as by that, and refused where it makes no sense on the data, unless with ``force``. Nothing is written
+    unless all that is named is.
 
     Raises ``BundleError`` for a plan that is damaged, or made for another model or ``target``; ``UsageError`` for a
     format that cannot hold a form which the plan stores weights in; ``ModelError`` for what else a format cannot hold;
     ``DeviceError`` for an extra that is not installed; ``FidelityError`` for a file that computes something else.
     """
-    wanted = _formats(named(format))
+    wanted, learns_on = _formats(named(format)), find_device(train_on)
     if not isinstance(plan, Plan):
         plan = read_plan(Path(plan))
     if target is not None and find_target(target).name != find_target(plan.target).name:
@@ -106,7 +108,7 @@ def export_plan(
         def share(done: float, what: str) -> None:
             tell(f"recovering ({what})", done)
 
-        applied = apply(plan, network, samples, task, scores, epochs, seed, share)
+        applied = apply(plan, network, samples, task, scores, epochs, seed, share, learns_on)
         for note in applied.notes:
             warnings.warn(note, EdgeSdkWarning, stacklevel=2)
         ready, options = applied.network, applied.options

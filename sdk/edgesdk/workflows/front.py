@@ -137,7 +137,8 @@ class Front:
         weights: Path | None = None, metric: Any = "top-1", device: Any = None, precision: str | Sequence[str] = (),
         candidate: Sequence[str] = (), epochs: float | None = None, recover: Any = None, seed: int = 0,
         force: bool = False, output: str | int | None = None, preprocess: Any = None, shapes: Any = None,
-        loss: Any = None, pictures: bool = True, tell: Callable[[str, float | None], None] | None = None,
+        loss: Any = None, pictures: bool = True, train_on: str = "auto",
+        tell: Callable[[str, float | None], None] | None = None,
     ) -> Front:  # fmt: skip
         """Carry out the ``points`` of these numbers, each to a bundle ``point-N`` in ``out_dir``; the front with them.
 
@@ -155,7 +156,7 @@ class Front:
         )  # fmt: skip
         return build_points(
             self, given, points, out_dir, device=device, precision=named(precision), candidate=candidate,
-            epochs=epochs, recover=recover, seed=seed, force=force, tell=tell or quiet,
+            epochs=epochs, recover=recover, seed=seed, force=force, train_on=train_on, tell=tell or quiet,
         )  # fmt: skip
 
     def point(self, number: int) -> Point:
