@@ -19,6 +19,7 @@ from edgesdk.network.groups import SPLIT, SPLIT_SIZES
 from edgesdk.network.heads import _factors
 from edgesdk.network.modularize import arguments, aten
 from edgesdk.network.network import Batch, rebatch, tensors
+from edgesdk.network.recurrent import RECURRENT, Cell, cell_of, narrow_first
 from edgesdk.network.walk import (
     REDUCTIONS,
     STATED,
@@ -125,13 +126,8 @@ class _Cutter(Walk):
                 node.update_arg(1, self._count(self.channels.sizes[node.name][1]))
             if node.target in (aten.layer_norm.default, aten.rms_norm.default):
                 node.update_arg(1, [len(arriving)])
-        elif node.name in self.channels.read and node.target not in REDUCTIONS:  # a recurrent layer
-            for weight in node.all_input_nodes:
-                name = str(weight.target)
-                if weight.op == "get_attr" and 1 in self.channels.parts.get(name, {}) and "weight_ih_l0" in name:
-                    arriving = self.column(self.of(node.all_input_nodes[0]), -1)
-                    self._select(name, 1, self._arrived(name, 1, arriving))
-                    self.env[weight] = operator.attrgetter(name)(self.module)
+        elif node.target in RECURRENT and node.name in self.channels.read:
+            self._narrow(node)
         elif node.name in self.channels.sizes:
             self._resize(node)
         if node.op == "call_module":
@@ -192,8 +188,28 @@ class _Cutter(Walk):
         picked = picked.reshape(*picked.shape, *[1] * (weight.dim() - 2)).expand(-1, -1, *weight.shape[2:])
         self._put(weights.weight, weight.detach().gather(1, picked))
 
+    def _narrow(self, node: fx.Node) -> None:
+        """Leave a recurrent layer the columns of what arrives, and of its states those that are left."""
+        cell = cell_of(self.module, node)  # type: ignore[arg-type]
+        inner = () if cell is None else (*cell.between, *cell.states)
+        for name in dict.fromkeys(str(weight.target) for weight in node.all_input_nodes if weight.op == "get_attr"):
+            for axis, numbers in self.channels.parts.get(name, {}).items():
+                if axis == 0 or name in inner:
+                    places = torch.nonzero(self.left[numbers.long()]).flatten()
+                else:
+                    places = self._arrived(name, axis, self.column(self.of(node.all_input_nodes[0]), -1))
+                self._select(name, axis, places)
+        if cell is not None:
+            width = self._count(self.channels.parts[cell.states[0]][1])
+            narrow_first(cell, width)
+            self.env |= {first: self.env[first][..., :width] for first in cell.first}
+
     def rows(self, weights: Weights, read: Tensor | None, whole: Tensor) -> Tensor:
         return self.rows_of
+
+    def states(self, node: fx.Node, cell: Cell) -> Tensor:
+        states = self.channels.parts[cell.states[0]][1]
+        return states[self.left[states.long()]]
 
     def entries(self, name: str, value: Tensor) -> Tensor:
         return self.constants.get(name, torch.zeros(value.shape, dtype=torch.int32))
@@ -272,6 +288,7 @@ class Masked(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, channels: Channels, gone: Gone, keep: Iterable[str] = ()) -> None:
         super().__init__(module)
         self.read: Mapping[str, tuple[int, Tensor]] = channels.read
+        self.parts: Mapping[str, Mapping[int, Tensor]] = channels.parts
         self.left: Tensor = channels.stay(gone)
         self.keep: set[str] = set(keep)
         self.kept: dict[str, Any] = {}
@@ -279,6 +296,8 @@ class Masked(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n.name not in self.read:
             value = super().run_node(n)
+        elif n.target in RECURRENT:
+            value = self._of_states_left(n)
         else:
             x = n.all_input_nodes[0]
             whole = self.env[x]
@@ -286,6 +305,15 @@ class Masked(fx.Interpreter):
             self.env[x] = whole
         if n.name in self.keep:
             self.kept[n.name] = value
+        return value
+
+    def _of_states_left(self, n: fx.Node) -> Any:
+        """What a recurrent layer makes whose weights read nothing of what is gone, of its own states neither."""
+        weights = {w: self.env[w] for w in n.all_input_nodes if 1 in self.parts.get(str(w.target), {})}
+        for weight, whole in weights.items():
+            self.env[weight] = whole * self.left[self.parts[str(weight.target)][1].long()]
+        value = super().run_node(n)
+        self.env |= weights
         return value
 
     def _of_those_left(self, n: fx.Node, x: fx.Node, whole: Tensor) -> Any:

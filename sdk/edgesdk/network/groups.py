@@ -15,6 +15,7 @@ from edgesdk.network.channels import Channels
 from edgesdk.network.fuse import outputs
 from edgesdk.network.modularize import arguments, aten
 from edgesdk.network.network import Batch, rebatch, tensors
+from edgesdk.network.recurrent import Cell, cell_of
 from edgesdk.network.walk import NORMALIZERS, STATED, Walk, Weights, each, least, line, none, unique_pairs, varying
 
 SPLIT_SIZES, SPLIT, CHUNK = aten.split_with_sizes.default, aten.split.Tensor, aten.chunk.default
@@ -159,15 +160,29 @@ class _Finder(Walk):
 
     def _recurrent(self, node: fx.Node, value: Any) -> Any:
         column = self.column(self.of(node.all_input_nodes[0]), -1)
-        for weight in node.all_input_nodes:
-            name = str(weight.target)
-            if weight.op == "get_attr" and "weight_ih_l0" in name.rpartition(".")[2]:
-                self.parts[name] = {1: column}
+        named = [str(weight.target) for weight in node.all_input_nodes if weight.op == "get_attr"]
+        cell = cell_of(self.module, node)  # type: ignore[arg-type]
+        outer = cell.outer if cell else [n for n in named if "weight_ih_l0" in n.rpartition(".")[2]]
+        for name in outer:
+            self.parts.setdefault(name, {})[1] = column
         self.columns.append(column)
-        if not any("weight_ih_l0" in str(n.target) for n in node.all_input_nodes):
+        if not outer:
             self.leave(column, f"{node.name} mixes them")
         self.read[node.name] = -1, column
         return super()._recurrent(node, value)
+
+    def states(self, node: fx.Node, cell: Cell) -> Tensor:
+        states = self.new(f"states of {cell.states[0]}", cell.width)
+        for name in cell.own:
+            self.parts.setdefault(name, {})[0] = states.repeat(cell.gates)
+        for name in cell.between:
+            self.parts[name][1] = states.repeat(cell.directions)
+        for name in cell.states:
+            self.parts[name][1] = states
+        self.made[node.name] = states
+        for holding in (node, *cell.first):
+            self.holds[holding.name] = torch.unique(states)
+        return states
 
     def _weighted(self, node: fx.Node, weights: Weights, value: Tensor) -> Tensor:
         units = super()._weighted(node, weights, value)

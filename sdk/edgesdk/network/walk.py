@@ -24,6 +24,7 @@ from edgesdk.network.fuse import CONVOLUTIONS, NORMS
 from edgesdk.network.heads import MOVES as HEAD_MOVES
 from edgesdk.network.heads import SIZED, UNFLATTEN
 from edgesdk.network.modularize import arguments, aten
+from edgesdk.network.recurrent import RECURRENT, Cell, cell_of
 
 MOVES: set[Any] = {
     *HEAD_MOVES, aten.cat.default, aten.stack.default, aten.slice.Tensor, aten.expand.default, aten.permute.default,
@@ -44,7 +45,6 @@ TRANSPOSED = {
     for axes, packet in ((1, aten.conv_transpose1d), (2, aten.conv_transpose2d), (3, aten.conv_transpose3d))
 }
 PLAIN = {aten.conv1d: 1, aten.conv2d: 2, aten.conv3d: 3}
-RECURRENT = (aten.gru.input, aten.lstm.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 NORMALIZERS = {aten.layer_norm.default: -1, aten.rms_norm.default: -1, aten.group_norm.default: 1}
 SCALED: dict[Any, tuple[str, ...]] = {
     aten.batch_norm.default: ("weight", "bias", "running_mean", "running_var"),
@@ -127,8 +127,8 @@ def scaled_by(module: fx.GraphModule, node: fx.Node) -> tuple[int, list[str]] | 
 class Walk(fx.Interpreter):
     """Runs a module and says of every node which channel each entry of its output belongs to (0 for none).
 
-    What is common to finding channels and to cutting them; :meth:`rows`, :meth:`entries`, :meth:`tie` and
-    :meth:`whole` differ.
+    What is common to finding channels and to cutting them; :meth:`rows`, :meth:`states`, :meth:`entries` and
+    :meth:`tie` differ.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
@@ -138,6 +138,10 @@ class Walk(fx.Interpreter):
 
     def rows(self, weights: Weights, read: Tensor | None, whole: Tensor) -> Tensor:
         """The numbers of the channels that a weight makes, from those that it reads."""
+        raise NotImplementedError
+
+    def states(self, node: fx.Node, cell: Cell) -> Tensor:
+        """The numbers of a recurrent node's states, which are the same in all of its layers and directions."""
         raise NotImplementedError
 
     def entries(self, name: str, value: Tensor) -> Tensor:
@@ -239,7 +243,11 @@ class Walk(fx.Interpreter):
 
     def _recurrent(self, node: fx.Node, value: Any) -> Any:
         self.column(self.of(node.all_input_nodes[0]), -1)
-        return none(value)
+        cell = cell_of(self.module, node)  # type: ignore[arg-type]
+        if cell is None:
+            return none(value)
+        states, (made, *last) = self.states(node, cell), value
+        return states.repeat(cell.directions).expand(made.shape), *(states.expand(each.shape) for each in last)
 
     def _reduced(self, node: fx.Node) -> bool:
         """Whether channels are what ``node`` reduces, and which of them it found is not asked."""

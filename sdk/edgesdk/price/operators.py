@@ -9,9 +9,21 @@ from math import prod
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, WEIGHTED, Graph, Layer
 from edgesdk.core.plan import FP32, INT8, Form, Option
 from edgesdk.price.forms import CHEAPER, parts
-from edgesdk.price.kinds import ACTIVATIONS, ATTENTION, AVERAGE, ELEMENTWISE, FREE, MATMUL, SOFTMAX, UNKNOWN, kind_of
+from edgesdk.price.kinds import (
+    ACTIVATIONS,
+    ATTENTION,
+    AVERAGE,
+    ELEMENTWISE,
+    FREE,
+    MATMUL,
+    RECURRENT,
+    SOFTMAX,
+    UNKNOWN,
+    kind_of,
+)
 from edgesdk.price.operator import Operator, size_after
 from edgesdk.price.precision import list_changes
+from edgesdk.price.recurrent import narrowed
 
 
 def widths(size: int, step: int = 1) -> tuple[int, ...]:
@@ -102,6 +114,10 @@ def operators(
         if layer.operator == ATTENTION:
             return _attention(layer, option.precision, read, written, work)
         kind = kind_of(layer.operator)
+        if kind == RECURRENT:
+            sides = ((layer.reads, reads), (layer.writes, writes))
+            work = narrowed(layer, *(share(graph, name, width) for name, width in sides))["macs"]
+            written = max(1, written)
         if layer.operator in ACTIVATIONS and spatial:
             return (Operator(kind, option.precision, outputs, outputs, spatial, activation=layer.operator),)
         name = layer.operator if kind == UNKNOWN else ""
@@ -119,6 +135,11 @@ def fuses(layer: Layer, graph: Graph) -> bool:
         and graph.readers[before.name] == (layer.name,)
         and before.name not in graph.outputs
     )
+
+
+def share(graph: Graph, group: str | None, kept: int | None) -> tuple[int, int]:
+    """The channels that stay, and how many there are; one of one where there is no group."""
+    return (1, 1) if group is None or kept is None else (kept, graph.group_by_name[group].size)
 
 
 def _left(graph: Graph, name: str, kept: Mapping[str | None, int | None]) -> int:

@@ -9,10 +9,10 @@ from math import prod
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, OTHER, WEIGHTED, Graph, Layer
 from edgesdk.core.plan import Option
 from edgesdk.price import operators as ops
-from edgesdk.price.files import hidden
 from edgesdk.price.forms import CHEAPER
 from edgesdk.price.kinds import COPY, FREE, RECURRENT, kind_of
 from edgesdk.price.operator import Operator
+from edgesdk.price.recurrent import narrowed
 
 MOVES = (COPY,)  # kinds of operators that make of numbers the same numbers
 RECTIFIED = ("relu", "relu6", "hardtanh")
@@ -146,13 +146,11 @@ def _at_width(layer: Layer, graph: Graph, reads: int | None, writes: int | None)
             layer, input_shape=(inputs, *layer.input_shape[1:]), shape=(outputs, *layer.shape[1:]),
             weight_shape=weight_shape(layer, graph, reads, writes), groups=ops.groups_left(layer, inputs),
         )  # fmt: skip
-    read, write = _share(graph, layer.reads, reads), _share(graph, layer.writes, writes)
+    read, write = ops.share(graph, layer.reads, reads), ops.share(graph, layer.writes, writes)
     fewer = write[0] / write[1]  # a transposed convolution loses on both sides
     fewer *= read[0] / read[1] if layer.macs and layer.reads != layer.writes else 1.0
     if kind_of(layer.operator) == RECURRENT:  # whose weights lead from each state to each, besides
-        width, inputs = hidden(layer), layer.input_shape[-1]
-        after = width * write[0] // write[1]
-        fewer = after * (inputs * read[0] // read[1] + after + 2) / (width * (inputs + width + 2))
+        return replace(layer, **narrowed(layer, read, write))
     return replace(
         layer, input_shape=_resized(layer.input_shape, *read), shape=_resized(layer.shape, *write),
         parameters=round(layer.parameters * fewer),
@@ -166,17 +164,12 @@ def weight_shape(layer: Layer, graph: Graph, reads: int | None, writes: int | No
     return outputs, inputs // groups, *layer.weight_shape[2:]
 
 
-def _share(graph: Graph, group: str | None, kept: int | None) -> tuple[int, int]:
-    """The channels that stay, and how many there are; one of one where there is no group."""
-    return (1, 1) if group is None or kept is None else (kept, graph.group_by_name[group].size)
-
-
 def _resized(shape: tuple[int, ...], kept: int, size: int) -> tuple[int, ...]:
-    """``shape`` with ``kept`` of ``size`` elements, along the axis that has as many channels where one has."""
+    """``shape`` with ``kept`` of ``size`` elements, along the axis of as many channels, or of several each."""
     if kept == size:
         return shape
-    whole = [axis for axis, n in enumerate(shape) if n == size]
-    axis = next(iter([*whole, *(axis for axis, n in enumerate(shape) if n * kept % size == 0)]), None)
+    fits = (lambda n: n == size, lambda n: n % size == 0, lambda n: n * kept % size == 0)
+    axis = next((axis for fit in fits for axis, n in enumerate(shape) if fit(n)), None)
     if axis is None:
         return shape
     return (*shape[:axis], shape[axis] * kept // size, *shape[axis + 1 :])
