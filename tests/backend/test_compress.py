@@ -29,6 +29,7 @@ from edgesdk.network.cutting import cut
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
 from edgesdk.pipeline.remarks import is_empty
+from edgesdk.price.recurrent import recurrence
 from edgesdk.train.trainer import Schedule, recovered
 
 NETWORKS = ("residual", "depthwise", "transformer", "recurrent")
@@ -183,13 +184,19 @@ def test_a_compressed_network_has_the_widths_of_its_plan(networks, name: str) ->
     small, options = compressed(network, models.plan(network, kept), x, models.scores(network))
     for group, width in kept.items():
         for layer in network.graph.group_by_name[group].layers:
-            rows, whole = (net.graph.by_name[layer].weight_shape[0] for net in (small, network))
+            rows, whole = (_rows(net, layer) for net in (small, network))
             assert rows * network.graph.group_by_name[group].size == width * whole
     assert set(options) == set(small.graph.by_name)
     with torch.no_grad():
         assert small(x).shape == network(x).shape
     sizes = [sum(p.numel() for p in n.module.parameters()) for n in (small, network)]
     assert sizes[0] < sizes[1]
+
+
+def _rows(network: Network, layer: str) -> int:
+    """How many channels ``layer`` makes: the states of a recurrent one."""
+    own = network.graph.by_name[layer]
+    return own.weight_shape[0] if own.weight_shape else recurrence(own).states
 
 
 def test_a_compressed_network_keeps_the_most_important_channels(networks) -> None:

@@ -6,20 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import models
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed
 from edgesdk.core.artifact import Artifact
-from edgesdk.export.formats import save
+from edgesdk.core.plan import FP32
+from edgesdk.export.formats import probe_file, save
 from edgesdk.export.onnx import converted
 from edgesdk.export.parity import compared
 from edgesdk.network.trace import trace
 from edgesdk.price.kinds import RECURRENT, kind_of
-from edgesdk.price.operators import of_network
+from edgesdk.price.operator import Operator
+from edgesdk.price.operators import baseline, of_network
 from edgesdk.price.planned import planned
 from edgesdk.price.recurrent import recurrence
+from edgesdk_targets.agent import runners
 
 CLASSES = 4
 KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
@@ -119,3 +123,14 @@ def test_states_that_begin_with_what_is_not_their_own_stay(way: str) -> None:
     x = torch.randn(4, 9, 6)
     graph = trace(Given(way).eval(), x).graph
     assert all(layer.writes is None for layer in graph.layers if kind_of(layer.operator) == RECURRENT)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "litert", "ncnn", "executorch"])
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_a_recurrent_layer_has_a_probe_in_every_format(name: str, runtime: str, tmp_path: Path) -> None:
+    cell = Operator(RECURRENT, FP32, 36, 1, work=1, name=name, recurrence=(3, 6, 8, 2, 2))
+    assert cell.probed and baseline(cell).key != cell.key
+    for probe in (cell, baseline(cell)):
+        session = runners.runner(runtime).load(probe_file(probe, runtime), 1)
+        made = session.run_once({item["name"]: np.ones(item["shape"], np.float32) for item in session.inputs})
+        assert {value.size for value in made.values()} == {16 if probe is cell else 6}

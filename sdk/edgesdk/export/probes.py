@@ -16,6 +16,7 @@ from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, POOL
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.price.kinds import AVERAGE, ELEMENTWISE, FUNCTION
 from edgesdk.price.operator import Operator
+from edgesdk.price.recurrent import GATES
 from edgesdk.price.table import COPIES
 
 SINK = 16  # channels of the reader: one block of the widest vector unit
@@ -46,6 +47,8 @@ class _Probe:
 
     def model(self) -> bytes:
         op = self.operator
+        if op.recurrence:
+            return self.recurrent()
         vector = op.kind in (LINEAR, "alone linear") or not op.size
         self.vector = vector
         size = op.size if not vector else ()
@@ -60,6 +63,9 @@ class _Probe:
         for _ in range(COPIES):
             y = self.operated(x, size)
             outputs.append(y)
+        return self.written(shape, outputs)
+
+    def written(self, shape: tuple[int, ...], outputs: list[str]) -> bytes:
         graph = helper.make_graph(
             self.nodes,
             "probe",
@@ -69,6 +75,30 @@ class _Probe:
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
         return model.SerializeToString()
+
+    def recurrent(self) -> bytes:
+        """Recurrent layers on top of each other, the mean over whose steps is read; without them, of their input."""
+        steps, inputs, *stack = self.operator.recurrence
+        x, outputs = self.node("Transpose", ["x"], perm=[1, 0, 2]), []
+        for _ in range(COPIES):
+            y, width = x, inputs
+            states, layers, directions = stack or (0, 0, 1)
+            for _ in range(layers):
+                y, width = self.cell(y, width, states, directions), directions * states
+            outputs.append(self.node("ReduceMean", [y, self.constant(np.array([0]))], keepdims=0))
+        return self.written((1, steps, inputs), outputs)
+
+    def cell(self, x: str, inputs: int, states: int, directions: int) -> str:
+        rows = GATES[self.operator.name] * states
+        parts = [
+            self.constant(self.random.standard_normal(shape, np.float32) / np.float32(np.sqrt(states)))
+            for shape in ((directions, rows, inputs), (directions, rows, states), (directions, 2 * rows))
+        ]
+        attributes = {"linear_before_reset": 1} if self.operator.name == "gru" else {}
+        both = "bidirectional" if directions == 2 else "forward"
+        y = self.node(self.operator.name.upper(), [x, *parts], hidden_size=states, direction=both, **attributes)
+        y = self.node("Transpose", [y], perm=[0, 2, 1, 3])
+        return self.node("Reshape", [y, self.constant(np.array([0, 0, directions * states]))])
 
     def operated(self, x: str, size: tuple[int, ...]) -> str:
         op = self.operator

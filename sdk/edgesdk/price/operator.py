@@ -21,8 +21,9 @@ class Operator:
     ``size`` is the spatial size of the input: () for a vector, (rows,) for rows of vectors in a linear layer.
     ``entry`` marks the first operator of a network, which reads the caller's tensor in the caller's layout.
     A kind that is not in ``PROBED`` has ``inputs`` elements to read, ``outputs`` to write and ``work``
-    multiply-accumulates; ``name`` is what the model calls it. ``weight_bits`` are those of an integer layer, ``images``
-    those of one sample on which a convolution or a pool runs.
+    multiply-accumulates; ``name`` is what the model calls it. ``recurrence`` are the steps, inputs, states, layers and
+    directions of a GRU or LSTM, which a probe can time by them. ``weight_bits`` are those of an integer layer,
+    ``images`` those of one sample on which a convolution or a pool runs.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Operator:
     name: str = ""
     weight_bits: int = 8
     images: int = 1
+    recurrence: tuple[int, ...] = ()
 
     @property
     def depthwise(self) -> bool:
@@ -52,7 +54,7 @@ class Operator:
         """Whether a probe can time it; all else is left to what whole networks say."""
         if self.activation in ACTIVATIONS:
             return self.precision == FP32
-        return self.kind in PROBED and not (self.groups > 1 and not self.depthwise)
+        return bool(self.recurrence) or self.kind in PROBED and not (self.groups > 1 and not self.depthwise)
 
     @property
     def after(self) -> tuple[int, ...]:
@@ -85,6 +87,7 @@ class Operator:
         window = [",".join(map(str, v)) for v in (self.kernel, self.stride, self.padding, self.dilation)]
         marks = [self.activation or "", f"{self.groups} groups" * (self.groups > 1), "entry" * self.entry]
         marks += [f"{self.images} images" * (self.images > 1)]
+        marks += [f"recurrence {'x'.join(map(str, self.recurrence))}" * bool(self.recurrence)]
         marks += [self.name, f"{self.work} macs" * (self.work > 0), f"{self.weight_bits} bits" * (self.weight_bits < 8)]
         return " ".join([self.kind, self.precision, f"{shape}->{self.outputs}", "/".join(window), *filter(None, marks)])
 

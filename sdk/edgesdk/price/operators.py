@@ -23,7 +23,7 @@ from edgesdk.price.kinds import (
 )
 from edgesdk.price.operator import Operator, size_after
 from edgesdk.price.precision import list_changes
-from edgesdk.price.recurrent import narrowed
+from edgesdk.price.recurrent import narrowed, timed
 
 
 def widths(size: int, step: int = 1) -> tuple[int, ...]:
@@ -116,8 +116,13 @@ def operators(
         kind = kind_of(layer.operator)
         if kind == RECURRENT:
             sides = ((layer.reads, reads), (layer.writes, writes))
-            work = narrowed(layer, *(share(graph, name, width) for name, width in sides))["macs"]
-            written = max(1, written)
+            left = narrowed(layer, *(share(graph, name, width) for name, width in sides))
+            return (
+                Operator(
+                    kind, option.precision, read, max(1, written), work=left.macs,
+                    name=layer.operator if (cell := timed(left)) else "", recurrence=cell,
+                ),
+            )  # fmt: skip
         if layer.operator in ACTIVATIONS and spatial:
             return (Operator(kind, option.precision, outputs, outputs, spatial, activation=layer.operator),)
         name = layer.operator if kind == UNKNOWN else ""
@@ -215,6 +220,9 @@ def baseline(operator: Operator) -> Operator:
     A convolution is timed between the maker of its input and a reader of its output that costs next to nothing; what
     follows a convolution in a network is timed behind one.
     """
+    if operator.recurrence:
+        steps, inputs, *_ = operator.recurrence
+        return Operator("alone recurrent", operator.precision, inputs, inputs, recurrence=(steps, inputs))
     behind = operator.kind not in (CONV, LINEAR)
     kind = "behind" if behind else "alone"
     vector = operator.kind == LINEAR

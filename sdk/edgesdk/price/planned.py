@@ -150,7 +150,7 @@ def _at_width(layer: Layer, graph: Graph, reads: int | None, writes: int | None)
     fewer = write[0] / write[1]  # a transposed convolution loses on both sides
     fewer *= read[0] / read[1] if layer.macs and layer.reads != layer.writes else 1.0
     if kind_of(layer.operator) == RECURRENT:  # whose weights lead from each state to each, besides
-        return replace(layer, **narrowed(layer, read, write))
+        return narrowed(layer, read, write)
     return replace(
         layer, input_shape=_resized(layer.input_shape, *read), shape=_resized(layer.shape, *write),
         parameters=round(layer.parameters * fewer),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import isqrt
-from typing import Any
 
 from edgesdk.core.graph import Layer
 from edgesdk.price.files import hidden
@@ -51,13 +50,22 @@ def recurrence(layer: Layer) -> Recurrence:
     return Recurrence(gates, inputs, hidden(layer))
 
 
-def narrowed(layer: Layer, read: tuple[int, int], write: tuple[int, int]) -> dict[str, Any]:
-    """The parameters, multiplications and inputs of a recurrent ``layer`` of which so many of so many channels that it
-    reads are left, and of its states."""
+def narrowed(layer: Layer, read: tuple[int, int], write: tuple[int, int]) -> Layer:
+    """A recurrent ``layer`` of which so many of so many channels that it reads are left, and of its states."""
     whole = recurrence(layer)
     left = replace(whole, inputs=whole.inputs * read[0] // read[1], states=whole.states * write[0] // write[1])
-    return {
-        "parameters": layer.parameters * left.parameters // max(1, whole.parameters),
-        "macs": layer.macs * left.weights // max(1, whole.weights),
-        "input_shape": (*layer.input_shape[:-1], left.inputs),
-    }
+    return replace(
+        layer, parameters=layer.parameters * left.parameters // max(1, whole.parameters),
+        macs=layer.macs * left.weights // max(1, whole.weights),
+        input_shape=(*layer.input_shape[:-1], left.inputs),
+    )  # fmt: skip
+
+
+def timed(layer: Layer) -> tuple[int, ...]:
+    """By what a probe can time a recurrent ``layer``: its steps, inputs, states, layers and directions; nothing for
+    what runtimes have no operator for, or where it is not known for sure."""
+    found = recurrence(layer)
+    known = found.parameters == layer.parameters and len(layer.input_shape) == 2
+    if layer.operator not in GATES or not known:
+        return ()
+    return (*layer.input_shape, found.states, found.layers, found.directions)
