@@ -22,10 +22,10 @@ from edgesdk.bundle.bundle import Bundle
 from edgesdk.cli.gating import as_junit, as_markdown
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import UsageError
-from edgesdk.core.gating import BASELINE, FAILED, INCOMPARABLE, NEW, PASSED, UNCLEAR, Check
+from edgesdk.core.gating import BASELINE, FAILED, INCOMPARABLE, NEW, PASSED, UNCLEAR, Check, Limit, Slowdown
 from edgesdk.core.sampling import ALONE, PAIRED, SAME, UNPAIRED
 from edgesdk.workflows.accuracy_gate import Scored, judge_anew, judge_scores, read_scores
-from edgesdk.workflows.gate import Gate, find_difference
+from edgesdk.workflows.gate import Gate, find_difference, judge_latency
 
 BEFORE = Path(__file__).parent / "before" / "bundle"
 
@@ -62,8 +62,10 @@ def test_what_is_much_slower_fails_and_what_is_faster_passes(files: dict[str, Pa
 
 def test_bundles_of_other_runtimes_or_threads_are_not_comparable(tmp_path: Path) -> None:
     other = changed(tmp_path / "threads", lambda manifest: manifest.update(threads=2))
-    done = edgesdk("gate", other, "--baseline", BEFORE)
+    done = edgesdk("gate", other, "--baseline", BEFORE, "--summary", tmp_path / "gate.md")
     assert done.code == 12 and "2 threads" in done.out and "give --threads" in done.out
+    for said in (done.out, (tmp_path / "gate.md").read_text()):
+        assert "not comparable" in said and "measured on" not in said  # for nothing was
     models = {NEW: Artifact(Path("m.xml"), runtime="openvino"), BASELINE: Artifact(Path("m.onnx"))}
     assert "openvino" in str(find_difference(models, {}, {}))
     board = changed(tmp_path / "target", lambda manifest: manifest.update(target="raspberry-pi-4"))
@@ -194,6 +196,21 @@ def test_what_cannot_be_judged_is_said(judged: dict[str, Any], tmp_path: Path) -
 def test_what_is_asked_wrongly_is_said_at_once(arguments: tuple[Any, ...], code: int, says: str) -> None:
     done = edgesdk("gate", *arguments)
     assert done.code == code and says in done.line and not done.out
+
+
+@pytest.mark.parametrize(
+    ("ms", "said"),
+    [
+        (1.8912e-05, "+0.000019 ms"),
+        (-0.0123456, "-0.0123 ms"),
+        (0.0, "+0 ms"),
+        (12.3456, "+12.3 ms"),
+        (1234.5, "+1230 ms"),
+    ],
+)
+def test_milliseconds_are_said_in_digits(ms: float, said: str) -> None:
+    slowdown = Slowdown(1.001, 0.999, 1.003, 4, 1.0, ms)
+    assert judge_latency(slowdown, Limit(share=0.03), None).measured.endswith(f"in 4 runs), {said}")
 
 
 def test_names_with_markup_are_text() -> None:

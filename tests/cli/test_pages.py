@@ -860,7 +860,9 @@ def test_report_writes_the_page_beside_the_bundle(edgesdk: Run, deployed: tuple[
 
 
 def test_report_of_what_is_no_bundle_is_one_line(edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path) -> None:
-    assert edgesdk("report", tmp_path / "nothing").code == edgesdk("report", tmp_path / ("x" * 5000)).code == 8
+    absent = edgesdk("report", tmp_path / "nothing.json")
+    assert absent.code == edgesdk("report", tmp_path / ("x" * 5000)).code == 8
+    assert "nothing.json cannot be read: No such file or directory: give the folder of a bundle" in absent.line
     assert "give the folder of a bundle" in edgesdk("report", tmp_path).line
     newer = tmp_path / "newer"
     shutil.copytree(deployed[0], newer)

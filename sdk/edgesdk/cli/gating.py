@@ -82,9 +82,10 @@ def as_markdown(gated: Gate) -> str:
     """The checks as a table, for the summary of a job."""
     rows = [f"| {check.name} | {check.verdict} | {_cell(check.measured)} | {check.limit} |" for check in gated.checks]
     head = f"### edgesdk gate: {gated.verdict}\n\n`{_cell(gated.new)}` against `{_cell(gated.baseline)}`"
-    where = f"measured on {_cell(gated.device)}, {gated.runtime} {gated.runtime_version}, "
-    where += f"{counted(gated.threads, 'thread')}, mode {gated.mode}"
-    return "\n".join([f"{head}, {where}\n", "| check | verdict | measured | allowed |", "|---|---|---|---|", *rows, ""])
+    if gated.runtime_version:  # something was measured
+        head += f", measured on {_cell(gated.device)}, {gated.runtime} {gated.runtime_version}, "
+        head += f"{counted(gated.threads, 'thread')}, mode {gated.mode}"
+    return "\n".join([f"{head}\n", "| check | verdict | measured | allowed |", "|---|---|---|---|", *rows, ""])
 
 
 def _cell(text: str) -> str:

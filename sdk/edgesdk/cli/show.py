@@ -209,9 +209,10 @@ def show_gate(gated: Gate, console: Console) -> None:
     for check in gated.checks:
         table.add_row(check.name, check.verdict, check.measured, check.limit)
     console.print(table, highlight=False)
-    where = "this machine" if gated.device == LOCAL else gated.device
-    runs_on = f"{gated.runtime} {gated.runtime_version}, {counted(gated.threads, 'thread')}"
-    console.print(f"measured on {where}, {runs_on}", highlight=False)
+    if gated.runtime_version:  # something was measured
+        where = "this machine" if gated.device == LOCAL else gated.device
+        runs_on = f"{gated.runtime} {gated.runtime_version}, {counted(gated.threads, 'thread')}"
+        console.print(f"measured on {where}, {runs_on}", highlight=False)
 
 
 def show_doctor(found: Doctor, console: Console) -> None:

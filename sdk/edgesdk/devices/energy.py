@@ -167,7 +167,8 @@ def _parse_csv(path: Path) -> Taken:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
     except (OSError, ValueError) as error:
-        raise UsageError(f"--meter {path} cannot be read ({error})", _REMEDY) from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--meter {path} cannot be read ({why})", _REMEDY) from None
     names = [name.strip().lower() for name in rows[0]] if rows else []
     time_at = next((names.index(name) for name in TIMES if name in names), None)
     power_at = next((names.index(name) for name in POWERS if name in names), None)

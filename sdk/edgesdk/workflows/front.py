@@ -113,7 +113,8 @@ class Front:
         try:
             document = loads(Path(path).read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise BundleError(f"{path} cannot be read ({error})", "give the front.json of edgesdk sweep") from None
+            why = error.strerror if isinstance(error, OSError) else error
+            raise BundleError(f"{path} cannot be read: {why}", "give the front.json of edgesdk sweep") from None
         FRONT.check(document.get("schema") if is_table(document) else None, str(path))
         return from_json(Front, document)._with_bundles(lambda bundle: os.path.join(Path(path).parent, bundle))
 

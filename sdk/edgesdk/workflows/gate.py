@@ -104,7 +104,7 @@ def gate(
         if reason is None:
             runs, reason = _measure(models, device, used, mode, limit, tell)
         slowdown = _together(runs)
-        checks = (_judge_latency(slowdown, limit, reason), *checks)
+        checks = (judge_latency(slowdown, limit, reason), *checks)
     return Gate(
         verdict=max((check.verdict for check in checks), key=list(EXIT_CODES).index),
         new=str(new),
@@ -181,8 +181,13 @@ def _together(runs: list[Report]) -> Slowdown | None:
     return slowdown(ratios, baseline_ms)
 
 
-def _judge_latency(slowdown: Slowdown | None, limit: Limit, reason: str | None) -> Check:
+def _tell_ms(ms: float) -> str:
+    """So many ms more or less, to three digits, to a nanosecond."""
+    return f"{round(float(f'{ms:.3g}'), 6):+.6f}".rstrip("0").rstrip(".") + " ms"
+
+
+def judge_latency(slowdown: Slowdown | None, limit: Limit, reason: str | None) -> Check:
     if slowdown is None:
         return Check("latency", INCOMPARABLE, str(limit), reason or "nothing was measured")
     shown = f"{slowdown.ratio:.3f} of the baseline ({slowdown.low:.3f} to {slowdown.high:.3f} in {slowdown.runs} runs)"
-    return Check("latency", decide(slowdown, limit), str(limit), f"{shown}, {slowdown.slower_ms:+.3g} ms")
+    return Check("latency", decide(slowdown, limit), str(limit), f"{shown}, {_tell_ms(slowdown.slower_ms)}")

@@ -55,7 +55,9 @@ def _render(path: Path) -> str:
         return render_bundle(bundle.manifest, bundle.plan, bundle.report)
     try:
         document = loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}", REMEDY) from None
+    except ValueError as error:
         raise BundleError(f"{path} cannot be read ({said(error)})", REMEDY) from None
     schema = document.get("schema") if is_table(document) else None
     kind = kind_of(schema)
