@@ -87,6 +87,22 @@ def test_each_command_takes_what_it_means(project: Path) -> None:
     assert "target" not in taken("verify", "bundle")
 
 
+@pytest.mark.parametrize("command", [("benchmark", "bundle"), ("diff", "bundle"), ("gate", "new", "--baseline", "old")])
+def test_what_was_made_is_looked_at_on_the_project_s_device_and_says_the_rest_itself(
+    project: Path, command: tuple[str, ...]
+) -> None:
+    assert taken(*command)["device"] == "local"
+    file = FILE.replace('name = "pi4"', 'device = "lab-pi-4"\nruntime = "litert"')
+    (project / "edgesdk.toml").write_text(file)
+    options = taken(*command)
+    assert options["device"] == "lab-pi-4" and taken(*command, "--device", "local")["device"] == "local"
+    assert options.get("runtime") is None and options.get("threads") in (None, 1)
+    assert all(options.get(name) is None for name in ("model", "weights", "data", "max_drop"))
+    (project / "edgesdk.toml").write_text(f"{file}[modle]\n")
+    with pytest.raises(UsageError, match="'model' may be meant"):
+        taken(*command)
+
+
 @pytest.mark.parametrize("command", ["deploy", "sweep"])
 def test_whether_samples_are_shown_is_of_the_data(project: Path, command: str) -> None:
     assert taken(command)["pictures"] is True

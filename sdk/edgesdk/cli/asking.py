@@ -18,7 +18,7 @@ from edgesdk.cli.streams import console, emit, emit_json
 from edgesdk.core.errors import UsageError
 
 
-@click.command(cls=Command)
+@click.command(cls=ModelCommand, only=("device",))
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--device", **DEVICE_NAME, default="local", show_default=True, help=DEVICE)
 @click.option("--runtime", help="What is to run it.  [default: the one that such files are for]")

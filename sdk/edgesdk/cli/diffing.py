@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from edgesdk.cli.devices import DEVICE
-from edgesdk.cli.frame import QUIET, Command, told
+from edgesdk.cli.frame import QUIET, told
 from edgesdk.cli.names import DEVICE_NAME
+from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.streams import console, emit_json
 from edgesdk.core.serialize import to_json
 from edgesdk.pages.diff_page import list_verdict, mark_layer, tell_error
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from edgesdk.workflows.diff import Diff
 
 
-@click.command(cls=Command)
+@click.command(cls=ModelCommand, only=("device",))
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--model", help="The float model that it was made of, as for deploy.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Those of the model.")

@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import click
 
 from edgesdk.cli.devices import DEVICE
-from edgesdk.cli.frame import Command
 from edgesdk.cli.names import DEVICE_NAME
 from edgesdk.cli.progress import telling
+from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.shared import add_text, check_place
 from edgesdk.cli.streams import console, emit_json
 from edgesdk.core.gating import FAILED, PASSED
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgesdk.workflows.gate import Gate
 
 
-@click.command(cls=Command)
+@click.command(cls=ModelCommand, only=("device",))
 @click.argument("new", type=click.Path(path_type=Path))
 @click.option("--baseline", required=True, type=click.Path(path_type=Path), help="What it is compared with.")
 @click.option("--max-slower", default="3%", show_default=True, help="Of the baseline's latency, or ms: 0.2ms.")

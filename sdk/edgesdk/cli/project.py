@@ -86,12 +86,14 @@ def _listed(names: Mapping[str, Any]) -> str:
 class ModelCommand(Command):
     """A command about a project's model: what ``edgesdk.toml`` in the folder says holds where a flag says nothing.
 
-    ``apart`` are parameters whose names mean something else here than there.
+    ``apart`` are parameters whose names mean something else here than there. A command about files that were
+    made takes ``only`` some: those say the rest themselves.
     """
 
-    def __init__(self, *args: Any, apart: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(self, *args: Any, apart: Sequence[str] = (), only: Sequence[str] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.apart: Sequence[str] = apart
+        self.only = only
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -112,7 +114,10 @@ class ModelCommand(Command):
 
     def _takes(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Of the file's values those that this command takes, as it takes them."""
-        params = {param.name: param for param in self.params if param.name is not None}
+        only = self.only
+        params = {
+            name: param for param in self.params if (name := param.name) is not None and (only is None or name in only)
+        }
         apart = {*self.apart, *(() if RECOVER in params else SECTIONS[RECOVER].values())}
         fitting = {name: _fitting(value, params[name]) for name, value in values.items() if name in {*params} - apart}
         return {name: value for name, value in fitting.items() if value is not None}
