@@ -26,6 +26,7 @@ from edgesdk.bundle.bundle import Bundle, check, file_digest
 from edgesdk.core.answers import FLIPS
 from edgesdk.core.budget import show
 from edgesdk.core.errors import BundleError
+from edgesdk.core.kernels import TOO_SHORT
 from edgesdk.data.pictures import SIDE
 from edgesdk.pages.benchmark_page import render_benchmark
 from edgesdk.pages.bundle_page import render_bundle
@@ -315,6 +316,33 @@ def test_a_benchmark_has_the_kernels_of_each_file() -> None:
     assert [row[1] for row in rows] == [" + ".join(kernel["layers"]) or "of no named layer" for kernel in kernels]
     assert [row[5] for row in rows] == [milliseconds(kernel["profiled_ms"]) for kernel in kernels]
     assert [row[7] for row in rows] == [percent(kernel["share"]) for kernel in kernels]
+
+
+def test_kernels_shorter_than_what_a_profiler_counts_are_said_to_be() -> None:
+    document = page_documents.benchmark()
+    profiles = {
+        name: {**profile, "kernels": [
+            {**kernel, "profiled_ms": 0.0, "low_ms": 0.0, "high_ms": 0.001 * number}
+            for number, kernel in enumerate(profile["kernels"])]}
+        for name, profile in document["profiles"].items()
+    }  # fmt: skip
+    rows = Page(render_benchmark({**document, "profiles": profiles})).table("kernels")
+    assert [row[5:7] for row in rows if row[0] in ("1", "2")][:2] == [[TOO_SHORT, NONE], [TOO_SHORT, "0 ms to 1 μs"]]
+    documents = page_documents.full()
+    report = {**documents.report, "profiles": {"deployed": next(iter(profiles.values()))}}
+    rows = page(documents._replace(report=report)).table("predictions")
+    assert {row[3] for row in rows if len(row) == 6 and row[1] == "deployed"} == {TOO_SHORT}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("predicted", "file"), ("emulated", "file that was emulated"), ("measured", "file that was measured")],
+)
+def test_a_file_that_nobody_measured_is_not_called_measured(name: str, said: str) -> None:
+    parsed = Page(PAGES[name]())
+    assert [row[0] for row in parsed.table("made") if row[0].startswith("file")] == [said]
+    links = {text for attributes, text in parsed.of("a") if attributes["href"] == "#predictions"}
+    assert links <= {"predicted and built" if name == "predicted" else f"predicted and {name}"}
 
 
 def test_a_budget_that_is_missed_says_so() -> None:

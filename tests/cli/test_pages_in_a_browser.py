@@ -133,6 +133,10 @@ def test_it_fits_a_telephone_and_a_sheet_of_paper(browser: Browser, tmp_path: Pa
     opened.page.emulate_media(media="print")
     assert not opened.page.locator("nav").is_visible() and opened.page.locator("h1").is_visible()
     opened.keep(f"{name}-print", tmp_path)
+    opened.page.set_viewport_size({"width": 680, "height": 1000})  # a sheet of A4 between its margins
+    opened.page.emulate_media(media="print", color_scheme="dark")
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert opened.page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
     assert not opened.said
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from edgesdk.core.budget import show
 from edgesdk.core.energy import describe_energy
-from edgesdk.core.kernels import describe_cost
+from edgesdk.core.kernels import TOO_SHORT, describe_cost
 from edgesdk.core.wording import counted, score, thread_counts
 from edgesdk.devices.estimate import deployable
 from edgesdk.devices.inventory import LOCAL
@@ -411,12 +411,13 @@ def show_profile(name: str, profile: KernelProfile, console: Console) -> None:
     for heading in ("layers", "kernel", "computes in", "share", "under the profiler"):
         table.add_column(heading, justify="right" if heading in ("share", "under the profiler") else "left")
     for kernel in profile.kernels:
+        ms = kernel.profiled_ms
         table.add_row(
             ", ".join(kernel.layers) or "-",
             kernel.operator,
             ", ".join(part for part in (kernel.precision, kernel.provider) if part),
             "-" if kernel.share is None else f"{100 * kernel.share:.1f} %",
-            "-" if kernel.profiled_ms is None else show("latency_ms", kernel.profiled_ms),
+            "-" if ms is None else show("latency_ms", ms) if ms else TOO_SHORT,
         )
     console.print(table)
     console.print(describe_cost(profile), highlight=False, soft_wrap=True)

@@ -9,6 +9,9 @@ from typing import Any
 from edgesdk.core.budget import show
 from edgesdk.core.serialize import from_json
 
+TOO_SHORT = "under 1 \N{GREEK SMALL LETTER MU}s"
+"""What a kernel took whose runtime counts whole microseconds and counted none."""
+
 
 @dataclass(frozen=True)
 class Kernel:

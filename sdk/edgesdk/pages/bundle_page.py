@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from edgesdk.core.budget import PREDICTED
 from edgesdk.core.energy import describe_energy
 from edgesdk.core.kernels import describe_cost, read_profiles
 from edgesdk.core.plan import Plan
@@ -187,6 +188,7 @@ def _bytes(value: float | None) -> str | None:
 def _list_made(manifest: Document, plan: Plan, report: Document) -> list[tuple[str, str]]:
     """By what and of what it was made."""
     runtime, proof = manifest.get("runtime") or {}, plan.proof
+    file = "file" if report["basis"] == PREDICTED else f"file that was {report['basis']}"
     rows = {
         "edgesdk": manifest.get("edgesdk"),
         "made": manifest.get("created"),
@@ -199,7 +201,7 @@ def _list_made(manifest: Document, plan: Plan, report: Document) -> list[tuple[s
         "solver": f"{proof.solver}, {proof.seconds:.2g} s" if proof.searched else proof.solver,
         "plan": manifest.get("plan"),
         "graph": plan.graph_digest,
-        "file that was measured": report["deployed"].get("digest"),
+        file: report["deployed"].get("digest"),
     }
     return [(name, str(value)) for name, value in rows.items() if value not in (None, "")]
 

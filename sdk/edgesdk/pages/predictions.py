@@ -13,7 +13,7 @@ from edgesdk.core.plan import Plan
 from edgesdk.core.wording import listed
 from edgesdk.pages.charts import INK, by_ratios, draw, mark, tell_axes
 from edgesdk.pages.layers import Rows
-from edgesdk.pages.render import NONE, Document, figure, milliseconds
+from edgesdk.pages.render import Document, figure, milliseconds
 from edgesdk.pages.verdict import BOUNDS
 
 if TYPE_CHECKING:
@@ -61,11 +61,6 @@ class LayerPromise:
     @property
     def ratio(self) -> float | None:
         return self.predicted / self.ms if self.predicted is not None and self.ms > 0 else None
-
-    @property
-    def interval(self) -> str:
-        low, high = self.part.low_ms, self.part.high_ms
-        return NONE if low is None or high is None else f"{milliseconds(low)} to {milliseconds(high)}"
 
 
 @dataclass(frozen=True)

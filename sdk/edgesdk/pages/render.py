@@ -10,6 +10,7 @@ from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
 from edgesdk.core.budget import show
+from edgesdk.core.kernels import TOO_SHORT, Kernel, Part
 from edgesdk.core.wording import score
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def _environment() -> Environment:
         "edgesdk_version": metadata.version("edgesdk"),
     }
     made.filters |= {
-        "ms": milliseconds, "figure": figure, "score": _score, "percent": percent, "count": count,
+        "ms": milliseconds, "profiled": profiled, "interval": interval, "figure": figure, "score": _score,
+        "percent": percent, "count": count,
         "brief": brief, "note": note, "words": words, "plain": plain, "digits": digits, "ratio": ratio,
     }  # fmt: skip
     return made
@@ -61,6 +63,17 @@ def milliseconds(value: float | None) -> str:
     if abs(value) < ROUNDING:
         return "0 ms"
     return f"{1e3 * value:.3g} \N{GREEK SMALL LETTER MU}s" if abs(value) < 1 else show("latency_ms", value)
+
+
+def profiled(value: float | None) -> str:
+    """What a profiler told of a kernel, which counts microseconds."""
+    return TOO_SHORT if value == 0 else milliseconds(value)
+
+
+def interval(kernel: Kernel | Part) -> str:
+    """Between what eight of ten runs of it lie, where the runtime tells that and counts so short a time."""
+    low, high = kernel.low_ms, kernel.high_ms
+    return f"{milliseconds(low)} to {milliseconds(high)}" if low is not None and high else NONE
 
 
 def figure(value: float | None, name: str) -> str:
