@@ -10,10 +10,11 @@ import torch
 from running import Run
 from torch import nn
 
+from edgesdk.bundle.bundle import Bundle
 from edgesdk.devices.profiling import name_layers
-from edgesdk.workflows.benchmark import benchmark
+from edgesdk.workflows.benchmark import benchmark, list_layers
 
-LAYERS = ("conv", "conv1", "block.conv1", "add", "add_1", "fc", "a/b")
+LAYERS = {"conv": "relu", "conv1": "", "block.conv1": "linear", "add": "relu_2", "add_1": "", "fc": "", "a/b": ""}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,10 @@ LAYERS = ("conv", "conv1", "block.conv1", "add", "add_1", "fc", "a/b")
         (["node_add", "fc.bias.unpack"], ("add", "fc")),
         (["a/b/Conv"], ("a/b",)),
         (["convolution", "Transpose", "fc2"], ()),
+        (["relu_2"], ("add",)),  # what it makes is called so in the file
+        (["relu_2", "fc.weight"], ("fc",)),
+        (["relu_2/padded", "relu_20"], ()),
+        (["relu_2", "linear"], ("block.conv1", "add")),
         ([], ()),
     ],
 )
@@ -59,13 +64,19 @@ def test_each_runtime_tells_what_it_can(edgesdk: Run, deployed: tuple[Path, str]
     for path in files:
         profile = done["profiles"][path.name]
         kernels = profile["kernels"]
-        whole = sum(
-            kernel["profiled_ms"] for kernel in kernels
-        )  # 0 where LiteRT counts less than a microsecond of each
+        whole = sum(kernel["profiled_ms"] for kernel in kernels)  # 0 where LiteRT counts none of each microsecond
         assert sum(kernel["share"] or 0 for kernel in kernels) == (pytest.approx(1) if whole else 0)
         assert whole or path.suffix == ".tflite"
         assert profile["runs"] >= 4 and profile["run_ms"] > 0 and profile["plain_ms"] > 0
         assert any("conv" in name for kernel in kernels for name in kernel["layers"])
+
+
+def test_a_bundle_knows_what_its_file_calls_what_layers_make(deployed: tuple[Path, str]) -> None:
+    layers = list_layers(str(deployed[0]))
+    assert layers is not None and list(layers) == [layer.name for layer in Bundle.open(deployed[0]).plan.layers]
+    made = {name for node in onnx.load(deployed[0] / "model.onnx").graph.node for name in node.output}
+    assert layers["conv"] in made and layers["conv"] != "conv"
+    assert list_layers(str(deployed[0] / "model.onnx")) is None
 
 
 def test_a_runtime_that_tells_no_times_is_said_to(

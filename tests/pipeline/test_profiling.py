@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class ProfilingMeter(ScriptedMeter):
     lacks: bool = False
     profiled: list[Path] = field(default_factory=list)
 
-    def profile(self, artifact: Artifact, layers: Sequence[str] | None = None) -> KernelProfile:
+    def profile(self, artifact: Artifact, layers: Mapping[str, str] | None = None) -> KernelProfile:
         self.profiled.append(artifact.path)
         if self.lacks and artifact.options:
             raise DeviceError(LACKING, "update it")

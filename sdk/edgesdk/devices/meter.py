@@ -91,8 +91,9 @@ class Meter(Protocol):
         """The kernels that a runtime executes of the file: name, operator, provider, share of the time."""
         ...
 
-    def profile(self, artifact: Artifact, layers: Sequence[str] | None = None) -> KernelProfile | None:
-        """What the runtime's profiler tells of the file, by the names of ``layers``; ``None`` where nothing runs.
+    def profile(self, artifact: Artifact, layers: Mapping[str, str] | None = None) -> KernelProfile | None:
+        """What the runtime's profiler tells of the file, by the names of ``layers``, with what the file calls
+        what each makes; ``None`` where nothing runs.
 
         Raises ``DeviceError`` where it has none that works.
         """

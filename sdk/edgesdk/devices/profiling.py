@@ -15,9 +15,9 @@ INTO_CONVOLUTIONS = ("Conv", "Add", "Sum", "Relu", "Clip", "LeakyRelu", "Sigmoid
 INNER = re.compile(r"[^A-Za-z0-9]")  # what comes between the name of a layer and that of a part of it
 
 
-def read_kernels(told: Sequence[Mapping[str, Any]], layers: Sequence[str] | None, path: Path) -> tuple[Kernel, ...]:
+def read_kernels(told: Sequence[Mapping[str, Any]], layers: Mapping[str, str] | None, path: Path) -> tuple[Kernel, ...]:
     """The kernels that an agent ``told`` of the file at ``path``, with the names of a plan's ``layers``, or without a
-    plan as they are."""
+    plan as they are. Of each layer there is what the file calls the tensor that it makes, where that is known."""
     names = [tuple(kernel["layers"]) for kernel in told]
     if path.suffix == ".onnx":
         names = _add_fused(names, path)
@@ -80,13 +80,18 @@ def _name_blocked(nodes: Iterable[Any]) -> dict[str, tuple[str, ...]]:
     return blocked
 
 
-def name_layers(names: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]:
-    """The ``layers`` that ``names`` of a file belong to: ``fc.weight`` and ``node_fc`` to ``fc``, the longest first."""
+def name_layers(names: Sequence[str], layers: Mapping[str, str]) -> tuple[str, ...]:
+    """The ``layers`` that ``names`` of a file belong to: ``fc.weight`` and ``node_fc`` to ``fc``, the longest first.
+
+    Where no name is a layer's, that of a tensor which one makes is: a sum's with its ReLU may be ``relu_2``.
+    """
     named = {layer for name in names if (layer := _find_layer(name, layers)) is not None}
+    if not named:
+        named = {layer for layer, tensor in layers.items() if tensor in names}
     return tuple(layer for layer in layers if layer in named)
 
 
-def _find_layer(name: str, layers: Sequence[str]) -> str | None:
+def _find_layer(name: str, layers: Iterable[str]) -> str | None:
     for plain in (name, PREFIX.sub("", name)):
         fitting = [
             each for each in layers if plain == each or plain.startswith(each) and INNER.match(plain[len(each) :])

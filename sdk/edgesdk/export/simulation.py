@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import warnings
-import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,29 +19,15 @@ from torch import Tensor, fx
 
 from edgesdk.compress.integers import ActivationQuantizer
 from edgesdk.core.errors import BundleError
+from edgesdk.export.places import AGAIN, PLACES, Place, read_places
 from edgesdk.network.exported_program import aten, read
 from edgesdk.network.network import Batch, Network, rebatch, tensors
 
-PLACES = "layers.json"  # in the file, beside the program
 QUANTIZE: Any = torch.ops.edgesdk.quantize_dequantize.default
 RESHAPES: tuple[Any, ...] = (
     aten.view.default, aten.reshape.default, aten.unflatten.int, aten.flatten.using_ints, aten.unsqueeze.default,
     aten.squeeze.dim, aten.squeeze.dims,
 )  # fmt: skip
-AGAIN = "deploy again, with this version of edgesdk"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the output of ``layer`` is in the program: ``tensor`` as others read it, ``made`` before it is quantized.
-
-    The two are one where it is not quantized. ``inputs`` are the layers and graph inputs that it reads.
-    """
-
-    layer: str
-    tensor: str
-    made: str
-    inputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -186,17 +171,7 @@ def _quantized(module: fx.GraphModule, made: fx.Node) -> fx.Node:
 def read_simulation(path: Path) -> Simulation:
     """What is in the file ``path``. Raises ``ModelError`` where it is damaged, ``BundleError`` for another file."""
     module = read(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            (name,) = [name for name in archive.namelist() if name.endswith(f"/{PLACES}")]
-            told = json.loads(archive.read(name))
-        places = tuple(
-            Place(str(each["layer"]), str(each["tensor"]), str(each["made"]), tuple(map(str, each["inputs"])))
-            for each in told["places"]
-        )
-        outputs = tuple(map(str, told["outputs"]))
-    except Exception:  # of zipfile, zlib and json, and what is not there
-        raise BundleError(f"{path} does not say where its layers are", AGAIN) from None
+    outputs, places = read_places(path)
     nodes = {node.name for node in module.graph.nodes}
     if not {*outputs, *(name for place in places for name in (place.tensor, place.made))} <= nodes:
         raise BundleError(f"{path} names layers that it does not have", AGAIN)

@@ -34,10 +34,10 @@ def profile_files(study: Study, result: Result) -> Profiled:
         study.deadline.note_cut("what each layer takes by the runtime's profiler")
         return Profiled()
     study.tell("profiling layers", None)
-    layers = [layer.name for layer in result.plan.layers]
     profiles: dict[str, KernelProfile] = {}
     notes: list[str] = []
     done: dict[tuple[str, str], KernelProfile | None] = {}
+    layers = {layer.name: "" for layer in result.plan.layers}
     for name, file in {DENSE: study.shared_file, DEPLOYED: result.artifact}.items():
         key = (file.digest, file.runtime)
         try:

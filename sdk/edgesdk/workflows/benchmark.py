@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgesdk.bundle.bundle import Bundle
+from edgesdk.bundle.bundle import SIMULATION, Bundle
 from edgesdk.core.artifact import Artifact, baseline
 from edgesdk.core.errors import BundleError, DeviceError, UsageError
 from edgesdk.core.facts import Hardware
@@ -22,6 +22,7 @@ from edgesdk.devices.bench import Bench
 from edgesdk.devices.energy import measure_energy
 from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.reach import reach
+from edgesdk.export.places import read_places
 from edgesdk_targets.agent.measure import MODES
 
 
@@ -87,7 +88,7 @@ def benchmark(
         except DeviceError:
             _check_sound(models.values())
             raise
-        profiles = {Path(name).name: bench.profile(models[name], _list_layers(name)) for name in models if per_layer}
+        profiles = {Path(name).name: bench.profile(models[name], list_layers(name)) for name in models if per_layer}
         return Benchmark(
             tuple(replace(reports[name], name=Path(name).name, energy=taken.get(name)) for name in models), profiles
         )
@@ -110,9 +111,19 @@ def _check_sound(models: Iterable[Artifact]) -> None:
             with_weights(parsed(model.path), model.path)
 
 
-def _list_layers(path: str) -> list[str] | None:
-    """The names of the layers in the bundle's plan, where ``path`` is one."""
-    return [layer.name for layer in Bundle.open(path).plan.layers] if Path(path).is_dir() else None
+def list_layers(path: str) -> dict[str, str] | None:
+    """The names of the layers in the bundle's plan, where ``path`` is one, and what its file calls what each makes.
+
+    That is known by the simulation in the bundle.
+    """
+    if not Path(path).is_dir():
+        return None
+    bundle = Bundle.open(path)
+    made: dict[str, str] = {}
+    if (bundle.path / SIMULATION).is_file():
+        with suppress(BundleError):
+            made = {place.layer: place.made for place in read_places(bundle.path / SIMULATION)[1]}
+    return {layer.name: made.get(layer.name, "") for layer in bundle.plan.layers}
 
 
 def check_request(threads: int, mode: str) -> None:

@@ -25,7 +25,8 @@ from edgesdk.devices.answers import Opener, open_here, open_there
 from edgesdk.devices.inventory import LOCAL, Device
 from edgesdk.devices.inventory import device as find_device
 from edgesdk.devices.reach import reach
-from edgesdk.export.simulation import AGAIN, read_simulation
+from edgesdk.export.places import AGAIN
+from edgesdk.export.simulation import read_simulation
 from edgesdk.workflows.layer_errors import FloatModel, LayerDiff, compare_layers
 from edgesdk.workflows.overlays import check_overlays, write_overlays
 

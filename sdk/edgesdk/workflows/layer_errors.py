@@ -20,7 +20,8 @@ from edgesdk.core.artifact import Artifact
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.devices.answers import Answer, Opener, open_here
 from edgesdk.export.parity import FLOAT_TOLERANCE, distance
-from edgesdk.export.simulation import Place, Simulation
+from edgesdk.export.places import Place
+from edgesdk.export.simulation import Simulation
 from edgesdk.export.taps import Tapped, tap
 
 STEPS = 2.0  # that a kernel may be off by: it rounds once more than the simulation, at most twice
