@@ -222,6 +222,7 @@ def test_models_stand_side_by_side(given: Path, edgesdk: Run, tmp_path: Path, bu
     done = edgesdk("sweep", *both, "--data", "data.npz", *where, *more, "--out", out, "--csv", tmp_path / "front.csv")
     assert done.code == 0, done.err
     assert [line for line in done.out.splitlines() if line.startswith("models.py:") and "pi5: pred" not in line]
+    assert done.out.endswith(f"front: {out} (edgesdk report {out} --open shows it)\n")
     contracts.check(json.loads(out.read_text()))
     front = sdk.Front.read(out)
     assert [model.name for model in front.models] == list(both) and len({model.graph for model in front.models}) == 2

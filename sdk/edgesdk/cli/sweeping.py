@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,8 @@ def sweep(as_json: bool, out: Path, out_dir: Path | None, csv: Path | None, **op
         emit_json(front.relative_to(out.parent))
         return
     show_front(front, console(), told(QUIET))
-    emit(f"front: {out}")
+    shown = "" if told(QUIET) else f" (edgesdk report {shlex.quote(str(out))} --open shows it)"
+    emit(f"front: {out}{shown}")
 
 
 def show_front(front: Front, console: Console, quiet: bool = False) -> None:
