@@ -137,6 +137,7 @@ def test_it_fits_a_telephone_and_a_sheet_of_paper(browser: Browser, tmp_path: Pa
     opened.page.emulate_media(media="print", color_scheme="dark")
     assert opened.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert opened.page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+    assert opened.page.evaluate("getComputedStyle(document.querySelector('th button'), '::after').content") == "none"
     assert not opened.said
 
 
