@@ -32,13 +32,14 @@ from edgesdk.workflows.diff import Diff
 from edgesdk.workflows.export import Exported
 from edgesdk.workflows.front import Front
 from edgesdk.workflows.gate import Gate
+from edgesdk.workflows.rollout import Rollout
 from edgesdk.workflows.stages import Stages
 
 DOCUMENTS = (
     Plan, Manifest, DeploymentReport, Folder, Report, Prediction, Stages, Exported, Benchmark, Gate, Front, Diff,
     Verification, Estimate, Estimates, Facts, StoredPrices, documents.Deployed, documents.Prepared, documents.Targets,
     documents.Doctor, documents.Inventory, documents.AgentFile, documents.Installed, documents.RolledBack,
-    documents.Failure,
+    documents.Failure, documents.PoolFacts, Rollout,
 )  # fmt: skip
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 BASE = "https://json-schema.org/draft/2020-12/schema"

@@ -176,12 +176,12 @@ class Board:
         return numbers
 
     @contextlib.contextmanager
-    def holding(self, lock: Path) -> Iterator[None]:
+    def holding(self, lock: Path) -> Iterator[subprocess.Popen[bytes]]:
         """Another process of the device holds ``lock`` meanwhile; at the end it dies with it in its hands."""
         with subprocess.Popen([str(self.python), "-c", HOLDING, str(lock)], stdout=subprocess.PIPE) as holder:
             try:
                 assert holder.stdout is not None and holder.stdout.readline()
-                yield
+                yield holder
             finally:
                 holder.kill()
 
@@ -223,6 +223,11 @@ def _whole(version: Path, order: Path) -> bool:
     if {path.name for path in version.iterdir()} != {*files, "manifest.json"}:
         return False
     return all(hashlib.sha256((version / n).read_bytes()).hexdigest() == e["sha256"] for n, e in files.items())
+
+
+def end_clients(sockets: Path) -> None:
+    """End the clients in the background that hold a connection with its socket below ``sockets``."""
+    _end(lambda: _processes(b"ssh: " + bytes(sockets) + b"/"))
 
 
 def _processes(beginning: bytes) -> list[int]:
@@ -268,8 +273,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def make(folder: Path) -> Board:
-    """A board in ``folder``, not up yet: keys, configurations of both sides, home folder, Python."""
+def make(folder: Path, python: Path | None = None) -> Board:
+    """A board in ``folder``, not up yet: keys, configurations of both sides, home folder, Python.
+
+    With the environment ``python`` of another board it has the same packages, under its own name.
+    """
     board = Board(folder, free_port())
     for place in (board.home, board.tmp, board.sockets):
         place.mkdir()
@@ -286,7 +294,10 @@ def make(folder: Path) -> Board:
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # the server of root wants it, and only its init script makes it
     _never_punish(folder / "server")
-    _python(folder / "venv")
+    if python is None:
+        _python(folder / "venv")
+    else:
+        (folder / "venv").symlink_to(python)
     return board
 
 

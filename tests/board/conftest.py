@@ -10,6 +10,8 @@ import board_machine
 import pytest
 import temporary
 from board_bundles import bundle
+from board_fleet import Fleet, fleet
+from board_fleet import reached as reach_fleet
 from board_machine import ROOT, Board, reached
 
 from edgesdk.workflows.install import install
@@ -39,6 +41,21 @@ def board(whole_board: Board, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board
     yield whole_board
     whole_board.mend()
     shutil.rmtree(whole_board.root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def whole_fleet(whole_board: Board) -> Iterator[Fleet]:
+    """Three more boards, of all tests with several at once: they share the packages of the first."""
+    with temporary.folder("edf") as folder, fleet(Path(folder), whole_board.folder / "venv", ("a", "b", "c")) as made:
+        yield made
+
+
+@pytest.fixture
+def three(whole_fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    """Three boards, sound and with nothing installed before and after."""
+    reach_fleet(whole_fleet, monkeypatch)
+    yield whole_fleet
+    whole_fleet.sound()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 
 COMMAND = "import sys; sys.argv[0] = 'edgesdk'; from edgesdk.cli import main; main(prog_name='edgesdk')"
 INVENTORY = 'schema = "edgesdk.devices/2"\n\n[devices.lab-pi-3]\naddress = "ssh://pi@10.0.0.3:22"\n'
+INVENTORY += '[pools.lab]\ndevices = ["lab-pi-3"]\n'
 
 
 def said(tmp_path: Path, **variables: str) -> str:
@@ -33,6 +34,7 @@ def said(tmp_path: Path, **variables: str) -> str:
         ("edgesdk calibrate mine --base jetson-na", {"jetson-nano"}),
         ("edgesdk benchmark x --device l", {"local", "lab-pi-3"}),
         ("edgesdk device rollback lab", {"lab-pi-3"}),
+        ("edgesdk device rollback pool", {"pool:lab"}),
         ("edgesdk deploy --target nothing", set()),
     ],
 )

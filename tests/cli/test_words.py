@@ -19,7 +19,7 @@ from edgesdk.cli.frame import QUIET, VERBOSE, told
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import UsageError
 from edgesdk.data.preprocessing import Preprocessing
-from edgesdk.devices import inventory
+from edgesdk.devices import inventory, pools
 from edgesdk.devices.inventory import Device
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -30,6 +30,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "prepare sparsify": edgesdk.sparsify, "prepare transfer": edgesdk.transfer, "prepare ensemble": edgesdk.ensemble,
     "device install": edgesdk.install, "device rollback": edgesdk.rollback,
     "device add": inventory.add, "device remove": inventory.remove,
+    "device pool": pools.add_pool,
     "export": edgesdk.export_plan,  # `edgesdk.export` is the package that has the exporters
 }  # fmt: skip
 TOLD_ELSEWHERE = {

@@ -129,7 +129,15 @@ def _tree(module: str) -> ast.Module:
     """The source of ``module``, which is not imported: it may take PyTorch. Empty where there is none."""
     place = SOURCES[module.partition(".")[0]].joinpath(*module.split("."))
     path = next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
-    return ast.parse(path.read_text() if path else "")
+    tree = ast.parse(path.read_text() if path else "")
+    tree.body = [node for node in tree.body if not _is_overload(node)]
+    return tree
+
+
+def _is_overload(node: ast.stmt) -> bool:
+    """Whether it is one more signature of a function that follows."""
+    marks = node.decorator_list if isinstance(node, ast.FunctionDef) else []
+    return any(isinstance(mark, ast.Name) and mark.id == "overload" for mark in marks)
 
 
 def _defined(module: str) -> list[str]:

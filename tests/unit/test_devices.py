@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from edgesdk.core.errors import EdgeSdkError, StorageError, UsageError
 from edgesdk.devices.inventory import KEYS, SCHEMA, Device, add, device, devices, inventory, remove
+from edgesdk.devices.pools import Pool, add_pool, find_one, find_place, pools
 
 OURS = 'schema = "edgesdk.devices/2"'
 TWO = """
@@ -298,6 +299,112 @@ def test_what_is_wrong_with_an_inventory_is_said(two: Path, old: str, new: str, 
         assert "\n" not in str(raised.value) and raised.value.remedy
     assert two.read_text("utf-8") == text and os.listdir(two.parent) == ["devices.toml"]
     assert device("local").local  # which needs no inventory
+
+
+POOLS = (
+    TWO
+    + """
+[pools.lab]
+devices = ["lab-pi-3", "bench.2"]
+"""
+)
+
+
+@pytest.fixture
+def pooled(path: Path) -> Path:
+    """An inventory of two, which are a pool."""
+    path.parent.mkdir()
+    path.write_text(POOLS, "utf-8")
+    return path
+
+
+def test_a_pool_is_its_boards(pooled: Path) -> None:
+    boards = tuple(devices()[name] for name in ("lab-pi-3", "bench.2"))
+    assert find_place("pool:lab") == Pool("pool:lab", boards) and find_place("pool:lab").target == "raspberry-pi-4"
+    assert find_place(["lab-pi-3", "bench.2"]) == Pool("lab-pi-3 and bench.2", boards)
+    assert find_place(["lab-pi-3"]) == find_place("lab-pi-3") == boards[0]
+    third = Device("ssh://pi@lab", "ssh://pi@lab")
+    assert find_place(["pool:lab", "ssh://pi@lab"]).devices == (*boards, third)
+    assert find_one("bench.2", "this") == boards[1]
+    for ask in (lambda: find_one("pool:lab", "edgesdk gate"), lambda: device("pool:lab")):
+        with pytest.raises(UsageError) as raised:
+            ask()
+        assert "pool:lab" in raised.value.fact and "lab-pi-3, bench.2" in raised.value.remedy
+
+
+def test_a_pool_is_written_and_stays_until_it_is_removed(two: Path) -> None:
+    assert pools() == {}
+    assert add_pool("lab", ["bench.2", "lab-pi-3"]) == two.resolve()
+    add(Device("third", "ssh://third"))
+    assert pools() == {"lab": ("bench.2", "lab-pi-3")}
+    with pytest.raises(UsageError, match=r"there is a pool lab already, of bench\.2, lab-pi-3: give --force"):
+        add_pool("lab", ["third"])
+    add_pool("lab", ["third", "bench.2"], force=True)
+    with pytest.raises(UsageError, match=r"third is in pool:lab: write the pool anew without it"):
+        remove("third")
+    with pytest.raises(UsageError, match=r"there is no pool 'lap' in .*: choose one of lab"):
+        remove("pool:lap")
+    before = devices()
+    remove("pool:lab")
+    assert (pools(), devices()) == ({}, before)
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        (["bench.3"], "'bench.3', which is no device of .*: bench.2 may be meant; there is bench.2, lab-pi-3"),
+        (["bench.2", "bench.2"], "one board twice: bench.2 at local"),
+        (["bench.2", "twin"], "one board twice: bench.2 and twin at local"),
+        (["lab-pi-3", "other"], "of different kinds: lab-pi-3 is raspberry-pi-4, other is raspberry-pi-5"),
+        ([], "pool:lab is empty"),
+        (["pool:lab"], "'pool:lab', which is no device"),
+    ],
+)
+def test_what_can_be_no_pool_is_refused_where_it_is_written_and_where_it_is_used(
+    two: Path, members: list[str], says: str
+) -> None:
+    add(Device("twin", "local"))
+    add(Device("other", "ssh://other", target="raspberry-pi-5"))
+    text = two.read_text("utf-8")
+    with pytest.raises(UsageError, match=says):
+        add_pool("lab", members)
+    assert two.read_text("utf-8") == text
+    two.write_text(f"{text}\n[pools.lab]\ndevices = {members}\n", "utf-8")
+    with pytest.raises(UsageError, match=says):
+        find_place("pool:lab")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('devices = ["lab-pi-3", "bench.2"]', "", "lists no devices"),
+        ('devices = ["lab-pi-3", "bench.2"]', "devices = [3]", "lists no devices"),
+        ('devices = ["lab-pi-3", "bench.2"]', 'devices = "lab-pi-3"', "lists no devices"),
+        ("[pools.lab]", "[pools.lab]\nboards = []", "'boards'"),
+        ("[pools.lab]", '[pools."a b"]', "a pool cannot be called 'a b'"),
+        ("[pools.lab]\n", "[pools]\nlab = 3\n", "[pools.NAME]"),
+    ],
+)
+def test_what_is_wrong_with_a_pool_of_an_inventory_is_said(pooled: Path, old: str, new: str, says: str) -> None:
+    assert old in POOLS
+    pooled.write_text(POOLS.replace(old, new), "utf-8")
+    for ask in (devices, pools, lambda: find_place("pool:lab"), lambda: remove("pool:lab")):
+        with pytest.raises(UsageError) as raised:
+            ask()
+        assert says in str(raised.value) and str(pooled) in str(raised.value)
+
+
+def test_a_pool_that_nobody_knows_is_said_with_what_comes_nearest(pooled: Path) -> None:
+    for text, says in (("pool:lap", "pool:lab may be meant; there is pool:lab"), ("pool:x", "there is pool:lab")):
+        with pytest.raises(UsageError) as raised:
+            find_place(text)
+        assert repr(text) in raised.value.fact and raised.value.remedy == says
+    remove("pool:lab")
+    with pytest.raises(UsageError, match="there is none yet: edgesdk device pool"):
+        find_place("pool:lab")
+    for name in ("a b", "", "pool:x", "-x"):
+        with pytest.raises(UsageError, match="cannot be called"):
+            add_pool(name, ["bench.2"])
 
 
 def test_an_inventory_that_is_no_text_is_said_to_be_with_its_line(two: Path) -> None:

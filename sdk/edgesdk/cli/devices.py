@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesdk.cli.frame import Commands
-from edgesdk.cli.names import DEVICE_NAME, TARGET
+from edgesdk.cli.names import DEVICE_NAME, PLACE_NAME, TARGET
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import console, emit, emit_json
+from edgesdk.core.errors import DeviceError
 
 if TYPE_CHECKING:
     from edgesdk.cli.documents import Inventory
+    from edgesdk.devices.pools import Pool
+    from edgesdk.workflows.rollout import Rollout
 
 DLA = "TensorRT builds for the accelerator of that number; what it cannot take runs on the GPU."
 DEVICE = "A name of the inventory, ssh://user@host[:port], or local."
@@ -29,17 +32,19 @@ def device() -> None:
 @device.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def list_(as_json: bool) -> None:
-    """The devices of the inventory."""
-    from edgesdk.devices.inventory import devices, inventory
+    """The devices and pools of the inventory."""
+    from edgesdk.devices.inventory import POOL, inventory, read
 
     if as_json:
         emit_json(_inventory())
         return
-    by_name = devices()
-    for entry in by_name.values():
+    entries = read()
+    for entry in entries.devices.values():
         rest = [f"{name} {value}" for name, value in vars(entry).items() if value and name not in ("name", "address")]
         emit(", ".join([f"{entry.name}: {entry.address}", *rest]))
-    if not by_name:
+    for name, members in entries.pools.items():
+        emit(f"{POOL}{name}: {', '.join(members)}")
+    if not entries.devices and not entries.pools:
         emit(f"no devices in {inventory()}")
 
 
@@ -67,9 +72,25 @@ def add(name: str, address: str, key: Path | None, force: bool, as_json: bool, *
 
 @device.command()
 @click.argument("name")
+@click.argument("devices", metavar="DEVICE...", nargs=-1, required=True, **DEVICE_NAME)
+@click.option("--force", is_flag=True, help="Replace the pool of that name.")
+@click.option("--json", "as_json", is_flag=True, help="The inventory as it is then, one JSON document on stdout.")
+def pool(name: str, devices: tuple[str, ...], force: bool, as_json: bool) -> None:
+    """Write a pool into the inventory: devices of it that are used together, as pool:NAME."""
+    from edgesdk.devices.pools import add_pool
+
+    path = add_pool(name, devices, force)
+    if as_json:
+        emit_json(_inventory())
+    else:
+        emit(f"pool:{name}: written to {path}")
+
+
+@device.command()
+@click.argument("name", **PLACE_NAME)
 @click.option("--json", "as_json", is_flag=True, help="The inventory as it is then, one JSON document on stdout.")
 def remove(name: str, as_json: bool) -> None:
-    """Take a device out of the inventory; what is installed on it stays there."""
+    """Take a device or pool:NAME out of the inventory; what is installed on devices stays there."""
     from edgesdk.devices.inventory import remove as take_out
 
     path = take_out(name)
@@ -81,19 +102,28 @@ def remove(name: str, as_json: bool) -> None:
 
 def _inventory() -> Inventory:
     from edgesdk.cli.documents import Inventory
-    from edgesdk.devices.inventory import devices, inventory
+    from edgesdk.devices.inventory import inventory, read
 
-    return Inventory(str(inventory()), tuple(devices().values()))
+    entries = read()
+    return Inventory(str(inventory()), tuple(entries.devices.values()), entries.pools)
 
 
 @device.command()
-@click.argument("name", metavar="DEVICE", **DEVICE_NAME)
+@click.argument("name", metavar="DEVICE", **PLACE_NAME)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def probe(name: str, as_json: bool) -> None:
-    """What a device is: its processor, memory, system, runtimes, temperatures."""
+    """What a device is: its processor, memory, system, runtimes, temperatures. Of pool:NAME, how its boards differ.
+
+    Exit code 6 where a board of the pool does not answer.
+    """
+    from edgesdk.devices.pools import Pool, find_place
     from edgesdk.devices.reach import reach
 
-    with reach(name) as agent:
+    place = find_place(name)
+    if isinstance(place, Pool):
+        _probe_pool(place, as_json)
+        return
+    with reach(place) as agent:
         facts = agent.call("probe")
     if as_json:
         from edgesdk.core.facts import Facts
@@ -106,19 +136,53 @@ def probe(name: str, as_json: bool) -> None:
     show_facts(name, facts, console(soft_wrap=True))
 
 
+def _probe_pool(pool: Pool, as_json: bool) -> None:
+    from edgesdk.devices.boards import Boards, list_differences
+
+    with Boards(pool) as boards:
+        facts = boards.probe()
+        lost = {name: error.fact for name, error in boards.lost.items()}
+    differences = list_differences(facts)
+    if as_json:
+        from edgesdk.cli.documents import PoolFacts
+        from edgesdk.core.facts import Facts
+        from edgesdk.core.serialize import from_json
+
+        told = {name: from_json(Facts, own) for name, own in facts.items()}
+        emit_json(PoolFacts(pool.name, told, lost, tuple(differences)))
+    else:
+        from edgesdk.cli.show import show_facts
+
+        for name, own in facts.items():
+            show_facts(name, own, console(soft_wrap=True))
+        for name, fact in lost.items():
+            emit(f"{name} does not answer: {fact}")
+        for said in differences or ["alike in all that latency depends on"] * (len(facts) > 1):
+            emit(f"{pool.name}: {said}")
+    if lost:
+        click.get_current_context().exit(DeviceError.exit_code)
+
+
 @device.command()
-@click.argument("device", **DEVICE_NAME)
+@click.argument("device", **PLACE_NAME)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--install-root", help="The folder there.  [default: the inventory's, else ~/edgesdk/NAME]")
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Versions that stay there.")
 @click.option("--force", is_flag=True, help="Even if it is older, or made for another architecture.")
+@click.option("--canary", type=click.IntRange(1), help="Of pool:NAME, how many boards are first.  [default: 1]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def install(device: str, bundle: Path, as_json: bool, **options: Any) -> None:
-    """Install a bundle: send it, check it there, try it there, then switch to it in one step."""
+def install(device: str, bundle: Path, as_json: bool, **options: Any) -> int:
+    """Install a bundle: send it, check it there, try it there, then switch to it in one step.
+
+    On pool:NAME first on --canary boards, then on the others. Where one fails, those that were switched go back, and
+    the exit code is that of the failure; 6, too, where a board was out of reach.
+    """
     with telling() as tell:
         from edgesdk.workflows.install import install as run
 
         result = run(bundle, device, **options, tell=tell)
+    if not isinstance(result, dict):
+        return _end_rollout(result, as_json)
     if as_json:
         from edgesdk.cli.documents import Installed
         from edgesdk.core.serialize import from_json
@@ -128,17 +192,31 @@ def install(device: str, bundle: Path, as_json: bool, **options: Any) -> None:
         from edgesdk.cli.show import show_installed
 
         show_installed(result, console(soft_wrap=True))
+    return 0
+
+
+def _end_rollout(result: Rollout, as_json: bool) -> int:
+    """Print where each board stands; the exit code."""
+    if as_json:
+        emit_json(result)
+    else:
+        from edgesdk.cli.show import show_rollout
+
+        show_rollout(result, console())
+    return result.exit_code
 
 
 @device.command()
-@click.argument("device", **DEVICE_NAME)
+@click.argument("device", **PLACE_NAME)
 @click.option("--install-root", help="The folder there.  [default: the inventory's]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def rollback(device: str, install_root: str | None, as_json: bool) -> None:
-    """Go back to the version that ran before."""
+def rollback(device: str, install_root: str | None, as_json: bool) -> int:
+    """Go back to the version that ran before. Of pool:NAME each board does."""
     from edgesdk.workflows.install import rollback as run
 
     result = run(device, install_root=install_root)
+    if not isinstance(result, dict):
+        return _end_rollout(result, as_json)
     if as_json:
         from edgesdk.cli.documents import RolledBack
         from edgesdk.core.serialize import from_json
@@ -146,6 +224,7 @@ def rollback(device: str, install_root: str | None, as_json: bool) -> None:
         emit_json(from_json(RolledBack, result))
     else:
         emit(f"running: {result['version']}; before: {result['previous']}")
+    return 0
 
 
 @click.group(cls=Commands)

@@ -101,11 +101,23 @@ class RolledBack:
 
 @dataclass(frozen=True)
 class Inventory:
-    """The devices of the inventory, and where that is."""
+    """The devices of the inventory, the names of those in each of its pools, and where that is."""
 
     inventory: str
     devices: tuple[Device, ...]
+    pools: Mapping[str, tuple[str, ...]]
     schema: str = Schema("inventory", 1)
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """What the boards of a pool tell of themselves, why others do not answer, and in what those that do differ."""
+
+    pool: str
+    boards: Mapping[str, Facts]
+    out_of_reach: Mapping[str, str]
+    differences: tuple[str, ...]
+    schema: str = Schema("pool-facts", 1)
 
 
 @dataclass(frozen=True)

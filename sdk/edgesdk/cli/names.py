@@ -39,7 +39,21 @@ def complete_devices(ctx: click.Context, param: click.Parameter, incomplete: str
     return [CompletionItem(name, help=said) for name, said in known.items() if name.startswith(incomplete)]
 
 
+def complete_places(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Those, and the pools of the inventory."""
+    from edgesdk.devices.inventory import POOL
+    from edgesdk.devices.pools import pools
+
+    try:
+        known = {f"{POOL}{name}": ", ".join(members) for name, members in pools().items()}
+    except EdgeSdkError:
+        return []
+    own = [CompletionItem(name, help=said) for name, said in known.items() if name.startswith(incomplete)]
+    return [*complete_devices(ctx, param, incomplete), *own]
+
+
 TARGET: dict[str, Any] = {"shell_complete": complete_targets}
 TARGET_OR_ALL: dict[str, Any] = {"shell_complete": complete_targets_or_all}
 DEVICE_NAME: dict[str, Any] = {"shell_complete": complete_devices}
+PLACE_NAME: dict[str, Any] = {"shell_complete": complete_places}
 """What an option or an argument of such a name is declared with."""

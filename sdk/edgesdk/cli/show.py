@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nob
     from edgesdk.price.profile import Pair, Profile
     from edgesdk.workflows.export import Exported
     from edgesdk.workflows.gate import Gate
+    from edgesdk.workflows.rollout import Rollout
     from edgesdk.workflows.stages import Stages
 
 WIDEST = 200  # columns of a table whose cells are not to be cut
@@ -445,6 +446,28 @@ def show_installed(installed: Mapping[str, Any], console: Console) -> None:
             console.print(f"measured there: {name.rpartition('_')[0]} {show(name, health[name])}", highlight=False)
     if installed["removed"]:
         console.print(f"removed: {', '.join(installed['removed'])}", highlight=False)
+
+
+def show_rollout(rollout: Rollout, console: Console) -> None:
+    """Where each board of a pool stands."""
+    table = Table(title=f"{rollout.pool}: {_count_states(rollout)}", title_justify="left")
+    for heading in ("board", "stage", "state", "runs", "measured there"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "runs")
+    for board in rollout.boards:
+        figures = {"latency_ms": board.latency_ms, "peak_memory_bytes": board.peak_memory_bytes}
+        measured = ", ".join(show(name, value) for name, value in figures.items() if value is not None)
+        stage = "" if board.stage is None else str(board.stage)
+        table.add_row(board.device, stage, board.state, board.version or "", measured)
+    console.print(table, highlight=False, markup=False)
+    for board in rollout.boards:
+        if board.fact is not None:
+            text = f"{board.device}: {board.fact}: {board.remedy}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _count_states(rollout: Rollout) -> str:
+    states = [board.state for board in rollout.boards]
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
 def show_facts(name: str, facts: Mapping[str, Any], console: Console) -> None:

@@ -54,6 +54,7 @@ class AgentProcess:
         self.silence = SILENCE_SECONDS
         self._child: Child | None = None
         self._number = 0
+        self._interrupted = False
 
     def __enter__(self: Agent) -> Agent:
         return self
@@ -66,6 +67,14 @@ class AgentProcess:
         child, self._child = self._child, None
         if child is not None:
             child.end()
+
+    def interrupt(self) -> None:
+        """End the call that another thread is in; every later one is refused. The agent's end is that thread's."""
+        self._interrupted = True
+        child = self._child
+        if child is not None and child.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.process.pid, signal.SIGKILL)
 
     def place(self, *files: Path) -> str:
         """Where the first of ``files`` is for the agent, the others beside it."""
@@ -84,6 +93,8 @@ class AgentProcess:
         ``DeviceError``; and that, too, where it dies, answers nonsense or takes longer than ``timeout``.
         """
         limit = Limit(timeout, self.silence)
+        if self._interrupted:
+            raise DeviceError(f"{self.where} is not asked any more", "begin again")
         try:
             if self._child is None:
                 self._child = Child(self.command, self.environment, self.where)

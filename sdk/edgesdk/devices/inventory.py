@@ -7,6 +7,11 @@ It is a TOML file, ``EDGESDK_DEVICES`` or ``devices.toml`` in the user's config 
     [devices.lab-pi-3]
     address = "ssh://pi@10.0.0.3:22"
     target = "raspberry-pi-4"
+
+    [pools.lab]
+    devices = ["lab-pi-3", "lab-pi-4"]
+
+A pool is boards that are used together; ``pools.py`` says what ``pool:lab`` is.
 """
 
 from __future__ import annotations
@@ -17,10 +22,10 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
 
@@ -30,7 +35,7 @@ from edgesdk.core.serialize import loads_toml, write
 from edgesdk.core.target import target
 
 SCHEMA = Schema("devices", 2)  # 1: the number alone, and ``root`` for ``install_root``
-LOCAL = "local"
+LOCAL, POOL = "local", "pool:"
 HEAD = "# Devices of edgesdk. `edgesdk device add` writes this file anew, without comments.\n"
 FORM = "give it as ssh://user@host, ssh://user@host:port or local"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -59,20 +64,20 @@ class Device:
     key: str | None = None
 
     def __post_init__(self) -> None:
-        for field, value in vars(self).items():
+        for key, value in vars(self).items():
             if value is not None and not (isinstance(value, str) and value.strip() == value and value.isprintable()):
-                raise UsageError(f"the {field} {value!r} of a device is no plain text", "write it on one line")
+                raise UsageError(f"the {key} {value!r} of a device is no plain text", "write it on one line")
             if value == "":
-                raise UsageError(f"the {field} of a device is empty", "leave it out, or say what it is")
+                raise UsageError(f"the {key} of a device is empty", "leave it out, or say what it is")
         _check_address(self.address)
         if self.name != self.address and (not NAME.fullmatch(self.name) or self.name == LOCAL):
             remedy = f"take letters, digits, '.', '_' and '-', 64 at most, and not {LOCAL!r}"
             raise UsageError(f"a device cannot be called {self.name!r}", remedy)
         if (self.python or "").startswith("-"):
             raise UsageError(f"the python of a device cannot be {self.python!r}", "give a command or a path")
-        for field, value in (("install_root", self.install_root), ("key", self.key)):
+        for key, value in (("install_root", self.install_root), ("key", self.key)):
             if value is not None and not value.startswith(("/", "~/")) and value != "~":
-                raise UsageError(f"the {field} {value!r} of a device is no absolute path", "begin it with / or ~/")
+                raise UsageError(f"the {key} {value!r} of a device is no absolute path", "begin it with / or ~/")
 
     @property
     def local(self) -> bool:
@@ -85,6 +90,7 @@ class Device:
         return None if self.key is None else Path(os.path.expanduser(self.key))
 
 
+Entry = TypeVar("Entry")
 BEFORE = {"root": "install_root"}  # keys of schema 1
 KEYS = tuple(field.name for field in dataclasses.fields(Device) if field.name != "name")
 
@@ -94,8 +100,28 @@ def inventory() -> Path:
     return Path(os.environ.get("EDGESDK_DEVICES") or Path(platformdirs.user_config_dir("edgesdk")) / "devices.toml")
 
 
+@dataclass(frozen=True)
+class Entries:
+    """What the inventory holds: ``devices``, and the names of those in each of the ``pools``, both by name."""
+
+    devices: Mapping[str, Device] = field(default_factory=dict[str, Device])
+    pools: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+
+    def list_pools(self, name: str) -> list[str]:
+        """The pools that the device ``name`` is in, as a user calls them."""
+        return [f"{POOL}{pool}" for pool, members in self.pools.items() if name in members]
+
+
 def devices() -> dict[str, Device]:
     """The inventory's devices by name, in alphabetical order; none where there is no inventory.
+
+    Raises ``UsageError`` as :func:`read` does.
+    """
+    return dict(read().devices)
+
+
+def read() -> Entries:
+    """What is in the inventory, in alphabetical order; nothing where there is none.
 
     Raises ``UsageError`` where it cannot be read, with the line of an error in its syntax, and for keys that edgesdk
     does not know.
@@ -104,7 +130,7 @@ def devices() -> dict[str, Device]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return {}
+        return Entries()
     except OSError as error:
         raise UsageError(
             f"the inventory {path} cannot be read: {error.strerror}", "give another by EDGESDK_DEVICES"
@@ -115,23 +141,25 @@ def devices() -> dict[str, Device]:
         raise UsageError(f"the inventory {path} has no schema", f'begin it with schema = "{SCHEMA}"')
     if version > SCHEMA.version:
         raise UsageError(f"the inventory {path} has schema {version}, newer than {SCHEMA}", "update edgesdk")
-    _known(path, "the inventory", document, ("schema", "devices"))
-    tables = document.get("devices", {})
-    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
-        raise UsageError(f"devices of {path} are no tables", "write each as [devices.NAME]")
+    _known(path, "the inventory", document, ("schema", "devices", "pools"))
+    tables, pools = _tables(path, document, "devices"), _tables(path, document, "pools")
     if version == 1:
         tables = {name: {BEFORE.get(key, key): table[key] for key in table} for name, table in tables.items()}
-    return {name: _device(path, name, tables[name]) for name in sorted(tables)}
+    by_name = {name: _device(path, name, tables[name]) for name in sorted(tables)}
+    return Entries(by_name, {name: _members(path, name, pools[name]) for name in sorted(pools)})
 
 
 def device(text: str) -> Device:
     """What a user means by ``text``: a name of the inventory, ``local``, or an ``ssh://`` address.
 
     An address that one device of the inventory has is that device, so that its key and target hold. Raises
-    ``UsageError`` where there is none of that name, and where several have the address.
+    ``UsageError`` where there is none of that name, where several have the address, and for a pool.
     """
     if text == LOCAL:
         return Device(LOCAL, LOCAL)
+    if text.startswith(POOL):
+        members = read().pools.get(text[len(POOL) :], ())
+        raise UsageError(f"{text} is no single device, which is wanted here", _offer(members))
     by_name = devices()
     if text in by_name:
         return by_name[text]
@@ -156,35 +184,50 @@ def add(device: Device, force: bool = False) -> Path:
     if device.target is not None:
         device = replace(device, target=target(device.target).name)  # an alias may move
     path = inventory().resolve()  # a link into one's own collection of settings stays one
-    with _alone(path.parent):
-        by_name = devices()
-        if device.name in by_name and not force:
-            fact = f"there is a device {device.name} already, at {by_name[device.name].address}"
+    with alone(path.parent):
+        entries = read()
+        if device.name in entries.devices and not force:
+            fact = f"there is a device {device.name} already, at {entries.devices[device.name].address}"
             raise UsageError(fact, "give --force to replace it, or another name")
-        by_name[device.name] = device
-        _write(path, by_name)
+        save(path, replace(entries, devices={**entries.devices, device.name: device}))
     return path
 
 
 def remove(name: str) -> Path:
-    """Take the device ``name`` out of the inventory; that file. Raises ``UsageError`` where it has none of that name.
+    """Take the device ``name``, or the pool ``pool:NAME``, out of the inventory; that file.
 
-    What is installed on the device stays there.
+    What is installed on devices stays there, and devices of a pool stay in the inventory. Raises ``UsageError`` where
+    it has none of that name, and where the device is in a pool.
     """
     path = inventory().resolve()
-    with _alone(path.parent):
-        by_name = devices()
-        if name not in by_name:
-            choice = f"choose one of {', '.join(by_name)}" if by_name else "there is none yet"
-            raise UsageError(f"there is no device {name!r} in {path}", choice)
-        del by_name[name]
-        _write(path, by_name)
+    with alone(path.parent):
+        entries = read()
+        if name.startswith(POOL):
+            save(path, replace(entries, pools=_without(entries.pools, name[len(POOL) :], "pool", path)))
+            return path
+        left = _without(entries.devices, name, "device", path)
+        if pools := entries.list_pools(name):
+            fact = f"{name} is in {' and '.join(pools)}"
+            raise UsageError(fact, "write the pool anew without it: edgesdk device pool --force")
+        save(path, replace(entries, devices=left))
     return path
 
 
-def _write(path: Path, by_name: Mapping[str, Device]) -> None:
-    tables = (_table(entry) for _, entry in sorted(by_name.items()))
-    write(path, "\n".join((f"{HEAD}schema = {json.dumps(SCHEMA)}\n", *tables)))
+def _without(entries: Mapping[str, Entry], name: str, what: str, path: Path) -> dict[str, Entry]:
+    if name not in entries:
+        choice = f"choose one of {', '.join(entries)}" if entries else "there is none yet"
+        raise UsageError(f"there is no {what} {name!r} in {path}", choice)
+    return {key: entry for key, entry in entries.items() if key != name}
+
+
+def save(path: Path, entries: Entries) -> None:
+    """Write ``entries`` as the inventory at ``path``, whole or not at all."""
+    tables = (_table(entry) for _, entry in sorted(entries.devices.items()))
+    pools = (
+        f"[pools.{json.dumps(name)}]\ndevices = {json.dumps(members, ensure_ascii=False)}\n"
+        for name, members in sorted(entries.pools.items())
+    )
+    write(path, "\n".join((f"{HEAD}schema = {json.dumps(SCHEMA)}\n", *tables, *pools)))
 
 
 def _check_address(address: str) -> None:
@@ -220,6 +263,36 @@ def _known(path: Path, what: str, table: Mapping[str, Any], keys: tuple[str, ...
         raise UsageError(fact, f"take it out: there is {', '.join(keys)}")
 
 
+def _tables(path: Path, document: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    tables = document.get(key, {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise UsageError(f"{key} of {path} are no tables", f"write each as [{key}.NAME]")
+    return tables
+
+
+def _members(path: Path, name: str, table: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names in a pool's table. Whether there are such devices is said where the pool is used."""
+    _known(path, f"the pool {name!r}", table, ("devices",))
+    try:
+        check_pool_name(name)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.fact}", error.remedy) from None
+    names = table.get("devices")
+    if not isinstance(names, list) or not all(isinstance(entry, str) for entry in names):
+        raise UsageError(f"the pool {name!r} in {path} lists no devices", 'write devices = ["NAME", "NAME"]')
+    return tuple(names)
+
+
+def check_pool_name(name: str) -> None:
+    """Raise ``UsageError`` for what cannot be called so."""
+    if not NAME.fullmatch(name):
+        raise UsageError(f"a pool cannot be called {name!r}", "take letters, digits, '.', '_' and '-', 64 at most")
+
+
+def _offer(members: Sequence[str]) -> str:
+    return f"name one of its boards: {', '.join(members)}" if members else "name a board"
+
+
 def _device(path: Path, name: str, table: Mapping[str, Any]) -> Device:
     _known(path, f"the device {name!r}", table, KEYS)
     if "address" not in table:
@@ -243,8 +316,8 @@ def _table(device: Device) -> str:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else adds a device meanwhile: two that do so at once would lose one of the two."""
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else writes the inventory in ``folder`` meanwhile: two that do so at once would lose one of the two."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = os.open(folder, os.O_RDONLY)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.bundle.signing import check_signature
@@ -14,18 +16,35 @@ from edgesdk.core.runtime import find_runtime
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
+from edgesdk.devices.boards import Board
 from edgesdk.devices.inventory import Device
-from edgesdk.devices.inventory import device as find_device
+from edgesdk.devices.pools import At, Pool, find_place
 from edgesdk.devices.reach import reach
+from edgesdk.workflows.rollout import CANARY, Rollout, roll_back, roll_out
 
 KEEP = 3  # versions on a device
 ROOT = "~/edgesdk"  # on a device; a folder per name of a bundle
 
 
+@overload
 def install(
-    bundle: str | Path, device: str | Device, *, install_root: str | None = None, force: bool = False, keep: int = KEEP,
-    tell: Tell = lambda stage, share: None,
-) -> dict[str, Any]:  # fmt: skip
+    bundle: str | Path, device: Device, *, install_root: str | None = None, force: bool = False, keep: int = KEEP,
+    canary: int | None = None, tell: Tell = lambda stage, share: None,
+) -> dict[str, Any]: ...  # fmt: skip
+@overload
+def install(
+    bundle: str | Path, device: Pool, *, install_root: str | None = None, force: bool = False, keep: int = KEEP,
+    canary: int | None = None, tell: Tell = lambda stage, share: None,
+) -> Rollout: ...  # fmt: skip
+@overload
+def install(
+    bundle: str | Path, device: At, *, install_root: str | None = None, force: bool = False, keep: int = KEEP,
+    canary: int | None = None, tell: Tell = lambda stage, share: None,
+) -> dict[str, Any] | Rollout: ...  # fmt: skip
+def install(
+    bundle: str | Path, device: At, *, install_root: str | None = None, force: bool = False, keep: int = KEEP,
+    canary: int | None = None, tell: Tell = lambda stage, share: None,
+) -> dict[str, Any] | Rollout:  # fmt: skip
     """Install ``bundle`` on ``device``, below ``install_root`` there; what the agent says of it.
 
     The agent checks every digest before it loads anything, runs the recorded sample, holds latency (ms) and peak memory
@@ -35,11 +54,43 @@ def install(
     is damaged, not signed by the device's key, older than what runs there (without ``force``) or for other hardware,
     ``StorageError`` where there is no space or no permission, ``DeviceError`` where it is too slow, wrong or cannot be
     reached.
+
+    On a pool it goes in stages: ``canary`` boards first (by default one), then the others, ``AT_ONCE`` at a time. Where
+    one fails, what was switched is rolled back and the rest is left as it is; the :class:`Rollout` says where each
+    stands, and what of that is an error its ``exit_code``. What is wrong with the bundle itself is raised.
     """
-    board = find_device(device) if isinstance(device, str) else device
-    opened = _opened(bundle, board, keep)
-    with reach(board) as agent:
-        return put(opened, agent, install_root or board.install_root, force, keep, tell)
+    place = find_place(device)
+    boards = place.devices if isinstance(place, Pool) else (place,)
+    opened = _opened(bundle, boards, keep)
+    if isinstance(place, Pool):
+        return roll_out(place, canary or CANARY, Installing(opened, install_root, force, keep), tell)
+    if canary is not None:
+        raise UsageError(f"{canary} as canary, and {place.name} is one board", "give pool:NAME, or leave it out")
+    with reach(place) as agent:
+        return put(opened, agent, install_root or place.install_root, force, keep, tell)
+
+
+@dataclass(frozen=True)
+class Installing:
+    """What is installed on each board of a pool, and how."""
+
+    bundle: Bundle
+    install_root: str | None
+    force: bool
+    keep: int
+
+    def find_root(self, device: Device) -> str:
+        """The folder on ``device`` that it goes below."""
+        return find_root(self.bundle, self.install_root or device.install_root)
+
+    def put(self, board: Board, tell: Tell) -> Mapping[str, Any]:
+        """Install it on ``board``; what the agent says of it."""
+        return put(self.bundle, board.agent, self.find_root(board.device), self.force, self.keep, tell)
+
+
+def find_root(bundle: Bundle, root: str | None) -> str:
+    """The folder on a device that ``bundle`` goes below, by default one of its own name."""
+    return root or f"{ROOT}/{bundle.path.resolve().name}"
 
 
 def put(
@@ -55,7 +106,7 @@ def put(
         engines = find_runtime(runtime).engines and runtime in (agent.call("probe").get("runners") or {})
         tiny = None if engines else agent.place(baseline(here, find_runtime(runtime).here))
         return agent.call(
-            "install", folder=folder, root=root or f"{ROOT}/{bundle.path.resolve().name}", keep=keep, force=force,
+            "install", folder=folder, root=find_root(bundle, root), keep=keep, force=force,
             baseline=tiny, on_progress=lambda step: tell(f"installing: {step.get('state')}", None),
             **_beside(bundle, agent),
         )  # fmt: skip
@@ -72,17 +123,29 @@ def _beside(bundle: Bundle, agent: AgentProcess) -> dict[str, Any]:
         return {}
 
 
-def rollback(device: str | Device, *, install_root: str | None = None) -> dict[str, Any]:
+@overload
+def rollback(device: Device, *, install_root: str | None = None) -> dict[str, Any]: ...
+@overload
+def rollback(device: Pool, *, install_root: str | None = None) -> Rollout: ...
+@overload
+def rollback(device: At, *, install_root: str | None = None) -> dict[str, Any] | Rollout: ...
+def rollback(device: At, *, install_root: str | None = None) -> dict[str, Any] | Rollout:
     """Go back to the version that ran before on ``device``; both versions' names.
 
-    Raises ``BundleError`` where there is none, or where it is no longer whole.
+    Of a pool each board goes back, and the :class:`Rollout` says where each stands. Raises ``BundleError`` where there
+    is none, or where it is no longer whole.
     """
-    board = find_device(device) if isinstance(device, str) else device
-    place = install_root or board.install_root
-    if place is None:
-        raise UsageError(f"the folder of the bundle on {board.name} is not known", "give --install-root")
-    with reach(board) as agent:
-        return agent.call("rollback", root=place)
+    place = find_place(device)
+    roots: dict[str, str] = {}
+    for board in place.devices if isinstance(place, Pool) else (place,):
+        root = install_root or board.install_root
+        if root is None:
+            raise UsageError(f"the folder of the bundle on {board.name} is not known", "give --install-root")
+        roots[board.name] = root
+    if isinstance(place, Pool):
+        return roll_back(place, roots)
+    with reach(place) as agent:
+        return agent.call("rollback", root=roots[place.name])
 
 
 def check_key(bundle: Path, at: Device) -> None:
@@ -91,9 +154,10 @@ def check_key(bundle: Path, at: Device) -> None:
         check_signature(bundle, at.key_file)
 
 
-def _opened(bundle: str | Path, at: Device, keep: int) -> Bundle:
+def _opened(bundle: str | Path, boards: Sequence[Device], keep: int) -> Bundle:
     if keep < 1:
         raise UsageError(f"{keep} versions to keep", "keep 1 or more")
     opened = Bundle.open(bundle)
-    check_key(opened.path, at)
+    for board in boards:
+        check_key(opened.path, board)
     return opened
