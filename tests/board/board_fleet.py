@@ -8,13 +8,14 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import board_machine
 import pytest
-from board_machine import ROOT, Board
+from board_machine import ROOT, Board, wait_for
 
 from edgesdk.devices.inventory import Device
 from edgesdk.devices.pools import Pool
@@ -101,3 +102,19 @@ def fleet(folder: Path, python: Path, names: tuple[str, ...]) -> Iterator[Fleet]
             board.mend()
             board.down()
         board_machine.end_clients(folder)
+
+
+@contextlib.contextmanager
+def meanwhile(condition: Callable[[], bool], work: Callable[[], None]) -> Iterator[None]:
+    """As soon as ``condition()`` holds, ``work`` is done in another thread."""
+
+    def watch() -> None:
+        wait_for(condition)
+        work()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()

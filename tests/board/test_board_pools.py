@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import contracts
 import pytest
 from board_bundles import bundle, identifier
-from board_fleet import Fleet
+from board_fleet import Fleet, meanwhile
 from board_machine import ROOT, wait_for
 from slow import core
 
@@ -41,22 +39,6 @@ def two(three: Fleet, two_installed: Path) -> Fleet:
 
 def put(fleet: Fleet, folder: Path, **how: Any) -> Rollout:
     return install(folder, fleet.pool, **how)
-
-
-@contextlib.contextmanager
-def meanwhile(condition: Callable[[], bool], work: Callable[[], None]) -> Iterator[None]:
-    """As soon as ``condition()`` holds, ``work`` is done in another thread."""
-
-    def watch() -> None:
-        wait_for(condition)
-        work()
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
 
 
 def states(rollout: Rollout) -> list[str]:
@@ -232,6 +214,8 @@ def test_the_command_line_says_where_each_stands(edgesdk, two: Fleet, bundles) -
     two["b"].fault("kill", **HEALTH)
     failed = contracts.loaded(edgesdk("device", "install", "pool:lab", bundles(3), "--json", code=6))
     assert [board["state"] for board in failed["boards"]] == ["rolled back", "failed", "rolled back"]
+    shown = edgesdk("benchmark", bundles(1), "--device", "a", "--device", "b", "--mode", "brief", "-q")
+    assert "boards, side by side" in shown and "(slowest)" in shown and "c" not in shown.split()
     facts = contracts.loaded(edgesdk("device", "probe", "pool:lab", "--json"))
     assert list(facts["boards"]) == ["a", "b", "c"] and facts["differences"] == [] and facts["out_of_reach"] == {}
     two.gone("c")

@@ -112,7 +112,7 @@ def test_an_option_is_called_as_its_parameter_and_has_its_default(name: str) -> 
         if parameter is None or parameter.default is inspect.Parameter.empty or option.name in DEFAULTS:
             continue
         ours = option.to_info_dict()["default"]
-        if isinstance(parameter.default, str):
+        if isinstance(parameter.default, str) and ours is not None:
             ours = str(ours)
         assert ours == parameter.default or (not ours and option.multiple), option.name
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from edgesdk.cli.devices import DEVICE, DLA
+from edgesdk.cli.devices import DEVICE, DEVICES, DLA
 from edgesdk.cli.frame import QUIET, Command, told
 from edgesdk.cli.inputs import inputs, shaped
-from edgesdk.cli.names import DEVICE_NAME, TARGET, TARGET_OR_ALL
+from edgesdk.cli.names import DEVICE_NAME, PLACE_NAME, TARGET, TARGET_OR_ALL
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.streams import console, emit, emit_json
@@ -20,7 +20,7 @@ from edgesdk.core.errors import UsageError
 
 @click.command(cls=ModelCommand, only=("device",))
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--device", **DEVICE_NAME, default="local", show_default=True, help=DEVICE)
+@click.option("--device", **PLACE_NAME, multiple=True, help=f"{DEVICES}  [default: local]")
 @click.option("--runtime", help="What is to run it.  [default: the one that such files are for]")
 @click.option("--dla", type=click.IntRange(0), help=DLA)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
@@ -34,24 +34,26 @@ from edgesdk.core.errors import UsageError
 )
 @click.option("--meter", help="Energy by another: a command that prints watts, or a .csv with time and watts.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, raw samples included.")
-def benchmark(paths: tuple[Path, ...], mode: str, as_json: bool, **options: Any) -> None:
+def benchmark(paths: tuple[Path, ...], device: tuple[str, ...], mode: str, as_json: bool, **options: Any) -> None:
     """Measure bundles or model files (.onnx, .xml, .tflite), here or on a device.
 
     What names a model otherwise (file.py:callable, package.module:callable, a .pt2, timm:NAME, a folder of
     transformers) is exported as it is. Several are measured in one run, their blocks taking turns, so that the ratios
-    between them hold.
+    between them hold. Several boards are measured side by side, and the slowest counts.
     """
     with telling() as tell:
+        from edgesdk.devices.inventory import LOCAL
         from edgesdk.workflows.benchmark import benchmark as run
 
         options["shapes"] = inputs(options["shapes"])
         tell(f"measuring {', '.join(map(str, paths))} ({mode})", None)
-        measured = run(paths, mode=mode, **options)
+        measured = run(paths, mode=mode, device=device or LOCAL, **options, tell=tell)
     if as_json:
         emit_json(measured)
         return
-    from edgesdk.cli.show import show_latency, show_profile, show_ratios, show_report
+    from edgesdk.cli.show import show_boards, show_latency, show_profile, show_ratios, show_report
 
+    show_boards(measured, console())
     for report in measured.reports:
         (show_latency if told(QUIET) else show_report)(report, console())
         if report.name in measured.profiles:

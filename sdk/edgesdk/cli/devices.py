@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgesdk.workflows.rollout import Rollout
 
 DLA = "TensorRT builds for the accelerator of that number; what it cannot take runs on the GPU."
+DEVICES = "A name of the inventory, ssh://user@host[:port], local, or pool:NAME; several are a pool."
 DEVICE = "A name of the inventory, ssh://user@host[:port], or local."
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nob
     from edgesdk.core.target import Target
     from edgesdk.devices.estimate import Estimate, Estimates
     from edgesdk.price.profile import Pair, Profile
+    from edgesdk.workflows.benchmark import Benchmark
     from edgesdk.workflows.export import Exported
     from edgesdk.workflows.gate import Gate
     from edgesdk.workflows.rollout import Rollout
@@ -404,6 +405,22 @@ def show_report(report: Report, console: Console) -> None:
         console.print(f"invalid: {report.reason}", highlight=False)
     for note in report.energy.notes if report.energy is not None else ():
         console.print(f"energy: {note}", highlight=False)
+
+
+def show_boards(measured: Benchmark, console: Console) -> None:
+    """What each board of a pool measured, and which of them counts."""
+    if not measured.boards:
+        return
+    table = Table(title="boards, side by side", title_justify="left")
+    for heading in ("board", *(report.name for report in measured.reports)):
+        table.add_column(heading, justify="right" if heading != "board" else "left")
+    for name, reports in measured.boards.items():
+        cells = [show("latency_ms", report.latency_ms()) + ("" if report.valid else " (invalid)") for report in reports]
+        table.add_row(f"{name} (slowest)" if name == measured.slowest else name, *cells)
+    console.print(table, highlight=False)
+    for note in measured.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"below: {measured.slowest}, the slowest", highlight=False)
 
 
 def show_profile(name: str, profile: KernelProfile, console: Console) -> None:

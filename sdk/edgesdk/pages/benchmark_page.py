@@ -53,12 +53,27 @@ def render_benchmark(benchmark: Document) -> str:
             (name, profile, describe_cost(profile), Rows.of(profile.kernels, KERNELS))
             for name, profile in list(read_profiles(benchmark).items())[:CHARTED]
         ],
+        boards=[
+            (
+                name,
+                name == benchmark["slowest"],
+                [(figure(ms, "latency_ms"), ms) for ms in map(latency_ms, own[:CHARTED])],
+            )
+            for name, own in benchmark["boards"].items()
+        ],
+        charted=CHARTED,
+        notes=benchmark["notes"],
         energies=[
             (report["name"], describe_energy(energy), energy["notes"])
             for report in reports[:MOST]
             if (energy := report["energy"]) is not None
         ],
     )
+
+
+def _latency(report: Document) -> tuple[str, float]:
+    """The latency that counts, in words and in ms."""
+    return figure(ms := latency_ms(report), "latency_ms"), ms
 
 
 def _measured(report: Document, number: int) -> Measured:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from math import log
 from pathlib import Path
 
 from edgesdk.bundle.bundle import SIMULATION, Bundle
@@ -13,14 +14,17 @@ from edgesdk.core.errors import BundleError, DeviceError, UsageError
 from edgesdk.core.facts import Hardware
 from edgesdk.core.graph import Shapes
 from edgesdk.core.kernels import KernelProfile
-from edgesdk.core.report import Report
+from edgesdk.core.report import Report, Tell
 from edgesdk.core.runtime import RUNTIMES, exportable, find_runtime, format_of, is_substituted
 from edgesdk.core.schema import Schema
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import from_json
+from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
+from edgesdk.devices.boards import Board, Boards, list_differences
 from edgesdk.devices.energy import measure_energy
-from edgesdk.devices.inventory import LOCAL, Device
+from edgesdk.devices.inventory import LOCAL
+from edgesdk.devices.pools import At, Pool, find_place
 from edgesdk.devices.reach import reach
 from edgesdk.export.places import read_places
 from edgesdk_targets.agent.measure import MODES
@@ -32,17 +36,24 @@ class Benchmark:
 
     Blocks of several take turns, so that the ratios between them hold on that device, whatever it did meanwhile.
     ``profiles`` say what the runtime ran for each file, by the name of its report, where that was asked for.
+
+    On a pool ``boards`` has what each board measured, by its name, and ``reports`` are those of the ``slowest``: the
+    one on which the files take longest, by the geometric mean, of those whose run is valid. ``notes`` say in what the
+    boards differ, and which dropped out.
     """
 
     reports: tuple[Report, ...]
     profiles: Mapping[str, KernelProfile] = field(default_factory=dict[str, KernelProfile])
+    boards: Mapping[str, tuple[Report, ...]] = field(default_factory=dict[str, tuple[Report, ...]])
+    slowest: str | None = None
+    notes: tuple[str, ...] = ()
     schema: str = Schema("benchmark", 1)
 
 
 def benchmark(
     paths: str | Path | Sequence[str | Path], *, runtime: str | None = None, threads: int = 1, mode: str = "quick",
-    device: str | Device = LOCAL, shapes: Shapes = None, per_layer: bool = False, dla: int | None = None,
-    energy: bool = False, meter: str | None = None,
+    device: At = LOCAL, shapes: Shapes = None, per_layer: bool = False, dla: int | None = None,
+    energy: bool = False, meter: str | None = None, tell: Tell = lambda stage, share: None,
 ) -> Benchmark:  # fmt: skip
     """The latency (ms), memory (bytes) and cold load of model files or bundles, in processes of their own, in one run.
 
@@ -50,9 +61,10 @@ def benchmark(
     names a model as :func:`edgesdk.deploy` takes it, which is exported as it is. ``runtime`` is by default the one that
     such files are for, ``shapes`` are those of inputs whose sizes no file tells. ``mode`` is ``rapid``, ``quick`` or
     ``full``: more samples over a longer time; or ``sustained``: five minutes, after five minutes of the same load.
-    ``device`` is of the inventory, ``local`` or an ``ssh://`` address. ``per_layer`` has the runtime's own profiler
-    tell, in a pass of its own, which kernels ran for which layers, and what each took. With ``dla`` TensorRT builds for
-    the accelerator of that number, and what that cannot take for the GPU.
+    ``device`` is of the inventory, ``local`` or an ``ssh://`` address; or ``pool:NAME``, or several: these measure side
+    by side, one that fails drops out, and the slowest counts. ``per_layer`` has the runtime's own profiler tell, in a
+    pass of its own, which kernels ran for which layers, and what each took. With ``dla`` TensorRT builds for the
+    accelerator of that number, and what that cannot take for the GPU.
 
     ``energy`` measures what a run takes in mJ, beyond what the device takes idle, in a pass of its own: by RAPL, the
     INA3221 of a Jetson, or a sensor of the supply that Linux has a driver for; or by a ``meter`` beside the device, a
@@ -66,13 +78,42 @@ def benchmark(
     check_request(threads, mode)
     if len(set(map(str, paths))) < len(paths):
         raise UsageError("a file is named twice", "name each once")
-    with scratch_folder() as folder, ExitStack() as reached:
+    place = find_place(device)
+    if isinstance(place, Pool) and meter is not None:
+        raise UsageError(f"--meter on {place.name}: it measures one board", "leave it out, or name a board")
+    with scratch_folder() as folder:
         models = {
             str(path): find_artifact(path, runtime, shapes, folder / f"model-{number}")
             for number, path in enumerate(map(Path, paths))
         }
-        agent = reached.enter_context(reach(device))
-        if runtime is None:
+        run = _Run(models, runtime is None, threads, mode, per_layer, dla, energy or meter is not None, meter)
+        try:
+            if isinstance(place, Pool):
+                return _benchmark_pool(place, run, tell)
+            with reach(place) as agent:
+                return run.on(agent)
+        except DeviceError:
+            _check_sound(models.values())
+            raise
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is measured on a device, and how; with ``chooses`` each file in what runs such files there."""
+
+    models: Mapping[str, Artifact]
+    chooses: bool
+    threads: int
+    mode: str
+    per_layer: bool
+    dla: int | None
+    energy: bool
+    meter: str | None
+
+    def on(self, agent: AgentProcess) -> Benchmark:
+        """The figures from the device of ``agent``."""
+        models, threads, dla = self.models, self.threads, self.dla
+        if self.chooses:
             models = _choose_runtimes(models, from_json(Hardware, agent.call("probe")).runners)
         runtimes = dict.fromkeys(model.runtime for model in models.values())
         if dla is not None and not any(find_runtime(name).engines for name in runtimes):
@@ -80,18 +121,42 @@ def benchmark(
             raise UsageError(fact, "give --runtime tensorrt and a --device that has it")
         benches = {name: Bench(agent, threads, name, dla=dla) for name in runtimes}  # each says where it is not there
         bench = min(benches.values(), key=lambda own: find_runtime(own.runtime).engines)  # one with references, if any
-        baselines = {name: baseline(folder, name) for name in runtimes}
-        asked = energy or meter is not None
-        try:
-            taken = measure_energy(agent, models, threads, mode, meter) if asked else {}  # first: there may be no meter
-            reports = bench.measure(models, mode, baselines)
-        except DeviceError:
-            _check_sound(models.values())
-            raise
-        profiles = {Path(name).name: bench.profile(models[name], list_layers(name)) for name in models if per_layer}
+        taken = {}
+        if self.energy:  # first: there may be no meter
+            taken = measure_energy(agent, models, threads, self.mode, self.meter)
+        with scratch_folder() as folder:
+            reports = bench.measure(models, self.mode, {name: baseline(folder, name) for name in runtimes})
+        listed = models if self.per_layer else ()
+        profiles = {Path(name).name: bench.profile(models[name], list_layers(name)) for name in listed}
         return Benchmark(
             tuple(replace(reports[name], name=Path(name).name, energy=taken.get(name)) for name in models), profiles
         )
+
+
+def _benchmark_pool(pool: Pool, run: _Run, tell: Tell) -> Benchmark:
+    """The figures from each board of ``pool``, side by side. Raises ``DeviceError`` where none is left."""
+    with Boards(pool) as boards:
+        runtimes = None if run.chooses else dict.fromkeys(model.runtime for model in run.models.values())
+        differences = list_differences(boards.probe(), runtimes)
+
+        def measure(board: Board, tell: Tell) -> Benchmark:
+            tell("measuring", None)
+            return run.on(board.agent)
+
+        taken = boards.each(measure, tell)
+        slowest = max(taken, key=lambda name: _rank(taken[name].reports))
+        return Benchmark(
+            taken[slowest].reports,
+            taken[slowest].profiles,
+            {name: own.reports for name, own in taken.items()},
+            slowest,
+            (*(f"the boards of {pool.name} differ: {said}" for said in differences), *boards.notes),
+        )
+
+
+def _rank(reports: Sequence[Report]) -> tuple[bool, float]:
+    """By what a board is slower than another: a run that is invalid counts only where there is no other."""
+    return all(report.valid for report in reports), sum(log(report.latency_ms()) for report in reports)
 
 
 def _choose_runtimes(models: Mapping[str, Artifact], there: Mapping[str, str]) -> dict[str, Artifact]:
