@@ -68,7 +68,7 @@ def test_flags_win_and_make_void_what_belongs_to_another_model_or_place(project:
     text = FILE.replace("[data]", 'weights = "w.pt"\nshape = "3x8x8"\n[data]', 1)
     (project / "edgesdk.toml").write_text(text)
     options = taken("deploy", "other.py:net", "--latency", "2ms", "--device", "lab")
-    assert (options["model"], options["latency"], options["device"]) == ("other.py:net", "2ms", "lab")
+    assert (options["model"], options["latency"], options["device"]) == ("other.py:net", "2ms", ("lab",))
     assert (options["weights"], options["shapes"], options["target"]) == (None, (), None)
     assert options["data"] == "data.npz" and taken("deploy")["weights"] == Path("w.pt")
     assert taken("deploy", "--weights", "mine.pt", "a.py:b")["weights"] == Path("mine.pt")

@@ -25,6 +25,11 @@ DEVICES = "A name of the inventory, ssh://user@host[:port], local, or pool:NAME;
 DEVICE = "A name of the inventory, ssh://user@host[:port], or local."
 
 
+def lowered(text: str) -> str:
+    """``text`` as it goes on after a colon."""
+    return text[0].lower() + text[1:]
+
+
 @click.group(cls=Commands)
 def device() -> None:
     """Boards: an inventory of them, what they are, and what is installed there."""

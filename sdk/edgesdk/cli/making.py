@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesdk.cli.devices import DEVICE, DLA
+from edgesdk.cli.devices import DEVICES, DLA, lowered
 from edgesdk.cli.frame import QUIET, VERBOSE, told
 from edgesdk.cli.inputs import judging, pixels, preprocessing, shaped
-from edgesdk.cli.names import DEVICE_NAME, TARGET
+from edgesdk.cli.names import PLACE_NAME, TARGET
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand, was_given
 from edgesdk.cli.shared import free
@@ -66,7 +66,7 @@ def deployment(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--target", **TARGET, help="The kind of device: see `edgesdk targets`.  [default: the --device's own]"
         ),
-        click.option("--device", **DEVICE_NAME, help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}"),
+        click.option("--device", **PLACE_NAME, multiple=True, help=f"Price and measure there: {lowered(DEVICES)}"),
         click.option("--runtime", help="One of the target's, or auto for the best of all.  [default: its first]"),
         click.option("--dla", type=click.IntRange(0), help=DLA),
         click.option("--precision", multiple=True, help="Of layers, beside fp32.  [default: all of the target's]"),
@@ -113,15 +113,17 @@ def check_model(options: dict[str, Any]) -> dict[str, Any]:
     """Refuse what is wrong on its face before anything slow is imported; one target, or several."""
     from edgesdk.core.cache import check_cache
     from edgesdk.core.target import target
-    from edgesdk.devices.inventory import device
+    from edgesdk.devices.pools import find_one, find_place
     from edgesdk.pipeline.deadline import Deadline
 
     check_cache()
     if options.get("time") is not None:
         options["time"] = Deadline.of(options["time"])  # from here on: imports take seconds, too
-    if options["device"] is not None:
-        options["device"] = device(options["device"])
-        options["target"] = options["target"] or options["device"].target
+    given = options["device"]
+    options["device"] = None
+    if given:  # a text of a command that takes one board alone
+        place = find_one(given, "edgesdk sweep") if isinstance(given, str) else find_place(given)
+        options |= {"device": place, "target": options["target"] or place.target}
     if not options["target"]:
         raise UsageError("no target", "give --target, or a --device of the inventory that has one")
     for name in (options["target"],) if isinstance(options["target"], str) else options["target"]:
@@ -179,7 +181,8 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
 def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any) -> None:
     """Search, compress, recover, export, measure, and pack a bundle that keeps the budget.
 
-    With --device all is priced and measured there, and the bundle is installed there, checked, and switched to.
+    With --device all is priced and measured there, and the bundle is installed there, checked, and switched to. On
+    several boards the slowest counts, and `edgesdk device install` installs the bundle in stages.
 
     MODEL is file.py:callable, package.module:callable, an .onnx file, a .pt2 of torch.export.save, timm:NAME, or a
     folder that transformers saved; without it it is the built-in example. Without a budget it is half of the dense
@@ -200,8 +203,11 @@ def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any)
         emit_json(Deployed.of(bundle))
     else:
         from edgesdk.cli.show import show_bundle
+        from edgesdk.devices.pools import Pool
 
         show_bundle(bundle, console(), told(QUIET), told(VERBOSE))
+        if isinstance(options["device"], Pool):
+            emit("not installed yet: edgesdk device install pool:NAME does that in stages")
 
 
 @click.command(cls=ModelCommand)

@@ -48,9 +48,9 @@ def stages(as_json: bool, **options: Any) -> None:
     if options["model"] is not None and options["data"] is None:
         raise UsageError(f"no data for {options['model']}", "give --data")
     if options["device"] is not None:
-        from edgesdk.devices.inventory import device
+        from edgesdk.devices.pools import find_one
 
-        options["device"] = device(options["device"])
+        options["device"] = find_one(options["device"], "edgesdk stages")
         options["target"] = options["target"] or options["device"].target
     options["target"] = options["target"] or "x86"
     free(options["out"], options["force"])

@@ -16,6 +16,7 @@ from edgesdk.devices.pools import Pool
 from edgesdk.devices.reach import reach
 
 FAULTS = (DeviceError, StorageError)  # of one board, where another may do better
+ANSWER_SECONDS = 30.0
 T = TypeVar("T")
 
 
@@ -59,19 +60,23 @@ class Boards:
         """Who dropped out, and why."""
         return tuple(f"{name} dropped out of {self.pool.name}: {error.fact}" for name, error in self.lost.items())
 
-    def drop(self, name: str, error: EdgeSdkError) -> None:
-        """Ask nothing more of the board ``name``. Raises ``DeviceError``, naming each, where none is left."""
-        self.lost[name] = error
-        self.check()
-
     def check(self) -> None:
         """Raise ``DeviceError``, naming each with its reason, where no board is left."""
         if not self.left:
-            facts = {error.fact: None for error in self.lost.values()}
-            told = "; ".join(f"{name}: {error.fact}" for name, error in self.lost.items())
-            said = f"all alike: {next(iter(facts))}" if len(facts) == 1 and len(self.lost) > 1 else told
-            fact = f"no board of {self.pool.name} is left of {', '.join(self.lost)} ({said})"
-            raise DeviceError(fact, next(iter(self.lost.values())).remedy)
+            raise self._fail(self.lost)
+
+    def _fail(self, errors: Mapping[str, EdgeSdkError]) -> DeviceError:
+        told = "; ".join(f"{name}: {error.fact}" for name, error in errors.items())
+        fact = f"no board of {self.pool.name} is left of {', '.join(errors)} ({told})"
+        return DeviceError(fact, next(iter(errors.values())).remedy)
+
+    def _answers(self, board: Board) -> bool:
+        """Whether the agent is there, so that what failed may have been what was asked of it."""
+        try:
+            board.agent.call("probe", timeout=ANSWER_SECONDS)
+        except EdgeSdkError:
+            return False
+        return True
 
     def probe(self) -> dict[str, Mapping[str, Any]]:
         """The facts of each board that answers; the others drop out. Raises ``DeviceError`` where none does."""
@@ -80,19 +85,40 @@ class Boards:
     def each(self, work: Callable[[Board, Tell], T], tell: Tell = lambda stage, share: None) -> dict[str, T]:
         """What ``work`` gives on each board that is left, side by side; a board on which it fails drops out.
 
-        Raises ``DeviceError`` where that leaves none.
+        Raises ``DeviceError`` where it fails on all. Those that answer all the same stay: what failed was what was
+        asked of them.
         """
-        done: dict[str, T] = {}
-        told = side_by_side(self.left, work, tell)
-        for name, result in told.items():
-            if isinstance(result, EdgeSdkError):
-                if not isinstance(result, FAULTS):
-                    raise result
-                self.lost[name] = result
-            else:
-                done[name] = result
         self.check()
-        return done
+        done: dict[str, T] = {}
+        failed: dict[str, EdgeSdkError] = {}
+        asked = self.left
+        for name, result in side_by_side(asked, work, tell).items():
+            if not isinstance(result, EdgeSdkError):
+                done[name] = result
+            elif isinstance(result, FAULTS):
+                failed[name] = result
+            else:
+                raise result
+        if done:
+            self.lost |= failed
+            return done
+        errors = {**self.lost, **failed}
+        self.lost |= {board.name: failed[board.name] for board in asked if not self._answers(board)}
+        raise self._fail(errors)
+
+    def on_one(self, work: Callable[[Board], T]) -> T:
+        """What ``work`` gives on the first board that is left; on the next where that one no longer answers.
+
+        Raises what ``work`` raises on a board that does, and ``DeviceError`` where none is left.
+        """
+        for board in self.left:
+            try:
+                return work(board)
+            except FAULTS as error:
+                if self._answers(board):
+                    raise
+                self.lost[board.name] = error
+        raise self._fail(self.lost)
 
 
 def side_by_side(

@@ -29,7 +29,8 @@ from edgesdk.data.metrics import Metric
 from edgesdk.data.points import point
 from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.devices.agent import AgentProcess
-from edgesdk.devices.inventory import Device
+from edgesdk.devices.boards import Boards
+from edgesdk.devices.pools import At, Pool
 from edgesdk.network.placement import AUTO, find_device
 from edgesdk.network.reference import same_random_numbers
 from edgesdk.pipeline.allowance import Allowance
@@ -65,7 +66,7 @@ def search(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, budget: Budget | None = None, *,
     runtime: str | None = None, weights: Path | None = None, metric: str | Metric = "top-1", threads: int = 1,
     precision: str | Sequence[str] = (), candidate: Sequence[str] = (), seed: int = 0,
-    device: str | Device | None = None, force: bool = False, output: str | int | None = None,
+    device: At | None = None, force: bool = False, output: str | int | None = None,
     preprocess: Preprocess = None, shapes: Shapes = None, loss: str | Loss | None = None,
     time: float | str | Deadline | None = None, tries: int = 0, dla: int | None = None,
     tell: Tell = quiet,
@@ -121,7 +122,7 @@ def deploy(
     out: str | Path = "bundle", *, runtime: str | None = None, weights: Path | None = None,
     metric: str | Metric = "top-1", threads: int = 1, precision: str | Sequence[str] = (),
     candidate: Sequence[str] = (), epochs: float | None = None, seed: int = 0, force: bool = False,
-    device: str | Device | None = None, install_root: str | None = None, sign: Path | None = None,
+    device: At | None = None, install_root: str | None = None, sign: Path | None = None,
     recover: Recovery | str | Path | None = None, output: str | int | None = None, preprocess: Preprocess = None,
     shapes: Shapes = None, loss: str | Loss | None = None, time: float | str | Deadline | None = None,
     tries: int = 0, dla: int | None = None, point: Point | None = None, track: str | None = None,
@@ -130,7 +131,9 @@ def deploy(
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
     With a ``device``, of the inventory, ``local`` or an ``ssh://`` address, everything is priced and measured there,
-    and the bundle is installed there below ``install_root`` (see :func:`edgesdk.install`). With ``sign``, a private
+    and the bundle is installed there below ``install_root`` (see :func:`edgesdk.install`). Alike boards, ``pool:NAME``
+    or several, share the pricing of operators and measure files side by side; the bundle keeps the budget on the
+    slowest, and :func:`edgesdk.install` brings it there in stages. With ``sign``, a private
     key, the bundle is signed. ``recover`` says how the compressed model learns, by default from the dense model: a
     ``Recovery``, or the TOML file of one.
 
@@ -176,8 +179,11 @@ def deploy(
     at = where.device
     if at is None and install_root is not None:
         raise UsageError("an install root without a device", "give --device, which may be local")
-    if at is not None and at.key is not None and sign is None:
-        raise UsageError(f"{at.name} takes signed bundles alone", "give --sign with the private key")
+    if isinstance(at, Pool) and install_root is not None:
+        raise UsageError(f"an install root on {at.name}", "install there in stages: edgesdk device install")
+    for board in at.devices if isinstance(at, Pool) else () if at is None else (at,):
+        if board.key is not None and sign is None:
+            raise UsageError(f"{board.name} takes signed bundles alone", "give --sign with the private key")
     if sign is not None:
         check_private(sign)
     tracker = None if track is None else open_tracker(track)
@@ -200,7 +206,7 @@ def deploy(
             training.forget()
             if tracker is not None:
                 keep_run(tracker, bundle)
-            if at is None:
+            if at is None or isinstance(studied.agent, Boards) or isinstance(at, Pool):
                 return bundle
             check_key(bundle.path, at)
             installed = put(bundle, studied.agent, install_root or at.install_root, force, tell=tell)
@@ -243,7 +249,7 @@ class Studied:
     budget: Budget
     given: bool
     refused: Mapping[str, str]
-    agent: AgentProcess
+    agent: AgentProcess | Boards
 
     @cached_property
     def studies(self) -> list[Study]:

@@ -29,6 +29,7 @@ from edgesdk.data.data import Batches, Data, check
 from edgesdk.data.task import first_tensor
 from edgesdk.devices.bench import usual_mode
 from edgesdk.devices.inventory import Device
+from edgesdk.devices.pools import find_one
 from edgesdk.export.formats import export, grid_of
 from edgesdk.export.parity import parity, runner
 from edgesdk.network.network import Batch, Network
@@ -129,7 +130,8 @@ def stages(
     cannot be cut, ``BudgetError`` where int8 alone loses more than ``max_drop``, and the errors of loading, exporting
     and measuring.
     """
-    where = Where.named(target, runtime, threads, device)
+    at = None if device is None else find_one(device, "edgesdk stages")
+    where = Where.named(target, runtime, threads, at)
     runtime, int8 = _checked(exits, max_drop, runtime, confidence, where.target), _is_int8(precision)
     format = format_of(runtime).name
     with reserve(Path(out), force) as place, scratch_folder() as folder:

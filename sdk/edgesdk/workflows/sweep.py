@@ -19,6 +19,7 @@ from edgesdk.core.wording import counted
 from edgesdk.data.losses import Loss
 from edgesdk.data.metrics import Metric
 from edgesdk.devices.inventory import Device
+from edgesdk.devices.pools import find_one
 from edgesdk.network import placement
 from edgesdk.network.reference import same_random_numbers
 from edgesdk.pipeline.front import PLAN, FrontPlan, rank_knees, trace_front, undominated
@@ -69,8 +70,9 @@ def sweep(
     bounds = [Budget(**parse_latency(text)) for text in named(latency)]
     budget = Budget(peak_memory_bytes=peak_memory, size_bytes=size)
     counts = (threads,) if isinstance(threads, int) else tuple(threads)
+    board = None if device is None else find_one(device, "edgesdk sweep")
     places, lacking = keep_possible([
-        Where.named(at, name, count, device, named(precision), candidate)
+        Where.named(at, name, count, board, named(precision), candidate)
         for at in named(target) for name in named(runtime) for count in counts
     ])  # fmt: skip
     check_cache()

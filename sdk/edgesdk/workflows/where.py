@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.facts import Hardware
@@ -14,12 +15,14 @@ from edgesdk.core.target import Target
 from edgesdk.core.target import target as find_target
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
+from edgesdk.devices.boards import Boards
 from edgesdk.devices.engines import EngineBench
 from edgesdk.devices.estimate import deployable
 from edgesdk.devices.forecast import Forecast
-from edgesdk.devices.inventory import LOCAL, Device
-from edgesdk.devices.inventory import device as find_device
+from edgesdk.devices.inventory import LOCAL
 from edgesdk.devices.meter import Meter
+from edgesdk.devices.pool_bench import PoolBench, check_alike
+from edgesdk.devices.pools import At, Place, Pool, find_place
 from edgesdk.devices.reach import reach
 from edgesdk.price.profile import profile
 
@@ -46,18 +49,18 @@ class Where:
     target: Target
     runtime: str | None = None
     threads: int = 1
-    device: Device | None = None
+    device: Place | None = None
     precisions: tuple[str, ...] = ()
     candidates: tuple[str, ...] = ()
     dla: int | None = None
 
     @classmethod
     def named(
-        cls, target: str, runtime: str | None = None, threads: int = 1, device: str | Device | None = None,
+        cls, target: str, runtime: str | None = None, threads: int = 1, device: At | None = None,
         precisions: Sequence[str] = (), candidates: Sequence[str] = (), dla: int | None = None,
     ) -> Where:  # fmt: skip
         """The target and the device by their names. Raises ``UsageError`` where there are none such."""
-        at = find_device(device) if isinstance(device, str) else device
+        at = None if device is None else find_place(device)
         return cls(find_target(target), runtime, threads, at, tuple(precisions), tuple(candidates), dla)
 
     @property
@@ -65,25 +68,40 @@ class Where:
         """Whether it can be measured: on its device, or here where this machine is one."""
         return self.target.measured or self.device is not None
 
-    def reach(self) -> AgentProcess:
-        """The agent on the device, or on this machine."""
-        return reach(self.device or LOCAL)
+    def reach(self) -> AgentProcess | Boards:
+        """The agent on the device, or on this machine; of a pool, those on its boards."""
+        return Boards(self.device) if isinstance(self.device, Pool) else reach(self.device or LOCAL)
 
-    def open_meter(self, agent: AgentProcess, runtime: str) -> Meter:
+    def open_meter(self, reached: AgentProcess | Boards, runtime: str) -> Meter:
         """What measures in ``runtime`` where that is at hand, and else predicts. Raises ``DeviceError``."""
-        if self.at_hand and find_runtime(runtime).engines:
+        if isinstance(reached, Boards):
+            return PoolBench(reached, lambda board, folder: self._open_bench(board.agent, runtime, folder))
+        return self._open_bench(reached, runtime) if self.at_hand else self._predict(reached, runtime)
+
+    def _find_first(self, reached: AgentProcess | Boards, force: bool) -> AgentProcess:
+        """The agent that speaks for all: of a pool that of the first board which answers, where they are alike."""
+        if not isinstance(reached, Boards):
+            return reached
+        facts = reached.probe()
+        if not force:
+            check_alike(reached.pool, facts, None if self.runtime in (None, AUTO) else [str(self.runtime)])
+        return reached.left[0].agent
+
+    def _open_bench(self, agent: AgentProcess, runtime: str, folder: Path | None = None) -> Bench:
+        if find_runtime(runtime).engines:
             return EngineBench(self.target, agent, self.threads, runtime, self.dla)
-        if self.at_hand:
-            return Bench(agent, self.threads, runtime, dla=self.dla)
+        return Bench(agent, self.threads, runtime, folder, dla=self.dla)
+
+    def _predict(self, agent: AgentProcess, runtime: str) -> Meter:
         return Forecast(self.target, agent, self.threads, runtime)
 
-    def open_meters(self, agent: AgentProcess, force: bool) -> Meters:
+    def open_meters(self, reached: AgentProcess | Boards, force: bool) -> Meters:
         """A meter for each runtime that is asked for.
 
-        Raises ``DeviceError`` where there is none, or where the board that answers is of another kind, unless that is
-        forced; ``UsageError`` for a runtime that the target does not have.
+        Raises ``DeviceError`` where there is none, or where the board that answers is of another kind, or those of a
+        pool are not alike, unless that is forced; ``UsageError`` for a runtime that the target does not have.
         """
-        target = self.target
+        target, agent = self.target, self._find_first(reached, force)
         if self.device is not None and not force and (differs := target.differs(agent.call("probe"))):
             raise DeviceError(f"{agent.where} is no {target.name}: {differs}", "give its --target, or --force")
         lacking: dict[str, str] = {}
@@ -102,7 +120,7 @@ class Where:
         missing: dict[str, str] = {}
         for name in wanted:
             try:
-                meters.append(self.open_meter(agent, name))
+                meters.append(self.open_meter(reached, name))
             except DeviceError as error:
                 if len(missing) + 1 == len(wanted):
                     raise

@@ -1,0 +1,152 @@
+"""Alike boards over SSH share the pricing of operators and measure files side by side, up to a whole deployment."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import contracts
+import pytest
+from board_fleet import Fleet, meanwhile
+from board_machine import wait_for
+from residual import write_residual
+
+from edgesdk.bundle.bundle import file_digest
+from edgesdk.cli import main
+from edgesdk.core.artifact import Artifact
+from edgesdk.core.errors import DeviceError
+from edgesdk.core.graph import CONV, LINEAR
+from edgesdk.core.plan import FP32
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.boards import Boards
+from edgesdk.devices.inventory import add
+from edgesdk.devices.pool_bench import PoolBench
+from edgesdk.devices.pools import Pool, add_pool
+from edgesdk.export.probes import probe
+from edgesdk.price.operator import Operator
+from edgesdk.workflows.where import Where
+
+CONVS = [Operator(CONV, FP32, n, n, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1)) for n in range(4, 44, 2)]
+LINEARS = [Operator(LINEAR, FP32, n, n) for n in range(8, 168, 8)]
+OPERATORS = [*CONVS, *LINEARS]
+
+
+@pytest.fixture
+def bench(three: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PoolBench]:
+    """The three boards as one, with no prices yet."""
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
+    with Boards(three.pool) as boards:
+        yield PoolBench(boards, lambda board, folder: Bench(board.agent, folder=folder))
+
+
+def who_timed(bench: PoolBench) -> dict[str, list[str]]:
+    """The boards that have a price of each operator."""
+    tables = {name: own.table for name, own in bench.benches.items()}
+    return {op.key: [name for name, table in tables.items() if table.has_price(op)] for op in OPERATORS}
+
+
+def test_each_operator_is_timed_on_one_board_and_one_of_a_kind_on_all(bench: PoolBench) -> None:
+    shares: list[float] = []
+    count = bench.time(OPERATORS, probe, shares.append)
+    timed = who_timed(bench)
+    everywhere = [key for key, boards in timed.items() if len(boards) == 3]
+    assert len(everywhere) == 2  # a convolution, a linear layer
+    assert all(len(boards) == 1 for key, boards in timed.items() if key not in everywhere)
+    assert {name for boards in timed.values() for name in boards} == {"a", "b", "c"}
+    assert count < 2.4 * len(OPERATORS) and shares[-1] == 1.0  # each, its baseline, and what all boards time
+    prices = bench.prices(0)
+    assert all(prices.has_price(op) and prices.latency_ms(op) > 0 for op in OPERATORS)
+    assert bench.time(OPERATORS, probe) == 0  # they are kept
+    with Boards(bench.boards.pool) as boards:
+        again = PoolBench(boards, lambda board, folder: Bench(board.agent, folder=folder))
+        assert who_timed(again) == timed
+    assert bench.time(OPERATORS[:3], probe, again=True) > 0
+    assert all(bench.prices(0).has_price(op) for op in OPERATORS)
+
+
+def test_what_a_board_leaves_another_one_does(three: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
+    lock = three["b"].tmp / "edgesdk-agent.lock"
+    lock.touch()
+    # It has timed what all boards time, and is about to time a share of its own.
+    three["b"].fault("wait", seconds=60, event=["open"], path="tmp/edgesdk-agent.lock", skip=1)
+    with Boards(three.pool) as boards:
+        bench = PoolBench(boards, lambda board, folder: Bench(board.agent, folder=folder))
+        with meanwhile(lambda: three["b"].fired, lambda: three.gone("b")):
+            bench.time(OPERATORS, probe)
+        timed = who_timed(bench)
+        assert all(timed.values()) and sum(boards == ["b"] for boards in timed.values()) == 0
+        assert sum("b" in boards for boards in timed.values()) == 2
+        assert list(boards.lost) == ["b"] and any("b dropped out of pool:fleet" in note for note in bench.notes)
+        for name in "ac":
+            three.gone(name)
+        with pytest.raises(DeviceError, match="no board of pool:fleet is left of b, a, c"):
+            bench.time(OPERATORS, probe, again=True)
+
+
+def test_files_are_measured_on_each_and_the_report_says_so(bench: PoolBench, three: Fleet, bundles) -> None:
+    files = {"one": Artifact(bundles(1) / "model.onnx"), "two": Artifact(bundles(2) / "model.onnx")}
+    measured = bench.measure(files, "brief", thorough=False)
+    for report in measured.values():
+        assert any("the slowest of pool:fleet counts" in note and "a 0." in note for note in report.notes)
+        assert report.latency_ms() > 0 and report.peak_memory_bytes is not None
+    assert bench.profile(files["one"]) is not None
+    three.gone("a")
+    assert bench.kernels(files["one"])  # on another one
+    assert list(bench.boards.lost) == ["a"]
+    with pytest.raises(DeviceError):
+        bench.kernels(Artifact(bundles(1) / "report.json"))
+    assert list(bench.boards.lost) == ["a"]  # what was asked was wrong, not the boards
+
+
+def test_boards_that_are_not_alike_are_refused_and_it_is_said_how(three: Fleet) -> None:
+    pool = Pool("pool:mixed", (three.device("a"), replace(three.device("b"), python=sys.executable)))
+    where = Where.named("x86", "auto", device=pool)
+    with (
+        where.reach() as reached,
+        pytest.raises(DeviceError, match=r"pool:mixed are not alike: openvino is not there on a"),
+    ):
+        where.open_meters(reached, force=False)
+    where = Where.named("x86", "onnxruntime", device=pool)  # which is the same on both
+    with where.reach() as reached:
+        assert isinstance(where.open_meters(reached, force=False).meters[0], PoolBench)
+
+
+@pytest.fixture
+def edgesdk(three: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Callable[..., str]:
+    monkeypatch.setenv("EDGESDK_DEVICES", str(tmp_path / "devices.toml"))
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
+    for name in three.boards:
+        add(replace(three.device(name), target="x86"))
+    add_pool("lab", ["a", "b", "c"])
+
+    def run(*arguments: str | Path, code: int = 0) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main.main([*map(str, arguments)], prog_name="edgesdk")
+        printed = capfd.readouterr()
+        assert ended.value.code == code, printed.err
+        return printed.out or printed.err
+
+    return run
+
+
+def test_a_deployment_on_a_pool(edgesdk, three: Fleet, tmp_path: Path) -> None:
+    given = write_residual(tmp_path)
+    out = tmp_path / "bundle"
+    how = ("--device", "pool:lab", "--epochs", "0", "--max-drop", "100", "--out", out, "--json", "-q")
+    deployed = contracts.loaded(edgesdk("deploy", *given, *how))
+    assert deployed["installed"] is None and deployed["report"]["basis"] == "measured"
+    notes = deployed["report"]["deployed"]["notes"]
+    assert any(note.startswith("the slowest of pool:lab counts, ") for note in notes)
+    for board in three.boards.values():
+        wait_for(lambda board=board: not board.processes())
+        assert board.rest() == [] and not board.root.exists()
+    rollout = contracts.loaded(edgesdk("device", "install", "pool:lab", out, "--json"))
+    assert [board["state"] for board in rollout["boards"]] == ["installed"] * 3
+    for board in three.boards.values():
+        assert file_digest(board.root / "current" / "model.onnx") == deployed["report"]["deployed"]["digest"]
+    gone = ("deploy", *given, "--device", "pool:lab", "--install-root", "~/x", "--out", tmp_path / "other")
+    assert "in stages" in edgesdk(*gone, code=2)
