@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +153,8 @@ def test_content_is_written_as_it_is(tmp_path_factory: pytest.TempPathFactory, c
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     write(path, "before")
-    (tmp_path / f".plan.json.{os.getpid()}").symlink_to("/dev/full")  # what is written there meets a full disk
+    temporary = tmp_path / f".plan.json.{os.getpid()}-{threading.get_ident()}"
+    temporary.symlink_to("/dev/full")  # what is written there meets a full disk
     with pytest.raises(StorageError, match="No space left on device") as raised:
         write(path, "after")
     assert str(path) in raised.value.fact
@@ -183,3 +186,13 @@ def test_a_path_that_cannot_be_is_refused(tmp_path: Path) -> None:
         write(tmp_path / "folder", "content")
     assert (tmp_path / "file").read_text() == "x"
     assert {entry.name for entry in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_several_threads_write_a_file_each_whole(tmp_path: Path) -> None:
+    """As the boards of a pool do, each in a thread of its own."""
+    path, contents = tmp_path / "prices.json", [str(number) * 50_000 for number in range(8)]
+    with ThreadPoolExecutor(len(contents)) as threads:
+        for done in [threads.submit(write, path, content) for content in contents * 8]:
+            done.result()  # raises where one took the other's temporary file
+            assert path.read_text() in contents
+    assert list(tmp_path.iterdir()) == [path]

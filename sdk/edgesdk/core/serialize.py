@@ -10,6 +10,7 @@ import json
 import math
 import os
 import sys
+import threading
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -141,7 +142,7 @@ def write(path: Path, content: bytes | str) -> None:
 
     Raises ``StorageError`` where the disk or the permissions do not allow it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
