@@ -94,7 +94,7 @@ def test_clocks_that_differ_change_no_figure(three: Fleet, bundles) -> None:
 def test_boards_that_are_not_alike_are_measured_and_it_is_said_how_they_differ(three: Fleet, bundles) -> None:
     other = replace(three.device("b"), python=sys.executable)  # which has more runtimes
     done = measured(three, bundles, device=Pool("pool:mixed", (three.device("a"), other)))
-    assert set(done.boards) == {"a", "b"}
+    assert set(done.boards) == {"a", "b"}, done.notes
     assert any("pool:mixed differ: openvino is not there on a, " in note for note in done.notes)
     with pytest.raises(UsageError, match="it measures one board"):
         measured(three, bundles, meter="echo 1")

@@ -6,10 +6,13 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import DeviceError, EdgeSdkError, StorageError
 from edgesdk.core.report import Tell
+from edgesdk.core.serialize import digest
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.inventory import Device
 from edgesdk.devices.pools import Pool
@@ -164,6 +167,11 @@ def side_by_side(
                 thread.join()
         raise
     return {board.name: done[board.name] for board in boards}
+
+
+def prices_folder(device: Device) -> Path:
+    """Where the prices of one board of a pool are kept: apart from another's, however alike they are."""
+    return cache_folder() / "prices" / f"board-{digest([device.address, device.python])[:16]}"
 
 
 def _on(name: str, stage: str) -> str:

@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from edgesdk.core.artifact import Artifact
-from edgesdk.core.cache import cache_folder
 from edgesdk.core.energy import Energy
 from edgesdk.core.errors import DeviceError, EdgeSdkError
 from edgesdk.core.kernels import KernelProfile
 from edgesdk.core.report import Report, Tell
 from edgesdk.core.runtime import find_runtime
-from edgesdk.core.serialize import digest
 from edgesdk.devices.answers import Arrays
 from edgesdk.devices.bench import Bench
-from edgesdk.devices.boards import Board, Boards, list_differences, side_by_side
-from edgesdk.devices.inventory import Device
+from edgesdk.devices.boards import Board, Boards, list_differences, prices_folder, side_by_side
 from edgesdk.devices.meter import Progress
 from edgesdk.devices.pool_prices import PoolPrices
 from edgesdk.devices.pools import Pool
@@ -206,11 +203,6 @@ class PoolBench:
     def profile(self, artifact: Artifact, layers: Sequence[str] | None = None) -> KernelProfile | None:
         """What the profiler tells on one of the boards."""
         return self.boards.on_one(lambda board: self.benches[board.name].profile(artifact, layers))
-
-
-def prices_folder(device: Device) -> Path:
-    """Where the prices of one board of a pool are kept: apart from another's, however alike they are."""
-    return cache_folder() / "prices" / f"board-{digest([device.address, device.python])[:16]}"
 
 
 def check_alike(pool: Pool, facts: Mapping[str, Mapping[str, Any]], runtimes: Sequence[str] | None) -> None:

@@ -21,7 +21,7 @@ from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import from_json
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
-from edgesdk.devices.boards import Board, Boards, list_differences
+from edgesdk.devices.boards import Board, Boards, list_differences, prices_folder
 from edgesdk.devices.energy import measure_energy
 from edgesdk.devices.inventory import LOCAL
 from edgesdk.devices.pools import At, Pool, find_place
@@ -110,8 +110,8 @@ class _Run:
     energy: bool
     meter: str | None
 
-    def on(self, agent: AgentProcess) -> Benchmark:
-        """The figures from the device of ``agent``."""
+    def on(self, agent: AgentProcess, prices: Path | None = None) -> Benchmark:
+        """The figures from the device of ``agent``; what its references take is kept in the folder ``prices``."""
         models, threads, dla = self.models, self.threads, self.dla
         if self.chooses:
             models = _choose_runtimes(models, from_json(Hardware, agent.call("probe")).runners)
@@ -119,7 +119,9 @@ class _Run:
         if dla is not None and not any(find_runtime(name).engines for name in runtimes):
             fact = f"--dla {dla}, and nothing that builds engines for an accelerator"
             raise UsageError(fact, "give --runtime tensorrt and a --device that has it")
-        benches = {name: Bench(agent, threads, name, dla=dla) for name in runtimes}  # each says where it is not there
+        benches = {
+            name: Bench(agent, threads, name, prices, dla) for name in runtimes
+        }  # each says where it is not there
         bench = min(benches.values(), key=lambda own: find_runtime(own.runtime).engines)  # one with references, if any
         taken = {}
         if self.energy:  # first: there may be no meter
@@ -141,7 +143,7 @@ def _benchmark_pool(pool: Pool, run: _Run, tell: Tell) -> Benchmark:
 
         def measure(board: Board, tell: Tell) -> Benchmark:
             tell("measuring", None)
-            return run.on(board.agent)
+            return run.on(board.agent, prices_folder(board.device))
 
         taken = boards.each(measure, tell)
         slowest = max(taken, key=lambda name: _rank(taken[name].reports))

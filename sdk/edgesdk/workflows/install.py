@@ -16,7 +16,7 @@ from edgesdk.core.runtime import find_runtime
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
-from edgesdk.devices.boards import Board
+from edgesdk.devices.boards import Board, prices_folder
 from edgesdk.devices.inventory import Device
 from edgesdk.devices.pools import At, Pool, find_place
 from edgesdk.devices.reach import reach
@@ -85,7 +85,8 @@ class Installing:
 
     def put(self, board: Board, tell: Tell) -> Mapping[str, Any]:
         """Install it on ``board``; what the agent says of it."""
-        return put(self.bundle, board.agent, self.find_root(board.device), self.force, self.keep, tell)
+        prices = prices_folder(board.device)
+        return put(self.bundle, board.agent, self.find_root(board.device), self.force, self.keep, tell, prices)
 
 
 def find_root(bundle: Bundle, root: str | None) -> str:
@@ -95,9 +96,9 @@ def find_root(bundle: Bundle, root: str | None) -> str:
 
 def put(
     bundle: Bundle, agent: AgentProcess, root: str | None, force: bool = False, keep: int = KEEP,
-    tell: Tell = lambda stage, share: None,
+    tell: Tell = lambda stage, share: None, prices: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What :func:`install` does with an agent that is there already."""
+    """What :func:`install` does with an agent that is there already; the board's prices are kept in ``prices``."""
     tell("sending the bundle", None)
     files = [bundle.path / name for name in ("manifest.json", *bundle.manifest["files"])]
     folder = agent.place(*files).rpartition("/")[0]
@@ -108,17 +109,17 @@ def put(
         return agent.call(
             "install", folder=folder, root=find_root(bundle, root), keep=keep, force=force,
             baseline=tiny, on_progress=lambda step: tell(f"installing: {step.get('state')}", None),
-            **_beside(bundle, agent),
+            **_beside(bundle, agent, prices),
         )  # fmt: skip
 
 
-def _beside(bundle: Bundle, agent: AgentProcess) -> dict[str, Any]:
+def _beside(bundle: Bundle, agent: AgentProcess, prices: Path | None) -> dict[str, Any]:
     """What tells the device's undisturbed state, in which its latency is held against the budget.
 
     Nothing where nothing can be measured there: why, the agent says itself.
     """
     try:
-        return Bench(agent, bundle.manifest["threads"], bundle.artifact.runtime).beside()
+        return Bench(agent, bundle.manifest["threads"], bundle.artifact.runtime, prices).beside()
     except DeviceError:
         return {}
 
