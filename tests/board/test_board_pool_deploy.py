@@ -49,6 +49,7 @@ def who_timed(bench: PoolBench) -> dict[str, list[str]]:
 
 def test_each_operator_is_timed_on_one_board_and_one_of_a_kind_on_all(bench: PoolBench) -> None:
     shares: list[float] = []
+    assert bench.time(OPERATORS, probe, seconds=0.0) == 0 and not any(who_timed(bench).values())
     count = bench.time(OPERATORS, probe, shares.append)
     timed = who_timed(bench)
     everywhere = [key for key, boards in timed.items() if len(boards) == 3]
@@ -112,6 +113,9 @@ def test_boards_that_are_not_alike_are_refused_and_it_is_said_how(three: Fleet) 
     where = Where.named("x86", "onnxruntime", device=pool)  # which is the same on both
     with where.reach() as reached:
         assert isinstance(where.open_meters(reached, force=False).meters[0], PoolBench)
+    where = Where.named("x86", "openvino", device=pool)
+    with where.reach() as reached, pytest.raises(DeviceError, match="openvino is not installed on a"):
+        where.open_meters(reached, force=True)
 
 
 @pytest.fixture
