@@ -34,6 +34,9 @@ TRIES = "Plans tried whole, untrained: what these lose corrects prices in accura
 TRAIN_ON = click.option(
     "--train-on", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps: where recovery learns."
 )
+JOBS = click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes in which finalists learn at once."
+)
 FORMS = "Safetensors, a state dict, or a checkpoint"
 
 
@@ -171,6 +174,7 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
     help="TOML: teachers, losses and pace of recovery.  [default: the dense model teaches]",
 )
 @TRAIN_ON
+@JOBS
 @click.option("--install-root", help="The folder on the device.  [default: the inventory's, else ~/edgesdk/NAME]")
 @click.option("--sign", type=click.Path(path_type=Path), help="Private key to sign the bundle with, a PEM file.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)

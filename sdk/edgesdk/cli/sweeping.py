@@ -10,7 +10,7 @@ import click
 
 from edgesdk.cli.devices import DEVICE
 from edgesdk.cli.frame import QUIET, told
-from edgesdk.cli.making import PICTURES, STEPS, TRAIN_ON, check_model, models_options
+from edgesdk.cli.making import JOBS, PICTURES, STEPS, TRAIN_ON, check_model, models_options
 from edgesdk.cli.names import DEVICE_NAME, TARGET
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand, was_given
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=click.FloatRange(0), help="Of each of them.  [default: 15; 12 for the example]")
 @click.option("--recover", type=click.Path(path_type=Path), help="TOML, as for deploy.")
 @TRAIN_ON
+@JOBS
 @click.option("--pictures/--no-pictures", default=True, show_default=True, help=f"Of each of them: {PICTURES.lower()}")
 @click.option("--force", is_flag=True, help="Replace what is there; go on though board or model is in doubt.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -71,7 +72,7 @@ def sweep(as_json: bool, out: Path, out_dir: Path | None, csv: Path | None, **op
     for place in (out, csv):
         check_place(place)
     build, out_dir = options["build"], out.with_suffix("") if out_dir is None else out_dir
-    for name in ("out-dir", "epochs", "recover", "train-on"):
+    for name in ("out-dir", "epochs", "recover", "train-on", "jobs"):
         if not build and was_given(name.replace("-", "_")):
             raise UsageError(f"--{name} without --build", "give --build with how many points to carry out")
     with telling((*STEPS[:6], "searching", "building") if build else STEPS[:6]) as tell:

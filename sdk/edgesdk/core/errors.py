@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class EdgeSdkError(Exception):
@@ -20,6 +21,17 @@ class EdgeSdkError(Exception):
         self.remedy: str = " ".join(remedy.split())
         self.figures: Mapping[str, float] = figures
         super().__init__(f"{self.fact}: {self.remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (type(self), self.args, self.__dict__)  # whatever it takes to make one
+
+
+def _made_again(kind: type[EdgeSdkError], args: tuple[Any, ...], state: Mapping[str, Any]) -> EdgeSdkError:
+    """The error that another process had."""
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class EdgeSdkWarning(UserWarning):

@@ -35,9 +35,13 @@ class Shuffled:
         return max(1, len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Batch, Any]]:
-        order = self.rows[torch.randperm(len(self.rows), generator=self.generator)]
+        order = self.draw()
         for rows in order[: len(self) * self.batch_size].split(self.batch_size):
             yield taken(self.samples, rows)
+
+    def draw(self) -> Tensor:
+        """The rows in the order of the next pass."""
+        return self.rows[torch.randperm(len(self.rows), generator=self.generator)]
 
 
 class Relabelled:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,6 +36,7 @@ QUANTIZED = (  # where PyTorch has its quantized layers, and those that are to b
     "torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.quantization", "torch.ao.nn.qat",
     "torch.ao.nn.intrinsic.qat",
 )  # fmt: skip
+OWN = "_edgesdk_"  # how modules of files that a user named are called
 FORM = "write path/to/file.py:callable or package.module:callable"
 
 
@@ -243,7 +245,7 @@ def _module(where: str, what: str, error: type[EdgeSdkError]) -> ModuleType:
 
 def _executed(path: Path) -> ModuleType:
     """The module in one file, under a name that no other module has."""
-    name = f"_edgesdk_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = _name(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path.name} is not a Python file")
@@ -255,6 +257,31 @@ def _executed(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Files of a user's that were imported by their path, for another process, which does so when it is sent this."""
+
+    paths: tuple[str, ...]
+
+    @classmethod
+    def now(cls) -> Imported:
+        """Those of this process."""
+        loaded = [module for name, module in sys.modules.items() if name.startswith(OWN)]
+        return cls(tuple(module.__file__ for module in loaded if module.__file__ is not None))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for path in map(Path, self.paths):
+            if _name(path) not in sys.modules:
+                with _imports_from(path.parent):
+                    _executed(path)
+
+
+def _name(path: Path) -> str:
+    """What the module in that file is called here."""
+    return f"{OWN}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
 @contextmanager

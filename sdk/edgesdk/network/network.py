@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from edgesdk.core.graph import WEIGHTED, Graph
 from edgesdk.network.channels import Channels
+from edgesdk.network.shipping import Parts
 from edgesdk.techniques.packing import Packed
 
 Batch = Any  # a tensor, or a tuple or dict of tensors: what a data set yields as x
@@ -102,6 +103,12 @@ class Network:
     structure: Structure
     stored: Mapping[str, Packed] = field(default_factory=dict)
     channels: Channels | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "module": Parts.of(self.module)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, module=state["module"].join())
 
     @property
     def input_names(self) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import mean, stdev
@@ -13,13 +16,17 @@ from torch import Tensor
 
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.cache import cache_folder
+from edgesdk.core.errors import EdgeSdkWarning
 from edgesdk.core.plan import FP32
+from edgesdk.core.processes import Job, Processes, Unsendable
 from edgesdk.core.report import DENSE, Tell
 from edgesdk.core.sampling import paired_error
 from edgesdk.core.serialize import digest
+from edgesdk.core.wording import counted
 from edgesdk.data.answers import Answers
 from edgesdk.data.data import Data
 from edgesdk.data.judging import settle_comparison
+from edgesdk.data.orders import order_of, set_order
 from edgesdk.data.pictures import draw_samples
 from edgesdk.data.points import point
 from edgesdk.data.task import Task
@@ -28,14 +35,15 @@ from edgesdk.export.parity import compared, fallbacks, parity, runner
 from edgesdk.network.network import Network, tensors
 from edgesdk.network.placement import CPU, named
 from edgesdk.pipeline.allowance import FULL_SHARE, SHORT_SHARE, Allowance
+from edgesdk.pipeline.apart import Candidacy, Shared, learn_apart
 from edgesdk.pipeline.candidates import Candidate
-from edgesdk.pipeline.deadline import Deadline
+from edgesdk.pipeline.deadline import LEARNING, Deadline
 from edgesdk.pipeline.measuring import measure_beside
 from edgesdk.pipeline.own_answers import check_own_answers
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.setup import Setup, digest_of
 from edgesdk.solve.finalists import halving, halving_units
-from edgesdk.train.apply import FITTED, choose_better, fit, learn
+from edgesdk.train.apply import FITTED, choose_better, fit, learn, plan_schedule
 from edgesdk.train.recovery import Recovery
 from edgesdk.train.resumption import Kept
 from edgesdk.train.teachers import outdone
@@ -60,12 +68,13 @@ class Training:
     """Recovers candidates, tells them apart on held-out data, and turns the winner into a measured, proved file.
 
     What is fitted and learnt is so on ``device`` of this machine, takes of ``allowance``, and is kept on disk until
-    :meth:`forget`. Raises ``UsageError`` where the ``recovery`` does not fit the data.
+    :meth:`forget`. Finalists learn in as many processes as there are ``jobs``, beside which nothing is measured. Raises
+    ``UsageError`` where the ``recovery`` does not fit the data.
     """
 
     def __init__(
         self, setup: Setup, allowance: Allowance, seed: int, tell: Tell, recovery: Recovery | None = None,
-        device: torch.device = CPU,
+        device: torch.device = CPU, jobs: int = 1,
     ) -> None:  # fmt: skip
         self.network: Network = setup.network
         self.data: Data = setup.data
@@ -76,6 +85,7 @@ class Training:
         self.deadline: Deadline = setup.deadline
         self.seed: int = seed
         self.device: torch.device = device
+        self.jobs: int = jobs
         self.tell: Tell = tell
         comparison, notes = settle_comparison(setup.task, setup.network, setup.data.holdout)
         self.comparison: Task = comparison
@@ -84,6 +94,7 @@ class Training:
         self.kept: Kept | None = _open_kept(setup, self.recovery, seed)
         self._fitted: dict[str, Network] = {}
         self._tried: dict[tuple[str, str], Network] = {}
+        self._ahead: dict[tuple[str, str, float], Recovered] = {}  # what was learnt before it was asked for
 
     def finish_best(self, candidates: Sequence[Candidate], beside: Mapping[str, Artifact] | None = None) -> Result:
         """The best of ``candidates`` after a short recovery, in full; ``beside`` is measured with it."""
@@ -105,7 +116,10 @@ class Training:
             return done[-1]
 
         tie = TIE * point(self.comparison, self.network, self.data.holdout)
-        rounds = halving(candidates, score, tie)
+        with ExitStack() as stack:
+            processes = self._open_processes(stack)
+            ahead = lambda left, share: self._learn_ahead(processes, left, share, units)  # noqa: E731
+            rounds = halving(candidates, score, tie, ahead)
         history = tuple(
             {
                 "finalist": candidate.plan.digest,
@@ -117,6 +131,68 @@ class Training:
             for candidate, reached in zip(took_part, scores, strict=True)
         )
         return Selected(self._tell_apart(*rounds[-1], tie), history)
+
+    def _open_processes(self, stack: ExitStack) -> Processes | None:
+        """The processes in which finalists learn, as long as the ``stack`` is open; ``None`` where they do here."""
+        if self.jobs == 1:
+            return None
+        shared = Shared.of(
+            self.network, self.data, self.task, self.recovery, self.seed, self.device, self.jobs
+        )  # fmt: skip
+        try:
+            return stack.enter_context(Processes(self.jobs, learn_apart, shared))
+        except Unsendable as error:
+            self._warn_of_unsendable(error)
+            return None
+
+    def _warn_of_unsendable(self, error: Unsendable) -> None:
+        self.jobs = 1
+        fact = f"the model, data or loss cannot be sent to another process ({error})"
+        warnings.warn(f"{fact}: finalists learn one after another, in this one", EdgeSdkWarning, stacklevel=2)
+
+    def _learn_ahead(
+        self, processes: Processes | None, candidates: Sequence[Candidate], share: float, units: float
+    ) -> None:
+        """Let ``candidates`` learn at the same time what :meth:`try_short` asks for one after another."""
+        if processes is None or self.jobs == 1 or len(candidates) == 1:
+            return
+        allowance, at_once = copy.copy(self.allowance), min(self.jobs, len(candidates))
+        began, tasks, wanted = order_of(self.data.train), list[Job](), list[tuple[str, str, float]]()
+        for number, candidate in enumerate(candidates, 1):
+            epochs = allowance.short(share, units) if self.can_learn else 0.0
+            wanted.append((*_key(candidate), epochs))
+            name = f"finalist {number} of {len(candidates)} ({candidate.study.runtime})"
+            tasks.append(Job(name, self._describe(candidate, epochs, SHORT_SHARE * share / units, at_once)))
+        told = f"trying finalists: {counted(len(candidates), 'finalist')} in {at_once} processes at a time"
+        self.tell(told, 0.0)
+        try:
+            learnt = processes.run(tasks, lambda done: self.tell(told, done))
+        except Unsendable as error:
+            self._warn_of_unsendable(error)
+            set_order(self.data.train, began)
+            return
+        for candidate, key, own in zip(candidates, wanted, learnt, strict=True):
+            self._ahead[key] = own.recovered
+            if candidate.plan.structural(candidate.study.graph):
+                self._fitted[candidate.plan.digest] = own.fitted
+            if own.fit_was_cut:
+                self.deadline.note_cut("fitting weights")
+
+    def _describe(self, candidate: Candidate, epochs: float, time_share: float, at_once: int) -> Candidacy:
+        """All that a process needs to do what :meth:`recover` does of a ``candidate``; its samples are drawn here."""
+        study, plan = candidate.study, candidate.plan
+        structural = plan.structural(study.graph)
+        order = order_of(self.data.train)
+        if self.data.train is not None:
+            schedule = plan_schedule(plan, self.network, candidate.options, epochs, self.recovery)
+            schedule.pass_over(candidate.options, self.data.train)
+        left = self.deadline.left(LEARNING)
+        return Candidacy(
+            plan, candidate.network, self._fitted.get(plan.digest) if structural else candidate.network,
+            candidate.options, grid_of(study.runtime), study.scores, epochs, NEAREST, order,
+            self._kept_of(candidate, FITTED), self._kept_of(candidate, f"{epochs:g}"),
+            None if left is None else FIT_SHARE * left, None if left is None else min(1.0, time_share * at_once) * left,
+        )  # fmt: skip
 
     def _tell_apart(self, last: Sequence[Candidate], scores: Sequence[float], tie: float) -> Candidate:
         """The best of those that took part in the ``last`` round.
@@ -241,6 +317,9 @@ class Training:
         It takes a ``time_share`` of what is left of the run's time at most. Where nothing is learnt blocks are fitted
         if it ``reconstructs``.
         """
+        learnt = self._ahead.pop((*_key(candidate), epochs), None)
+        if learnt is not None:
+            return learnt
         until = self.deadline.share_out(time_share)
         recovered = learn(
             candidate.plan,

@@ -50,19 +50,22 @@ def _lean_forms(prices: Mapping[Option, float], by: float) -> dict[Option, float
 
 
 def halving(
-    candidates: Sequence[T], score: Callable[[T, float], float], near: float
-) -> list[tuple[list[T], list[float]]]:
+    candidates: Sequence[T], score: Callable[[T, float], float], near: float,
+    before: Callable[[Sequence[T], float], None] = lambda left, share: None,
+) -> list[tuple[list[T], list[float]]]:  # fmt: skip
     """Rounds of successive halving (Jamieson and Talwalkar 2016, algorithm 1): who took part, and how each scored.
 
     ``score`` takes a candidate and a share of the effort that the last round takes: at first little, then twice as
     much for the better half, until one or two are left to compare at all of it. Who is within ``near`` of the last that
-    goes on goes on, too, so that noise drops nobody.
+    goes on goes on, too, so that noise drops nobody. ``before`` a round it is told who takes part, and that share.
     """
     left = list(candidates)
     rounds = max(1, ceil(log2(len(left))))
     finished = []
     for step in range(rounds):
-        scores = [score(candidate, 0.5 ** (rounds - 1 - step)) for candidate in left]
+        share = 0.5 ** (rounds - 1 - step)
+        before(left, share)
+        scores = [score(candidate, share) for candidate in left]
         finished.append((left, scores))
         last = sorted(scores, reverse=True)[(len(left) + 1) // 2 - 1]
         left = [candidate for candidate, reached in zip(left, scores, strict=True) if reached >= last - near]

@@ -127,9 +127,8 @@ def learn(
     :func:`edgesdk.train.trainer.recovered`'s.
     """
     structural = plan.structural(dense.graph)
-    if not structural and all(option.precision == FP32 for option in options.values()):
-        epochs = 0.0
-    learns = data.train is not None and epochs > 0
+    schedule = plan_schedule(plan, dense, options, epochs, recovery)
+    learns = data.train is not None and schedule.epochs > 0
     changes = structural or any(option.precision != FP32 for option in options.values())
     calibration = move([x for x, _ in data.calibration], device)
     dense = place(dense, device)
@@ -143,11 +142,20 @@ def learn(
 
     with using(device):
         return recovered(
-            place(small, device), dense, options, data.train, calibration, task,
-            Schedule(epochs, recovery.integer_share if structural else 1.0), seed, progress, grid=grid,
+            place(small, device), dense, options, data.train, calibration, task, schedule, seed, progress, grid=grid,
             recovery=recovery, reestimate=False, rounding=rounding or ("nearest" if learns else suited(options)),
             kept=kept, until=until, reconstruct=fit_blocks,
         )  # fmt: skip
+
+
+def plan_schedule(
+    plan: Plan, dense: Network, options: Mapping[str, Option], epochs: float, recovery: Recovery
+) -> Schedule:  # fmt: skip
+    """How ``epochs`` of a candidate are spent: none of the dense model, all in integers where nothing else changes."""
+    structural = plan.structural(dense.graph)
+    if not structural and all(option.precision == FP32 for option in options.values()):
+        epochs = 0.0
+    return Schedule(epochs, recovery.integer_share if structural else 1.0)
 
 
 def _list_samples(data: Data) -> list[Batch]:

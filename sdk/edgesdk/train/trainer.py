@@ -17,6 +17,7 @@ from edgesdk.compress.quantize import calibrate, integer, observing
 from edgesdk.compress.stored import stored
 from edgesdk.core.errors import DataError, DeviceError
 from edgesdk.core.plan import INT8, Option
+from edgesdk.data.orders import dry
 from edgesdk.data.task import Task
 from edgesdk.network.network import Batch, Network, rebatch, tensors
 from edgesdk.network.placement import CPU, device_of, has_bfloat16, move, place
@@ -40,6 +41,19 @@ class Schedule:
 
     epochs: float
     integer_share: float = INTEGER_SHARE
+
+    def integer_part(self, options: Mapping[str, Option]) -> float:
+        """The share with quantization in the loop, of a network of such ``options``."""
+        return self.integer_share if any(option.precision == INT8 for option in options.values()) else 0.0
+
+    def pass_over(self, options: Mapping[str, Option], train: Iterable[tuple[Batch, Any]]) -> None:
+        """Draw from ``train`` the orders that such a training takes, for one that is done elsewhere and not cut."""
+        drawn, share = dry(train), self.integer_part(options)
+        if drawn is None or self.epochs <= 0:
+            return
+        for part in (1 - share, share):
+            for _ in _first(drawn, count_steps(self.epochs * part, _length(train)) if part > 0 else 0):
+                pass
 
 
 @dataclass(frozen=True)
@@ -96,8 +110,7 @@ def recovered(
     """
     small = small.copy()
     torch.manual_seed(seed)
-    whole = any(option.precision == INT8 for option in options.values())
-    share = schedule.integer_share if whole else 0.0
+    share = schedule.integer_part(options)
     total = schedule.epochs if train is not None else 0.0
     if reestimate:
         reestimate_batch_norms(small, calibration)
@@ -198,7 +211,7 @@ class Trainer:
 
         Goes on from the state of this ``part`` that is kept, if one is.
         """
-        steps = max(1, round(epochs * self.length))
+        steps = count_steps(epochs, self.length)
         parameters, beside = list(student.module.parameters()), self.objective.parameters()
         optimizer = torch.optim.AdamW([*parameters, *beside], rate, weight_decay=WEIGHT_DECAY)
         self.device = device_of(student)
@@ -416,7 +429,12 @@ def _length(train: Iterable[Any]) -> int:
         return max(1, sum(1 for _ in train))
 
 
-def _first(train: Iterable[tuple[Batch, Tensor]], steps: int) -> Iterator[tuple[Batch, Tensor]]:
+def count_steps(epochs: float, length: int) -> int:
+    """The steps of a part of a training, over data of ``length`` batches."""
+    return max(1, round(epochs * length))
+
+
+def _first(train: Iterable[tuple[Batch, Any]], steps: int) -> Iterator[tuple[Batch, Tensor]]:
     """The first ``steps`` batches of ``train``, iterated as often as that takes."""
     done = 0
     while done < steps:

@@ -14,6 +14,7 @@ from edgesdk.bundle.bundle import Bundle, reserve
 from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.cache import check_cache
 from edgesdk.core.errors import BudgetError, BundleError, UsageError
+from edgesdk.core.processes import check_jobs
 from edgesdk.core.report import DENSE, Prediction, Tell
 from edgesdk.core.serialize import from_json
 from edgesdk.network.placement import AUTO, CPU, find_device
@@ -52,16 +53,18 @@ class Builder:
     tell: Tell
     recovery: Recovery | None = None
     learns_on: torch.device = CPU
+    jobs: int = 1
 
     @classmethod
     def of(
         cls, given: Inputs, folder: str | Path, epochs: float | None, recover: Recovery | str | Path | None, seed: int,
-        force: bool, tell: Tell, train_on: str,
+        force: bool, tell: Tell, train_on: str, jobs: int,
     ) -> Builder:  # fmt: skip
         """The same with the epochs of each point counted as :func:`edgesdk.deploy` does."""
         recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
-        learns_on = find_device(train_on)
-        return cls(given, Path(folder), count_epochs(epochs, recovery, given), seed, force, tell, recovery, learns_on)
+        count = count_epochs(epochs, recovery, given)
+        check_jobs(jobs)
+        return cls(given, Path(folder), count, seed, force, tell, recovery, find_device(train_on), jobs)
 
     def build(self, front: Front, places: Sequence[Place], numbers: Iterable[int]) -> Front:
         """``front`` with what the points of these ``numbers`` came to; why one came to nothing is in ``refused``."""
@@ -73,8 +76,9 @@ class Builder:
             place = next(place for place in places if place.has(point))
             tell = _telling(self.tell, f"building point {point.number} ({step} of {len(wanted)})")
             training = Training(
-                place.studied.anchored.setups[0], Allowance(self.epochs), self.seed, tell, self.recovery, self.learns_on
-            )
+                place.studied.anchored.setups[0], Allowance(self.epochs), self.seed, tell, self.recovery,
+                self.learns_on, self.jobs,
+            )  # fmt: skip
             trainings.append(training)
             try:
                 built[point.number] = _describe(self._build(point, front.bounds, place, training), point)
@@ -114,7 +118,8 @@ def check_folder(folder: str | Path, force: bool) -> None:
 def build_points(
     front: Front, given: Inputs, numbers: Sequence[int], out_dir: str | Path, *, device: Any = None,
     precision: Sequence[str] = (), candidate: Sequence[str] = (), epochs: float | None = None,
-    recover: Recovery | str | Path | None = None, seed: int = 0, force: bool = False, train_on: str = AUTO, tell: Tell,
+    recover: Recovery | str | Path | None = None, seed: int = 0, force: bool = False, train_on: str = AUTO,
+    jobs: int = 1, tell: Tell,
 ) -> Front:  # fmt: skip
     """``front`` with what the points of these ``numbers`` came to, at today's prices: see :meth:`Front.build`."""
     check_cache()
@@ -124,7 +129,7 @@ def build_points(
     if len({point.plan.graph_digest for point in points}) > 1:
         raise UsageError("these points are of several models", "build those of one model at a time")
     builder = Builder.of(
-        given.checked(front.bounds, force, tell), out_dir, epochs, recover, seed, force, tell, train_on
+        given.checked(front.bounds, force, tell), out_dir, epochs, recover, seed, force, tell, train_on, jobs
     )
     with ExitStack() as stack:
         places: list[Place] = []

@@ -21,6 +21,7 @@ from edgesdk.core.cache import check_cache
 from edgesdk.core.errors import BudgetError, EdgeSdkWarning, UsageError
 from edgesdk.core.graph import OTHER, Graph, Shapes
 from edgesdk.core.plan import Plan
+from edgesdk.core.processes import check_jobs
 from edgesdk.core.report import DENSE, Tell
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.target import target as find_target
@@ -126,7 +127,7 @@ def deploy(
     recover: Recovery | str | Path | None = None, output: str | int | None = None, preprocess: Preprocess = None,
     shapes: Shapes = None, loss: str | Loss | None = None, time: float | str | Deadline | None = None,
     tries: int = 0, dla: int | None = None, point: Point | None = None, track: str | None = None,
-    pictures: bool = True, train_on: str = AUTO, tell: Tell = quiet,
+    pictures: bool = True, train_on: str = AUTO, jobs: int = 1, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -158,7 +159,8 @@ def deploy(
     was interrupted goes on where it was when the same is asked again.
 
     What is fitted and learnt back is so where ``train_on`` says: ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or ``auto``
-    for the first CUDA device, and the CPU where there is none (docs/how-to/train-on-a-gpu.md).
+    for the first CUDA device, and the CPU where there is none (docs/how-to/train-on-a-gpu.md). With ``jobs`` finalists
+    learn in as many processes, to the same results; a script then guards what calls this by its ``__name__``.
 
     A ``point`` of a front says the target, runtime, threads and bound on latency; a warning says where prices have
     changed since, and ``UsageError`` that the front is of another model. ``track``, ``mlflow:URI`` or
@@ -176,6 +178,7 @@ def deploy(
     check_cache()
     ready(candidate)
     learns_on = find_device(train_on)
+    check_jobs(jobs)
     at = where.device
     if at is None and install_root is not None:
         raise UsageError("an install root without a device", "give --device, which may be local")
@@ -200,7 +203,7 @@ def deploy(
         with open_studies(
             given, where, budget, force, tell, deadline, graph_digest=graph_digest, tries=tries
         ) as studied:
-            training = Training(studied.anchored.setups[0], allowance, seed, tell, recovery, learns_on)
+            training = Training(studied.anchored.setups[0], allowance, seed, tell, recovery, learns_on, jobs)
             study = Anchored.study if point is None else partial(study_point, point, studied.budget)
             bundle = build_bundle(place, studied, given, training, sign, study)
             training.forget()

@@ -14,6 +14,7 @@ from edgesdk.core.budget import PREDICTED, Budget, parse_latency, show
 from edgesdk.core.cache import check_cache
 from edgesdk.core.errors import BudgetError, DeviceError, ModelError, UsageError
 from edgesdk.core.graph import Shapes
+from edgesdk.core.processes import check_jobs
 from edgesdk.core.report import DENSE, Tell
 from edgesdk.core.wording import counted
 from edgesdk.data.losses import Loss
@@ -45,7 +46,7 @@ def sweep(
     output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
     loss: str | Loss | None = None, build: int = 0, out_dir: str | Path = "front", epochs: float | None = None,
     recover: Recovery | str | Path | None = None, pictures: bool = True, train_on: str = placement.AUTO,
-    tell: Tell = quiet,
+    jobs: int = 1, tell: Tell = quiet,
 ) -> Front:  # fmt: skip
     """The most accurate plan at each of ``points`` latencies, or at those of ``latency`` (``2ms``, ``0.5x``), for each
     ``model``, ``target``, ``runtime`` and number of ``threads``: the front at prices, each plan with its proof.
@@ -53,8 +54,8 @@ def sweep(
     Several models, each with ``weights`` of its own, or none with any, are read with the same data and judged alike.
     Nothing is built and nothing learnt back, unless ``build`` says of how many points for each target: the best ones
     where most is won (:func:`edgesdk.pipeline.front.rank_knees`), or all where there are no more. Each ends in a bundle
-    ``point-N`` in ``out_dir``, as :meth:`Front.build` does it, with ``epochs``, ``recover``, ``pictures`` and
-    ``train_on`` as for :func:`edgesdk.deploy`; what was studied serves for all of them.
+    ``point-N`` in ``out_dir``, as :meth:`Front.build` does it, with ``epochs``, ``recover``, ``pictures``,
+    ``train_on`` and ``jobs`` as for :func:`edgesdk.deploy`; what was studied serves for all of them.
 
     ``peak_memory`` and ``size``, in bytes, bound every plan. All else is as for :func:`edgesdk.deploy`, and raises the
     same errors; a target whose runtimes cannot hold the model, and a latency at which nothing keeps the bounds, are in
@@ -67,6 +68,7 @@ def sweep(
     if build:
         check_folder(out_dir, force)
         placement.find_device(train_on)  # before anything is measured
+        check_jobs(jobs)
     bounds = [Budget(**parse_latency(text)) for text in named(latency)]
     budget = Budget(peak_memory_bytes=peak_memory, size_bytes=size)
     counts = (threads,) if isinstance(threads, int) else tuple(threads)
@@ -92,7 +94,7 @@ def sweep(
                 stack.close()
         front = _join(swept, lacking, budget, len(named_models) > 1)
         for each in swept if build else ():
-            builder = Builder.of(each.given, out_dir, epochs, recover, seed, force, tell, train_on)
+            builder = Builder.of(each.given, out_dir, epochs, recover, seed, force, tell, train_on, jobs)
             numbers = [number for number in pick_points(front, build) if front.point(number).model == each.name]
             front = builder.build(front, each.opened, numbers)
         return front
