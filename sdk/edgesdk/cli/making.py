@@ -175,6 +175,7 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
 )
 @TRAIN_ON
 @JOBS
+@click.option("--cluster", help="Let them learn on its nodes, by Ray: local, or ray://HOST:PORT.")
 @click.option("--install-root", help="The folder on the device.  [default: the inventory's, else ~/edgesdk/NAME]")
 @click.option("--sign", type=click.Path(path_type=Path), help="Private key to sign the bundle with, a PEM file.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)

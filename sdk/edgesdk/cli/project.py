@@ -30,7 +30,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         name: name.replace("-", "_")
         for name in ("latency", "percentile", "peak-memory", "size", "energy", "max-drop", "accuracy", "time", "tries")
     },
-    RECOVER: {"schedule": "recover", "epochs": "epochs", "train-on": "train_on", "jobs": "jobs"},
+    RECOVER: {"schedule": "recover", "epochs": "epochs", "train-on": "train_on", "jobs": "jobs", "cluster": "cluster"},
 }
 """Each section's keys, and the parameter of a command that each stands for."""
 SWITCHES = ("pictures",)

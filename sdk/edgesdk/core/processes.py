@@ -48,7 +48,7 @@ class Processes:
 
     def __init__(self, count: int, work: Work, shared: Any) -> None:
         self.count: int = count
-        self._shared: bytes = _pickled((work, shared))
+        self._shared: bytes = pickled((work, shared))
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Processes:
@@ -70,7 +70,7 @@ class Processes:
             raise
 
     def _run(self, tasks: Sequence[Job], progress: Progress) -> list[Any]:
-        sent = [_pickled(task.given) for task in tasks]
+        sent = [pickled(task.given) for task in tasks]
         waiting, tries = deque(range(len(tasks))), Counter[int]()
         results: dict[int, Any] = {}
         shares: dict[int, float] = {}
@@ -84,7 +84,7 @@ class Processes:
                 number = worker.task
                 assert number is not None
                 try:
-                    kind, value = _read(worker.connection.recv_bytes())
+                    kind, value = unpickled(worker.connection.recv_bytes())
                 except (EOFError, OSError):
                     self._workers.remove(worker)
                     if not worker.was_ready:
@@ -169,7 +169,7 @@ def check_jobs(jobs: int) -> None:
         raise UsageError("a process that was started for --jobs would start others", GUARD)
 
 
-def _pickled(value: Any) -> bytes:
+def pickled(value: Any) -> bytes:
     try:
         with _silently():
             return pickle.dumps(value)
@@ -177,7 +177,7 @@ def _pickled(value: Any) -> bytes:
         raise Unsendable(said(error)) from error
 
 
-def _read(sent: bytes) -> Any:
+def unpickled(sent: bytes) -> Any:
     with _silently():
         return pickle.loads(sent)
 
@@ -201,16 +201,16 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
 
     def tell(kind: str, value: Any = None) -> None:
-        connection.send_bytes(_pickled((kind, value)))
+        connection.send_bytes(pickled((kind, value)))
 
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            work, shared = _read(connection.recv_bytes())
+            work, shared = unpickled(connection.recv_bytes())
         except Exception as error:
             return tell(UNREAD, said(error))
         tell(READY)
         while True:
-            given = _read(connection.recv_bytes())
+            given = unpickled(connection.recv_bytes())
             try:
                 result = work(shared, given, lambda share: tell(SHARE, share))
                 tell(DONE, result)

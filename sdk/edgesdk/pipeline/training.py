@@ -16,6 +16,7 @@ from torch import Tensor
 
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.cache import cache_folder
+from edgesdk.core.cluster import Cluster
 from edgesdk.core.errors import EdgeSdkWarning
 from edgesdk.core.plan import FP32
 from edgesdk.core.processes import Job, Processes, Unsendable
@@ -68,13 +69,14 @@ class Training:
     """Recovers candidates, tells them apart on held-out data, and turns the winner into a measured, proved file.
 
     What is fitted and learnt is so on ``device`` of this machine, takes of ``allowance``, and is kept on disk until
-    :meth:`forget`. Finalists learn in as many processes as there are ``jobs``, beside which nothing is measured. Raises
-    ``UsageError`` where the ``recovery`` does not fit the data.
+    :meth:`forget`. Finalists learn in as many processes as there are ``jobs``, or on the nodes of a Ray ``cluster``,
+    and nothing is measured meanwhile. Raises ``UsageError`` where the ``recovery`` does not fit the data.
     """
 
     def __init__(
         self, setup: Setup, allowance: Allowance, seed: int, tell: Tell, recovery: Recovery | None = None,
         device: torch.device = CPU, jobs: int = 1,
+        cluster: str | None = None,
     ) -> None:  # fmt: skip
         self.network: Network = setup.network
         self.data: Data = setup.data
@@ -86,6 +88,7 @@ class Training:
         self.seed: int = seed
         self.device: torch.device = device
         self.jobs: int = jobs
+        self.cluster: str | None = cluster
         self.tell: Tell = tell
         comparison, notes = settle_comparison(setup.task, setup.network, setup.data.holdout)
         self.comparison: Task = comparison
@@ -132,38 +135,41 @@ class Training:
         )
         return Selected(self._tell_apart(*rounds[-1], tie), history)
 
-    def _open_processes(self, stack: ExitStack) -> Processes | None:
-        """The processes in which finalists learn, as long as the ``stack`` is open; ``None`` where they do here."""
-        if self.jobs == 1:
+    def _open_processes(self, stack: ExitStack) -> Processes | Cluster | None:
+        """Where finalists learn at once, as long as the ``stack`` is open; ``None`` where they do here."""
+        if self.cluster is None and self.jobs == 1:
             return None
-        shared = Shared.of(
-            self.network, self.data, self.task, self.recovery, self.seed, self.device, self.jobs
-        )  # fmt: skip
+        at_once = 1 if self.cluster is not None else self.jobs  # of one machine, whose threads they share
+        shared = Shared.of(self.network, self.data, self.task, self.recovery, self.seed, self.device, at_once)
         try:
+            if self.cluster is not None:
+                gpu = self.device.type == "cuda"
+                return stack.enter_context(Cluster(self.cluster, learn_apart, shared, shared.threads, gpu))
             return stack.enter_context(Processes(self.jobs, learn_apart, shared))
         except Unsendable as error:
             self._warn_of_unsendable(error)
             return None
 
     def _warn_of_unsendable(self, error: Unsendable) -> None:
-        self.jobs = 1
+        self.jobs, self.cluster = 1, None
         fact = f"the model, data or loss cannot be sent to another process ({error})"
         warnings.warn(f"{fact}: finalists learn one after another, in this one", EdgeSdkWarning, stacklevel=2)
 
     def _learn_ahead(
-        self, processes: Processes | None, candidates: Sequence[Candidate], share: float, units: float
+        self, processes: Processes | Cluster | None, candidates: Sequence[Candidate], share: float, units: float
     ) -> None:
         """Let ``candidates`` learn at the same time what :meth:`try_short` asks for one after another."""
-        if processes is None or self.jobs == 1 or len(candidates) == 1:
+        if processes is None or (self.jobs == 1 and self.cluster is None) or len(candidates) == 1:
             return
-        allowance, at_once = copy.copy(self.allowance), min(self.jobs, len(candidates))
+        allowance, at_once = copy.copy(self.allowance), min(processes.count, len(candidates))
         began, tasks, wanted = order_of(self.data.train), list[Job](), list[tuple[str, str, float]]()
         for number, candidate in enumerate(candidates, 1):
             epochs = allowance.short(share, units) if self.can_learn else 0.0
             wanted.append((*_key(candidate), epochs))
             name = f"finalist {number} of {len(candidates)} ({candidate.study.runtime})"
             tasks.append(Job(name, self._describe(candidate, epochs, SHORT_SHARE * share / units, at_once)))
-        told = f"trying finalists: {counted(len(candidates), 'finalist')} in {at_once} processes at a time"
+        where = "in" if self.cluster is None else f"on {self.cluster}, in"
+        told = f"trying finalists: {counted(len(candidates), 'finalist')} {where} {at_once} processes at a time"
         self.tell(told, 0.0)
         try:
             learnt = processes.run(tasks, lambda done: self.tell(told, done))
@@ -187,10 +193,12 @@ class Training:
             schedule = plan_schedule(plan, self.network, candidate.options, epochs, self.recovery)
             schedule.pass_over(candidate.options, self.data.train)
         left = self.deadline.left(LEARNING)
+        here = self.cluster is None  # a node's disk is not this one's
+        kept_fit, kept = (self._kept_of(candidate, what) if here else None for what in (FITTED, f"{epochs:g}"))
         return Candidacy(
             plan, candidate.network, self._fitted.get(plan.digest) if structural else candidate.network,
             candidate.options, grid_of(study.runtime), study.scores, epochs, NEAREST, order,
-            self._kept_of(candidate, FITTED), self._kept_of(candidate, f"{epochs:g}"),
+            kept_fit, kept,
             None if left is None else FIT_SHARE * left, None if left is None else min(1.0, time_share * at_once) * left,
         )  # fmt: skip
 

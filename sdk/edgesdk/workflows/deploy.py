@@ -18,6 +18,7 @@ from edgesdk.bundle.signing import check_private
 from edgesdk.compress.forms import ready
 from edgesdk.core.budget import Budget
 from edgesdk.core.cache import check_cache
+from edgesdk.core.cluster import check_cluster
 from edgesdk.core.errors import BudgetError, EdgeSdkWarning, UsageError
 from edgesdk.core.graph import OTHER, Graph, Shapes
 from edgesdk.core.plan import Plan
@@ -127,7 +128,8 @@ def deploy(
     recover: Recovery | str | Path | None = None, output: str | int | None = None, preprocess: Preprocess = None,
     shapes: Shapes = None, loss: str | Loss | None = None, time: float | str | Deadline | None = None,
     tries: int = 0, dla: int | None = None, point: Point | None = None, track: str | None = None,
-    pictures: bool = True, train_on: str = AUTO, jobs: int = 1, tell: Tell = quiet,
+    pictures: bool = True, train_on: str = AUTO, jobs: int = 1,
+    cluster: str | None = None, tell: Tell = quiet,
 ) -> Bundle:  # fmt: skip
     """Turn ``model`` into a bundle that keeps ``budget`` on ``target``: measured on this machine, predicted elsewhere.
 
@@ -160,7 +162,8 @@ def deploy(
 
     What is fitted and learnt back is so where ``train_on`` says: ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or ``auto``
     for the first CUDA device, and the CPU where there is none (docs/how-to/train-on-a-gpu.md). With ``jobs`` finalists
-    learn in as many processes, to the same results; a script then guards what calls this by its ``__name__``.
+    learn in as many processes, to the same results; a script then guards what calls this by its ``__name__``. With a
+    ``cluster``, ``local`` or the address of one, they learn on its nodes.
 
     A ``point`` of a front says the target, runtime, threads and bound on latency; a warning says where prices have
     changed since, and ``UsageError`` that the front is of another model. ``track``, ``mlflow:URI`` or
@@ -179,6 +182,8 @@ def deploy(
     ready(candidate)
     learns_on = find_device(train_on)
     check_jobs(jobs)
+    if cluster is not None:
+        check_cluster(cluster)
     at = where.device
     if at is None and install_root is not None:
         raise UsageError("an install root without a device", "give --device, which may be local")
@@ -203,7 +208,7 @@ def deploy(
         with open_studies(
             given, where, budget, force, tell, deadline, graph_digest=graph_digest, tries=tries
         ) as studied:
-            training = Training(studied.anchored.setups[0], allowance, seed, tell, recovery, learns_on, jobs)
+            training = Training(studied.anchored.setups[0], allowance, seed, tell, recovery, learns_on, jobs, cluster)
             study = Anchored.study if point is None else partial(study_point, point, studied.budget)
             bundle = build_bundle(place, studied, given, training, sign, study)
             training.forget()
