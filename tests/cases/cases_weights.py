@@ -35,6 +35,8 @@ class Left(nn.Module):
     """Products from the left, of channels before places: with a bias as a column and without, of parts of one
     parameter, and one of a fixed matrix."""
 
+    fixed: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.w, self.column, self.stacked = matrix(32, 24), nn.Parameter(torch.randn(32, 1)), matrix(2, 32, 32)

@@ -324,7 +324,8 @@ def test_a_pool_is_its_boards(pooled: Path) -> None:
     assert find_place(["lab-pi-3", "bench.2"]) == Pool("lab-pi-3 and bench.2", boards)
     assert find_place(["lab-pi-3"]) == find_place("lab-pi-3") == boards[0]
     third = Device("ssh://pi@lab", "ssh://pi@lab")
-    assert find_place(["pool:lab", "ssh://pi@lab"]).devices == (*boards, third)
+    both = find_place(["pool:lab", "ssh://pi@lab"])
+    assert isinstance(both, Pool) and both.devices == (*boards, third)
     assert find_one("bench.2", "this") == boards[1]
     for ask in (lambda: find_one("pool:lab", "edgesdk gate"), lambda: device("pool:lab")):
         with pytest.raises(UsageError) as raised:
