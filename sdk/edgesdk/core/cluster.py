@@ -218,6 +218,6 @@ def _teller(packages: Sequence[str]) -> Callable[[], dict[str, str]]:
 
 
 def first_line(error: BaseException) -> str:
-    """The last line that says something, of what Ray says at length."""
+    """The first line that says something, of what Ray says at length."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
