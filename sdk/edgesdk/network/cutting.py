@@ -202,7 +202,7 @@ class _Cutter(Walk):
         if cell is not None:
             width = self._count(self.channels.parts[cell.states[0]][1])
             narrow_first(cell, width)
-            self.env |= {first: self.env[first][..., :width] for first in cell.first}
+            self.env.update({first: self.env[first][..., :width] for first in cell.first})
 
     def rows(self, weights: Weights, read: Tensor | None, whole: Tensor) -> Tensor:
         return self.rows_of
@@ -313,7 +313,7 @@ class Masked(fx.Interpreter):
         for weight, whole in weights.items():
             self.env[weight] = whole * self.left[self.parts[str(weight.target)][1].long()]
         value = super().run_node(n)
-        self.env |= weights
+        self.env.update(weights)
         return value
 
     def _of_those_left(self, n: fx.Node, x: fx.Node, whole: Tensor) -> Any:
