@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgesdk.compress.apply import compressed
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.plan import FP32
+from edgesdk.core.runtime import format_of
 from edgesdk.export.formats import probe_file, save
 from edgesdk.export.onnx import converted
 from edgesdk.export.parity import compared
@@ -23,6 +24,7 @@ from edgesdk.price.operator import Operator
 from edgesdk.price.operators import baseline, of_network
 from edgesdk.price.planned import planned
 from edgesdk.price.recurrent import recurrence
+from edgesdk.price.table import CALL, Table
 from edgesdk_targets.agent import runners
 
 CLASSES = 4
@@ -125,12 +127,21 @@ def test_states_that_begin_with_what_is_not_their_own_stay(way: str) -> None:
     assert all(layer.writes is None for layer in graph.layers if kind_of(layer.operator) == RECURRENT)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "litert", "ncnn", "executorch"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "ncnn"])
 @pytest.mark.parametrize("name", ["gru", "lstm"])
-def test_a_recurrent_layer_has_a_probe_in_every_format(name: str, runtime: str, tmp_path: Path) -> None:
+def test_a_recurrent_layer_has_a_probe_where_a_format_has_it_whole(name: str, runtime: str, tmp_path: Path) -> None:
     cell = Operator(RECURRENT, FP32, 36, 1, work=1, name=name, recurrence=(3, 6, 8, 2, 2))
     assert cell.probed and baseline(cell).key != cell.key
     for probe in (cell, baseline(cell)):
         session = runners.runner(runtime).load(probe_file(probe, runtime), 1)
         made = session.run_once({item["name"]: np.ones(item["shape"], np.float32) for item in session.inputs})
         assert {value.size for value in made.values()} == {16 if probe is cell else 6}
+    assert format_of(runtime).unrolls is False
+
+
+def test_what_a_format_has_step_by_step_is_left_to_whole_networks(tmp_path: Path) -> None:
+    cell = Operator(RECURRENT, FP32, 36, 1, work=1, name="gru", recurrence=(3, 6, 8, 2, 2))
+    whole, unrolled = (Table({}, tmp_path / "table.json", 4, unrolls=unrolls) for unrolls in (False, True))
+    assert cell in whole.wanted([cell]) and not whole.has_price(cell)
+    assert unrolled.wanted([cell]) == [CALL] and unrolled.has_price(cell)
+    assert unrolled.latency_ms(cell) == 0 and not unrolled.is_timed(cell)

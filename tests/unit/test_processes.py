@@ -39,8 +39,9 @@ def work(shared: Path, given: Any, progress: Progress) -> Any:
 
 
 def begun(folder: Path, given: Any) -> list[int]:
-    """The processes in which that was begun."""
-    return [int(line) for line in (folder / f"begun-{given}").read_text().split()]
+    """The processes in which that was begun; none where all ended before it was its turn."""
+    log = folder / f"begun-{given}"
+    return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
 def jobs(*given: Any) -> list[Job]:

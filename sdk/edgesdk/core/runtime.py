@@ -32,8 +32,9 @@ class Format:
     """A kind of model file: its suffix, how the names of files beside it end, and the layout of images inside.
 
     ``instead`` is the ending of a file that serves in its place with other versions of its runtime. ``unpacks`` says
-    that its runtimes widen 4-bit weights once, while they load, so that these run as 8-bit ones do. ``stores`` are the
-    forms of ``stored.STORED`` that it can hold, ``None`` for all; ``takes`` the bytes of a file beside its weights.
+    that its runtimes widen 4-bit weights once, while they load, so that these run as 8-bit ones do; ``unrolls`` that it
+    has no recurrent layers, but each of their steps. ``stores`` are the forms of ``stored.STORED`` that it can hold,
+    ``None`` for all; ``takes`` the bytes of a file beside its weights.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Format:
     instead: tuple[str, ...] = ()
     layout: str = "channels first"
     unpacks: bool = True
+    unrolls: bool = False
     stores: tuple[str, ...] | None = ()
 
     @property
@@ -146,9 +148,11 @@ class Runtime:
 
 ONNX = Format("onnx", ".onnx", ONNX_BYTES, stores=None)
 OPENVINO = Format("openvino", ".xml", OPENVINO_BYTES, beside=(".bin",), stores=("fp16", "bf16"))
-TFLITE = Format("tflite", ".tflite", TFLITE_BYTES, layout="channels last", unpacks=False, stores=("fp16",))
+TFLITE = Format(
+    "tflite", ".tflite", TFLITE_BYTES, layout="channels last", unpacks=False, unrolls=True, stores=("fp16",)
+)
 NCNN = Format("ncnn", ".ncnn.param", NCNN_BYTES, beside=(".bin",), stores=("fp16",))
-EXECUTORCH = Format("executorch", ".pte", EXECUTORCH_BYTES)
+EXECUTORCH = Format("executorch", ".pte", EXECUTORCH_BYTES, unrolls=True)
 TENSORRT = Format("tensorrt", ".onnx", TENSORRT_BYTES, instead=("-fp16.onnx",))  # ONNX within TensorRT's restrictions
 XNNPACK = Kernels(channels=8, channels_last=True)
 

@@ -90,8 +90,8 @@ class Bench:
         cores = int(self.facts.get("cores") or 1)
         if threads > cores:
             raise DeviceError(f"{threads} threads on {cores} cores", f"give --threads {cores} or fewer")
-        unpacks = format_of(runtime).unpacks
-        self.table: Table = Table.open(folder or cache_folder() / "prices", self.conditions, COPIES, unpacks)
+        kind, place = format_of(runtime), folder or cache_folder() / "prices"
+        self.table: Table = Table.open(place, self.conditions, COPIES, kind.unpacks, kind.unrolls)
 
     def _install(self) -> str:
         """How the runtime gets there: to the interpreter that the device's agent runs under."""

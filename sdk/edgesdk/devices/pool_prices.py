@@ -72,7 +72,7 @@ class PoolPrices:
 
     def list_missing(self, operators: Sequence[Operator]) -> list[Operator]:
         """Those of ``operators`` that can be timed and of which no board has a price that is sure, each once."""
-        distinct = {operator.key: operator for operator in operators if operator.probed}.values()
+        distinct = {operator.key: operator for operator in operators if self._can_time(operator)}.values()
         return [op for op in distinct if all(table.missing([op]) for table in self.tables.values())]
 
     def keep_alone(self, name: str, operators: Sequence[Operator]) -> None:
@@ -107,7 +107,10 @@ class PoolPrices:
         return self._find(operator) is not None
 
     def has_price(self, operator: Operator) -> bool:
-        return not operator.probed or self._find(operator) is not None
+        return not self._can_time(operator) or self._find(operator) is not None
+
+    def _can_time(self, operator: Operator) -> bool:
+        return any(table.can_time(operator) for table in self.tables.values())
 
     def _times(self, name: str) -> float:
         """How many times what it takes on the board ``name`` it takes on the slowest."""
@@ -115,7 +118,7 @@ class PoolPrices:
 
     def _find(self, operator: Operator) -> str | None:
         """The board whose price of ``operator`` counts: the slowest's own, else that of the surest."""
-        if not operator.probed:
+        if not self._can_time(operator):
             return None
         timed = [name for name, table in self.tables.items() if table.has_price(operator)]
         if self.slowest in timed or not timed:

@@ -87,7 +87,7 @@ class Corrections:
         call = self.pricing.priced.prices.call_ms
         if call is None:
             return fit(self.observations, trusted=trusted)
-        priced = all(op.probed for _, op in of_network(self.pricing.graph, {}))
+        priced = all(self.pricing.priced.prices.is_timed(op) for _, op in of_network(self.pricing.graph, {}))
         left = (o.measured_ms - NEAR[0] * (o.float_ms + o.integer_ms) for o in self.observations)
         most = CALLS * call if priced else max(CALLS * call, min(left, default=inf))
         return fit(self.observations, call, most, trusted)

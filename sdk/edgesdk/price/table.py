@@ -55,23 +55,27 @@ class Table:
     ``reference_ms`` is what the references take in the device's undisturbed state, ``seen`` the day on which it was
     last in that. A table is a cache of measurements: it grows, and what is in it is not measured again unless it is
     old, doubtful or contradicted. With ``unpacks``, 4-bit weights run as 8-bit ones do.
+    With ``unrolls``, files have recurrent layers step by step, which no probe times.
     """
 
     conditions: Mapping[str, str]
     path: Path
     copies: int
     unpacks: bool = True
+    unrolls: bool = False
     probes: dict[str, Price] = field(default_factory=dict)
     reference_ms: float | None = None
     seen: str = ""
 
     @classmethod
-    def open(cls, folder: Path, conditions: Mapping[str, str], copies: int, unpacks: bool = True) -> Table:
+    def open(
+        cls, folder: Path, conditions: Mapping[str, str], copies: int, unpacks: bool = True, unrolls: bool = False
+    ) -> Table:  # fmt: skip
         """The table for ``conditions`` in ``folder``; empty where there is none, or none that can be read.
 
         What is too old is left out.
         """
-        table = cls(conditions, folder / f"{digest([SCHEMA, conditions])[:16]}.json", copies, unpacks)
+        table = cls(conditions, folder / f"{digest([SCHEMA, conditions])[:16]}.json", copies, unpacks, unrolls)
         try:
             content = loads(table.path.read_text())
             if content["schema"] != SCHEMA or content["conditions"] != dict(conditions):
@@ -86,7 +90,7 @@ class Table:
 
     def wanted(self, operators: Iterable[Operator]) -> list[Operator]:
         """The probes that the prices of ``operators`` are made of, baselines among them."""
-        probed = [self.as_run(op) for op in operators if op.probed]
+        probed = [self.as_run(op) for op in operators if self.can_time(op)]
         return list(({CALL.key: CALL} | {probe.key: probe for op in probed for probe in (op, baseline(op))}).values())
 
     def missing(self, operators: Iterable[Operator]) -> list[Operator]:
@@ -165,24 +169,28 @@ class Table:
         Never less than that is sure by: what is lost in the noise is not for nothing. Nothing at all for what cannot be
         probed, or was not: that is in the constant by which whole networks correct the sum.
         """
-        if not operator.probed or not self.has_price(operator):
+        if not self.is_timed(operator):
             return 0.0
         operator = self.as_run(operator)
         difference = self.probe_ms(operator) - self.probe_ms(baseline(operator))
         return max(self.error_ms(operator), difference / self.copies)
 
+    def can_time(self, operator: Operator) -> bool:
+        """Whether a probe tells what ``operator`` takes here."""
+        return operator.probed and not (self.unrolls and operator.recurrence)
+
     def is_timed(self, operator: Operator) -> bool:
         """Whether it has a price here: what cannot be probed has none."""
-        return operator.probed and self.has_price(operator)
+        return self.can_time(operator) and self.has_price(operator)
 
     def has_price(self, operator: Operator) -> bool:
         """Whether all that its price is made of was timed, if it can be."""
         run = self.as_run(operator)
-        return not operator.probed or (run.key in self.probes and baseline(run).key in self.probes)
+        return not self.can_time(operator) or (run.key in self.probes and baseline(run).key in self.probes)
 
     def error_ms(self, operator: Operator) -> float:
         """The standard error of what one ``operator`` takes."""
-        if not operator.probed or not self.has_price(operator):
+        if not self.is_timed(operator):
             return 0.0
         operator = self.as_run(operator)
         both = (self.probe_ms(probe) * self.error(probe) for probe in (operator, baseline(operator)))
