@@ -78,25 +78,26 @@ class _Probe:
 
     def recurrent(self) -> bytes:
         """Recurrent layers on top of each other, the mean over whose steps is read; without them, of their input."""
-        steps, inputs, *stack = self.operator.recurrence
+        gates, steps, inputs, *stack = self.operator.recurrence
         x, outputs = self.node("Transpose", ["x"], perm=[1, 0, 2]), []
         for _ in range(COPIES):
             y, width = x, inputs
             states, layers, directions = stack or (0, 0, 1)
             for _ in range(layers):
-                y, width = self.cell(y, width, states, directions), directions * states
+                y, width = self.cell(y, gates, width, states, directions), directions * states
             outputs.append(self.node("ReduceMean", [y, self.constant(np.array([0]))], keepdims=0))
         return self.written((1, steps, inputs), outputs)
 
-    def cell(self, x: str, inputs: int, states: int, directions: int) -> str:
-        rows = GATES[self.operator.name] * states
+    def cell(self, x: str, gates: int, inputs: int, states: int, directions: int) -> str:
+        rows = gates * states
         parts = [
             self.constant(self.random.standard_normal(shape, np.float32) / np.float32(np.sqrt(states)))
             for shape in ((directions, rows, inputs), (directions, rows, states), (directions, 2 * rows))
         ]
-        attributes = {"linear_before_reset": 1} if self.operator.name == "gru" else {}
+        name = next(name for name, count in GATES.items() if count == gates)
+        attributes = {"linear_before_reset": 1} if name == "gru" else {}
         both = "bidirectional" if directions == 2 else "forward"
-        y = self.node(self.operator.name.upper(), [x, *parts], hidden_size=states, direction=both, **attributes)
+        y = self.node(name.upper(), [x, *parts], hidden_size=states, direction=both, **attributes)
         y = self.node("Transpose", [y], perm=[0, 2, 1, 3])
         return self.node("Reshape", [y, self.constant(np.array([0, 0, directions * states]))])
 

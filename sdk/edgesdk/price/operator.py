@@ -21,9 +21,9 @@ class Operator:
     ``size`` is the spatial size of the input: () for a vector, (rows,) for rows of vectors in a linear layer.
     ``entry`` marks the first operator of a network, which reads the caller's tensor in the caller's layout.
     A kind that is not in ``PROBED`` has ``inputs`` elements to read, ``outputs`` to write and ``work``
-    multiply-accumulates; ``name`` is what the model calls it. ``recurrence`` are the steps, inputs, states, layers and
-    directions of a GRU or LSTM, which a probe can time by them. ``weight_bits`` are those of an integer layer,
-    ``images`` those of one sample on which a convolution or a pool runs.
+    multiply-accumulates; ``name`` is what the model calls it. ``recurrence`` are the gates (3 of a GRU, 4 of an LSTM),
+    steps, inputs, states, layers and directions of a recurrent layer, which a probe can time by them. ``weight_bits``
+    are those of an integer layer, ``images`` those of one sample on which a convolution or a pool runs.
     """
 
     kind: str

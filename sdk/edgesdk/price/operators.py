@@ -117,12 +117,8 @@ def operators(
         if kind == RECURRENT:
             sides = ((layer.reads, reads), (layer.writes, writes))
             left = narrowed(layer, *(share(graph, name, width) for name, width in sides))
-            return (
-                Operator(
-                    kind, option.precision, read, max(1, written), work=left.macs,
-                    name=layer.operator if (cell := timed(left)) else "", recurrence=cell,
-                ),
-            )  # fmt: skip
+            amounts = (read, max(1, written))
+            return (Operator(kind, option.precision, *amounts, work=left.macs, recurrence=timed(left)),)
         if layer.operator in ACTIVATIONS and spatial:
             return (Operator(kind, option.precision, outputs, outputs, spatial, activation=layer.operator),)
         name = layer.operator if kind == UNKNOWN else ""
@@ -221,8 +217,8 @@ def baseline(operator: Operator) -> Operator:
     follows a convolution in a network is timed behind one.
     """
     if operator.recurrence:
-        steps, inputs, *_ = operator.recurrence
-        return Operator("alone recurrent", operator.precision, inputs, inputs, recurrence=(steps, inputs))
+        gates, steps, inputs, *_ = operator.recurrence
+        return Operator("alone recurrent", operator.precision, inputs, inputs, recurrence=(gates, steps, inputs))
     behind = operator.kind not in (CONV, LINEAR)
     kind = "behind" if behind else "alone"
     vector = operator.kind == LINEAR

@@ -62,10 +62,10 @@ def narrowed(layer: Layer, read: tuple[int, int], write: tuple[int, int]) -> Lay
 
 
 def timed(layer: Layer) -> tuple[int, ...]:
-    """By what a probe can time a recurrent ``layer``: its steps, inputs, states, layers and directions; nothing for
-    what runtimes have no operator for, or where it is not known for sure."""
+    """By what a probe can time a recurrent ``layer``: its gates, steps, inputs, states, layers and directions; nothing
+    for what runtimes have no operator for, or where it is not known for sure."""
     found = recurrence(layer)
     known = found.parameters == layer.parameters and len(layer.input_shape) == 2
     if layer.operator not in GATES or not known:
         return ()
-    return (*layer.input_shape, found.states, found.layers, found.directions)
+    return (found.gates, *layer.input_shape, found.states, found.layers, found.directions)
