@@ -29,6 +29,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO does without
+
 HERE = Path(__file__).resolve().parent
 MODULES = {
     "onnxruntime": ["onnxruntime"],

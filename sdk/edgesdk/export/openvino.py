@@ -7,6 +7,7 @@ compiles.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ def _along(node: NodeProto, arrays: Mapping[str, np.ndarray]) -> int | None:
 
 def _openvino() -> Any:
     try:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it does without
         import openvino
     except ImportError:
         raise DeviceError("openvino is not installed", "pip install 'edgesdk[openvino]'") from None

@@ -1,14 +1,17 @@
-"""Running models with OpenVINO on the CPU. What sends telemetry is its converter, which is not used here."""
+"""Running models with OpenVINO on the CPU."""
 
 from __future__ import annotations
 
 import functools
+import importlib
+import sys
 from typing import Any, Callable
-
-import openvino  # pyright: ignore[reportMissingImports]
 
 from edgesdk_targets.agent import files
 from edgesdk_targets.agent.runners import arrays, refused
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it tells its makers in a forked process
+openvino: Any = importlib.import_module("openvino")
 
 VERSION = openvino.__version__.partition("-")[0]
 NAME = f"OpenVINO {VERSION}"
