@@ -62,6 +62,19 @@ class DeviceLock(unittest.TestCase):
             pass
         self.assertEqual(self.reports, [])
 
+    def test_what_was_forked_meanwhile_does_not_keep_it(self):
+        ended, end = os.pipe()
+        with lock.device_lock(self.reports.append, 0):
+            child = os.fork()
+            if not child:  # as a library's own process that stalls
+                os.close(end)
+                os.read(ended, 1)
+                os._exit(0)
+        self.addCleanup(os.waitpid, child, 0)
+        self.addCleanup(os.close, end)
+        with lock.device_lock(self.reports.append, 0):
+            pass
+
     def test_other_users_can_open_it(self):
         before = os.umask(0o077)
         self.addCleanup(os.umask, before)

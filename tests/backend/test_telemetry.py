@@ -10,7 +10,7 @@ import pytest
 WAYS = {
     "agent": "from edgesdk_targets.agent import runners; runners.runner('openvino')",
     "bundle": "from edgesdk_targets import bundle_run; bundle_run._imported('openvino')",
-    "export": "from edgesdk.export import openvino; openvino._openvino()",
+    "export": "from edgesdk.export import openvino; openvino.import_openvino()",
 }
 
 

@@ -67,7 +67,11 @@ class Block:
 
     def pick(self, value: Tensor) -> Tensor:
         """What is left of the dense block's ``value``."""
-        return value if self.places is None else value.index_select(self.axis, self.places.to(value.device))
+        return _pick(value, self.axis, self.places)
+
+
+def _pick(value: Tensor, axis: int, places: Tensor | None) -> Tensor:
+    return value if places is None else value.index_select(axis, places.to(value.device))
 
 
 def reconstruct(
@@ -148,10 +152,7 @@ def find_blocks(small: Network, dense: Network, kept: Mapping[str, Sequence[int]
         if end is None or twin is None:
             continue
         axis, places = find_places(dense, dense.graph.by_name[layers[twin.name]], kept) or (0, None)
-        wanted = whole.values[twin]
-        if (wanted if places is None else wanted.index_select(axis, places.to(wanted.device))).shape == own.values[
-            end
-        ].shape:
+        if _pick(whole.values[twin], axis, places).shape == own.values[end].shape:
             ends[end] = (twin, axis, places)
     blocks, begin, begun = list[Block](), 0, 0
     for end in sorted(ends, key=own.place.__getitem__):

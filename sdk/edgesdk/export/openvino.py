@@ -33,7 +33,7 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
     Raises ``ModelError`` for an operator that OpenVINO lacks, ``FidelityError`` where a scale, zero point or width is
     not the one of ``specs``, ``DeviceError`` where OpenVINO is not installed.
     """
-    openvino = _openvino()
+    openvino = import_openvino()
     core = openvino.Core()
     try:
         read = core.read_model(_with_known_spectra(model).SerializeToString())
@@ -103,7 +103,8 @@ def _along(node: NodeProto, arrays: Mapping[str, np.ndarray]) -> int | None:
     return int(arrays[node.input[2]].item()) if given else None
 
 
-def _openvino() -> Any:
+def import_openvino() -> Any:
+    """OpenVINO, without what would tell its makers of it. Raises ``DeviceError`` where it is not there."""
     try:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it does without
         import openvino
@@ -190,7 +191,7 @@ def _without_blanks(text: str) -> str:
 
 def check(path: Path, specs: Mapping[str, TensorSpec]) -> None:
     """Raise ``FidelityError`` unless the file's integers, scales and zero points are exactly those of ``specs``."""
-    _check(_openvino().Core().read_model(path), specs)
+    _check(import_openvino().Core().read_model(path), specs)
 
 
 def _check(model: Any, specs: Mapping[str, TensorSpec]) -> None:

@@ -6,7 +6,6 @@ ends of the two.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,9 +74,9 @@ def _tap_onnx(path: Path, names: set[str], out: Path) -> Ends:
 
 
 def _tap_openvino(path: Path, names: set[str], out: Path) -> Ends:
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it does without
-    import openvino
+    from edgesdk.export.openvino import import_openvino
 
+    openvino = import_openvino()
     model = openvino.Core().read_model(str(path))
     ends = tuple(value.get_any_name() for value in model.outputs)
     taken = {name for value in model.outputs for name in value.get_names()}

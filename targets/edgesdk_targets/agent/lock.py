@@ -35,6 +35,7 @@ def file_lock(report: Report, path: str, held: str, seconds: float = SECONDS) ->
         _acquire(descriptor, report, held, seconds)
         yield
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing it alone leaves it to what a library forked meanwhile
         os.close(descriptor)
 
 
