@@ -60,6 +60,8 @@ def random_menu(seed: int) -> Menu:
             size = 1000 * _amount(rng)
             changes.append(Change(tensor, readers, group, quantize, dequantize, tensor == "head", size))
     names = [layer.name for layer in layers]
+    shared = tuple(sorted(rng.sample([name for name in names if name != "join"], 2)))
+    can_share = set[Option].intersection(*(_everywhere(layer) for layer in layers if layer.name in shared))
     return Menu(
         layers=layers,
         groups=tuple(GroupMenu(name, {width: _amount(rng) for width in widths}) for name, widths in groups.items()),
@@ -71,7 +73,16 @@ def random_menu(seed: int) -> Menu:
         size_bytes=1000 * _amount(rng),
         spare_bytes=1000 * _amount(rng),
         kernels={name: 1000 * _amount(rng) for name in KERNELS},
+        shared=(shared,) if can_share else (),
     )
+
+
+def _everywhere(layer: LayerMenu) -> set[Option]:
+    """The options that a layer has whatever the widths and the branches."""
+    places: dict[tuple[int | None, int | None, bool], set[Option]] = {}
+    for choice in layer.choices:
+        places.setdefault((choice.reads, choice.writes, choice.skips), set()).add(choice.option)
+    return set[Option].intersection(*places.values())
 
 
 def _amount(rng: Random) -> float:

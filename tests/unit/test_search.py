@@ -51,7 +51,10 @@ def assignments(menu: Menu) -> Iterator[tuple[dict[str, Choice], dict[str, int],
                 if layer.branch not in dropped
             }
             for chosen in product(*fitting.values()):
-                yield dict(zip(fitting, chosen, strict=True)), kept, dropped
+                choices = dict(zip(fitting, chosen, strict=True))
+                alike = (len({choices[n].option for n in names if n in choices}) <= 1 for names in menu.shared)
+                if all(alike):
+                    yield choices, kept, dropped
 
 
 def enumerated(menu: Menu) -> list[Figures]:

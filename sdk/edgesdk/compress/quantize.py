@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from edgesdk.core.errors import UsageError
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, POOL, WEIGHTED
 from edgesdk.core.plan import INT8, Option
 from edgesdk.network.network import Batch, Network, Site, call_of, tensors
+from edgesdk.network.shared import share, shares_with
 from edgesdk.techniques.equalization import equalize_all
 from edgesdk.techniques.ranges import Histogram, entropy, mse, percentile
 from edgesdk.techniques.reconstruction import Moments, output_rows, weight_rows, window_rows
@@ -48,7 +50,7 @@ def frozen(network: Network) -> Network:
 
 
 def fold(network: Network) -> Network:
-    """``network`` with each BatchNorm folded into the layer before it, and a bias in every weighted layer."""
+    """``network`` with each BatchNorm folded into the layer before it, and its own bias in every weighted layer."""
     module = copy.deepcopy(network.module).eval()
     sites = dict(network.sites)
     for name, site in network.sites.items():
@@ -67,7 +69,10 @@ def fold(network: Network) -> Network:
             sites[name] = Site(site.module, None, output)
         elif part.bias is None:
             part.bias = nn.Parameter(part.weight.new_zeros(part.weight.shape[0]))  # type: ignore[union-attr,operator,index]
+        elif shares_with(part) is not None:  # what is off is made up for in each call
+            part.bias = nn.Parameter(part.bias.detach().clone(), part.bias.requires_grad)  # type: ignore[union-attr,operator,arg-type]
         module.set_submodule(site.module, part)
+    share(module, ("weight",))
     module.delete_all_unused_submodules()
     module.recompile()
     return replace(network, module=module, sites=sites)
@@ -162,7 +167,9 @@ def _in_a_row(network: Network) -> list[tuple[nn.Module, nn.Module]]:
         }.get((first.kind, last.kind), False)
         paths = [network.sites[layer.name].module for layer in (first, last)]
         if last is not first and fits and all(calls.count(path) == 1 for path in paths):
-            layers.append((network.submodule(first.name), network.submodule(last.name)))
+            parts = network.submodule(first.name), network.submodule(last.name)
+            if not any(map(shares_with, parts)):
+                layers.append(parts)
     return layers
 
 
@@ -200,9 +207,14 @@ def learning(network: Network) -> Iterator[None]:
     """
     parts = [part for part in network.module.modules() if isinstance(part, (ActivationQuantizer, IntegerLayer))]
     shared: dict[int, nn.Parameter] = {}
+    weights: dict[int, IntegerLayer] = {}
     for part in parts:
         if isinstance(part, IntegerLayer) and part.sharing:
             part.learn(shared.setdefault(id(part.sharing), nn.Parameter(torch.ones(()))))
+        elif isinstance(part, IntegerLayer):
+            first = weights.setdefault(id(part.inner.weight), part)  # which calls of a layer have in common
+            part.learn(first.growth)
+            part.step = first.step
         else:
             part.learn()
     try:
@@ -263,7 +275,8 @@ def calibrate(network: Network, batches: Iterable[Batch], ranges: str = "chosen"
     layers = [part for part in network.module.modules() if isinstance(part, IntegerLayer)]
     exact = _exactly(network, layers, batches[0], _channel_means)
     if rounding == "adaptive":
-        _round_adaptively(network, layers, batches)
+        held = Counter(id(layer.inner.weight) for layer in layers)  # what suits one call may not suit another
+        _round_adaptively(network, [layer for layer in layers if held[id(layer.inner.weight)] == 1], batches)
     _correct_biases(network, layers, batches[0], *exact)
     bound_steps(network)
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from edgesdk.core.graph import WEIGHTED, Layer
 from edgesdk.network.network import Batch, Network, tensors
+from edgesdk.network.shared import shares_with
 from edgesdk.techniques.importance import hessian
 from edgesdk.techniques.reconstruction import Moments, least_squares, output_rows, weight_rows, window_rows
 
@@ -61,9 +62,10 @@ def refit_weights(
     is fitted. A BatchNorm is set so that taking its statistics again from the calibration data changes nothing.
 
     Each fifth sample is first kept from the fits: it chooses their damping, and a layer whose fit makes its error there
-    no smaller stays as it is. Then all samples are fitted. Layers that are used in several places or have more than
-    ``LARGEST`` columns stay as they are, too, all of them where there are fewer than ``JUDGE`` samples, and those that
-    are not fitted ``until`` then, on the monotonic clock. Those that are ``done`` were fitted before, in ``small``;
+    no smaller stays as it is. Then all samples are fitted. A layer that runs several times is fitted once, to what it
+    is to answer in all of its calls. Layers that have more than ``LARGEST`` columns stay as they are, too, all of them
+    where there are fewer than ``JUDGE`` samples, and those that are not fitted ``until`` then, on the monotonic clock.
+    Those that are ``done`` were fitted before, in ``small``;
     ``after`` each one it is told the network so far and all that are done, by which fitting can be taken up again.
     """
     small = small.copy()
@@ -73,19 +75,40 @@ def refit_weights(
     if sum(len(batch[0]) for batch in batches) < JUDGE:
         return small, ()
     targets = {name: target for name in small.graph.by_name if (target := _target(small, dense, kept, name))}
-    left = {name: target for name, target in targets.items() if name not in done}
-    given = _Side(small.module, batches, {target.less for target in left.values() if target.less})
-    wanted = _Side(dense.module, batches, {target.node for target in left.values()})
+    together = _calls(small, targets)
+    left = {name: calls for name, calls in together.items() if name not in done}
+    less = {target.less for calls in left.values() for target in calls.values() if target.less}
+    given = _Side(small.module, batches, less)
+    wanted = _Side(dense.module, batches, {target.node for calls in left.values() for target in calls.values()})
     fits, fitted = list[Fit](), list(done)
-    for name, target in sorted(left.items(), key=lambda item: item[1].turn):
+    for name, calls in sorted(left.items(), key=lambda item: item[1][item[0]].turn):
         if until is not None and time.monotonic() >= until:
             break
-        fits.append(_fitted(small, name, target, given, wanted))
-        wanted.drop(target.node)
+        fits.append(_fitted(small, name, calls, given, wanted))
+        if len(calls) > 1:  # what was computed behind its other calls was so with other weights
+            given = _Side(small.module, batches, less)
+        for target in calls.values():
+            wanted.drop(target.node)
         fitted.append(name)
-        progress(len(fitted) / len(targets))
+        progress(len(fitted) / len(together))
         after(small, fitted)
     return small, tuple(fits)
+
+
+def _calls(small: Network, targets: Mapping[str, _Target]) -> dict[str, dict[str, _Target]]:
+    """The layers that are fitted, each with its calls and what each of these is to make.
+
+    Left out are those that have their weights in common but not their BatchNorms, and those with a call of which it is
+    not known what it is to make.
+    """
+    calls = {name: {name: target} for name, target in targets.items()}
+    parted = {name for name in targets if shares_with(small.submodule(name)) is not None}
+    for name in parted:
+        del calls[name]
+    for names in small.graph.shared:
+        if parted.issuperset(names):
+            calls[names[0]] = {name: targets[name] for name in names}
+    return calls
 
 
 @torch.no_grad()
@@ -236,28 +259,30 @@ def _norm(network: Network, layer: str) -> Any:
     return None if path is None else network.module.get_submodule(path)
 
 
-def _fitted(small: Network, name: str, target: _Target, given: _Side, wanted: _Side) -> Fit:
-    """Set the weights of layer ``name`` by least squares, where that makes the error on judging samples less."""
-    layer, call = small.submodule(name), _call(small.module, name)
-    norm = _norm(small, name)
+def _fitted(small: Network, name: str, calls: Mapping[str, _Target], given: _Side, wanted: _Side) -> Fit:
+    """Set the weights of layer ``name`` by least squares, where that makes the error of its ``calls`` on judging
+    samples less."""
+    layer, norm = small.submodule(name), _norm(small, name)
     weight, bias = _folded(layer, norm)
     fit, judge = (Moments.empty(len(weight), weight.shape[2], weight.shape[1], weight.device) for _ in range(2))
-    assert call is not None
-    inputs, outputs = given.of(call.all_input_nodes[0].name), wanted.of(target.node)
-    others = given.of(target.less) if target.less else [None] * len(inputs)
     generator = torch.Generator().manual_seed(0)
-    seen = 0
-    for x, y, other in zip(inputs, outputs, others, strict=True):
-        if target.places is not None:
-            axis, left = target.places
-            y = y.index_select(axis, left.to(y.device))
-        if other is not None:
-            y = y - other
-        positions = _positions(small.graph.by_name[name], sum(map(len, inputs)), generator)
-        judging = (torch.arange(len(x)) + seen) % JUDGE == JUDGE - 1
-        seen += len(x)
-        for moments, chosen in ((fit, ~judging), (judge, judging)):
-            moments.add(window_rows(layer, x[chosen], positions), output_rows(layer, y[chosen], positions))
+    for path, target in calls.items():
+        part, call = small.submodule(path), _call(small.module, path)
+        assert call is not None
+        inputs, outputs = given.of(call.all_input_nodes[0].name), wanted.of(target.node)
+        others = given.of(target.less) if target.less else [None] * len(inputs)
+        seen = 0
+        for x, y, other in zip(inputs, outputs, others, strict=True):
+            if target.places is not None:
+                axis, left = target.places
+                y = y.index_select(axis, left.to(y.device))
+            if other is not None:
+                y = y - other
+            positions = _positions(small.graph.by_name[path], sum(map(len, inputs)), generator)
+            judging = (torch.arange(len(x)) + seen) % JUDGE == JUDGE - 1
+            seen += len(x)
+            for moments, chosen in ((fit, ~judging), (judge, judging)):
+                moments.add(window_rows(part, x[chosen], positions), output_rows(part, y[chosen], positions))
     scale = max(float((judge.yy - judge.y.square() / judge.count).sum()), 1e-12)
     before = float(judge.error(weight, bias).sum())
     least, damping = before, None

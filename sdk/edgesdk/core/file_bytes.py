@@ -31,6 +31,9 @@ class FileBytes:
     ``unpacked`` is what makes bytes of weights of fewer bits than eight, ``unpacked_name`` how often that has the name.
     ``zero_point`` is what those of ``quantized`` and ``entered`` take less whose grid begins at zero.
 
+    ``fills`` says that what begins with one value, as a state with zeros, is written whole, ``repeats`` that weights
+    which several layers have in common are written with each of them.
+
     ``float_scale`` and ``integer_scale`` are what all that is multiplied with where a network's files were written.
     """
 
@@ -52,6 +55,8 @@ class FileBytes:
     zero_point: float = 0.0
     slicing: float = 0.0
     step: float = 0.0
+    repeats: bool = False
+    fills: bool = False
     float_scale: float = 1.0
     integer_scale: float = 1.0
 
@@ -70,7 +75,7 @@ ONNX_BYTES = FileBytes(
 )  # fmt: skip
 OPENVINO_BYTES = FileBytes(
     fixed=427.0, other=600.0, activation=400.0, quantized=3507.0, entered=3430.0, left=54.0, zero_point=587.0,
-    name=3.9, integer_name=5.0, row=10.5,
+    name=3.9, integer_name=5.0, row=10.5, fills=True,
     nodes={
         CONV: 1636.0, CONV1D: 1490.0, LINEAR: 1916.0, ROWS: 1417.0, CLIPPED: 930.0, "add": 514.0, "activation": 400.0,
         "pool": 602.0, "mean": 684.0, "flatten": 649.0, "transpose": 1771.0, "permute": 872.0, "reshape": 944.0,
@@ -82,7 +87,7 @@ OPENVINO_BYTES = FileBytes(
 )  # fmt: skip
 TFLITE_BYTES = FileBytes(
     fixed=957.0, other=160.0, activation=0.0, quantized=0.0, entered=316.0, name=6.7, row=28.0, shared=1.3,
-    step=1387.0,
+    step=1387.0, fills=True,
     nodes={
         CONV: 170.0, CONV1D: 213.0, LINEAR: 79.0, ROWS: 0.0, CLIPPED: 0.0, "add": 0.0, "activation": 160.0,
         "pool": 558.0, "mean": 295.0, "flatten": 303.0, "transpose": 262.0, "permute": 206.0, "reshape": 242.0,
@@ -97,7 +102,8 @@ TENSORRT_BYTES = replace(  # no zero points
     integers={name: n - 55.0 for name, n in ONNX_BYTES.integers.items()},
 )  # fmt: skip
 NCNN_BYTES = FileBytes(
-    fixed=60.0, other=60.0, activation=0.0, quantized=0.0, entered=0.0, name=2.0, row=4.0,
+    fixed=60.0, other=60.0, activation=0.0, quantized=0.0, entered=0.0, name=2.0, row=4.0, repeats=True,
+    fills=True,
     nodes={
         CONV: 110.0, CONV1D: 110.0, LINEAR: 75.0, ROWS: 75.0, CLIPPED: 30.0, "add": 90.0, "activation": 40.0,
         "pool": 80.0, "mean": 45.0, "flatten": 0.0, "transpose": 50.0, "permute": 50.0, "reshape": 40.0, "getitem": 0.0,
@@ -105,7 +111,7 @@ NCNN_BYTES = FileBytes(
     integers={CONV: 8.0, CONV1D: 8.0, LINEAR: 8.0, ROWS: 8.0},
 )  # fmt: skip
 EXECUTORCH_BYTES = FileBytes(
-    fixed=2600.0, other=150.0, activation=0.0, quantized=120.0, entered=120.0, row=4.0,
+    fixed=2600.0, other=150.0, activation=0.0, quantized=120.0, entered=120.0, row=4.0, fills=True,
     nodes={
         CONV: 850.0, CONV1D: 1000.0, LINEAR: 850.0, ROWS: 850.0, CLIPPED: 30.0, "add": 130.0, "pool": 160.0,
         "mean": 130.0, "flatten": 120.0, "transpose": 130.0, "permute": 130.0, "reshape": 120.0, "getitem": 0.0,

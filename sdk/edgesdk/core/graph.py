@@ -56,7 +56,8 @@ class Layer:
     convolution or a pool runs: windows or frames, one else. ``macs`` are multiply-accumulates for one sample.
     ``reads`` and ``writes`` name the channel groups of its first input and of its output, where these can be cut; of
     its input channels ``read_part`` are the group's, all where it is ``None``.
-    ``fixed`` says why it is left as it is, where it is.
+    ``fixed`` says why it is left as it is, where it is. Of layers that have their weights in common, as where one runs
+    several times, ``shares`` names the first, of that one itself, too.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Layer:
     fixed: str | None = None
     read_part: int | None = None
     images: int = field(default=1, metadata={RARE: True})
+    shares: str | None = field(default=None, metadata={RARE: True})
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -174,6 +176,15 @@ class Graph:
     @cached_property
     def group_by_name(self) -> dict[str, Group]:
         return {group.name: group for group in self.groups}
+
+    @cached_property
+    def shared(self) -> tuple[tuple[str, ...], ...]:
+        """The layers that have their weights in common."""
+        together: dict[str, list[str]] = {}
+        for layer in self.layers:
+            if layer.shares is not None:
+                together.setdefault(layer.shares, []).append(layer.name)
+        return tuple(map(tuple, together.values()))
 
     @cached_property
     def readers(self) -> dict[str, tuple[str, ...]]:

@@ -86,6 +86,7 @@ class Change:
 class Menu:
     """All that there is to choose, and what is paid whatever is chosen.
 
+    ``shared`` names layers that have their weights in common, and so one option, all of them that are not left out.
     ``live`` names, for each layer, the layers whose outputs are in memory while it runs, its own among them. Of what
     is resident ``spare_bytes`` are there already; ``kernels`` has the bytes of what choices load once for all.
     """
@@ -101,3 +102,4 @@ class Menu:
     rejected: tuple[Rejected, ...] = ()
     spare_bytes: float = 0.0
     kernels: Mapping[str, float] = field(default_factory=dict)
+    shared: tuple[tuple[str, ...], ...] = ()

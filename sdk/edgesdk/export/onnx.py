@@ -69,13 +69,32 @@ def write_model(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) 
 
 
 def serialized(model: ModelProto) -> bytes:
-    """``model`` as it is written: without the shapes of what lies inside, which other formats are made with, and
-    without the names of where it comes from."""
+    """``model`` as it is written: without the shapes of what lies inside, which other formats are made with, without
+    the names of where it comes from, and with the weights of a layer that runs several times once."""
     small = ModelProto()
     small.CopyFrom(model)
     del small.graph.value_info[:]
     drop_origins(small)
+    _write_once(small)
     return small.SerializeToString()
+
+
+def _write_once(model: ModelProto) -> None:
+    """Let whoever reads a matrix, or what has more axes, that is another one to the last bit read that."""
+    first: dict[tuple[Any, ...], str] = {}
+    same: dict[str, str] = {}
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) > 1:
+            held = numpy_helper.to_array(tensor).tobytes()
+            name = first.setdefault((tensor.data_type, tuple(tensor.dims), held), tensor.name)
+            same |= {tensor.name: name} if name != tensor.name else {}
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in same]
+    if same:
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
 
 
 def exportable(network: Network) -> Network:

@@ -20,6 +20,7 @@ from edgesdk.network.heads import _factors
 from edgesdk.network.modularize import arguments, aten
 from edgesdk.network.network import Batch, rebatch, tensors
 from edgesdk.network.recurrent import RECURRENT, Cell, cell_of, narrow_first
+from edgesdk.network.shared import list_shared
 from edgesdk.network.walk import (
     REDUCTIONS,
     STATED,
@@ -69,6 +70,7 @@ class _Cutter(Walk):
             self.can_go[numbers] = True
         self.done: dict[tuple[str, int], Tensor] = {}
         self.constants = dict(channels.constants)
+        self.shared = list_shared(module)
 
     def results(self, x: Batch) -> list[Any]:
         """Cut; what is left computes of ``x``."""
@@ -96,10 +98,11 @@ class _Cutter(Walk):
 
     def _put(self, name: str, value: Tensor) -> None:
         owner, _, leaf = name.rpartition(".")
-        holder = self.module.get_submodule(owner)
-        old = getattr(holder, leaf)
+        old = operator.attrgetter(name)(self.module)
         value = value.clone()
-        setattr(holder, leaf, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
+        made = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
+        for path in self.shared.get(owner, [owner]):
+            setattr(self.module.get_submodule(path), leaf, made)
 
     def _arrived(self, name: str, axis: int, arriving: Tensor) -> Tensor:
         """The places on ``axis`` of a weight of the channels ``arriving``, in their order."""
@@ -213,6 +216,12 @@ class _Cutter(Walk):
 
     def entries(self, name: str, value: Tensor) -> Tensor:
         return self.constants.get(name, torch.zeros(value.shape, dtype=torch.int32))
+
+    def filled(self, node: fx.Node, value: Tensor) -> Tensor:
+        numbers = torch.zeros((), dtype=torch.int32)
+        for axis, whole in self.channels.sizes.get(node.name, {}).items():
+            numbers = whole[self.left[whole.long()]].reshape([-1 if a == axis else 1 for a in range(value.dim())])
+        return numbers.expand(value.shape)
 
     def tie(self, left: Tensor, right: Tensor) -> None:
         if bool(((left != right) & (left > 0) & (right > 0)).any()):

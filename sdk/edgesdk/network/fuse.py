@@ -16,6 +16,7 @@ from edgesdk.core.graph import Tensor as Input
 from edgesdk.network.modularize import arguments, aten, each, exported, is_relu, is_relu6, modularize
 from edgesdk.network.network import Batch, Network, Site, Structure, rebatch, tensors
 from edgesdk.network.returned import check_depend, structure_of
+from edgesdk.network.shared import first_of, list_shared
 from edgesdk.network.source import source_of
 from edgesdk.price.kinds import RECURRENT, kind_of
 
@@ -86,7 +87,18 @@ class _Layers:
             elif node.op in ("call_module", "call_function") and node not in self.owner:
                 if isinstance(self.values[node.name], (Tensor, tuple, list)):
                     self.add(node)
-        return self.layers, self.sites
+        return self.sharing(), self.sites
+
+    def sharing(self) -> list[Layer]:
+        """The layers, and which of them have their weights in common, as they are once BatchNorms are folded."""
+        named = {site.module: name for name, site in self.sites.items() if site.module is not None}
+        shares: dict[str, str] = {}
+        for paths in list_shared(self.module).values():
+            names = [named[path] for path in paths if path in named]
+            norms = {None if (norm := self.sites[name].norm) is None else first_of(self.module, norm) for name in names}
+            if len(names) > 1 and len(norms) == 1:
+                shares |= dict.fromkeys(names, names[0])
+        return [replace(layer, shares=shares.get(layer.name)) for layer in self.layers]
 
     def add(self, node: fx.Node) -> None:
         module = self.module.get_submodule(node.target) if node.op == "call_module" else None  # type: ignore[arg-type]

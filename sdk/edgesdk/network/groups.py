@@ -16,7 +16,19 @@ from edgesdk.network.fuse import outputs
 from edgesdk.network.modularize import arguments, aten
 from edgesdk.network.network import Batch, rebatch, tensors
 from edgesdk.network.recurrent import Cell, cell_of
-from edgesdk.network.walk import NORMALIZERS, STATED, Walk, Weights, each, least, line, none, unique_pairs, varying
+from edgesdk.network.walk import (
+    FILLED,
+    NORMALIZERS,
+    STATED,
+    Walk,
+    Weights,
+    each,
+    least,
+    line,
+    none,
+    unique_pairs,
+    varying,
+)
 
 SPLIT_SIZES, SPLIT, CHUNK = aten.split_with_sizes.default, aten.split.Tensor, aten.chunk.default
 PICKS = (aten.select.int, aten.unbind.int)
@@ -130,6 +142,9 @@ class _Finder(Walk):
         self.constants[name] = self.new(f"entries of {name}", value.numel()).reshape(value.shape)
         return self.constants[name]
 
+    def filled(self, node: fx.Node, value: Tensor) -> Tensor:
+        return self.new(f"entries of {node.name}", value.numel()).reshape(value.shape)
+
     def tie(self, left: Tensor, right: Tensor) -> None:
         left, right = left.flatten(), right.flatten()
         differ = (left > 0) & (right > 0) & (left != right)
@@ -215,6 +230,8 @@ class _Finder(Walk):
 
     def _stated(self, node: fx.Node, units: Tensor, axes: list[int]) -> None:
         """The longest of several axes gets shorter: what is behind it goes together, before it each has its share."""
+        if node.target in FILLED and len(axes) > 1:
+            return self.leave(units, f"{node.name} has them on several axes")
         axis = max(axes, key=lambda a: (units.shape[a], a))
         inner = [a for a in axes if a > axis]
         first = units

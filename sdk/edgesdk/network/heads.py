@@ -22,6 +22,7 @@ from torch.fx.node import map_arg
 from edgesdk.network.fuse import run
 from edgesdk.network.modularize import arguments, aten
 from edgesdk.network.network import Batch, rebatch
+from edgesdk.network.shared import shares_with
 
 ATTENTION = aten.scaled_dot_product_attention.default
 PRODUCTS = (aten.matmul.default, aten.bmm.default)
@@ -174,7 +175,9 @@ def _product(node: fx.Node) -> fx.Node | None:
 
 
 def _linear(module: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), nn.Linear)
+    """Whether it is a linear layer of this attention alone."""
+    part = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return isinstance(part, nn.Linear) and shares_with(part) is None
 
 
 def _varying(module: fx.GraphModule, values: Mapping[str, Any]) -> set[fx.Node]:

@@ -27,12 +27,14 @@ from edgesdk.network.network import Batch, rebatch, tensors
 from edgesdk.network.parametrize import folded
 from edgesdk.network.products import make_linear
 from edgesdk.network.returned import make_known, returned
+from edgesdk.network.shared import SHARES
 from edgesdk.network.untraceable import explain_untraceable
 from edgesdk.network.writes import written
 
 aten: Any = torch.ops.aten
 RENAMED = "renamed"  # where in a module's ``meta`` stands what tensors are called whose own names no code can write
 CONVOLUTIONS: dict[Any, type[nn.Module]] = {aten.conv1d: nn.Conv1d, aten.conv2d: nn.Conv2d, aten.conv3d: nn.Conv3d}
+CALLED_WITH = ("bias", "running_mean", "running_var", "groups", "normalized_shape", "training")
 NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 CASTS = (aten.type_as.default, aten.to.dtype, aten._to_copy.default)
 HALVES = (torch.float16, torch.bfloat16)
@@ -116,13 +118,15 @@ class _Builder:
         self.before: set[fx.Node] = set()  # nodes of the program that nothing is made of any more
         self.inside: dict[str, list[fx.Node]] = {}  # what is held under each path
         self.normed: set[Any] = set()  # BatchNorms that return their statistics, too
+        self.taken: set[str] = set()  # all paths of parameters and what they lie in
         self.idle: list[fx.Node] = []  # calls that return what they are given
+        self.first: dict[fx.Node, tuple[str, nn.Module]] = {}  # by weight, the module that was made of its first call
 
     def build(self) -> fx.GraphModule:
         constants = {**self.program.state_dict, **self.program.constants}
         module = fx.GraphModule(nn.Module(), fx.Graph())
         renamed: dict[str, str] = {}
-        taken = set[str]().union(*map(_prefixes, constants))
+        taken = self.taken = set[str]().union(*map(_prefixes, constants))
         called = {f"{kind}_{path.replace('.', '_')}" for path in constants for kind in "pbc"}  # by the exporter
         for spec in self.program.graph_signature.input_specs:
             if spec.kind != InputKind.USER_INPUT and spec.target is not None:
@@ -234,7 +238,7 @@ class _Builder:
         packet = node.target.overloadpacket  # type: ignore[union-attr]
         bound = arguments(node)
         weight = bound.get("weight")
-        if weight not in self.state or len(weight.users) > 1:
+        if weight not in self.state or not self.all_alike(weight, packet):
             return None
         path = self.path_of(weight, node)
         bias = bound.get("bias")
@@ -267,7 +271,36 @@ class _Builder:
             module.weight.copy_(w)  # type: ignore[operator,union-attr]
             if b is not None:
                 module.bias.copy_(b)  # type: ignore[operator,union-attr]
+        if len(weight.users) > 1:
+            path = self.share(weight, path, module)
         return path, module.eval(), (self.convert(node.args[0]),)
+
+    def all_alike(self, weight: fx.Node, packet: Any) -> bool:
+        """Whether whoever reads ``weight`` is a call of the same operator, with as many biases and statistics."""
+
+        def read(node: fx.Node) -> list[Any]:
+            given = arguments(node)
+            same = [given.get(name) for name in CALLED_WITH]
+            return [getattr(node.target, "overloadpacket", None), given.get("weight"), *same]
+
+        first, *others = [read(user) for user in weight.users]
+        return not others or (first[:2] == [packet, weight] and all(other == first for other in others))
+
+    def share(self, weight: fx.Node, path: str, module: nn.Module) -> str:
+        """Let ``module`` have in common with those that other calls with ``weight`` are what they hold; its path."""
+        if weight not in self.first:
+            self.first[weight] = path, module
+            module.__dict__[SHARES] = path
+            return path
+        path, first = self.first[weight]
+        module._parameters.update(first._parameters)
+        module._buffers.update(first._buffers)
+        module.__dict__[SHARES] = path
+        number = 2
+        while f"{path}_call_{number}" in self.taken:
+            number += 1
+        self.taken.add(f"{path}_call_{number}")
+        return f"{path}_call_{number}"
 
     def path_of(self, weight: fx.Node, node: fx.Node) -> str:
         """The path of the module that ``node`` is a call of: what ``weight`` lies in, or its own name where it has one,
@@ -276,7 +309,7 @@ class _Builder:
         owner, _, leaf = path.rpartition(".")
         if leaf == "in_proj_weight":  # of queries, keys and values together, as nn.MultiheadAttention holds it
             return f"{owner}.in_proj".removeprefix(".")
-        alone = owner and leaf == "weight" and not any(set(n.users) - {node} for n in self.inside[owner])
+        alone = owner and leaf == "weight" and not any(set(n.users) - set(weight.users) for n in self.inside[owner])
         return owner if alone else path
 
     def batch_norm(self, node: fx.Node, bound: dict[str, Any]) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -67,6 +68,7 @@ class _Layers:
         self.owner = {tensor.name: tensor.name for tensor in nodes.inputs}  # tensor to the layer or input that makes it
         self.names = Counter(node.name for node in nodes.nodes)
         self.layers: list[Layer] = []
+        self.reading: dict[str, list[str]] = {}  # by weight, the layers that have it
         self.options: dict[str, Option] = {}
 
     def collect(self) -> tuple[Graph, dict[str, Option]]:
@@ -74,7 +76,9 @@ class _Layers:
             if node.output not in self.owner:
                 self.add(node)
         outputs = tuple(self.owner[name] for name in self.nodes.results if name in self.owner)
-        return Graph(self.nodes.inputs, tuple(self.layers), outputs), self.options
+        shares = {name: names[0] for names in self.reading.values() if len(names) > 1 for name in names}
+        layers = tuple(replace(layer, shares=shares.get(layer.name)) for layer in self.layers)
+        return Graph(self.nodes.inputs, layers, outputs), self.options
 
     def add(self, node: Node) -> None:
         weight = self.weight(node)
@@ -98,6 +102,8 @@ class _Layers:
         reads = self.nodes.reads(node)
         trained = [i for i in node.inputs[: TRAINED.get(node.op)] if self.is_parameter(i)]
         trained = list(dict.fromkeys(filter(None, (node.inputs[1], bias)))) if weight else trained
+        if weight and norm is None:
+            self.reading.setdefault(node.inputs[1], []).append(name)
         images, shape = without_batch(self.nodes.shape(last.output), kind)
         if node.op in RECURRENT:
             shape = self.recurrent(node)

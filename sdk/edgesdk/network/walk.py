@@ -25,6 +25,7 @@ from edgesdk.network.heads import MOVES as HEAD_MOVES
 from edgesdk.network.heads import SIZED, UNFLATTEN
 from edgesdk.network.modularize import arguments, aten
 from edgesdk.network.recurrent import RECURRENT, Cell, cell_of
+from edgesdk.network.shared import shares_with
 
 MOVES: set[Any] = {
     *HEAD_MOVES, aten.cat.default, aten.stack.default, aten.slice.Tensor, aten.expand.default, aten.permute.default,
@@ -32,7 +33,8 @@ MOVES: set[Any] = {
 }  # fmt: skip
 POINTWISE = {
     aten.hardswish.default, aten.hardsigmoid.default, aten.relu6.default, aten.dropout.default, aten.to.dtype,
-    aten._to_copy.default, aten.clone.default, aten.contiguous.default, aten.selu.default,
+    aten._to_copy.default, aten.clone.default, aten.contiguous.default, aten.selu.default, aten.zeros_like.default,
+    aten.ones_like.default, aten.full_like.default,
 }  # fmt: skip
 EXTREMES = (aten.max.dim, aten.min.dim)  # which return where it was found, too
 REDUCTIONS = {
@@ -51,7 +53,12 @@ SCALED: dict[Any, tuple[str, ...]] = {
     aten.instance_norm.default: ("weight", "bias", "running_mean", "running_var"),
     aten.prelu.default: ("weight",),
 }
-STATED = {**dict.fromkeys(SIZED, 1), UNFLATTEN: 2, aten.expand.default: 1}
+FILLED = {  # with a single value, as states begin: where it is said how many
+    aten.zeros.default: 0, aten.ones.default: 0, aten.full.default: 0,
+    aten.new_zeros.default: 1, aten.new_ones.default: 1, aten.new_full.default: 1,
+}  # fmt: skip
+STATED = {**dict.fromkeys(SIZED, 1), UNFLATTEN: 2, aten.expand.default: 1, **FILLED}
+MOST_FILLED = 2**20  # numbers that are told apart until it is known which of them go together
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,12 @@ def weights_of(module: fx.GraphModule, node: fx.Node) -> Weights | None:
     """How ``node`` reads and makes channels through a weight of its own, where it does."""
     if node.op == "call_module":
         part = module.get_submodule(str(node.target))
-        bias = f"{node.target}.bias" if getattr(part, "bias", None) is not None else None
+        path = shares_with(part) or node.target
+        bias = f"{path}.bias" if getattr(part, "bias", None) is not None else None
         if isinstance(part, nn.Linear):
-            return Weights(f"{node.target}.weight", bias, -1, 1, 0, -1)
+            return Weights(f"{path}.weight", bias, -1, 1, 0, -1)
         if isinstance(part, CONVOLUTIONS):
-            return Weights(f"{node.target}.weight", bias, 1, 1, 0, 1, part.groups)
+            return Weights(f"{path}.weight", bias, 1, 1, 0, 1, part.groups)
         return None
     packet = getattr(node.target, "overloadpacket", None)
     if packet is None:
@@ -112,7 +120,8 @@ def scaled_by(module: fx.GraphModule, node: fx.Node) -> tuple[int, list[str]] | 
         part = module.get_submodule(str(node.target))
         if isinstance(part, NORMS) or isinstance(part, nn.LayerNorm) and len(part.normalized_shape) == 1:
             tensors = {**dict(part.named_parameters()), **dict(part.named_buffers())}
-            names = [f"{node.target}.{name}" for name, value in tensors.items() if value.dim() == 1]
+            path = shares_with(part) or node.target
+            names = [f"{path}.{name}" for name, value in tensors.items() if value.dim() == 1]
             return (1 if isinstance(part, NORMS) else -1), names
         return None
     if node.target in SCALED or node.target in NORMALIZERS:
@@ -127,8 +136,8 @@ def scaled_by(module: fx.GraphModule, node: fx.Node) -> tuple[int, list[str]] | 
 class Walk(fx.Interpreter):
     """Runs a module and says of every node which channel each entry of its output belongs to (0 for none).
 
-    What is common to finding channels and to cutting them; :meth:`rows`, :meth:`states`, :meth:`entries` and
-    :meth:`tie` differ.
+    What is common to finding channels and to cutting them; :meth:`rows`, :meth:`states`, :meth:`entries`,
+    :meth:`filled` and :meth:`tie` differ.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
@@ -146,6 +155,10 @@ class Walk(fx.Interpreter):
 
     def entries(self, name: str, value: Tensor) -> Tensor:
         """The numbers of the entries of the parameter or buffer ``name``."""
+        raise NotImplementedError
+
+    def filled(self, node: fx.Node, value: Tensor) -> Tensor:
+        """The numbers of the entries of a tensor that ``node`` fills with one value."""
         raise NotImplementedError
 
     def tie(self, left: Tensor, right: Tensor) -> None:
@@ -192,6 +205,8 @@ class Walk(fx.Interpreter):
             return self._scaled(node, *scaled)
         if node.target in RECURRENT:
             return self._recurrent(node, value)
+        if node.target in FILLED and value.is_floating_point() and 0 < value.numel() <= MOST_FILLED:
+            return squash(self.filled(node, value))
         reads = [i for i in node.all_input_nodes if _any(self.of(i))]
         if not reads:
             return none(value)

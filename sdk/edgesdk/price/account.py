@@ -74,9 +74,10 @@ class Account:
         """What a process takes whatever is chosen, what it had to spare, and the bytes of each kernel."""
         return self.memory.fixed(graph)
 
-    def layer_bytes(self, parts: Sequence[Layer], option: Option) -> float:
-        """What a layer, as those ``parts``, adds to the file."""
-        return sum(files.layer_bytes(self.file, part, option) for part in parts)
+    def layer_bytes(self, parts: Sequence[Layer], option: Option, again: bool = False) -> float:
+        """What a layer, as those ``parts``, adds to the file, where another that it shares weights with has them
+        ``again`` without these."""
+        return sum(files.layer_bytes(self.file, part, option, again) for part in parts)
 
     @property
     def fixed_bytes(self) -> float:
@@ -95,5 +96,7 @@ class Account:
 
 def plain_bytes(graph: Graph, options: Mapping[str, Option]) -> tuple[float, float]:
     """Peak memory and size in a runtime whose memory was not looked into: weights, and the most that lives at once."""
-    weights = sum(layer.parameters * options.get(layer.name, Option()).weight_bits / 8 for layer in graph.layers)
+    again = {name for names in graph.shared for name in names[1:]}
+    layers = [layer for layer in graph.layers if layer.name not in again]
+    weights = sum(layer.parameters * options.get(layer.name, Option()).weight_bits / 8 for layer in layers)
     return weights + live_bytes(graph, options), weights

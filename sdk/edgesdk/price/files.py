@@ -19,6 +19,7 @@ NODES = {ATTENTION: 8, "unbind": 6, "gru": 3, "lstm": 3, "getitem": 0, "zeros": 
 """Nodes of the file per operator, where it is not one."""
 SLICING = 10  # nodes that slice and join the weights of a recurrence
 RECTIFIERS = ("relu", "relu6", "hardtanh", "sigmoid")
+FILLED = ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full")  # with one value
 QUANTIZING = 2  # nodes around a tensor that is quantized
 
 
@@ -32,7 +33,12 @@ def calibrated(file: FileBytes, graph: Graph, options: Mapping[str, Option], siz
 
 def file_bytes(file: FileBytes, graph: Graph, options: Mapping[str, Option]) -> float:
     """Bytes of the file of a network, in a format that takes ``file``."""
-    own = sum(layer_bytes(file, layer, options.get(layer.name, Option())) for layer in graph.layers)
+    own, held = 0.0, set[tuple[str, Option]]()
+    for layer in graph.layers:
+        option = options.get(layer.name, Option())
+        key = (layer.shares or layer.name, option)
+        own += layer_bytes(file, layer, option, key in held)
+        held.add(key)
     rows = {layer.weight_shape[0] for layer in graph.layers if layer.weight_shape and is_integer(layer.name, options)}
     changes = file.integer_scale * file.entered * len(quantized(graph, options))
     changes += file.left * len(left(graph, options))
@@ -40,8 +46,8 @@ def file_bytes(file: FileBytes, graph: Graph, options: Mapping[str, Option]) -> 
     return file.fixed + own + changes + file.shared * sum(rows) + file.constants * len(rows)
 
 
-def layer_bytes(file: FileBytes, layer: Layer, option: Option) -> float:
-    """What a layer adds to the file."""
+def layer_bytes(file: FileBytes, layer: Layer, option: Option, again: bool = False) -> float:
+    """What a layer adds to the file; where it runs ``again``, its weights are there already."""
     operator, weighted = operator_of(layer), layer.kind in WEIGHTED
     integer = option.precision == INT8
     nodes = file.nodes.get(operator, file.other * NODES.get(operator, 1))
@@ -50,7 +56,9 @@ def layer_bytes(file: FileBytes, layer: Layer, option: Option) -> float:
         nodes += file.nodes[CLIPPED] if layer.activation == "relu6" else file.activation
     if kind_of(layer.operator) == RECURRENT:
         nodes += file.step * prod(layer.input_shape[:-1]) + file.slicing * (not is_folded(layer))
-    own = weight_bytes(layer, option) + file.float_scale * nodes
+    own = file.float_scale * nodes + (0.0 if again and not file.repeats else weight_bytes(layer, option))
+    if layer.operator in FILLED and file.fills:
+        own += layer.elements * FLOAT_BYTES
     if not integer:
         return own
     scaled = file.quantized

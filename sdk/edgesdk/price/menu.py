@@ -64,10 +64,12 @@ class Losses:
 def options(layer: Layer, weight_bits: Iterable[int] = (8,), candidates: Iterable[str] = ()) -> tuple[Option, ...]:
     """Every way to carry ``layer`` out: precisions that it can run in, times its forms.
 
-    These are the usual ones, and those that ``candidates`` names.
+    These are the usual ones, and those that ``candidates`` names. A layer that shares its weights has no other form:
+    what it would be fitted to differs from call to call.
     """
     options = []
-    others = () if layer.fixed and layer.kind in WEIGHTED else forms(layer, candidates)
+    whole = layer.kind in WEIGHTED and (layer.fixed is not None or layer.shares is not None)
+    others = () if whole else forms(layer, candidates)
     for precision in (FP32, INT8):
         bits = (32,) if precision == FP32 else tuple(weight_bits) if layer.kind in WEIGHTED else (8,)
         for form in (None, *others):
@@ -134,9 +136,13 @@ def keep_priced(graph: Graph, space: Mapping[str, tuple[Option, ...]], table: Pr
 
     if not all(has_all(layer, Option()) for layer in graph.layers):
         return {layer.name: (Option(),) for layer in graph.layers}
-    return {
+    priced = {
         layer.name: tuple(o for o in space[layer.name] if o == Option() or has_all(layer, o)) for layer in graph.layers
     }
+    for names in graph.shared:
+        common = set[Option].intersection(*(set(priced[name]) for name in names))
+        priced |= {name: tuple(o for o in priced[name] if o in common) for name in names}
+    return priced
 
 
 def drop_slower(
@@ -171,6 +177,11 @@ def drop_slower(
             else:
                 rejected.append(Rejected(layer.name, str(option), own, other))
         kept[layer.name] = tuple(stays)
+    for names in graph.shared:  # one option is for all of them: what a single one gains by is looked at together
+        some = set[Option].union(*(set(kept[name]) for name in names))
+        kept |= {name: tuple(o for o in space[name] if o in some) for name in names}
+        wanted = {(name, str(option)) for name in names for option in some}
+        rejected = [r for r in rejected if (r.layer, r.choice) not in wanted]
     return kept, tuple(rejected)
 
 
@@ -213,7 +224,8 @@ def _ways(layer: Layer, graph: Graph, options: Sequence[Option], account: Accoun
             if _applies(layer, graph, option, reads, writes):
                 runs_as = plain if option == Option() else ops.operators(layer, graph, option, reads, writes)
                 parts = layer_parts(layer, graph, option, reads, writes)
-                held, size = account.held(parts, option), account.layer_bytes(parts, option)
+                again = layer.shares not in (None, layer.name)
+                held, size = account.held(parts, option), account.layer_bytes(parts, option, again)
                 yield Way(option, reads, writes, runs_as, plain, held, size)
 
 
@@ -270,6 +282,7 @@ def menu(
         branches=tuple(BranchMenu(b.name, b.join, losses.branches[b.name]) for b in joins.values()),
         changes=tuple(_changes(graph, space, table, correction, account.quantize_bytes, widths)),
         live=graph.live,
+        shared=graph.shared,
         latency_ms=correction.latency_ms,
         memory_bytes=correction.memory_bytes + inputs * correction.memory_scale,
         size_bytes=correction.size_bytes + account.fixed_bytes * correction.size_scale,

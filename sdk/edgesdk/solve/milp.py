@@ -79,6 +79,9 @@ def price(
             raise ValueError(f"{layer.name} has no choice" if choice is None else f"{layer.name} is left out")
         if choice and not (_fits(layer, choice, kept) and choice.skips == (joins.get(layer.name) in gone)):
             raise ValueError(f"the choice of {layer.name} does not fit the widths or the branches")
+    for names in menu.shared:
+        if len({choices[name].option for name in names if name in choices}) > 1:
+            raise ValueError(f"{', '.join(names)} share their weights and differ in their option")
     chosen = choices.values()
     widths = [group.widths[kept[group.name]] for group in menu.groups]
     loss = math.fsum([*(c.loss for c in chosen), *widths, *(b.loss for b in menu.branches if b.name in gone)])

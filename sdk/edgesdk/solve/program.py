@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from edgesdk.core.menu import Change, Choice, LayerMenu, Menu
+from edgesdk.core.plan import Option
 from edgesdk.price.precision import DEQUANTIZE, QUANTIZE, WAYS
 from edgesdk.solve.highs import BinaryProgram, Effort, Outcome, Row
 
@@ -45,7 +46,10 @@ class Program:
         }
         for columns in self.widths.values():
             self._row(1, 1, dict.fromkeys(columns.values(), 1.0))
+        self.sharing: set[str] = {name for names in menu.shared for name in names}
         self.picks: dict[str, dict[int, Choice]] = {layer.name: self._pick(layer) for layer in menu.layers}
+        for names in menu.shared:
+            self._share(names)
         for change in menu.changes:
             self._change(change)
         self.resident: int = self._column({}, integer=False)
@@ -71,8 +75,9 @@ class Program:
     def _pick(self, layer: LayerMenu) -> dict[int, Choice]:
         """One choice, at the widths of its groups, unless its branch is left out; a skip just when its own is."""
         groups = {getattr(layer, side): side for side in ("reads", "writes") if getattr(layer, side) is not None}
+        shares = layer.name in self.sharing
         kept = undominated(
-            (c for c in layer.choices if self._can_fit(layer, c)), by_precision=layer.name in self.changing
+            (c for c in layer.choices if self._can_fit(layer, c)), layer.name in self.changing, by_option=shares
         )
         picks = {self._column({LOSS: c.loss, LATENCY: c.latency_ms, SIZE: c.size_bytes}): c for c in kept}
         gone = {} if layer.branch is None else {self.left_out[layer.branch]: 1.0}
@@ -85,6 +90,21 @@ class Program:
             skips = {index: 1.0 for index, c in picks.items() if c.skips}
             self._row(0, 0, {**skips, self.left_out[self.joins[layer.name]]: -1.0})
         return picks
+
+    def _share(self, names: Sequence[str]) -> None:
+        """One option for all of the layers ``names``, where their branches are not left out."""
+        columns: dict[Option, int] = {}
+        for name in names:
+            picked: dict[Option, Row] = {}
+            for index, choice in self.picks[name].items():
+                if not choice.skips:
+                    picked.setdefault(choice.option, {})[index] = 1.0
+            for option, row in picked.items():
+                column = columns.setdefault(option, -1)
+                if column < 0:
+                    column = columns[option] = self._column({}, integer=False)
+                self._row(-math.inf, 0, {**row, column: -1.0})
+        self._row(-math.inf, 1, dict.fromkeys(columns.values(), 1.0))
 
     def _can_fit(self, layer: LayerMenu, choice: Choice) -> bool:
         sides = ((layer.reads, choice.reads), (layer.writes, choice.writes))
@@ -223,12 +243,13 @@ def _sum(*parts: tuple[Row, float]) -> Row:
     return total
 
 
-def undominated(choices: Iterable[Choice], by_precision: bool) -> list[Choice]:
+def undominated(choices: Iterable[Choice], by_precision: bool, by_option: bool = False) -> list[Choice]:
     """``choices`` without those that another one, in the same place, is no worse than in anything."""
     best: dict[tuple[object, ...], list[tuple[tuple[float, ...], Choice]]] = {}
     for c in choices:
         figures = (c.loss, c.latency_ms, c.size_bytes, c.memory_bytes, c.output_bytes, c.scratch_bytes)
-        others = best.setdefault((c.reads, c.writes, c.integer and by_precision, c.skips, c.kernels), [])
+        place = (c.reads, c.writes, c.integer and by_precision, by_option and c.option, c.skips, c.kernels)
+        others = best.setdefault(place, [])
         if not any(_no_worse(other, figures) for other, _ in others):
             others[:] = [entry for entry in others if not _no_worse(figures, entry[0])] + [(figures, c)]
     return [c for others in best.values() for _, c in others]

@@ -64,6 +64,7 @@ class Writer:
         self.codes: dict[str, int] = {}
         self.versions: dict[str, int] = {}
         self.constants: dict[tuple[Any, ...], int] = {}
+        self.weights: dict[bytes, int] = {}  # buffers by what they hold
 
     def tensor(
         self, name: str, shape: Sequence[int], dtype: Any = np.float32, grid: Grid | None = None, buffer: int = 0
@@ -99,14 +100,20 @@ class Writer:
         return result
 
     def constant(self, value: Any, name: str = "", grid: Grid | None = None) -> int:
-        """The index of a tensor that holds ``value``; equal constants of one name are stored once."""
+        """The index of a tensor that holds ``value``; equal constants of one name are one, and equal weights, as of a
+        layer that runs several times, are stored once."""
         value = np.asarray(value)
         content = _packed(value) if value.dtype == int4 else value.tobytes()
         key = (name, value.dtype.str, value.shape, grid, content)
         if key not in self.constants:
-            self.buffers.append(_Buffer(self.schema, content))
+            place = self.weights.get(content) if value.ndim > 1 else None
+            if place is None:
+                self.buffers.append(_Buffer(self.schema, content))
+                place = len(self.buffers) - 1
+                if value.ndim > 1:
+                    self.weights[content] = place
             label = name or f"constant_{len(self.buffers)}"
-            self.constants[key] = self.tensor(label, value.shape, value.dtype, grid, len(self.buffers) - 1)
+            self.constants[key] = self.tensor(label, value.shape, value.dtype, grid, place)
         return self.constants[key]
 
     def operator(
