@@ -22,7 +22,7 @@ LAYERS = {
     "weights: parts": ["qkv.0", "qkv.1", "qkv.2", "gate.0", "gate.1", "stacked.0", "stacked.1", "stacked.2", "head"],
     "weights: asked": ["attention.in_proj_weight.0", "attention.in_proj_weight.1", "attention.out_proj", "head"],
     "weights: adapted": ["first.inner", "first.weight", "second.inner", "second.weight", "down", "up", "head"],
-    "weights: kernels": ["k.a", "k.b", "head"],  # a transposed kernel and a table that is read twice are none
+    "weights: kernels": ["k.a", "k.b", "table", "table_call_2", "head"],  # a transposed kernel is none
 }
 
 
