@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from edgesdk.compress.integers import TensorSpec
 from edgesdk.compress.quantize import calibrate, integer, specification
 from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.export.onnx import converted
@@ -269,6 +270,50 @@ def test_pools(stride: int, pad: int, ceil: int, whole: int, signal: bool) -> No
     x = model.op("Neg", model.op("Abs", "x0"))  # zeros in the padding would be the largest
     outputs = [model.op("MaxPool", x, **options), model.op("AveragePool", x, count_include_pad=whole, **options)]
     right(model.proto(*outputs, model.op("GlobalAveragePool", x), model.op("GlobalMaxPool", x)))
+
+
+@pytest.mark.parametrize(
+    "kernel,strides,pads,dilations,groups",
+    [
+        ((3, 3, 3), (1, 2, 2), (1, 1, 1), (1, 1, 1), 1),
+        ((1, 3, 2), (1, 1, 2), (0, 1, 0), (1, 1, 1), 1),  # flat along each axis in turn: no sum
+        ((3, 1, 3), (2, 1, 1), (1, 0, 1), (1, 1, 1), 2),
+        ((2, 3, 1), (1, 2, 3), (0, 0, 0), (1, 1, 1), 1),
+        ((3, 2, 3), (1, 2, 1), (1, 1, 2), (2, 1, 2), 4),  # depthwise, dilated
+        ((1, 1, 1), (2, 2, 2), (0, 0, 0), (1, 1, 1), 1),
+    ],
+)
+def test_convolutions_of_three_dimensions(kernel, strides, pads, dilations, groups) -> None:
+    model = Model((1, 4, 6, 7, 8))
+    options = {"kernel_shape": kernel, "strides": strides, "pads": pads * 2, "dilations": dilations, "group": groups}
+    y = model.op("Relu", model.op("Conv", "x0", model.normal(8, 4 // groups, *kernel), model.normal(8), **options))
+    z = model.op("Conv", model.op("Sin", y), model.normal(2, 8, 1, 1, 1), kernel_shape=[1, 1, 1])
+    assert "CONV_3D" not in right(model.proto(y, z))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_integer_weights_of_three_dimensions_are_kept_and_widened(groups: int) -> None:
+    model = Model((1, 4, 5, 6, 7))
+    x, weight = model.grid("x0"), model.weight(8, 4 // groups, 2, 3, 3)
+    y = model.op("Conv", x, *weight, kernel_shape=[2, 3, 3], pads=[0, 1, 1] * 2, group=groups)
+    content, error = compared(model.proto(model.grid(model.op("Relu", y), 0.02, 0)))
+    assert error <= 2e-2
+    (name,) = (tensor.name for tensor in model.arrays if tensor.name.startswith("weight"))
+    scale = np.geomspace(1e-4, 1e-2, 8).astype(np.float32)
+    check(content, {name: TensorSpec(8, -127, 127, tuple(scale.tolist()), (0,) * 8, 0)})
+    with pytest.raises(FidelityError, match=name):
+        check(content, {name: TensorSpec(8, -127, 127, tuple((2 * scale).tolist()), (0,) * 8, 0)})
+
+
+@pytest.mark.parametrize(
+    "stride,pad,ceil,whole", [(2, 0, 0, 0), (2, 1, 0, 0), (1, 1, 0, 1), (2, 1, 1, 0), (3, 0, 1, 0)]
+)
+def test_pools_of_three_dimensions(stride: int, pad: int, ceil: int, whole: int) -> None:
+    model = Model((1, 3, 7, 8, 9))
+    options: dict[str, Any] = dict(kernel_shape=[3, 3, 4], strides=[stride, 2, stride], pads=[pad] * 6, ceil_mode=ceil)
+    x = model.op("Neg", model.op("Abs", "x0"))
+    outputs = [model.op("MaxPool", x, **options), model.op("AveragePool", x, count_include_pad=whole, **options)]
+    right(model.proto(*outputs, model.op("GlobalAveragePool", x)))
 
 
 def test_integer_pools() -> None:

@@ -10,3 +10,8 @@ def has_ncnn_kernel(layer: Layer) -> bool:
     if layer.kind not in WEIGHTED:
         return False
     return layer.kind != CONV or layer.groups == 1 or layer.groups == layer.weight_shape[0]
+
+
+def has_tflite_kernel(layer: Layer) -> bool:
+    """TFLite's int8 has no windows of three dimensions; these are made of sums of others, in real numbers."""
+    return len(layer.kernel) < 3

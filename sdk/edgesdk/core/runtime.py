@@ -193,7 +193,8 @@ LITERT = register(
     Runtime(
         "litert", TFLITE, writer="edgesdk.export.tflite.convert:write_model",
         probes="edgesdk.export.tflite.convert:convert_probe",
-        grid="signed", kernels=XNNPACK, package="ai-edge-litert", extra="tflite", oldest="1.2",
+        grid="signed", integers="edgesdk.core.integer_layers:has_tflite_kernel", kernels=XNNPACK,
+        package="ai-edge-litert", extra="tflite", oldest="1.2",
         memory="edgesdk.price.memory.tflite:constants_of",
     )
 )  # fmt: skip

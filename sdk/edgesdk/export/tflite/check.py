@@ -18,11 +18,15 @@ def check(content: bytes, specs: Mapping[str, TensorSpec], computed: Collection[
     file = schema()
     model = file.Model.GetRootAs(content)
     graph = model.Subgraphs(0)
-    depthwise = set()
+    depthwise, widened = set(), {}
     for i in range(graph.OperatorsLength()):
         operator = graph.Operators(i)
-        if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() == file.BuiltinOperator.DEPTHWISE_CONV_2D:
-            depthwise.add(operator.Inputs(1))
+        kind = model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
+        if kind == file.BuiltinOperator.DEQUANTIZE:
+            widened[operator.Outputs(0)] = operator.Inputs(0)
+        elif kind == file.BuiltinOperator.DEPTHWISE_CONV_2D:
+            weight = operator.Inputs(1)
+            depthwise.add(widened.get(weight, weight))
     width = {file.TensorType.INT4: 4, file.TensorType.INT8: 8}
     grids = set(computed)
     for i in range(graph.TensorsLength()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,21 +39,22 @@ def windowed(
 ) -> tuple[dict[str, Any], list[list[int]]]:
     """The options of a window that slides over an image, and what borders the image needs.
 
-    ``kernel`` is its extent with dilation, in two dimensions; ``explicit`` borders are none of the operator's own.
+    ``kernel`` is its extent with dilation, in two or three dimensions; ``explicit`` borders are none of the operator's
+    own.
     """
     rank = len(kernel)
     source, target = image(graph, node.inputs[0]), image(graph, node.outputs[0])
     strides = node.get("strides", [1] * rank)
-    strides = [1] * (2 - len(strides)) + list(strides)
+    strides = [1] * (rank - len(strides)) + list(strides)
     before = padding(node, kernel, source, target, strides)
     around, same = [], True
-    for i in range(2):
+    for i in range(rank):
         reach = max((target[1 + i] - 1) * strides[i] + kernel[i] - source[1 + i], 0)
         around.append([before[i], max(reach - before[i], 0)])
         same &= -(-source[1 + i] // strides[i]) == target[1 + i] and reach // 2 == before[i]
-    options = {"strideH": strides[0], "strideW": strides[1], "padding": VALID}
+    options = {"strideH": strides[-2], "strideW": strides[-1], "padding": VALID}
     if same and not explicit and np.any(around):
-        return options | {"padding": SAME}, [[0, 0], [0, 0]]
+        return options | {"padding": SAME}, [[0, 0]] * rank
     return options, around
 
 
@@ -60,10 +62,11 @@ def padding(node: Node, kernel: Sequence[int], source: Sequence[int], target: Se
     """How far the window reaches beyond the top and the left."""
     auto = node.get("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        total = [max((target[1 + i] - 1) * strides[i] + kernel[i] - source[1 + i], 0) for i in range(2)]
+        reach = zip(source[1:], target[1:], strides, kernel, strict=False)
+        total = [max((made - 1) * stride + size - given, 0) for given, made, stride, size in reach]
         return [(n + (auto == "SAME_LOWER")) // 2 for n in total]
-    pads = list(node.get("pads", [0] * 4))
-    return [0] * (2 - len(pads) // 2) + pads[: len(pads) // 2]
+    pads = list(node.get("pads", [0] * 2 * len(kernel)))
+    return [0] * (len(kernel) - len(pads) // 2) + pads[: len(pads) // 2]
 
 
 def padded(
@@ -364,25 +367,24 @@ def shares(graph: Lowering, node: Node, kernel: Sequence[int], options: dict[str
     padding, and whole windows otherwise.
     """
     source, target = image(graph, node.inputs[0]), image(graph, node.outputs[0])
-    strides = (options["strideH"], options["strideW"])
+    axes = len(kernel)
+    strides = list(node.get("strides", [1] * axes))
+    strides = [1] * (axes - len(strides)) + strides
     before = padding(node, kernel, source, target, strides)
     whole = bool(node.get("count_include_pad", 0))
-    pads = list(node.get("pads", [0] * 4))
-    after = [0] * (2 - len(pads) // 2) + pads[len(pads) // 2 :]
+    pads = list(node.get("pads", [0] * 2 * axes))
+    after = [0] * (axes - len(pads) // 2) + pads[len(pads) // 2 :]
     counts, inside = [], []
-    for i in range(2):
+    for i in range(axes):
         start = np.arange(target[1 + i]) * strides[i] - before[i]
         low, high = (-before[i], source[1 + i] + after[i]) if whole else (0, source[1 + i])
         counts.append(np.minimum(start + kernel[i], high) - np.maximum(start, low))
         inside.append(np.minimum(start + kernel[i], source[1 + i]) - np.maximum(start, 0))
-    wanted = np.outer(*counts)
-    if options["padding"] == SAME and np.array_equal(wanted, np.outer(*inside)):
+    wanted, within = (functools.reduce(np.multiply.outer, each) for each in (counts, inside))
+    if options["padding"] == SAME and np.array_equal(wanted, within):
         return None
-    if options["padding"] == SAME:
-        ratio = np.outer(*inside) / wanted
-    else:
-        ratio = np.prod(kernel) / wanted
-    return None if np.all(ratio == 1) else ratio.astype(np.float32)[None, :, :, None]
+    ratio = within / wanted if options["padding"] == SAME else np.prod(kernel) / wanted
+    return None if np.all(ratio == 1) else ratio.astype(np.float32)[None, ..., None]
 
 
 OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
