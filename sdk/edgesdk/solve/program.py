@@ -205,7 +205,7 @@ class Program:
         program = BinaryProgram(np.array(self.integer), upper, cost, offset, rows)
         second = LATENCY if objective == LOSS else LOSS
         tie = self._vector(terms[second], 1.0) if min(terms[second].values(), default=0.0) >= 0 else None
-        outcome = program.minimise(gap, effort, tie, self._most(second))
+        outcome = program.minimise(gap, effort, tie, self._most(second), [*self.left_out.values()])
         least = self.constants[objective] if min(terms[objective].values(), default=0.0) >= 0 else -math.inf
         return replace(outcome, bound=max(outcome.bound / scale, least))
 
