@@ -8,6 +8,7 @@ from itertools import pairwise
 from math import exp, hypot, log
 
 from edgesdk.core.budget import Budget
+from edgesdk.core.menu import Menu
 from edgesdk.core.report import DENSE
 from edgesdk.pipeline.anchoring import DENSE_INT8
 from edgesdk.pipeline.planning import Planned, make_plan, plan_full_width, plan_tightest
@@ -42,19 +43,19 @@ def trace_front(study: Study, budget: Budget, count: int, bounds: Sequence[Budge
 
     A plan that is the best at several latencies is given once.
     """
-    dense_ms = study.dense.latency_ms()
+    dense_ms, at = study.dense.latency_ms(), study.menu()
     others = replace(budget, latency_ms=None, latency_ratio=None)
     asked = [ms for bound in bounds if (ms := bound.against(dense_ms).latency_ms) is not None]
-    wanted = asked or _spaced(study, others, count)
+    wanted = asked or _spaced(study, others, count, at)
     by_digest: dict[str, FrontPlan] = {}
     unreachable: dict[float, Unreachable] = {}
     for kind, options in ((DENSE, {}), (DENSE_INT8, study.whole.options)):
-        planned = plan_full_width(study, options)
+        planned = plan_full_width(study, options, at)
         if others.is_met_by(planned.solution.cost):
             by_digest.setdefault(planned.plan.digest, FrontPlan(kind, planned))
     for bound_ms in wanted:
         try:
-            planned = plan_at(study, others, bound_ms)
+            planned = plan_at(study, others, bound_ms, at)
         except Unreachable as error:
             unreachable[bound_ms] = error
             continue
@@ -62,14 +63,14 @@ def trace_front(study: Study, budget: Budget, count: int, bounds: Sequence[Budge
     return Traced(tuple(by_digest.values()), unreachable)
 
 
-def plan_at(study: Study, bounds: Budget, latency_ms: float) -> Planned:
+def plan_at(study: Study, bounds: Budget, latency_ms: float, at: Menu | None = None) -> Planned:
     """The best plan at that latency, and within what ``bounds`` say of memory and size. Raises ``Unreachable``."""
-    return make_plan(study, replace(bounds, latency_ms=latency_ms, latency_ratio=None), tight={})
+    return make_plan(study, replace(bounds, latency_ms=latency_ms, latency_ratio=None), tight={}, at=at)
 
 
-def _spaced(study: Study, budget: Budget, count: int) -> list[float]:
-    least = plan_tightest(study, budget, LATENCY).solution.cost.latency_ms * (1 + ROOM)
-    most = max(least, plan_full_width(study, {}).solution.cost.latency_ms)
+def _spaced(study: Study, budget: Budget, count: int, at: Menu) -> list[float]:
+    least = plan_tightest(study, budget, LATENCY, at).solution.cost.latency_ms * (1 + ROOM)
+    most = max(least, plan_full_width(study, {}, at).solution.cost.latency_ms)
     steps = max(count - 1, 1)
     return [exp(log(least) + step / steps * log(most / least)) for step in range(count)]
 

@@ -37,13 +37,14 @@ class Planned:
     solution: Solution
 
 
-def make_plan(study: Study, budget: Budget, lean: str = EVEN, tight: Tight = FIRST) -> Planned:
+def make_plan(study: Study, budget: Budget, lean: str = EVEN, tight: Tight = FIRST, at: Menu | None = None) -> Planned:
     """The best plan at today's prices, as ``tight`` below the budget as that says.
 
-    A latency that is not bounded is held at the dense model's where that is possible. Raises ``Unreachable`` where the
-    prices know of no plan within the budget, with the nearest.
+    A latency that is not bounded is held at the dense model's where that is possible. Whoever makes several plans at
+    the same prices gives their menu ``at``. Raises ``Unreachable`` where the prices know of no plan within the budget,
+    with the nearest.
     """
-    at = study.menu(losses=leaning(study.losses, lean))
+    at = at or study.menu(losses=leaning(study.losses, lean))
     *tries, last = _narrow(study, budget, tight)
     for bounds in tries:
         try:
@@ -53,9 +54,9 @@ def make_plan(study: Study, budget: Budget, lean: str = EVEN, tight: Tight = FIR
     return to_planned(study, at, solve_accounted(study, at, last))
 
 
-def plan_tightest(study: Study, budget: Budget, name: str) -> Planned:
+def plan_tightest(study: Study, budget: Budget, name: str, at: Menu | None = None) -> Planned:
     """The plan with the least of the figure ``name`` within the other bounds, or at all where none keeps these."""
-    at = study.menu()
+    at = at or study.menu()
     others, name = _to_solve(study, budget, {}), LATENCY if name == ENERGY else name
     others.pop(name, None)
     try:
@@ -68,9 +69,9 @@ def plan_tightest(study: Study, budget: Budget, name: str) -> Planned:
     return to_planned(study, at, found)
 
 
-def plan_full_width(study: Study, options: Mapping[str, Option]) -> Planned:
+def plan_full_width(study: Study, options: Mapping[str, Option], at: Menu | None = None) -> Planned:
     """The plan that leaves nothing out and carries layers out as ``options`` say, in fp32 where they say nothing."""
-    at = study.menu()
+    at = at or study.menu()
     picked = pick_full_width(at, options)
     kept = {group.name: max(group.widths) for group in at.groups}
     cost, loss = price(at, picked, kept, ())
@@ -156,6 +157,8 @@ def solve_accounted(study: Study, at: Menu, bounds: Mapping[str, float]) -> Solu
 
 def _raise(at: Menu, by: Mapping[str, float]) -> Menu:
     memory, size = (by.get(name, 0.0) for name in (PEAK, SIZE))
+    if not memory and not size:
+        return at  # itself, whose program there is
     return replace(at, memory_bytes=at.memory_bytes + memory, size_bytes=at.size_bytes + size)
 
 
