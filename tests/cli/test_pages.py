@@ -390,6 +390,20 @@ def test_candidates_are_as_promised_and_as_found() -> None:
     assert [row[2] for row in before.table("candidates") if len(row) == 6][1:] == [NONE, NONE]
 
 
+def test_candidates_of_several_runtimes_are_told_apart_by_marks_and_words() -> None:
+    documents = page_documents.full()
+    alone = html_of(documents)
+    assert 'class="sign"' not in alone and "triangles finalists" in alone
+    first, *rest = documents.report["history"]
+    several = {**documents.report, "history": [{**first, "runtime": "litert"}, *rest]}
+    html = html_of(documents._replace(report=several))
+    rows = [row for row in Page(html).table("candidates") if len(row) == 6][1:]
+    assert [row[1][0] for row in rows] == ["○", "△"]
+    assert "○ litert △ onnxruntime" in [text for _, text in Page(html).of("p")]
+    assert "triangles finalists" not in html
+    assert len(set(outlines(chart_of(html, "Loss of each candidate")))) == 2
+
+
 def test_recovery_is_a_line_for_each_part_of_it() -> None:
     documents = page_documents.full()
     shown = " ".join(text for _, text in page(documents).of("figcaption"))
@@ -603,6 +617,15 @@ def _may_be_null(report: dict[str, Any], path: tuple[Any, ...]) -> bool:
     return True
 
 
+def test_a_gap_of_next_to_nothing_is_said_in_the_unit_of_the_loss() -> None:
+    front = page_documents.front()
+    (first, *rest) = front["points"]
+    proof = {**first["plan"]["proof"], "objective": 8e-7, "bound": 0.0, "gap": 1.0}
+    front = {**front, "points": [{**first, "gap": 1.0, "plan": {**first["plan"], "proof": proof}}, *rest]}
+    html = render_front(front)
+    assert "a loss of 8e-07" in html and "100 %" not in html
+
+
 def test_a_front_is_its_points_with_their_proofs() -> None:
     front = page_documents.front()
     parsed = Page(render_front(front))
@@ -613,7 +636,7 @@ def test_a_front_is_its_points_with_their_proofs() -> None:
          show("size_bytes", point["predicted"]["size_bytes"]), f"{point['loss']:.2g}"]
         for point in front["points"]
     ]  # fmt: skip
-    assert [row[9] for row in rows] == ["0.5 %", "0.5 %", *["not searched"] * 3]
+    assert [row[9] for row in rows] == ["0.67 %", "0.67 %", *["not searched"] * 3]
     assert [row[10] for row in rows] == ["best", "", "best", "best", "best"] and rows[4][
         1
     ] == "▽ onnxruntime, 4 threads"

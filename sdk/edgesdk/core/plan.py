@@ -94,12 +94,16 @@ class Proof:
     @property
     def words(self) -> str:
         """How far the plan can be from the best one: of its loss, or where that is next to nothing, in its unit."""
+        return f"proved within {self.within} of the best plan at these prices" if self.searched else self.within
+
+    @property
+    def within(self) -> str:
+        """The same, short: by how much the best plan can be better."""
         if not self.searched:
             return "made without a search"
-        left = self.objective - self.bound
         if self.gap > FAR and not self.is_far:
-            return f"proved within a loss of {max(0.0, left):.1g} of the best plan at these prices"
-        return f"proved within {100 * self.gap:.2g} % of the best plan at these prices"
+            return f"a loss of {max(0.0, self.objective - self.bound):.1g}"
+        return f"{100 * self.gap:.2g} %"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from edgesdk.core.plan import INT8
+from edgesdk.core.plan import INT8, Proof
 from edgesdk.core.report import DENSE
+from edgesdk.core.serialize import from_json
 from edgesdk.core.wording import counted
 from edgesdk.pages.fronts import SHAPES, Point, draw_front
 from edgesdk.pages.layers import Rows
@@ -25,7 +26,8 @@ PAGE = "report.html"  # of a bundle
 class Dot:
     """One point, what it ``runs_on``, and what its plan is made of; of one that was built ``link`` is its page.
 
-    ``sign`` is its mark in the chart as text, where marks tell apart what points run on.
+    ``sign`` is its mark in the chart as text, where marks tell apart what points run on; ``proved`` by how much
+    another plan at its latency can be better.
     """
 
     point: Document
@@ -34,6 +36,7 @@ class Dot:
     layers: int
     link: str = ""
     sign: str = ""
+    proved: str = ""
 
     @property
     def ratio(self) -> float:
@@ -145,6 +148,7 @@ def _place(point: Document, shapes: Mapping[str, tuple[str, str]]) -> Point:
 def _dot(point: Document, shapes: Mapping[str, tuple[str, str]]) -> Dot:
     layers: Sequence[Any] = point["plan"]["layers"]
     built, place = point["built"], _name_place(point)
+    proof = from_json(Proof, point["plan"]["proof"])
     return Dot(
         point,
         place,
@@ -152,4 +156,5 @@ def _dot(point: Document, shapes: Mapping[str, tuple[str, str]]) -> Dot:
         len(layers),
         quote(f"{built['bundle']}/{PAGE}") if built else "",
         shapes.get(place, ("", ""))[1],
+        proof.within if point["kind"] == "plan" else "not searched",
     )

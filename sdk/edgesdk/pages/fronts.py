@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -108,15 +108,19 @@ class Candidate:
     chosen: bool
     finalist: bool
     point: Point | None
+    runtime: str = ""
+    sign: str = ""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The section: ``rows`` are those that were built, ``chart`` where they lie, if their losses are known."""
+    """The section: ``rows`` are those that were built, ``chart`` where they lie, if their losses are known; ``signs``
+    are the marks of runtimes, where these are several."""
 
     rows: Sequence[Candidate]
     chart: Markup | None
     bases: Sequence[str]
+    signs: Mapping[str, str]
 
     @classmethod
     def of(cls, plan: Plan, report: Document, chosen: str | None, most: int) -> Candidates:
@@ -126,10 +130,19 @@ class Candidates:
         name = "latency_ratio" if report["budget"].get("latency_ratio") is not None else "latency_ms"
         tell = lambda value: figure(value, name)  # noqa: E731
         rows = [_candidate(place, step, name, chosen, finalists) for place, step in enumerate(steps, 1)]
+        runtimes = list(dict.fromkeys(row.runtime for row in rows if row.runtime))
+        shapes = {each: SHAPES[place % len(SHAPES)] for place, each in enumerate(runtimes)} if len(runtimes) > 1 else {}
+        rows = [_marked(row, *shapes[row.runtime]) if row.runtime in shapes else row for row in rows]
         points = [row.point for row in rows if row.point is not None]
         said = "Loss of each candidate by its latency, predicted and found"
         chart = draw_front("candidates-front", said, points, tell, report["budget"].get(name)) if points else None
-        return cls(rows, chart, sorted({row.basis for row in rows}))
+        signs = {runtime: sign for runtime, (_, sign) in shapes.items()}
+        return cls(rows, chart, sorted({row.basis for row in rows}), signs)
+
+
+def _marked(row: Candidate, shape: str, sign: str) -> Candidate:
+    """The same with the mark of its runtime, in the chart and as text."""
+    return replace(row, sign=sign, point=None if row.point is None else replace(row.point, shape=shape))
 
 
 def _candidate(number: int, step: Document, name: str, chosen: str | None, finalists: set[str]) -> Candidate:
@@ -142,4 +155,5 @@ def _candidate(number: int, step: Document, name: str, chosen: str | None, final
     return Candidate(
         number, kind, " ".join(filter(None, (step.get("runtime"), digest[:8]))), loss, figure(before, name),
         figure(after, name), basis, not step.get("misses"), own, last, point,
+        step.get("runtime") or "",
     )  # fmt: skip
