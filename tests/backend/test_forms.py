@@ -92,6 +92,7 @@ CONVOLUTIONS: list[nn.Module] = [
     nn.Conv2d(12, 16, 5, padding="same"),
     nn.Conv2d(12, 12, 5, 2, 2, groups=12),
     nn.Conv1d(12, 16, 5, 2, 2),
+    nn.Conv1d(12, 64, 1),
     nn.Conv2d(12, 64, 1),
     nn.Linear(12, 64),
 ]
@@ -119,10 +120,10 @@ def test_a_form_answers_as_the_weight_that_it_amounts_to(layer: nn.Module) -> No
 
 
 def test_the_candidates_for_a_layer_are_what_it_can_be() -> None:
-    full, *_, depthwise, signal, pointwise, linear = ({form.method for form in applying(c)} for c in CONVOLUTIONS)
+    full, *_, depthwise, line, steps, pointwise, linear = ({form.method for form in applying(c)} for c in CONVOLUTIONS)
     assert full == {"tucker", "spatial", "cp", "separable", "kernel"}
-    assert (depthwise, signal) == ({"kernel"}, {"kernel", "separable"})
-    assert pointwise == linear == {"svd"}
+    assert (depthwise, line) == ({"kernel"}, {"kernel", "separable", "tucker"})
+    assert steps == pointwise == linear == {"svd"}
     assert [form.sizes for form in applying(CONVOLUTIONS[3]) if form.method == "kernel"] == [(3, 3), (1, 1)]
     assert not [form for form in applying(nn.Conv2d(12, 16, 5)) if form.method == "kernel"]  # it would see more places
     assert {form.method for form in forms(made()[0].graph.by_name["full.0"])} <= USUAL
@@ -326,3 +327,35 @@ def test_a_candidate_is_checked_before_anything_long_begins(monkeypatch: pytest.
     ready(("separable",))
     with pytest.raises(UsageError, match="cp cannot be a candidate: tensorly is not installed"):
         ready(("cp",))
+
+
+class Lines(nn.Module):
+    """Convolutions along one axis; sequences (N, 12, 20)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide, self.point = nn.Conv1d(12, 24, 5, 2, 2), nn.Conv1d(24, 32, 3, 1, 1), nn.Conv1d(32, 32, 1)
+        self.fc = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.point(torch.relu(self.wide(torch.relu(self.stem(x)))))).mean(2))
+
+
+@pytest.mark.parametrize("precision", [FP32, INT8])
+def test_a_line_has_the_low_ranks_of_an_image_in_every_format(precision: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 12, 20)
+    network = trace(Lines().eval(), x)
+    formed = {"stem": Form("separable"), "wide": Form("tucker", (8, 16)), "point": Form("svd", (8,))}
+    assert all(form in forms(network.graph.by_name[name]) for name, form in formed.items())
+    chosen = {name: Option(precision, 8 if precision == INT8 else 32, form) for name, form in formed.items()}
+    if precision == INT8:
+        chosen = {**models.assigned(network, "int8"), **chosen}
+    result = integer(*compressed(network, models.plan(network, options=chosen), x, models.scores(network)))
+    calibrate(result, [x])
+    file = converted(result, x)
+    for runtime in (*RUNTIMES, "ncnn") if precision == FP32 else RUNTIMES:  # ncnn's integers are on a grid of their own
+        path = tmp_path / f"{runtime}{format_of(runtime).suffix}"
+        save(file, specification(result), path, runtime)
+        told = parity(result, Artifact(path, result.graph, runtime=runtime), [x])
+        assert told.error <= told.tolerance, runtime

@@ -77,7 +77,7 @@ def test_weighting_pays_where_inputs_differ() -> None:
     assert best < 0.9 * plain
 
 
-@pytest.mark.parametrize("method", ["spatial", "tucker", "cp", "separable"])
+@pytest.mark.parametrize("method", ["spatial", "tucker", "tucker of a line", "cp", "separable"])
 def test_a_kernel_of_that_form_is_found_again(method: str) -> None:
     generator = torch.Generator().manual_seed(1)
 
@@ -91,6 +91,10 @@ def test_a_kernel_of_that_form_is_found_again(method: str) -> None:
         kernel = torch.einsum("rshw,nr,cs->nchw", random(3, 2, 3, 3), random(7, 3), random(5, 2))
         first, core, last = tucker(kernel, 2, 3)
         product = torch.einsum("rshw,nr,sc->nchw", core, last[..., 0, 0], first[..., 0, 0])
+    elif method == "tucker of a line":
+        kernel = torch.einsum("rsk,nr,cs->nck", random(3, 2, 5), random(7, 3), random(5, 2))
+        first, core, last = tucker(kernel, 2, 3)
+        product = torch.einsum("rsk,nr,sc->nck", core, last[..., 0], first[..., 0])
     elif method == "cp":
         kernel = torch.einsum("cr,hr,wr,nr->nchw", random(5, 2), random(3, 2), random(3, 2), random(7, 2))
         product = product_of(cp(kernel, 2))

@@ -69,7 +69,7 @@ def factorize_svd(layer: nn.Module, form: Form) -> nn.Sequential | None:
         first = nn.Linear(layer.in_features, len(right), bias=False)
         last = nn.Linear(len(right), layer.out_features, bias=layer.bias is not None)
         return _filled([first, last], [right, left], layer.bias)
-    return _pointwise(layer, rank) if _is_image(layer) and layer.kernel_size == (1, 1) else None
+    return _pointwise(layer, rank) if _mixes(layer) and set(layer.kernel_size) == {1} else None
 
 
 def factorize_spatial(layer: nn.Module, form: Form) -> nn.Sequential | None:
@@ -79,7 +79,7 @@ def factorize_spatial(layer: nn.Module, form: Form) -> nn.Sequential | None:
 
 def factorize_tucker(layer: nn.Module, form: Form) -> nn.Sequential | None:
     """A convolution between two of single pixels (Kim et al. 2016)."""
-    return _tucker(layer, *form.sizes) if _is_image(layer) else None
+    return _tucker(layer, *form.sizes) if _mixes(layer) else None
 
 
 def factorize_cp(layer: nn.Module, form: Form) -> nn.Sequential | None:
@@ -89,7 +89,7 @@ def factorize_cp(layer: nn.Module, form: Form) -> nn.Sequential | None:
 
 def make_separable(layer: nn.Module, form: Form) -> nn.Sequential | None:
     """A convolution as a depthwise one and one of single pixels."""
-    return _separable(layer) if isinstance(layer, CONVOLUTIONS) and layer.groups == 1 else None
+    return _separable(layer) if _mixes(layer) else None
 
 
 def make_smaller_kernel(layer: nn.Module, form: Form) -> nn.Sequential | None:
@@ -97,16 +97,22 @@ def make_smaller_kernel(layer: nn.Module, form: Form) -> nn.Sequential | None:
     return _smaller_kernel(layer, form.sizes) if isinstance(layer, CONVOLUTIONS) else None
 
 
+def _mixes(layer: nn.Module) -> TypeGuard[nn.Conv1d | nn.Conv2d | nn.Conv3d]:
+    """Whether it is a convolution that mixes all channels."""
+    return isinstance(layer, CONVOLUTIONS) and layer.groups == 1
+
+
 def _is_image(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether it is a convolution over two axes that mixes all channels."""
     return isinstance(layer, nn.Conv2d) and layer.groups == 1
 
 
-def _pointwise(layer: nn.Conv2d, rank: int) -> nn.Sequential:
-    left, right = lowrank.truncated(layer.weight[:, :, 0, 0], rank)
-    first = nn.Conv2d(layer.in_channels, rank, **_window(layer, 0, 1), bias=False)
-    last = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None)
-    return _filled([first, last], [right[:, :, None, None], left[:, :, None, None]], layer.bias)
+def _pointwise(layer: Any, rank: int) -> nn.Sequential:
+    made, axes = type(layer), len(layer.kernel_size)
+    left, right = (part.reshape(*part.shape, *[1] * axes) for part in lowrank.truncated(layer.weight.flatten(1), rank))
+    first = made(layer.in_channels, rank, **_window(layer, *range(axes)), bias=False)
+    last = made(rank, layer.out_channels, 1, bias=layer.bias is not None)
+    return _filled([first, last], [right, left], layer.bias)
 
 
 def _spatial(layer: nn.Conv2d, rank: int) -> nn.Sequential:
@@ -115,11 +121,12 @@ def _spatial(layer: nn.Conv2d, rank: int) -> nn.Sequential:
     return _filled([first, last], lowrank.spatial(layer.weight, rank), layer.bias)
 
 
-def _tucker(layer: nn.Conv2d, rank_in: int, rank_out: int) -> nn.Sequential:
+def _tucker(layer: Any, rank_in: int, rank_out: int) -> nn.Sequential:
     weights = lowrank.tucker(layer.weight, rank_in, rank_out)
-    first = nn.Conv2d(layer.in_channels, rank_in, 1, bias=False)
-    middle = nn.Conv2d(rank_in, rank_out, **_window(layer, 0, 1), bias=False)
-    last = nn.Conv2d(rank_out, layer.out_channels, 1, bias=layer.bias is not None)
+    made, axes = type(layer), range(len(layer.kernel_size))
+    first = made(layer.in_channels, rank_in, 1, bias=False)
+    middle = made(rank_in, rank_out, **_window(layer, *axes), bias=False)
+    last = made(rank_out, layer.out_channels, 1, bias=layer.bias is not None)
     return _filled([first, middle, last], weights, layer.bias)
 
 

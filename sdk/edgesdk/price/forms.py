@@ -111,9 +111,14 @@ def _of_an_activation(layer: Layer) -> list[Form]:
     return [Form("identity")] if layer.kind == ACTIVATION else []
 
 
+def _mixes(layer: Layer) -> bool:
+    """Whether it is a convolution, of more than single places, that mixes all channels."""
+    return layer.kind == CONV and layer.groups == 1 and set(layer.kernel) != {1}
+
+
 def _is_image(layer: Layer) -> bool:
-    """Whether it is a convolution over two axes, of more than single pixels, that mixes all channels."""
-    return layer.kind == CONV and layer.groups == 1 and len(layer.kernel) == 2 and set(layer.kernel) != {1}
+    """Whether it is such a convolution over two axes."""
+    return _mixes(layer) and len(layer.kernel) == 2
 
 
 def _eight(rank: int) -> int:
@@ -141,7 +146,7 @@ def _along(whole: Operator, axis: int) -> dict[str, tuple[int, ...]]:
 
 
 def _svd_candidates(layer: Layer) -> list[Form]:
-    if layer.kind == CONV and not (layer.groups == 1 and len(layer.kernel) == 2 and set(layer.kernel) == {1}):
+    if layer.kind == CONV and not (layer.groups == 1 and set(layer.kernel) == {1}):
         return []
     n, c = layer.weight_shape[:2]
     ranks = {rank for share in SHARES if (rank := _eight(min(n, c) // share)) * (n + c) < n * c}
@@ -167,7 +172,7 @@ def _spatial_parts(whole: Operator, form: Form) -> tuple[Operator, ...]:
 
 
 def _tucker_candidates(layer: Layer) -> list[Form]:
-    if not _is_image(layer):
+    if not _mixes(layer):
         return []
     n, c = layer.weight_shape[:2]
     ranks = [(_eight(c // share), _eight(n // share)) for share in SHARES]
@@ -203,8 +208,7 @@ def _ranked(method: str, layer: Layer) -> list[Form]:
 
 
 def _separable_candidates(layer: Layer) -> list[Form]:
-    mixes = layer.kind == CONV and layer.groups == 1 and set(layer.kernel) != {1} and layer.weight_shape[1] > 1
-    return [Form("separable")] if mixes else []
+    return [Form("separable")] if _mixes(layer) and layer.weight_shape[1] > 1 else []
 
 
 def _separable_parts(whole: Operator, form: Form) -> tuple[Operator, ...]:

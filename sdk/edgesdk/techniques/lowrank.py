@@ -1,7 +1,8 @@
 """Low rank: matrices and kernels as products of smaller ones.
 
-A kernel is (outputs, inputs, height, width) as a convolution holds it, and so is each of its factors, in the order in
-which convolutions would apply them. All is computed in double precision and returned in the dtype that came.
+A kernel is (outputs, inputs, height, width) as a convolution holds it, or of other spatial axes, and so is each of its
+factors, in the order in which convolutions would apply them. All is computed in double precision and returned in the
+dtype that came.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ def spatial(kernel: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def tucker(kernel: Tensor, rank_in: int, rank_out: int) -> tuple[Tensor, Tensor, Tensor]:
     """Tucker-2 (Kim et al. 2016, eq. 3 to 5): 1x1 to ``rank_in``, the core, 1x1 from ``rank_out``.
 
-    The factors are the leading singular vectors of the two channel unfoldings (HOSVD; De Lathauwer et al. 2000). Raises
-    ``UsageError`` for ranks that are not between 1 and the channels.
+    The factors are the leading singular vectors of the two channel unfoldings (HOSVD; De Lathauwer et al. 2000). Any
+    number of spatial axes. Raises ``UsageError`` for ranks that are not between 1 and the channels.
     """
     n, c = kernel.shape[:2]
     if not (1 <= rank_in <= c and 1 <= rank_out <= n):
@@ -91,8 +92,9 @@ def tucker(kernel: Tensor, rank_in: int, rank_out: int) -> tuple[Tensor, Tensor,
     weight = kernel.detach().double()
     outputs = _leading(weight.reshape(n, -1), rank_out)
     inputs = _leading(weight.transpose(0, 1).reshape(c, -1), rank_in)
-    core = torch.einsum("nchw,nr,cs->rshw", weight, outputs, inputs)
-    factors = inputs.T[:, :, None, None], core, outputs[:, :, None, None]
+    core = torch.einsum("nc...,nr,cs->rs...", weight, outputs, inputs)
+    ones = (1,) * (kernel.dim() - 2)
+    factors = inputs.T.reshape(rank_in, c, *ones), core, outputs.reshape(n, rank_out, *ones)
     return factors[0].to(kernel.dtype), factors[1].to(kernel.dtype), factors[2].to(kernel.dtype)
 
 
