@@ -1,10 +1,14 @@
 """How long a search takes, cold and warm, and how far its prices are from whole networks.
 
     python tools/bench_search.py --weights resnet20.safetensors [--model resnet20] [--data PACKAGE] [--json]
+    python tools/bench_search.py --weights resnet20.safetensors --points 16 [--target raspberry-pi-4]
 
 Traces, prices, senses and solves a CIFAR ResNet at half of its dense latency, each time in a fresh process: first with
 an empty cache of prices, then with the one that this filled. Prints the seconds of every stage, the gap that the solver
 proved, and predicted beside measured latency of the dense model in float and in int8.
+
+With ``--points`` it is a whole front instead, as ``edgesdk sweep`` makes it: the seconds of every stage, those of the
+process's processors, and the worst proof, as a share of the loss or in its unit where that is next to nothing.
 """
 
 from __future__ import annotations
@@ -84,6 +88,37 @@ def once(options: argparse.Namespace) -> dict[str, Any]:
         }
 
 
+def front(options: argparse.Namespace) -> dict[str, Any]:
+    """One front in this process: seconds per stage, of all, and of processors, and how far plans are from the best."""
+    import edgesdk
+    import zoo
+    from cifar import Cifar
+
+    clock = Clock()
+    clock.tell("loading data", None)
+    data = Cifar(options.data, trains=2048, tests=1000)
+    loaded = time.process_time()
+    made = edgesdk.sweep(
+        getattr(zoo, options.model)(), options.target, data, runtime="onnxruntime", points=options.points,
+        weights=options.weights, threads=options.threads, candidate=tuple(options.candidate), tell=clock.tell,
+    )  # fmt: skip
+    clock.tell("end", None)
+    searched = [point for point in made.points if point.kind == "plan"]
+    return {
+        "seconds": clock.seconds,
+        "total": sum(s for stage, s in clock.seconds.items() if stage != "loading data"),
+        "processor_seconds": time.process_time() - loaded,
+        "points": len(made.points),
+        "within": max((point.plan.proof for point in searched), key=lambda proof: proof.objective - proof.bound).within,
+    }
+
+
+def show_front(name: str, figures: dict[str, Any]) -> None:
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in figures["seconds"].items())
+    print(f"{name}: {figures['points']} points in {figures['total']:.1f} s without loading data ({stages})")
+    print(f"  of processors {figures['processor_seconds']:.1f} s; the proof that is furthest off: {figures['within']}")
+
+
 def show(name: str, figures: dict[str, Any]) -> None:
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in figures["seconds"].items())
     print(f"{name}: {figures['total']:.1f} s without loading data ({stages})")
@@ -102,11 +137,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the extracted package; see tools/cifar.py")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--candidate", nargs="*", default=[], help="forms of layers beside the usual")
+    parser.add_argument("--points", type=int, help="of a front, instead of one search")
+    parser.add_argument("--target", default="x86", help="whose prices a front is made at")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--once", action="store_true", help="one search with the cache as it is, as JSON")
     options = parser.parse_args()
     if options.once:
-        print(json.dumps(once(options)))
+        print(json.dumps(front(options) if options.points else once(options)))
         return
     rows = {}
     with tempfile.TemporaryDirectory() as cache:
@@ -117,7 +154,7 @@ def main() -> None:
             )
             rows[name] = json.loads(done.stdout.decode().splitlines()[-1])
             if not options.json:
-                show(name, rows[name])
+                (show_front if options.points else show)(name, rows[name])
                 sys.stdout.flush()
     if options.json:
         print(json.dumps(rows, indent=1))
