@@ -16,9 +16,10 @@ from edgesdk.compress.apply import channels_to_keep, compressed
 from edgesdk.compress.quantize import calibrate, fold, integer, learning
 from edgesdk.compress.refit import refit_weights
 from edgesdk.core.artifact import Artifact
-from edgesdk.core.graph import WEIGHTED
+from edgesdk.core.graph import CONV, WEIGHTED
 from edgesdk.core.plan import INT8, Option
 from edgesdk.export.formats import export, grid_of
+from edgesdk.export.onnx import converted
 from edgesdk.export.parity import compared
 from edgesdk.network.network import Network
 from edgesdk.network.onnx_graph import read
@@ -107,6 +108,22 @@ def test_files_hold_the_weights_once_where_the_format_can(name: str, runtime: st
     assert (several == foretold) == (runtime == "ncnn")
 
 
+@pytest.mark.parametrize("scheme", ["dense", "int8"])
+@pytest.mark.parametrize("name", MODELS)
+def test_each_call_is_known_by_its_name_in_the_file(name: str, scheme: str) -> None:
+    """A profiler tells what each takes by that; float products over rows are written with folded weights."""
+    model, x = shared_model(name)
+    network = trace(model, x)
+    given = models.assigned(network, scheme)
+    made = integer(network, given)
+    if given:
+        calibrate(made, [x])
+    names = [node.name for node in converted(made, x).graph.node]
+    known = [layer.name for layer in network.graph.layers if layer.kind == CONV or layer.kind in WEIGHTED and given]
+    assert set(known) <= set(names)
+    assert len(set(names)) == len(names)
+
+
 def test_what_is_read_off_a_file_has_its_weights_once(tmp_path: Path) -> None:
     model, x = shared_model("again")
     network = trace(model, x)
@@ -152,8 +169,8 @@ def test_calls_in_integers_have_the_same_weights_and_ranges_of_their_own(name: s
         assert all(part.inner.weight is first.inner.weight for part in others)
         assert all(part.inner.bias is not first.inner.bias for part in others)
         assert len({id(part.source[0]) for part in (first, *others)}) == len(names)
-    wanted = model(x)
-    near, adapted = (float((made[way](x) - wanted).square().mean()) for way in ("nearest", "adaptive"))
+    with torch.no_grad():
+        near, adapted = (float((made[way](x) - model(x)).square().mean()) for way in ("nearest", "adaptive"))
     assert adapted <= near * (1 + NEAR)
     with learning(quantized):
         learnt = [{id(quantized.submodule(layer).growth) for layer in names} for names in network.graph.shared]

@@ -28,6 +28,7 @@ from edgesdk.export.rewrites import rewrite
 from edgesdk.export.translations import reading_once
 from edgesdk.network.modularize import aten
 from edgesdk.network.network import Batch, Network, rebatch, tensors
+from edgesdk.network.shared import set_apart
 
 ITERATIONS = 2  # of folding constants and rewriting, as the exporter has it
 LOUD = ("torch.onnx", "onnxscript", "onnx_ir")  # loggers that tell what concerns no user
@@ -45,6 +46,7 @@ def converted(network: Network, x: Batch) -> ModelProto:
     """
     specs = specification(network)
     plain = spell_out_pools(exportable(network), x)
+    set_apart(plain.module)
     model = _exported(plain, x)
     note_origins(model, plain)
     _name_nodes(model)

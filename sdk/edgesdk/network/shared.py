@@ -52,5 +52,15 @@ def share(module: fx.GraphModule, names: Collection[str] | None = None) -> None:
                     setattr(part, name, value)
 
 
+def set_apart(module: fx.GraphModule) -> None:
+    """Give every call a matrix of weights of its own, in place: a file names them after its layers."""
+    for first, *others in list_shared(module).values():
+        for path in others:
+            call = module.get_submodule(path)
+            for name, value in module.get_submodule(first).named_parameters(recurse=False):
+                if value.dim() > 1 and getattr(call, name) is value:
+                    setattr(call, name, nn.Parameter(value.detach().clone(), value.requires_grad))
+
+
 def _alike(left: torch.Tensor | None, right: torch.Tensor | None) -> bool:
     return left is not None and right is not None and left is not right and torch.equal(left, right)
