@@ -13,6 +13,7 @@ from shared_models import MODELS, Steps, shared_model
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import channels_to_keep, compressed
+from edgesdk.compress.exits import fitted, split
 from edgesdk.compress.quantize import calibrate, fold, integer, learning
 from edgesdk.compress.refit import refit_weights
 from edgesdk.core.artifact import Artifact
@@ -141,16 +142,18 @@ def test_weights_are_fitted_to_what_all_calls_are_to_make(name: str) -> None:
     plan, scores = models.plan(network, halved(network)), models.scores(network)
     small, _ = compressed(network, plan, x, scores)
     kept = channels_to_keep(network.graph, plan, scores)
-    fitted, fits = refit_weights(small, network, kept, [x])
+    refitted, fits = refit_weights(small, network, kept, [x])
     assert {fit.layer for fit in fits} >= set(CALLS[name])
     assert len(fits) == len({fit.layer for fit in fits})
-    for first, *others in list_shared(fitted.module).values():
-        held = dict(fitted.module.get_submodule(first).named_parameters())
+    for first, *others in list_shared(refitted.module).values():
+        held = dict(refitted.module.get_submodule(first).named_parameters())
         assert all(
-            held[key] is value for path in others for key, value in fitted.module.get_submodule(path).named_parameters()
+            held[key] is value
+            for path in others
+            for key, value in refitted.module.get_submodule(path).named_parameters()
         )
     with torch.no_grad():
-        off = [float((each(x) - model(x)).square().mean()) for each in (fitted, small)]
+        off = [float((each(x) - model(x)).square().mean()) for each in (refitted, small)]
     assert off[0] < off[1]
 
 
@@ -216,3 +219,19 @@ def test_weights_that_other_operators_read_stay_as_they_are() -> None:
     network = trace(model, x)
     assert network.graph.shared == ()
     torch.testing.assert_close(network(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_in_stages_has_the_weights_in_each(tmp_path: Path) -> None:
+    model, x = shared_model("again")
+    network = trace(model, x)
+    first, last = split(network, fitted(network, ["add_1"], [(x, None)], False), x)
+    assert {names[0]: len(names) for names in first.graph.shared} == {"up": 2, "down": 2}
+    assert last.graph.shared == ()
+    carried = first.flat(x)[1]
+    torch.testing.assert_close(last.flat(carried)[0], network(x), rtol=1e-5, atol=1e-5)
+    for number, (part, given) in enumerate([(first, x), (last, carried)]):
+        path = tmp_path / f"{number}.onnx"
+        made = integer(part, models.assigned(part, "int8"))
+        calibrate(made, [given])
+        export(made, given, path, "onnxruntime")
+        assert compared(made.flat, Artifact(path, part.graph), [given[:8]], 0.01).error <= 0.01
