@@ -1,12 +1,13 @@
-"""Integer convolutions whose window is the whole image: every runtime computes the simulated sum, of one place."""
+"""Convolutions whose window is as large as the image: every runtime computes the simulated sums."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.artifact import Artifact
@@ -49,3 +50,41 @@ def test_what_a_window_over_the_whole_image_makes_is_the_simulated_sum(
         path = tmp_path / f"model{format_of(runtime).suffix}"
         export(ready, x, path, runtime)
         assert parity(ready, Artifact(path, ready.graph, options, runtime), [x]).error < 0.02
+
+
+class Weighed(nn.Module):
+    """A convolution of an image whose places each have a factor of their own."""
+
+    def __init__(self, conv: nn.Module, factors: Tensor, divides: bool) -> None:
+        super().__init__()
+        self.conv, self.factors, self.divides = conv, nn.Buffer(factors), divides
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x / self.factors if self.divides else x * self.factors)
+
+
+WEIGHED = {
+    "image": (nn.Conv2d(4, 4, 7, padding=3), (7, 7)),
+    "rows": (nn.Conv2d(4, 4, 7, padding=3, bias=False), (1, 1, 7, 1)),
+    "groups": (nn.Conv2d(4, 4, 7, padding=3, groups=2), (1, 1, 7, 7)),
+    "depthwise": (nn.Conv2d(4, 4, 7, padding=3, groups=4), (1, 1, 1, 7)),
+    "signal": (nn.Conv1d(4, 4, 7, padding=3), (1, 1, 7)),
+    "volume": (nn.Conv3d(4, 4, 3, padding=1), (1, 1, 3, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "litert"])
+@pytest.mark.parametrize("divides", [False, True], ids=["factors", "divisors"])
+@pytest.mark.parametrize(("conv", "shape"), WEIGHED.values(), ids=WEIGHED)
+def test_a_factor_for_each_place_is_none_of_the_window(
+    conv: nn.Module, shape: tuple[int, ...], divides: bool, runtime: str, tmp_path: Path
+) -> None:
+    """OpenVINO took it into the weights where the window has as many places as the image: half of it was off."""
+    torch.manual_seed(0)
+    model = Weighed(conv, torch.rand(shape) + 0.5, divides).eval()
+    size: Any = conv.kernel_size
+    x = torch.randn(4, 4, *size)
+    network = trace(model, x)
+    path = tmp_path / f"model{format_of(runtime).suffix}"
+    export(integer(network, {}), x, path, runtime)
+    assert parity(network, Artifact(path, network.graph, {}, runtime), [x]).error < 1e-4

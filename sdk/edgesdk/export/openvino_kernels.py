@@ -16,6 +16,7 @@ def avoid(model: Any, integers: bool) -> None:
     """Say ``model``, an ``openvino.Model``, so that the plugin computes what it says, in place; ``integers`` says
     whether it has any."""
     _keep_apart(model)
+    _keep_places(model)
     if integers:
         _border_averages(model)
         _step_by_one(model)
@@ -46,6 +47,24 @@ def _keep_apart(model: Any) -> None:
                 x, axes = (given.get_source_output() for given in source.get_node().inputs())
                 mean = opset13.reduce_mean(x, axes, keep_dims=True)
                 value.replace_source_output(opset13.squeeze(mean, axes).output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _keep_places(model: Any) -> None:
+    """Keep the plugin (2026.4) from taking a factor for each place of an image into the weights of the convolution that
+    reads it, as it does where the window has as many places: not across a Clamp to all floats, which is the identity.
+    """
+    from openvino import opset13
+
+    for node in [node for node in model.get_ordered_ops() if node.get_type_name() in ("Multiply", "Divide")]:
+        factors = [value for value in node.input_values() if is_constant(value)]
+        places = [max(tuple(value.get_shape())[2 - node.get_output_partial_shape(0).rank.get_length() :], default=1)
+                  for value in factors]  # fmt: skip
+        if max(places, default=1) > 1:
+            made = node.output(0)
+            for reader in list(made.get_target_inputs()):
+                if reader.get_node().get_type_name() in ("Convolution", "GroupConvolution"):
+                    reader.replace_source_output(opset13.clamp(made, -MOST, MOST).output(0))
     model.validate_nodes_and_infer_types()
 
 
