@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,25 @@ def test_what_a_window_over_the_whole_image_makes_is_the_simulated_sum(
         assert parity(ready, Artifact(path, ready.graph, options, runtime), [x]).error < 0.02
 
 
+WAYS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "factors": lambda x, c: x * c,
+    "divisors": lambda x, c: x / c,
+    "and a number": lambda x, c: (x * c) * 0.5,
+    "and one for each channel": lambda x, c: (x * c) * torch.arange(1.0, 5.0).reshape(4, *[1] * (x.dim() - 2)),
+    "of the other sign": lambda x, c: -(x * c),
+    "of those beside a border": lambda x, c: nn.functional.pad(x * c, [1, 1] * (x.dim() - 2)),
+}
+
+
 class Weighed(nn.Module):
     """A convolution of an image whose places each have a factor of their own."""
 
-    def __init__(self, conv: nn.Module, factors: Tensor, divides: bool) -> None:
+    def __init__(self, conv: nn.Module, factors: Tensor, way: str) -> None:
         super().__init__()
-        self.conv, self.factors, self.divides = conv, nn.Buffer(factors), divides
+        self.conv, self.factors, self.way = conv, nn.Buffer(factors), way
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x / self.factors if self.divides else x * self.factors)
+        return self.conv(WAYS[self.way](x, self.factors))
 
 
 WEIGHED = {
@@ -74,14 +85,14 @@ WEIGHED = {
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "litert"])
-@pytest.mark.parametrize("divides", [False, True], ids=["factors", "divisors"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("conv", "shape"), WEIGHED.values(), ids=WEIGHED)
 def test_a_factor_for_each_place_is_none_of_the_window(
-    conv: nn.Module, shape: tuple[int, ...], divides: bool, runtime: str, tmp_path: Path
+    conv: nn.Module, shape: tuple[int, ...], way: str, runtime: str, tmp_path: Path
 ) -> None:
     """OpenVINO took it into the weights where the window has as many places as the image: half of it was off."""
     torch.manual_seed(0)
-    model = Weighed(conv, torch.rand(shape) + 0.5, divides).eval()
+    model = Weighed(conv, torch.rand(shape) + 0.5, way).eval()
     size: Any = conv.kernel_size
     x = torch.randn(4, 4, *size)
     network = trace(model, x)

@@ -52,19 +52,16 @@ def _keep_apart(model: Any) -> None:
 
 def _keep_places(model: Any) -> None:
     """Keep the plugin (2026.4) from taking a factor for each place of an image into the weights of the convolution that
-    reads it, as it does where the window has as many places: not across a Clamp to all floats, which is the identity.
-    """
+    reads it, as it does where the window has as many places along an axis, whatever other factors and moves lie
+    between: not across a Clamp to all floats, which is the identity."""
     from openvino import opset13
 
-    for node in [node for node in model.get_ordered_ops() if node.get_type_name() in ("Multiply", "Divide")]:
-        factors = [value for value in node.input_values() if is_constant(value)]
-        places = [max(tuple(value.get_shape())[2 - node.get_output_partial_shape(0).rank.get_length() :], default=1)
-                  for value in factors]  # fmt: skip
-        if max(places, default=1) > 1:
-            made = node.output(0)
-            for reader in list(made.get_target_inputs()):
-                if reader.get_node().get_type_name() in ("Convolution", "GroupConvolution"):
-                    reader.replace_source_output(opset13.clamp(made, -MOST, MOST).output(0))
+    for node in [n for n in model.get_ordered_ops() if n.get_type_name() in ("Convolution", "GroupConvolution")]:
+        image, source = tuple(node.get_input_shape(0)[2:]), node.input_value(0)
+        window = tuple(node.get_input_shape(1)[-len(image) :])
+        whole = any(size == length > 1 for size, length in zip(window, image, strict=True))
+        if whole and _reach(source) is None and source.get_node().get_type_name() not in ("Parameter", "FakeQuantize"):
+            node.input(0).replace_source_output(opset13.clamp(source, -MOST, MOST).output(0))
     model.validate_nodes_and_infer_types()
 
 
