@@ -24,6 +24,7 @@ from edgesdk.export.onnx import converted
 from edgesdk.export.parity import compared
 from edgesdk.network.network import Network
 from edgesdk.network.onnx_graph import read
+from edgesdk.network.onnx_module.read import read as read_module
 from edgesdk.network.shared import list_shared
 from edgesdk.network.trace import trace
 from edgesdk.price.account import Account
@@ -235,3 +236,48 @@ def test_a_network_in_stages_has_the_weights_in_each(tmp_path: Path) -> None:
         calibrate(made, [given])
         export(made, given, path, "onnxruntime")
         assert compared(made.flat, Artifact(path, part.graph), [given[:8]], 0.01).error <= 0.01
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_file_in_shares_what_it_holds_once(name: str, tmp_path: Path) -> None:
+    """An ONNX file has a matrix once, and beside it the bias of each call."""
+    model, x = shared_model(name)
+    export(integer(trace(model, x), {}), x, tmp_path / "model.onnx", "onnxruntime")
+    module = read_module(tmp_path / "model.onnx")
+    torch.testing.assert_close(module(x), model(x), rtol=1e-4, atol=1e-5)
+    network = trace(module, x)
+    assert sorted(map(len, network.graph.shared)) == sorted(CALLS[name].values())
+    kept = halved(network)
+    assert kept
+    small, _ = compressed(network, models.plan(network, kept), x, models.scores(network))
+    assert parameters(small.module) < parameters(network.module)
+    torch.testing.assert_close(fold(small)(x), small(x), rtol=1e-5, atol=1e-5)
+
+
+class OwnBiases(nn.Module):
+    """Two layers of one weight, each with a bias of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.one, self.two = nn.Linear(6, 24), nn.Linear(24, 24), nn.Linear(24, 24)
+        self.two.weight, self.head = self.one.weight, nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.two(torch.relu(self.one(torch.relu(self.first(x)))))))
+
+
+def test_biases_are_cut_each_by_itself_where_they_are_their_own() -> None:
+    torch.manual_seed(0)
+    model, x = OwnBiases().eval(), torch.randn(16, 6)
+    network = trace(model, x)
+    assert [len(names) for names in network.graph.shared] == [2]
+    (group,) = (group for group in network.graph.groups if group.fixed is None)
+    scores = {group.name: torch.arange(24.0)}
+    small, _ = compressed(network, models.plan(network, {group.name: 12}), x, scores)
+    one, two = (small.submodule(name) for name in small.graph.shared[0])
+    assert one.get_parameter("weight") is two.get_parameter("weight")
+    torch.testing.assert_close(one.get_parameter("bias"), model.one.bias[12:])
+    torch.testing.assert_close(two.get_parameter("bias"), model.two.bias[12:])
+    refitted, _ = refit_weights(small, network, channels_to_keep(network.graph, models.plan(
+        network, {group.name: 12}), scores), [x])  # fmt: skip
+    torch.testing.assert_close(refitted.submodule(small.graph.shared[0][1]).get_parameter("bias"), model.two.bias[12:])

@@ -20,7 +20,6 @@ from edgesdk.network.heads import cut_heads
 from edgesdk.network.kept import kept_channels
 from edgesdk.network.modularize import is_relu
 from edgesdk.network.network import Batch, Network, call_of
-from edgesdk.network.shared import share
 
 
 def compressed(
@@ -110,7 +109,6 @@ def _leave_out(module: fx.GraphModule, network: Network, join: str, keeps: str) 
     module.graph.erase_node(add)
     module.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output"))
     module.delete_all_unused_submodules()
-    share(module)
 
 
 def _cheaper(module: fx.GraphModule, name: str, form: Form) -> None:

@@ -207,12 +207,12 @@ def learning(network: Network) -> Iterator[None]:
     """
     parts = [part for part in network.module.modules() if isinstance(part, (ActivationQuantizer, IntegerLayer))]
     shared: dict[int, nn.Parameter] = {}
-    weights: dict[int, IntegerLayer] = {}
+    weights: dict[tuple[int, int], IntegerLayer] = {}
     for part in parts:
         if isinstance(part, IntegerLayer) and part.sharing:
             part.learn(shared.setdefault(id(part.sharing), nn.Parameter(torch.ones(()))))
         elif isinstance(part, IntegerLayer):
-            first = weights.setdefault(id(part.inner.weight), part)  # which calls of a layer have in common
+            first = weights.setdefault((id(part.inner.weight), part.bits), part)  # calls of a layer have one step
             part.learn(first.growth)
             part.step = first.step
         else:

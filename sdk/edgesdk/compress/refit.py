@@ -98,15 +98,15 @@ def refit_weights(
 def _calls(small: Network, targets: Mapping[str, _Target]) -> dict[str, dict[str, _Target]]:
     """The layers that are fitted, each with its calls and what each of these is to make.
 
-    Left out are those that have their weights in common but not their BatchNorms, and those with a call of which it is
-    not known what it is to make.
+    Left out are those that have their weights in common but not their BatchNorms or biases, and those with a call of
+    which it is not known what it is to make.
     """
     calls = {name: {name: target} for name, target in targets.items()}
     parted = {name for name in targets if shares_with(small.submodule(name)) is not None}
     for name in parted:
         del calls[name]
     for names in small.graph.shared:
-        if parted.issuperset(names):
+        if parted.issuperset(names) and len({id(small.submodule(name).bias) for name in names}) == 1:
             calls[names[0]] = {name: targets[name] for name in names}
     return calls
 

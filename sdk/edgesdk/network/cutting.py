@@ -101,8 +101,9 @@ class _Cutter(Walk):
         old = operator.attrgetter(name)(self.module)
         value = value.clone()
         made = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
-        for path in self.shared.get(owner, [owner]):
-            setattr(self.module.get_submodule(path), leaf, made)
+        for holder in map(self.module.get_submodule, self.shared.get(owner, [owner])):
+            if getattr(holder, leaf) is old:
+                setattr(holder, leaf, made)
 
     def _arrived(self, name: str, axis: int, arriving: Tensor) -> Tensor:
         """The places on ``axis`` of a weight of the channels ``arriving``, in their order."""

@@ -16,7 +16,7 @@ from edgesdk.core.graph import Tensor as Input
 from edgesdk.network.modularize import arguments, aten, each, exported, is_relu, is_relu6, modularize
 from edgesdk.network.network import Batch, Network, Site, Structure, rebatch, tensors
 from edgesdk.network.returned import check_depend, structure_of
-from edgesdk.network.shared import first_of, list_shared
+from edgesdk.network.shared import first_of, list_shared, share
 from edgesdk.network.source import source_of
 from edgesdk.price.kinds import RECURRENT, kind_of
 
@@ -42,7 +42,11 @@ def flat(model: nn.Module, x: Batch, free_batch: bool = True) -> Network:
 
 
 def describe_layers(module: fx.GraphModule, x: Batch, structure: Structure) -> Network:
-    """The network that a flat module is, without channel groups and branches."""
+    """The network that a flat module is, without channel groups and branches.
+
+    Of calls that share their parameters the first that ``module`` has is the one that these are known by, from then on.
+    """
+    share(module)
     values = run(module, rebatch(x, lambda t: t[:1]))
     layers, sites = _Layers(module, values).collect()
     inputs = tuple(

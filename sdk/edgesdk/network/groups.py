@@ -117,9 +117,9 @@ class _Finder(Walk):
                 if hidden
                 else self.new(f"{weights.weight} along {weights.made}", count)
             )
-            if weights.bias is not None:
-                self.parts[weights.bias] = {0: units[weights.made]}
         rows = units[weights.made]
+        if weights.bias is not None:
+            self.parts.setdefault(weights.bias, {0: rows})
         if read is not None:
             if weights.inputs in units:
                 self.tie(units[weights.inputs], read)

@@ -34,7 +34,8 @@ from edgesdk.network.writes import written
 aten: Any = torch.ops.aten
 RENAMED = "renamed"  # where in a module's ``meta`` stands what tensors are called whose own names no code can write
 CONVOLUTIONS: dict[Any, type[nn.Module]] = {aten.conv1d: nn.Conv1d, aten.conv2d: nn.Conv2d, aten.conv3d: nn.Conv3d}
-CALLED_WITH = ("bias", "running_mean", "running_var", "groups", "normalized_shape", "training")
+PRODUCTS = (aten.linear, *CONVOLUTIONS)
+ALIKE = ("running_mean", "running_var", "groups", "normalized_shape", "training")  # in calls that share their weights
 NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 CASTS = (aten.type_as.default, aten.to.dtype, aten._to_copy.default)
 HALVES = (torch.float16, torch.bfloat16)
@@ -120,7 +121,8 @@ class _Builder:
         self.normed: set[Any] = set()  # BatchNorms that return their statistics, too
         self.taken: set[str] = set()  # all paths of parameters and what they lie in
         self.idle: list[fx.Node] = []  # calls that return what they are given
-        self.first: dict[fx.Node, tuple[str, nn.Module]] = {}  # by weight, the module that was made of its first call
+        # by weight, its first call: the path, the bias and the module
+        self.first: dict[fx.Node, tuple[str, fx.Node | None, nn.Module]] = {}
 
     def build(self) -> fx.GraphModule:
         constants = {**self.program.state_dict, **self.program.constants}
@@ -272,28 +274,30 @@ class _Builder:
             if b is not None:
                 module.bias.copy_(b)  # type: ignore[operator,union-attr]
         if len(weight.users) > 1:
-            path = self.share(weight, path, module)
+            path = self.share(weight, bias, path, module)
         return path, module.eval(), (self.convert(node.args[0]),)
 
     def all_alike(self, weight: fx.Node, packet: Any) -> bool:
-        """Whether whoever reads ``weight`` is a call of the same operator, with as many biases and statistics."""
+        """Whether whoever reads ``weight`` is a call of the same operator, of norms with the same statistics."""
+        names = ALIKE if packet in PRODUCTS else (*ALIKE, "bias")
 
         def read(node: fx.Node) -> list[Any]:
             given = arguments(node)
-            same = [given.get(name) for name in CALLED_WITH]
-            return [getattr(node.target, "overloadpacket", None), given.get("weight"), *same]
+            return [getattr(node.target, "overloadpacket", None), given.get("weight"), *map(given.get, names)]
 
         first, *others = [read(user) for user in weight.users]
         return not others or (first[:2] == [packet, weight] and all(other == first for other in others))
 
-    def share(self, weight: fx.Node, path: str, module: nn.Module) -> str:
-        """Let ``module`` have in common with those that other calls with ``weight`` are what they hold; its path."""
+    def share(self, weight: fx.Node, bias: fx.Node | None, path: str, module: nn.Module) -> str:
+        """Let ``module`` have in common with those that other calls with ``weight`` are what they hold, the bias where
+        it is the same one; its path."""
         if weight not in self.first:
-            self.first[weight] = path, module
+            self.first[weight] = path, bias, module
             module.__dict__[SHARES] = path
             return path
-        path, first = self.first[weight]
-        module._parameters.update(first._parameters)
+        path, its, first = self.first[weight]
+        held = {name: value for name, value in first._parameters.items() if name != "bias" or its is bias}
+        module._parameters.update(held)
         module._buffers.update(first._buffers)
         module.__dict__[SHARES] = path
         number = 2

@@ -24,6 +24,13 @@ def first_of(module: nn.Module, path: str) -> str:
     return shares_with(module.get_submodule(path)) or path
 
 
+def named(module: nn.Module, path: str, name: str) -> str:
+    """How the parameter or buffer ``name`` of the call ``path`` is known: by the first call, where that has it, too."""
+    first = first_of(module, path)
+    same = getattr(module.get_submodule(first), name, None) is getattr(module.get_submodule(path), name)
+    return f"{first if same else path}.{name}"
+
+
 def list_shared(module: fx.GraphModule) -> dict[str, list[str]]:
     """By the path of the first one, the paths of the calls that have their parameters in common, in order."""
     together: dict[str, list[str]] = {}

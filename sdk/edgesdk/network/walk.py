@@ -25,7 +25,7 @@ from edgesdk.network.heads import MOVES as HEAD_MOVES
 from edgesdk.network.heads import SIZED, UNFLATTEN
 from edgesdk.network.modularize import arguments, aten
 from edgesdk.network.recurrent import RECURRENT, Cell, cell_of
-from edgesdk.network.shared import shares_with
+from edgesdk.network.shared import named
 
 MOVES: set[Any] = {
     *HEAD_MOVES, aten.cat.default, aten.stack.default, aten.slice.Tensor, aten.expand.default, aten.permute.default,
@@ -81,13 +81,13 @@ def weights_of(module: fx.GraphModule, node: fx.Node) -> Weights | None:
     """How ``node`` reads and makes channels through a weight of its own, where it does."""
     if node.op == "call_module":
         part = module.get_submodule(str(node.target))
-        path = shares_with(part) or node.target
-        bias = f"{path}.bias" if getattr(part, "bias", None) is not None else None
+        if not isinstance(part, (nn.Linear, *CONVOLUTIONS)):
+            return None
+        weight = named(module, str(node.target), "weight")
+        bias = named(module, str(node.target), "bias") if part.bias is not None else None
         if isinstance(part, nn.Linear):
-            return Weights(f"{path}.weight", bias, -1, 1, 0, -1)
-        if isinstance(part, CONVOLUTIONS):
-            return Weights(f"{path}.weight", bias, 1, 1, 0, 1, part.groups)
-        return None
+            return Weights(weight, bias, -1, 1, 0, -1)
+        return Weights(weight, bias, 1, 1, 0, 1, part.groups)
     packet = getattr(node.target, "overloadpacket", None)
     if packet is None:
         return None
@@ -120,8 +120,7 @@ def scaled_by(module: fx.GraphModule, node: fx.Node) -> tuple[int, list[str]] | 
         part = module.get_submodule(str(node.target))
         if isinstance(part, NORMS) or isinstance(part, nn.LayerNorm) and len(part.normalized_shape) == 1:
             tensors = {**dict(part.named_parameters()), **dict(part.named_buffers())}
-            path = shares_with(part) or node.target
-            names = [f"{path}.{name}" for name, value in tensors.items() if value.dim() == 1]
+            names = [named(module, str(node.target), name) for name, value in tensors.items() if value.dim() == 1]
             return (1 if isinstance(part, NORMS) else -1), names
         return None
     if node.target in SCALED or node.target in NORMALIZERS:

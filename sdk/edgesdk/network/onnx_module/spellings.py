@@ -32,6 +32,7 @@ def biased(call: Call) -> Any:
         if [1] * (len(own) - bias.ndim) + list(bias.shape) != own:
             continue
         module.bias = nn.Parameter(torch.from_numpy(np.array(bias).reshape(-1)))
+        call.by_itself(node)
         return call.translation.proxy(node)
     return None
 

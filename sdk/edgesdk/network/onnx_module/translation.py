@@ -66,6 +66,7 @@ class Translation:
         self.nodes: dict[str, fx.Node] = {}  # by the names of the file's tensors
         self.held: dict[str, str] = {}  # constants that are attributes of the root, by the file's names
         self.modules: dict[Any, str] = {}  # paths of modules, by what they are made of
+        self.matrices: dict[tuple[str, tuple[int, ...]], nn.Parameter] = {}  # by the file's names and their shapes
         self.readers: Counter[str] = Counter(name for node in graph.node for name in node.input)
         self.readers.update(value.name for value in graph.output)
         self.shapes: dict[fx.Node, tuple[Any, Any]] = {}  # what each call makes of a batch of one and of two
@@ -383,9 +384,24 @@ class Call:
             holder, leaf = self.translation.paths.holder(self.translation.root, path)
             holder.add_module(leaf, built.eval())
             modules[key] = path
+            self._share(built, weight)
         given = map_aggregate(inputs, _node_of)
         node = self.translation.graph.call_module(modules[key], given)
         return self.translation.proxy(node)
+
+    def _share(self, built: Any, weight: str | None) -> None:
+        """Let ``built`` have the matrix of another module that is made of the same ``weight``, where that is as it is
+        there: what a file holds once is learnt as one, whatever biases are beside it."""
+        own = getattr(built, "weight", None)
+        if weight and isinstance(own, nn.Parameter) and own.dim() > 1:
+            first = self.translation.matrices.setdefault((weight, tuple(own.shape)), own)
+            if first is not own and torch.equal(first, own):
+                built.weight = first
+
+    def by_itself(self, node: fx.Node) -> None:
+        """Build what later nodes have of the weights of the module that ``node`` is a call of anew: it is changed."""
+        modules = self.translation.modules
+        self.translation.modules = {key: path for key, path in modules.items() if path != node.target}
 
 
 def _node_of(value: Any) -> Any:
