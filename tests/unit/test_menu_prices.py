@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -145,3 +146,33 @@ def test_a_width_that_saves_less_than_the_noise_is_not_bought(error: float) -> N
     at = menu(GRAPH, only_plain, Unsure(error), LOSSES, Correction())
     fastest = solve(at, {"latency_ms": 1.001 * solve(at, {}, "latency_ms").cost.latency_ms})
     assert (fastest.kept == {"g": 16}) == (error == 1e6), "where nothing is won the wider network wins"
+
+
+class Uneven(Unsure):
+    """Integers are faster where there is much to compute, and slower where there is little."""
+
+    def latency_ms(self, operator: Operator) -> float:
+        whole = super().latency_ms(operator)
+        return whole if operator.precision == FP32 else whole * (0.2 if operator.macs > 10_000 else 1.5)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_one_call_loses_and_another_gains_is_looked_at_together(alone: bool) -> None:
+    """Of two calls of a layer the option is one: it stays on the menu of both, and the search weighs their sum."""
+    large, small = (16, 32, 32), (16, 2, 2)
+    shares = None if alone else "one"
+    graph = Graph(
+        (Tensor("x", large), Tensor("y", small)),
+        tuple(
+            replace(convolution(name, given, (shape, shape), 1), shares=shares, macs=16 * 16 * 9 * shape[1] ** 2)
+            for name, given, shape in (("one", "x", large), ("two", "y", small))
+        ),
+        ("one", "two"),
+    )
+    space = {layer.name: (Option(), Option(INT8, 8)) for layer in graph.layers}
+    kept, rejected = drop_slower(graph, space, Uneven(0.0), Budget(latency_ratio=0.5))
+    assert [item.layer for item in rejected] == (["two"] if alone else [])
+    losses = Losses(options={name: {Option(): 0.0, Option(INT8, 8): 0.1} for name in space})
+    at = menu(graph, kept, Uneven(0.0), losses, Correction())
+    chosen = solve(at, {}, "latency_ms").choices
+    assert [chosen[name].option.precision for name in space] == ([INT8, FP32] if alone else [INT8, INT8])

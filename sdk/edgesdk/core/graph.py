@@ -187,6 +187,11 @@ class Graph:
         return tuple(map(tuple, together.values()))
 
     @cached_property
+    def repeats(self) -> frozenset[str]:
+        """The layers whose weights are those of one before them."""
+        return frozenset(name for _, *others in self.shared for name in others)
+
+    @cached_property
     def readers(self) -> dict[str, tuple[str, ...]]:
         """For each tensor (a layer's output or an input), the layers that read it."""
         table: dict[str, list[str]] = {tensor.name: [] for tensor in self.inputs}

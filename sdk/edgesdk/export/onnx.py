@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import warnings
@@ -87,7 +88,7 @@ def _write_once(model: ModelProto) -> None:
     same: dict[str, str] = {}
     for tensor in model.graph.initializer:
         if len(tensor.dims) > 1:
-            held = numpy_helper.to_array(tensor).tobytes()
+            held = hashlib.sha256(numpy_helper.to_array(tensor).tobytes()).digest()
             name = first.setdefault((tensor.data_type, tuple(tensor.dims), held), tensor.name)
             same |= {tensor.name: name} if name != tensor.name else {}
     for node in model.graph.node:

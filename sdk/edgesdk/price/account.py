@@ -75,8 +75,7 @@ class Account:
         return self.memory.fixed(graph)
 
     def layer_bytes(self, parts: Sequence[Layer], option: Option, again: bool = False) -> float:
-        """What a layer, as those ``parts``, adds to the file, where another that it shares weights with has them
-        ``again`` without these."""
+        """What a layer, as those ``parts``, adds to the file, where it runs ``again`` without its weights."""
         return sum(files.layer_bytes(self.file, part, option, again) for part in parts)
 
     @property
@@ -96,7 +95,6 @@ class Account:
 
 def plain_bytes(graph: Graph, options: Mapping[str, Option]) -> tuple[float, float]:
     """Peak memory and size in a runtime whose memory was not looked into: weights, and the most that lives at once."""
-    again = {name for names in graph.shared for name in names[1:]}
-    layers = [layer for layer in graph.layers if layer.name not in again]
+    layers = [layer for layer in graph.layers if layer.name not in graph.repeats]
     weights = sum(layer.parameters * options.get(layer.name, Option()).weight_bits / 8 for layer in layers)
     return weights + live_bytes(graph, options), weights

@@ -224,8 +224,8 @@ def _ways(layer: Layer, graph: Graph, options: Sequence[Option], account: Accoun
             if _applies(layer, graph, option, reads, writes):
                 runs_as = plain if option == Option() else ops.operators(layer, graph, option, reads, writes)
                 parts = layer_parts(layer, graph, option, reads, writes)
-                again = layer.shares not in (None, layer.name)
-                held, size = account.held(parts, option), account.layer_bytes(parts, option, again)
+                held = account.held(parts, option)
+                size = account.layer_bytes(parts, option, layer.name in graph.repeats)
                 yield Way(option, reads, writes, runs_as, plain, held, size)
 
 
