@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.plan import INT8, Option
 from edgesdk.core.runtime import format_of
+from edgesdk.export import openvino_kernels
 from edgesdk.export.formats import export, grid_of
+from edgesdk.export.openvino import import_openvino
 from edgesdk.export.parity import parity
 from edgesdk.network.trace import trace
 from edgesdk.price.operators import precisions
@@ -74,24 +77,24 @@ class Weighed(nn.Module):
         return self.conv(WAYS[self.way](x, self.factors))
 
 
-WEIGHED = {
-    "image": (nn.Conv2d(4, 4, 7, padding=3), (7, 7)),
-    "rows": (nn.Conv2d(4, 4, 7, padding=3, bias=False), (1, 1, 7, 1)),
-    "groups": (nn.Conv2d(4, 4, 7, padding=3, groups=2), (1, 1, 7, 7)),
-    "depthwise": (nn.Conv2d(4, 4, 7, padding=3, groups=4), (1, 1, 1, 7)),
-    "signal": (nn.Conv1d(4, 4, 7, padding=3), (1, 1, 7)),
-    "volume": (nn.Conv3d(4, 4, 3, padding=1), (1, 1, 3, 3, 3)),
+WEIGHED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "image": (lambda: nn.Conv2d(4, 4, 7, padding=3), (7, 7)),
+    "rows": (lambda: nn.Conv2d(4, 4, 7, padding=3, bias=False), (1, 1, 7, 1)),
+    "groups": (lambda: nn.Conv2d(4, 4, 7, padding=3, groups=2), (1, 1, 7, 7)),
+    "depthwise": (lambda: nn.Conv2d(4, 4, 7, padding=3, groups=4), (1, 1, 1, 7)),
+    "signal": (lambda: nn.Conv1d(4, 4, 7, padding=3), (1, 1, 7)),
+    "volume": (lambda: nn.Conv3d(4, 4, 3, padding=1), (1, 1, 3, 3, 3)),
 }
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "litert"])
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("conv", "shape"), WEIGHED.values(), ids=WEIGHED)
+@pytest.mark.parametrize(("make", "shape"), WEIGHED.values(), ids=WEIGHED)
 def test_a_factor_for_each_place_is_none_of_the_window(
-    conv: nn.Module, shape: tuple[int, ...], way: str, runtime: str, tmp_path: Path
+    make: Callable[[], nn.Module], shape: tuple[int, ...], way: str, runtime: str, tmp_path: Path
 ) -> None:
     """OpenVINO took it into the weights where the window has as many places as the image: half of it was off."""
-    torch.manual_seed(0)
+    conv = make()
     model = Weighed(conv, torch.rand(shape) + 0.5, way).eval()
     size: Any = conv.kernel_size
     x = torch.randn(4, 4, *size)
@@ -99,3 +102,20 @@ def test_a_factor_for_each_place_is_none_of_the_window(
     path = tmp_path / f"model{format_of(runtime).suffix}"
     export(integer(network, {}), x, path, runtime)
     assert parity(network, Artifact(path, network.graph, {}, runtime), [x]).error < 1e-4
+
+
+def test_a_border_between_the_factors_and_the_window_is_seen_through() -> None:
+    """As a file may have it that is read as it is: the exporter makes borders the convolution's own."""
+    from openvino import opset13
+
+    openvino: Any = import_openvino()
+    draw = np.random.default_rng(0)
+    x, factors, weight = (draw.random(shape, np.float32) + 0.5 for shape in ((1, 4, 7, 7), (1, 1, 7, 7), (4, 4, 7, 7)))
+    given = opset13.parameter([1, 4, 7, 7], np.float32)
+    wide = opset13.pad(given * opset13.constant(factors), [0, 0, 3, 3], [0, 0, 3, 3], "constant", 0.0)
+    made = opset13.convolution(wide, opset13.constant(weight), [1, 1], [0, 0], [0, 0], [1, 1])
+    model = openvino.Model([made], [given])
+    openvino_kernels.avoid(model, integers=False)
+    answer = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})({0: x})[0]
+    wanted = nn.functional.conv2d(torch.from_numpy(x * factors), torch.from_numpy(weight), padding=3)
+    torch.testing.assert_close(torch.from_numpy(answer), wanted, rtol=1e-4, atol=1e-4)

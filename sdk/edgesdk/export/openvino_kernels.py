@@ -52,14 +52,17 @@ def _keep_apart(model: Any) -> None:
 
 def _keep_places(model: Any) -> None:
     """Keep the plugin (2026.4) from taking a factor for each place of an image into the weights of the convolution that
-    reads it, as it does where the window has as many places along an axis, whatever other factors and moves lie
+    reads it, as it does where the window has as many places along an axis, whatever factors, signs and borders lie
     between: not across a Clamp to all floats, which is the identity."""
     from openvino import opset13
 
     for node in [n for n in model.get_ordered_ops() if n.get_type_name() in ("Convolution", "GroupConvolution")]:
-        image, source = tuple(node.get_input_shape(0)[2:]), node.input_value(0)
-        window = tuple(node.get_input_shape(1)[-len(image) :])
-        whole = any(size == length > 1 for size, length in zip(window, image, strict=True))
+        source, images = node.input_value(0), [tuple(node.get_input_shape(0)[2:])]
+        window, before = tuple(node.get_input_shape(1)[-len(images[0]) :]), source
+        while before is not None and before.get_node().get_type_name() in ("Pad", "Multiply", "Divide", "Negative"):
+            before = next((value for value in before.get_node().input_values() if not is_constant(value)), None)
+            images += [] if before is None else [tuple(before.get_shape()[2:])]
+        whole = any(size == length > 1 for image in images for size, length in zip(window, image, strict=False))
         if whole and _reach(source) is None and source.get_node().get_type_name() not in ("Parameter", "FakeQuantize"):
             node.input(0).replace_source_output(opset13.clamp(source, -MOST, MOST).output(0))
     model.validate_nodes_and_infer_types()
