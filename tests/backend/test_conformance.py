@@ -28,7 +28,7 @@ from edgesdk.compress.integers import UNSIGNED
 from edgesdk.compress.quantize import calibrate, integer, specification
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import FidelityError
-from edgesdk.core.graph import WEIGHTED
+from edgesdk.core.graph import ADD, WEIGHTED
 from edgesdk.core.plan import INT8, Option
 from edgesdk.core.runtime import find_runtime, format_of
 from edgesdk.devices.bench import Bench
@@ -40,6 +40,7 @@ from edgesdk.export.executorch.check import check as check_executorch
 from edgesdk.export.formats import grid_of, save
 from edgesdk.export.ncnn.check import check as check_ncnn
 from edgesdk.export.parity import fallbacks, parity, runner
+from edgesdk.export.simulation import list_places
 from edgesdk.export.tflite.check import check as check_tflite
 from edgesdk.network.network import Network
 
@@ -200,6 +201,18 @@ def test_litert_s_profiler_tells_what_every_weighted_layer_takes(
     assert {layer for layers in told for layer in layers} == {*weighted}
     assert all(len(layers) == 1 for layers in told)
     assert 0 < (profile.kernels_ms or 0) < (profile.run_ms or 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "plan"), core([(n, p) for n in ("resnet20", "example") for p in LOWERED], quick)
+)  # fmt: skip
+def test_litert_s_profiler_tells_sums_apart(exported, benches: dict[str, Bench], name: str, plan: str) -> None:
+    network, x = ready(name, plan, "litert")
+    made = {place.layer: place.made for place in list_places(network, x)}
+    profile = benches["litert"].profile(exported(name, plan, "litert"), made)
+    sums = [kernel.layers for kernel in profile.kernels if kernel.operator.upper().startswith("ADD")]
+    wanted = [layer.name for layer in network.graph.layers if layer.kind == ADD]
+    assert wanted and sorted(sums) == sorted((layer,) for layer in wanted)
 
 
 @pytest.mark.parametrize("runtime", core(RUNTIMES, lambda runtime: runtime != "executorch"))

@@ -11,6 +11,7 @@ from scripted import ScriptedMeter, ScriptedTraining, make_study
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import DeviceError
+from edgesdk.core.graph import ADD
 from edgesdk.core.kernels import Kernel, KernelProfile
 from edgesdk.pipeline.candidates import list_dense
 from edgesdk.pipeline.deadline import Deadline
@@ -27,9 +28,11 @@ class ProfilingMeter(ScriptedMeter):
 
     lacks: bool = False
     profiled: list[Path] = field(default_factory=list)
+    called: list[dict[str, str]] = field(default_factory=list)
 
     def profile(self, artifact: Artifact, layers: Mapping[str, str] | None = None) -> KernelProfile:
         self.profiled.append(artifact.path)
+        self.called.append(dict(layers or {}))
         if self.lacks and artifact.options:
             raise DeviceError(LACKING, "update it")
         kernel = Kernel("all", "Conv", "CPU", None, tuple(layers or ()), 1.0, 2.0)
@@ -48,6 +51,17 @@ def test_both_files_are_profiled_by_the_names_of_the_plan(tmp_path: Path) -> Non
     assert list(told.profiles) == ["dense", "deployed"] and not told.notes and len(meter.profiled) == 2
     names = tuple(layer.name for layer in result.plan.layers)
     assert all(profile.kernels[0].layers == names for profile in told.profiles.values())
+
+
+def test_layers_are_named_by_what_each_file_calls_their_tensors(tmp_path: Path) -> None:
+    study = make_study(meter := ProfilingMeter(), tmp_path)
+    result = finished(study, 1)
+    profile_files(study, replace(result, simulated=study.quantize(study.network, result.artifact.options)))
+    profile_files(study, replace(result, simulated=None))
+    dense, deployed, _, unknown = meter.called
+    sums = [layer.name for layer in study.graph.layers if layer.kind == ADD]
+    assert sums and all(dense[name] and deployed[name] for name in sums)
+    assert dense.keys() == deployed.keys() == unknown.keys() and not any(unknown.values())
 
 
 def test_the_same_file_is_profiled_once(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.export import ExportedProgram
 
 from edgesdk.compress.integers import ActivationQuantizer
 from edgesdk.core.errors import BundleError
@@ -114,6 +115,19 @@ def _attribute(module: fx.GraphModule, target: str) -> Any:
 
 def write_simulation(network: Network, x: Batch, path: Path) -> None:
     """Write what an integer ``network`` computes for one sample like those in ``x``, layer by layer, to ``path``."""
+    program, outputs, places = _exported(network, x)
+    told = json.dumps({"outputs": outputs, "places": [asdict(place) for place in places]})
+    torch.export.save(program, path, extra_files={PLACES: told})
+
+
+def list_places(network: Network, x: Batch) -> tuple[Place, ...]:
+    """Where the layers of ``network`` are in its simulation, which nothing is written of."""
+    return _exported(network, x)[2]
+
+
+def _exported(network: Network, x: Batch) -> tuple[ExportedProgram, tuple[str, ...], tuple[Place, ...]]:
+    """``network`` as a program that returns its outputs, then what its layers make; what it calls the outputs, and
+    where the layers are."""
     from edgesdk.export.onnx import exportable  # takes seconds, and to read a simulation nobody needs it
 
     ready = exportable(network)
@@ -134,15 +148,12 @@ def write_simulation(network: Network, x: Batch, path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, sample, strict=False)
-        names = list(program.graph_signature.user_outputs)
-        own = names[: len(names) - len(found)]
-        rest = [str(name) for name in names[len(own) :]]
-        places = [
-            asdict(Place(layer, rest[2 * number], rest[2 * number + 1], inputs))
-            for number, (layer, inputs) in enumerate(layers)
-        ]
-        told = json.dumps({"outputs": own, "places": places})
-        torch.export.save(program, path, extra_files={PLACES: told})
+    names = [str(name) for name in program.graph_signature.user_outputs]
+    own, rest = names[: len(names) - len(found)], names[len(names) - len(found) :]
+    places = (
+        Place(layer, rest[2 * number], rest[2 * number + 1], inputs) for number, (layer, inputs) in enumerate(layers)
+    )
+    return program, tuple(own), tuple(places)
 
 
 def _values(module: fx.GraphModule, sample: tuple[Tensor, ...]) -> dict[str, Any]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.kernels import KernelProfile
 from edgesdk.core.report import DENSE
+from edgesdk.export.simulation import list_places
+from edgesdk.network.network import Network
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import DEPLOYED
@@ -37,11 +41,12 @@ def profile_files(study: Study, result: Result) -> Profiled:
     profiles: dict[str, KernelProfile] = {}
     notes: list[str] = []
     done: dict[tuple[str, str], KernelProfile | None] = {}
-    layers = {layer.name: "" for layer in result.plan.layers}
-    for name, file in {DENSE: study.shared_file, DEPLOYED: result.artifact}.items():
+    layers = [layer.name for layer in result.plan.layers]
+    files = {DENSE: (study.shared_file, study.dense_network), DEPLOYED: (result.artifact, result.simulated)}
+    for name, (file, network) in files.items():
         key = (file.digest, file.runtime)
         try:
-            profile = done[key] if key in done else study.meter.profile(file, layers)
+            profile = done[key] if key in done else study.meter.profile(file, _name_tensors(layers, network, study))
         except DeviceError as error:
             notes.append(f"what each layer takes in the {name} file is not known: {error.fact}")
             continue
@@ -49,3 +54,12 @@ def profile_files(study: Study, result: Result) -> Profiled:
         if profile is not None:
             profiles[name] = profile
     return Profiled(profiles, tuple(notes))
+
+
+def _name_tensors(layers: Iterable[str], network: Network | None, study: Study) -> dict[str, str]:
+    """What the file that is made of ``network`` calls what each of ``layers`` makes, "" where that is not known."""
+    made: dict[str, str] = {}
+    if network is not None:
+        with suppress(Exception):  # of PyTorch, which raises many kinds: weighted layers are known by their weights
+            made = {place.layer: place.made for place in list_places(network, study.data.example)}
+    return {layer: made.get(layer, "") for layer in layers}

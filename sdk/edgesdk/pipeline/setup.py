@@ -76,6 +76,11 @@ class Setup:
     def calibration(self) -> list[Batch]:
         return [x for x, _ in self.data.calibration]
 
+    @property
+    def dense_network(self) -> Network:
+        """The dense model as its file is made of it."""
+        return integer(self.network, {})
+
     def write_file(self, ready: Network, options: Mapping[str, Option], name: str) -> Artifact:
         """``ready``, whose layers are as ``options`` say, as a file for this runtime."""
         self.folder.mkdir(exist_ok=True)
@@ -157,7 +162,7 @@ def check_dense(setup: Setup) -> DenseFile:
     Raises ``ModelError`` where the runtime's format lacks one of its operators, ``FidelityError`` where the file is too
     far from the module.
     """
-    artifact = setup.write_file(integer(setup.network, {}), {}, "dense")
+    artifact = setup.write_file(setup.dense_network, {}, "dense")
     some = rebatch(setup.data.example, lambda t: t[:SAMPLES])
     return DenseFile(artifact, faithful(setup.reference, setup.network, artifact, [some]))
 
