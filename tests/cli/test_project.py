@@ -87,7 +87,10 @@ def test_each_command_takes_what_it_means(project: Path) -> None:
     assert "target" not in taken("verify", "bundle")
 
 
-@pytest.mark.parametrize("command", [("benchmark", "bundle"), ("diff", "bundle"), ("gate", "new", "--baseline", "old")])
+@pytest.mark.parametrize(
+    "command",
+    [("benchmark", "bundle"), ("diff", "bundle"), ("gate", "new", "--baseline", "old"), ("calibrate", "board")],
+)
 def test_what_was_made_is_looked_at_on_the_project_s_device_and_says_the_rest_itself(
     project: Path, command: tuple[str, ...]
 ) -> None:
@@ -98,11 +101,16 @@ def test_what_was_made_is_looked_at_on_the_project_s_device_and_says_the_rest_it
     options = taken(*command)
     here = taken(*command, "--device", "local")["device"]
     assert (options["device"], here) == ((("lab-pi-4",), ("local",)) if several else ("lab-pi-4", "local"))
-    assert options.get("runtime") is None and options.get("threads") in (None, 1)
+    assert options.get("runtime") in (None, "onnxruntime") and options.get("threads") in (None, 1)
     assert all(options.get(name) is None for name in ("model", "weights", "data", "max_drop"))
     (project / "edgesdk.toml").write_text(f"{file}[modle]\n")
     with pytest.raises(UsageError, match="'model' may be meant"):
         taken(*command)
+
+
+def test_a_file_of_measurements_is_of_no_device(project: Path) -> None:
+    (project / "edgesdk.toml").write_text(FILE.replace('name = "pi4"', 'device = "lab-pi-4"'))
+    assert taken("calibrate", "board", "--measurements", "took.csv")["device"] == "local"
 
 
 @pytest.mark.parametrize("command", ["deploy", "sweep"])

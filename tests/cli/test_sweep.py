@@ -286,6 +286,10 @@ def test_a_front_is_a_table_of_pandas(drawn: Path, monkeypatch: pytest.MonkeyPat
     read = sdk.Front.read(drawn)
     table = read.to_frame()
     assert list(table.index) == [point.number for point in read.points]
+    searched = table.dropna(subset="least_loss")
+    away = searched["loss"] - searched["least_loss"]
+    assert len(searched) and set(searched["kind"]) == {"plan"}
+    assert (away >= -1e-9).all() and (away <= searched["gap"] * searched["loss"] + 1e-9).all()
     assert table.query("best")["latency_ms"].tolist() == [p.predicted.latency_ms for p in read.points if p.best]
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UsageError, match="pandas is not installed"):

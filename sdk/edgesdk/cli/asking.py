@@ -191,7 +191,7 @@ def targets(name: str | None, as_json: bool) -> None:
         show_targets(profiles, console(soft_wrap=True))
 
 
-@click.command(cls=Command)
+@click.command(cls=ModelCommand, only=("device",))
 @click.argument("name")
 @click.option("--base", **TARGET, help="A target whose profile is shifted to the board's measurements.")
 @click.option("--runtime", default="onnxruntime", show_default=True, help="What is timed.")

@@ -35,7 +35,9 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
 """Each section's keys, and the parameter of a command that each stands for."""
 SWITCHES = ("pictures",)
 """Keys that are true or false."""
-VOID: Mapping[str, Sequence[str]] = {"model": ("weights", "shapes"), "target": ("device",), "device": ("target",)}
+VOID: Mapping[str, Sequence[str]] = {
+    "model": ("weights", "shapes"), "target": ("device",), "device": ("target",), "measurements": ("device",)
+}  # fmt: skip
 """What the file says that a flag makes void beside its own: it belongs to another model, or another place."""
 
 
@@ -100,17 +102,16 @@ class ModelCommand(Command):
     ) -> click.Context:
         path = Path(FILE)
         asks = extra.get("resilient_parsing") or {"--help", "-h"} & {*args}  # for help, or what completes a word
-        if path.is_file() and not asks:
-            extra["default_map"] = self._takes(read_project(path))
+        says = self._takes(read_project(path)) if path.is_file() and not asks else {}
         try:
-            context = super().make_context(info_name, args, parent, **extra)
+            context = super().make_context(info_name, [*args], parent, **{"default_map": says, **extra})
+            void = {name for flag in VOID if was_given(flag, context) for name in VOID[flag]}
+            if void.isdisjoint(says):
+                return context
+            says = {name: value for name, value in says.items() if name not in void}
+            return super().make_context(info_name, args, parent, **{"default_map": says, **extra})
         except click.BadParameter as error:
             raise _said_by_the_file(error) from None
-        given = [flag for flag in VOID if flag in context.params and was_given(flag, context)]
-        for name in {name for flag in given for name in VOID[flag] if name in context.params} - {*given}:
-            if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:
-                context.params[name] = () if isinstance(context.params[name], tuple) else None
-        return context
 
     def _takes(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Of the file's values those that this command takes, as it takes them."""

@@ -87,6 +87,12 @@ class Point:
         """The latency as a share of the dense model's in the same runtime."""
         return self.ratio if self.own_ratio is None else self.own_ratio
 
+    @property
+    def least_loss(self) -> float | None:
+        """What no plan of this latency loses less than, at these prices; ``None`` where none was searched for."""
+        proof = self.plan.proof
+        return max(0.0, proof.bound) if proof.searched else None
+
     def within(self, bounds: Budget) -> Budget:
         """``bounds`` with the latency of this point as another, and the room that a deployment keeps for noise."""
         return replace(bounds, latency_ms=None, latency_ratio=self.own_share * (1 + ROOM))
@@ -173,6 +179,7 @@ class Front:
         for point in self.points:
             row = {name: value for name, value in vars(point).items() if name not in ("predicted", "plan", "built")}
             row |= {"latency_ms": point.predicted.latency_ms, **_bytes(point.predicted)}
+            row |= {"least_loss": point.least_loss}
             built = point.built
             row |= dict.fromkeys(("built", "built_basis", "built_latency_ms", "dense_score", "score"))
             row |= {f"built_{name}": None for name in _bytes(point.predicted)}
