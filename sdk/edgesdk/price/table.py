@@ -55,7 +55,8 @@ class Table:
     ``reference_ms`` is what the references take in the device's undisturbed state, ``seen`` the day on which it was
     last in that. A table is a cache of measurements: it grows, and what is in it is not measured again unless it is
     old, doubtful or contradicted. With ``unpacks``, 4-bit weights run as 8-bit ones do.
-    With ``unrolls``, files have recurrent layers step by step, which no probe times.
+    With ``unrolls``, files have recurrent layers step by step, which no probe times. ``parts`` are the keys of an
+    operator's probe and of the baseline's: a search asks for the same ones many times.
     """
 
     conditions: Mapping[str, str]
@@ -66,6 +67,7 @@ class Table:
     probes: dict[str, Price] = field(default_factory=dict)
     reference_ms: float | None = None
     seen: str = ""
+    parts: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]], repr=False, compare=False)
 
     @classmethod
     def open(
@@ -171,9 +173,8 @@ class Table:
         """
         if not self.is_timed(operator):
             return 0.0
-        operator = self.as_run(operator)
-        difference = self.probe_ms(operator) - self.probe_ms(baseline(operator))
-        return max(self.error_ms(operator), difference / self.copies)
+        own, beside = (self.probes[key].ratio for key in self._probes_of(operator))
+        return max(self.error_ms(operator), (own - beside) * (self.reference_ms or 1.0) / self.copies)
 
     def can_time(self, operator: Operator) -> bool:
         """Whether a probe tells what ``operator`` takes here."""
@@ -185,16 +186,22 @@ class Table:
 
     def has_price(self, operator: Operator) -> bool:
         """Whether all that its price is made of was timed, if it can be."""
-        run = self.as_run(operator)
-        return not self.can_time(operator) or (run.key in self.probes and baseline(run).key in self.probes)
+        return not self.can_time(operator) or all(key in self.probes for key in self._probes_of(operator))
 
     def error_ms(self, operator: Operator) -> float:
         """The standard error of what one ``operator`` takes."""
         if not self.is_timed(operator):
             return 0.0
-        operator = self.as_run(operator)
-        both = (self.probe_ms(probe) * self.error(probe) for probe in (operator, baseline(operator)))
-        return hypot(*both) / self.copies
+        prices = (self.probes[key] for key in self._probes_of(operator))
+        return hypot(*(price.ratio * self._error(price) for price in prices)) * (self.reference_ms or 1.0) / self.copies
+
+    def _probes_of(self, operator: Operator) -> tuple[str, str]:
+        """The keys of the probe of ``operator``, as it runs, and of the baseline that is taken off it."""
+        found = self.parts.get(operator.key)
+        if found is None:
+            run = self.as_run(operator)
+            found = self.parts[operator.key] = run.key, baseline(run).key
+        return found
 
 
 def _price(ratio: float, error: float, level_ms: float, day: str) -> Price:
