@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -47,16 +47,21 @@ def measure_dense(
     """
     first, *_ = setups
     first.tell(f"measuring the dense model ({', '.join(setup.runtime for setup in setups)})", None)
-    files: dict[str, Artifact] = {}
-    for setup, plain, integer in zip(setups, dense, whole, strict=True):
-        whole_file = integer.sized if setup.predicts and not again else integer.artifact
-        files |= {_name(DENSE, setup): plain.artifact, _name(DENSE_INT8, setup): whole_file}
-    measured = _measure_or_read(first, files, _identify(setups, whole), again, anew)
-    fastest = min((_name(DENSE, setup) for setup in setups), key=lambda name: measured[name].latency_ms())
+    plain = {_name(DENSE, setup): model.artifact for setup, model in zip(setups, dense, strict=True)}
+    integer = {_name(DENSE_INT8, setup): (setup, model) for setup, model in zip(setups, whole, strict=True)}
+
+    def write_files() -> dict[str, Artifact]:
+        return plain | {
+            name: model.sized if setup.predicts and not again else model.artifact
+            for name, (setup, model) in integer.items()
+        }
+
+    measured = _measure_or_read(first, [*plain, *integer], write_files, _identify(setups, whole), again, anew)
+    fastest = min(plain, key=lambda name: measured[name].latency_ms())
     return [
         Anchor(
             {kind: _share(measured[_name(kind, setup)], fastest) for kind in (DENSE, DENSE_INT8)},
-            _share(measured[fastest], fastest), files[fastest],
+            _share(measured[fastest], fastest), plain[fastest],
         )
         for setup in setups
     ]  # fmt: skip
@@ -81,13 +86,15 @@ def _identify(setups: Sequence[Setup], whole: Sequence[IntegerModel]) -> str:
 
 
 def _measure_or_read(
-    setup: Setup, files: Mapping[str, Artifact], identity: str, again: bool, anew: bool
-) -> Mapping[str, Measurement]:
+    setup: Setup, names: Sequence[str], write_files: Callable[[], Mapping[str, Artifact]], identity: str, again: bool,
+    anew: bool,
+) -> Mapping[str, Measurement]:  # fmt: skip
+    """The figures by ``names``; the files are written only where they are measured."""
     path = cache_folder() / "anchors" / f"{identity[:16]}.json"
-    kept = None if again else read_anchors(path, files)
+    kept = None if again else read_anchors(path, names)
     if kept is not None and not setup.is_outdated(kept.values()):
         return kept
-    measured = setup.measure(files, anew=anew)
+    measured = setup.measure(write_files(), anew=anew)
     if all(measurement.valid and not is_predicted(measurement) for measurement in measured.values()):
         write(path, dumps(measured))
     return measured
