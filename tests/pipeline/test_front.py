@@ -47,6 +47,29 @@ def test_no_plan_at_any_latency_beats_a_point(study: Study) -> None:
         assert not any(other.cost.latency_ms <= ms and other.loss < loss - slack for other in others)
 
 
+def test_searches_side_by_side_find_what_each_finds_alone(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    fronts = []
+    for cores in (1, 5):
+        monkeypatch.setattr("edgesdk.pipeline.front.count_cores", lambda cores=cores: cores)
+        fronts.append(trace_front(study, Budget(), 9).plans)
+    alone, beside = ([(point.kind, point.planned.plan.digest) for point in plans] for plans in fronts)
+    assert alone == beside and len(alone) > 4
+
+
+def test_what_stops_one_search_stops_all(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = list[float]()
+
+    def interrupted(*given: object, **named: object) -> None:
+        begun.append(0.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgesdk.pipeline.front.count_cores", lambda: 1)
+    monkeypatch.setattr("edgesdk.pipeline.front.plan_at", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trace_front(study, Budget(), 50)
+    assert len(begun) < 50
+
+
 @pytest.mark.parametrize("share", [0.6, 0.9])
 def test_bounds_are_kept_and_shares_are_of_the_dense_model(study: Study, share: float) -> None:
     size = 0.8 * study.dense.size_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
 import traceback
@@ -159,6 +160,14 @@ class _Worker:
         self.task = number
         with suppress(OSError):
             self.connection.send_bytes(given)
+
+
+def count_cores() -> int:
+    """The cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # of macOS and Windows
+        return os.cpu_count() or 1
 
 
 def check_jobs(jobs: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import exp, hypot, log
 
 from edgesdk.core.budget import Budget
 from edgesdk.core.menu import Menu
+from edgesdk.core.processes import count_cores
 from edgesdk.core.report import DENSE
 from edgesdk.pipeline.anchoring import DENSE_INT8
 from edgesdk.pipeline.planning import Planned, make_plan, plan_full_width, plan_tightest
@@ -53,14 +55,30 @@ def trace_front(study: Study, budget: Budget, count: int, bounds: Sequence[Budge
         planned = plan_full_width(study, options, at)
         if others.is_met_by(planned.solution.cost):
             by_digest.setdefault(planned.plan.digest, FrontPlan(kind, planned))
-    for bound_ms in wanted:
-        try:
-            planned = plan_at(study, others, bound_ms, at)
-        except Unreachable as error:
-            unreachable[bound_ms] = error
-            continue
-        by_digest.setdefault(planned.plan.digest, FrontPlan(PLAN, planned))
+    for bound_ms, planned in zip(wanted, _plan_at_each(study, others, wanted, at), strict=True):
+        if isinstance(planned, Unreachable):
+            unreachable[bound_ms] = planned
+        else:
+            by_digest.setdefault(planned.plan.digest, FrontPlan(PLAN, planned))
     return Traced(tuple(by_digest.values()), unreachable)
+
+
+def _plan_at_each(study: Study, bounds: Budget, latencies: Sequence[float], at: Menu) -> list[Planned | Unreachable]:
+    """The best plan at each of ``latencies``, or why there is none: no search knows of another, so that as many run at
+    a time as there are cores."""
+
+    def plan(latency_ms: float) -> Planned | Unreachable:
+        try:
+            return plan_at(study, bounds, latency_ms, at)
+        except Unreachable as error:
+            return error
+
+    with ThreadPoolExecutor(count_cores()) as pool:
+        try:
+            return list(pool.map(plan, latencies))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def plan_at(study: Study, bounds: Budget, latency_ms: float, at: Menu | None = None) -> Planned:

@@ -183,7 +183,7 @@ def _show(name: str, value: float) -> str:
 
 def _best(program: Program, objective: str, limits: Mapping[str, float], gap: float, effort: Effort) -> Solution | None:
     """The best assignment within ``limits``, or ``None`` where there is none."""
-    start, bound = time.process_time(), math.inf
+    start, bound = time.thread_time(), math.inf
     for margin in (0.0, MARGIN):
         outcome = program.minimise(objective, limits, gap, effort, margin)
         if outcome.values is None and not outcome.infeasible:  # a late answer is better than none
@@ -201,7 +201,7 @@ def _best(program: Program, objective: str, limits: Mapping[str, float], gap: fl
     value = _figure(solution, objective)
     bound = min(bound, value)
     relative = 0.0 if bound == value else (value - bound) / abs(value) if value else math.inf
-    proof = Proof(value, bound, relative, time.process_time() - start, f"HiGHS {new_solver().version()}")
+    proof = Proof(value, bound, relative, time.thread_time() - start, f"HiGHS {new_solver().version()}")
     return replace(solution, proof=proof)
 
 
