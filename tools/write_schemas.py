@@ -22,6 +22,7 @@ from edgesdk.cli import documents
 from edgesdk.core.facts import Facts
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Prediction, Report
+from edgesdk.core.rollout import Rollout
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import BYTES
 from edgesdk.devices.estimate import Estimate, Estimates
@@ -32,7 +33,6 @@ from edgesdk.workflows.diff import Diff
 from edgesdk.workflows.export import Exported
 from edgesdk.workflows.front import Front
 from edgesdk.workflows.gate import Gate
-from edgesdk.workflows.rollout import Rollout
 from edgesdk.workflows.stages import Stages
 
 DOCUMENTS = (

@@ -10,7 +10,7 @@ from pathlib import Path
 import contracts
 import pytest
 from board_fleet import Fleet, meanwhile
-from board_machine import wait_for
+from board_machine import ROOT, wait_for
 from residual import write_residual
 
 from edgesdk.bundle.bundle import file_digest
@@ -137,20 +137,26 @@ def edgesdk(three: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
     return run
 
 
-def test_a_deployment_on_a_pool(edgesdk, three: Fleet, tmp_path: Path) -> None:
+def test_a_deployment_on_a_pool_is_installed_there_in_stages(edgesdk, three: Fleet, tmp_path: Path) -> None:
     given = write_residual(tmp_path)
-    out = tmp_path / "bundle"
-    how = ("--device", "pool:lab", "--epochs", "0", "--max-drop", "100", "--out", out, "--json", "-q")
-    deployed = contracts.loaded(edgesdk("deploy", *given, *how))
+    out, other = tmp_path / "bundle", tmp_path / "other"
+    how = ("--device", "pool:lab", "--epochs", "0", "--max-drop", "100")
+    assert "4 of 3 boards as canary" in edgesdk("deploy", *given, *how, "--canary", "4", "--out", out, code=2)
+    assert "is one board" in edgesdk("deploy", *given, "--device", "a", "--canary", "1", "--out", out, code=2)
+    assert "without a device" in edgesdk("deploy", *given, "--target", "x86", "--canary", "1", "--out", out, code=2)
+    assert not out.exists()
+    deployed = contracts.loaded(edgesdk("deploy", *given, *how, "--canary", "2", "--out", out, "--json", "-q"))
     assert deployed["installed"] is None and deployed["report"]["basis"] == "measured"
     notes = deployed["report"]["deployed"]["notes"]
     assert any(note.startswith("the slowest of pool:lab counts, ") for note in notes)
+    standing = deployed["rollout"]["boards"]
+    assert [(board["state"], board["stage"]) for board in standing] == [("installed", stage) for stage in (1, 1, 2)]
     for board in three.boards.values():
         wait_for(lambda board=board: not board.processes())
-        assert board.rest() == [] and not board.root.exists()
-    rollout = contracts.loaded(edgesdk("device", "install", "pool:lab", out, "--json"))
-    assert [board["state"] for board in rollout["boards"]] == ["installed"] * 3
-    for board in three.boards.values():
+        assert board.rest() == []
         assert file_digest(board.root / "current" / "model.onnx") == deployed["report"]["deployed"]["digest"]
-    gone = ("deploy", *given, "--device", "pool:lab", "--install-root", "~/x", "--out", tmp_path / "other")
-    assert "in stages" in edgesdk(*gone, code=2)
+    # Another, where one board fails: what was switched goes back, the bundle is there, the exit code is the failure's.
+    three["b"].fault("denied", event=["os.rename"], path=f"{ROOT}/current")
+    shown = edgesdk("deploy", *given, *how, "--out", other, "-q", code=9)
+    assert "pool:lab: 2 rolled back, 1 failed" in shown and (other / "manifest.json").is_file()
+    assert set(three.runs().values()) == {standing[0]["version"]}

@@ -18,11 +18,11 @@ from slow import core
 
 from edgesdk.cli import main
 from edgesdk.core.errors import BundleError, DeviceError, UsageError
+from edgesdk.core.rollout import Rollout
 from edgesdk.devices.boards import Boards, list_differences
 from edgesdk.devices.inventory import add
 from edgesdk.devices.pools import add_pool
 from edgesdk.workflows.install import install, rollback
-from edgesdk.workflows.rollout import Rollout
 
 HEALTH = dict(event=["open"], path=f"{ROOT}/versions/*/*", child=True)
 SWITCH = dict(event=["os.rename"], path=f"{ROOT}/current")

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from page_documents import benchmark, diff, front, full, models
 from rich.console import Console
 from running import Run
 
+from edgesdk.bundle.bundle import Bundle
 from edgesdk.cli.diffing import show_diff
 from edgesdk.cli.documents import Doctor
 from edgesdk.cli.show import (
@@ -75,7 +75,7 @@ def bundle(name: str, **changes: Any) -> Any:
     kept = json.loads((GOLDEN / f"{name}.json").read_text())
     report = {**kept["report"], **changes}
     plan = from_json(Plan, kept["plan"])
-    return SimpleNamespace(path=Path("bundle"), report=report, manifest=kept["manifest"], plan=plan, installed=None)
+    return Bundle(Path("bundle"), kept["manifest"], plan, report)
 
 
 def shown(made: Any, width: int, **how: bool) -> str:
@@ -125,9 +125,7 @@ def say_benchmark(out: Console) -> None:
 
 def say_verbose(out: Console) -> None:
     made = full()
-    whole = SimpleNamespace(
-        path=Path("bundle"), report=made.report, manifest=made.manifest, plan=made.plan, installed=None
-    )
+    whole = Bundle(Path("bundle"), made.manifest, made.plan, made.report)
     show_bundle(whole, out, verbose=True)  # pyright: ignore[reportArgumentType]
 
 

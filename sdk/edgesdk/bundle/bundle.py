@@ -40,6 +40,7 @@ from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError
 from edgesdk.core.plan import FP32, INT8, Plan
 from edgesdk.core.report import NOT_RUN, Measurement, Prediction, Report, is_predicted
+from edgesdk.core.rollout import Rollout
 from edgesdk.core.runtime import exportable, find_runtime, format_of, is_substituted, read_recipe
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, is_list, is_table, loads
@@ -67,7 +68,8 @@ SAMPLES = 8
 class Bundle:
     """A bundle on disk: ``manifest`` and ``report`` as they are in it, and its plan.
 
-    ``installed`` is what the device said where it was installed by the same deployment.
+    Where the same deployment installed it, ``installed`` is what the device said, or ``rollout`` where each board of a
+    pool stands.
     """
 
     path: Path
@@ -75,6 +77,7 @@ class Bundle:
     plan: Plan
     report: Mapping[str, Any]
     installed: Mapping[str, Any] | None = None
+    rollout: Rollout | None = None
 
     @property
     def model(self) -> Path:

@@ -17,10 +17,11 @@ from edgesdk.core.errors import DeviceError
 
 if TYPE_CHECKING:
     from edgesdk.cli.documents import Inventory
+    from edgesdk.core.rollout import Rollout
     from edgesdk.devices.pools import Pool
-    from edgesdk.workflows.rollout import Rollout
 
 DLA = "TensorRT builds for the accelerator of that number; what it cannot take runs on the GPU."
+CANARY = "Of a pool, on how many boards it is installed first.  [default: 1]"
 DEVICES = "A name of the inventory, ssh://user@host[:port], local, or pool:NAME; several are a pool."
 DEVICE = "A name of the inventory, ssh://user@host[:port], or local."
 
@@ -175,7 +176,7 @@ def _probe_pool(pool: Pool, as_json: bool) -> None:
 @click.option("--install-root", help="The folder there.  [default: the inventory's, else ~/edgesdk/NAME]")
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Versions that stay there.")
 @click.option("--force", is_flag=True, help="Even if it is older, or made for another architecture.")
-@click.option("--canary", type=click.IntRange(1), help="Of pool:NAME, how many boards are first.  [default: 1]")
+@click.option("--canary", type=click.IntRange(1), help=CANARY)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def install(device: str, bundle: Path, as_json: bool, **options: Any) -> int:
     """Install a bundle: send it, check it there, try it there, then switch to it in one step.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgesdk.core.errors import BudgetError, EdgeSdkError
+from edgesdk.core.rollout import Rollout
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import BYTES, from_json
 
@@ -229,12 +230,16 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Deployed:
-    """A bundle: its manifest and report as they are in it, raw samples left out, and what the device said of it."""
+    """A bundle: its manifest and report as they are in it, raw samples left out, and what the device said of it.
+
+    Of a pool ``rollout`` says where each board stands in place of that.
+    """
 
     path: str
     manifest: Manifest
     report: DeploymentReport
     installed: Installed | None
+    rollout: Rollout | None
     schema: str = Schema("deployed", 1)
 
     @classmethod
@@ -244,4 +249,4 @@ class Deployed:
             report["deployed"] = {**report["deployed"], "samples_ms": []}
         manifest: Any = bundle.manifest
         installed = None if bundle.installed is None else from_json(Installed, bundle.installed)
-        return cls(str(bundle.path), manifest, report, installed)
+        return cls(str(bundle.path), manifest, report, installed, bundle.rollout)

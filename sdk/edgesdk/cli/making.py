@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesdk.cli.devices import DEVICES, DLA, lowered
+from edgesdk.cli.devices import CANARY, DEVICES, DLA, lowered
 from edgesdk.cli.frame import QUIET, VERBOSE, told
 from edgesdk.cli.inputs import judging, pixels, preprocessing, shaped
 from edgesdk.cli.names import PLACE_NAME, TARGET
@@ -62,7 +62,7 @@ def _reading(command: Callable[..., None], weights: Callable[..., Any]) -> Calla
     return command
 
 
-def deployment(command: Callable[..., None]) -> Callable[..., None]:
+def deployment(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that ``deploy`` and ``search`` share."""
     for option in reversed([
         click.argument("model", required=False),
@@ -177,17 +177,19 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
 @JOBS
 @click.option("--cluster", help="Let them learn on its nodes, by Ray: local, or ray://HOST:PORT.")
 @click.option("--install-root", help="The folder on the device.  [default: the inventory's, else ~/edgesdk/NAME]")
+@click.option("--canary", type=click.IntRange(1), help=CANARY)
 @click.option("--sign", type=click.Path(path_type=Path), help="Private key to sign the bundle with, a PEM file.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
 @click.option("--from", "front", type=click.Path(path_type=Path), help="A front of `edgesdk sweep`.")
 @click.option("--point", type=int, help="Of the front: its target, runtime and threads, its latency as the budget.")
 @click.option("--track", help="Keep a run of it, too: mlflow:URI or tensorboard:FOLDER.")
 @click.option("--pictures/--no-pictures", default=True, show_default=True, help=PICTURES)
-def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any) -> None:
+def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any) -> int:
     """Search, compress, recover, export, measure, and pack a bundle that keeps the budget.
 
     With --device all is priced and measured there, and the bundle is installed there, checked, and switched to. On
-    several boards the slowest counts, and `edgesdk device install` installs the bundle in stages.
+    several boards the slowest counts, and it is installed first on --canary of them, then on the others; where one
+    fails, those that were switched go back, and the exit code is that of the failure.
 
     MODEL is file.py:callable, package.module:callable, an .onnx file, a .pt2 of torch.export.save, timm:NAME, or a
     folder that transformers saved; without it it is the built-in example. Without a budget it is half of the dense
@@ -208,11 +210,9 @@ def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any)
         emit_json(Deployed.of(bundle))
     else:
         from edgesdk.cli.show import show_bundle
-        from edgesdk.devices.pools import Pool
 
         show_bundle(bundle, console(), told(QUIET), told(VERBOSE))
-        if isinstance(options["device"], Pool):
-            emit("not installed yet: edgesdk device install pool:NAME does that in stages")
+    return 0 if bundle.rollout is None else bundle.rollout.exit_code
 
 
 @click.command(cls=ModelCommand)

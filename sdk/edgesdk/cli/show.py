@@ -23,13 +23,13 @@ if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nob
     from edgesdk.core.kernels import KernelProfile
     from edgesdk.core.plan import Plan
     from edgesdk.core.report import Report
+    from edgesdk.core.rollout import Rollout
     from edgesdk.core.target import Target
     from edgesdk.devices.estimate import Estimate, Estimates
     from edgesdk.price.profile import Pair, Profile
     from edgesdk.workflows.benchmark import Benchmark
     from edgesdk.workflows.export import Exported
     from edgesdk.workflows.gate import Gate
-    from edgesdk.workflows.rollout import Rollout
     from edgesdk.workflows.stages import Stages
 
 WIDEST = 200  # columns of a table whose cells are not to be cut
@@ -50,6 +50,8 @@ def show_bundle(bundle: Bundle, console: Console, quiet: bool = False, verbose: 
     console.print(f"bundle: {bundle.path}{more}", highlight=False, soft_wrap=True)
     if bundle.installed is not None:
         show_installed(bundle.installed, console)
+    if bundle.rollout is not None:
+        show_rollout(bundle.rollout, console)
 
 
 def _show_figures(report: Mapping[str, Any], console: Console) -> None:

@@ -50,7 +50,8 @@ from edgesdk.train.recovery import Recovery
 from edgesdk.workflows.drift import study_point
 from edgesdk.workflows.front import Point
 from edgesdk.workflows.inputs import Inputs, named, read_inputs
-from edgesdk.workflows.install import check_key, put
+from edgesdk.workflows.install import check_key, install, put
+from edgesdk.workflows.rollout import check_canary
 from edgesdk.workflows.tracking import keep_run, open_tracker
 from edgesdk.workflows.where import Where
 
@@ -124,7 +125,7 @@ def deploy(
     out: str | Path = "bundle", *, runtime: str | None = None, weights: Path | None = None,
     metric: str | Metric = "top-1", threads: int = 1, precision: str | Sequence[str] = (),
     candidate: Sequence[str] = (), epochs: float | None = None, seed: int = 0, force: bool = False,
-    device: At | None = None, install_root: str | None = None, sign: Path | None = None,
+    device: At | None = None, install_root: str | None = None, canary: int | None = None, sign: Path | None = None,
     recover: Recovery | str | Path | None = None, output: str | int | None = None, preprocess: Preprocess = None,
     shapes: Shapes = None, loss: str | Loss | None = None, time: float | str | Deadline | None = None,
     tries: int = 0, dla: int | None = None, point: Point | None = None, track: str | None = None,
@@ -136,9 +137,9 @@ def deploy(
     With a ``device``, of the inventory, ``local`` or an ``ssh://`` address, everything is priced and measured there,
     and the bundle is installed there below ``install_root`` (see :func:`edgesdk.install`). Alike boards, ``pool:NAME``
     or several, share the pricing of operators and measure files side by side; the bundle keeps the budget on the
-    slowest, and :func:`edgesdk.install` brings it there in stages. With ``sign``, a private
-    key, the bundle is signed. ``recover`` says how the compressed model learns, by default from the dense model: a
-    ``Recovery``, or the TOML file of one.
+    slowest, and is installed in stages, on ``canary`` boards first: its ``rollout`` says where each stands. With
+    ``sign``, a private key, the bundle is signed. ``recover`` says how the compressed model learns, by default from the
+    dense model: a ``Recovery``, or the TOML file of one.
 
     ``model`` is a module, ``file.py:callable`` or ``package.module:callable``; ``None`` takes the built-in example.
     ``data`` is a path, ``file.py:callable``, a data set of pairs (x, y), or an object with ``train``, ``calibration``
@@ -187,8 +188,10 @@ def deploy(
     at = where.device
     if at is None and install_root is not None:
         raise UsageError("an install root without a device", "give --device, which may be local")
-    if isinstance(at, Pool) and install_root is not None:
-        raise UsageError(f"an install root on {at.name}", "install there in stages: edgesdk device install")
+    if at is None and canary is not None:
+        raise UsageError(f"{canary} as canary without a device", "give --device, pool:NAME or several")
+    if at is not None:
+        check_canary(at, canary)
     for board in at.devices if isinstance(at, Pool) else () if at is None else (at,):
         if board.key is not None and sign is None:
             raise UsageError(f"{board.name} takes signed bundles alone", "give --sign with the private key")
@@ -214,7 +217,12 @@ def deploy(
             training.forget()
             if tracker is not None:
                 keep_run(tracker, bundle)
-            if at is None or isinstance(studied.agent, Boards) or isinstance(at, Pool):
+            if isinstance(at, Pool):
+                rollout = install(
+                    bundle.path, at, install_root=install_root, force=force, canary=canary, tell=tell
+                )  # fmt: skip
+                return replace(bundle, rollout=rollout)
+            if at is None or isinstance(studied.agent, Boards):
                 return bundle
             check_key(bundle.path, at)
             installed = put(bundle, studied.agent, install_root or at.install_root, force, tell=tell)

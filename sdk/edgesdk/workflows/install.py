@@ -12,6 +12,7 @@ from edgesdk.bundle.signing import check_signature
 from edgesdk.core.artifact import baseline
 from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.report import Tell
+from edgesdk.core.rollout import Rollout
 from edgesdk.core.runtime import find_runtime
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.devices.agent import AgentProcess
@@ -20,7 +21,7 @@ from edgesdk.devices.boards import Board, prices_folder
 from edgesdk.devices.inventory import Device
 from edgesdk.devices.pools import At, Pool, find_place
 from edgesdk.devices.reach import reach
-from edgesdk.workflows.rollout import CANARY, Rollout, roll_back, roll_out
+from edgesdk.workflows.rollout import CANARY, check_canary, roll_back, roll_out
 
 KEEP = 3  # versions on a device
 ROOT = "~/edgesdk"  # on a device; a folder per name of a bundle
@@ -62,10 +63,9 @@ def install(
     place = find_place(device)
     boards = place.devices if isinstance(place, Pool) else (place,)
     opened = _opened(bundle, boards, keep)
+    check_canary(place, canary)
     if isinstance(place, Pool):
         return roll_out(place, canary or CANARY, Installing(opened, install_root, force, keep), tell)
-    if canary is not None:
-        raise UsageError(f"{canary} as canary, and {place.name} is one board", "give pool:NAME, or leave it out")
     with reach(place) as agent:
         return put(opened, agent, install_root or place.install_root, force, keep, tell)
 

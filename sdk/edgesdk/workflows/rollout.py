@@ -3,55 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from edgesdk.core.errors import DeviceError, EdgeSdkError, UsageError
 from edgesdk.core.report import Tell
-from edgesdk.core.schema import Schema
+from edgesdk.core.rollout import (
+    FAILED,
+    INSTALLED,
+    NOT_ROLLED_BACK,
+    OUT_OF_REACH,
+    ROLLED_BACK,
+    UNCHANGED,
+    UNKNOWN,
+    WAITING,
+    Rollout,
+    Standing,
+)
 from edgesdk.devices.boards import Board, Boards, side_by_side
 from edgesdk.devices.inventory import Device
-from edgesdk.devices.pools import Pool
+from edgesdk.devices.pools import Place, Pool
 
 CANARY = 1  # boards that are first
 AT_ONCE = 16  # boards that are installed on side by side, at most
 SECONDS = 60.0  # to ask what is installed
-INSTALLED, UNCHANGED, FAILED, WAITING = "installed", "unchanged", "failed", "not begun"
-ROLLED_BACK, NOT_ROLLED_BACK, OUT_OF_REACH, UNKNOWN = "rolled back", "not rolled back", "out of reach", "unknown"
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a board stands. ``version`` is what runs there now and ``previous`` what ran before, as far as is known.
-
-    ``state`` is ``installed``; ``unchanged`` where that version ran before; ``failed``, where what ran before runs on;
-    ``rolled back`` or ``not rolled back`` after another one failed; ``not begun``; ``out of reach`` where it did not
-    answer, so that nothing was begun there; ``unknown`` where it no longer answers. ``stage`` counts from 1, ``fact``
-    says why, and ``latency_ms`` and ``peak_memory_bytes`` were measured where the bundle's budget bounds them.
-    """
-
-    device: str
-    state: str
-    stage: int | None = None
-    version: str | None = None
-    previous: str | None = None
-    latency_ms: float | None = None
-    peak_memory_bytes: int | None = None
-    fact: str | None = None
-    remedy: str | None = None
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Where each board of a pool stands after an installation or a rollback.
-
-    ``exit_code`` is 0 where each was done; else that of the first that failed, or 6 where some are out of reach alone.
-    """
-
-    pool: str
-    boards: tuple[Standing, ...]
-    exit_code: int
-    schema: str = Schema("rollout", 1)
 
 
 class Installation(Protocol):
@@ -66,14 +41,23 @@ class Installation(Protocol):
         ...
 
 
+def check_canary(at: Place, canary: int | None) -> None:
+    """Raise ``UsageError`` where ``at`` has fewer boards than are to be first, or is one board alone."""
+    if canary is None:
+        return
+    if not isinstance(at, Pool):
+        raise UsageError(f"{canary} as canary, and {at.name} is one board", "give pool:NAME, or leave it out")
+    if not 1 <= canary <= len(at.devices):
+        raise UsageError(f"{canary} of {len(at.devices)} boards as canary", f"give 1 to {len(at.devices)}")
+
+
 def roll_out(pool: Pool, canary: int, what: Installation, tell: Tell) -> Rollout:
     """Install ``what`` on the boards of ``pool``, on ``canary`` of them first.
 
     A board that does not answer is left out. Where any fails after that, nothing more is begun, and each board that was
     switched goes back. Raises ``UsageError`` for more canaries than boards, ``DeviceError`` where no board answers.
     """
-    if not 1 <= canary <= len(pool.devices):
-        raise UsageError(f"{canary} of {len(pool.devices)} boards as canary", f"give 1 to {len(pool.devices)}")
+    check_canary(pool, canary)
     with Boards(pool) as boards:
         tell(f"looking at {pool.name}", None)
         before = boards.each(lambda board, tell: _ask(board, what.find_root(board.device)))
