@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import board_machine
@@ -14,6 +15,9 @@ from board_fleet import Fleet, fleet
 from board_fleet import reached as reach_fleet
 from board_machine import ROOT, Board, reached
 
+from edgesdk.cli import main
+from edgesdk.devices.inventory import add
+from edgesdk.devices.pools import add_pool
 from edgesdk.workflows.install import install
 
 
@@ -84,3 +88,23 @@ def installed(board: Board, two_installed: Path) -> Board:
     """The board with version 2 running and version 1 before it."""
     shutil.copytree(two_installed, board.root, symlinks=True)
     return board
+
+
+@pytest.fixture
+def edgesdk(three: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Callable[..., str]:
+    """Run the command in this process, with the three boards as ``pool:lab``; what it prints."""
+    monkeypatch.setenv("EDGESDK_DEVICES", str(tmp_path / "devices.toml"))
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
+    for name in three.boards:
+        add(replace(three.device(name), target="x86"))
+    add_pool("lab", ["a", "b", "c"])
+
+    def run(*arguments: str | Path, code: int = 0) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main.main([*map(str, arguments)], prog_name="edgesdk")
+        printed = capfd.readouterr()
+        assert ended.value.code == code, printed.err
+        return printed.out or printed.err
+
+    return run

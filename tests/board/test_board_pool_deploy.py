@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +14,14 @@ from board_machine import ROOT, wait_for
 from residual import write_residual
 
 from edgesdk.bundle.bundle import file_digest
-from edgesdk.cli import main
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.graph import CONV, LINEAR
 from edgesdk.core.plan import FP32
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.boards import Boards
-from edgesdk.devices.inventory import add
 from edgesdk.devices.pool_bench import PoolBench
-from edgesdk.devices.pools import Pool, add_pool
+from edgesdk.devices.pools import Pool
 from edgesdk.export.probes import probe
 from edgesdk.price.operator import Operator
 from edgesdk.workflows.where import Where
@@ -116,25 +114,6 @@ def test_boards_that_are_not_alike_are_refused_and_it_is_said_how(three: Fleet) 
     where = Where.named("x86", "openvino", device=pool)
     with where.reach() as reached, pytest.raises(DeviceError, match="openvino is not installed on a"):
         where.open_meters(reached, force=True)
-
-
-@pytest.fixture
-def edgesdk(three: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Callable[..., str]:
-    monkeypatch.setenv("EDGESDK_DEVICES", str(tmp_path / "devices.toml"))
-    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
-    for name in three.boards:
-        add(replace(three.device(name), target="x86"))
-    add_pool("lab", ["a", "b", "c"])
-
-    def run(*arguments: str | Path, code: int = 0) -> str:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main.main([*map(str, arguments)], prog_name="edgesdk")
-        printed = capfd.readouterr()
-        assert ended.value.code == code, printed.err
-        return printed.out or printed.err
-
-    return run
 
 
 def test_a_deployment_on_a_pool_is_installed_there_in_stages(edgesdk, three: Fleet, tmp_path: Path) -> None:

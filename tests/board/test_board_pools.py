@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,9 @@ from board_fleet import Fleet, meanwhile
 from board_machine import ROOT, wait_for
 from slow import core
 
-from edgesdk.cli import main
 from edgesdk.core.errors import BundleError, DeviceError, UsageError
 from edgesdk.core.rollout import Rollout
 from edgesdk.devices.boards import Boards, list_differences
-from edgesdk.devices.inventory import add
-from edgesdk.devices.pools import add_pool
 from edgesdk.workflows.install import install, rollback
 
 HEALTH = dict(event=["open"], path=f"{ROOT}/versions/*/*", child=True)
@@ -187,25 +183,6 @@ def test_in_what_boards_differ_is_said(three: Fleet) -> None:
     assert "onnxruntime" not in " ".join(list_differences(facts, ["openvino"]))
 
 
-@pytest.fixture
-def edgesdk(two: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Callable[..., str]:
-    """Run the command in this process, with the boards as ``pool:lab``; what it prints."""
-    monkeypatch.setenv("EDGESDK_DEVICES", str(tmp_path / "devices.toml"))
-    for name in two.boards:
-        add(two.device(name))
-    add_pool("lab", ["a", "b", "c"])
-
-    def run(*arguments: str | Path, code: int = 0) -> str:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main.main([*map(str, arguments)], prog_name="edgesdk")
-        printed = capfd.readouterr()
-        assert ended.value.code == code, printed.err
-        return printed.out or printed.err
-
-    return run
-
-
 def test_the_command_line_says_where_each_stands(edgesdk, two: Fleet, bundles) -> None:
     shown = edgesdk("device", "install", "pool:lab", bundles(3), "--canary", "2")
     assert "pool:lab: 3 installed" in shown and shown.count(identifier(bundles(3))) == 3
@@ -220,7 +197,5 @@ def test_the_command_line_says_where_each_stands(edgesdk, two: Fleet, bundles) -
     assert list(facts["boards"]) == ["a", "b", "c"] and facts["differences"] == [] and facts["out_of_reach"] == {}
     two.gone("c")
     assert "c does not answer" in edgesdk("device", "probe", "pool:lab", code=6)
-    gate = ("gate", bundles(1), "--baseline", bundles(2), "--device", "pool:lab")
-    assert "name one of its boards: a, b, c" in edgesdk(*gate, code=2)
     with pytest.raises(BundleError):
         install(bundles(1).parent, two.pool)

@@ -25,7 +25,7 @@ from edgesdk.core.errors import UsageError
 from edgesdk.core.gating import BASELINE, FAILED, INCOMPARABLE, NEW, PASSED, UNCLEAR, Check, Limit, Slowdown
 from edgesdk.core.sampling import ALONE, PAIRED, SAME, UNPAIRED
 from edgesdk.workflows.accuracy_gate import Scored, judge_anew, judge_scores, read_scores
-from edgesdk.workflows.gate import Gate, find_difference, judge_latency
+from edgesdk.workflows.gate import BoardGate, Gate, find_difference, find_worst, join_boards, judge_latency
 
 BEFORE = Path(__file__).parent / "before" / "bundle"
 
@@ -222,3 +222,29 @@ def test_names_with_markup_are_text() -> None:
     markdown = as_markdown(gate)
     assert "<script>" not in markdown and "<b>" not in markdown
     assert all(line.replace("\\|", "").count("|") == 5 for line in markdown.splitlines() if line.startswith("|"))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "decides"),
+    [
+        ({"a": (PASSED, 1.01), "b": (FAILED, 1.06), "c": (UNCLEAR, 1.09)}, "c"),
+        ({"a": (PASSED, 1.01), "b": (FAILED, 1.06), "c": (FAILED, 1.09)}, "c"),
+        ({"a": (PASSED, 1.02), "b": (PASSED, 1.01), "c": (PASSED, 0.9)}, "a"),
+        ({"a": (PASSED, 1.02), "b": (INCOMPARABLE, None), "c": (FAILED, 2.0)}, "b"),
+    ],
+)
+def test_of_several_boards_the_worst_verdict_decides(
+    verdicts: dict[str, tuple[str, float | None]], decides: str
+) -> None:
+    boards = {
+        name: BoardGate(
+            verdict, f"{ratio}", None if ratio is None else Slowdown(ratio, ratio, ratio, 4, 1.0, ratio - 1), "1.0", ()
+        )
+        for name, (verdict, ratio) in verdicts.items()
+    }
+    worst = find_worst(boards)
+    check = join_boards(boards, worst, Limit(share=0.03), None)
+    assert worst == decides and check.verdict == verdicts[decides][0]
+    assert check.measured.startswith(f"{decides} decides: ") and all(
+        f"{n} {v}" in check.measured for n, (v, _) in verdicts.items()
+    )

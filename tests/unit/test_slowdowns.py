@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesdk.core.errors import UsageError
-from edgesdk.core.gating import FAILED, MOST_RUNS, PASSED, QUANTILES, UNCLEAR, Limit, decide, is_looked_at, slowdown
+from edgesdk.core.gating import (
+    FAILED,
+    LEVELS,
+    LOOKS,
+    MOST_RUNS,
+    PASSED,
+    UNCLEAR,
+    Limit,
+    decide,
+    is_looked_at,
+    slowdown,
+    student,
+)
 from edgesdk.core.pairing import Ratio, paired
 from edgesdk_targets.agent.undisturbed import Visit, estimate
 
@@ -42,15 +54,18 @@ def run(random: Random) -> Ratio:
     return paired(rounds[0], rounds[1])
 
 
-def gated(runs: list[Ratio], random: Random, ratio: float, limit: Limit) -> tuple[str, int]:
-    """The verdict of one gate over runs drawn from ``runs``, the new one ``ratio`` times as slow; after how many."""
+def gated(runs: list[Ratio], random: Random, ratio: float, limit: Limit, among: int = 1) -> tuple[str, int]:
+    """The verdict of one gate over runs drawn from ``runs``, the new one ``ratio`` times as slow; after how many.
+
+    It may be that of a board ``among`` so many.
+    """
     drawn: list[Ratio] = []
     verdict = UNCLEAR
     while len(drawn) < MOST_RUNS and verdict == UNCLEAR:
         run = random.choice(runs)
         drawn.append(Ratio(run.median * ratio, run.low * ratio, run.high * ratio, run.rounds))
         if is_looked_at(len(drawn)):
-            verdict = decide(slowdown(drawn, 1.0), limit)
+            verdict = decide(slowdown(drawn, 1.0, among), limit)
     return verdict, len(drawn)
 
 
@@ -89,7 +104,7 @@ def test_just_at_the_limit_it_is_seldom_called_slower(runs: list[Ratio], limit: 
 
 def test_what_is_plain_is_decided_soon(runs: list[Ratio]) -> None:
     random = Random(3)
-    assert all(gated(runs, random, ratio, Limit.parse("3%"))[1] == min(QUANTILES) for ratio in (0.5, 2.0))
+    assert all(gated(runs, random, ratio, Limit.parse("3%"))[1] == min(LOOKS) for ratio in (0.5, 2.0))
 
 
 @given(st.lists(st.floats(0.2, 5), min_size=2, max_size=MOST_RUNS), st.floats(0.001, 0.2), st.floats(0.01, 100))
@@ -110,11 +125,26 @@ def test_a_verdict_is_of_one_side(median: float, error: float, share: float) -> 
     assert (verdict == FAILED) == (result.low > 1 + share) and (verdict == PASSED) == (result.high <= 1 + share)
 
 
-def test_the_quantiles_are_those_of_student() -> None:
+@pytest.mark.parametrize("among", [1, 2, 5, 64])
+def test_the_quantiles_are_those_of_student(among: int) -> None:
     stats = pytest.importorskip("scipy.stats")
-    for runs, quantile in QUANTILES.items():
-        assert quantile == pytest.approx(float(stats.t.ppf(1 - 0.01 * runs / sum(QUANTILES), runs - 1)), abs=1e-4)
-    assert all(a > b for a, b in pairwise(QUANTILES.values()))
+    quantiles = [student(LEVELS[runs] / among, runs - 1) for runs in LOOKS]
+    for runs, quantile in zip(LOOKS, quantiles, strict=True):
+        wanted = float(stats.t.isf(0.01 * runs / sum(LOOKS) / among, runs - 1))
+        assert quantile == pytest.approx(wanted, rel=1e-6)
+    assert all(a > b for a, b in pairwise(quantiles))
+
+
+@pytest.mark.parametrize("boards", [2, 4])
+def test_of_several_boards_that_are_gated_together_none_fails_more_often_than_one_alone(
+    runs: list[Ratio], boards: int
+) -> None:
+    random, most = Random(4), Limit.parse("3%")
+    verdicts = [
+        [gated(runs, random, most.ratio(1.0), most, boards)[0] for _ in range(boards)] for _ in range(GATES // 4)
+    ]
+    assert sum(FAILED in each for each in verdicts) <= 0.01 * len(verdicts) + 1
+    assert sum(all(verdict == PASSED for verdict in each) for each in verdicts) <= 0.01 * len(verdicts) + 1
 
 
 @pytest.mark.parametrize(

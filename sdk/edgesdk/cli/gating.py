@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import click
 
-from edgesdk.cli.devices import DEVICE
-from edgesdk.cli.names import DEVICE_NAME
+from edgesdk.cli.devices import DEVICES
+from edgesdk.cli.names import PLACE_NAME
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.shared import add_text, check_place
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--max-slower", default="3%", show_default=True, help="Of the baseline's latency, or ms: 0.2ms.")
 @click.option("--max-drop", type=float, help="Of the score that two bundles recorded, in points.")
 @click.option("--data", help="Judge both on its test samples, instead of by what they recorded.")
-@click.option("--device", **DEVICE_NAME, default="local", show_default=True, help=DEVICE)
+@click.option("--device", **PLACE_NAME, multiple=True, help=f"{DEVICES}  [default: local]")
 @click.option("--runtime", help="What is to run them.  [default: the one that such files are for]")
 @click.option("--threads", type=click.IntRange(1), help="[default: the bundles' own, else 1]")
 @click.option("--mode", type=click.Choice(["brief", "rapid", "quick", "full"]), default="rapid", show_default=True)
@@ -38,15 +38,18 @@ if TYPE_CHECKING:
 def gate(as_json: bool, junit: Path | None, summary: Path | None, **options: Any) -> int:
     """Say whether NEW is slower or less accurate than a baseline, both measured in turns on one device.
 
-    NEW and the baseline are bundles or model files. Runs are repeated until the answer is clear.
+    NEW and the baseline are bundles or model files. Runs are repeated until the answer is clear. On several boards each
+    has runs of its own, and the worst verdict is that of all.
 
     Exit codes: 0 passed, 10 failed, 11 unclear after 24 runs, 12 not comparable.
     """
     for place in (junit, summary):
         check_place(place)
     with telling() as tell:
+        from edgesdk.devices.inventory import LOCAL
         from edgesdk.workflows.gate import gate as run
 
+        options["device"] = options["device"] or LOCAL
         gated = run(**options, tell=tell)
     if junit is not None:
         write(junit, as_junit(gated))
@@ -85,7 +88,12 @@ def as_markdown(gated: Gate) -> str:
     if gated.runtime_version:  # something was measured
         head += f", measured on {_cell(gated.device)}, {gated.runtime} {gated.runtime_version}, "
         head += f"{counted(gated.threads, 'thread')}, mode {gated.mode}"
-    return "\n".join([f"{head}\n", "| check | verdict | measured | allowed |", "|---|---|---|---|", *rows, ""])
+    lines = [f"{head}\n", "| check | verdict | measured | allowed |", "|---|---|---|---|", *rows]
+    if gated.boards:
+        lines += ["", "| board | verdict | latency |", "|---|---|---|"]
+        lines += [f"| {_cell(name)} | {own.verdict} | {_cell(own.measured)} |" for name, own in gated.boards.items()]
+    lines += [f"\n{_cell(note)}" for note in gated.notes]
+    return "\n".join([*lines, ""])
 
 
 def _cell(text: str) -> str:

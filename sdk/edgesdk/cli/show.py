@@ -217,6 +217,15 @@ def show_gate(gated: Gate, console: Console) -> None:
         where = "this machine" if gated.device == LOCAL else gated.device
         runs_on = f"{gated.runtime} {gated.runtime_version}, {counted(gated.threads, 'thread')}"
         console.print(f"measured on {where}, {runs_on}", highlight=False)
+    if gated.boards:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("board", "verdict", "latency"):
+            table.add_column(heading, overflow="fold")
+        for name, own in gated.boards.items():
+            table.add_row(f"{name} (decides)" if name == gated.decides else name, own.verdict, own.measured)
+        console.print(table, highlight=False, markup=False)
+    for note in gated.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def show_doctor(found: Doctor, console: Console) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, expm1, log, sqrt
+from functools import cache
+from math import atan, cos, exp, expm1, log, pi, sin, sqrt
 from statistics import NormalDist, fmean, stdev
 
 from edgesdk.core.errors import UsageError
@@ -19,11 +20,11 @@ PASSED, FAILED, UNCLEAR, INCOMPARABLE = "passed", "failed", "unclear", "not comp
 EXIT_CODES = {PASSED: 0, FAILED: 10, UNCLEAR: 11, INCOMPARABLE: 12}
 
 FALSE_ALARMS = 0.01  # of all gates, at most, that end in a wrong answer on one side
-QUANTILES = {4: 12.3531, 6: 6.1, 8: 4.6707, 12: 3.7121, 16: 3.3297, 24: 2.9699}
-"""After how many runs a gate looks, and which value of Student's t its share of ``FALSE_ALARMS`` is above: as large as
-its share of all these runs. The looks add up to 1 in 100, and the last, which decides what is close, has a third."""
-LEVELS = {count: FALSE_ALARMS * count / sum(QUANTILES) for count in QUANTILES}
-MOST_RUNS = max(QUANTILES)
+LOOKS = (4, 6, 8, 12, 16, 24)
+"""After how many runs a gate looks. Each has a share of ``FALSE_ALARMS``, as large as its share of all these runs: the
+looks add up to 1 in 100, and the last, which decides what is close, has a third."""
+LEVELS = {count: FALSE_ALARMS * count / sum(LOOKS) for count in LOOKS}
+MOST_RUNS = max(LOOKS)
 
 LIMIT = re.compile(r"\s*([0-9.]+)\s*(%|ms|us)\s*", re.IGNORECASE)
 
@@ -82,18 +83,45 @@ class Slowdown:
     slower_ms: float
 
 
-def slowdown(runs: Sequence[Ratio], baseline_ms: float) -> Slowdown:
+def slowdown(runs: Sequence[Ratio], baseline_ms: float, among: int = 1) -> Slowdown:
     """What ``runs``, at least two, say together: the mean of their logarithms, with Student's interval between runs,
-    and never less than what is uncertain within each."""
+    and never less than what is uncertain within each.
+
+    Where it is one of several, ``among`` so many, each has a share of the wrong answers, so that together they give no
+    more than one alone (Bonferroni).
+    """
     logs = [log(run.median) for run in runs]
     within = fmean([(log(run.high / run.low) / 2 / DEVIATIONS) ** 2 for run in runs])
-    look = max((count for count in QUANTILES if count <= len(runs)), default=min(QUANTILES))
-    normal = NormalDist().inv_cdf(1 - LEVELS[look])
-    half = max(QUANTILES[look] * stdev(logs), normal * sqrt(within)) / sqrt(len(runs))
+    look = max((count for count in LOOKS if count <= len(runs)), default=min(LOOKS))
+    level = LEVELS[look] / among
+    normal = NormalDist().inv_cdf(1 - level)
+    half = max(student(level, look - 1) * stdev(logs), normal * sqrt(within)) / sqrt(len(runs))
     middle = fmean(logs)
     return Slowdown(
         exp(middle), exp(middle - half), exp(middle + half), len(runs), baseline_ms, expm1(middle) * baseline_ms
     )
+
+
+@cache
+def student(level: float, degrees: int) -> float:
+    """Which value Student's t, of an odd number of ``degrees``, is above with a probability of ``level``.
+
+    By halving, from its distribution in closed form (Abramowitz and Stegun 1964, equation 26.7.3).
+    """
+
+    def above(value: float) -> float:
+        angle = atan(value / sqrt(degrees))
+        term, total = cos(angle), 0.0
+        for step in range(3, degrees + 1, 2):
+            total += term
+            term *= cos(angle) ** 2 * (step - 1) / step
+        return 0.5 - (angle + sin(angle) * total) / pi
+
+    low, high = 0.0, 1e6
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if above(middle) > level else (low, middle)
+    return high
 
 
 def decide(slowdown: Slowdown, limit: Limit) -> str:
@@ -104,4 +132,4 @@ def decide(slowdown: Slowdown, limit: Limit) -> str:
 
 def is_looked_at(runs: int) -> bool:
     """Whether a gate may decide after so many ``runs``: each look more would make a wrong answer likelier."""
-    return runs in QUANTILES
+    return runs in LOOKS

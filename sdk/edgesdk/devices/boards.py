@@ -85,6 +85,14 @@ class Boards:
         """The facts of each board that answers; the others drop out. Raises ``DeviceError`` where none does."""
         return self.each(lambda board, tell: board.agent.call("probe"))
 
+    def list_differences(self, runtimes: Iterable[str] | None = None) -> tuple[str, ...]:
+        """In what the boards differ that latency depends on, a sentence each; those that do not answer drop out."""
+        return self.tell_differences(list_differences(self.probe(), runtimes))
+
+    def tell_differences(self, said: Iterable[str]) -> tuple[str, ...]:
+        """Sentences that what is ``said`` are differences between the boards."""
+        return tuple(f"the boards of {self.pool.name} differ: {each}" for each in said)
+
     def each(self, work: Callable[[Board, Tell], T], tell: Tell = lambda stage, share: None) -> dict[str, T]:
         """What ``work`` gives on each board that is left, side by side; a board on which it fails drops out.
 
@@ -194,6 +202,7 @@ def list_differences(facts: Mapping[str, Mapping[str, Any]], runtimes: Iterable[
         "processor": {name: str(told.get("cpu") or "not known") for name, told in facts.items()},
         "features": _beyond_common({name: set(told.get("features") or ()) for name, told in facts.items()}),
         "cores": {name: str(told.get("cores")) for name, told in facts.items()},
+        "usable cores": {name: _usable_cores(told) for name, told in facts.items()},
         "architecture": {name: str(told.get("architecture")) for name, told in facts.items()},
         "clock": {name: _clock(told) for name, told in facts.items()},
         "power mode": {name: _power_mode(told) for name, told in facts.items()},
@@ -223,3 +232,7 @@ def _clock(facts: Mapping[str, Any]) -> str:
 
 def _power_mode(facts: Mapping[str, Any]) -> str:
     return str((facts.get("conditions") or {}).get("power_mode") or "not known")
+
+
+def _usable_cores(facts: Mapping[str, Any]) -> str:
+    return str(len((facts.get("conditions") or {}).get("usable_cores") or ()) or "not known")

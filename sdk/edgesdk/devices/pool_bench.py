@@ -77,7 +77,7 @@ class PoolBench:
     def notes(self) -> tuple[str, ...]:
         """In what the boards differ, by what they are and by what they take, and which dropped out."""
         differ = (*self._differences, *self._prices.list_differences())
-        return (*(f"the boards of {self.boards.pool.name} differ: {said}" for said in differ), *self.boards.notes)
+        return (*self.boards.tell_differences(differ), *self.boards.notes)
 
     def prices(self, weights: int) -> Prices:
         """What operators take on the slowest; of a runtime that builds engines, by the profile."""

@@ -21,7 +21,7 @@ from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import from_json
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
-from edgesdk.devices.boards import Board, Boards, list_differences, prices_folder
+from edgesdk.devices.boards import Board, Boards, prices_folder
 from edgesdk.devices.energy import measure_energy
 from edgesdk.devices.inventory import LOCAL
 from edgesdk.devices.pools import At, Pool, find_place
@@ -139,7 +139,7 @@ def _benchmark_pool(pool: Pool, run: _Run, tell: Tell) -> Benchmark:
     """The figures from each board of ``pool``, side by side. Raises ``DeviceError`` where none is left."""
     with Boards(pool) as boards:
         runtimes = None if run.chooses else dict.fromkeys(model.runtime for model in run.models.values())
-        differences = list_differences(boards.probe(), runtimes)
+        differences = boards.list_differences(runtimes)
 
         def measure(board: Board, tell: Tell) -> Benchmark:
             tell("measuring", None)
@@ -152,7 +152,7 @@ def _benchmark_pool(pool: Pool, run: _Run, tell: Tell) -> Benchmark:
             taken[slowest].profiles,
             {name: own.reports for name, own in taken.items()},
             slowest,
-            (*(f"the boards of {pool.name} differ: {said}" for said in differences), *boards.notes),
+            (*differences, *boards.notes),
         )
 
 

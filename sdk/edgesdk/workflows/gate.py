@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,12 +30,29 @@ from edgesdk.core.report import Report, Tell
 from edgesdk.core.sampling import Drop
 from edgesdk.core.schema import Schema
 from edgesdk.core.scratch import scratch_folder
+from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
-from edgesdk.devices.inventory import LOCAL, Device
+from edgesdk.devices.boards import Boards, prices_folder
+from edgesdk.devices.inventory import LOCAL
+from edgesdk.devices.pools import At, Place, Pool, find_place
 from edgesdk.devices.reach import reach
 from edgesdk.workflows.benchmark import check_request, find_artifact
 
 THROTTLED = 3  # runs in which the device throttled, before a gate gives up
+
+
+@dataclass(frozen=True)
+class BoardGate:
+    """What one board of a pool says of the latency: its ``verdict``, in words what it ``measured``, and its ``runs``.
+
+    ``latency`` is ``None`` where its runs cannot be compared.
+    """
+
+    verdict: str
+    measured: str
+    latency: Slowdown | None
+    runtime_version: str
+    runs: tuple[Ratio, ...]
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,10 @@ class Gate:
 
     ``verdict`` is the worst of the ``checks``: ``passed``, ``failed``, ``unclear`` or ``not comparable``. ``latency``
     is the ratio of the two with its interval; ``drop`` by how much the score fell, with its own.
+
+    On a pool ``boards`` has what each board says, by its name. The one with the worst verdict ``decides``, of several
+    the one on which the new one is slowest: ``latency`` and ``runs`` are its own. The interval of each board is the
+    wider the more boards the pool has. ``notes`` say in what the boards differ, and which dropped out.
     """
 
     verdict: str
@@ -58,6 +79,9 @@ class Gate:
     mode: str
     device: str
     runs: tuple[Ratio, ...]
+    boards: Mapping[str, BoardGate] = field(default_factory=dict[str, BoardGate])
+    decides: str | None = None
+    notes: tuple[str, ...] = ()
     schema: str = Schema("gate", 1)
 
     @property
@@ -68,7 +92,7 @@ class Gate:
 
 def gate(
     new: str | Path, baseline: str | Path, *, max_slower: str = "3%", max_drop: float | None = None,
-    data: Any = None, device: str | Device = LOCAL, runtime: str | None = None, threads: int | None = None,
+    data: Any = None, device: At = LOCAL, runtime: str | None = None, threads: int | None = None,
     mode: str = "rapid", tell: Tell = lambda stage, share: None,
 ) -> Gate:  # fmt: skip
     """Compare ``new`` with ``baseline``, bundles or model files, on ``device``: both are measured here and now.
@@ -80,6 +104,9 @@ def gate(
     both files on its test samples, run on this machine: by an interval of the drop, too, paired by sample where it is
     known which samples were right. ``threads`` are by default the bundles' own.
 
+    On ``pool:NAME``, or several devices, each board has such runs of its own, side by side, and the worst verdict is
+    that of all; the 1 in 100 holds for all boards together. A board that fails drops out, and those that are left say.
+
     Two that differ in runtime or threads, or a power mode that changed, are ``not comparable``: a verdict, no error.
     Raises ``UsageError`` for what is asked wrongly, ``BundleError`` for what is no bundle or model file, and
     ``DeviceError`` where the device cannot be reached or throttles all the time.
@@ -90,6 +117,7 @@ def gate(
         raise UsageError(f"a drop of {max_drop:g} points", "give 0 or more")
     if data is not None and max_drop is None:
         raise UsageError("--data without --max-drop", "say what drop is allowed, in points")
+    place = find_place(device)
     with scratch_folder() as folder:
         paths = {NEW: Path(new), BASELINE: Path(baseline)}
         models = {name: find_artifact(path, runtime, None, folder / name) for name, path in paths.items()}
@@ -97,28 +125,53 @@ def gate(
         drop, checks = (None, ()) if max_drop is None else _judge_drop(models, bundles, max_drop, data)
         used = threads or int(next(iter(bundles.values())).manifest.get("threads", 1) if bundles else 1)
         own = {name: int(bundle.manifest.get("threads", 1)) for name, bundle in bundles.items()}
-        runs: list[Report] = []
         targets = {name: str(bundle.manifest["target"]) for name, bundle in bundles.items()}
         reason = find_difference(models, own if threads is None else {}, targets)
-        where = device if isinstance(device, str) else device.name
+        boards: Mapping[str, BoardGate] = {}
+        notes: tuple[str, ...] = ()
         if reason is None:
-            runs, reason = _measure(models, device, used, mode, limit, tell)
-        slowdown = _together(runs)
-        checks = (judge_latency(slowdown, limit, reason), *checks)
+            boards, notes = _measure_at(place, _Runs(models, used, mode, limit), tell)
+    decides = find_worst(boards)
+    measured = None if decides is None else boards[decides]
+    checks = (join_boards(boards, decides, limit, reason), *checks)
     return Gate(
         verdict=max((check.verdict for check in checks), key=list(EXIT_CODES).index),
         new=str(new),
         baseline=str(baseline),
         checks=checks,
-        latency=slowdown,
+        latency=measured and measured.latency,
         drop=drop,
         runtime=models[NEW].runtime,
-        runtime_version=runs[0].runtime_version if runs else "",
+        runtime_version=measured.runtime_version if measured else "",
         threads=used,
         mode=mode,
-        device=where,
-        runs=tuple(run.ratios[BASELINE] for run in runs),
+        device=device if isinstance(device, str) else place.name,
+        runs=measured.runs if measured else (),
+        boards=boards if isinstance(place, Pool) else {},
+        decides=decides if isinstance(place, Pool) else None,
+        notes=notes,
     )
+
+
+def find_worst(boards: Mapping[str, BoardGate]) -> str | None:
+    """The board whose verdict is the worst; of several the one on which the new one is slowest."""
+
+    def rank(name: str) -> tuple[int, float]:
+        own = boards[name]
+        return list(EXIT_CODES).index(own.verdict), own.latency.ratio if own.latency else 0.0
+
+    return max(boards, key=rank, default=None)
+
+
+def join_boards(boards: Mapping[str, BoardGate], decides: str | None, limit: Limit, reason: str | None) -> Check:
+    """The check of the latency, as the board that ``decides`` says it; of several with their verdicts."""
+    if decides is None:
+        return judge_latency(None, limit, reason)
+    own = boards[decides]
+    if len(boards) == 1:
+        return Check("latency", own.verdict, str(limit), own.measured)
+    every = ", ".join(f"{name} {board.verdict}" for name, board in boards.items())
+    return Check("latency", own.verdict, str(limit), f"{decides} decides: {own.measured}; {every}")
 
 
 def _judge_drop(
@@ -144,41 +197,65 @@ def find_difference(
     return None
 
 
-def _measure(
-    models: Mapping[str, Artifact], device: str | Device, threads: int, mode: str, limit: Limit, tell: Tell
-) -> tuple[list[Report], str | None]:
-    """Runs of both, each with a fresh process on the device, until they say enough; and why they cannot be compared."""
-    runs: list[Report] = []
-    powered: set[Any] = set()
-    throttled = 0
-    while len(runs) < MOST_RUNS:
-        tell(f"measuring both: run {len(runs) + 1} of up to {MOST_RUNS}", len(runs) / MOST_RUNS)
-        with reach(device) as agent:
-            bench = Bench(agent, threads, models[NEW].runtime)
-            order = models if len(runs) % 2 else dict(reversed(list(models.items())))
-            report = bench.measure(order, mode, thorough=False, memory=False)[NEW]
-        powered |= {when.power_mode for when in (report.conditions.before, report.conditions.after)}
-        if len(powered) > 1:
-            modes = " and ".join(sorted(map(str, powered)))
-            return [], f"the power mode changed while it was measured ({modes}): fix it, and run again"
-        if not report.valid:
-            throttled += 1
-            if throttled == THROTTLED:
-                raise DeviceError(f"the device throttled in {THROTTLED} runs ({report.reason})", "let it cool")
-            continue
-        runs.append(report)
-        slowdown = _together(runs)
-        if is_looked_at(len(runs)) and slowdown is not None and decide(slowdown, limit) != UNCLEAR:
-            break
-    return runs, None
+@dataclass(frozen=True)
+class _Runs:
+    """What is run on a device, and how, until it says enough; of ``among`` so many devices."""
+
+    models: Mapping[str, Artifact]
+    threads: int
+    mode: str
+    limit: Limit
+    among: int = 1
+
+    def on(self, agent: AgentProcess, tell: Tell, prices: Path | None = None) -> BoardGate:
+        """What the device of ``agent`` says, with a fresh process there for each run.
+
+        What its references take is kept in the folder ``prices``.
+        """
+        runs: list[Report] = []
+        powered: set[Any] = set()
+        throttled = 0
+        while len(runs) < MOST_RUNS:
+            tell(f"measuring both: run {len(runs) + 1} of up to {MOST_RUNS}", len(runs) / MOST_RUNS)
+            bench = Bench(agent, self.threads, self.models[NEW].runtime, prices)
+            order = self.models if len(runs) % 2 else dict(reversed(list(self.models.items())))
+            report = bench.measure(order, self.mode, thorough=False, memory=False)[NEW]
+            agent.close()
+            powered |= {when.power_mode for when in (report.conditions.before, report.conditions.after)}
+            if len(powered) > 1:
+                modes = " and ".join(sorted(map(str, powered)))
+                return self._judge([], f"the power mode changed while it was measured ({modes}): fix it, and run again")
+            if not report.valid:
+                throttled += 1
+                if throttled == THROTTLED:
+                    raise DeviceError(f"the device throttled in {THROTTLED} runs ({report.reason})", "let it cool")
+                continue
+            runs.append(report)
+            if is_looked_at(len(runs)) and self._judge(runs).verdict != UNCLEAR:
+                break
+        return self._judge(runs)
+
+    def _judge(self, runs: Sequence[Report], reason: str | None = None) -> BoardGate:
+        ratios = tuple(run.ratios[BASELINE] for run in runs)
+        together = None
+        if len(runs) > 1:
+            baselines = [run.latency_ms() / ratio.median for run, ratio in zip(runs, ratios, strict=True)]
+            together = slowdown(ratios, median(baselines), self.among)
+        check = judge_latency(together, self.limit, reason)
+        version = runs[0].runtime_version if runs else ""
+        return BoardGate(check.verdict, check.measured, together, version, ratios)
 
 
-def _together(runs: list[Report]) -> Slowdown | None:
-    if len(runs) < 2:
-        return None
-    ratios = [run.ratios[BASELINE] for run in runs]
-    baseline_ms = median([run.latency_ms() / ratio.median for run, ratio in zip(runs, ratios, strict=True)])
-    return slowdown(ratios, baseline_ms)
+def _measure_at(place: Place, runs: _Runs, tell: Tell) -> tuple[dict[str, BoardGate], tuple[str, ...]]:
+    """What each board of ``place`` says, and of a pool in what they differ, and who dropped out."""
+    if not isinstance(place, Pool):
+        with reach(place) as agent:
+            return {place.name: runs.on(agent, tell)}, ()
+    runs = replace(runs, among=len(place.devices))
+    with Boards(place) as boards:
+        differences = boards.list_differences([runs.models[NEW].runtime])
+        taken = boards.each(lambda board, tell: runs.on(board.agent, tell, prices_folder(board.device)), tell)
+        return taken, (*differences, *boards.notes)
 
 
 def _tell_ms(ms: float) -> str:
