@@ -159,6 +159,10 @@ class ScriptedMeter:
         )
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def has_energy(self) -> bool:
         return self.power is not None
 

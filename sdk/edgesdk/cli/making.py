@@ -116,7 +116,7 @@ def check_model(options: dict[str, Any]) -> dict[str, Any]:
     """Refuse what is wrong on its face before anything slow is imported; one target, or several."""
     from edgesdk.core.cache import check_cache
     from edgesdk.core.target import target
-    from edgesdk.devices.pools import find_one, find_place
+    from edgesdk.devices.pools import find_place
     from edgesdk.pipeline.deadline import Deadline
 
     check_cache()
@@ -124,8 +124,8 @@ def check_model(options: dict[str, Any]) -> dict[str, Any]:
         options["time"] = Deadline.of(options["time"])  # from here on: imports take seconds, too
     given = options["device"]
     options["device"] = None
-    if given:  # a text of a command that takes one board alone
-        place = find_one(given, "edgesdk sweep") if isinstance(given, str) else find_place(given)
+    if given:
+        place = find_place(given)
         options |= {"device": place, "target": options["target"] or place.target}
     if not options["target"]:
         raise UsageError("no target", "give --target, or a --device of the inventory that has one")

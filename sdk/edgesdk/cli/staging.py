@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from edgesdk.cli.devices import DEVICE
+from edgesdk.cli.devices import DEVICES, lowered
 from edgesdk.cli.inputs import pixels, preprocessing, shaped
-from edgesdk.cli.names import DEVICE_NAME, TARGET
+from edgesdk.cli.names import PLACE_NAME, TARGET
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.shared import free
@@ -22,7 +22,7 @@ from edgesdk.core.errors import UsageError
 @click.option(
     "--target", **TARGET, help="The kind of device: see `edgesdk targets`.  [default: the --device's own, else x86]"
 )
-@click.option("--device", **DEVICE_NAME, help=f"Measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
+@click.option("--device", **PLACE_NAME, multiple=True, help=f"Measure there: {lowered(DEVICES)}")
 @click.option("--data", help="As for deploy: its training part fits the exits, what is held out sets the thresholds.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint.")
 @pixels
@@ -47,10 +47,11 @@ def stages(as_json: bool, **options: Any) -> None:
         raise UsageError("--weights without a MODEL", "name the model that they belong to")
     if options["model"] is not None and options["data"] is None:
         raise UsageError(f"no data for {options['model']}", "give --data")
-    if options["device"] is not None:
-        from edgesdk.devices.pools import find_one
+    given, options["device"] = options["device"], None
+    if given:
+        from edgesdk.devices.pools import find_place
 
-        options["device"] = find_one(options["device"], "edgesdk stages")
+        options["device"] = find_place(given)
         options["target"] = options["target"] or options["device"].target
     options["target"] = options["target"] or "x86"
     free(options["out"], options["force"])

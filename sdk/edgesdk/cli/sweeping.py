@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgesdk.cli.devices import DEVICE
+from edgesdk.cli.devices import DEVICES, lowered
 from edgesdk.cli.frame import QUIET, told
 from edgesdk.cli.making import JOBS, PICTURES, STEPS, TRAIN_ON, check_model, models_options
-from edgesdk.cli.names import DEVICE_NAME, TARGET
+from edgesdk.cli.names import PLACE_NAME, TARGET
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand, was_given
 from edgesdk.cli.shared import check_place, free
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--target", **TARGET, multiple=True, help="The kind of device; may be repeated.  [default: the --device's own]"
 )
-@click.option("--device", **DEVICE_NAME, help=f"Price and measure there: {DEVICE[0].lower()}{DEVICE[1:]}")
+@click.option("--device", **PLACE_NAME, multiple=True, help=f"Price and measure there: {lowered(DEVICES)}")
 @click.option(
     "--runtime", multiple=True, default=("auto",), show_default=True, help="Of the targets'; may be repeated."
 )
@@ -123,6 +123,8 @@ def show_front(front: Front, console: Console, quiet: bool = False) -> None:
         _show_built(front, console)
     for where, why in front.refused.items():
         console.print(f"left out: {where}: {why}", highlight=False, soft_wrap=True)
+    for note in front.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     said = "loss is how far the outputs move before anything is learnt back: it ranks plans, and is no score"
     console.print(said, highlight=False, soft_wrap=True)
 

@@ -69,6 +69,8 @@ class Bench:
     number.
     """
 
+    notes: tuple[str, ...] = ()  # what there is to say is in the reports
+
     def __init__(
         self, agent: AgentProcess, threads: int = 1, runtime: str = "onnxruntime", folder: Path | None = None,
         dla: int | None = None,

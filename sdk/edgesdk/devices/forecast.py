@@ -27,6 +27,7 @@ class Forecast(ProfilePrices):
 
     version = NOT_RUN
     reference_ms = None
+    notes: tuple[str, ...] = ()
 
     def __init__(self, target: Target, agent: AgentProcess, threads: int, runtime: str) -> None:
         self.here: Bench = Bench(agent, runtime=find_runtime(runtime).here)

@@ -47,6 +47,11 @@ class Meter(Protocol):
         """Whether the device has a meter of its energy that can be read."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its figures must know, as of now: in what the boards of a pool differ, who dropped out."""
+        ...
+
     def prices(self, weights: int) -> Prices:
         """What operators take, in a network of so many weights."""
         ...

@@ -103,7 +103,8 @@ class Front:
     """The points of a sweep, by model and target, then by latency, all within ``bounds`` on memory and size.
 
     ``graph`` is the first model's. Losses are of each model's own outputs: what compares ``models`` are their scores.
-    ``refused`` says why a runtime has none, or why a point came to nothing.
+    ``refused`` says why a runtime has none, or why a point came to nothing, ``notes`` in what the boards of a pool
+    differ, and which dropped out.
     """
 
     graph: str
@@ -111,6 +112,7 @@ class Front:
     refused: Mapping[str, str]
     bounds: Budget = field(default_factory=Budget)
     models: tuple[SweptModel, ...] = ()
+    notes: tuple[str, ...] = ()
     schema: str = FRONT
 
     @staticmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,7 @@ from edgesdk.core.wording import counted
 from edgesdk.data.data import Batches, Data, check
 from edgesdk.data.task import first_tensor
 from edgesdk.devices.bench import usual_mode
-from edgesdk.devices.inventory import Device
-from edgesdk.devices.pools import find_one
+from edgesdk.devices.pools import At
 from edgesdk.export.formats import export, grid_of
 from edgesdk.export.parity import parity, runner
 from edgesdk.network.network import Batch, Network
@@ -112,7 +111,7 @@ def stages(
     model: nn.Module | str | None = None, target: str = "x86", data: Any = None, *, exits: int = 1,
     max_drop: float = 0.5, runtime: str | None = None, precision: str = FP32, confidence: str = "entropy",
     out: str | Path = "stages", weights: Path | None = None, threads: int = 1, seed: int = 0,
-    device: str | Device | None = None, force: bool = False, preprocess: Preprocess = None,
+    device: At | None = None, force: bool = False, preprocess: Preprocess = None,
     shapes: Shapes = None, tell: Tell = quiet,
 ) -> Stages:  # fmt: skip
     """Write ``model``, a classifier, to the folder ``out`` as a file per stage, each but the last with an exit.
@@ -125,13 +124,13 @@ def stages(
     ``confidence`` is by the ``entropy`` of an exit's answer, or by its ``maximum`` probability.
 
     ``model``, ``data``, ``target`` and ``device`` are as for :func:`edgesdk.deploy`. Stages are measured on the
-    ``device``, or here for a target that is at hand; else predicted from the target's profile. Raises ``UsageError``
+    ``device``, or here for a target that is at hand; else predicted from the target's profile. On ``pool:NAME``, or
+    several, alike boards measure side by side, and of each file the slowest counts. Raises ``UsageError``
     for options out of range and more exits than places, ``ModelError`` for a model that does not classify or that
     cannot be cut, ``BudgetError`` where int8 alone loses more than ``max_drop``, and the errors of loading, exporting
     and measuring.
     """
-    at = None if device is None else find_one(device, "edgesdk stages")
-    where = Where.named(target, runtime, threads, at)
+    where = Where.named(target, runtime, threads, device)
     runtime, int8 = _checked(exits, max_drop, runtime, confidence, where.target), _is_int8(precision)
     format = format_of(runtime).name
     with reserve(Path(out), force) as place, scratch_folder() as folder:
@@ -161,7 +160,7 @@ def stages(
         files = list(artifacts.values())
         every = _whole(network, samples, runtime, int8, folder)
         tell("measuring", None)
-        reports = _measured({**artifacts, **every}, where, runtime, folder)
+        reports, said = _measured({**artifacts, **every}, replace(where, runtime=runtime), folder, force)
         tell("judging", None)
         costs = [reports[name].latency_ms() for name in artifacts]
         doubts, right, dense = _answers(network, files, parts, samples.holdout, samples.labelled, confidence)
@@ -211,7 +210,7 @@ def stages(
             test=_judged(dense, right, last),
             max_drop=max_drop,
             data=samples.description,
-            notes=(*samples.notes, *_notes(limits, total, whole.latency_ms(), reports, samples)),
+            notes=(*samples.notes, *_notes(limits, total, whole.latency_ms(), reports, samples), *said),
         )
         (place / "stages.json").write_text(dumps(result))
         write_folder(place, STAGES)
@@ -277,11 +276,15 @@ def _whole(network: Network, data: Data, runtime: str, int8: bool, folder: Path)
     return artifacts
 
 
-def _measured(artifacts: Mapping[str, Artifact], where: Where, runtime: str, folder: Path) -> Mapping[str, Measurement]:
-    """A report of each from one interleaved run, or a prediction where that is not at hand."""
+def _measured(
+    artifacts: Mapping[str, Artifact], where: Where, folder: Path, force: bool
+) -> tuple[Mapping[str, Measurement], tuple[str, ...]]:
+    """A report of each from one interleaved run, or a prediction where that is not at hand; and what is to be said of
+    the device."""
     with where.reach() as agent:
-        meter = where.open_meter(agent, runtime)
-        return meter.measure(artifacts, usual_mode(), {runtime: baseline(folder, runtime)}, thorough=False)
+        (meter,) = where.open_meters(agent, force).meters
+        baselines = {meter.runtime: baseline(folder, meter.runtime)}
+        return meter.measure(artifacts, usual_mode(), baselines, thorough=False), meter.notes
 
 
 def _answers(

@@ -19,8 +19,7 @@ from edgesdk.core.report import DENSE, Tell
 from edgesdk.core.wording import counted
 from edgesdk.data.losses import Loss
 from edgesdk.data.metrics import Metric
-from edgesdk.devices.inventory import Device
-from edgesdk.devices.pools import find_one
+from edgesdk.devices.pools import At
 from edgesdk.network import placement
 from edgesdk.network.reference import same_random_numbers
 from edgesdk.pipeline.front import PLAN, FrontPlan, rank_knees, trace_front, undominated
@@ -42,7 +41,7 @@ def sweep(
     runtime: str | Sequence[str] = (AUTO,), points: int = 8, latency: str | Sequence[str] = (),
     peak_memory: int | None = None, size: int | None = None, weights: Path | Sequence[Path] | None = None,
     metric: str | Metric = "top-1", threads: int | Sequence[int] = (1,), precision: str | Sequence[str] = (),
-    candidate: Sequence[str] = (), seed: int = 0, device: str | Device | None = None, force: bool = False,
+    candidate: Sequence[str] = (), seed: int = 0, device: At | None = None, force: bool = False,
     output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
     loss: str | Loss | None = None, build: int = 0, out_dir: str | Path = "front", epochs: float | None = None,
     recover: Recovery | str | Path | None = None, pictures: bool = True, train_on: str = placement.AUTO,
@@ -56,6 +55,9 @@ def sweep(
     where most is won (:func:`edgesdk.pipeline.front.rank_knees`), or all where there are no more. Each ends in a bundle
     ``point-N`` in ``out_dir``, as :meth:`Front.build` does it, with ``epochs``, ``recover``, ``pictures``,
     ``train_on`` and ``jobs`` as for :func:`edgesdk.deploy`; what was studied serves for all of them.
+
+    On a ``device`` that is ``pool:NAME``, or several, alike boards share the pricing, and every price is that of the
+    slowest; the front's ``notes`` say in what they differ, and which dropped out.
 
     ``peak_memory`` and ``size``, in bytes, bound every plan. All else is as for :func:`edgesdk.deploy`, and raises the
     same errors; a target whose runtimes cannot hold the model, and a latency at which nothing keeps the bounds, are in
@@ -72,9 +74,8 @@ def sweep(
     bounds = [Budget(**parse_latency(text)) for text in named(latency)]
     budget = Budget(peak_memory_bytes=peak_memory, size_bytes=size)
     counts = (threads,) if isinstance(threads, int) else tuple(threads)
-    board = None if device is None else find_one(device, "edgesdk sweep")
     places, lacking = keep_possible([
-        Where.named(at, name, count, board, named(precision), candidate)
+        Where.named(at, name, count, device, named(precision), candidate)
         for at in named(target) for name in named(runtime) for count in counts
     ])  # fmt: skip
     check_cache()
@@ -166,6 +167,7 @@ class Swept:
     refused: dict[str, str] = field(default_factory=dict[str, str])
     unreachable: list[BudgetError] = field(default_factory=list[BudgetError])
     opened: list[Place] = field(default_factory=list[Place])
+    notes: list[str] = field(default_factory=list[str])
 
 
 def draw_front(
@@ -178,7 +180,9 @@ def draw_front(
             opened = open_studies(given, where, how.budget, how.force, how.tell, again=how.again)
             studied = stack.enter_context(opened)
             swept.refused |= {f"{where.target.name}, {runtime}": why for runtime, why in studied.refused.items()}
-            for study in studied.studies:
+            studies = studied.studies  # all is priced then
+            swept.notes += [note for study in studies for note in study.meter.notes]
+            for study in studies:
                 swept.graph = study.graph.digest
                 how.tell(f"searching {where.target.name}, {study.runtime}", None)
                 traced = trace_front(study, how.budget, how.points, how.bounds)
@@ -207,7 +211,8 @@ def _join(swept: Sequence[Swept], lacking: Mapping[str, str], budget: Budget, se
         for each in swept
     )
     graph = next(each.graph for each in swept if each.points)
-    return Front(graph, tuple(_numbered(every)), refused, budget, models)
+    notes = tuple(dict.fromkeys(note for each in swept for note in each.notes))
+    return Front(graph, tuple(_numbered(every)), refused, budget, models, notes)
 
 
 def pick_points(front: Front, count: int) -> list[int]:

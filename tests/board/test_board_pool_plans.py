@@ -1,0 +1,49 @@
+"""Fronts and stages on several boards over SSH at once: priced and measured as a deployment is, the slowest counts."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import contracts
+from board_fleet import Fleet, meanwhile
+from residual import write_residual
+
+from edgesdk.devices.inventory import add
+from edgesdk.workflows.front import Front
+
+
+def test_a_front_on_a_pool_goes_on_where_a_board_is_gone_and_says_so(edgesdk, three: Fleet, tmp_path: Path) -> None:
+    out = tmp_path / "front.json"
+    (three["b"].tmp / "edgesdk-agent.lock").touch()
+    three["b"].fault("wait", seconds=60, event=["open"], path="tmp/edgesdk-agent.lock", skip=2)
+    how = ("--device", "pool:lab", "--runtime", "onnxruntime", "--points", "2", "--out", out)
+    with meanwhile(lambda: three["b"].fired, lambda: three.gone("b")):
+        shown = edgesdk("sweep", *write_residual(tmp_path), *how)
+    front = Front.read(out)
+    assert {point.target for point in front.points} == {"x86"} and any(point.ratio < 1 for point in front.points)
+    (note,) = [note for note in front.notes if "b dropped out of pool:lab: " in note]
+    assert note in shown
+    edgesdk("report", out)
+    assert "b dropped out of pool:lab" in out.with_suffix(".html").read_text()
+    caches = sorted((tmp_path / "cache" / "prices").glob("board-*"))
+    assert len(caches) == 3  # what it had timed stays
+
+    add(replace(three.device("c"), target="x86", python=sys.executable), force=True)  # has more than the others
+    alike = ("--device", "a", "--device", "c", "--runtime", "auto", "--out", tmp_path / "other.json")
+    assert "a and c are not alike: openvino is not there on a" in edgesdk(
+        "sweep", *write_residual(tmp_path), *alike, code=6
+    )
+
+
+def test_stages_on_a_pool_are_measured_on_each_board(edgesdk, three: Fleet, tmp_path: Path) -> None:
+    given = write_residual(tmp_path)
+    three["a"].fault("clock", seconds=1e8)
+    three.gone("c")
+    how = ("--device", "pool:lab", "--max-drop", "50", "--out", tmp_path / "stages", "--json", "-q")
+    staged = contracts.loaded(edgesdk("stages", *given, *how))
+    assert staged["basis"]["stages"] == "measured" and staged["expected_ms"] > 0
+    assert any(note.startswith("c dropped out of pool:lab: ") for note in staged["notes"])
+    other = ("--device", "pool:lab", "--target", "pi5", "--out", tmp_path / "other")
+    assert "is no raspberry-pi-5" in edgesdk("stages", *given, *other, code=6)
