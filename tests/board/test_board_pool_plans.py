@@ -1,4 +1,4 @@
-"""Fronts and stages on several boards over SSH at once: priced and measured as a deployment is, the slowest counts."""
+"""Fronts, stages, and layers as they are computed, on several boards over SSH at once."""
 
 from __future__ import annotations
 
@@ -47,3 +47,19 @@ def test_stages_on_a_pool_are_measured_on_each_board(edgesdk, three: Fleet, tmp_
     assert any(note.startswith("c dropped out of pool:lab: ") for note in staged["notes"])
     other = ("--device", "pool:lab", "--target", "pi5", "--out", tmp_path / "other")
     assert "is no raspberry-pi-5" in edgesdk("stages", *given, *other, code=6)
+
+
+def test_layers_are_compared_as_each_board_computes_them(edgesdk, three: Fleet, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    given = write_residual(tmp_path)
+    edgesdk("deploy", *given, "--target", "pi5", "--latency", "0.8x", "--epochs", "0", "--out", bundle, "-q")
+    three["b"].fault("wait", seconds=60, event=["open"], path="tmp/edgesdk-agent-*/*/*.onnx", writes=False)
+    with meanwhile(lambda: three["b"].fired, lambda: three.gone("b")):
+        compared = contracts.loaded(edgesdk("diff", bundle, "--device", "pool:lab", "--json"))
+    assert list(compared["boards"]) == ["a", "c"] and compared["farthest"] in ("a", "c") and compared["holds"]
+    assert compared["apart"] == [], "they are this machine, twice"
+    (note,) = compared["notes"]
+    assert note.startswith("b dropped out of pool:lab: ")
+    assert compared["outputs"] == compared["boards"]["a"]["outputs"] == compared["boards"]["c"]["outputs"]
+    shown = edgesdk("diff", bundle, "--device", "a", "--device", "c", "-q")
+    assert "every layer is alike on all boards, to the bit" in shown and "a (shown here): onnxruntime" in shown

@@ -20,6 +20,8 @@ import edgesdk
 from edgesdk.bundle.bundle import SIMULATION, Bundle, _simulate, check, described
 from edgesdk.cli.diffing import show_diff
 from edgesdk.core.serialize import dumps, loads
+from edgesdk.workflows.diff import find_farthest, list_apart, summarize
+from edgesdk.workflows.layer_errors import Comparison, Error, LayerDiff
 
 ALL = ("alone", "file", "simulation")
 BEFORE = Path(__file__).parent / "before"
@@ -120,3 +122,23 @@ def test_a_simulation_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch
     written, notes = _simulate(tmp_path, result, data)  # type: ignore[arg-type]
     assert (written, list(tmp_path.iterdir())) == ([], [])
     assert len(notes) == 1 and "no such operator" in notes[0] and "edgesdk diff" in notes[0]
+
+
+def test_of_several_boards_the_farthest_is_shown_and_what_they_compute_otherwise_is_named() -> None:
+    exact = Error(None, 0.0, 0.0)
+    layers = tuple(LayerDiff(name, name, exact, exact, None, None, None, None, False) for name in ("in", "mid", "out"))
+    alike = Comparison(layers, (), 1e-4, 0.0, "onnxruntime", "1.30")
+    rounds = replace(
+        alike, layers=(*layers[:1], replace(layers[1], alone=Error(50.0, 0.1, 1.0)), layers[2]), outputs=1e-3
+    )
+    leaves = replace(alike, layers=(*layers[:2], replace(layers[2], leaves=True)))
+    for every, farthest, apart in (
+        ({"a": alike, "b": alike}, "a", ()),
+        ({"a": alike, "b": rounds, "c": alike}, "b", ("mid",)),
+        ({"a": alike, "b": rounds, "c": leaves}, "c", ("mid", "out")),
+    ):
+        boards = {name: summarize(own, 1e-2) for name, own in every.items()}
+        assert find_farthest(boards) == farthest and list_apart(every) == apart
+        assert boards[farthest].holds == (farthest != "c") and boards[farthest].first == (
+            "out" if farthest == "c" else None
+        )

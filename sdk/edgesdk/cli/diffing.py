@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgesdk.cli.devices import DEVICE
+from edgesdk.cli.devices import DEVICES
 from edgesdk.cli.frame import QUIET, told
-from edgesdk.cli.names import DEVICE_NAME
+from edgesdk.cli.names import PLACE_NAME
 from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.streams import console, emit_json
 from edgesdk.core.serialize import to_json
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--model", help="The float model that it was made of, as for deploy.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Those of the model.")
 @click.option("--data", help="Compare on its test samples, instead of the few that the bundle holds.")
-@click.option("--device", **DEVICE_NAME, default="local", show_default=True, help=DEVICE)
+@click.option("--device", **PLACE_NAME, multiple=True, help=f"{DEVICES}  [default: local]")
 @click.option(
     "--overlays", type=click.Path(path_type=Path), help="A folder: what Netron and Model Explorer show on the graph."
 )
@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 def diff(as_json: bool, **options: Any) -> None:
     """Say for each layer of a bundle how far its file is from its simulation, and that from the float model.
 
-    It names the first layer that leaves its specification, those that cost the most, and what to try.
+    It names the first layer that leaves its specification, those that cost the most, and what to try. On several boards
+    it says which layers they do not compute alike, and shows the board that is farthest off.
     """
+    from edgesdk.devices.inventory import LOCAL
     from edgesdk.workflows.diff import diff as run
 
-    compared = run(**options)
+    compared = run(**{**options, "device": options["device"] or LOCAL})
     if as_json:
         emit_json(compared)
     else:

@@ -25,6 +25,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "simulation": {"color": INK["dense"]}, "file": {}, "alone": {"linestyle": (0, (5, 3))},
 }  # fmt: skip
 """How the line of each is drawn."""
+APART = 5  # layers that are named of those that boards do not compute alike
 LONGEST = 40  # letters of a layer's name in the chart
 
 
@@ -89,7 +90,26 @@ def list_verdict(compared: Document) -> list[str]:
         )
     if compared["costliest"]:
         lines.append(f"most is lost in {', '.join(compared['costliest'])}")
-    return lines
+    return [*lines, *_list_boards(compared)]
+
+
+def _list_boards(compared: Document) -> list[str]:
+    """Of a pool what each board computes, and what not all compute alike."""
+    boards = compared.get("boards") or {}
+    lines: list[str] = []
+    for name, own in boards.items():
+        shown = " (shown here)" if name == compared["farthest"] else ""
+        left = f", from {own['first']} on" if own["first"] else ""
+        held = "as specified" if own["holds"] else f"not as specified{left}"
+        off = f"the outputs {own['outputs']:.2g} of their spread off the simulation's"
+        lines.append(f"{name}{shown}: {own['runtime']} {own['runtime_version']}, {held}, {off}")
+    if len(boards) > 1:
+        apart = compared["apart"]
+        listed = ", ".join(apart[:APART]) + (f" and {len(apart) - APART} more" if len(apart) > APART else "")
+        lines.append(
+            f"not alike on all boards: {listed}" if apart else "every layer is alike on all boards, to the bit"
+        )
+    return [*lines, *(compared.get("notes") or ())]
 
 
 def tell_error(error: Document | None) -> str:

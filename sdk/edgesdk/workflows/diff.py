@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,18 @@ from torch import Tensor, nn
 from edgesdk.bundle.bundle import SIMULATION, Bundle
 from edgesdk.core.errors import BundleError, DataError, ModelError, UsageError
 from edgesdk.core.kernels import read_profiles
+from edgesdk.core.report import Tell
 from edgesdk.core.schema import Schema
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.wording import counted, said
 from edgesdk.devices.answers import Opener, open_here, open_there
+from edgesdk.devices.boards import Board, Boards
 from edgesdk.devices.inventory import LOCAL, Device
-from edgesdk.devices.inventory import device as find_device
+from edgesdk.devices.pools import At, Place, Pool, find_place
 from edgesdk.devices.reach import reach
 from edgesdk.export.places import AGAIN
 from edgesdk.export.simulation import read_simulation
-from edgesdk.workflows.layer_errors import FloatModel, LayerDiff, compare_layers
+from edgesdk.workflows.layer_errors import Comparison, FloatModel, LayerDiff, compare_layers
 from edgesdk.workflows.overlays import check_overlays, write_overlays
 
 SAMPLES = 32  # at most
@@ -50,6 +52,18 @@ class Advice:
 
 
 @dataclass(frozen=True)
+class BoardDiff:
+    """One board of a pool: the figures of :class:`Diff` that are its own."""
+
+    runtime: str
+    runtime_version: str
+    outputs: float
+    ends_apart: float
+    first: str | None
+    holds: bool
+
+
+@dataclass(frozen=True)
 class Diff:
     """A bundle's file beside its simulation in PyTorch, and that beside the float model, on so many ``samples``.
 
@@ -59,6 +73,10 @@ class Diff:
     lies inside is seen in a copy of the file that has it as outputs. ``ends_apart`` is the largest difference between
     what the two give: where it is not 0, the runtime fuses the file otherwise than the copy, and what is said of layers
     is said of the copy.
+
+    On a pool all that is of the board that is ``farthest``: of those on which it does not hold, or of all, the one with
+    the largest ``outputs``. ``boards`` has each, and ``apart`` the layers that not all of them compute alike, to the
+    last bit. ``notes`` say in what the boards differ, and which dropped out.
     """
 
     bundle: str
@@ -75,19 +93,24 @@ class Diff:
     layers: tuple[LayerDiff, ...]
     advice: tuple[Advice, ...]
     holds: bool
+    boards: Mapping[str, BoardDiff] = field(default_factory=dict[str, BoardDiff])
+    farthest: str | None = None
+    apart: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     schema: str = Schema("diff", 1)
 
 
 def diff(
     path: str | Path, *, model: nn.Module | str | None = None, weights: str | Path | None = None, data: Any = None,
-    device: str | Device = LOCAL, overlays: str | Path | None = None,
+    device: At = LOCAL, overlays: str | Path | None = None,
 ) -> Diff:  # fmt: skip
     """Compare each layer of the bundle at ``path``, as its runtime computes it on ``device``, with its simulation, and
     that with the float model.
 
     The samples are those that the bundle holds, or the first test samples of ``data``. The float model is ``model``,
     with ``weights``; without one it is the simulation, its activations left unquantized. What was found is written to
-    the folder ``overlays``, too, for Netron and Model Explorer to show on the graph. Raises ``BundleError`` for a
+    the folder ``overlays``, too, for Netron and Model Explorer to show on the graph. On ``pool:NAME``, or several
+    devices, each board is asked, and it is said where they differ. Raises ``BundleError`` for a
     bundle without a simulation, ``DataError`` for samples that it does not take, ``DeviceError`` where the runtime is
     not there or the device cannot be reached, and the errors of loading a model and its data.
     """
@@ -104,27 +127,69 @@ def diff(
     simulation = read_simulation(bundle.path / SIMULATION)
     samples = list(_list_samples(bundle, data))
     floats = None if model is None else _trace_float(bundle, model, weights, samples)
-    with _open_on(device) as opener:
-        compared = compare_layers(bundle.artifact, simulation, samples, floats, opener)
+    tolerance = float(bundle.report["parity"]["tolerance"])
+    place = find_place(device)
+    every, notes = _compare_at(
+        place, bundle.artifact.runtime,
+        lambda opener: compare_layers(bundle.artifact, simulation, samples, floats, opener),
+    )  # fmt: skip
+    boards = {name: summarize(own, tolerance) for name, own in every.items()}
+    farthest = find_farthest(boards)
+    compared, shown = every[farthest], boards[farthest]
     if overlays is not None:
         profile = read_profiles(bundle.report).get("deployed")
         write_overlays(compared.layers, bundle.artifact, Path(overlays), profile)
-    first = next((layer.name for layer in compared.layers if layer.leaves), None)
-    tolerance = float(bundle.report["parity"]["tolerance"])
+    several = isinstance(place, Pool)
     return Diff(
-        bundle=str(path), device=device if isinstance(device, str) else device.name, runtime=compared.runtime,
+        bundle=str(path), device=device if isinstance(device, str) else place.name, runtime=compared.runtime,
         runtime_version=compared.version, samples=len(samples), float_model=OWN if floats is None else MODEL,
-        outputs=compared.outputs, tolerance=tolerance, ends_apart=compared.ends_apart, first=first,
+        outputs=compared.outputs, tolerance=tolerance, ends_apart=compared.ends_apart, first=shown.first,
         costliest=compared.costliest, layers=compared.layers,
-        advice=tuple(advise(compared.layers, first, compared.costliest, compared.runtime)),
-        holds=first is None and compared.outputs <= tolerance,
+        advice=tuple(advise(compared.layers, shown.first, compared.costliest, compared.runtime)),
+        holds=shown.holds, boards=boards if several else {}, farthest=farthest if several else None,
+        apart=list_apart(every), notes=notes,
     )  # fmt: skip
 
 
+def _compare_at(
+    place: Place, runtime: str, compare: Callable[[Opener], Comparison]
+) -> tuple[dict[str, Comparison], tuple[str, ...]]:
+    """What comes of it on each board of ``place``, and of a pool in what they differ, and who dropped out."""
+    if not isinstance(place, Pool):
+        with _open_on(place) as opener:
+            return {place.name: compare(opener)}, ()
+
+    def work(board: Board, tell: Tell) -> Comparison:
+        with scratch_folder() as folder:
+            return compare(open_there(board.agent, folder))
+
+    with Boards(place) as boards:
+        differences = boards.list_differences([runtime])
+        return boards.each(work), (*differences, *boards.notes)
+
+
+def summarize(compared: Comparison, tolerance: float) -> BoardDiff:
+    first = next((layer.name for layer in compared.layers if layer.leaves), None)
+    return BoardDiff(
+        compared.runtime, compared.version, compared.outputs, compared.ends_apart, first,
+        first is None and compared.outputs <= tolerance,
+    )  # fmt: skip
+
+
+def find_farthest(boards: Mapping[str, BoardDiff]) -> str:
+    """The board that is farthest from the simulation: of those on which it does not hold, where there are any."""
+    return max(boards, key=lambda name: (not boards[name].holds, boards[name].outputs))
+
+
+def list_apart(every: Mapping[str, Comparison]) -> tuple[str, ...]:
+    """The layers whose figures are not the same on all boards."""
+    rows = zip(*(own.layers for own in every.values()), strict=True)
+    return tuple(layers[0].name for layers in rows if any(layer != layers[0] for layer in layers))
+
+
 @contextmanager
-def _open_on(at: str | Device) -> Generator[Opener]:
+def _open_on(entry: Device) -> Generator[Opener]:
     """What opens files on that device: this process where it is this machine under this Python."""
-    entry = find_device(at) if isinstance(at, str) else at
     if entry.local and not entry.python:
         yield open_here
         return
