@@ -1,4 +1,4 @@
-"""Fronts, stages, and layers as they are computed, on several boards over SSH at once."""
+"""Fronts, stages, layers as they are computed and profiles, on several boards over SSH at once."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import contracts
+import pytest
 from board_fleet import Fleet, meanwhile
 from residual import write_residual
 
+from edgesdk.core.errors import DeviceError
+from edgesdk.core.plan import FP32, INT8
 from edgesdk.devices.inventory import add
+from edgesdk.workflows.calibrate import calibrate
 from edgesdk.workflows.front import Front
 
 
@@ -63,3 +67,23 @@ def test_layers_are_compared_as_each_board_computes_them(edgesdk, three: Fleet, 
     assert compared["outputs"] == compared["boards"]["a"]["outputs"] == compared["boards"]["c"]["outputs"]
     shown = edgesdk("diff", bundle, "--device", "a", "--device", "c", "-q")
     assert "every layer is alike on all boards, to the bit" in shown and "a (shown here): onnxruntime" in shown
+
+
+def test_a_profile_is_that_of_the_slowest(three: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EDGESDK_CACHE", "EDGESDK_PROFILES"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    three["b"].fault("clock", seconds=1e8)
+    three.gone("c")
+    made = calibrate("my-board", device=three.pool, share=0.01)
+    assert [pair.precision for pair in made.pairs] == [FP32, INT8]
+    for pair in made.pairs:
+        source, (first, second) = pair.provenance.source, pair.provenance.errors
+        (slowest,) = [name for name in "ab" if f"timed on {name}, the slowest of pool:fleet; " in source]
+        other = {"a": "b", "b": "a"}[slowest]
+        assert f" times what {other} takes; c dropped out of pool:fleet: " in source
+        assert first[0].startswith(f"{slowest}, ") and second[0].startswith(f"{other}, ")
+    tables = sorted((tmp_path / "EDGESDK_CACHE" / "prices").glob("board-*/*.json"))
+    assert len(tables) == 2
+    three["b"].pin()
+    with pytest.raises(DeviceError, match="not alike: usable cores is"):
+        calibrate("another", device=three.pool, share=0.01)

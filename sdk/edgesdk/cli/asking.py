@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from edgesdk.cli.devices import DEVICE, DEVICES, DLA
+from edgesdk.cli.devices import DEVICES, DLA
 from edgesdk.cli.frame import QUIET, Command, told
 from edgesdk.cli.inputs import inputs, shaped
-from edgesdk.cli.names import DEVICE_NAME, PLACE_NAME, TARGET, TARGET_OR_ALL
+from edgesdk.cli.names import PLACE_NAME, TARGET, TARGET_OR_ALL
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.streams import console, emit, emit_json
@@ -196,19 +196,24 @@ def targets(name: str | None, as_json: bool) -> None:
 @click.option("--base", **TARGET, help="A target whose profile is shifted to the board's measurements.")
 @click.option("--runtime", default="onnxruntime", show_default=True, help="What is timed.")
 @click.option("--measurements", type=click.Path(path_type=Path), help="CSV: model, runtime, precision, threads, ms.")
-@click.option("--device", **DEVICE_NAME, default="local", show_default=True, help=DEVICE)
+@click.option("--device", **PLACE_NAME, multiple=True, help=f"{DEVICES}  [default: local]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--force", is_flag=True, help="Replace a profile that you made.")
+@click.option("--force", is_flag=True, help="Replace a profile that you made; go on though boards differ.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def calibrate(name: str, as_json: bool, **options: Any) -> None:
-    """Make a profile NAME: of this machine or a device, by timing operators; or from figures measured on a board."""
+    """Make a profile NAME: of this machine or a device, by timing operators; or from figures measured on a board.
+
+    Several boards that are alike share the operators; the profile is that of the slowest, and says how far others are.
+    """
     from edgesdk.core.cache import check_cache
 
     check_cache()
     with telling() as tell:
         tell("starting", None)
+        from edgesdk.devices.inventory import LOCAL
         from edgesdk.workflows.calibrate import calibrate as run
 
+        options["device"] = options["device"] or LOCAL
         result = run(name, **options, tell=tell)
     if as_json:
         from edgesdk.cli.documents import Targets

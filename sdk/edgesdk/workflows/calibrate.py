@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib.resources import files
+from math import exp, log
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,12 @@ from edgesdk.core.runtime import find_runtime
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import digest, is_list, is_table, to_json
 from edgesdk.core.target import ALL, SCHEMA, Chip, Fact, Target, read_folder, targets, user_folder
+from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
-from edgesdk.devices.inventory import LOCAL, Device
+from edgesdk.devices.boards import Boards
+from edgesdk.devices.inventory import LOCAL
+from edgesdk.devices.pool_bench import PoolBench, check_alike
+from edgesdk.devices.pools import At, Pool, find_place
 from edgesdk.devices.reach import reach
 from edgesdk.example.parts import FITTED, JUDGES, Part
 from edgesdk.export.formats import export
@@ -41,10 +47,10 @@ from edgesdk.price.operator import Operator
 from edgesdk.price.operators import of_network
 from edgesdk.price.physics import Work, lone, work
 from edgesdk.price.posterior import Prior, fit
+from edgesdk.price.prices import Prices
 from edgesdk.price.prior import prior
 from edgesdk.price.profile import MEASURED, Pair, Predicted, Profile, Provenance, load, save
 from edgesdk.price.profile import SCHEMA as PRICES
-from edgesdk.price.table import Table
 from edgesdk.workflows.siblings import DEFAULT_BASE, shifted
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -67,16 +73,19 @@ def calibrate(
     tell: Tell = lambda what, share: None,
     force: bool = False,
     share: float = 1.0,
-    device: str | Device = LOCAL,
+    device: At = LOCAL,
 ) -> Profile:
     """Make and keep the profile ``name``, and return it.
 
     Without ``measurements``, ``device`` is timed, of the inventory, an ``ssh://`` address or this machine: operators
-    first, then small networks, ``share`` of the designed ones. With them, a file of what models took on a board
+    first, then small networks, ``share`` of the designed ones. Alike boards, ``pool:NAME`` or several, share the
+    operators and are all timed on the networks: the profile is that of the slowest, and its provenance says how far the
+    others are from it. With them, a file of what models took on a board
     (columns model, runtime, precision, threads, ms), the profile of ``base`` is shifted to it. Each pair's
     ``provenance.errors`` says how far off it is on networks that were not fitted. Raises ``UsageError`` for a name that
     is none or comes with edgesdk, ``BundleError`` where the profile exists and ``force`` does not allow replacing it,
-    ``DataError`` for a measurement that cannot be, ``DeviceError`` where the device cannot be reached.
+    ``DataError`` for a measurement that cannot be, ``DeviceError`` where the device cannot be reached, or boards are
+    not alike and ``force`` does not go on.
     """
     place = _place(name, force)
     check_cache()
@@ -89,7 +98,7 @@ def calibrate(
     elif not find_runtime(runtime).x86_kernels:
         raise UsageError(f"{runtime} cannot be timed here", "give --measurements with what models took under it")
     else:
-        priced = _timed(name, runtime, threads, tell, share, device)
+        priced = _timed(name, runtime, threads, tell, share, device, force)
     _keep(priced, place)
     return priced
 
@@ -182,12 +191,14 @@ class _Network:
     path: Path
 
 
-def _timed(name: str, runtime: str, threads: int, tell: Tell, share: float, device: str | Device) -> Profile:
-    """The profile of ``device``."""
-    every = max(1, round(1 / share))
-    with reach(device) as agent, scratch_folder() as folder:
-        bench = Bench(agent, threads, runtime)
-        target = _target(name, runtime, bench.facts)
+def _timed(
+    name: str, runtime: str, threads: int, tell: Tell, share: float, device: At, force: bool = False
+) -> Profile:  # fmt: skip
+    """The profile of ``device``; of a pool that of the slowest of its boards, which share the operators."""
+    every, place = max(1, round(1 / share)), find_place(device)
+    with Boards(place) if isinstance(place, Pool) else reach(place) as reached, scratch_folder() as folder:
+        bench, facts = _open(reached, threads, runtime, force)
+        target = _target(name, runtime, facts)
         for index, precision in enumerate((FP32, INT8)):
             wanted = designed(precision, share)
             bench.time(wanted, probe, lambda s, i=index: tell("timing operators", (i + s) / 2))
@@ -197,25 +208,69 @@ def _timed(name: str, runtime: str, threads: int, tell: Tell, share: float, devi
             tell("making small networks", index / (len(fitted) + len(judges)))
             networks += _made(part, folder)
         tell("timing small networks", None)
-        answer = agent.call(
-            "operators", models=[{"key": network.path.name, "path": agent.place(network.path)} for network in networks],
-            runtime=runtime, threads=threads, rounds=ROUNDS, seconds_per_visit=VISIT_SECONDS, **bench.beside(),
-        )  # fmt: skip
-    ms = {item["key"]: float(item["ms"]) for item in answer["results"]}
+        if isinstance(bench, PoolBench):
+            benches = bench.benches
+            took = bench.boards.each(lambda board, tell: _time_networks(benches[board.name], networks))
+            slowest = max(took, key=lambda board: sum(map(log, took[board].values())))
+            where = _tell_boards(bench.boards, took, slowest)
+            doubt = "; ".join(note for note in bench.notes if note not in bench.boards.notes)
+        else:
+            slowest, where, doubt = place.name, "the machine", ""
+            took = {slowest: _time_networks(bench, networks)}
     tell("fitting", None)
-    taken = [(network, ms[network.path.name]) for network in networks]
+    timed = {board: [(network, ms[network.path.name]) for network in networks] for board, ms in took.items()}
     return _fitted(
-        target, runtime, threads, bench.version, bench.table, share,
-        [(network, took) for network, took in taken if network.part in fitted],
-        [(network, took) for network, took in taken if network.part in judges],
+        target, runtime, threads, bench.version, bench.prices(0), share,
+        [(network, ms) for network, ms in timed[slowest] if network.part in fitted],
+        {  # the one that counts is first
+            board if len(timed) > 1 else "": [(network, ms) for network, ms in timed[board] if network.part in judges]
+            for board in sorted(timed, key=lambda board: board != slowest)
+        },
+        where, doubt,
     )  # fmt: skip
 
 
+def _open(
+    reached: AgentProcess | Boards, threads: int, runtime: str, force: bool
+) -> tuple[Bench | PoolBench, Mapping[str, Any]]:
+    """What measures there, and the facts of the device, or of the first of boards that are alike."""
+    if not isinstance(reached, Boards):
+        bench = Bench(reached, threads, runtime)
+        return bench, bench.facts
+    facts = reached.probe()
+    if not force:
+        check_alike(reached.pool, facts, [runtime])
+    pool = PoolBench(reached, lambda board, folder: Bench(board.agent, threads, runtime, folder))
+    return pool, next(iter(facts.values()))
+
+
+def _time_networks(bench: Bench, networks: Sequence[_Network]) -> dict[str, float]:
+    """What each takes on the device of ``bench`` in ms, by the name of its file."""
+    agent = bench.agent
+    answer = agent.call(
+        "operators", models=[{"key": network.path.name, "path": agent.place(network.path)} for network in networks],
+        runtime=bench.runtime, threads=bench.threads, rounds=ROUNDS, seconds_per_visit=VISIT_SECONDS, **bench.beside(),
+    )  # fmt: skip
+    return {item["key"]: float(item["ms"]) for item in answer["results"]}
+
+
+def _tell_boards(boards: Boards, took: Mapping[str, Mapping[str, float]], slowest: str) -> str:
+    """Which board of a pool counts, by how much it is slower than the others, and which dropped out."""
+    own = took[slowest]
+    times = {name: exp(fmean(log(own[key] / ms) for key, ms in other.items())) for name, other in took.items()}
+    told = [f"{times[name]:.2f} times what {name} takes" for name in took if name != slowest]
+    return "; ".join([f"{slowest}, the slowest of {boards.pool.name}", *told, *boards.notes])
+
+
 def _fitted(
-    target: Target, runtime: str, threads: int, version: str, table: Table, share: float,
-    timed: Sequence[tuple[_Network, float]], judges: Sequence[tuple[_Network, float]],
+    target: Target, runtime: str, threads: int, version: str, table: Prices, share: float,
+    timed: Sequence[tuple[_Network, float]], judges: Mapping[str, Sequence[tuple[_Network, float]]], where: str,
+    doubt: str,
 ) -> Profile:  # fmt: skip
-    """Both precisions' prices: fp32 first, so that an integer network tells what its integer operators took."""
+    """Both precisions' prices: fp32 first, so that an integer network tells what its integer operators took.
+
+    ``judges`` are those of each board that was timed, of which ``where`` tells.
+    """
     chip = target.chip(runtime)
     x86, row = target.architecture == "x86_64", find_runtime(runtime)
     believed = prior()
@@ -237,9 +292,11 @@ def _fitted(
                 works += [work(own, chip, kernels, threads)] * WEIGHT
                 took += [ms - rest] * WEIGHT
         posterior = fit(works, took, chip.clock_ghz, believed)
-        source = f"{probes} operators and {(len(works) - probes) // WEIGHT} small networks timed on the machine"
+        source = f"{probes} operators and {(len(works) - probes) // WEIGHT} small networks timed on {where}"
         seen = probes + (len(works) - probes) // WEIGHT
-        provenance = Provenance(MEASURED, source, date.today().isoformat(), f"{runtime} {version}", (threads,), seen)
+        provenance = Provenance(
+            MEASURED, source, date.today().isoformat(), f"{runtime} {version}", (threads,), seen, doubt=doubt
+        )
         priced = Profile(target, (*priced.pairs, Pair(runtime, precision, kernels, posterior, provenance)))
     return Profile(target, tuple(_judged(pair, priced, threads, judges) for pair in priced.pairs))
 
@@ -252,13 +309,18 @@ def _operators_ms(priced: Profile, runtime: str, threads: int, operators: Sequen
     return prices.interval(own)[0] - prices.fixed_ms if own else 0.0
 
 
-def _judged(pair: Pair, priced: Profile, threads: int, judges: Sequence[tuple[_Network, float]]) -> Pair:
-    """``pair`` with its mean error on whole networks that were not fitted."""
+def _judged(
+    pair: Pair, priced: Profile, threads: int, judges: Mapping[str, Sequence[tuple[_Network, float]]]
+) -> Pair:  # fmt: skip
+    """``pair`` with its mean error on whole networks that were not fitted, of several boards on each."""
     prices = Predicted(priced, pair.runtime, threads)
-    own = [(network, ms) for network, ms in judges if network.precision == pair.precision]
-    off = [abs(prices.interval(network.operators)[0] / ms - 1) for network, ms in own]
-    held = f"{len(own)} networks that were not fitted: {', '.join(network.part.name for network, _ in own)}"
-    provenance = replace(pair.provenance, errors=((held, float(np.mean(off))),))
+    errors: list[tuple[str, float]] = []
+    for board, every in judges.items():
+        own = [(network, ms) for network, ms in every if network.precision == pair.precision]
+        off = [abs(prices.interval(network.operators)[0] / ms - 1) for network, ms in own]
+        held = f"{len(own)} networks that were not fitted: {', '.join(network.part.name for network, _ in own)}"
+        errors.append((f"{board}, {held}" if board else held, float(np.mean(off))))
+    provenance = replace(pair.provenance, errors=tuple(errors))
     return Pair(pair.runtime, pair.precision, pair.kernels, pair.posterior, provenance)
 
 
