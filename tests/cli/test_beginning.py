@@ -89,6 +89,18 @@ def test_flags_answer_and_the_file_is_what_deploy_reads(folder: Path, edgesdk: R
     )
 
 
+def test_a_pool_is_a_board_that_a_project_has(folder: Path, edgesdk: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.chdir(folder)
+    monkeypatch.setenv("EDGESDK_DEVICES", str(folder / "devices.toml"))
+    for name in ("one", "two"):
+        assert edgesdk("device", "add", name, f"ssh://{name}", "--target", "pi4").code == 0
+    assert edgesdk("device", "pool", "lab", "one", "two").code == 0
+    how = ("model.onnx", "--data", "data.npz", "--latency", "0.5x")
+    assert "'pool:lap'" in edgesdk("init", *how, "--device", "pool:lap").line
+    assert edgesdk("init", *how, "--device", "pool:lab").code == 0
+    assert read_project(folder / "edgesdk.toml")["device"] == "pool:lab"
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

@@ -12,7 +12,7 @@ import click
 
 from edgesdk.cli.frame import Command
 from edgesdk.cli.making import read_budget
-from edgesdk.cli.names import DEVICE_NAME, TARGET
+from edgesdk.cli.names import PLACE_NAME, TARGET
 from edgesdk.cli.project import FILE, SECTIONS, read_project
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import emit
@@ -28,7 +28,7 @@ BUDGET = ("latency", "peak_memory", "size", "energy", "max_drop", "accuracy")
 @click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, a state dict, or a checkpoint.")
 @click.option("--data", help=".npz with x and y, a folder with a sub-folder per class, or file.py:callable.")
 @click.option("--target", **TARGET, help="The kind of device: see `edgesdk targets`.")
-@click.option("--device", **DEVICE_NAME, help="One of the inventory: see `edgesdk device list`.")
+@click.option("--device", **PLACE_NAME, help="One of the inventory, or pool:NAME: see `edgesdk device list`.")
 @click.option("--latency", help="Upper bound: 2ms, or 0.5x of the dense model.")
 @click.option("--peak-memory", help="Upper bound on what the model adds to the process, like 8MB.")
 @click.option("--size", help="Upper bound on the model file, like 200kB.")
@@ -42,7 +42,8 @@ def init(force: bool, **options: Any) -> None:
     What is given is not asked for. The other commands read the file, so that `edgesdk deploy` is all that is left.
     """
     from edgesdk.core.target import target as find_target
-    from edgesdk.devices.inventory import device as find_device
+    from edgesdk.devices.inventory import POOL
+    from edgesdk.devices.pools import find_place
     from edgesdk.workflows.init import find_data, find_models, find_places, find_weights
 
     path, here = free(Path(FILE), force, "another folder"), Path()
@@ -63,10 +64,11 @@ def init(force: bool, **options: Any) -> None:
         chosen = _ask("on which board", "--target or --device", [place.name for place in places], places[0].name, [
             place.said for place in places
         ])  # fmt: skip
-        device = any(place.device and place.name == chosen for place in places) or "://" in chosen
+        listed = any(place.device and place.name == chosen for place in places)
+        device = listed or "://" in chosen or chosen.startswith(POOL)
         options["device" if device else "target"] = chosen
     if options["device"] is not None:
-        find_device(options["device"])
+        find_place(options["device"])
     else:
         find_target(str(options["target"]))
     if all(options[name] is None for name in BUDGET):

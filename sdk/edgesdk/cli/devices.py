@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 DLA = "TensorRT builds for the accelerator of that number; what it cannot take runs on the GPU."
 CANARY = "Of a pool, on how many boards it is installed first.  [default: 1]"
 DEVICES = "A name of the inventory, ssh://user@host[:port], local, or pool:NAME; several are a pool."
-DEVICE = "A name of the inventory, ssh://user@host[:port], or local."
 
 
 def lowered(text: str) -> str:

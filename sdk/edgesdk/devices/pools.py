@@ -68,15 +68,6 @@ def find_place(at: At) -> Place:
     return Pool(" and ".join(place.name for place in places) or "no device", tuple(boards))
 
 
-def find_one(at: At, what: str) -> Device:
-    """The board that ``at`` means. Raises ``UsageError`` for a pool, saying that ``what`` takes one board."""
-    place = find_place(at)
-    if isinstance(place, Pool):
-        names = ", ".join(board.name for board in place.devices)
-        raise UsageError(f"{what} takes one board, and {place.name} is {len(place.devices)}", f"name one of {names}")
-    return place
-
-
 def add_pool(name: str, devices: Sequence[str], force: bool = False) -> Path:
     """Write the pool ``name`` of those ``devices`` into the inventory; that file.
 
