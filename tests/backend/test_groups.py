@@ -245,12 +245,30 @@ class Sigmoid(nn.Module):
         return self.c(F.softplus(self.b(self.a(x).sigmoid())))
 
 
+class Bordered(nn.Module):
+    """Borders that belong to no channel: uneven zeros, a value, less than all before a pool; (N, 3, 8, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = ((3, 12), (12, 16), (16, 12), (12, 20))
+        self.a, self.b, self.c, self.d = (nn.Conv2d(i, o, 3, stride=1 + (o == 16)) for i, o in sizes)
+        self.mix, self.fc = nn.Linear(20, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(F.pad(self.a(x).relu(), (0, 1, 0, 1)))
+        x = self.c(F.pad(x, (1, 2, 0, 2), value=0.7))
+        x = self.d(F.max_pool2d(F.pad(x, (1, 0, 1, 0), value=-float("inf")), 2, 1)).relu()
+        x = self.mix(F.pad(x, (1, 1, 0, 2)).mean(2).transpose(1, 2))
+        return self.fc(F.pad(x, (0, 0, 1, 1)).amax(1))
+
+
 ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
     "resnext": (ResNeXt, (3, 12, 12), 1.0), "dense": (Dense, (3, 8, 8), 1.0), "branches": (Branches, (3, 10, 10), 1.0),
     "unet": (UNet, (3, 16, 16), 1.0), "squeeze": (Squeeze, (3, 10, 10), 1.0), "normed": (Normed, (3, 10, 10), 1.0),
     "gated": (Gated, (6, 16), 1.0), "convnext": (ConvNeXt, (3, 16, 16), 1.0), "vit": (ViT, (3, 16, 16), 1.0),
     "root": (Root, (6, 16), 1.0), "pixels": (Pixels, (1, 8, 8), 1.0), "sigmoid": (Sigmoid, (8,), 1.0),
     "mixer": (Mixer, (3, 16, 16), 0.7), "beside": (Beside, (3, 8, 8), 0.9),
+    "bordered": (Bordered, (3, 8, 8), 1.0),
 }  # fmt: skip
 """Networks, the shape of a sample, and the share of MACs in layers that can be cut on one side at least."""
 

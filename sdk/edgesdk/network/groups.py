@@ -25,6 +25,7 @@ from edgesdk.network.walk import (
     each,
     least,
     line,
+    lying,
     none,
     unique_pairs,
     varying,
@@ -219,8 +220,8 @@ class _Finder(Walk):
             axes = varying(units)
             if axes:
                 self.holds[node.name] = torch.unique(least(units))
-            if len(axes) == 1:
-                self.places[node.name] = axes[0], line(units, axes[0])
+            if (lies := lying(units)) is not None:
+                self.places[node.name] = lies
             if node.target in STATED and axes:
                 self._stated(node, units, axes)
         if node.target in (SPLIT_SIZES, SPLIT, CHUNK):

@@ -209,8 +209,14 @@ class Walk(fx.Interpreter):
         reads = [i for i in node.all_input_nodes if _any(self.of(i))]
         if not reads:
             return none(value)
-        if node.target in REDUCTIONS and self._reduced(node):
-            return none(value)
+        if node.target in REDUCTIONS:
+            if self._reduced(node):
+                return none(value)
+            units = self.of(node.all_input_nodes[0])
+            axes, lies = _axes(node, units), lying(units)
+            if lies is not None and lies[0] not in axes and len(varying(units)) > 1:
+                left = units.amax(axes)  # what is asked would see the border alone at times
+                return each(value, lambda reduced: squash(left.reshape(reduced.shape)))
         if node.target in MOVES:
             return self._moved(node)
         if node.target in POINTWISE or torch.Tag.pointwise in getattr(node.target, "tags", ()):
@@ -268,9 +274,9 @@ class Walk(fx.Interpreter):
         if node.target in EXTREMES and any(user.args[1] == 1 for user in node.users):
             return False
         x = self.of(node.all_input_nodes[0])
-        dims = arguments(node).get("dim")
-        dims = range(x.dim()) if dims in (None, []) else [dims] if isinstance(dims, int) else dims
-        return any(d % x.dim() in varying(x) for d in dims)
+        lies = lying(x)
+        axes = varying(x) if lies is None else [lies[0]]  # a border changes along others, too
+        return any(axis in axes for axis in _axes(node, x))
 
     def _moved(self, node: fx.Node) -> Any:
         args, kwargs = map_arg((node.args, node.kwargs), self._given)
@@ -388,6 +394,13 @@ def ask(call: Callable[[list[Tensor]], Any], numbers: Sequence[Tensor]) -> Any:
     return answers[0] if isinstance(result, Tensor) else tuple(answers)
 
 
+def _axes(node: fx.Node, x: Tensor) -> list[int]:
+    """The axes of ``x`` that a reduction reduces."""
+    dims = arguments(node).get("dim")
+    dims = range(x.dim()) if dims in (None, []) else [dims] if isinstance(dims, int) else dims
+    return [d % x.dim() for d in dims]
+
+
 def _repeated(own: Tensor, other: Tensor) -> bool:
     """Whether ``own`` is repeated along an axis on which the numbers in ``other`` change."""
     return any(-a > own.dim() or own.shape[a] == 1 for a in (a - other.dim() for a in varying(other)))
@@ -422,6 +435,21 @@ def line(numbers: Tensor, axis: int) -> Tensor:
         if a != axis:
             numbers = numbers.narrow(a, 0, 1)
     return numbers.flatten()
+
+
+def lying(numbers: Tensor) -> tuple[int, Tensor] | None:
+    """The only axis of squashed ``numbers`` at each place of which one is all over, but for a border of what belongs to
+    none, and those; ``None`` where there is none such, or several."""
+    axes = varying(numbers)
+    if len(axes) == 1:
+        return axes[0], line(numbers, axes[0])
+    found = []
+    for axis in axes:
+        own = least(numbers, axis)
+        most = own.amax([other for other in axes if other != axis], keepdim=True)
+        if bool(((own == most) | (own == 0)).all()):
+            found.append((axis, line(most, axis)))
+    return found[0] if len(found) == 1 else None
 
 
 def least(numbers: Tensor, but: int | None = None, beside: Tensor | None = None) -> Any:
