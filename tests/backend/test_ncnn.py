@@ -89,7 +89,8 @@ CASES: dict[str, Case] = {
         IMAGE,
         lambda x: joined(
             F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
-            F.max_pool2d(x, 3, 2, ceil_mode=True), F.adaptive_avg_pool2d(x, (3, 5)), F.avg_pool2d(x, 2, 3),
+            F.max_pool2d(x, 3, 2, ceil_mode=True), F.max_pool2d(F.pad(x, (1, 0, 0, 1), value=-float("inf")), 2, 1),
+            F.adaptive_avg_pool2d(x, (3, 5)), F.avg_pool2d(x, 2, 3),
         ),
         list,
     ),

@@ -348,6 +348,11 @@ RARE: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
         nn.Upsample(size=(21, 20), mode="nearest-exact"),
         nn.AdaptiveAvgPool2d(6), nn.AdaptiveAvgPool2d(4),
     ),
+    "infinities": (
+        lambda x: F.max_pool2d(F.pad(x, (1, 0, 1, 0), value=-float("inf")), 2, 1),
+        lambda x: F.max_pool2d(x.masked_fill(x < -0.5, -float("inf")), 3, 1, 1),
+        lambda x: -F.max_pool2d(-F.pad(x, (0, 1, 0, 1), value=float("inf")), 2, 1),
+    ),
     "borders": (nn.CircularPad2d(2), nn.ReplicationPad2d((1, 2, 0, 1)), lambda x: torch.roll(x, (1, 2), (2, 3)),
                 lambda x: F.pad(x, (-1, 2, 1, -2)), lambda x: F.pad(x, (1, -2, 3, 0), mode="reflect")),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgesdk.compress.integers import ActivationQuantizer
+from edgesdk.compress.integers import ActivationQuantizer, finite
 from edgesdk.network.network import Batch, Network, figures, rebatch, tensors
 from edgesdk.techniques.ranges import Histogram, mse, percentile
 
@@ -94,7 +94,7 @@ def _by_sample(value: Tensor, one: torch.Size, count: int) -> tuple[Tensor, Tens
     Samples are in the axis that is longer of more of them: windows and tokens may be a batch, and time be first.
     """
     axis = next((axis for axis, size in enumerate(value.shape) if size != one[axis]), 0)
-    rows = value.movedim(axis, 0).reshape(1 if value.numel() % count else count, -1).expand(count, -1)
+    rows = finite(value).movedim(axis, 0).reshape(1 if value.numel() % count else count, -1).expand(count, -1)
     return rows.amin(1), rows.amax(1), rows.square().mean(1)
 
 

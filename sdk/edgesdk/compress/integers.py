@@ -123,6 +123,12 @@ def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return torch.empty_like(x, dtype=torch.float32)
 
 
+def finite(x: Tensor) -> Tensor:
+    """``x`` with zeros where it is infinite, as borders and masks before a maximum are: the end of any range does for
+    these."""
+    return x if math.isfinite(x.amin()) and math.isfinite(x.amax()) else x.masked_fill(x.isinf(), 0)
+
+
 class ActivationQuantizer(nn.Module):
     """A quantizer of one tensor on an 8-bit ``grid``, whose range follows what it sees while ``observing``.
 
@@ -154,7 +160,8 @@ class ActivationQuantizer(nn.Module):
         self.momentum: float | None = None
 
     def observe(self, x: Tensor) -> None:
-        low, high = x.detach().amin().clamp(max=0), x.detach().amax().clamp(min=0)
+        x = finite(x.detach())
+        low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
         width = self.high - self.low
         if self.momentum is None:
             low, high = torch.minimum(self.low, low), torch.maximum(self.high, high)

@@ -170,4 +170,7 @@ def _told(key: int, value: Parameter) -> str:
 
 
 def _number(value: Any) -> str:
-    return str(int(value)) if isinstance(value, (int, np.integer)) else f"{float(value):.9e}"
+    if isinstance(value, (int, np.integer)):
+        return str(int(value))
+    most = float(np.finfo(np.float32).max)
+    return f"{min(max(float(value), -most), most):.9e}"  # ncnn reads no infinity
