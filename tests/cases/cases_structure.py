@@ -353,6 +353,9 @@ RARE: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
         lambda x: F.max_pool2d(x.masked_fill(x < -0.5, -float("inf")), 3, 1, 1),
         lambda x: -F.max_pool2d(-F.pad(x, (0, 1, 0, 1), value=float("inf")), 2, 1),
     ),
+    "a border of a value": (lambda x: F.pad(x, (1, 2, 0, 0), value=0.7),),
+    "a border below zero": (lambda x: F.pad(x, (0, 0, 1, 1), value=-0.3),),
+    "a border of channels": (lambda x: F.pad(x[:, 1:7], (0, 0, 0, 0, 1, 1), value=0.7),),
     "borders": (nn.CircularPad2d(2), nn.ReplicationPad2d((1, 2, 0, 1)), lambda x: torch.roll(x, (1, 2), (2, 3)),
                 lambda x: F.pad(x, (-1, 2, 1, -2)), lambda x: F.pad(x, (1, -2, 3, 0), mode="reflect")),
 }  # fmt: skip

@@ -22,6 +22,7 @@ def avoid(model: Any, integers: bool) -> None:
         _step_by_one(model)
         _keep_biases(model)
         _keep_from_gathers(model)
+        _keep_from_pads(model)
         _round_parts(model)
         _keep_extremes(model)
 
@@ -137,6 +138,24 @@ def _keep_from_gathers(model: Any) -> None:
         source = node.input_value(0)
         if not is_constant(source) and _reach(source) is None:
             node.input(0).replace_source_output(opset13.clamp(source, -MOST, MOST).output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _keep_from_pads(model: Any) -> None:
+    """Keep the scales of integers from a border of another value than zero: the plugin (2026.4) makes that another one
+    along a single axis as it moves them across, or crashes, and it moves none across a Clamp, here to all."""
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        if (
+            node.get_type_name() != "Pad"
+            or node.get_attributes()["pad_mode"] != "constant"
+            or node.get_input_size() < 4
+        ):
+            continue
+        value = node.input_value(3)
+        if is_constant(value) and np.any(value.get_node().data) and node.get_input_element_type(0).is_real():
+            node.input(0).replace_source_output(opset13.clamp(node.input_value(0), -MOST, MOST).output(0))
     model.validate_nodes_and_infer_types()
 
 
