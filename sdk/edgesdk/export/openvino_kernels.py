@@ -71,11 +71,14 @@ def _keep_places(model: Any) -> None:
 
 def _border_averages(model: Any) -> None:
     """Averages that count a border as ones that do not, times the share of each window that lies within the image: the
-    plugin (2026.4) takes the border's zeros for integers, whatever their zero point, and fuses a Pad into it again."""
+    plugin (2026.4) takes the border's zeros for integers, whatever their zero point, and fuses a Pad into it, one
+    that the model has, too, but not across a Clamp, here to all."""
     from openvino import opset13
 
     for node in [node for node in model.get_ordered_ops() if node.get_type_name() == "AvgPool"]:
         given, average, reach = node.get_attributes(), node.output(0), _reach(node.input_value(0))
+        if node.input_value(0).get_node().get_type_name() == "Pad":
+            node.input(0).replace_source_output(opset13.clamp(node.input_value(0), -MOST, MOST).output(0))
         if given["exclude-pad"] or not any((*given["pads_begin"], *given["pads_end"])):
             continue
         if reach is not None and reach[0] == 0.0:  # a zero point of 0 is the zero that it takes

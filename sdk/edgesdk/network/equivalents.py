@@ -35,6 +35,8 @@ class Equivalents(TorchFunctionMode):
             return cdist(*args, **kwargs)
         if func is torch.einsum:
             return einsum(*args)
+        if func in (torch.take_along_dim, Tensor.take_along_dim):
+            return take_along_dim(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -119,6 +121,17 @@ def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None
     dim %= input.dim()
     sizes = [repeats if axis == dim + 1 else -1 for axis in range(input.dim() + 1)]
     return input.unsqueeze(dim + 1).expand(sizes).flatten(dim, dim + 1)
+
+
+def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """``torch.take_along_dim``, which asks how long axes are, as what it gathers."""
+    if dim is None:
+        return torch.gather(input.flatten(), 0, indices.flatten())
+    dim %= input.dim()
+    pairs = list(enumerate(zip(input.shape, indices.shape, strict=True)))
+    sizes = [other if axis != dim and isinstance(own, int) and own == 1 else -1 for axis, (own, other) in pairs]
+    others = [own if axis != dim and isinstance(other, int) and other == 1 else -1 for axis, (own, other) in pairs]
+    return torch.gather(input.expand(sizes), dim, indices.expand(others))
 
 
 def _read_terms(equation: Any, given: Any) -> tuple[str, str, str] | None:

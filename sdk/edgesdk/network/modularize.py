@@ -28,6 +28,7 @@ from edgesdk.network.parametrize import folded
 from edgesdk.network.products import make_linear
 from edgesdk.network.returned import make_known, returned
 from edgesdk.network.shared import SHARES
+from edgesdk.network.spelled import spelled
 from edgesdk.network.untraceable import explain_untraceable
 from edgesdk.network.writes import written
 
@@ -183,6 +184,8 @@ class _Builder:
         args = tuple(self.convert(argument) for argument in node.args)
         if (value := written(self.graph, node, args, self.constant)) is not None:
             return value
+        if (value := spelled(self.graph, node, args, _origin(node))) is not None:
+            return value
         kwargs = {name: self.convert(argument) for name, argument in node.kwargs.items()}
         return self.graph.create_node(node.op, node.target, args, kwargs, node.name)
 
@@ -329,6 +332,8 @@ class _Builder:
 def _is_idle(node: fx.Node) -> bool:
     """Whether a node returns the very values that it is given: it takes all of an axis, lays them out in order, or asks
     for another width of floats, which all have the same one here."""
+    if node.target is aten.detach.default:
+        return True
     if node.target in CASTS and not node.kwargs:
         return all(value.meta["val"].is_floating_point() for value in (node, node.args[0]))  # type: ignore[union-attr]
     if node.target not in (aten.slice.Tensor, aten.contiguous.default) or arguments(node).get("step", 1) != 1:

@@ -1,0 +1,85 @@
+"""Operators that PyTorch's exporter lacks, or leaves an argument out of, as others that it writes as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import fx
+
+aten: Any = torch.ops.aten
+Make = Callable[..., fx.Node]  # adds a call of an operator with arguments to the graph
+
+
+def spelled(graph: fx.Graph, node: fx.Node, args: tuple[Any, ...], origin: dict[str, Any]) -> fx.Node | None:
+    """What computes the same as ``node``, whose arguments are ``args`` in ``graph``, and is written as it is; ``None``
+    where the operator itself is. ``origin`` says where ``node`` comes from."""
+
+    def make(target: Any, *given: Any) -> fx.Node:
+        made = graph.create_node("call_function", target, given, {}, target.overloadpacket.__name__)
+        made.meta = dict(origin)
+        return made
+
+    spell = SPELLED.get(node.target)
+    return None if spell is None else spell(make, node, args)
+
+
+def _average(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node | None:
+    """A mean over windows by a divisor of its own, which the exporter leaves out, as a mean times a number."""
+    axes = 3 if node.target is aten.avg_pool3d.default else 2
+    usual: tuple[Any, ...] = (None, None, (), 0, False, True, None)
+    x, kernel, stride, padding, ceil, _, divisor = (*args, *usual[len(args) :])
+    if divisor is None:
+        return None
+    kernel, padding = _each(kernel, axes), _each(padding, axes)
+    stride = _each(stride, axes) if stride else kernel
+    sizes = node.meta["val"].shape[-axes:]
+    lengths = node.args[0].meta["val"].shape[-axes:]  # type: ignore[union-attr]
+    border: list[int] = []  # with what the last windows reach beyond it, the last axis first
+    for k, s, p, size, length in zip(kernel, stride, padding, sizes, lengths, strict=True):
+        beyond = (size - 1) * s + k - (length + 2 * p) if ceil else 0
+        border = [p, p + max(0, beyond), *border]
+    if any(border):
+        x = make(aten.constant_pad_nd.default, x, border, 0.0)
+    pooled = make(aten.avg_pool3d.default if axes == 3 else aten.avg_pool2d.default, x, list(kernel), list(stride))
+    return make(aten.mul.Tensor, pooled, prod(kernel) / divisor)
+
+
+def _mean_of_scattered(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node | None:
+    """A mean of what is scattered to each place, which the exporter writes as if it were another reduction."""
+    x, dim, index, source, reduce = args
+    if reduce != "mean":
+        return None
+    zeros = make(aten.zeros_like.default, x)
+    total = make(aten.scatter_add.default, zeros, dim, index, source)
+    count = make(aten.scatter_add.default, zeros, dim, index, make(aten.ones_like.default, source))
+    if node.kwargs.get("include_self", True):
+        return make(aten.div.Tensor, make(aten.add.Tensor, x, total), make(aten.add.Tensor, count, 1))
+    mean = make(aten.div.Tensor, total, make(aten.clamp.default, count, 1))
+    return make(aten.where.self, make(aten.gt.Scalar, count, 0), mean, x)
+
+
+def _leaky(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node | None:
+    """A slope that is drawn in training alone."""
+    usual: tuple[Any, ...] = (None, 1 / 8, 1 / 3, False)
+    x, lower, upper, training = (*args, *usual[len(args) :])[:4]
+    return None if training else make(aten.leaky_relu.default, x, (lower + upper) / 2)
+
+
+def _power(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node:
+    """A power in 64 bits, in those that all is computed in."""
+    return make(getattr(aten.pow, node.target._overloadname), *args)  # type: ignore[union-attr]
+
+
+def _each(value: Any, axes: int) -> list[int]:
+    value = list(value) if isinstance(value, (list, tuple)) else [value]
+    return value * axes if len(value) == 1 else value
+
+
+SPELLED: dict[Any, Callable[[Make, fx.Node, tuple[Any, ...]], fx.Node | None]] = {
+    aten.avg_pool2d.default: _average, aten.avg_pool3d.default: _average, aten.rrelu.default: _leaky,
+    aten.scatter_reduce.two: _mean_of_scattered, aten.float_power.Tensor_Scalar: _power,
+    aten.float_power.Tensor_Tensor: _power, aten.float_power.Scalar: _power,
+}  # fmt: skip

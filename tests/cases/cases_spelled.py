@@ -1,0 +1,38 @@
+"""Operators of which PyTorch's exporter leaves an argument out, or which it lacks."""
+
+from __future__ import annotations
+
+import torch
+from cases_harness import Case, floats
+from cases_tracing import Around
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def divided(x: Tensor) -> Tensor:
+    """Sums over windows, with a border, with windows that reach beyond it, and in three dimensions."""
+    x = F.avg_pool2d(x, 3, 1, 1, divisor_override=4)
+    x = F.avg_pool2d(x, (2, 3), (3, 2), (1, 1), ceil_mode=True, divisor_override=5)
+    return F.avg_pool3d(x.unsqueeze(1), (3, 1, 1), (1, 1, 1), (1, 0, 0), divisor_override=2).squeeze(1)
+
+
+def scattered(x: Tensor) -> Tensor:
+    """Means of the pixels of a row by where they are put, with what was there and without; what is taken along it."""
+    to = (x * 4).long().clamp(0, 11)
+    x = torch.take_along_dim(x, torch.arange(11, -1, -1).reshape(1, 1, 1, -1), 3)
+    x = x + x.scatter_reduce(3, to, x, reduce="mean", include_self=False)
+    return x.scatter_reduce(3, to.flip(1), x, reduce="mean")
+
+
+def slopes(x: Tensor) -> Tensor:
+    """What is drawn in training alone, and is a number else; powers of 64 bits; what is detached."""
+    x = F.rrelu(x - 0.5, 0.1, 0.5)
+    x = x + torch.float_power(x.abs() + 0.1, 1.5).float() + torch.float_power(x.abs() + 1, x.sigmoid()).float()
+    return (x.round() - x).detach() + x
+
+
+CASES = (
+    Case("spelled: divisors", lambda: Around(divided), floats(3, 12, 11)),
+    Case("spelled: scattered", lambda: Around(scattered), floats(3, 12, 12), ("dense",), ("onnxruntime", "openvino")),
+    Case("spelled: slopes", lambda: Around(slopes), floats(3, 12, 12)),
+)
