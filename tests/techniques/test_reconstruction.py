@@ -91,6 +91,12 @@ LAYERS = [
     (nn.Conv2d(6, 12, 3, padding="same", groups=6), (6, 7, 7)),
     (nn.Conv2d(6, 4, 4, padding="same", padding_mode="reflect"), (6, 7, 7)),
     (nn.Conv3d(2, 4, 3, 1, 1), (2, 4, 5, 4)),
+    (nn.ConvTranspose1d(6, 4, 4, 2, 1), (6, 7)),
+    (nn.ConvTranspose2d(6, 4, 2, 2, bias=False), (6, 4, 5)),
+    (nn.ConvTranspose2d(6, 4, (3, 2), (2, 3), (2, 0), (1, 2), dilation=(2, 1)), (6, 4, 5)),
+    (nn.ConvTranspose2d(6, 9, 3, 2, 3, groups=3), (6, 5, 5)),
+    (nn.ConvTranspose2d(6, 6, 1, 2, groups=6), (6, 3, 4)),
+    (nn.ConvTranspose3d(2, 4, 3, 2, 1, 1), (2, 3, 2, 2)),
 ]
 
 
@@ -99,7 +105,8 @@ def test_rows_times_the_weight_are_the_layers_outputs(layer: nn.Module, shape: t
     layer, x = layer.double(), random(0, 3, *shape)
     with torch.no_grad():
         y = layer(x)
-        after = y.dim() - 2 if y.dim() > 3 or isinstance(layer, nn.Conv1d) else 0  # dimensions after the channels
+        signals = isinstance(layer, (nn.Conv1d, nn.ConvTranspose1d))
+        after = y.dim() - 2 if y.dim() > 3 or signals else 0  # dimensions after the channels
         bias = dict(layer.named_parameters()).get("bias", torch.zeros(()))
         plain = y - bias.reshape(-1, *[1] * after)
     places = y[0, 0].numel() if not isinstance(layer, nn.Linear) else y[0, ..., 0].numel()
@@ -183,7 +190,7 @@ BAD = [
     (lambda: removed(torch.ones(2, 4), torch.eye(4), 1, entries=3), "4 columns are not a number of channels"),
     (lambda: removed(torch.ones(2, 4), torch.eye(5), 1), "do not fit a weight"),
     (lambda: removed(torch.ones(2, 4), torch.eye(4), 1, damping=0.0), "not above zero"),
-    (lambda: window_rows(nn.ConvTranspose2d(3, 3, 3), torch.ones(1, 3, 5, 5)), "has no weights to fit"),
+    (lambda: window_rows(nn.Bilinear(3, 3, 3), torch.ones(1, 3, 5, 5)), "has no weights to fit"),
     (lambda: weight_rows(nn.Embedding(3, 3)), "has no weights to fit"),
 ]
 

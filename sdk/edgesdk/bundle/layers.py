@@ -23,7 +23,7 @@ def list_layers(graph: Graph, plan: Plan, losses: Losses, account: Account) -> t
 
 def _describe(layer: Layer, graph: Graph, plan: Plan, losses: Losses) -> LayerFacts:
     group = graph.group_by_name.get(layer.writes or "")
-    channels = group.size if group is not None else layer.weight_shape[0] if layer.kind in WEIGHTED else None
+    channels = group.size if group is not None else layer.outputs if layer.kind in WEIGHTED else None
     kept = channels if group is None else plan.kept.get(group.name, channels)
     return LayerFacts(
         name=layer.name,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgesdk.techniques.layouts import applied, output_axis
 from edgesdk.techniques.steps import learned_step
 
 MINIMUM_SCALE = 2.0**-24  # keeps an all-zero tensor from a division by zero
@@ -112,14 +113,14 @@ def _(x: Tensor, scale: Tensor, zero_point: Tensor, low: int | None = None) -> T
 
 
 @torch.library.custom_op("edgesdk::dequantize", mutates_args=())
-def dequantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """Integers times the scale of their first axis: what an export turns into DequantizeLinear."""
-    shape = (-1, *[1] * (x.dim() - 1))
+def dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int = 0) -> Tensor:
+    """Integers times the scale of an axis, the first by default: what an export turns into DequantizeLinear."""
+    shape = [-1 if a == axis else 1 for a in range(x.dim())]
     return (x.float() - zero_point.reshape(shape)) * scale.reshape(shape)
 
 
 @dequantize.register_fake
-def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+def _(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int = 0) -> Tensor:
     return torch.empty_like(x, dtype=torch.float32)
 
 
@@ -222,7 +223,8 @@ class ActivationQuantizer(nn.Module):
 
 
 class IntegerLayer(nn.Module):
-    """A convolution or linear layer with weights of ``bits`` bits, a 32-bit bias, and an input on a known grid.
+    """A convolution, transposed or not, or linear layer with weights of ``bits`` bits, a 32-bit bias, and an input on a
+    known grid.
 
     Each output channel has a step of its own, which follows its largest weight, and is no finer than its bias allows,
     which is in steps of it, too: that of a channel without weights would be beyond 32 bits. Or all have one with the
@@ -244,6 +246,7 @@ class IntegerLayer(nn.Module):
         self.sharing = sharing
         self.register_buffer("step", None)
         self.register_parameter("growth", None)
+        self.axis: int = output_axis(inner)
         self.exact = False  # as the float layer that it was
 
     def weight_scale(self) -> Tensor:
@@ -251,10 +254,10 @@ class IntegerLayer(nn.Module):
         weight: Tensor = self.inner.weight.detach()  # type: ignore[union-attr,operator,assignment]
         if self.step is not None:
             return self.step if self.growth is None else (self.step * self.growth).clamp(min=MINIMUM_SCALE)
-        peak = weight.abs().flatten(1).amax(1)
+        peak = weight.abs().amax([axis for axis in range(weight.dim()) if axis != self.axis])
         if self.sharing:
             every = [part.weight.detach().abs().amax() for part in self.sharing]  # type: ignore[union-attr,operator]
-            return (torch.stack(every).amax().repeat(len(weight)) / self.limit).clamp(min=MINIMUM_SCALE)
+            return (torch.stack(every).amax().repeat(len(peak)) / self.limit).clamp(min=MINIMUM_SCALE)
         bias: Tensor = self.inner.bias.detach().abs()  # type: ignore[union-attr,operator,assignment]
         least = bias / (self.source[0].step.detach() * BIAS_LIMIT)
         return torch.maximum(peak / self.limit, least).clamp(min=MINIMUM_SCALE)
@@ -279,7 +282,7 @@ class IntegerLayer(nn.Module):
         scale, bias_scale = self.scales()
         weight: Tensor = self.inner.weight  # type: ignore[assignment]
         zero = torch.zeros((), dtype=torch.int32, device=weight.device)
-        shape = (-1, *[1] * (weight.dim() - 1))
+        shape = [-1 if axis == self.axis else 1 for axis in range(weight.dim())]
         if self.growth is not None:
             learned = self.weight_scale().reshape(shape)
             weight = learned_step(weight, learned, zero, -self.limit, self.limit, self.per_step)
@@ -293,12 +296,12 @@ class IntegerLayer(nn.Module):
         """How many weights have one step."""
         if self.sharing:
             return sum(part.weight.numel() for part in self.sharing)  # type: ignore[union-attr,operator,misc]
-        return self.inner.weight[0].numel()  # type: ignore[union-attr,operator,index,return-value]
+        return self.inner.weight.numel() // self.inner.weight.shape[self.axis]  # type: ignore[union-attr,operator,index,return-value]
 
     @property
     def spec(self) -> TensorSpec:
         scale, _ = self.scales()
-        return TensorSpec(self.bits, -self.limit, self.limit, tuple(scale.tolist()), (0,) * len(scale), 0)
+        return TensorSpec(self.bits, -self.limit, self.limit, tuple(scale.tolist()), (0,) * len(scale), self.axis)
 
 
 class FrozenLayer(nn.Module):
@@ -317,7 +320,9 @@ class FrozenLayer(nn.Module):
         weight, bias = self.inner.weight.detach(), self.inner.bias.detach()  # type: ignore[union-attr,operator]
         self.inner.weight = self.inner.bias = None  # type: ignore[assignment]
         scale, bias_scale = layer.scales()
-        steps, zero = scale.reshape(-1, *[1] * (weight.dim() - 1)), torch.zeros((), dtype=torch.int32)
+        self.axis: int = layer.axis
+        steps = scale.reshape([-1 if axis == self.axis else 1 for axis in range(weight.dim())])
+        zero = torch.zeros((), dtype=torch.int32)
         integers = to_integers(weight, steps, zero, -layer.limit, layer.limit)
         self.register_buffer("weight", integers.to(torch.int8))
         self.register_buffer("bias", to_integers(bias, bias_scale, zero, -BIAS_LIMIT, BIAS_LIMIT).to(torch.int32))
@@ -327,14 +332,15 @@ class FrozenLayer(nn.Module):
         self.register_buffer("bias_zero_point", torch.zeros_like(bias_scale, dtype=torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = dequantize(self.weight, self.weight_scale, self.weight_zero_point)
+        along = (self.axis,) if self.axis else ()
+        weight = dequantize(self.weight, self.weight_scale, self.weight_zero_point, *along)
         bias = dequantize(self.bias, self.bias_scale, self.bias_zero_point)
         return _applied(self.inner, x, weight, bias)
 
 
 def _applied(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if not isinstance(layer, nn.Linear):
-        return layer._conv_forward(x, weight, bias)  # type: ignore[operator]
+        return applied(layer, x, weight, bias)
     if x.dim() == 2:
         return F.linear(x, weight, bias)
     return F.linear(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])  # runtimes fuse matrices only

@@ -27,6 +27,7 @@ from edgesdk.core.plan import INT8, Option
 from edgesdk.network.network import Batch, Network, Site, call_of, tensors
 from edgesdk.network.shared import share, shares_with
 from edgesdk.techniques.equalization import equalize_all
+from edgesdk.techniques.layouts import TRANSPOSED, as_stored, by_output, output_count
 from edgesdk.techniques.ranges import Histogram, entropy, mse, percentile
 from edgesdk.techniques.reconstruction import Moments, output_rows, weight_rows, window_rows
 from edgesdk.techniques.rounding import adaround
@@ -59,8 +60,7 @@ def fold(network: Network) -> Network:
         part = module.get_submodule(site.module)
         if site.norm is not None:
             norm = module.get_submodule(site.norm)
-            fuse = nn.utils.fuse_linear_bn_eval if isinstance(part, nn.Linear) else nn.utils.fuse_conv_bn_eval
-            part = fuse(part, norm)  # type: ignore[type-var]
+            part = _with_norm(part, norm)
             node = call_of(module, site.norm)
             before = node.all_input_nodes[0]
             node.replace_all_uses_with(before)
@@ -68,7 +68,7 @@ def fold(network: Network) -> Network:
             output = before.name if site.output == node.name else site.output
             sites[name] = Site(site.module, None, output)
         elif part.bias is None:
-            part.bias = nn.Parameter(part.weight.new_zeros(part.weight.shape[0]))  # type: ignore[union-attr,operator,index]
+            part.bias = nn.Parameter(part.weight.new_zeros(output_count(part)))  # type: ignore[union-attr,operator,index]
         elif shares_with(part) is not None:  # what is off is made up for in each call
             part.bias = nn.Parameter(part.bias.detach().clone(), part.bias.requires_grad)  # type: ignore[union-attr,operator,arg-type]
         module.set_submodule(site.module, part)
@@ -76,6 +76,22 @@ def fold(network: Network) -> Network:
     module.delete_all_unused_submodules()
     module.recompile()
     return replace(network, module=module, sites=sites)
+
+
+def _with_norm(part: nn.Module, norm: Any) -> nn.Module:
+    """``part`` and the BatchNorm behind it as one layer."""
+    if not isinstance(part, TRANSPOSED):
+        fuse = nn.utils.fuse_linear_bn_eval if isinstance(part, nn.Linear) else nn.utils.fuse_conv_bn_eval
+        return fuse(part, norm)  # type: ignore[type-var,return-value]
+    made = copy.deepcopy(part)
+    bias = norm.running_mean.new_zeros(len(norm.running_mean)) if part.bias is None else part.bias
+    scale = (norm.running_var + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight)
+    shift = 0.0 if norm.bias is None else norm.bias
+    rows = by_output(part, part.weight)
+    rows = rows * scale.reshape(-1, *[1] * (rows.dim() - 1))
+    made.weight = nn.Parameter(as_stored(part, rows).detach().contiguous(), part.weight.requires_grad)
+    made.bias = nn.Parameter(((bias - norm.running_mean) * scale + shift).detach(), part.weight.requires_grad)
+    return made
 
 
 def integer(
@@ -329,7 +345,7 @@ def _round_adaptively(network: Network, layers: list[IntegerLayer], batches: lis
         bias: Tensor = layer.inner.bias  # type: ignore[assignment]
         scale = layer.step.reshape(*rows.shape[:2], 1)
         rounded = adaround(rows, scale, layer.limit, moments, bias.reshape(rows.shape[:2]))
-        layer.inner.weight.copy_(rounded.reshape(layer.inner.weight.shape))  # type: ignore[operator,union-attr]
+        layer.inner.weight.copy_(as_stored(layer.inner, rounded))  # type: ignore[operator,union-attr]
 
     handles = [layer.register_forward_pre_hook(settle) for layer in layers]
     rounded = network.flat(x)

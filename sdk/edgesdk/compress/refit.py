@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from edgesdk.core.graph import WEIGHTED, Layer
 from edgesdk.network.network import Batch, Network, tensors
 from edgesdk.network.shared import shares_with
 from edgesdk.techniques.importance import hessian
+from edgesdk.techniques.layouts import as_stored
 from edgesdk.techniques.reconstruction import Moments, least_squares, output_rows, weight_rows, window_rows
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of which the one that is best on what no fit saw is taken
@@ -190,8 +190,8 @@ def _target(small: Network, dense: Network, kept: Mapping[str, Sequence[int]], n
     if layer.kind not in WEIGHTED or whole is None or call is None:
         return None
     places = find_places(dense, whole, kept)
-    rows = len(places[1]) if places is not None and whole.writes in kept else whole.weight_shape[0]
-    if _columns(layer) > LARGEST or layer.weight_shape[0] != rows:
+    rows = len(places[1]) if places is not None and whole.writes in kept else whole.outputs
+    if layer.columns > LARGEST or layer.outputs != rows:
         return None
     order = [n.name for n in small.module.graph.nodes]
     joined = _joined(small, dense, layer)
@@ -242,10 +242,6 @@ def _joined(small: Network, dense: Network, layer: Layer) -> tuple[str, str] | N
         if both[-1] != layer.name:
             return None
     return reader.name, other.name
-
-
-def _columns(layer: Layer) -> int:
-    return prod(layer.weight_shape[1:])
 
 
 def _call(module: fx.GraphModule, path: str) -> fx.Node | None:
@@ -323,7 +319,7 @@ def _set(layer: Any, norm: Any, weight: Tensor, bias: Tensor | None, moments: Mo
     are those of the new outputs.
     """
     if norm is None:
-        layer.weight.copy_(weight.reshape(layer.weight.shape))
+        layer.weight.copy_(as_stored(layer, weight))
         if bias is not None:
             layer.bias.copy_(bias.flatten())
         return
@@ -333,7 +329,7 @@ def _set(layer: Any, norm: Any, weight: Tensor, bias: Tensor | None, moments: Mo
     covariance, _ = moments.centred
     variance = ((weight @ covariance) * weight).sum(2) / moments.count * stretch.square()
     mean = (weight @ (moments.x / moments.count)[..., None])[..., 0]
-    layer.weight.copy_((weight * stretch[..., None]).reshape(layer.weight.shape))
+    layer.weight.copy_(as_stored(layer, weight * stretch[..., None]))
     if layer.bias is not None:
         layer.bias.zero_()
     norm.running_mean.copy_((mean * stretch).flatten())

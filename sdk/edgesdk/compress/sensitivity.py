@@ -23,6 +23,7 @@ from edgesdk.network.kept import kept_channels
 from edgesdk.network.network import Batch, Network, tensors
 from edgesdk.price.menu import Losses
 from edgesdk.price.operators import levels
+from edgesdk.techniques.layouts import as_stored, output_axis
 from edgesdk.techniques.reconstruction import Moments, least_squares, output_rows, weight_rows, window_rows
 
 ROWS = 16_384  # of a tensor's places, by which its channels are fitted
@@ -265,7 +266,8 @@ class _Variants:
         output, path = self.network.node(layer.name), self.network.sites[layer.name].module
         if layer.kind not in WEIGHTED or path is None:
             return self.loss({output: _on_grid})
-        call, made = self.by_target[path], self.reweighted(path, lambda weight: _weights_on_grid(weight, bits))
+        call, axis = self.by_target[path], output_axis(self.module.get_submodule(path))
+        made = self.reweighted(path, lambda weight: _weights_on_grid(weight, axis, bits))
         return self.loss({call: lambda _: made, output: lambda v: _on_grid(made if output is call else v)})
 
 
@@ -320,7 +322,7 @@ def _fit(layer: Any, x: Tensor, y: Tensor) -> None:
     some = slice(None, None, max(1, y.numel() // (weight.shape[0] * weight.shape[1]) // ROWS))  # samples
     moments.add(window_rows(layer, x[some]), output_rows(layer, y[some]))
     weight, fitted = least_squares(moments, weight, bias, _damping(weight.shape[2], moments.count))
-    layer.weight.copy_(weight.reshape(layer.weight.shape))
+    layer.weight.copy_(as_stored(layer, weight))
     if own is not None and fitted is not None:
         own.copy_(fitted.flatten())
 
@@ -336,7 +338,8 @@ def _on_grid(value: Tensor) -> Tensor:
     return (value / scale).round() * scale
 
 
-def _weights_on_grid(weight: Tensor, bits: int) -> Tensor:
+def _weights_on_grid(weight: Tensor, axis: int, bits: int) -> Tensor:
     limit = 2 ** (bits - 1) - 1
-    scale = (weight.abs().flatten(1).amax(1) / limit).clamp(min=MINIMUM_SCALE).reshape(-1, *[1] * (weight.dim() - 1))
+    others = [a for a in range(weight.dim()) if a != axis]
+    scale = (weight.abs().amax(others, keepdim=True) / limit).clamp(min=MINIMUM_SCALE)
     return (weight / scale).round() * scale

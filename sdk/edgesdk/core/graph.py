@@ -9,11 +9,12 @@ from math import prod
 
 from edgesdk.core.serialize import RARE, digest
 
-CONV, LINEAR = "conv", "linear"
-WEIGHTED = (CONV, LINEAR)
+CONV, TRANSPOSED, LINEAR = "conv", "transposed", "linear"
+WINDOWED = (CONV, TRANSPOSED)  # kinds whose weights lie over windows
+WEIGHTED = (*WINDOWED, LINEAR)
 ADD, POOL, MEAN, ACTIVATION, FLATTEN = "add", "pool", "mean", "activation", "flatten"
 OTHER = "other"
-IMAGES = (CONV, POOL, MEAN)  # kinds that read images of channels, or lines, or volumes
+IMAGES = (*WINDOWED, POOL, MEAN)  # kinds that read images of channels, or lines, or volumes
 KINDS = (*WEIGHTED, ADD, POOL, MEAN, ACTIVATION, FLATTEN, OTHER)
 
 
@@ -51,11 +52,12 @@ class Layer:
     """One operator with what a runtime fuses into it: a convolution with its BatchNorm and ReLU, say.
 
     ``inputs`` names the layers or graph inputs that it reads. ``shape`` is its output's, ``input_shape`` its first
-    input's, both without the batch. ``kernel``, ``stride``, ``padding`` and ``dilation`` have an entry per spatial
-    axis and are empty for layers that have none. ``images`` are those of one sample, each of that shape, on which a
-    convolution or a pool runs: windows or frames, one else. ``macs`` are multiply-accumulates for one sample.
-    ``reads`` and ``writes`` name the channel groups of its first input and of its output, where these can be cut; of
-    its input channels ``read_part`` are the group's, all where it is ``None``.
+    input's, both without the batch. ``weight_shape`` is as PyTorch has it: (outputs, inputs of a group, *kernel), of a
+    transposed convolution (inputs, outputs of a group, *kernel). ``kernel``, ``stride``, ``padding`` and ``dilation``
+    have an entry per spatial axis and are empty for layers that have none. ``images`` are those of one sample, each of
+    that shape, on which a convolution or a pool runs: windows or frames, one else. ``macs`` are multiply-accumulates
+    for one sample. ``reads`` and ``writes`` name the channel groups of its first input and of its output, where these
+    can be cut; of its input channels ``read_part`` are the group's, all where it is ``None``.
     ``fixed`` says why it is left as it is, where it is. Of layers that have their weights in common, as where one runs
     several times, ``shares`` names the first, of that one itself, too.
     """
@@ -90,12 +92,27 @@ class Layer:
     @property
     def depthwise(self) -> bool:
         """Whether each channel has a kernel of its own, so that input and output channels are cut together."""
-        return self.kind == CONV and self.groups > 1 and self.groups == self.weight_shape[0]
+        return self.kind in WINDOWED and self.groups > 1 and self.groups == self.outputs
 
     @property
     def by_groups(self) -> bool:
         """Whether whole groups of it go, so that as many channels of its output go as of its input."""
-        return self.kind == CONV and by_whole_groups(self.groups, self.weight_shape[1])
+        return self.kind in WINDOWED and by_whole_groups(self.groups, self.inputs_each)
+
+    @property
+    def outputs(self) -> int:
+        """The output channels of a layer with weights."""
+        return self.weight_shape[1] * self.groups if self.kind == TRANSPOSED else self.weight_shape[0]
+
+    @property
+    def inputs_each(self) -> int:
+        """The input channels of a layer with weights, of a convolution by groups those of a group."""
+        return self.weight_shape[0] // self.groups if self.kind == TRANSPOSED else self.weight_shape[1]
+
+    @property
+    def columns(self) -> int:
+        """The weights of each output channel of a layer that has any."""
+        return prod(self.weight_shape) // self.outputs
 
     @property
     def elements(self) -> int:

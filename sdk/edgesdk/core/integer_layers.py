@@ -9,7 +9,7 @@ def has_ncnn_kernel(layer: Layer) -> bool:
     """ncnn's int8 is of layers with weights alone; a convolution by groups has a scale per group, not per channel."""
     if layer.kind not in WEIGHTED:
         return False
-    return layer.kind != CONV or layer.groups == 1 or layer.groups == layer.weight_shape[0]
+    return layer.kind != CONV or layer.groups == 1 or layer.groups == layer.outputs
 
 
 def has_tflite_kernel(layer: Layer) -> bool:

@@ -208,8 +208,8 @@ def _quantize_dequantize(x: FLOAT, scale: FLOAT, zero_point: UINT8 | INT8, low: 
     return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)  # type: ignore[return-value]
 
 
-def _dequantize(x: INT8, scale: FLOAT, zero_point: INT8) -> FLOAT:
-    return op.DequantizeLinear(x, scale, zero_point, axis=0)  # type: ignore[return-value]
+def _dequantize(x: INT8, scale: FLOAT, zero_point: INT8, axis: int = 0) -> FLOAT:
+    return op.DequantizeLinear(x, scale, zero_point, axis=axis)  # type: ignore[return-value]
 
 
 def _cause(error: BaseException) -> str:
@@ -235,7 +235,7 @@ def _name_nodes(model: ModelProto) -> None:
 
 def _layer_of(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> str | None:
     """The path of the module whose weight ``node`` multiplies with."""
-    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return None
     weight = node.input[1]
     while weight in makers and makers[weight].op_type in ("DequantizeLinear", "Transpose"):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, POOL
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, POOL, TRANSPOSED, WINDOWED
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.price.kinds import AVERAGE, ELEMENTWISE, FUNCTION
 from edgesdk.price.operator import Operator
@@ -111,7 +111,7 @@ class _Probe:
             return self.linear(x, op.inputs, 4, op.precision)
         if op.kind == "alone":
             return self.sink(x, op.inputs, size, op.precision)
-        if op.kind == CONV:
+        if op.kind in WINDOWED:
             y = self.convolution(x, op.inputs, op.outputs, op.kernel, op.precision, op)
             return self.sink(y, op.outputs, op.after, op.precision)
         if self.vector:
@@ -163,11 +163,16 @@ class _Probe:
     ) -> str:
         groups = op.groups if op is not None else 1
         bits = op.weight_bits if op is not None else 8
-        weight = self.weight((outputs, inputs // groups, *kernel), precision, bits)
+        transposed = op is not None and op.kind == TRANSPOSED
+        shape = (inputs, outputs // groups, *kernel) if transposed else (outputs, inputs // groups, *kernel)
+        weight = self.weight(shape, precision, bits, groups if transposed else 0)
         attributes: dict[str, Any] = {"kernel_shape": kernel, "group": groups}
         if op is not None:
             attributes |= {"strides": op.stride, "pads": op.padding * 2, "dilations": op.dilation}
-        y = self.node("Conv", [x, *weight], **attributes)
+        if op is not None and op.beyond:  # what is cut off below zero is padding behind the last window
+            pads = [p + max(0, -n) for p, n in zip(op.padding, op.beyond, strict=True)]
+            attributes |= {"pads": (*op.padding, *pads), "output_padding": [max(0, n) for n in op.beyond]}
+        y = self.node("ConvTranspose" if transposed else "Conv", [x, *weight], **attributes)
         plain = op or Operator(CONV, precision, inputs, outputs)
         return self.result(y, plain)
 
@@ -176,21 +181,23 @@ class _Probe:
         y = self.node("Gemm", [x, *weight], transB=1)
         return self.grid(y) if precision == INT8 else y
 
-    def weight(self, shape: tuple[int, ...], precision: str, bits: int) -> list[str]:
-        """The names of a weight and a bias, random, so that no two copies are merged into one."""
+    def weight(self, shape: tuple[int, ...], precision: str, bits: int, turned: int = 0) -> list[str]:
+        """The names of a weight and a bias, random, so that no two copies are merged into one. With ``turned`` it is
+        that of a transposed convolution in so many groups, whose outputs lie along the second axis."""
+        axis = 1 if turned else 0
+        n = shape[axis] * max(1, turned)
         if precision == FP32:
-            weight = self.random.standard_normal(shape, np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))
-            return [self.constant(weight), self.constant(self.random.standard_normal(shape[0], np.float32))]
-        n = shape[0]
+            weight = self.random.standard_normal(shape, np.float32) / np.float32(np.sqrt(np.prod(shape) / n))
+            return [self.constant(weight), self.constant(self.random.standard_normal(n, np.float32))]
         limit = 2 ** (bits - 1) - 1
         stored = self.constant(self.random.integers(-limit, limit + 1, shape).astype(np.int8))
         if bits == 4:
             stored = self.packed(stored)
         bias = self.random.integers(-999, 1000, n).astype(np.int32)
-        scale = np.full(n, 2 / (limit * np.sqrt(np.prod(shape[1:]))), np.float32)
+        scale = np.full(n, 2 / (limit * np.sqrt(np.prod(shape) / n)), np.float32)
         zeros = self.constant(np.zeros(n, np.int8))
         return [
-            self.node("DequantizeLinear", [stored, self.constant(scale), zeros], axis=0),
+            self.node("DequantizeLinear", [stored, self.constant(scale), zeros], axis=axis),
             self.node("DequantizeLinear", [self.constant(bias), self.constant(scale / 32)], axis=0),
         ]
 

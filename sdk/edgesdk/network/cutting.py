@@ -32,6 +32,7 @@ from edgesdk.network.walk import (
     varying,
     weights_of,
 )  # fmt: skip
+from edgesdk.techniques.layouts import TRANSPOSED
 
 RTOL, ATOL = 1e-3, 1e-4
 Gone = Mapping[str, Iterable[int]]
@@ -158,6 +159,8 @@ class _Cutter(Walk):
                 stay = self._whole_groups(node, weights, places, each, len(rows) // weights.groups)
             else:
                 self._thinner_groups(weights, places, each)
+                if weights.inputs == 0:
+                    self._thinner_outputs(weights, stay, len(rows) // weights.groups)
         if weights.groups == 1 or weights.inputs == 1:
             self._select(weights.weight, weights.made, stay)
         if weights.bias is not None:
@@ -182,10 +185,27 @@ class _Cutter(Walk):
         key = weights.weight, weights.inputs
         if key in self.done:
             return self._select(*key, places)
-        self.done[key] = places
         inside = places.reshape(weights.groups, -1) if len(places) % weights.groups == 0 else None
         first = torch.arange(weights.groups)[:, None]
-        if inside is None or not bool((inside // each == first).all()) or weights.inputs == 0:
+        if inside is None or not bool((inside // each == first).all()):
+            raise Apart("fewer of them would come to other groups")
+        if weights.inputs == 0:  # transposed: a row for each input channel
+            return self._select(*key, places)
+        self.done[key] = places
+        weight = operator.attrgetter(weights.weight)(self.module)
+        picked = (inside % each).repeat_interleave(len(weight) // weights.groups, 0)  # by row
+        picked = picked.reshape(*picked.shape, *[1] * (weight.dim() - 2)).expand(-1, -1, *weight.shape[2:])
+        self._put(weights.weight, weight.detach().gather(1, picked))
+
+    def _thinner_outputs(self, weights: Weights, stay: Tensor, each: int) -> None:
+        """Leave of each group's ``each`` output channels those that ``stay``, which a transposed one has beside each
+        other: a row of its weight has those of its group alone."""
+        key = weights.weight, weights.made
+        if key in self.done:
+            return self._select(*key, stay)
+        self.done[key] = stay
+        inside = stay.reshape(weights.groups, -1) if len(stay) % weights.groups == 0 else None
+        if inside is None or not bool((inside // each == torch.arange(weights.groups)[:, None]).all()):
             raise Apart("fewer of them would come to other groups")
         weight = operator.attrgetter(weights.weight)(self.module)
         picked = (inside % each).repeat_interleave(len(weight) // weights.groups, 0)  # by row
@@ -286,6 +306,8 @@ def _restate(part: Any) -> None:
         part.out_features, part.in_features = part.weight.shape
     elif isinstance(part, CONVOLUTIONS):
         part.out_channels, part.in_channels = len(part.weight), part.weight.shape[1] * part.groups
+    elif isinstance(part, TRANSPOSED):
+        part.in_channels, part.out_channels = len(part.weight), part.weight.shape[1] * part.groups
     elif isinstance(part, NORMS):
         part.num_features = len(part.weight)
     elif isinstance(part, nn.LayerNorm) and part.weight is not None:

@@ -11,7 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgesdk.core.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, Graph, Layer, without_batch
+from edgesdk.core.graph import (
+    ACTIVATION,
+    ADD,
+    CONV,
+    FLATTEN,
+    LINEAR,
+    MEAN,
+    OTHER,
+    POOL,
+    TRANSPOSED,
+    WEIGHTED,
+    WINDOWED,
+    Graph,
+    Layer,
+    without_batch,
+)
 from edgesdk.core.graph import Tensor as Input
 from edgesdk.network.modularize import arguments, aten, each, exported, is_relu, is_relu6, modularize
 from edgesdk.network.network import Batch, Network, Site, Structure, rebatch, tensors
@@ -19,6 +34,7 @@ from edgesdk.network.returned import check_depend, structure_of
 from edgesdk.network.shared import first_of, list_shared, share
 from edgesdk.network.source import source_of
 from edgesdk.price.kinds import RECURRENT, kind_of
+from edgesdk.techniques import layouts
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -109,7 +125,7 @@ class _Layers:
         kind, fixed = self.kind(node, module)
         if (dtype := self.dtype(node)) != "float32":
             kind, fixed = OTHER, f"it computes with {dtype}"
-        weighted = kind in (CONV, LINEAR)
+        weighted = kind in WEIGHTED
         last, norm, activation = node, None, None
         if weighted and (reader := _only(last)) is not None and reader.op == "call_module":
             if isinstance(self.module.get_submodule(reader.target), NORMS):  # type: ignore[arg-type]
@@ -131,8 +147,8 @@ class _Layers:
         parameters = sum(p.numel() for p in module.parameters()) if module is not None else 0
         parameters += sum(_parameter(self.module, i) for i in node.all_input_nodes if i.op == "get_attr")
         spatial = {}
-        if kind == CONV:
-            assert isinstance(module, CONVOLUTIONS)
+        if kind in WINDOWED:
+            assert isinstance(module, (*CONVOLUTIONS, *layouts.TRANSPOSED))
             padding = module.padding if isinstance(module.padding, tuple) else _same(module)
             spatial = dict(kernel=module.kernel_size, stride=module.stride, padding=padding, dilation=module.dilation)
         elif kind == POOL:
@@ -147,7 +163,7 @@ class _Layers:
                 operator=_operator(node, module),
                 weight_shape=tuple(weight.shape) if weight is not None else (),
                 has_bias=weighted and (module.bias is not None or norm is not None),  # type: ignore[union-attr]
-                groups=module.groups if kind == CONV else 1,  # type: ignore[union-attr,arg-type]
+                groups=module.groups if kind in WINDOWED else 1,  # type: ignore[union-attr,arg-type]
                 activation=activation,
                 parameters=parameters,
                 macs=_macs(node, module, self.values),
@@ -184,6 +200,8 @@ class _Layers:
                 fixed = f"a convolution in {module.groups} groups is neither full nor depthwise"
             calls = [n for n in self.module.graph.nodes if n.op == "call_module" and n.target == node.target]
             return kind, "its weights are used in several places" if len(calls) > 1 else fixed
+        if isinstance(module, layouts.TRANSPOSED):
+            return TRANSPOSED, None
         if isinstance(module, nn.Linear):
             return LINEAR, None
         reads = [i for i in node.all_input_nodes if i in self.owner and self.owner[i] not in self.constant]
@@ -212,6 +230,7 @@ def _operator(node: fx.Node, module: nn.Module | None) -> str:
     """The plain name of an operator, ATen's: ``conv2d``, ``batch_norm``, ``add``, ``softmax``."""
     if module is not None:
         name = type(module).__name__.lower()
+        name = name.replace("convtranspose", "conv_transpose")
         return {"layernorm": "layer_norm"}.get(name, "batch_norm" if name.startswith("batchnorm") else name)
     packet = getattr(node.target, "overloadpacket", None)
     name = str(packet).removeprefix("aten.") if packet is not None else getattr(node.target, "__name__", "unknown")
@@ -223,6 +242,8 @@ def _macs(node: fx.Node, module: nn.Module | None, values: dict[str, Any]) -> in
     value = values[node.name]
     if isinstance(module, CONVOLUTIONS):
         return prod(module.weight.shape) * len(value) * prod(value.shape[2:])
+    if isinstance(module, layouts.TRANSPOSED):  # each number that it reads meets all weights of its channel
+        return prod(module.weight.shape[1:]) * prod(values[node.all_input_nodes[0].name].shape)
     if isinstance(module, nn.Linear):
         return prod(module.weight.shape) * prod(value.shape[:-1])
     name = _operator(node, module)

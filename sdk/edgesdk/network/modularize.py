@@ -35,7 +35,11 @@ from edgesdk.network.writes import written
 aten: Any = torch.ops.aten
 RENAMED = "renamed"  # where in a module's ``meta`` stands what tensors are called whose own names no code can write
 CONVOLUTIONS: dict[Any, type[nn.Module]] = {aten.conv1d: nn.Conv1d, aten.conv2d: nn.Conv2d, aten.conv3d: nn.Conv3d}
-PRODUCTS = (aten.linear, *CONVOLUTIONS)
+TRANSPOSED: dict[Any, type[nn.Module]] = {
+    aten.conv_transpose1d: nn.ConvTranspose1d, aten.conv_transpose2d: nn.ConvTranspose2d,
+    aten.conv_transpose3d: nn.ConvTranspose3d,
+}  # fmt: skip
+PRODUCTS = (aten.linear, *CONVOLUTIONS, *TRANSPOSED)
 ALIKE = ("running_mean", "running_var", "groups", "normalized_shape", "training")  # in calls that share their weights
 NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 CASTS = (aten.type_as.default, aten.to.dtype, aten._to_copy.default)
@@ -261,6 +265,12 @@ class _Builder:
                 bound["groups"],
                 b is not None,
             )
+        elif packet in TRANSPOSED:
+            window = (each(bound[name], w.dim() - 2) for name in ("stride", "padding", "output_padding"))
+            module = TRANSPOSED[packet](
+                w.shape[0], w.shape[1] * bound["groups"], tuple(w.shape[2:]), *window, bound["groups"], b is not None,
+                each(bound["dilation"], w.dim() - 2),
+            )  # fmt: skip
         elif packet is aten.linear:
             module = nn.Linear(w.shape[1], w.shape[0], b is not None)
         elif packet is aten.batch_norm and not bound["training"]:

@@ -152,7 +152,7 @@ class Network:
             node = self.node(layer.name)
             path = self.sites[layer.name].module
             call = node if path is None else call_of(self.module, path)
-            if layer.kind in WEIGHTED or call.name in mixing and layer.macs:  # a recurrent layer, a transposed one
+            if layer.kind in WEIGHTED or call.name in mixing and layer.macs:  # a recurrent layer
                 place = self.along(call.all_input_nodes[0], group)
                 if place is not None:
                     places[call.all_input_nodes[0]] = place

@@ -10,7 +10,21 @@ from typing import Any
 
 from onnx import GraphProto, TensorProto
 
-from edgesdk.core.graph import ACTIVATION, ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, WEIGHTED, Graph, Layer, Tensor
+from edgesdk.core.graph import (
+    ACTIVATION,
+    ADD,
+    CONV,
+    FLATTEN,
+    LINEAR,
+    MEAN,
+    OTHER,
+    POOL,
+    TRANSPOSED,
+    WEIGHTED,
+    Graph,
+    Layer,
+    Tensor,
+)
 from edgesdk.core.graph import without_batch as without_batch
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.network.onnx_nodes import BITS, Node, Nodes
@@ -163,11 +177,11 @@ class _Layers:
         return padded == tuple(size if index == axis else 1 for index, size in enumerate(result))
 
     def kind(self, node: Node, weight: tuple[int, ...]) -> str:
-        """As tracing has it: a transposed convolution is no CONV, a pool over other than two axes no POOL."""
+        """As tracing has it: a pool over other than two axes is no POOL."""
         reads = self.nodes.sources(node)
         dims = self.nodes.shape(reads[0]) if reads else ()
-        if weight and node.op != "ConvTranspose":
-            return CONV if node.op == "Conv" else LINEAR
+        if weight:
+            return {"Conv": CONV, "ConvTranspose": TRANSPOSED}.get(node.op, LINEAR)
         if node.op == "Add" and len(reads) == 2 and self.nodes.shape(reads[1]) == dims:
             return ADD
         if node.op in POOLS and len(dims) == 4:
@@ -254,7 +268,7 @@ class _Layers:
     def option(self, node: Node, kind: str, reads: Iterable[str], output: str) -> Option:
         """INT8 where what the layer reads is on a grid, and so are its weights, or what it makes if it has none."""
         nodes = self.nodes
-        weighted = kind in WEIGHTED or node.op == "ConvTranspose"
+        weighted = kind in WEIGHTED
         bits = nodes.bits.get(node.inputs[1], 32) if weighted else 8
         grid = weighted or output in nodes.quantized or nodes.types.get(output) in BITS
         fits = kind != OTHER or node.op in INTEGER

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgesdk.core.graph import ADD, CONV, LINEAR, WEIGHTED, Branch, Graph, Group
+from edgesdk.core.graph import ADD, WEIGHTED, Branch, Graph, Group
 from edgesdk.network.channels import Channels
 from edgesdk.network.cutting import close, difference, sharing_copy
 from edgesdk.network.fuse import flat, outputs, run
@@ -267,7 +267,7 @@ def _branches(graph: Graph) -> Iterable[Branch]:
         for side, other in (layer.inputs, layer.inputs[::-1]):
             only = above[side] - above[other]
             closed = all(set(graph.readers[name]) <= only | {layer.name} for name in only)
-            weighted = any(graph.by_name[name].kind in (CONV, LINEAR) for name in only)
+            weighted = any(graph.by_name[name].kind in WEIGHTED for name in only)
             if only and closed and weighted and not only & taken and not only & set(graph.outputs):
                 sides.append((sum(graph.by_name[name].macs for name in only), side, other, only))
         if sides:

@@ -26,6 +26,7 @@ from edgesdk.network.heads import SIZED, UNFLATTEN
 from edgesdk.network.modularize import arguments, aten
 from edgesdk.network.recurrent import RECURRENT, Cell, cell_of
 from edgesdk.network.shared import named
+from edgesdk.techniques import layouts
 
 MOVES: set[Any] = {
     *HEAD_MOVES, aten.cat.default, aten.stack.default, aten.slice.Tensor, aten.expand.default, aten.permute.default,
@@ -81,13 +82,14 @@ def weights_of(module: fx.GraphModule, node: fx.Node) -> Weights | None:
     """How ``node`` reads and makes channels through a weight of its own, where it does."""
     if node.op == "call_module":
         part = module.get_submodule(str(node.target))
-        if not isinstance(part, (nn.Linear, *CONVOLUTIONS)):
+        if not isinstance(part, (nn.Linear, *CONVOLUTIONS, *layouts.TRANSPOSED)):
             return None
         weight = named(module, str(node.target), "weight")
         bias = named(module, str(node.target), "bias") if part.bias is not None else None
         if isinstance(part, nn.Linear):
             return Weights(weight, bias, -1, 1, 0, -1)
-        return Weights(weight, bias, 1, 1, 0, 1, part.groups)
+        inputs = 0 if isinstance(part, layouts.TRANSPOSED) else 1
+        return Weights(weight, bias, 1, inputs, 1 - inputs, 1, part.groups)
     packet = getattr(node.target, "overloadpacket", None)
     if packet is None:
         return None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import prod
 
 from edgesdk.core.file_bytes import CLIPPED, CONV1D, ROWS, FileBytes
-from edgesdk.core.graph import ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, WEIGHTED, Graph, Layer
+from edgesdk.core.graph import ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, WEIGHTED, WINDOWED, Graph, Layer
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.price.kinds import ATTENTION, COPY, FREE, RECURRENT, kind_of
 from edgesdk.price.precision import DEQUANTIZE, QUANTIZE, is_integer, list_changes
@@ -39,7 +39,7 @@ def file_bytes(file: FileBytes, graph: Graph, options: Mapping[str, Option]) -> 
         key = (layer.shares or layer.name, option)
         own += layer_bytes(file, layer, option, key in held)
         held.add(key)
-    rows = {layer.weight_shape[0] for layer in graph.layers if layer.weight_shape and is_integer(layer.name, options)}
+    rows = {layer.outputs for layer in graph.layers if layer.weight_shape and is_integer(layer.name, options)}
     changes = file.integer_scale * file.entered * len(quantized(graph, options))
     changes += file.left * len(left(graph, options))
     changes -= file.integer_scale * file.zero_point * count_without_zero_point(graph, options)
@@ -66,14 +66,14 @@ def layer_bytes(file: FileBytes, layer: Layer, option: Option, again: bool = Fal
         scaled += file.integers[operator] + file.integer_name * len(layer.name)
     if weighted and option.weight_bits < 8:
         scaled += file.unpacked + file.unpacked_name * len(layer.name)
-    return own + file.integer_scale * scaled + (layer.weight_shape[0] * file.row if weighted else 0.0)
+    return own + file.integer_scale * scaled + (layer.outputs * file.row if weighted else 0.0)
 
 
 def operator_of(layer: Layer) -> str:
     """By which name ``FileBytes`` knows a layer: that of its kind, or of its operator where it is of no kind."""
     if layer.kind == LINEAR:
         return ROWS if len(layer.shape) > 1 else LINEAR
-    if layer.kind == CONV:
+    if layer.kind in WINDOWED:
         return CONV1D if len(layer.kernel) == 1 else CONV
     return layer.operator if layer.kind == OTHER else layer.kind
 
@@ -82,7 +82,7 @@ def weight_bytes(layer: Layer, option: Option) -> float:
     """Bytes of a layer's weights, and of the bias of a float one: that of an integer layer counts with its rows."""
     if layer.kind not in WEIGHTED:
         return layer.parameters * FLOAT_BYTES
-    weights, channels = prod(layer.weight_shape), layer.weight_shape[0]
+    weights, channels = prod(layer.weight_shape), layer.outputs
     if option.form is not None and option.form.stored:
         return stored_bytes(option.form, layer.weight_shape) + channels * FLOAT_BYTES
     if option.precision == FP32:

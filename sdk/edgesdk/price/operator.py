@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, TRANSPOSED, WINDOWED
 from edgesdk.core.plan import FP32
 from edgesdk.price.kinds import ACTIVATIONS, AVERAGE
 
 CHANGES = ("quantize", "dequantize")
-PROBED = (CONV, LINEAR, ADD, POOL, AVERAGE, MEAN, ACTIVATION, *CHANGES)
+PROBED = (CONV, TRANSPOSED, LINEAR, ADD, POOL, AVERAGE, MEAN, ACTIVATION, *CHANGES)
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Operator:
     A kind that is not in ``PROBED`` has ``inputs`` elements to read, ``outputs`` to write and ``work``
     multiply-accumulates; ``name`` is what the model calls it. ``recurrence`` are the gates (3 of a GRU, 4 of an LSTM),
     steps, inputs, states, layers and directions of a recurrent layer, which a probe can time by them. ``weight_bits``
-    are those of an integer layer, ``images`` those of one sample on which a convolution or a pool runs.
+    are those of an integer layer, ``images`` those of one sample on which a convolution or a pool runs. ``beyond`` is
+    how far the output of a transposed convolution reaches beyond its last window (its output padding), if at all.
     """
 
     kind: str
@@ -43,11 +44,12 @@ class Operator:
     weight_bits: int = 8
     images: int = 1
     recurrence: tuple[int, ...] = ()
+    beyond: tuple[int, ...] = ()
 
     @property
     def depthwise(self) -> bool:
         """Whether each channel has a kernel of its own."""
-        return self.kind == CONV and self.groups > 1 and self.groups == self.inputs
+        return self.kind in WINDOWED and self.groups > 1 and self.groups == self.inputs
 
     @property
     def probed(self) -> bool:
@@ -61,6 +63,9 @@ class Operator:
         """The spatial size of its output."""
         if self.kind == MEAN:
             return (1,) * len(self.size)
+        if self.kind == TRANSPOSED:
+            more = self.beyond or (0,) * len(self.size)
+            return tuple(size_transposed(*axis) + n for axis, n in zip(_windows(self), more, strict=True))
         return tuple(size_after(*axis) for axis in _windows(self)) if self.kernel else self.size
 
     @property
@@ -78,6 +83,8 @@ class Operator:
         """Multiply-accumulates for one sample."""
         if self.kind == CONV:
             return prod(self.kernel) * self.inputs // self.groups * self.outputs * self.positions
+        if self.kind == TRANSPOSED:
+            return prod(self.kernel) * self.inputs // self.groups * self.outputs * self.pixels
         return self.inputs * self.outputs * prod(self.size) if self.kind == LINEAR else self.work
 
     @cached_property
@@ -87,6 +94,7 @@ class Operator:
         window = [",".join(map(str, v)) for v in (self.kernel, self.stride, self.padding, self.dilation)]
         marks = [self.activation or "", f"{self.groups} groups" * (self.groups > 1), "entry" * self.entry]
         marks += [f"{self.images} images" * (self.images > 1)]
+        marks += [f"{','.join(map(str, self.beyond))} beyond" * bool(self.beyond)]
         marks += [f"recurrence {'x'.join(map(str, self.recurrence))}" * bool(self.recurrence)]
         marks += [self.name, f"{self.work} macs" * (self.work > 0), f"{self.weight_bits} bits" * (self.weight_bits < 8)]
         return " ".join([self.kind, self.precision, f"{shape}->{self.outputs}", "/".join(window), *filter(None, marks)])
@@ -94,6 +102,11 @@ class Operator:
 
 def _windows(operator: Operator) -> list[tuple[int, ...]]:
     return list(zip(operator.size, operator.kernel, operator.stride, operator.padding, operator.dilation, strict=True))
+
+
+def size_transposed(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """How long an axis is behind a transposed convolution of those windows."""
+    return (size - 1) * stride + dilation * (kernel - 1) + 1 - 2 * padding
 
 
 def size_after(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
-from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, WEIGHTED, Graph, Layer
+from edgesdk.core.graph import ACTIVATION, ADD, LINEAR, MEAN, POOL, TRANSPOSED, WEIGHTED, WINDOWED, Graph, Layer
 from edgesdk.core.plan import FP32, INT8, Form, Option
 from edgesdk.price.forms import CHEAPER, parts
 from edgesdk.price.kinds import (
@@ -21,7 +21,7 @@ from edgesdk.price.kinds import (
     UNKNOWN,
     kind_of,
 )
-from edgesdk.price.operator import Operator, size_after
+from edgesdk.price.operator import Operator, size_after, size_transposed
 from edgesdk.price.precision import list_changes
 from edgesdk.price.recurrent import narrowed, timed
 
@@ -48,7 +48,9 @@ def precisions(layer: Layer, form: Form | None = None) -> tuple[str, ...]:
     """The precisions in which an operator of this kind can run: float always, integer where runtimes have a kernel."""
     if form is not None and form.method in CHEAPER:
         return FP32, INT8
-    whole = bool(layer.inputs) and layer.kind != "other" and (layer.kind in (CONV, LINEAR) or not layer.fixed)
+    if layer.kind == TRANSPOSED:
+        return (FP32,)
+    whole = bool(layer.inputs) and layer.kind != "other" and (layer.kind in WEIGHTED or not layer.fixed)
     return (FP32, INT8) if whole else (FP32,)
 
 
@@ -67,7 +69,7 @@ def channels(layer: Layer, graph: Graph, reads: int | None, writes: int | None) 
 
 def groups_left(layer: Layer, inputs: int) -> int:
     """In how many groups a convolution runs with so many input channels."""
-    return inputs // layer.weight_shape[1] if layer.by_groups else layer.groups
+    return inputs // layer.inputs_each if layer.by_groups else layer.groups
 
 
 def operators(
@@ -89,10 +91,13 @@ def operators(
         whole = Operator(
             LINEAR, option.precision, inputs, outputs, size, activation=layer.activation, entry=entry, weight_bits=bits
         )
-    elif layer.kind == CONV:
+    elif layer.kind in WINDOWED:
+        transposed = layer.kind == TRANSPOSED
         whole = Operator(
-            CONV, option.precision, inputs, outputs, spatial, layer.kernel, layer.stride, _padding(layer),
-            layer.dilation, groups_left(layer, inputs), layer.activation, entry, weight_bits=bits, images=layer.images,
+            layer.kind, option.precision, inputs, outputs, spatial, layer.kernel, layer.stride,
+            layer.padding if transposed else _padding(layer), layer.dilation, groups_left(layer, inputs),
+            layer.activation, entry, weight_bits=bits, images=layer.images,
+            beyond=_beyond(layer) if transposed else (),
         )  # fmt: skip
     elif layer.kind == POOL and layer.kernel:
         kind = AVERAGE if kind_of(layer.operator) == AVERAGE else POOL
@@ -174,6 +179,15 @@ def _padding(layer: Layer) -> tuple[int, ...]:
     )
 
 
+def _beyond(layer: Layer) -> tuple[int, ...]:
+    """How far the output of a transposed convolution reaches beyond its last window, or () where it does not; below
+    zero where it is cut off there by more than before the first."""
+    axes = zip(layer.input_shape[1:], layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True)
+    reached = (size_transposed(*axis) for axis in axes)
+    beyond = tuple(after - own for after, own in zip(layer.shape[1:], reached, strict=True))
+    return beyond if any(beyond) else ()
+
+
 def of_network(graph: Graph, options: Mapping[str, Option]) -> list[tuple[str, Operator]]:
     """What a whole network runs as, with the layer's name: each layer with its option, FP32 where it has none.
 
@@ -219,7 +233,7 @@ def baseline(operator: Operator) -> Operator:
     if operator.recurrence:
         gates, steps, inputs, *_ = operator.recurrence
         return Operator("alone recurrent", operator.precision, inputs, inputs, recurrence=(gates, steps, inputs))
-    behind = operator.kind not in (CONV, LINEAR)
+    behind = operator.kind not in WEIGHTED
     kind = "behind" if behind else "alone"
     vector = operator.kind == LINEAR
     return Operator(

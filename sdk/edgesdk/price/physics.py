@@ -15,7 +15,7 @@ from math import ceil, log2, prod
 
 import numpy as np
 
-from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, TRANSPOSED, WINDOWED
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.core.runtime import Kernels
 from edgesdk.core.target import Chip
@@ -96,9 +96,9 @@ def amounts(op: Operator, chip: Chip, kernels: Kernels, missed: float = 0.0) -> 
         add("reduce", read / vector)
     elif op.kind in (kinds.SOFTMAX, kinds.NORM):
         add(op.kind, written / vector)
-    elif op.kind in (kinds.MATMUL, kinds.RECURRENT, kinds.GROUPED):
-        term = "conv" if op.kind == kinds.GROUPED else op.kind
-        add(term, op.work / lanes)
+    elif op.kind in (kinds.MATMUL, kinds.RECURRENT, kinds.GROUPED, TRANSPOSED):
+        term = "conv" if op.kind in (kinds.GROUPED, TRANSPOSED) else op.kind
+        add(term, op.macs / lanes)
     elif op.kind in CHANGES:
         add("quantize", written / vector)
     else:
@@ -115,7 +115,7 @@ def amounts(op: Operator, chip: Chip, kernels: Kernels, missed: float = 0.0) -> 
 
 def weight_count(op: Operator) -> int:
     """The numbers in the weights of ``op``."""
-    if op.kind == CONV:
+    if op.kind in WINDOWED:
         return op.inputs // op.groups * prod(op.kernel) * op.outputs
     return op.inputs * op.outputs if op.kind == LINEAR else 0
 
@@ -126,6 +126,8 @@ def shape(op: Operator) -> np.ndarray:
     inputs = op.inputs / op.groups if term == CONV else op.inputs
     last = op.after[-1] if op.after else 1
     octaves = (inputs, op.outputs, op.positions, prod(op.kernel), prod(op.stride), last)
+    if op.kind == TRANSPOSED:
+        term, octaves = kinds.GROUPED, (op.inputs * op.pixels, op.outputs * op.positions, 1, 1, 1, 1)
     if op.kind in (kinds.ELEMENTWISE, kinds.FUNCTION):  # one number after the other, whatever they are arranged in
         octaves = (inputs * op.pixels, op.outputs * op.positions)
         octaves = (*octaves, 1, 1, 1, 1)

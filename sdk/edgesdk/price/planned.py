@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, OTHER, WEIGHTED, Graph, Layer
+from edgesdk.core.graph import ACTIVATION, ADD, LINEAR, OTHER, TRANSPOSED, WEIGHTED, WINDOWED, Graph, Layer
 from edgesdk.core.plan import Option
 from edgesdk.price import operators as ops
 from edgesdk.price.forms import CHEAPER
@@ -141,13 +141,13 @@ def _at_width(layer: Layer, graph: Graph, reads: int | None, writes: int | None)
             layer, input_shape=(*layer.input_shape[:-1], inputs), shape=(*layer.shape[:-1], outputs),
             weight_shape=(outputs, inputs),
         )  # fmt: skip
-    if layer.kind == CONV:
+    if layer.kind in WINDOWED:
         return replace(
             layer, input_shape=(inputs, *layer.input_shape[1:]), shape=(outputs, *layer.shape[1:]),
             weight_shape=weight_shape(layer, graph, reads, writes), groups=ops.groups_left(layer, inputs),
         )  # fmt: skip
     read, write = ops.share(graph, layer.reads, reads), ops.share(graph, layer.writes, writes)
-    fewer = write[0] / write[1]  # a transposed convolution loses on both sides
+    fewer = write[0] / write[1]
     fewer *= read[0] / read[1] if layer.macs and layer.reads != layer.writes else 1.0
     if kind_of(layer.operator) == RECURRENT:  # whose weights lead from each state to each, besides
         return narrowed(layer, read, write)
@@ -161,6 +161,8 @@ def weight_shape(layer: Layer, graph: Graph, reads: int | None, writes: int | No
     """The shape of a layer's weight at such widths."""
     inputs, outputs = ops.channels(layer, graph, reads, writes)
     groups = ops.groups_left(layer, inputs) if layer.groups > 1 else 1
+    if layer.kind == TRANSPOSED:
+        return inputs, outputs // groups, *layer.weight_shape[2:]
     return outputs, inputs // groups, *layer.weight_shape[2:]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from edgesdk.core.budget import MEASURED, PREDICTED
-from edgesdk.core.graph import ADD, CONV, WEIGHTED, Graph, Layer
+from edgesdk.core.graph import ADD, CONV, TRANSPOSED, WEIGHTED, Graph, Layer
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.target import Target
 from edgesdk.price.account import Account
@@ -87,6 +87,8 @@ def _join(first: LayerWork, second: LayerWork) -> LayerWork:
 def _count_macs(layer: Layer, dense: Layer) -> int:
     """Multiply-accumulates of a layer, or a part of one, that ``dense`` became."""
     if layer.kind in WEIGHTED:
+        if layer.kind == TRANSPOSED:  # it multiplies at the places that it reads
+            return prod(layer.weight_shape) * layer.images * prod(layer.input_shape[1:])
         pixels = layer.elements // layer.shape[0] if layer.kind == CONV else layer.elements // layer.shape[-1]
         return prod(layer.weight_shape) * pixels
     return dense.macs * layer.elements // max(1, dense.elements)

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from edgesdk.core.errors import UsageError
 from edgesdk.techniques.importance import DAMPING, damped, removal_losses
+from edgesdk.techniques.layouts import TRANSPOSED, by_output
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
 
 @dataclass
@@ -161,23 +162,45 @@ def window_rows(layer: nn.Module, x: Tensor, positions: Tensor | None = None) ->
     """The inputs of ``layer`` as rows (groups, N * positions, k): ``rows @ W^T + b`` are its outputs.
 
     For a convolution a row is the window that it reads at one place, padding included; ``positions``, flat indices of
-    places in its output, picks some, the same in each sample. ``x`` is (N, channels, ...) for a convolution and
+    places in its output, picks some, the same in each sample. A transposed one is the convolution of its input with
+    zeros between the places, by its kernel turned round (Dumoulin and Visin 2016, section 4.5), and a row has zeros
+    where no place of the input meets a weight. ``x`` is (N, channels, ...) for a convolution and
     (N, ..., channels) for a linear layer. Raises ``UsageError`` for other layers.
     """
     if isinstance(layer, nn.Linear):
         return _picked(x, positions)[None]
     convolution = _convolution(layer)
-    mode = "constant" if convolution.padding_mode == "zeros" else convolution.padding_mode
-    view = F.pad(x, convolution._reversed_padding_repeated_twice, mode=mode)
-    sizes = zip(convolution.kernel_size, convolution.stride, convolution.dilation, strict=True)
+    axes = len(convolution.kernel_size)
+    turned = isinstance(convolution, TRANSPOSED)
+    if turned:
+        view, strides = _spread(convolution, x), (1,) * axes
+    else:
+        mode = "constant" if convolution.padding_mode == "zeros" else convolution.padding_mode
+        view = F.pad(x, convolution._reversed_padding_repeated_twice, mode=mode)
+        strides = convolution.stride
+    sizes = zip(convolution.kernel_size, strides, convolution.dilation, strict=True)
     for axis, (size, stride, dilation) in enumerate(sizes, 2):
         view = view.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
-    axes = len(convolution.kernel_size)
     view = view.movedim(1, 1 + axes)  # (N, *places, channels, *kernel)
     if positions is not None:
         view = view[(slice(None), *torch.unravel_index(positions, view.shape[1 : 1 + axes]))]
+    if turned:
+        view = view.flip([*range(-axes, 0)])
     rows = view.reshape(-1, convolution.groups, view.shape[-axes - 1 :].numel() // convolution.groups)
     return rows.transpose(0, 1)
+
+
+def _spread(layer: Any, x: Tensor) -> Tensor:
+    """The input of a transposed convolution with zeros between its places and around them: a window for each place of
+    the output."""
+    axes = len(layer.kernel_size)
+    spread = x.new_zeros(*x.shape[:2], *((n - 1) * s + 1 for n, s in zip(x.shape[2:], layer.stride, strict=True)))
+    spread[(..., *(slice(None, None, s) for s in layer.stride))] = x
+    borders: list[int] = []
+    for axis in reversed(range(axes)):
+        before = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis]
+        borders += [before, before + layer.output_padding[axis]]
+    return F.pad(spread, borders)
 
 
 def output_rows(layer: nn.Module, y: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -193,8 +216,8 @@ def output_rows(layer: nn.Module, y: Tensor, positions: Tensor | None = None) ->
 
 
 def weight_rows(layer: nn.Module) -> Tensor:
-    """The weight of ``layer`` as (groups, n, k); a reshape back gives its own form."""
-    weight: Tensor = layer.weight.detach()  # type: ignore[union-attr,operator,assignment]
+    """The weight of ``layer`` as (groups, n, k); :func:`edgesdk.techniques.layouts.as_stored` gives its own form."""
+    weight = by_output(layer, layer.weight.detach())  # type: ignore[union-attr,operator,arg-type]
     return (
         weight[None]
         if isinstance(layer, nn.Linear)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgesdk.core.errors import UsageError
-from edgesdk.core.graph import CONV, OTHER, WEIGHTED, Graph
+from edgesdk.core.graph import OTHER, WEIGHTED, WINDOWED, Graph
 from edgesdk.train.recovery import ATTENTION, RELATIONS, Pair, Term
 
 SHOWN = 8  # layers in a message
@@ -56,7 +56,7 @@ def channel_axis(graph: Graph, name: str) -> int:
         if before is None or len(before.shape) != rank:
             return rank if rank == 2 else 1  # tokens have their channels last, images first
         layer = before
-    return 1 if layer.kind == CONV else rank
+    return 1 if layer.kind in WINDOWED else rank
 
 
 def places(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

@@ -106,7 +106,7 @@ def channels(network: Network) -> dict[str, Tensor]:
         parts = []
         for layer in writers:
             place = network.along(network.node(layer.name), group.name) if layer.kind in WEIGHTED else None
-            if place is not None and layer.weight_shape[0] == len(place[1]):
+            if place is not None and layer.outputs == len(place[1]):
                 norm = network.sites[layer.name].norm
                 weight: Any = network.submodule(layer.name).weight
                 rows = folded(weight, network.module.get_submodule(norm) if norm else None).flatten(1)

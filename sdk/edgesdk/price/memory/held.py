@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple, Protocol
 
-from edgesdk.core.graph import OTHER, Graph, Layer
+from edgesdk.core.graph import OTHER, TRANSPOSED, Graph, Layer
 from edgesdk.core.plan import Option
 from edgesdk.price.kinds import FREE, kind_of
 from edgesdk.price.physics import BYTES
@@ -78,7 +78,7 @@ def kernels_of(layer: Layer, option: Option) -> frozenset[str]:
     """What a layer runs as, by the names that accounts give its code: a kind, in a precision and in any."""
     if layer.operator in FREE:
         return frozenset()
-    kind = layer.kind if layer.kind != OTHER else kind_of(layer.operator)
+    kind = layer.kind if layer.kind not in (OTHER, TRANSPOSED) else kind_of(layer.operator)
     names = {kind, f"{kind} {option.precision}"}
     if layer.depthwise:
         names.add(f"depthwise {option.precision}")

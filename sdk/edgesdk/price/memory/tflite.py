@@ -100,7 +100,7 @@ class Xnnpack:
         if layer.kind not in WEIGHTED:
             return 0.0
         integer = option.precision == INT8
-        rows, depth, *kernel = layer.weight_shape
+        rows, depth, kernel = layer.outputs, layer.inputs_each, layer.kernel
         number = 1 if integer else FLOAT_BYTES
         row = 2 * FLOAT_BYTES if integer else FLOAT_BYTES  # a bias, and a scale
         if layer.depthwise:

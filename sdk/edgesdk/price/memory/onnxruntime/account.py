@@ -86,8 +86,8 @@ def arena_bytes(graph: Graph, options: Mapping[str, Option], constants: Constant
     arena = Arena(constants.region)
     for layer in graph.layers:
         if layer.kind in WEIGHTED and is_integer(layer.name, options):
-            depth = prod(layer.weight_shape[1:])
-            rows = layer.weight_shape[0]
+            depth = layer.columns
+            rows = layer.outputs
             turned = arena.take(rows * depth) if layer.kind == LINEAR else None
             arena.take(rows * depth if layer.depthwise else up(rows, 16) * up(depth, 4))
             if turned is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgesdk.core.graph import ADD, CONV, OTHER, WEIGHTED, Graph, Layer
+from edgesdk.core.graph import ADD, CONV, OTHER, TRANSPOSED, WEIGHTED, Graph, Layer
 from edgesdk.core.plan import FP32, Option
 from edgesdk.price.files import is_folded
 from edgesdk.price.kinds import FREE, RECURRENT, REDUCE, kind_of
@@ -24,7 +24,7 @@ def network_kinds(graph: Graph, options: Mapping[str, Option], block: int) -> se
 
 def layer_kinds(layer: Layer, option: Option, block: int) -> set[str]:
     """The kinds of kernels that a layer runs as by itself."""
-    kind = layer.kind if layer.kind != OTHER else kind_of(layer.operator)
+    kind = layer.kind if layer.kind not in (OTHER, TRANSPOSED) else kind_of(layer.operator)
     if layer.operator in FREE:
         return set()
     kinds = set()

@@ -59,7 +59,7 @@ def optimized_bytes(graph: Graph, options: Mapping[str, Option], constants: Cons
 
 def _stored(layer: Layer, option: Option) -> float:
     """Bytes of a layer's weights as they are read. An integer one has a bias of 32 bits and two scales per channel."""
-    rows = layer.weight_shape[0] if layer.kind in WEIGHTED and option.precision == INT8 else 0
+    rows = layer.outputs if layer.kind in WEIGHTED and option.precision == INT8 else 0
     return weight_bytes(layer, option) + 3 * rows * FLOAT_BYTES
 
 
@@ -67,7 +67,7 @@ def loaded_bytes(layer: Layer, option: Option) -> float:
     """Bytes of a layer's weights once they are decoded, where they are stored in another form."""
     if option.form is None or not option.form.stored:
         return _stored(layer, option)
-    return resident_bytes(option.form, layer.weight_shape) + layer.weight_shape[0] * FLOAT_BYTES
+    return resident_bytes(option.form, layer.weight_shape) + layer.outputs * FLOAT_BYTES
 
 
 def _added(graph: Graph, options: Mapping[str, Option]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, Graph, Layer
+from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, TRANSPOSED, Graph, Layer
 from edgesdk.core.plan import Option
 from edgesdk.price.files import hidden
 from edgesdk.price.kinds import ATTENTION, COPY, FREE, RECURRENT, kind_of
@@ -141,6 +141,9 @@ class Steps:
             pixels = prod(layer.shape[1:])
             columns = prod(layer.weight_shape[1:]) * pixels * FLOAT_BYTES
             scratch = (columns if layer.shape[0] > pixels else self.constants.scratch,)
+        elif layer.kind == TRANSPOSED:  # what each place makes of its window, before that is added up
+            windows = layer.outputs // layer.groups * prod(layer.kernel) * prod(layer.input_shape[1:])
+            scratch = (windows * FLOAT_BYTES,)
         elif layer.operator == ATTENTION:
             scores = prod(layer.shape[:-1]) * layer.shape[-2] * FLOAT_BYTES
             keys = self.make(f"{layer.name} keys", size, reads[1:2])

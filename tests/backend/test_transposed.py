@@ -1,0 +1,153 @@
+"""Transposed convolutions are layers with weights: known, folded, cut on both sides and fitted in closed form."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import models
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgesdk.compress.apply import channels_to_keep, compressed
+from edgesdk.compress.quantize import fold
+from edgesdk.compress.refit import refit_weights
+from edgesdk.core.graph import TRANSPOSED
+from edgesdk.core.plan import Option
+from edgesdk.export.onnx import converted
+from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
+from edgesdk.price.operators import operators
+
+WINDOWS = {
+    "stride": dict(kernel_size=2, stride=2),
+    "overlap": dict(kernel_size=4, stride=2, padding=1),
+    "beyond": dict(kernel_size=3, stride=2, padding=1, output_padding=1),
+    "no stride": dict(kernel_size=3, stride=1, padding=2, bias=False),
+    "dilated": dict(kernel_size=3, stride=2, padding=1, dilation=2, output_padding=1),
+    "uneven": dict(kernel_size=(2, 3), stride=(1, 3), padding=(0, 1), output_padding=(0, 2)),
+    "gaps": dict(kernel_size=1, stride=2, output_padding=1),
+    "few groups": dict(kernel_size=3, stride=2, groups=2, bias=False),
+    "depthwise": dict(kernel_size=4, stride=2, padding=1, groups=16),
+}
+
+
+class Up(nn.Module):
+    """A convolution, a transposed one with a BatchNorm behind it, and one that reads it; images (N, 3, 8, 8)."""
+
+    def __init__(self, **window) -> None:
+        super().__init__()
+        self.a = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1), nn.ReLU())
+        self.up = nn.Sequential(nn.ConvTranspose2d(16, 16, **window), nn.BatchNorm2d(16), nn.ReLU())
+        self.out = nn.Conv2d(16, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.up(self.a(x)))
+
+
+class Decoder(nn.Module):
+    """Codes to signals, as an autoencoder has them; (N, 12)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(12, 96)
+        self.ups = nn.Sequential(
+            nn.ConvTranspose1d(16, 24, 4, 2, 1, bias=False), nn.BatchNorm1d(24), nn.ReLU(),
+            nn.ConvTranspose1d(24, 16, 3, 2, 1, 1), nn.ReLU6(), nn.ConvTranspose1d(16, 2, 2, 2),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ups(self.first(x).relu().unflatten(1, (16, 6)))
+
+
+class Net(nn.Module):
+    """A U-Net of two levels, whose skips are joined with what comes up; images (N, 3, 16, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Sequential(*models.conv_bn(3, 8, 3), nn.ReLU())
+        self.b = nn.Sequential(*models.conv_bn(8, 16, 3, 2), nn.ReLU())
+        self.c = nn.Sequential(*models.conv_bn(16, 24, 3, 2), nn.ReLU())
+        self.up1, self.d1 = nn.ConvTranspose2d(24, 16, 2, 2), nn.Sequential(*models.conv_bn(32, 16, 3), nn.ReLU())
+        self.up2 = nn.Sequential(nn.ConvTranspose2d(16, 8, 4, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.d2, self.out = nn.Sequential(*models.conv_bn(16, 8, 3), nn.ReLU()), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        b = self.b(a)
+        x = self.d1(torch.cat([b, self.up1(self.c(b))], 1))
+        return self.out(self.d2(torch.cat([self.up2(x), a], 1)))
+
+
+SHAPES = {"decoder": (Decoder, (12,)), "net": (Net, (3, 16, 16))}
+
+
+@cache
+def made(name: str) -> tuple[nn.Module, Network, Tensor]:
+    torch.manual_seed(0)
+    make, shape = SHAPES.get(name, (lambda: Up(**WINDOWS[name]), (3, 8, 8)))
+    model, x = make(), torch.randn(192, *shape)
+    for part in model.modules():  # statistics, weights and biases of BatchNorms that are not 0 and 1
+        if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias)
+    model.train()
+    with torch.no_grad():
+        model(x)
+    return model.eval(), trace(model.eval(), x), x
+
+
+def answers(model: nn.Module | Network, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x)
+
+
+def close(actual: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_it_is_a_layer_with_its_norm_its_weights_and_its_work(name: str) -> None:
+    model, network, _ = made(name)
+    layer, weight = network.graph.by_name["up.0"], model.get_parameter("up.0.weight")
+    assert (layer.kind, layer.operator, layer.activation) == (TRANSPOSED, "conv_transpose2d", "relu")
+    assert layer.weight_shape == tuple(weight.shape) and layer.outputs == 16 and layer.fixed is None
+    assert network.sites["up.0"].norm == "up.1" and network.graph.by_name["out"].inputs == ("up.0",)
+    work = weight[0].numel() * 16 * 64  # each number that it reads meets all weights of its channel
+    assert layer.macs == work
+    (operator,) = operators(layer, network.graph, Option(), None, None)
+    assert (operator.macs, operator.after, operator.depthwise) == (work, layer.shape[1:], name == "depthwise")
+
+
+@pytest.mark.parametrize("name", [*WINDOWS, *SHAPES])
+def test_with_its_norm_folded_it_computes_the_same_in_pytorch_and_in_a_file(name: str) -> None:
+    model, network, x = made(name)
+    folded = fold(network)
+    assert not any(isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)) for part in folded.module.modules())
+    close(answers(folded, x), answers(model, x))
+    file = converted(folded, x)
+    names = {node.name for node in file.graph.node if node.op_type == "ConvTranspose"}
+    assert names == {layer.name for layer in network.graph.layers if layer.kind == TRANSPOSED}
+    close(torch.from_numpy(models.file_outputs(file, x[:2])), answers(model, x[:2]))
+
+
+@pytest.mark.parametrize("name", [*WINDOWS, *SHAPES])
+def test_it_is_cut_on_both_sides_and_fitted_to_what_the_whole_one_answers(name: str) -> None:
+    model, network, x = made(name)
+    graph = network.graph
+    layers = [layer for layer in graph.layers if layer.kind == TRANSPOSED]
+    ends = [layer for layer in layers if layer.name in graph.outputs]
+    assert all(layer.reads for layer in layers) and all(layer.writes for layer in layers if layer not in ends)
+    kept = {group.name: group.size // 2 for group in graph.groups if group.fixed is None}
+    plan, scores = models.plan(network, kept), models.scores(network)
+    small, _ = compressed(network, plan, x, scores)
+    for layer in layers:
+        left = small.graph.by_name[layer.name]
+        assert left.input_shape[0] * 2 == layer.input_shape[0] and (left.outputs * 2 == layer.outputs or layer in ends)
+    fitted, fits = refit_weights(small, network, channels_to_keep(graph, plan, scores), list(x[:128].split(32)))
+    by_name = {fit.layer: fit for fit in fits}
+    off = [by_name[layer.name] for layer in layers if by_name[layer.name].before > 1e-6]
+    assert all(fit.after < fit.before for fit in off) and bool(off) == (name != "depthwise")
+    wanted = answers(model, x[128:])
+    before, after = ((answers(each, x[128:]) - wanted).square().mean() for each in (small, fitted))
+    assert after < 0.8 * before
