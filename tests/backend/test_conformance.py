@@ -59,6 +59,7 @@ INTEGER = [case for case in CASES if case[1] in ("int8", "mixed", "int4", "all")
 OLDER = [(name, plan) for name in NETWORKS for plan in PLANS if plan not in ("int4", "all")]
 QUARTER = 0.30  # of the dense file's bytes, for ResNet-20
 FLIPS = 0.003
+LACKING = ("litert", "tflite", "ncnn")  # kernels that others have, of these networks
 OLD = ("tflite-runtime==2.14.0", "numpy<2")  # the last of its name; it was made for NumPy 1
 
 
@@ -77,7 +78,7 @@ def ready(name: str, plan: str, runtime: str = "onnxruntime") -> tuple[Network, 
 def of_all(runtime: str) -> str:
     """The runtime whose network it is given: what lacks kernels that others have is given its own."""
     row = find_runtime(runtime)
-    return runtime if row.integers or 4 not in row.weight_bits else "onnxruntime"
+    return runtime if runtime in LACKING or 4 not in row.weight_bits else "onnxruntime"
 
 
 @functools.cache
@@ -100,8 +101,10 @@ def _ready(name: str, plan: str, runtime: str) -> tuple[Network, Tensor]:
     if 4 not in row.weight_bits:
         options = {n: replace(o, weight_bits=max(o.weight_bits, 8)) for n, o in options.items()}
     small, chosen = compressed(network, models.plan(network, cut, options), x, models.scores(network))
-    chosen = {n: o for n, o in chosen.items() if o.precision != INT8 or row.is_integer(small.graph.by_name[n])}
-    result = integer(small, chosen, grid_of(runtime) if row.integers else UNSIGNED)
+    chosen = {
+        n: o for n, o in chosen.items() if o.precision != INT8 or row.is_integer(small.graph.by_name[n], small.graph)
+    }
+    result = integer(small, chosen, grid_of(runtime) if runtime in LACKING else UNSIGNED)
     calibrate(result, [x])
     return result, x
 
@@ -232,8 +235,12 @@ def test_the_example_decides_as_the_simulation_does(runtime: str, tmp_path: Path
     data = example_data()
     network, _ = models.made("example")
     row = find_runtime(runtime)
-    options = {n: o for n, o in models.assigned(network, "int8").items() if row.is_integer(network.graph.by_name[n])}
-    small = integer(network, options, grid_of(runtime) if row.integers else UNSIGNED)
+    options = {
+        n: o
+        for n, o in models.assigned(network, "int8").items()
+        if row.is_integer(network.graph.by_name[n], network.graph)
+    }
+    small = integer(network, options, grid_of(runtime) if runtime in LACKING else UNSIGNED)
     calibrate(small, [x for x, _ in data.calibration])
     artifact = Artifact(tmp_path / f"model{format_of(runtime).suffix}", runtime=runtime)
     save(onnx_file.converted(small, data.example), specification(small), artifact.path, runtime)

@@ -181,7 +181,7 @@ def whole(name: str) -> tuple[Network, Tensor]:
     """A network with all layers integer that ncnn has integer kernels for."""
     network, x = models.made(name)
     options = models.assigned(network, "int8")
-    own = {n: o for n, o in options.items() if find_runtime("ncnn").is_integer(network.graph.by_name[n])}
+    own = {n: o for n, o in options.items() if find_runtime("ncnn").is_integer(network.graph.by_name[n], network.graph)}
     result = integer(network, own, NARROW)
     calibrate(result, [x])
     return result, x

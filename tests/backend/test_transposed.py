@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import models
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
+from ai_edge_litert.interpreter import Interpreter
+from slow import core
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import channels_to_keep, compressed
-from edgesdk.compress.quantize import fold
+from edgesdk.compress.integers import IntegerLayer
+from edgesdk.compress.quantize import calibrate, fold, integer, specification
 from edgesdk.compress.refit import refit_weights
+from edgesdk.core.artifact import Artifact
 from edgesdk.core.graph import TRANSPOSED
-from edgesdk.core.plan import Option
+from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.core.runtime import find_runtime, format_of
+from edgesdk.devices.bench import Bench
+from edgesdk.devices.local import LocalDevice
+from edgesdk.export.formats import grid_of, save
 from edgesdk.export.onnx import converted
+from edgesdk.export.parity import fallbacks, parity
+from edgesdk.export.probes import probe
+from edgesdk.export.tflite.convert import convert_probe
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
-from edgesdk.price.operators import operators
+from edgesdk.price.operators import operators, precisions
 
 WINDOWS = {
     "stride": dict(kernel_size=2, stride=2),
@@ -79,7 +95,18 @@ class Net(nn.Module):
         return self.out(self.d2(torch.cat([self.up2(x), a], 1)))
 
 
-SHAPES = {"decoder": (Decoder, (12,)), "net": (Net, (3, 16, 16))}
+class Signed(nn.Module):
+    """A transposed convolution of what is below zero, too; images (N, 3, 8, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.up, self.out = nn.Conv2d(3, 16, 3, 1, 1), nn.ConvTranspose2d(16, 16, 2, 2), nn.Conv2d(16, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(nn.functional.relu6(self.up(self.a(x))))
+
+
+SHAPES = {"decoder": (Decoder, (12,)), "net": (Net, (3, 16, 16)), "signed": (Signed, (3, 8, 8))}
 
 
 @cache
@@ -151,3 +178,104 @@ def test_it_is_cut_on_both_sides_and_fitted_to_what_the_whole_one_answers(name: 
     wanted = answers(model, x[128:])
     before, after = ((answers(each, x[128:]) - wanted).square().mean() for each in (small, fitted))
     assert after < 0.8 * before
+
+
+@cache
+def integers(name: str, runtime: str, every: bool) -> Network:
+    """A network in integers, ``every`` layer that some runtime has a kernel for or those that this one has; ncnn, which
+    has none of transposed convolutions, is never given these."""
+    _, network, x = made(name)
+    row = find_runtime(runtime)
+    options = {
+        layer: option
+        for layer, option in models.assigned(network, "int8").items()
+        if every or row.is_integer(network.graph.by_name[layer], network.graph)
+    }
+    result = integer(network, options, grid_of(runtime))
+    calibrate(result, [x])
+    return result
+
+
+def written(name: str, runtime: str, every: bool, folder: Path) -> tuple[Network, Artifact]:
+    network, (*_, x) = integers(name, runtime, every), made(name)
+    artifact = Artifact(folder / f"model{format_of(runtime).suffix}", network.graph, runtime=runtime)
+    save(converted(network, x), specification(network), artifact.path, runtime)
+    return network, artifact
+
+
+FACES = ("stride", "overlap", "beyond", "no stride", "uneven", "decoder", "net", "signed")
+RUNTIMES = ("onnxruntime", "openvino", "litert", "ncnn", "executorch")
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    core([(n, r) for n in FACES for r in RUNTIMES], lambda n, r: r != "executorch" or n == "beyond"),
+)
+def test_in_integers_a_file_computes_what_the_simulation_does(name: str, runtime: str, tmp_path: Path) -> None:
+    network, artifact = written(name, runtime, False, tmp_path)
+    result = parity(network, artifact, [made(name)[2][:16]])
+    assert result.error <= result.tolerance
+
+
+@pytest.fixture(scope="module")
+def benches() -> Iterator[dict[str, Bench]]:
+    with LocalDevice() as agent:
+        yield {runtime: Bench(agent, runtime=runtime) for runtime in RUNTIMES}
+
+
+@pytest.mark.parametrize("runtime", ("onnxruntime", "openvino", "litert"))
+@pytest.mark.parametrize("name", FACES)
+def test_a_runtime_has_integer_kernels_for_those_that_it_is_said_to(
+    benches: dict[str, Bench], name: str, runtime: str, tmp_path: Path
+) -> None:
+    network, artifact = written(name, runtime, True, tmp_path)
+    transposed = [layer for layer in network.graph.layers if layer.kind == TRANSPOSED]
+    lacking = [layer.name for layer in transposed if not find_runtime(runtime).is_integer(layer, network.graph)]
+    assert fallbacks(benches[runtime].kernels(artifact), [layer.name for layer in transposed]) == lacking
+    whole = {"onnxruntime": False, "openvino": name != "signed", "litert": True}
+    assert (not lacking) == whole[runtime]
+
+
+def test_scales_are_of_output_channels_and_rounding_suits_their_windows() -> None:
+    _, network, x = made("overlap")
+    layer, small = network.submodule("up.0"), integers("overlap", "litert", False)
+    part = small.submodule("up.0")
+    assert isinstance(part, IntegerLayer) and part.axis == 1
+    peaks = fold(network).submodule("up.0").get_parameter("weight").detach().abs().amax((0, 2, 3))
+    close(torch.tensor(specification(small)["up.0.weight"].scale), peaks / 127)
+    options = {name: Option(INT8, 4 if name == "up.0" else 8) for name in models.assigned(network, "int8")}
+    off = {}
+    for rounding in ("nearest", "adaptive"):
+        rounded = integer(network, options)
+        calibrate(rounded, [x[:128]], rounding=rounding)
+        off[rounding] = (answers(rounded, x[128:]) - answers(network, x[128:])).square().mean()
+    assert off["adaptive"] < off["nearest"] and layer.get_parameter("weight").shape == (16, 16, 4, 4)
+
+
+@pytest.mark.parametrize("precision", (FP32, INT8))
+@pytest.mark.parametrize("name", ("stride", "beyond", "uneven", "decoder", "depthwise"))
+def test_each_has_a_probe_that_computes_what_it_does(name: str, precision: str) -> None:
+    """Beside its maker and its reader, which have no window or one whose stride leaves a corner."""
+    _, network, _ = made(name)
+    layer = next(layer for layer in network.graph.layers if layer.kind == TRANSPOSED)
+    option = Option(precision, 8 if precision == INT8 else 32)
+    if precision not in precisions(layer):
+        assert name == "depthwise" and precision == INT8
+        return
+    (operator,) = operators(layer, network.graph, option, None, None)
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(probe(operator)))
+    nodes = [node for node in model.graph.node if node.op_type == "ConvTranspose"]
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.value_info}
+    assert nodes and all(shapes[node.output[0]] == [1, *layer.shape] for node in nodes)
+    grids = {node.output[0]: node.attribute[0].i for node in model.graph.node if node.op_type == "DequantizeLinear"
+             and node.attribute}  # fmt: skip
+    assert all(grids.get(node.input[1]) == (1 if precision == INT8 else None) for node in nodes)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (given,) = session.get_inputs()
+    assert all(
+        np.isfinite(np.asarray(y)).all() for y in session.run(None, {given.name: np.ones(given.shape, np.float32)})
+    )
+    if name != "depthwise":  # which TFLite lacks
+        interpreter = Interpreter(model_content=convert_probe(probe(operator)))
+        interpreter.allocate_tensors()
+        interpreter.invoke()

@@ -21,7 +21,7 @@ from edgesdk.core.file_bytes import (
     TFLITE_BYTES,
     FileBytes,
 )
-from edgesdk.core.graph import Layer
+from edgesdk.core.graph import Graph, Layer
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.core.serialize import loads_toml
 from edgesdk.core.stored import STORED
@@ -91,8 +91,8 @@ class Runtime:
     Of its computing:
 
     - ``grid`` is the name of the integers that it wants activations on (``compress.integers.GRIDS``);
-    - ``integers`` is ``(layer) -> bool``, which layers it has integer kernels for; without it, all of the kinds that
-      some runtime has them for;
+    - ``integers`` is ``(layer, graph) -> bool``, which layers of a graph it has integer kernels for; without it, all of
+      the kinds that some runtime has them for;
     - ``weight_bits`` are those that weights of an integer layer may be stored in;
     - ``integer_kernels`` are how the names of integer kernels begin, where it does not tell a kernel's precision;
     - ``kernels`` are those on Arm, or on the only kind of chip that it runs on; ``x86_kernels`` by precision, without
@@ -129,9 +129,9 @@ class Runtime:
     substitute: str | None = None
     by_name: bool = False
 
-    def is_integer(self, layer: Layer) -> bool:
-        """Whether it has an integer kernel for ``layer``, which is of a kind that some runtime has one for."""
-        return self.integers is None or bool(load_function(self.integers)(layer))
+    def is_integer(self, layer: Layer, graph: Graph) -> bool:
+        """Whether it has an integer kernel for ``layer`` of ``graph``, of a kind that some runtime has one for."""
+        return self.integers is None or bool(load_function(self.integers)(layer, graph))
 
     @property
     def here(self) -> str:
@@ -170,6 +170,7 @@ def register(row: Runtime) -> Runtime:
 register(
     Runtime(
         "onnxruntime", ONNX, package="onnxruntime", oldest="1.18",
+        integers="edgesdk.price.integer_layers:has_onnxruntime_kernel",
         memory="edgesdk.price.memory.onnxruntime.account:constants_of",
         process_bytes=45e6,  # 35 to 55 MB with its version
         integer_kernels=("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "QAttention", "DynamicQuantizeMatMul"),
@@ -186,6 +187,7 @@ register(
 register(
     Runtime(
         "openvino", OPENVINO, reads=("onnx",), writer="edgesdk.export.openvino:convert",
+        integers="edgesdk.price.integer_layers:has_openvino_kernel",
         package="openvino", extra="openvino", oldest="2024.4", memory="edgesdk.price.memory.openvino:constants_of",
     )
 )  # fmt: skip
@@ -193,7 +195,7 @@ LITERT = register(
     Runtime(
         "litert", TFLITE, writer="edgesdk.export.tflite.convert:write_model",
         probes="edgesdk.export.tflite.convert:convert_probe",
-        grid="signed", integers="edgesdk.core.integer_layers:has_tflite_kernel", kernels=XNNPACK,
+        grid="signed", integers="edgesdk.price.integer_layers:has_tflite_kernel", kernels=XNNPACK,
         package="ai-edge-litert", extra="tflite", oldest="1.2",
         memory="edgesdk.price.memory.tflite:constants_of",
     )
@@ -202,6 +204,7 @@ register(replace(LITERT, name="tflite", package="tflite-runtime", oldest=None)) 
 register(
     Runtime(
         "tensorrt", TENSORRT, reads=("onnx",), writer="edgesdk.export.tensorrt:write_model", grid="symmetric",
+        integers="edgesdk.price.integer_layers:has_tensorrt_kernel",
         weight_bits=(8,),  # it takes no 4-bit weights of a convolution
         kernels=Kernels(channels=8, fused=("silu",)), oldest="8.5", substitute="onnxruntime", engines=True,
     )
@@ -210,7 +213,7 @@ register(
     Runtime(
         "ncnn", NCNN, writer="edgesdk.export.ncnn.convert:write_model",
         probes="edgesdk.export.ncnn.convert:convert_probe",
-        grid="narrow", integers="edgesdk.core.integer_layers:has_ncnn_kernel", weight_bits=(8,),
+        grid="narrow", integers="edgesdk.price.integer_layers:has_ncnn_kernel", weight_bits=(8,),
         kernels=Kernels(channels=4, winograd=True),
         package="ncnn", extra="ncnn", oldest="1.0.20250503",
     )

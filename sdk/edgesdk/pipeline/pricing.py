@@ -47,7 +47,8 @@ def price_full_width(setup: Setup, budget: Budget) -> Priced:
             *(
                 option
                 for option in options(layer, bits, setup.candidates)
-                if option.precision in setup.precisions and (option.precision == FP32 or runtime.is_integer(layer))
+                if option.precision in setup.precisions
+                and (option.precision == FP32 or runtime.is_integer(layer, setup.graph))
             ),
             *(Option(form=form) for form in forms(layer, setup.candidates, setup.runtime)),
         )

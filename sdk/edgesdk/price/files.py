@@ -7,10 +7,11 @@ from dataclasses import replace
 from math import prod
 
 from edgesdk.core.file_bytes import CLIPPED, CONV1D, ROWS, FileBytes
-from edgesdk.core.graph import ADD, CONV, FLATTEN, LINEAR, MEAN, OTHER, POOL, WEIGHTED, WINDOWED, Graph, Layer
+from edgesdk.core.graph import CONV, LINEAR, OTHER, WEIGHTED, WINDOWED, Graph, Layer
 from edgesdk.core.plan import FP32, INT8, Option
-from edgesdk.price.kinds import ATTENTION, COPY, FREE, RECURRENT, kind_of
+from edgesdk.price.kinds import ATTENTION, RECURRENT, kind_of
 from edgesdk.price.precision import DEQUANTIZE, QUANTIZE, is_integer, list_changes
+from edgesdk.price.signs import find_never_negative
 from edgesdk.price.stored import stored_bytes
 
 FLOAT_BYTES = 4
@@ -18,7 +19,6 @@ FOLDED = 8192  # numbers in a constant, up to which the exporter computes with i
 NODES = {ATTENTION: 8, "unbind": 6, "gru": 3, "lstm": 3, "getitem": 0, "zeros": 0}
 """Nodes of the file per operator, where it is not one."""
 SLICING = 10  # nodes that slice and join the weights of a recurrence
-RECTIFIERS = ("relu", "relu6", "hardtanh", "sigmoid")
 FILLED = ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full")  # with one value
 QUANTIZING = 2  # nodes around a tensor that is quantized
 
@@ -116,15 +116,9 @@ def quantized(graph: Graph, options: Mapping[str, Option]) -> list[str]:
 
 
 def count_without_zero_point(graph: Graph, options: Mapping[str, Option]) -> int:
-    """How many tensors on a grid are never below zero: what a ReLU makes, and what moves or joins that alone."""
-    positive: set[str] = set()
-    for layer in graph.layers:
-        rectifies = layer.activation is not None or layer.operator in RECTIFIERS
-        moves = layer.kind in (ADD, POOL, MEAN, FLATTEN) or layer.operator in FREE or kind_of(layer.operator) == COPY
-        if rectifies or (moves and layer.inputs and positive.issuperset(layer.inputs)):
-            positive.add(layer.name)
+    """How many tensors on a grid are never below zero."""
     on_grid = {layer.name for layer in graph.layers if is_integer(layer.name, options)}
-    return len(positive & (on_grid | set(quantized(graph, options))))
+    return len(find_never_negative(graph) & (on_grid | set(quantized(graph, options))))
 
 
 def left(graph: Graph, options: Mapping[str, Option]) -> list[str]:

@@ -8,7 +8,7 @@ from itertools import accumulate, product
 from math import hypot
 
 from edgesdk.core.budget import Budget
-from edgesdk.core.graph import OTHER, WEIGHTED, Graph, Layer
+from edgesdk.core.graph import OTHER, TRANSPOSED, WEIGHTED, Graph, Layer
 from edgesdk.core.menu import BranchMenu, Change, Choice, GroupMenu, LayerMenu, Menu
 from edgesdk.core.plan import FP32, INT8, Option, Rejected
 from edgesdk.price import operators as ops
@@ -71,7 +71,8 @@ def options(layer: Layer, weight_bits: Iterable[int] = (8,), candidates: Iterabl
     whole = layer.kind in WEIGHTED and (layer.fixed is not None or layer.shares is not None)
     others = () if whole else forms(layer, candidates)
     for precision in (FP32, INT8):
-        bits = (32,) if precision == FP32 else tuple(weight_bits) if layer.kind in WEIGHTED else (8,)
+        packs = layer.kind in WEIGHTED and layer.kind != TRANSPOSED  # of which no kernel takes fewer bits than eight
+        bits = (32,) if precision == FP32 else tuple(weight_bits) if packs else (8,)
         for form in (None, *others):
             if precision in ops.precisions(layer, form):
                 options += [Option(precision, b, form) for b in bits]

@@ -19,7 +19,7 @@ from edgesdk.core.graph import Shapes
 from edgesdk.core.parity import Parity
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.report import Measurement, Tell
-from edgesdk.core.runtime import exportable, format_of, formats
+from edgesdk.core.runtime import exportable, find_runtime, format_of, formats
 from edgesdk.core.schema import Schema
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import dumps
@@ -255,7 +255,8 @@ def _classifier(model: nn.Module, data: Data) -> Network:
 
 def _ready(part: Network, runtime: str, int8: bool, calibration: Sequence[Batch]) -> tuple[Network, dict[str, Option]]:
     """``part`` as it is exported, with its ranges set by ``calibration``, and its layers' options."""
-    wanted = {layer.name: Option(INT8, 8) for layer in part.graph.layers if int8 and INT8 in precisions(layer)}
+    graph, has = part.graph, find_runtime(runtime).is_integer
+    wanted = {n.name: Option(INT8, 8) for n in graph.layers if int8 and INT8 in precisions(n) and has(n, graph)}
     ready = quantize(part, wanted, calibration, grid_of(runtime))
     return ready, {layer.name: wanted.get(layer.name, Option()) for layer in part.graph.layers}
 

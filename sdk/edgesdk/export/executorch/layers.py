@@ -91,7 +91,6 @@ def conv_transpose(graph: Lowering, node: Node) -> None:
         raise refused(node, "its padding is not given, or it has three dimensions")
     groups = int(node.get("group", 1))
     kernel, strides, dilations = two(array.shape[2:]), two(node.get("strides", [])), two(node.get("dilations", []))
-    weight = graph.keep(node.inputs[1], "turned", lambda: array.reshape(*array.shape[:2], *kernel).astype(np.float32))
     x = image(graph, node.inputs[0])
     top, left, *_ = borders(node, kernel, x.shape[2:], [])
     target = two(graph.shape(node.outputs[0])[2:])
@@ -99,7 +98,14 @@ def conv_transpose(graph: Lowering, node: Node) -> None:
     for i, pad in enumerate((top, left)):
         least = (x.shape[2 + i] - 1) * strides[i] - 2 * pad + dilations[i] * (kernel[i] - 1) + 1
         beyond.append(target[i] - least)
-    if any(n < 0 or n >= max(s, d) for n, s, d in zip(beyond, strides, dilations, strict=True)):
+    cut = any(n < 0 or n >= max(s, d) for n, s, d in zip(beyond, strides, dilations, strict=True))
+    turn = lambda w: w.reshape(*w.shape[:2], *kernel)  # noqa: E731
+    if groups > 1 or cut:  # a group's scales are not a channel's, and what is cut is not quantized at once
+        weight = graph.keep(node.inputs[1], "turned", lambda: turn(array).astype(np.float32))
+        graph.widened |= {graph.weights[name].name for name in node.inputs[1:2] if name in graph.weights}
+    else:
+        weight = graph.weight(node, node.inputs[1], 1, turn, 1)
+    if cut:
         whole = F.conv_transpose2d(x, weight, _bias(graph, node, 2, array.shape[1] * groups), strides, 0, 0, groups,
                                    dilations)  # fmt: skip
         lacking = [max(top + target[0] - whole.shape[2], 0), max(left + target[1] - whole.shape[3], 0)]

@@ -164,9 +164,11 @@ class Lowering(Reading):
             return nn.functional.hardtanh(x, low, high)
         return x.clamp(*(None if not np.isfinite(b) else b for b in bounds))
 
-    def weight(self, node: Node, name: str, axis: int, turn: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-        """A weight as ``turn`` turns it: of integers with a scale per entry of its first dimension where it is stored
-        so along ``axis`` and ``node`` computes in integers, of real numbers otherwise."""
+    def weight(
+        self, node: Node, name: str, axis: int, turn: Callable[[np.ndarray], np.ndarray], turned: int = 0
+    ) -> Tensor:
+        """A weight as ``turn`` turns it: of integers with a scale per entry of the dimension ``turned``, the first by
+        default, where it is stored so along ``axis`` and ``node`` computes in integers, of real numbers otherwise."""
         stored, real = self.weights.get(name), self.array(name)
         if real is None:
             raise refused(node, "its weight is not constant")
@@ -183,10 +185,10 @@ class Lowering(Reading):
             return weight
         integers = self.keep(name, "integers", lambda: turn(stored.integers).astype(np.int8))
         self.layers[f"held.{self.kept[name, 'integers']}"] = node.name
-        count = integers.shape[0]
+        count = integers.shape[turned]
         scales = self.keep(name, "scales", lambda: np.broadcast_to(stored.scale.reshape(-1), count).astype(np.float32))
         zeros = self.keep("", f"zeros{count}", lambda: np.zeros(count, np.int64))
-        return _ops.dequantize_per_channel.default(integers, scales, zeros, 0, LOW, HIGH, torch.int8)
+        return _ops.dequantize_per_channel.default(integers, scales, zeros, turned, LOW, HIGH, torch.int8)
 
 
 class Replay(nn.Module):

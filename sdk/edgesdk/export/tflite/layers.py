@@ -191,37 +191,69 @@ def made_image(graph: Lowering, node: Node, name: str, label: str, grid: Grid | 
 
 
 def conv_transpose(graph: Lowering, node: Node) -> None:
-    x, array = graph.value(node.inputs[0]), graph.array(node.inputs[1])
+    x, name = graph.value(node.inputs[0]), node.inputs[1]
+    stored = graph.weights.get(name)
+    array = stored.integers if stored is not None else graph.array(name)
     if array is None or node.get("group", 1) != 1 or max(node.get("dilations", [1])) > 1:
         raise refused(node, "it has groups, dilation, or a weight that is not constant")
     if node.get("auto_pad", "NOTSET") != "NOTSET" or array.ndim > 4:
         raise refused(node, "its padding is not given, or it has three dimensions")
+    integer = stored is not None and x.grid is not None and stored.lies_along(1) and _is_quantized_behind(graph, node)
+    fused = graph.fuse(node, integer, relu=integer)
+    grid = x.grid if fused.grid is not None else None
     array = array[:, :, None] if array.ndim == 3 else array
     strides = list(node.get("strides", [1, 1]))
     strides = [1] * (2 - len(strides)) + strides
     source, target = image(graph, node.inputs[0]), image(graph, node.outputs[0])
     pads = list(node.get("pads", [0] * 4))
     before = [0] * (2 - len(pads) // 2) + pads[: len(pads) // 2]
-    full = [(source[1 + i] - 1) * strides[i] + array.shape[2 + i] for i in range(2)]
-    if any(before[i] + target[1 + i] > full[i] for i in range(2)):
-        raise refused(node, "its output reaches beyond its last window")
     file = graph.file
-    tensor = file.arranged(x, last(len(x.shape)), False, source)
-    whole = (source[0], *full, target[3])
-    weight = file.constant(array.transpose(1, 2, 3, 0).astype(np.float32), node.inputs[1])
-    third = bias(graph, node.inputs[2] if len(node.inputs) > 2 else "", target[3], None, None)
+    tensor = file.arranged(x, last(len(x.shape)), grid is not None, source)
+    full = [(source[1 + i] - 1) * strides[i] + array.shape[2 + i] for i in range(2)]
+    beyond = [max(0, before[i] + target[1 + i] - full[i]) for i in range(2)]  # its last window, where the bias is all
+    more = [-(-beyond[i] // strides[i]) for i in range(2)]
+    tensor, source = padded(graph, tensor, source, [[0, n] for n in more], grid)
+    full = [full[i] + more[i] * strides[i] for i in range(2)]
+    weight, data = weighted(graph, node, name, array.transpose(1, 2, 3, 0), 0, grid is not None, "TRANSPOSE_CONV")
+    third = bias(graph, node.inputs[2] if len(node.inputs) > 2 else "", target[3], grid, data)
+    if grid is not None and data is not None:
+        check_steps(node, grid.scale[0] * data.scale.reshape(-1), fused.grid)
+    # As TFLite has it, as many pixels go at both ends, or one more at the last.
+    same = all(
+        target[1 + i] == source[1 + i] * strides[i] and before[i] == max(0, full[i] - target[1 + i]) // 2
+        for i in range(2)
+    )
+    whole = target if same else (source[0], *full, target[3])
     uncut = whole == target
     result = (
-        made_image(graph, node, node.outputs[0], "", None)
+        made_image(graph, node, fused.name, fused.label, fused.grid)
         if uncut
-        else file.fresh(f"{node.outputs[0]}/whole", whole, np.float32)
+        else file.fresh(f"{fused.label}/whole", whole, np.float32, fused.grid)
     )
     inputs = [file.constant(np.array(whole, np.int32)), weight, tensor, third]
-    file.operator("TRANSPOSE_CONV", inputs, [result], 3, padding=VALID, strideH=strides[0], strideW=strides[1])
+    padding = SAME if same else VALID
+    file.operator("TRANSPOSE_CONV", inputs, [result], 3, padding=padding, strideH=strides[0], strideW=strides[1])
     if not uncut:
         begin, size = np.array([0, *before, 0], np.int32), np.array(target, np.int32)
-        cut = made_image(graph, node, node.outputs[0], "", None)
-        file.operator("SLICE", [result, file.constant(begin), file.constant(size)], [cut])
+        cut = made_image(graph, node, fused.name, fused.label, fused.grid)
+        version = 2 if grid is not None else 1
+        file.operator("SLICE", [result, file.constant(begin), file.constant(size)], [cut], version)
+
+
+def _is_quantized_behind(graph: Lowering, node: Node) -> bool:
+    """Whether what ``node`` makes is read in integers alone, whose grid ends where an activation between ends: the
+    operator has none of its own in most versions."""
+    user = graph.only_reader(node.outputs[0])
+    bounds = graph.bounds(user) if user is not None else None
+    reader = graph.only_reader(user.outputs[0]) if user is not None and bounds is not None else user
+    if reader is None or reader.op != "QuantizeLinear":
+        return False
+    if bounds is None:
+        return True
+    grid = graph.grid(reader)
+    (scale,), (zero,) = grid.scale, grid.zero
+    low, high = (bound / scale + zero for bound in bounds)
+    return round(low) <= -128 and (np.isinf(high) or round(high) >= 127)
 
 
 def gemm(graph: Lowering, node: Node) -> None:
