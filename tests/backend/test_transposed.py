@@ -20,20 +20,25 @@ from edgesdk.compress.apply import channels_to_keep, compressed
 from edgesdk.compress.integers import IntegerLayer
 from edgesdk.compress.quantize import calibrate, fold, integer, specification
 from edgesdk.compress.refit import refit_weights
+from edgesdk.compress.stored import stored
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.graph import TRANSPOSED
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.runtime import find_runtime, format_of
+from edgesdk.core.stored import STORED
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import grid_of, save
 from edgesdk.export.onnx import converted
+from edgesdk.export.packed import packed
 from edgesdk.export.parity import fallbacks, parity
 from edgesdk.export.probes import probe
 from edgesdk.export.tflite.convert import convert_probe
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
 from edgesdk.price.operators import operators, precisions
+from edgesdk.price.stored import forms as stored_forms
+from edgesdk.price.stored import stored_bytes
 
 WINDOWS = {
     "stride": dict(kernel_size=2, stride=2),
@@ -279,3 +284,28 @@ def test_each_has_a_probe_that_computes_what_it_does(name: str, precision: str) 
         interpreter = Interpreter(model_content=convert_probe(probe(operator)))
         interpreter.allocate_tensors()
         interpreter.invoke()
+
+
+def takes(runtime: str, method: str) -> bool:
+    """Whether the format of ``runtime`` has that form of weights."""
+    return method in format_of(runtime).holds
+
+
+@pytest.mark.parametrize(
+    ("runtime", "method"),
+    [(r, m) for r in ("onnxruntime", "openvino", "litert", "ncnn") for m in STORED if takes(r, m)],
+)
+def test_its_weight_is_stored_in_each_form_that_a_format_has(runtime: str, method: str, tmp_path: Path) -> None:
+    _, network, x = made("overlap")
+    layer = network.graph.by_name["up.0"]
+    (form, *_) = stored_forms(layer, [method], runtime)
+    small = stored(network, {layer.name: Option(FP32, 32, form)})
+    plain, path = converted(small, x), tmp_path / f"model{format_of(runtime).suffix}"
+    save(packed(plain, small.stored, runtime), {}, path, runtime)
+    artifact = Artifact(path, network.graph, runtime=runtime)
+    assert parity(small, artifact, [x[:4]]).error <= 1e-3
+    whole = tmp_path / f"whole{format_of(runtime).suffix}"
+    save(plain, {}, whole, runtime)
+    saved = Artifact(whole, network.graph, runtime=runtime).size_bytes - artifact.size_bytes
+    weight = 4 * network.submodule("up.0").get_parameter("weight").numel()
+    assert saved == pytest.approx(weight - stored_bytes(form, layer.weight_shape), abs=1500)
