@@ -10,12 +10,10 @@ import pytest
 import temporary
 from counting import build_plugin
 from emulation import KINDS, Board, board, needs_tools, unpacked
-from example_files import write_example
+from example_files import RUNTIMES, write_example
 
 from edgesdk.core.budget import Budget
 from edgesdk.workflows.deploy import deploy
-
-RUNTIMES = ("onnxruntime", "litert")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

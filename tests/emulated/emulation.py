@@ -65,7 +65,8 @@ ARM64 = System(
     wheel="aarch64",
     triplet="aarch64-linux-gnu",
     qemu="qemu-aarch64",
-    wheels=("numpy==2.4.6", "onnxruntime==1.31.1", "ai-edge-litert==2.3.0"),
+    # ExecuTorch's is linked with PyTorch's, and that of PyPI for this architecture with gigabytes of CUDA.
+    wheels=("numpy==2.4.6", "onnxruntime==1.31.1", "ai-edge-litert==2.3.0", "ncnn==1.0.20261020"),
 )
 # No other runtime has wheels for it, and PyPI has no NumPy: Debian's is built against these libraries.
 ARMHF = System(

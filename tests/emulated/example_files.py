@@ -10,21 +10,24 @@ from onnx import ModelProto, helper
 
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.plan import INT8, Option
+from edgesdk.core.runtime import format_of
 from edgesdk.example.data import example_data, example_model
 from edgesdk.export.formats import export, grid_of
 from edgesdk.export.onnx import converted
 from edgesdk.network.trace import trace
 from edgesdk.price.operators import precisions
 
-SUFFIX = {"onnxruntime": ".onnx", "litert": ".tflite"}
-SCHEMES = ("dense", "int8", "shown")
+RUNTIMES = ("onnxruntime", "litert", "ncnn")
+SCHEMES, SHOWN = ("dense", "int8"), "shown"
+SHOWING = ("onnxruntime", "litert")  # which can be made to give what lies inside
 INPUTS = "inputs.npz"
 
 
 def write_example(folder: Path) -> dict[tuple[str, str], Path]:
     """Write the files by (runtime, scheme) into ``folder``, and ``INPUTS``.
 
-    In ``shown`` every integer tensor of ``int8`` is an output: as it is for ONNX Runtime, in floats for LiteRT.
+    In ``SHOWN``, of those that can, every integer tensor of ``int8`` is an output: as it is for ONNX Runtime, in floats
+    for LiteRT.
     """
     data = example_data()
     network = trace(example_model(), data.example)
@@ -33,19 +36,22 @@ def write_example(folder: Path) -> dict[tuple[str, str], Path]:
     options = {layer.name: Option(INT8, 8) for layer in network.graph.layers if INT8 in precisions(layer)}
     assert len(options) == len(network.graph.layers)
     written = {}
-    for runtime, suffix in SUFFIX.items():
-        paths = {scheme: folder / f"{scheme}{suffix}" for scheme in SCHEMES}
+    for runtime in RUNTIMES:
+        suffix = format_of(runtime).suffix
+        shows = (SHOWN,) if runtime in SHOWING else ()
+        paths = {scheme: folder / f"{scheme}{suffix}" for scheme in (*SCHEMES, *shows)}
         whole = integer(network, options, grid_of(runtime))
         calibrate(whole, [x for x, _ in data.calibration])
         export(network, x[:1], paths["dense"], runtime)
         export(whole, x[:1], paths["int8"], runtime)
-        shown = _shown(converted(whole, x[:1]), runtime)
-        if runtime == "litert":
-            from edgesdk.export.tflite.convert import convert
+        if shows:
+            shown = _shown(converted(whole, x[:1]), runtime)
+            if runtime == "litert":
+                from edgesdk.export.tflite.convert import convert
 
-            paths["shown"].write_bytes(convert(shown))
-        else:
-            onnx.save(shown, paths["shown"])
+                paths[SHOWN].write_bytes(convert(shown))
+            else:
+                onnx.save(shown, paths[SHOWN])
         written.update({(runtime, scheme): path for scheme, path in paths.items()})
     return written
 
