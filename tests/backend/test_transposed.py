@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,13 +18,14 @@ from slow import core
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import channels_to_keep, compressed
+from edgesdk.compress.forms import factorized, reconstructed
 from edgesdk.compress.integers import IntegerLayer
 from edgesdk.compress.quantize import calibrate, fold, integer, specification
 from edgesdk.compress.refit import refit_weights
 from edgesdk.compress.stored import stored
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.graph import TRANSPOSED
-from edgesdk.core.plan import FP32, INT8, Option
+from edgesdk.core.plan import FP32, INT8, Form, Option
 from edgesdk.core.runtime import find_runtime, format_of
 from edgesdk.core.stored import STORED
 from edgesdk.devices.bench import Bench
@@ -36,7 +38,9 @@ from edgesdk.export.probes import probe
 from edgesdk.export.tflite.convert import convert_probe
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
+from edgesdk.price.forms import KINDS, forms
 from edgesdk.price.operators import operators, precisions
+from edgesdk.price.planned import layer_parts
 from edgesdk.price.stored import forms as stored_forms
 from edgesdk.price.stored import stored_bytes
 
@@ -309,3 +313,47 @@ def test_its_weight_is_stored_in_each_form_that_a_format_has(runtime: str, metho
     saved = Artifact(whole, network.graph, runtime=runtime).size_bytes - artifact.size_bytes
     weight = 4 * network.submodule("up.0").get_parameter("weight").numel()
     assert saved == pytest.approx(weight - stored_bytes(form, layer.weight_shape), abs=1500)
+
+
+def test_of_a_lower_rank_a_convolution_of_single_pixels_comes_before_it() -> None:
+    for name in WINDOWS:
+        (layer,) = (layer for layer in made(name)[1].graph.layers if layer.kind == TRANSPOSED)
+        ranks = [form.sizes for form in forms(layer, KINDS)]
+        assert ranks == ([] if "groups" in name or name in ("depthwise", "gaps") else [(8,)])
+        assert all(precisions(layer, form) == (FP32,) for form in forms(layer, KINDS))
+
+
+@pytest.mark.parametrize("name", ("overlap", "beyond", "uneven", "dilated", "decoder"))
+def test_its_low_rank_form_is_what_is_priced_and_nearest_to_it(name: str, tmp_path: Path) -> None:
+    model, network, x = made(name)
+    layer = next(layer for layer in network.graph.layers if layer.kind == TRANSPOSED)
+    part, form = network.submodule(layer.name), Form("svd", (8,))
+    weight = part.get_parameter("weight").detach()
+    assert form in forms(layer)
+    option = Option(form=form)
+    plan = models.plan(network, {}, {layer.name: option})
+    small, _ = compressed(network, plan, x, models.scores(network))
+    parts = [small.graph.by_name[f"{layer.name}.{index}"] for index in range(2)]
+    run = operators(layer, network.graph, option, None, None)
+    expected = layer_parts(layer, network.graph, option, None, None)
+    for own, op, wanted in zip(parts, run, expected, strict=True):
+        assert (own.kind, own.operator, own.weight_shape, own.shape) == (
+            wanted.kind, wanted.operator, wanted.weight_shape, wanted.shape,
+        )  # fmt: skip
+        assert (op.kind, op.macs, op.after) == (own.kind, own.macs, own.shape[1:])
+    lost = torch.linalg.svdvals(weight.flatten(1).double())[8:].square().sum().sqrt()
+    off = reconstructed(part, form) - weight
+    torch.testing.assert_close(off.double().norm(), lost, rtol=1e-4, atol=0.0)
+    given = torch.randn(2, *layer.input_shape)
+    whole = copy.deepcopy(part)
+    whole.weight = nn.Parameter(reconstructed(part, form))
+    close(answers(factorized(part, form), given), answers(whole, given))
+    fitted, _ = refit_weights(small, network, {}, list(x[:128].split(32)))
+    wanted = answers(model, x[128:])
+    before, after = ((answers(each, x[128:]) - wanted).square().mean() for each in (small, fitted))
+    assert after < before
+    for runtime in ("onnxruntime", "openvino", "ncnn") + (("litert",) if name != "dilated" else ()):
+        path = tmp_path / f"model{format_of(runtime).suffix}"
+        ready = fold(fitted)
+        save(converted(ready, x), {}, path, runtime)
+        assert parity(ready, Artifact(path, ready.graph, runtime=runtime), [x[:4]]).error <= 1e-3

@@ -16,6 +16,7 @@ from edgesdk.core.runtime import load_function
 from edgesdk.network.modularize import aten
 from edgesdk.price.forms import CHEAPER, KINDS, check
 from edgesdk.techniques import lowrank
+from edgesdk.techniques.layouts import TRANSPOSED
 from edgesdk.techniques.libraries import library
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -62,13 +63,16 @@ def factorized(layer: nn.Module, form: Form) -> nn.Sequential:
 
 
 def factorize_svd(layer: nn.Module, form: Form) -> nn.Sequential | None:
-    """A linear layer, or a convolution of single pixels, as two of a lower rank (Denton et al. 2014)."""
+    """A linear layer, or a convolution of single pixels, as two of a lower rank (Denton et al. 2014); a transposed
+    convolution as one of single pixels and one that reads what this makes."""
     (rank,) = form.sizes
     if isinstance(layer, nn.Linear):
         left, right = lowrank.truncated(layer.weight, rank)
         first = nn.Linear(layer.in_features, len(right), bias=False)
         last = nn.Linear(len(right), layer.out_features, bias=layer.bias is not None)
         return _filled([first, last], [right, left], layer.bias)
+    if isinstance(layer, TRANSPOSED) and layer.groups == 1:
+        return _narrowed(layer, rank)
     return _pointwise(layer, rank) if _mixes(layer) and set(layer.kernel_size) == {1} else None
 
 
@@ -113,6 +117,19 @@ def _pointwise(layer: Any, rank: int) -> nn.Sequential:
     first = made(layer.in_channels, rank, **_window(layer, *range(axes)), bias=False)
     last = made(rank, layer.out_channels, 1, bias=layer.bias is not None)
     return _filled([first, last], [right, left], layer.bias)
+
+
+def _narrowed(layer: Any, rank: int) -> nn.Sequential:
+    """What each channel makes of its window, as a sum of as many windows as the ``rank`` says."""
+    left, right = lowrank.truncated(layer.weight.flatten(1), rank)
+    axes = len(layer.kernel_size)
+    first = CONVOLUTIONS[axes - 1](layer.in_channels, rank, 1, bias=False)
+    last = type(layer)(
+        rank, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.output_padding,
+        bias=layer.bias is not None, dilation=layer.dilation,
+    )  # fmt: skip
+    weights = left.T.reshape(rank, -1, *[1] * axes), right.reshape(rank, *layer.weight.shape[1:])
+    return _filled([first, last], weights, layer.bias)
 
 
 def _spatial(layer: nn.Conv2d, rank: int) -> nn.Sequential:
@@ -200,6 +217,8 @@ def reconstructed(layer: nn.Module, form: Form) -> Tensor:
     if isinstance(layer, nn.Linear):
         return torch.linalg.multi_dot([part.weight for part in reversed(parts)])
     axes = whole.dim() - 2
+    if isinstance(layer, TRANSPOSED):
+        return torch.einsum("ri,ro->io", parts[0].weight.flatten(1), parts[1].weight.flatten(1)).reshape(whole.shape)
     if len(parts) == 1:
         answer = parts[0].weight
     else:  # to an impulse in each input channel, of one part after the other: (inputs, channels, *kernel)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, TypeVar
 
 from edgesdk.core.errors import UsageError
-from edgesdk.core.graph import ACTIVATION, CONV, LINEAR, OTHER, Layer
+from edgesdk.core.graph import ACTIVATION, CONV, LINEAR, OTHER, TRANSPOSED, WEIGHTED, Layer
 from edgesdk.core.plan import Form
 from edgesdk.core.stored import STORED
 from edgesdk.price.kinds import ACTIVATIONS
@@ -87,7 +88,7 @@ def forms(layer: Layer, candidates: Iterable[str] = ()) -> tuple[Form, ...]:
     wanted = set(candidates)
     if layer.kind in (ACTIVATION, OTHER):
         return tuple(form for form in _of_an_activation(layer) if form.method in wanted)
-    if layer.kind not in (LINEAR, CONV):
+    if layer.kind not in WEIGHTED:
         return ()
     kinds = (kind for kind in KINDS.values() if kind.usual or kind.method in wanted)
     return tuple(dict.fromkeys(form for kind in kinds for form in kind.candidates(layer)))
@@ -146,10 +147,12 @@ def _along(whole: Operator, axis: int) -> dict[str, tuple[int, ...]]:
 
 
 def _svd_candidates(layer: Layer) -> list[Form]:
-    if layer.kind == CONV and not (layer.groups == 1 and set(layer.kernel) == {1}):
+    if layer.groups > 1 or layer.kind == CONV and set(layer.kernel) != {1}:
         return []
-    n, c = layer.weight_shape[:2]
-    ranks = {rank for share in SHARES if (rank := _eight(min(n, c) // share)) * (n + c) < n * c}
+    n, c = layer.outputs, layer.inputs_each
+    each = n * prod(layer.kernel)  # what a channel makes: a number, or a transposed one's window
+    least = min(n, c)
+    ranks = {rank for share in SHARES if (rank := _eight(least // share)) * (each + c) < each * c and rank < least}
     return [Form("svd", (rank,)) for rank in sorted(ranks)]
 
 
@@ -158,6 +161,8 @@ def _svd_parts(whole: Operator, form: Form) -> tuple[Operator, ...]:
     first = replace(whole, activation=None, outputs=rank)
     if whole.kind == LINEAR:
         return first, replace(whole, inputs=rank, entry=False)
+    if whole.kind == TRANSPOSED:
+        return replace(first, kind=CONV, beyond=(), **_pixel(whole)), replace(whole, inputs=rank, entry=False)
     return first, replace(whole, inputs=rank, size=whole.after, entry=False, **_pixel(whole))
 
 
@@ -222,7 +227,9 @@ def _kernel_candidates(layer: Layer) -> list[Form]:
     They are smaller by an even number of entries, so that what is left is the centre, and no smaller than the padding
     allows.
     """
-    candidates = []
+    candidates: list[Form] = []
+    if layer.kind == TRANSPOSED:
+        return candidates
     for gone in range(2, max(layer.kernel, default=0), 2):
         sizes = tuple(max(k - gone, 2 - k % 2) for k in layer.kernel)
         removed = zip(layer.kernel, sizes, layer.padding, layer.dilation, strict=True)

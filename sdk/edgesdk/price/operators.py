@@ -48,7 +48,8 @@ def precisions(layer: Layer, form: Form | None = None) -> tuple[str, ...]:
     """The precisions in which an operator of this kind can run: float always, integer where runtimes have a kernel."""
     if form is not None and form.method in CHEAPER:
         return FP32, INT8
-    if layer.kind == TRANSPOSED and layer.groups > 1:  # its scales would be those of one channel in each group
+    # The scales of one by groups would be those of a channel in each group; what one of lower rank reads is below zero.
+    if layer.kind == TRANSPOSED and (layer.groups > 1 or form is not None):
         return (FP32,)
     whole = bool(layer.inputs) and layer.kind != "other" and (layer.kind in WEIGHTED or not layer.fixed)
     return (FP32, INT8) if whole else (FP32,)

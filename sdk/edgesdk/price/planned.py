@@ -186,9 +186,12 @@ def _part(whole: Layer, op: Operator, index: int, count: int) -> Layer:
         weights = op.outputs, op.inputs
     else:
         read, shape = (op.inputs, *op.size), (op.outputs, *op.after)
-        weights = (op.outputs, op.inputs // op.groups, *op.kernel)
+        turned = op.kind == TRANSPOSED
+        sides = (op.inputs, op.outputs // op.groups) if turned else (op.outputs, op.inputs // op.groups)
+        weights = (*sides, *op.kernel)
+    operator = whole.operator if op.kind == whole.kind else f"conv{len(op.kernel)}d"
     return replace(
-        whole, name=name, input_shape=read, shape=whole.shape if last else shape, weight_shape=weights,
-        has_bias=whole.has_bias and last, kernel=op.kernel, stride=op.stride, padding=op.padding,
+        whole, name=name, kind=op.kind, operator=operator, input_shape=read, shape=whole.shape if last else shape,
+        weight_shape=weights, has_bias=whole.has_bias and last, kernel=op.kernel, stride=op.stride, padding=op.padding,
         dilation=op.dilation, groups=op.groups, activation=op.activation,
     )  # fmt: skip
