@@ -31,12 +31,14 @@ from edgesdk.core.stored import STORED
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import grid_of, save
-from edgesdk.export.onnx import converted
+from edgesdk.export.onnx import converted, export
 from edgesdk.export.packed import packed
 from edgesdk.export.parity import fallbacks, parity
 from edgesdk.export.probes import probe
 from edgesdk.export.tflite.convert import convert_probe
+from edgesdk.network.load import load_model
 from edgesdk.network.network import Network
+from edgesdk.network.onnx_graph import read as read_graph
 from edgesdk.network.trace import trace
 from edgesdk.price.forms import KINDS, forms
 from edgesdk.price.operators import operators, precisions
@@ -357,3 +359,16 @@ def test_its_low_rank_form_is_what_is_priced_and_nearest_to_it(name: str, tmp_pa
         ready = fold(fitted)
         save(converted(ready, x), {}, path, runtime)
         assert parity(ready, Artifact(path, ready.graph, runtime=runtime), [x[:4]]).error <= 1e-3
+
+
+@pytest.mark.parametrize("name", ("beyond", "uneven", "depthwise", "decoder", "net"))
+def test_in_a_file_it_is_the_layer_that_it_is_in_pytorch(name: str, tmp_path: Path) -> None:
+    model, network, x = made(name)
+    path = tmp_path / "model.onnx"
+    export(fold(network), x, path)
+    read = trace(load_model(str(path)), x)
+    close(answers(read, x), answers(model, x))
+    known = [[(n.name, n.weight_shape, n.macs) for n in graph.layers if n.kind == TRANSPOSED]
+             for graph in (network.graph, read.graph, read_graph(path)[0])]  # fmt: skip
+    assert known[0] and known[0] == known[1] == known[2]
+    assert [group.layers for group in read.graph.groups] == [group.layers for group in network.graph.groups]

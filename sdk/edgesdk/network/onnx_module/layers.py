@@ -14,6 +14,7 @@ from torch import nn
 from edgesdk.network.onnx_module.spellings import attended
 from edgesdk.network.onnx_module.translation import Call
 from edgesdk.network.onnx_module.turns import turned
+from edgesdk.techniques.layouts import TRANSPOSED
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
@@ -97,13 +98,22 @@ def conv_transpose(call: Call) -> Any:
         less = [max(0, cut) // 2 for cut in total]
         more = [max(0, cut) - half for cut, half in zip(total, less, strict=True)]
         before, after = (less, more) if automatic == "SAME_UPPER" else (more, less)
-    bias = call.tensor(2) if call.has(2) else None
-    run: Callable[..., Any] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
-    x, weight = call.tensor(), call.tensor(1)
-    if before == after and min(before) >= 0:
-        return run(x, weight, bias, strides, before, extra, groups, dilations)
-    whole = run(x, weight, bias, strides, 0, extra, groups, dilations)
-    return padded(whole, [-cut for cut in before], [-cut for cut in after])
+    even = before == after and min(before) >= 0
+    within = before if even else [0] * axes
+    weight, bias, x = call.array(1), call.array(2), call.tensor()
+    if weight is None or call.has(2) and bias is None:
+        run: Callable[..., Any] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
+        given = call.tensor(2) if call.has(2) else None
+        whole = run(x, call.tensor(1), given, strides, within, extra, groups, dilations)
+    else:
+        sizes = (tuple(shape[2:]), *map(tuple, (strides, within, extra)))
+        kind: Any = TRANSPOSED[axes - 1]
+        built = kind(
+            shape[0], shape[1] * groups, *sizes, groups, bias is not None, tuple(dilations)
+        )  # fmt: skip
+        key = ("ConvTranspose", name_of(call, 1), name_of(call, 2), *sizes, groups, tuple(dilations))
+        whole = call.module(put(built, weight=weight, bias=bias), key, x, weight=name_of(call, 1))
+    return whole if even else padded(whole, [-cut for cut in before], [-cut for cut in after])
 
 
 def _linear(call: Call, weight: np.ndarray, bias: np.ndarray | None, key: tuple[Any, ...]) -> Any:

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from edgesdk.network.onnx_module.translation import Call
+from edgesdk.techniques.layouts import TRANSPOSED
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 NEAR = 1e-3  # of the constants that exporters write in few digits
 
 
