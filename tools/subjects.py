@@ -25,6 +25,7 @@ from edgesdk.network.load import load_model
 from edgesdk.network.network import Network
 from edgesdk.network.trace import trace
 from edgesdk.techniques.importance import gamma, l1, l2, together
+from edgesdk.techniques.layouts import by_output
 from edgesdk.train.apply import fit
 
 CALIBRATION, TESTS = 256, 2000
@@ -154,7 +155,7 @@ def _of_writers(writer: Callable[[Subject, str], Tensor | None], subject: Subjec
     graph, by_group = subject.network.graph, {}
     for group in graph.groups:
         writers = [graph.by_name[name] for name in group.layers if group.fixed is None]
-        names = [w.name for w in writers if w.kind in WEIGHTED and w.weight_shape[0] == group.size]
+        names = [w.name for w in writers if w.kind in WEIGHTED and w.outputs == group.size]
         scores = [score for name in names if (score := writer(subject, name)) is not None]
         if group.fixed is None:
             by_group[group.name] = torch.stack(scores).sum(0) if scores else torch.zeros(group.size)
@@ -162,7 +163,8 @@ def _of_writers(writer: Callable[[Subject, str], Tensor | None], subject: Subjec
 
 
 def _weight(subject: Subject, name: str) -> Tensor:
-    return subject.network.submodule(name).weight.detach()  # type: ignore[operator,return-value]
+    part = subject.network.submodule(name)
+    return by_output(part, part.weight.detach())  # type: ignore[operator,arg-type]
 
 
 def _gamma(subject: Subject, name: str) -> Tensor | None:

@@ -45,6 +45,7 @@ from edgesdk.price.operators import operators, precisions
 from edgesdk.price.planned import layer_parts
 from edgesdk.price.stored import forms as stored_forms
 from edgesdk.price.stored import stored_bytes
+from edgesdk.train.penalties import channels
 
 WINDOWS = {
     "stride": dict(kernel_size=2, stride=2),
@@ -372,3 +373,11 @@ def test_in_a_file_it_is_the_layer_that_it_is_in_pytorch(name: str, tmp_path: Pa
              for graph in (network.graph, read.graph, read_graph(path)[0])]  # fmt: skip
     assert known[0] and known[0] == known[1] == known[2]
     assert [group.layers for group in read.graph.groups] == [group.layers for group in network.graph.groups]
+
+
+def test_a_penalty_is_of_the_weights_of_each_channel_that_it_makes() -> None:
+    model, network, _ = made("overlap")
+    weight, norm = model.get_parameter("up.0.weight").detach(), model.get_submodule("up.1")
+    assert isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None
+    own = weight.transpose(0, 1).flatten(1) * (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()[:, None]
+    close(channels(network)["up.0"].detach(), own)

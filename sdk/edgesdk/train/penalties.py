@@ -15,6 +15,7 @@ from edgesdk.core.wording import said
 from edgesdk.data.sources import Samples
 from edgesdk.data.task import Task
 from edgesdk.network.network import Batch, Network, rebatch, tensors
+from edgesdk.techniques.layouts import by_output
 from edgesdk.techniques.regularization import folded, group_lasso, lasso, scales, sizes
 from edgesdk.techniques.transfer import still
 from edgesdk.train.objective import Objective
@@ -108,7 +109,8 @@ def channels(network: Network) -> dict[str, Tensor]:
             place = network.along(network.node(layer.name), group.name) if layer.kind in WEIGHTED else None
             if place is not None and layer.outputs == len(place[1]):
                 norm = network.sites[layer.name].norm
-                weight: Any = network.submodule(layer.name).weight
+                part: Any = network.submodule(layer.name)
+                weight = by_output(part, part.weight)
                 rows = folded(weight, network.module.get_submodule(norm) if norm else None).flatten(1)
                 if len(rows) == group.size:
                     parts.append(rows[place[1].argsort()])
