@@ -499,6 +499,22 @@ def test_transposed_convolutions(stride: int, pad: int, extra: int) -> None:
     right(model.proto(y))
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("strides,dilations,pads,extra", [
+    ([2, 2], [1, 1], [1, 1, 1, 1], [1, 1]), ([2, 3], [2, 1], [0, 1, 0, 1], [0, 2]),
+    ([1, 1], [1, 2], [2, 2, 2, 2], [0, 0]), ([3, 2], [1, 1], [0, 0, 2, 1], [0, 0]),
+])  # fmt: skip
+def test_transposed_convolutions_that_tflite_lacks(
+    groups: int, strides: list[int], dilations: list[int], pads: list[int], extra: list[int]
+) -> None:
+    model = Model((1, 4, 5, 6))
+    y = model.op(
+        "ConvTranspose", "x0", model.normal(4, 2, 3, 3), model.normal(2 * groups), kernel_shape=[3, 3], group=groups,
+        strides=strides, pads=pads, output_padding=extra, dilations=dilations,
+    )  # fmt: skip
+    right(model.proto(y))
+
+
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("kind,late", [("GRU", 1), ("GRU", 0), ("LSTM", 0)])
 def test_recurrent_layers(kind: str, late: int, direction: str) -> None:

@@ -30,5 +30,6 @@ def has_ncnn_kernel(layer: Layer, graph: Graph) -> bool:
 
 
 def has_tflite_kernel(layer: Layer, graph: Graph) -> bool:
-    """TFLite's int8 has no windows of three dimensions; these are made of sums of others, in real numbers."""
-    return len(layer.kernel) < 3
+    """TFLite's int8 has no windows of three dimensions; these are made of sums of others, in real numbers. Nor has it a
+    transposed convolution with dilation."""
+    return len(layer.kernel) < 3 and not (layer.kind == TRANSPOSED and max(layer.dilation) > 1)

@@ -15,12 +15,13 @@ from onnx import ModelProto
 from edgesdk.compress.integers import TensorSpec
 from edgesdk.core.serialize import write
 from edgesdk.export.reading import Node
-from edgesdk.export.tflite import composed, layers, recurrent, resize, rest, volumes
+from edgesdk.export.tflite import composed, layers, recurrent, resize, rest, transposed, volumes
 from edgesdk.export.tflite.check import check
 from edgesdk.export.tflite.lowering import Lowering
 
 OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     **layers.OPERATORS, **recurrent.OPERATORS, **rest.OPERATORS, **composed.OPERATORS, **resize.OPERATORS,
+    **transposed.OPERATORS,
     **volumes.OPERATORS,
 }  # fmt: skip
 

@@ -190,72 +190,6 @@ def made_image(graph: Lowering, node: Node, name: str, label: str, grid: Grid | 
     return graph.produce(name, last(len(shape)), image(graph, node.outputs[0]), grid, label)
 
 
-def conv_transpose(graph: Lowering, node: Node) -> None:
-    x, name = graph.value(node.inputs[0]), node.inputs[1]
-    stored = graph.weights.get(name)
-    array = stored.integers if stored is not None else graph.array(name)
-    if array is None or node.get("group", 1) != 1 or max(node.get("dilations", [1])) > 1:
-        raise refused(node, "it has groups, dilation, or a weight that is not constant")
-    if node.get("auto_pad", "NOTSET") != "NOTSET" or array.ndim > 4:
-        raise refused(node, "its padding is not given, or it has three dimensions")
-    integer = stored is not None and x.grid is not None and stored.lies_along(1) and _is_quantized_behind(graph, node)
-    fused = graph.fuse(node, integer, relu=integer)
-    grid = x.grid if fused.grid is not None else None
-    array = array[:, :, None] if array.ndim == 3 else array
-    strides = list(node.get("strides", [1, 1]))
-    strides = [1] * (2 - len(strides)) + strides
-    source, target = image(graph, node.inputs[0]), image(graph, node.outputs[0])
-    pads = list(node.get("pads", [0] * 4))
-    before = [0] * (2 - len(pads) // 2) + pads[: len(pads) // 2]
-    file = graph.file
-    tensor = file.arranged(x, last(len(x.shape)), grid is not None, source)
-    full = [(source[1 + i] - 1) * strides[i] + array.shape[2 + i] for i in range(2)]
-    beyond = [max(0, before[i] + target[1 + i] - full[i]) for i in range(2)]  # its last window, where the bias is all
-    more = [-(-beyond[i] // strides[i]) for i in range(2)]
-    tensor, source = padded(graph, tensor, source, [[0, n] for n in more], grid)
-    full = [full[i] + more[i] * strides[i] for i in range(2)]
-    weight, data = weighted(graph, node, name, array.transpose(1, 2, 3, 0), 0, grid is not None, "TRANSPOSE_CONV")
-    third = bias(graph, node.inputs[2] if len(node.inputs) > 2 else "", target[3], grid, data)
-    if grid is not None and data is not None:
-        check_steps(node, grid.scale[0] * data.scale.reshape(-1), fused.grid)
-    # As TFLite has it, as many pixels go at both ends, or one more at the last.
-    same = all(
-        target[1 + i] == source[1 + i] * strides[i] and before[i] == max(0, full[i] - target[1 + i]) // 2
-        for i in range(2)
-    )
-    whole = target if same else (source[0], *full, target[3])
-    uncut = whole == target
-    result = (
-        made_image(graph, node, fused.name, fused.label, fused.grid)
-        if uncut
-        else file.fresh(f"{fused.label}/whole", whole, np.float32, fused.grid)
-    )
-    inputs = [file.constant(np.array(whole, np.int32)), weight, tensor, third]
-    padding = SAME if same else VALID
-    file.operator("TRANSPOSE_CONV", inputs, [result], 3, padding=padding, strideH=strides[0], strideW=strides[1])
-    if not uncut:
-        begin, size = np.array([0, *before, 0], np.int32), np.array(target, np.int32)
-        cut = made_image(graph, node, fused.name, fused.label, fused.grid)
-        version = 2 if grid is not None else 1
-        file.operator("SLICE", [result, file.constant(begin), file.constant(size)], [cut], version)
-
-
-def _is_quantized_behind(graph: Lowering, node: Node) -> bool:
-    """Whether what ``node`` makes is read in integers alone, whose grid ends where an activation between ends: the
-    operator has none of its own in most versions."""
-    user = graph.only_reader(node.outputs[0])
-    bounds = graph.bounds(user) if user is not None else None
-    reader = graph.only_reader(user.outputs[0]) if user is not None and bounds is not None else user
-    if reader is None or reader.op != "QuantizeLinear":
-        return False
-    if bounds is None:
-        return True
-    grid = graph.grid(reader)
-    (scale,), (zero,) = grid.scale, grid.zero
-    low, high = (bound / scale + zero for bound in bounds)
-    return round(low) <= -128 and (np.isinf(high) or round(high) >= 127)
-
-
 def gemm(graph: Lowering, node: Node) -> None:
     name = node.inputs[1]
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
@@ -420,6 +354,6 @@ def shares(graph: Lowering, node: Node, kernel: Sequence[int], options: dict[str
 
 
 OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
-    "Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": matmul, "MaxPool": pool,
+    "Conv": conv, "Gemm": gemm, "MatMul": matmul, "MaxPool": pool,
     "AveragePool": pool,
 }  # fmt: skip
