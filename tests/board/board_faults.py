@@ -9,7 +9,7 @@ Without ``fault.json`` in the device's home folder it does nothing. With it, ``m
 - ``print`` writes ``text`` on stdout as the interpreter starts, ``flood`` goes on for ``bytes`` bytes, in lines of
   ``line`` bytes or without any end where that is 0, ``silent`` never answers.
 - ``digest`` makes SHA-256 wrong, after ``skip`` right ones. ``clock`` moves the system's time by ``seconds``, forth
-  and back at each look.
+  and back at each look. ``slow`` is a processor with a lower clock: what is timed takes ``times`` as long.
 """
 
 import errno
@@ -170,6 +170,12 @@ def jumping_clock(seconds):
     time.time = jumped
 
 
+def slow(times):
+    ns, seconds = time.perf_counter_ns, time.perf_counter
+    time.perf_counter_ns = lambda: int(ns() * times)
+    time.perf_counter = lambda: seconds() * times
+
+
 FAULT = order()
 if FAULT is not None:
     if FAULT["mode"] in ("print", "flood"):
@@ -182,5 +188,7 @@ if FAULT is not None:
         wrong_digests(FAULT.get("skip", 0))
     elif FAULT["mode"] == "clock":
         jumping_clock(FAULT["seconds"])
+    elif FAULT["mode"] == "slow":
+        slow(FAULT["times"])
     elif FAULT["mode"] != "print":
         watch(FAULT)

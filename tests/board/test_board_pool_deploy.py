@@ -85,6 +85,24 @@ def test_what_a_board_leaves_another_one_does(three: Fleet, tmp_path: Path, monk
             bench.time(OPERATORS, probe, again=True)
 
 
+def test_every_price_is_that_of_the_board_with_the_lowest_clock(
+    three: Fleet, bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
+    three["b"].fault("slow", times=10)
+    with Boards(three.pool) as boards:
+        bench = PoolBench(boards, lambda board, folder: Bench(board.agent, folder=folder))
+        bench.time(OPERATORS, probe)
+        prices, tables = bench.prices(0), {name: own.table for name, own in bench.benches.items()}
+        for name in "ac":  # what these timed alone is what it takes on the slowest
+            own = [op for op in OPERATORS if tables[name].has_price(op) and not tables["b"].has_price(op)]
+            assert own and all(3 < prices.latency_ms(op) / tables[name].latency_ms(op) < 30 for op in own)
+        assert all(prices.latency_ms(op) == tables["b"].latency_ms(op) for op in OPERATORS if tables["b"].has_price(op))
+        assert any("pool:fleet differ: b takes " in note and " times what " in note for note in bench.notes)
+        (report,) = bench.measure({"one": Artifact(bundles(1) / "model.onnx")}, "brief", thorough=False).values()
+        assert any("the slowest of pool:fleet counts, b: " in note for note in report.notes)
+
+
 def test_files_are_measured_on_each_and_the_report_says_so(bench: PoolBench, three: Fleet, bundles) -> None:
     files = {"one": Artifact(bundles(1) / "model.onnx"), "two": Artifact(bundles(2) / "model.onnx")}
     measured = bench.measure(files, "brief", thorough=False)

@@ -23,7 +23,12 @@ def test_a_front_on_a_pool_goes_on_where_a_board_is_gone_and_says_so(edgesdk, th
     (three["b"].tmp / "edgesdk-agent.lock").touch()
     three["b"].fault("wait", seconds=60, event=["open"], path="tmp/edgesdk-agent.lock", skip=2)
     how = ("--device", "pool:lab", "--runtime", "onnxruntime", "--points", "2", "--out", out)
-    with meanwhile(lambda: three["b"].fired, lambda: three.gone("b")):
+
+    def go_on() -> None:
+        three.gone("b")
+        held.kill()  # another one measures on c until then
+
+    with three["c"].holding(three["c"].tmp / "edgesdk-agent.lock") as held, meanwhile(lambda: three["b"].fired, go_on):
         shown = edgesdk("sweep", *write_residual(tmp_path), *how)
     front = Front.read(out)
     assert {point.target for point in front.points} == {"x86"} and any(point.ratio < 1 for point in front.points)

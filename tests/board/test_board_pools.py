@@ -177,8 +177,16 @@ def test_in_what_boards_differ_is_said(three: Fleet) -> None:
         facts = boards.probe()
     assert list_differences(facts) == []  # they are this machine, three times
     own = facts["b"]
-    facts["b"] = {**own, "cores": 64, "runners": {"onnxruntime": "1.0"}, "features": [*own["features"], "x"]}
+    at = [{"core": 0, "mhz": 600.0, "maximum_mhz": 1500.0}]
+    facts["b"] = {
+        **own,
+        "cores": 64,
+        "conditions": {**own["conditions"], "frequencies": at, "power_mode": "15W"},
+        "runners": {"onnxruntime": "1.0"},
+        "features": [*own["features"], "x"],
+    }
     told = " | ".join(list_differences(facts))
+    assert "clock is" in told and "1500 MHz on b" in told and "15W on b" in told
     assert "cores is" in told and "64 on b" in told and "1.0 on b" in told and "none more on a and c, x on b" in told
     assert "onnxruntime" not in " ".join(list_differences(facts, ["openvino"]))
 
