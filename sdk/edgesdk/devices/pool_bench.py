@@ -27,7 +27,8 @@ from edgesdk.price.operators import baseline
 from edgesdk.price.prices import Prices
 
 CONTROLS = 8  # operators that every board times, of kinds that are not known of each yet, at most
-BATCH, SHARES = 8, 4  # operators that a board takes at a time, at least, and into how many parts each board's are cut
+BATCH = 8  # operators that a board takes at a time, at least
+AHEAD = 0.5  # of its even share of what is left, that a board takes at a time: the last are small, so all end together
 
 Opening = Callable[[Board, Path], Bench]
 
@@ -152,13 +153,20 @@ class PoolBench:
         return [op for kind, op in kinds.items() if kind not in known][:CONTROLS]
 
     def _share_out(self, operators: Sequence[Operator]) -> list[list[Operator]]:
-        """Batches of ``operators``; those with the same baseline are together, so that it is timed on few boards."""
+        """Batches of ``operators``, each smaller than the one before.
+
+        Those with the same baseline are together, so that it is timed on few boards.
+        """
         groups: dict[str, list[Operator]] = {}
         for op in operators:
             groups.setdefault(baseline(op).key, []).append(op)
         ordered = [op for group in groups.values() for op in group]
-        size = max(BATCH, -(-len(ordered) // (SHARES * len(self.boards.left))))
-        return [ordered[begin : begin + size] for begin in range(0, len(ordered), size)]
+        batches: list[list[Operator]] = []
+        while ordered:
+            size = max(BATCH, round(AHEAD * len(ordered) / len(self.boards.left)))
+            batches.append(ordered[:size])
+            del ordered[:size]
+        return batches
 
     def measure(
         self,
