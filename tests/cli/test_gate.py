@@ -227,10 +227,12 @@ def test_names_with_markup_are_text() -> None:
 @pytest.mark.parametrize(
     ("verdicts", "decides"),
     [
-        ({"a": (PASSED, 1.01), "b": (FAILED, 1.06), "c": (UNCLEAR, 1.09)}, "c"),
+        ({"a": (PASSED, 1.01), "b": (FAILED, 1.06), "c": (UNCLEAR, 1.09)}, "b"),
+        ({"a": (PASSED, 1.01), "b": (UNCLEAR, 1.02), "c": (PASSED, 0.99)}, "b"),
         ({"a": (PASSED, 1.01), "b": (FAILED, 1.06), "c": (FAILED, 1.09)}, "c"),
         ({"a": (PASSED, 1.02), "b": (PASSED, 1.01), "c": (PASSED, 0.9)}, "a"),
-        ({"a": (PASSED, 1.02), "b": (INCOMPARABLE, None), "c": (FAILED, 2.0)}, "b"),
+        ({"a": (PASSED, 1.02), "b": (INCOMPARABLE, None), "c": (FAILED, 2.0)}, "c"),
+        ({"a": (PASSED, 1.02), "b": (INCOMPARABLE, None), "c": (UNCLEAR, 1.1)}, "b"),
     ],
 )
 def test_of_several_boards_the_worst_verdict_decides(

@@ -14,9 +14,11 @@ from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.gating import (
     BASELINE,
     EXIT_CODES,
+    FAILED,
     INCOMPARABLE,
     MOST_RUNS,
     NEW,
+    PASSED,
     UNCLEAR,
     Check,
     Limit,
@@ -38,6 +40,7 @@ from edgesdk.devices.pools import At, Place, Pool, find_place
 from edgesdk.devices.reach import reach
 from edgesdk.workflows.benchmark import check_request, find_artifact
 
+WORSE = (PASSED, UNCLEAR, INCOMPARABLE, FAILED)  # what boards say, the worst last
 THROTTLED = 3  # runs in which the device throttled, before a gate gives up
 
 
@@ -62,8 +65,9 @@ class Gate:
     ``verdict`` is the worst of the ``checks``: ``passed``, ``failed``, ``unclear`` or ``not comparable``. ``latency``
     is the ratio of the two with its interval; ``drop`` by how much the score fell, with its own.
 
-    On a pool ``boards`` has what each board says, by its name. The one with the worst verdict ``decides``, of several
-    the one on which the new one is slowest: ``latency`` and ``runs`` are its own. The interval of each board is the
+    On a pool ``boards`` has what each board says, by its name. The one with the worst verdict ``decides``, which is
+    failed, not comparable, unclear or passed, in that order, and of several the one on which the new one is slowest:
+    ``latency`` and ``runs`` are its own. The interval of each board is the
     wider the more boards the pool has. ``notes`` say in what the boards differ, and which dropped out.
     """
 
@@ -154,11 +158,14 @@ def gate(
 
 
 def find_worst(boards: Mapping[str, BoardGate]) -> str | None:
-    """The board whose verdict is the worst; of several the one on which the new one is slowest."""
+    """The board whose verdict is the worst; of several the one on which the new one is slowest.
+
+    Where one board shows that the new one is slower, no other that is less sure makes that unclear.
+    """
 
     def rank(name: str) -> tuple[int, float]:
         own = boards[name]
-        return list(EXIT_CODES).index(own.verdict), own.latency.ratio if own.latency else 0.0
+        return WORSE.index(own.verdict), own.latency.ratio if own.latency else 0.0
 
     return max(boards, key=rank, default=None)
 
