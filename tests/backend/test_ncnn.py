@@ -82,6 +82,8 @@ CASES: dict[str, Case] = {
             F.interpolate(x, scale_factor=2), F.interpolate(x, scale_factor=2, mode="bilinear"),
             F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True),
             F.interpolate(x, size=(7, 6), mode="bicubic"), F.interpolate(x, size=(7, 6)), F.pixel_shuffle(x, 2),
+            F.interpolate(x, scale_factor=1.7, mode="bilinear"), F.interpolate(x, scale_factor=1.7),
+            F.interpolate(x, size=(5, 7), mode="bilinear", antialias=True),
         ),
         list,
     ),

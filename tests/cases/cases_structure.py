@@ -348,6 +348,9 @@ RARE: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
         nn.Upsample(size=(21, 20), mode="nearest-exact"),
         nn.AdaptiveAvgPool2d(6), nn.AdaptiveAvgPool2d(4),
     ),
+    "smaller sizes": (nn.Upsample(size=(13, 7), mode="bicubic"),),
+    "smooth sizes": (lambda x: F.interpolate(x, size=(5, 7), mode="bilinear", antialias=True),),
+    "odd factors": (nn.Upsample(scale_factor=1.7, mode="bilinear"), nn.Upsample(scale_factor=(1.7, 0.55))),
     "infinities": (
         lambda x: F.max_pool2d(F.pad(x, (1, 0, 1, 0), value=-float("inf")), 2, 1),
         lambda x: F.max_pool2d(x.masked_fill(x < -0.5, -float("inf")), 3, 1, 1),

@@ -25,6 +25,7 @@ from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.core.serialize import write
 from edgesdk.export.origins import drop_origins, find_unknown, find_unsound, note_origins
 from edgesdk.export.pools import spell_out_pools
+from edgesdk.export.resizing import spell_out
 from edgesdk.export.rewrites import rewrite
 from edgesdk.export.translations import reading_once
 from edgesdk.network.modularize import aten
@@ -67,8 +68,11 @@ def export(network: Network, x: Batch, path: Path) -> None:
 
 
 def write_model(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> None:
-    """Write ``model``, whose integers :func:`converted` has checked, to ``path``."""
-    write(path, serialized(model))
+    """Write ``model``, whose integers :func:`converted` has checked, to ``path``.
+
+    ONNX Runtime (1.32) puts channels last between integer layers, and cannot shrink by cubics then.
+    """
+    write(path, serialized(spell_out(model, lambda r: bool(specs) and r.cubic and r.shrinks and not r.smooth)))
 
 
 def serialized(model: ModelProto) -> bytes:

@@ -21,6 +21,7 @@ from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import write
 from edgesdk.export import openvino_kernels
 from edgesdk.export.openvino_kernels import is_constant
+from edgesdk.export.resizing import spell_out
 
 INTEGERS = {"i4": 4, "i8": 8, "u8": 8}
 HALVES = ("f16", "bf16")
@@ -36,7 +37,7 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
     openvino = import_openvino()
     core = openvino.Core()
     try:
-        read = core.read_model(_with_known_spectra(model).SerializeToString())
+        read = core.read_model(_with_known_spectra(spell_out(model, lambda r: r.smooth)).SerializeToString())
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         told = next((line for line in reversed(lines) if "not supported" in line or "onnx" in line.lower()), lines[-1])

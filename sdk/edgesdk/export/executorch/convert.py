@@ -27,6 +27,7 @@ from edgesdk.export.executorch.check import check
 from edgesdk.export.executorch.lowering import ELSEWHERE, Lowering, Replay
 from edgesdk.export.executorch.quick import collecting_once
 from edgesdk.export.reading import Node
+from edgesdk.export.resizing import spell_out
 
 OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     **layers.OPERATORS, **recurrent.OPERATORS, **rest.OPERATORS,
@@ -56,7 +57,7 @@ def convert_probe(content: bytes) -> bytes:
 
 
 def _converted(model: ModelProto) -> tuple[Lowering, bytes]:
-    graph = Lowering(model, OPERATORS)
+    graph = Lowering(spell_out(model, lambda r: r.smooth or not r.exact), OPERATORS)
     module = Replay(graph).eval()
     given = tuple(torch.from_numpy(np.zeros(graph.shape(name), graph.types[name])) for name in graph.inputs)
     with torch.no_grad():

@@ -19,6 +19,7 @@ from edgesdk.export.ncnn import layers, recurrent, rest
 from edgesdk.export.ncnn.check import check_layers
 from edgesdk.export.ncnn.lowering import Lowering
 from edgesdk.export.reading import Node
+from edgesdk.export.resizing import spell_out
 
 OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     **layers.OPERATORS, **recurrent.OPERATORS, **rest.OPERATORS,
@@ -27,7 +28,7 @@ OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
 
 def lower(model: ModelProto, timed: bool = False) -> Lowering:
     """``model`` as layers. Raises ``ModelError`` for what ncnn lacks and for shapes that are not fixed."""
-    graph = Lowering(model, OPERATORS, timed)
+    graph = Lowering(spell_out(model, lambda r: r.smooth or not r.exact), OPERATORS, timed)
     for node in graph.nodes:
         if id(node) not in graph.done:
             OPERATORS[node.op](graph, node)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from onnx import helper
 
 from edgesdk.export.reading import Node
+from edgesdk.export.resizing import interpolation
 from edgesdk.export.tflite.layers import image, last, refused
 from edgesdk.export.tflite.lowering import Lowering
 from edgesdk.export.tflite.writer import Data, Value, dense
@@ -60,7 +60,7 @@ def _as_products(graph: Lowering, node: Node) -> None:
 def _along(graph: Lowering, node: Node, x: Value, axis: int, size: int, scale: float | None) -> Value:
     """``x`` resized along one axis."""
     file, before = graph.file, x.shape[axis]
-    matrix = _interpolation(node, before, size, scale)
+    matrix = interpolation(node.attributes, before, size, scale)
     picks = bool(np.all((matrix == 0) | (matrix == 1)) and np.all(matrix.sum(1) == 1))
     order = file.order(x) or tuple(range(len(x.shape)))
     if not picks:
@@ -78,24 +78,6 @@ def _along(graph: Lowering, node: Node, x: Value, axis: int, size: int, scale: f
     logical = tuple(size if d == axis else n for d, n in enumerate(x.shape))
     data = Data(node.outputs[0], math.prod(shape), np.dtype(np.float32), reals={shape: result})
     return Value(logical, dense(logical, order), data)
-
-
-def _interpolation(node: Node, before: int, size: int, scale: float | None) -> np.ndarray:
-    """The matrix by which ``node`` resizes an axis, as ONNX's own reference does it to the rows of the identity."""
-    from onnx.reference import ReferenceEvaluator
-
-    name, values = ("scales", [1.0, 1.0, scale, 1.0]) if scale else ("sizes", [1, 1, size, before])
-    given = np.array(values, np.float32 if scale else np.int64)
-    kept = {key: value for key, value in node.attributes.items() if key not in ("axes", "keep_aspect_ratio_policy")}
-    inputs = ["x", "", name] if scale else ["x", "", "", name]
-    resize = helper.make_node("Resize", inputs, ["y"], **kept)
-    ends = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(t), None) for n, t in (
-        ("x", np.dtype(np.float32)), (name, given.dtype), ("y", np.dtype(np.float32)))]  # fmt: skip
-    graph = helper.make_graph([resize], "resize", ends[:2], ends[2:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
-    eye = np.eye(before, dtype=np.float32)[None, None]
-    (y,) = ReferenceEvaluator(model).run(None, {"x": eye, name: given})
-    return np.ascontiguousarray(y[0, 0], np.float32)  # type: ignore[index]
 
 
 OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {"Resize": resize}
