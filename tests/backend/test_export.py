@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgesdk.compress.quantize import calibrate, integer, specification
 from edgesdk.core.artifact import Artifact
-from edgesdk.core.errors import FidelityError
+from edgesdk.core.errors import DeviceError, FidelityError
 from edgesdk.core.graph import WEIGHTED
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
@@ -158,6 +158,18 @@ def test_a_file_of_another_network_fails_parity(exported, tmp_path: Path) -> Non
     path = tmp_path / "other.onnx"
     onnx.save(changed(arrays, "stem.0.weight_scale", 1.0), path)
     with pytest.raises(FidelityError, match="differ from the simulation's"):
+        parity(network, Artifact(path), [x])
+
+
+def test_a_file_that_its_runtime_fails_to_run_is_refused_in_its_words(tmp_path: Path) -> None:
+    network, x = ready("residual", "fp32")
+    path = tmp_path / "failing.onnx"
+    sizes = onnx.numpy_helper.from_array(np.array([1, 3], np.int64), "sizes")
+    ends = [onnx.helper.make_tensor_value_info(name, 1, None) for name in (network.input_names[0], "output")]
+    node = onnx.helper.make_node("Reshape", [network.input_names[0], "sizes"], ["output"])
+    graph = onnx.helper.make_graph([node], "failing", ends[:1], ends[1:], [sizes])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10), path)
+    with pytest.raises(DeviceError, match=r"^onnxruntime refuses failing\.onnx \(.*Reshape.*another$"):
         parity(network, Artifact(path), [x])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -80,6 +81,23 @@ def test_what_tflite_lacks_is_named_by_its_line(
 ) -> None:
     with pytest.raises(ModelError, match=says):
         export(read(function), X, tmp_path / "model.tflite", "litert")
+
+
+@pytest.mark.parametrize("how", [{}, {"bidirectional": True, "num_layers": 2}, {"bias": False}], ids=str)
+def test_states_that_are_projected_are_refused_where_their_layer_is_named(how: dict[str, Any]) -> None:
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.known, self.plain = (
+                nn.LSTM(6, 8, proj_size=6, batch_first=True, **how),
+                nn.LSTM(6, 8, batch_first=True),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.known(x[:, None])[0] + self.plain(x[:, None])[0].sum()
+
+    with pytest.raises(ModelError, match=r"ONNX has no lstm in known .* projected \(proj_size\)"):
+        converted(flat(Projected().eval(), X), X)
 
 
 def test_no_file_holds_the_names(tmp_path: Path) -> None:

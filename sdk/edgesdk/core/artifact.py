@@ -58,6 +58,9 @@ def _tiny(name: str, runtime: str) -> tuple[bytes, str]:
     return load_function(row.probes)((folder / f"{name}.onnx").read_bytes()), suffix
 
 
+WHERE = ("Exception from ", "Check ")  # how lines begin that say where in a runtime it was raised
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A model file; ``graph`` and ``options`` say what is in it, where that is known. To measure it needs neither."""
@@ -112,6 +115,12 @@ def open_file(artifact: Artifact) -> Any:
     except ImportError:
         raise DeviceError(f"{runtime.here} is not installed", runtime.install) from None
     except Exception as error:  # runtimes' own exceptions share no base
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        fact = f"{runtime.name} refuses {artifact.path.name} ({lines[0] if lines else type(error).__name__})"
-        raise DeviceError(fact, "export it anew, for this runtime") from None
+        raise refusal(artifact, error) from None
+
+
+def refusal(artifact: Artifact, error: Exception) -> DeviceError:
+    """What the runtime of the file said where it did not load or run it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if not line.startswith(WHERE)), lines[0] if lines else type(error).__name__)
+    fact = f"{find_runtime(artifact.runtime).name} refuses {artifact.path.name} ({told})"
+    return DeviceError(fact, "export it anew for this runtime, or choose another")

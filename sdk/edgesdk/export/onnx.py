@@ -30,6 +30,8 @@ from edgesdk.export.rewrites import rewrite
 from edgesdk.export.translations import reading_once
 from edgesdk.network.modularize import aten
 from edgesdk.network.network import Batch, Network, rebatch, tensors
+from edgesdk.network.places import name_operator
+from edgesdk.network.recurrent import is_projected
 from edgesdk.network.shared import set_apart
 
 ITERATIONS = 2  # of folding constants and rewriting, as the exporter has it
@@ -47,6 +49,7 @@ def converted(network: Network, x: Batch) -> ModelProto:
     zero point or width in the file is not the specification's.
     """
     specs = specification(network)
+    _check_projections(network)
     plain = spell_out_pools(exportable(network), x)
     set_apart(plain.module)
     model = _exported(plain, x)
@@ -160,6 +163,14 @@ def _exported(network: Network, x: Batch) -> ModelProto:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+def _check_projections(network: Network) -> None:
+    """Raise ``ModelError`` for an LSTM whose states are projected: the exporter writes one that is none."""
+    for node in network.module.graph.nodes:
+        if node.target is aten.lstm.input and is_projected(node):
+            fact = f"ONNX has no {name_operator(node)} whose states are projected (proj_size)"
+            raise ModelError(fact, "leave proj_size at 0, with fewer states, or write the steps in forward()")
 
 
 def _check_sound(model: ModelProto) -> None:

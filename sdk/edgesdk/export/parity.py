@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgesdk.compress.quantize import specification
-from edgesdk.core.artifact import Artifact, open_file
+from edgesdk.core.artifact import Artifact, open_file, refusal
 from edgesdk.core.errors import FidelityError
 from edgesdk.core.parity import Parity
 from edgesdk.core.runtime import find_runtime, format_of
@@ -31,15 +31,19 @@ def runner(artifact: Artifact, structure: Structure) -> Callable[[Batch], Any]:
 
 
 def flat_runner(artifact: Artifact) -> Callable[[Batch], list[Tensor]]:
-    """A function from a batch to the outputs of the file, run on one sample at a time, by a runtime that is here."""
+    """A function from a batch to the outputs of the file, run on one sample at a time, by a runtime that is here.
+
+    Both raise ``DeviceError`` where that refuses the file.
+    """
     session = open_file(artifact)
 
     def run(x: Batch) -> list[Tensor]:
         columns = [t.numpy() for t in tensors(x)]
-        rows = [
-            session.run({name: column[i : i + 1] for name, column in zip(session.inputs, columns, strict=True)})
-            for i in range(len(columns[0]))
-        ]
+        each = [[column[i : i + 1] for column in columns] for i in range(len(columns[0]))]
+        try:
+            rows = [session.run(dict(zip(session.inputs, row, strict=True))) for row in each]
+        except Exception as error:  # runtimes' own exceptions share no base
+            raise refusal(artifact, error) from None
         return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*rows, strict=True)]
 
     return run

@@ -41,7 +41,7 @@ def cell_of(module: fx.GraphModule, node: fx.Node) -> Cell | None:
     """What the recurrent ``node`` is; ``None`` where the width of its states is not its own to choose: they are
     projected, begin with what is computed or learnt, or its weights are no parameters."""
     given = arguments(node)
-    each = (4 if given["has_biases"] else 2) * (2 if given["bidirectional"] else 1)
+    each = _weights_of_a_layer(given)
     first = given["hx"] if isinstance(given["hx"], (tuple, list)) else [given["hx"]]
     names = [str(weight.target) for weight in given["params"] if weight.op == "get_attr"]
     if len(names) != each * given["num_layers"] or not all(_is_zeros_of(n, node) for n in first):
@@ -55,6 +55,16 @@ def cell_of(module: fx.GraphModule, node: fx.Node) -> Cell | None:
         width, rows // width, directions, tuple(inputs[:directions]), tuple(inputs[directions:]), tuple(states), biases,
         tuple(first),
     )  # fmt: skip
+
+
+def is_projected(node: fx.Node) -> bool:
+    """Whether the recurrent ``node`` has further weights, by which its states are projected."""
+    given = arguments(node)
+    return len(given["params"]) != _weights_of_a_layer(given) * given["num_layers"]
+
+
+def _weights_of_a_layer(given: dict[str, Any]) -> int:
+    return (4 if given["has_biases"] else 2) * (2 if given["bidirectional"] else 1)
 
 
 def narrow_first(cell: Cell, width: int) -> None:
