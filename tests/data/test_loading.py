@@ -22,6 +22,7 @@ from edgesdk.core.errors import DataError, EdgeSdkError, ModelError, UsageError
 from edgesdk.data.data import check, load_data
 from edgesdk.example.data import augmented, example_data, example_model
 from edgesdk.network.load import load_callable, load_model
+from edgesdk.network.network import tensors
 
 MODELS = """
 import torch
@@ -375,6 +376,21 @@ def test_several_inputs_are_taken(form: type) -> None:
         whole = load_data((batch(), y))
         assert type(whole.example) is form
         check(whole, Two(), True)
+
+
+@pytest.mark.parametrize("width", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("form", ["arrays", "batches", "a dict of batches", "a data set"])
+def test_floats_of_any_width_are_what_files_take(form: str, width: torch.dtype) -> None:
+    x, y = torch.rand(80, 12).to(width), torch.arange(80) % 3
+    given: Any = {
+        "arrays": (x, y),
+        "batches": SimpleNamespace(calibration=[(x, y)], test=[(x, y)], train=[(x, y)]),
+        "a dict of batches": SimpleNamespace(calibration=[({"x": x}, y)], test=[({"x": x}, y)]),
+        "a data set": TensorDataset(x, y),
+    }[form]
+    data = load_data(given)
+    parts = [part for part in (data.calibration, data.test, data.train) if part is not None]
+    assert all(value.dtype == torch.float32 for part in parts for batch, _ in part for value in tensors(batch))
 
 
 def test_parts_may_be_absent() -> None:

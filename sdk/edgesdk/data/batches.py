@@ -13,7 +13,7 @@ from torch import Tensor
 from edgesdk.core.errors import DataError, EdgeSdkWarning
 from edgesdk.core.wording import said
 from edgesdk.data.outliers import Limits, find_kept, select
-from edgesdk.data.sources import Samples, check_part, dtype_name
+from edgesdk.data.sources import OTHER_WIDTHS, Samples, check_part, dtype_name
 from edgesdk.data.targets import IGNORED, check_range, is_soft, likeliest
 from edgesdk.network.network import Batch, rebatch, tensors
 
@@ -112,6 +112,7 @@ class Given:
         if not all(isinstance(t, Tensor) for t in (tensors(x) if isinstance(x, (Tensor, tuple, dict)) else [x])):
             fact = f"{self.name} yields x of type {type(parts[0]).__name__}"
             raise DataError(fact, "let x be a tensor, or a tuple or dict of tensors")
+        x = rebatch(x, lambda t: t.float() if t.dtype in OTHER_WIDTHS else t)
         if isinstance(y, (int, float)) or (isinstance(y, Tensor) and y.dim() == 0):
             raise DataError(f"{self.name} yields single samples", "let it yield batches: wrap it in a DataLoader")
         return x, y

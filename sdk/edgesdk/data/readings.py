@@ -56,7 +56,7 @@ def find_better_pixels(
     for other in _list_readings(now, channels):
 
         def read(batches: Batches, other: Preprocessing = other) -> list[tuple[Tensor, Any]]:
-            return [(other.of_pixels(now.pixels(x)), y) for x, y in batches]
+            return [(other.of_pixels(now.pixels(x)).to(x.dtype), y) for x, y in batches]
 
         changed = read(some)
         try:

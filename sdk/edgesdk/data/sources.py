@@ -24,7 +24,8 @@ ARRAYS = ("x", "y", "x_test", "y_test", "mean", "std", "classes")  # of which sa
 TEST = "_test"  # behind the name of an input, of what judges
 RATE = "sample_rate"  # the array of a file that says at which waves were sampled
 CHANNELS = (1, 3, 4)
-AS_THEY_ARE = (torch.uint8, torch.float32, torch.bfloat16, torch.int32, torch.int64, torch.bool)
+AS_THEY_ARE = (torch.uint8, torch.float32, torch.int32, torch.int64, torch.bool)
+OTHER_WIDTHS = (torch.float64, torch.float16, torch.bfloat16)  # of floats, which all are float32 in files
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def _classes(names: Any) -> tuple[str, ...]:
 
 
 def tensor(value: Any, what: str) -> Tensor:
-    """``value`` as a tensor; NumPy's default float64, and float16, become float32. ``DataError`` for other dtypes."""
+    """``value`` as a tensor; floats of any width become float32. ``DataError`` for other dtypes."""
     if not isinstance(value, Tensor):
         try:
             array = np.asarray(value)
@@ -203,7 +204,7 @@ def tensor(value: Any, what: str) -> Tensor:
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         value = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     value = value.detach().cpu()
-    if value.dtype in (torch.float64, torch.float16):
+    if value.dtype in OTHER_WIDTHS:
         return value.float()
     if what.startswith("x") and value.dtype not in AS_THEY_ARE:
         raise DataError(
