@@ -57,6 +57,18 @@ def attention(g: zoo.Written, heads: int, shared: int, mask: str = "", **how: An
     g.n("Attention", [*parts, *filter(None, [mask])], "y", q_num_heads=heads, kv_num_heads=shared, **how)
 
 
+def recurrence(g: zoo.Written, kind: str, gates: int, **how: Any) -> None:
+    """A recurrent layer of four states over the ten rows of a sample."""
+    rows = g.n("Transpose", [g.n("Reshape", ["x", g.c("rows", [0, 10, 7])], "rows_")], "steps", perm=[1, 0, 2])
+    both = 2 if how.get("direction") == "bidirectional" else 1
+    sizes = {"wi": (both, gates * 4, 7), "wh": (both, gates * 4, 4), "b": (both, 2 * gates * 4)}
+    given = [rows, *(g.w(name, *size) for name, size in sizes.items())]
+    made = g.n(kind, given, ["each", "last"], hidden_size=4, **how)
+    each = g.n("Transpose", [made], "turned", perm=[2, 0, 1, 3])
+    last = g.n("Unsqueeze", [g.n("Transpose", ["last"], "of", perm=[1, 0, 2]), g.c("at", [1])], "beside")
+    g.n("Concat", [each, last], "y", axis=1)
+
+
 ONES, HALVES = [1.0, 1.0, 0.6, 0.6], [1.0, 1.0, 0.5, 0.5]
 CASES: dict[str, Build] = {
     "linear of a part of a sample": resized(scales=ONES, mode="linear"),
@@ -112,6 +124,11 @@ CASES: dict[str, Build] = {
     "attention, causal": lambda g: attention(g, 4, 4, is_causal=1),
     "attention, few keys": lambda g: attention(g, 4, 2, scale=0.3),
     "attention, masked": lambda g: attention(g, 2, 2, g.w("mask", 10, 10)),
+    "an RNN backwards": lambda g: recurrence(g, "RNN", 1, direction="reverse"),
+    "an RNN of ReLUs": lambda g: recurrence(g, "RNN", 1, activations=["Relu"]),
+    "an RNN both ways": lambda g: recurrence(g, "RNN", 1, direction="bidirectional", activations=["Tanh"] * 2),
+    "a GRU backwards": lambda g: recurrence(g, "GRU", 3, direction="reverse", linear_before_reset=1),
+    "an LSTM backwards": lambda g: recurrence(g, "LSTM", 4, direction="reverse"),
     "turned": lambda g: g.n("GridSample", ["x", g.n("Transpose", ["x"], "grid", perm=[0, 2, 3, 1])], "y"),
 }
 

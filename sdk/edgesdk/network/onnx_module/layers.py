@@ -307,14 +307,20 @@ def attention(call: Call) -> Any:
     return made.transpose(1, 2).flatten(2) if beside else made
 
 
+ACTIVATIONS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}  # of one direction
+
+
 def recurrent(call: Call) -> Any:
-    """GRU and LSTM as PyTorch's, whose gates have another order; (steps, samples, features) as ONNX has them."""
+    """RNN, GRU and LSTM as PyTorch's, whose gates have another order; (steps, samples, features) as ONNX has them.
+
+    One that begins at the last step is one that begins at the first of what is turned round.
+    """
     kind, hidden = call.node.op_type, call.get("hidden_size")
     direction, layout = call.get("direction", "forward"), call.get("layout", 0)
-    usual = ["Sigmoid", "Tanh"] if kind == "GRU" else ["Sigmoid", "Tanh", "Tanh"]
-    both = direction == "bidirectional"
-    given = [v.decode() if isinstance(v, bytes) else v for v in call.get("activations") or usual * (1 + both)]
-    if direction == "reverse" or layout or given != usual * (1 + both) or call.get("clip") or call.get("input_forget"):
+    both, backward = direction == "bidirectional", direction == "reverse"
+    named = [v.decode() if isinstance(v, bytes) else v for v in call.get("activations") or ACTIVATIONS[kind]]
+    usual = ["Relu"] if kind == "RNN" and named[0] == "Relu" else ACTIVATIONS[kind]
+    if layout or named not in (usual, usual * (1 + both)) or call.get("clip") or call.get("input_forget"):
         raise call.refusal("is a recurrent layer of a kind that PyTorch lacks")
     if kind == "GRU" and not call.get("linear_before_reset", 0):
         raise call.refusal("is a GRU whose reset gate comes before the product (linear_before_reset of 0)")
@@ -324,9 +330,11 @@ def recurrent(call: Call) -> Any:
     if w is None or r is None or call.has(3) and b is None or call.has(7):
         raise call.refusal("has no constant weights")
     states = [_state(call, index) for index in (5, 6) if call.has(index)]
-    order = (1, 0, 2) if kind == "GRU" else (0, 2, 3, 1)  # ONNX's gates in PyTorch's order
-    layer = nn.GRU if kind == "GRU" else nn.LSTM
-    built = layer(w.shape[2], hidden, bidirectional=both, bias=b is not None, batch_first=True)  # as most modules are
+    order = {"RNN": (0,), "GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1)}[kind]  # ONNX's gates in PyTorch's order
+    layer = {"RNN": nn.RNN, "GRU": nn.GRU, "LSTM": nn.LSTM}[kind]
+    how = {"nonlinearity": usual[0].lower()} if kind == "RNN" else {}
+    how |= {"bidirectional": both, "bias": b is not None, "batch_first": True}  # as most modules are
+    built = layer(w.shape[2], hidden, **how)
     for place, suffix in enumerate(("", "_reverse")[: 1 + both]):
         parts = {"weight_ih": w[place], "weight_hh": r[place]}
         if b is not None:
@@ -338,10 +346,11 @@ def recurrent(call: Call) -> Any:
         states = []
     if any(state is None for state in states):
         raise call.refusal("begins with one of its two states")
-    start = [states[0] if kind == "GRU" else tuple(states)] if states else []
+    start = [tuple(states) if kind == "LSTM" else states[0]] if states else []
     key = (kind, *call.node.input[1:4], call.node.output[0])
-    out = call.module(built, key, turned(call.tensor(), (1, 0, 2)), *start)
-    sequence, state = out[0], out[1]
+    given = turned(call.tensor(), (1, 0, 2))
+    out = call.module(built, key, given.flip([1]) if backward else given, *start)
+    sequence, state = out[0].flip([1]) if backward else out[0], out[1]
     steps = sequence.permute([1, 0, 2]).unflatten(2, (1 + both, hidden)).permute([0, 2, 1, 3])
     last = state if kind == "LSTM" else (state,)
     wanted = (steps, *(last[index] for index in range(len(call.node.output) - 1)))
@@ -365,5 +374,6 @@ LAYERS: dict[str, Callable[[Call], Any]] = {
     "LayerNormalization": layer_norm, "InstanceNormalization": instance_norm, "GroupNormalization": group_norm,
     "RMSNormalization": rms_norm, "LRN": local_response_norm, "MaxPool": pool, "AveragePool": pool,
     "MeanVarianceNormalization": mean_variance_norm, "LpPool": power_pool, "GlobalAveragePool": global_pool,
-    "GlobalMaxPool": global_pool, "GRU": recurrent, "LSTM": recurrent, "Attention": attention,
+    "GlobalMaxPool": global_pool, "RNN": recurrent, "GRU": recurrent, "LSTM": recurrent,
+    "Attention": attention,
 }  # fmt: skip
