@@ -13,7 +13,7 @@ def has_onnxruntime_kernel(layer: Layer, graph: Graph) -> bool:
 
 def has_openvino_kernel(layer: Layer, graph: Graph) -> bool:
     """OpenVINO (2026.4) has an integer deconvolution of what has a zero point of 0, and computes in float else."""
-    return layer.kind != TRANSPOSED or layer.inputs[0] in find_never_negative(graph)
+    return layer.kind != TRANSPOSED or find_never_negative(graph).issuperset(layer.inputs)
 
 
 def has_tensorrt_kernel(layer: Layer, graph: Graph) -> bool:
