@@ -74,9 +74,12 @@ def test_a_board_that_is_gone_in_the_middle_leaves_the_others_to_say(three: Flee
     assert note.startswith("b dropped out of pool:fleet: ") and note in as_markdown(done)
 
 
-def test_boards_that_differ_by_their_clocks_are_gated_each_by_itself(three: Fleet, files) -> None:
+def test_boards_that_differ_by_their_clocks_are_gated_each_by_itself(
+    three: Fleet, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One may use one core alone, which is ten times as slow, and somebody else measures there; the other has more
     packages."""
+    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path))  # else it is known how fast it was
     three["a"].pin()
     three["a"].fault("slow", times=10)
     other = replace(three.device("b"), python=sys.executable)
