@@ -171,6 +171,19 @@ def biased(net, x: Tensor) -> Tensor:
     return joined(net, F.scaled_dot_product_attention(q, k, v, attn_mask=net.bias))
 
 
+def biased_by_pairs(net, x: Tensor) -> Tensor:
+    """The same, added to scores of heads of which two share a key and a value, and masked then."""
+    k, v = (split(layer(x), 2).repeat_interleave(2, 1) for layer in (net.k, net.v))
+    scores = (split(net.q(x)) @ k.mT / DEPTH**0.5 + net.bias).masked_fill((net.bias > 1.5)[None], -1e4)
+    return joined(net, scores.softmax(-1) @ v)
+
+
+def padded(net, x: Tensor) -> Tensor:
+    """A mask of each sample's own, which PyTorch's attention repeats for each head."""
+    mask = (x[:, :, 0] > 0.8) & (torch.arange(TOKENS) > 0)
+    return net.attention(x, x, x, need_weights=False, key_padding_mask=mask)[0]
+
+
 def linears(*outputs: int) -> dict[str, nn.Module]:
     return {name: nn.Linear(DIM, count) for name, count in zip("qkv", outputs, strict=True)}
 
@@ -192,12 +205,14 @@ FORMS: dict[str, tuple[Mix, Callable[[], dict[str, nn.Module]], str]] = {
     "shared inside": (shared_inside, lambda: linears(DIM, DIM // 2, DIM // 2), "q"),
     "rotated": (rotated, lambda: linears(DIM, DIM, DIM), "q"),
     "rotated by pairs": (rotated_by_pairs, lambda: {"qkv": nn.Linear(DIM, 2 * DIM)}, "qkv"),
+    "biased": (biased, lambda: linears(DIM, DIM, DIM), "q"),
+    "biased by pairs": (biased_by_pairs, lambda: linears(DIM, DIM // 2, DIM // 2), "k"),
+    "padded": (padded, attention, "attention.in_proj"),
 }
-PAIRS = ("shared", "shared by views", "shared inside", "rotated by pairs")  # two heads go together
+PAIRS = ("shared", "shared by views", "shared inside", "rotated by pairs", "biased by pairs")  # two heads go together
 LEFT: dict[str, tuple[Mix, Callable[[], dict[str, nn.Module]], str]] = {
     "by turns": (shared_by_turns, lambda: linears(DIM, DIM // 2, DIM // 2), "repeat makes what they read"),
     "met": (met, lambda: linears(DIM, DIM, DIM), "add makes what they read"),
-    "biased": (biased, lambda: linears(DIM, DIM, DIM), "does not run with fewer"),
 }
 
 
@@ -338,7 +353,9 @@ def test_the_projection_is_fitted_to_the_heads_that_stay(name: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["dense", "int8"])
-@pytest.mark.parametrize("name", ["separate", "of torch", "rotated", "rotated by pairs"])  # a ViT's: conformance
+@pytest.mark.parametrize(
+    "name", ["separate", "of torch", "rotated by pairs", "biased by pairs", "padded"]
+)  # a ViT's: conformance
 def test_files_compute_what_is_left(name: str, precision: str, tmp_path: Path) -> None:
     network, x, group = made(name)
     plan = models.plan(network, {group: DIM // 2}, models.assigned(network, precision))

@@ -11,7 +11,7 @@ Ainslie et al. 2023).
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,8 @@ class Attention:
     """The ``heads`` of one attention, each of ``depth`` columns in a row of the linear layer ``projection``.
 
     ``rows`` has for each linear layer that makes queries, keys or values its rows of every head; ``sizes`` the nodes
-    that reshape between these layers, and which of the sizes that they state count heads.
+    that reshape between these layers, and which of the sizes that they state count heads. ``beside`` are the nodes that
+    read a mask or a bias of each head, and that, whose third axis from the end has so many entries for a head.
     """
 
     rows: Mapping[str, tuple[tuple[int, ...], ...]]
@@ -54,6 +55,7 @@ class Attention:
     heads: int
     depth: int
     sizes: Mapping[str, tuple[int, ...]]
+    beside: tuple[tuple[str, str, int], ...] = ()
 
     def without(self, channels: Iterable[int]) -> list[int]:
         """The heads that have none of ``channels``, which are columns of the projection."""
@@ -122,6 +124,14 @@ def keep_heads(module: fx.GraphModule, attention: Attention, stay: Sequence[int]
     for node in module.graph.nodes:
         if node.name in attention.sizes:
             _resize(node, attention.sizes[node.name], len(stay), attention.heads)
+    nodes = {node.name: node for node in module.graph.nodes}
+    for reader, read, each in attention.beside:
+        kept = torch.tensor([head * each + i for head in stay for i in range(each)])
+        name = f"{read}_heads_{len(list(module.buffers(recurse=False)))}"
+        module.register_buffer(name, kept)
+        with module.graph.inserting_before(nodes[reader]):
+            own = module.graph.call_function(aten.index_select.default, (nodes[read], -3, module.graph.get_attr(name)))
+        nodes[reader].replace_input_with(nodes[read], own)
 
 
 def mask_heads(module: fx.GraphModule, attention: Attention, stay: Sequence[int]) -> None:
@@ -145,25 +155,30 @@ def inside(module: fx.GraphModule, attention: Attention) -> set[str]:
 
 @dataclass(frozen=True)
 class _Core:
-    """Where an attention mixes: its queries, keys and values, whether keys come transposed, and what it makes."""
+    """Where an attention mixes: its queries, keys and values, whether keys come transposed, and what it makes; and what
+    masks or is added to its scores, each with the node that reads it."""
 
     reads: tuple[fx.Node, fx.Node, fx.Node]
     transposed: bool
     result: fx.Node
+    beside: tuple[tuple[fx.Node, fx.Node], ...]
 
 
 def _core(node: fx.Node) -> _Core | None:
     """The attention that ``node`` is, or whose weights it makes as a softmax between two products."""
     if node.target is ATTENTION:
         query, key, value = node.args[:3]
-        return _Core((query, key, value), False, node)  # type: ignore[arg-type]
+        mask = arguments(node).get("attn_mask")
+        beside = ((node, mask),) if isinstance(mask, fx.Node) else ()
+        return _Core((query, key, value), False, node, beside)  # type: ignore[arg-type]
     if node.target not in SOFTMAX:
         return None
     scores = _product(node.args[0])  # type: ignore[arg-type]
     mixes = [n for n in node.users if n.target in PRODUCTS and n.args[0] is node]
     if scores is None or len(mixes) != 1:
         return None
-    return _Core((*scores.args[:2], mixes[0].args[1]), True, mixes[0])  # type: ignore[arg-type]
+    beside = tuple(_beside(node.args[0]))  # type: ignore[arg-type]
+    return _Core((*scores.args[:2], mixes[0].args[1]), True, mixes[0], beside)  # type: ignore[arg-type]
 
 
 def _product(node: fx.Node) -> fx.Node | None:
@@ -172,6 +187,15 @@ def _product(node: fx.Node) -> fx.Node | None:
         return node
     reads = node.all_input_nodes if node.target in MASKINGS else []
     return next((product for read in reads if (product := _product(read)) is not None), None)
+
+
+def _beside(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """What meets the product of tensors that ``node`` is, scaled and masked, and where."""
+    if node.target in PRODUCTS:
+        return
+    product = next(read for read in node.all_input_nodes if _product(read) is not None)
+    yield from ((node, other) for other in node.all_input_nodes if other is not product)
+    yield from _beside(product)
 
 
 def _linear(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -277,7 +301,17 @@ def _attention(
     return Attention(
         {path: tuple(map(tuple, own)) for path, own in rows.items()}, str(after[-1].target), len(units), depth,
         {name: counting for name, counting in sizes.items() if counting},
+        tuple(
+            (reader.name, read.name, shared)
+            for reader, read in core.beside
+            if result.dim() == 4 and _third(values.get(read.name)) == len(units) * shared > 1
+        ),
     )  # fmt: skip
+
+
+def _third(value: Any) -> int:
+    """The size of the third axis from the end, where there is one."""
+    return value.shape[-3] if isinstance(value, Tensor) and value.dim() > 2 else 1
 
 
 def _shared(rows: Iterable[Sequence[set[int]]]) -> int:
