@@ -94,13 +94,12 @@ def test_each_command_takes_what_it_means(project: Path) -> None:
 def test_what_was_made_is_looked_at_on_the_project_s_device_and_says_the_rest_itself(
     project: Path, command: tuple[str, ...]
 ) -> None:
-    several = command[0] == "benchmark"
-    assert taken(*command)["device"] == (() if several else "local")
+    assert taken(*command)["device"] == ()
     file = FILE.replace('name = "pi4"', 'device = "lab-pi-4"\nruntime = "litert"')
     (project / "edgesdk.toml").write_text(file)
     options = taken(*command)
     here = taken(*command, "--device", "local")["device"]
-    assert (options["device"], here) == ((("lab-pi-4",), ("local",)) if several else ("lab-pi-4", "local"))
+    assert (options["device"], here) == (("lab-pi-4",), ("local",))
     assert options.get("runtime") in (None, "onnxruntime") and options.get("threads") in (None, 1)
     assert all(options.get(name) is None for name in ("model", "weights", "data", "max_drop"))
     (project / "edgesdk.toml").write_text(f"{file}[modle]\n")
