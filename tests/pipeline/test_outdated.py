@@ -103,3 +103,21 @@ def test_what_an_interrupted_run_measured_is_taken_up_in_the_same_state_alone(
     second = setup.measure(files)
     assert len(meter.runs) == runs + (now == "faster")
     assert (second == first) == (now != "faster")
+
+
+@pytest.mark.parametrize("slower", ["litert", "openvino"])
+def test_of_one_runtime_shares_stay_those_of_the_fastest_dense_model_when_it_is_renewed(
+    tmp_path: Path, slower: str
+) -> None:
+    """A point of a front is built in its runtime alone, and its budget is a share of another's dense model."""
+    paces = {"onnxruntime": 1.0, slower: 1.4}
+    meters = [ScriptedMeter(paces=paces, runtime=runtime, reference_ms=BEFORE) for runtime in paces]
+    every = anchor(meters, tmp_path)
+    alone, fastest = every.select(slower), every.select("onnxruntime")
+    assert (alone.beside and alone.beside.runtime, fastest.beside) == ("onnxruntime", None)
+    for again in (alone, alone.renew(), alone.renew().renew()):
+        study = again.study_whole_layers()[0]
+        assert study.shared_file.runtime == "onnxruntime" and not study.shares_own
+        ratio = study.anchors["dense"].cost().latency_ratio
+        assert ratio == pytest.approx(1.4, rel=0.05)
+        assert study.anchors["dense"].latency_ms() / study.dense.latency_ms() == pytest.approx(1.4, rel=0.05)

@@ -39,15 +39,19 @@ def measure_dense(
     whole: Sequence[IntegerModel],
     again: bool = True,
     anew: bool = False,
+    beside: Artifact | None = None,
 ) -> list[Anchor]:
     """What the dense model takes in each of ``setups``, all of it from one interleaved run.
 
-    Unless ``again``, the figures of an earlier run on this device serve; unless ``anew``, those that this run kept.
-    A prediction is made anew each time, which for a plan takes no more than a file's size.
+    Shares of latency are of the fastest, or where one is given of that ``beside``, another runtime's file. Unless
+    ``again``, the figures of an earlier run on this device serve; unless ``anew``, those that this run kept. A
+    prediction is made anew each time, which for a plan takes no more than a file's size.
     """
     first, *_ = setups
     first.tell(f"measuring the dense model ({', '.join(setup.runtime for setup in setups)})", None)
     plain = {_name(DENSE, setup): model.artifact for setup, model in zip(setups, dense, strict=True)}
+    if beside is not None:
+        plain[f"{DENSE} {beside.runtime}"] = beside
     integer = {_name(DENSE_INT8, setup): (setup, model) for setup, model in zip(setups, whole, strict=True)}
 
     def write_files() -> dict[str, Artifact]:
@@ -56,8 +60,10 @@ def measure_dense(
             for name, (setup, model) in integer.items()
         }
 
-    measured = _measure_or_read(first, [*plain, *integer], write_files, _identify(setups, whole), again, anew)
+    measured = _measure_or_read(first, [*plain, *integer], write_files, _identify(setups, whole, beside), again, anew)
     fastest = min(plain, key=lambda name: measured[name].latency_ms())
+    if beside is not None:
+        fastest = f"{DENSE} {beside.runtime}"
     return [
         Anchor(
             {kind: _share(measured[_name(kind, setup)], fastest) for kind in (DENSE, DENSE_INT8)},
@@ -77,12 +83,13 @@ def _share(measured: Measurement, fastest: str) -> Measurement:
     return replace(cast("Report | Prediction", measured), ratios=ratios)
 
 
-def _identify(setups: Sequence[Setup], whole: Sequence[IntegerModel]) -> str:
+def _identify(setups: Sequence[Setup], whole: Sequence[IntegerModel], beside: Artifact | None) -> str:
     """The digest of all that the figures depend on."""
     first, *_ = setups
     every = [[setup.meter.conditions, sorted(model.options)] for setup, model in zip(setups, whole, strict=True)]
     metered = ["energy"] if first.by_energy else []
-    return digest([SCHEMA, first.graph.digest, digest_of(first.network.module), usual_mode(), every, *metered])
+    shared = [] if beside is None else [beside.runtime]
+    return digest([SCHEMA, first.graph.digest, digest_of(first.network.module), usual_mode(), every, *metered, *shared])
 
 
 def _measure_or_read(

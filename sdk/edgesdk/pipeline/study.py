@@ -122,12 +122,16 @@ def anchor_model(
     return anchor_setups([setup for setup, _ in able], [dense for _, dense in able], budget, again), refused
 
 
-def anchor_setups(setups: Sequence[Setup], dense: Sequence[DenseFile], budget: Budget, again: bool = True) -> Anchored:
-    """The model of ``setups``, priced at full width as far as ``budget`` may want it, and measured."""
+def anchor_setups(
+    setups: Sequence[Setup], dense: Sequence[DenseFile], budget: Budget, again: bool = True,
+    beside: Artifact | None = None,
+) -> Anchored:  # fmt: skip
+    """The model of ``setups``, priced at full width as far as ``budget`` may want it, and measured; where one is given,
+    shares of latency are of the file ``beside`` of another runtime."""
     priced = tuple(price_full_width(setup, budget) for setup in setups)
     whole = tuple(IntegerModel.of(setup, own.space) for setup, own in zip(setups, priced, strict=True))
-    anchors = tuple(measure_dense(setups, dense, whole, again))
-    return Anchored(tuple(setups), tuple(dense), priced, whole, anchors, budget)
+    anchors = tuple(measure_dense(setups, dense, whole, again, beside=beside))
+    return Anchored(tuple(setups), tuple(dense), priced, whole, anchors, budget, beside=beside)
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,8 @@ class Anchored:
 
     ``dense`` and ``whole`` are its files in float and with every layer integer, ``anchors`` what they take, ``priced``
     the options at full width; a place of each for every one of ``setups``. Where a measurement sees the device
-    in a faster state, and ``may_renew`` says so, :class:`Outdated` tells who can renew it.
+    in a faster state, and ``may_renew`` says so, :class:`Outdated` tells who can renew it. Where the runtime whose
+    dense model shares of latency are of is none of these, its file is ``beside``.
     """
 
     setups: tuple[Setup, ...]
@@ -146,6 +151,7 @@ class Anchored:
     anchors: tuple[Anchor, ...]
     budget: Budget
     may_renew: Callable[[], bool] = never
+    beside: Artifact | None = None
 
     @property
     def is_outdated(self) -> bool:
@@ -160,18 +166,23 @@ class Anchored:
         unsure = max((figure.error for anchor in self.anchors for figure in anchor.figures.values()), default=0.0)
         if usual_mode() == BRIEF or unsure <= UNSURE or self.setups[0].deadline.is_over(PRICING):
             return self
-        return replace(self, anchors=tuple(measure_dense(self.setups, self.dense, self.whole, anew=True)))
+        return replace(
+            self, anchors=tuple(measure_dense(self.setups, self.dense, self.whole, anew=True, beside=self.beside))
+        )
 
     def renew(self) -> Anchored:
         """The same in the state that is known by now: what is doubtful since is priced and measured again."""
-        return replace(anchor_setups(self.setups, self.dense, self.budget), may_renew=self.may_renew)
+        return replace(
+            anchor_setups(self.setups, self.dense, self.budget, beside=self.beside), may_renew=self.may_renew
+        )
 
     def select(self, runtime: str) -> Anchored:
         """The same in that ``runtime`` alone; shares of latency stay those of the fastest dense model."""
         at = slice(place := [setup.runtime for setup in self.setups].index(runtime), place + 1)
+        shared = self.anchors[place].shared_file
         return replace(
             self, setups=self.setups[at], dense=self.dense[at], priced=self.priced[at], whole=self.whole[at],
-            anchors=self.anchors[at],
+            anchors=self.anchors[at], beside=None if shared.runtime == runtime else shared,
         )  # fmt: skip
 
     def study(self) -> list[Study]:
