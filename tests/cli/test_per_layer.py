@@ -22,13 +22,13 @@ LAYERS = {"conv": "relu", "conv1": "", "block.conv1": "linear", "add": "relu_2",
     [
         (["conv"], ("conv",)),
         (["conv1.0"], ("conv1",)),  # the first half of a low-rank form
-        (["block.conv1.weight", "relu"], ("block.conv1",)),
+        (["block.conv1.weight", "relu"], ("conv", "block.conv1")),
         (["node_add_1"], ("add_1",)),
         (["node_add", "fc.bias.unpack"], ("add", "fc")),
         (["a/b/Conv"], ("a/b",)),
         (["convolution", "Transpose", "fc2"], ()),
         (["relu_2"], ("add",)),  # what it makes is called so in the file
-        (["relu_2", "fc.weight"], ("fc",)),
+        (["relu_2", "fc.weight"], ("add", "fc")),
         (["relu_2/padded", "relu_20"], ()),
         (["relu_2", "linear"], ("block.conv1", "add")),
         ([], ()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from edgesdk.core.kernels import Kernel
 PREFIX = re.compile(r"^(node_|/)")  # of names that an exporter makes of a layer's
 NCHWC = "_nchwc"  # ends what ONNX Runtime calls a kernel in its blocked layout, by the tensor that it makes
 INTO_CONVOLUTIONS = ("Conv", "Add", "Sum", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
+WEIGHTS = re.compile(r"\.weight\b|/WithoutBiases$")  # in names that are of a layer, whatever the file numbers anew
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN")  # nodes that may be named after a layer
 INNER = re.compile(r"[^A-Za-z0-9]")  # what comes between the name of a layer and that of a part of it
 
 
@@ -19,8 +21,11 @@ def read_kernels(told: Sequence[Mapping[str, Any]], layers: Mapping[str, str] | 
     """The kernels that an agent ``told`` of the file at ``path``, with the names of a plan's ``layers``, or without a
     plan as they are. Of each layer there is what the file calls the tensor that it makes, where that is known."""
     names = [tuple(kernel["layers"]) for kernel in told]
+    made = {tensor for tensor in (layers or {}).values() if tensor}
     if path.suffix == ".onnx":
-        names = _add_fused(names, path)
+        names = _add_fused(names, path, made)
+    elif made:
+        names = [_select_told(own, made, path.suffix == ".tflite") for own in names]
     return tuple(
         Kernel(
             name=str(kernel["name"]),
@@ -37,8 +42,17 @@ def read_kernels(told: Sequence[Mapping[str, Any]], layers: Mapping[str, str] | 
     )
 
 
-def _add_fused(told: Sequence[tuple[str, ...]], path: Path) -> list[tuple[str, ...]]:
-    """What ONNX Runtime ``told`` of each kernel, with the names of all nodes of the file that are fused in it.
+def _select_told(told: tuple[str, ...], made: Collection[str], one_each: bool) -> tuple[str, ...]:
+    """Of what a runtime ``told`` of a kernel the tensors that layers have ``made``, and the weights: a file numbers its
+    operators anew, so that other names may be those of other layers. Where a kernel is of ``one_each`` its tensor is
+    enough: constants that are alike are stored once, under the name of one."""
+    tensors = tuple(plain for name in told for plain in (name, PREFIX.sub("", name)) if plain in made)
+    return tensors if tensors and one_each else (*tensors, *(name for name in told if WEIGHTS.search(name)))
+
+
+def _add_fused(told: Sequence[tuple[str, ...]], path: Path, made: Collection[str]) -> list[tuple[str, ...]]:
+    """What ONNX Runtime ``told`` of each kernel, with the names of all nodes of the file that are fused in it; where
+    tensors are known that layers have ``made`` these, and the names of nodes with weights alone, which are layers'.
 
     A node that no kernel tells of is in one that makes what the node reads: of several in the last that ran, which had
     to wait for the others.
@@ -58,7 +72,14 @@ def _add_fused(told: Sequence[tuple[str, ...]], path: Path) -> list[tuple[str, .
         if node.name and node.name not in kernels[place]:
             kernels[place].append(node.name)
         makers |= dict.fromkeys(node.output, place)
-    return [tuple(names) for names in kernels]
+    if not made:
+        return [tuple(names) for names in kernels]
+    known = {
+        node.name: (*[node.name] * (node.op_type in WEIGHTED), *(name for name in node.output if name in made))
+        for node in nodes
+        if node.name
+    }
+    return [tuple(part for name in names for part in known.get(name, ())) for names in kernels]
 
 
 def _name_blocked(nodes: Iterable[Any]) -> dict[str, tuple[str, ...]]:
@@ -81,13 +102,11 @@ def _name_blocked(nodes: Iterable[Any]) -> dict[str, tuple[str, ...]]:
 
 
 def name_layers(names: Sequence[str], layers: Mapping[str, str]) -> tuple[str, ...]:
-    """The ``layers`` that ``names`` of a file belong to: ``fc.weight`` and ``node_fc`` to ``fc``, the longest first.
-
-    Where no name is a layer's, that of a tensor which one makes is: a sum's with its ReLU may be ``relu_2``.
-    """
-    named = {layer for name in names if (layer := _find_layer(name, layers)) is not None}
-    if not named:
-        named = {layer for layer, tensor in layers.items() if tensor in names}
+    """The ``layers`` that ``names`` of a file belong to: a tensor to the layer that makes it, as ``relu_2`` to a sum
+    with its ReLU, ``fc.weight`` and ``node_fc`` to ``fc``, the longest first."""
+    makers = {tensor: layer for layer, tensor in layers.items() if tensor}
+    each = (makers.get(name) or _find_layer(name, layers) for name in names)
+    named = {layer for layer in each if layer is not None}
     return tuple(layer for layer in layers if layer in named)
 
 
