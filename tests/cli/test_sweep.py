@@ -275,6 +275,16 @@ def test_what_cannot_be_kept_is_said_with_figures(edgesdk: Run, tmp_path: Path) 
     assert done.code == 0 and "left out: raspberry-pi-5, onnxruntime, " in done.out.replace("\n", " ")
 
 
+def test_each_number_of_threads_says_why_it_has_no_point(edgesdk: Run, given: Path, tmp_path: Path) -> None:
+    threads = ("--threads", "1", "--threads", "4", "--runtime", "onnxruntime", "--latency", "0.0001x,2x")
+    out = ("--out", tmp_path / "front.json")
+    done = edgesdk("sweep", *SMALL, "--data", given / "data.npz", "--target", "pi5", *threads, *out)
+    assert done.code == 0, done.err
+    refused = sdk.Front.read(tmp_path / "front.json").refused
+    for count in ("1 thread", "4 threads"):
+        assert any(where.startswith(f"raspberry-pi-5, onnxruntime, {count}, ") for where in refused), refused
+
+
 def test_what_a_point_says_is_not_said_twice(edgesdk: Run, drawn: Path) -> None:
     done = edgesdk("deploy", *SMALL, "--from", drawn, "--point", "1", "--target", "pi5")
     assert done.code == 2 and "--target beside --point" in done.line

@@ -175,11 +175,15 @@ def draw_front(
 ) -> Swept:  # fmt: skip
     """The points of one model at each of ``places``, which stay open as long as the ``stack`` is."""
     swept = Swept(name, given)
+    several = len({where.threads for where in places}) > 1
     for where in places:
+        beside = f", {counted(where.threads, 'thread')}" if several else ""
         try:
             opened = open_studies(given, where, how.budget, how.force, how.tell, again=how.again)
             studied = stack.enter_context(opened)
-            swept.refused |= {f"{where.target.name}, {runtime}": why for runtime, why in studied.refused.items()}
+            swept.refused |= {
+                f"{where.target.name}, {runtime}{beside}": why for runtime, why in studied.refused.items()
+            }
             studies = studied.studies  # all is priced then
             swept.notes += [note for study in studies for note in study.meter.notes]
             for study in studies:
@@ -188,11 +192,13 @@ def draw_front(
                 traced = trace_front(study, how.budget, how.points, how.bounds)
                 swept.points += _points(name, study, where, traced.plans)
                 swept.unreachable += traced.unreachable.values()
-                swept.refused |= _reasons(study, where, traced.unreachable, how.bounds)
+                swept.refused |= _reasons(
+                    f"{where.target.name}, {study.runtime}{beside}", traced.unreachable, how.bounds
+                )
         except (ModelError, DeviceError) as error:
             if where is places[-1] and not swept.points and not may_be_empty:
                 raise
-            swept.refused[f"{where.target.name}, {where.runtime}"] = str(error)
+            swept.refused[f"{where.target.name}, {where.runtime}{beside}"] = str(error)
         else:
             swept.opened.append(Place(where, studied))
     return swept
@@ -253,11 +259,9 @@ def _numbered(points: Sequence[Point]) -> list[Point]:
     return [replace(point, number=place + 1, best=best[place]) for place, point in enumerate(ordered)]
 
 
-def _reasons(
-    study: Study, where: Where, unreachable: Mapping[float, BudgetError], bounds: Sequence[Budget]
-) -> dict[str, str]:
+def _reasons(place: str, unreachable: Mapping[float, BudgetError], bounds: Sequence[Budget]) -> dict[str, str]:
     """Why there is no plan, for each latency that was asked for, or once where none keeps the other bounds."""
-    place, facts = f"{where.target.name}, {study.runtime}", [error.fact for error in unreachable.values()]
+    facts = [error.fact for error in unreachable.values()]
     if not bounds:
         return {place: facts[0]} if facts else {}
     return {f"{place}, {show('latency_ms', ms)}": error.fact for ms, error in unreachable.items()}
