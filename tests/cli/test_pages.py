@@ -794,6 +794,23 @@ def test_a_benchmark_is_its_files_beside_each_other() -> None:
     assert {row[0] for row in parsed.table("device")} >= {"temperature", "clock", "board"}
 
 
+def test_a_benchmark_says_what_each_file_ran_in() -> None:
+    benchmark = page_documents.benchmark()
+    first, second = benchmark["reports"]
+    for changed, said, cells in (
+        ({}, "onnxruntime 1.32.0", []),
+        ({"runtime": "litert", "runtime_version": "2.1.0"}, "onnxruntime 1.32.0, litert 2.1.0",
+         [["onnxruntime 1.32.0"], ["litert 2.1.0"]]),
+        ({"runtime_version": "1.31.0"}, "onnxruntime 1.32.0, onnxruntime 1.31.0",
+         [["onnxruntime 1.32.0"], ["onnxruntime 1.31.0"]]),
+    ):  # fmt: skip
+        parsed = Page(render_benchmark({**benchmark, "reports": [first, {**second, **changed}]}))
+        assert [f", {said}, 1 thread, mode " in text for _, text in parsed.of("p")].count(True) == 1
+        head, *rows = [row for row in parsed.table("latency") if len(row) > 2]
+        assert (head[1] == "runtime") == bool(cells)
+        assert [row[1:2] for row in rows if cells] == cells and {len(row) for row in rows} == {len(head)}
+
+
 @pytest.mark.parametrize("made, document", [
     (render_front, page_documents.front()), (render_front, page_documents.models()),
     (render_benchmark, page_documents.benchmark()), (render_diff, page_documents.diff()),

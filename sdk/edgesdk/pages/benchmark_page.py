@@ -23,9 +23,11 @@ KERNELS = 500  # of a file
 
 @dataclass(frozen=True)
 class Measured:
-    """One file: the latency that counts, its figures in words and as numbers, how it ran, its share of others."""
+    """One file: what it ran in, the latency that counts, its figures in words and as numbers, how it ran, its share of
+    others."""
 
     report: Document
+    runtime: str
     bar: Bar
     figures: tuple[tuple[str, float | None], ...]
     samples: Samples | None
@@ -36,6 +38,7 @@ def render_benchmark(benchmark: Document) -> str:
     """The page of the benchmark that this document is."""
     reports: Sequence[Document] = benchmark["reports"]
     files, first = [_measured(report, number) for number, report in enumerate(reports[:MOST])], reports[0]
+    runtimes = list(dict.fromkeys(_runtime(report) for report in reports))
     bars = [file.bar for file in files[:CHARTED]]
     said = "The latency of each file that counts, and on to the ninetieth percentile of all runs"
     return render(
@@ -47,7 +50,8 @@ def render_benchmark(benchmark: Document) -> str:
         more=max(len(reports) - MOST, 0),
         conditions=list_conditions(first["conditions"]),
         device=list_hardware(first["device"]),
-        runs_on=f"{first['runtime']} {first['runtime_version']}, {counted(first['threads'], 'thread')}",
+        runs_on=", ".join([*runtimes, counted(first["threads"], "thread")]),
+        several_runtimes=len(runtimes) > 1,
         mode=first["mode"],
         profiles=[
             (name, profile, describe_cost(profile), Rows.of(profile.kernels, KERNELS))
@@ -76,6 +80,10 @@ def _latency(report: Document) -> tuple[str, float]:
     return figure(ms := latency_ms(report), "latency_ms"), ms
 
 
+def _runtime(report: Document) -> str:
+    return f"{report['runtime']} {report['runtime_version']}"
+
+
 def _measured(report: Document, number: int) -> Measured:
     statistics = report["statistics"]
     named = [
@@ -84,6 +92,7 @@ def _measured(report: Document, number: int) -> Measured:
     ]  # fmt: skip
     return Measured(
         report,
+        _runtime(report),
         _bar(report),
         tuple((figure(value, name), value) for name, value in named),
         Samples.of(f"samples-{number}", report["samples_ms"], report["conditions"], brief(report["name"]))
