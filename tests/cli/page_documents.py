@@ -99,6 +99,7 @@ def full(layers: int = 6) -> Documents:
                        LayerWork(500 * number, 1000, 1024 * (1 + number % 4), 256))
             for number, layer in enumerate(plan.layers)
         ),
+        command="edgesdk deploy net.py:small --data 'my data.npz' --latency 0.5x --size 9kB --epochs 3 --seed 7",
     )  # fmt: skip
     manifest = Manifest(
         edgesdk="0.1.0", created="2026-11-28T14:58:33Z", target="x86", architecture="x86_64", basis="measured",

@@ -20,7 +20,7 @@ import edgesdk
 from edgesdk.bundle.bundle import SIMULATION, Bundle, _simulate, check, described
 from edgesdk.cli.diffing import show_diff
 from edgesdk.core.serialize import dumps, loads
-from edgesdk.workflows.diff import find_farthest, list_apart, summarize
+from edgesdk.workflows.diff import diff, find_farthest, list_apart, summarize
 from edgesdk.workflows.layer_errors import Comparison, Error, LayerDiff
 
 ALL = ("alone", "file", "simulation")
@@ -31,6 +31,9 @@ def test_a_sound_bundle_is_as_specified(edgesdk: Run, deployed: tuple[Path, str]
     bundle = deployed[0]
     plain, said = edgesdk("diff", bundle), edgesdk("diff", bundle, "--json").document
     assert said["schema"] == "edgesdk.diff/1" and said["holds"] and said["first"] is None
+    assert said["command"] == f"edgesdk diff {bundle} --json"
+    assert Bundle.open(bundle).report["command"].endswith(f"--max-drop 100 --out {bundle} --json")
+    assert diff(bundle).command is None
     assert said["outputs"] <= said["tolerance"] == Bundle.open(bundle).report["parity"]["tolerance"]
     assert [layer["name"] for layer in said["layers"]] == [layer.name for layer in Bundle.open(bundle).plan.layers]
     assert plain.code == 0 and "every layer that was seen computes what was specified" in plain.out

@@ -144,7 +144,7 @@ SECTIONS = {
     "diff": {"layers", "advice", "made"},
     "front": {"target-1", "target-2", "made"},
     "models": {"models", "target-1", "target-3", "made"},
-    "benchmark": {"latency", "ratios", "kernels", "runs", "device"},
+    "benchmark": {"latency", "ratios", "kernels", "runs", "device", "made"},
 }
 
 
@@ -537,14 +537,30 @@ def test_the_run_is_shown_with_what_bore_on_it() -> None:
 
 def test_what_asks_for_the_same_is_a_command() -> None:
     documents = page_documents.full()
-    (command,) = [text for _, text in page(documents).of("pre")]
-    assert command == (
-        "edgesdk deploy MODEL --data DATA --target x86 --runtime onnxruntime --threads 1 --latency 0.5x --size 9000B"
-        " --max-drop 1 --epochs 3 --seed 7"
-    )
+    assert [text for _, text in page(documents).of("pre")] == [documents.report["command"]]
     rows = {row[0]: row[1:] for row in page(documents).table("made")}
     assert rows["plan"] == [documents.plan.digest] and rows["seed"] == ["7"]
     assert rows["model.onnx"] == [show("size_bytes", 7267), "e" * 64]
+
+
+@pytest.mark.parametrize("kind", ["bundle", "front", "diff", "benchmark"])
+@pytest.mark.parametrize("command", ["edgesdk sweep 'a b.py:net' <script>", None, ...], ids=["given", "none", "before"])
+def test_every_page_has_the_command_or_says_that_none_is_known(kind: str, command: Any) -> None:
+    """A document of before has no such field."""
+    kept = page_documents.full()
+    document = kept.report if kind == "bundle" else getattr(page_documents, kind)()
+    document = {name: value for name, value in document.items() if name != "command"}
+    document |= {} if command is ... else {"command": command}
+    render = {"front": render_front, "diff": render_diff, "benchmark": render_benchmark}
+    html = render_bundle(kept.manifest, kept.plan, document) if kind == "bundle" else render[kind](document)
+    parsed, told = Page(html), "--target x86 --runtime onnxruntime --threads 1 --latency 0.5x --size 9000B --max-drop 1"
+    shown = [text for _, text in parsed.of("pre")]
+    if isinstance(command, str):
+        assert shown == [command]
+    else:
+        assert shown == ([f"{told} --epochs 3 --seed 7"] if kind == "bundle" else [])
+        assert any("No command is recorded" in text for _, text in parsed.of("p"))
+    assert not re.search("MODEL|DATA|NUMBER", " ".join(shown))
 
 
 WORDS = {"basis", "schema", "created", "kind", "precision"}  # fields whose text is not free

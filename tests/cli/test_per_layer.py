@@ -50,7 +50,8 @@ def test_every_weighted_layer_of_a_bundle_has_its_kernels(edgesdk: Run, deployed
     assert profile["runs"] >= 4 and profile["run_ms"] > 0 and profile["plain_ms"] > 0
     plain = edgesdk("benchmark", bundle, "--mode", "brief", "--per-layer")
     assert "under the profiler and" in plain.out and "its kernels add up to" in plain.out and " fc " in plain.out
-    assert edgesdk("benchmark", bundle, "--mode", "brief", "--json").document["profiles"] == {}
+    without = edgesdk("benchmark", bundle, "--mode", "brief", "--json").document
+    assert without["profiles"] == {} and without["command"] == f"edgesdk benchmark {bundle} --mode brief --json"
 
 
 def test_each_runtime_tells_what_it_can(edgesdk: Run, deployed: tuple[Path, str], given: Path, tmp_path: Path) -> None:

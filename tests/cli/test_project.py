@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from running import Run
 
 from edgesdk.cli import main
+from edgesdk.cli.frame import tell_command
 from edgesdk.cli.project import SECTIONS, ModelCommand
 from edgesdk.core.errors import UsageError
 
@@ -120,6 +122,34 @@ def test_whether_samples_are_shown_is_of_the_data(project: Path, command: str) -
         assert taken(command)["pictures"] is said
         assert taken(command, "--pictures")["pictures"] is True
         assert taken(command, "--no-pictures")["pictures"] is False
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("deploy",), ("deploy", "other.py:net", "--latency", "2ms", "--device", "a lab", "--precision=fp32"),
+        ("sweep", "--seed", "3", "--points", "2"), ("sweep", "a b.py:c", "d.py:e", "--pictures"), ("stages",),
+        ("benchmark", "it's/a bundle", "--json"), ("deploy", "--max-drop", "-0.5", "--", "net.py:net"),
+        ("prepare", "sparsify", "--seed", "2"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_the_command_that_is_recorded_asks_for_the_same_without_the_file(project: Path, typed: tuple[str, ...]) -> None:
+    """What the file says is in it as flags: typed elsewhere, it comes to the same options."""
+    (project / "edgesdk.toml").write_text(FILE.replace("[data]", "[data]\npictures = false", 1))
+
+    def parsed(words: list[str]) -> click.Context:
+        context, command = click.Context(main, info_name="edgesdk"), main.commands[words[0]]
+        if isinstance(command, click.Group):
+            context, words = click.Context(command, context, words[0]), words[1:]
+            command = command.commands[words[0]]
+        return command.make_context(words[0], words[1:], context)
+
+    asked = parsed([*typed])
+    first, *words = shlex.split(tell_command(asked))
+    (project / "edgesdk.toml").unlink()
+    assert first == "edgesdk" and parsed(words).params == asked.params
+    assert shlex.split(tell_command(parsed(words))) == ["edgesdk", *words]
 
 
 def test_a_search_by_the_file_is_that_by_flags(edgesdk: Run, given: Path) -> None:

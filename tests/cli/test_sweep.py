@@ -36,6 +36,7 @@ def drawn(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = running.edgesdk("sweep", *model, *where, "--out", out / "front.json", "--csv", out / "front.csv", "--json")
     contracts.check(done.document)
     assert json.loads((out / "front.json").read_text()) == done.document
+    assert done.document["command"].startswith("edgesdk sweep ") and "--build 1 " in done.document["command"]
     return out / "front.json"
 
 
@@ -69,6 +70,7 @@ def test_the_knees_are_built_each_to_a_bundle_of_its_own(drawn: Path, edgesdk: R
         assert bundle.report["budget"]["size_bytes"] == 1e6
         assert (came_to.cost.latency_ratio or 0) <= bundle.report["budget"]["latency_ratio"]
         assert came_to.score == bundle.report["score"]["deployed"]
+        assert bundle.report["command"] == front.command
     rows = {int(row["number"]): row for row in csv.DictReader(drawn.with_name("front.csv").open())}
     for number, row in rows.items():
         assert bool(row["built"]) == (number in made)

@@ -36,6 +36,7 @@ from edgesdk.bundle.documents import (
 from edgesdk.bundle.signing import check_signature, sign
 from edgesdk.core.arrays import read_npz
 from edgesdk.core.artifact import Artifact, open_file
+from edgesdk.core.asked import read_command
 from edgesdk.core.budget import Budget
 from edgesdk.core.errors import BundleError, EdgeSdkError, StorageError
 from edgesdk.core.plan import FP32, INT8, Plan
@@ -356,6 +357,7 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
         beside={name: _without_samples(report) for name, report in result.beside.items()},
         refused_runtimes=result.refused,
         changes=result.changes,
+        command=read_command(),
         **{name: value for name, value in facts.items() if name not in ("notes", "metric")},
     )
 

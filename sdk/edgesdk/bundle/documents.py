@@ -187,6 +187,7 @@ class DeploymentReport:
     multiplications that is in layers with no compressed form, by the reason. ``changes`` is what a classifier answers
     otherwise than the dense model. ``roofs`` are the most that the processor does, where that is known. ``profiles``
     say what the runtime ran for each layer of the ``dense`` and of the ``deployed`` file, and what that took: measured.
+    ``command`` is the command line that asked for it; ``None`` where Python did.
     """
 
     basis: str
@@ -219,6 +220,7 @@ class DeploymentReport:
     changes: AnswerChanges | None = None
     roofs: Roofs | None = None
     profiles: Mapping[str, KernelProfile] = field(default_factory=dict[str, KernelProfile])
+    command: str | None = None
     schema: str = REPORT
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from edgesdk.cli.streams import results_apart
+from edgesdk.core.asked import asked_by
 from edgesdk.core.errors import EdgeSdkError, UsageError
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)  # beside SIGINT, which Python makes an exception of
 SIGNALLED = 128  # and the number of the signal: the exit code of what one ended
 JSON = "--json"
 GO_ON = "run it again to go on, what was measured and learnt is kept"
-QUIET, VERBOSE, STAGE = (f"edgesdk.{name}" for name in ("quiet", "verbose", "stage"))  # keys of a context's ``meta``
+QUIET, VERBOSE, STAGE, TYPED = (f"edgesdk.{name}" for name in ("quiet", "verbose", "stage", "typed"))
+"""Keys of a context's ``meta``."""
 
 
 def _how_much() -> list[click.Parameter]:
@@ -32,6 +37,32 @@ def _note_how_much(ctx: click.Context) -> None:
         ctx.meta[key] = ctx.params.pop(name) or ctx.meta.get(key, False)
 
 
+def tell_command(ctx: click.Context) -> str:
+    """The command line that asks for what ``ctx`` does: what a file gave in place of flags, and what was typed."""
+    names: list[str] = []
+    at: click.Context | None = ctx
+    while at is not None and at.parent is not None:
+        names.insert(0, str(at.info_name))
+        at = at.parent
+    given = [
+        part
+        for param in ctx.command.params
+        if param.name and ctx.get_parameter_source(param.name) is ParameterSource.DEFAULT_MAP
+        for part in _spell(param, ctx.params[param.name], (ctx.default_map or {})[param.name])
+    ]
+    return shlex.join(["edgesdk", *names, *given, *ctx.meta[TYPED]])
+
+
+def _spell(param: click.Parameter, value: Any, written: str | Sequence[str]) -> list[str]:
+    """A parameter as it is typed: of one that is on or off ``value`` says which, of others how it is ``written``."""
+    parts = [written] if isinstance(written, str) else [*written]
+    if not isinstance(param, click.Option):
+        return parts
+    if param.is_flag:
+        return [(param.opts if value else param.secondary_opts)[-1]]
+    return [word for part in parts for word in (max(param.opts, key=len), part)]
+
+
 class Command(click.Command):
     """A command that keeps its results apart from all else that is printed."""
 
@@ -39,9 +70,18 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params: list[click.Parameter] = [*self.params, *_how_much()]
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        typed = [*args]
+        context = super().make_context(info_name, args, parent, **extra)
+        context.meta[TYPED] = typed
+        return context
+
     def invoke(self, ctx: click.Context) -> Any:
+        command = tell_command(ctx)
         _note_how_much(ctx)
-        with results_apart():
+        with results_apart(), asked_by(command):
             try:
                 return super().invoke(ctx)
             except (EdgeSdkError, click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):

@@ -67,6 +67,7 @@ def render_benchmark(benchmark: Document) -> str:
         ],
         charted=CHARTED,
         notes=benchmark["notes"],
+        command=benchmark.get("command"),
         energies=[
             (report["name"], describe_energy(energy), energy["notes"])
             for report in reports[:MOST]

@@ -71,7 +71,8 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
             if (energy := report[who].get("energy")) is not None
         ],
         to_measure=report.get("to_measure") or (),
-        command=_command(manifest, report),
+        command=report.get("command"),
+        asked=_list_asked(manifest, report),
         made=_list_made(manifest, plan, report),
         files=manifest.get("files") or {},
     )
@@ -156,8 +157,8 @@ def _list_runtimes(report: Document) -> list[tuple[str, ...]]:
     ]  # fmt: skip
 
 
-def _command(manifest: Document, report: Document) -> str:
-    """The command that asks for the same: where model and data lie, no document says."""
+def _list_asked(manifest: Document, report: Document) -> str:
+    """What the documents tell of what was asked for, as flags: where model and data lie is not among it."""
     budget, runtime = report["budget"], report["deployed"]["runtime"]
     given = {
         "--target": manifest["target"], "--runtime": runtime, "--threads": manifest.get("threads"),
@@ -169,8 +170,7 @@ def _command(manifest: Document, report: Document) -> str:
         "--max-drop": _plain(budget.get("max_drop")), "--accuracy": _plain(budget.get("accuracy")),
         "--epochs": _plain(report.get("epochs")), "--seed": report.get("seed"),
     }  # fmt: skip
-    options = " ".join(f"{name} {value}" for name, value in given.items() if value is not None)
-    return f"edgesdk deploy MODEL --data DATA {options}"
+    return " ".join(f"{name} {value}" for name, value in given.items() if value is not None)
 
 
 def _first(*values: str | None) -> str | None:

@@ -74,6 +74,7 @@ def render_front(front: Document) -> str:
         models=compare_models(front) if several else (),
         refused=front["refused"],
         notes=front.get("notes") or (),
+        command=front.get("command"),
         graphs={f"graph of {model['name']}": model["graph"] for model in front["models"]} or {"graph": front["graph"]},
         best=sum(point["best"] for point in front["points"]),
         built=sum(point["built"] is not None for point in front["points"]),

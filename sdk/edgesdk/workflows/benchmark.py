@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgesdk.bundle.bundle import SIMULATION, Bundle
 from edgesdk.core.artifact import Artifact, baseline
+from edgesdk.core.asked import read_command
 from edgesdk.core.errors import BundleError, DeviceError, UsageError
 from edgesdk.core.facts import Hardware
 from edgesdk.core.graph import Shapes
@@ -39,7 +40,7 @@ class Benchmark:
 
     On a pool ``boards`` has what each board measured, by its name, and ``reports`` are those of the ``slowest``: the
     one on which the files take longest, by the geometric mean, of those whose run is valid. ``notes`` say in what the
-    boards differ, and which dropped out.
+    boards differ, and which dropped out. ``command`` is the command line that asked for it; ``None`` where Python did.
     """
 
     reports: tuple[Report, ...]
@@ -47,6 +48,7 @@ class Benchmark:
     boards: Mapping[str, tuple[Report, ...]] = field(default_factory=dict[str, tuple[Report, ...]])
     slowest: str | None = None
     notes: tuple[str, ...] = ()
+    command: str | None = None
     schema: str = Schema("benchmark", 1)
 
 
@@ -131,7 +133,9 @@ class _Run:
         listed = models if self.per_layer else ()
         profiles = {Path(name).name: bench.profile(models[name], list_layers(name)) for name in listed}
         return Benchmark(
-            tuple(replace(reports[name], name=Path(name).name, energy=taken.get(name)) for name in models), profiles
+            tuple(replace(reports[name], name=Path(name).name, energy=taken.get(name)) for name in models),
+            profiles,
+            command=read_command(),
         )
 
 
@@ -153,6 +157,7 @@ def _benchmark_pool(pool: Pool, run: _Run, tell: Tell) -> Benchmark:
             {name: own.reports for name, own in taken.items()},
             slowest,
             (*differences, *boards.notes),
+            read_command(),
         )
 
 

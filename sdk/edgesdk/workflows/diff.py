@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.bundle.bundle import SIMULATION, Bundle
+from edgesdk.core.asked import read_command
 from edgesdk.core.errors import BundleError, DataError, ModelError, UsageError
 from edgesdk.core.kernels import read_profiles
 from edgesdk.core.report import Tell
@@ -76,7 +77,8 @@ class Diff:
 
     On a pool all that is of the board that is ``farthest``: of those on which it does not hold, or of all, the one with
     the largest ``outputs``. ``boards`` has each, and ``apart`` the layers that not all of them compute alike, to the
-    last bit. ``notes`` say in what the boards differ, and which dropped out.
+    last bit. ``notes`` say in what the boards differ, and which dropped out. ``command`` is the command line that asked
+    for it; ``None`` where Python did.
     """
 
     bundle: str
@@ -97,6 +99,7 @@ class Diff:
     farthest: str | None = None
     apart: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    command: str | None = None
     schema: str = Schema("diff", 1)
 
 
@@ -147,7 +150,7 @@ def diff(
         costliest=compared.costliest, layers=compared.layers,
         advice=tuple(advise(compared.layers, shown.first, compared.costliest, compared.runtime)),
         holds=shown.holds, boards=boards if several else {}, farthest=farthest if several else None,
-        apart=list_apart(every), notes=notes,
+        apart=list_apart(every), notes=notes, command=read_command(),
     )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ class Front:
 
     ``graph`` is the first model's. Losses are of each model's own outputs: what compares ``models`` are their scores.
     ``refused`` says why a runtime has none, or why a point came to nothing, ``notes`` in what the boards of a pool
-    differ, and which dropped out.
+    differ, and which dropped out. ``command`` is the command line that asked for it; ``None`` where Python did.
     """
 
     graph: str
@@ -113,6 +113,7 @@ class Front:
     bounds: Budget = field(default_factory=Budget)
     models: tuple[SweptModel, ...] = ()
     notes: tuple[str, ...] = ()
+    command: str | None = None
     schema: str = FRONT
 
     @staticmethod

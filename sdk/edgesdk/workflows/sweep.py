@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from edgesdk.core.asked import read_command
 from edgesdk.core.budget import PREDICTED, Budget, parse_latency, show
 from edgesdk.core.cache import check_cache
 from edgesdk.core.errors import BudgetError, DeviceError, ModelError, UsageError
@@ -218,7 +219,7 @@ def _join(swept: Sequence[Swept], lacking: Mapping[str, str], budget: Budget, se
     )
     graph = next(each.graph for each in swept if each.points)
     notes = tuple(dict.fromkeys(note for each in swept for note in each.notes))
-    return Front(graph, tuple(_numbered(every)), refused, budget, models, notes)
+    return Front(graph, tuple(_numbered(every)), refused, budget, models, notes, read_command())
 
 
 def pick_points(front: Front, count: int) -> list[int]:
