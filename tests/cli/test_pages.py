@@ -13,6 +13,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import contracts
@@ -21,6 +22,7 @@ import page_documents
 import pytest
 from page_documents import Documents
 from running import Run
+from running import edgesdk as run
 
 from edgesdk.bundle.bundle import Bundle, check, file_digest
 from edgesdk.core.answers import FLIPS
@@ -987,6 +989,27 @@ def test_report_takes_other_documents(edgesdk: Run, tmp_path: Path, kind: str) -
         refused = edgesdk("report", tmp_path / "other.json")
         assert refused.code == 8 and "cannot be read" in refused.line
     assert not (tmp_path / "other.html").exists()
+
+
+@pytest.mark.parametrize("out", [None, "m/of it.html", "else/where", "else/f.html", "m/f/f.html"])
+@pytest.mark.parametrize("whole", [False, True], ids=["from here", "whole path"])
+def test_links_of_a_front_lead_to_its_bundles_from_where_its_page_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str | None, whole: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    front, at = page_documents.front(), tmp_path if whole else Path()
+    for number, bundle in ((3, "a & b/point-3"), (5, str(tmp_path / "elsewhere"))):
+        front["points"][number - 1]["built"]["bundle"] = bundle
+        (tmp_path / "m" / bundle).mkdir(parents=True)
+        (tmp_path / "m" / bundle / "report.html").touch()
+    (tmp_path / "else" / "where").mkdir(parents=True)
+    Path("m", "f.json").write_text(json.dumps(front))
+    done = run("report", at / "m" / "f.json", *(("--out", at / out) if out else ()))
+    written = Path(done.out.removeprefix("page: ").rstrip("\n"))
+    links = [str(attributes["href"]) for attributes, _ in Page(written.read_text()).of("a")]
+    found = {(written.resolve().parent / unquote(link)).resolve() for link in links if not link.startswith("#")}
+    assert found == {tmp_path / name / "report.html" for name in ("m/a & b/point-3", "elsewhere")}
+    assert all(path.is_file() for path in found)
 
 
 def test_report_opens_what_it_wrote(

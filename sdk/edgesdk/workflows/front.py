@@ -125,7 +125,11 @@ class Front:
             why = error.strerror if isinstance(error, OSError) else error
             raise BundleError(f"{path} cannot be read: {why}", "give the front.json of edgesdk sweep") from None
         FRONT.check(document.get("schema") if is_table(document) else None, str(path))
-        return from_json(Front, document)._with_bundles(lambda bundle: os.path.join(Path(path).parent, bundle))
+        return from_json(Front, document).found_from(Path(path).parent)
+
+    def found_from(self, folder: str | Path) -> Front:
+        """The same of a document in ``folder``, which names its bundles from there, as they are found from here."""
+        return self._with_bundles(lambda bundle: os.path.join(folder, bundle))
 
     def relative_to(self, folder: str | Path) -> Front:
         """The same with its bundles named from ``folder``, as a document there has them."""

@@ -32,9 +32,9 @@ def report(path: str | Path, out: str | Path | None = None, *, force: bool = Fal
     cannot be written.
     """
     path = Path(path)
-    page = _render(path)
     place = find_place(path) if out is None else Path(out)
     place = place / find_place(path).name if os.path.isdir(place) else place
+    page = _render(path, place.parent)
     if os.path.exists(place.parent / "manifest.json"):
         raise UsageError(f"{place} is among files that a manifest records", "give --out another place")
     if os.path.exists(place) and not force:
@@ -49,7 +49,8 @@ def find_place(path: Path) -> Path:
     return path.with_name((path.name if os.path.isdir(path) else path.stem) + SUFFIX)
 
 
-def _render(path: Path) -> str:
+def _render(path: Path, folder: Path) -> str:
+    """The page of what is at ``path``, whose links are right from ``folder`` on."""
     if os.path.isdir(path):
         bundle = Bundle.open(path)
         return render_bundle(bundle.manifest, bundle.plan, bundle.report)
@@ -62,7 +63,7 @@ def _render(path: Path) -> str:
     schema = document.get("schema") if is_table(document) else None
     kind = kind_of(schema)
     if kind == "front":
-        return render_front(to_json(from_json(Front, document)))
+        return render_front(to_json(from_json(Front, document).found_from(path.parent).relative_to(folder)))
     if kind == "benchmark":
         from edgesdk.workflows.benchmark import Benchmark
 
