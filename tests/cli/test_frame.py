@@ -7,9 +7,11 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from running import Run
 
@@ -39,6 +41,42 @@ def test_alone_a_group_prints_its_help(edgesdk: Run, group: tuple[str, ...]) -> 
 def test_every_command_takes_quiet_and_verbose(edgesdk: Run, command: tuple[str, ...]) -> None:
     said = edgesdk(*command, "--help").out
     assert "-q, --quiet" in said and "-v, --verbose" in said
+
+
+def _spelled(param: click.Parameter, value: str) -> list[str]:
+    return [max(param.opts, key=len), value] if isinstance(param, click.Option) else [value]
+
+
+def list_floats() -> Iterator[tuple[tuple[str, ...], click.Command, click.Parameter]]:
+    """Every parameter of every command that is a number with a fraction."""
+    for path in every():
+        command: Any = main
+        for name in path:
+            command = command.commands[name]
+        for param in command.params:
+            if isinstance(param.type, (type(click.FLOAT), click.FloatRange)):
+                yield path, command, param
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-Infinity", "1e999"])
+@pytest.mark.parametrize(
+    ("path", "command", "param"), [pytest.param(*each, id=f"{each[0][-1]} {each[2].name}") for each in list_floats()]
+)
+def test_no_number_is_endless_or_none(
+    path: tuple[str, ...], command: click.Command, param: click.Parameter, value: str
+) -> None:
+    needed = [word for each in command.params if each.required for word in _spelled(each, "9")]
+    with pytest.raises(click.BadParameter, match=r"is not a finite number|is not in the range") as refused:
+        command.make_context(path[-1], [*needed, *_spelled(param, value)])
+    assert refused.value.param is param
+    assert command.make_context(path[-1], [*needed, *_spelled(param, "0.5")]).params[str(param.name)] == 0.5
+
+
+def test_what_a_file_says_is_finite_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "edgesdk.toml").write_text("[budget]\nmax-drop = nan\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(click.BadParameter, match=r"nan is not a finite number \(in edgesdk\.toml\)"):
+        main.commands["deploy"].make_context("deploy", [])
 
 
 def _fails_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from edgesdk.core.errors import UsageError
 from edgesdk.core.gating import BASELINE, FAILED, INCOMPARABLE, NEW, PASSED, UNCLEAR, Check, Limit, Slowdown
 from edgesdk.core.sampling import ALONE, PAIRED, SAME, UNPAIRED
 from edgesdk.workflows.accuracy_gate import Scored, judge_anew, judge_scores, read_scores
-from edgesdk.workflows.gate import BoardGate, Gate, find_difference, find_worst, join_boards, judge_latency
+from edgesdk.workflows.gate import BoardGate, Gate, find_difference, find_worst, gate, join_boards, judge_latency
 
 BEFORE = Path(__file__).parent / "before" / "bundle"
 
@@ -187,6 +187,9 @@ def test_what_cannot_be_judged_is_said(judged: dict[str, Any], tmp_path: Path) -
         ((BEFORE,), 2, "--baseline"),
         ((BEFORE, "--baseline", BEFORE, "--max-slower", "a bit"), 2, "--max-slower is 'a bit'"),
         ((BEFORE, "--baseline", BEFORE, "--max-drop", "-1"), 2, "a drop of -1 points"),
+        ((BEFORE, "--baseline", BEFORE, "--max-drop", "nan"), 2, "'--max-drop': nan is not a finite number"),
+        ((BEFORE, "--baseline", BEFORE, "--max-slower", "nan%"), 2, "--max-slower is 'nan%'"),
+        ((BEFORE, "--baseline", BEFORE, "--max-slower", "9" * 400 + "%"), 2, "--max-slower is '9"),
         ((BEFORE, "--baseline", BEFORE, "--data", "data.npz"), 2, "--data without --max-drop"),
         ((BEFORE, "--baseline", BEFORE, "--junit", "no/such/folder/x.xml"), 9, "cannot be written"),
         ((BEFORE, "--baseline", BEFORE, "--summary", "."), 9, "cannot be written"),
@@ -196,6 +199,12 @@ def test_what_cannot_be_judged_is_said(judged: dict[str, Any], tmp_path: Path) -
 def test_what_is_asked_wrongly_is_said_at_once(arguments: tuple[Any, ...], code: int, says: str) -> None:
     done = edgesdk("gate", *arguments)
     assert done.code == code and says in done.line and not done.out
+
+
+@pytest.mark.parametrize("most", [float("nan"), float("inf"), -0.5])
+def test_a_drop_that_is_no_number_of_points_is_refused_in_python_too(most: float) -> None:
+    with pytest.raises(UsageError, match=r"a drop of (nan|inf|-0\.5) points: give 0 or more"):
+        gate(BEFORE, BEFORE, max_drop=most)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import edgesdk as sdk
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.budget import show
 from edgesdk.core.errors import BundleError, UsageError
+from edgesdk.workflows.export import export_plan
 from edgesdk.workflows.sweep import keep_possible, name_models, pick_points
 from edgesdk.workflows.where import Where
 
@@ -38,6 +39,19 @@ def drawn(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert json.loads((out / "front.json").read_text()) == done.document
     assert done.document["command"].startswith("edgesdk sweep ") and "--build 1 " in done.document["command"]
     return out / "front.json"
+
+
+@pytest.mark.parametrize("epochs", [float("nan"), float("inf"), -1.0])
+def test_epochs_that_are_no_number_of_them_are_refused_in_python_too(
+    drawn: Path, given: Path, tmp_path: Path, epochs: float
+) -> None:  # fmt: skip
+    front = sdk.Front.read(drawn)
+    model, data = f"{given / 'models.py'}:Small", given / "data.npz"
+    with pytest.raises(UsageError, match="epochs: give 0 for none, or more"):
+        front.build([1], model, data, tmp_path / "built", epochs=epochs)
+    with pytest.raises(UsageError, match="epochs: give 0 for none, or more"):
+        export_plan(front.point(1).plan, model, data=data, out=tmp_path / "exported", epochs=epochs)
+    assert not list(tmp_path.iterdir())
 
 
 def test_targets_stand_side_by_side_each_with_a_front_of_its_own(drawn: Path) -> None:

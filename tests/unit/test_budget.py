@@ -58,6 +58,7 @@ def test_any_number_is_read_back(value: float, unit: tuple[dict[str, float], str
         ("-1ms", TIME, "not positive"),
         ("-0.0s", TIME, "not positive"),
         ("1e999ms", TIME, "not positive"),
+        ("1e308MB", BYTES, "not positive and finite"),
         ("", TIME, "not a number with a unit"),
         ("ms", TIME, "not a number with a unit"),
         ("fast", TIME, "not a number with a unit"),

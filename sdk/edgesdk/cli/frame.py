@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from math import isfinite
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -53,6 +54,15 @@ def tell_command(ctx: click.Context) -> str:
     return shlex.join(["edgesdk", *names, *given, *ctx.meta[TYPED]])
 
 
+def _check_finite(ctx: click.Context) -> None:
+    """Refuse ``nan`` and ``inf``, which ``float`` reads as numbers and which no comparison with a bound stops."""
+    for param in () if ctx.resilient_parsing else ctx.command.params:
+        value = ctx.params.get(param.name or "")
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, float) and not isfinite(part):
+                raise click.BadParameter(f"{part} is not a finite number.", ctx, param)
+
+
 def _spell(param: click.Parameter, value: Any, written: str | Sequence[str]) -> list[str]:
     """A parameter as it is typed: of one that is on or off ``value`` says which, of others how it is ``written``."""
     parts = [written] if isinstance(written, str) else [*written]
@@ -75,6 +85,7 @@ class Command(click.Command):
     ) -> click.Context:
         typed = [*args]
         context = super().make_context(info_name, args, parent, **extra)
+        _check_finite(context)
         context.meta[TYPED] = typed
         return context
 

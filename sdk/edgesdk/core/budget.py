@@ -129,9 +129,9 @@ def parse(text: str, units: dict[str, float] | dict[str, int], what: str) -> flo
     if match[2] not in units:
         fact = f"{what} {text!r} has no unit" if not match[2] else f"{what} {text!r} has an unknown unit"
         raise UsageError(fact, f"write it like {example}; units are {', '.join(units)}")
-    if not 0 < float(match[1]) < float("inf"):
-        raise UsageError(f"{what} {text!r} is not positive", f"give a number above zero, like {example}")
-    return float(match[1]) * units[match[2]]
+    if not 0 < (value := float(match[1]) * units[match[2]]) < float("inf"):
+        raise UsageError(f"{what} {text!r} is not positive and finite", f"give a number above zero, like {example}")
+    return value
 
 
 def parse_latency(text: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import atan, cos, exp, expm1, log, pi, sin, sqrt
+from math import atan, cos, exp, expm1, inf, log, pi, sin, sqrt
 from statistics import NormalDist, fmean, stdev
 
 from edgesdk.core.errors import UsageError
@@ -54,7 +54,7 @@ class Limit:
             number = float(match[1]) if match else -1.0
         except ValueError:
             number = -1.0
-        if match is None or number < 0:
+        if match is None or not 0 <= number < inf:
             raise UsageError(f"--max-slower is {text!r}", "write 3% of the baseline's latency, or 0.2ms")
         unit = match[2].lower()
         return cls(share=number / 100) if unit == "%" else cls(ms=number / (1000 if unit == "us" else 1))

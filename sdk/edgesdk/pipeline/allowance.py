@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from math import inf
+
+from edgesdk.core.errors import UsageError
+
 SHORT_SHARE = 0.3  # of the epochs and of the time, to tell finalists apart
 AT_ONCE = 0.7  # of what is left of that, for those that are compared now
 FULL_SHARE = 0.9  # of what is left, for the first that is trained in full: another may have to be
+
+
+def check_epochs(epochs: float) -> None:
+    """Raises ``UsageError`` for what is no number of epochs."""
+    if not 0 <= epochs < inf:
+        raise UsageError(f"{epochs:g} epochs", "give 0 for none, or more")
 
 
 class Allowance:

@@ -35,7 +35,7 @@ from edgesdk.devices.boards import Boards
 from edgesdk.devices.pools import At, Pool
 from edgesdk.network.placement import AUTO, find_device
 from edgesdk.network.reference import same_random_numbers
-from edgesdk.pipeline.allowance import Allowance
+from edgesdk.pipeline.allowance import Allowance, check_epochs
 from edgesdk.pipeline.choosing import join_refusals
 from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.loose import find_deployed, find_loose_plan
@@ -250,6 +250,7 @@ def count_epochs(asked: float | None, recovery: Recovery | None, given: Inputs) 
     if recovery is not None and recovery.epochs is not None:
         return recovery.epochs
     if asked is not None:
+        check_epochs(asked)
         return asked
     return EXAMPLE_EPOCHS if given.example else DEFAULT_EPOCHS
 

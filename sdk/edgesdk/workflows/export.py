@@ -34,6 +34,7 @@ from edgesdk.export.parity import parity
 from edgesdk.network.placement import AUTO, find_device
 from edgesdk.network.reference import same_random_numbers
 from edgesdk.network.trace import trace
+from edgesdk.pipeline.allowance import check_epochs
 from edgesdk.train.apply import apply
 from edgesdk.workflows.deploy import Preprocess, quiet
 from edgesdk.workflows.inputs import named, read_inputs
@@ -93,6 +94,7 @@ def export_plan(
         raise BundleError(f"the plan was made for {plan.target}, not for {target}", "search again for that target")
     for runtime in wanted.values():
         check_stored(plan.options.values(), runtime)
+    check_epochs(epochs)
     with reserve(Path(out), force) as place:
         given = read_inputs(
             model, data, weights, metric, seed, output=output, preprocess=preprocess, force=force, shapes=shapes,

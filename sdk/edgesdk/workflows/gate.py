@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -117,8 +118,8 @@ def gate(
     """
     limit = Limit.parse(max_slower)
     check_request(threads or 1, mode)
-    if max_drop is not None and max_drop < 0:
-        raise UsageError(f"a drop of {max_drop:g} points", "give 0 or more")
+    if max_drop is not None and not 0 <= max_drop < inf:
+        raise UsageError(f"a drop of {max_drop:g} points", "give 0 or more, and a finite number")
     if data is not None and max_drop is None:
         raise UsageError("--data without --max-drop", "say what drop is allowed, in points")
     place = find_place(device)
