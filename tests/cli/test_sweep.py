@@ -20,6 +20,7 @@ from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.budget import show
 from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.workflows.export import export_plan
+from edgesdk.workflows.front import ROOM
 from edgesdk.workflows.sweep import keep_possible, name_models, pick_points
 from edgesdk.workflows.where import Where
 
@@ -167,19 +168,21 @@ def test_chosen_points_are_built_of_a_front_that_is_there(drawn: Path, given: Pa
     ]
 
 
-def test_a_front_of_another_model_or_of_other_prices(drawn: Path, edgesdk: Run, given: Path, tmp_path: Path) -> None:
-    front = sdk.Front.read(drawn)
-    point = next(point for point in front.points if point.kind == "plan")
+def test_a_front_of_another_model_or_of_other_prices(edgesdk: Run, given: Path, tmp_path: Path) -> None:
+    small, deep, data = (str(given / name) for name in ("models.py:Small", "models.py:Deep", "data.npz"))
+    front = sdk.sweep(deep, "pi5", data, runtime="onnxruntime", points=3)
+    point = min((point for point in front.points if point.kind == "plan"), key=lambda point: point.own_share)
+    front.write(tmp_path / "drawn.json")
     deploy = ("--data", "data.npz", "--point", str(point.number), "--epochs", "0")
-    done = edgesdk("deploy", "models.py:Deep", *deploy, "--from", drawn, "--out", tmp_path / "b")
+    done = edgesdk("deploy", SMALL[0], *deploy, "--from", tmp_path / "drawn.json", "--out", tmp_path / "b")
     assert done.code == 2 and "the front is of another model" in done.line and not (tmp_path / "b").exists()
     with pytest.raises(UsageError, match="another model"):
-        front.build([point.number], f"{given / 'models.py'}:Deep", str(given / "data.npz"), tmp_path, epochs=0)
+        front.build([point.number], small, data, tmp_path, epochs=0)
     with pytest.raises(UsageError, match="no point 99"):
-        front.build([99], f"{given / 'models.py'}:Small", str(given / "data.npz"), tmp_path)
+        front.build([99], deep, data, tmp_path)
     slower = replace(point, predicted=replace(point.predicted, latency_ms=2 * point.predicted.latency_ms))
     replace(front, points=(slower,)).write(tmp_path / "front.json")
-    done = edgesdk("deploy", SMALL[0], *deploy, "--from", tmp_path / "front.json", "--out", tmp_path / "c")
+    done = edgesdk("deploy", "models.py:Deep", *deploy, "--from", tmp_path / "front.json", "--out", tmp_path / "c")
     assert done.code == 0 and "have changed since the front was made: point" in done.err
     assert f"was {show('latency_ms', slower.predicted.latency_ms)} at a loss of" in done.err
     assert (tmp_path / "c" / "manifest.json").is_file(), "it is carried out at the prices of today"
@@ -289,6 +292,23 @@ def test_what_cannot_be_kept_is_said_with_figures(edgesdk: Run, tmp_path: Path) 
     assert not (tmp_path / "front.json").exists()
     done = edgesdk("sweep", *SMALL, *where, "--latency", "0.0001x", "--latency", "1x")
     assert done.code == 0 and "left out: raspberry-pi-5, onnxruntime, " in done.out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("target", "runtime"), [("pi4", "onnxruntime"), ("pi5", "litert")])
+def test_what_a_predicted_front_promises_of_a_tiny_network_is_what_is_built(
+    given: Path, tmp_path: Path, target: str, runtime: str
+) -> None:
+    """What a run takes beside its operators is most of it there: points were promised a third below what they cost."""
+    network, data = str(given / "models.py:Small"), str(given / "data.npz")
+    front = sdk.sweep(network, target, data, runtime=runtime, points=4)
+    tried = [point.number for point in front.points if point.kind == "plan"]
+    front = front.build(tried, network, data, tmp_path / "front", epochs=0)
+    assert tried and not front.refused
+    for number in tried:
+        point = front.point(number)
+        assert point.built is not None
+        assert point.built.cost.latency_ms == pytest.approx(point.built.promised.latency_ms, rel=0.005)
+        assert point.built.cost.latency_ms <= (1 + ROOM) * point.predicted.latency_ms
 
 
 def test_each_number_of_threads_says_why_it_has_no_point(edgesdk: Run, given: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from edgesdk.core.budget import Budget
+from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import NOT_SEARCHED, Option, Plan, Proof
 from edgesdk.pipeline.deadline import SEARCH
@@ -18,6 +18,7 @@ from edgesdk.solve.milp import Solution, Unreachable, price, solve
 from edgesdk.solve.program import LATENCY, LOSS, PEAK, SIZE
 
 MARGIN = 0.03  # searched below the budget, so that noise between runs does not break it
+ROUNDING = 1e-9
 Tight = Mapping[str, float]  # what a bound is multiplied with for the search, by its name in ``Cost``
 STEP = 0.3  # of what a solution lacks by the account, by which sums are raised beyond it
 LEAST, GROWS = 0.002, 1.5  # of the bound, by which they are at least, and times the step before
@@ -45,7 +46,7 @@ def make_plan(study: Study, budget: Budget, lean: str = EVEN, tight: Tight = FIR
     with the nearest.
     """
     at = at or study.menu(losses=leaning(study.losses, lean))
-    *tries, last = _narrow(study, budget, tight)
+    *tries, last = _narrow(study, budget, tight, _price_dense(at).latency_ms)
     for bounds in tries:
         try:
             return to_planned(study, at, solve_accounted(study, at, bounds))
@@ -72,10 +73,18 @@ def plan_tightest(study: Study, budget: Budget, name: str, at: Menu | None = Non
 def plan_full_width(study: Study, options: Mapping[str, Option], at: Menu | None = None) -> Planned:
     """The plan that leaves nothing out and carries layers out as ``options`` say, in fp32 where they say nothing."""
     at = at or study.menu()
-    picked = pick_full_width(at, options)
-    kept = {group.name: max(group.widths) for group in at.groups}
+    picked, kept = pick_full_width(at, options), _full_widths(at)
     cost, loss = price(at, picked, kept, ())
     return to_planned(study, at, _account(study, Solution(picked, kept, (), cost, loss, FIXED)))
+
+
+def _full_widths(at: Menu) -> dict[str, int]:
+    return {group.name: max(group.widths) for group in at.groups}
+
+
+def _price_dense(at: Menu) -> Cost:
+    """What the dense model costs at the prices of the menu ``at``."""
+    return price(at, pick_full_width(at, {}), _full_widths(at), ())[0]
 
 
 def _solve(study: Study, at: Menu, bounds: Mapping[str, float], objective: str = LOSS) -> Solution:
@@ -97,14 +106,17 @@ def to_planned(study: Study, at: Menu, solution: Solution) -> Planned:
     return Planned(plan, solution)
 
 
-def _narrow(study: Study, budget: Budget, tight: Tight) -> Iterable[Mapping[str, float]]:
-    """The bounds to search within, one after the other; the last are the user's own figures."""
+def _narrow(study: Study, budget: Budget, tight: Tight, priced_ms: float) -> Iterable[Mapping[str, float]]:
+    """The bounds to search within, one after the other; the last are the user's own figures.
+
+    Where nobody bounds the latency it is the dense model's, or what that is priced at (ms) where prices are above it.
+    """
     dense_ms = study.dense.latency_ms()
     tail = study.dense.latency_ms(budget.percentile) / dense_ms  # bounds hold at the percentile
     bounds = _to_solve(study, budget, {})
     narrow = _to_solve(study, budget, {**tight, LATENCY: tight.get(LATENCY, 1.0) / tail})
     if LATENCY not in bounds:
-        yield {**narrow, LATENCY: dense_ms}
+        yield {**narrow, LATENCY: max(dense_ms, (1 + ROUNDING) * priced_ms)}
         if narrow != bounds:
             yield narrow
     else:
