@@ -91,7 +91,7 @@ def test_an_accuracy_that_the_dense_model_does_not_reach_itself(fails) -> None:
         ("--size", "0kB", "not positive"),
         ("--peak-memory", "-1MB", "not positive"),
         ("--max-drop", "-1", "not positive"),
-        ("--max-drop", "nan", "not positive"),
+        ("--max-drop", "nan", "not a finite number"),
         ("--percentile", "100", "no percentile"),
     ],
 )
