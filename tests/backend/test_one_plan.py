@@ -66,6 +66,7 @@ class Heard(nn.Module):
         return self.fc((state[0] if isinstance(state, tuple) else state)[-1])
 
 
+SKIPPED = "passes its input on: its branch is left out"
 IMAGE, SOUND = (torch.randn(2, 3, 16, 16),), (torch.randn(2, 12, 8),)
 FAMILIES: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
     "residual": zoo.MODULES["residual"], "depthwise": (Depthwise, IMAGE), "vit": zoo.MODULES["transformer"],
@@ -147,8 +148,11 @@ def test_every_way_in_gets_the_same_plan(
     plans = {
         name: edgesdk.search(way, "pi4", (x.numpy(), labels.numpy()), budget, force=True) for name, way in every.items()
     }
-    told = {  # names apart
-        name: [(plan.options.get(layer.name), plan.kept.get(layer.name)) for layer in plan.layers]
+    told = {  # names apart, and in what precision nothing is added
+        name: [
+            (None if layer.reason == SKIPPED else plan.options.get(layer.name), plan.kept.get(layer.name))
+            for layer in plan.layers
+        ]
         for name, plan in plans.items()
     }
     first = plans["module"].predicted.latency_ms
