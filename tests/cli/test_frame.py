@@ -106,6 +106,13 @@ def test_what_nobody_foresaw_is_a_line_and_a_file(
         assert word in noted
 
 
+def test_the_file_for_a_maintainer_holds_no_password(edgesdk: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fails_with(RuntimeError("no answer from http://me:s3cret@host/runs"), monkeypatch)
+    monkeypatch.setattr("sys.argv", ["edgesdk", "verify", "ssh://pi:s3cret@board"])
+    noted = _file(edgesdk("verify", "x").line).read_text()
+    assert "s3cret" not in noted and "ssh://pi@board" in noted and "http://me@host/runs" in noted
+
+
 def test_where_the_cache_cannot_be_written_the_file_is_elsewhere(
     edgesdk: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

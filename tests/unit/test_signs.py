@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, OTHER, POOL, TRANSPOSED, Graph, Layer, Tensor
@@ -26,6 +28,9 @@ def network() -> Graph:
         layer("pooled", POOL, "rectified", operator="max_pool2d"),
         layer("joined", OTHER, "pooled", "alone", operator="cat"),
         layer("beside", OTHER, "pooled", "signed", operator="cat"),
+        layer("bordered", OTHER, "pooled", operator="constant_pad_nd"),
+        layer("clipped", ACTIVATION, "signed", operator="hardtanh"),
+        replace(layer("with a token", OTHER, "pooled", operator="cat"), parameters=4),
         layer("sum", ADD, "joined", "sigmoid"),
         layer("raw", POOL, "x", operator="max_pool2d"),
         *(layer(f"up of {name}", TRANSPOSED, name) for name in ("sum", "beside", "x")),

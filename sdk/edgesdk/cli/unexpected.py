@@ -13,6 +13,7 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
+from edgesdk.core.asked import without_passwords
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.errors import EdgeSdkError, StorageError, UnexpectedError
 
@@ -65,14 +66,14 @@ def _place_of_user(error: Exception) -> str:
 def _noted(error: Exception, command: str, stage: str | None) -> Path | None:
     """The file that was written: traceback, versions, command line and platform. ``None`` where none could be."""
     now = datetime.now().astimezone()
-    content = "\n".join([
+    content = without_passwords("\n".join([
         f"edgesdk, {command}, {stage or 'no stage'}, {now.isoformat(timespec='seconds')}",
         f"command: {shlex.join(sys.argv)}",
         f"platform: {platform.platform()}, Python {platform.python_version()}",
         f"versions: {', '.join(f'{name} {_version(name)}' for name in PACKAGES)}",
         "",
         *traceback.format_exception(type(error), error, error.__traceback__),
-    ])  # fmt: skip
+    ]))  # fmt: skip
     name = f"edgesdk-error-{now:%Y%m%d-%H%M%S}-{os.getpid()}.txt"
     for folder in (cache_folder() / "errors", Path(tempfile.gettempdir())):
         try:

@@ -11,10 +11,15 @@ PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]*@")  # in an address, behind
 _at_work: ContextVar[str | None] = ContextVar("_at_work", default=None)
 
 
+def without_passwords(text: str) -> str:
+    """``text`` with the user alone in its addresses: what is written is sent to others."""
+    return PASSWORD.sub(r"\1@", text)
+
+
 @contextmanager
 def asked_by(command: str) -> Iterator[None]:
     """Meanwhile ``command``, as a shell takes it, is what asks; passwords in addresses are left out of it."""
-    before = _at_work.set(PASSWORD.sub(r"\1@", command))
+    before = _at_work.set(without_passwords(command))
     try:
         yield
     finally:
