@@ -40,7 +40,7 @@ from edgesdk.export.executorch.check import check as check_executorch
 from edgesdk.export.formats import grid_of, save
 from edgesdk.export.ncnn.check import check as check_ncnn
 from edgesdk.export.parity import fallbacks, parity, runner
-from edgesdk.export.simulation import list_places
+from edgesdk.export.simulation import list_called
 from edgesdk.export.tflite.check import check as check_tflite
 from edgesdk.network.network import Network
 
@@ -199,7 +199,7 @@ def test_litert_s_profiler_tells_what_every_weighted_layer_takes(
 ) -> None:
     network, artifact = ready(name, plan, "litert")[0], exported(name, plan, "litert")
     weighted = [layer.name for layer in network.graph.layers if layer.kind in WEIGHTED]
-    profile = benches["litert"].profile(artifact, dict.fromkeys(weighted, ""))
+    profile = benches["litert"].profile(artifact, dict.fromkeys(weighted, ()))
     told = [kernel.layers for kernel in profile.kernels if kernel.layers and kernel.profiled_ms is not None]
     assert {layer for layers in told for layer in layers} == {*weighted}
     assert all(len(layers) == 1 for layers in told)
@@ -211,7 +211,7 @@ def test_litert_s_profiler_tells_what_every_weighted_layer_takes(
 )  # fmt: skip
 def test_litert_s_profiler_tells_sums_apart(exported, benches: dict[str, Bench], name: str, plan: str) -> None:
     network, x = ready(name, plan, "litert")
-    made = {place.layer: place.made for place in list_places(network, x)}
+    made = list_called(network, x)
     profile = benches["litert"].profile(exported(name, plan, "litert"), made)
     sums = [kernel.layers for kernel in profile.kernels if kernel.operator.upper().startswith("ADD")]
     wanted = [layer.name for layer in network.graph.layers if layer.kind == ADD]

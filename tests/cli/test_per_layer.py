@@ -14,7 +14,10 @@ from edgesdk.bundle.bundle import Bundle
 from edgesdk.devices.profiling import name_layers
 from edgesdk.workflows.benchmark import benchmark, list_layers
 
-LAYERS = {"conv": "relu", "conv1": "", "block.conv1": "linear", "add": "relu_2", "add_1": "", "fc": "", "a/b": ""}
+LAYERS = {
+    "conv": ("relu", "conv2d"), "conv1": (), "block.conv1": ("linear",), "add": ("relu_2",), "add_1": (), "fc": (),
+    "a/b": (),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,7 @@ LAYERS = {"conv": "relu", "conv1": "", "block.conv1": "linear", "add": "relu_2",
         (["node_add", "fc.bias.unpack"], ("add", "fc")),
         (["a/b/Conv"], ("a/b",)),
         (["convolution", "Transpose", "fc2"], ()),
+        (["conv2d"], ("conv",)),  # what lies within it, too
         (["relu_2"], ("add",)),  # what it makes is called so in the file
         (["relu_2", "fc.weight"], ("add", "fc")),
         (["relu_2/padded", "relu_20"], ()),
@@ -76,7 +80,7 @@ def test_a_bundle_knows_what_its_file_calls_what_layers_make(deployed: tuple[Pat
     layers = list_layers(str(deployed[0]))
     assert layers is not None and list(layers) == [layer.name for layer in Bundle.open(deployed[0]).plan.layers]
     made = {name for node in onnx.load(deployed[0] / "model.onnx").graph.node for name in node.output}
-    assert layers["conv"] in made and layers["conv"] != "conv"
+    assert layers["conv"][0] in made and layers["conv"][0] != "conv"
     assert list_layers(str(deployed[0] / "model.onnx")) is None
 
 

@@ -392,7 +392,7 @@ class Bench:
         """The kernels that the runtime really executed: name, operator, provider, share of the time in a few runs."""
         return self._profiled(artifact, 0.0)["kernels"]
 
-    def profile(self, artifact: Artifact, layers: Mapping[str, str] | None = None) -> KernelProfile:
+    def profile(self, artifact: Artifact, layers: Mapping[str, tuple[str, ...]] | None = None) -> KernelProfile:
         """What the profiler of the artifact's runtime tells, by the names of a plan's ``layers``, or as it tells it."""
         told = self._profiled(artifact, BRIEF_PROFILE if self.brief else measure.PROFILED_SECONDS)
         return KernelProfile(

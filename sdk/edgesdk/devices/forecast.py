@@ -88,7 +88,7 @@ class Forecast(ProfilePrices):
         """The kernels with which the file runs on the machine at hand, in its runtime or one that reads such files."""
         return self.here.kernels(artifact)
 
-    def profile(self, artifact: Artifact, layers: Mapping[str, str] | None = None) -> None:
+    def profile(self, artifact: Artifact, layers: Mapping[str, tuple[str, ...]] | None = None) -> None:
         """Nothing: nothing runs on the target."""
 
 

@@ -96,9 +96,9 @@ class Meter(Protocol):
         """The kernels that a runtime executes of the file: name, operator, provider, share of the time."""
         ...
 
-    def profile(self, artifact: Artifact, layers: Mapping[str, str] | None = None) -> KernelProfile | None:
+    def profile(self, artifact: Artifact, layers: Mapping[str, tuple[str, ...]] | None = None) -> KernelProfile | None:
         """What the runtime's profiler tells of the file, by the names of ``layers``, with what the file calls
-        what each makes; ``None`` where nothing runs.
+        the tensors that each makes; ``None`` where nothing runs.
 
         Raises ``DeviceError`` where it has none that works.
         """

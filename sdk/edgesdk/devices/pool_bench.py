@@ -208,7 +208,7 @@ class PoolBench:
         """The kernels that one of the boards executes."""
         return self.boards.on_one(lambda board: self.benches[board.name].kernels(artifact))
 
-    def profile(self, artifact: Artifact, layers: Mapping[str, str] | None = None) -> KernelProfile | None:
+    def profile(self, artifact: Artifact, layers: Mapping[str, tuple[str, ...]] | None = None) -> KernelProfile | None:
         """What the profiler tells on one of the boards."""
         return self.boards.on_one(lambda board: self.benches[board.name].profile(artifact, layers))
 

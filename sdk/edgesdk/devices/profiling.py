@@ -17,11 +17,13 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN")  # 
 INNER = re.compile(r"[^A-Za-z0-9]")  # what comes between the name of a layer and that of a part of it
 
 
-def read_kernels(told: Sequence[Mapping[str, Any]], layers: Mapping[str, str] | None, path: Path) -> tuple[Kernel, ...]:
+def read_kernels(
+    told: Sequence[Mapping[str, Any]], layers: Mapping[str, tuple[str, ...]] | None, path: Path
+) -> tuple[Kernel, ...]:
     """The kernels that an agent ``told`` of the file at ``path``, with the names of a plan's ``layers``, or without a
-    plan as they are. Of each layer there is what the file calls the tensor that it makes, where that is known."""
+    plan as they are. Of each layer there is what the file calls the tensors that it makes, where that is known."""
     names = [tuple(kernel["layers"]) for kernel in told]
-    made = {tensor for tensor in (layers or {}).values() if tensor}
+    made = {tensor for tensors in (layers or {}).values() for tensor in tensors}
     if path.suffix == ".onnx":
         names = _add_fused(names, path, made)
     elif made:
@@ -101,10 +103,10 @@ def _name_blocked(nodes: Iterable[Any]) -> dict[str, tuple[str, ...]]:
     return blocked
 
 
-def name_layers(names: Sequence[str], layers: Mapping[str, str]) -> tuple[str, ...]:
+def name_layers(names: Sequence[str], layers: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """The ``layers`` that ``names`` of a file belong to: a tensor to the layer that makes it, as ``relu_2`` to a sum
     with its ReLU, ``fc.weight`` and ``node_fc`` to ``fc``, the longest first."""
-    makers = {tensor: layer for layer, tensor in layers.items() if tensor}
+    makers = {tensor: layer for layer, tensors in layers.items() for tensor in tensors}
     each = (makers.get(name) or _find_layer(name, layers) for name in names)
     named = {layer for layer in each if layer is not None}
     return tuple(layer for layer in layers if layer in named)

@@ -25,6 +25,7 @@ from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.core.serialize import write
 from edgesdk.export.origins import drop_origins, find_unknown, find_unsound, note_origins
 from edgesdk.export.pools import spell_out_pools
+from edgesdk.export.program import export_telling, list_tensors
 from edgesdk.export.resizing import spell_out
 from edgesdk.export.rewrites import rewrite
 from edgesdk.export.translations import reading_once
@@ -37,6 +38,7 @@ from edgesdk.network.shared import set_apart
 ITERATIONS = 2  # of folding constants and rewriting, as the exporter has it
 LOUD = ("torch.onnx", "onnxscript", "onnx_ir")  # loggers that tell what concerns no user
 INSTEAD = "compute it in forward() by other operators of torch"
+NODE = "node_"  # how the exporter calls what makes a tensor: this, and the tensor's name
 OPSET = 21  # the first whose quantization operators take 4-bit integers
 
 
@@ -131,19 +133,18 @@ def _with_heads(network: Network) -> Network:
 
 def _exported(network: Network, x: Batch) -> ModelProto:
     sample = tuple(tensors(rebatch(x, lambda t: t[:1])))
+    module, outputs = network.module.eval(), list(network.structure.output_names)
     levels = {name: logging.getLogger(name).level for name in LOUD}
     for name in LOUD:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), reading_once():
             warnings.simplefilter("ignore")
+            telling = export_telling(module, sample, list_tensors(module, sample))
             program = torch.onnx.export(
-                network.module.eval(),
-                sample,
+                telling.program,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=network.input_names,
-                output_names=list(network.structure.output_names),
                 custom_translation_table={
                     torch.ops.edgesdk.quantize_dequantize.default: _quantize_dequantize,
                     torch.ops.edgesdk.dequantize.default: _dequantize,
@@ -152,8 +153,9 @@ def _exported(network: Network, x: Batch) -> ModelProto:
                 verbose=False,
             )
             assert program is not None
+            _name_inside(program.model, list(telling.inside.values()))
             _simplify(program.model, {name for name, _ in network.module.named_parameters()})
-            _name_ends(program.model, network.input_names, network.structure.output_names)
+            _name_ends(program.model, network.input_names, outputs)
             return program.model_proto
     except Exception as error:  # the exporter raises many kinds
         where = find_unknown(network, error)
@@ -200,6 +202,31 @@ def _simplify(model: ir.Model, apart: Collection[str]) -> None:
             value.replace_all_uses_with(same)
             del model.graph.initializers[name]
     common.CommonSubexpressionEliminationPass()(model)
+
+
+def _name_inside(model: ir.Model, names: Sequence[str]) -> None:
+    """Take the outputs behind the model's own away, one for each of ``names``, and call the values so, and what makes
+    them: the exporter calls what it makes in several steps as the last of these, and a name may be that of a step
+    elsewhere."""
+    graph = model.graph
+    ends = len(graph.outputs) - len(names)
+    fixed = {value.name for value in (*graph.inputs, *graph.initializers.values())}
+    named: dict[ir.Value, str] = {}
+    for value, name in zip(graph.outputs[ends:], names, strict=True):
+        if name not in fixed and value.producer() is not None:
+            named.setdefault(value, name)
+    graph.outputs[ends:] = []  # `del` would leave them marked as outputs
+    values = {*named.values()}
+    nodes = {f"{NODE}{name}" for name in values}
+    for node in graph.all_nodes():
+        node.name = None if node.name in nodes else node.name  # steps of others are numbered anew
+        for value in node.outputs:
+            if value in named:
+                value.name = named[value]
+                node.name = f"{NODE}{value.name}"
+            elif value.name in values:
+                value.name = None
+    common.NameFixPass()(model)
 
 
 def _name_ends(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:

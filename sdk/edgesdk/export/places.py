@@ -17,14 +17,15 @@ AGAIN = "deploy again, with this version of edgesdk"
 class Place:
     """Where the output of ``layer`` is in the program: ``tensor`` as others read it, ``made`` before it is quantized.
 
-    The two are one where it is not quantized. ``inputs`` are the layers and graph inputs that it reads. Files that are
-    made of the network call the output as it is ``made``.
+    The two are one where it is not quantized. ``inputs`` are the layers and graph inputs that it reads. ``called`` is
+    what files that are made of the network call the output as it is ``made``, and what lies within the layer before it.
     """
 
     layer: str
     tensor: str
     made: str
     inputs: tuple[str, ...]
+    called: tuple[str, ...] = ()
 
 
 def read_places(path: Path) -> tuple[tuple[str, ...], tuple[Place, ...]]:
@@ -34,7 +35,13 @@ def read_places(path: Path) -> tuple[tuple[str, ...], tuple[Place, ...]]:
             (name,) = [name for name in archive.namelist() if name.endswith(f"/{PLACES}")]
             told = json.loads(archive.read(name))
         places = tuple(
-            Place(str(each["layer"]), str(each["tensor"]), str(each["made"]), tuple(map(str, each["inputs"])))
+            Place(
+                str(each["layer"]),
+                str(each["tensor"]),
+                str(each["made"]),
+                tuple(map(str, each["inputs"])),
+                tuple(map(str, each.get("called", [each["made"]]))),
+            )
             for each in told["places"]
         )
         return tuple(map(str, told["outputs"])), places

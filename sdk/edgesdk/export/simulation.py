@@ -7,7 +7,7 @@ and then those of every layer. It needs nothing of the user's model, and nothing
 from __future__ import annotations
 
 import json
-import warnings
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.export import ExportedProgram
 
 from edgesdk.compress.integers import ActivationQuantizer
 from edgesdk.core.errors import BundleError
 from edgesdk.export.places import AGAIN, PLACES, Place, read_places
+from edgesdk.export.program import Telling, export_telling, list_tensors
 from edgesdk.network.exported_program import aten, read
 from edgesdk.network.network import Batch, Network, rebatch, tensors
 
@@ -115,58 +115,55 @@ def _attribute(module: fx.GraphModule, target: str) -> Any:
 
 def write_simulation(network: Network, x: Batch, path: Path) -> None:
     """Write what an integer ``network`` computes for one sample like those in ``x``, layer by layer, to ``path``."""
-    program, outputs, places = _exported(network, x)
-    told = json.dumps({"outputs": outputs, "places": [asdict(place) for place in places]})
-    torch.export.save(program, path, extra_files={PLACES: told})
+    telling, places = _exported(network, x)
+    told = json.dumps({"outputs": telling.outputs, "places": [asdict(place) for place in places]})
+    torch.export.save(telling.program, path, extra_files={PLACES: told})
 
 
-def list_places(network: Network, x: Batch) -> tuple[Place, ...]:
-    """Where the layers of ``network`` are in its simulation, which nothing is written of."""
-    return _exported(network, x)[2]
+def list_called(network: Network, x: Batch) -> dict[str, tuple[str, ...]]:
+    """By layer of ``network``, what its files call what that makes, and what lies within it."""
+    return {place.layer: place.called for place in _exported(network, x)[1]}
 
 
-def _exported(network: Network, x: Batch) -> tuple[ExportedProgram, tuple[str, ...], tuple[Place, ...]]:
-    """``network`` as a program that returns its outputs, then what its layers make; what it calls the outputs, and
-    where the layers are."""
+def _exported(network: Network, x: Batch) -> tuple[Telling, tuple[Place, ...]]:
+    """``network`` as a program that returns its outputs, then what its layers make, and where these are."""
     from edgesdk.export.onnx import exportable  # takes seconds, and to read a simulation nobody needs it
 
     ready = exportable(network)
     module, sample = ready.module.eval(), tuple(tensors(rebatch(x, lambda t: t[:1].clone())))  # of its own: it is saved
-    known = {name for name, value in _values(module, sample).items() if isinstance(value, Tensor)}
-    output = module.graph.output_node()
-    layers: list[tuple[str, tuple[str, ...]]] = []
-    found: list[fx.Node] = []
-    for layer in ready.graph.layers:
-        made = ready.node(layer.name)
-        tensor = _quantized(module, made)
-        if made.name in known:
-            layers.append((layer.name, tuple(layer.inputs)))
-            found += [tensor, made]
-    ends: Any = output.args[0]
-    output.args = ((*ends, *found),)
-    module.recompile()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(module, sample, strict=False)
-    names = [str(name) for name in program.graph_signature.user_outputs]
-    own, rest = names[: len(names) - len(found)], names[len(names) - len(found) :]
+    known = {*list_tensors(module, sample)}
+    layers = [(layer, made) for layer in ready.graph.layers if (made := ready.node(layer.name)) in known]
+    ends = {made: _quantized(module, made) for _, made in layers}
+    telling = export_telling(module, sample, [node for made, end in ends.items() for node in (end, made)])
+    names, outputs = telling.inside, dict(zip(telling.outputs, network.structure.output_names, strict=True))
+    inner = _list_inner(telling.program.graph, {names[made] for made in ends}, {*names.values()})
     places = (
-        Place(layer, rest[2 * number], rest[2 * number + 1], inputs) for number, (layer, inputs) in enumerate(layers)
+        Place(
+            layer.name,
+            names[ends[made]],
+            names[made],
+            tuple(layer.inputs),
+            tuple(outputs.get(name, name) for name in (names[made], *inner[names[made]])),
+        )
+        for layer, made in layers
     )
-    return program, tuple(own), tuple(places)
+    return telling, tuple(places)
 
 
-def _values(module: fx.GraphModule, sample: tuple[Tensor, ...]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-
-    class Noting(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            values[n.name] = super().run_node(n)
-            return values[n.name]
-
-    with torch.no_grad():
-        Noting(module).run(*sample)
-    return values
+def _list_inner(graph: fx.Graph, made: Collection[str], ends: Collection[str]) -> dict[str, list[str]]:
+    """By each node that is ``made`` by a layer, those within that layer: all that it is made of, from the ``ends`` of
+    other layers and from changes of precision on, but for what is of several."""
+    nodes, found = {node.name: node for node in graph.nodes}, dict[str, list[str]]()
+    for name in made:
+        left, seen = list(nodes[name].all_input_nodes), dict[str, None]()
+        while left:
+            node = left.pop()
+            if node.op == "call_function" and node.target is not QUANTIZE and node.name not in {*seen, *ends}:
+                seen[node.name] = None
+                left += node.all_input_nodes
+        found[name] = list(seen)
+    shared = Counter(name for names in found.values() for name in names)
+    return {name: [part for part in names if shared[part] == 1] for name, names in found.items()}
 
 
 def _quantized(module: fx.GraphModule, made: fx.Node) -> fx.Node:

@@ -43,7 +43,7 @@ def keep_faster(study: Study, plan: Plan, network: Network, artifact: Artifact, 
     if study.predicts or not find_runtime(study.runtime).engines or not whole:
         return None
     files = {"integers": artifact, "floats": _write(study, network, artifact, whole)}
-    slower = _find_slower(study, files, dict.fromkeys(artifact.options, "")) & whole
+    slower = _find_slower(study, files, dict.fromkeys(artifact.options, ())) & whole
     if slower and slower != whole:
         files["mixed"] = _write(study, network, artifact, slower)
     measured = measure_beside(study, files)
@@ -66,7 +66,7 @@ def _choose(files: Mapping[str, Artifact], measured: Mapping[str, Measurement], 
     return min(reversed(kept or list(files)), key=lambda name: measured[name].latency_ms())
 
 
-def _find_slower(study: Study, files: Mapping[str, Artifact], layers: Mapping[str, str]) -> set[str]:
+def _find_slower(study: Study, files: Mapping[str, Artifact], layers: Mapping[str, tuple[str, ...]]) -> set[str]:
     """The layers whose kernels take no less in integers; none where the runtime does not tell."""
     try:
         profiles = {name: study.meter.profile(file, layers) for name, file in files.items()}

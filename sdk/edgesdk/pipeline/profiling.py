@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from edgesdk.core.errors import DeviceError
 from edgesdk.core.kernels import KernelProfile
 from edgesdk.core.report import DENSE
-from edgesdk.export.simulation import list_places
+from edgesdk.export.simulation import list_called
 from edgesdk.network.network import Network
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
@@ -56,10 +56,10 @@ def profile_files(study: Study, result: Result) -> Profiled:
     return Profiled(profiles, tuple(notes))
 
 
-def _name_tensors(layers: Iterable[str], network: Network | None, study: Study) -> dict[str, str]:
-    """What the file that is made of ``network`` calls what each of ``layers`` makes, "" where that is not known."""
-    made: dict[str, str] = {}
+def _name_tensors(layers: Iterable[str], network: Network | None, study: Study) -> dict[str, tuple[str, ...]]:
+    """What the file that is made of ``network`` calls what each of ``layers`` makes, where that is known."""
+    made: dict[str, tuple[str, ...]] = {}
     if network is not None:
         with suppress(Exception):  # of PyTorch, which raises many kinds: weighted layers are known by their weights
-            made = {place.layer: place.made for place in list_places(network, study.data.example)}
-    return {layer: made.get(layer, "") for layer in layers}
+            made = list_called(network, study.data.example)
+    return {layer: made.get(layer, ()) for layer in layers}

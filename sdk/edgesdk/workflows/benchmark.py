@@ -183,7 +183,7 @@ def _check_sound(models: Iterable[Artifact]) -> None:
             with_weights(parsed(model.path), model.path)
 
 
-def list_layers(path: str) -> dict[str, str] | None:
+def list_layers(path: str) -> dict[str, tuple[str, ...]] | None:
     """The names of the layers in the bundle's plan, where ``path`` is one, and what its file calls what each makes.
 
     That is known by the simulation in the bundle.
@@ -191,11 +191,11 @@ def list_layers(path: str) -> dict[str, str] | None:
     if not Path(path).is_dir():
         return None
     bundle = Bundle.open(path)
-    made: dict[str, str] = {}
+    made: dict[str, tuple[str, ...]] = {}
     if (bundle.path / SIMULATION).is_file():
         with suppress(BundleError):
-            made = {place.layer: place.made for place in read_places(bundle.path / SIMULATION)[1]}
-    return {layer.name: made.get(layer.name, "") for layer in bundle.plan.layers}
+            made = {place.layer: place.called for place in read_places(bundle.path / SIMULATION)[1]}
+    return {layer.name: made.get(layer.name, ()) for layer in bundle.plan.layers}
 
 
 def check_request(threads: int, mode: str) -> None:
