@@ -13,7 +13,7 @@ import pytest
 from running import Run
 
 from edgesdk.cli.project import read_project
-from edgesdk.workflows.init import find_data, find_models, find_weights
+from edgesdk.workflows.init import find_alike, find_data, find_models, find_weights
 
 NET = """
 import torch
@@ -121,8 +121,9 @@ def test_where_nobody_answers_it_says_what_was_found(
     assert done.code == 2 and says in done.line and not (folder / "edgesdk.toml").exists()
 
 
-def test_questions_at_a_terminal_are_answered_by_number_name_or_enter(folder: Path) -> None:
-    answers = iter(["2", "images", "", "raspberry-pi-5", "3ms"])
+def asked(answers: list[str]) -> tuple[int, str]:
+    """How `edgesdk init` ends at a terminal where the questions get these answers, and what it showed there."""
+    left = iter(answers)
     process, terminal = pty.fork()
     if process == 0:
         os.execvp(sys.executable, [sys.executable, "-m", "edgesdk.cli", "init"])
@@ -134,11 +135,53 @@ def test_questions_at_a_terminal_are_answered_by_number_name_or_enter(folder: Pa
             break
         said += part
         if re.search(r"\?( \[.*\])?: $", said) and not said.endswith("\n"):
-            os.write(terminal, f"{next(answers)}\n".encode())
+            os.write(terminal, f"{next(left, chr(4))}\n".encode())
             said += "\n"
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, said
+    assert next(left, None) is None, said
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), said
+
+
+def test_questions_at_a_terminal_are_answered_by_number_name_or_enter(folder: Path) -> None:
+    code, said = asked(["2", "images", "", "raspberry-pi-5", "3ms"])
+    assert code == 0, said
     assert "raspberry-pi-5  (Raspberry Pi 5: predicted without a device)" in said
     assert read_project(folder / "edgesdk.toml") == {
         "model": "net.py:make", "weights": "net.safetensors", "data": "images", "target": "raspberry-pi-5",
         "latency": "3ms",
     }  # fmt: skip
+
+
+def test_a_wrong_answer_at_a_terminal_is_told_and_asked_for_again(folder: Path) -> None:
+    wrong = {
+        "which model": ["77", "nett.py:Net", "no_such_package.net:Net", "gone.onnx"],
+        "with which data": ["dat.npz"],
+        "with which weights": ["no.safetensors"],
+        "on which board": ["pi77", "99", "pool:lab", "ssh://"],
+        "latency of at most": ["fast", "-1ms", "3"],
+    }
+    right = ["net.py:Narrow", "1", "none", "pi4", "2ms"]
+    code, said = asked([each for (_, bad), good in zip(wrong.items(), right, strict=True) for each in (*bad, good)])
+    assert code == 0, said
+    for question, answers in wrong.items():
+        assert said.count(f"{question}?") == len(answers) + 1
+    for words in (
+        "no file '77'", "no file 'nett.py'", "no module 'no_such_package.net'", "no file 'gone.onnx'", "no file 'dat",
+        "no file 'no.safe", "no target 'pi77'", "no target '99'", "'pool:lab'", "write it like 2ms",
+    ):  # fmt: skip
+        assert words in said
+    assert read_project(folder / "edgesdk.toml") == {
+        "model": "net.py:Narrow", "data": "data.npz", "target": "pi4", "latency": "2ms"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("board", "kind"),
+    [
+        ("Raspberry Pi 4 Model B Rev 1.4", "raspberry-pi-4"),
+        ("NVIDIA Jetson Orin Nano Developer Kit", "jetson-orin-nano"),
+        ("Some other board", None),
+        (None, None),
+    ],
+)
+def test_a_board_is_of_the_kind_that_it_says_it_is(board: str | None, kind: str | None) -> None:
+    assert find_alike({"board": board, "architecture": "aarch64"}) == kind

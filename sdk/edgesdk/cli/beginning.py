@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from edgesdk.cli.names import PLACE_NAME, TARGET
 from edgesdk.cli.project import FILE, SECTIONS, read_project
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import emit
-from edgesdk.core.errors import UsageError
+from edgesdk.core.errors import EdgeSdkError, UsageError
 from edgesdk.core.serialize import write
 
-EXAMPLE = "the built-in example"
+EXAMPLE, NONE = "the built-in example", "none"
 BUDGET = ("latency", "peak_memory", "size", "energy", "max_drop", "accuracy")
 
 
@@ -41,39 +41,45 @@ def init(force: bool, **options: Any) -> None:
 
     What is given is not asked for. The other commands read the file, so that `edgesdk deploy` is all that is left.
     """
-    from edgesdk.core.target import target as find_target
     from edgesdk.devices.inventory import POOL
-    from edgesdk.devices.pools import find_place
-    from edgesdk.workflows.init import find_data, find_models, find_places, find_weights
+    from edgesdk.workflows.init import check_model, check_there, find_data, find_models, find_places, find_weights
 
     path, here = free(Path(FILE), force, "another folder"), Path()
     if options["model"] is None:
         models = find_models(here)
-        options["model"] = _ask("which model", "MODEL", [*models, EXAMPLE], models[0] if models else EXAMPLE)
+        default = models[0] if models else EXAMPLE
+        options["model"] = _ask("which model", "MODEL", [*models, EXAMPLE], default, check=check_model)
     if options["model"] == EXAMPLE:
         options["model"] = None
     elif options["data"] is None:
         data = find_data(here)
-        options["data"] = _ask("with which data", "--data", data, data[0] if len(data) == 1 else None)
+        first = data[0] if len(data) == 1 else None
+        options["data"] = _ask("with which data", "--data", data, first, check=check_there)
     if options["weights"] is None and options["model"] is not None and ":" in options["model"]:
         if weights := find_weights(here):
-            chosen = _ask("with which weights", "--weights", [*weights, "none"], weights[0])
-            options["weights"] = None if chosen == "none" else chosen
+            chosen = _ask("with which weights", "--weights", [*weights, NONE], weights[0], check=check_there)
+            options["weights"] = None if chosen == NONE else chosen
     if options["target"] is None and options["device"] is None:
-        places = list(find_places())
-        chosen = _ask("on which board", "--target or --device", [place.name for place in places], places[0].name, [
-            place.said for place in places
-        ])  # fmt: skip
-        listed = any(place.device and place.name == chosen for place in places)
-        device = listed or "://" in chosen or chosen.startswith(POOL)
-        options["device" if device else "target"] = chosen
-    if options["device"] is not None:
-        find_place(options["device"])
-    else:
-        find_target(str(options["target"]))
+        boards = {place.name: place for place in find_places()}
+
+        def place_of(answer: str) -> dict[str, str | None]:
+            board = boards.get(answer)
+            if "://" in answer or answer.startswith(POOL) or (board is not None and board.device):
+                return {"device": answer, "target": None if board is None else board.target}
+            return {"target": answer}
+
+        chosen = _ask(
+            "on which board", "--target or --device", [*boards], next(iter(boards)),
+            [place.said for place in boards.values()], lambda answer: _check_place(**place_of(answer)),
+        )  # fmt: skip
+        options |= place_of(chosen)
+    _check_place(options["target"], options["device"])
     if all(options[name] is None for name in BUDGET):
-        options["latency"] = _ask("latency of at most", "--latency", ["0.5x"], "0.5x", ["half of the dense model's"])
-    read_budget({"percentile": None, **{name: options[name] for name in BUDGET}})  # what is no bound is not written
+        options["latency"] = _ask(
+            "latency of at most", "--latency", ["0.5x"], "0.5x", ["half of the dense model's"],
+            lambda answer: _check_budget({**options, "latency": answer}),
+        )  # fmt: skip
+    _check_budget(options)  # what is no bound is not written
     text = _written(options)
     write(path, text)
     read_project(path)  # what was written is what is read
@@ -101,18 +107,46 @@ def examples(name: str | None, folder: Path | None) -> None:
     emit(f"{made} has it: see {made / worked.PAGE}")
 
 
-def _ask(question: str, flag: str, found: Sequence[str], default: str | None, said: Sequence[str] = ()) -> str:
-    """The answer to ``question``: one of what was ``found``, by its number or name, or any other.
+def _check_place(target: str | None = None, device: str | None = None) -> None:
+    from edgesdk.core.target import target as find_target
+    from edgesdk.devices.pools import find_place
 
-    Where nobody is there to answer that is ``UsageError`` with what was found.
+    if device is not None:
+        find_place(device)
+    if target is not None:
+        find_target(target)
+
+
+def _check_budget(options: Mapping[str, Any]) -> None:
+    read_budget({"percentile": None, **{name: options[name] for name in BUDGET}})
+
+
+def _ask(
+    question: str, flag: str, found: Sequence[str], default: str | None, said: Sequence[str] = (),
+    check: Callable[[str], None] = lambda answer: None,
+) -> str:  # fmt: skip
+    """The answer to ``question``: one of what was ``found``, by its number or name, or any other that passes ``check``.
+
+    An answer for which that raises an error is told so, and asked for again. Where nobody is there to answer that is
+    ``UsageError`` with what was found.
     """
     if not sys.stdin.isatty():
         there = f"found: {', '.join(found)}" if found else "nothing was found that could be meant"
         raise UsageError(f"no answer to {question!r} ({there})", f"give {flag}")
     for number, name in enumerate(found, 1):
         click.echo(f"  {number}  {name}{f'  ({said[number - 1]})' if said else ''}", err=True)
-    answer = str(click.prompt(f"{question}?", default=default, err=True)).strip()
-    return found[int(answer) - 1] if answer.isdecimal() and 0 < int(answer) <= len(found) else answer
+    while True:
+        answer = str(click.prompt(f"{question}?", default=default, err=True)).strip()
+        number = int(answer) if answer.isascii() and answer.isdecimal() else 0
+        answer = found[number - 1] if 0 < number <= len(found) else answer
+        if answer in (EXAMPLE, NONE) and answer in found:
+            return answer
+        try:
+            check(answer)
+        except EdgeSdkError as error:
+            click.echo(f"  {error}", err=True)
+        else:
+            return answer
 
 
 def _written(options: dict[str, Any]) -> str:

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from edgesdk.core.errors import EdgeSdkError
+from edgesdk.core.errors import EdgeSdkError, UsageError
 from edgesdk.core.target import targets
 from edgesdk.data.folders import SUFFIXES
 from edgesdk.devices.inventory import devices
 from edgesdk.devices.reach import reach
 
 MODELS, WEIGHTS = (".onnx", ".pt2"), (".safetensors", ".pt", ".pth", ".ckpt")
+LIBRARY = "timm:"
+FORMS = "name an .onnx or .pt2 file, file.py:callable, package.module:callable, timm:NAME, or a folder of transformers"
 SKIPPED = ("test_", "conftest", "setup")  # how files begin that hold no model to deploy
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model could run: a device of the inventory or a kind of device, and what is known of it in words."""
+    """Where a model could run: a device of the inventory or a kind of device, and what is known of it in words.
+
+    ``target`` is the kind that a device answered to be, where the inventory does not say one.
+    """
 
     name: str
     said: str
     device: bool = False
+    target: str | None = None
 
 
 def find_models(folder: Path) -> list[str]:
@@ -59,8 +67,10 @@ def find_places() -> Iterator[Place]:
         said = device.target or "of no kind that was said"
         try:
             with reach(device) as agent:
-                agent.call("probe")
-            yield Place(device.name, f"{said}, answers", device=True)
+                alike = find_alike(agent.call("probe"))
+            known = device.target is not None
+            like = "" if alike is None or alike == device.target else f", says it is a {alike}"
+            yield Place(device.name, f"{said}, answers{like}", device=True, target=None if known else alike)
         except EdgeSdkError as error:
             yield Place(device.name, f"{said}, does not answer: {error.fact}", device=True)
     machine = platform.machine()
@@ -68,6 +78,44 @@ def find_places() -> Iterator[Place]:
     for target in known:
         here = "this machine, measured" if target.measured and target.architecture == machine else "predicted"
         yield Place(target.name, f"{target.title}: {here} without a device")
+
+
+def find_alike(facts: Mapping[str, Any]) -> str | None:
+    """The kind of device that a board is by the name which it gives itself; ``None`` where it is none that is known."""
+    return next((target.name for target in targets().values() if target.boards and target.differs(facts) is None), None)
+
+
+def check_model(spec: str) -> None:
+    """Raise ``UsageError`` where ``spec`` names no file that is there, or is not written as a model is.
+
+    Nothing is run, so that what the code itself does is seen where it is deployed.
+    """
+    if not spec.startswith(LIBRARY):
+        check_there(spec, FORMS)
+
+
+def check_there(spec: str, remedy: str = "name a file or a folder, or file.py:callable") -> None:
+    """Raise ``UsageError`` where ``spec`` is neither what is there nor a callable of a file or module that is."""
+    where, colon, name = spec.rpartition(":")
+    if is_there(spec):
+        return
+    if not (colon and where and name) or where.endswith(".py"):
+        if not is_there(where or spec):
+            raise UsageError(f"there is no file {where or spec!r}", remedy)
+    elif not where.replace(".", "").isidentifier() or not _is_module_here(where.partition(".")[0]):
+        raise UsageError(f"there is no module {where!r}", remedy)
+
+
+def is_there(path: str) -> bool:
+    return os.path.exists(os.path.expanduser(path))
+
+
+def _is_module_here(name: str) -> bool:
+    """Whether ``import name`` would find something, from this folder on."""
+    try:
+        return is_there(name) or is_there(f"{name}.py") or importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _files(folder: Path) -> list[Path]:
