@@ -39,12 +39,15 @@ def test_a_sound_bundle_is_as_specified(edgesdk: Run, deployed: tuple[Path, str]
     assert plain.code == 0 and "every layer that was seen computes what was specified" in plain.out
     assert all(layer["name"] in plain.out for layer in said["layers"])
     quiet = edgesdk("diff", bundle, "-q")
+    assert f"is not seen here, but with your model and its weights: edgesdk diff {bundle} --model MODEL" in quiet.out
     assert plain.out.startswith(quiet.out) and "signal to noise" not in quiet.out
 
 
 def test_it_compares_with_the_users_own_model_and_data(edgesdk: Run, deployed: tuple[Path, str]) -> None:
     said = edgesdk("diff", deployed[0], "--model", "models.py:Small", "--data", "data.npz", "--json").document
     assert (said["float_model"], said["samples"] > 8) == ("the model", True)
+    plain = edgesdk("diff", deployed[0], "--model", "models.py:Small", "-q")
+    assert plain.code == 0 and "is not seen here" not in plain.out
     assert edgesdk("diff", deployed[0], "--model", "models.py:Deep").code == 3
     refused = edgesdk("diff", deployed[0], "--weights", "none.pt")
     assert refused.code == 2 and "weights without a model: give --model, too" in refused.line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "simulation": {"color": INK["dense"]}, "file": {}, "alone": {"linestyle": (0, (5, 3))},
 }  # fmt: skip
 """How the line of each is drawn."""
+OWN, MODEL = "the simulation without quantized activations", "the model"
+"""What a document's ``float_model`` is: without and with ``--model``."""
 APART = 5  # layers that are named of those that boards do not compute alike
 LONGEST = 40  # letters of a layer's name in the chart
 
@@ -90,7 +93,18 @@ def list_verdict(compared: Document) -> list[str]:
         )
     if compared["costliest"]:
         lines.append(f"most is lost in {', '.join(compared['costliest'])}")
-    return [*lines, *_list_boards(compared)]
+    return [*lines, *_list_boards(compared), *_list_left_out(compared)]
+
+
+def _list_left_out(compared: Document) -> list[str]:
+    """What was not compared, where nobody gave the model, and how to."""
+    if compared["float_model"] != OWN:
+        return []
+    command = shlex.join(["edgesdk", "diff", compared["bundle"], "--model"])
+    return [
+        "compared is the file with its specification; what that lost of your model's accuracy, by what was cut and by "
+        f"weights in fewer bits, is not seen here, but with your model and its weights: {command} MODEL"
+    ]
 
 
 def _list_boards(compared: Document) -> list[str]:

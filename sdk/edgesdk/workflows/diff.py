@@ -30,11 +30,11 @@ from edgesdk.devices.pools import At, Place, Pool, find_place
 from edgesdk.devices.reach import reach
 from edgesdk.export.places import AGAIN
 from edgesdk.export.simulation import read_simulation
+from edgesdk.pages.diff_page import MODEL, OWN
 from edgesdk.workflows.layer_errors import Comparison, FloatModel, LayerDiff, compare_layers
 from edgesdk.workflows.overlays import check_overlays, write_overlays
 
 SAMPLES = 32  # at most
-OWN, MODEL = "the simulation without quantized activations", "the model"
 CLIPPED = 1e-3  # of a layer's values beyond its range, from where on that is worth a word
 FEW_STEPS = 4.0  # over which most values spread, where an outlier takes the others
 LOW = 15.0  # dB of signal to noise, below which a layer is worth leaving float
