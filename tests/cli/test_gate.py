@@ -44,9 +44,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_what_is_much_slower_fails_and_what_is_faster_passes(files: dict[str, Path], tmp_path: Path) -> None:
-    junit, summary = tmp_path / "gate.xml", tmp_path / "summary.md"
+    junit, summary = tmp_path / "made" / "gate.xml", tmp_path / "summary.md"
     summary.write_text("before\n")
-    places = ("--junit", junit, "--summary", summary)
+    places = ("--junit", f"{junit.parent}/", "--summary", summary)
     failed = edgesdk("gate", files["long"], "--baseline", files["short"], "--mode", "brief", *places)
     assert failed.code == 10 and failed.out.startswith("failed: "), failed
     case = ElementTree.parse(junit).getroot()[0]
@@ -191,8 +191,8 @@ def test_what_cannot_be_judged_is_said(judged: dict[str, Any], tmp_path: Path) -
         ((BEFORE, "--baseline", BEFORE, "--max-slower", "nan%"), 2, "--max-slower is 'nan%'"),
         ((BEFORE, "--baseline", BEFORE, "--max-slower", "9" * 400 + "%"), 2, "--max-slower is '9"),
         ((BEFORE, "--baseline", BEFORE, "--data", "data.npz"), 2, "--data without --max-drop"),
-        ((BEFORE, "--baseline", BEFORE, "--junit", "no/such/folder/x.xml"), 9, "cannot be written"),
-        ((BEFORE, "--baseline", BEFORE, "--summary", "."), 9, "cannot be written"),
+        ((BEFORE, "--baseline", BEFORE, "--junit", BEFORE / "manifest.json" / "x.xml"), 9, "cannot be written"),
+        ((BEFORE, "--baseline", BEFORE, "--summary", BEFORE / "manifest.json" / "no" / "x.md"), 9, "cannot be written"),
         ((BEFORE, "--baseline", BEFORE, "--runtime", "litert"), 2, "does not read"),
     ],
 )

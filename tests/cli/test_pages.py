@@ -940,6 +940,8 @@ def test_report_writes_the_page_beside_the_bundle(edgesdk: Run, deployed: tuple[
     (tmp_path / "pages").mkdir()
     done = edgesdk("report", bundle, "--out", tmp_path / "pages")
     assert done.out == f"page: {tmp_path / 'pages' / 'a bundle.html'}\n"
+    done = edgesdk("report", bundle, "--out", f"{tmp_path}/no/such/")
+    assert done.out == f"page: {tmp_path}/no/such/a bundle.html\n" and (tmp_path / "no/such/a bundle.html").is_file()
     inside = edgesdk("report", bundle, "--force", "--out", bundle / "report.html")
     assert inside.code == 2 and "give --out another place" in inside.line
     assert check(bundle).valid

@@ -94,14 +94,10 @@ def verify(as_json: bool, **options: Any) -> None:
 
 @click.command(cls=Command)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="The file, or its folder.  [default: beside PATH, its name with .html]",
-)
+@click.option("--out", type=click.Path(), help="The file, or its folder.  [default: beside PATH, its name with .html]")
 @click.option("--open", "opens", is_flag=True, help="Show it in the browser, too.")
 @click.option("--force", is_flag=True, help="Replace what is there.")
-def report(path: Path, out: Path | None, opens: bool, force: bool) -> None:
+def report(path: Path, out: str | None, opens: bool, force: bool) -> None:
     """A bundle, a front, a benchmark or a diff (JSON) as a page to look at: one file of HTML, which loads nothing.
 
     A bundle has such a page in it, report.html, from when it was made.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesdk.cli.frame import Commands
-from edgesdk.cli.names import DEVICE_NAME, PLACE_NAME, TARGET
+from edgesdk.cli.names import DEVICE_NAME, PLACE_NAME, TARGET, NewFile
 from edgesdk.cli.progress import telling
 from edgesdk.cli.shared import free
 from edgesdk.cli.streams import console, emit, emit_json
@@ -239,7 +239,7 @@ def agent() -> None:
 
 
 @agent.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=NewFile("agent.pyz"))
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def build(out: Path, force: bool, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import click
 
 from edgesdk.cli.devices import DEVICES
-from edgesdk.cli.names import PLACE_NAME
+from edgesdk.cli.names import PLACE_NAME, NewFile
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand
 from edgesdk.cli.shared import add_text, check_place
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @click.option("--runtime", help="What is to run them.  [default: the one that such files are for]")
 @click.option("--threads", type=click.IntRange(1), help="[default: the bundles' own, else 1]")
 @click.option("--mode", type=click.Choice(["brief", "rapid", "quick", "full"]), default="rapid", show_default=True)
-@click.option("--junit", type=click.Path(path_type=Path), help="Write the checks there as JUnit XML.")
-@click.option("--summary", type=click.Path(path_type=Path), help="Append them there as Markdown.")
+@click.option("--junit", type=NewFile("gate.xml"), help="Write the checks there as JUnit XML.")
+@click.option("--summary", type=NewFile("gate.md"), help="Append them there as Markdown.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def gate(as_json: bool, junit: Path | None, summary: Path | None, **options: Any) -> int:
     """Say whether NEW is slower or less accurate than a baseline, both measured in turns on one device.

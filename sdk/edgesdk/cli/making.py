@@ -11,10 +11,10 @@ import click
 from edgesdk.cli.devices import CANARY, DEVICES, DLA, lowered
 from edgesdk.cli.frame import QUIET, VERBOSE, told
 from edgesdk.cli.inputs import judging, pixels, preprocessing, shaped
-from edgesdk.cli.names import PLACE_NAME, TARGET
+from edgesdk.cli.names import PLACE_NAME, TARGET, NewFile
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand, was_given
-from edgesdk.cli.shared import free
+from edgesdk.cli.shared import check_place, free
 from edgesdk.cli.streams import console, emit, emit_json
 from edgesdk.core.errors import UsageError
 
@@ -217,12 +217,13 @@ def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any)
 
 @click.command(cls=ModelCommand)
 @deployment
-@click.option("--out", type=click.Path(path_type=Path), default=Path("plan.json"), show_default=True)
+@click.option("--out", type=NewFile("plan.json"), default="plan.json", show_default=True)
 def search(as_json: bool, force: bool, **options: Any) -> None:
     """The plan alone (plan.json, or --out): no training, no bundle."""
     options["budget"] = read_budget(options)
     check_model(options)
     out = free(options.pop("out"), force)
+    check_place(out)
     with telling(STEPS[:7], _seconds(options["time"])) as tell:
         tell("starting", None)
         from edgesdk.workflows.deploy import search as run

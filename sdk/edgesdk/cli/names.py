@@ -1,13 +1,15 @@
-"""Names of targets and devices, which a shell completes; what is none is refused where it is used."""
+"""Names of targets, devices and files, which a shell completes; what is none is refused where it is used."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from edgesdk.core.errors import EdgeSdkError
+from edgesdk.core.serialize import find_file
 
 
 def complete_targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -57,3 +59,14 @@ TARGET_OR_ALL: dict[str, Any] = {"shell_complete": complete_targets_or_all}
 DEVICE_NAME: dict[str, Any] = {"shell_complete": complete_devices}
 PLACE_NAME: dict[str, Any] = {"shell_complete": complete_places}
 """What an option or an argument of such a name is declared with."""
+
+
+class NewFile(click.Path):
+    """A file to be written; of a folder, or of what ends with a slash, the one in it that is called as is ``usual``."""
+
+    def __init__(self, usual: str) -> None:
+        super().__init__()
+        self.usual = usual
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return find_file(value, self.usual)

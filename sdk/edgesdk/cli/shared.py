@@ -19,14 +19,17 @@ def check_place(path: Path | None) -> None:
     """Raise ``StorageError`` where ``path`` cannot be written, before anything long begins."""
     if path is None:
         return
-    parent = path.parent
-    if path.is_dir() or not parent.is_dir() or not os.access(path if path.exists() else parent, os.W_OK):
-        raise StorageError(f"{path} cannot be written", "name a file in a folder that is there and yours")
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:  # it is made where it is written
+        folder = folder.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise StorageError(f"{path} cannot be written", "name a file in a folder that is yours")
 
 
 def add_text(path: Path, text: str) -> None:
     """Append ``text`` to the file at ``path``. Raises ``StorageError``."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:

@@ -11,7 +11,7 @@ import click
 from edgesdk.cli.devices import DEVICES, lowered
 from edgesdk.cli.frame import QUIET, told
 from edgesdk.cli.making import JOBS, PICTURES, STEPS, TRAIN_ON, check_model, models_options
-from edgesdk.cli.names import PLACE_NAME, TARGET
+from edgesdk.cli.names import PLACE_NAME, TARGET, NewFile
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand, was_given
 from edgesdk.cli.shared import check_place, free
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 @models_options
 @click.option("--threads", type=click.IntRange(1), multiple=True, default=(1,), show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("front.json"), show_default=True)
-@click.option("--csv", type=click.Path(path_type=Path), help="Write the points there, too, without their plans.")
+@click.option("--out", type=NewFile("front.json"), default="front.json", show_default=True)
+@click.option("--csv", type=NewFile("front.csv"), help="Write the points there, too, without their plans.")
 @click.option("--build", type=click.IntRange(0), default=0, help="Carry out so many for each target: its knees.")
 @click.option("--out-dir", type=click.Path(path_type=Path), help="Of their bundles.  [default: --out without .json]")
 @click.option("--epochs", type=click.FloatRange(0), help="Of each of them.  [default: 15; 12 for the example]")

@@ -137,8 +137,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(value).hexdigest()
 
 
+def find_file(place: str | Path, usual: str) -> Path:
+    """The file that ``place`` names: where that is a folder, or ends with a slash, the one with the ``usual`` name
+    in it."""
+    text = os.fspath(place) or "."
+    return Path(text, usual) if text.endswith(os.sep) or os.path.isdir(text) else Path(text)
+
+
 def write(path: Path, content: bytes | str) -> None:
-    """Write ``path`` whole or not at all: to a temporary name beside it, then renamed.
+    """Write ``path`` whole or not at all: to a temporary name beside it, then renamed. Folders above it are made.
 
     Raises ``StorageError`` where the disk or the permissions do not allow it.
     """

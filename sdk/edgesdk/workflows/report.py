@@ -8,7 +8,7 @@ from pathlib import Path
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.core.schema import kind_of
-from edgesdk.core.serialize import from_json, is_table, loads, to_json, write
+from edgesdk.core.serialize import find_file, from_json, is_table, loads, to_json, write
 from edgesdk.core.wording import said
 from edgesdk.pages.benchmark_page import render_benchmark
 from edgesdk.pages.bundle_page import render_bundle
@@ -23,7 +23,7 @@ REMEDY = "give the folder of a bundle, what edgesdk sweep wrote, or what edgesdk
 def report(path: str | Path, out: str | Path | None = None, *, force: bool = False) -> Path:
     """Write the page of what is at ``path`` to ``out``; where that is.
 
-    ``out`` is a file, or a folder that is there.
+    ``out`` is a file, or a folder: one that is there, or what ends with a slash.
 
     ``path`` is a bundle, the file that ``edgesdk sweep`` wrote, or what ``edgesdk benchmark`` or ``edgesdk diff``
     printed with ``--json``. By default the page is beside it, under its name with ``.html``; a bundle itself stays as
@@ -32,8 +32,8 @@ def report(path: str | Path, out: str | Path | None = None, *, force: bool = Fal
     cannot be written.
     """
     path = Path(path)
-    place = find_place(path) if out is None else Path(out)
-    place = place / find_place(path).name if os.path.isdir(place) else place
+    place = find_place(path)
+    place = place if out is None else find_file(out, place.name)
     page = _render(path, place.parent)
     if os.path.exists(place.parent / "manifest.json"):
         raise UsageError(f"{place} is among files that a manifest records", "give --out another place")
