@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -136,8 +137,13 @@ def test_the_last_measurement_of_a_deployment_has_it_and_no_other(study: Study) 
 @pytest.mark.parametrize(
     ("meter", "error", "says"),
     [
-        ("nosuch-meter --watts", UsageError, "cannot be run"),
-        ("'unbalanced", UsageError, "cannot be run"),
+        ("nosuch-meter --watts", UsageError, "cannot be run: there is no command 'nosuch-meter'"),
+        ("./meter.sh --watts", UsageError, "cannot be run: it is not executable"),
+        ("./noise", UsageError, "cannot be run: Exec format error"),
+        ("'unbalanced", UsageError, "is no command: No closing quotation"),
+        (" ", UsageError, "--meter without a command"),
+        ("echo ready, no reading yet", DeviceError, "says no number, but 'ready, no reading yet', and ended with exit"),
+        (r"printf \\377\\376\\n", DeviceError, "says no number, but '\ufffd\ufffd', and ended with exit code 0"),
         ("true", DeviceError, "says nothing, and ended with exit code 0"),
         (f"{sys.executable} -c 'import sys; sys.exit(\"no port\")'", DeviceError, "exit code 1: no port"),
         ("gone.csv", UsageError, "cannot be read"),
@@ -151,9 +157,32 @@ def test_what_is_no_meter_is_said(
     monkeypatch.chdir(tmp_path)
     Path("empty.csv").write_text("")
     Path("other.csv").write_text("when,watts\n1,2\n")
+    Path("meter.sh").write_text("#!/bin/sh\necho 3\n")
+    Path("noise").write_bytes(bytes(range(1, 200)))
+    Path("noise").chmod(0o755)
     with pytest.raises(error) as caught, open_meter(meter) as read:
         read(0.0)
     assert says in caught.value.fact and "columns time and watts" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "while True: print(5)",
+        "import sys\nprint(5, flush=True)\nwhile True: sys.stdout.write('x')",  # a line without an end
+        "import os\nprint(5, flush=True)\nos.abort()",
+        "print(5)",
+    ],
+)
+def test_a_meter_that_floods_or_dies_is_read_as_far_as_it_makes_sense(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr("edgesdk.devices.energy.LAST_SECONDS", 0.5)
+    (tmp_path / "meter.py").write_text(script)
+    begun = time.time()
+    with open_meter(f"{sys.executable} {tmp_path / 'meter.py'}") as read:
+        readings = read(begun + 0.3)
+    assert set(readings.values) == {5.0} and len(readings.times) < 2000
 
 
 def test_times_and_figures_are_read_as_meters_write_them(tmp_path: Path) -> None:

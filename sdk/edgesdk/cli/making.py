@@ -131,7 +131,14 @@ def check_model(options: dict[str, Any]) -> dict[str, Any]:
         raise UsageError("no target", "give --target, or a --device of the inventory that has one")
     for name in (options["target"],) if isinstance(options["target"], str) else options["target"]:
         target(name)
-    return _whole(options)
+    _whole(options)
+    budget: Budget | None = options.get("budget")
+    if budget is not None and budget.energy_mj is not None:
+        from edgesdk.workflows.where import Where
+
+        at = Where.named(options["target"], options["runtime"], options["threads"], options["device"])
+        at.check_budget(budget)
+    return options
 
 
 def _seconds(deadline: Deadline | None) -> float | None:

@@ -22,7 +22,7 @@ from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import from_json
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.answers import Arrays, open_there
-from edgesdk.devices.energy import measure_energy
+from edgesdk.devices.energy import has_meter, measure_energy
 from edgesdk.devices.meter import Progress
 from edgesdk.devices.profiling import read_kernels
 from edgesdk.price.operator import Operator
@@ -374,7 +374,7 @@ class Bench:
     @property
     def has_energy(self) -> bool:
         """Whether the device has a meter of its energy that can be read."""
-        return self.facts.get("energy") not in (None, "unavailable")
+        return has_meter(self.facts)
 
     def measure_energy(self, artifacts: Mapping[str, Artifact], mode: str) -> Mapping[str, Energy]:
         """What a run of each takes by the device's own meter; nothing where it has none that can be read."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.energy import WATTS, Energy, Phase, Readings, figure_energy
@@ -29,6 +31,41 @@ FIRST_SECONDS, LAST_SECONDS = 10.0, 5.0  # to wait for the first reading of a me
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 TIMES, POWERS = ("time", "timestamp"), ("watts", "power")
 Taken = list[tuple[float, float]]
+LOCKED = "locked"
+ABSENT = (None, "unavailable", LOCKED)  # what a device's facts say of its energy where nobody may read it
+SHOWN, LONGEST = 200, 4096  # letters of a line: that are shown, and that are read at once
+LEAST_SECONDS = 1e-3  # between two readings of a command that count
+
+
+def has_meter(facts: Mapping[str, Any]) -> bool:
+    """Whether the device that said these ``facts`` has a meter of its energy that can be read."""
+    return facts.get("energy") not in ABSENT
+
+
+def check_own_meter(where: str, facts: Mapping[str, Any]) -> None:
+    """Raise ``DeviceError`` where the device that said these ``facts`` has no meter that a budget could go by."""
+    if facts.get("energy") == LOCKED:
+        remedy = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj there, or bound something else"
+        raise DeviceError(f"{where} has counters of energy that root alone may read", remedy)
+    if not has_meter(facts):
+        fact = f"{where} has no meter of its energy that can be read, which a bound on energy needs"
+        raise DeviceError(fact, "give a --device that has one (RAPL, INA3221 or hwmon), or bound something else")
+
+
+def check_meter(meter: str) -> None:
+    """Raise ``UsageError`` where ``meter`` is neither a command that can be started nor a .csv file of a meter."""
+    if _is_csv(meter):
+        _parse_csv(Path(meter))
+        return
+    try:
+        words = shlex.split(meter)
+    except ValueError as error:
+        raise UsageError(f"--meter {meter!r} is no command: {error}", _REMEDY) from None
+    if not words:
+        raise UsageError("--meter without a command", _REMEDY)
+    if shutil.which(words[0]) is None:
+        why = "it is not executable" if os.path.isfile(words[0]) else f"there is no command {words[0]!r}"
+        raise UsageError(f"--meter {meter!r} cannot be run: {why}", _REMEDY)
 
 
 def measure_energy(
@@ -77,11 +114,16 @@ def open_meter(meter: str) -> Generator[Callable[[float], Readings]]:
 
     ``meter`` is a .csv file or a command.
     """
-    if Path(meter).suffix.lower() == ".csv":
+    check_meter(meter)
+    if _is_csv(meter):
         yield lambda until: _read_csv(Path(meter), until)
     else:
         with _Command(meter) as command:
             yield command.read
+
+
+def _is_csv(meter: str) -> bool:
+    return Path(meter).suffix.lower() == ".csv"
 
 
 class _Command:
@@ -91,15 +133,17 @@ class _Command:
         self.text = text
         self.taken: Taken = []
         self._said: list[str] = []
+        self._other = ""  # the last line that had no number
 
     def __enter__(self) -> _Command:
         try:
-            words = shlex.split(self.text)
             self._process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-            )
-        except (OSError, ValueError, IndexError) as error:
-            raise UsageError(f"--meter {self.text!r} cannot be run ({error})", _REMEDY) from None
+                shlex.split(self.text), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                text=True, bufsize=1, encoding="utf-8", errors="replace",
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise UsageError(f"--meter {self.text!r} cannot be run: {why}", _REMEDY) from None
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._listen, self._listen_errors)]
         for thread in self._threads:
             thread.start()
@@ -107,8 +151,10 @@ class _Command:
         while not self.taken and self._process.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
         if not self.taken:
-            self.__exit__()
-            raise DeviceError(f"--meter {self.text!r} says nothing{self._ending()}", _REMEDY)
+            self.__exit__()  # which waits for the last that it said
+        if not self.taken:
+            said = f"no number, but {self._other!r}" if self._other else "nothing"
+            raise DeviceError(f"--meter {self.text!r} says {said}{self._ending()}", _REMEDY)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,15 +169,19 @@ class _Command:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            numbers = NUMBER.findall(line)
-            if numbers:
-                self.taken.append((time.time(), float(numbers[-1])))
+        last = -inf
+        for line in _lines(self._process.stdout):
+            numbers, now = NUMBER.findall(line), time.time()
+            if not numbers:
+                self._other = line.strip()[:SHOWN] or self._other
+            elif now - last >= LEAST_SECONDS:
+                self.taken.append((now, float(numbers[-1])))
+                last = now
 
     def _listen_errors(self) -> None:
         assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self._said[:] = [line.strip()[:200]] if line.strip() else self._said
+        for line in _lines(self._process.stderr):
+            self._said[:] = [line.strip()[:SHOWN]] if line.strip() else self._said
 
     def _ending(self) -> str:
         code = self._process.poll()
@@ -143,6 +193,11 @@ class _Command:
         while self.taken[-1][0] < until and self._process.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
         return Readings.of(WATTS, self.taken, self.text, self._ending())
+
+
+def _lines(stream: IO[str]) -> Iterator[str]:
+    """What comes, line by line; of one without end a part at a time."""
+    return iter(lambda: stream.readline(LONGEST), "")
 
 
 _REMEDY = "give a command that prints watts, a line each, or a .csv with the columns time and watts"

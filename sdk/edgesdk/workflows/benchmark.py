@@ -23,7 +23,7 @@ from edgesdk.core.serialize import from_json
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.boards import Board, Boards, prices_folder
-from edgesdk.devices.energy import measure_energy
+from edgesdk.devices.energy import check_meter, measure_energy
 from edgesdk.devices.inventory import LOCAL
 from edgesdk.devices.pools import At, Pool, find_place
 from edgesdk.devices.reach import reach
@@ -83,6 +83,8 @@ def benchmark(
     place = find_place(device)
     if isinstance(place, Pool) and meter is not None:
         raise UsageError(f"--meter on {place.name}: it measures one board", "leave it out, or name a board")
+    if meter is not None:
+        check_meter(meter)
     with scratch_folder() as folder:
         models = {
             str(path): find_artifact(path, runtime, shapes, folder / f"model-{number}")

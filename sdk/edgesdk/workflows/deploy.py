@@ -85,6 +85,7 @@ def search(
     """
     where = Where.named(target, runtime, threads, device, named(precision), candidate, dla)
     check_cache()
+    where.check_budget(budget)
     ready(candidate)
     deadline = Deadline.of(time)
     given = read_inputs(
@@ -180,6 +181,7 @@ def deploy(
         budget = point.within(budget or Budget())
     where = Where.named(target, runtime, threads, device, named(precision), candidate, dla)
     check_cache()
+    where.check_budget(budget)
     ready(candidate)
     learns_on = find_device(train_on)
     check_jobs(jobs)

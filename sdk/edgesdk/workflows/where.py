@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgesdk.core.budget import Budget
 from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.facts import Hardware
 from edgesdk.core.plan import FP32
@@ -16,6 +17,7 @@ from edgesdk.core.target import target as find_target
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.boards import Boards
+from edgesdk.devices.energy import check_own_meter, has_meter
 from edgesdk.devices.engines import EngineBench
 from edgesdk.devices.estimate import deployable
 from edgesdk.devices.forecast import Forecast
@@ -71,6 +73,26 @@ class Where:
     def reach(self) -> AgentProcess | Boards:
         """The agent on the device, or on this machine; of a pool, those on its boards."""
         return Boards(self.device) if isinstance(self.device, Pool) else reach(self.device or LOCAL)
+
+    def check_budget(self, budget: Budget | None) -> None:
+        """Raise ``DeviceError`` where ``budget`` bounds energy, and nothing can measure that there.
+
+        The device is asked for it, before anything that takes time.
+        """
+        if budget is None or budget.energy_mj is None:
+            return
+        if not self.at_hand:
+            fact = f"{self.target.name} is predicted, and no profile knows what a run takes in energy"
+            raise DeviceError(
+                fact, "give a --device that has a meter (RAPL, INA3221 or hwmon), or bound something else"
+            )
+        if self.runtime not in (None, AUTO) and find_runtime(str(self.runtime)).engines:
+            fact = f"the energy of a run is not told for {self.runtime}: each of its processes loads the model, too"
+            raise DeviceError(fact, "choose another --runtime, or bound something else")
+        with self.reach() as reached:
+            boards = reached.probe() if isinstance(reached, Boards) else {reached.where: reached.call("probe")}
+        if not any(has_meter(facts) for facts in boards.values()):
+            check_own_meter(*next(iter(boards.items())))
 
     def open_meter(self, reached: AgentProcess | Boards, runtime: str) -> Meter:
         """What measures in ``runtime`` where that is at hand, and else predicts. Raises ``DeviceError``."""

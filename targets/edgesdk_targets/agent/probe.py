@@ -275,9 +275,9 @@ def load_average(root: str) -> list[float] | None:
 
 
 def energy(root: str) -> str:
-    """Where energy can be read: ``rapl``, ``ina3221``, ``hwmon``, or ``unavailable``."""
+    """Where energy is read: ``rapl``, ``ina3221``, ``hwmon``; ``locked`` where root alone may, or ``unavailable``."""
     meter = power.find_meter(root)
-    return "unavailable" if meter is None else meter.source
+    return meter.source if meter is not None else "locked" if power.is_locked(root) else "unavailable"
 
 
 def runtimes() -> dict[str, str]:
