@@ -188,6 +188,22 @@ def test_a_front_of_another_model_or_of_other_prices(edgesdk: Run, given: Path, 
     assert (tmp_path / "c" / "manifest.json").is_file(), "it is carried out at the prices of today"
 
 
+@pytest.mark.parametrize(("kind", "times"), [("dense", 2), ("dense int8", 2), ("dense int8", 1)])
+def test_a_point_that_needs_no_search_is_compared_with_the_prices_of_today(
+    drawn: Path, edgesdk: Run, tmp_path: Path, kind: str, times: int
+) -> None:
+    front = sdk.Front.read(drawn)
+    point = next(p for p in front.points if p.target == "raspberry-pi-5" and p.kind == kind)
+    then = replace(point, predicted=replace(point.predicted, latency_ms=times * point.predicted.latency_ms))
+    replace(front, points=(then,)).write(tmp_path / "front.json")
+    taken = ("--from", tmp_path / "front.json", "--point", str(point.number), "--epochs", "0")
+    done = edgesdk("deploy", *SMALL, *taken, "--out", tmp_path / "bundle")
+    was = f"point {point.number} was {show('latency_ms', then.predicted.latency_ms)} at a loss of {point.loss:.2g}, "
+    assert done.code == 0, done.err
+    assert times == 1 or f"prices or weights have changed since the front was made: {was}" in done.err
+    assert times == 2 or "have changed since" not in done.err
+
+
 def test_a_point_is_carried_out(drawn: Path, given: Path, edgesdk: Run, tmp_path: Path) -> None:
     point = next(p for p in sdk.Front.read(drawn).points if p.target == "raspberry-pi-5" and p.kind == "plan")
     taken = ("--from", drawn, "--point", str(point.number))

@@ -24,19 +24,24 @@ DENSE_KEEPS = "the dense model keeps the budget: nothing was searched for"
 INTEGERS_KEEP = "every layer in integers keeps the budget and loses nothing on held-out data: nothing else was priced"
 
 
+def ignore(taken: Attempt) -> None:
+    """Nobody asks what was taken without a search."""
+
+
 def find_deployed(
     anchored: Anchored, budget: Budget, training: Training, given: bool,
-    study: Callable[[Anchored], Sequence[Study]] = Anchored.study,
+    study: Callable[[Anchored], Sequence[Study]] = Anchored.study, seen: Callable[[Attempt], None] = ignore,
 ) -> tuple[Study, Result]:  # fmt: skip
     """The best within ``budget``, and the study that it is of: at once where the budget is loose, else after a search.
 
     Nothing within a budget that the dense model keeps can be expected to be more accurate than that, nor within one
     that the model in integers keeps where that answers as well on held-out data. ``study`` gives the studies to search
-    in, which may be there already. Raises ``BudgetError`` as :func:`find_result` does.
+    in, which may be there already; where nothing is searched for, what is taken instead is ``seen``. Raises
+    ``BudgetError`` as :func:`find_result` does.
     """
 
     def find(known: Anchored) -> tuple[Study, Result]:
-        return _find_loose(known, budget, training) or find_result(study(known), budget, training, given)
+        return _find_loose(known, budget, training, seen) or find_result(study(known), budget, training, given)
 
     return search_renewing(anchored, find, lambda: not training.allowance.spent)
 
@@ -47,15 +52,17 @@ def find_loose_plan(anchored: Anchored, budget: Budget) -> Plan | None:
     return None if dense is None else dense.attempt.plan
 
 
-def _find_loose(anchored: Anchored, budget: Budget, training: Training) -> tuple[Study, Result] | None:
+def _find_loose(
+    anchored: Anchored, budget: Budget, training: Training, seen: Callable[[Attempt], None]
+) -> tuple[Study, Result] | None:
     """What keeps ``budget`` and loses nothing, without a search; ``None`` where nothing does."""
     if (dense := _find_dense(anchored, budget)) is not None:
-        return _finish(dense, budget, training, DENSE_KEEPS)
+        return _finish(dense, budget, training, DENSE_KEEPS, seen)
     if (integers := _find_integers(anchored, budget)) is None:
         return None
     most = training.score_held_out(anchored.setups[0].network)
     lost = most - training.try_short(integers.attempt.candidate)
-    return _finish(integers, budget, training, INTEGERS_KEEP) if lost <= NOTHING_LOST * abs(most) else None
+    return _finish(integers, budget, training, INTEGERS_KEEP, seen) if lost <= NOTHING_LOST * abs(most) else None
 
 
 @dataclass(frozen=True)
@@ -99,11 +106,14 @@ def _select_fastest(attempts: Sequence[Attempt], budget: Budget) -> _Loose | Non
     return None if best is None else _Loose(best, tuple(attempt for attempt in attempts if attempt is not best))
 
 
-def _finish(loose: _Loose, budget: Budget, training: Training, note: str) -> tuple[Study, Result] | None:
+def _finish(
+    loose: _Loose, budget: Budget, training: Training, note: str, seen: Callable[[Attempt], None]
+) -> tuple[Study, Result] | None:
     """What that comes to in full, with a ``note``; ``None`` where it does not keep the budget in the end."""
     attempt, study = loose.attempt, loose.attempt.candidate.study
     judged = judge([attempt], budget, training, Chosen(study, beside=loose.beside))
     if judged.result is None:
         return None
+    seen(attempt)
     told = (attempt.step(budget), *judged.told)
     return study, add_remarks(judged.result, budget, study, told, (note,))

@@ -36,9 +36,10 @@ from edgesdk.devices.pools import At, Pool
 from edgesdk.network.placement import AUTO, find_device
 from edgesdk.network.reference import same_random_numbers
 from edgesdk.pipeline.allowance import Allowance, check_epochs
+from edgesdk.pipeline.candidates import Attempt
 from edgesdk.pipeline.choosing import join_refusals
 from edgesdk.pipeline.deadline import Deadline
-from edgesdk.pipeline.loose import find_deployed, find_loose_plan
+from edgesdk.pipeline.loose import find_deployed, find_loose_plan, ignore
 from edgesdk.pipeline.profiling import profile_files
 from edgesdk.pipeline.renewing import search_renewing
 from edgesdk.pipeline.rounds import plan_within
@@ -47,7 +48,7 @@ from edgesdk.pipeline.training import Training
 from edgesdk.price.menu import full_width
 from edgesdk.price.work import find_roofs
 from edgesdk.train.recovery import Recovery
-from edgesdk.workflows.drift import study_point
+from edgesdk.workflows.drift import study_point, warn_of_loose
 from edgesdk.workflows.front import Point
 from edgesdk.workflows.inputs import Inputs, named, read_inputs
 from edgesdk.workflows.install import check_key, install, put
@@ -214,8 +215,10 @@ def deploy(
             given, where, budget, force, tell, deadline, graph_digest=graph_digest, tries=tries
         ) as studied:
             training = Training(studied.anchored.setups[0], allowance, seed, tell, recovery, learns_on, jobs, cluster)
-            study = Anchored.study if point is None else partial(study_point, point, studied.budget)
-            bundle = build_bundle(place, studied, given, training, sign, study)
+            study, seen = Anchored.study, ignore
+            if point is not None:
+                study, seen = partial(study_point, point, studied.budget), partial(warn_of_loose, point)
+            bundle = build_bundle(place, studied, given, training, sign, study, seen)
             training.forget()
             if tracker is not None:
                 keep_run(tracker, bundle)
@@ -233,13 +236,13 @@ def deploy(
 
 def build_bundle(
     place: Path, studied: Studied, given: Inputs, training: Training, sign: Path | None = None,
-    study: Callable[[Anchored], Sequence[Study]] = Anchored.study,
+    study: Callable[[Anchored], Sequence[Study]] = Anchored.study, seen: Callable[[Attempt], None] = ignore,
 ) -> Bundle:  # fmt: skip
     """The best within the budget of ``studied`` as a bundle, in the ``place`` that was reserved for it.
 
-    ``study`` gives the studies to search in. Raises ``BudgetError``.
+    ``study`` gives the studies to search in; what is taken without a search is ``seen``. Raises ``BudgetError``.
     """
-    own, result = find_deployed(studied.anchored, studied.budget, training, studied.given, study)
+    own, result = find_deployed(studied.anchored, studied.budget, training, studied.given, study, seen)
     result = replace(result, refused={**studied.refused, **result.refused})
     profiled = profile_files(own, result)  # before what the deadline cut is noted
     facts = _list_facts(own, result.plan, training)

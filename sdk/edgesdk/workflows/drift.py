@@ -7,7 +7,9 @@ import warnings
 from edgesdk.core.budget import Budget, Cost, show
 from edgesdk.core.errors import EdgeSdkWarning
 from edgesdk.core.report import DENSE
-from edgesdk.pipeline.front import ROOM, plan_at
+from edgesdk.pipeline.candidates import Attempt
+from edgesdk.pipeline.front import PLAN, ROOM, plan_at
+from edgesdk.pipeline.planning import plan_full_width
 from edgesdk.pipeline.study import Anchored, Study
 from edgesdk.solve.milp import Unreachable
 from edgesdk.workflows.front import Point
@@ -23,22 +25,47 @@ def study_point(point: Point, bounds: Budget, known: Anchored) -> list[Study]:
 
 
 def warn_of_drift(point: Point, bounds: Budget, study: Study) -> None:
-    """Warn where the best plan at the share of the dense model's latency that ``point`` has is another one today."""
-    before = f"point {point.number} was {_figures(point.predicted, point.loss)}"
+    """Warn where the best plan at the share of the dense model's latency that ``point`` has is another one today; of
+    the dense model and its integer form where these are."""
+    best = point.kind == PLAN
     try:
-        share = point.own_share * (1 + ROOM)
-        now = plan_at(study, bounds, share * study.anchors[DENSE].latency_ms()).solution
+        if best:
+            share = point.own_share * (1 + ROOM)
+            now = plan_at(study, bounds, share * study.anchors[DENSE].latency_ms()).solution
+        else:
+            now = plan_full_width(study, {} if point.kind == DENSE else study.whole.options).solution
     except Unreachable as error:
-        after = error.fact
+        _warn(point, error.fact)
     else:
         slower = now.cost.latency_ms / point.predicted.latency_ms - 1
-        worse = (now.loss - point.loss) / (point.loss or 1)
-        if max(abs(slower), abs(worse)) <= DRIFT:
-            return
-        after = f"the best there is {_figures(now.cost, now.loss)} now"
+        _compare(point, slower, now.loss, now.cost, now.loss, best)
+
+
+def warn_of_loose(point: Point, taken: Attempt) -> None:
+    """The same where nothing is searched for, as a model that is there keeps the bound of ``point`` and is ``taken``.
+
+    That may be another than the point's without any change: what is compared then is the dense model's latency, then
+    and now.
+    """
+    same = taken.search == point.kind
+    then_ms, now_ms = point.predicted.latency_ms / point.own_share, taken.candidate.study.anchors[DENSE].latency_ms()
+    loss = taken.loss if same else point.loss
+    _compare(point, now_ms / then_ms - 1, loss, taken.candidate.plan.predicted, taken.loss, not same)
+
+
+def _compare(point: Point, slower: float, loss: float, now: Cost, now_loss: float, best: bool) -> None:
+    """Warn where a latency is that much ``slower``, or a ``loss`` that far from the point's, that it tells; ``now`` and
+    ``now_loss`` are what to show."""
+    worse = (loss - point.loss) / (point.loss or 1)
+    if max(abs(slower), abs(worse)) > DRIFT:
+        _warn(point, f"{'the best there is' if best else 'it is'} {_figures(now, now_loss)} now")
+
+
+def _warn(point: Point, after: str) -> None:
+    before = f"point {point.number} was {_figures(point.predicted, point.loss)}"
     warnings.warn(
         f"prices or weights have changed since the front was made: {before}, {after}; edgesdk sweep draws it anew",
-        EdgeSdkWarning, stacklevel=3,
+        EdgeSdkWarning, stacklevel=5,
     )  # fmt: skip
 
 
