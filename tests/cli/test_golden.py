@@ -31,7 +31,7 @@ from edgesdk.cli.show import (
 from edgesdk.cli.sweeping import show_front
 from edgesdk.core.budget import Cost
 from edgesdk.core.facts import Facts
-from edgesdk.core.gating import Check
+from edgesdk.core.gating import Check, Limit, Slowdown
 from edgesdk.core.plan import Plan
 from edgesdk.core.serialize import from_json
 from edgesdk.devices.estimate import Estimate, Estimates, LayerCost
@@ -39,7 +39,7 @@ from edgesdk.pages.verdict import verdict
 from edgesdk.workflows.benchmark import Benchmark
 from edgesdk.workflows.diff import Diff
 from edgesdk.workflows.front import Front
-from edgesdk.workflows.gate import Gate
+from edgesdk.workflows.gate import Gate, judge_latency
 
 GOLDEN = Path(__file__).parent / "golden"
 WIDTHS = (80, 160)
@@ -155,7 +155,7 @@ def say_doctor(out: Console) -> None:
 
 def say_gate(out: Console) -> None:
     checks = (
-        Check("latency", "failed", "3% slower", "1.061 of the baseline (1.043 to 1.08 in 8 runs), 0.0123 ms"),
+        judge_latency(Slowdown(1.061, 1.043, 1.08, 8, 0.202, 0.0123, 0.0087, 0.0161), Limit(share=0.03), None),
         Check("drop", "not comparable", "0.5 points", "the two were judged on other samples: give --data"),
     )
     gated = Gate(

@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import atan, cos, exp, expm1, inf, log, pi, sin, sqrt
-from statistics import NormalDist, fmean, stdev
+from math import atan, cos, exp, hypot, inf, log, pi, sin, sqrt
+from statistics import NormalDist, fmean, median, stdev
 
 from edgesdk.core.errors import UsageError
 from edgesdk.core.pairing import DEVIATIONS, Ratio
@@ -59,20 +59,25 @@ class Limit:
         unit = match[2].lower()
         return cls(share=number / 100) if unit == "%" else cls(ms=number / (1000 if unit == "us" else 1))
 
-    def ratio(self, baseline_ms: float) -> float:
-        """The largest ratio to a baseline of so many ms."""
-        return 1 + (self.share if self.share is not None else (self.ms or 0.0) / baseline_ms)
-
     def __str__(self) -> str:
         return f"{100 * self.share:g}%" if self.share is not None else f"{self.ms:g}ms"
 
 
 @dataclass(frozen=True)
+class Taken:
+    """What the baseline took in one run: ``ms``, and the standard ``error`` of its logarithm."""
+
+    ms: float
+    error: float
+
+
+@dataclass(frozen=True)
 class Slowdown:
-    """A latency as a ``ratio`` to the baseline's over several ``runs``, and the same as ms beyond it.
+    """A latency beside the baseline's over several ``runs``: as a ``ratio``, and as ``slower_ms`` beyond it.
 
     ``low`` and ``high`` are the ends of an interval that holds the true ratio in all but 1 of 100 gates on either side,
-    however often a gate looked before it decided.
+    however often a gate looked before it decided; ``low_ms`` and ``high_ms`` are those of the difference. The baseline
+    took ``baseline_ms``, the median over the runs.
     """
 
     ratio: float
@@ -81,25 +86,46 @@ class Slowdown:
     runs: int
     baseline_ms: float
     slower_ms: float
+    low_ms: float
+    high_ms: float
 
 
-def slowdown(runs: Sequence[Ratio], baseline_ms: float, among: int = 1) -> Slowdown:
-    """What ``runs``, at least two, say together: the mean of their logarithms, with Student's interval between runs,
-    and never less than what is uncertain within each.
+def slowdown(runs: Sequence[Ratio], baselines: Sequence[Taken], among: int = 1) -> Slowdown:
+    """What ``runs``, at least two, say together, the baseline having taken ``baselines`` in them.
+
+    The ratio is the mean of the runs' logarithms, with Student's interval between runs, and never less than what is
+    uncertain within each. The difference in ms is the mean of the runs' own, that of each being its baseline times what
+    its ratio is beyond 1: so it is paired, and what moves the baseline from run to run is in its interval, which is
+    Student's, too. What is uncertain of the baseline within a run comes on top, undiminished by their number: a device
+    that was disturbed all the time is off in all of them alike.
 
     Where it is one of several, ``among`` so many, each has a share of the wrong answers, so that together they give no
     more than one alone (Bonferroni).
     """
-    logs = [log(run.median) for run in runs]
-    within = fmean([(log(run.high / run.low) / 2 / DEVIATIONS) ** 2 for run in runs])
     look = max((count for count in LOOKS if count <= len(runs)), default=min(LOOKS))
     level = LEVELS[look] / among
-    normal = NormalDist().inv_cdf(1 - level)
-    half = max(student(level, look - 1) * stdev(logs), normal * sqrt(within)) / sqrt(len(runs))
-    middle = fmean(logs)
-    return Slowdown(
-        exp(middle), exp(middle - half), exp(middle + half), len(runs), baseline_ms, expm1(middle) * baseline_ms
+    deviations = student(level, look - 1), NormalDist().inv_cdf(1 - level)
+    errors = [log(run.high / run.low) / 2 / DEVIATIONS for run in runs]
+    middle, half = _mean([log(run.median) for run in runs], errors, deviations)
+    pairs = list(zip(runs, baselines, strict=True))
+    slower, half_ms = _mean(
+        [base.ms * (run.median - 1) for run, base in pairs],
+        [base.ms * run.median * error for (run, base), error in zip(pairs, errors, strict=True)],
+        deviations,
     )
+    half_ms = hypot(half_ms, deviations[1] * slower * sqrt(fmean([base.error**2 for base in baselines])))
+    return Slowdown(
+        exp(middle), exp(middle - half), exp(middle + half), len(runs), median([base.ms for base in baselines]),
+        slower, slower - half_ms, slower + half_ms,
+    )  # fmt: skip
+
+
+def _mean(values: Sequence[float], errors: Sequence[float], deviations: tuple[float, float]) -> tuple[float, float]:
+    """The mean, and half of its interval: so many ``deviations`` between values, and so many of the ``errors`` within
+    each, whichever is more."""
+    between, within = deviations
+    spread = max(between * stdev(values), within * sqrt(fmean([error**2 for error in errors])))
+    return fmean(values), spread / sqrt(len(values))
 
 
 @cache
@@ -126,8 +152,11 @@ def student(level: float, degrees: int) -> float:
 
 def decide(slowdown: Slowdown, limit: Limit) -> str:
     """``passed`` or ``failed`` where the interval lies on one side of the limit, else ``unclear``."""
-    most = limit.ratio(slowdown.baseline_ms)
-    return FAILED if slowdown.low > most else PASSED if slowdown.high <= most else UNCLEAR
+    if limit.share is not None:
+        low, high, most = slowdown.low, slowdown.high, 1 + limit.share
+    else:
+        low, high, most = slowdown.low_ms, slowdown.high_ms, limit.ms or 0.0
+    return FAILED if low > most else PASSED if high <= most else UNCLEAR
 
 
 def is_looked_at(runs: int) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from edgesdk.bundle.bundle import Bundle
@@ -24,6 +23,7 @@ from edgesdk.core.gating import (
     Check,
     Limit,
     Slowdown,
+    Taken,
     decide,
     is_looked_at,
     slowdown,
@@ -64,7 +64,8 @@ class Gate:
     """Whether ``new`` may take the place of ``baseline``.
 
     ``verdict`` is the worst of the ``checks``: ``passed``, ``failed``, ``unclear`` or ``not comparable``. ``latency``
-    is the ratio of the two with its interval; ``drop`` by how much the score fell, with its own.
+    is their ratio and what the new one takes beyond the baseline, in ms, each with its interval; ``drop`` by how much
+    the score fell, with its own.
 
     On a pool ``boards`` has what each board says, by its name. The one with the worst verdict ``decides``, which is
     failed, not comparable, unclear or passed, in that order, and of several the one on which the new one is slowest:
@@ -103,11 +104,12 @@ def gate(
     """Compare ``new`` with ``baseline``, bundles or model files, on ``device``: both are measured here and now.
 
     Each run is a process of its own, in which blocks of the two take turns. There are 4 to 24 runs, until the interval
-    of the ratio lies on one side of ``max_slower`` (``3%``, or ``0.2ms``). Of two builds that are equally fast at most
-    1 in 100 fails, however the speed of the machine moves (checked by simulation in the tests). ``max_drop``, in
-    points, compares the scores that two bundles recorded or, where there is ``data`` with labels, the top-1 accuracy of
-    both files on its test samples, run on this machine: by an interval of the drop, too, paired by sample where it is
-    known which samples were right. ``threads`` are by default the bundles' own.
+    of the ratio lies on one side of ``max_slower`` (``3%``), or that of the difference does (``0.2ms``), in which the
+    baseline is no surer than the new one. Of two builds that are equally fast at most 1 in 100 fails, however the speed
+    of the machine moves (checked by simulation in the tests). ``max_drop``, in points, compares the scores that two
+    bundles recorded or, where there is ``data`` with labels, the top-1 accuracy of both files on its test samples, run
+    on this machine: by an interval of the drop, too, paired by sample where it is known which samples were right.
+    ``threads`` are by default the bundles' own.
 
     On ``pool:NAME``, or several devices, each board has such runs of its own, side by side, and the worst verdict is
     that of all; the 1 in 100 holds for all boards together. A board that fails drops out, and those that are left say.
@@ -221,34 +223,36 @@ class _Runs:
         What its references take is kept in the folder ``prices``.
         """
         runs: list[Report] = []
+        baselines: list[Taken] = []
         powered: set[Any] = set()
         throttled = 0
         while len(runs) < MOST_RUNS:
             tell(f"measuring both: run {len(runs) + 1} of up to {MOST_RUNS}", len(runs) / MOST_RUNS)
             bench = Bench(agent, self.threads, self.models[NEW].runtime, prices)
             order = self.models if len(runs) % 2 else dict(reversed(list(self.models.items())))
-            report = bench.measure(order, self.mode, thorough=False, memory=False)[NEW]
+            measured = bench.measure(order, self.mode, thorough=False, memory=False)
+            report, base = measured[NEW], measured[BASELINE]
             agent.close()
             powered |= {when.power_mode for when in (report.conditions.before, report.conditions.after)}
             if len(powered) > 1:
                 modes = " and ".join(sorted(map(str, powered)))
-                return self._judge([], f"the power mode changed while it was measured ({modes}): fix it, and run again")
+                return self._judge(
+                    [], [], f"the power mode changed while it was measured ({modes}): fix it, and run again"
+                )
             if not report.valid:
                 throttled += 1
                 if throttled == THROTTLED:
                     raise DeviceError(f"the device throttled in {THROTTLED} runs ({report.reason})", "let it cool")
                 continue
             runs.append(report)
-            if is_looked_at(len(runs)) and self._judge(runs).verdict != UNCLEAR:
+            baselines.append(Taken(base.latency_ms(), base.error))
+            if is_looked_at(len(runs)) and self._judge(runs, baselines).verdict != UNCLEAR:
                 break
-        return self._judge(runs)
+        return self._judge(runs, baselines)
 
-    def _judge(self, runs: Sequence[Report], reason: str | None = None) -> BoardGate:
+    def _judge(self, runs: Sequence[Report], baselines: Sequence[Taken], reason: str | None = None) -> BoardGate:
         ratios = tuple(run.ratios[BASELINE] for run in runs)
-        together = None
-        if len(runs) > 1:
-            baselines = [run.latency_ms() / ratio.median for run, ratio in zip(runs, ratios, strict=True)]
-            together = slowdown(ratios, median(baselines), self.among)
+        together = slowdown(ratios, baselines, self.among) if len(runs) > 1 else None
         check = judge_latency(together, self.limit, reason)
         version = runs[0].runtime_version if runs else ""
         return BoardGate(check.verdict, check.measured, together, version, ratios)
@@ -268,11 +272,12 @@ def _measure_at(place: Place, runs: _Runs, tell: Tell) -> tuple[dict[str, BoardG
 
 def _tell_ms(ms: float) -> str:
     """So many ms more or less, to three digits, to a nanosecond."""
-    return f"{round(float(f'{ms:.3g}'), 6):+.6f}".rstrip("0").rstrip(".") + " ms"
+    return f"{round(float(f'{ms:.3g}'), 6):+.6f}".rstrip("0").rstrip(".")
 
 
 def judge_latency(slowdown: Slowdown | None, limit: Limit, reason: str | None) -> Check:
     if slowdown is None:
         return Check("latency", INCOMPARABLE, str(limit), reason or "nothing was measured")
+    low, middle, high = (_tell_ms(ms) for ms in (slowdown.low_ms, slowdown.slower_ms, slowdown.high_ms))
     shown = f"{slowdown.ratio:.3f} of the baseline ({slowdown.low:.3f} to {slowdown.high:.3f} in {slowdown.runs} runs)"
-    return Check("latency", decide(slowdown, limit), str(limit), f"{shown}, {_tell_ms(slowdown.slower_ms)}")
+    return Check("latency", decide(slowdown, limit), str(limit), f"{shown}, {middle} ms ({low} to {high})")
