@@ -758,7 +758,8 @@ def test_energy_stands_beside_latency_where_it_was_measured() -> None:
         said = [text for _, text in parsed.of("p") if text.startswith("Energy of a run, ")]
         assert len(said) == 2 and ("the meter stopped: 2 s" in said[1]) == (own is deployed)
     none = Page(render_bundle(documents.manifest, documents.plan, documents.report))
-    assert not any(row[0].startswith("energy") for row in none.table("budget"))
+    (row,) = [row for row in none.table("budget") if row[0].startswith("energy")]
+    assert row == ["energy of a run (not measured: the device has no meter that can be read)", NONE, NONE, NONE]
 
 
 def test_a_diff_is_its_layers_and_what_to_try() -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgesdk.core.budget import show
-from edgesdk.core.energy import describe_energy
+from edgesdk.core.energy import describe_energy, describe_unmeasured
 from edgesdk.core.kernels import TOO_SHORT, describe_cost
 from edgesdk.core.wording import counted, score, thread_counts
 from edgesdk.devices.estimate import deployable
@@ -91,6 +91,9 @@ def _show_figures(report: Mapping[str, Any], console: Console) -> None:
             "energy beyond idle", _bound(budget, "energy_mj"), *(show("energy_mj", mj) for mj in energies), share
         )
     console.print(table)
+    if all(side.get("energy") is None for side in (dense, deployed)):
+        why = describe_unmeasured(not measured, (deployed.get("device") or {}).get("energy"))
+        console.print(f"energy of a run: {why}", highlight=False)
     for who, side in (("dense", dense), ("deployed", deployed)):
         if side.get("energy") is not None and side["energy"]["mj"] is None:
             console.print(f"energy of the {who} model: {describe_energy(side['energy'])}", highlight=False)
@@ -105,6 +108,8 @@ def _bound(budget: Mapping[str, Any], name: str) -> str:
 
 def _show_rest(bundle: Bundle, console: Console) -> None:
     """What was chosen per layer and why, predicted beside measured, and what it all rests on."""
+    from edgesdk.pages.conditions import tell_conditions
+
     report = bundle.report
     console.print(f"{report['data']}\n", highlight=False)
     if report["basis"] == "measured":
@@ -113,6 +118,8 @@ def _show_rest(bundle: Bundle, console: Console) -> None:
         console.print(f"prices in {precision}: {provenance}", highlight=False)
     show_plan(bundle.plan, console, verbose=True)
     _show_beside(report, console)
+    for name, said in tell_conditions(report["deployed"].get("conditions")):
+        console.print(f"{name}: {said}", highlight=False)
     parity = report["parity"]
     console.print(
         f"parity with the simulation: {parity['error']:.2g} of the outputs' spread over {parity['samples']} samples "
@@ -187,6 +194,7 @@ def show_estimate(estimated: Estimate, per_layer: bool, console: Console) -> Non
     own = estimated.runtime_memory_bytes
     table.add_row("runtime's own memory", "not known" if own is None else show("peak_memory_bytes", own))
     table.add_row("size of the file", show("size_bytes", estimated.size_bytes))
+    table.add_row("energy of a run", describe_unmeasured(predicted=True, source=None))
     for precision, provenance in estimated.provenance.items():
         table.add_row(f"prices in {precision}", f"{provenance}: {estimated.grounds[precision]}")
     console.print(table)
@@ -388,7 +396,10 @@ def show_latency(report: Report, console: Console) -> None:
 
 
 def show_report(report: Report, console: Console) -> None:
-    """A benchmark's figures."""
+    """A benchmark's figures, and what bore on them."""
+    from edgesdk.core.serialize import to_json
+    from edgesdk.pages.conditions import tell_conditions  # which brings what makes pages
+
     quiet = report.undisturbed
     rows: list[tuple[str, Any]] = []
     if quiet is not None:
@@ -407,6 +418,7 @@ def show_report(report: Report, console: Console) -> None:
     rows.append(("size", show("size_bytes", report.size_bytes)))
     if report.energy is not None:
         rows.append(("energy of a run", describe_energy(vars(report.energy))))
+    rows += tell_conditions(to_json(report.conditions))
     runtime = f"{report.runtime} {report.runtime_version}, {counted(report.threads, 'thread')}"
     table = Table(title=f"{report.name}: {runtime}, {report.device.cpu}", title_justify="left", show_header=False)
     for name, value in rows:
@@ -499,11 +511,18 @@ def _count_states(rollout: Rollout) -> str:
 
 
 def show_facts(name: str, facts: Mapping[str, Any], console: Console) -> None:
-    """What a device's agent tells of it, what it does not know left out."""
+    """What a device's agent tells of it, and what it does not."""
     console.print(f"[bold]{name}[/bold]" + (" (emulated)" if facts.get("emulated") else ""), highlight=False)
+    untold: list[str] = []
     for key, value in {**facts, **facts["conditions"]}.items():
-        if value not in (None, [], {}) and key not in ("conditions", "emulated"):
+        if key in ("conditions", "emulated", "schema"):
+            continue
+        if value not in (None, [], {}):
             console.print(f"  {key.replace('_', ' ')}: {_plainly(value)}", highlight=False)
+        elif key not in ("l4t", "graphics"):  # which are of Jetsons
+            untold.append(key.replace("_", " "))
+    if untold:
+        console.print(f"  not told: {', '.join(untold)}", highlight=False)
 
 
 def _plainly(value: Any) -> str:

@@ -11,6 +11,8 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 JOULES, WATTS = "joules", "watts"
+LOCKED = "locked"
+ABSENT = (None, "unavailable", LOCKED)  # what a device's facts say of its energy where nobody may read it
 SETTLING = 0.25  # seconds after a phase begins, or of the phase at most this share, that do not count
 SILENCE = 5.0  # times as long as it usually is from one reading to the next, from which on the meter stopped
 JUMP = 10.0  # times the median of a phase, from which on a reading jumped
@@ -163,3 +165,13 @@ def describe_energy(energy: Mapping[str, Any]) -> str:
     figure = f"{energy['mj']:.3g} mJ beyond idle (standard error {energy['error_mj']:.2g})"
     power = f"{energy['watts']:.3g} W at work, {energy['idle_watts']:.3g} W idle"
     return f"{figure}, {energy['gross_mj']:.3g} mJ with it; {power}, by {energy['meter']}"
+
+
+def describe_unmeasured(predicted: bool, source: str | None) -> str:
+    """Why there is no figure of energy: of a target that is ``predicted``, or of a device whose facts say ``source``
+    of its meter."""
+    if predicted:
+        return "no figure: profiles know nothing of power"
+    if source == LOCKED:
+        return "not measured: root alone may read the device's counters"
+    return "not measured: the device has no meter that can be read" if source in ABSENT else "not measured"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgesdk.core.artifact import Artifact
-from edgesdk.core.energy import WATTS, Energy, Phase, Readings, figure_energy
+from edgesdk.core.energy import ABSENT, LOCKED, WATTS, Energy, Phase, Readings, figure_energy
 from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.devices.agent import AgentProcess
 from edgesdk_targets.agent.measure import BRIEF
@@ -31,8 +31,6 @@ FIRST_SECONDS, LAST_SECONDS = 10.0, 5.0  # to wait for the first reading of a me
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 TIMES, POWERS = ("time", "timestamp"), ("watts", "power")
 Taken = list[tuple[float, float]]
-LOCKED = "locked"
-ABSENT = (None, "unavailable", LOCKED)  # what a device's facts say of its energy where nobody may read it
 SHOWN, LONGEST = 200, 4096  # letters of a line: that are shown, and that are read at once
 LEAST_SECONDS = 1e-3  # between two readings of a command that count
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgesdk.core.budget import PREDICTED
-from edgesdk.core.energy import describe_energy
+from edgesdk.core.energy import describe_energy, describe_unmeasured
 from edgesdk.core.kernels import describe_cost, read_profiles
 from edgesdk.core.plan import Plan
 from edgesdk.core.wording import counted
@@ -17,7 +17,7 @@ from edgesdk.pages.curve import Curve
 from edgesdk.pages.fronts import Candidates
 from edgesdk.pages.layers import Rows, draw_layers, list_layers
 from edgesdk.pages.predictions import LayerPromises, list_predictions
-from edgesdk.pages.render import Document, figure, render
+from edgesdk.pages.render import NONE, Document, figure, render
 from edgesdk.pages.roofline import Roofline
 from edgesdk.pages.samples import Samples
 from edgesdk.pages.schedule import Schedule
@@ -100,12 +100,15 @@ def _list_figures(report: Document) -> list[Pair]:
         ("size_bytes", "size of the file"),
     ):  # fmt: skip
         rows.append((label, name, [side.get(name) for side in sides]))
-    rows.append(("energy of a run, beyond idle", "energy_mj", [(side.get("energy") or {}).get("mj") for side in sides]))
+    energies = [(side.get("energy") or {}).get("mj") for side in sides]
+    source = (report["deployed"].get("device") or {}).get("energy")
+    none = Pair(f"energy of a run ({describe_unmeasured(report['basis'] == 'predicted', source)})", NONE, NONE, None)
+    rows.append(("energy of a run, beyond idle", "energy_mj", energies))
     return [
         Pair(label, figure(dense, name), figure(deployed, name), _ratio(dense, deployed))
         for label, name, (dense, deployed) in rows
         if (dense, deployed) != (None, None)
-    ]
+    ] + [none] * all(side.get("energy") is None for side in sides)
 
 
 def _statistic(side: Document, name: str) -> float | None:

@@ -14,11 +14,26 @@ NAMES = {
 HARDWARE = ("board", "cpu", "cores", "os", "kernel", "l4t")
 
 
+OWN = ("graphics",)  # which devices without such a part have nothing to tell of
+
+
 def list_conditions(conditions: Document | None) -> list[tuple[str, ...]]:
-    """Each condition that is known: its name, what it was before the run, and after it."""
+    """Each condition that is known: its name, what it was before the run, and after it; then those that the device does
+    not tell, where it tells any."""
     sides = [(conditions or {}).get(side) or {} for side in ("before", "after")]
     rows = [(label, *(_say(name, side.get(name)) for side in sides)) for name, label in NAMES.items()]
-    return [row for row in rows if row[1:] != (NONE, NONE)]
+    known = [row for row in rows if row[1:] != (NONE, NONE)]
+    own = [label for name, label in NAMES.items() if name not in OWN]
+    untold = (", ".join(row[0] for row in rows if row[0] in own and row[at] == NONE) or NONE for at in (1, 2))
+    last = ("not told by the device", *untold)
+    return [*known, last] if known and last[1:] != (NONE, NONE) else known
+
+
+def tell_conditions(conditions: Document | None) -> list[tuple[str, str]]:
+    """The same with one text each: what it was, and what it was then where that is another."""
+    return [(name, before if before == after else f"{before}, then {after}") for name, before, after in (
+        list_conditions(conditions)
+    )]  # fmt: skip
 
 
 def list_hardware(device: Document | None) -> dict[str, Any]:
