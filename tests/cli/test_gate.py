@@ -22,10 +22,19 @@ from edgesdk.bundle.bundle import Bundle
 from edgesdk.cli.gating import as_junit, as_markdown
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.errors import UsageError
-from edgesdk.core.gating import BASELINE, FAILED, INCOMPARABLE, NEW, PASSED, UNCLEAR, Check, Limit, Slowdown
+from edgesdk.core.gating import BASELINE, EXIT_CODES, FAILED, INCOMPARABLE, NEW, PASSED, UNCLEAR, Check, Limit, Slowdown
 from edgesdk.core.sampling import ALONE, PAIRED, SAME, UNPAIRED
 from edgesdk.workflows.accuracy_gate import Scored, judge_anew, judge_scores, read_scores
-from edgesdk.workflows.gate import BoardGate, Gate, find_difference, find_worst, gate, join_boards, judge_latency
+from edgesdk.workflows.gate import (
+    BoardGate,
+    Gate,
+    find_difference,
+    find_verdict,
+    find_worst,
+    gate,
+    join_boards,
+    judge_latency,
+)
 
 BEFORE = Path(__file__).parent / "before" / "bundle"
 
@@ -221,6 +230,23 @@ def test_milliseconds_are_said_in_digits(ms: float, said: str) -> None:
     slowdown = Slowdown(1.001, 0.999, 1.003, 4, 1.0, ms, -1.0, ms)
     measured = judge_latency(slowdown, Limit(share=0.03), None).measured
     assert measured.endswith(f"in 4 runs), {said} ms (-1 to {said})")
+
+
+@pytest.mark.parametrize(
+    ("latency", "drop", "verdict", "code"),
+    [
+        (FAILED, UNCLEAR, FAILED, 10),
+        (UNCLEAR, FAILED, FAILED, 10),
+        (FAILED, INCOMPARABLE, FAILED, 10),
+        (PASSED, FAILED, FAILED, 10),
+        (UNCLEAR, INCOMPARABLE, INCOMPARABLE, 12),
+        (PASSED, UNCLEAR, UNCLEAR, 11),
+        (PASSED, PASSED, PASSED, 0),
+    ],
+)
+def test_what_one_check_shows_no_other_makes_unclear(latency: str, drop: str, verdict: str, code: int) -> None:
+    checks = [Check("latency", latency, "3%", ""), Check("accuracy", drop, "0.5 points", "")]
+    assert find_verdict(checks) == verdict and EXIT_CODES[verdict] == code
 
 
 def test_names_with_markup_are_text() -> None:

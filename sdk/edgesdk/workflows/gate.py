@@ -41,7 +41,7 @@ from edgesdk.devices.pools import At, Place, Pool, find_place
 from edgesdk.devices.reach import reach
 from edgesdk.workflows.benchmark import check_request, find_artifact
 
-WORSE = (PASSED, UNCLEAR, INCOMPARABLE, FAILED)  # what boards say, the worst last
+WORSE = (PASSED, UNCLEAR, INCOMPARABLE, FAILED)  # what checks and boards say, the worst last
 THROTTLED = 3  # runs in which the device throttled, before a gate gives up
 
 
@@ -63,9 +63,10 @@ class BoardGate:
 class Gate:
     """Whether ``new`` may take the place of ``baseline``.
 
-    ``verdict`` is the worst of the ``checks``: ``passed``, ``failed``, ``unclear`` or ``not comparable``. ``latency``
-    is their ratio and what the new one takes beyond the baseline, in ms, each with its interval; ``drop`` by how much
-    the score fell, with its own.
+    ``verdict`` is the worst of the ``checks``: ``failed``, ``not comparable``, ``unclear`` or ``passed``, in that
+    order: what one of them shows to be worse is worse, however unsure others are. ``latency`` is their ratio and what
+    the new one takes beyond the baseline, in ms, each with its interval; ``drop`` by how much the score fell, with its
+    own.
 
     On a pool ``boards`` has what each board says, by its name. The one with the worst verdict ``decides``, which is
     failed, not comparable, unclear or passed, in that order, and of several the one on which the new one is slowest:
@@ -142,7 +143,7 @@ def gate(
     measured = None if decides is None else boards[decides]
     checks = (join_boards(boards, decides, limit, reason), *checks)
     return Gate(
-        verdict=max((check.verdict for check in checks), key=list(EXIT_CODES).index),
+        verdict=find_verdict(checks),
         new=str(new),
         baseline=str(baseline),
         checks=checks,
@@ -158,6 +159,11 @@ def gate(
         decides=decides if isinstance(place, Pool) else None,
         notes=notes,
     )
+
+
+def find_verdict(checks: Sequence[Check]) -> str:
+    """The worst verdict of ``checks``."""
+    return max((check.verdict for check in checks), key=WORSE.index)
 
 
 def find_worst(boards: Mapping[str, BoardGate]) -> str | None:
