@@ -86,7 +86,7 @@ class Rest(nn.Module):
         z = F.interpolate(F.hardswish(y), scale_factor=2, mode="bilinear")[:, 1:7, ::2]
         w = F.pad(torch.where(x > 0, x, x.exp() - 1), (1, 2, 0, 1), mode="reflect").permute(0, 2, 3, 1)
         picked = torch.cat([x.amax(2), x.flatten(2).softmax(-1)[:, :, :3], x.cumsum(3)[:, :, 0]], 2)
-        return z, w, picked, F.avg_pool2d(x, 3, 2, 1), F.elu(x).std((2, 3)), x.argmax(1)
+        return z, w, picked, F.avg_pool2d(x, 3, 2, 1), F.elu(x).std((2, 3)), torch.fft.rfft(x).abs(), x.argmax(1)
 
 
 class Counted(nn.Module):

@@ -87,6 +87,14 @@ CASES: dict[str, Case] = {
         ),
         list,
     ),
+    "spectra": (
+        IMAGE,
+        lambda x: joined(
+            torch.fft.rfft2(x).abs(), torch.fft.irfft(torch.fft.rfft(x) * 1j, n=6),
+            torch.stft(x[:, 0].flatten(1), 8, 4, window=torch.hann_window(8), return_complex=True).abs(),
+        ),
+        list,
+    ),
     "pools": (
         IMAGE,
         lambda x: joined(

@@ -31,7 +31,19 @@ def slopes(x: Tensor) -> Tensor:
     return (x.round() - x).detach() + x
 
 
+def made_of_nothing(x: Tensor) -> Tensor:
+    """Windows and tables that forward() computes of nothing, by operators that the exporter lacks or writes wrongly."""
+    made = [
+        torch.hamming_window(12), torch.hamming_window(12, False, 0.5, 0.4), torch.bartlett_window(12),
+        torch.kaiser_window(12), torch.blackman_window(12, periodic=False), torch.fft.fftfreq(12),
+        torch.linspace(0.9, 1.1, 12).cumprod(0), torch.lgamma(torch.linspace(1, 5, 12)),
+    ]  # fmt: skip
+    turned = torch.linalg.inv(2 * torch.eye(12) + 0.1)
+    return x * torch.stack(made).sum(0) + x @ turned
+
+
 CASES = (
+    Case("spelled: made of nothing", lambda: Around(made_of_nothing), floats(3, 12, 12)),
     Case("spelled: divisors", lambda: Around(divided), floats(3, 12, 11)),
     Case("spelled: scattered", lambda: Around(scattered), floats(3, 12, 12), ("dense",), ("onnxruntime", "openvino")),
     Case("spelled: slopes", lambda: Around(slopes), floats(3, 12, 12)),

@@ -334,6 +334,20 @@ def spread_by_zeros(x: Tensor) -> Tensor:
     return (x.mean((2, 3), keepdim=True) - torch.zeros(1, 8, 12, 12)) + x
 
 
+def there_and_back(x: Tensor) -> Tensor:
+    """Spectra of lengths that are even and odd, padded and cut, along several axes, and what they come from."""
+    turned = torch.polar(torch.ones(7), torch.arange(7.0))
+    x = torch.fft.irfft(torch.fft.rfft(x) * turned, n=12) + torch.fft.irfft(torch.fft.rfft(x, n=9), n=12)
+    x = x + torch.fft.irfft2(torch.fft.rfft2(x, dim=(3, 2), norm="ortho"), s=(11, 12), dim=(3, 2))[..., :12, :1]
+    return x + torch.fft.ifft2(torch.fft.fft2(x) * 1j).imag
+
+
+def windowed(x: Tensor) -> Tensor:
+    """How large the spectrum of each window of 8 pixels is, of all pixels in a row."""
+    found = torch.stft(x.flatten(2).flatten(0, 1), 8, 4, window=torch.hamming_window(8), return_complex=True).abs()
+    return found.reshape(-1, 8, *found.shape[1:])
+
+
 RARE: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
     "norms": (nn.GroupNorm(4, 8), nn.InstanceNorm2d(8, affine=True), nn.GroupNorm(1, 8, affine=False)),
     "functions": (nn.Mish(), nn.Softplus(), nn.SELU(), nn.CELU(0.5), nn.ELU(0.7), torch.erf, torch.round),
@@ -348,6 +362,8 @@ RARE: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
         nn.Upsample(size=(21, 20), mode="nearest-exact"),
         nn.AdaptiveAvgPool2d(6), nn.AdaptiveAvgPool2d(4),
     ),
+    "there and back": (there_and_back,),
+    "windows of a signal": (windowed,),
     "smaller sizes": (nn.Upsample(size=(13, 7), mode="bicubic"),),
     "smooth sizes": (lambda x: F.interpolate(x, size=(5, 7), mode="bilinear", antialias=True),),
     "odd factors": (nn.Upsample(scale_factor=1.7, mode="bilinear"), nn.Upsample(scale_factor=(1.7, 0.55))),
@@ -373,7 +389,7 @@ CASES = (
     Case("structure: whole numbers", Whole, ids(10, 30), ("dense",)),
     Case("structure: tokens", Tokens, floats(3, 32, 32)),
     Case("structure: attention", Attentive, ids(10, 30)),
-    Case("structure: spectra", Spectra, floats(2, 48), runtimes=("onnxruntime", "openvino")),  # TFLite has no DFT
+    Case("structure: spectra", Spectra, floats(2, 48)),
     *(windows(axes, 8) for axes in (1, 2, 3)),
     Case("structure: backwards along 1", lambda: Backwards(1), floats(1, 16)),
     Case("structure: backwards along 2", lambda: Backwards(2), floats(1, 8, 8)),

@@ -18,6 +18,8 @@ from onnx import ModelProto, helper, numpy_helper
 from onnx_ir.passes import common
 from onnxscript import FLOAT, INT8, UINT8, ir, optimizer, rewriter
 from onnxscript import opset21 as op
+from torch import Tensor, fx
+from torch.fx.node import map_arg
 
 from edgesdk.compress.integers import TensorSpec
 from edgesdk.compress.quantize import frozen, specification
@@ -38,6 +40,7 @@ from edgesdk.network.shared import set_apart
 ITERATIONS = 2  # of folding constants and rewriting, as the exporter has it
 LOUD = ("torch.onnx", "onnxscript", "onnx_ir")  # loggers that tell what concerns no user
 INSTEAD = "compute it in forward() by other operators of torch"
+LARGEST = 512 * 512  # numbers that are made of nothing and written: what the exporter folds
 NODE = "node_"  # how the exporter calls what makes a tensor: this, and the tensor's name
 OPSET = 21  # the first whose quantization operators take 4-bit integers
 
@@ -111,7 +114,7 @@ def _write_once(model: ModelProto) -> None:
 
 def exportable(network: Network) -> Network:
     """A copy of ``network`` as the exporter is given it, which names tensors after its nodes: weights as integers."""
-    return _with_heads(frozen(network))
+    return _with_constants(_with_heads(frozen(network)))
 
 
 def _with_heads(network: Network) -> Network:
@@ -128,6 +131,27 @@ def _with_heads(network: Network) -> Network:
             back = graph.call_function(squeeze, (node, 1))
         node.replace_all_uses_with(back, lambda user, back=back: user is not back)
     network.module.recompile()
+    return network
+
+
+def _with_constants(network: Network) -> Network:
+    """``network`` with what its operators make of nothing, as windows are, as PyTorch makes it: the exporter lacks some
+    of these operators, and writes a Hamming window that is another. What is large is left to the runtime."""
+    module, graph = network.module, network.module.graph
+    made: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if node.op == "call_function" and not random and all(n in made for n in node.all_input_nodes):
+            args, kwargs = map_arg((node.args, node.kwargs), made.__getitem__)
+            made[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    for node, value in made.items():
+        if isinstance(value, Tensor) and value.numel() <= LARGEST and not made.keys() >= node.users.keys():
+            name = f"made_{node.name}"
+            module.register_buffer(name, value.contiguous().clone())
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(graph.get_attr(name), lambda user: user not in made)
+    graph.eliminate_dead_code()
+    module.recompile()
     return network
 
 

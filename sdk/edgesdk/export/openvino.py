@@ -22,6 +22,7 @@ from edgesdk.core.serialize import write
 from edgesdk.export import openvino_kernels
 from edgesdk.export.openvino_kernels import is_constant
 from edgesdk.export.resizing import spell_out
+from edgesdk.export.spectra import spell_out_spectra
 
 INTEGERS = {"i4": 4, "i8": 8, "u8": 8}
 HALVES = ("f16", "bf16")
@@ -37,7 +38,8 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
     openvino = import_openvino()
     core = openvino.Core()
     try:
-        read = core.read_model(_with_known_spectra(spell_out(model, lambda r: r.smooth)).SerializeToString())
+        spelled = spell_out_spectra(spell_out(model, lambda r: r.smooth), _is_inverse)
+        read = core.read_model(_with_known_spectra(spelled).SerializeToString())
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         told = next((line for line in reversed(lines) if "not supported" in line or "onnx" in line.lower()), lines[-1])
@@ -53,6 +55,11 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
         openvino.save_model(read, whole, compress_to_fp16=False)
         write(path.with_suffix(".bin"), whole.with_suffix(".bin").read_bytes())
         write(path, _without_blanks(whole.read_text("utf-8")))
+
+
+def _is_inverse(spectrum: NodeProto) -> bool:
+    """Whether a DFT goes back: OpenVINO's reader (2026.4) makes another of it."""
+    return any(a.name == "inverse" and a.i for a in spectrum.attribute)
 
 
 def _with_known_spectra(model: ModelProto) -> ModelProto:

@@ -28,6 +28,7 @@ from edgesdk.export.executorch.lowering import ELSEWHERE, Lowering, Replay
 from edgesdk.export.executorch.quick import collecting_once
 from edgesdk.export.reading import Node
 from edgesdk.export.resizing import spell_out
+from edgesdk.export.spectra import spell_out_spectra
 
 OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     **layers.OPERATORS, **recurrent.OPERATORS, **rest.OPERATORS,
@@ -57,7 +58,7 @@ def convert_probe(content: bytes) -> bytes:
 
 
 def _converted(model: ModelProto) -> tuple[Lowering, bytes]:
-    graph = Lowering(spell_out(model, lambda r: r.smooth or not r.exact), OPERATORS)
+    graph = Lowering(spell_out_spectra(spell_out(model, lambda r: r.smooth or not r.exact)), OPERATORS)
     module = Replay(graph).eval()
     given = tuple(torch.from_numpy(np.zeros(graph.shape(name), graph.types[name])) for name in graph.inputs)
     with torch.no_grad():

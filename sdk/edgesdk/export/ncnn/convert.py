@@ -20,6 +20,7 @@ from edgesdk.export.ncnn.check import check_layers
 from edgesdk.export.ncnn.lowering import Lowering
 from edgesdk.export.reading import Node
 from edgesdk.export.resizing import spell_out
+from edgesdk.export.spectra import spell_out_spectra
 
 OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     **layers.OPERATORS, **recurrent.OPERATORS, **rest.OPERATORS,
@@ -28,7 +29,7 @@ OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
 
 def lower(model: ModelProto, timed: bool = False) -> Lowering:
     """``model`` as layers. Raises ``ModelError`` for what ncnn lacks and for shapes that are not fixed."""
-    graph = Lowering(spell_out(model, lambda r: r.smooth or not r.exact), OPERATORS, timed)
+    graph = Lowering(spell_out_spectra(spell_out(model, lambda r: r.smooth or not r.exact)), OPERATORS, timed)
     for node in graph.nodes:
         if id(node) not in graph.done:
             OPERATORS[node.op](graph, node)

@@ -15,6 +15,7 @@ from onnx import ModelProto
 from edgesdk.compress.integers import TensorSpec
 from edgesdk.core.serialize import write
 from edgesdk.export.reading import Node
+from edgesdk.export.spectra import spell_out_spectra
 from edgesdk.export.tflite import composed, layers, recurrent, resize, rest, transposed, volumes
 from edgesdk.export.tflite.check import check
 from edgesdk.export.tflite.lowering import Lowering
@@ -36,7 +37,7 @@ def convert(model: ModelProto) -> bytes:
 
 
 def _lower(model: ModelProto) -> Lowering:
-    graph = Lowering(model, OPERATORS)
+    graph = Lowering(spell_out_spectra(model), OPERATORS)
     for node in graph.nodes:
         if id(node) not in graph.done:
             OPERATORS[node.op](graph, node)
