@@ -34,6 +34,11 @@ def test_any_two_give_what_pytorch_gives(left: list[str], right: list[str], data
     [
         ("bij->bji", [(2, 3, 4)]), ("bii->bi", [(2, 3, 3)]), ("...ij,...jk->...ik", [(2, 3, 4), (2, 4, 5)]),
         ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)]), ("ij,jk,ik,il->l", [(2, 3), (3, 4), (2, 4), (2, 5)]),
+        ("b...->b", [(2, 3, 4)]), ("...i->i...", [(2, 3, 4)]), ("bchw", [(2, 3, 4, 5)]), ("ba", [(2, 3)]),
+        ("...i,oi->...o", [(2, 3, 4), (5, 4)]), ("i...,i", [(2, 3), (2,)]),
+        ("b...i, ...ij -> b...j", [(2, 3, 4), (3, 4, 5)]),
+        ("oi,b...i->bo...", [(5, 4), (2, 3, 4)]), ("...,...", [(2, 3), (2, 3)]),
+        ("...i,...i->...", [(2, 3, 4), (3, 4)]),
         ("bi,bi->b", [(1, 3), (4, 3)]), ("ii,ij->j", [(3, 3), (3, 2)]),
     ],
 )  # fmt: skip
@@ -54,7 +59,8 @@ class Heads(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (torch.einsum("btd,dhe->bhte", x, weight) for weight in (self.query, self.key, self.value))
         weights = torch.einsum("bhte,bhse->bhts", q, k).softmax(-1)
-        return torch.einsum("bhte,hed->btd", torch.einsum("bhts,bhse->bhte", weights, v), self.out).mean(1)
+        found = torch.einsum("hed,...hte->...td", self.out, torch.einsum("...ts,...se->...te", weights, v))
+        return torch.einsum("btd->bd", found) / x.shape[1]
 
 
 def test_parameters_that_are_multiplied_with_are_weights_of_linear_layers() -> None:

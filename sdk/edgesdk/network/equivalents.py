@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from string import ascii_letters
 from typing import Any
 
 import torch
@@ -65,21 +66,27 @@ def _length(value: Any, /) -> Any:
 
 
 def einsum(equation: Any, *operands: Any) -> Tensor:
-    """``torch.einsum`` of two tensors as a product of matrices between permutations, a linear layer where the second is
-    a parameter of which the result has no index that the first has, too; of several, two at a time. Anything else is
-    left to PyTorch.
+    """``torch.einsum`` of two tensors as a product of matrices between permutations, a linear layer where one of them
+    is a parameter of which the result has no index that the other has, too; of several, two at a time; of one, sums
+    over its axes. Anything else is left to PyTorch.
 
     TFLite has no such operator, and OpenVINO's takes many times as long.
     """
     given: Any = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
-    if isinstance(equation, str) and "->" in equation and len(given) > 2 and "." not in equation:
-        first, second, then = equation.replace(" ", "").split(",", 2)
-        kept = "".join(index for index in dict.fromkeys(first + second) if index in then)
-        return einsum(f"{kept},{then}", einsum(f"{first},{second}->{kept}", *given[:2]), *given[2:])
     terms = _read_terms(equation, given)
     if terms is None:
         return torch.einsum(equation, *operands)
-    (left, right, out), (a, b) = terms, given
+    *inputs, out = terms
+    if len(inputs) == 1:
+        return _order(*_sum_alone(given[0], inputs[0], out), out)
+    if len(inputs) > 2:
+        first, second, *others = inputs
+        kept = "".join(index for index in dict.fromkeys(first + second) if index in "".join([*others, out]))
+        then = f"{','.join([kept, *others])}->{out}"
+        return einsum(then, einsum(f"{first},{second}->{kept}", *given[:2]), *given[2:])
+    (left, right), (a, b) = inputs, given
+    if isinstance(a, nn.Parameter) and not isinstance(b, nn.Parameter):
+        left, right, a, b = right, left, b, a
     a, left = _sum_alone(a, left, right + out)
     b, right = _sum_alone(b, right, left + out)
     batch = [i for i in out if i in left and i in right]
@@ -134,21 +141,34 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     return torch.gather(input.expand(sizes), dim, indices.expand(others))
 
 
-def _read_terms(equation: Any, given: Any) -> tuple[str, str, str] | None:
-    """The indices of two operands and of the result; ``None`` for what is no product of two matrices."""
-    if not isinstance(equation, str) or len(given) != 2 or not all(isinstance(each, Tensor) for each in given):
+def _read_terms(equation: Any, given: Any) -> list[str] | None:
+    """The indices of the operands and of the result; ``None`` for what is no product of matrices."""
+    if not isinstance(equation, str) or not all(isinstance(each, Tensor) for each in given):
         return None
-    inputs, arrow, out = equation.replace(" ", "").partition("->")
-    if "." in equation or inputs.count(",") != 1:
-        return None
-    left, right = inputs.split(",")
+    read, arrow, out = equation.replace(" ", "").partition("->")
     if not arrow:
-        out = "".join(sorted(i for i in {*left, *right} if (left + right).count(i) == 1))
-    sizes = zip(left + right, (*given[0].shape, *given[1].shape), strict=True)
+        letters = read.replace(",", "").replace(".", "")
+        out = "." * 3 * ("." in read) + "".join(sorted(i for i in {*letters} if letters.count(i) == 1))
+    inputs = read.split(",")
+    if len(inputs) != len(given):
+        return None
+    free = [letter for letter in ascii_letters if letter not in equation]
+    more = [
+        each.dim() - len(term.replace("...", "")) if "..." in term else 0
+        for each, term in zip(given, inputs, strict=True)
+    ]
+    if min(more) < 0 or max(more) > len(free):
+        return None
+    beside = "".join(free[: max(more)])  # the last of which each has, as PyTorch broadcasts them
+    terms = [term.replace("...", beside[len(beside) - count :]) for term, count in zip(inputs, more, strict=True)]
+    out = out.replace("...", beside)
+    if any(each.dim() != len(term) for each, term in zip(given, terms, strict=True)):
+        return None
+    sizes = [pair for each, term in zip(given, terms, strict=True) for pair in zip(term, each.shape, strict=True)]
     fixed = {(index, size) for index, size in sizes if isinstance(size, int)}
-    repeated = any(len(set(term)) < len(term) for term in (left, right, out))
+    repeated = any(len(set(term)) < len(term) for term in (*terms, out)) or not set(out) <= set("".join(terms))
     stretched = len({index for index, _ in fixed}) < len(fixed)  # a size of 1 that meets another
-    return None if repeated or stretched else (left, right, out)
+    return None if repeated or stretched else [*terms, out]
 
 
 def _sum_alone(x: Tensor, term: str, elsewhere: str) -> tuple[Tensor, str]:
