@@ -32,7 +32,7 @@ from edgesdk.cli.sweeping import show_front
 from edgesdk.core.budget import Cost
 from edgesdk.core.facts import Facts
 from edgesdk.core.gating import Check, Limit, Slowdown
-from edgesdk.core.plan import Plan
+from edgesdk.core.plan import Plan, Proof
 from edgesdk.core.serialize import from_json
 from edgesdk.devices.estimate import Estimate, Estimates, LayerCost
 from edgesdk.pages.verdict import verdict
@@ -109,11 +109,13 @@ def test_quiet_is_the_verdict_and_verbose_everything(name: str) -> None:
 def test_a_front(width: int) -> None:
     """Nothing of a figure is cut off, not even where it is wide."""
     out, made = io.StringIO(), from_json(Front, front())
-    wide = replace(made.points[0], predicted=Cost(0.0123456, 123_456, 123_456, "predicted"), loss=1.23e-5)
-    show_front(replace(made, points=(wide, *made.points[1:])), Console(file=out, width=width))
+    first, second, *others = made.points
+    wide = replace(first, predicted=Cost(0.0123456, 123_456, 123_456, "predicted"), loss=1.23e-5)
+    far = replace(second, plan=replace(second.plan, proof=Proof(0.8, 0.35, 0.56, 60.0, "HiGHS")))
+    show_front(replace(made, points=(wide, far, *others)), Console(file=out, width=width))
     said = out.getvalue()
     agrees(f"front-{width}.txt", said)
-    assert "…" not in said and "123.5 kB 123.5 kB" in said
+    assert all(whole in said for whole in ("123.5 kB 123.5 kB", "0.67 %", "a loss", "0.45")) and "…" not in said
 
 
 def say_benchmark(out: Console) -> None:

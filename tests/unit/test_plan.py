@@ -91,7 +91,11 @@ def test_an_option_says_what_it_is(option: Option, text: str) -> None:
         (1.5, 1.5, 0.0, "within 0 %"),
         (1.5, 1.47, 0.02, "within 2 %"),
         (2e-8, 0.0, 1.0, "within a loss of 2e-08"),  # 100 % of nothing
-        (2.0, 0.0, 1.0, "within 1e+02 %"),
+        (2.0, 0.0, 1.0, "within a loss of 2"),
+        (3e-6, 1e-6, 0.67, "within a loss of 2e-06"),
+        (3e-6, -1e-6, 1.3, "within a loss of 3e-06"),  # less than nothing no plan loses
+        (1.5, 1.35, 0.1, "within 10 %"),
+        (1.5, 1.5, 3e-9, "within 0.01 %"),
         (2e-8, 2e-8, 0.0, "within 0 %"),
     ],
 )
@@ -103,4 +107,4 @@ def test_a_proof_says_what_is_left_of_a_loss_that_is_next_to_nothing(
 
 def test_a_plan_that_was_not_searched_for_proves_nothing() -> None:
     fixed = Proof(0.0, 0.0, 0.0, 0.0, NOT_SEARCHED)
-    assert fixed.words == "made without a search" and not fixed.is_far
+    assert (fixed.words, fixed.within) == ("made without a search", NOT_SEARCHED) and not fixed.is_far

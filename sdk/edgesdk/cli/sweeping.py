@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
     from edgesdk.workflows.sweep import Front
 
+PROVED = "proved within"
+LEGEND = (
+    "* no other point of the same model and target beats it; proved within: by how much another plan at its latency "
+    "can lose less, at these prices",
+    "loss is how far the outputs move before anything is learnt back: it ranks plans, and is no score",
+)
+
 
 @click.command(cls=ModelCommand, apart=("latency",))
 @click.argument("model", nargs=-1)
@@ -100,23 +107,25 @@ def show_front(front: Front, console: Console, quiet: bool = False) -> None:
     from edgesdk.core.budget import show
 
     several, threaded = len(front.models) > 1, any(point.threads > 1 for point in front.points)
-    runs_on = "runtime, threads" if threaded else "runtime"
+    runs_on = "runtime,\nthreads" if threaded else "runtime"
     if several:
         _show_models(front, console)
     for model, target in dict.fromkeys((point.model, point.target) for point in front.points):
         title = f"{f'{model}, ' if several else ''}{target}: predicted at today's prices"
         table = Table(title=title, title_justify="left", box=None, collapse_padding=True, pad_edge=False)
-        for heading in ("", runs_on, "plan", "latency", "of dense", "memory", "size", "loss", "best"):
-            words = heading in (runs_on, "plan")
-            table.add_column(heading, justify="left" if words else "right", no_wrap=heading != runs_on)
+        for heading in ("", runs_on, "plan", "latency", "of dense", "memory", "size", "loss", PROVED):
+            words = heading in (runs_on, "plan", PROVED)
+            table.add_column(heading, justify="left" if words else "right", no_wrap=heading != PROVED)
         for point in front.points:
             if (point.model, point.target) != (model, target) or quiet and not point.best:
                 continue
             cost, threads = point.predicted, f", {point.threads}" if threaded else ""
             figures = [show(name, getattr(cost, name)) for name in ("latency_ms", "peak_memory_bytes", "size_bytes")]
             table.add_row(
-                str(point.number), point.runtime + threads, point.kind if point.kind != "plan" else "", figures[0],
-                f"{point.ratio:.2f}", *figures[1:], f"{point.loss:.2g}", "*" if point.best else "",
+                f"{point.number}{'*' if point.best else ' '}", point.runtime + threads,
+                point.kind if point.kind != "plan" else "", figures[0],
+                f"{point.ratio:.2f}", *figures[1:], f"{point.loss:.2g}",
+                point.plan.proof.within if point.plan.proof.searched else "",
             )  # fmt: skip
         console.print(table)
     if any(point.built for point in front.points):
@@ -125,8 +134,8 @@ def show_front(front: Front, console: Console, quiet: bool = False) -> None:
         console.print(f"left out: {where}: {why}", highlight=False, soft_wrap=True)
     for note in front.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    said = "loss is how far the outputs move before anything is learnt back: it ranks plans, and is no score"
-    console.print(said, highlight=False, soft_wrap=True)
+    for said in LEGEND:
+        console.print(said, highlight=False, soft_wrap=True)
 
 
 def _show_models(front: Front, console: Console) -> None:

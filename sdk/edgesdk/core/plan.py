@@ -65,6 +65,8 @@ class LayerPlan:
 
 
 NOT_SEARCHED = "not searched"  # in the place of a solver
+UNSEARCHED = "made without a search"
+LEAST = 1e-4  # of a loss: a gap below it is told as that
 NOTHING, FAR = 1e-6, 0.1  # of a loss, which no measurement tells from none; and a gap that people would take for one
 
 
@@ -94,16 +96,19 @@ class Proof:
     @property
     def words(self) -> str:
         """How far the plan can be from the best one: of its loss, or where that is next to nothing, in its unit."""
-        return f"proved within {self.within} of the best plan at these prices" if self.searched else self.within
+        return f"proved within {self.within} of the best plan at these prices" if self.searched else UNSEARCHED
 
     @property
     def within(self) -> str:
-        """The same, short: by how much the best plan can be better."""
+        """The same, short: by how much the best plan can be better, of its loss; where that is much, in its unit.
+
+        A share of a loss that is next to nothing would say nothing.
+        """
         if not self.searched:
-            return "made without a search"
-        if self.gap > FAR and not self.is_far:
-            return f"a loss of {max(0.0, self.objective - self.bound):.1g}"
-        return f"{100 * self.gap:.2g} %"
+            return NOT_SEARCHED
+        if self.gap > FAR:
+            return f"a loss of {max(0.0, min(self.objective, self.objective - self.bound)):.2g}"
+        return f"{100 * self.gap:.2g} %" if self.gap >= LEAST or not self.gap else f"{100 * LEAST:g} %"
 
 
 @dataclass(frozen=True)

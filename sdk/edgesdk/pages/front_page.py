@@ -150,7 +150,6 @@ def _place(point: Document, shapes: Mapping[str, tuple[str, str]]) -> Point:
 def _dot(point: Document, shapes: Mapping[str, tuple[str, str]]) -> Dot:
     layers: Sequence[Any] = point["plan"]["layers"]
     built, place = point["built"], _name_place(point)
-    proof = from_json(Proof, point["plan"]["proof"])
     return Dot(
         point,
         place,
@@ -158,5 +157,5 @@ def _dot(point: Document, shapes: Mapping[str, tuple[str, str]]) -> Dot:
         len(layers),
         quote(f"{built['bundle']}/{PAGE}") if built else "",
         shapes.get(place, ("", ""))[1],
-        proof.within if point["kind"] == "plan" else "not searched",
+        from_json(Proof, point["plan"]["proof"]).within,
     )
