@@ -102,6 +102,7 @@ def full(layers: int = 6) -> Documents:
                        LayerWork(500 * number, 1000, 1024 * (1 + number % 4), 256))
             for number, layer in enumerate(plan.layers)
         ),
+        predicted_error=0.04,
         command="edgesdk deploy net.py:small --data 'my data.npz' --latency 0.5x --size 9kB --epochs 3 --seed 7",
     )  # fmt: skip
     manifest = Manifest(

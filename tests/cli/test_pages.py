@@ -293,6 +293,32 @@ def test_predicted_and_measured_layers_are_joined() -> None:
         )
 
 
+@pytest.mark.parametrize("changed, said", [
+    ({}, [["1.2 ms 95 %: 1.11 to 1.3 ms", "1.25 ms 95 %: 1.23 to 1.27 ms"],
+          ["0.47x 95 %: 0.435x to 0.508x", "0.481x 95 %: 0.4x to 0.6x"]]),
+    ({"predicted_error": None}, [["1.2 ms no interval", "1.25 ms 95 %: 1.23 to 1.27 ms"],
+                                 ["0.47x no interval", "0.481x 95 %: 0.4x to 0.6x"]]),
+    ({"undisturbed": None}, [["1.2 ms 95 %: 1.11 to 1.3 ms", "1.25 ms no interval"],
+                             ["0.47x 95 %: 0.435x to 0.508x", "0.481x 95 %: 0.4x to 0.6x"]]),
+    ({"percentile": 90.0}, [["1.2 ms 95 %: 1.11 to 1.3 ms", "1.4 ms no interval"],
+                            ["0.47x 95 %: 0.435x to 0.508x", "0.481x 95 %: 0.4x to 0.6x"]]),
+], ids=["all", "prices without error", "no reference", "at a percentile"])  # fmt: skip
+def test_the_whole_plan_has_its_intervals(changed: dict[str, Any], said: list[list[str]]) -> None:
+    """Of what was promised and of what was found; where there is none it says so."""
+    kept = page_documents.full()
+    deployed = {**kept.report["deployed"], "ratios": {"dense": {"median": 0.5, "low": 0.4, "high": 0.6, "rounds": 7}}}
+    report = {**kept.report, "deployed": deployed}
+    if "predicted_error" in changed:
+        del report["predicted_error"]  # as in a report of before
+    if "undisturbed" in changed:
+        deployed |= changed
+    if "percentile" in changed:  # of all runs: the interval is the undisturbed state's
+        report["measured"] = {**report["measured"], "latency_ms": 1.4}
+    rows = [row for row in Page(render_bundle(kept.manifest, kept.plan, report)).table("predictions") if len(row) == 4]
+    assert [row[1:3] for row in rows[1:3]] == said
+    assert all(cell.endswith("no interval") for row in rows[3:] for cell in row[1:3]) and len(rows) == 5
+
+
 def test_a_page_without_times_of_layers_has_no_place_for_them() -> None:
     silent = page_documents.full()
     profiles = {
@@ -906,6 +932,7 @@ def test_a_bundle_has_its_page_which_is_recorded_and_no_file_of_the_board(
     assert "report.html" not in bundle.manifest["files"]  # which is what is sent to a board
     assert {entry["operator"] for entry in bundle.report["layers"]} >= {"conv2d", "linear"}
     assert all(layer.dense_ms for layer in bundle.plan.layers if layer.name in ("conv", "fc"))
+    assert bundle.report["predicted_error"] is None, "a profile's interval is that of its whole networks"
     copied = tmp_path / "copied"
     shutil.copytree(bundle.path, copied)
     whole = check(copied).files

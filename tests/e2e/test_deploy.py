@@ -48,6 +48,7 @@ def test_the_artifact_keeps_the_budget_that_was_predicted(deployed) -> None:
     measured, predicted = report["measured"], report["predicted"]
     assert measured["basis"] == "measured" and predicted["basis"] == "predicted"
     assert 0 < measured["latency_ratio"] <= report["budget"]["latency_ratio"] == 0.5
+    assert 0.03 <= report["predicted_error"] < 0.5
     history = report["history"]
     assert [step["search"] for step in history[:2]] == ["dense", "dense int8"]
     assert all(step["plan_loss"] >= 0 for step in history if step["search"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import hypot
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from edgesdk.core.plan import INT8, Option
 from edgesdk.core.report import DENSE
 from edgesdk.pipeline.anchoring import DENSE_INT8
 from edgesdk.pipeline.candidates import attempt, find_nearest, list_dense, refuse, select_keeping
+from edgesdk.pipeline.corrections import MODEL_ERROR
 from edgesdk.pipeline.planning import make_plan, plan_full_width
 from edgesdk.pipeline.rounds import search_round, select_new, tighten
 from edgesdk.pipeline.study import Study
@@ -52,6 +54,7 @@ def test_a_candidate_is_observed_beside_its_parts(study: Study) -> None:
         last.measured_ms == latest.cost.latency_ms == pytest.approx(1.2 * (last.float_ms + last.integer_ms), rel=0.01)
     )
     assert len(study.corrections.observations) == count, "another's corrections are its own"
+    assert own.corrections.find_error(latest.plan) is None, "no price was timed"
 
 
 def test_parts_that_a_network_contradicts_are_timed_again_once(tmp_path: Path) -> None:
@@ -64,6 +67,10 @@ def test_parts_that_a_network_contradicts_are_timed_again_once(tmp_path: Path) -
     assert [again for _, again in meter.timed].count(True) == 1 and table.factor == 1.0
     first = study.corrections.observations[0]
     assert first.measured_ms == pytest.approx(first.float_ms + first.integer_ms, rel=0.01)
+    dense, _ = list_dense(study, Budget())
+    error = study.corrections.find_error(dense.plan)  # each part is off by 0.01 of it, by itself
+    assert error is not None and MODEL_ERROR < error < hypot(MODEL_ERROR, 0.01)
+    assert study.corrections.find_error(replace(dense.plan, kept={})) is None, "no network of that plan was seen"
 
 
 def test_predicted_prices_are_never_timed_again(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from edgesdk.core.kernels import TOO_SHORT, describe_cost
 from edgesdk.core.wording import counted, score, thread_counts
 from edgesdk.devices.estimate import deployable
 from edgesdk.devices.inventory import LOCAL
+from edgesdk.pages.predictions import list_predictions
+from edgesdk.pages.render import tell_ends
 from edgesdk.pages.verdict import BOUNDS, cost, latency_ms, verdict
 from edgesdk.price.profile import in_a_word
 
@@ -137,17 +139,22 @@ def _show_rest(bundle: Bundle, console: Console) -> None:
 
 
 def _show_prediction(report: Mapping[str, Any], console: Console) -> None:
-    predicted, measured = report["predicted"], report["measured"]
     table = Table(title="predicted beside measured", title_justify="left")
-    for heading in ("", "predicted", "measured", "predicted / measured"):
+    for heading in ("", "predicted", "measured", "ratio"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for name, label in BOUNDS.items():
-        if predicted.get(name) and measured.get(name):
-            ratio = f"{predicted[name] / measured[name]:.3f}"
-            table.add_row(label, show(name, predicted[name]), show(name, measured[name]), ratio)
+    for row in list_predictions(report):
+        told = [
+            f"{show(row.name, value)}\n{tell_ends(ends, row.name, _brief)}"
+            for value, ends in ((row.predicted, row.predicted_ends), (row.found, row.found_ends))
+        ]
+        table.add_row(row.label, *told, f"{row.ratio:.3f}")
     own = [show("size_bytes", report[name]["runtime_memory_bytes"]) for name in ("dense", "deployed")]
     console.print(table)
     console.print(f"the runtime's own memory: {own[0]} dense, {own[1]} deployed", highlight=False)
+
+
+def _brief(value: float, name: str) -> str:
+    return f"{value:.3g}x" if name == "latency_ratio" else show(name, value)
 
 
 def _show_beside(report: Mapping[str, Any], console: Console) -> None:

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 from edgesdk.core.budget import MEASURED, PREDICTED
 from edgesdk.pages.charts import Bar, draw_rows
 from edgesdk.pages.render import Document, figure
-from edgesdk.pages.verdict import BOUNDS, cost, drop, latency_ms
+from edgesdk.pages.verdict import BOUNDS, LATENCY, cost, drop, latency_ms
 
 if TYPE_CHECKING:
     from markupsafe import Markup
-
-LATENCY = ("latency_ms", "latency_ratio")
 
 
 @dataclass(frozen=True)

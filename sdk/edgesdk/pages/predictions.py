@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import exp
 from typing import TYPE_CHECKING
 
 from edgesdk.core.budget import MEASURED, PREDICTED
 from edgesdk.core.kernels import Part, group_by_layers, read_profiles
+from edgesdk.core.pairing import DEVIATIONS
 from edgesdk.core.plan import Plan
+from edgesdk.core.report import DENSE
 from edgesdk.core.wording import listed
 from edgesdk.pages.charts import INK, by_ratios, draw, mark, tell_axes
 from edgesdk.pages.layers import Rows
-from edgesdk.pages.render import Document, figure, milliseconds
-from edgesdk.pages.verdict import BOUNDS
+from edgesdk.pages.render import Document, Ends, milliseconds
+from edgesdk.pages.verdict import BOUNDS, LATENCY
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -23,25 +26,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Promise:
-    """A figure as it was promised and as it was found, in words."""
+    """The figure ``name`` as it was promised and as it was found, each with the ends of its 95 % interval where it has
+    one."""
 
     label: str
-    predicted: str
-    found: str
-    ratio: float
+    name: str
+    predicted: float
+    found: float
+    predicted_ends: Ends | None
+    found_ends: Ends | None
+
+    @property
+    def ratio(self) -> float:
+        return self.predicted / self.found
 
 
 def list_predictions(report: Document) -> list[Promise]:
     """What the search promised of the deployed file beside what was measured."""
     if report.get("measured") is None:
         return []
-    rows = []
+    rows: list[Promise] = []
     for name, label in BOUNDS.items():
         promised, found = report["predicted"].get(name), report["measured"].get(name)
         if promised and found:
             share = ", share of dense" if name == "latency_ratio" else ""
-            rows.append(Promise(f"{label}{share}", figure(promised, name), figure(found, name), promised / found))
+            ends = _ends(promised, report.get("predicted_error")) if name in LATENCY else None
+            rows.append(Promise(f"{label}{share}", name, promised, found, ends, _measured_ends(name, found, report)))
     return rows
+
+
+def _ends(middle: float, error: float | None) -> Ends | None:
+    """The 95 % interval around ``middle``, of whose logarithm ``error`` is the standard error."""
+    return None if error is None else (middle * exp(-DEVIATIONS * error), middle * exp(DEVIATIONS * error))
+
+
+def _measured_ends(name: str, found: float, report: Document) -> Ends | None:
+    """Of a latency in the undisturbed state, and of its share of the dense model's, as the run tells it."""
+    deployed = report["deployed"]
+    if name == "latency_ratio" and (ratio := (deployed.get("ratios") or {}).get(DENSE)):
+        return ratio["low"], ratio["high"]
+    quiet = deployed.get("undisturbed")
+    return _ends(found, quiet["error"]) if name == "latency_ms" and quiet and quiet["ms"] == found else None
 
 
 @dataclass(frozen=True)

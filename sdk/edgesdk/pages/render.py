@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from edgesdk.core.wording import score
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+Ends = tuple[float, float]
+"""Of an interval."""
 Document = Mapping[str, Any]
 """What a JSON file holds."""
 ROUNDING = 1e-9  # ms: what is left of sums that are zero
@@ -46,7 +48,7 @@ def _environment() -> Environment:
     }
     made.filters |= {
         "ms": milliseconds, "profiled": profiled, "interval": interval, "figure": figure, "score": _score,
-        "percent": percent, "count": count,
+        "percent": percent, "ends": tell_ends, "count": count,
         "brief": brief, "note": note, "words": words, "plain": plain, "digits": digits, "ratio": ratio,
     }  # fmt: skip
     return made
@@ -83,6 +85,14 @@ def figure(value: float | None, name: str) -> str:
     if name == "latency_ratio":
         return f"{value:.3g}x"
     return milliseconds(value) if name == "latency_ms" else show(name, value)
+
+
+def tell_ends(ends: Ends | None, name: str, tell: Callable[[float, str], str] = figure) -> str:
+    """The 95 % interval of a figure of the field ``name`` in words, or that it has none."""
+    if ends is None:
+        return "no interval"
+    low, high = (tell(end, name) for end in ends)
+    return f"95 %: {low.removesuffix(' ' + high.rpartition(' ')[2])} to {high}"
 
 
 def _score(value: float | None, sign: str = "") -> str:

@@ -13,6 +13,7 @@ BOUNDS = {
     "latency_ms": "latency", "latency_ratio": "latency", "peak_memory_bytes": "peak memory", "size_bytes": "size",
     "energy_mj": "energy of a run",
 }  # fmt: skip
+LATENCY = ("latency_ms", "latency_ratio")
 TELLING = 0.1  # of the multiplications, out of reach, from which the first line says so
 
 

@@ -8,7 +8,7 @@ from math import hypot, inf, log
 
 from edgesdk.core.budget import show
 from edgesdk.core.menu import Choice, Menu
-from edgesdk.core.plan import FP32
+from edgesdk.core.plan import FP32, Plan
 from edgesdk.core.report import Measurement
 from edgesdk.pipeline.pricing import Pricing
 from edgesdk.price.correct import NEAR, Correction, Observation, fit
@@ -115,6 +115,20 @@ class Corrections:
             self.time_again(parts)
             self._compare()
 
+    def find_error(self, plan: Plan) -> float | None:
+        """The standard error of the logarithm of what prices say that ``plan`` takes: what is uncertain of its parts,
+        and of their sum. ``None`` where none of these were timed, or no network of that plan was seen.
+        """
+        for seen in reversed(self.seen):
+            same = all(plan.options[name] == choice.option for name, choice in seen.choices.items())
+            if same and seen.kept == plan.kept and {*seen.dropped} == {*plan.dropped}:
+                return self._find_error(seen, plan.predicted.latency_ms) if self._timed_operators(seen) else None
+        return None
+
+    def _find_error(self, seen: Seen, latency_ms: float) -> float:
+        parts = hypot(*map(self.pricing.priced.prices.error_ms, self._timed_operators(seen)))
+        return hypot(parts / latency_ms, MODEL_ERROR)
+
     def amend(self, before: Measurement, after: Measurement) -> None:
         """Put what a network was measured at the second time in the place of the first, unless that does not count."""
         if after.valid:
@@ -159,5 +173,4 @@ class Corrections:
         """
         at = self.pricing.menu(self.correction)
         cost, _ = price(at, seen.at(at), seen.kept, seen.dropped)
-        parts = hypot(*map(self.pricing.priced.prices.error_ms, self._timed_operators(seen))) / cost.latency_ms
-        return cost.latency_ms, hypot(parts, seen.measured.error, MODEL_ERROR)
+        return cost.latency_ms, hypot(self._find_error(seen, cost.latency_ms), seen.measured.error)

@@ -347,6 +347,7 @@ def _list_facts(study: Study, plan: Plan, training: Training) -> dict[str, Any]:
         "groups_left_whole": kept,
         "layers_left_as_they_are": {layer.name: layer.fixed for layer in study.graph.layers if layer.fixed},
         "observations": study.corrections.observations,
+        "predicted_error": study.corrections.find_error(plan),
         "layers": list_layers(study.graph, plan, study.losses, study.pricing.account),
         "roofs": find_roofs(
             find_target(study.target),
