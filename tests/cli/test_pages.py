@@ -563,6 +563,29 @@ def test_the_run_is_shown_with_what_bore_on_it() -> None:
     assert rows["board"] == ["a board"] and rows["memory"] == ["8.2 GB"] and rows["power mode"] == ["MAXN"] * 2
 
 
+@pytest.mark.parametrize("gone, said", [
+    ((), None),
+    (("governor",), "governor"),
+    (("temperatures", "power_mode"), "temperature, power mode"),
+    (("temperatures", "frequencies", "governor", "power_mode", "throttle"), "temperature, clock, governor, power mode"),
+], ids=["all is told", "one", "two", "none"])  # fmt: skip
+@pytest.mark.parametrize("kind", ["bundle", "benchmark"])
+def test_what_a_device_does_not_tell_is_said_in_one_row(kind: str, gone: tuple[str, ...], said: str | None) -> None:
+    def without(report: dict[str, Any]) -> dict[str, Any]:
+        sides = {side: {**told, **dict.fromkeys(gone)} for side, told in report["conditions"].items()}
+        return {**report, "conditions": sides}
+
+    made, benchmark = page_documents.full(), page_documents.benchmark()
+    if kind == "bundle":
+        deployed = without(made.report["deployed"])
+        parsed = Page(render_bundle(made.manifest, made.plan, {**made.report, "deployed": deployed}))
+    else:
+        parsed = Page(render_benchmark({**benchmark, "reports": list(map(without, benchmark["reports"]))}))
+    rows = parsed.table("latency" if kind == "bundle" else "device")
+    assert [row[1] for row in rows if row[0] == "not told by the device"] == ([] if said is None else [said])
+    assert not {row[0] for row in rows} & {*(said or "").split(", ")}, "and in no row of its own"
+
+
 def test_what_asks_for_the_same_is_a_command() -> None:
     documents = page_documents.full()
     assert [text for _, text in page(documents).of("pre")] == [documents.report["command"]]

@@ -49,7 +49,7 @@ def render_benchmark(benchmark: Document) -> str:
         chart=draw_rows("files", said, [("", bars, None)]),
         more=max(len(reports) - MOST, 0),
         conditions=list_conditions(first["conditions"]),
-        device=list_hardware(first["device"]),
+        device=list_hardware(first["device"], first["conditions"]),
         runs_on=", ".join([*runtimes, counted(first["threads"], "thread")]),
         several_runtimes=len(runtimes) > 1,
         mode=first["mode"],

@@ -41,7 +41,7 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
         bounds_chart=draw_bounds(bounds),
         figures=_list_figures(report),
         conditions=list_conditions(deployed.get("conditions")),
-        device=list_hardware(deployed.get("device")),
+        device=list_hardware(deployed.get("device"), deployed.get("conditions")),
         provenance=provenance(deployed),
         candidates=Candidates.of(plan, report, manifest.get("plan"), LISTED),
         finalists=[step for step in report.get("history") or () if step.get("finalist")][:LISTED],
