@@ -147,7 +147,20 @@ class OnnxRuntime(OnDisk):
         event = {"cat": "Node", "name": "stem.0_token_12_kernel_time", "dur": 5, "args": detail}
         (kernel,) = runners.runner("onnxruntime").shares([event, event])
         self.assertEqual((kernel["name"], kernel["layers"]), ("stem.0_token_12", ["stem.0"]))
-        self.assertIsNone(kernel["precision"])
+        self.assertIsNone(kernel["precision"])  # versions that tell no types
+
+    def test_kernels_tell_what_they_compute_in(self):
+        shares = runners.runner("onnxruntime").shares
+        for name, types, precision in (
+            ("Conv", ["float", "float", "float"], "float"),
+            ("QLinearConv", ["uint8", "float", "uint8", "int8"], "uint8"),
+            ("MatMulNBits", ["float", "uint8", "float"], "float"),
+            ("DynamicQuantizeMatMul", ["float", "int8"], "int8"),
+            ("Shape", [], None),
+        ):
+            detail = {"op_name": name, "input_type_shape": [{each: [1, 2]} for each in types]}
+            (kernel,) = shares([{"cat": "Node", "name": "a_kernel_time", "dur": 5, "args": detail}])
+            self.assertEqual(kernel["precision"], precision)
 
 
 @agent_models.needs_openvino

@@ -147,7 +147,8 @@ def _profile(runtime: str, layers: list[str], ms: float, timed: bool = True) -> 
     named = [tuple(layers[:2]), (), *((name,) for name in layers[2:3]), *((name,) for name in layers[2:])]
     times = [ms * (1 + number) for number in range(len(named))]
     kernels = tuple(
-        Kernel(f"kernel {number}", "Conv" if names else "Reorder", "CPU", "i8", names, *(
+        Kernel(f"kernel {number}", "Conv" if names else "Reorder",
+               "CPU" if timed else ("XNNPACK", "builtin")[number % 2], "int8" if names else None, names, *(
             (time / sum(times), time, 0.9 * time, 1.25 * time) if timed else (None, None)
         ))
         for number, (names, time) in enumerate(zip(named, times, strict=True))

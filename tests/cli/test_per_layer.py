@@ -73,7 +73,9 @@ def test_each_runtime_tells_what_it_can(edgesdk: Run, deployed: tuple[Path, str]
         assert sum(kernel["share"] or 0 for kernel in kernels) == (pytest.approx(1) if whole else 0)
         assert whole or path.suffix == ".tflite"
         assert profile["runs"] >= 4 and profile["run_ms"] > 0 and profile["plain_ms"] > 0
-        assert any("conv" in name for kernel in kernels for name in kernel["layers"])
+        told = [kernel for kernel in kernels if any("conv" in name for name in kernel["layers"])]
+        assert told and all(kernel["precision"] in ("fp32", "int8", "uint8") for kernel in told), path
+        assert {kernel["precision"] for kernel in kernels} <= {"fp32", "int8", "uint8", "int32", "int64", None}
 
 
 def test_a_bundle_knows_what_its_file_calls_what_layers_make(deployed: tuple[Path, str]) -> None:

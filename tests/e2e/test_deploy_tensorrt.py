@@ -120,7 +120,7 @@ def test_what_falls_back_from_the_accelerator_is_shown(board: Has, tmp_path: Pat
     assert {kernel["provider"] for kernel in kernels if "/relu/Relu" in kernel["layers"]} == {"DLA"}
     assert {kernel["provider"] for kernel in kernels if "/head/GlobalAveragePool" in kernel["layers"]} == {"GPU"}
     assert all("--useDLACore=0" in call for call in calls(log))
-    assert {kernel["precision"] for kernel in kernels} == {None, "f16"}
+    assert {kernel["precision"] for kernel in kernels} == {None, "fp16"}
 
 
 def test_what_lacks_it_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

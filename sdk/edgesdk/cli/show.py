@@ -455,15 +455,20 @@ def show_boards(measured: Benchmark, console: Console) -> None:
 
 def show_profile(name: str, profile: KernelProfile, console: Console) -> None:
     """What ran for each layer of the file of that ``name``, in order, and what the profiler that tells it costs."""
-    table = Table(title=f"{name}: kernels, by the runtime's profiler", title_justify="left", box=None)
-    for heading in ("layers", "kernel", "computes in", "share", "under the profiler"):
+    providers = {kernel.provider for kernel in profile.kernels}
+    alone = f", all run by {', '.join(providers)}" if len(providers) == 1 else ""
+    title = f"{name}: kernels, by the runtime's profiler{alone}"
+    table = Table(title=title, title_justify="left", box=None)
+    by = () if alone else ("by",)
+    for heading in ("layers", "kernel", "computes in", *by, "share", "under the profiler"):
         table.add_column(heading, justify="right" if heading in ("share", "under the profiler") else "left")
     for kernel in profile.kernels:
         ms = kernel.profiled_ms
         table.add_row(
             ", ".join(kernel.layers) or "-",
             kernel.operator,
-            ", ".join(part for part in (kernel.precision, kernel.provider) if part),
+            kernel.precision or "-",
+            *(kernel.provider for _ in by),
             "-" if kernel.share is None else f"{100 * kernel.share:.1f} %",
             "-" if ms is None else show("latency_ms", ms) if ms else TOO_SHORT,
         )

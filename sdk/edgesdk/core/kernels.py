@@ -18,7 +18,8 @@ class Kernel:
     """A kernel that ran: ``operator`` as the runtime calls it, for the ``layers`` of the plan that are fused in it.
 
     ``share`` is that of all kernels' time in one run, ``profiled_ms`` its own, under the profiler, which slows runs;
-    each is ``None`` where the runtime tells no times. ``low_ms`` to ``high_ms`` is what eight of ten runs took, where
+    each is ``None`` where the runtime tells no times. ``precision`` is what it computes in, spelt as a plan does, and
+    ``provider`` who runs it: both as the runtime tells. ``low_ms`` to ``high_ms`` is what eight of ten runs took, where
     the runtime tells single runs. ``layers`` is empty for what is of no layer, as a change of layout is; for a file
     without a plan it has the names that the runtime tells.
     """

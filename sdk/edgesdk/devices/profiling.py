@@ -14,6 +14,12 @@ NCHWC = "_nchwc"  # ends what ONNX Runtime calls a kernel in its blocked layout,
 INTO_CONVOLUTIONS = ("Conv", "Add", "Sum", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
 WEIGHTS = re.compile(r"\.weight\b|/WithoutBiases$")  # in names that are of a layer, whatever the file numbers anew
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN")  # nodes that may be named after a layer
+SPELT = {
+    "float": "fp32", "f32": "fp32", "float32": "fp32", "float16": "fp16", "f16": "fp16", "bfloat16": "bf16",
+    "double": "fp64", "f64": "fp64", "float64": "fp64", "i8": "int8", "u8": "uint8", "i16": "int16", "u16": "uint16",
+    "i32": "int32", "u32": "uint32", "i64": "int64", "u64": "uint64", "boolean": "bool",
+}  # fmt: skip
+"""What a kernel computes in, as runtimes spell it and as a plan does."""
 INNER = re.compile(r"[^A-Za-z0-9]")  # what comes between the name of a layer and that of a part of it
 
 
@@ -33,7 +39,7 @@ def read_kernels(
             name=str(kernel["name"]),
             operator=str(kernel["operator"]),
             provider=str(kernel["provider"]),
-            precision=kernel["precision"],
+            precision=SPELT.get(str(kernel["precision"]).lower(), kernel["precision"]),
             layers=own if layers is None else name_layers(own, layers),
             share=kernel["share"],
             profiled_ms=kernel.get("profiled_ms"),

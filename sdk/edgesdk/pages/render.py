@@ -75,7 +75,9 @@ def profiled(value: float | None) -> str:
 def interval(kernel: Kernel | Part) -> str:
     """Between what eight of ten runs of it lie, where the runtime tells that and counts so short a time."""
     low, high = kernel.low_ms, kernel.high_ms
-    return f"{milliseconds(low)} to {milliseconds(high)}" if low is not None and high else NONE
+    if low is None or not high:
+        return NONE
+    return f"{milliseconds(low)} to {milliseconds(high)}" if low else f"up to {milliseconds(high)}"
 
 
 def figure(value: float | None, name: str) -> str:

@@ -24,6 +24,7 @@ PROVIDERS = ["CPUExecutionProvider"]
 # It would quantize a float layer between integer ones by itself, with one scale for all of its weights.
 WITHOUT = ["WeightBiasQuantization"]
 LOW, HIGH = 0.1, 0.9  # what eight of ten runs of a kernel lie between
+INTEGERS = {"DynamicQuantizeMatMul": "int8", "DynamicQuantizeLSTM": "int8"}  # what makes integers of its operand
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -109,6 +110,12 @@ def profile(
             return shares(json.load(file))
 
 
+def _precision(detail: dict[str, Any]) -> str | None:
+    """The type of a kernel's first operand, which is that of its own numbers; of some, which make integers of it."""
+    shapes = detail.get("input_type_shape") or [{}]
+    return INTEGERS.get(detail["op_name"]) or next(iter(shapes[0]), None)
+
+
 def shares(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The kernels in an ONNX Runtime profile, each with its share of the time, every kernel's first run left out.
 
@@ -128,7 +135,7 @@ def shares(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "operator": detail["op_name"],
             "provider": detail.get("provider", ""),
             "layers": [re.sub(r"_token_\d+$", "", name)],  # what ONNX Runtime appends where it fuses
-            "precision": None,
+            "precision": _precision(detail),
         }
         durations.setdefault(key, []).append(event["dur"])
     runs = {key: sorted(times[1:] or times) for key, times in durations.items()}  # in microseconds
