@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -21,10 +22,12 @@ import jsonschema
 import page_documents
 import pytest
 from page_documents import Documents
+from rich.console import Console
 from running import Run
 from running import edgesdk as run
 
 from edgesdk.bundle.bundle import Bundle, check, file_digest
+from edgesdk.cli.show import show_bundle
 from edgesdk.core.answers import FLIPS
 from edgesdk.core.budget import show
 from edgesdk.core.errors import BundleError
@@ -317,6 +320,22 @@ def test_the_whole_plan_has_its_intervals(changed: dict[str, Any], said: list[li
     rows = [row for row in Page(render_bundle(kept.manifest, kept.plan, report)).table("predictions") if len(row) == 4]
     assert [row[1:3] for row in rows[1:3]] == said
     assert all(cell.endswith("no interval") for row in rows[3:] for cell in row[1:3]) and len(rows) == 5
+
+
+@pytest.mark.parametrize("ms", [0.855, 1.25, 2.9])
+def test_a_ratio_that_latencies_do_not_give_is_explained_here_as_at_the_terminal(ms: float) -> None:
+    kept = page_documents.full()
+    ratios = {"dense": {"median": 0.481, "low": 0.4, "high": 0.6, "rounds": 7}}
+    deployed = {**kept.report["deployed"], "ratios": ratios}
+    deployed["undisturbed"] = {**deployed["undisturbed"], "ms": ms}
+    documents = kept._replace(report={**kept.report, "deployed": deployed})
+    made, out = Page(render_bundle(*documents)), io.StringIO()
+    show_bundle(Bundle(Path("bundle"), *documents), Console(file=out, width=160))
+    (row,) = [row for row in made.table("budget") if row and row[0] == "latency"]
+    assert row[1:] == ["2.6 ms", milliseconds(ms), "0.481"] and "│  0.48 │" in out.getvalue()
+    said = [text for attributes, text in made.of("p") if text.startswith("ratio and milliseconds do not agree")]
+    assert len(said) == (ms != 1.25) and all(text in out.getvalue() for text in said)
+    assert ("do not agree" in out.getvalue()) == bool(said)
 
 
 def test_a_page_without_times_of_layers_has_no_place_for_them() -> None:

@@ -9,14 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from edgesdk.core.budget import show
-from edgesdk.core.energy import describe_energy, describe_unmeasured
+from edgesdk.core.energy import describe_energy
 from edgesdk.core.kernels import TOO_SHORT, describe_cost
+from edgesdk.core.pairing import Alone
 from edgesdk.core.wording import counted, score, thread_counts
 from edgesdk.devices.estimate import deployable
 from edgesdk.devices.inventory import LOCAL
 from edgesdk.pages.predictions import list_predictions
 from edgesdk.pages.render import tell_ends
-from edgesdk.pages.verdict import BOUNDS, cost, latency_ms, verdict
+from edgesdk.pages.verdict import BOUNDS, cost, explain_ratio, latency_ms, verdict
 from edgesdk.price.profile import in_a_word
 
 if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nobody should wait for torch
@@ -93,9 +94,8 @@ def _show_figures(report: Mapping[str, Any], console: Console) -> None:
             "energy beyond idle", _bound(budget, "energy_mj"), *(show("energy_mj", mj) for mj in energies), share
         )
     console.print(table)
-    if all(side.get("energy") is None for side in (dense, deployed)):
-        why = describe_unmeasured(not measured, (deployed.get("device") or {}).get("energy"))
-        console.print(f"energy of a run: {why}", highlight=False)
+    if apart := explain_ratio(deployed, dense):
+        console.print(apart, highlight=False, soft_wrap=True)
     for who, side in (("dense", dense), ("deployed", deployed)):
         if side.get("energy") is not None and side["energy"]["mj"] is None:
             console.print(f"energy of the {who} model: {describe_energy(side['energy'])}", highlight=False)
@@ -483,6 +483,12 @@ def show_ratios(reports: Sequence[Report], console: Console) -> None:
         ratio = next(iter(other.ratios.values()))  # they are in the order of the run
         told = f"{ratio.median:.3f} (95 %: {ratio.low:.3f} to {ratio.high:.3f}), {ratio.rounds} interleaved rounds"
         console.print(f"{other.name} / {first.name}: {told}", highlight=False)
+        sides = (
+            Alone(each.name, each.latency_ms(), each.undisturbed and each.undisturbed.disturbed)
+            for each in (other, first)
+        )
+        if apart := ratio.explain(*sides):
+            console.print(apart, highlight=False, soft_wrap=True)
 
 
 def show_installed(installed: Mapping[str, Any], console: Console) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, hypot, log
 from statistics import NormalDist
+from typing import NamedTuple
 
 from edgesdk_targets.agent.undisturbed import settled
 
+APART = 0.05  # log: by how much a ratio and the quotient of two latencies may differ without a word
 DEVIATIONS = NormalDist().inv_cdf(0.975)  # either side, for 95 %
 
 
@@ -23,6 +25,32 @@ class Ratio:
     low: float
     high: float
     rounds: int
+
+    def explain(self, own: Alone, other: Alone) -> str | None:
+        """Why it is not the quotient of what either takes by itself, in a sentence; ``None`` where it is, but for
+        noise."""
+        quotient = own.ms / other.ms if other.ms > 0 else 0.0
+        if not self.rounds or quotient <= 0 or self.median <= 0 or abs(log(quotient / self.median)) <= APART:
+            return None
+        rounds = f"{self.rounds} rounds in which both ran in turns (95 %: {self.low:.3g} to {self.high:.3g})"
+        if own.disturbed is None or other.disturbed is None:
+            state = "the median of all its runs, whatever disturbed them"
+        else:
+            shares = (f"{100 * each.disturbed:.0f} % of {each.name}'s" for each in (own, other) if each.disturbed)
+            state = f"what it takes undisturbed, told from all its visits ({' and '.join(shares) or 'none'} disturbed)"
+        return (
+            f"ratio and milliseconds do not agree: {self.median:.3g} is the median of {rounds}; the milliseconds of "
+            f"each are {state}, and would make {quotient:.3g}. What disturbs a device cancels in the ratio: go by "
+            "that, or measure again when the device is quieter"
+        )
+
+
+class Alone(NamedTuple):
+    """What one of two takes by itself, and the share of its visits in which the device was disturbed, where known."""
+
+    name: str
+    ms: float
+    disturbed: float | None
 
 
 def paired(own: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]], beyond: float = 0.0) -> Ratio:

@@ -14,7 +14,7 @@ from edgesdk.pages.conditions import list_conditions, list_hardware
 from edgesdk.pages.layers import Rows
 from edgesdk.pages.render import Document, brief, figure, render
 from edgesdk.pages.samples import Samples
-from edgesdk.pages.verdict import latency_ms
+from edgesdk.pages.verdict import explain_ratio, latency_ms
 
 MOST = 200  # files
 CHARTED = 24  # of which each run is drawn, and each kernel is listed
@@ -47,6 +47,7 @@ def render_benchmark(benchmark: Document) -> str:
         bases=list(dict.fromkeys(report["basis"] for report in reports)),
         files=files,
         chart=draw_rows("files", said, [("", bars, None)]),
+        apart=[said for other in reports[1:MOST] if (said := explain_ratio(other, first))],
         more=max(len(reports) - MOST, 0),
         conditions=list_conditions(first["conditions"]),
         device=list_hardware(first["device"], first["conditions"]),

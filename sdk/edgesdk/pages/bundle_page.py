@@ -21,7 +21,7 @@ from edgesdk.pages.render import NONE, Document, figure, render
 from edgesdk.pages.roofline import Roofline
 from edgesdk.pages.samples import Samples
 from edgesdk.pages.schedule import Schedule
-from edgesdk.pages.verdict import latency_ms, provenance, verdict
+from edgesdk.pages.verdict import cost, explain_ratio, latency_ms, provenance, verdict
 
 BYTES = ("peak_memory_bytes", "size_bytes")
 STATISTICS = ("p50", "p90", "p95", "p99", "mean", "max")
@@ -40,6 +40,7 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
         bounds=bounds,
         bounds_chart=draw_bounds(bounds),
         figures=_list_figures(report),
+        apart=explain_ratio(deployed, report["dense"]),
         conditions=list_conditions(deployed.get("conditions")),
         device=list_hardware(deployed.get("device"), deployed.get("conditions")),
         provenance=provenance(deployed),
@@ -104,8 +105,9 @@ def _list_figures(report: Document) -> list[Pair]:
     source = (report["deployed"].get("device") or {}).get("energy")
     none = Pair(f"energy of a run ({describe_unmeasured(report['basis'] == 'predicted', source)})", NONE, NONE, None)
     rows.append(("energy of a run, beyond idle", "energy_mj", energies))
+    shares = {"latency": cost(report)["latency_ratio"]}  # which is of paired rounds, where there were any
     return [
-        Pair(label, figure(dense, name), figure(deployed, name), _ratio(dense, deployed))
+        Pair(label, figure(dense, name), figure(deployed, name), shares.get(label) or _ratio(dense, deployed))
         for label, name, (dense, deployed) in rows
         if (dense, deployed) != (None, None)
     ] + [none] * all(side.get("energy") is None for side in sides)

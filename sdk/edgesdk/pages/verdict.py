@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgesdk.core.budget import show
+from edgesdk.core.pairing import Alone, Ratio
+from edgesdk.core.serialize import from_json
 from edgesdk.core.wording import counted, score
 
 BOUNDS = {
@@ -42,6 +44,16 @@ def latency_ms(measured: Mapping[str, Any]) -> float:
         return measured["median_ms"]
     quiet = measured.get("undisturbed")
     return quiet["ms"] if quiet else measured["statistics"]["p50"]
+
+
+def explain_ratio(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Why the ratio of two that were measured side by side is not that of their latencies, where it is not."""
+    ratio = (own.get("ratios") or {}).get(other["name"])
+    if ratio is None or "median_ms" in own:
+        return None
+    sides = (Alone(each["name"], latency_ms(each), (each.get("undisturbed") or {}).get("disturbed"))
+             for each in (own, other))  # fmt: skip
+    return from_json(Ratio, ratio).explain(*sides)
 
 
 def provenance(predicted: Mapping[str, Any]) -> Mapping[str, str]:
