@@ -260,3 +260,26 @@ def benchmark() -> dict[str, Any]:
         first.name: _profile("onnxruntime", names, 0.02), second.name: _profile("litert", names, 0.02, timed=False)
     }  # fmt: skip
     return json.loads(dumps(Benchmark((first, second), profiles)))
+
+
+WORDS = {"basis", "schema", "created", "kind", "precision"}  # fields whose text is not free
+
+
+def with_text(value: Any, text: str, name: str = "") -> Any:
+    """``value`` with ``text`` for all that is free text in it, names of layers and keys of devices among that."""
+    if isinstance(value, dict):
+        free = name in ("against_model", "beside", "refused_runtimes", "out_of_reach", "groups_left_whole", "files",
+                        "layers_left_as_they_are", "provenance")  # fmt: skip
+        return {f"{text}{key}" if free else key: with_text(item, text, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_text(item, text, name) for item in value]
+    return text + value if isinstance(value, str) and name not in WORDS else value
+
+
+def with_names(documents: Documents, text: str) -> Documents:
+    """The documents of a bundle with ``text`` for all that is free in them; names of layers begin with it."""
+    plan = documents.plan
+    layers = tuple(replace(each, name=text + each.name, reason=text) for each in plan.layers)
+    rejected = tuple(replace(each, layer=text + each.layer, choice=text) for each in plan.rejected)
+    manifest, report = (with_text(each, text) for each in (documents.manifest, documents.report))
+    return Documents(manifest, replace(plan, layers=layers, rejected=rejected), report)

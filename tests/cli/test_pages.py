@@ -21,7 +21,7 @@ import contracts
 import jsonschema
 import page_documents
 import pytest
-from page_documents import Documents
+from page_documents import Documents, with_names, with_text
 from rich.console import Console
 from running import Run
 from running import edgesdk as run
@@ -633,29 +633,9 @@ def test_every_page_has_the_command_or_says_that_none_is_known(kind: str, comman
     assert not re.search("MODEL|DATA|NUMBER", " ".join(shown))
 
 
-WORDS = {"basis", "schema", "created", "kind", "precision"}  # fields whose text is not free
-
-
-def with_text(value: Any, text: str, name: str = "") -> Any:
-    """``value`` with ``text`` for all that is free text in it, names of layers and keys of devices among that."""
-    if isinstance(value, dict):
-        free = name in ("against_model", "beside", "refused_runtimes", "out_of_reach", "groups_left_whole", "files",
-                        "layers_left_as_they_are", "provenance")  # fmt: skip
-        return {f"{text}{key}" if free else key: with_text(item, text, key) for key, item in value.items()}
-    if isinstance(value, list):
-        return [with_text(item, text, name) for item in value]
-    return text + value if isinstance(value, str) and name not in WORDS else value
-
-
 @pytest.mark.parametrize("documents", [page_documents.full(), page_documents.predicted()], ids=BASES[1::-1])
 def test_what_is_html_in_names_is_text(documents: Documents) -> None:
-    def made(text: str) -> Page:
-        layers = tuple(replace(each, name=text + each.name, reason=text) for each in documents.plan.layers)
-        rejected = tuple(replace(each, layer=text + each.layer, choice=text) for each in documents.plan.rejected)
-        plan = replace(documents.plan, layers=layers, rejected=rejected)
-        return page(Documents(with_text(documents.manifest, text), plan, with_text(documents.report, text)))
-
-    harmless, harmful = made("name "), made(HTML)
+    harmless, harmful = page(with_names(documents, "name ")), page(with_names(documents, HTML))
     assert [tag for tag, _ in harmful.tags] == [tag for tag, _ in harmless.tags]
     keys = [[sorted(attributes) for _, attributes in parsed.tags] for parsed in (harmless, harmful)]
     assert keys[0] == keys[1]

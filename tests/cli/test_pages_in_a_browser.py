@@ -36,6 +36,25 @@ PAGES: dict[str, Callable[[], str]] = {
 }
 
 
+LONG = {"dots": "backbone.stages.blocks." * 6, "one word": "verylongname" * 12, "words": "a name of many words " * 7}
+"""Names of layers, files and all else that pages take from documents."""
+NAMED: dict[str, Callable[[str], str]] = {
+    "measured": lambda text: render_bundle(*page_documents.with_names(page_documents.full(8), text)),
+    "predicted": lambda text: render_bundle(*page_documents.with_names(page_documents.predicted(8), text)),
+    "front": lambda text: render_front(page_documents.with_text(page_documents.front(), text)),
+    "models": lambda text: render_front(page_documents.with_text(page_documents.models(), text)),
+    "diff": lambda text: render_diff(page_documents.with_text(page_documents.diff(), text)),
+    "benchmark": lambda text: render_benchmark(page_documents.with_text(page_documents.benchmark(), text)),
+}
+BEYOND = """() => [...document.querySelectorAll("table, pre, h1, p, svg, td, th")].filter(each => {
+  const {right, width} = each.getBoundingClientRect();
+  const out = right > document.documentElement.clientWidth + 0.5;
+  const cut = each.matches("td, th, pre") && each.scrollWidth > each.clientWidth + 1;
+  return width > 1 && !each.closest("[hidden], form, nav") && (out || cut);
+}).map(each => each.outerHTML.slice(0, 150))"""
+"""What is cut off at the right end of a sheet of paper, or runs out of its cell."""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
@@ -148,3 +167,13 @@ def test_it_is_read_without_scripts(browser: Browser, tmp_path: Path, name: str)
     assert opened.page.locator("section").count() >= 3 and opened.page.locator("table").count() >= 2
     assert opened.page.locator("th button").count() == 0 and not opened.page.locator("form").first.is_visible()
     opened.keep(f"{name}-no-scripts", tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_nothing_is_cut_off_on_paper_however_long_names_are(browser: Browser, tmp_path: Path, name: str) -> None:
+    for kind, text in LONG.items():
+        opened = Opened(browser, NAMED[name](text), tmp_path, viewport={"width": 680, "height": 1000})
+        opened.page.emulate_media(media="print")
+        assert opened.page.evaluate(BEYOND) == [], kind
+        opened.keep(f"{name}-long-{kind.replace(' ', '-')}", tmp_path)
+        opened.page.close()
