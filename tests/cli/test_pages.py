@@ -147,8 +147,8 @@ PAGES: dict[str, Callable[[], str]] = {
 }
 SECTIONS = {
     "diff": {"layers", "advice", "made"},
-    "front": {"target-1", "target-2", "made"},
-    "models": {"models", "target-1", "target-3", "made"},
+    "front": {"sides", "target-1", "target-2", "made"},
+    "models": {"sides", "models", "target-1", "target-3", "made"},
     "benchmark": {"latency", "ratios", "kernels", "runs", "device", "made"},
 }
 
@@ -692,6 +692,47 @@ def test_a_gap_of_next_to_nothing_is_said_in_the_unit_of_the_loss() -> None:
     assert "a loss of 8e-07" in html and "100 %" not in html
 
 
+@pytest.mark.parametrize("kind", ["front", "models", "many"])
+def test_places_stand_side_by_side_by_what_they_reach_at_each_share(kind: str) -> None:
+    front = getattr(page_documents, "front" if kind == "front" else "models")()
+    if kind == "many":  # each point on a target of its own, too
+        more = [{**point, "number": 100 + point["number"], "target": f"board {point['number']}"}
+                for point in front["points"]]  # fmt: skip
+        front["points"] = [*front["points"], *more]
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for point in front["points"]:
+        groups.setdefault((point["model"], point["target"]), []).append(point)
+    heading, dense, *rows = Page(render_front(front)).table("sides")
+    assert heading[1:] == [", ".join(filter(None, names)) for names in groups] and len(groups) > 1
+    assert dense[1:] == [
+        milliseconds(min((p["predicted"]["latency_ms"] for p in points if p["kind"] == "dense"), default=None))
+        for points in groups.values()
+    ]
+    shares = [float(row[0]) for row in rows]
+    assert shares == sorted(shares, reverse=True) and len({tuple(row[1:]) for row in rows}) == len(rows) >= 2
+    for share, row in zip(shares, rows, strict=True):
+        for cell, points in zip(row[1:], groups.values(), strict=True):
+            within = [point for point in points if point["ratio"] <= share]
+            if not within:
+                assert cell == f"{NONE} none so fast"
+                continue
+            least = min(within, key=lambda point: (point["loss"], point["ratio"]))
+            assert cell == (
+                f"{milliseconds(least['predicted']['latency_ms'])} loss {least['loss']:.2g}, {least['runtime']}, "
+                f"point {least['number']}"
+            )
+    left = {point["number"] for points in groups.values() for point in points if point["ratio"] <= shares[-1]}
+    assert left, "the last share is one that something reaches"
+
+
+def test_one_target_stands_beside_nothing() -> None:
+    front = page_documents.front()
+    alone = {**front, "points": [point for point in front["points"] if point["target"] == "pi4"]}
+    for points in (alone["points"], []):
+        html = render_front({**alone, "points": points})
+        assert 'id="sides"' not in html and 'href="#sides"' not in html
+
+
 def test_a_front_is_its_points_with_their_proofs() -> None:
     front = page_documents.front()
     parsed = Page(render_front(front))
@@ -715,7 +756,7 @@ def test_a_front_is_its_points_with_their_proofs() -> None:
     heights = [-y for _, y in places]
     assert sorted(heights) == [heights[3], heights[2], heights[0], heights[1]]
     assert any("pi5, litert was left out: it holds no such layer" in text for _, text in parsed.of("p"))
-    assert len(list(parsed.of("section"))) == 3 and not list(Page(render_front({**front, "points": []})).of("a"))[2:]
+    assert len(list(parsed.of("section"))) == 4 and not list(Page(render_front({**front, "points": []})).of("a"))[2:]
 
 
 def outlines(chart: str) -> list[str]:
@@ -764,9 +805,9 @@ def test_models_stand_side_by_side_each_with_charts_of_its_own() -> None:
         ["net.py:small", "pi5", score, "1.5 ms", "1.5 ms"],
     ]
     headings = [text for _, text in parsed.of("h2")]
-    assert headings[1:4] == ["net.py:small, pi4", "net.py:small, pi5", "net.py:large, pi4"]
+    assert headings[2:5] == ["net.py:small, pi4", "net.py:small, pi5", "net.py:large, pi4"]
     points = [text for attributes, text in parsed.of("a") if str(attributes["href"]).startswith("#point")]
-    assert points == [str(number) for number in range(1, 10)]
+    assert [text for text in points if text.isdigit()] == [str(number) for number in range(1, 10)]  # of charts
     assert [row[0] for row in parsed.table("made")] == ["graph of net.py:small", "graph of net.py:large"]
     assert not [attributes for attributes, _ in Page(PAGES["front"]()).of("section") if attributes["id"] == "models"]
 

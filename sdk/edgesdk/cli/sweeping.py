@@ -110,6 +110,7 @@ def show_front(front: Front, console: Console, quiet: bool = False) -> None:
     runs_on = "runtime,\nthreads" if threaded else "runtime"
     if several:
         _show_models(front, console)
+    _show_sides(front, console)
     for model, target in dict.fromkeys((point.model, point.target) for point in front.points):
         title = f"{f'{model}, ' if several else ''}{target}: predicted at today's prices"
         table = Table(title=title, title_justify="left", box=None, collapse_padding=True, pad_edge=False)
@@ -156,6 +157,32 @@ def _show_models(front: Front, console: Console) -> None:
             "" if row.dense_ms is None else show("latency_ms", row.dense_ms), show("latency_ms", row.fastest_ms),
             f"{row.fastest_loss:.2g}",
         )  # fmt: skip
+    console.print(table)
+
+
+def _show_sides(front: Front, console: Console) -> None:
+    """What each model reaches on each target, by shares of its dense latency there, where there are several."""
+    from rich.table import Table
+
+    from edgesdk.core.budget import show
+    from edgesdk.core.serialize import to_json
+    from edgesdk.pages.front_page import compare_places
+
+    sides = compare_places(to_json(front))
+    if sides is None:
+        return
+    title = "best point within a share of the dense model's latency: latency (loss)"
+    console.print(title, style="table.title", highlight=False, soft_wrap=True)
+    table = Table(box=None, collapse_padding=True, pad_edge=False)
+    for heading in ("of dense", *sides.names):
+        table.add_column(heading, justify="right", overflow="fold")
+    table.add_row("dense", *("-" if ms is None else show("latency_ms", ms) for ms in sides.dense_ms))
+    for share, points in sides.rows:
+        reached = (
+            f"{show('latency_ms', point['predicted']['latency_ms'])} ({point['loss']:.2g})" if point else "-"
+            for point in points
+        )
+        table.add_row(f"{share:g}", *reached)
     console.print(table)
 
 

@@ -18,6 +18,9 @@ from edgesdk.pages.render import Document, milliseconds, render
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03, 0.02, 0.01)
+"""Of the dense model's latency, at which targets are compared: about equal steps by ratios."""
+ROUNDING = 1e-6
 MOST = 1000  # points of a target
 PAGE = "report.html"  # of a bundle
 
@@ -71,6 +74,7 @@ def render_front(front: Document) -> str:
         "front.html",
         title=f"Front: {', '.join(targets) or 'no target'}",
         charts=charts,
+        sides=compare_places(front),
         models=compare_models(front) if several else (),
         refused=front["refused"],
         notes=front.get("notes") or (),
@@ -109,6 +113,46 @@ def compare_models(front: Document) -> list[Compared]:
             name, target, model["metric"], model["dense_score"], model["samples"], dense, min(times), fastest["loss"],
         ))  # fmt: skip
     return rows
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Models and targets side by side: their ``names``, what the dense model takes on each in ms, where that is on the
+    front, and for each share of that in ``rows`` the best point that takes no more, where there is one."""
+
+    names: Sequence[str]
+    dense_ms: Sequence[float | None]
+    rows: Sequence[tuple[float, Sequence[Document | None]]]
+
+
+def compare_places(front: Document) -> Sides | None:
+    """What each model reaches on each target, share by share of its dense latency there; ``None`` for one alone.
+
+    Of shares at which all have the same points the least is there, and none at which nothing has any.
+    """
+    groups, several = _group(front), len(front["models"]) > 1
+    if len(groups) < 2:
+        return None
+    rows: list[tuple[float, Sequence[Document | None]]] = []
+    for share in SHARES:
+        reached = [_find_best(points, share) for points in groups.values()]
+        if rows and [_number(each) for each in rows[-1][1]] == [_number(each) for each in reached]:
+            rows.pop()
+        if any(reached):
+            rows.append((share, reached))
+    dense = [min((p["predicted"]["latency_ms"] for p in points if p["kind"] == DENSE), default=None)
+             for points in groups.values()]  # fmt: skip
+    return Sides([f"{model}, {target}" if several else target for model, target in groups], dense, rows)
+
+
+def _find_best(points: Sequence[Document], share: float) -> Document | None:
+    """That of ``points`` which loses least within a ``share`` of the dense latency; of equals the fastest."""
+    within = [point for point in points if point["ratio"] <= share * (1 + ROUNDING)]
+    return min(within, key=lambda point: (point["loss"], point["ratio"]), default=None)
+
+
+def _number(point: Document | None) -> int | None:
+    return None if point is None else point["number"]
 
 
 def _group(front: Document) -> dict[tuple[str, str], list[Document]]:
