@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgesdk.core.budget import show
-from edgesdk.core.energy import describe_energy
+from edgesdk.core.energy import describe_energy, describe_unmeasured
 from edgesdk.core.kernels import TOO_SHORT, describe_cost
 from edgesdk.core.pairing import Alone
 from edgesdk.core.wording import counted, score, thread_counts
@@ -122,6 +122,10 @@ def _show_rest(bundle: Bundle, console: Console) -> None:
     _show_beside(report, console)
     for name, said in tell_conditions(report["deployed"].get("conditions")):
         console.print(f"{name}: {said}", highlight=False)
+    if all(report[name].get("energy") is None for name in ("dense", "deployed")):
+        source = (report["deployed"].get("device") or {}).get("energy")
+        why = describe_unmeasured(report["basis"] == "predicted", source)
+        console.print(f"energy of a run: {why}", highlight=False)
     parity = report["parity"]
     console.print(
         f"parity with the simulation: {parity['error']:.2g} of the outputs' spread over {parity['samples']} samples "
