@@ -215,6 +215,28 @@ def test_what_is_asked_for_is_taken(ran: Run) -> None:
     assert answer["runtime_memory_bytes"] is None
 
 
+def test_a_power_mode_and_a_clock_are_what_an_estimate_is_of(ran: Run) -> None:
+    def asked(*options: str, target: str = "jetson") -> dict[str, Any]:
+        return contracts.loaded(ran("estimate", "model.onnx", "--target", target, "--json", *options))
+
+    usual, named, slower, slowest = (
+        asked(*("--power-mode", mode) * bool(mode)) for mode in ("", "maxn super", "15W", "7w")
+    )
+    assert (usual["power_mode"], named["power_mode"]) == (None, "MAXN_SUPER")
+    assert named["latency_ms"] == usual["latency_ms"] and named["latency_high_ms"] == usual["latency_high_ms"]
+    clocks = [each["clock_ghz"] for each in (usual, slower, slowest)]
+    assert clocks == [1.02, 0.612, 0.408]
+    took, ends = ([each[key] for each in (usual, slower, slowest)] for key in ("latency_ms", "latency_high_ms"))
+    for i in (1, 2):  # never more than the clock says and the memory's half, and less sure
+        assert took[0] < took[i] <= took[0] * max(clocks[0] / clocks[i], 2) * (1 + 1e-9)
+        assert ends[i] / took[i] > ends[0] / took[0]
+    said = ran("estimate", "model.onnx", "--target", "jetson", "--power-mode", "mode_15w")
+    assert "jetson-orin-nano, tensorrt, 1 thread, 15W, 0.612 GHz" in said
+    own, over = asked(target="pi4"), asked("--clock", "2", target="pi4")
+    assert 1 < own["latency_ms"] / over["latency_ms"] <= over["clock_ghz"] / own["clock_ghz"] == pytest.approx(2 / 1.8)
+    assert "15W (cpu 6 cores at 1.498 GHz, tensorrt 0.612 GHz)" in " ".join(ran("targets", "jetson").split())
+
+
 @pytest.mark.parametrize("command", [["estimate", "model.onnx", *PI], ["estimate", "models.py:Small", *PI]])
 def test_an_unknown_target_is_refused_with_those_that_exist(fails: Run, command: list[str]) -> None:
     said = fails(2, *command[:-1], "toaster")
@@ -233,6 +255,16 @@ def test_an_unknown_target_is_refused_with_those_that_exist(fails: Run, command:
         (("--precision", "int4"), "there is no precision 'int4': choose one of fp32, fp16, int8"),
         (("--precision", "fp16"), "onnxruntime has fp32, int8 there; fp16 runs on ncnn"),
         (("--threads", "5"), "5 threads on 4 cores: give 4 or fewer"),
+        (
+            ("--clock", "24"),
+            "a clock of 24 GHz for raspberry-pi-5: its processor for onnxruntime has 2.4 GHz: give 0.24",
+        ),
+        (("--clock", "0"), "a clock of 0 GHz"),
+        (("--clock", "nan"), "not a finite number"),
+        (("--power-mode", "15W"), "no power mode '15W' of raspberry-pi-5 is known: give its clock: --clock GHZ"),
+        (("--target", "jetson", "--power-mode", "9W"), "choose one of MAXN_SUPER, 25W, 15W, 7W"),
+        (("--target", "x86", "--clock", "2"), "x86 is this machine, which is timed as it is"),
+        (("--target", "jetson", "--runtime", "litert", "--power-mode", "7w", "--threads", "6"), "6 threads on 4 cores"),
         (("--threads", "0"), "--threads"),
         (("--threads", "many"), "--threads"),
         (("--shape", "3x0x3"), "'3x0x3' is no shape: write it without the batch"),
@@ -405,6 +437,8 @@ def test_what_a_board_cannot_do_is_refused_for_it_alone(
         (("--precision", "int4"), "there is no precision 'int4'"),
         (("--shape", "32x32"), "takes (3, 32, 32)"),
         (("--per-layer",), "--per-layer of all targets"),
+        (("--power-mode", "15W"), "--power-mode of all targets"),
+        (("--clock", "1"), "--clock of all targets"),
     ],
 )
 def test_what_no_board_can_do_is_refused(fails: Run, options: tuple[str, ...], says: str) -> None:

@@ -119,6 +119,8 @@ def report(path: Path, out: str | None, opens: bool, force: bool) -> None:
 @click.option("--runtime", help="Without it, the first of the target's that has prices, with all each of them.")
 @click.option("--precision", help="fp32, fp16 or int8, of every layer. Without it, an ONNX file as it is.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--power-mode", help="One of the board's, like 15W: see `edgesdk targets NAME`.")
+@click.option("--clock", "clock_ghz", type=float, metavar="GHZ", help="Another clock of the runtime's processor.")
 @click.option("--per-layer", is_flag=True, help="What each layer takes of it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool, **options: Any) -> None:
@@ -132,6 +134,9 @@ def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool
     if options["target"].strip().lower() == ALL:
         if per_layer:
             raise UsageError("--per-layer of all targets", "name one with --target")
+        for name, flag in (("power_mode", "--power-mode"), ("clock_ghz", "--clock")):
+            if options.pop(name) is not None:
+                raise UsageError(f"{flag} of all targets", "name one with --target")
         del options["target"]
         _estimate_all(model, inputs(shapes), as_json, **options)
         return

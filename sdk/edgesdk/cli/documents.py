@@ -185,6 +185,16 @@ class Processor:
 
 
 @dataclass(frozen=True)
+class Limited:
+    """What a power mode leaves of a processor, as ``edgesdk.core.target.Limits``; ``None`` where all of it."""
+
+    clock_ghz: float
+    cores: int | None
+    bandwidth_gbps: float | None
+    share: float
+
+
+@dataclass(frozen=True)
 class TargetEntry:
     """A kind of device, as ``edgesdk.core.target.Target``, with what its prices rest on."""
 
@@ -199,6 +209,7 @@ class TargetEntry:
     measured: bool
     boards: tuple[str, ...]
     architecture: str | None
+    modes: Mapping[str, Mapping[str, Limited]]
     pairs: tuple[PairProvenance, ...]
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # what is shown is there already; to show a board's facts nob
     from edgesdk.core.plan import Plan
     from edgesdk.core.report import Report
     from edgesdk.core.rollout import Rollout
-    from edgesdk.core.target import Target
+    from edgesdk.core.target import Limits, Target
     from edgesdk.devices.estimate import Estimate, Estimates
     from edgesdk.price.profile import Pair, Profile
     from edgesdk.workflows.benchmark import Benchmark
@@ -198,6 +198,8 @@ def show_exports(exported: Exported, console: Console) -> None:
 def show_estimate(estimated: Estimate, per_layer: bool, console: Console) -> None:
     """What a model is predicted to cost, and what that rests on."""
     where = f"{estimated.target}, {estimated.runtime}, {counted(estimated.threads, 'thread')}"
+    mode = f"{estimated.power_mode}, " if estimated.power_mode else ""
+    where += f", {mode}{estimated.clock_ghz:g} GHz" if estimated.clock_ghz else ""
     table = Table(title=f"predicted: {where}", title_justify="left", show_header=False)
     low, high = (show("latency_ms", end) for end in (estimated.latency_low_ms, estimated.latency_high_ms))
     table.add_row("latency", f"{show('latency_ms', estimated.latency_ms)} (90 %: {low} to {high})")
@@ -337,6 +339,9 @@ def show_target(profile: Profile, console: Console) -> None:
         console.print("  prices: measured on the machine at hand", highlight=False)
     for pair in profile.pairs:
         console.print(f"  {_pair(pair)}", highlight=False)
+    if target.modes:
+        told = (f"{mode} ({_limits(limits)})" for mode, limits in target.modes.items())
+        console.print(f"  power modes, of which figures are in the first: {'; '.join(told)}", highlight=False)
     for fact in profile.target.facts:
         console.print(f"  {fact.fact}: {fact.value} ({fact.source})", highlight=False)
     for pair in profile.pairs:
@@ -345,6 +350,16 @@ def show_target(profile: Profile, console: Console) -> None:
             f"  {pair.runtime} {pair.precision}: {provenance.source}; {provenance.date}; version {provenance.version}",
             highlight=False,
         )
+
+
+def _limits(limits: Mapping[str, Limits]) -> str:
+    """What a power mode leaves of each processor."""
+    told: list[str] = []
+    for chip, limit in limits.items():
+        cores = f"{counted(limit.cores, 'core')} at " if limit.cores else ""
+        share = f", {100 * limit.share:.3g} % of its units" if limit.share < 1 else ""
+        told.append(f"{chip} {cores}{limit.clock_ghz:g} GHz{share}")
+    return ", ".join(told)
 
 
 def _pair(pair: Pair) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 SCHEMA, OLDEST = Schema("target", 3), 2  # 2: the number alone
+SLOWEST, FASTEST = 0.1, 2.0  # times its own clock, that a processor can be run at
 ALL = "all"  # what stands for every target, and is the name of none
 
 
@@ -69,6 +70,32 @@ class Chip:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a power mode leaves of a processor: its clock, and what else it changes.
+
+    ``share`` is that of a graphics processor's units which stay on. Raises ``ValueError`` for what no mode leaves.
+    """
+
+    clock_ghz: float
+    cores: int | None = None
+    bandwidth_gbps: float | None = None
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        figures = (self.clock_ghz, self.cores or 1, self.bandwidth_gbps or 1.0, self.share)
+        if not all(0 < figure < 1e6 for figure in figures) or self.share > 1:
+            raise ValueError("a power mode's clock, cores and bandwidth are above zero, its share is 1 at most")
+
+    def of(self, chip: Chip) -> Chip:
+        """``chip`` in this mode."""
+        width = {precision: macs * self.share for precision, macs in chip.macs_per_cycle.items()}
+        return replace(
+            chip, clock_ghz=self.clock_ghz, cores=self.cores or chip.cores, macs_per_cycle=width,
+            bandwidth_gbps=self.bandwidth_gbps or chip.bandwidth_gbps, vector_bytes=chip.vector_bytes * self.share,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Target:
     """A kind of device: its runtimes in the order in which they are tried, and what layers run in with each.
 
@@ -76,6 +103,7 @@ class Target:
     has in fp32 in fp16. ``chips`` are its processors, by the runtime that uses another one than the ``cpu``.
     ``measured`` says that its prices are measured on the machine at hand, not read from its profile. ``boards`` are
     parts of the names that such boards give themselves in the device tree, ``architecture`` is what the kernel says.
+    ``modes`` are power modes by their names, each with the processors that it limits; ``chips`` are in the first.
     """
 
     name: str
@@ -89,6 +117,7 @@ class Target:
     measured: bool = False
     boards: tuple[str, ...] = ()
     architecture: str | None = None
+    modes: Mapping[str, Mapping[str, Limits]] = field(default_factory=dict)
 
     def differs(self, facts: Mapping[str, Any]) -> str | None:
         """In which words the board that an agent's ``facts`` are of is not of this kind; ``None`` where it is."""
@@ -103,12 +132,38 @@ class Target:
         """The precision in which ``runtime`` runs there what a file has in ``precision``."""
         return "fp16" if precision == "fp32" and runtime in self.half else precision
 
+    def in_mode(self, name: str) -> tuple[str, Target]:
+        """The name of the power mode ``name`` as the device has it, and the target in that. Raises ``UsageError``."""
+        by_name = {_plain(mode): mode for mode in self.modes}
+        mode = by_name.get(_plain(name))
+        if mode is None:
+            remedy = f"choose one of {', '.join(self.modes)}" if self.modes else "give its clock: --clock GHZ"
+            raise UsageError(f"no power mode {name!r} of {self.name} is known", remedy)
+        limits = self.modes[mode]
+        chips = {chip: limits[chip].of(own) if chip in limits else own for chip, own in self.chips.items()}
+        return mode, replace(self, chips=chips)
+
+    def at_clock(self, runtime: str, clock_ghz: float) -> Target:
+        """The target with ``runtime``'s processor at another clock. Raises ``UsageError`` for one that it has not."""
+        own = self.chip(runtime)
+        if not SLOWEST <= clock_ghz / own.clock_ghz <= FASTEST:
+            slowest, fastest = SLOWEST * own.clock_ghz, FASTEST * own.clock_ghz
+            remedy = f"its processor for {runtime} has {own.clock_ghz:g} GHz: give {slowest:.2g} to {fastest:.2g}"
+            raise UsageError(f"a clock of {clock_ghz:g} GHz for {self.name}", remedy)
+        place = runtime if runtime in self.chips else "cpu"
+        return replace(self, chips={**self.chips, place: replace(own, clock_ghz=clock_ghz)})
+
     def chip(self, runtime: str) -> Chip:
         """The processor that ``runtime`` runs on. Raises ``UsageError`` where nothing is known of it."""
         chip = self.chips.get(runtime) or self.chips.get("cpu")
         if chip is None:
             raise UsageError(f"nothing is known of the chip of {self.name}", "measure it: edgesdk calibrate NAME")
         return chip
+
+
+def _plain(mode: str) -> str:
+    """A power mode's name without what ``nvpmodel`` and people write differently."""
+    return mode.upper().removeprefix("MODE_").translate({ord(mark): None for mark in " _-"})
 
 
 def targets() -> dict[str, Target]:

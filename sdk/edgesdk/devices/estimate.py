@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,8 @@ class Estimate(Cost):
     ``latency_ms`` is the median. ``peak_memory_bytes`` is what the model adds, ``runtime_memory_bytes`` the runtime's
     own, ``None`` where that is not known. ``provenance`` says per precision whether the prices were measured on such a
     board, scaled from a sibling or derived, ``grounds`` on how many networks, of which version of the runtime and when,
-    and how far off they are; ``unknown`` names the operators without a price, counted by their bytes.
+    and how far off they are; ``unknown`` names the operators without a price, counted by their bytes. ``clock_ghz`` is
+    that of the runtime's processor, ``power_mode`` the board's where one was asked for.
     """
 
     latency_low_ms: float
@@ -60,6 +61,8 @@ class Estimate(Cost):
     unknown: tuple[str, ...]
     notes: tuple[str, ...]
     layers: tuple[LayerCost, ...]
+    clock_ghz: float | None = None
+    power_mode: str | None = None
     schema: str = field(default=Schema("estimate", 1), kw_only=True)
 
 
@@ -77,21 +80,26 @@ class Estimates:
 
 def estimate(
     model: nn.Module | Graph | str | Path, example: Any = None, *, target: str, runtime: str | None = None,
-    precision: str | None = None, threads: int = 1,
+    precision: str | None = None, threads: int = 1, power_mode: str | None = None, clock_ghz: float | None = None,
 ) -> Estimate:  # fmt: skip
     """The latency (ms), memory and size (bytes) that ``model`` is predicted to have on ``target``.
 
     ``model`` is a module, what names one, the path of an ONNX file, or a graph that :func:`read_graph` made;
     ``example`` is a batch, the shape of the single input without the batch, or an :class:`edgesdk.core.graph.Tensor`
     for each input, which a file needs only where its own is free. Without ``precision`` an ONNX file is taken as it is
-    and a module in fp32, what is in fp32 in fp16 where the runtime has nothing else. Raises
-    ``UsageError`` for an unknown target, a pair of runtime and precision without any ground, or a shape that does not
-    fit; ``ModelError`` for a model that cannot be read.
+    and a module in fp32, what is in fp32 in fp16 where the runtime has nothing else. ``power_mode`` is one of the
+    board's, ``clock_ghz`` another clock of the processor that the runtime runs on. Raises
+    ``UsageError`` for an unknown target, power mode or clock, a pair of runtime and precision without any ground, or a
+    shape that does not fit; ``ModelError`` for a model that cannot be read.
     """
-    loaded = profile(find_target(target))
+    loaded, mode = profile(find_target(target)), None
     runtime, threads = _runtime(loaded.target, runtime), check_threads(threads)
+    if power_mode is not None:
+        mode, loaded = loaded.in_mode(power_mode)
+    if clock_ghz is not None:
+        loaded = loaded.at_clock(runtime, clock_ghz)
     graph, stored = (model, {}) if isinstance(model, Graph) else read_graph(model, example)
-    return estimate_at(graph, stored, loaded, runtime, check_precision(precision), threads)
+    return replace(estimate_at(graph, stored, loaded, runtime, check_precision(precision), threads), power_mode=mode)
 
 
 def estimate_all(
@@ -165,6 +173,7 @@ def predicted(graph: Graph, options: Mapping[str, Option], prices: Predicted, ex
         unknown=unknown,
         notes=tuple(_notes(pairs, low, high, unknown, threads)),
         layers=tuple(LayerCost(name, op.kind, prices.latency_ms(op)) for name, op in named),
+        clock_ghz=prices.chip.clock_ghz,
     )
 
 

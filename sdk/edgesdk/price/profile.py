@@ -22,12 +22,13 @@ from edgesdk.core.target import Chip, Target, prices_text
 from edgesdk.core.wording import counted
 from edgesdk.price.operator import CHANGES, Operator
 from edgesdk.price.physics import BYTES, FP16, SHAPE, TERMS, Work, work
-from edgesdk.price.posterior import UNSEEN, Z90, Posterior
+from edgesdk.price.posterior import UNSEEN, Z90, Posterior, carried
 
 SCHEMA = Schema("prices", 2)  # 1: the number alone
 MEASURED, SCALED, DERIVED = "measured", "scaled from a sibling", "derived from the chip's facts"
 STANDINGS = (MEASURED, SCALED, DERIVED)
 WORDS: dict[str, str] = {MEASURED: "measured", SCALED: "scaled", DERIVED: "derived"}
+OTHER_CLOCK = 0.2  # log standard deviation per log of the clocks' ratio: TensorRT was 0.1 off at 0.6, 0.2 at 0.4
 MORE_THREADS = 0.15  # log standard deviation that a thread count adds which was not measured
 DIGITS = 5
 MAKE_ONE = "make a profile with edgesdk calibrate NAME"
@@ -113,6 +114,25 @@ class Profile:
             every = dict.fromkeys(f"{p.runtime} {p.precision}" for p in self.pairs)
             remedy = f"choose one of {', '.join(every)}" if every else MAKE_ONE
         raise UsageError(f"nothing is known of {runtime} with {precision} on {name}", remedy)
+
+    def in_mode(self, name: str) -> tuple[str, Profile]:
+        """The power mode that ``name`` means, and the prices in it. Raises ``UsageError`` for one that is not known."""
+        mode, target = self.target.in_mode(name)
+        return mode, self._on(target)
+
+    def at_clock(self, runtime: str, clock_ghz: float) -> Profile:
+        """The prices with ``runtime``'s processor at another clock. Raises ``UsageError`` for one that it has not."""
+        return self._on(self.target.at_clock(runtime, clock_ghz))
+
+    def _on(self, target: Target) -> Profile:
+        """The same cycles on the chips of ``target``, with more doubt the further their clocks are from the own."""
+
+        def doubt(pair: Pair) -> float:
+            own, other = (one.chip(pair.runtime).clock_ghz for one in (self.target, target))
+            return OTHER_CLOCK * abs(log(other / own))
+
+        pairs = tuple(replace(pair, posterior=carried(pair.posterior, doubt(pair))) for pair in self.pairs)
+        return Profile(target, pairs)
 
     def runtime(self, among: Sequence[str] | None = None) -> str:
         """The first of the target's runtimes, of those ``among``, that has prices. Raises ``UsageError`` without."""
