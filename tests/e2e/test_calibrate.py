@@ -17,7 +17,7 @@ from edgesdk.core.target import target
 from edgesdk.network.load import load_model
 from edgesdk.network.module_graph import read
 from edgesdk.price.operators import of_network
-from edgesdk.price.physics import TERMS, work
+from edgesdk.price.physics import TERMS, Work, work
 from edgesdk.price.posterior import Posterior, unmeasured
 from edgesdk.price.prior import prior
 from edgesdk.price.profile import MEASURED, SCALED, Pair, Predicted, Provenance, profile, save
@@ -81,12 +81,15 @@ def rows(*ms: object) -> list[str]:
 
 def took(folder: Path, posterior: Posterior) -> dict[str, float]:
     """What each model takes on a board of these constants, with four threads."""
-    times, chip = {}, target(BASE).chip("litert")
-    for name in "abcdefgh":
-        graph = read(load_model(f"{folder / 'models.py'}:{name}"), SHAPE)
-        operators = [op for _, op in of_network(graph, {layer.name: Option() for layer in graph.layers})]
-        times[name] = posterior.predict(work(operators, chip, find_runtime("litert").kernels, 4), chip.clock_ghz)[0]
-    return times
+    clock = target(BASE).chip("litert").clock_ghz
+    return {name: posterior.predict(works_of(folder, name), clock)[0] for name in "abcdefgh"}
+
+
+def works_of(folder: Path, name: str) -> Work:
+    """What a model makes the board do, with four threads."""
+    graph = read(load_model(f"{folder / 'models.py'}:{name}"), SHAPE)
+    operators = [op for _, op in of_network(graph, {layer.name: Option() for layer in graph.layers})]
+    return work(operators, target(BASE).chip("litert"), find_runtime("litert").kernels, 4)
 
 
 def test_five_models_make_a_profile_that_prices_the_others(own: Path) -> None:
@@ -110,6 +113,35 @@ def test_five_models_make_a_profile_that_prices_the_others(own: Path) -> None:
         off_before.append(abs(before.interval(operators)[0] / truth[name] - 1))
     assert np.mean(off) < 0.1 < 0.25 < np.mean(off_before)
     assert made.target == priced.target
+
+
+@pytest.mark.parametrize(("also", "said"), [(("a", 3.0), "takes"), (("e", 1.5), "takes"), (("b", 1.1), "")])
+def test_figures_that_contradict_each_other_are_in_doubt_and_the_interval_has_it(
+    own: Path, also: tuple[str, float], said: str
+) -> None:
+    truth = took(own, unmeasured(prior()))
+    five = rows(*(f"{truth[name]:.4f}" for name in "abcde"))
+    name, times = also
+    again = f"models.py:{name},litert,fp32,4,{times * truth[name]:.4f},3x48x48"
+    (clear,) = calibrate("clear", base=BASE, measurements=written(own, *five)).pairs
+    (pair,) = calibrate("other", base=BASE, measurements=written(own, *five, again)).pairs
+    apart = pair.posterior.extra > 0
+    assert (said in pair.provenance.doubt) and bool(pair.provenance.doubt) == apart == bool(said)
+    if said:
+        line = 2 + "abcde".index(name)
+        assert f"models.py:{name} takes" in pair.provenance.doubt and f"(lines {line} and 7)" in pair.provenance.doubt
+        item = works_of(own, "f")
+        assert pair.posterior.predict(item, 1.0)[1] > np.hypot(clear.posterior.predict(item, 1.0)[1], np.log(times) / 2)
+
+
+def test_models_that_do_not_tell_each_other_are_said_to_and_the_interval_holds_them(own: Path) -> None:
+    truth = took(own, unmeasured(prior()))
+    odd = {name: truth[name] * (6 if name in "bd" else 1) for name in "abcde"}
+    (pair,) = calibrate("odd", base=BASE, measurements=written(own, *rows(*(f"{odd[n]:.4f}" for n in "abcde")))).pairs
+    assert "off what the others say of it" in pair.provenance.doubt
+    clock = target(BASE).chip("litert").clock_ghz
+    low, high = pair.posterior.interval(works_of(own, "f"), clock)[1:]
+    assert low < truth["f"] < high and high / low > 4
 
 
 def test_a_profile_is_kept_unless_force_replaces_it(own: Path) -> None:

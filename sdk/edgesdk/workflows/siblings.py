@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from math import isfinite, prod
+from math import isfinite, log, prod
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,10 @@ from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.runtime import RUNTIMES
 from edgesdk.core.target import Fact, Target
 from edgesdk.core.target import target as find_target
+from edgesdk.core.wording import thread_counts
 from edgesdk.price.operators import of_network
 from edgesdk.price.physics import FP16, TERMS, Work, work
-from edgesdk.price.posterior import Posterior, Prior, fit
+from edgesdk.price.posterior import Posterior, Prior, calibration, carried, fit
 from edgesdk.price.profile import SCALED, Pair, Profile, Provenance, profile
 
 DEFAULT_BASE = "raspberry-pi-4"
@@ -30,6 +31,8 @@ LEAST = 5  # models of a pair of runtime and precision
 LONGEST_MS = 1e6
 SHAPE, MOST = re.compile(r"[1-9][0-9]{0,9}(x[1-9][0-9]{0,9}){0,7}"), 1 << 30  # of values, without the batch
 BETWEEN_SIBLINGS = 0.8  # log standard deviation of a constant from one board to the next, beside what all share
+REPEATS = 1.25  # times that a model's own figures are apart: beyond it they contradict each other
+TOO_FAR = 0.5  # of a model's latency: beyond it the others do not tell it
 WELL_KNOWN = 0.5  # what the base does not know of a constant adds to it, up to this
 Tell = Callable[[str, float | None], None]
 
@@ -84,23 +87,68 @@ def _shifted(
         graph = graphs[row.model, row.shape]
         operators = [op for _, op in of_network(graph, {layer.name: option for layer in graph.layers})]
         works.append(work(operators, chip, pair.kernels, row.threads))
-    took = [row.ms for row in rows]
-    off: list[float] = []
-    for model in dict.fromkeys(row.model for row in rows):
-        kept = [i for i, row in enumerate(rows) if row.model != model]
-        without = sibling(pair.posterior, [works[i] for i in kept], [took[i] for i in kept], chip.clock_ghz)
-        out = [i for i, row in enumerate(rows) if row.model == model]
-        off += [abs(without.predict(works[i], chip.clock_ghz)[0] / took[i] - 1) for i in out]
-    count = len({row.model for row in rows})
+    took, models = [row.ms for row in rows], [row.model for row in rows]
+    posterior, off = judged(pair.posterior, works, took, chip.clock_ghz, models)
+    times, doubt = _contradiction(rows)
+    error = float(np.mean(np.abs(np.exp(-off) - 1)))
+    if error > TOO_FAR:
+        told = f"each model is {100 * error:.0f} % off what the others say of it"
+        doubt = "; ".join(filter(None, (doubt, told)))
+    count = len(set(models))
     provenance = Provenance(
         SCALED, f"user's measurements of {count} models; base {target.name}", date.today().isoformat(),
         f"{pair.runtime}, not stated", tuple(sorted({row.threads for row in rows})), len(rows),
-        (("each of these models from the others", float(np.mean(off))),),
+        (("each of these models from the others", error),), doubt,
     )  # fmt: skip
-    return replace(pair, posterior=sibling(pair.posterior, works, took, chip.clock_ghz), provenance=provenance)
+    return replace(pair, posterior=carried(posterior, log(times) / 2), provenance=provenance)
 
 
-def sibling(base: Posterior, works: Sequence[Work], took_ms: Sequence[float], clock_ghz: float) -> Posterior:
+def _contradiction(rows: Sequence[Row]) -> tuple[float, str]:
+    """How many times apart the figures of one model are at most, and which lines say so where that is no noise."""
+    worst, doubt = 1.0, ""
+    seen: dict[tuple[str, tuple[int, ...] | None, int], list[Row]] = {}
+    for row in rows:
+        seen.setdefault((row.model, row.shape, row.threads), []).append(row)
+    for (model, _, threads), same in seen.items():
+        least, most = (choose(same, key=lambda row: row.ms) for choose in (min, max))
+        if most.ms / least.ms > max(worst, REPEATS):
+            worst = most.ms / least.ms
+            lines = f"lines {min(least.line, most.line)} and {max(least.line, most.line)}"
+            doubt = f"{model} takes {least.ms:g} and {most.ms:g} ms with {thread_counts([threads])} ({lines})"
+    return worst, doubt
+
+
+def sibling(
+    base: Posterior, works: Sequence[Work], took_ms: Sequence[float], clock_ghz: float,
+    models: Sequence[object] | None = None,
+) -> Posterior:  # fmt: skip
+    """What is known of a board from a few networks measured there; see :func:`judged`."""
+    return judged(base, works, took_ms, clock_ghz, models)[0]
+
+
+def judged(
+    base: Posterior, works: Sequence[Work], took_ms: Sequence[float], clock_ghz: float,
+    models: Sequence[object] | None = None,
+) -> tuple[Posterior, np.ndarray]:  # fmt: skip
+    """What is known of a board from a few networks measured there, and the log error of each from the others.
+
+    ``models`` say which of the networks are one, all are others without. The interval is as wide as those errors are.
+    """
+    names = list(range(len(works)) if models is None else models)
+    off, deviation = np.zeros(len(works)), np.zeros(len(works))
+    for model in dict.fromkeys(names):
+        kept = [i for i, name in enumerate(names) if name != model]
+        without = _shift(base, [works[i] for i in kept], [took_ms[i] for i in kept], clock_ghz)
+        for i, name in enumerate(names):
+            if name == model:
+                median, deviation[i] = without.predict(works[i], clock_ghz)
+                off[i] = np.log(took_ms[i] / median)
+    posterior = _shift(base, works, took_ms, clock_ghz)
+    more = max(calibration(off, deviation, posterior.noise), 0.0)  # few models are no reason to be surer
+    return replace(posterior, noise=float(np.hypot(posterior.noise, np.sqrt(more)))), off
+
+
+def _shift(base: Posterior, works: Sequence[Work], took_ms: Sequence[float], clock_ghz: float) -> Posterior:
     """What is known of a board from a few networks measured there, and from ``base``, a like one.
 
     First what all constants share, then each constant's own shift from the base's, then the operators' deviations.
@@ -108,10 +156,10 @@ def sibling(base: Posterior, works: Sequence[Work], took_ms: Sequence[float], cl
     ``BETWEEN_SIBLINGS`` under one name of a runtime, whose versions have other kernels.
     """
     common = float(np.median(np.log(took_ms) - np.log([base.predict(item, clock_ghz)[0] for item in works])))
-    carried = [replace(item, amounts=item.amounts * _factors(base, item)[:, None]) for item in works]
+    as_there = [replace(item, amounts=item.amounts * _factors(base, item)[:, None]) for item in works]
     doubt = np.hypot(np.minimum(base.doubt, WELL_KNOWN), BETWEEN_SIBLINGS)
     believed = Prior(base.log_constants + common, doubt)
-    new = fit(carried, took_ms, clock_ghz, believed)
+    new = fit(as_there, took_ms, clock_ghz, believed)
     before = np.zeros((len(new.learnt), len(base.shapes)))
     return replace(
         new,
