@@ -31,8 +31,8 @@ def build_plugin(folder: Path) -> Path:
     return made
 
 
-def instructions(board: Board, runtime: str, models: Sequence[Path], inputs: Path) -> list[int]:
-    """Instructions per inference of each of ``models`` on ``board``, one thread, after a warm-up."""
-    marks = board.count(HERE / "on_board.py", runner(), "count", runtime, inputs, *models)
+def instructions(board: Board, runtime: str, models: Sequence[Path], inputs: Path, runs: int = RUNS) -> list[int]:
+    """Instructions per inference of each of ``models`` on ``board``, one thread: the mean of ``runs`` after two."""
+    marks = board.count(HERE / "on_board.py", runner(), f"count:{runs}", runtime, inputs, *models)
     assert len(marks) == 2 * len(models)
-    return [round((after - before) / RUNS) for before, after in zip(marks[::2], marks[1::2], strict=True)]
+    return [round((after - before) / runs) for before, after in zip(marks[::2], marks[1::2], strict=True)]

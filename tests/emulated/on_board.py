@@ -1,9 +1,10 @@
 """What runs on a board in these tests. NumPy, a runtime and a bundle's ``run.py`` are all that it takes.
 
     python on_board.py RUN_PY outputs RUNTIME INPUTS.npz MODEL OUTPUTS.npz [MODEL OUTPUTS.npz]...
-    python on_board.py RUN_PY count RUNTIME INPUTS.npz MODEL...
+    python on_board.py RUN_PY count[:RUNS] RUNTIME INPUTS.npz MODEL...
 
-Both run one sample at a time. ``count`` marks, for the counter of instructions, the places before and after RUNS runs.
+Both run one sample at a time. ``count`` marks, for the counter of instructions, the places before and after RUNS runs,
+20 unless it says how many.
 """
 
 import contextlib
@@ -36,11 +37,12 @@ def main(run_py, task, runtime, inputs, *paths):
     given = dict(np.load(inputs))
     count = len(next(iter(given.values())))
     samples = [{name: value[i : i + 1] for name, value in given.items()} for i in range(count)]
+    task, _, runs = task.partition(":")
     if task == "count":
         for path in paths:
             model = run.opened(path, runtime)
-            for runs in (WARM, RUNS):
-                for _ in range(runs):
+            for times in (WARM, int(runs or RUNS)):
+                for _ in range(times):
                     model.run(samples[0])
                 mark()
         return
