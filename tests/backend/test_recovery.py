@@ -10,13 +10,16 @@ from pathlib import Path
 import models
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed
+from edgesdk.compress.integers import IntegerLayer
 from edgesdk.compress.quantize import specification
 from edgesdk.core.errors import DataError, EdgeSdkError, ModelError, UsageError
 from edgesdk.core.plan import INT8, Form, Option
 from edgesdk.data.task import Task
+from edgesdk.export.onnx import converted
 from edgesdk.network.network import Batch, Network
 from edgesdk.network.trace import trace
 from edgesdk.techniques import distillation
@@ -41,6 +44,7 @@ from edgesdk.train.recovery import (
     Teacher,
     Term,
 )
+from edgesdk.train.resumption import Kept
 from edgesdk.train.teachers import Run, outdone
 from edgesdk.train.trainer import POINTS, Average, Schedule, Trainer, recovered
 
@@ -394,6 +398,56 @@ def test_weights_are_averaged_only_where_that_is_asked_for(precision: str, dense
     assert all(bool(value.isfinite().all()) for value in averaged.values())
 
 
+class Interrupted:
+    """Batches, after so many of which somebody ends the run."""
+
+    def __init__(self, batches: Batches, left: int) -> None:
+        self.batches, self.left = batches, left
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.batches:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            yield batch
+
+
+def test_learned_steps_are_those_of_the_file_and_are_taken_up_again(
+    dense, small, batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgesdk.train.trainer.SECONDS", 0.0)
+    options, calibration = models.assigned(small, "int8"), [x for x, _ in batches]
+
+    def learnt(learned_steps: bool, folder: str, ends: int = 100) -> Network:
+        recovery, schedule = Recovery(learned_steps=learned_steps, average=0.5), Schedule(6.0, 0.5)
+        return recovered(
+            small, dense[0], options, Interrupted(batches, ends), calibration, TASKED, schedule, recovery=recovery,
+            kept=Kept(tmp_path / folder),
+        ).network  # fmt: skip
+
+    following, whole = learnt(False, "following"), learnt(True, "whole")
+    layers = [part for part in whole.module.modules() if isinstance(part, IntegerLayer)]
+    assert layers and all(part.growth is None and part.step is not None for part in layers)
+    peaks = [part.inner.weight.detach().abs().flatten(1).amax(1) / part.limit for part in layers]  # type: ignore
+    assert not any(torch.equal(part.weight_scale(), peak) for part, peak in zip(layers, peaks, strict=True))
+    assert specification(whole) != specification(following)
+    stored = {
+        initializer.name: torch.from_numpy(numpy_helper.to_array(initializer).copy())
+        for initializer in converted(whole, dense[1]).graph.initializer
+    }
+    for spec in specification(whole).values():
+        scale = torch.tensor(spec.scale if spec.axis is not None else spec.scale[0])
+        assert any(torch.equal(value, scale) for value in stored.values()), "to the bit"
+    with pytest.raises(KeyboardInterrupt):
+        learnt(True, "parts", ends=10)  # 6 of float, 4 of 6 in integers
+    parts = learnt(True, "parts")
+    assert same(weights(parts), weights(whole)) and specification(parts) == specification(whole)
+    assert same(weights(learnt(True, "parts")), weights(whole)), "from what was kept when it was done"
+
+
 FILE = """
 mode = "offline"
 epochs = 12
@@ -466,6 +520,7 @@ BAD_FILES = [
     ("average = 1.5", "average is 1.5: it must be a number at least 0 and at most 1"),
     ("reconstruct = -1", "reconstruct is -1: it must be a number at least 0"),
     ("reconstruct = 0.5", "reconstruct is 0.5: it must be a whole number of steps"),
+    ("learned_steps = 1", "learned_steps is 1: it must be true or false"),
     ("losses = []", "a recovery without losses"),
     ("teachers = []", "a recovery without teachers"),
     ("losses = ['soft']", "losses is no list of tables"),

@@ -180,7 +180,10 @@ class Recovery:
 
     Where nothing learns, for want of epochs or of data, each block of the network is fitted in ``reconstruct`` steps of
     gradients to what the dense model makes there (:func:`edgesdk.compress.blockwise.reconstruct`), which needs no
-    labels; by default in none. Raises ``UsageError``.
+    labels; by default in none.
+
+    With ``learned_steps`` the steps of integer tensors are learnt with the weights (LSQ; Esser et al. 2020, eq. 3) in
+    the part with quantization in the loop, instead of following what the tensors hold. Raises ``UsageError``.
     """
 
     teachers: tuple[Teacher, ...] = (Teacher(),)
@@ -194,6 +197,7 @@ class Recovery:
     decay: float = DECAY
     average: float = 0.0
     reconstruct: int = 0
+    learned_steps: bool = False
 
     def __post_init__(self) -> None:
         if not self.teachers or not self.losses:
@@ -214,6 +218,8 @@ class Recovery:
         _number(self.reconstruct, "reconstruct", least=0)
         if not isinstance(self.reconstruct, int):
             raise UsageError(f"reconstruct is {self.reconstruct!r}", "it must be a whole number of steps")
+        if not isinstance(self.learned_steps, bool):
+            raise UsageError(f"learned_steps is {self.learned_steps!r}", "it must be true or false")
 
     @property
     def own(self) -> bool:

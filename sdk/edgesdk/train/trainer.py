@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.compress.integers import UNSIGNED, Grid
-from edgesdk.compress.quantize import calibrate, integer, observing
+from edgesdk.compress.quantize import calibrate, integer, learning, observing
 from edgesdk.compress.stored import stored
 from edgesdk.core.errors import DataError, DeviceError
 from edgesdk.core.plan import INT8, Option
@@ -128,10 +128,11 @@ def recovered(
         reestimate_batch_norms(small, calibration)
     result = integer(small, options, grid)
     calibrate(result, calibration, rounding=rounding)
-    if trainer is not None and share > 0 and not trainer.stopped:
-        told = lambda s: progress(1 - share + s * share, "int8")  # noqa: E731
-        trainer.until = until
-        with observing(result):
+    learns_steps = recovery.learned_steps and total > 0 and share > 0
+    with learning(result) if learns_steps else observing(result):  # what was learnt before has its steps, too
+        if trainer is not None and share > 0 and not trainer.stopped:
+            told = lambda s: progress(1 - share + s * share, "int8")  # noqa: E731
+            trainer.until = until
             trainer.train(result, total * share, recovery.integer_rate, told, "int8")
     if learnt is not None:
         result.module.load_state_dict(learnt["student"])
