@@ -42,6 +42,7 @@ from edgesdk.pipeline.training import DEPLOYED, Selected
 from edgesdk.price.account import Account
 from edgesdk.price.operator import Operator
 from edgesdk.price.operators import of_network
+from edgesdk.train.recovery import Recovery
 
 INPUTS, CLASSES, SAMPLES = 8, 3, 24
 MS_PER_MAC = {FP32: 1e-6, INT8: 0.25e-6}
@@ -278,6 +279,7 @@ class ScriptedTraining:
     drop: Callable[[Plan], float] = lambda plan: 0.0
     finished: list[str] = field(default_factory=list)
     allowance: Allowance = field(default_factory=lambda: Allowance(0.0))
+    recovery: Recovery = field(default_factory=Recovery)
 
     def select_best(self, candidates: Sequence[Candidate]) -> Selected:
         best = min(candidates, key=lambda candidate: self.drop(candidate.plan))

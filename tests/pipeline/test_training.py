@@ -179,7 +179,7 @@ def test_blocks_are_fitted_where_nothing_learns_and_left_as_they_were_where_it_h
     candidate = candidate_of(labelled, 0.4)
     plain = training.recover(candidate, 0.0, "recovering").network
     assert not any("blocks" in stage for stage in told), "finalists are told apart without"
-    reached = training._recover_in_full(candidate)
+    reached = training.recover_in_full(candidate)
     assert any("fitting blocks" in stage for stage in told)
     assert (f"fitting blocks was left out: on held-out data it {said}" in reached.notes) is bool(said)
     if said:

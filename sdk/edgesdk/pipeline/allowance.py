@@ -8,6 +8,7 @@ from edgesdk.core.errors import UsageError
 
 SHORT_SHARE = 0.3  # of the epochs and of the time, to tell finalists apart
 AT_ONCE = 0.7  # of what is left of that, for those that are compared now
+ROUNDS_SHARE = 0.6  # of the epochs and of the time, to cut in rounds
 FULL_SHARE = 0.9  # of what is left, for the first that is trained in full: another may have to be
 
 
@@ -30,6 +31,12 @@ class Allowance:
         left = SHORT_SHARE * self.epochs - self._short
         epochs = share * max(0.0, min(0.5 * SHORT_SHARE * self.epochs, AT_ONCE * left / units))
         self._short += epochs
+        self.spent += epochs
+        return epochs
+
+    def round(self, rounds: int) -> float:
+        """Take the epochs of one of so many rounds of cutting."""
+        epochs = max(0.0, min(ROUNDS_SHARE * self.epochs / rounds, self.epochs - self.spent))
         self.spent += epochs
         return epochs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +45,16 @@ def find_fastest(
         share = min(1.0, share * SLOWER)
         ways.append(share)
     ways += [attempt.candidate for attempt in whole if attempt.cost.latency_ms < dense.cost.latency_ms]
+    return finish_first(study, budget, max_drop, training, ways, beside, history)
+
+
+def finish_first(
+    study: Study, budget: Budget, max_drop: float, training: Training, ways: Sequence[Candidate | float],
+    beside: Mapping[str, Artifact] | None, history: tuple[Mapping[str, Any], ...],
+) -> Result:  # fmt: skip
+    """The first of ``ways``, candidates or shares of the dense model's latency, that is faster than the dense model and
+    drops by no more than ``max_drop`` points once it learnt in full; else that model."""
+    dense, dense_ms = list_dense(study, budget)[0], study.dense.latency_ms()
     for number, way in enumerate(ways):
         if number and study.deadline.ends(LEARNING, "the search for the fastest"):
             break

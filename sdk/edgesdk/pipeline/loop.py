@@ -19,6 +19,7 @@ from edgesdk.pipeline.measuring import measure_beside
 from edgesdk.pipeline.planning import EVEN, FIRST, MARGIN
 from edgesdk.pipeline.remarks import add_remarks
 from edgesdk.pipeline.result import Result
+from edgesdk.pipeline.rollback import cut_in_rounds
 from edgesdk.pipeline.rounds import build_tightest, search_round, select_new, tighten
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import DEPLOYED, Training
@@ -46,6 +47,8 @@ def _find(studies: Sequence[Study], budget: Budget, training: Training, given: b
     chosen = choose_runtime(studies, budget, training, given)
     if budget.bounds:
         result = (search_within if given else search_eased)(chosen, budget, training)
+    elif budget.max_drop is not None and training.recovery.rollback:
+        result = cut_in_rounds(chosen.study, budget, budget.max_drop, training, chosen.beside, chosen.history)
     elif budget.max_drop is not None:
         result = find_fastest(
             chosen.study, budget, budget.max_drop, training, chosen.best, chosen.beside, chosen.history

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgesdk.compress.apply import compressed
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.cache import cache_folder
 from edgesdk.core.cluster import Cluster
 from edgesdk.core.errors import EdgeSdkWarning
-from edgesdk.core.plan import FP32
+from edgesdk.core.plan import FP32, Plan
 from edgesdk.core.processes import Job, Processes, Unsendable
 from edgesdk.core.report import DENSE, Tell
 from edgesdk.core.sampling import paired_error
@@ -35,9 +36,10 @@ from edgesdk.export.formats import grid_of
 from edgesdk.export.parity import compared, fallbacks, parity, runner
 from edgesdk.network.network import Network, tensors
 from edgesdk.network.placement import CPU, named
-from edgesdk.pipeline.allowance import FULL_SHARE, SHORT_SHARE, Allowance
+from edgesdk.pipeline.allowance import FULL_SHARE, ROUNDS_SHARE, SHORT_SHARE, Allowance
 from edgesdk.pipeline.apart import Candidacy, Shared, learn_apart
 from edgesdk.pipeline.candidates import Candidate
+from edgesdk.pipeline.cuts import plan_cuts
 from edgesdk.pipeline.deadline import LEARNING, Deadline
 from edgesdk.pipeline.measuring import measure_beside
 from edgesdk.pipeline.own_answers import check_own_answers
@@ -47,8 +49,9 @@ from edgesdk.solve.finalists import halving, halving_units
 from edgesdk.train.apply import FITTED, choose_better, fit, learn, plan_schedule
 from edgesdk.train.recovery import Recovery
 from edgesdk.train.resumption import Kept
+from edgesdk.train.stepwise import Cut, learn_cut
 from edgesdk.train.teachers import outdone
-from edgesdk.train.trainer import Recovered
+from edgesdk.train.trainer import LossAt, Recovered
 
 UNITS = 4.0  # short recoveries that are expected where nobody says how many
 NEAREST = "nearest"  # rounding of weights, where finalists or what was learnt are compared
@@ -63,6 +66,17 @@ class Selected:
 
     candidate: Candidate
     history: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round of cutting came to: the ``cut``, its held-out ``score`` in integers, and in what ``chain`` of
+    rounds, after how many epochs ``done``."""
+
+    cut: Cut
+    score: float
+    chain: str
+    done: float
 
 
 class Training:
@@ -97,6 +111,7 @@ class Training:
         self.kept: Kept | None = _open_kept(setup, self.recovery, seed)
         self._fitted: dict[str, Network] = {}
         self._tried: dict[tuple[str, str], Network] = {}
+        self._cut: set[str] = set()  # plans whose networks were learnt in rounds of cutting
         self._ahead: dict[tuple[str, str, float], Recovered] = {}  # what was learnt before it was asked for
 
     def finish_best(self, candidates: Sequence[Candidate], beside: Mapping[str, Artifact] | None = None) -> Result:
@@ -258,7 +273,7 @@ class Training:
         The artifacts ``beside``, of other runtimes, are measured in the same interleaved run.
         """
         study = candidate.study
-        recovered = self._recover_in_full(candidate)
+        recovered = self.recover_in_full(candidate)
         network, notes = recovered.network, recovered.notes
         self.tell("exporting and measuring", None)
         deployed, dense = study.write_file(network, candidate.options, "model"), study.dense_file
@@ -293,7 +308,7 @@ class Training:
             beside={name: measurement for name, measurement in measured.items() if name not in (DENSE, DEPLOYED)},
         )
 
-    def _recover_in_full(self, candidate: Candidate) -> Recovered:
+    def recover_in_full(self, candidate: Candidate) -> Recovered:
         """The candidate's network after all training that is left for it, unless it is better without; with notes."""
         rounding = NEAREST if self.can_learn else None
         plain = self.recover(candidate, 0.0, "recovering: before anything is learnt", rounding)
@@ -305,11 +320,81 @@ class Training:
             after = self.score_held_out(fitted.network)
             return choose_better(plain.network, before, fitted, after, "fitting blocks")
         label = f"recovering: from {before:.2f}, dense {dense:.2f}"
-        learnt = self.recover(candidate, self.allowance.full(), label, time_share=FULL_SHARE)
+        epochs, until = self.allowance.full(), self.deadline.share_out(FULL_SHARE)
+        learnt = self._recover_in_cuts(candidate, epochs, label, until)
+        learnt = learnt or self.recover(candidate, epochs, label, time_share=FULL_SHARE)
         after = self.score_held_out(learnt.network)
         chosen = choose_better(plain.network, before, learnt, after)
         more = outdone(self.recovery, self.network, self.comparison, self.data.holdout, max(before, after))
         return replace(chosen, notes=(*self.notes, *chosen.notes, *more))
+
+    def _recover_in_cuts(
+        self, candidate: Candidate, epochs: float, label: str, until: float | None
+    ) -> Recovered | None:
+        """The same cut in as many steps as the recovery says, each of what had been learnt by then; ``None`` where
+        there is nothing to cut in several, or what there is was learnt in rounds before."""
+        study, plan, recovery = candidate.study, candidate.plan, self.recovery
+        if recovery.cuts == 1 or candidate.plan.digest in self._cut or not plan.structural(study.graph):
+            return None
+        cuts = plan_cuts(study, plan, recovery.cuts)
+        share = plan_schedule(plan, self.network, candidate.options, epochs, recovery).integer_part(candidate.options)
+        each, done = epochs * (1 - share) / (len(cuts) + 1), 0.0
+        if not cuts or each <= 0:
+            return None
+        last, chain, notes, curve = None, "", list[str](), list[LossAt]()
+        for number, cut in enumerate(cuts, 1):
+            chain = digest([chain, cut.digest, each])
+            told = f"{label}, cut {number} of {len(cuts) + 1}"
+            one = self.learn_cut(
+                candidate, cut, last, each, done, told, chain, _share_out(until, each / (epochs - done), self.deadline)
+            )
+            if one is None:
+                return None
+            last, done = one, done + each
+            notes += one.notes
+            curve += one.curve
+            if one.ended:
+                break
+        assert last is not None
+        small, _ = compressed(last.whole, plan, self.data.example, study.scores)
+        calibration, on_disk = study.calibration, self._kept_of(candidate, digest([chain, FITTED]))
+        small = fit(plan, last.target, small, study.scores, calibration, until=until, kept=on_disk, device=self.device)
+        left = 0.0 if last.ended else epochs - done
+        own = replace(recovery, integer_share=min(1.0, share * epochs / left) if left > 0 else 0.0)
+        rest = self._learn(candidate, small, left, label, None, until, digest([chain, left]), own, done=done)
+        return replace(rest, notes=(*dict.fromkeys((*notes, *rest.notes)),), curve=(*curve, *rest.curve))
+
+    def learn_round(
+        self, candidate: Candidate, last: Cut | None, done: float, chain: str, label: str, rounds: int
+    ) -> Round | None:
+        """The candidate cut of what the ``last`` good round came to, after ``chain`` and ``done`` epochs, learnt for
+        one of so many rounds, and tested in integers. ``None`` where it cannot be cut further.
+
+        What it learnt is where :meth:`finish` of it goes on.
+        """
+        learns = self.can_learn and candidate.plan.structural(candidate.study.graph)
+        epochs = self.allowance.round(rounds) if learns else 0.0
+        chain = digest([chain, candidate.plan.digest, epochs])
+        until = self.deadline.share_out(ROUNDS_SHARE / rounds)
+        told = f"trying finalists: {label}"
+        cut = self.learn_cut(candidate, candidate.plan, last, epochs, done, told, chain, until)
+        if cut is None:
+            return None
+        tested = self._learn(candidate, cut.network, 0.0, told, NEAREST, until, digest([chain, 0.0]), self.recovery)
+        self._fitted[candidate.plan.digest] = cut.network
+        self._cut.add(candidate.plan.digest)
+        return Round(cut, self.score_held_out(tested.network), chain, done + epochs)
+
+    def learn_cut(
+        self, candidate: Candidate, cut: Plan, last: Cut | None, epochs: float, done: float, label: str, chain: str,
+        until: float | None,
+    ) -> Cut | None:  # fmt: skip
+        """A ``cut`` on the way to a ``candidate``, made of the ``last`` one; ``chain`` is its name."""
+        return learn_cut(
+            cut, last, self.network, self.data, self.task, candidate.study.scores, epochs, done, self.seed,
+            lambda share: self.tell(f"{label}{_progress(share, epochs)}", share), recovery=self.recovery,
+            kept=self._kept_of(candidate, chain), until=until, device=self.device,
+        )  # fmt: skip
 
     def recover(
         self,
@@ -328,28 +413,26 @@ class Training:
         learnt = self._ahead.pop((*_key(candidate), epochs), None)
         if learnt is not None:
             return learnt
-        until = self.deadline.share_out(time_share)
-        recovered = learn(
-            candidate.plan,
-            self.network,
-            self.fit(candidate, label),
-            candidate.options,
-            self.data,
-            self.task,
-            epochs,
-            self.seed,
-            lambda share, what: self.tell(f"{label}, {what}{_progress(share, epochs)}", share),
-            grid=grid_of(candidate.study.runtime),
-            recovery=self.recovery,
-            rounding=rounding,
-            kept=self._kept_of(candidate, f"{epochs:g}"),
-            until=until,
-            scores=candidate.study.scores if reconstructs else None,
-            device=self.device,
+        until, fitted = self.deadline.share_out(time_share), self.fit(candidate, label)
+        recovered = self._learn(
+            candidate, fitted, epochs, label, rounding, until, f"{epochs:g}", self.recovery, reconstructs
         )
         if reconstructs and until is not None and self.deadline.clock() >= until:
             self.deadline.note_cut("fitting blocks")
         return recovered
+
+    def _learn(
+        self, candidate: Candidate, fitted: Network, epochs: float, label: str, rounding: str | None,
+        until: float | None, kept: str, recovery: Recovery, reconstructs: bool = False, done: float = 0.0,
+    ) -> Recovered:  # fmt: skip
+        """``fitted``, the candidate's network, after ``epochs``; what it learns is ``kept`` by that name."""
+        return learn(
+            candidate.plan, self.network, fitted, candidate.options, self.data, self.task, epochs, self.seed,
+            lambda share, what: self.tell(f"{label}, {what}{_progress(share, epochs)}", share),
+            grid=grid_of(candidate.study.runtime), recovery=recovery, rounding=rounding,
+            kept=self._kept_of(candidate, kept), until=until, scores=candidate.study.scores if reconstructs else None,
+            device=self.device, done=done,
+        )  # fmt: skip
 
     def fit(self, candidate: Candidate, label: str = "recovering: before anything is learnt") -> Network:
         """The candidate's network with its weights fitted to what the dense network answers, once for each plan.
@@ -395,6 +478,11 @@ def _open_kept(setup: Setup, recovery: Recovery, seed: int) -> Kept | None:
         return Kept(cache_folder() / "runs" / digest([*made_from, recovery])[:16])
     except TypeError:  # it holds functions of the user's
         return None
+
+
+def _share_out(until: float | None, share: float, deadline: Deadline) -> float | None:
+    """When what may take a ``share`` of the time from now on ``until`` then ends."""
+    return None if until is None else (now := deadline.clock()) + share * max(0.0, until - now)
 
 
 def _key(candidate: Candidate) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -115,9 +115,10 @@ def learn(
     seed: int = 0, progress: Progress = lambda share, what: None, *, grid: Grid = UNSIGNED,
     recovery: Recovery = Recovery(),  # noqa: B008  it is frozen
     rounding: str | None = None, kept: Kept | None = None, until: float | None = None,
-    scores: Mapping[str, Tensor] | None = None, device: torch.device = CPU,
+    scores: Mapping[str, Tensor] | None = None, device: torch.device = CPU, done: float = 0.0,
 ) -> Recovered:  # fmt: skip
-    """``small``, fitted, after ``epochs``: quantized from the start where the plan changes nothing else.
+    """``small``, fitted, after ``epochs``: quantized from the start where the plan changes nothing else. So many were
+    ``done`` before.
 
     It is computed on ``device``, and comes back to the CPU.
 
@@ -127,7 +128,7 @@ def learn(
     :func:`edgesdk.train.trainer.recovered`'s.
     """
     structural = plan.structural(dense.graph)
-    schedule = plan_schedule(plan, dense, options, epochs, recovery)
+    schedule = replace(plan_schedule(plan, dense, options, epochs, recovery), done=done)
     learns = data.train is not None and schedule.epochs > 0
     changes = structural or any(option.precision != FP32 for option in options.values())
     calibration = move([x for x, _ in data.calibration], device)

@@ -183,7 +183,16 @@ class Recovery:
     labels; by default in none.
 
     With ``learned_steps`` the steps of integer tensors are learnt with the weights (LSQ; Esser et al. 2020, eq. 3) in
-    the part with quantization in the loop, instead of following what the tensors hold. Raises ``UsageError``.
+    the part with quantization in the loop, instead of following what the tensors hold.
+
+    With ``cuts`` above 1 channels and branches are left out in so many steps along the training in full, each the
+    search's best at its latency, made of the network as it had learnt by then and fitted to that (gradual pruning, of
+    channels; Zhu and Gupta 2017, "To prune, or not to prune", section 3). The part without quantization is shared out
+    among them.
+
+    With ``rollback`` a bound on accuracy alone is kept by rounds of pruning, training and testing (Han et al. 2015,
+    section 3; :mod:`edgesdk.pipeline.rollback`), each cut from the round before; one that loses more than the bound is
+    rolled back. Raises ``UsageError``.
     """
 
     teachers: tuple[Teacher, ...] = (Teacher(),)
@@ -198,6 +207,8 @@ class Recovery:
     average: float = 0.0
     reconstruct: int = 0
     learned_steps: bool = False
+    cuts: int = 1
+    rollback: bool = False
 
     def __post_init__(self) -> None:
         if not self.teachers or not self.losses:
@@ -215,11 +226,13 @@ class Recovery:
         _number(self.integer_share, "integer_share", least=0, most=1)
         _number(self.decay, "decay", least=0, below=1)
         _number(self.average, "average", least=0, most=1)
-        _number(self.reconstruct, "reconstruct", least=0)
-        if not isinstance(self.reconstruct, int):
-            raise UsageError(f"reconstruct is {self.reconstruct!r}", "it must be a whole number of steps")
-        if not isinstance(self.learned_steps, bool):
-            raise UsageError(f"learned_steps is {self.learned_steps!r}", "it must be true or false")
+        for name, least in (("reconstruct", 0), ("cuts", 1)):
+            _number(count := getattr(self, name), name, least=least)
+            if not isinstance(count, int):
+                raise UsageError(f"{name} is {count!r}", "it must be a whole number of steps")
+        for name in ("learned_steps", "rollback"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise UsageError(f"{name} is {value!r}", "it must be true or false")
 
     @property
     def own(self) -> bool:

@@ -37,10 +37,12 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Schedule:
-    """``epochs`` over the training data, fractions too, of which ``integer_share`` with quantization in the loop."""
+    """``epochs`` over the training data, fractions too, of which ``integer_share`` with quantization in the loop; so
+    many were ``done`` before."""
 
     epochs: float
     integer_share: float = INTEGER_SHARE
+    done: float = 0.0
 
     def integer_part(self, options: Mapping[str, Option]) -> float:
         """The share with quantization in the loop, of a network of such ``options``."""
@@ -120,6 +122,7 @@ def recovered(
         assert train is not None
         objective = Objective(recovery, small, dense, task, calibration[0])
         trainer = Trainer(objective, train, recovery.warm_up, kept=kept, average=recovery.average)
+        trainer.done = round(schedule.done * trainer.length)
     now = time.monotonic()
     if trainer is not None and share < 1:
         told = lambda s: progress(s * (1 - share), "float")  # noqa: E731
@@ -136,18 +139,18 @@ def recovered(
             trainer.train(result, total * share, recovery.integer_rate, told, "int8")
     if learnt is not None:
         result.module.load_state_dict(learnt["student"])
-        notes, curve = learnt["notes"], _curve(learnt)
+        notes, curve = learnt["notes"], read_curve(learnt)
     else:
-        notes, curve = (trainer.notes(total), trainer.curve) if trainer is not None else ([], [])
+        notes, curve = (trainer.notes(schedule.done + total), trainer.curve) if trainer is not None else ([], [])
         if trainer is not None and kept is not None:
-            kept.save(LEARNT, {"student": _state(result), "notes": notes, "curve": list(map(astuple, curve))})
+            kept.save(LEARNT, {"student": state_of(result), "notes": notes, "curve": list(map(astuple, curve))})
     if total <= 0:
         result = reconstruct(result)
     result.module.eval()
     return Recovered(stored(place(result, CPU), options), tuple(notes), tuple(curve))
 
 
-def _curve(state: Mapping[str, Any]) -> list[LossAt]:
+def read_curve(state: Mapping[str, Any]) -> list[LossAt]:
     """The losses that were kept with a ``state``; none in one of before."""
     return [LossAt(*point) for point in state.get("curve", ())]
 
@@ -221,7 +224,7 @@ class Trainer:
         self.objective.start(student)
         average = Average(parameters, self.average * steps)
         first = self._resume(part, student, optimizer, [*beside, *average.parameters])
-        good, at = _state(student), self.done
+        good, at = state_of(student), self.done
         shown, saved = 0.0, time.monotonic()
         paced = _Pace(steps, self.until)
         since: list[float] = []  # the losses since the last point of the curve
@@ -239,7 +242,7 @@ class Trainer:
                 self._stop(student, good, at)
                 break
             if step and step % self.length == 0:
-                good, at = _state(student), self.done
+                good, at = state_of(student), self.done
             nn.utils.clip_grad_norm_(parameters, LONGEST_STEP)
             nn.utils.clip_grad_norm_(beside, LONGEST_STEP)
             optimizer.step()
@@ -318,7 +321,7 @@ class Trainer:
         self, kept: Kept, part: str, step: int, student: Network, optimizer: torch.optim.Optimizer,
         beside: Sequence[Tensor],
     ) -> None:  # fmt: skip
-        state = {"step": step, "done": self.done, "student": _state(student), "optimizer": optimizer.state_dict()}
+        state = {"step": step, "done": self.done, "student": state_of(student), "optimizer": optimizer.state_dict()}
         state |= {"curve": list(map(astuple, self.curve)), "random": torch.get_rng_state()}
         kept.save(part, {**state, "beside": [p.detach() for p in beside]})
 
@@ -333,7 +336,7 @@ class Trainer:
         for parameter, value in zip(beside, state["beside"], strict=True):
             parameter.copy_(value)
         torch.set_rng_state(state["random"])
-        self.done, self.curve = state["done"], _curve(state)
+        self.done, self.curve = state["done"], read_curve(state)
         return state["step"]
 
     def _stop(self, student: Network, good: Mapping[str, Tensor], at: int) -> None:
@@ -393,7 +396,7 @@ class _Pace:
         return 2.0 if passed >= given else max(share, passed / given)
 
 
-def _state(network: Network) -> dict[str, Tensor]:
+def state_of(network: Network) -> dict[str, Tensor]:
     """The weights, statistics and ranges of ``network`` as they are now."""
     return {name: value.detach().clone() for name, value in network.module.state_dict().items()}
 

@@ -62,6 +62,9 @@ class Builder:
     ) -> Builder:  # fmt: skip
         """The same with the epochs of each point counted as :func:`edgesdk.deploy` does."""
         recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
+        if recovery is not None and recovery.rollback:
+            fact = "a recovery with rollback for points of a front, which bound the latency"
+            raise UsageError(fact, "leave rollback out, or deploy with a bound on accuracy alone")
         count = count_epochs(epochs, recovery, given)
         check_jobs(jobs)
         return cls(given, Path(folder), count, seed, force, tell, recovery, find_device(train_on), jobs)

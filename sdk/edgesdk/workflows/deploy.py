@@ -202,6 +202,8 @@ def deploy(
         check_private(sign)
     tracker = None if track is None else open_tracker(track)
     recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
+    if recovery is not None and recovery.rollback:
+        check_rollback(budget, where)
     deadline = Deadline.of(time)
     with reserve(Path(out), force) as place:
         given = read_inputs(
@@ -248,6 +250,14 @@ def build_bundle(
     facts = _list_facts(own, result.plan, training)
     facts |= {"profiles": profiled.profiles, "notes": [*facts["notes"], *profiled.notes]}
     return pack(place, result, given.data, own.network, studied.budget, facts, sign)
+
+
+def check_rollback(budget: Budget | None, where: Where) -> None:
+    """Raise ``UsageError`` where accuracy alone is not what is bounded, so that there are no rounds to roll back."""
+    bounds = budget or Budget(max_drop=None if where.at_hand else DEFAULT_DROP)
+    if bounds.bounds or (bounds.max_drop is None and bounds.accuracy is None):
+        fact = "a recovery with rollback, and a budget that does not bound accuracy alone"
+        raise UsageError(fact, "give --max-drop or --accuracy and no bound on cost, or leave rollback out")
 
 
 def count_epochs(asked: float | None, recovery: Recovery | None, given: Inputs) -> float:
