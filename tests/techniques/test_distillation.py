@@ -54,6 +54,51 @@ def test_nothing_flows_back_to_the_teacher(kind: str) -> None:
     assert teacher.grad is None and student.grad is not None
 
 
+@given(count=st.integers(1, 5), k=st.integers(2, 6), seed=st.integers(0, 1000), diversity=st.floats(0, 3))
+@settings(max_examples=60)
+def test_students_gain_by_how_far_they_differ_and_no_more(count: int, k: int, seed: int, diversity: float) -> None:
+    """The entropy of their mean is above the mean of their entropies by the divergence between them, at most log M."""
+    teacher, students = normal(6, k, seed=seed), [normal(6, k, seed=seed + 1 + m) for m in range(count)]
+    p = torch.stack([student.softmax(-1) for student in students])
+    near = torch.stack([d.soft(student, teacher, 1.0) for student in students]).mean()
+    divergence = (p * (p.log() - p.mean(0).log())).sum(-1).mean()
+    loss = d.double_entropy(students, teacher, 1.0, diversity)
+    torch.testing.assert_close(loss, near - diversity * divergence)
+    assert (count > 1) == (float(divergence) > 1e-9) and float(divergence) <= math.log(count) + 1e-9
+    assert float(d.double_entropy([teacher] * count, teacher, 3.0, diversity)) == pytest.approx(0, abs=1e-9)
+    if diversity == 0 or count == 1:
+        torch.testing.assert_close(loss, near)
+
+
+def test_students_end_as_twins_unless_more_than_what_it_costs_is_paid_for_differing() -> None:
+    teacher, begun = normal(8, 5, seed=1), [normal(8, 5, seed=seed) for seed in (2, 3, 4)]
+    apart, near, mean = {}, {}, {}
+    for diversity in (0.0, 1.5):
+        students = [each.clone().requires_grad_() for each in begun]
+        optimizer = torch.optim.Adam(students, 0.05)
+        for _ in range(200):
+            optimizer.zero_grad()
+            d.double_entropy(students, teacher, 2.0, diversity).backward()
+            optimizer.step()
+        p = torch.stack([(each.detach() / 2).softmax(-1) for each in students])
+        apart[diversity] = float((p - p.mean(0)).square().mean())
+        near[diversity] = float(torch.stack([d.soft(each.detach(), teacher, 2.0) for each in students]).mean())
+        mean[diversity] = float(d.soft(2.0 * p.mean(0).log(), teacher, 2.0))
+    assert apart[0.0] < 1e-6 and near[0.0] < 1e-6
+    assert apart[1.5] > 1e-3 and mean[1.5] < 0.2 * near[1.5], "together they are nearer to the teacher than each is"
+
+
+def test_the_gradient_of_double_entropy_is_that_of_finite_differences_and_leaves_the_teacher() -> None:
+    teacher = normal(4, 3, seed=1).requires_grad_()
+    students = tuple(normal(4, 3, seed=seed).requires_grad_() for seed in (2, 3))
+    assert torch.autograd.gradcheck(lambda *s: d.double_entropy(s, teacher.detach(), 2.0, 0.5), students)
+    d.double_entropy(students, teacher).backward()
+    assert teacher.grad is None
+    for bad in (lambda: d.double_entropy([], teacher), lambda: d.double_entropy(students, teacher, 4.0, -1.0)):
+        with pytest.raises(UsageError):
+            bad()
+
+
 def test_soft_labels_are_scaled_by_the_square_of_the_temperature() -> None:
     """At a high temperature and zero-meaned logits, they are matched logits (Hinton et al. 2015, section 2.1)."""
     student, teacher = (normal(6, 5, seed=s) for s in (1, 2))

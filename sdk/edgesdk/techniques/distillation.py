@@ -7,6 +7,9 @@ for tensors that do not fit.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +17,7 @@ from torch.nn import functional as F
 from edgesdk.core.errors import UsageError
 
 TEMPERATURE = 4.0
+DIVERSITY = 1.0  # what it counts for that several students differ, against their distance to the teacher
 LEAST_VARIANCE, FIRST_VARIANCE = 1e-5, 5.0  # of a variational Gaussian
 LEAST_DISTANCE = 1e-12
 SAME_PLACE = 1e-4  # of the mean distance: nearer samples have no angle
@@ -54,6 +58,38 @@ def probabilities(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
     if not temperature > 0:
         raise UsageError(f"a temperature of {temperature:g}", "it must be above 0; 1 leaves probabilities as they are")
     return F.mse_loss((student / temperature).softmax(-1), (teacher.detach() / temperature).softmax(-1))
+
+
+def double_entropy(
+    students: Sequence[Tensor], teacher: Tensor, temperature: float = TEMPERATURE, diversity: float = DIVERSITY
+) -> Tensor:
+    """Several students that are taught together and are to differ, each of logits (N, K), as the teacher's.
+
+    ``T^2 [mean_m KL(p_teacher || p_m) - diversity (H(p_mean) - mean_m H(p_m))]``, ``p = softmax(logits / T)`` and
+    p_mean the mean of the students' p: each is to be near the teacher (Hinton et al. 2015), and what they answer
+    together is to have a higher entropy H than what each does. That difference is their Jensen-Shannon divergence (Lin
+    1991, eq. 5.1). H(p_mean) alone would not do: of students with one mean, twins are the nearest to the teacher. About
+    the teacher the divergence is, to second order, what differing costs, so that a ``diversity`` of 1 holds their mean
+    to the teacher and leaves free how they differ; above they are driven apart, below together. It is bounded by log M.
+    Neighbours: students that teach each other from one trunk (Lan et al. 2018, "Knowledge Distillation by On-the-Fly
+    Native Ensemble", eq. 8), and deep ensembles, which differ by where they begin (Lakshminarayanan et al. 2017).
+
+    Zero where all are the teacher's twins; with ``diversity`` 0, or a single student, the mean of :func:`soft`. Twins
+    get like gradients, and stay twins: students must begin apart. Raises ``UsageError`` for no students, and a
+    ``diversity`` that is below zero or not finite.
+    """
+    if not students or not 0 <= diversity < math.inf:
+        what = f"a diversity of {diversity:g}" if students else "no students"
+        raise UsageError(what, "give one student or more, and a diversity of 0 or more")
+    near = torch.stack([soft(student, teacher, temperature) for student in students]).mean()
+    answers = torch.stack([(student / temperature).softmax(-1) for student in students])
+    spread = _entropy(answers.mean(0)) - _entropy(answers).mean(0)
+    return near - diversity * temperature**2 * spread.mean()
+
+
+def _entropy(p: Tensor) -> Tensor:
+    """In nats, of probabilities (..., K)."""
+    return -torch.xlogy(p, p.clamp(min=torch.finfo(p.dtype).tiny)).sum(-1)
 
 
 def features(student: Tensor, teacher: Tensor) -> Tensor:
