@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.integers import IntegerLayer
-from edgesdk.compress.quantize import specification
+from edgesdk.compress.quantize import calibrate, integer, specification
 from edgesdk.core.errors import DataError, EdgeSdkError, ModelError, UsageError
 from edgesdk.core.plan import INT8, Form, Option
 from edgesdk.data.task import Task
@@ -34,6 +34,7 @@ from edgesdk.train.recovery import (
     KINDS,
     LAYERED,
     LOGITS,
+    MEMBERS,
     MUTUAL,
     OWN,
     RELATIONS,
@@ -107,7 +108,7 @@ def value(objective: Objective, student: Network, batch: tuple[Tensor, Tensor], 
     return float(objective(student, *batch, epoch=epoch, mixed=False).detach())
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k != OWN])  # of which tests/data/test_own_loss.py is
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in (OWN, MEMBERS)])  # OWN: tests/data/test_own_loss.py
 def test_every_loss_can_be_learnt_by_a_narrower_student(kind: str, dense, small, batches) -> None:
     student = small.copy()
     objective = Objective(Recovery(losses=(Term(kind),)), student, dense[0], TASKED, batches[0][0])
@@ -128,7 +129,7 @@ def test_every_loss_can_be_learnt_by_a_narrower_student(kind: str, dense, small,
         assert losses[-1] < 0.97 * losses[0]
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k not in (TASK, HARD, ADVERSARY, OWN, "information")])
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in (TASK, HARD, ADVERSARY, OWN, MEMBERS, "information")])
 def test_twins_have_nothing_to_learn(kind: str, dense, batches) -> None:
     network, x = dense
     objective = Objective(Recovery(losses=(Term(kind),)), network, network, TASKED, x)
@@ -534,6 +535,8 @@ BAD_FILES = [
     ("[[losses]]\nkind = 'logits'\ntemperature = 4", "logits has no temperature"),
     ("[[losses]]\nkind = 'soft'\nweight = -1", "the weight of soft is -1"),
     ("[[losses]]\nkind = 'soft'\nwarmup_epochs = -1", "warmup_epochs of soft is -1"),
+    ("[[losses]]\nkind = 'soft'\ndiversity = 1", "soft has no diversity"),
+    ("[[losses]]\nkind = 'members'\ndiversity = -1", "the diversity of members is -1"),
     ("[[losses]]\nkind = 'soft'\noutput = -1", "output -1 of soft"),
     ("[[losses]]\nkind = 'soft'\nlayers = ['fc']", "soft is no loss of layers"),
     ("[[losses]]\nkind = 'features'\nlayers = [1]", "layers .* of features"),
@@ -606,6 +609,45 @@ def test_what_does_not_fit_stops_at_once(recovery, task, kind, says, dense, smal
     with pytest.raises(kind, match=says) as caught:
         recovered(small, network, {}, [(x, y)], [x], task, Schedule(1.0), recovery=recovery)
     assert "\n" not in str(caught.value)
+
+
+class Voters(nn.Module):
+    """Two members that are told apart by what they begin with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.ReLU())
+        self.heads = nn.ModuleList(nn.Linear(8, models.CLASSES) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x).mean((2, 3))
+        return torch.stack([head(x).softmax(-1) for head in self.heads]).mean(0).clamp(min=1e-6).log()
+
+
+def test_the_members_of_an_ensemble_learn_from_its_answer_and_are_paid_for_differing(dense, batches) -> None:
+    torch.manual_seed(3)
+    x, y = batches[0]
+    network = trace(Voters().eval(), x)
+    student = integer(network, models.assigned(network, "int8"))
+    calibrate(student, [x])
+    apart = {}
+    for diversity in (None, 0.0, 3.0):
+        recovery = Recovery(losses=(Term(MEMBERS, temperature=1.0, diversity=diversity),))
+        objective = Objective(recovery, student, network, TASKED, x)
+        own = [layer for layer in network.graph.layers if layer.name.startswith("heads")]
+        assert len(own) == 3 and objective._layers(0) == [layer.name for layer in own] and objective._layers(1, 0) == []
+        apart[diversity] = float(objective(student, x, y, 0.0, False).detach())
+    assert apart[3.0] < apart[None] < apart[0.0]
+    named = Term(MEMBERS, layers=("heads.0", "heads.2"))
+    objective = Objective(Recovery(losses=(named,)), student, network, TASKED, x)
+    assert objective._layers(0) == ["heads.0", "heads.2"]
+    for term, task, says in (
+        (Term(MEMBERS), TASKED, "finds no members of an ensemble"),
+        (Term(MEMBERS, layers=("heads.9", "fc")), TASKED, "the student has no layer 'heads.9'"),
+        (Term(MEMBERS), Task("mse"), "a model that does not classify"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            Objective(Recovery(losses=(term,)), dense[0], dense[0], task, x)
 
 
 class Named(nn.Module):

@@ -136,6 +136,7 @@ def given(*more: str | Path) -> list[str | Path]:
         ["transfer", "--classes", "3", "--frozen-epochs", "2"],
         ["ensemble", "--members", "2"],
         ["ensemble", "--members", "3", "--by", "boosting", "--anew"],
+        ["ensemble", "--by", "together", "--members", "2"],
     ],
     ids=lambda way: " ".join(way[:3]),
 )
@@ -268,8 +269,9 @@ def test_regression_is_bagged_by_its_mean(here: Path) -> None:
     made = ensemble("models.py:Untaught", (x, y), members=2, anew=True, epochs=12, metric="mse")
     assert isinstance(made.model, Ensemble) and not made.model.classify
     assert made.report["score"]["after"] > made.report["score"]["before"]
-    with pytest.raises(UsageError, match="boosting is for models that classify"):
-        ensemble("models.py:Normed", (x, y), "b", by="boosting", metric="mse")
+    for by in ("boosting", "together"):
+        with pytest.raises(UsageError, match=f"{by} is for models that classify"):
+            ensemble("models.py:Normed", (x, y), "b", by=by, metric="mse")
 
 
 def test_the_head_alone_learns_no_longer_than_all(here: Path) -> None:

@@ -86,7 +86,7 @@ def transfer(as_json: bool, **options: Any) -> None:
 
 @prepare.command(cls=ModelCommand)
 @preparation
-@click.option("--by", default="bagging", show_default=True, help="bagging or boosting.")
+@click.option("--by", default="bagging", show_default=True, help="bagging, boosting or together.")
 @click.option("--members", type=int, default=4, show_default=True)
 @click.option("--anew", is_flag=True, help="Members begin with random weights, not as MODEL is.")
 def ensemble(as_json: bool, **options: Any) -> None:

@@ -19,7 +19,7 @@ from edgesdk.data.task import Task
 from edgesdk.network.network import Batch, Network, rebatch, tensors
 from edgesdk.network.placement import device_of
 from edgesdk.techniques import distillation
-from edgesdk.train.pairs import channel_axis, paired, places
+from edgesdk.train.pairs import channel_axis, find_members, paired, places
 from edgesdk.train.recovery import (
     ADVERSARY,
     ANGLES,
@@ -31,6 +31,7 @@ from edgesdk.train.recovery import (
     JACOBIAN,
     LAYERED,
     LOGITS,
+    MEMBERS,
     MUTUAL,
     OWN,
     RELATIONS,
@@ -85,7 +86,10 @@ class Objective:
             self.peers.extend(teacher.module for teacher in self.loaded_teachers)
         self.teacher_terms: list[_TeacherTerm] = [
             _TeacherTerm(
-                term, which, paired(term, student.graph, dense.graph, teacher.graph) if term.kind in LAYERED else ()
+                term,
+                which,
+                paired(term, student.graph, dense.graph, teacher.graph) if term.kind in LAYERED else (),
+                find_members(term, student.graph, dense.graph) if term.kind == MEMBERS else (),
             )
             for term in recovery.losses
             for which, teacher in enumerate(self.loaded_teachers)
@@ -167,7 +171,8 @@ class Objective:
             if which in (None, teacher_term.which)
             for pair in teacher_term.pairs
         ]
-        return list(dict.fromkeys(pair[side] for pair in pairs))
+        members = [name for teacher_term in self.teacher_terms for name in teacher_term.members] if side == 0 else []
+        return list(dict.fromkeys([*(pair[side] for pair in pairs), *members]))
 
     def _loss(
         self, index: int, teacher_term: _TeacherTerm, run: Run, teacher: Run, y: Any, x: tuple[Batch, Batch]
@@ -193,6 +198,9 @@ class Objective:
             fact = f"the loss {term.kind} is of output {place}, and there are {len(run.outputs)}"
             raise UsageError(f"{fact} of the student and {len(teacher.outputs)} of the teacher", "they count from 0")
         student, target = run.outputs[place].float(), teacher.outputs[place].float()
+        if term.kind == MEMBERS:
+            each = [rows(run.layers[name].float(), self.task.axis) for name in teacher_term.members]
+            return distillation.double_entropy(each, rows(target, self.task.axis), term.heat, term.spread)
         if term.kind == HARD:
             return distillation.hard(*loss_rows(student, replace(self.task, output=place).target(y)))
         if term.kind == JACOBIAN:
@@ -245,11 +253,12 @@ class Objective:
 
 @dataclass(frozen=True)
 class _TeacherTerm:
-    """A term against one teacher, with the layers that it compares."""
+    """A term against one teacher, with the layers that it compares, or those of the student's members."""
 
     term: Term
     which: int
     pairs: tuple[Pair, ...]
+    members: tuple[str, ...] = ()
     axes: dict[str, int] = field(default_factory=dict)
 
 

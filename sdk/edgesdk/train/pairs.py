@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgesdk.core.errors import UsageError
-from edgesdk.core.graph import OTHER, WEIGHTED, WINDOWED, Graph
+from edgesdk.core.graph import LINEAR, OTHER, WEIGHTED, WINDOWED, Graph
 from edgesdk.train.recovery import ATTENTION, RELATIONS, Pair, Term
 
 SHOWN = 8  # layers in a message
@@ -45,6 +45,27 @@ def paired(term: Term, student: Graph, dense: Graph, teacher: Graph) -> tuple[Pa
             f"the loss {term.kind} finds no layer of the same name in both", f"name pairs: {_there_are(teacher)}"
         )
     return spread
+
+
+def find_members(term: Term, student: Graph, dense: Graph) -> tuple[str, ...]:
+    """The layers of ``student`` by which the members of an ensemble answer: those that ``term`` names, or all linear
+    ones of the shape of its first output. What the plan left out of the ``dense`` network is left out.
+
+    Raises ``UsageError`` for a layer that there is not, and where there are less than two.
+    """
+    names = [own for own, _ in term.pairs or ()]
+    if unknown := [name for name in names if name not in dense.by_name and _part(student, name) is None]:
+        raise UsageError(f"the loss {term.kind}: the student has no layer {unknown[0]!r}", _there_are(dense))
+    last = student.by_name.get(student.outputs[0])
+    names = names or [
+        layer.name
+        for layer in student.layers
+        if layer.kind == LINEAR and last and layer.shape == last.shape and not layer.activation and layer is not last
+    ]
+    if len(names) < 2:
+        fact = f"the loss {term.kind} finds no members of an ensemble in the model"
+        raise UsageError(fact, f"name the layers that make their logits, or leave it out: {_there_are(dense)}")
+    return tuple(part for name in names if (part := _part(student, name)) is not None)
 
 
 def channel_axis(graph: Graph, name: str) -> int:

@@ -18,20 +18,21 @@ from torch import nn
 
 from edgesdk.core.errors import EdgeSdkError, UsageError
 from edgesdk.core.serialize import is_list, is_table, loads_toml
-from edgesdk.core.wording import said
+from edgesdk.core.wording import listed, said
 from edgesdk.data.task import Task
 from edgesdk.network.load import load_callable, load_model
 from edgesdk.network.network import Batch
+from edgesdk.techniques.distillation import DIVERSITY
 
 DENSE = "dense"
 TASK, SOFT, HARD, LOGITS, PROBABILITIES = "task", "soft", "hard", "logits", "probabilities"
-JACOBIAN, ADVERSARY, OWN = "jacobian", "adversary", "own"
+JACOBIAN, ADVERSARY, OWN, MEMBERS = "jacobian", "adversary", "own", "members"
 FEATURES, ATTENTION, INFORMATION = "features", "attention", "information"
 DISTANCES, ANGLES, SIMILARITY = "distances", "angles", "similarity"
 RELATIONS = (DISTANCES, ANGLES, SIMILARITY)
 LAYERED = (FEATURES, ATTENTION, INFORMATION, *RELATIONS)
-KINDS = (TASK, SOFT, HARD, LOGITS, PROBABILITIES, JACOBIAN, ADVERSARY, OWN, *LAYERED)
-TEMPERATURES = {SOFT: 4.0, PROBABILITIES: 1.0}
+KINDS = (TASK, SOFT, HARD, LOGITS, PROBABILITIES, JACOBIAN, ADVERSARY, OWN, MEMBERS, *LAYERED)
+TEMPERATURES = {SOFT: 4.0, PROBABILITIES: 1.0, MEMBERS: 4.0}
 OFFLINE, MUTUAL, SELF = "offline", "mutual", "self"
 MODES = (OFFLINE, MUTUAL, SELF)
 
@@ -45,8 +46,8 @@ Pair = tuple[str, str]
 
 def _layers(kind: str, layers: Any) -> tuple[str | Pair, ...]:
     """``layers`` as names and pairs of names."""
-    if kind not in LAYERED:
-        raise UsageError(f"{kind} is no loss of layers", f"{', '.join(LAYERED)} are")
+    if kind not in (*LAYERED, MEMBERS):
+        raise UsageError(f"{kind} is no loss of layers", f"{', '.join((*LAYERED, MEMBERS))} are")
     chosen: list[str | Pair] = []
     for entry in layers if is_list(layers) else [None]:
         if is_list(entry) and len(entry) == 2 and all(isinstance(name, str) for name in entry):
@@ -85,9 +86,13 @@ class Term:
     ``task`` is the task's own recipe: of a classifier with labels 0.9 soft and 0.1 hard labels at a temperature of 4;
     with a loss of the user's own (``deploy(loss=...)``) that and the distance to the teacher's outputs. ``own`` is that
     loss alone.
-    ``temperature`` is for ``soft`` (4) and ``probabilities`` (1). ``layers`` is for the losses of layers: names, or
-    pairs of the student's and the teacher's; by default those that both have, at the last of each height and width,
-    and for relations the last one. Their losses are added up. In the first ``warmup_epochs`` the weight grows from 0.
+    ``members`` is for a model that is an ensemble of classifiers: each of them learns from the teacher, and is paid for
+    differing from the others by ``diversity``, by default 1 (:func:`edgesdk.techniques.distillation.double_entropy`);
+    ``layers`` are those that make their logits, by default all linear ones of the output's shape.
+    ``temperature`` is for ``soft``, ``members`` (4) and ``probabilities`` (1). ``layers`` is for the losses of layers:
+    names, or pairs of the student's and the teacher's; by default those that both have, at the last of each height and
+    width, and for relations the last one. Their losses are added up. In the first ``warmup_epochs`` the weight grows
+    from 0.
     ``output`` says which of several outputs, and labels, ``soft``, ``hard``, ``logits`` and ``probabilities`` are of,
     by default the one that is judged. Outputs that are not judged are held to the dense model's in any case.
     """
@@ -98,6 +103,7 @@ class Term:
     layers: tuple[str | Pair, ...] | None = None
     warmup_epochs: float = 0.0
     output: int | None = None
+    diversity: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -106,8 +112,12 @@ class Term:
         _number(self.warmup_epochs, f"warmup_epochs of {self.kind}", least=0)
         if self.temperature is not None:
             if self.kind not in TEMPERATURES:
-                raise UsageError(f"{self.kind} has no temperature", f"{' and '.join(TEMPERATURES)} have one")
+                raise UsageError(f"{self.kind} has no temperature", f"{listed(tuple(TEMPERATURES))} have one")
             _number(self.temperature, f"the temperature of {self.kind}", above=0)
+        if self.diversity is not None:
+            if self.kind != MEMBERS:
+                raise UsageError(f"{self.kind} has no diversity", f"{MEMBERS} has one")
+            _number(self.diversity, f"the diversity of {self.kind}", least=0)
         if self.layers is not None:
             object.__setattr__(self, "layers", _layers(self.kind, self.layers))
         if self.output is None:
@@ -119,6 +129,11 @@ class Term:
     def heat(self) -> float:
         """The temperature, or the usual one."""
         return TEMPERATURES[self.kind] if self.temperature is None else self.temperature
+
+    @property
+    def spread(self) -> float:
+        """The diversity, or the usual one."""
+        return DIVERSITY if self.diversity is None else self.diversity
 
     @property
     def pairs(self) -> tuple[Pair, ...] | None:
@@ -243,6 +258,8 @@ class Recovery:
         """Raise ``UsageError`` where the losses need labels, and ``task`` has none."""
         if task.loss is None and any(term.kind == OWN for term in self.losses):
             raise UsageError("the loss own, and no loss was given", "give --loss, or leave own out")
+        if not task.classifies and any(term.kind == MEMBERS for term in self.losses):
+            raise UsageError(f"the loss {MEMBERS} for a model that does not classify", "leave it out")
         if task.labelled:
             return
         if any(term.kind == HARD for term in self.losses):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ from edgesdk.data.data import check
 from edgesdk.data.losses import Loss
 from edgesdk.data.metrics import Metric
 from edgesdk.data.sources import Samples
-from edgesdk.data.task import first_tensor
+from edgesdk.data.task import SOFT_SHARE, first_tensor
 from edgesdk.network.load import is_file, load_callable
 from edgesdk.network.network import Batch, Network, tensors
 from edgesdk.network.reference import same_random_numbers
@@ -39,8 +40,10 @@ from edgesdk.network.weights import check_returnable, distinct, filled, load_wei
 from edgesdk.techniques.ensembles import Ensemble, bootstrap, samme
 from edgesdk.techniques.regularization import near_zero
 from edgesdk.techniques.transfer import frozen, with_head
+from edgesdk.train.objective import Objective
 from edgesdk.train.penalties import GAMMA, Labelled, Penalised, check_strength, held, penalty, widths
-from edgesdk.train.recovery import FLOAT_RATE, WARM_UP
+from edgesdk.train.recovery import FLOAT_RATE, HARD, WARM_UP, Recovery, Term
+from edgesdk.train.recovery import MEMBERS as EACH
 from edgesdk.train.teachers import LoadedTeacher, same, traced
 from edgesdk.train.trainer import Trainer, TrainingObjective
 from edgesdk.workflows.deploy import Preprocess, quiet
@@ -50,7 +53,8 @@ EPOCHS = 8.0
 STRENGTH = 0.01
 FROZEN_EPOCHS = 2.0
 MEMBERS = 4
-BAGGING, BOOSTING = "bagging", "boosting"
+BAGGING, BOOSTING, TOGETHER = "bagging", "boosting", "together"
+SHIFT = 0.1  # of the deviation of a weight, by which members that are taught together begin apart
 HEAD_RATE, BODY_RATE = 1e-2, 1e-3  # peaks of the learning rate, of a head alone and of a trained network with it
 BATCH = 64
 WEIGHTS, MODEL = "weights.safetensors", "model.py"
@@ -170,7 +174,9 @@ def ensemble(
     """Make of ``model`` an ensemble of ``members`` of its kind, a model as any other: a teacher, or what is deployed.
 
     Each learns for ``epochs`` from a sample of the training data, which is kept in memory: a bootstrap sample
-    (``bagging``), or one in which what the members before got wrong comes more often (``boosting``, SAMME). They begin
+    (``bagging``), or one in which what the members before got wrong comes more often (``boosting``, SAMME). Or they
+    learn ``together`` from all of it and from the model, and are paid for differing
+    (:func:`edgesdk.techniques.distillation.double_entropy`), where they begin a little apart. They begin
     as the model is, which is judged first as by :func:`edgesdk.deploy`, or ``anew`` with random weights, which makes
     them differ more and takes more epochs. Boosting ends early after a member that is always right, or no better than
     chance.
@@ -179,15 +185,15 @@ def ensemble(
     and the errors of :func:`edgesdk.deploy` for the inputs.
     """
     _check_epochs(epochs)
-    if by not in (BAGGING, BOOSTING):
-        raise UsageError(f"there is no way {by!r} to make an ensemble", f"choose {BAGGING} or {BOOSTING}")
+    if by not in (BAGGING, BOOSTING, TOGETHER):
+        raise UsageError(f"there is no way {by!r} to make an ensemble", f"choose {BAGGING}, {BOOSTING} or {TOGETHER}")
     if members < 2:
         raise UsageError(f"an ensemble of {counted(members, 'member')}", "give 2 or more")
     with reserve(Path(out), force) as place:
         made = _Made(model, data, weights, metric, seed, tell, force, preprocess, shapes, loss)
         objective = Labelled(made.task)
-        if by == BOOSTING and not made.task.classifies:
-            raise UsageError("boosting is for models that classify", f"choose {BAGGING}")
+        if by != BAGGING and not made.task.classifies:
+            raise UsageError(f"{by} is for models that classify", f"choose {BAGGING}")
         if not isinstance(made.data.example, Tensor):
             raise UsageError("the model takes more than one input", "make an ensemble of models that take one tensor")
         if anew:  # what the model knows is forgotten
@@ -195,6 +201,8 @@ def ensemble(
         else:
             made.judge(force)
         dense = made.traced(made.model)
+        if by == TOGETHER:
+            return _teach_together(made, dense, members, anew, epochs, place)
         samples, generator = held(made.train), torch.Generator().manual_seed(seed)
         likely = torch.full((len(samples),), 1 / len(samples), dtype=torch.double)
         students: list[nn.Module] = []
@@ -237,6 +245,48 @@ def ensemble(
         votes = [round(weight, 6) for weight in whole.weights]
         formula = f"Ensemble([{{0}} for _ in range({len(students)})], {votes}, {made.task.classifies})"
         return made.written(place, whole, report, formula, "from edgesdk.techniques.ensembles import Ensemble\n")
+
+
+def _teach_together(made: _Made, dense: Network, members: int, anew: bool, epochs: float, place: Path) -> Prepared:
+    """An ensemble whose members learn at once, from the model that was given and, where there are any, the labels."""
+    students = list[nn.Module]()
+    for index in range(members):
+        torch.manual_seed(made.seed + index)
+        students.append(reset(made.model) if anew else _shifted(made.model))
+    whole = Ensemble(students).eval()
+    network = made.traced(whole)
+    losses = (Term(EACH, SOFT_SHARE), Term(HARD, 1 - SOFT_SHARE)) if made.task.labelled else (Term(EACH),)
+    objective = Objective(Recovery(losses=losses), network, dense, made.task, made.data.example)
+    made.taught(
+        network, made.trainer(objective, "the ensemble"), epochs, FLOAT_RATE if anew else BODY_RATE,
+        "training members together",
+    )  # fmt: skip
+    filled_whole = filled(whole, network)
+    assert isinstance(filled_whole, Ensemble)
+    scores = [made.task.score(member, made.data.test, dense) for member in filled_whole.members]
+    after = made.task.score(filled_whole, made.data.test, dense)
+    if after <= max(scores):
+        made.notes.append("the ensemble is no better than its best member")
+    report = {
+        "kind": "ensemble",
+        "by": TOGETHER,
+        "anew": anew,
+        "epochs": epochs,
+        "score": {"before": made.score(dense), "after": after},
+        "members": scores,
+        "weights": list(whole.weights),
+    }
+    formula = f"Ensemble([{{0}} for _ in range({members})])"
+    return made.written(place, filled_whole, report, formula, "from edgesdk.techniques.ensembles import Ensemble\n")
+
+
+@torch.no_grad()
+def _shifted(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` with noise on its weights: twins would stay twins."""
+    shifted = copy.deepcopy(model)
+    for value in shifted.parameters():
+        value += SHIFT * value.std(unbiased=False) * torch.randn_like(value)
+    return shifted
 
 
 class _Made:
