@@ -199,7 +199,7 @@ class ActivationQuantizer(nn.Module):
         if torch.compiler.is_exporting():
             kind = self.grid.dtype
             begins = () if self.grid.low == torch.iinfo(kind).min else (self.grid.low,)
-            return quantize_dequantize(x, self.step, self.zero_point.to(kind), *begins)
+            return quantize_dequantize(x, self.step, self.zero_point, *begins)
         if self.growth is not None:
             return learned_step(x, self.step, self.zero_point, self.grid.low, self.grid.high, x[0].numel())
         return quantize(x, self.scale, self.zero_point, self.grid.low, self.grid.high)
@@ -216,6 +216,10 @@ class ActivationQuantizer(nn.Module):
     def settle(self) -> None:
         """Keep what was learned: the step is a constant from here on."""
         self.scale, self.growth, self.held = self.step.detach(), None, True
+
+    def freeze(self) -> None:
+        """Store the zero point in its grid's type, as files do: an export would be slow with a conversion for each."""
+        self.zero_point = self.zero_point.to(self.grid.dtype)
 
     @property
     def spec(self) -> TensorSpec:

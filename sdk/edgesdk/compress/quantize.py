@@ -42,11 +42,13 @@ ROWS = 2**22  # numbers of windows that are unfolded at a time
 
 
 def frozen(network: Network) -> Network:
-    """A copy of an integer network with its weights stored as integers, for export."""
+    """A copy of an integer network with its weights and zero points stored as integers, for export."""
     network = network.copy()
     for path, part in list(network.module.named_modules()):
         if isinstance(part, IntegerLayer):
             network.module.set_submodule(path, FrozenLayer(part))
+        elif isinstance(part, ActivationQuantizer):
+            part.freeze()
     return network
 
 

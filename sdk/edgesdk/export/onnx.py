@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import logging
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +26,7 @@ from edgesdk.compress.integers import TensorSpec
 from edgesdk.compress.quantize import frozen, specification
 from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.core.serialize import write
+from edgesdk.export.decompositions import tracing_once
 from edgesdk.export.origins import drop_origins, find_unknown, find_unsound, note_origins
 from edgesdk.export.pools import spell_out_pools
 from edgesdk.export.program import export_telling, list_tensors
@@ -162,7 +164,10 @@ def _exported(network: Network, x: Batch) -> ModelProto:
     for name in LOUD:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), reading_once():
+        with (
+            warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(),
+            reading_once(), tracing_once(),
+        ):  # fmt: skip
             warnings.simplefilter("ignore")
             telling = export_telling(module, sample, list_tensors(module, sample))
             program = torch.onnx.export(
@@ -334,6 +339,20 @@ def _clean(model: ModelProto) -> None:
     for part in (model, graph, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+    _shorten(graph)
+
+
+def _shorten(graph: onnx.GraphProto) -> None:
+    """Number the single numbers, which are scales and zero points: their names would be more than they are."""
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    numbers = (name for number in itertools.count() if (name := f"c{number}") not in taken)
+    short = {tensor.name: next(numbers) for tensor in graph.initializer if not tensor.dims}
+    for tensor in graph.initializer:
+        tensor.name = short.get(tensor.name, tensor.name)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name in short:
+                node.input[place] = short[name]
 
 
 def check(model: ModelProto, specs: Mapping[str, TensorSpec]) -> None:
