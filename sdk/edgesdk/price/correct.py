@@ -16,6 +16,7 @@ PAGES = 0.05  # what memory of one file differs by from process to process
 CLOSE, WIDE = 0.2, 1.0  # how far an account of bytes may be off: one that follows the runtime, and one that does not
 SMALLEST = 0.05  # a scale of bytes
 NEAR = (0.6, 1.6)  # a scale of latency: parts that are off by more are wrong, and are measured again instead
+SETTLED = 1e-15  # a sweep that moves no coefficient further ends it
 SWEEPS = 200
 PAGE = 4096.0  # bytes: memory is counted in pages, and a tiny network may add none
 
@@ -112,10 +113,14 @@ def _regression(
     exact = [value / error for value, error in zip(measured, errors, strict=True)]
     right = np.array(exact + [mean / deviation for mean, deviation in priors])
     low, high = (np.array(ends) / scale for ends in zip(*limits, strict=True))
-    factors = np.clip(np.linalg.lstsq(left, right, rcond=None)[0], low, high)
-    for _ in range(SWEEPS):
+    free = np.linalg.lstsq(left, right, rcond=None)[0]
+    factors = np.clip(free, low, high)
+    for _ in range(SWEEPS if (factors != free).any() else 0):  # where no limit is met that is the least already
+        before = factors.copy()
         for index in range(len(factors)):
             column = left[:, index]
             rest = right - left @ factors + column * factors[index]
-            factors[index] = np.clip(column @ rest / (column @ column), low[index], high[index])
+            factors[index] = min(max(column @ rest / (column @ column), low[index]), high[index])
+        if (abs(factors - before) <= SETTLED * abs(factors)).all():
+            break
     return [min(max(float(value), first), last) for value, (first, last) in zip(factors * scale, limits, strict=True)]
