@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,26 +38,36 @@ class Old(unittest.TestCase):
 
 
 @pytest.mark.parametrize(
-    ("need", "arguments", "outcome"),
-    [
-        ("a package", (), "1 passed, 3 skipped"),
-        ("a package", ("--no-skips",), "2 failed, 1 passed, 1 error"),
-        ("a real board", ("--no-skips",), "1 passed, 3 skipped"),
-        ("a GPU", ("--no-skips",), "1 passed, 3 skipped"),
-    ],
+    ("arguments", "lacking"),
+    [((), "1 passed, 3 skipped"), (("--no-skips",), "2 failed, 1 passed, 1 error")],
 )
-def test_where_none_may_be_skipped_one_that_is_fails(
-    need: str, arguments: tuple[str, ...], outcome: str, tmp_path: Path
-) -> None:
+def test_where_none_may_be_skipped_one_that_is_fails(arguments: tuple[str, ...], lacking: str, tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST.read_text())
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('not here')")  # its import takes seconds
-    (tmp_path / "test_some.py").write_text(TESTS.format(need=need))
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", tmp_path, *arguments, tmp_path]
+    expected = {"a package": lacking, "a real board": "1 passed, 3 skipped", "a GPU": "1 passed, 3 skipped"}
+    for need in expected:
+        (tmp_path / f"test_{need.replace(' ', '_')}.py").write_text(TESTS.format(need=need))
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-v",
+        "--rootdir",
+        tmp_path,
+        *arguments,
+        tmp_path,
+    ]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'tests'}"}
     environment.pop("PYTEST_ADDOPTS", None)
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert outcome in done.stdout.splitlines()[-1], done.stdout + done.stderr
-    assert done.returncode == ("failed" in outcome)
+    for need, outcomes in expected.items():
+        said = re.findall(rf"test_{need.replace(' ', '_')}\.py::\S+ ([A-Z]+)", done.stdout)
+        for outcome in outcomes.split(", "):
+            count, what = outcome.split()
+            assert said.count(what.upper()) == int(count), done.stdout + done.stderr
+    assert done.returncode == ("failed" in lacking)
 
 
 def test_a_folder_that_a_killed_run_left_goes_and_one_in_use_stays(
