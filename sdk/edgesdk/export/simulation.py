@@ -131,8 +131,8 @@ def _exported(network: Network, x: Batch) -> tuple[Telling, tuple[Place, ...]]:
 
     ready = exportable(network)
     module, sample = ready.module.eval(), tuple(tensors(rebatch(x, lambda t: t[:1].clone())))  # of its own: it is saved
-    known = {*list_tensors(module, sample)}
-    layers = [(layer, made) for layer in ready.graph.layers if (made := ready.node(layer.name)) in known]
+    known = {node.name: node for node in list_tensors(module, sample)}  # what is made of nothing is there no more
+    layers = [(layer, known[name]) for layer in ready.graph.layers if (name := ready.sites[layer.name].output) in known]
     ends = {made: _quantized(module, made) for _, made in layers}
     telling = export_telling(module, sample, [node for made, end in ends.items() for node in (end, made)])
     names, outputs = telling.inside, dict(zip(telling.outputs, network.structure.output_names, strict=True))
