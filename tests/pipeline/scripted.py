@@ -176,7 +176,7 @@ class ScriptedMeter:
     def kernels(self, artifact: Artifact) -> list[dict[str, Any]]:
         return []
 
-    def profile(self, artifact: Artifact, layers: Mapping[str, str] | None = None) -> None:
+    def profile(self, artifact: Artifact, layers: Mapping[str, tuple[str, ...]] | None = None) -> None:
         return None
 
 

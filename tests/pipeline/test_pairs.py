@@ -31,7 +31,7 @@ class EngineMeter(ScriptedMeter):
     slow: set[str] = field(default_factory=set)
     has_profiler: bool = True
 
-    def profile(self, artifact: Artifact, layers: Mapping[str, str] | None = None) -> KernelProfile:  # type: ignore[override]
+    def profile(self, artifact: Artifact, layers: Mapping[str, tuple[str, ...]] | None = None) -> KernelProfile:  # type: ignore[override]
         if not self.has_profiler:
             raise DeviceError("the profiler is silent", "look at it")
         assert layers is not None

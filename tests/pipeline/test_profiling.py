@@ -30,7 +30,7 @@ class ProfilingMeter(ScriptedMeter):
     profiled: list[Path] = field(default_factory=list)
     called: list[dict[str, str]] = field(default_factory=list)
 
-    def profile(self, artifact: Artifact, layers: Mapping[str, str] | None = None) -> KernelProfile:
+    def profile(self, artifact: Artifact, layers: Mapping[str, tuple[str, ...]] | None = None) -> KernelProfile:
         self.profiled.append(artifact.path)
         self.called.append(dict(layers or {}))
         if self.lacks and artifact.options:
