@@ -452,8 +452,10 @@ def show_report(report: Report, console: Console) -> None:
     console.print(table)
     if not report.valid:
         console.print(f"invalid: {report.reason}", highlight=False)
-    for note in report.energy.notes if report.energy is not None else ():
-        console.print(f"energy: {note}", highlight=False)
+    if (energy := report.energy) is not None:
+        for note in energy.notes:
+            if note != energy.reason:  # which the table has
+                console.print(f"energy: {note}", highlight=False)
 
 
 def show_boards(measured: Benchmark, console: Console) -> None:

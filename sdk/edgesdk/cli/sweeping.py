@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def sweep(as_json: bool, out: Path, out_dir: Path | None, csv: Path | None, **op
     for name in ("peak_memory", "size"):
         text = options[name]
         options[name] = int(parse(text, BYTES, f"--{name.replace('_', '-')}")) if text else None
-    options["latency"] = [part for text in options["latency"] for part in text.split(",") if part.strip()]
+    options["latency"] = _split(options["latency"])
     for name in ("model", "weights"):
         options[name] = options[name] or None
     check_model(options)
@@ -98,6 +99,16 @@ def sweep(as_json: bool, out: Path, out_dir: Path | None, csv: Path | None, **op
     show_front(front, console(), told(QUIET))
     shown = "" if told(QUIET) else f" (edgesdk report {shlex.quote(str(out))} --open shows it)"
     emit(f"front: {out}{shown}")
+
+
+def _split(texts: Sequence[str]) -> list[str]:
+    """The latencies that are asked for, each by itself."""
+    if texts and was_given("points"):
+        raise UsageError("--points beside --latency, which takes its place", "leave one of the two out")
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    if not all(parts):
+        raise UsageError(f"--latency {','.join(texts)!r} has a part that is empty", "write it like 1ms,2ms")
+    return parts
 
 
 def show_front(front: Front, console: Console, quiet: bool = False) -> None:
