@@ -262,13 +262,47 @@ class Bordered(nn.Module):
         return self.fc(F.pad(x, (0, 0, 1, 1)).amax(1))
 
 
+class Stacked(nn.Module):
+    """Branches on top of each other: their sum, the largest, and of each channel the branch that it picks;
+    (N, 3, 8, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.squeeze, self.fc = unit(3, 12, 3), nn.Linear(16, 6), nn.Linear(16, 5)
+        self.first, self.second = (nn.ModuleList(unit(n, 16, k) for k in (1, 3)) for n in (12, 16))
+        self.third, self.pick = (nn.ModuleList(made(n, 16) for _ in "ab") for made, n in ((unit, 16), (nn.Linear, 6)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.stack([branch(x) for branch in self.first]).sum(0)
+        x = torch.stack([branch(x) for branch in self.second], -1).amax(-1)
+        x = torch.stack([branch(x) for branch in self.third], 1)
+        asked = self.squeeze(x.sum(1).mean((2, 3))).relu()
+        picked = torch.stack([pick(asked) for pick in self.pick], 1).softmax(1)
+        return self.fc((x * picked[..., None, None]).sum(1).mean((2, 3)))
+
+
+class WrittenOut(nn.Module):
+    """A norm over groups of channels, written out; (N, 3, 8, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last, self.fc = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 12, 1), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).unflatten(1, (4, -1))
+        x = (x - x.mean((2, 3, 4), keepdim=True)) / (x.var((2, 3, 4), keepdim=True) + 1e-5).sqrt()
+        return self.fc(self.last(x.flatten(1, 2).relu()).mean((2, 3)))
+
+
 ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
     "resnext": (ResNeXt, (3, 12, 12), 1.0), "dense": (Dense, (3, 8, 8), 1.0), "branches": (Branches, (3, 10, 10), 1.0),
     "unet": (UNet, (3, 16, 16), 1.0), "squeeze": (Squeeze, (3, 10, 10), 1.0), "normed": (Normed, (3, 10, 10), 1.0),
     "gated": (Gated, (6, 16), 1.0), "convnext": (ConvNeXt, (3, 16, 16), 1.0), "vit": (ViT, (3, 16, 16), 1.0),
     "root": (Root, (6, 16), 1.0), "pixels": (Pixels, (1, 8, 8), 1.0), "sigmoid": (Sigmoid, (8,), 1.0),
     "mixer": (Mixer, (3, 16, 16), 0.7), "beside": (Beside, (3, 8, 8), 0.9),
-    "bordered": (Bordered, (3, 8, 8), 1.0),
+    "bordered": (Bordered, (3, 8, 8), 1.0), "stacked": (Stacked, (3, 8, 8), 1.0),
+    "written out": (WrittenOut, (3, 8, 8), 1.0),
 }  # fmt: skip
 """Networks, the shape of a sample, and the share of MACs in layers that can be cut on one side at least."""
 
@@ -379,7 +413,9 @@ def normed(left: Tensor, part: nn.LayerNorm | nn.GroupNorm, given: tuple[Tensor]
     return result
 
 
-BY_HAND = [name for name in ZOO if name not in ("vit", "root", "beside")]  # which attend and average without modules
+BY_HAND = [
+    name for name in ZOO if name not in ("vit", "root", "beside", "written out")
+]  # which attend and average without modules
 
 
 @pytest.mark.parametrize("name", BY_HAND)

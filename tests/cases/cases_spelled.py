@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from cases_harness import Case, floats
 from cases_tracing import Around
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -42,7 +42,21 @@ def made_of_nothing(x: Tensor) -> Tensor:
     return x * torch.stack(made).sum(0) + x @ turned
 
 
+class OfThatSize(nn.Module):
+    """What is as large as something of which nobody asks more than how large it is; (N, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.h = nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        least, one = torch.zeros_like(self.a(x)), torch.ones_like(self.b(x).relu(), dtype=torch.int64)
+        half, none = torch.full_like(self.b(x), 0.5), self.a(x).new_zeros(x.shape[0], 6)
+        return self.h(torch.maximum(least, self.b(x)) + one * half + none)
+
+
 CASES = (
+    Case("spelled: of that size", OfThatSize, floats(8)),
     Case("spelled: made of nothing", lambda: Around(made_of_nothing), floats(3, 12, 12)),
     Case("spelled: divisors", lambda: Around(divided), floats(3, 12, 11)),
     Case("spelled: scattered", lambda: Around(scattered), floats(3, 12, 12), ("dense",), ("onnxruntime", "openvino")),

@@ -337,7 +337,7 @@ def spread_by_zeros(x: Tensor) -> Tensor:
 def there_and_back(x: Tensor) -> Tensor:
     """Spectra of lengths that are even and odd, padded and cut, along several axes, and what they come from."""
     turned = torch.polar(torch.ones(7), torch.arange(7.0))
-    x = torch.fft.irfft(torch.fft.rfft(x) * turned, n=12) + torch.fft.irfft(torch.fft.rfft(x, n=9), n=12)
+    x = torch.fft.irfft(torch.fft.rfft(x) * turned, n=12) + F.pad(torch.fft.irfft(torch.fft.rfft(x, n=9), n=8), (0, 4))
     x = x + torch.fft.irfft2(torch.fft.rfft2(x, dim=(3, 2), norm="ortho"), s=(11, 12), dim=(3, 2))[..., :12, :1]
     return x + torch.fft.ifft2(torch.fft.fft2(x) * 1j).imag
 

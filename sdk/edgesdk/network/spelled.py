@@ -10,6 +10,8 @@ import torch
 from torch import fx
 
 aten: Any = torch.ops.aten
+ALIKE = (aten.zeros_like.default, aten.ones_like.default, aten.full_like.default)  # of which only the size counts
+FILLED = (aten.new_zeros.default, aten.new_ones.default, aten.new_full.default)
 Make = Callable[..., fx.Node]  # adds a call of an operator with arguments to the graph
 
 
@@ -73,12 +75,37 @@ def _power(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node:
     return make(getattr(aten.pow, node.target._overloadname), *args)  # type: ignore[union-attr]
 
 
+def _alike(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node | None:
+    """A value all over, of the size of something of which nothing else is asked: no file would hold what makes that."""
+    source: Any = node.args[0]
+    if source.op != "call_function" or not all(user.target in (*ALIKE, *FILLED) for user in source.users):
+        return None
+    given = next(n for n in args[0].graph.nodes if n.op == "placeholder")
+    value = node.meta["val"]
+    if node.target in FILLED:
+        made = make(node.target, given, *args[1:])
+        made.kwargs = {"dtype": value.dtype}
+        return made
+    samples = next(n for n in node.graph.nodes if n.name == given.name).meta["val"].shape[0]
+    sizes = [
+        size if isinstance(size, int) else make(aten.sym_size.int, given, 0) if str(size) == str(samples) else None
+        for size in value.shape
+    ]
+    if None in sizes:
+        return None
+    filled = args[1] if node.target is aten.full_like.default else float(node.target is aten.ones_like.default)
+    made = make(aten.new_full.default, given, sizes, filled)
+    made.kwargs = {"dtype": value.dtype}
+    return made
+
+
 def _each(value: Any, axes: int) -> list[int]:
     value = list(value) if isinstance(value, (list, tuple)) else [value]
     return value * axes if len(value) == 1 else value
 
 
 SPELLED: dict[Any, Callable[[Make, fx.Node, tuple[Any, ...]], fx.Node | None]] = {
+    **dict.fromkeys((*ALIKE, *FILLED), _alike),
     aten.avg_pool2d.default: _average, aten.avg_pool3d.default: _average, aten.rrelu.default: _leaky,
     aten.scatter_reduce.two: _mean_of_scattered, aten.float_power.Tensor_Scalar: _power,
     aten.float_power.Tensor_Tensor: _power, aten.float_power.Scalar: _power,

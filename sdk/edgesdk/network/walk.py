@@ -43,6 +43,7 @@ REDUCTIONS = {
     aten.std.correction, aten.std.dim, aten.var_mean.correction, aten.linalg_vector_norm.default,
     aten.norm.ScalarOpt_dim, *EXTREMES,
 }  # fmt: skip
+ALONG = {aten.softmax.int, aten.log_softmax.int, aten.cumsum.default, aten._softmax.default}
 TRANSPOSED = {
     packet: axes
     for axes, packet in ((1, aten.conv_transpose1d), (2, aten.conv_transpose2d), (3, aten.conv_transpose3d))
@@ -211,6 +212,10 @@ class Walk(fx.Interpreter):
         reads = [i for i in node.all_input_nodes if _any(self.of(i))]
         if not reads:
             return none(value)
+        if node.target in REDUCTIONS and (left := self._lying_above(node)) is not None:
+            return each(value, lambda reduced: squash(left.reshape(reduced.shape)))
+        if node.target in ALONG and (left := self._lying_above(node)) is not None:
+            return each(value, lambda changed: squash(left.expand(changed.shape)))
         if node.target in REDUCTIONS:
             if self._reduced(node):
                 return none(value)
@@ -270,6 +275,29 @@ class Walk(fx.Interpreter):
             return none(value)
         states, (made, *last) = self.states(node, cell), value
         return states.repeat(cell.directions).expand(made.shape), *(states.expand(each.shape) for each in last)
+
+    def _lying_above(self, node: fx.Node) -> Tensor | None:
+        """The numbers that are left where ``node`` works along an axis of branches that were stacked, each with
+        channels of its own: those that lie above each other are tied. ``None`` where it doesn't.
+
+        Channels of which those of one place all come before those of the next, as in the groups of a norm that is
+        written out, are those that it reduces.
+        """
+        x = self.of(node.all_input_nodes[0])
+        axes, changing = _axes(node, x), varying(x) if isinstance(x, Tensor) and lying(x) is None else []
+        across = [axis for axis in axes if axis in changing]
+        if not across or set(changing) <= set(axes):
+            return None
+        own = least(x)
+        left = own.amax(across, keepdim=True)
+        first = torch.where(own > 0, own, left).amin(across).flatten()
+        order = first.argsort()
+        if not bool((left.flatten()[order][:-1] > first[order][1:]).any()):
+            return None
+        beside = left.expand_as(own)
+        self.tie(beside[own > 0], own[own > 0])
+        kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
+        return left.expand(kept)
 
     def _reduced(self, node: fx.Node) -> bool:
         """Whether channels are what ``node`` reduces, and which of them it found is not asked."""
