@@ -55,7 +55,24 @@ class OfThatSize(nn.Module):
         return self.h(torch.maximum(least, self.b(x)) + one * half + none)
 
 
+class Complex(nn.Module):
+    """Complex parameters, of two real ones too, a layer of such, and some frequencies of a signal; (N, 2, 12)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(2, 3, 5, dtype=torch.cfloat) / 2)
+        self.real, self.imaginary = (nn.Parameter(torch.randn(12, 8) / 4) for _ in range(2))
+        self.linear, self.h = nn.Linear(8, 6, dtype=torch.cfloat), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = torch.einsum("bik,iok->bok", torch.fft.rfft(x)[..., :5], self.a)
+        back = torch.fft.irfft(F.pad(found, (0, 2)), n=12)
+        turned = torch.complex(back, back.roll(1, -1)) @ torch.complex(self.real, self.imaginary)
+        return self.h(self.linear(turned).abs().mean(1))
+
+
 CASES = (
+    Case("spelled: complex", Complex, floats(2, 12)),
     Case("spelled: of that size", OfThatSize, floats(8)),
     Case("spelled: made of nothing", lambda: Around(made_of_nothing), floats(3, 12, 12)),
     Case("spelled: divisors", lambda: Around(divided), floats(3, 12, 11)),

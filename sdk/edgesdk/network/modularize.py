@@ -29,7 +29,7 @@ from edgesdk.network.products import make_linear
 from edgesdk.network.returned import make_known, returned
 from edgesdk.network.shared import SHARES
 from edgesdk.network.spelled import spelled
-from edgesdk.network.untraceable import explain_untraceable
+from edgesdk.network.untraceable import check_traceable, explain_untraceable
 from edgesdk.network.writes import written
 
 aten: Any = torch.ops.aten
@@ -60,6 +60,7 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
         free[given] = {0: Dim.DYNAMIC}
     quiet = logging.getLogger("torch").level
     logging.getLogger("torch").setLevel(logging.CRITICAL)
+    check_traceable(model)
     plain = folded(model)
 
     def follow() -> ExportedProgram:
@@ -248,6 +249,8 @@ class _Builder:
         bound = arguments(node)
         weight = bound.get("weight")
         if weight not in self.state or not self.all_alike(weight, packet):
+            return None
+        if self.state[weight].value.is_complex():  # no layer has such weights
             return None
         path = self.path_of(weight, node)
         bias = bound.get("bias")

@@ -55,10 +55,10 @@ def _add(node: fx.Node, product: fx.Node, bias: fx.Node) -> None:
 
 def _multiplies(weight: fx.Node, side: int = 1) -> bool:
     """Whether ``weight`` is read for nothing but to be multiplied with from the right, or with ``side`` 0 from the
-    left, or to be turned for that."""
+    left, or to be turned for that; complex numbers are no layer's."""
     right = {aten.mm.default: 1, aten.addmm.default: 2, aten.t.default: 0}
     places = {aten.matmul.default: side, **(right if side else {aten.unsqueeze.default: 0})}
-    return all(
+    return not weight.meta["val"].is_complex() and all(
         [place for place, given in enumerate(user.args) if given is weight] == [places.get(user.target)]
         for user in weight.users
     )

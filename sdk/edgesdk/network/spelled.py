@@ -99,6 +99,26 @@ def _alike(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node | None:
     return made
 
 
+def _complex_pad(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node | None:
+    """A border of zeros around complex numbers, as one around what is real and what is imaginary."""
+    usual: tuple[Any, ...] = (None, None, "constant", None)
+    given = args if node.target is aten.pad.default else (*args[:2], "constant", *args[2:])
+    x, border, mode, value = (*given, *usual[len(given) :])
+    if not node.meta["val"].is_complex() or mode != "constant" or value:
+        return None
+    padded = make(aten.constant_pad_nd.default, make(aten.view_as_real.default, x), [0, 0, *border], 0.0)
+    return make(aten.view_as_complex.default, padded)
+
+
+def _complex_linear(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node | None:
+    """A linear layer of complex numbers as a product."""
+    x, weight, bias = (*args, None)[:3]
+    if not node.meta["val"].is_complex():
+        return None
+    product = make(aten.matmul.default, x, make(aten.permute.default, weight, [1, 0]))
+    return product if bias is None else make(aten.add.Tensor, product, bias)
+
+
 def _each(value: Any, axes: int) -> list[int]:
     value = list(value) if isinstance(value, (list, tuple)) else [value]
     return value * axes if len(value) == 1 else value
@@ -107,6 +127,7 @@ def _each(value: Any, axes: int) -> list[int]:
 SPELLED: dict[Any, Callable[[Make, fx.Node, tuple[Any, ...]], fx.Node | None]] = {
     **dict.fromkeys((*ALIKE, *FILLED), _alike),
     aten.avg_pool2d.default: _average, aten.avg_pool3d.default: _average, aten.rrelu.default: _leaky,
+    aten.pad.default: _complex_pad, aten.constant_pad_nd.default: _complex_pad, aten.linear.default: _complex_linear,
     aten.scatter_reduce.two: _mean_of_scattered, aten.float_power.Tensor_Scalar: _power,
     aten.float_power.Tensor_Tensor: _power, aten.float_power.Scalar: _power,
 }  # fmt: skip

@@ -9,10 +9,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from edgesdk.core.errors import ModelError
 from edgesdk.network.places import place_here, place_of
 
+QUANTIZED = re.compile(
+    r"torch\.ao\.(quantization\.(observer|fake_quantize)|nn\.(intrinsic\.)?(qat|quantized|quantizable))\b"
+)  # where the classes live that PyTorch's own quantization puts into a model
 SHAPES = "torch.fx.experimental.symbolic_shapes"  # the logger that tells where a free size becomes a number
+
+
+def check_traceable(model: nn.Module) -> None:
+    """Raise ``ModelError`` for modules that ``torch.export`` says nothing sensible of: TorchScript, and those that
+    quantize by PyTorch's own tools or watch for these."""
+    for path, part in model.named_modules():
+        where = f"the model's {path}" if path else "the model"
+        kind = type(part)
+        if isinstance(part, torch.jit.ScriptModule):
+            fact = f"{where} is TorchScript ({part.original_name}), which is not traced"
+            raise ModelError(fact, "give the nn.Module that it was made of, before torch.jit.script or torch.jit.trace")
+        if any(QUANTIZED.match(base.__module__) for base in kind.__mro__):
+            fact = f"{where} ({kind.__name__}) quantizes by PyTorch's own tools, or watches for them"
+            raise ModelError(
+                fact, "give the float model, before torch.ao.quantization prepares it: edgesdk quantizes it"
+            )
 
 
 def explain_untraceable(error: Exception, follow: Callable[[], Any]) -> ModelError:

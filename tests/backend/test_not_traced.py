@@ -1,0 +1,56 @@
+"""Modules of which ``torch.export`` says nothing sensible are refused by their name, with what to give instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.ao import quantization
+
+from edgesdk.core.errors import ModelError
+from edgesdk.network.trace import trace
+
+
+def plain() -> nn.Sequential:
+    return nn.Sequential(quantization.QuantStub(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def prepared(training: bool) -> Any:
+    model: Any = plain().train(training)
+    model.qconfig = quantization.get_default_qat_qconfig() if training else quantization.get_default_qconfig()
+    return quantization.prepare_qat(model) if training else quantization.prepare(model)
+
+
+class Holding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = torch.jit.script(plain()[1:3]), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "told", "remedy"),
+    [
+        (lambda: torch.jit.script(plain()[1:]), "the model is TorchScript (Sequential)", "before torch.jit.script"),
+        (lambda: torch.jit.trace(plain(), torch.zeros(2, 6)), "the model is TorchScript", "before torch.jit.script"),
+        (Holding, "the model's inner is TorchScript (Sequential)", "the nn.Module that it was made of"),
+        (lambda: prepared(True), "FakeQuantize) quantizes by PyTorch's own tools", "give the float model"),
+        (lambda: prepared(False), "Observer) quantizes by PyTorch's own tools", "give the float model"),
+        (lambda: quantization.quantize_dynamic(plain(), {nn.Linear}), "the model's 1 (Linear)", "give the float model"),
+    ],
+    ids=["scripted", "traced", "holds a scripted one", "quantization-aware", "observed", "dynamic"],
+)
+def test_what_cannot_be_traced_is_named(make: Callable[[], nn.Module], told: str, remedy: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        trace(make().eval(), torch.randn(4, 6))
+    assert told in caught.value.fact and remedy in caught.value.remedy
+
+
+def test_stubs_and_fused_modules_in_float_are_taken() -> None:
+    fused = quantization.fuse_modules(plain().eval(), ["1", "2"])
+    assert len([layer for layer in trace(fused, torch.randn(4, 6)).graph.layers if layer.weight_shape]) == 2
