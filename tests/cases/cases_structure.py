@@ -314,6 +314,20 @@ class Backwards(nn.Module):
         return x + self.d(torch.cat([self.c(self.b(a).relu()).relu(), a], 1))
 
 
+class Largest(nn.Module):
+    """The largest of each row, of each column by where they are, and of the channels; (N, 3, 6, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.h = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.a(x)
+        rows, columns = x.topk(3).values.mean((2, 3)), x.topk(2, 2)
+        where = (columns.values * (columns.indices + 1)).mean((2, 3))
+        return self.h(rows + where), x.topk(1, 1)[1].flatten(1), x.mean((2, 3)).topk(2)[0]
+
+
 class Spectra(nn.Module):
     """Waves (N, 2, 48) as the sizes of their spectra: half of each, half of each in a row, and whole."""
 
@@ -389,6 +403,7 @@ CASES = (
     Case("structure: whole numbers", Whole, ids(10, 30), ("dense",)),
     Case("structure: tokens", Tokens, floats(3, 32, 32)),
     Case("structure: attention", Attentive, ids(10, 30)),
+    Case("structure: largest", Largest, floats(3, 6, 8), ("dense",)),
     Case("structure: spectra", Spectra, floats(2, 48)),
     *(windows(axes, 8) for axes in (1, 2, 3)),
     Case("structure: backwards along 1", lambda: Backwards(1), floats(1, 16)),

@@ -269,6 +269,27 @@ def arg_max(graph: Lowering, node: Node) -> None:
     graph.file.operator("RESHAPE", [result, graph.file.constant(np.array(shape, np.int32))], [target])
 
 
+def top(graph: Lowering, node: Node) -> None:
+    """The largest of an axis and where they are, which TFLite looks for along the last axis, in 32 bits."""
+    x = graph.value(node.inputs[0])
+    rank = len(x.shape)
+    axis, count = node.get("axis", -1) % rank, graph.array(node.inputs[1])
+    if not node.get("largest", 1) or count is None:
+        raise refused(node, "it wants the smallest" if count is not None else "how many it wants is not constant")
+    order = (*(d for d in range(rank) if d != axis), axis)
+    found, places = node.outputs[0], node.outputs[1] if len(node.outputs) > 1 else ""
+    shape = [*(x.shape[d] for d in order[:-1]), int(count.item())]
+    logical = tuple(shape[order.index(d)] for d in range(rank))
+    values = graph.produce(found or f"{places}/values", order, shape, logical=logical)
+    numbers = graph.file.fresh(f"{places or found}/places", shape, np.int32)
+    many = graph.file.constant(np.array(shape[-1], np.int32))
+    graph.file.operator("TOPK_V2", [graph.file.arranged(x, order), many], [values, numbers])
+    if places:
+        kinds = graph.file.kinds
+        options = {"inDataType": kinds[np.dtype(np.int32)], "outDataType": kinds[np.dtype(np.int64)]}
+        graph.file.operator("CAST", [numbers], [graph.produce(places, order, shape, logical=logical)], **options)
+
+
 def viewed(graph: Lowering, node: Node) -> None:
     """A reshape of any name: the elements stay where they are."""
     shape = graph.shapes[node.outputs[0]]
@@ -481,7 +502,7 @@ OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"), viewed),
     "Relu": rectified, "Clip": rectified, "LeakyRelu": leaky, "Gelu": gelu, "HardSigmoid": hard_sigmoid,
     "Pow": power, "BatchNormalization": norm, "Softmax": softmax, "LogSoftmax": softmax,
-    "ArgMax": arg_max, "Transpose": transpose, "Slice": slice_, "Split": split,
+    "ArgMax": arg_max, "TopK": top, "Transpose": transpose, "Slice": slice_, "Split": split,
     "Gather": gather, "Concat": concat, "Pad": pad, "Expand": expand, "Cast": cast, "CastLike": cast, "Where": where,
     "QuantizeLinear": quantize, "DequantizeLinear": dequantize,
 }  # fmt: skip
