@@ -252,7 +252,10 @@ def diff() -> dict[str, Any]:
 def benchmark() -> dict[str, Any]:
     """Two files of one run, the second throttled."""
     first = replace(_measured("deployed", 1.25, 7267), name="a.onnx")
-    second = replace(_measured("dense", 2.6, 9743), name="b.onnx", valid=False, reason="throttled after the run")
+    second = replace(
+        _measured("dense", 2.6, 9743), name="b.onnx", valid=False, reason="throttled after the run",
+        ratios={"folder/a.onnx": Ratio(2.1, 2.0, 2.2, 7)},
+    )  # fmt: skip
     first = replace(first, energy=Energy(3.25, 0.125, 8.5, 6.75, 4.125, 5, "rapl (package-0)", None, ("a name",)))
     second = replace(second, energy=Energy(None, None, None, None, None, 0, "my meter", "the meter stopped: 2 s"))
     names = [f"layer {number}" for number in range(5)]

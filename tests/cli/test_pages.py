@@ -338,6 +338,19 @@ def test_a_ratio_that_latencies_do_not_give_is_explained_here_as_at_the_terminal
     assert ("do not agree" in out.getvalue()) == bool(said)
 
 
+@pytest.mark.parametrize("ms", [1.25, 1.3, 2.5])
+@pytest.mark.parametrize("path", ["a.onnx", "folder/a.onnx"])
+def test_a_benchmark_explains_such_a_ratio_too(ms: float, path: str) -> None:
+    """By the path of a file, which is longer than its name."""
+    benchmark = page_documents.benchmark()
+    first, second = benchmark["reports"]
+    second = {**second, "ratios": {path: {"median": 2.0, "low": 1.9, "high": 2.1, "rounds": 7}}}
+    first = {**first, "undisturbed": {**first["undisturbed"], "ms": ms}}
+    parsed = Page(render_benchmark({**benchmark, "reports": [first, second]}))
+    said = [text for _, text in parsed.of("p") if text.startswith("ratio and milliseconds do not agree: 2 is")]
+    assert len(said) == (ms == 2.5) and all("would make 1.04" in text for text in said)
+
+
 def test_a_page_without_times_of_layers_has_no_place_for_them() -> None:
     silent = page_documents.full()
     profiles = {

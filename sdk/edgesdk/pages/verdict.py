@@ -47,8 +47,12 @@ def latency_ms(measured: Mapping[str, Any]) -> float:
 
 
 def explain_ratio(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Why the ratio of two that were measured side by side is not that of their latencies, where it is not."""
-    ratio = (own.get("ratios") or {}).get(other["name"])
+    """Why the ratio of two that were measured side by side is not that of their latencies, where it is not.
+
+    The ``other`` is the dense model, or the first of the run, as ratios are in its order.
+    """
+    ratios = own.get("ratios") or {}  # of files by their paths
+    ratio = ratios.get(other["name"], next(iter(ratios.values()), None))
     if ratio is None or "median_ms" in own:
         return None
     sides = (Alone(each["name"], latency_ms(each), (each.get("undisturbed") or {}).get("disturbed"))
