@@ -454,6 +454,12 @@ def test_candidates_of_several_runtimes_are_told_apart_by_marks_and_words() -> N
     documents = page_documents.full()
     alone = html_of(documents)
     assert 'class="sign"' not in alone and "triangles finalists" in alone
+    few = {"history": documents.report["history"][:2], "budget": {**documents.report["budget"], "latency_ratio": None}}
+    plain = html_of(documents._replace(report={**documents.report, **few}))
+    assert "triangles finalists" not in plain, "where there are none"
+    for html, bounded in ((alone, True), (plain, False)):
+        section = html[html.index('<section id="candidates">') :]
+        assert ('class="mark limit"' in section) == bounded, "a budget is in the legend where it is in the chart"
     first, *rest = documents.report["history"]
     several = {**documents.report, "history": [{**first, "runtime": "litert"}, *rest]}
     html = html_of(documents._replace(report=several))

@@ -115,12 +115,18 @@ class Candidate:
 @dataclass(frozen=True)
 class Candidates:
     """The section: ``rows`` are those that were built, ``chart`` where they lie, if their losses are known; ``signs``
-    are the marks of runtimes, where these are several."""
+    are the marks of runtimes, where these are several; ``bounded`` says that the budget is a line in it."""
 
     rows: Sequence[Candidate]
     chart: Markup | None
     bases: Sequence[str]
     signs: Mapping[str, str]
+    bounded: bool
+
+    @property
+    def finalists(self) -> bool:
+        """Whether any has the mark of a finalist in the chart."""
+        return any(row.point is not None and row.point.finalist for row in self.rows)
 
     @classmethod
     def of(cls, plan: Plan, report: Document, chosen: str | None, most: int) -> Candidates:
@@ -137,7 +143,7 @@ class Candidates:
         said = "Loss of each candidate by its latency, predicted and found"
         chart = draw_front("candidates-front", said, points, tell, report["budget"].get(name)) if points else None
         signs = {runtime: sign for runtime, (_, sign) in shapes.items()}
-        return cls(rows, chart, sorted({row.basis for row in rows}), signs)
+        return cls(rows, chart, sorted({row.basis for row in rows}), signs, report["budget"].get(name) is not None)
 
 
 def _marked(row: Candidate, shape: str, sign: str) -> Candidate:
