@@ -88,7 +88,9 @@ def _runtime(report: Document) -> str:
 
 def _measured(report: Document, number: int) -> Measured:
     statistics = report["statistics"]
+    quiet = report["undisturbed"]
     named = [
+        *([] if quiet is None else [("latency_ms", quiet["ms"])]),
         *(("latency_ms", statistics[each]) for each in ("p50", "p90", "p99", "max")), ("latency_ms", report["load_ms"]),
         *((name, report[name]) for name in ("peak_memory_bytes", "size_bytes")),
     ]  # fmt: skip

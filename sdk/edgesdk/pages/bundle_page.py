@@ -92,7 +92,8 @@ class Pair:
 def _list_figures(report: Document) -> list[Pair]:
     """All figures of the two runs, as percentiles and means of their samples too, where anything was measured."""
     sides = (report["dense"], report["deployed"])
-    rows: list[tuple[str, str, list[Any]]] = [("latency", "latency_ms", [latency_ms(side) for side in sides])]
+    counts = f"latency{', undisturbed' * all(side.get('undisturbed') for side in sides)}"
+    rows: list[tuple[str, str, list[Any]]] = [(counts, "latency_ms", [latency_ms(side) for side in sides])]
     for name in STATISTICS:
         rows.append((f"latency, {name} of all runs", "latency_ms", [_statistic(side, name) for side in sides]))
     rows.append(("cold load", "latency_ms", [side.get("load_ms") for side in sides]))
@@ -105,7 +106,7 @@ def _list_figures(report: Document) -> list[Pair]:
     source = (report["deployed"].get("device") or {}).get("energy")
     none = Pair(f"energy of a run ({describe_unmeasured(report['basis'] == 'predicted', source)})", NONE, NONE, None)
     rows.append(("energy of a run, beyond idle", "energy_mj", energies))
-    shares = {"latency": cost(report)["latency_ratio"]}  # which is of paired rounds, where there were any
+    shares = {counts: cost(report)["latency_ratio"]}  # which is of paired rounds, where there were any
     return [
         Pair(label, figure(dense, name), figure(deployed, name), shares.get(label) or _ratio(dense, deployed))
         for label, name, (dense, deployed) in rows
