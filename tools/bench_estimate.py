@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +27,23 @@ import torch
 
 from boards import (
     JUDGES,
+    OTHERS,
     PAIRS,
     Apart,
     Key,
     Observed,
-    apart,
+    away,
     believed,
     chip,
     every,
     held_apart,
     judged,
     observe,
+    told_by,
     widened,
     works,
 )  # fmt: skip
+from counted import counted_on, gained
 from edgesdk.compress.quantize import calibrate, integer
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.graph import Graph
@@ -52,18 +56,22 @@ from edgesdk.devices.local import LocalDevice
 from edgesdk.export.formats import export
 from edgesdk.network.trace import trace
 from edgesdk.price.menu import options
-from edgesdk.price.physics import BYTES
+from edgesdk.price.physics import BYTES, INDEX
 from edgesdk.price.posterior import UNSEEN, Z90, Posterior, carried, unmeasured
 from edgesdk.price.prior import prior
 from edgesdk.price.profile import Predicted, profile
 from edgesdk.workflows.siblings import sibling
-from latency import HELP, NASBENCH, ZOO, Data, nasbench
+from latency import HELP, MLPERF, NASBENCH, ZOO, Data, nasbench
 from networks.nasbench import INPUTS, network
 
 BEGIN, END = "<!-- made by tools/bench_estimate.py", "<!-- end -->"
 COVERED = (
     "| held out, whole | networks | mean error | in the 90 % interval | median interval |", "|---|--:|--:|--:|--:|"
 )  # fmt: skip
+DERIVED = (
+    "| LiteRT int8 on | networks | from the chip's facts | spread | from instructions | spread | int8 over float |",
+    "|---|--:|--:|--:|--:|--:|--:|",
+)
 ELSEWHERE = 0.3  # log standard deviation of what is carried to another board, as in fit_profiles
 
 
@@ -143,9 +151,10 @@ def without(seen: Observed, what: str, expected, family: str, bar=None, aim=None
     )
 
 
-def checks(data: Data) -> Iterable[Check]:
-    """Every row of the table."""
-    seen = {(p.board, p.runtime, p.precision, p.after): observe(data, p) for p in PAIRS}
+def checks(data: Data, quick: bool = False) -> Iterable[Check | str]:
+    """Every row of the table; with ``quick`` only the names of those of NAS-Bench-201."""
+    pairs = [p for p in PAIRS if not quick or p.source not in (NASBENCH, HELP)]
+    seen = {(p.board, p.runtime, p.precision, p.after): observe(data, p) for p in pairs}
     first: dict[tuple[str, str, str], Posterior] = {
         key[:3]: measured.fit(prior()) for key, measured in seen.items() if not key[3]
     }
@@ -153,17 +162,8 @@ def checks(data: Data) -> Iterable[Check]:
     def expected(*key):
         return believed(seen[key].pair, first)
 
-    ort, litert = ("raspberry-pi-5", "onnxruntime", "fp32", False), ("raspberry-pi-5", "litert", "fp32", False)
-    four, nas4 = ("raspberry-pi-4", "litert", "fp32", False), ("raspberry-pi-4", "litert", "fp32", True)
-    yield folds(seen[ort], "Pi 5, ONNX Runtime, same input sizes", expected(*ort), 0.03, 0.015)
-    yield folds(seen[litert], "Pi 5, LiteRT, same input sizes", expected(*litert), 0.04, 0.02)
-    for size in ("ninapro", "cifar100"):
-        shape = "x".join(map(str, INPUTS[size]))
-        yield without(seen[ort], f"Pi 5, ONNX Runtime, {shape} not fitted", expected(*ort), size, 0.15, 0.07)
-        yield without(seen[litert], f"Pi 5, LiteRT, {shape} not fitted", expected(*litert), size)
-    flat = replace(seen[ort], works=works(seen[ort].rows, "fp32", chip(*ort[:2]), Kernels(channels=4)))
-    yield without(flat, "the first of these without the tile of 16 pixels", expected(*ort), "ninapro")
-    yield folds(seen[nas4], "Pi 4, TFLite, NAS-Bench-201", expected(*nas4), 0.09, 0.06)
+    yield from SLOW if quick else nasbench_checks(seen, expected)
+    four = ("raspberry-pi-4", "litert", "fp32", False)
     for family in ("mobilenet-v2", "mobilenet-v1"):
         what = f"Pi 4, TFLite fp32, {family} not fitted"
         yield without(seen[four], what, expected(*four), family, 0.12, 0.07)
@@ -178,8 +178,32 @@ def checks(data: Data) -> Iterable[Check]:
     for count in (5, 10):
         yield few(seen, first, count)
     for key in seen:
-        if key[1] in ("ncnn", "tensorrt", "armnn") and not key[0].startswith(("firefly", "khadas", "odroid")):
+        if key[1] in ("ncnn", "tensorrt", "armnn") and key[0] not in OTHERS:
             yield folds(seen[key], f"{key[0]}, {key[1]} {key[2]}, networks held out", expected(*key))
+
+
+SLOW = (
+    "Pi 5, ONNX Runtime, same input sizes", "Pi 5, LiteRT, same input sizes",
+    *(f"Pi 5, {named}, {'x'.join(map(str, INPUTS[size]))} not fitted" for size in ("ninapro", "cifar100")
+      for named in ("ONNX Runtime", "LiteRT")),
+    "the first of these without the tile of 16 pixels", "Pi 4, TFLite, NAS-Bench-201",
+)  # fmt: skip
+"""The rows of 1,445 networks, which take half an hour of a processor to trace."""
+
+
+def nasbench_checks(seen, expected) -> Iterable[Check]:
+    """The rows of NAS-Bench-201's networks."""
+    ort, litert = ("raspberry-pi-5", "onnxruntime", "fp32", False), ("raspberry-pi-5", "litert", "fp32", False)
+    nas4 = ("raspberry-pi-4", "litert", "fp32", True)
+    yield folds(seen[ort], "Pi 5, ONNX Runtime, same input sizes", expected(*ort), 0.03, 0.015)
+    yield folds(seen[litert], "Pi 5, LiteRT, same input sizes", expected(*litert), 0.04, 0.02)
+    for size in ("ninapro", "cifar100"):
+        shape = "x".join(map(str, INPUTS[size]))
+        yield without(seen[ort], f"Pi 5, ONNX Runtime, {shape} not fitted", expected(*ort), size, 0.15, 0.07)
+        yield without(seen[litert], f"Pi 5, LiteRT, {shape} not fitted", expected(*litert), size)
+    flat = replace(seen[ort], works=works(seen[ort].rows, "fp32", chip(*ort[:2]), Kernels(channels=4)))
+    yield without(flat, "the first of these without the tile of 16 pixels", expected(*ort), "ninapro")
+    yield folds(seen[nas4], "Pi 4, TFLite, NAS-Bench-201", expected(*nas4), 0.09, 0.06)
 
 
 def coverage(data: Data, runtimes: Sequence[str]) -> Iterable[str]:
@@ -201,12 +225,13 @@ def coverage(data: Data, runtimes: Sequence[str]) -> Iterable[str]:
         for judge in JUDGES
         if (key := (judge.board, judge.runtime, judge.precision)) in seen
     }
-    for key, board in seen.items():
-        alike = [other for other, one in seen.items() if other[1] == key[1] and one.pair.source == board.pair.source]
-        told = [one for other in alike for one in (*held[other], *beside.get(other, ()))]
+    families = {key: [*groups, *beside.get(key, ())] for key, groups in held.items()}
+    for key in seen:
+        told = told_by(key, families, {other: one.pair for other, one in seen.items()})
 
         def wide(group: Apart, told: Sequence[Apart] = told) -> float:
-            return widened([one for one in told if one is not group]) if len(told) > 1 else UNSEEN
+            others = [one for one in told if one is not group]
+            return widened(others) if others else UNSEEN
 
         for groups, what in (
             (held[key], "families"),
@@ -220,13 +245,46 @@ def coverage(data: Data, runtimes: Sequence[str]) -> Iterable[str]:
             row = f"{' '.join(key)}: input sizes {which}, one at a time"
             yield _covered(row, [(group, widened(told) if told else UNSEEN) for group in sizes[key]])
     for runtime, precision in dict.fromkeys(key[1:] for key in seen):
-        some = [key for key in seen if key[1:] == (runtime, precision)]
-        away: list[tuple[Apart, float]] = []
-        for key in some if len(some) > 2 else ():
-            posterior = carried(unmeasured(believed(seen[key].pair, first)), ELSEWHERE)
-            away.append((apart(seen[key], posterior, range(len(seen[key].rows)), key[0]), 0.0))
-        if away:
-            yield _covered(f"{runtime} {precision}: {len(away)} boards, one at a time", away)
+        some = {key: one for key, one in seen.items() if key[1:] == (runtime, precision)}
+        off = away(some, first)
+        told = {
+            place: [board for (one, other), board in off.items() if place not in (one, other)] for place in some
+        }  # fmt: skip
+        judged_by = [(board, widened(told[place])) for (place, _), board in off.items() if told[place]]
+        if judged_by:
+            count = len({place for place, _ in off})
+            yield _covered(f"{runtime} {precision}: {count} boards, each from each other alone", judged_by)
+
+
+def integers(data: Data) -> Iterable[str]:
+    """Rows of the table of LiteRT's int8, derived from its float figures in two ways: which ONNX Runtime's are, too.
+
+    By the chip's facts alone, integer kernels taken as less efficient by a half; and by instructions counted on
+    emulated boards, times what an instruction in int8 takes of one in float on the other boards.
+    """
+    seen = {(p.board, p.precision): observe(data, p) for p in PAIRS if (p.runtime, p.source) == ("litert", MLPERF)}
+    offs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for board in dict.fromkeys(board for board, _ in seen if not board.startswith("x86")):
+        plain, own = seen[board, "fp32"].fit(prior()), seen[board, "int8"]
+        facts = np.zeros(len(plain.log_constants))
+        facts[INDEX["conv"]] = np.log(1.5)
+        both = (facts, gained(counted_on(chip(board, "litert")), "litert", plain, chip(board, "litert")))
+        alone = [
+            replace(plain, log_constants=plain.log_constants + more, pull=np.zeros_like(plain.pull)) for more in both
+        ]
+        by_facts, by_counts = (np.log(own.measured / own.predicted(made)[:, 0]) for made in alone)
+        offs[board] = (by_facts, by_counts)
+    for board, (by_facts, by_counts) in offs.items():
+        share = float(np.median([off.mean() for other, (_, off) in offs.items() if other != board]))
+        cells = (
+            _error(by_facts), f"{by_facts.std():.2f}", _error(by_counts - share), f"{by_counts.std():.2f}",
+            f"{np.exp(by_counts.mean()):.2f}",
+        )  # fmt: skip
+        yield f"| {board} | {len(by_facts)} | {' | '.join(cells)} |"
+
+
+def _error(off: np.ndarray) -> str:
+    return _percent(float(np.mean(np.abs(np.exp(-off) - 1))), 0)
 
 
 def _covered(what: str, groups: Sequence[tuple[Apart, float]]) -> str:
@@ -362,26 +420,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--coverage", nargs="+", default=(), help="Only the table of what is held out whole, of these.")
+    parser.add_argument("--quick", action="store_true", help="Leave the rows of NAS-Bench-201 as the page has them.")
+    parser.add_argument("--integers", action="store_true", help="Only the table of integers from instructions.")
     parser.add_argument("--calibrated", help="A profile that edgesdk calibrate made of this machine.")
     parser.add_argument("--write", type=Path, help="The page whose table is to be replaced.")
     given = parser.parse_args()
-    if given.coverage:
-        rows = [*COVERED]
-        for row in coverage(Data(given.folder), given.coverage):
+    if given.coverage or given.integers:
+        rows = [*(COVERED if given.coverage else DERIVED)]
+        for row in coverage(Data(given.folder), given.coverage) if given.coverage else integers(Data(given.folder)):
             rows.append(row)
             print(row, flush=True)
         if given.write:
-            _write(given.write, BEGIN + " --coverage", "\n".join(rows))
+            _write(given.write, BEGIN + (" --coverage" if given.coverage else " --integers"), "\n".join(rows))
         return
     head = "| held out | rows | plain | mean error | within 10 % | rank | in the interval | bar | aim |"
     lines = [head, "|---|---|---|---|---|---|---|---|---|"]
-    for check in (*(at_hand(given.calibrated) if given.calibrated else ()), *checks(Data(given.folder))):
-        lines.append(check.row())
+    for check in chain(at_hand(given.calibrated) if given.calibrated else (), checks(Data(given.folder), given.quick)):
+        lines.append(_former(given.write, check) if isinstance(check, str) else check.row())
         print(lines[-1], flush=True)
     report = "\n".join([*lines, "", speed()])
     print(report)
     if given.write:
         _write(given.write, BEGIN + ":", report)
+
+
+def _former(page: Path | None, what: str) -> str:
+    """The row ``what`` as the page has it."""
+    rows = page.read_text().splitlines() if page else []
+    return next((row for row in rows if row.startswith(f"| {what} |")), f"| {what} | |")
 
 
 def _write(path: Path, begin: str, report: str) -> None:

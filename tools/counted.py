@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from edgesdk.core.graph import Graph
+from edgesdk.core.graph import CONV, Graph
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.runtime import find_runtime
 from edgesdk.core.target import Chip, target
@@ -20,7 +22,7 @@ from edgesdk.price.menu import options
 from edgesdk.price.operators import of_network
 from edgesdk.price.physics import Work, work
 from edgesdk.price.posterior import Posterior, fit
-from edgesdk.price.prior import prior
+from edgesdk.price.prior import changed, prior
 from latency import ZOO, cached
 from networks.nasbench import network
 
@@ -43,6 +45,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 """What makes each network, and the shape of its input."""
 
+NEAR = 0.2  # share of the latency by which two networks are about as new
 Counts = dict[str, dict[str, dict[str, int]]]
 
 
@@ -84,10 +87,36 @@ def per_term(board: str, runtime: str, precision: str) -> Posterior:
         operators = [op for _, op in of_network(graph, made(graph, precision))]
         works.append(work(operators, on, find_runtime(runtime).kernels))
         took.append(own[board][runtime][precision] / (on.clock_ghz * 1e6))
-    return fit(works, took, on.clock_ghz, prior())
+    # An instruction multiplies 4 numbers in float, 16 bytes or 8: a convolution takes no fewer, and not many more.
+    least = on.lanes(precision) / {FP32: 4.0, INT8: 16.0 if counted_on(on) == "pi5" else 8.0}[precision]
+    return fit(works, took, on.clock_ghz, changed(prior(), "conv", 1.4 * least, 0.2))
 
 
-def gained(board: str, runtime: str) -> np.ndarray:
-    """The logarithm of what each constant in int8 is of that in float, in instructions on ``board``."""
-    integer, plain = (per_term(board, runtime, precision) for precision in (INT8, FP32))
-    return integer.log_constants - plain.log_constants
+def gained(board: str, runtime: str, plain: Posterior, on: Chip) -> np.ndarray:
+    """The logarithm of what each constant in int8 is of that in float, by instructions on ``board``.
+
+    ``plain`` are the float prices of ``on``, in cycles. Cycles are spread over the terms otherwise than instructions:
+    all terms are shifted until the counted networks of convolutions take in int8, of their float cycles, the share that
+    they take of its instructions, by the median of those that are most like what the float prices were fitted on.
+    """
+    integer, float_ones = (per_term(board, runtime, precision) for precision in (INT8, FP32))
+    told = integer.log_constants - float_ones.log_constants
+    derived = replace(plain, log_constants=plain.log_constants + told, pull=np.zeros_like(plain.pull))
+    off: list[tuple[float, float]] = []  # how new each is to the float prices, and how far off
+    for name, own in counts().items():
+        graph = cached(f"counted {name}", *NETWORKS[name])
+        macs = Counter[str]()
+        for layer in graph.layers:
+            macs[layer.kind] += layer.macs
+        if macs[CONV] < macs.total() / 2:
+            continue
+        works = [
+            work([op for _, op in of_network(graph, made(graph, precision))], on, find_runtime(runtime).kernels)
+            for precision in (INT8, FP32)
+        ]
+        took = [one.predict(w, on.clock_ghz)[0] for one, w in zip((derived, plain), works, strict=True)]
+        counted = own[board][runtime]
+        shift = float(np.log(counted[INT8] / counted[FP32]) - np.log(took[0] / took[1]))
+        off.append((plain.novel_share(works[1], on.clock_ghz), shift))
+    known = [shift for novelty, shift in off if novelty <= min(off)[0] + NEAR]
+    return told + float(np.median(known))

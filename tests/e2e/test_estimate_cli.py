@@ -386,6 +386,10 @@ def test_what_the_prices_rest_on_is_said_with_its_version_its_age_and_what_speak
     said = " ".join(ran("estimate", "model.onnx", "--target", "raspberry-pi-3b-plus", *four).split())
     assert "figures of fp32 are in doubt: slower in places than the Zero 2 W" in said
     assert "in doubt: slower in places" in " ".join(ran("targets", "raspberry-pi-3b-plus").split())
+    said = " ".join(ran("estimate", "model.onnx", "--target", "pi4", "--runtime", "litert").split())
+    assert "times the cycles for a multiplication that raspberry-pi-5 takes with as many threads" in said
+    said = " ".join(ran("targets", "pi5").split())
+    assert "instructions of 13 networks counted on an emulated Pi 5; LiteRT's int8, derived so" in said
     answer = contracts.loaded(ran("estimate", "model.onnx", *PI, "--json"))
     assert answer["grounds"] == {"fp32": "1240 networks, not stated, 2025; mean error 0.6 %"}
     assert not any("LiteRT" in note or "doubt" in note for note in answer["notes"])
