@@ -26,6 +26,7 @@ from edgesdk.compress.integers import TensorSpec
 from edgesdk.compress.quantize import frozen, specification
 from edgesdk.core.errors import FidelityError, ModelError
 from edgesdk.core.serialize import write
+from edgesdk.export.collecting import collecting_once
 from edgesdk.export.decompositions import tracing_once
 from edgesdk.export.origins import drop_origins, find_unknown, find_unsound, note_origins
 from edgesdk.export.pools import spell_out_pools
@@ -166,7 +167,7 @@ def _exported(network: Network, x: Batch) -> ModelProto:
     try:
         with (
             warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(),
-            reading_once(), tracing_once(),
+            reading_once(), collecting_once(), tracing_once(),
         ):  # fmt: skip
             warnings.simplefilter("ignore")
             telling = export_telling(module, sample, list_tensors(module, sample))

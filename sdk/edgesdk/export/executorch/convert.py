@@ -22,10 +22,10 @@ from edgesdk.compress.integers import TensorSpec
 from edgesdk.core.errors import DeviceError, ModelError
 from edgesdk.core.runtime import find_runtime
 from edgesdk.core.serialize import write
+from edgesdk.export.collecting import collecting_once
 from edgesdk.export.executorch import layers, recurrent, rest
 from edgesdk.export.executorch.check import check
 from edgesdk.export.executorch.lowering import ELSEWHERE, Lowering, Replay
-from edgesdk.export.executorch.quick import collecting_once
 from edgesdk.export.reading import Node
 from edgesdk.export.resizing import spell_out
 from edgesdk.export.spectra import spell_out_spectra
