@@ -9,7 +9,7 @@ torch.manual_seed(0)
 x, y = samples()[0].tensors
 net = make()
 optimizer = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=1e-2)
-EPOCHS, SIZE = 12, 64
+EPOCHS, SIZE = 6, 64
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=EPOCHS * -(-len(x) // SIZE))
 for epoch in range(EPOCHS):
     for rows in torch.randperm(len(x)).split(SIZE):
