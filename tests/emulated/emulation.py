@@ -242,3 +242,8 @@ exec env -i QEMU_CPU={kind.cpu} HOME="$HOME" TMPDIR="${{TMPDIR:-/tmp}}" PYTHONHO
 def runner() -> Path:
     """The file of ``run.py``, whose ``opened`` the scripts that run on a board use."""
     return Path(bundle_run.__file__)
+
+
+if __name__ == "__main__":  # beforehand, into the folder that EDGESDK_TEST_ROOTS will name
+    for every in (ARM64, ARMHF):
+        unpacked(every, Path(sys.argv[1]))
