@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import in_process
 import pytest
-from emulation import SECONDS
 
 TIME = re.compile(r"\d ?(ms|us|µs)\b|p50")
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def edgesdk(boards, tmp_path: Path) -> Command:
+def edgesdk(boards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command line, with the board ``emulated`` in its inventory, and folders of its own."""
-    own = {"EDGESDK_DEVICES": str(tmp_path / "devices.toml"), "EDGESDK_PROFILES": str(tmp_path / "profiles")}
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "edgesdk.cli", *map(str, arguments)]
-        return subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, **own},
-            timeout=SECONDS, check=False,
-        )  # fmt: skip
-
+    monkeypatch.setenv("EDGESDK_DEVICES", str(tmp_path / "devices.toml"))
+    monkeypatch.setenv("EDGESDK_PROFILES", str(tmp_path / "profiles"))
     python, root = boards["pi4"].python, tmp_path / "root"
-    added = run("device", "add", "emulated", "local", "--python", python, "--install-root", root)
+    added = in_process.edgesdk("device", "add", "emulated", "local", "--python", python, "--install-root", root)
     assert added.returncode == 0, added.stderr
-    return run
+    return in_process.edgesdk
 
 
 @pytest.mark.parametrize(
