@@ -16,6 +16,7 @@ import time
 import torch
 
 from edgesdk.core.budget import Budget
+from edgesdk.data.orders import order_of, set_order
 from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.candidates import Attempt, attempt
 from edgesdk.pipeline.deadline import Deadline
@@ -57,16 +58,21 @@ def main() -> None:
         fixed = attempt(study, planned, budget, EVEN)
         dense = study.task.score(study.network, study.data.test, study.network)
         print(f"dense {dense:.2f}; {options.epochs:g} epochs in all, seeds {options.seeds}", flush=True)
+        first = order_of(study.data.train)
         for name in options.only:
             scores, shares, begun = list[float](), list[float](), time.process_time()
             for seed in options.seeds:
+                set_order(study.data.train, first)
                 training = Training(study, Allowance(options.epochs), seed, quiet, WAYS[name])
                 best = find(study, training, name, options.drop) if name in (BISECTION, ROLLBACK) else fixed
                 training.forget()
                 if best is None:
                     print(f"{name}, seed {seed}: nothing within the drop", flush=True)
                     continue
-                network = training.recover_in_full(best.candidate).network
+                recovered = training.recover_in_full(best.candidate)
+                network = recovered.network
+                for note in recovered.notes:
+                    print(f"{name}, seed {seed}: {note}", flush=True)
                 training.forget()
                 scores.append(study.task.score(network, study.data.test, study.network))
                 shares.append(best.candidate.measured.latency_ms() / study.dense.latency_ms())
