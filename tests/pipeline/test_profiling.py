@@ -28,7 +28,7 @@ class ProfilingMeter(ScriptedMeter):
 
     lacks: bool = False
     profiled: list[Path] = field(default_factory=list)
-    called: list[dict[str, str]] = field(default_factory=list)
+    called: list[dict[str, tuple[str, ...]]] = field(default_factory=list)
 
     def profile(self, artifact: Artifact, layers: Mapping[str, tuple[str, ...]] | None = None) -> KernelProfile:
         self.profiled.append(artifact.path)
