@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from board_machine import Board, free_port, mounted, wait_for
 
 from edgesdk.core.errors import DeviceError, EdgeSdkError, StorageError
 from edgesdk.devices import ssh
-from edgesdk.devices.inventory import Device
+from edgesdk.devices.inventory import Device, add
 from edgesdk.devices.reach import reach
+from edgesdk.workflows.init import find_places
 
 OLD_PYTHON = """#!/bin/sh
 # As an interpreter from before 3.8 does with the agent's first lines.
@@ -46,6 +48,18 @@ def test_the_users_own_ssh_configuration_is_honoured(board: Board, host: str) ->
     facts = answers(board, host)
     assert facts["runners"].keys() == {"onnxruntime"}
     assert "ai-edge-litert" in facts["wheels"]["litert"]
+
+
+def test_boards_are_listed_to_begin_with_whether_they_answer_or_not(
+    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESDK_DEVICES", str(tmp_path / "devices.toml"))
+    add(board.at())
+    add(replace(board.at("nowhere"), name="away", target="raspberry-pi-4"))
+    away, there, *kinds = find_places()  # in the order of their names
+    assert (there.name, there.device, there.said) == ("board", True, "of no kind that was said, answers")
+    assert (away.name, away.device) == ("away", True) and away.said.startswith("raspberry-pi-4, does not answer: ")
+    assert kinds and not any(place.device for place in kinds)
 
 
 def test_nothing_of_edgesdk_and_no_torch_is_there(board: Board) -> None:
@@ -196,8 +210,9 @@ PROBING = """
 import resource, sys
 from edgesdk.core.errors import DeviceError
 from edgesdk.devices import ssh
-from edgesdk.devices.inventory import Device
+from edgesdk.devices.inventory import Device, add
 from edgesdk.devices.reach import reach
+from edgesdk.workflows.init import find_places
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     with reach(Device("b", "ssh://board", python=sys.argv[1])) as agent:

@@ -75,6 +75,7 @@ def test_what_is_there_is_found_and_nothing_is_run(folder: Path) -> None:
 
 def test_flags_answer_and_the_file_is_what_deploy_reads(folder: Path, edgesdk: Run) -> None:
     os.chdir(folder)
+    (folder / "d 'x' \"y\".npz").touch()
     flags = ("--data", "d 'x' \"y\".npz", "--target", "pi4", "--size", "20kB", "--energy", "5mJ", "--max-drop", "1.5")
     done = edgesdk("init", "model.onnx", *flags)
     assert done.code == 0, done.err
@@ -106,6 +107,9 @@ def test_a_pool_is_a_board_that_a_project_has(folder: Path, edgesdk: Run, monkey
     [
         ((), "no answer to 'which model' (found: model.onnx, net.py:make"),
         (("net.py:make",), "no answer to 'with which data' (found: data.npz, images): give --data"),
+        (("modle.onnx",), "there is no file 'modle.onnx': name an .onnx or .pt2 file"),
+        (("model.onnx", "--data", "dta.npz"), "there is no file 'dta.npz': name a file or a folder"),
+        (("net.py:make", "--data", "data.npz", "--weights", "net.pt"), "there is no file 'net.pt'"),
         (("model.onnx", "--data", "data.npz", "--target", "pi77"), "there is no target 'pi77'"),
         (("model.onnx", "--data", "data.npz", "--device", "lab-9"), "lab-9"),
         (("model.onnx", "--data", "data.npz", "--target", "pi4"), "no answer to 'latency of at most'"),

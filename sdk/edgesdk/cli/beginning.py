@@ -45,6 +45,9 @@ def init(force: bool, **options: Any) -> None:
     from edgesdk.workflows.init import check_model, check_there, find_data, find_models, find_places, find_weights
 
     path, here = free(Path(FILE), force, "another folder"), Path()
+    for name, check in (("model", check_model), ("data", check_there), ("weights", check_there)):
+        if options[name] not in (None, EXAMPLE):
+            check(str(options[name]))
     if options["model"] is None:
         models = find_models(here)
         default = models[0] if models else EXAMPLE
