@@ -135,7 +135,9 @@ def _exported(network: Network, x: Batch) -> tuple[Telling, tuple[Place, ...]]:
     layers = [(layer, known[name]) for layer in ready.graph.layers if (name := ready.sites[layer.name].output) in known]
     ends = {made: _quantized(module, made) for _, made in layers}
     telling = export_telling(module, sample, [node for made, end in ends.items() for node in (end, made)])
-    names, outputs = telling.inside, dict(zip(telling.outputs, network.structure.output_names, strict=True))
+    names, outputs = telling.inside, dict[str, str]()
+    for name, called in zip(telling.outputs, network.structure.output_names, strict=True):
+        outputs.setdefault(name, called)  # files have an identity for a further one
     inner = _list_inner(telling.program.graph, {names[made] for made in ends}, {*names.values()})
     places = (
         Place(
