@@ -617,7 +617,10 @@ class Voters(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.ReLU())
-        self.heads = nn.ModuleList(nn.Linear(8, models.CLASSES) for _ in range(3))
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, models.CLASSES), nn.Tanh(), nn.Linear(models.CLASSES, models.CLASSES))
+            for _ in range(3)
+        )  # of which the first layers are as wide as the answers, and are none
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.body(x).mean((2, 3))
@@ -634,13 +637,13 @@ def test_the_members_of_an_ensemble_learn_from_its_answer_and_are_paid_for_diffe
     for diversity in (None, 0.0, 3.0):
         recovery = Recovery(losses=(Term(MEMBERS, temperature=1.0, diversity=diversity),))
         objective = Objective(recovery, student, network, TASKED, x)
-        own = [layer for layer in network.graph.layers if layer.name.startswith("heads")]
+        own = [layer for layer in network.graph.layers if layer.name.startswith("heads") and layer.name.endswith("2")]
         assert len(own) == 3 and objective._layers(0) == [layer.name for layer in own] and objective._layers(1, 0) == []
         apart[diversity] = float(objective(student, x, y, 0.0, False).detach())
     assert apart[3.0] < apart[None] < apart[0.0]
-    named = Term(MEMBERS, layers=("heads.0", "heads.2"))
+    named = Term(MEMBERS, layers=("heads.0.2", "heads.2.2"))
     objective = Objective(Recovery(losses=(named,)), student, network, TASKED, x)
-    assert objective._layers(0) == ["heads.0", "heads.2"]
+    assert objective._layers(0) == ["heads.0.2", "heads.2.2"]
     for term, task, says in (
         (Term(MEMBERS), TASKED, "finds no members of an ensemble"),
         (Term(MEMBERS, layers=("heads.9", "fc")), TASKED, "the student has no layer 'heads.9'"),

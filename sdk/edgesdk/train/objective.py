@@ -199,6 +199,8 @@ class Objective:
             raise UsageError(f"{fact} of the student and {len(teacher.outputs)} of the teacher", "they count from 0")
         student, target = run.outputs[place].float(), teacher.outputs[place].float()
         if term.kind == MEMBERS:
+            if not teacher_term.members:
+                return None
             each = [rows(run.layers[name].float(), self.task.axis) for name in teacher_term.members]
             return distillation.double_entropy(each, rows(target, self.task.axis), term.heat, term.spread)
         if term.kind == HARD:

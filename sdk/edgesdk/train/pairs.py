@@ -48,24 +48,29 @@ def paired(term: Term, student: Graph, dense: Graph, teacher: Graph) -> tuple[Pa
 
 
 def find_members(term: Term, student: Graph, dense: Graph) -> tuple[str, ...]:
-    """The layers of ``student`` by which the members of an ensemble answer: those that ``term`` names, or all linear
-    ones of the shape of its first output. What the plan left out of the ``dense`` network is left out.
+    """The layers of ``student`` by which the members of an ensemble answer: those that ``term`` names, or the usual
+    ones. What the plan left out of the ``dense`` network is left out.
 
     Raises ``UsageError`` for a layer that there is not, and where there are less than two.
     """
     names = [own for own, _ in term.pairs or ()]
     if unknown := [name for name in names if name not in dense.by_name and _part(student, name) is None]:
         raise UsageError(f"the loss {term.kind}: the student has no layer {unknown[0]!r}", _there_are(dense))
-    last = student.by_name.get(student.outputs[0])
-    names = names or [
-        layer.name
-        for layer in student.layers
-        if layer.kind == LINEAR and last and layer.shape == last.shape and not layer.activation and layer is not last
-    ]
+    names = names or _list_members(student)
     if len(names) < 2:
         fact = f"the loss {term.kind} finds no members of an ensemble in the model"
         raise UsageError(fact, f"name the layers that make their logits, or leave it out: {_there_are(dense)}")
     return tuple(part for name in names if (part := _part(student, name)) is not None)
+
+
+def _list_members(graph: Graph) -> list[str]:
+    """What softmaxes of the shape of the first output read; where there are no several, linear layers of that shape."""
+    last = graph.by_name.get(graph.outputs[0])
+    alike = [layer for layer in graph.layers if last is not None and layer is not last and layer.shape == last.shape]
+    read = {layer.name: layer.inputs[0] for layer in alike if layer.operator == "softmax"}
+    voted = [logits for name, logits in read.items() if name not in read.values() and logits in graph.by_name]
+    linear = [layer.name for layer in alike if layer.kind == LINEAR and not layer.activation]
+    return voted if len(voted) > 1 else linear
 
 
 def channel_axis(graph: Graph, name: str) -> int:

@@ -88,7 +88,8 @@ class Term:
     loss alone.
     ``members`` is for a model that is an ensemble of classifiers: each of them learns from the teacher, and is paid for
     differing from the others by ``diversity``, by default 1 (:func:`edgesdk.techniques.distillation.double_entropy`);
-    ``layers`` are those that make their logits, by default all linear ones of the output's shape.
+    ``layers`` are those that make their logits, by default what softmaxes of the output's shape read, or else linear
+    ones of that shape.
     ``temperature`` is for ``soft``, ``members`` (4) and ``probabilities`` (1). ``layers`` is for the losses of layers:
     names, or pairs of the student's and the teacher's; by default those that both have, at the last of each height and
     width, and for relations the last one. Their losses are added up. In the first ``warmup_epochs`` the weight grows
