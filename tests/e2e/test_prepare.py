@@ -66,6 +66,22 @@ class Headless(Normed):
     def forward(self, x):
         return super().forward(x).softmax(-1)
 
+class Pooled(nn.Module):  # whose answers no linear layer makes
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+    def forward(self, x):
+        return self.head(torch.relu(self.conv(x))).mean((2, 3))
+
+class Places(Pooled):
+    def forward(self, x):
+        return self.head(torch.relu(self.conv(x)))
+
+class Double(Pooled):
+    def forward(self, x):
+        x = torch.relu(self.conv(x))
+        return self.head(x).mean((2, 3)), x
+
 def half(model):
     return sum(p.square().sum() for p in model.parameters())
 
@@ -255,6 +271,36 @@ def test_without_labels_a_model_can_be_made_sparse_and_nothing_else(here: Path) 
             way()
 
 
+def test_members_learn_together_without_labels_or_linear_heads_and_by_a_loss_of_ones_own(
+    here: Path,
+) -> None:
+    made = ensemble("models.py:Pooled", "bare.npz", "a", by="together", members=2, epochs=0.5, force=True)
+    assert made.report["by"] == "together" and "fidelity" in made.report["metric"]
+    calls: list[int] = []
+
+    def own(outputs: list[Tensor], y: Tensor) -> Tensor:
+        calls.append(len(y))
+        return nn.functional.cross_entropy(outputs[0] if isinstance(outputs, (list, tuple)) else outputs, y)
+
+    ensemble("models.py:Normed", "good.npz", "b", by="together", members=2, epochs=1, loss=own)
+    assert len(calls) > 5, "at each step"
+
+
+@pytest.mark.parametrize("by", ["bagging", "boosting", "together"])
+def test_members_answer_one_tensor_and_vote_along_the_axis_of_its_classes(by: str, here: Path) -> None:
+    x, y = learnable(128)
+    with pytest.raises(UsageError, match="answers more than one tensor"):
+        ensemble("models.py:Double", (x, y), by=by, members=2, force=True)
+    y = np.broadcast_to(y[:, None, None], (128, 6, 6)).copy()
+    if by == "boosting":
+        with pytest.raises(UsageError, match="several classes in each sample"):
+            ensemble("models.py:Places", (x, y), by=by, members=2, force=True)
+        return
+    made = ensemble("models.py:Places", (x, y), by=by, members=2, epochs=0.3, force=True)
+    assert torch.allclose(answers(made.model).exp().sum(1), torch.ones(16, 6, 6), atol=1e-5)
+    assert torch.equal(answers(load_model("prepared/model.py:model")), answers(made.model))
+
+
 def test_boosting_of_what_is_always_right_is_refused(here: Path) -> None:
     x, y = learnable(256)
     x[np.arange(256), y] += 20
@@ -286,6 +332,8 @@ def test_a_model_that_makes_no_sense_is_refused_before_it_is_taught(way: str, fa
     said = {name: fails(3, way, f"models.py:{name}", *given()[1:]) for name in names}
     assert "the model answers NaN" in said["Lost"] and "the same answer to each of 102 samples" in said["Dead"]
     assert "the dense model scores" in said["Untaught"]
+    if way == "ensemble":  # what they learn from
+        assert "the dense model scores" in fails(3, way, "models.py:Untaught", *given("--by", "together", "--anew")[1:])
     assert all("give --weights, for none were given" in said[name] for name in ("Dead", "Untaught"))
 
 

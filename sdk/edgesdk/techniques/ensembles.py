@@ -17,13 +17,16 @@ LEAST = 1e-12  # of a probability, so that its logarithm is finite
 class Ensemble(nn.Module):
     """The weighted mean of what ``members``, models of one input, answer.
 
-    Of classifiers' logits, (N, classes), it is the mean of their probabilities (Breiman 1996, "Bagging Predictors",
-    section 6.1), given as its logarithm: logits again, by which it teaches and is deployed as any classifier. Where
-    they do not ``classify`` it is the mean of their outputs. ``weights``, by default equal, are made to add up to one.
-    Raises ``UsageError`` for less than two members, and weights that do not fit or are not above zero.
+    Of classifiers' logits, whose classes are along ``axis``, it is the mean of their probabilities (Breiman 1996,
+    "Bagging Predictors", section 6.1), given as its logarithm: logits again, by which it teaches and is deployed as any
+    classifier. Where they do not ``classify`` it is the mean of their outputs. ``weights``, by default equal, are made
+    to add up to one. Raises ``UsageError`` for less than two members, and weights that do not fit or are not above
+    zero.
     """
 
-    def __init__(self, members: Sequence[nn.Module], weights: Sequence[float] = (), classify: bool = True) -> None:
+    def __init__(
+        self, members: Sequence[nn.Module], weights: Sequence[float] = (), classify: bool = True, axis: int = -1
+    ) -> None:
         super().__init__()
         if len(members) < 2:
             raise UsageError(f"an ensemble of {counted(len(members), 'member')}", "give 2 or more")
@@ -36,12 +39,13 @@ class Ensemble(nn.Module):
             weight / sum(weights) for weight in weights
         )  # numbers, so that runtimes may fold them
         self.classify = classify
+        self.axis = axis
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes) where the members classify, else the mean of what they answer to ``x``, (N, ...)."""
+        """Logits where the members classify, else the mean of what they answer to ``x``; as theirs, (N, ...)."""
         answers = [member(x) for member in self.members]
         if self.classify:
-            answers = [answer.softmax(-1) for answer in answers]
+            answers = [answer.softmax(self.axis) for answer in answers]
         mean = answers[0] * self.weights[0]
         for weight, answer in zip(self.weights[1:], answers[1:], strict=True):
             mean = mean + answer * weight

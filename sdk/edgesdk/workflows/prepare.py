@@ -42,8 +42,7 @@ from edgesdk.techniques.regularization import near_zero
 from edgesdk.techniques.transfer import frozen, with_head
 from edgesdk.train.objective import Objective
 from edgesdk.train.penalties import GAMMA, Labelled, Penalised, check_strength, held, penalty, widths
-from edgesdk.train.recovery import FLOAT_RATE, HARD, WARM_UP, Recovery, Term
-from edgesdk.train.recovery import MEMBERS as EACH
+from edgesdk.train.recovery import FLOAT_RATE, HARD, MEMBERS, OWN, WARM_UP, Recovery, Term
 from edgesdk.train.teachers import LoadedTeacher, same, traced
 from edgesdk.train.trainer import Trainer, TrainingObjective
 from edgesdk.workflows.deploy import Preprocess, quiet
@@ -52,7 +51,7 @@ from edgesdk.workflows.inputs import read_inputs
 EPOCHS = 8.0
 STRENGTH = 0.01
 FROZEN_EPOCHS = 2.0
-MEMBERS = 4
+COUNT = 4  # of the members of an ensemble
 BAGGING, BOOSTING, TOGETHER = "bagging", "boosting", "together"
 SHIFT = 0.1  # of the deviation of a weight, by which members that are taught together begin apart
 HEAD_RATE, BODY_RATE = 1e-2, 1e-3  # peaks of the learning rate, of a head alone and of a trained network with it
@@ -167,19 +166,19 @@ def transfer(
 @same_random_numbers()
 def ensemble(
     model: nn.Module | str | None = None, data: Any = None, out: str | Path = "prepared", *, by: str = BAGGING,
-    members: int = MEMBERS, anew: bool = False, epochs: float = EPOCHS, weights: Path | None = None,
+    members: int = COUNT, anew: bool = False, epochs: float = EPOCHS, weights: Path | None = None,
     metric: str | Metric = "top-1", seed: int = 0, force: bool = False,
     preprocess: Preprocess = None, shapes: Shapes = None, loss: str | Loss | None = None, tell: Tell = quiet,
 ) -> Prepared:  # fmt: skip
     """Make of ``model`` an ensemble of ``members`` of its kind, a model as any other: a teacher, or what is deployed.
 
     Each learns for ``epochs`` from a sample of the training data, which is kept in memory: a bootstrap sample
-    (``bagging``), or one in which what the members before got wrong comes more often (``boosting``, SAMME). Or they
-    learn ``together`` from all of it and from the model, and are paid for differing
-    (:func:`edgesdk.techniques.distillation.double_entropy`), where they begin a little apart. They begin
-    as the model is, which is judged first as by :func:`edgesdk.deploy`, or ``anew`` with random weights, which makes
-    them differ more and takes more epochs. Boosting ends early after a member that is always right, or no better than
-    chance.
+    (``bagging``), or one in which what the members before got wrong comes more often (``boosting``, SAMME). Or all
+    learn at once (``together``), from all of the data and from the model, and are paid for differing
+    (:func:`edgesdk.techniques.distillation.double_entropy`); that takes no labels. They begin as the model is, a little
+    apart where they learn together, or ``anew`` with random weights, which makes them differ more and takes more
+    epochs. A model that they begin as or learn from is judged first, as by :func:`edgesdk.deploy`. Boosting ends early
+    after a member that is always right, or no better than chance.
 
     Raises ``UsageError`` for less than two members or an unknown way, ``DataError`` where boosting ends with the first,
     and the errors of :func:`edgesdk.deploy` for the inputs.
@@ -191,17 +190,24 @@ def ensemble(
         raise UsageError(f"an ensemble of {counted(members, 'member')}", "give 2 or more")
     with reserve(Path(out), force) as place:
         made = _Made(model, data, weights, metric, seed, tell, force, preprocess, shapes, loss)
-        objective = Labelled(made.task)
+        objective = None if by == TOGETHER else Labelled(made.task)
         if by != BAGGING and not made.task.classifies:
             raise UsageError(f"{by} is for models that classify", f"choose {BAGGING}")
         if not isinstance(made.data.example, Tensor):
             raise UsageError("the model takes more than one input", "make an ensemble of models that take one tensor")
-        if anew:  # what the model knows is forgotten
+        if anew and by != TOGETHER:  # what the model knows is forgotten
             check(made.data, made.model, made.task.classifies)
         else:
             made.judge(force)
         dense = made.traced(made.model)
-        if by == TOGETHER:
+        answer = made.answer(dense)
+        if not isinstance(answer, Tensor):
+            raise UsageError("the model answers more than one tensor", "make an ensemble of models that answer one")
+        if by == BOOSTING and answer.dim() > 2:
+            raise UsageError(
+                "boosting, and a model with several classes in each sample", f"choose {BAGGING} or {TOGETHER}"
+            )
+        if objective is None:
             return _teach_together(made, dense, members, anew, epochs, place)
         samples, generator = held(made.train), torch.Generator().manual_seed(seed)
         likely = torch.full((len(samples),), 1 / len(samples), dtype=torch.double)
@@ -229,22 +235,8 @@ def ensemble(
                 break
         if len(students) < 2:
             raise DataError(f"{made.notes[-1]}, and one is no ensemble", f"choose {BAGGING}, or members --anew")
-        whole = Ensemble(students, votes, made.task.classifies).eval()
-        after = made.task.score(whole, made.data.test, dense)
-        if after <= max(scores):
-            made.notes.append("the ensemble is no better than its best member")
-        report = {
-            "kind": "ensemble",
-            "by": by,
-            "anew": anew,
-            "epochs": epochs,
-            "score": {"before": made.score(dense), "after": after},
-            "members": scores,
-            "weights": list(whole.weights),
-        }
-        votes = [round(weight, 6) for weight in whole.weights]
-        formula = f"Ensemble([{{0}} for _ in range({len(students)})], {votes}, {made.task.classifies})"
-        return made.written(place, whole, report, formula, "from edgesdk.techniques.ensembles import Ensemble\n")
+        whole = Ensemble(students, votes, made.task.classifies, made.task.axis).eval()
+        return _write_ensemble(made, whole, dense, scores, by, anew, epochs, place)
 
 
 def _teach_together(made: _Made, dense: Network, members: int, anew: bool, epochs: float, place: Path) -> Prepared:
@@ -253,31 +245,41 @@ def _teach_together(made: _Made, dense: Network, members: int, anew: bool, epoch
     for index in range(members):
         torch.manual_seed(made.seed + index)
         students.append(reset(made.model) if anew else _shifted(made.model))
-    whole = Ensemble(students).eval()
+    whole = Ensemble(students, axis=made.task.axis).eval()
     network = made.traced(whole)
-    losses = (Term(EACH, SOFT_SHARE), Term(HARD, 1 - SOFT_SHARE)) if made.task.labelled else (Term(EACH),)
-    objective = Objective(Recovery(losses=losses), network, dense, made.task, made.data.example)
+    losses = [Term(MEMBERS, SOFT_SHARE), Term(HARD, 1 - SOFT_SHARE)] if made.task.labelled else [Term(MEMBERS)]
+    if made.task.loss is not None:
+        losses = [Term(MEMBERS), Term(OWN)]
+    objective = Objective(Recovery(losses=tuple(losses)), network, dense, made.task, made.data.example)
     made.taught(
         network, made.trainer(objective, "the ensemble"), epochs, FLOAT_RATE if anew else BODY_RATE,
         "training members together",
     )  # fmt: skip
-    filled_whole = filled(whole, network)
-    assert isinstance(filled_whole, Ensemble)
-    scores = [made.task.score(member, made.data.test, dense) for member in filled_whole.members]
-    after = made.task.score(filled_whole, made.data.test, dense)
+    taught = filled(whole, network)
+    assert isinstance(taught, Ensemble)
+    scores = [made.task.score(member, made.data.test, dense) for member in taught.members]
+    return _write_ensemble(made, taught, dense, scores, TOGETHER, anew, epochs, place)
+
+
+def _write_ensemble(
+    made: _Made, whole: Ensemble, dense: Network, scores: list[float], by: str, anew: bool, epochs: float, place: Path
+) -> Prepared:
+    """The ``whole`` judged beside its members' ``scores``, and written to ``place``."""
+    after = made.task.score(whole, made.data.test, dense)
     if after <= max(scores):
         made.notes.append("the ensemble is no better than its best member")
     report = {
         "kind": "ensemble",
-        "by": TOGETHER,
+        "by": by,
         "anew": anew,
         "epochs": epochs,
         "score": {"before": made.score(dense), "after": after},
         "members": scores,
         "weights": list(whole.weights),
     }
-    formula = f"Ensemble([{{0}} for _ in range({members})])"
-    return made.written(place, filled_whole, report, formula, "from edgesdk.techniques.ensembles import Ensemble\n")
+    votes = [round(weight, 6) for weight in whole.weights]
+    formula = f"Ensemble([{{0}} for _ in range({len(scores)})], {votes}, {whole.classify}, {whole.axis})"
+    return made.written(place, whole, report, formula, "from edgesdk.techniques.ensembles import Ensemble\n")
 
 
 @torch.no_grad()
@@ -331,6 +333,11 @@ class _Made:
         assert isinstance(made, Network)
         check_returnable(made, model)
         return made
+
+    @torch.no_grad()
+    def answer(self, network: Network) -> object:
+        """What ``network`` answers to an example."""
+        return network(self.data.example)
 
     def trainer(self, objective: TrainingObjective, what: str) -> Trainer:
         torch.manual_seed(self.seed)
