@@ -5,10 +5,12 @@ from __future__ import annotations
 import models
 import pytest
 import torch
+from torch import Tensor, nn
 
 from edgesdk.compress import widening
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.widening import Places, answer_alike
+from edgesdk.network.trace import trace
 
 NETWORKS = ("residual", "depthwise", "transformer", "recurrent")
 
@@ -38,3 +40,22 @@ def test_a_widened_network_answers_as_the_cut_one(name: str, digits: int, monkey
         assert own is not None
         less, _ = compressed(network, gone, x, scores)
         assert answer_alike(own.widen(less, network), less, x)
+
+
+class Decided(nn.Module):
+    """Answers figures, the class, and whether it is sure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = self.head(self.body(x).relu().mean((2, 3)))
+        return y, y.argmax(-1), y.amax(-1) > 0.1
+
+
+def test_whole_numbers_and_truths_are_compared_too() -> None:
+    torch.manual_seed(1)
+    x = torch.randn(8, 3, 8, 8)
+    one, other = trace(Decided().eval(), x), trace(Decided().eval(), x)
+    assert answer_alike(one, one.copy(), x) and not answer_alike(one, other, x)

@@ -53,8 +53,8 @@ class Places:
 
 @torch.no_grad()
 def answer_alike(one: Network, other: Network, x: Batch) -> bool:
-    """Whether both answer the same to ``x``, up to rounding."""
-    pairs = zip(one.flat(x), other.flat(x), strict=True)
+    """Whether both answer the same to ``x``, up to rounding; whole numbers and truths, too."""
+    pairs = [[value.double() for value in pair] for pair in zip(one.flat(x), other.flat(x), strict=True)]
     return all(float((a - b).square().mean()) <= ALIKE * float(b.square().mean()) for a, b in pairs)
 
 
