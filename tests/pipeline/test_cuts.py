@@ -130,7 +130,9 @@ def test_what_comes_out_is_the_last_state_that_kept_the_accuracy(labelled: Study
     for step, drop in zip(tried, drops, strict=False):
         assert step["drop"] == pytest.approx(drop)
     good = [number for number, step in enumerate(tried) if step["drop"] <= 1.0]
-    if not good:
+    if not good:  # it takes half of the step each time
+        costs = [step["measured"].latency_ms for step in tried]
+        assert len(costs) > 1 and costs == sorted(costs)
         assert result.plan.digest not in {step["plan"] for step in tried}
         return
     assert result.plan.digest == tried[good[-1]]["plan"]
@@ -141,6 +143,12 @@ def test_what_comes_out_is_the_last_state_that_kept_the_accuracy(labelled: Study
     for number in range(1, len(tried)):
         before = [shares[place] for place in good if place < number]
         assert not before or shares[number] < before[-1], "each goes on from the last good one"
+
+
+def test_what_another_search_found_has_its_turn_among_the_rounds(labelled: Study) -> None:
+    training = Judged(labelled, Allowance(EPOCHS), 0, lambda stage, share: None, Recovery(rollback=True))
+    training.drops, best = (50.0,), candidate_of(labelled, 0.1)
+    assert cut_in_rounds(labelled, Budget(max_drop=1.0), 1.0, training, best).plan.digest == best.plan.digest
 
 
 def test_rounds_are_for_a_bound_on_accuracy_alone(labelled: Study) -> None:

@@ -5,28 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from edgesdk.core.budget import Budget
+from edgesdk.core.errors import BudgetError
 from edgesdk.core.graph import Graph
 from edgesdk.core.menu import GroupMenu, LayerMenu, Menu
 from edgesdk.core.plan import Option, Plan
-from edgesdk.pipeline.planning import Planned, solve_accounted, to_planned
+from edgesdk.pipeline.planning import Planned, plan_tightest, solve_accounted, to_planned
 from edgesdk.pipeline.study import Study
-from edgesdk.solve.milp import Unreachable, solve
 from edgesdk.solve.program import LATENCY
 
 
 def plan_cuts(study: Study, plan: Plan, count: int) -> tuple[Plan, ...]:
-    """The plans on the way to ``plan`` where that is cut in ``count`` steps, itself left out; fewer where two are one.
+    """The plans on the way to ``plan`` where that is cut in ``count`` steps, without itself; fewer where two are the
+    same, and where the time for searching is over.
 
-    Each is the search's best at its latency, in equal shares from the uncut model to the plan, of what leaves out no
-    more than the next; layers run as the plan says, but none in another form.
+    Each step takes the same share of the latency that is left. A plan on the way is the search's best at its latency
+    among those that leave out no more than the next one; layers run as ``plan`` says, but none in another form.
     """
     graph, cuts, last = study.graph, list[Plan](), None
     options = {name: replace(option, form=None) for name, option in plan.options.items()}
-    at = between(study.menu(), graph, None, plan, options)
+    at = narrow_menu(study.menu(), graph, None, plan, options)
     try:
-        high, low = (solve(at, {}, objective).cost.latency_ms for objective in ("loss", LATENCY))
+        high = solve_accounted(study, at, {}).cost.latency_ms
+        low = plan_tightest(study, Budget(), LATENCY, at).solution.cost.latency_ms
         for step in range(1, count):
-            at = between(study.menu(), graph, last, plan, options)
+            at = narrow_menu(study.menu(), graph, last, plan, options)
             bound = high * (low / high) ** (step / count)
             cut = plan_cut(study, at, bound).plan
             if _leaves_out(cut, graph) not in (
@@ -35,13 +38,13 @@ def plan_cuts(study: Study, plan: Plan, count: int) -> tuple[Plan, ...]:
             ):
                 cuts += [cut] if cut.structural(graph) else []
                 last = cuts[-1] if cuts else None
-    except Unreachable:  # by rounding
+    except BudgetError:  # by rounding, or for want of time
         pass
     return tuple(cuts)
 
 
 def plan_cut(study: Study, at: Menu, latency_ms: float) -> Planned:
-    """The best of the menu ``at`` within that latency. Raises ``Unreachable`` where there is none."""
+    """The best of the menu ``at`` within that latency. Raises ``BudgetError`` where none is found."""
     return to_planned(study, at, solve_accounted(study, at, {LATENCY: latency_ms}))
 
 
@@ -50,7 +53,7 @@ def _leaves_out(plan: Plan, graph: Graph) -> tuple[object, ...]:
     return frozenset(kept.items()), frozenset(plan.dropped)
 
 
-def between(
+def narrow_menu(
     at: Menu, graph: Graph, wide: Plan | None, narrow: Plan | None = None,
     options: Mapping[str, Option] | None = None,
 ) -> Menu:  # fmt: skip

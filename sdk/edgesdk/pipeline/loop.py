@@ -48,7 +48,9 @@ def _find(studies: Sequence[Study], budget: Budget, training: Training, given: b
     if budget.bounds:
         result = (search_within if given else search_eased)(chosen, budget, training)
     elif budget.max_drop is not None and training.recovery.rollback:
-        result = cut_in_rounds(chosen.study, budget, budget.max_drop, training, chosen.beside, chosen.history)
+        result = cut_in_rounds(
+            chosen.study, budget, budget.max_drop, training, chosen.best, chosen.beside, chosen.history
+        )
     elif budget.max_drop is not None:
         result = find_fastest(
             chosen.study, budget, budget.max_drop, training, chosen.best, chosen.beside, chosen.history
