@@ -524,6 +524,7 @@ BAD_FILES = [
     ("learned_steps = 1", "learned_steps is 1: it must be true or false"),
     ("cuts = 0", "cuts is 0: it must be a number at least 1"),
     ("cuts = 1.5", "cuts is 1.5: it must be a whole number of steps"),
+    ("rollback = true\ncuts = 2", "rollback, and cuts = 2"),
     ("rollback = 'yes'", "rollback is 'yes': it must be true or false"),
     ("losses = []", "a recovery without losses"),
     ("teachers = []", "a recovery without teachers"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -149,6 +150,28 @@ def test_what_another_search_found_has_its_turn_among_the_rounds(labelled: Study
     training = Judged(labelled, Allowance(EPOCHS), 0, lambda stage, share: None, Recovery(rollback=True))
     training.drops, best = (50.0,), candidate_of(labelled, 0.1)
     assert cut_in_rounds(labelled, Budget(max_drop=1.0), 1.0, training, best).plan.digest == best.plan.digest
+
+
+@pytest.mark.parametrize(
+    ("recovery", "precision", "says"),
+    [
+        (Recovery(cuts=2), "", ""),
+        (Recovery(cuts=40), "", "cuts = 40: .* steps were made of it, as the search has no more plans on the way"),
+        (Recovery(cuts=2, integer_share=1.0), "int8", "cuts = 2: it was of no effect, as nothing learns without"),
+        (Recovery(learned_steps=True), "fp32", "learned_steps was of no effect"),
+        (Recovery(learned_steps=True), "int8", ""),
+    ],
+)
+def test_what_was_asked_for_and_is_of_no_effect_is_said(
+    labelled: Study, recovery: Recovery, precision: str, says: str
+) -> None:
+    candidate = candidate_of(labelled, 0.25)
+    if precision:
+        options = {name: replace(option, precision=precision) for name, option in candidate.options.items()}
+        candidate = replace(candidate, artifact=replace(candidate.artifact, options=options))
+    training = Training(labelled, Allowance(EPOCHS), 0, lambda stage, share: None, recovery)
+    _, notes = training._plan_cuts(candidate, EPOCHS)
+    assert len(notes) == bool(says) and all(re.match(says, note) for note in notes)
 
 
 def test_rounds_are_for_a_bound_on_accuracy_alone(labelled: Study) -> None:

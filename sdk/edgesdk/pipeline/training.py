@@ -69,7 +69,7 @@ class Selected:
 
 
 @dataclass(frozen=True)
-class Round:
+class CutRound:
     """What a round of cutting came to: the ``cut``, its held-out ``score`` in integers, and in what ``chain`` of
     rounds, after how many epochs ``done``."""
 
@@ -111,7 +111,7 @@ class Training:
         self.kept: Kept | None = _open_kept(setup, self.recovery, seed)
         self._fitted: dict[str, Network] = {}
         self._tried: dict[tuple[str, str], Network] = {}
-        self._cut: set[str] = set()  # plans whose networks were learnt in rounds of cutting
+        self._chains: dict[str, str] = {}  # of plans whose networks were learnt in rounds of cutting, those rounds
         self._ahead: dict[tuple[str, str, float], Recovered] = {}  # what was learnt before it was asked for
 
     def finish_best(self, candidates: Sequence[Candidate], beside: Mapping[str, Artifact] | None = None) -> Result:
@@ -321,26 +321,42 @@ class Training:
             return choose_better(plain.network, before, fitted, after, "fitting blocks")
         label = f"recovering: from {before:.2f}, dense {dense:.2f}"
         epochs, until = self.allowance.full(), self.deadline.share_out(FULL_SHARE)
-        learnt = self._recover_in_cuts(candidate, epochs, label, until)
+        cuts, told = self._plan_cuts(candidate, epochs)
+        learnt = self._recover_in_cuts(candidate, cuts, epochs, label, until) if cuts else None
         learnt = learnt or self.recover(candidate, epochs, label, time_share=FULL_SHARE)
         after = self.score_held_out(learnt.network)
         chosen = choose_better(plain.network, before, learnt, after)
         more = outdone(self.recovery, self.network, self.comparison, self.data.holdout, max(before, after))
-        return replace(chosen, notes=(*self.notes, *chosen.notes, *more))
+        return replace(chosen, notes=(*self.notes, *told, *chosen.notes, *more))
+
+    def _plan_cuts(self, candidate: Candidate, epochs: float) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
+        """The plans on the way to that of a ``candidate``, for as many cuts as the recovery says; notes say why there
+        are fewer, and why steps of integers are not learnt."""
+        plan, recovery, notes = candidate.plan, self.recovery, list[str]()
+        schedule = plan_schedule(plan, self.network, candidate.options, epochs, recovery)
+        integers = schedule.integer_part(candidate.options)
+        if recovery.learned_steps and not integers:
+            notes.append("learned_steps was of no effect, as nothing learns with quantization in the loop")
+        cuts, why = (), ""
+        if recovery.cuts > 1 and not plan.structural(candidate.study.graph):
+            why = "the plan leaves out no channels or branches"
+        elif recovery.cuts > 1 and epochs * (1 - integers) <= 0:
+            why = "nothing learns without quantization in the loop"
+        elif recovery.cuts > 1:
+            cuts = plan_cuts(candidate.study, plan, recovery.cuts)
+            why = "the search has no more plans on the way" if len(cuts) + 1 < recovery.cuts else ""
+        if why:
+            came = f"{len(cuts) + 1} steps were made of it" if cuts else "it was of no effect"
+            notes.append(f"cuts = {recovery.cuts}: {came}, as {why}")
+        return cuts, tuple(notes)
 
     def _recover_in_cuts(
-        self, candidate: Candidate, epochs: float, label: str, until: float | None
+        self, candidate: Candidate, cuts: Sequence[Plan], epochs: float, label: str, until: float | None
     ) -> Recovered | None:
-        """The same cut in as many steps as the recovery says, each of what had been learnt by then; ``None`` where
-        there is nothing to cut in several, or what there is was learnt in rounds before."""
+        """The same by ``cuts`` on the way, each of what had been learnt by then; ``None`` where one cannot be made."""
         study, plan, recovery = candidate.study, candidate.plan, self.recovery
-        if recovery.cuts == 1 or candidate.plan.digest in self._cut or not plan.structural(study.graph):
-            return None
-        cuts = plan_cuts(study, plan, recovery.cuts)
         share = plan_schedule(plan, self.network, candidate.options, epochs, recovery).integer_part(candidate.options)
         each, done = epochs * (1 - share) / (len(cuts) + 1), 0.0
-        if not cuts or each <= 0:
-            return None
         last, chain, notes, curve = None, "", list[str](), list[LossAt]()
         for number, cut in enumerate(cuts, 1):
             chain = digest([chain, cut.digest, each])
@@ -357,8 +373,12 @@ class Training:
                 break
         assert last is not None
         small, _ = compressed(last.whole, plan, self.data.example, study.scores)
-        calibration, on_disk = study.calibration, self._kept_of(candidate, digest([chain, FITTED]))
-        small = fit(plan, last.target, small, study.scores, calibration, until=until, kept=on_disk, device=self.device)
+        on_disk, fit_until = self._kept_of(candidate, digest([chain, FITTED])), self._end_fit(until)
+        small = fit(
+            plan, last.target, small, study.scores, study.calibration, until=fit_until, kept=on_disk, device=self.device
+        )
+        if fit_until is not None and self.deadline.clock() >= fit_until:
+            self.deadline.note_cut("fitting weights")
         left = 0.0 if last.ended else epochs - done
         own = replace(recovery, integer_share=min(1.0, share * epochs / left) if left > 0 else 0.0)
         rest = self._learn(candidate, small, left, label, None, until, digest([chain, left]), own, done=done)
@@ -366,7 +386,7 @@ class Training:
 
     def learn_round(
         self, candidate: Candidate, last: Cut | None, done: float, chain: str, label: str, rounds: int
-    ) -> Round | None:
+    ) -> CutRound | None:
         """The candidate cut of what the ``last`` good round came to, after ``chain`` and ``done`` epochs, learnt for
         one of so many rounds, and tested in integers. ``None`` where it cannot be cut further.
 
@@ -382,19 +402,26 @@ class Training:
             return None
         tested = self._learn(candidate, cut.network, 0.0, told, NEAREST, until, digest([chain, 0.0]), self.recovery)
         self._fitted[candidate.plan.digest] = cut.network
-        self._cut.add(candidate.plan.digest)
-        return Round(cut, self.score_held_out(tested.network), chain, done + epochs)
+        self._chains[candidate.plan.digest] = chain
+        return CutRound(cut, self.score_held_out(tested.network), chain, done + epochs)
 
     def learn_cut(
         self, candidate: Candidate, cut: Plan, last: Cut | None, epochs: float, done: float, label: str, chain: str,
         until: float | None,
     ) -> Cut | None:  # fmt: skip
         """A ``cut`` on the way to a ``candidate``, made of the ``last`` one; ``chain`` is its name."""
-        return learn_cut(
+        learnt = learn_cut(
             cut, last, self.network, self.data, self.task, candidate.study.scores, epochs, done, self.seed,
             lambda share: self.tell(f"{label}{_progress(share, epochs)}", share), recovery=self.recovery,
-            kept=self._kept_of(candidate, chain), until=until, device=self.device,
+            kept=self._kept_of(candidate, chain), fit_until=self._end_fit(until), until=until, device=self.device,
         )  # fmt: skip
+        if learnt is not None and learnt.fit_was_cut:
+            self.deadline.note_cut("fitting weights")
+        return learnt
+
+    def _end_fit(self, until: float | None) -> float | None:
+        """When fitting ends at the latest before what learns ``until`` then."""
+        return _share_out(until, FIT_SHARE, self.deadline)
 
     def recover(
         self,
@@ -414,9 +441,9 @@ class Training:
         if learnt is not None:
             return learnt
         until, fitted = self.deadline.share_out(time_share), self.fit(candidate, label)
-        recovered = self._learn(
-            candidate, fitted, epochs, label, rounding, until, f"{epochs:g}", self.recovery, reconstructs
-        )
+        chain = self._chains.get(candidate.plan.digest, "")  # what it goes on from
+        kept = f"{epochs:g}" if not chain else digest([chain, epochs])
+        recovered = self._learn(candidate, fitted, epochs, label, rounding, until, kept, self.recovery, reconstructs)
         if reconstructs and until is not None and self.deadline.clock() >= until:
             self.deadline.note_cut("fitting blocks")
         return recovered

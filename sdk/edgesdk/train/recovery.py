@@ -208,7 +208,8 @@ class Recovery:
 
     With ``rollback`` a bound on accuracy alone is kept by rounds of pruning, training and testing (Han et al. 2015,
     section 3; :mod:`edgesdk.pipeline.rollback`), each cut from the round before; one that loses more than the bound is
-    rolled back. Raises ``UsageError``.
+    rolled back. It is not for ``cuts`` above 1, which would cut in steps what rounds cut already. Raises
+    ``UsageError``.
     """
 
     teachers: tuple[Teacher, ...] = (Teacher(),)
@@ -249,6 +250,8 @@ class Recovery:
         for name in ("learned_steps", "rollback"):
             if not isinstance(value := getattr(self, name), bool):
                 raise UsageError(f"{name} is {value!r}", "it must be true or false")
+        if self.rollback and self.cuts > 1:
+            raise UsageError(f"rollback, and cuts = {self.cuts}", "leave one out: rounds are steps already")
 
     @property
     def own(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 
@@ -26,7 +27,7 @@ from edgesdk.train.trainer import LEARNT, LossAt, Trainer, read_curve, reestimat
 class Cut:
     """A network as it was cut and learnt, in float; ``whole`` is the dense one with its values, of which the next cut
     is made, ``target`` what that is fitted to: ``whole`` where that answers the same, else the dense network. ``ended``
-    says that the training was, before its time."""
+    says that the training was, before its time, ``fit_was_cut`` that fitting was, by the time."""
 
     network: Network
     whole: Network
@@ -34,32 +35,35 @@ class Cut:
     notes: tuple[str, ...] = ()
     curve: tuple[LossAt, ...] = ()
     ended: bool = False
+    fit_was_cut: bool = False
 
 
 def learn_cut(
     plan: Plan, before: Cut | None, dense: Network, data: Data, task: Task, scores: Mapping[str, Tensor], epochs: float,
     done: float = 0.0, seed: int = 0, progress: Callable[[float], None] = lambda share: None, *,
     recovery: Recovery = Recovery(),  # noqa: B008  it is frozen
-    kept: Kept | None = None, until: float | None = None, device: torch.device = CPU,
+    kept: Kept | None = None, fit_until: float | None = None, until: float | None = None, device: torch.device = CPU,
 ) -> Cut | None:  # fmt: skip
     """What ``plan``, of widths and branches alone, makes of ``before``, fitted to that and learnt from ``dense``.
 
     ``before`` is a cut that left more channels and branches, or ``None`` for the dense network. It learns in float
-    for ``epochs``, ``done`` having been before, on ``device``; what it came to goes to ``kept``. ``None`` where no
-    further cut could be made of that. Raises what :func:`edgesdk.train.trainer.recovered` does.
+    for ``epochs``, ``done`` having been before, on ``device``; what it came to goes to ``kept``. Fitting ends
+    ``fit_until`` at the latest, learning ``until``, on the monotonic clock. ``None`` where no further cut could be made
+    of that. Raises what :func:`edgesdk.train.trainer.recovered` does.
     """
     whole, target = (dense, dense) if before is None else (before.whole, before.target)
     places = Places.find(whole, plan, data.example, scores)
     if places is None:
         return None
     small, _ = compressed(whole, plan, data.example, scores)
-    state = kept.load(LEARNT) if kept is not None else None
+    state, fit_was_cut = kept.load(LEARNT) if kept is not None else None, False
     if state is not None:
         small.module.load_state_dict(state["student"])
         notes, curve, ended = state["notes"], read_curve(state), state["ended"]
     else:
         calibration = [x for x, _ in data.calibration]
-        small = fit(plan, target, small, scores, calibration, until=until, kept=kept, device=device)
+        small = fit(plan, target, small, scores, calibration, until=fit_until, kept=kept, device=device)
+        fit_was_cut = fit_until is not None and time.monotonic() >= fit_until
         notes, curve, ended = [], [], False
         if data.train is not None and epochs > 0:
             torch.manual_seed(seed)
@@ -78,4 +82,4 @@ def learn_cut(
     small.module.eval()
     whole = places.widen(small, whole)
     target = whole if answer_alike(whole, small, data.example) else dense
-    return Cut(small, whole, target, tuple(notes), tuple(curve), ended)
+    return Cut(small, whole, target, tuple(notes), tuple(curve), ended, fit_was_cut)
