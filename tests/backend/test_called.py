@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from edgesdk.export.onnx import converted, exportable
 from edgesdk.export.simulation import list_called
@@ -39,21 +40,19 @@ class Making(nn.Module):
         return self.make(self.conv(x).relu())
 
 
-@pytest.mark.parametrize("name", MAKING)
-def test_a_tensor_of_a_layer_s_name_is_what_the_layer_makes(name: str) -> None:
-    torch.manual_seed(0)
-    x = torch.randn(1, 3, 8, 8)
-    network = trace(Making(MAKING[name]).eval(), x)
-    model, called = converted(network, x), list_called(network, x)
-    there = {tensor for node in model.graph.node for tensor in node.output}
+def judge(model: nn.Module, x: Tensor) -> dict[str, str]:
+    """The tensors of layers in the file, each of which is what the layer makes; no two have one."""
+    network = trace(model.eval(), x)
+    file, called = converted(network, x), list_called(network, x)
+    there = {tensor for node in file.graph.node for tensor in node.output}
     layers = {layer: names[0] for layer, names in called.items() if names[0] in there}
-    ends = {value.name for value in model.graph.output}
-    assert len(layers) >= 2 and ends & {*layers.values()}
-    assert layers["conv"] == ("output_0" if name == "twice" else "relu")
-    for tensor in {*layers.values()} - ends:
-        model.graph.output.add().name = tensor
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    names = list(dict.fromkeys(layers.values()))
+    ends = [value.name for value in file.graph.output]
+    assert len({*layers.values()}) == len(layers)
+    assert ends == list(network.structure.output_names)
+    for tensor in {*layers.values()} - {*ends}:
+        file.graph.output.add().name = tensor
+    session = onnxruntime.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = list(dict.fromkeys((*ends, *layers.values())))
     of_file = dict(zip(names, map(np.asarray, session.run(names, {network.input_names[0]: x.numpy()})), strict=True))
     values: dict[str, Tensor] = {}
 
@@ -63,8 +62,54 @@ def test_a_tensor_of_a_layer_s_name_is_what_the_layer_makes(name: str) -> None:
             return values[n.name]
 
     ready = exportable(network)
-    Noting(ready.module).run(x)
-    for layer, tensor in layers.items():
-        wanted = values[ready.node(layer).name].detach().numpy()
-        assert of_file[tensor].size == wanted.size
-        np.testing.assert_allclose(of_file[tensor].ravel(), wanted.ravel(), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        Noting(ready.module).run(x)
+        returned = pytree.tree_leaves(model(x))
+    pairs = [(tensor, values[ready.node(layer).name]) for layer, tensor in layers.items()]
+    for tensor, wanted in (*pairs, *zip(ends, returned, strict=True)):
+        assert of_file[tensor].size == wanted.numel()
+        np.testing.assert_allclose(of_file[tensor].ravel(), wanted.numpy().ravel(), rtol=1e-4, atol=1e-5)
+    return layers
+
+
+@pytest.mark.parametrize("name", MAKING)
+def test_a_tensor_of_a_layer_s_name_is_what_the_layer_makes(name: str) -> None:
+    torch.manual_seed(0)
+    layers = judge(Making(MAKING[name]), torch.randn(1, 3, 8, 8))
+    assert layers["conv"] == ("output_0" if name == "twice" else "relu") and len(layers) >= 2
+    assert any(tensor.startswith("output") for tensor in layers.values())
+
+
+class Named(nn.Module):
+    """A parameter, a buffer and a layer that are called as what operators make, and outputs that are, too."""
+
+    def __init__(self, *returned: str) -> None:
+        super().__init__()
+        self.conv, self.mul = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+        self.relu, self.keys = nn.Parameter(torch.randn(4, 1, 1)), returned
+        self.made_hann_window: Tensor
+        self.register_buffer("made_hann_window", torch.randn(6))
+
+    def forward(self, x: Tensor) -> Any:
+        first = torch.relu(self.mul(torch.relu(self.conv(x))) * self.relu) + self.made_hann_window
+        last = torch.relu(first * torch.hann_window(6))
+        return dict(zip(self.keys, (first, last, first), strict=False)) if self.keys else last
+
+
+class Given(Named):
+    def forward(self, output: Tensor) -> Any:
+        return super().forward(output)
+
+
+class Second(Named):
+    def forward(self, output_1: Tensor) -> Any:
+        first = super().forward(output_1)
+        return first, first * 2
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"), [(Named(), 7), (Named("relu", "mul_1", "again"), 7), (Given(), 7), (Second(), 8)]
+)  # fmt: skip
+def test_no_tensor_has_the_name_of_an_input_an_output_or_of_what_is_held(model: nn.Module, kept: int) -> None:
+    torch.manual_seed(0)
+    assert len(judge(model, torch.randn(1, 3, 8, 8))) == kept

@@ -150,6 +150,8 @@ def _with_constants(network: Network) -> Network:
     for node, value in made.items():
         if isinstance(value, Tensor) and value.numel() <= LARGEST and not made.keys() >= node.users.keys():
             name = f"made_{node.name}"
+            while hasattr(module, name):  # a module or a buffer of the user's own
+                name += "_"
             module.register_buffer(name, value.contiguous().clone())
             with graph.inserting_before(node):
                 node.replace_all_uses_with(graph.get_attr(name), lambda user: user not in made)
@@ -183,7 +185,9 @@ def _exported(network: Network, x: Batch) -> ModelProto:
                 verbose=False,
             )
             assert program is not None
-            _name_inside(program.model, list(telling.inside.values()))
+            called = telling.name_in_files(network.input_names, outputs)
+            _rename_held(program.model, {*network.input_names, *outputs, *called.values()})
+            _name_inside(program.model, [called[name] for name in telling.inside.values()])
             _simplify(program.model, {name for name, _ in network.module.named_parameters()})
             _name_ends(program.model, network.input_names, outputs)
             return program.model_proto
@@ -234,16 +238,25 @@ def _simplify(model: ir.Model, apart: Collection[str]) -> None:
     common.CommonSubexpressionEliminationPass()(model)
 
 
+def _rename_held(model: ir.Model, taken: Collection[str]) -> None:
+    """Let nothing that is held have a name of those ``taken``: it would be given a number, and so another's name."""
+    held = model.graph.initializers
+    for value in list(held.values()):
+        name = str(value.name)
+        while name in taken or name != value.name and name in held:
+            name += "_"
+        value.name = name
+
+
 def _name_inside(model: ir.Model, names: Sequence[str]) -> None:
     """Take the outputs behind the model's own away, one for each of ``names``, and call the values so, and what makes
     them: the exporter calls what it makes in several steps as the last of these, and a name may be that of a step
     elsewhere."""
     graph = model.graph
     ends = len(graph.outputs) - len(names)
-    fixed = {value.name for value in (*graph.inputs, *graph.initializers.values())}
     named: dict[ir.Value, str] = {}
     for value, name in zip(graph.outputs[ends:], names, strict=True):
-        if name not in fixed and value.producer() is not None:
+        if value.producer() is not None:
             named.setdefault(value, name)
     graph.outputs[ends:] = []  # `del` would leave them marked as outputs
     values = {*named.values()}
@@ -345,7 +358,7 @@ def _clean(model: ModelProto) -> None:
 
 def _shorten(graph: onnx.GraphProto) -> None:
     """Number the single numbers, which are scales and zero points: their names would be more than they are."""
-    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    taken = {name for node in graph.node for name in (*node.input, *node.output)} | {v.name for v in graph.input}
     numbers = (name for number in itertools.count() if (name := f"c{number}") not in taken)
     short = {tensor.name: next(numbers) for tensor in graph.initializer if not tensor.dims}
     for tensor in graph.initializer:

@@ -20,6 +20,21 @@ class Telling:
     outputs: tuple[str, ...]
     inside: dict[fx.Node, str]
 
+    def name_in_files(self, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, str]:
+        """What files call each tensor, by its name in the program: what is returned as the first of ``outputs`` that it
+        is, all else unlike these, the ``inputs`` and what is held, which may have any name."""
+        taken = {*inputs, *outputs, *self.program.state_dict, *self.program.constants}
+        made = [node.name for node in self.program.graph.nodes if node.op == "call_function"]
+        called: dict[str, str] = {}
+        for own, name in zip(self.outputs, outputs, strict=True):
+            called.setdefault(own, name)
+        for own in made:
+            name = own
+            while own not in called and (name in taken or name != own and name in made):
+                name += "_"
+            taken.add(called.setdefault(own, name))
+        return called
+
 
 def list_tensors(module: fx.GraphModule, sample: tuple[Tensor, ...]) -> list[fx.Node]:
     """The nodes of ``module`` that make a tensor of ``sample``, in order: what it is given and holds is none."""

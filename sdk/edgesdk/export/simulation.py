@@ -135,9 +135,7 @@ def _exported(network: Network, x: Batch) -> tuple[Telling, tuple[Place, ...]]:
     layers = [(layer, known[name]) for layer in ready.graph.layers if (name := ready.sites[layer.name].output) in known]
     ends = {made: _quantized(module, made) for _, made in layers}
     telling = export_telling(module, sample, [node for made, end in ends.items() for node in (end, made)])
-    names, outputs = telling.inside, dict[str, str]()
-    for name, called in zip(telling.outputs, network.structure.output_names, strict=True):
-        outputs.setdefault(name, called)  # files have an identity for a further one
+    names, called = telling.inside, telling.name_in_files(network.input_names, network.structure.output_names)
     inner = _list_inner(telling.program.graph, {names[made] for made in ends}, {*names.values()})
     places = (
         Place(
@@ -145,7 +143,7 @@ def _exported(network: Network, x: Batch) -> tuple[Telling, tuple[Place, ...]]:
             names[ends[made]],
             names[made],
             tuple(layer.inputs),
-            tuple(outputs.get(name, name) for name in (names[made], *inner[names[made]])),
+            tuple(called.get(name, name) for name in (names[made], *inner[names[made]])),
         )
         for layer, made in layers
     )

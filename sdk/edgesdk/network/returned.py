@@ -82,15 +82,22 @@ def structure_of(program: ExportedProgram) -> Structure:
 
 
 def _file_names(structure: Structure, taken: Sequence[str]) -> tuple[str, ...]:
-    """What a file calls several outputs: their keys and fields, or their number where they have none, where an input
-    is called so, whose names are ``taken``, and where two are."""
+    """What a file calls the outputs where that is not what it calls those of most: several by their keys and fields, or
+    by their number where they have none, where an input is called so, whose names are ``taken``, and where two are."""
+    usual = Structure.plain(structure.count).output_names
+    numbered = tuple(_unlike(f"output_{place}", taken) for place in range(structure.count))
+    numbered = numbered if {*usual} & {*taken} else ()
     if structure.count < 2:
-        return ()
+        return numbered
     paths = [path for path, _ in pytree.tree_flatten_with_path(structure.of(range(structure.count)))[0]]
     own = [path_name(path) for place, path in enumerate(paths) if place not in structure.constants]
     bare = {name for name in own if name in taken or name.replace(".", "").isdigit()}
-    names = tuple(f"output_{place}" if name in bare else name for place, name in enumerate(own))
-    return names if len(set(names)) == len(names) else ()
+    names = tuple((numbered or usual)[place] if name in bare else name for place, name in enumerate(own))
+    return names if len(set(names)) == len(names) else numbered
+
+
+def _unlike(name: str, taken: Sequence[str]) -> str:
+    return _unlike(f"{name}_", taken) if name in taken else name
 
 
 def _user_outputs(program: ExportedProgram) -> list[tuple[Any, Any]]:
