@@ -34,7 +34,7 @@ NASBENCH = "HW-NAS-Bench-360 by R. de Bijvank, https://github.com/roldebijvank/H
 HELP = "HW-NAS-Bench (Li et al. 2021), as HELP carries it, https://github.com/HayeonLee/HELP"
 MLPERF = "MLPerf Inference v1.0 to v4.1, https://github.com/mlcommons"
 NCNN = "ncnn benchmark/README.md, https://github.com/Tencent/ncnn/tree/master/benchmark"
-ULTRALYTICS = "Ultralytics documentation, https://docs.ultralytics.com/loaded_teachers/nvidia-jetson/"
+ULTRALYTICS = "Ultralytics documentation, https://docs.ultralytics.com/guides/nvidia-jetson/"
 
 
 @dataclass(frozen=True)
