@@ -33,9 +33,9 @@ GRAPHICS = {
     "jetson-nano": Chip(0.9216, 1, {"fp32": 128.0, "fp16": 256.0}, 25.6, 256.0, 512.0),
 }
 """Graphics processors of targets that TensorRT's files are not made for yet."""
-MODES = {  # the graphics clock in GHz and the memory's GB/s of a power mode that is not the profile's
-    "15 W": (0.625, 68.0),
-    "7 W": (0.408, 68.0),
+MODES = {  # the graphics clock in GHz and the memory's GB/s where they are not the profile's
+    "625 MHz": (0.625, 68.0),
+    "408 MHz": (0.408, 68.0),
 }
 """Of the Orin Nano: NetsPresso's figures are 1.53 times trtutils', as are 625 and 408 MHz; neither states its mode."""
 FOLDS = 5
@@ -75,7 +75,7 @@ def _xnnpack(device: str, precision: str) -> Load:
 
 
 def _trt(board: str, *sources: tuple[str, str, str | None], also: str | None = None) -> Load:
-    """Rows of TensorRT in fp16: (table, its name of the board, power mode where that is not the profile's)."""
+    """Rows of TensorRT in fp16: (table, its name of the board, which of ``MODES`` where it is not the profile's)."""
 
     def load(data: Data) -> list[Row]:
         rows = data.tensorrt(also, "fp16") if also else []
@@ -163,10 +163,10 @@ PAIRS = (
         for kind in ("fp32", "int8")
     ),
     Fitted("jetson-orin-nano", "tensorrt", "fp16",
-           _trt("jetson-orin-nano", ("trtutils", "OrinNano-8GB", "15 W"), ("netspresso", "Jetson Orin Nano", "7 W"),
-                also="NVIDIA Jetson Orin Nano"),
+           _trt("jetson-orin-nano", ("trtutils", "OrinNano-8GB", "625 MHz"),
+                ("netspresso", "Jetson Orin Nano", "408 MHz"), also="NVIDIA Jetson Orin Nano"),
            f"{ULTRALYTICS}; {TRTUTILS}; {NETSPRESSO}", "2023 to 2025", "TensorRT of JetPack 5 and 6",
-           "the GPU, one stream; the power modes are read off the figures: Super, 15 W and 7 W"),
+           "the GPU, one stream; the clocks are read off the figures: 1,020, 625 and 408 MHz, with all units"),
     Fitted("jetson-orin-nx", "tensorrt", "fp16",
            _trt("jetson-orin-nx", ("trtutils", "OrinNX-16GB", None), also="NVIDIA Jetson Orin NX"),
            f"{ULTRALYTICS}; {TRTUTILS}", "2025", "TensorRT of JetPack 6", "the GPU, one stream"),

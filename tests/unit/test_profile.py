@@ -19,7 +19,7 @@ from edgesdk.core.errors import DeviceError, UsageError
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, OTHER, POOL, Graph, Layer, Tensor
 from edgesdk.core.plan import FP32, INT8, Option
 from edgesdk.core.runtime import Kernels
-from edgesdk.core.target import Chip, target, targets
+from edgesdk.core.target import Chip, Limits, target, targets
 from edgesdk.devices.estimate import predicted
 from edgesdk.price import kinds
 from edgesdk.price.operator import CHANGES, Operator
@@ -438,6 +438,37 @@ def test_a_runtime_that_runs_float_in_half_is_priced_so_unless_exact() -> None:
     assert half.interval(in_float) == pytest.approx(exact.interval(in_half), rel=1e-9)
     assert half.latency_ms(in_float[1]) == pytest.approx(exact.latency_ms(in_half[1]), rel=1e-9)
     assert half.interval(in_float)[0] < exact.interval(in_float)[0]
+
+
+@pytest.mark.parametrize("name", [name for name, entry in targets().items() if entry.modes])
+def test_each_power_mode_has_its_source_and_the_further_it_is_the_less_is_sure(name: str) -> None:
+    own = target(name)
+    facts = [fact.value.partition(":")[0] for fact in own.facts if fact.fact == "power modes"]
+    told = [mode for modes in facts for mode in modes.split(", ")]
+    assert sorted(told) == sorted(own.modes)
+    first, *others = own.modes
+    assert own.in_mode(first)[1] == own
+    loaded = profile(own)
+    for mode in others:
+        there = loaded.in_mode(mode)[1]
+        for before, after in zip(loaded.pairs, there.pairs, strict=True):
+            chip, limited = (each.chip(before.runtime) for each in (own, there.target))
+            same = limited.clock_ghz == chip.clock_ghz and limited.lanes(FP32) == chip.lanes(FP32)
+            assert same or after.posterior.extra > before.posterior.extra
+
+
+def test_units_that_are_off_are_doubted_as_the_clock_is() -> None:
+    def extra(mode: str) -> float:
+        pairs = profile(target("jetson-orin-nx")).in_mode(mode)[1].pairs
+        return next(pair.posterior.extra for pair in pairs if pair.runtime == "tensorrt")
+
+    assert extra("MAXN") < extra("40W") < extra("25W") < extra("15W") == extra("10W")  # half of the units are off
+
+
+@pytest.mark.parametrize("limits", [{"cores": 0}, {"bandwidth_gbps": 0.0}, {"share": 1.5}, {"share": 0.0}])
+def test_a_power_mode_that_leaves_nothing_is_refused(limits: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="above zero"):
+        Limits(1.0, **limits)
 
 
 def test_a_graphics_processor_is_no_faster_with_more_threads() -> None:

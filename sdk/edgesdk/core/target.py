@@ -82,8 +82,8 @@ class Limits:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        figures = (self.clock_ghz, self.cores or 1, self.bandwidth_gbps or 1.0, self.share)
-        if not all(0 < figure < 1e6 for figure in figures) or self.share > 1:
+        figures = (self.clock_ghz, self.cores, self.bandwidth_gbps, self.share)
+        if not all(0 < figure < 1e6 for figure in figures if figure is not None) or self.share > 1:
             raise ValueError("a power mode's clock, cores and bandwidth are above zero, its share is 1 at most")
 
     def of(self, chip: Chip) -> Chip:

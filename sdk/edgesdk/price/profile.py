@@ -125,11 +125,12 @@ class Profile:
         return self._on(self.target.at_clock(runtime, clock_ghz))
 
     def _on(self, target: Target) -> Profile:
-        """The same cycles on the chips of ``target``, with more doubt the further their clocks are from the own."""
+        """The same cycles on the chips of ``target``, with more doubt the further what these do in a second is away."""
 
         def doubt(pair: Pair) -> float:
-            own, other = (one.chip(pair.runtime).clock_ghz for one in (self.target, target))
-            return OTHER_CLOCK * abs(log(other / own))
+            own, other = (one.chip(pair.runtime) for one in (self.target, target))
+            clocks, units = other.clock_ghz / own.clock_ghz, other.lanes(pair.precision) / own.lanes(pair.precision)
+            return OTHER_CLOCK * abs(log(clocks * units))
 
         pairs = tuple(replace(pair, posterior=carried(pair.posterior, doubt(pair))) for pair in self.pairs)
         return Profile(target, pairs)
