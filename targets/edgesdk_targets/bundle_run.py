@@ -259,6 +259,8 @@ def as_mode(image, mode):
     image.load()  # the file that it is in may be closed afterwards
     if image.mode == "F":
         raise ValueError("its pixels are floats, whose range nothing says")
+    if image.mode == "I" and image.format == "TIFF":
+        raise ValueError("its pixels are signed integers, whose range nothing says")
     if orientation(image) != 1:
         image = image.transpose(UPRIGHT[orientation(image)])
     if image.mode.startswith("I"):

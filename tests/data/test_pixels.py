@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from edgesdk.core.errors import DataError, EdgeSdkError, UsageError
 from edgesdk.data.data import load_data
+from edgesdk.data.folders import read_folder
 from edgesdk.data.preprocessing import Preprocessing, read_preprocessing
 
 
@@ -164,6 +167,22 @@ def test_what_is_no_image_is_counted_and_named_and_what_systems_leave_behind_too
     )  # fmt: skip
 
 
+def test_what_leads_nowhere_is_counted_and_neither_followed_nor_waited_for(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / name, "{}.png", 10, 50)
+    (tmp_path / "dog" / "all").symlink_to(tmp_path)  # would give dog the cats
+    (tmp_path / "cat" / "again").symlink_to(tmp_path / "cat")
+    (tmp_path / "more").mkdir()
+    fill(tmp_path / "more" / "far", "{}.png", 3, 50)
+    (tmp_path / "more" / "far" / "back").symlink_to(tmp_path / "more")
+    (tmp_path / "dog" / "far").symlink_to(tmp_path / "more" / "far")  # a link that leads somewhere
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    (tmp_path / "labels.csv").write_text("x")
+    data = read_folder(tmp_path, {})
+    assert Counter(data.parts["train"][1].tolist()) == {0: 10, 1: 13, 2: 3} and data.classes == ("cat", "dog", "more")
+    assert any("skipped: 1 .csv, 4 circular links, 1 special file" in note for note in data.notes), data.notes
+
+
 @pytest.mark.parametrize("judging", ["val", "valid", "validation", "test", "Test"])
 def test_folders_of_splits_are_taken_as_such(tmp_path: Path, judging: str) -> None:
     for label, name in enumerate(("cat", "dog")):
@@ -190,6 +209,17 @@ def test_classes_that_are_called_as_splits_are_classes_where_there_are_others(tm
     for label, name in enumerate(("bus", "test", "train")):
         fill(tmp_path / name, "{}.png", 10, 50 * label)
     assert load_data(tmp_path).classes == ("bus", "test", "train")
+
+
+def test_splits_with_something_beside_them_are_not_taken_for_classes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            fill(tmp_path / split / name, "{}.png", 2, 0)
+    fill(tmp_path / "unlabelled", "{}.png", 2, 0)
+    refused(DataError, lambda: load_data(tmp_path), "the splits train, val, and beside them unlabelled", "is no split")
+    (tmp_path / "unlabelled").rename(tmp_path / "val" / "cat" / "more")
+    fill(tmp_path / "training" / "cat", "{}.png", 2, 0)
+    refused(DataError, lambda: load_data(tmp_path), "and beside them training")
 
 
 def test_a_folder_around_everything_and_folders_within_classes(tmp_path: Path) -> None:

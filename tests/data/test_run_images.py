@@ -58,8 +58,7 @@ def test_a_photograph_is_seen_upright(tmp_path: Path, held: int, suffix: str) ->
     actual, expected, notes = seen(tmp_path)
     assert actual.shape == PICTURE.shape and np.abs(actual - PICTURE).max() < 30  # a JPEG blurs edges
     assert np.array_equal(actual, expected)
-    turned = held != 1 and suffix != "tif"  # which Pillow turns itself
-    assert any("10 images turned upright" in note for note in notes) == turned
+    assert any("10 images turned upright" in note for note in notes) == (held != 1)
 
 
 def test_exif_that_is_damaged_or_says_nonsense_is_left_alone(tmp_path: Path) -> None:
@@ -95,8 +94,30 @@ def test_pictures_of_every_mode_become_the_models(tmp_path: Path, mode: str) -> 
             assert set(np.unique(actual)) <= {0.0, 255.0}
 
 
-def test_figures_that_are_no_pixels_are_refused(tmp_path: Path) -> None:
-    save(tmp_path, Image.fromarray(PICTURE[..., 0].astype(np.float32)), "tif")
+@pytest.mark.parametrize(("dtype", "named"), [(np.float32, "floats"), (np.int32, "signed integers")])
+def test_figures_that_are_no_pixels_are_refused(tmp_path: Path, dtype: Any, named: str) -> None:
+    save(tmp_path, Image.fromarray(PICTURE[..., 0].astype(dtype)), "tif")
     for wanted in ({}, {"channel_order": "RGB"}):
-        with pytest.raises(DataError, match="its pixels are floats, whose range nothing says"):
+        with pytest.raises(DataError, match=f"its pixels are {named}, whose range nothing says"):
             seen(tmp_path, **wanted)
+    with pytest.raises(SystemExit, match=named):
+        bundle_run.image_pixels(
+            tmp_path / "cat" / "0.tif", {"shape": [1, 1, 8, 8], "layout": "NCHW"}, {"resize": "crop"}
+        )
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif", "MPO"])
+def test_frames_that_are_left_out_are_counted(tmp_path: Path, suffix: str) -> None:
+    options = (
+        {"lossless": True}
+        if suffix == "webp"
+        else {"format": "MPO", "quality": 98, "subsampling": 0}
+        if suffix == "MPO"
+        else {}
+    )
+    more = [Image.fromarray(np.full_like(PICTURE, shade)) for shade in (9, 99)]
+    named = "jpg" if suffix == "MPO" else suffix  # as telephones name it
+    save(tmp_path, Image.fromarray(PICTURE), named, save_all=True, append_images=more, **options)
+    actual, expected, notes = seen(tmp_path)
+    assert "10 images of several frames: the first of each was taken" in notes
+    assert np.array_equal(actual, expected) and np.abs(actual - PICTURE).max() < 30

@@ -24,6 +24,7 @@ SUFFIXES = (
 )  # fmt: skip
 MODES = ("L", "RGB", "RGBA")
 TRAIN, VALID, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing", "eval")
+CIRCLE, SPECIAL = "circular link", "special file"  # beside suffixes, of what is no image
 LEFT_BEHIND = ("__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini")  # by systems, in archives and folders
 
 
@@ -57,8 +58,13 @@ class _Count:
     def notes(self) -> list[str]:
         lines = []
         if self.other:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.other.items()))
-            lines.append(f"{sum(self.other.values())} files are no images in a class, and were skipped: {kinds}")
+            kinds = ", ".join(
+                counted(count, kind) if kind in (CIRCLE, SPECIAL) else f"{count} {kind}"
+                for kind, count in sorted(self.other.items())
+            )
+            several = sum(self.other.values()) > 1
+            skipped = "files are no images in a class, and were" if several else "file is no image in a class, and was"
+            lines.append(f"{sum(self.other.values())} {skipped} skipped: {kinds}")
         if self.hidden:
             kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.hidden.items()))
             lines.append(f"left out what systems leave behind: {kinds}")
@@ -105,7 +111,8 @@ def _unwrapped(path: Path, count: _Count) -> tuple[Path, list[str]]:
 
 
 def _splits(path: Path, count: _Count) -> dict[str, Path]:
-    """The folders of splits, where there are no others."""
+    """The folders of splits, where there are no others. Raises ``DataError`` where what is beside them would make all
+    of them classes, though there are classes in them."""
     inner = [p for p in _Count().visible(path) if p.is_dir()]
     splits: dict[str, Path] = {}
     for folder in inner:
@@ -113,12 +120,24 @@ def _splits(path: Path, count: _Count) -> dict[str, Path]:
             if folder.name.lower() in names and split not in splits:
                 splits[split] = folder
     if not inner or len(splits) < len(inner):
+        named = [folder for folder in inner if folder.name.lower() in (*TRAIN, *VALID, *TEST)]
+        if len(named) > 1 and all(map(_holds_folders_alone, named)):
+            beside = listed(folder.name for folder in inner if folder not in splits.values())
+            held = ", ".join(folder.name for folder in splits.values())
+            fact = f"{path} has the splits {held}, and beside them {beside}"
+            raise DataError(fact, "take out of it what is no split, or give the folder of the split to use")
         return {}
     if "train" not in splits:
         held = ", ".join(folder.name for folder in inner)
         raise DataError(f"{path} has the splits {held} and no train", "give the folder of a split, or add train")
     _beside(path, count)
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+
+
+def _holds_folders_alone(folder: Path) -> bool:
+    """Whether there are folders in it and no images beside them."""
+    inner = _Count().visible(folder)
+    return any(p.is_dir() for p in inner) and not any(p.suffix.lower() in readable() for p in inner)
 
 
 def _beside(folder: Path, count: _Count) -> None:
@@ -128,11 +147,16 @@ def _beside(folder: Path, count: _Count) -> None:
             count.other[path.suffix.lower() or "without a suffix"] += 1
 
 
-def _files(folder: Path, count: _Count) -> Iterator[Path]:
-    """The images below ``folder``; other files are counted."""
+def _files(folder: Path, count: _Count, around: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The images below ``folder``; other files are counted, and links to folders ``around`` it."""
+    around = (*(around or folder.resolve().parents), folder.resolve())
     for path in count.visible(folder):
-        if path.is_dir():
-            yield from _files(path, count)
+        if path.is_dir() and path.resolve() in around:
+            count.other[CIRCLE] += 1
+        elif path.is_dir():
+            yield from _files(path, count, around)
+        elif path.exists() and not path.is_file():  # a pipe, which would be waited for
+            count.other[SPECIAL] += 1
         elif path.suffix.lower() in readable():
             yield path
         else:
@@ -185,16 +209,20 @@ class _Reader:
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.modes: Counter[str] = Counter()
         self.turned: int = 0
+        self.animated: int = 0
 
     def __call__(self, file: Path) -> np.ndarray:
         from PIL import Image
 
         try:
             with Image.open(file, formats=_formats()) as image:
+                turned = image.format == "TIFF" and orientation(image) != 1  # Pillow turns it as it is loaded
                 image.load()
-                self.turned += orientation(image) != 1
+                self.turned += turned or orientation(image) != 1
                 self.modes[image.mode] += 1
-                return np.asarray(self._fitted(file, image))
+                pixels = np.asarray(self._fitted(file, image))
+                self.animated += _is_animated(image)
+                return pixels
         except EdgeSdkError:
             raise
         except Exception as error:  # each format's reader has its own
@@ -208,6 +236,8 @@ class _Reader:
             lines.append(f"images of {counted(len(self.sizes), 'size')} were {how} to {self.size[0]}x{self.size[1]}")
         if self.turned:
             lines.append(f"{counted(self.turned, 'image')} turned upright, as the camera noted in EXIF")
+        if self.animated:
+            lines.append(f"{counted(self.animated, 'image')} of several frames: the first of each was taken")
         deep = sum(n for mode, n in self.modes.items() if mode.startswith("I"))
         if deep:
             lines.append(f"{counted(deep, 'image')} with 16 bits a pixel: taken as 8")
@@ -231,6 +261,14 @@ class _Reader:
             flags = "--image-size" if image.size != self.first[0] else "--channel-order"
             raise DataError(fact, f"give {flags}, or bring all images to one size and mode")
         return image
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """Whether there is more than one picture in its file."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # the next is damaged, which the first need not be
+        return True
 
 
 def _shown(size: tuple[int, int], mode: str) -> str:
