@@ -72,6 +72,11 @@ class Half(Base):
         super().__init__()
         self.half()
 
+class Mixed(Base):  # one layer alone
+    def __init__(self):
+        super().__init__()
+        self.fc.half()
+
 class Gray(nn.Module):
     def __init__(self):
         super().__init__()
@@ -103,7 +108,7 @@ def parallel(): return nn.DataParallel(Base())
 """
 FACES = (
     "FixedBatch", "FixedSixteen", "OneAtATime", "Squeezed", "Remembering", "TwoInputs", "Misspelt", "Unwell", "Gpu",
-    "Half", "Gray", "Large", "Args", "script", "quantized", "meta", "missing_file",
+    "Half", "Mixed", "Gray", "Large", "Args", "script", "quantized", "meta", "missing_file",
 )  # fmt: skip
 
 
@@ -126,12 +131,19 @@ def searched(run: Run, model: str, data: str = "data.npz") -> str:
     return f"{done.code} {done.line}"
 
 
+def estimated(run: Run, model: str, shape: str) -> str:
+    done = run("estimate", model, "--shape", shape, "--target", "pi5", "-q")
+    return f"{done.code} {done.line}"
+
+
 def test_each_names_the_cause(here: Run) -> None:
     told = {name: searched(here, f"nets.py:{name}") for name in FACES}
     told["channels last"] = searched(here, "nets.py:Base", "last.npz")
     told["model of channels last"] = searched(here, "nets.py:LastChannels", "pixels.npz")
     for name in ("net.onnx", "net.pt", "net.safetensors", "net.tflite", "net.py"):
         told[name] = searched(here, name)
+    for name, shape in (("Half", "3x8x8"), ("Mixed", "3x8x8"), ("Half", "3x8x8:float16")):
+        told[f"{name} {shape}"] = estimated(here, f"nets.py:{name}", shape)
     said = "".join(f"{name}: {re.sub(r'0x[0-9a-f]+', '0x', line)}\n" for name, line in told.items())
     agrees("blame.txt", said)
     blames_data = {name for name, line in told.items() if line.startswith("4 ")}

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from edgesdk.core.errors import DataError, EdgeSdkError, ModelError
-from edgesdk.core.wording import said
+from edgesdk.core.wording import listed, said
+from edgesdk.network.copying import copied
 from edgesdk.network.network import Batch, answer, rebatch, tensors
 from edgesdk.network.places import is_of_user, place_of
 
@@ -33,10 +34,8 @@ def blamed(model: nn.Module, x: Batch, error: Exception) -> EdgeSdkError:
     if any(words in str(error) for words in GPU):
         remedy = "let forward() use the device of its input, like x.device"
         return ModelError(f"the model wants a GPU, which is not used here ({said(error)}{place})", remedy)
-    floats = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    if floats and torch.float32 not in floats and any(t.dtype == torch.float32 for t in tensors(x)):
-        kind = str(next(iter(floats))).removeprefix("torch.")
-        return ModelError(f"the weights are {kind}, and the samples float32", "convert the model with model.float()")
+    if (unlike := blamed_on_weights(model, x)) is not None:
+        return unlike
     alone = rebatch(x, lambda t: t[:1])
     if len(tensors(x)[0]) > 1 and _runs(model, alone):
         remedy = "let it take its size from the input: x.shape[0] or -1, or flatten(1), in the place of a number"
@@ -49,6 +48,34 @@ def blamed(model: nn.Module, x: Batch, error: Exception) -> EdgeSdkError:
     shown = " and ".join(f"{str(t.dtype).removeprefix('torch.')} of shape {_shape(t)}" for t in tensors(x))
     fact = f"the data, {shown}, does not fit the model, which says {said(error)}{place}"
     return DataError(fact, f"give x in the shape and dtype that the model takes{_layout(model, x)}")
+
+
+def blamed_on_weights(model: nn.Module, x: Batch) -> ModelError | None:
+    """That ``model``, which fails on ``x`` of float32, has weights of another precision, or of several; ``None`` where
+    it has not, and where it would fail all in float32, too."""
+    kinds = {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()} - {torch.float32}
+    if not kinds or all(t.dtype != torch.float32 for t in tensors(x)):
+        return None
+    named = [str(kind).removeprefix("torch.") for kind in kinds]
+    remedy = "convert the model with model.float()"
+    if all(p.dtype in kinds for p in model.parameters() if p.is_floating_point()):
+        return ModelError(f"the weights are {listed(sorted(named))}, and the samples float32", remedy)
+    with contextlib.suppress(ModelError):  # which cannot be copied
+        if _runs(copied(model).float(), x):
+            fact = f"some weights are {listed(sorted(named))}, others float32, which it does not compute with together"
+            return ModelError(fact, remedy)
+    return None
+
+
+def check_widths(model: nn.Module, x: Batch) -> None:
+    """Raise ``ModelError`` where both ``model`` and ``x`` are of other floats than float32, in which files compute."""
+    weights, given = (
+        {t.dtype for t in part if t.is_floating_point()} - {torch.float32} for part in (model.parameters(), tensors(x))
+    )
+    if weights and given:
+        named = listed(sorted(str(kind).removeprefix("torch.") for kind in weights | given))
+        remedy = "convert the model with model.float(), and give its inputs as float32"
+        raise ModelError(f"the model and its inputs are {named}, and networks are traced in float32", remedy)
 
 
 def checked_answer(run: Callable[[Batch], Any], x: Batch) -> Any:

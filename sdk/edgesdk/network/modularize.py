@@ -20,6 +20,7 @@ from torch.fx.node import map_arg
 
 from edgesdk.core.errors import ModelError
 from edgesdk.core.wording import listed
+from edgesdk.network.blame import blamed_on_weights, check_widths
 from edgesdk.network.computed_weights import Held, fold_computed
 from edgesdk.network.equivalents import Equivalents, free_lengths
 from edgesdk.network.functionalize import functionalized
@@ -61,6 +62,7 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
     quiet = logging.getLogger("torch").level
     logging.getLogger("torch").setLevel(logging.CRITICAL)
     check_traceable(model)
+    check_widths(model, two)
     plain = folded(model)
 
     def follow() -> ExportedProgram:
@@ -78,7 +80,7 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
             except ModelError:
                 raise
             except Exception as error:  # torch.export raises many kinds, and models raise their own
-                raise explain_untraceable(error, follow) from None
+                raise blamed_on_weights(plain, two) or explain_untraceable(error, follow) from None
     finally:
         logging.getLogger("torch").setLevel(quiet)
 
