@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_zoo as zoo
@@ -203,6 +205,49 @@ def test_files_that_cannot_be_read_are_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"no.pt2 is no exported program"):
         (folder / "no.pt2").write_bytes(b"none")
         load_model(str(folder / "no.pt2"))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
+def test_weights_that_are_stored_in_other_floats_than_they_compute_in_are_widened(folder: Path, dtype: Any) -> None:
+    g = zoo.Written(17, x=[-1, 4])
+    g.c("unread", np.ones(3), dtype)
+    wide = g.n("Cast", [g.c("stored", np.linspace(-1, 1, 12).reshape(4, 3), dtype)], "wide", to=TensorProto.FLOAT)
+    path = g.save(folder / "wide.onnx", g.n("MatMul", ["x", wide], "y"))
+    holds(path, (torch.randn(3, 4),))
+    assert all(p.dtype == torch.float32 for p in read(path).parameters())
+    g.n("Add", [g.n("Cast", ["y"], "narrow", to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype))), "unread"], "z")
+    refused(folder, g, "z", match=r"computes in .* \(unread\)")
+
+
+def made_of(*nodes: Any, **parts: Any) -> onnx.ModelProto:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
+    graph = helper.make_graph(list(nodes), "graph", ends[:1], ends[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("own", 1)], **parts)
+
+
+def test_what_is_unusual_in_a_sound_file_is_not_called_damage(folder: Path) -> None:
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    weights = [numpy_helper.from_array(np.full((4, 4), value, np.float32), "w") for value in (1, 2)]
+    held = numpy_helper.from_array(np.ones(2, np.float32), "w"), numpy_helper.from_array(np.array([0, 5]))
+    alike, unlike, sparse, text = (made_of(product) for _ in range(4))
+    alike.graph.initializer.extend(weights[:1] * 2)
+    unlike.graph.initializer.extend(weights)
+    sparse.graph.sparse_initializer.append(helper.make_sparse_tensor(*held, [4, 4]))
+    text.graph.initializer.append(weights[0])
+    text.graph.node.append(helper.make_node("Constant", [], ["told"], value_strings=["cat"]))
+    text.graph.output.append(helper.make_tensor_value_info("told", TensorProto.STRING, [1]))
+    opset = [helper.make_opsetid("", 13)]
+    inner = helper.make_function("own", "Act", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], opset)
+    function = made_of(helper.make_node("Act", ["x"], ["y"], domain="own"), functions=[inner])
+    onnx.save(alike, path := folder / "unusual.onnx")
+    assert torch.equal(read(path)(torch.ones(2, 4)), torch.full((2, 4), 4.0))
+    for model, says in (
+        (unlike, "w is made twice"), (sparse, "keeps w as sparse tensors"), (text, "the output told of .* is text"),
+        (function, "the functions Act of .* are of another opset than the file"),
+    ):  # fmt: skip
+        onnx.save(model, path)
+        with pytest.raises(ModelError, match=says):
+            read(path)
 
 
 def test_free_axes_are_as_long_as_the_data_or_the_shape_says(folder: Path) -> None:

@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, external_data_helper, helper, numpy_he
 from onnx.inliner import inline_local_functions
 
 from edgesdk.core.errors import ModelError
-from edgesdk.core.wording import said
+from edgesdk.core.wording import listed, said
 
 MOST_NODES = 1_000_000
 AGAIN = "export or copy it again"
@@ -41,6 +41,8 @@ def parsed(path: Path) -> ModelProto:
         raise ModelError(f"{path} is a TFLite file", "call it .tflite, or give the ONNX file")
     if not model.opset_import or not model.graph.output:
         raise ModelError(f"{path} is not an ONNX file, or is cut short", AGAIN)
+    if sparse := [tensor.values.name for tensor in model.graph.sparse_initializer]:
+        raise ModelError(f"{path} keeps {listed(sparse)} as sparse tensors", "export it with dense ones")
     if damage is not None:
         raise ModelError(f"{path} is damaged: {damage}", AGAIN)
     _check_version(model, path)
@@ -103,6 +105,7 @@ def _damage(model: ModelProto) -> str | None:
     weights = {tensor.name for tensor in graph.initializer}
     made = Counter(name for node in graph.node for name in node.output if name)
     made.update({value.name for value in graph.input} | weights)  # old files list weights as inputs
+    made.update(_unlike_namesakes(graph.initializer))
     made.update(name for name, times in Counter(value.name for value in graph.input).items() if times > 1)
     if twice := [name for name, times in made.items() if times > 1]:
         return f"{twice[0]} is made twice"
@@ -129,6 +132,12 @@ def _unmade(model: ModelProto) -> list[str]:
         unmade += [name for name in node.input if name not in made]
         made.update(node.output)
     return unmade + [value.name for value in graph.output if value.name not in made]
+
+
+def _unlike_namesakes(tensors: Iterable[TensorProto]) -> set[str]:
+    """The names under which there are several weights that are not the same."""
+    held: dict[str, bytes] = {}
+    return {t.name for t in tensors if held.setdefault(t.name, content := t.SerializeToString()) != content}
 
 
 def _unfilled(tensor: TensorProto) -> str | None:
@@ -180,4 +189,9 @@ def _inlined(model: ModelProto, path: Path) -> ModelProto:
             break
     if sum(nodes((node.domain, node.op_type)) for node in model.graph.node) > MOST_NODES:
         raise ModelError(f"{path} has functions that call themselves, or others too often", "export it without")
-    return inline_local_functions(model)
+    inlined = inline_local_functions(model)
+    called = {node.op_type for node in inlined.graph.node if (node.domain, node.op_type) in bodies}
+    if called:  # onnx cannot say what they are in another opset
+        fact = f"the functions {listed(sorted(called))} of {path} are of another opset than the file"
+        raise ModelError(fact, "export it without functions, or with all of them of one opset")
+    return inlined

@@ -61,6 +61,8 @@ def read(path: Path, shapes: Shapes = None) -> fx.GraphModule:
         for node in _needed(graph):
             translation.add(node, TRANSLATIONS.get(node.op_type) if node.domain in STANDARD else None)
     outputs = tuple(dict.fromkeys(value.name for value in graph.output))
+    if texts := [n for n in outputs if n in translation.constants and translation.constants[n].dtype.kind in "OSU"]:
+        raise ModelError(f"the output {texts[0]} of {path.name} is text", "export it with outputs that are numbers")
     module = translation.finish(outputs)
     names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
     inputs = dict(zip(names, (value.name for value in given), strict=True))
@@ -108,7 +110,8 @@ def _check_kinds(model: ModelProto, path: Path) -> None:
     if opset < OLDEST:
         fact = f"{path.name} is of opset {opset}, from before {OLDEST}"
         raise ModelError(fact, f"convert it with onnx.version_converter.convert_version(model, {OLDEST + 4})")
-    kinds = [(tensor.name, tensor.data_type) for tensor in model.graph.initializer]
+    computed = {name for node in _needed(model.graph) if node.op_type != "Cast" for name in node.input}
+    kinds = [(tensor.name, tensor.data_type) for tensor in model.graph.initializer if tensor.name in computed]
     kinds += [(value.name, value.type.tensor_type.elem_type) for value in model.graph.input]
     if unusual := [(name, UNUSUAL[kind]) for name, kind in kinds if kind in UNUSUAL]:
         fact = f"{path.name} computes in {unusual[0][1]} ({listed(name for name, _ in unusual)})"
