@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from unittest import mock
 
 import agent_models
 
@@ -241,6 +242,31 @@ class OpenVino(OnDisk):
         self.assertIs(kernels["w"], kernels["conv"])
         self.assertAlmostEqual(sum(kernel["share"] for kernel in result["kernels"]), 1)
         self.assertFalse({kernel["operator"] for kernel in result["kernels"]} & {"Input", "Const", "Output"})
+
+    def test_a_run_that_was_interrupted_is_not_what_a_kernel_takes(self):
+        """Means are of a block's own runs, without the first ones of its model, and one long block decides nothing."""
+        means = {2: [100, 100, 100, 100], 12: [48, 4000, 48, 42]}  # in us, by the runs so far: of each block
+
+        def take(run, anew):
+            for block in range(4):
+                run = anew() if block else run
+                for _ in range(10):
+                    run()
+
+        take.seconds = 1.0
+        made = []
+
+        class Block(self.runner._Block):
+            def __init__(self, *given):
+                made.append(self)
+                super().__init__(*given)
+
+            def _means(self):
+                return [means[self.count][made.index(self)]]
+
+        with mock.patch.object(self.runner, "_Block", Block):
+            (kernel,) = self.runner.profile(self.ir(agent_models.conv()), None, 1, take)[:1]
+        self.assertEqual((len(made), kernel["profiled_ms"]), (4, 0.038))  # (12 * 48 - 2 * 100) / 10 us
 
     def test_load_memory_and_operators(self):
         path = self.ir(agent_models.conv(512, 8))

@@ -280,8 +280,9 @@ def kernels(
 class _Turns:
     """Runs a model under a profiler, in blocks that take turns with those of the same model without: ``samples`` of the
     first and ``plain`` ones in ns. The run that a block begins with, when caches hold the other, is none of them. A
-    profiler with passes of its own tells the ``plain`` ones, and the ``count`` of those that it does not time. With no
-    ``seconds`` it is asked which kernels there are, and times are by the way."""
+    profiler with passes of its own tells the ``plain`` ones, and the ``count`` of those that it does not time. One that
+    only tells means is asked to begin ``anew`` before each block but the first. With no ``seconds`` it is asked which
+    kernels there are, and times are by the way."""
 
     def __init__(self, load: Callable[[], Callable[[], object]], seconds: float) -> None:
         self._load, self.seconds = load, seconds
@@ -294,11 +295,12 @@ class _Turns:
         self.plain += plain
         self.count += count
 
-    def __call__(self, run: Callable[[], object]) -> None:
+    def __call__(self, run: Callable[[], object], anew: Callable[[], Callable[[], object]] | None = None) -> None:
         plain = self._load()
         count = clock.runs_in(plain, self.seconds, PROFILED_LEAST, PROFILED_RUNS)
-        turns = [(run, self.samples), (plain, self.plain)]
         for block in range(PROFILED_BLOCKS):
+            run = anew() if block and anew else run
+            turns = [(run, self.samples), (plain, self.plain)]
             each = count * (block + 1) // PROFILED_BLOCKS - count * block // PROFILED_BLOCKS
             for model, samples in turns if block % 2 else turns[::-1]:
                 model()

@@ -73,20 +73,63 @@ def load(source: str | bytes, threads: int) -> Session:
     return Session(source, threads)
 
 
-def profile(
-    path: str, values: dict[str, Any] | None, threads: int, take: Callable[[Callable[[], object]], None]
-) -> list[dict[str, Any]]:
+def profile(path: str, values: dict[str, Any] | None, threads: int, take: Any) -> list[dict[str, Any]]:
     """The kernels that ran, in their order, with their ``primitive`` too: the implementation that was chosen.
 
-    ``share`` comes from whole microseconds, averaged over all runs by OpenVINO; a kernel below one has 0.
+    OpenVINO tells the mean of all runs since a model was compiled, in whole microseconds, and no single ones. So each
+    block of runs has a model compiled for it, and the second shortest of the blocks' means is a kernel's time: one run
+    that was interrupted would be all that is seen of a mean. A kernel below a microsecond has 0.
     """
-    session = Session(path, threads, count=True)
-    take(session.bind(values))
-    return kernels(session.compiled.get_runtime_model())
+    blocks = [_Block(path, values, threads)]
+
+    def anew() -> Callable[[], object]:
+        blocks.append(_Block(path, values, threads))
+        return blocks[-1]
+
+    take(blocks[0], anew if take.seconds else None)
+    times = [block.took() for block in blocks]
+    return shares([(sorted(each)[min(1, len(each) - 1)], kernel) for each, kernel in zip(zip(*times), blocks[0].ran())])
 
 
-def kernels(executed: Any) -> list[dict[str, Any]]:
-    """The kernels of an executed graph. What has neither a kernel nor a time is data, or another view of it."""
+class _Block:
+    """Runs of a model that is compiled for them, and how long each of its kernels took in the mean of them."""
+
+    def __init__(self, path: str, values: dict[str, Any] | None, threads: int) -> None:
+        self.session = Session(path, threads, count=True)
+        self.run, self.count = self.session.bind(values), 1
+        self()
+        self.before = self.count, self._means()  # the first runs of a model are longer
+
+    def __call__(self) -> None:
+        self.count += 1
+        self.run()
+
+    def _means(self) -> list[int]:
+        return [time for time, _ in kernels(self.session.compiled.get_runtime_model())]
+
+    def ran(self) -> list[dict[str, Any]]:
+        """The kernels, in their order."""
+        return [kernel for _, kernel in kernels(self.session.compiled.get_runtime_model())]
+
+    def took(self) -> list[int]:
+        """The means in us of the runs since it was made, by the kernels' order."""
+        skipped, means = self.before
+        runs = self.count - skipped
+        every = zip(means, self._means())
+        return [max(round((self.count * after - skipped * before) / runs), 0) for before, after in every]
+
+
+def shares(times: list[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Kernels, each with its time in us, with their shares of the time of all."""
+    whole = sum(time for time, _ in times)
+    return [dict(kernel, share=time / whole if whole else None, profiled_ms=time / 1e3) for time, kernel in times]
+
+
+def kernels(executed: Any) -> list[tuple[int, dict[str, Any]]]:
+    """The kernels of an executed graph, in their order, each after its mean time in us.
+
+    What has neither a kernel nor a time is data, or another view of it.
+    """
     rows = []
     for node in executed.get_ops():
         facts = {name: value.astype(str) for name, value in node.get_rt_info().items()}
@@ -104,9 +147,8 @@ def kernels(executed: Any) -> list[dict[str, Any]]:
             "primitive": primitive,
         }
         rows.append((int(facts["execOrder"]), 0 if time == "not_executed" else int(time), kernel))
-    whole = sum(time for _, time, _ in rows)
     rows.sort(key=lambda item: item[0])
-    return [dict(kernel, share=time / whole if whole else None, profiled_ms=time / 1e3) for _, time, kernel in rows]
+    return [(time, kernel) for _, time, kernel in rows]
 
 
 def _fact(node: Any, name: str) -> str:
