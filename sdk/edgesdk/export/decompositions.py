@@ -7,12 +7,12 @@ import operator
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
-aten = torch.ops.aten
+from edgesdk.network.modularize import aten
+
 RESHAPES = (aten.flatten.using_ints, aten.unflatten.int)
 Call = tuple[OpOverload, tuple[Any, ...]]
 
