@@ -16,6 +16,7 @@ from edgesdk.core.budget import Budget
 from edgesdk.core.errors import EdgeSdkWarning
 from edgesdk.data.data import Data, load_data
 from edgesdk.data.orders import dry, order_of, set_order
+from edgesdk.example.data import example_data
 from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.candidates import Candidate, attempt, list_dense
 from edgesdk.pipeline.planning import make_plan
@@ -93,10 +94,13 @@ def test_what_cannot_be_sent_learns_here_and_a_warning_says_so(labelled: Study) 
 
 def sources() -> dict[str, Data]:
     x, y = torch.randn(70, 4), torch.arange(70) % 3
-    return {"arrays": load_data((x.numpy(), y.numpy())), "data set": load_data(TensorDataset(x, y))}
+    return {
+        "arrays": load_data((x.numpy(), y.numpy())), "data set": load_data(TensorDataset(x, y)),
+        "built-in example": example_data(),
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["arrays", "data set"])
+@pytest.mark.parametrize("name", ["arrays", "data set", "built-in example"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 def test_orders_that_are_passed_over_are_those_that_are_taken(name: str, steps: int) -> None:
     train: Any = sources()[name].train
@@ -108,6 +112,8 @@ def test_orders_that_are_passed_over_are_those_that_are_taken(name: str, steps: 
     passed: Any = dry(train)
     assert len(list(_first(passed, steps))) == len(taken) == steps
     assert after is not None and torch.equal(after, order_of(train))  # type: ignore[arg-type]
+    set_order(train, begin)
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(taken, _first(train, steps), strict=True))
 
 
 def test_batches_that_draw_nothing_have_no_order() -> None:

@@ -59,6 +59,25 @@ class Relabelled:
             yield x, self.change(y)
 
 
+class Augmented:
+    """``batches`` with x made another each time, by random numbers of a ``generator`` of its own."""
+
+    def __init__(self, batches: Iterable[tuple[Any, Any]], seed: int) -> None:
+        self.batches: Iterable[tuple[Any, Any]] = batches
+        self.generator: torch.Generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for x, y in self.batches:
+            yield self.change(x), y
+
+    def change(self, x: Any) -> Any:
+        """A batch of x as it is learnt from this time."""
+        raise NotImplementedError
+
+
 class Given:
     """A user's own batches, brought to one form and checked as they come; ``classes`` bounds the labels once known.
 

@@ -9,30 +9,31 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from edgesdk.data.batches import Given, Relabelled, Shuffled
+from edgesdk.data.batches import Augmented, Given, Relabelled, Shuffled
 
-Order = torch.Tensor  # the state of what draws it
+Order = torch.Tensor  # the states of what draws it, in rows
 
 
 def order_of(train: Any) -> Order | None:
     """Where the orders of ``train`` are; ``None`` where nothing of its own draws them."""
-    generator = _generator(train)
-    return None if generator is None else generator.get_state()
+    generators = _list_generators(train)
+    return torch.stack([generator.get_state() for generator in generators]) if generators else None
 
 
 def set_order(train: Any, order: Order | None) -> None:
     """Let ``train`` go on as it did from there."""
-    generator = _generator(train)
-    if generator is not None and order is not None:
-        generator.set_state(order)
+    for generator, state in zip(_list_generators(train), () if order is None else order, strict=False):
+        generator.set_state(state.clone())
 
 
-def dry(train: Any) -> Iterable[tuple[None, None]] | None:
-    """``train`` without its samples: each pass over it draws what one over the samples would. ``None`` where nothing of
-    its own is drawn."""
+def dry(train: Any) -> Iterable[tuple[Any, Any]] | None:
+    """``train`` without its samples: each pass over it draws what one over the samples would. What is augmented comes
+    with them, since what that draws goes by the samples. ``None`` where nothing of its own is drawn."""
     source = _source(train)
-    if _generator(train) is None:
+    if not _list_generators(train):
         return None
+    if isinstance(source, Augmented):
+        return source
     return _DryBatches(source) if isinstance(source, Shuffled) else _DryLoader(source)
 
 
@@ -62,6 +63,11 @@ def _source(train: Any) -> Any:
     return train
 
 
-def _generator(train: Any) -> torch.Generator | None:
+def _list_generators(train: Any) -> list[torch.Generator]:
+    """What draws the orders of ``train``, and what augments it anew each time; none where nothing draws orders."""
     source = _source(train)
-    return source.generator if isinstance(source, (Shuffled, DataLoader)) else None
+    if isinstance(source, Augmented):
+        inner = _list_generators(source.batches)
+        return [source.generator, *inner] if inner else []
+    own = source.generator if isinstance(source, (Shuffled, DataLoader)) else None
+    return [] if own is None else [own]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.resources import as_file, files
 
 import torch
 from torch import Tensor, nn
 
+from edgesdk.data.batches import Augmented
 from edgesdk.data.data import Data, load_data
 from edgesdk.example.resnet8 import resnet8
 from edgesdk.network.load import load_model
@@ -25,7 +26,7 @@ def example_data(seed: int = 0) -> Data:
         data = load_data(str(path), seed=seed)
     assert data.train is not None and data.normalization is not None
     black = -data.normalization["mean"][0] / data.normalization["std"][0]
-    train = AugmentedBatches(data.train, seed, PADDING, black)
+    train = MovedImages(data.train, seed, PADDING, black)
     summary = data.description.partition(": ")[2]
     return replace(data, train=train, description=f"the built-in sample of Fashion-MNIST: {summary}")
 
@@ -50,18 +51,13 @@ def augmented(x: Tensor, generator: torch.Generator, padding: int = 4, value: fl
     return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-class AugmentedBatches:
-    """``batches`` of (x, y) with the images augmented anew each time."""
+class MovedImages(Augmented):
+    """``batches`` of images that are mirrored and moved anew each time, as :func:`augmented` does it."""
 
     def __init__(self, batches: Iterable[tuple[Tensor, Tensor]], seed: int, padding: int, value: float) -> None:
-        self.batches: Iterable[tuple[Tensor, Tensor]] = batches
+        super().__init__(batches, seed)
         self.padding: int = padding
         self.value: float = value
-        self.generator: torch.Generator = torch.Generator().manual_seed(seed)
 
-    def __len__(self) -> int:
-        return len(self.batches)  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in self.batches:
-            yield augmented(x, self.generator, self.padding, self.value), y
+    def change(self, x: Tensor) -> Tensor:
+        return augmented(x, self.generator, self.padding, self.value)
