@@ -17,7 +17,7 @@ from edgesdk.core.errors import UsageError
 from edgesdk.core.report import DENSE
 from edgesdk.network.network import Network
 from edgesdk.pipeline.allowance import ROUNDS_SHARE, Allowance
-from edgesdk.pipeline.candidates import Candidate, attempt
+from edgesdk.pipeline.candidates import Candidate, attempt, list_dense
 from edgesdk.pipeline.cuts import plan_cuts
 from edgesdk.pipeline.measuring import measure_beside
 from edgesdk.pipeline.planning import make_plan
@@ -172,6 +172,10 @@ def test_what_was_asked_for_and_is_of_no_effect_is_said(
     training = Training(labelled, Allowance(EPOCHS), 0, lambda stage, share: None, recovery)
     _, notes = training._plan_cuts(candidate, EPOCHS)
     assert len(notes) == bool(says) and all(re.match(says, note) for note in notes)
+    whole = list_dense(labelled, Budget())[1].candidate
+    _, notes = training._plan_cuts(whole, EPOCHS)
+    nothing = f"cuts = {recovery.cuts}: it was of no effect, as the plan leaves out no channels or branches"
+    assert (nothing in notes) is (recovery.cuts > 1)
 
 
 def test_rounds_are_for_a_bound_on_accuracy_alone(labelled: Study) -> None:

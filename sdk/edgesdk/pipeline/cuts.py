@@ -32,9 +32,9 @@ def plan_cuts(study: Study, plan: Plan, count: int) -> tuple[Plan, ...]:
             at = narrow_menu(study.menu(), graph, last, plan, options)
             bound = high * (low / high) ** (step / count)
             cut = plan_cut(study, at, bound).plan
-            if _leaves_out(cut, graph) not in (
-                _leaves_out(cuts[-1], graph) if cuts else None,
-                _leaves_out(plan, graph),
+            if list_left_out(cut, graph) not in (
+                list_left_out(cuts[-1], graph) if cuts else None,
+                list_left_out(plan, graph),
             ):
                 cuts += [cut] if cut.structural(graph) else []
                 last = cuts[-1] if cuts else None
@@ -48,7 +48,8 @@ def plan_cut(study: Study, at: Menu, latency_ms: float) -> Planned:
     return to_planned(study, at, solve_accounted(study, at, {LATENCY: latency_ms}))
 
 
-def _leaves_out(plan: Plan, graph: Graph) -> tuple[object, ...]:
+def list_left_out(plan: Plan, graph: Graph) -> tuple[frozenset[tuple[str, int]], frozenset[str]]:
+    """The groups of which ``plan`` leaves channels out, with how many it keeps, and the branches that it leaves out."""
     kept = {name: kept for name, kept in plan.kept.items() if kept < graph.group_by_name[name].size}
     return frozenset(kept.items()), frozenset(plan.dropped)
 

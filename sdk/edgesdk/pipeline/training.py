@@ -39,7 +39,7 @@ from edgesdk.network.placement import CPU, named
 from edgesdk.pipeline.allowance import FULL_SHARE, ROUNDS_SHARE, SHORT_SHARE, Allowance
 from edgesdk.pipeline.apart import Candidacy, Shared, learn_apart
 from edgesdk.pipeline.candidates import Candidate
-from edgesdk.pipeline.cuts import plan_cuts
+from edgesdk.pipeline.cuts import list_left_out, plan_cuts
 from edgesdk.pipeline.deadline import LEARNING, Deadline
 from edgesdk.pipeline.measuring import measure_beside
 from edgesdk.pipeline.own_answers import check_own_answers
@@ -338,7 +338,7 @@ class Training:
         if recovery.learned_steps and not integers:
             notes.append("learned_steps was of no effect, as nothing learns with quantization in the loop")
         cuts, why = (), ""
-        if recovery.cuts > 1 and not plan.structural(candidate.study.graph):
+        if recovery.cuts > 1 and not any(list_left_out(plan, candidate.study.graph)):
             why = "the plan leaves out no channels or branches"
         elif recovery.cuts > 1 and epochs * (1 - integers) <= 0:
             why = "nothing learns without quantization in the loop"
