@@ -26,6 +26,7 @@ from edgesdk.pipeline.rollback import cut_in_rounds
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import DEPLOYED, NEAREST, Training
 from edgesdk.train.recovery import Recovery
+from edgesdk.train.stepwise import learn_cut
 from edgesdk.train.trainer import Recovered
 from edgesdk.workflows.deploy import check_rollback
 from edgesdk.workflows.where import Where
@@ -100,6 +101,16 @@ def test_a_plan_is_cut_in_steps_along_the_training(labelled: Study) -> None:
     taken_up = recovered(labelled, 0.1, fresh, again)
     assert not any(", cut 1 of" in stage for stage in again), "what was learnt is not learnt anew"
     assert [point.epoch for point in taken_up.curve] == epochs
+
+
+def test_a_cut_that_the_time_ends_is_counted_by_what_it_learnt(labelled: Study) -> None:
+    plan = candidate_of(labelled, 0.1).plan
+    given = (labelled.network, labelled.data, labelled.task, labelled.scores)
+    first = learn_cut(plan_cuts(labelled, plan, 2)[0], None, *given, 2.0, what="learning of cut 1", until=0.0)
+    assert first is not None and first.done == 0 and not first.fit_was_cut
+    assert first.notes == ("the time ended the learning of cut 1 after 0.0 of 2 epochs",)
+    then = learn_cut(plan, first, *given, 1.0)
+    assert then is not None and then.done == then.curve[-1].epoch == 1.0 and not then.notes
 
 
 class Judged(Training):

@@ -50,7 +50,7 @@ def list_rounds(study: Study, budget: Budget, max_drop: float, training: Trainin
     """What each round came to, with its drop on held-out data."""
     reference, dense_ms = training.score_held_out(study.network), study.dense.latency_ms()
     tried: list[Attempt] = []
-    share, step, last, cut, chain, done = 1.0, STEP, None, None, "", 0.0
+    share, step, last, cut, chain = 1.0, STEP, None, None, ""
     for number in range(1, ROUNDS + 1):
         if step < FINEST:
             break
@@ -72,7 +72,7 @@ def list_rounds(study: Study, budget: Budget, max_drop: float, training: Trainin
         known = latest.plan.digest in {each.plan.digest for each in tried}  # which was rolled back
         round_ = None
         if not known:
-            round_ = training.learn_round(latest.candidate, cut, done, chain, f"round {number}", ROUNDS)
+            round_ = training.learn_round(latest.candidate, cut, chain, f"round {number}", ROUNDS)
         if round_ is None:
             step /= 2
             continue
@@ -80,7 +80,7 @@ def list_rounds(study: Study, budget: Budget, max_drop: float, training: Trainin
         tried.append(latest)
         if latest.drop is not None and latest.drop <= max_drop:
             share = min(wanted, latest.candidate.measured.latency_ms() / dense_ms)
-            last, cut, chain, done = latest.plan, round_.cut, round_.chain, round_.done
+            last, cut, chain = latest.plan, round_.cut, round_.chain
         else:
             step /= 2
     return tried

@@ -71,12 +71,11 @@ class Selected:
 @dataclass(frozen=True)
 class CutRound:
     """What a round of cutting came to: the ``cut``, its held-out ``score`` in integers, and in what ``chain`` of
-    rounds, after how many epochs ``done``."""
+    rounds."""
 
     cut: Cut
     score: float
     chain: str
-    done: float
 
 
 class Training:
@@ -356,17 +355,16 @@ class Training:
         """The same by ``cuts`` on the way, each of what had been learnt by then; ``None`` where one cannot be made."""
         study, plan, recovery = candidate.study, candidate.plan, self.recovery
         share = plan_schedule(plan, self.network, candidate.options, epochs, recovery).integer_part(candidate.options)
-        each, done = epochs * (1 - share) / (len(cuts) + 1), 0.0
+        each = epochs * (1 - share) / (len(cuts) + 1)
         last, chain, notes, curve = None, "", list[str](), list[LossAt]()
         for number, cut in enumerate(cuts, 1):
             chain = digest([chain, cut.digest, each])
-            told = f"{label}, cut {number} of {len(cuts) + 1}"
-            one = self.learn_cut(
-                candidate, cut, last, each, done, told, chain, _share_out(until, each / (epochs - done), self.deadline)
-            )
+            which = f"cut {number} of {len(cuts) + 1}"
+            ends = _share_out(until, each / (epochs - (number - 1) * each), self.deadline)
+            one = self.learn_cut(candidate, cut, last, each, f"{label}, {which}", which, chain, ends)
             if one is None:
                 return None
-            last, done = one, done + each
+            last = one
             notes += one.notes
             curve += one.curve
             if one.ended:
@@ -379,16 +377,16 @@ class Training:
         )
         if fit_until is not None and self.deadline.clock() >= fit_until:
             self.deadline.note_cut("fitting weights")
-        left = 0.0 if last.ended else epochs - done
+        left = 0.0 if last.ended else epochs - len(cuts) * each
         own = replace(recovery, integer_share=min(1.0, share * epochs / left) if left > 0 else 0.0)
-        rest = self._learn(candidate, small, left, label, None, until, digest([chain, left]), own, done=done)
+        rest = self._learn(candidate, small, left, label, None, until, digest([chain, left]), own, done=last.done)
         return replace(rest, notes=(*dict.fromkeys((*notes, *rest.notes)),), curve=(*curve, *rest.curve))
 
     def learn_round(
-        self, candidate: Candidate, last: Cut | None, done: float, chain: str, label: str, rounds: int
+        self, candidate: Candidate, last: Cut | None, chain: str, label: str, rounds: int
     ) -> CutRound | None:
-        """The candidate cut of what the ``last`` good round came to, after ``chain`` and ``done`` epochs, learnt for
-        one of so many rounds, and tested in integers. ``None`` where it cannot be cut further.
+        """The candidate cut of what the ``last`` good round came to, after the rounds of ``chain``, learnt for
+        one of so many, and tested in integers. ``None`` where it cannot be cut further.
 
         What it learnt is where :meth:`finish` of it goes on.
         """
@@ -397,23 +395,25 @@ class Training:
         chain = digest([chain, candidate.plan.digest, epochs])
         until = self.deadline.share_out(ROUNDS_SHARE / rounds)
         told = f"trying finalists: {label}"
-        cut = self.learn_cut(candidate, candidate.plan, last, epochs, done, told, chain, until)
+        cut = self.learn_cut(candidate, candidate.plan, last, epochs, told, label, chain, until)
         if cut is None:
             return None
         tested = self._learn(candidate, cut.network, 0.0, told, NEAREST, until, digest([chain, 0.0]), self.recovery)
         self._fitted[candidate.plan.digest] = cut.network
         self._chains[candidate.plan.digest] = chain
-        return CutRound(cut, self.score_held_out(tested.network), chain, done + epochs)
+        return CutRound(cut, self.score_held_out(tested.network), chain)
 
     def learn_cut(
-        self, candidate: Candidate, cut: Plan, last: Cut | None, epochs: float, done: float, label: str, chain: str,
+        self, candidate: Candidate, cut: Plan, last: Cut | None, epochs: float, label: str, which: str, chain: str,
         until: float | None,
     ) -> Cut | None:  # fmt: skip
-        """A ``cut`` on the way to a ``candidate``, made of the ``last`` one; ``chain`` is its name."""
+        """A ``cut`` on the way to a ``candidate``, made of the ``last`` one; ``which`` it is, is for messages,
+        ``chain`` is its name on disk."""
         learnt = learn_cut(
-            cut, last, self.network, self.data, self.task, candidate.study.scores, epochs, done, self.seed,
+            cut, last, self.network, self.data, self.task, candidate.study.scores, epochs, self.seed,
             lambda share: self.tell(f"{label}{_progress(share, epochs)}", share), recovery=self.recovery,
-            kept=self._kept_of(candidate, chain), fit_until=self._end_fit(until), until=until, device=self.device,
+            what=f"learning of {which}", kept=self._kept_of(candidate, chain),
+            fit_until=self._end_fit(until), until=until, device=self.device,
         )  # fmt: skip
         if learnt is not None and learnt.fit_was_cut:
             self.deadline.note_cut("fitting weights")
