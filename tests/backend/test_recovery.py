@@ -537,6 +537,7 @@ BAD_FILES = [
     ("[[losses]]\nkind = 'soft'\nweight = -1", "the weight of soft is -1"),
     ("[[losses]]\nkind = 'soft'\nwarmup_epochs = -1", "warmup_epochs of soft is -1"),
     ("[[losses]]\nkind = 'soft'\ndiversity = 1", "soft has no diversity"),
+    ("[[losses]]\nkind = 'members'\nlayers = [['a', 'b'], 'c']", "members is of the student's layers alone"),
     ("[[losses]]\nkind = 'members'\ndiversity = -1", "the diversity of members is -1"),
     ("[[losses]]\nkind = 'soft'\noutput = -1", "output -1 of soft"),
     ("[[losses]]\nkind = 'soft'\nlayers = ['fc']", "soft is no loss of layers"),

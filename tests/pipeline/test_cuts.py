@@ -56,7 +56,7 @@ def test_each_cut_leaves_out_part_of_what_the_next_does(labelled: Study, share: 
     cuts = plan_cuts(labelled, plan, CUTS)
     assert 2 <= len(cuts) < CUTS
     sizes = {group.name: group.size for group in labelled.graph.groups}
-    every, macs = [*cuts, plan], []
+    every, costs = [*cuts, plan], []
     for one, other in pairwise(every):
         assert set(one.dropped) <= set(other.dropped) and one.digest != other.digest
         kept = [channels_to_keep(labelled.graph, each, labelled.scores) for each in (one, other)]
@@ -67,8 +67,8 @@ def test_each_cut_leaves_out_part_of_what_the_next_does(labelled: Study, share: 
             assert narrow <= wide, "channels that are gone do not come back"
     for cut in cuts:
         assert all(layer.option.form is None for layer in cut.layers)
-        macs.append(cut.predicted.latency_ms)
-    assert sorted(macs, reverse=True) == macs
+        costs.append(cut.predicted.latency_ms)
+    assert sorted(costs, reverse=True) == costs
 
 
 def recovered(study: Study, share: float, recovery: Recovery, told: list[str], ends: str = "nothing") -> Recovered:

@@ -121,6 +121,8 @@ class Term:
             _number(self.diversity, f"the diversity of {self.kind}", least=0)
         if self.layers is not None:
             object.__setattr__(self, "layers", _layers(self.kind, self.layers))
+            if self.kind == MEMBERS and not all(isinstance(layer, str) for layer in self.layers):
+                raise UsageError(f"{self.kind} is of the student's layers alone, and pairs are given", "give names")
         if self.output is None:
             return
         if isinstance(self.output, bool) or not isinstance(self.output, int) or self.output < 0:
