@@ -34,6 +34,7 @@ from edgesdk.export.program import export_telling, list_tensors
 from edgesdk.export.resizing import spell_out
 from edgesdk.export.rewrites import rewrite
 from edgesdk.export.translations import reading_once
+from edgesdk.network.in_turn import in_turn
 from edgesdk.network.modularize import aten
 from edgesdk.network.network import Batch, Network, rebatch, tensors
 from edgesdk.network.places import name_operator
@@ -160,6 +161,7 @@ def _with_constants(network: Network) -> Network:
     return network
 
 
+@in_turn()
 def _exported(network: Network, x: Batch) -> ModelProto:
     sample = tuple(tensors(rebatch(x, lambda t: t[:1])))
     module, outputs = network.module.eval(), list(network.structure.output_names)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from edgesdk.network.in_turn import in_turn
+
 
 @dataclass(frozen=True)
 class Telling:
@@ -52,6 +54,7 @@ def list_tensors(module: fx.GraphModule, sample: tuple[Tensor, ...]) -> list[fx.
     return made
 
 
+@in_turn()
 def export_telling(module: fx.GraphModule, sample: tuple[Tensor, ...], inside: Sequence[fx.Node]) -> Telling:
     """``module`` as a program for ``sample`` that returns what the nodes ``inside`` make, behind its own outputs."""
     output = module.graph.output_node()

@@ -27,15 +27,12 @@ from edgesdk.network import hugging_face, timm_model, torchvision
 from edgesdk.network.card import NONE_GIVEN, card_of
 from edgesdk.network.checkpoints import fill
 from edgesdk.network.own_weights import noticing_own_weights
+from edgesdk.network.untraceable import check_traceable
 
 WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 OTHERS = {".tflite": "TFLite", ".h5": "Keras", ".keras": "Keras", ".pb": "TensorFlow", ".xml": "OpenVINO"}
 FILES = (".onnx", ".pt2")
 STATISTICS = ("running_mean", "running_var")  # of a norm: with an infinite one a channel is constant, or is none
-QUANTIZED = (  # where PyTorch has its quantized layers, and those that are to become such
-    "torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.quantization", "torch.ao.nn.qat",
-    "torch.ao.nn.intrinsic.qat",
-)  # fmt: skip
 OWN = "_edgesdk_"  # how modules of files that a user named are called
 FORM = "write path/to/file.py:callable or package.module:callable"
 
@@ -178,15 +175,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             break
         model = inner
-    for name, part in model.named_modules():
-        kind = type(part).__module__
-        if isinstance(part, torch.jit.ScriptModule):
-            fact = f"{name or 'the model'} is TorchScript, whose code cannot be traced"
-            raise ModelError(fact, "return the module it was made from")
-        if kind.startswith(QUANTIZED):
-            done = "prepared for quantization" if kind.startswith(QUANTIZED[2:]) else "quantized"
-            fact = f"the layer {name or type(part).__name__} was {done} by PyTorch already"
-            raise ModelError(fact, "return the float model: edgesdk chooses what is quantized")
+    check_traceable(model)
     if bare := [name for name, value in model.named_parameters() if value.is_meta]:
         raise ModelError(f"{listed(bare)} are on the device meta, without values", "make the model on the CPU")
     return model

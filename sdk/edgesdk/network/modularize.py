@@ -24,6 +24,7 @@ from edgesdk.network.blame import blamed_on_weights, check_widths
 from edgesdk.network.computed_weights import Held, fold_computed
 from edgesdk.network.equivalents import Equivalents, free_lengths
 from edgesdk.network.functionalize import functionalized
+from edgesdk.network.in_turn import in_turn
 from edgesdk.network.network import Batch, rebatch, tensors
 from edgesdk.network.parametrize import folded
 from edgesdk.network.products import make_linear
@@ -47,6 +48,7 @@ CASTS = (aten.type_as.default, aten.to.dtype, aten._to_copy.default)
 HALVES = (torch.float16, torch.bfloat16)
 
 
+@in_turn()
 def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedProgram:
     """``model`` through ``torch.export``, by default with a free batch size, which takes twice as long.
 
@@ -59,11 +61,11 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
     free = ShapesCollection()
     for given in (*args, *kwargs.values()):
         free[given] = {0: Dim.DYNAMIC}
-    quiet = logging.getLogger("torch").level
-    logging.getLogger("torch").setLevel(logging.CRITICAL)
     check_traceable(model)
     check_widths(model, two)
     plain = folded(model)
+    quiet = logging.getLogger("torch").level
+    logging.getLogger("torch").setLevel(logging.CRITICAL)
 
     def follow() -> ExportedProgram:
         shapes: Any = free if free_batch else None

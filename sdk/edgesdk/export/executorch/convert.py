@@ -29,6 +29,7 @@ from edgesdk.export.executorch.lowering import ELSEWHERE, Lowering, Replay
 from edgesdk.export.reading import Node
 from edgesdk.export.resizing import spell_out
 from edgesdk.export.spectra import spell_out_spectra
+from edgesdk.network.in_turn import in_turn
 
 OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     **layers.OPERATORS, **recurrent.OPERATORS, **rest.OPERATORS,
@@ -70,6 +71,7 @@ def _converted(model: ModelProto) -> tuple[Lowering, bytes]:
         return graph, _lowered(graph, module, given)
 
 
+@in_turn()
 def _lowered(graph: Lowering, module: Replay, given: tuple[torch.Tensor, ...]) -> bytes:
     with _hushed(), collecting_once():
         exir, partitioner = _executorch()
