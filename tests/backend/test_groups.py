@@ -440,6 +440,36 @@ def test_a_cut_is_what_the_users_module_computes_without_those_channels(name: st
         assert not torch.allclose(tree_leaves(result)[-1], tree_leaves(model(x))[-1], rtol=1e-2)
 
 
+class Gated(nn.Module):
+    """Two branches, one of which is read for nothing but an average over all channels of both; (N, 3, 6, 6)."""
+
+    def __init__(self, axes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stem, self.a, self.b, self.fc = (
+            nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
+        )  # fmt: skip
+        self.axes = axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        a, b = self.a(x), self.b(x)
+        gate = torch.stack([a, b], 1).mean(self.axes, keepdim=True)[:, 0].sigmoid()
+        return self.fc((a * gate).mean((2, 3)))
+
+
+@pytest.mark.parametrize("axes", [(1, 2), (2,), (1, 2, 3, 4)])
+def test_channels_of_stacked_layers_that_are_averaged_stay(axes: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model, x = Gated(axes).eval(), torch.randn(2, 3, 6, 6)
+    network = trace(model, x)
+    reasons = {group.name: group.fixed for group in network.graph.groups}
+    assert reasons.pop("stem") is None
+    assert reasons.keys() >= {"a", "b"} and all("stacked" in str(reasons[name]) for name in "ab")
+    small, _ = compressed(network, models.plan(network, {"stem": 4}), x, {"stem": torch.rand(8)})
+    with torch.no_grad():
+        close(small(x), expected(model, small, x))
+
+
 class Drawn(nn.Module):
     """Steps that were drawn, each from tensors shortly before it; (N, 3, 6, 6)."""
 

@@ -211,9 +211,18 @@ class _Finder(Walk):
 
     def _reduced(self, node: fx.Node) -> bool:
         if super()._reduced(node):
-            self.read[node.name] = 0, self.of(node.all_input_nodes[0])
+            units = self.of(node.all_input_nodes[0])
+            self.read[node.name] = 0, units
+            if lying(units) is None and len(varying(units)) > 1 and self._of_several(units):
+                self.leave(units, f"{node.name} reduces those of layers that are stacked")
             return True
         return False
+
+    def _of_several(self, units: Tensor) -> bool:
+        """Whether some layer makes only a part of ``units``: of what is stacked, others could lose more of theirs."""
+        own = torch.unique(least(units))
+        found = (torch.isin(own[own > 0], numbers) for numbers in self.made.values())
+        return any(bool(part.any()) and not bool(part.all()) for part in found)
 
     def seen(self, node: fx.Node, value: Any, units: Any) -> None:
         if isinstance(units, Tensor):
