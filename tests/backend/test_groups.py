@@ -440,7 +440,7 @@ def test_a_cut_is_what_the_users_module_computes_without_those_channels(name: st
         assert not torch.allclose(tree_leaves(result)[-1], tree_leaves(model(x))[-1], rtol=1e-2)
 
 
-class Gated(nn.Module):
+class Averaged(nn.Module):
     """Two branches, one of which is read for nothing but an average over all channels of both; (N, 3, 6, 6)."""
 
     def __init__(self, axes: tuple[int, ...]) -> None:
@@ -460,7 +460,7 @@ class Gated(nn.Module):
 @pytest.mark.parametrize("axes", [(1, 2), (2,), (1, 2, 3, 4)])
 def test_channels_of_stacked_layers_that_are_averaged_stay(axes: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    model, x = Gated(axes).eval(), torch.randn(2, 3, 6, 6)
+    model, x = Averaged(axes).eval(), torch.randn(2, 3, 6, 6)
     network = trace(model, x)
     reasons = {group.name: group.fixed for group in network.graph.groups}
     assert reasons.pop("stem") is None

@@ -353,12 +353,17 @@ def there_and_back(x: Tensor) -> Tensor:
     turned = torch.polar(torch.ones(7), torch.arange(7.0))
     x = torch.fft.irfft(torch.fft.rfft(x) * turned, n=12) + F.pad(torch.fft.irfft(torch.fft.rfft(x, n=9), n=8), (0, 4))
     x = x + torch.fft.irfft2(torch.fft.rfft2(x, dim=(3, 2), norm="ortho"), s=(11, 12), dim=(3, 2))[..., :12, :1]
-    return x + torch.fft.ifft2(torch.fft.fft2(x) * 1j).imag
+    x = x + torch.fft.ifft2(torch.fft.fft2(x) * 1j).imag
+    longer = torch.fft.irfft(torch.fft.rfft(x, dim=2), n=15, dim=2)[:, :, :12]
+    return x + longer + torch.fft.irfftn(torch.fft.rfftn(x, dim=(2, 3)), s=(14, 13), dim=(2, 3))[:, :, 2:, 1:]
 
 
 def windowed(x: Tensor) -> Tensor:
     """How large the spectrum of each window of 8 pixels is, of all pixels in a row."""
-    found = torch.stft(x.flatten(2).flatten(0, 1), 8, 4, window=torch.hamming_window(8), return_complex=True).abs()
+    waves = x.flatten(2).flatten(0, 1)
+    found = torch.stft(waves, 8, 4, window=torch.hamming_window(8), return_complex=True).abs()
+    every = torch.stft(waves, 8, 4, window=torch.hann_window(8), return_complex=True, onesided=False).abs()
+    found = found + every[:, :5]
     return found.reshape(-1, 8, *found.shape[1:])
 
 

@@ -38,7 +38,7 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
     openvino = import_openvino()
     core = openvino.Core()
     try:
-        spelled = spell_out_spectra(spell_out(model, lambda r: r.smooth), _is_inverse)
+        spelled = spell_out_spectra(spell_out(model, lambda r: r.smooth), _is_misread)
         read = core.read_model(_with_known_spectra(spelled).SerializeToString())
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -57,9 +57,11 @@ def convert(model: ModelProto, path: Path, specs: Mapping[str, TensorSpec]) -> N
         write(path, _without_blanks(whole.read_text("utf-8")))
 
 
-def _is_inverse(spectrum: NodeProto) -> bool:
-    """Whether a DFT goes back: OpenVINO's reader (2026.4) makes another of it."""
-    return any(a.name == "inverse" and a.i for a in spectrum.attribute)
+def _is_misread(spectrum: NodeProto) -> bool:
+    """Whether OpenVINO's reader (2026.4) makes another of a DFT, as of one that goes back, or refuses an STFT that has
+    all frequencies."""
+    how = {a.name: a.i for a in spectrum.attribute}
+    return bool(how.get("inverse")) or spectrum.op_type == "STFT" and not how.get("onesided", 1)
 
 
 def _with_known_spectra(model: ModelProto) -> ModelProto:

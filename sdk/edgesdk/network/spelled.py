@@ -12,6 +12,11 @@ from torch import fx
 aten: Any = torch.ops.aten
 ALIKE = (aten.zeros_like.default, aten.ones_like.default, aten.full_like.default)  # of which only the size counts
 FILLED = (aten.new_zeros.default, aten.new_ones.default, aten.new_full.default)
+LINES = (aten.fft_fft.default, aten.fft_ifft.default, aten.fft_irfft.default)  # spectra along one axis, and several
+PLANES = (
+    aten.fft_fft2.default, aten.fft_ifft2.default, aten.fft_irfft2.default,
+    aten.fft_fftn.default, aten.fft_ifftn.default, aten.fft_irfftn.default,
+)  # fmt: skip
 Make = Callable[..., fx.Node]  # adds a call of an operator with arguments to the graph
 
 
@@ -110,6 +115,30 @@ def _complex_pad(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node | 
     return make(aten.view_as_complex.default, padded)
 
 
+def _longer(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node | None:
+    """A transform of complex numbers that is asked for more of them than there are: of these with zeros behind them."""
+    source: Any = node.args[0]
+    read = source.meta["val"]
+    names = ("self", "n" if node.target in LINES else "s", "dim", "norm")
+    given = dict(zip(names, args, strict=False)) | node.kwargs
+    lengths, axes = (_each(given[name], 1) if given.get(name) is not None else None for name in names[1:3])
+    if lengths is None or not read.is_complex():
+        return None
+    axes = axes or list(range(-len(lengths), 0))
+    if not all(isinstance(each, int) for each in (*lengths, *(read.shape[axis] for axis in axes))):  # the batch's
+        return None
+    real = node.target in (aten.fft_irfft.default, aten.fft_irfft2.default, aten.fft_irfftn.default)
+    border = [0] * (2 * read.dim())
+    for place, (length, axis) in enumerate(zip(lengths, axes, strict=True)):
+        wanted = length // 2 + 1 if real and place == len(axes) - 1 else length
+        border[2 * (-1 - axis if axis < 0 else read.dim() - 1 - axis) + 1] = max(0, wanted - read.shape[axis])
+    if not any(border):
+        return None
+    padded = make(aten.constant_pad_nd.default, make(aten.view_as_real.default, args[0]), [0, 0, *border], 0.0)
+    whole = make(aten.view_as_complex.default, padded)
+    return make(node.target, whole, given[names[1]], axes[0] if node.target in LINES else axes, given.get("norm"))
+
+
 def _complex_linear(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node | None:
     """A linear layer of complex numbers as a product."""
     x, weight, bias = (*args, None)[:3]
@@ -128,6 +157,7 @@ SPELLED: dict[Any, Callable[[Make, fx.Node, tuple[Any, ...]], fx.Node | None]] =
     **dict.fromkeys((*ALIKE, *FILLED), _alike),
     aten.avg_pool2d.default: _average, aten.avg_pool3d.default: _average, aten.rrelu.default: _leaky,
     aten.pad.default: _complex_pad, aten.constant_pad_nd.default: _complex_pad, aten.linear.default: _complex_linear,
+    **dict.fromkeys((*LINES, *PLANES), _longer),
     aten.scatter_reduce.two: _mean_of_scattered, aten.float_power.Tensor_Scalar: _power,
     aten.float_power.Tensor_Tensor: _power, aten.float_power.Scalar: _power,
 }  # fmt: skip
