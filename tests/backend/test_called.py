@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from edgesdk.devices.profiling import read_kernels
 from edgesdk.export.onnx import converted, exportable
 from edgesdk.export.simulation import list_called
 from edgesdk.network.trace import trace
@@ -78,6 +80,33 @@ def test_a_tensor_of_a_layer_s_name_is_what_the_layer_makes(name: str) -> None:
     layers = judge(Making(MAKING[name]), torch.randn(1, 3, 8, 8))
     assert layers["conv"] == ("output_0" if name == "twice" else "relu") and len(layers) >= 2
     assert any(tensor.startswith("output") for tensor in layers.values())
+
+
+class Product(nn.Module):
+    """A layer that is called as an operator that another layer is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matmul, self.conv2d = nn.Linear(8, 6), nn.Conv2d(3, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2d(x).flatten(2).mT
+        return (self.matmul(x) @ self.matmul(x).mT.softmax(2)) * 2
+
+
+def test_a_kernel_is_of_the_layers_that_make_its_tensors_whatever_others_are_called(tmp_path: Path) -> None:
+    x, path = torch.randn(1, 3, 4, 4), tmp_path / "model.onnx"
+    network = trace(Product().eval(), x)
+    called = list_called(network, x)
+    model = converted(network, x)
+    path.write_bytes(model.SerializeToString())
+    told = [
+        {"name": n.name, "operator": n.op_type, "provider": "", "precision": None, "layers": [n.name], "share": None}
+        for n in model.graph.node
+    ]
+    for node, kernel in zip(model.graph.node, read_kernels(told, called, path), strict=True):
+        makers = tuple(layer for layer, tensors in called.items() if {*tensors} & {*node.output})
+        assert kernel.layers == makers
 
 
 class Named(nn.Module):

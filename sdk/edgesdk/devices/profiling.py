@@ -60,7 +60,7 @@ def _select_told(told: tuple[str, ...], made: Collection[str], one_each: bool) -
 
 def _add_fused(told: Sequence[tuple[str, ...]], path: Path, made: Collection[str]) -> list[tuple[str, ...]]:
     """What ONNX Runtime ``told`` of each kernel, with the names of all nodes of the file that are fused in it; where
-    tensors are known that layers have ``made`` these, and the names of nodes with weights alone, which are layers'.
+    tensors are known that layers have ``made`` these alone, and of nodes with weights that make none their names.
 
     A node that no kernel tells of is in one that makes what the node reads: of several in the last that ran, which had
     to wait for the others.
@@ -83,7 +83,7 @@ def _add_fused(told: Sequence[tuple[str, ...]], path: Path, made: Collection[str
     if not made:
         return [tuple(names) for names in kernels]
     known = {
-        node.name: (*[node.name] * (node.op_type in WEIGHTED), *(name for name in node.output if name in made))
+        node.name: tuple(name for name in node.output if name in made) or (node.name,) * (node.op_type in WEIGHTED)
         for node in nodes
         if node.name
     }
