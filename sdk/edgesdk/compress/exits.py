@@ -193,8 +193,9 @@ def spread(places: Sequence[Place], count: int) -> list[str]:
     Raises ``ModelError`` where there are none, ``UsageError`` where there are fewer than ``count``.
     """
     if not places:
-        remedy = "early exits need a layer between two halves that alone leads from one to the other"
-        raise ModelError("the model cannot be cut: more than one tensor crosses everywhere", remedy)
+        share = f"{LEAST_SHARE:.0%} and {1 - LEAST_SHARE:.0%} of the MACs"
+        fact = f"the model cannot be cut: between {share} no layer's output is all that leads on"
+        raise ModelError(fact, "early exits need a layer between two halves that alone leads from one to the other")
     if count > len(places):
         every = f"{len(places)} {'places' if len(places) > 1 else 'place'}"
         raise UsageError(f"{count} exits, but the model can be cut at {every}", f"give {len(places)} or fewer")
