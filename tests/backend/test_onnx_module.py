@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from edgesdk.core.errors import DataError, ModelError, UsageError
 from edgesdk.network.load import load_model
 from edgesdk.network.network import answer
+from edgesdk.network.onnx_graph import read as read_graph
 from edgesdk.network.onnx_module.read import read
 from edgesdk.network.reference import Reference, check
 from edgesdk.network.trace import trace
@@ -217,6 +218,48 @@ def test_weights_that_are_stored_in_other_floats_than_they_compute_in_are_widene
     assert all(p.dtype == torch.float32 for p in read(path).parameters())
     g.n("Add", [g.n("Cast", ["y"], "narrow", to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype))), "unread"], "z")
     refused(folder, g, "z", match=r"computes in .* \(unread\)")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("x", "r", "x_"), ("x_", "x", "x__"), ("a/b", "a_b", "a.b"), ("x", "x.y", "x_.y"), ("relu", "x", "mul")],
+)
+def test_names_that_become_one_in_python_are_told_apart(folder: Path, names: tuple[str, str, str]) -> None:
+    g = zoo.Written(17, x=[-1, 3, 8, 8])
+    a = g.n("Conv", ["x", g.w("v", 4, 3, 3, 3)], "a", names[0])
+    r = g.n("Sigmoid", [a], "r", names[1])
+    path = g.save(folder / "names.onnx", g.n("Conv", [r, g.w("w", 4, 4, 3, 3)], "y", names[2]))
+    holds(path, (torch.randn(3, 3, 8, 8),))
+    traced = trace(read(path), torch.randn(3, 3, 8, 8)).graph
+    assert len({*(layer.name for layer in traced.layers), "x"}) == 4
+
+
+def test_inputs_may_be_called_as_the_file_does_and_be_outputs(folder: Path) -> None:
+    g = zoo.Written(17, **{"Größe/x__0": ["n", "width"]})
+    path = g.save(folder / "called.onnx", g.n("MatMul", ["Größe/x:0", g.w("w", 4, 5)], "y"))
+    for name in ("Größe/x:0", "Größe_x_0"):
+        arrays: dict[str, Any] = {name: np.ones((40, 4), np.float32), "y": np.arange(40) % 5}
+        np.savez(folder / "called.npz", **arrays)
+        inputs = read_inputs(str(path), str(folder / "called.npz"), None, "top-1", 0)
+        assert answer(inputs.model, inputs.data.example).shape[1:] == (5,)
+        assert trace(inputs.model, inputs.data.example).input_names == ["Größe/x:0"]
+    model = onnx.load(path)
+    model.graph.output.append(model.graph.input[0])
+    onnx.save(model, path)
+    assert read_graph(path, (4,))[0].inputs[0].shape == (4,)
+
+
+@pytest.mark.parametrize("names", [("Image", "Mask"), ("b", "a"), ("1", "in:0")])
+def test_inputs_keep_their_names_in_whatever_order_data_has_them(folder: Path, names: tuple[str, str]) -> None:
+    g = zoo.Written(17, **{name.replace(":", "__"): [-1, 4] for name in names})
+    path = g.save(folder / "order.onnx", g.n("Sub", [g.n("MatMul", [names[0], g.w("w", 4, 4)], "m"), names[1]], "y"))
+    module, values = read(path), torch.randn(2, 3, 4)
+    own = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+    expected = module(*values)
+    for order in (1, -1):
+        traced = trace(module, dict(list(zip(own, values, strict=True))[::order]))
+        assert traced.input_names == list(names)[::order]
+        assert torch.allclose(traced.flat(tuple(values)[::order])[0], expected, atol=1e-5)
 
 
 def made_of(*nodes: Any, **parts: Any) -> onnx.ModelProto:

@@ -99,7 +99,7 @@ def _by_input(arrays: Mapping[str, Any], inputs: Sequence[str], unknown: Sequenc
         parts = [n for n in unknown if not (n.endswith(TEST) and n.removesuffix(TEST) in unknown)]
         return {} if "x" in arrays or len(parts) < 2 else {name: name for name in parts}
     called = dict(zip(identifiers([*unknown, "x"]), [*unknown, "x"], strict=True))
-    return {name: called[name] for name in inputs if called.get(name) in arrays}
+    return {name: array for name in inputs if (array := called.get(name, name)) in arrays}
 
 
 def _parts_by_input(columns: Mapping[str, str], arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -53,7 +53,9 @@ def flat(model: nn.Module, x: Batch, free_batch: bool = True) -> Network:
     source = source_of(model)
     structure = structure_of(program)
     if source is not None:
-        structure = replace(structure, inputs=source.inputs, outputs=source.outputs)
+        own = [node.name for node in module.graph.nodes if node.op == "placeholder"]
+        names = [source.inputs[name] for name in x] if isinstance(x, Mapping) else source.inputs.values()
+        structure = replace(structure, inputs=dict(zip(own, names, strict=True)), outputs=source.outputs)
     return describe_layers(module, x, structure)
 
 
@@ -182,9 +184,10 @@ class _Layers:
 
     def name(self, node: fx.Node, weighted: bool) -> str:
         """The path of a weighted layer's module, a node's own else: none is another layer's or an input's."""
-        name = str(node.target) if weighted else node.name
+        own = str(node.target) if weighted else None
+        name = own or node.name
         inputs = [n.name for n in self.owner if n.op == "placeholder"]
-        while name in (inputs if weighted else self.taken):
+        while name in inputs or name in self.taken and name != own:
             name += "_"
         self.taken.add(name)
         return name

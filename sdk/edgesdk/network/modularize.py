@@ -64,6 +64,8 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
     check_traceable(model)
     check_widths(model, two)
     plain = folded(model)
+    if isinstance(plain, fx.GraphModule):
+        _order_inputs(plain, kwargs)
     quiet = logging.getLogger("torch").level
     logging.getLogger("torch").setLevel(logging.CRITICAL)
 
@@ -85,6 +87,16 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
                 raise blamed_on_weights(plain, two) or explain_untraceable(error, follow) from None
     finally:
         logging.getLogger("torch").setLevel(quiet)
+
+
+def _order_inputs(model: fx.GraphModule, names: Iterable[str]) -> None:
+    """Let ``model`` take the inputs ``names`` in this order: ``torch.export`` gives a graph what it takes by places."""
+    inputs = {str(node.target): node for node in model.graph.nodes if node.op == "placeholder"}
+    first = next(node for node in model.graph.nodes if node.op != "placeholder")
+    for name in names:
+        if name in inputs:
+            first.prepend(inputs[name])
+    model.recompile()
 
 
 def _name_inputs(model: nn.Module, names: Iterable[str]) -> None:

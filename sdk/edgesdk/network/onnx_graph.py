@@ -83,9 +83,7 @@ def save_fixed(path: Path, shapes: Shapes, out: Path) -> None:
     weights = {tensor.name for tensor in model.graph.initializer}
     given = [value for value in model.graph.input if value.name not in weights]
     set_sizes(given, by_name(given, shapes))
-    del model.graph.value_info[:]  # they were made for other sizes
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
+    _forget_sizes(model)
     with_weights(model, path)
     onnx.save(model, str(out))
 
@@ -192,11 +190,20 @@ def _dims(value: ValueInfoProto):
     return value.type.tensor_type.shape.dim
 
 
+def _forget_sizes(model: ModelProto) -> None:
+    """Take out all sizes but those of inputs, for which the others were not made."""
+    del model.graph.value_info[:]
+    inputs = {value.name: value for value in model.graph.input}
+    for output in model.graph.output:
+        if output.name in inputs:
+            output.CopyFrom(inputs[output.name])
+        else:
+            output.type.tensor_type.ClearField("shape")
+
+
 def _inferred(model: ModelProto, path: Path) -> ModelProto:
     """``model`` with the shape of every tensor, and with its arithmetic on shapes folded away."""
-    del model.graph.value_info[:]  # they were made for other sizes
-    for output in model.graph.output:
-        output.type.tensor_type.ClearField("shape")
+    _forget_sizes(model)
     try:
         large = _folded(model) if _needs_folding(model) else []
         del model.graph.value_info[:]

@@ -41,7 +41,8 @@ def against_model(
         recorded, _ = bundle.recorded()
         batches = [_batch(reference.module, names, [torch.from_numpy(recorded[name]) for name in names])]
     else:
-        batches = [x for x, _ in load_data(data, inputs=names).test]
+        given = [x for x, _ in load_data(data, inputs=names).test]
+        batches = [_batch(reference.module, names, list(tensors(x))) if isinstance(x, dict) else x for x in given]
     try:
         reference(batches[0])
     except Exception as error:  # a model raises what it likes
@@ -66,7 +67,7 @@ def against_model(
 
 
 def _batch(module: nn.Module, names: Sequence[str], columns: Sequence[Tensor]) -> Batch:
-    """The recorded inputs as the model is called: by name where forward() has all of these names."""
+    """The bundle's inputs as the model is called: by name where forward() has all of these names."""
     if set(names) <= set(inspect.signature(module.forward).parameters):
         return dict(zip(names, columns, strict=True))
     return tuple(columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 from torch import fx
 
 from edgesdk.core.errors import ModelError
-from edgesdk.core.graph import Shapes
+from edgesdk.core.graph import Shapes, Tensor
 from edgesdk.core.wording import listed
 from edgesdk.network.card import CARD, Card
 from edgesdk.network.onnx_file import parsed, with_weights
@@ -92,7 +93,8 @@ def _as_the_file(inputs: list[ValueInfoProto], shapes: Shapes) -> Shapes:
     own = dict(zip(identifiers(names), names, strict=True))
     if isinstance(shapes, Mapping):
         return {own.get(name, name): shape for name, shape in shapes.items()}
-    return shapes
+    described = [replace(s, name=own.get(s.name, s.name)) if isinstance(s, Tensor) else s for s in shapes or ()]
+    return shapes if shapes is None else tuple(described)  # type: ignore[return-value]
 
 
 def _check_kinds(model: ModelProto, path: Path) -> None:
