@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from edgesdk.core.errors import DataError, EdgeSdkError, UsageError
-from edgesdk.data.data import load_data
+from edgesdk.data.data import check, load_data
 from edgesdk.data.folders import read_folder
 from edgesdk.data.preprocessing import Preprocessing, read_preprocessing
 
@@ -165,6 +166,16 @@ def test_what_is_no_image_is_counted_and_named_and_what_systems_leave_behind_too
         data, "5 files are no images in a class, and were skipped: 1 .csv, 1 .mp4, 2 .txt, 1 without a suffix",
         "left out what systems leave behind: 1 __MACOSX, 4 hidden",
     )  # fmt: skip
+
+
+def test_a_class_that_is_missing_is_said(tmp_path: Path) -> None:
+    for label, name in enumerate(("cat", "dog", "eel")):
+        fill(tmp_path / name, "{}.png", 10, 100 * label)
+    data, model = load_data(tmp_path), nn.Sequential(nn.Flatten(), nn.Linear(72, 3))
+    assert check(data, model, True) == ()
+    shutil.rmtree(tmp_path / "dog")  # the eels are now 1, which the model has for dogs
+    (note,) = check(load_data(tmp_path), model, True)
+    assert note.startswith("the data has 2 classes, and the model tells 3 apart")
 
 
 def test_what_leads_nowhere_is_counted_and_neither_followed_nor_waited_for(tmp_path: Path) -> None:

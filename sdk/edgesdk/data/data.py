@@ -127,9 +127,9 @@ def _own(
 def check(
     data: Data, model: nn.Module, classifies: bool, output: int | None = 0,
     target: Callable[[Any], Any] = lambda y: y,
-) -> None:  # fmt: skip
+) -> tuple[str, ...]:  # fmt: skip
     """Run ``model`` on two samples of ``data``, and compare the labels with the ``output`` that is judged, whose
-    ``target`` is of those of a batch.
+    ``target`` is of those of a batch. Notes on what may be wrong with them.
 
     Raises ``DataError`` where x does not fit the model or a label is out of range, ``ModelError`` where the model
     itself fails, answers NaN, or does not answer with classes though it ``classifies``.
@@ -154,6 +154,10 @@ def check(
     if classes is not None and data.labelled:
         for _, y in batches:
             check_range(target(y), classes)
+    if classes is None or not data.labelled or not data.classes or len(data.classes) == classes:
+        return ()
+    shifted = "without a folder, or a name, for each the labels behind a missing one are too small"
+    return (f"the data has {len(data.classes)} classes, and the model tells {classes} apart: {shifted}",)
 
 
 def _named(spec: str, preprocess: Mapping[str, Any], usual: Mapping[str, Any], inputs: Sequence[str]) -> Any:

@@ -54,10 +54,10 @@ class Inputs:
     def checked(self, budget: Budget | None, force: bool, tell: Tell) -> Inputs:
         """The same, once the dense model was judged: its score is told, and what is wrong with it raised, or with
         ``force`` noted. Raises ``BudgetError`` where it does not reach the score that the budget asks for."""
-        check(self.data, self.model, self.task.classifies, self.task.output, self.task.target)
+        doubts = check(self.data, self.model, self.task.classifies, self.task.output, self.task.target)
         tell("judging the dense model", None)
         verdict = judged_dense(self.model, self.data, self.task, self.trained)
-        notes = list(verdict.notes)
+        notes = [*doubts, *verdict.notes]
         if verdict.error is not None:
             if not force:
                 raise verdict.error
