@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 SHOWN = 3  # names in a message, before the rest is counted
 SMALLEST = 1e-9  # a difference of scores that is more than rounding
@@ -19,6 +21,17 @@ def listed(names: Iterable[object]) -> str:
     shown = [str(name) for name in names]
     more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
     return ", ".join(shown[:SHOWN]) + more
+
+
+def name_apart(paths: Iterable[str]) -> dict[str, str]:
+    """The shortest end of each path that no other of them has: its last part, where that is of it alone."""
+    parts = {path: Path(path).parts for path in paths}
+    ends = Counter(own[-count:] for own in parts.values() for count in range(1, len(own) + 1))
+    names: dict[str, str] = {}
+    for path, own in parts.items():
+        alone = next((count for count in range(1, len(own)) if ends[own[-count:]] == 1), len(own))
+        names[path] = str(Path(*own[-alone:])) if own else path
+    return names
 
 
 def counted(number: float, noun: str, digits: str = "g") -> str:

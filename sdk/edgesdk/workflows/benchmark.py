@@ -20,6 +20,7 @@ from edgesdk.core.runtime import RUNTIMES, exportable, find_runtime, format_of, 
 from edgesdk.core.schema import Schema
 from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.serialize import from_json
+from edgesdk.core.wording import name_apart
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.bench import Bench
 from edgesdk.devices.boards import Board, Boards, prices_folder
@@ -133,9 +134,18 @@ class _Run:
         with scratch_folder() as folder:
             reports = bench.measure(models, self.mode, {name: baseline(folder, name) for name in runtimes})
         listed = models if self.per_layer else ()
-        profiles = {Path(name).name: bench.profile(models[name], list_layers(name)) for name in listed}
+        short = name_apart(models)
+        profiles = {short[name]: bench.profile(models[name], list_layers(name)) for name in listed}
         return Benchmark(
-            tuple(replace(reports[name], name=Path(name).name, energy=taken.get(name)) for name in models),
+            tuple(
+                replace(
+                    reports[name],
+                    name=short[name],
+                    ratios={short[other]: ratio for other, ratio in reports[name].ratios.items()},
+                    energy=taken.get(name),
+                )
+                for name in models
+            ),
             profiles,
             command=read_command(),
         )
