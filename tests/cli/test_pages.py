@@ -387,7 +387,7 @@ def test_kernels_shorter_than_what_a_profiler_counts_are_said_to_be() -> None:
         for name, profile in document["profiles"].items()
     }  # fmt: skip
     rows = Page(render_benchmark({**document, "profiles": profiles})).table("kernels")
-    assert [row[5:7] for row in rows if row[0] in ("1", "2")][:2] == [[TOO_SHORT, NONE], [TOO_SHORT, "0 ms to 1 μs"]]
+    assert [row[5:7] for row in rows if row[0] in ("1", "2")][:2] == [[TOO_SHORT, NONE], [TOO_SHORT, "up to 1 μs"]]
     documents = page_documents.full()
     report = {**documents.report, "profiles": {"deployed": next(iter(profiles.values()))}}
     rows = page(documents._replace(report=report)).table("predictions")
@@ -605,7 +605,8 @@ def test_the_run_is_shown_with_what_bore_on_it() -> None:
     ((), None),
     (("governor",), "governor"),
     (("temperatures", "power_mode"), "temperature, power mode"),
-    (("temperatures", "frequencies", "governor", "power_mode", "throttle"), "temperature, clock, governor, power mode"),
+    (("temperatures", "frequencies", "governor", "power_mode", "throttle"),
+     "temperature, clock, governor, power mode, throttled"),
 ], ids=["all is told", "one", "two", "none"])  # fmt: skip
 @pytest.mark.parametrize("kind", ["bundle", "benchmark"])
 def test_what_a_device_does_not_tell_is_said_in_one_row(kind: str, gone: tuple[str, ...], said: str | None) -> None:

@@ -50,7 +50,7 @@ def render_benchmark(benchmark: Document) -> str:
         apart=[said for other in reports[1:MOST] if (said := explain_ratio(other, first))],
         more=max(len(reports) - MOST, 0),
         conditions=list_conditions(first["conditions"]),
-        device=list_hardware(first["device"], first["conditions"]),
+        device=list_hardware(first["device"]),
         runs_on=", ".join([*runtimes, counted(first["threads"], "thread")]),
         several_runtimes=len(runtimes) > 1,
         mode=first["mode"],

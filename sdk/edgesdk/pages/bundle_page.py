@@ -42,7 +42,7 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
         figures=_list_figures(report),
         apart=explain_ratio(deployed, report["dense"]),
         conditions=list_conditions(deployed.get("conditions")),
-        device=list_hardware(deployed.get("device"), deployed.get("conditions")),
+        device=list_hardware(deployed.get("device")),
         provenance=provenance(deployed),
         candidates=Candidates.of(plan, report, manifest.get("plan"), LISTED),
         finalists=[step for step in report.get("history") or () if step.get("finalist")][:LISTED],

@@ -11,11 +11,7 @@ NAMES = {
     "power_mode": "power mode",
     "throttle": "throttled", "load": "load", "usable_cores": "usable cores",
 }  # fmt: skip
-ASKED = ("temperatures", "frequencies", "governor", "power_mode")
-"""What a reader looks for in any run: of these it is said where a device does not tell them."""
 HARDWARE = ("board", "cpu", "cores", "os", "kernel", "l4t")
-
-
 OWN = ("graphics",)  # which devices without such a part have nothing to tell of
 
 
@@ -38,15 +34,11 @@ def tell_conditions(conditions: Document | None) -> list[tuple[str, str]]:
     )]  # fmt: skip
 
 
-def list_hardware(device: Document | None, conditions: Document | None) -> dict[str, Any]:
-    """What is known of the device itself, and what of its ``conditions`` it did not tell, where any were asked for."""
+def list_hardware(device: Document | None) -> dict[str, Any]:
+    """What is known of the device itself."""
     known = {name: device[name] for name in HARDWARE if device and device.get(name) not in (None, [], {})}
     memory = (device or {}).get("memory_bytes")
-    if memory:
-        known["memory"] = f"{memory / 1e9:.3g} GB"
-    told = {label for label, *_ in list_conditions(conditions)}
-    untold = [NAMES[name] for name in ASKED if NAMES[name] not in told]
-    return {**known, "not told by the device": ", ".join(untold)} if conditions and untold else known
+    return {**known, "memory": f"{memory / 1e9:.3g} GB"} if memory else known
 
 
 def _say(name: str, value: Any) -> str:
