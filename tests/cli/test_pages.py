@@ -42,6 +42,9 @@ from edgesdk.pages.front_page import render_front
 from edgesdk.pages.render import NONE, digits, milliseconds, percent
 from edgesdk.pages.samples import Samples
 from edgesdk.pages.verdict import verdict
+from edgesdk.pipeline.closing import AGAIN, CLOSER
+from edgesdk.pipeline.rollback import SEARCH
+from edgesdk.solve.finalists import LEANINGS
 
 LARGEST = 1_500_000  # bytes of a page
 VOID = {"meta", "input", "br", "link", "img"}
@@ -448,6 +451,35 @@ def test_candidates_are_as_promised_and_as_found() -> None:
     old = [{name: value for name, value in step.items() if name != "plan_loss"} for step in documents.report["history"]]
     before = page(documents._replace(report={**documents.report, "history": old}))
     assert [row[2] for row in before.table("candidates") if len(row) == 6][1:] == [NONE, NONE]
+
+
+@pytest.mark.parametrize("name", [*LEANINGS, CLOSER, AGAIN, f"{SEARCH} 3", "tightest", "tightest latency", "final"])
+def test_a_page_says_how_a_candidate_was_searched_for(name: str) -> None:
+    documents = page_documents.full()
+    history = [{**step, "search": step.get("search") and name} for step in documents.report["history"]]
+    made = page(documents._replace(report={**documents.report, "history": history}))
+    (said,) = [text for _, text in made.of("p") if text.startswith("How each was searched for")]
+    assert any(f"{known}, " in said for known in (name, name.split()[0])) and said.count(";") == 0
+    dense = [{**step, "search": step.get("search") and "dense"} for step in history]
+    plain = page(documents._replace(report={**documents.report, "history": dense}))
+    assert not [text for _, text in plain.of("p") if text.startswith("How each was searched for")]
+
+
+@pytest.mark.parametrize(
+    ("dense", "deployed", "told"), [(93.35, 81.9, "11.45"), (93.25, 92.5, "0.75"), (1.0, 2.0, "0.00")]
+)
+def test_a_drop_is_told_alike_in_the_verdict_and_in_its_bar(dense: float, deployed: float, told: str) -> None:
+    documents = page_documents.full()
+    report = {**documents.report, "score": {**documents.report["score"], "dense": dense, "deployed": deployed}}
+    html = html_of(documents._replace(report=report))
+    assert f"drop {told} of 1 point allowed" in html and f"deployed, measured: {told}" in html
+
+
+def test_what_was_found_is_told_as_a_share_of_what_was_predicted() -> None:
+    documents = page_documents.full()
+    found, predicted = (documents.report[name]["latency_ms"] for name in ("measured", "predicted"))
+    rows = [row for row in page(documents).table("predictions") if row and row[0] == "latency"]
+    assert [row[-1] for row in rows] == [f"{found / predicted:.3f}"]
 
 
 def test_candidates_of_several_runtimes_are_told_apart_by_marks_and_words() -> None:

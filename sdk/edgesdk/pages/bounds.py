@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgesdk.core.budget import MEASURED, PREDICTED
+from edgesdk.core.wording import score
 from edgesdk.pages.charts import Bar, draw_rows
 from edgesdk.pages.render import Document, figure
 from edgesdk.pages.verdict import BOUNDS, LATENCY, cost, drop, latency_ms
@@ -107,5 +108,5 @@ def _drop(report: Document) -> list[Bound]:
     if most is None or lost is None:
         return []
     lost = max(lost, 0.0)
-    bar = Bar("deployed", MEASURED, lost, f"{lost:.3g}")
+    bar = Bar("deployed", MEASURED, lost, score(lost))
     return [Bound(f"drop of {report['metric']}, in points", f"{most:.3g}", most, lost <= most, (bar,))]

@@ -112,6 +112,19 @@ class Candidate:
     sign: str = ""
 
 
+MEANINGS = {
+    "even": "the least loss by the prices as they are",
+    "shallow": "as if leaving a branch out cost less accuracy",
+    "deep": "as if leaving a branch out cost more accuracy",
+    "closer": "between what kept the budget and what missed it",
+    "measured again": "missed the budget once, by a run that may have been disturbed",
+    "tightest": "the least there is, where no plan was expected to keep the budget",
+    "round": "cut further than in the last round that was good, and trained in between",
+    "final": "the finished file, which missed what its candidate had kept",
+}
+"""What candidates are called by how they were searched for; what follows the name is of the single one."""
+
+
 @dataclass(frozen=True)
 class Candidates:
     """The section: ``rows`` are those that were built, ``chart`` where they lie, if their losses are known; ``signs``
@@ -127,6 +140,11 @@ class Candidates:
     def finalists(self) -> bool:
         """Whether any has the mark of a finalist in the chart."""
         return any(row.point is not None and row.point.finalist for row in self.rows)
+
+    @property
+    def meanings(self) -> list[tuple[str, str]]:
+        """The names among them that say how they were searched for, and what each means."""
+        return [(name, told) for name, told in MEANINGS.items() if any(row.label.startswith(name) for row in self.rows)]
 
     @classmethod
     def of(cls, plan: Plan, report: Document, chosen: str | None, most: int) -> Candidates:

@@ -38,7 +38,7 @@ class Promise:
 
     @property
     def ratio(self) -> float:
-        return self.predicted / self.found
+        return self.found / self.predicted
 
 
 def list_predictions(report: Document) -> list[Promise]:
@@ -85,7 +85,7 @@ class LayerPromise:
 
     @property
     def ratio(self) -> float | None:
-        return self.predicted / self.ms if self.predicted is not None and self.ms > 0 else None
+        return self.ms / self.predicted if self.predicted is not None and self.ms > 0 else None
 
 
 @dataclass(frozen=True)
