@@ -20,6 +20,8 @@ BOUNDS = ("latency_ms", "peak_memory_bytes", "size_bytes")
     ("text", "units", "value"),
     [
         ("2ms", TIME, 2.0),
+        ("84.7 \N{GREEK SMALL LETTER MU}s", TIME, 0.0847),
+        ("84.7\N{MICRO SIGN}s", TIME, 0.0847),
         (" 250 us ", TIME, 0.25),
         ("1.5s", TIME, 1500.0),
         ("2.ms", TIME, 2.0),
@@ -122,7 +124,11 @@ def test_a_cost_meets_itself_as_a_budget_and_misses_half_of_it(figures: tuple) -
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("latency_ms", 0.2444, "0.244 ms"),
+        ("latency_ms", 0.2444, "244 \N{GREEK SMALL LETTER MU}s"),
+        ("latency_ms", 0.99949, "999 \N{GREEK SMALL LETTER MU}s"),
+        ("latency_ms", 0.9996, "1 ms"),
+        ("latency_ms", 0.0, "0 ms"),
+        ("latency_ms", -0.0123, "-12.3 \N{GREEK SMALL LETTER MU}s"),
         ("latency_ms", 99.96, "100 ms"),
         ("latency_ms", 1234.4, "1234 ms"),
         ("size_bytes", 94_257, "94.26 kB"),

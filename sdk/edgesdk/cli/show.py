@@ -391,18 +391,18 @@ def show_search(plan: Plan, console: Console, quiet: bool = False, verbose: bool
 def show_plan(plan: Plan, console: Console, verbose: bool = False) -> None:
     """What was chosen per layer and why; with ``verbose`` what was left out as slower, and what the solver proved."""
     table = Table(title="chosen per layer (latency predicted)", title_justify="left")
-    for heading in ("layer", "channels", "runs as", "us", "why"):
-        table.add_column(heading, justify="right" if heading == "us" else "left", overflow="fold")
+    for heading in ("layer", "channels", "runs as", "latency", "why"):
+        table.add_column(heading, justify="right" if heading == "latency" else "left", overflow="fold")
     for layer in plan.layers:
         gone = layer.reason.startswith("left out")
         kept = str(plan.kept[layer.name]) if layer.name in plan.kept and not gone else ""
-        us = f"{1e3 * layer.latency_ms:.3g}" if layer.latency_ms else "-"  # without a price of its own
-        table.add_row(layer.name, kept, "-" if gone else str(layer.option), us, layer.reason)
+        own = show("latency_ms", layer.latency_ms) if layer.latency_ms else "-"  # without a price of its own
+        table.add_row(layer.name, kept, "-" if gone else str(layer.option), own, layer.reason)
     console.print(table)
     if not verbose:
         return
     for rejected in plan.rejected:
-        slower = f"{1e3 * rejected.latency_ms:.1f} us instead of {1e3 * rejected.replaces_ms:.1f} us"
+        slower = " instead of ".join(show("latency_ms", ms) for ms in (rejected.latency_ms, rejected.replaces_ms))
         console.print(
             f"slower on this device, left out: {rejected.layer} as {rejected.choice}, {slower}", highlight=False
         )
@@ -584,12 +584,12 @@ def show_stages(stages: Stages, console: Console) -> None:
         limit = "-" if stage.threshold is None else f"{stage.threshold:.4g}"
         table.add_row(
             stage.file, stage.exit or "-", limit, f"{100 * stage.reached:.1f} %", f"{100 * stage.left:.1f} %",
-            f"{stage.latency_ms:.4g} ms",
+            show("latency_ms", stage.latency_ms),
         )  # fmt: skip
     console.print(table)
     ratio = stages.expected_ms / stages.whole_ms
-    whole = f"{ratio:.2f} of the model in one file, {stages.whole_ms:.4g} ms ({basis})"
-    console.print(f"expected (predicted): {stages.expected_ms:.4g} ms a sample, {whole}", highlight=False)
+    whole = f"{ratio:.2f} of the model in one file, {show('latency_ms', stages.whole_ms)} ({basis})"
+    console.print(f"expected (predicted): {show('latency_ms', stages.expected_ms)} a sample, {whole}", highlight=False)
     for name, judged in (("test data", stages.test), ("held-out data, by which they were set", stages.held)):
         figures = f"dense {judged.dense:.2f} %, last stage {judged.last:.2f} %, staged {judged.staged:.2f} %"
         console.print(f"top-1 on {name}: {figures}", highlight=False)

@@ -9,7 +9,10 @@ from math import isfinite
 from edgesdk.core.errors import BudgetError, UsageError
 
 PREDICTED, MEASURED, EMULATED = BASES = ("predicted", "measured", "emulated")
+MICRO = "\N{GREEK SMALL LETTER MU}"
 TIME = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+ROUNDING = 1e-9  # ms that are none
+LEAST_MS = 0.9995  # from which three digits of a latency are a millisecond
 ENERGY = {"uJ": 1e-3, "mJ": 1.0, "J": 1e3}
 BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
@@ -123,13 +126,14 @@ class Budget:
 def parse(text: str, units: dict[str, float] | dict[str, int], what: str) -> float:
     """The number in ``text`` times its unit. Raises ``UsageError`` without a unit, or for nothing above zero."""
     example = f"{2 if units is TIME else 200}{list(units)[1]}"
-    match = re.fullmatch(r"\s*([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*([A-Za-z\u00b5\u03bc]*)\s*", text)
     if not match:
         raise UsageError(f"{what} {text!r} is not a number with a unit", f"write it like {example}")
-    if match[2] not in units:
+    unit = match[2].replace(MICRO, "u").replace("\N{MICRO SIGN}", "u")  # as figures are shown
+    if unit not in units:
         fact = f"{what} {text!r} has no unit" if not match[2] else f"{what} {text!r} has an unknown unit"
         raise UsageError(fact, f"write it like {example}; units are {', '.join(units)}")
-    if not 0 < (value := float(match[1]) * units[match[2]]) < float("inf"):
+    if not 0 < (value := float(match[1]) * units[unit]) < float("inf"):
         raise UsageError(f"{what} {text!r} is not positive and finite", f"give a number above zero, like {example}")
     return value
 
@@ -148,10 +152,19 @@ def parse_latency(text: str) -> dict[str, float]:
     return {"latency_ratio": ratio}
 
 
+def _show_latency(ms: float) -> str:
+    """In microseconds where it is below a millisecond."""
+    if abs(ms) < ROUNDING:
+        return "0 ms"
+    if abs(ms) < LEAST_MS:
+        return f"{1e3 * ms:.3g} {MICRO}s"
+    return f"{ms:.3g} ms" if abs(ms) < 100 else f"{ms:.0f} ms"
+
+
 def show(name: str, value: float) -> str:
     """``value`` of the ``Cost`` field ``name`` as people read it."""
     if name == "latency_ms":
-        return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+        return _show_latency(value)
     if name == "latency_ratio":
         return f"{value:.3g}x of dense"
     if name == "energy_mj":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesdk.core.artifact import Artifact
+from edgesdk.core.budget import show
 from edgesdk.core.energy import Energy
 from edgesdk.core.errors import DeviceError, EdgeSdkError
 from edgesdk.core.kernels import KernelProfile
@@ -190,7 +191,7 @@ class PoolBench:
     def _join(self, reports: Mapping[str, Report]) -> Report:
         slowest = max(reports, key=lambda board: (reports[board].valid, reports[board].latency_ms()))
         report = reports[slowest]
-        each = ", ".join(f"{board} {own.latency_ms():.4g} ms" for board, own in reports.items())
+        each = ", ".join(f"{board} {show('latency_ms', own.latency_ms())}" for board, own in reports.items())
         note = f"the slowest of {self.boards.pool.name} counts, {slowest}: {each}"
         memories = [own.peak_memory_bytes for own in reports.values() if own.peak_memory_bytes is not None]
         most = max(memories, default=None)

@@ -20,7 +20,6 @@ Ends = tuple[float, float]
 """Of an interval."""
 Document = Mapping[str, Any]
 """What a JSON file holds."""
-ROUNDING = 1e-9  # ms: what is left of sums that are zero
 NONE = "\N{EN DASH}"  # for what is not known
 LONGEST, PROSE = 160, 500  # letters of a name, and of a note, before it is cut
 
@@ -60,11 +59,7 @@ def _text(name: str) -> str:
 
 def milliseconds(value: float | None) -> str:
     """A latency, in microseconds where it is below one ms."""
-    if value is None:
-        return NONE
-    if abs(value) < ROUNDING:
-        return "0 ms"
-    return f"{1e3 * value:.3g} \N{GREEK SMALL LETTER MU}s" if abs(value) < 1 else show("latency_ms", value)
+    return NONE if value is None else show("latency_ms", value)
 
 
 def profiled(value: float | None) -> str:
@@ -86,7 +81,7 @@ def figure(value: float | None, name: str) -> str:
         return NONE
     if name == "latency_ratio":
         return f"{value:.3g}x"
-    return milliseconds(value) if name == "latency_ms" else show(name, value)
+    return show(name, value)
 
 
 def tell_ends(ends: Ends | None, name: str, tell: Callable[[float, str], str] = figure) -> str:

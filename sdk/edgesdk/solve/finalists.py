@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil, log2
 from typing import TypeVar
 
+from edgesdk.core.budget import show
 from edgesdk.core.graph import Graph
 from edgesdk.core.menu import LayerMenu, Menu
 from edgesdk.core.plan import FP32, LayerPlan, Option, Plan
@@ -99,8 +100,8 @@ def as_plan(menu: Menu, solution: Solution, graph: Graph, target: str, runtime: 
             reason = f"left as it is: {layer.fixed}"
         elif choice.option == Option() and len(same) > 1:
             faster = min(same, key=lambda other: other.latency_ms)
-            saved = 1e3 * (dense.latency_ms - faster.latency_ms)
-            reason = f"{faster.option} would save {saved:.1f} us at a price in accuracy or in changes of precision"
+            saved = show("latency_ms", dense.latency_ms - faster.latency_ms)
+            reason = f"{faster.option} would save {saved} at a price in accuracy or in changes of precision"
             if faster.option.precision == FP32 and faster.option.form is None:
                 reason = "fp32 is the fastest here"
         elif choice.option == Option():
@@ -135,5 +136,5 @@ def _find_dense_ms(entry: LayerMenu) -> float | None:
 def _faster(own_ms: float, dense_ms: float) -> str:
     """How much faster a choice is; a ratio only where it says something."""
     if own_ms * FAR < dense_ms:
-        return f"saves all but {1e3 * own_ms:.2g} of {1e3 * dense_ms:.3g} us"
+        return f"saves all but {show('latency_ms', own_ms)} of {show('latency_ms', dense_ms)}"
     return f"{dense_ms / own_ms:.1f}x faster than fp32 at this width"
