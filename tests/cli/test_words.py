@@ -101,13 +101,17 @@ def test_what_a_command_takes_its_function_takes_by_the_same_name(name: str) -> 
     assert own == words
 
 
+SPELT = {"shapes": "--shape", "clock_ghz": "--clock"}
+"""Options that are repeated, or whose unit stands beside them."""
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_an_option_is_called_as_its_parameter_and_has_its_default(name: str) -> None:
     parameters = inspect.signature(FUNCTIONS[name]).parameters
     for option in COMMANDS[name].params:
         if not isinstance(option, click.Option) or option.name in OF_THE_SHELL:
             continue
-        assert f"--{str(option.name).rstrip('s' * (option.name == 'shapes')).replace('_', '-')}" in option.opts
+        assert SPELT.get(str(option.name), f"--{str(option.name).replace('_', '-')}") in option.opts
         parameter = parameters.get(str(option.name))
         if parameter is None or parameter.default is inspect.Parameter.empty or option.name in DEFAULTS:
             continue
