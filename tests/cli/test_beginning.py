@@ -158,7 +158,7 @@ def test_questions_at_a_terminal_are_answered_by_number_name_or_enter(folder: Pa
 def test_a_wrong_answer_at_a_terminal_is_told_and_asked_for_again(folder: Path) -> None:
     wrong = {
         "which model": ["77", "nett.py:Net", "no_such_package.net:Net", "gone.onnx"],
-        "with which data": ["dat.npz"],
+        "with which data": ["dat.npz", " "],
         "with which weights": ["no.safetensors"],
         "on which board": ["pi77", "99", "pool:lab", "ssh://"],
         "latency of at most": ["fast", "-1ms", "3"],
@@ -171,6 +171,7 @@ def test_a_wrong_answer_at_a_terminal_is_told_and_asked_for_again(folder: Path) 
     for words in (
         "no file '77'", "no file 'nett.py'", "no module 'no_such_package.net'", "no file 'gone.onnx'", "no file 'dat",
         "no file 'no.safe", "no target 'pi77'", "no target '99'", "'pool:lab'", "write it like 2ms",
+        "no answer, and none stands for it",
     ):  # fmt: skip
         assert words in said
     assert read_project(folder / "edgesdk.toml") == {

@@ -139,12 +139,15 @@ def _ask(
     for number, name in enumerate(found, 1):
         click.echo(f"  {number}  {name}{f'  ({said[number - 1]})' if said else ''}", err=True)
     while True:
-        answer = str(click.prompt(f"{question}?", default=default, err=True)).strip()
+        shown = default is not None
+        answer = str(click.prompt(f"{question}?", default=default or "", show_default=shown, err=True)).strip()
         number = int(answer) if answer.isascii() and answer.isdecimal() else 0
         answer = found[number - 1] if 0 < number <= len(found) else answer
         if answer in (EXAMPLE, NONE) and answer in found:
             return answer
         try:
+            if not answer:
+                raise UsageError("no answer, and none stands for it", "give one; Ctrl-C ends without a file")
             check(answer)
         except EdgeSdkError as error:
             click.echo(f"  {error}", err=True)
