@@ -86,6 +86,8 @@ def test_integers_stay_where_they_measure_faster_than_half_precision(board: Has,
         assert {option.precision for option in planned.plan.options.values()} == {INT8}
         for slower, precision in ((4.0, FP32), (0.25, INT8)):
             board(slower=slower)
+            assert study.measured is not None
+            study.measured.forget()  # the board is another one
             found = attempt(study, planned, Budget(latency_ratio=1.0), "test")
             weighted = [layer for layer in found.plan.layers if layer.name in study.whole.options]
             assert {layer.option.precision for layer in weighted} == {precision}
