@@ -42,6 +42,7 @@ from counted import counted_on, counts, gained, per_term, versions
 from edgesdk.core.plan import FP32, INT8
 from edgesdk.core.runtime import find_runtime
 from edgesdk.core.target import targets
+from edgesdk.price.physics import INDEX
 from edgesdk.price.posterior import UNSEEN, Z90, Posterior, Prior, carried, unmeasured
 from edgesdk.price.prior import prior
 from edgesdk.price.profile import DERIVED, MEASURED, SCALED, Pair, Provenance, load, profile, save
@@ -50,6 +51,7 @@ from latency import HELP, MLPERF, NASBENCH, NCNN, Data, Row, load_graph
 DATE = "2026-11-30"
 CORES = 2.5  # times the cycles for a multiplication in float: cores in order and out of it differ by less
 TRUST = 0.5  # of a difference between boards that another runtime shows: held-out boards were no nearer with all of it
+RUN = ("network", "input", "serial", "fork")  # terms of a run, in whatever precision its kernels are
 REFERENCE = ("mobilenet", "mobilenet_v2", "mnasnet", "squeezenet", "resnet50", "proxylessnasnet")
 
 
@@ -280,6 +282,7 @@ class Fit:
         plain = next(p for p in self.pairs[board] if (p.runtime, p.precision) == ("onnxruntime", FP32)).posterior
         core, (shares, off) = counted_on(chip(board, "onnxruntime")), cheaper
         told = gained(core, "onnxruntime", plain, chip(board, "onnxruntime")) + shares[core]
+        told[[INDEX[term] for term in RUN]] = 0.0
         noises = [per_term(core, "onnxruntime", kind).noise for kind in (FP32, INT8)]
         extra = float(np.linalg.norm([plain.extra, off, *noises]))
         expected = unmeasured(Prior(plain.log_constants + told, plain.doubt), extra)
