@@ -29,8 +29,10 @@ class Ratio:
     def explain(self, own: Alone, other: Alone) -> str | None:
         """Why it is not the quotient of what either takes by itself, in a sentence; ``None`` where it is, but for
         noise."""
-        quotient = own.ms / other.ms if other.ms > 0 else 0.0
-        if not self.rounds or quotient <= 0 or self.median <= 0 or abs(log(quotient / self.median)) <= APART:
+        if not self.rounds or min(own.ms, other.ms, self.median) <= 0:  # a predicted one, or a clock that stood still
+            return None
+        quotient = own.ms / other.ms
+        if abs(log(quotient / self.median)) <= APART:
             return None
         rounds = f"{self.rounds} rounds in which both ran in turns (95 %: {self.low:.3g} to {self.high:.3g})"
         if own.disturbed is None or other.disturbed is None:
