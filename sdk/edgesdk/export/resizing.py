@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from edgesdk.export.spelling import Held, Put, Shapes, spell
 
 OPSET = 21
 FLAT = ("axes", "keep_aspect_ratio_policy")  # of a Resize, what says nothing of one axis alone
@@ -53,28 +56,17 @@ def spell_out(model: ModelProto, which: Callable[[Resize], bool]) -> ModelProto:
 
     Those of channels, of three dimensions, and that crop are left.
     """
-    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
-    values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
-    shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in values}
-    found = {}
-    for place, node in enumerate(model.graph.node):
-        resize = _read(node, arrays, shapes) if node.op_type == "Resize" else None
-        if resize is not None and which(resize):
-            found[place] = resize
-    if not found:
-        return model
-    spelled = ModelProto()
-    spelled.CopyFrom(model)
-    del spelled.graph.node[:]
-    for place, node in enumerate(model.graph.node):
-        if place in found:
-            _products(spelled, node, found[place], shapes[node.input[0]])
-        else:
-            spelled.graph.node.append(node)
-    return spelled
+
+    def find(node: NodeProto, held: Held, shapes: Shapes) -> Put | None:
+        resize = _read(node, held, shapes) if node.op_type == "Resize" else None
+        if resize is None or not which(resize):
+            return None
+        return partial(_products, node=node, resize=resize, shape=shapes[node.input[0]])
+
+    return spell(model, find)
 
 
-def _read(node: NodeProto, arrays: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Resize | None:
+def _read(node: NodeProto, arrays: Held, shapes: Shapes) -> Resize | None:
     how = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     source, target = (list(shapes.get(name, ())) for name in (node.input[0], node.output[0]))
     rank = len(source)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from edgesdk.export.spelling import Held, Put, Shapes, spell
 
 
 def spell_out_spectra(model: ModelProto, which: Callable[[NodeProto], bool] = lambda node: True) -> ModelProto:
@@ -17,37 +19,28 @@ def spell_out_spectra(model: ModelProto, which: Callable[[NodeProto], bool] = la
     an STFT that of each window, so that W times the window is the kernel of a convolution with the STFT's step. Those
     whose lengths are not fixed are left.
     """
-    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
-    values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
-    shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in values}
-    found: dict[int, _Spelling] = {}
-    for place, node in enumerate(model.graph.node):
-        if node.op_type in SPELLINGS and which(node):
-            given = [numpy_helper.to_array(arrays[name]) if name in arrays else None for name in node.input]
-            spelling = _Spelling(node, given, shapes)
-            if spelling.fixed:
-                found[place] = spelling
-    if not found:
-        return model
-    spelled = ModelProto()
-    spelled.CopyFrom(model)
-    del spelled.graph.node[:]
-    for place, node in enumerate(model.graph.node):
-        if place in found:
-            SPELLINGS[node.op_type](found[place])
-            found[place].put_into(spelled)
-        else:
-            spelled.graph.node.append(node)
-    return spelled
+
+    def find(node: NodeProto, held: Held, shapes: Shapes) -> Put | None:
+        if node.op_type not in SPELLINGS or not which(node):
+            return None
+        spelling = _Spelling(node, [_array(held.get(name)) for name in node.input], shapes)
+        if not spelling.fixed:
+            return None
+        SPELLINGS[node.op_type](spelling)
+        return spelling.put_into
+
+    return spell(model, find)
+
+
+def _array(held: TensorProto | None) -> np.ndarray | None:
+    return None if held is None else numpy_helper.to_array(held)
 
 
 class _Spelling:
     """What comes in the place of ``node``, a node after another, each of what the one before it made."""
 
-    def __init__(
-        self, node: NodeProto, given: Sequence[np.ndarray | None], shapes: Mapping[str, Sequence[int]]
-    ) -> None:
-        self.node, self.given, self.known = node, given, shapes
+    def __init__(self, node: NodeProto, given: Sequence[np.ndarray | None], shapes: Shapes) -> None:
+        self.node, self.given = node, given
         self.source, self.target = (list(shapes.get(name, ())) for name in (node.input[0], node.output[0]))
         self.how: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         self.steps: list[tuple[str, list[np.ndarray], list[int], dict[str, Any]]] = []
