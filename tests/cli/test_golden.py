@@ -18,16 +18,10 @@ from running import Run
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.cli.diffing import show_diff
 from edgesdk.cli.documents import Doctor
-from edgesdk.cli.show import (
-    show_bundle,
-    show_doctor,
-    show_estimate,
-    show_estimates,
-    show_gate,
-    show_profile,
-    show_report,
-    show_search,
-)
+from edgesdk.cli.show import show_bundle, show_gate, show_search
+from edgesdk.cli.show_devices import show_doctor
+from edgesdk.cli.show_measured import show_profile, show_report
+from edgesdk.cli.show_targets import show_estimate, show_estimates
 from edgesdk.cli.sweeping import show_front
 from edgesdk.core.budget import Cost
 from edgesdk.core.facts import Facts

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from edgesdk.cli.show import show_facts
+from edgesdk.cli.show_devices import show_facts
 from edgesdk.core.energy import describe_unmeasured
 from edgesdk.pages.conditions import list_conditions, tell_conditions
 from edgesdk.pages.render import NONE

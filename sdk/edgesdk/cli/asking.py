@@ -51,7 +51,7 @@ def benchmark(paths: tuple[Path, ...], device: tuple[str, ...], mode: str, as_js
     if as_json:
         emit_json(measured)
         return
-    from edgesdk.cli.show import show_boards, show_latency, show_profile, show_ratios, show_report
+    from edgesdk.cli.show_measured import show_boards, show_latency, show_profile, show_ratios, show_report
 
     show_boards(measured, console())
     for report in measured.reports:
@@ -152,7 +152,7 @@ def estimate(model: str, shapes: tuple[str, ...], per_layer: bool, as_json: bool
     if as_json:
         emit_json(estimated if per_layer else replace(estimated, layers=()))
     else:
-        from edgesdk.cli.show import show_estimate
+        from edgesdk.cli.show_targets import show_estimate
 
         show_estimate(estimated, per_layer, console())
 
@@ -164,7 +164,7 @@ def _estimate_all(model: str, sizes: Any, as_json: bool, **options: Any) -> None
     if as_json:
         emit_json(replace(estimates, estimates=tuple(replace(cost, layers=()) for cost in estimates.estimates)))
     else:
-        from edgesdk.cli.show import show_estimates
+        from edgesdk.cli.show_targets import show_estimates
 
         show_estimates(estimates, console(soft_wrap=True))
 
@@ -184,7 +184,7 @@ def targets(name: str | None, as_json: bool) -> None:
 
         emit_json(Targets.of(profiles))
         return
-    from edgesdk.cli.show import show_target, show_targets
+    from edgesdk.cli.show_targets import show_target, show_targets
 
     if name:
         show_target(profiles[0], console(soft_wrap=True))
@@ -221,7 +221,7 @@ def calibrate(name: str, as_json: bool, **options: Any) -> None:
 
         emit_json(Targets.of([result]))
     else:
-        from edgesdk.cli.show import show_target
+        from edgesdk.cli.show_targets import show_target
 
         show_target(result, console(soft_wrap=True))
 
@@ -263,6 +263,6 @@ def doctor(as_json: bool) -> None:
     if as_json:
         emit_json(answer)
         return
-    from edgesdk.cli.show import show_doctor
+    from edgesdk.cli.show_devices import show_doctor
 
     show_doctor(answer, console())

@@ -137,7 +137,7 @@ def probe(name: str, as_json: bool) -> None:
 
         emit_json(from_json(Facts, facts))
         return
-    from edgesdk.cli.show import show_facts
+    from edgesdk.cli.show_devices import show_facts
 
     show_facts(name, facts, console(soft_wrap=True))
 
@@ -157,7 +157,7 @@ def _probe_pool(pool: Pool, as_json: bool) -> None:
         told = {name: from_json(Facts, own) for name, own in facts.items()}
         emit_json(PoolFacts(pool.name, told, lost, tuple(differences)))
     else:
-        from edgesdk.cli.show import show_facts
+        from edgesdk.cli.show_devices import show_facts
 
         for name, own in facts.items():
             show_facts(name, own, console(soft_wrap=True))
@@ -195,7 +195,7 @@ def install(device: str, bundle: Path, as_json: bool, **options: Any) -> int:
 
         emit_json(from_json(Installed, result))
     else:
-        from edgesdk.cli.show import show_installed
+        from edgesdk.cli.show_devices import show_installed
 
         show_installed(result, console(soft_wrap=True))
     return 0
@@ -206,7 +206,7 @@ def _end_rollout(result: Rollout, as_json: bool) -> int:
     if as_json:
         emit_json(result)
     else:
-        from edgesdk.cli.show import show_rollout
+        from edgesdk.cli.show_devices import show_rollout
 
         show_rollout(result, console())
     return result.exit_code
