@@ -190,7 +190,13 @@ def test_of_several_boards_that_are_gated_together_none_fails_more_often_than_on
 
 @pytest.mark.parametrize(
     ("text", "limit"),
-    [("3%", Limit(share=0.03)), (" 0.2 ms", Limit(ms=0.2)), ("50us", Limit(ms=0.05)), ("0%", Limit(0.0))],
+    [
+        ("3%", Limit(share=0.03)),
+        (" 0.2 ms", Limit(ms=0.2)),
+        ("50us", Limit(ms=0.05)),
+        ("50 \u03bcs", Limit(ms=0.05)),
+        ("0%", Limit(0.0)),
+    ],
 )
 def test_limits_are_read(text: str, limit: Limit) -> None:
     assert Limit.parse(text) == limit

@@ -41,11 +41,11 @@ def show_estimate(estimated: Estimate, per_layer: bool, console: Console) -> Non
     console.print(table)
     if per_layer:
         layers = Table(title="per layer", title_justify="left")
-        for heading in ("layer", "runs as", "us", "%"):
-            layers.add_column(heading, justify="right" if heading in ("us", "%") else "left", overflow="fold")
+        for heading in ("layer", "runs as", "latency", "%"):
+            layers.add_column(heading, justify="right" if heading in ("latency", "%") else "left", overflow="fold")
         for layer in estimated.layers:
             share = 100 * layer.latency_ms / estimated.latency_ms
-            layers.add_row(layer.name, layer.operator, f"{1e3 * layer.latency_ms:.1f}", f"{share:.1f}")
+            layers.add_row(layer.name, layer.operator, show("latency_ms", layer.latency_ms), f"{share:.1f}")
         console.print(layers)
     for note in estimated.notes:
         console.print(f"note: {note}", highlight=False)

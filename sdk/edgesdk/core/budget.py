@@ -123,13 +123,18 @@ class Budget:
         return {name: ratio for name, ratio in ratios.items() if ratio > 1}
 
 
+def read_unit(text: str) -> str:
+    """A unit as it is written in code: figures are shown with a letter that few keyboards have."""
+    return text.replace(MICRO, "u").replace("\N{MICRO SIGN}", "u")
+
+
 def parse(text: str, units: dict[str, float] | dict[str, int], what: str) -> float:
     """The number in ``text`` times its unit. Raises ``UsageError`` without a unit, or for nothing above zero."""
     example = f"{2 if units is TIME else 200}{list(units)[1]}"
     match = re.fullmatch(r"\s*([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*([A-Za-z\u00b5\u03bc]*)\s*", text)
     if not match:
         raise UsageError(f"{what} {text!r} is not a number with a unit", f"write it like {example}")
-    unit = match[2].replace(MICRO, "u").replace("\N{MICRO SIGN}", "u")  # as figures are shown
+    unit = read_unit(match[2])
     if unit not in units:
         fact = f"{what} {text!r} has no unit" if not match[2] else f"{what} {text!r} has an unknown unit"
         raise UsageError(fact, f"write it like {example}; units are {', '.join(units)}")

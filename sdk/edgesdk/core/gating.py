@@ -12,6 +12,7 @@ from functools import cache
 from math import atan, cos, exp, hypot, inf, log, pi, sin, sqrt
 from statistics import NormalDist, fmean, median, stdev
 
+from edgesdk.core.budget import read_unit
 from edgesdk.core.errors import UsageError
 from edgesdk.core.pairing import DEVIATIONS, Ratio
 
@@ -49,7 +50,7 @@ class Limit:
     @classmethod
     def parse(cls, text: str) -> Limit:
         """``3%``, ``0.2ms`` or ``50us``. Raises ``UsageError``."""
-        match = LIMIT.fullmatch(text)
+        match = LIMIT.fullmatch(read_unit(text))
         try:
             number = float(match[1]) if match else -1.0
         except ValueError:
