@@ -32,9 +32,10 @@ from edgesdk.network.network import Network
 from edgesdk.network.reference import Reference
 from edgesdk.network.trace import trace
 from edgesdk.pipeline.allowance import Allowance
-from edgesdk.pipeline.candidates import Candidate
+from edgesdk.pipeline.candidates import Candidate, attempt
 from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.measuring import measure_beside
+from edgesdk.pipeline.planning import make_plan
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.setup import DenseFile, Setup
 from edgesdk.pipeline.study import Anchored, Study, anchor_setups
@@ -303,3 +304,9 @@ class ScriptedTraining:
             100.0 - self.drop(candidate.plan), EXACT, (), (),
             {name: measurement for name, measurement in measured.items() if name in (beside or {})},
         )  # fmt: skip
+
+
+def candidate_of(study: Study, share: float) -> Candidate:
+    """The best plan at that share of the dense model's latency, built."""
+    planned = make_plan(study, Budget(latency_ms=share * study.dense.latency_ms()))
+    return attempt(study, planned, Budget(), "even").candidate

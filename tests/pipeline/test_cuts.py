@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
-from scripted import EXACT, ScriptedMeter, make_study
+from scripted import EXACT, candidate_of
 
 from edgesdk.compress.apply import channels_to_keep
 from edgesdk.core.budget import Budget
@@ -17,10 +16,9 @@ from edgesdk.core.errors import UsageError
 from edgesdk.core.report import DENSE
 from edgesdk.network.network import Network
 from edgesdk.pipeline.allowance import ROUNDS_SHARE, Allowance
-from edgesdk.pipeline.candidates import Candidate, attempt, list_dense
+from edgesdk.pipeline.candidates import Candidate, list_dense
 from edgesdk.pipeline.cuts import plan_cuts
 from edgesdk.pipeline.measuring import measure_beside
-from edgesdk.pipeline.planning import make_plan
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.rollback import cut_in_rounds
 from edgesdk.pipeline.study import Study
@@ -34,20 +32,7 @@ from edgesdk.workflows.where import Where
 EPOCHS, CUTS = 6.0, 4
 
 
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return make_study(ScriptedMeter(), tmp_path_factory.mktemp("cuts"), labelled=True)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def candidate_of(study: Study, share: float) -> Candidate:
-    planned = make_plan(study, Budget(latency_ms=share * study.dense.latency_ms()))
-    return attempt(study, planned, Budget(), "even").candidate
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25])

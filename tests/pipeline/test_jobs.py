@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from scripted import ScriptedMeter, make_study
+from scripted import ScriptedMeter
 from torch.utils.data import TensorDataset
 
 from edgesdk.core.budget import Budget
@@ -27,14 +26,7 @@ from edgesdk.train.trainer import _first
 SHARES = (0.4, 0.7)
 
 
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return make_study(ScriptedMeter(), tmp_path_factory.mktemp("jobs"), labelled=True)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def finalists(study: Study) -> list[Candidate]:

@@ -59,8 +59,7 @@ class Found:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
+def rapid(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGESDK_MODE", "rapid")
 
 

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from scripted import ScriptedMeter, make_study, with_script
+from scripted import candidate_of, with_script
 
 from edgesdk.compress.quantize import integer
 from edgesdk.core.budget import Budget
 from edgesdk.core.plan import Option
 from edgesdk.network.network import Network
 from edgesdk.pipeline.allowance import FULL_SHARE, SHORT_SHARE, Allowance
-from edgesdk.pipeline.candidates import Candidate, attempt, list_dense
-from edgesdk.pipeline.planning import make_plan
+from edgesdk.pipeline.candidates import Candidate, list_dense
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Training
 from edgesdk.train.apply import apply
@@ -25,25 +24,11 @@ from edgesdk.train.recovery import Recovery
 EPOCHS = 4.0
 
 
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return make_study(ScriptedMeter(), tmp_path_factory.mktemp("labelled"), labelled=True)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def training_of(study: Study, epochs: float = EPOCHS, kind: type[Training] = Training) -> Training:
     return kind(study, Allowance(epochs), 0, lambda stage, share: None)
-
-
-def candidate_of(study: Study, share: float) -> Candidate:
-    return attempt(
-        study, make_plan(study, Budget(latency_ms=share * study.dense.latency_ms())), Budget(), "even"
-    ).candidate
 
 
 class Scored(Training):

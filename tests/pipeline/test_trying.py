@@ -31,10 +31,7 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return replace(study, data=replace(study.data, holdout=[(x[:FEWEST], y[:FEWEST]), (x[FEWEST:], y[FEWEST:])]))
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EDGESDK_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def within(study: Study, share: float = 0.2) -> Budget:
