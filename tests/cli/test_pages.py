@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import io
-import json
 import re
-import shutil
-import stat
-import time
-import webbrowser
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
-from xml.etree import ElementTree
 
 import contracts
 import jsonschema
 import page_documents
 import pytest
 from page_documents import Documents, with_names, with_text
+from read_pages import (
+    DOCUMENTS,
+    HTML,
+    LARGEST,
+    PAGES,
+    Page,
+    chart_of,
+    html_of,
+    list_drawn,
+    outlines,
+    page,
+)
 from rich.console import Console
-from running import Run
-from running import edgesdk as run
 
-from edgesdk.bundle.bundle import Bundle, check, file_digest
+from edgesdk.bundle.bundle import Bundle
 from edgesdk.cli.show import show_bundle
 from edgesdk.core.answers import FLIPS
 from edgesdk.core.budget import show
-from edgesdk.core.errors import BundleError
 from edgesdk.core.kernels import TOO_SHORT
 from edgesdk.data.pictures import SIDE
 from edgesdk.pages.benchmark_page import render_benchmark
@@ -46,108 +47,7 @@ from edgesdk.pipeline.closing import AGAIN, CLOSER
 from edgesdk.pipeline.rollback import SEARCH
 from edgesdk.solve.finalists import LEANINGS
 
-LARGEST = 1_500_000  # bytes of a page
-VOID = {"meta", "input", "br", "link", "img"}
-HTML = """<b onmouseover='x()'>"&amp;</table></script><script>alert(1)</script>{{ 7 * 7 }}"""
-DOCUMENTS: dict[str, Callable[[], Documents]] = {
-    **{name: (lambda name=name: page_documents.stored(name)) for name in ("measured", "predicted", "before")},
-    "full": page_documents.full, "emulated": page_documents.emulated, "full, predicted": page_documents.predicted,
-}  # fmt: skip
 every_document = pytest.mark.parametrize("documents", [made() for made in DOCUMENTS.values()], ids=list(DOCUMENTS))
-
-
-class Page(HTMLParser):
-    """A page as its parts: ``tags`` in order with their attributes, and what is written in each, by its place."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.written: list[list[str]] = []
-        self.open: list[int] = []
-        self.feed(html)
-        self.close()
-        assert not self.open, f"<{self.tags[self.open[-1]][0]}> is not closed"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len(dict(attrs)) == len(attrs), (tag, attrs)
-        self.tags.append((tag, dict(attrs)))
-        self.written.append([])
-        if tag not in VOID:
-            self.open.append(len(self.tags) - 1)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.written.append([])
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.tags[self.open[-1]][0] == tag, f"</{tag}> closes {self.tags[self.open[-1]]}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        for place in self.open:
-            self.written[place].append(data)
-
-    def of(self, tag: str) -> Iterator[tuple[dict[str, str | None], str]]:
-        """The attributes of every such ``tag``, and the text in it."""
-        for (name, attributes), text in zip(self.tags, self.written, strict=True):
-            if name == tag:
-                yield attributes, " ".join("".join(text).split())
-
-    def table(self, section: str) -> list[list[str]]:
-        """The rows of every table in that section, a text for each cell."""
-        start = next(i for i, (_, attributes) in enumerate(self.tags) if attributes.get("id") == section)
-        rows: list[list[str]] = []
-        for (tag, attributes), text in list(zip(self.tags, self.written, strict=True))[start:]:
-            if tag == "section" and attributes.get("id") != section:
-                break
-            if tag == "tr":
-                rows.append([])
-            if tag in ("td", "th") and rows:
-                rows[-1].append(" ".join("".join(text).split()))
-        return rows
-
-
-RENDERED: dict[int, tuple[Documents, str]] = {}
-
-
-def html_of(documents: Documents) -> str:
-    """The page of a bundle, rendered once."""
-    if id(documents) not in RENDERED:
-        RENDERED[id(documents)] = documents, render_bundle(*documents)
-    return RENDERED[id(documents)][1]
-
-
-def page(documents: Documents) -> Page:
-    return Page(html_of(documents))
-
-
-def list_drawn(html: str, kind: str) -> list[tuple[list[str], list[tuple[float, float]]]]:
-    """What charts have of a ``kind``: the words of each, and where its marks or corners are, from above."""
-    drawn: list[tuple[list[str], list[tuple[float, float]]]] = []
-    for chart in re.findall(r"<svg .*?</svg>", html, re.DOTALL):
-        for group in ElementTree.fromstring(chart).iter("g"):
-            name, *words = group.get("class", "none").split()
-            if name == kind:
-                marks = [(float(str(use.get("x"))), float(str(use.get("y")))) for use in group.iter("use")]
-                path = " ".join(str(each.get("d")) for each in group.findall("path"))
-                corners = [(float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", path)]
-                drawn.append((words, marks or corners))
-    return drawn
-
-
-def chart_of(html: str, said: str) -> str:
-    """The chart that is said to show that."""
-    (chart,) = [each for each in re.findall(r"<svg .*?</svg>", html, re.DOTALL) if f'aria-label="{said}' in each]
-    return chart
-
-
-PAGES: dict[str, Callable[[], str]] = {
-    **{name: (lambda made=made: html_of(made())) for name, made in DOCUMENTS.items()},
-    "front": lambda: render_front(page_documents.front()),
-    "models": lambda: render_front(page_documents.models()),
-    "diff": lambda: render_diff(page_documents.diff()),
-    "benchmark": lambda: render_benchmark(page_documents.benchmark()),
-}
 SECTIONS = {
     "diff": {"layers", "advice", "made"},
     "front": {"sides", "target-1", "target-2", "made"},
@@ -735,174 +635,6 @@ def _may_be_null(report: dict[str, Any], path: tuple[Any, ...]) -> bool:
     return True
 
 
-def test_a_gap_of_next_to_nothing_is_said_in_the_unit_of_the_loss() -> None:
-    front = page_documents.front()
-    (first, *rest) = front["points"]
-    proof = {**first["plan"]["proof"], "objective": 8e-7, "bound": 0.0, "gap": 1.0}
-    front = {**front, "points": [{**first, "gap": 1.0, "plan": {**first["plan"], "proof": proof}}, *rest]}
-    html = render_front(front)
-    assert "a loss of 8e-07" in html and "100 %" not in html
-
-
-@pytest.mark.parametrize("kind", ["front", "models", "many"])
-def test_places_stand_side_by_side_by_what_they_reach_at_each_share(kind: str) -> None:
-    front = getattr(page_documents, "front" if kind == "front" else "models")()
-    if kind == "many":  # each point on a target of its own, too
-        more = [{**point, "number": 100 + point["number"], "target": f"board {point['number']}"}
-                for point in front["points"]]  # fmt: skip
-        front["points"] = [*front["points"], *more]
-    groups: dict[tuple[str, str], list[Any]] = {}
-    for point in front["points"]:
-        groups.setdefault((point["model"], point["target"]), []).append(point)
-    heading, dense, *rows = Page(render_front(front)).table("sides")
-    assert heading[1:] == [", ".join(filter(None, names)) for names in groups] and len(groups) > 1
-    assert dense[1:] == [
-        milliseconds(min((p["predicted"]["latency_ms"] for p in points if p["kind"] == "dense"), default=None))
-        for points in groups.values()
-    ]
-    shares = [float(row[0]) for row in rows]
-    assert shares == sorted(shares, reverse=True) and len({tuple(row[1:]) for row in rows}) == len(rows) >= 2
-    for share, row in zip(shares, rows, strict=True):
-        for cell, points in zip(row[1:], groups.values(), strict=True):
-            within = [point for point in points if point["ratio"] <= share]
-            if not within:
-                assert cell == f"{NONE} none so fast"
-                continue
-            least = min(within, key=lambda point: (point["loss"], point["ratio"]))
-            assert cell == (
-                f"{milliseconds(least['predicted']['latency_ms'])} loss {least['loss']:.2g}, {least['runtime']}, "
-                f"point {least['number']}"
-            )
-    left = {point["number"] for points in groups.values() for point in points if point["ratio"] <= shares[-1]}
-    assert left, "the last share is one that something reaches"
-
-
-def test_one_target_stands_beside_nothing() -> None:
-    front = page_documents.front()
-    alone = {**front, "points": [point for point in front["points"] if point["target"] == "pi4"]}
-    for points in (alone["points"], []):
-        html = render_front({**alone, "points": points})
-        assert 'id="sides"' not in html and 'href="#sides"' not in html
-
-
-def test_a_front_is_its_points_with_their_proofs() -> None:
-    front = page_documents.front()
-    parsed = Page(render_front(front))
-    rows = [row for number in (1, 2) for row in parsed.table(f"target-{number}") if len(row) == 11 and row[0].isdigit()]
-    assert [row[3:8] for row in rows] == [
-        [milliseconds(point["predicted"]["latency_ms"]), f"{point['ratio']:.3f}",
-         show("peak_memory_bytes", point["predicted"]["peak_memory_bytes"]),
-         show("size_bytes", point["predicted"]["size_bytes"]), f"{point['loss']:.2g}"]
-        for point in front["points"]
-    ]  # fmt: skip
-    assert [row[9] for row in rows] == ["0.67 %", "0.67 %", *["not searched"] * 3]
-    assert [row[10] for row in rows] == ["best", "", "best", "best", "best"] and rows[4][
-        1
-    ] == "▽ onnxruntime, 4 threads"
-    chart = chart_of(PAGES["front"](), "Loss of each point of pi4")
-    assert re.findall(r'<a href="#point-(\d)"[^>]*>.*?>(\d)</text>', chart, re.DOTALL) == [(n, n) for n in "1234"]
-    places = [places[0] for words, places in list_drawn(chart, "point") if words[0] == "predicted"]
-    across = [x for x, _ in places]
-    assert across == sorted(across)
-    assert across[3] - across[2] == pytest.approx(across[1] - across[0], abs=0.1)  # twice as long, both
-    heights = [-y for _, y in places]
-    assert sorted(heights) == [heights[3], heights[2], heights[0], heights[1]]
-    assert any("pi5, litert was left out: it holds no such layer" in text for _, text in parsed.of("p"))
-    assert len(list(parsed.of("section"))) == 4 and not list(Page(render_front({**front, "points": []})).of("a"))[2:]
-
-
-def outlines(chart: str) -> list[str]:
-    """The outline of each predicted point of a ``chart``, in their order."""
-    parsed = ElementTree.fromstring(chart)
-    drawn = {path.get("id"): str(path.get("d")) for path in parsed.iter("path")}
-    groups = [group for group in parsed.iter("g") if group.get("class", "").startswith("point predicted")]
-    return [drawn[str(use.get("href")).removeprefix("#")] for group in groups for use in group.iter("use")]
-
-
-def test_runtimes_and_threads_are_told_apart_by_marks_and_words() -> None:
-    front = page_documents.front()
-    html = render_front({**front, "points": [{**point, "built": None} for point in front["points"]]})
-    parsed, shape_of = Page(html), {}
-    signs = {"pi4": "○ onnxruntime △ litert", "pi5": "▽ onnxruntime, 4 threads"}
-    for number, target in enumerate(signs, 1):
-        chart, points = (
-            chart_of(html, f"Loss of each point of {target}"),
-            [point for point in front["points"] if point["target"] == target],
-        )
-        for point, outline in zip(points, outlines(chart), strict=True):
-            assert shape_of.setdefault((point["runtime"], point["threads"]), outline) == outline
-        assert len(list_drawn(chart, "ring")) == sum(point["kind"] != "plan" for point in points)
-        (legend,) = [text for attributes, text in parsed.of("p") if text.startswith(signs[target])]
-        assert legend == signs[target]
-        places = {row[1] for row in parsed.table(f"target-{number}") if row[0].isdigit()}
-        assert len(places) == legend.count(" onnx") + legend.count(" litert") and all(
-            place in legend for place in places
-        )
-    assert len(set(shape_of.values())) == len(shape_of) == 3
-    alone = render_front({**front, "points": [point for point in front["points"] if point["runtime"] != "litert"][:3]})
-    assert not list_drawn(alone, "ring") and "○" not in alone and 'class="sign"' not in alone
-    plan, *as_is = outlines(chart_of(alone, "Loss of each point of pi4"))
-    assert plan not in as_is and len(set(as_is)) == 1
-
-
-def test_models_stand_side_by_side_each_with_charts_of_its_own() -> None:
-    front = page_documents.models()
-    parsed = Page(render_front(front))
-    heading, *rows = parsed.table("models")
-    assert heading == ["model", "target", "score", "dense", "fastest", "its loss"]
-    score = "92.50 top-1 accuracy of 500 samples"
-    assert [row[:5] for row in rows] == [
-        ["net.py:small", "pi4", score, "2.5 ms", milliseconds(0.05)],
-        ["net.py:large", "pi4", f"{NONE} top-1 accuracy of 500 samples", "5 ms", milliseconds(0.1)],
-        ["net.py:small", "pi5", score, "1.5 ms", "1.5 ms"],
-    ]
-    headings = [text for _, text in parsed.of("h2")]
-    assert headings[2:5] == ["net.py:small, pi4", "net.py:small, pi5", "net.py:large, pi4"]
-    points = [text for attributes, text in parsed.of("a") if str(attributes["href"]).startswith("#point")]
-    assert [text for text in points if text.isdigit()] == [str(number) for number in range(1, 10)]  # of charts
-    assert [row[0] for row in parsed.table("made")] == ["graph of net.py:small", "graph of net.py:large"]
-    assert not [attributes for attributes, _ in Page(PAGES["front"]()).of("section") if attributes["id"] == "models"]
-
-
-def test_what_was_built_is_joined_to_what_was_predicted_and_drawn_otherwise() -> None:
-    front = page_documents.front()
-    parsed = Page(render_front(front))
-    built = {point["number"]: point["built"] for point in front["points"] if point["built"]}
-    rows = {row[0].split()[0]: row for number in (1, 2) for row in parsed.table(f"target-{number}") if len(row) == 8}
-    for number, basis in ((3, "measured"), (5, "predicted")):
-        row, point = rows[str(number)], front["points"][number - 1]
-        assert row[1] == milliseconds(point["predicted"]["latency_ms"])
-        assert row[2].split() == [*milliseconds(built[number]["cost"]["latency_ms"]).split(), basis]
-        assert row[5].split()[0] == f"{built[number]['score']:.2f}" and row[7] == built[number]["bundle"]
-        assert ("another plan" in row[0]) == (not built[number]["as_planned"])
-    links = {attributes["href"] for attributes, text in parsed.of("a") if text.startswith("front/point-")}
-    assert links == {"front/point-3/report.html", "front/point-5/report.html"}
-    html = PAGES["front"]()
-    for target, known in (("pi4", "measured"), ("pi5", "predicted")):
-        chart = chart_of(html, f"Loss of each point of {target}")
-        ((_, (before, after)),) = list_drawn(chart, "join")
-        places = [(words[0], places[0]) for words, places in list_drawn(chart, "point")]
-        assert ("predicted", before) in places and (known, after) in places and before[0] != after[0]
-    plain = {**front, "points": [{**point, "built": None} for point in front["points"]]}
-    assert {words[0] for words, _ in list_drawn(render_front(plain), "point")} == {"predicted"}
-
-
-def test_energy_stands_beside_latency_where_it_was_measured() -> None:
-    documents = page_documents.full()
-    dense, deployed = (report["energy"] for report in page_documents.benchmark()["reports"])
-    report = {**documents.report, "dense": {**documents.report["dense"], "energy": dense}}
-    for own, shown in ((dense, ["3.25 mJ", "3.25 mJ", "1.000"]), (deployed, ["3.25 mJ", NONE, NONE])):
-        told = {**report, "deployed": {**documents.report["deployed"], "energy": own}}
-        parsed = Page(render_bundle(documents.manifest, documents.plan, told))
-        rows = {row[0]: row[1:] for row in parsed.table("budget")}
-        assert rows["energy of a run, beyond idle"] == shown
-        said = [text for _, text in parsed.of("p") if text.startswith("Energy of a run, ")]
-        assert len(said) == 2 and ("the meter stopped: 2 s" in said[1]) == (own is deployed)
-    none = Page(render_bundle(documents.manifest, documents.plan, documents.report))
-    (row,) = [row for row in none.table("budget") if row[0].startswith("energy")]
-    assert row == ["energy of a run (not measured: the device has no meter that can be read)", NONE, NONE, NONE]
-
-
 def test_a_diff_is_its_layers_and_what_to_try() -> None:
     compared = page_documents.diff()
     parsed = Page(render_diff(compared))
@@ -1035,142 +767,3 @@ def test_a_chart_is_the_same_each_time_and_the_user_s_own_settings_change_nothin
     with matplotlib.rc_context({"font.size": 30.0, "svg.fonttype": "path", "lines.marker": "x", "axes.grid": True}):
         assert render_bundle(*page_documents.stored("measured")) == first
         assert matplotlib.rcParams["font.size"] == 30.0
-
-
-def test_a_bundle_has_its_page_which_is_recorded_and_no_file_of_the_board(
-    deployed: tuple[Path, str], tmp_path: Path
-) -> None:
-    bundle = Bundle.open(deployed[0])
-    html = (bundle.path / "report.html").read_text("utf-8")
-    assert html == render_bundle({**bundle.manifest, "pages": {}}, bundle.plan, bundle.report)
-    assert bundle.manifest["pages"]["report.html"]["sha256"] == file_digest(bundle.path / "report.html")
-    assert "report.html" not in bundle.manifest["files"]  # which is what is sent to a board
-    assert {entry["operator"] for entry in bundle.report["layers"]} >= {"conv2d", "linear"}
-    assert all(layer.dense_ms for layer in bundle.plan.layers if layer.name in ("conv", "fc"))
-    assert bundle.report["predicted_error"] is None, "a profile's interval is that of its whole networks"
-    copied = tmp_path / "copied"
-    shutil.copytree(bundle.path, copied)
-    whole = check(copied).files
-    (copied / "report.html").write_text(html.replace("budget kept", "budget missed"))
-    with pytest.raises(BundleError, match=r"report\.html was changed"):
-        check(copied)
-    (copied / "report.html").unlink()
-    assert check(copied).files == whole - 1
-    (copied / "report.html").symlink_to(bundle.path / "report.html")
-    with pytest.raises(BundleError, match="no file of its own"):
-        check(copied)
-    for pages in (3, {"x" * 5000: {}}, {"\0": {}}):  # nothing that is there
-        (copied / "manifest.json").write_text(json.dumps({**bundle.manifest, "pages": pages}))
-        assert check(copied).files == whole - len(bundle.manifest["pages"])
-    for pages in ({"../copied": {}}, {"": 3}, {"report.html": 3}):
-        (copied / "manifest.json").write_text(json.dumps({**bundle.manifest, "pages": pages}))
-        with pytest.raises(BundleError, match="no file of its own"):
-            check(copied)
-
-
-def test_report_writes_the_page_beside_the_bundle(edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path) -> None:
-    bundle = tmp_path / "a bundle"
-    shutil.copytree(deployed[0], bundle)
-    done = edgesdk("report", bundle)
-    assert (done.code, done.out, done.err) == (0, f"page: {bundle}.html\n", "")
-    page = Path(f"{bundle}.html").read_text("utf-8")
-    assert page == (bundle / "report.html").read_text("utf-8")
-    again = edgesdk("report", bundle)
-    assert again.code == 8 and "exists: give --force to replace it, or another --out" in again.line
-    assert (
-        edgesdk("report", bundle, "--force").code == edgesdk("report", bundle, "--out", tmp_path / "o.html").code == 0
-    )
-    (tmp_path / "pages").mkdir()
-    done = edgesdk("report", bundle, "--out", tmp_path / "pages")
-    assert done.out == f"page: {tmp_path / 'pages' / 'a bundle.html'}\n"
-    done = edgesdk("report", bundle, "--out", f"{tmp_path}/no/such/")
-    assert done.out == f"page: {tmp_path}/no/such/a bundle.html\n" and (tmp_path / "no/such/a bundle.html").is_file()
-    inside = edgesdk("report", bundle, "--force", "--out", bundle / "report.html")
-    assert inside.code == 2 and "give --out another place" in inside.line
-    assert check(bundle).valid
-
-
-def test_report_of_what_is_no_bundle_is_one_line(edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path) -> None:
-    absent = edgesdk("report", tmp_path / "nothing.json")
-    assert absent.code == edgesdk("report", tmp_path / ("x" * 5000)).code == 8
-    assert "nothing.json cannot be read: No such file or directory: give the folder of a bundle" in absent.line
-    assert "give the folder of a bundle" in edgesdk("report", tmp_path).line
-    newer = tmp_path / "newer"
-    shutil.copytree(deployed[0], newer)
-    manifest = json.loads((newer / "manifest.json").read_text())
-    (newer / "manifest.json").write_text(json.dumps({**manifest, "schema": "edgesdk.manifest/9"}))
-    assert "newer than edgesdk.manifest/2: update edgesdk" in edgesdk("report", newer).line
-    shutil.copytree(deployed[0], changed := tmp_path / "changed")
-    (changed / "report.json").write_text("{}")
-    assert "report.json was changed" in edgesdk("report", changed).line
-    (tmp_path / "file").write_text("in the way")
-    lost = edgesdk("report", deployed[0], "--out", tmp_path / "file" / "page.html")
-    assert lost.code == 9 and "cannot write" in lost.line
-    assert not list(tmp_path.glob("*.html"))
-
-
-@pytest.mark.parametrize("kind", ["front", "benchmark", "diff"])
-def test_report_takes_other_documents(edgesdk: Run, tmp_path: Path, kind: str) -> None:
-    document = getattr(page_documents, kind)()
-    contracts.check(document)
-    (tmp_path / "of.it.json").write_text(json.dumps(document))
-    done = edgesdk("report", tmp_path / "of.it.json")
-    assert (done.code, done.out, done.err) == (0, f"page: {tmp_path / 'of.it.html'}\n", "")
-    assert (tmp_path / "of.it.html").read_text("utf-8") == PAGES[kind]()
-    fields = {"front": ("points", "runtime"), "benchmark": ("reports", "runtime"), "diff": ("layers", "name")}
-    lists, text = fields[kind]
-    for changed, says in (
-        ({**document, "schema": f"edgesdk.{kind}/9"}, "newer than"),
-        ({**document, "schema": "edgesdk.plan/2"}, "of which there is no page: give the folder of a bundle, what"),
-        ({name: value for name, value in document.items() if name != "schema"}, "of which there is no page"),
-        ({**document, lists: [{**document[lists][0], text: 3}]}, "is not of type str"),
-        ([document], "of which there is no page"),
-    ):
-        (tmp_path / "other.json").write_text(json.dumps(changed))
-        refused = edgesdk("report", tmp_path / "other.json")
-        assert refused.code == 8 and says in refused.line
-    for content in (b"", b"{", b"\xff\xfe", b"[" * 100_000):
-        (tmp_path / "other.json").write_bytes(content)
-        refused = edgesdk("report", tmp_path / "other.json")
-        assert refused.code == 8 and "cannot be read" in refused.line
-    assert not (tmp_path / "other.html").exists()
-
-
-@pytest.mark.parametrize("out", [None, "m/of it.html", "else/where", "else/f.html", "m/f/f.html"])
-@pytest.mark.parametrize("whole", [False, True], ids=["from here", "whole path"])
-def test_links_of_a_front_lead_to_its_bundles_from_where_its_page_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str | None, whole: bool
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    front, at = page_documents.front(), tmp_path if whole else Path()
-    for number, bundle in ((3, "a & b/point-3"), (5, str(tmp_path / "elsewhere"))):
-        front["points"][number - 1]["built"]["bundle"] = bundle
-        (tmp_path / "m" / bundle).mkdir(parents=True)
-        (tmp_path / "m" / bundle / "report.html").touch()
-    (tmp_path / "else" / "where").mkdir(parents=True)
-    Path("m", "f.json").write_text(json.dumps(front))
-    done = run("report", at / "m" / "f.json", *(("--out", at / out) if out else ()))
-    written = Path(done.out.removeprefix("page: ").rstrip("\n"))
-    links = [str(attributes["href"]) for attributes, _ in Page(written.read_text()).of("a")]
-    found = {(written.resolve().parent / unquote(link)).resolve() for link in links if not link.startswith("#")}
-    assert found == {tmp_path / name / "report.html" for name in ("m/a & b/point-3", "elsewhere")}
-    assert all(path.is_file() for path in found)
-
-
-def test_report_opens_what_it_wrote(
-    edgesdk: Run, deployed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opener = tmp_path / "browser"
-    opener.write_text(
-        f'#!/bin/sh\nprintf %s "$1" >{tmp_path}/opened.part && mv {tmp_path}/opened.part {tmp_path}/opened\n'
-    )
-    opener.chmod(opener.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("BROWSER", str(opener))
-    monkeypatch.setattr(webbrowser, "_tryorder", None)  # what it found once it keeps
-    done = edgesdk("report", deployed[0], "--out", tmp_path / "page.html", "--open")
-    assert done.code == 0
-    for _ in range(100):
-        if (tmp_path / "opened").exists():
-            break
-        time.sleep(0.05)
-    assert (tmp_path / "opened").read_text() == (tmp_path / "page.html").as_uri()
