@@ -201,9 +201,9 @@ def test_the_first_line_says_what_became_of_each_bound() -> None:
     both = line(budget=budget(size_bytes=1e9, latency_ms=1e-9))
     assert both.startswith("budget missed: latency ") and ", size " in both
     assert line(budget=budget(max_drop=100.0)).startswith("budget kept: latency ")
-    assert "drop 5.00 of 1 point allowed" in line(budget=budget(max_drop=1.0), score={"dense": 90.0, "deployed": 85.0})
+    assert "drop 5.00 (1 point allowed)" in line(budget=budget(max_drop=1.0), score={"dense": 90.0, "deployed": 85.0})
     assert line(budget=budget(max_drop=1.0), score={"dense": 90.0, "deployed": 85.0}).startswith("budget missed")
-    assert "drop 0.00 of 1 point allowed" in line(budget=budget(max_drop=1.0), score={"dense": 90.0, "deployed": 95.0})
+    assert "drop 0.00 (1 point allowed)" in line(budget=budget(max_drop=1.0), score={"dense": 90.0, "deployed": 95.0})
     assert line("predicted", budget=budget(size_bytes=1e9)).startswith("budget kept, as predicted: ")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import contracts
 import jsonschema
@@ -308,6 +309,14 @@ def test_a_file_that_nobody_measured_is_not_called_measured(name: str, said: str
     assert links <= {"predicted and built" if name == "predicted" else f"predicted and {name}"}
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_dashes_and_dots_are_of_what_was_not_measured_alone(name: str) -> None:
+    for chart in re.findall(r"<svg .*?</svg>", PAGES[name](), re.DOTALL):
+        for group in ElementTree.fromstring(chart).iter("g"):
+            if any("dasharray" in str(path.get("style")) for path in group.findall("path")):
+                assert {"predicted", "emulated"} & set(group.get("class", "").split()), group.get("class")
+
+
 def test_a_budget_that_is_missed_says_so() -> None:
     documents = page_documents.full()
     captions = {row[0]: row[1] for row in page(documents).table("budget") if len(row) == 5}
@@ -372,7 +381,7 @@ def test_a_drop_is_told_alike_in_the_verdict_and_in_its_bar(dense: float, deploy
     documents = page_documents.full()
     report = {**documents.report, "score": {**documents.report["score"], "dense": dense, "deployed": deployed}}
     html = html_of(documents._replace(report=report))
-    assert f"drop {told} of 1 point allowed" in html and f"deployed, measured: {told}" in html
+    assert f"drop {told} (1 point allowed)" in html and f"deployed, measured: {told}" in html
 
 
 def test_what_was_found_is_told_as_a_share_of_what_was_predicted() -> None:

@@ -77,13 +77,13 @@ def test_figures_of_a_device_that_flips_unseen_say_why_they_do_not_agree(flips: 
     assert (said is not None) == flips
     if said is not None:
         assert f"{ratio.median:.3g} is the median of 9 rounds" in said and "would make 0.1" in said
-        assert "(25 % of old's disturbed)" in said
+        assert "(25 % of old's slowed down)" in said
 
 
 @pytest.mark.parametrize(("ms", "disturbed", "said"), [
     (0.5, None, None), (0.52, 0.5, None), (0.48, 0.5, None),
-    (0.9, None, "the median of all its runs"), (0.124, 0.5, "(50 % of new's and 50 % of old's disturbed)"),
-    (0.6, 0.0, "(none disturbed)"), (0.0, 0.5, None),
+    (0.9, None, "the median of all its runs"), (0.124, 0.5, "(50 % of new's and 50 % of old's slowed down)"),
+    (0.6, 0.0, "(none slowed down)"), (0.0, 0.5, None),
 ])  # fmt: skip
 def test_a_ratio_that_is_that_of_the_latencies_needs_no_word(
     ms: float, disturbed: float | None, said: str | None

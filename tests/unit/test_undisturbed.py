@@ -128,7 +128,7 @@ def test_an_installation_holds_the_latency_against_the_bound_that_was_kept_when_
     assert health._latency(lambda step: None, dict(asked), 0.1, None) == pytest.approx(0.09, rel=0.05)
     with pytest.raises(AgentError, match="at p50 here, the budget is"):
         health._latency(lambda step: None, dict(asked), 0.1, 50)
-    with pytest.raises(AgentError, match=r"ms undisturbed \(100 % of its visits were disturbed\) here"):
+    with pytest.raises(AgentError, match=r"ms undisturbed \(100 % of its runs were slowed down\) here"):
         health._latency(lambda step: None, dict(asked), 0.08, None)
 
 

@@ -67,8 +67,8 @@ def _show_figures(report: Mapping[str, Any], console: Console) -> None:
         ends = [" to ".join(show("latency_ms", r[end]) for end in ("low_ms", "high_ms")) for r in (dense, deployed)]
         table.add_row("90 % interval", "", *ends, "")
     if measured and all(r.get("undisturbed") for r in (dense, deployed)):
-        shares = [f"{100 * r['undisturbed']['disturbed']:.0f} %" for r in (dense, deployed)]
-        table.add_row("disturbed visits", "-", *shares, "")
+        shares = [f"{100 * r['undisturbed']['disturbed']:.0f} % of runs" for r in (dense, deployed)]
+        table.add_row("device slowed down", "-", *shares, "")
     for name, label in (("peak_memory_bytes", "peak memory added"), ("size_bytes", "size of the file")):
         figures = [r[name] for r in (dense, deployed)]
         table.add_row(label, _bound(budget, name), *(show(name, f) for f in figures), f"{figures[1] / figures[0]:.2f}")

@@ -38,7 +38,7 @@ def show_report(report: Report, console: Console) -> None:
     rows: list[tuple[str, Any]] = []
     if quiet is not None:
         rows.append(("undisturbed", f"{show('latency_ms', quiet.ms)} (standard error {100 * quiet.error:.1f} %)"))
-        rows.append(("disturbed visits", f"{100 * quiet.disturbed:.0f} %; all runs, as they came:"))
+        rows.append(("device slowed down", f"{100 * quiet.disturbed:.0f} % of runs; all of them, as they came:"))
     rows += [
         (name, "too few samples" if value is None else show("latency_ms", value) if name != "count" else value)
         for name, value in vars(report.statistics).items()

@@ -39,7 +39,7 @@ class Ratio:
             state = "the median of all its runs, whatever disturbed them"
         else:
             shares = (f"{100 * each.disturbed:.0f} % of {each.name}'s" for each in (own, other) if each.disturbed)
-            state = f"what it takes undisturbed, told from all its visits ({' and '.join(shares) or 'none'} disturbed)"
+            state = f"what it takes undisturbed, told from all its runs ({' and '.join(shares) or 'none'} slowed down)"
         return (
             f"ratio and milliseconds do not agree: {self.median:.3g} is the median of {rounds}; the milliseconds of "
             f"each are {state}, and would make {quotient:.3g}. What disturbs a device cancels in the ratio: go by "
@@ -48,7 +48,7 @@ class Ratio:
 
 
 class Alone(NamedTuple):
-    """What one of two takes by itself, and the share of its visits in which the device was disturbed, where known."""
+    """What one of two takes by itself, and the share of its runs in which the device was slowed down, where known."""
 
     name: str
     ms: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from edgesdk.core.budget import PREDICTED
+from edgesdk.core.budget import BASES, PREDICTED
 from edgesdk.core.energy import describe_energy, describe_unmeasured
 from edgesdk.core.kernels import describe_cost, read_profiles
 from edgesdk.core.plan import Plan
@@ -39,6 +39,7 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
         lines=verdict(report, manifest),
         bounds=bounds,
         bounds_chart=draw_bounds(bounds),
+        bases=[each for each in BASES if any(bar.basis == each for bound in bounds for bar in bound.bars)],
         figures=_list_figures(report),
         apart=explain_ratio(deployed, report["dense"]),
         conditions=list_conditions(deployed.get("conditions")),

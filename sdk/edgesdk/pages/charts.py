@@ -189,6 +189,14 @@ def draw_steps(axes: Axes, values: Sequence[float | None], who: str, basis: str 
     line(axes, list(zip(edges, [*most, *most[-1:]], strict=True)), basis, who, drawstyle="steps-post")
 
 
+def guide(axes: Axes, *, across: float | None = None, points: Points = ()) -> None:
+    """A thin line to read by, at one place ``across`` or through ``points``: whole, as dashes and dots tell a basis."""
+    style = {"color": INK["soft"], "linewidth": 1, "gid": "as guide"}
+    if across is not None:
+        axes.axvline(across, **style)
+    _plot(axes, points, style)
+
+
 def join(axes: Axes, before: tuple[float, float], after: tuple[float, float]) -> None:
     """The line from what was predicted to what became of it."""
     _plot(axes, (before, after), {"color": INK["soft"], "linewidth": 2, "zorder": 3, "gid": "as join"})

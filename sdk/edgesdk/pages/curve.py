@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgesdk.core.budget import MEASURED
-from edgesdk.pages.charts import draw, label, line, tell_axes
+from edgesdk.pages.charts import INK, draw, label, line, tell_axes
 from edgesdk.pages.render import digits
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _draw(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
     for place, part in enumerate(dict.fromkeys(str(point.get("part")) for point in points)):
         own = [point for point in points if str(point.get("part")) == part]
         epochs, losses = ([point[name] for point in own] for name in ("epoch", "loss"))
-        line(axes, list(zip(epochs, losses, strict=True)), MEASURED, linestyle=(0, (4, 2)) if place else "-")
+        line(axes, list(zip(epochs, losses, strict=True)), MEASURED, **({"color": INK["soft"]} if place else {}))
         label(axes, part, epochs[len(epochs) // 2], max(losses), fontweight="bold")
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1.15 * max(point["loss"] for point in points) or 1.0)

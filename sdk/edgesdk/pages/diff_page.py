@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgesdk.core.wording import counted
-from edgesdk.pages.charts import INK, draw, label, line, tell_axes
+from edgesdk.pages.charts import INK, draw, guide, label, line, tell_axes
 from edgesdk.pages.layers import MOST, Rows
 from edgesdk.pages.render import Document, brief, count, render
 
@@ -23,7 +23,7 @@ DRAWN = {
 }
 """The fields of a layer that say how far something is off, in words."""
 STYLES: dict[str, dict[str, Any]] = {
-    "simulation": {"color": INK["dense"]}, "file": {}, "alone": {"linestyle": (0, (5, 3))},
+    "simulation": {"color": INK["dense"]}, "file": {}, "alone": {"color": INK["soft"]},
 }  # fmt: skip
 """How the line of each is drawn."""
 OWN, MODEL = "the simulation without quantized activations", "the model"
@@ -160,7 +160,7 @@ def _draw(axes: Axes, layers: Sequence[Document], first: str | None, equal: floa
             line(axes, known, kind, clip_on=False, **style)
     for place, layer in enumerate(layers, 1):
         if layer["name"] == first:
-            axes.axvline(place, color=INK["text"], linewidth=1, linestyle=(0, (3, 3)))
+            guide(axes, across=place)
             left = place > len(layers) / 2
             where = {"xycoords": ("data", "axes fraction"), "xytext": (0, 5), "ha": "right" if left else "left"}
             label(axes, brief(first, LONGEST), place, 1, **where)

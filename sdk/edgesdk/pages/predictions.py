@@ -14,7 +14,7 @@ from edgesdk.core.pairing import DEVIATIONS
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import DENSE
 from edgesdk.core.wording import listed
-from edgesdk.pages.charts import INK, by_ratios, draw, mark, tell_axes
+from edgesdk.pages.charts import INK, by_ratios, draw, guide, mark, tell_axes
 from edgesdk.pages.layers import Rows
 from edgesdk.pages.render import Document, Ends, milliseconds
 from edgesdk.pages.verdict import BOUNDS, LATENCY
@@ -119,7 +119,7 @@ def _draw(axes: Axes, rows: Sequence[LayerPromise]) -> None:
     every = [time for row, *times in points for time in (row.ms, *times)]
     by_ratios(axes, every, every)
     ends = axes.get_xlim()
-    axes.plot(ends, ends, color=INK["soft"], linestyle=(0, (5, 3)), linewidth=1)
+    guide(axes, points=[(end, end) for end in ends])
     for row, predicted, low, high in points:
         axes.plot([predicted] * 2, [low, high], color=INK[row.who], linewidth=1.2)
         mark(axes, [(predicted, row.ms)], MEASURED, row.who, markersize=7)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgesdk.core.budget import MEASURED
-from edgesdk.pages.charts import INK, Paint, draw, line, mark, tell_axes
+from edgesdk.pages.charts import INK, Paint, draw, guide, line, mark, tell_axes
 from edgesdk.pages.render import Document, count, milliseconds
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _draw_bins(axes: Axes, every: np.ndarray, low: float, high: float, marks: Se
     axes.set_xlim(low, high)
     shown = [(name, at) for name, at in marks if at <= high]
     for place, (name, at) in enumerate(shown):
-        axes.axvline(at, color=INK["text"], linewidth=1, linestyle=(0, (3, 3)))
+        guide(axes, across=at)
         side = "right" if place == 0 and len(shown) > 1 else "left" if place + 1 == len(shown) else "center"
         axes.annotate(name, (at, 1), (0, 4), ("data", "axes fraction"), "offset points", ha=side)
     tell_axes(axes, ("", milliseconds), ("runs", count))
@@ -97,8 +97,9 @@ def _list_states(conditions: Document | None) -> dict[str, tuple[float, float]]:
 
 def _draw_state(axes: Axes, unit: str, ends: tuple[float, float], runs: int) -> None:
     """A figure that is known before and after the run alone."""
-    axes.plot((0, runs), ends, color=INK["soft"], linestyle=(0, (1, 3)))
-    mark(axes, list(zip((0, runs), ends, strict=True)), MEASURED, "soft", markersize=6)
+    points = list(zip((0, runs), ends, strict=True))
+    guide(axes, points=points)
+    mark(axes, points, MEASURED, "soft", markersize=6)
     middle, half = sum(ends) / 2, max(abs(ends[0] - ends[1]) / 2, 0.02 * max(map(abs, ends)), 0.5)
     axes.set(xlim=(0, runs), ylim=(middle - 1.6 * half, middle + 1.6 * half))
     tell_axes(axes, ("", count), ("", lambda value: f"{value:.4g} {unit}"))

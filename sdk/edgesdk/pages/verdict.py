@@ -10,6 +10,7 @@ from edgesdk.core.budget import show
 from edgesdk.core.pairing import Alone, Ratio
 from edgesdk.core.serialize import from_json
 from edgesdk.core.wording import counted, score
+from edgesdk.pages.render import figure
 
 BOUNDS = {
     "latency_ms": "latency", "latency_ratio": "latency", "peak_memory_bytes": "peak memory", "size_bytes": "size",
@@ -68,14 +69,11 @@ def provenance(predicted: Mapping[str, Any]) -> Mapping[str, str]:
 def _budget(report: Mapping[str, Any]) -> str:
     budget, reached = report["budget"], cost(report)
     bounds = {name: budget[name] for name in BOUNDS if budget.get(name) is not None}
-    told = [
-        f"{BOUNDS[name]} {show(name, reached[name])} of {show(name, most)} allowed" for name, most in bounds.items()
-    ]
+    told = [f"{BOUNDS[name]} {show(name, reached[name])} ({figure(most, name)} allowed)" for name, most in bounds.items()]
     lost = drop(report)
-    if budget["max_drop"] is not None and lost is None:
-        told.append(f"a drop that is not known of {counted(budget['max_drop'], 'point', '.3g')} allowed")
-    elif budget["max_drop"] is not None and lost is not None:
-        told.append(f"drop {score(max(lost, 0))} of {counted(budget['max_drop'], 'point', '.3g')} allowed")
+    if budget["max_drop"] is not None:
+        known = "not known" if lost is None else score(max(lost, 0))
+        told.append(f"drop {known} ({counted(budget['max_drop'], 'point', '.3g')} allowed)")
     if not bounds:
         told.insert(0, "latency " + ", ".join(show(name, reached[name]) for name in ("latency_ms", "latency_ratio")))
     missed = [name for name, bound in bounds.items() if reached[name] > bound]

@@ -126,7 +126,7 @@ def _figure(timing: dict[str, Any], percentile: float | None, referred: bool) ->
     """The latency of one run in ms that a budget bounds, and in words which one that is."""
     if percentile is None and referred:
         quiet = timing["undisturbed"]
-        return quiet["ms"], f"undisturbed ({100 * quiet['disturbed']:.0f} % of its visits were disturbed)"
+        return quiet["ms"], f"undisturbed ({100 * quiet['disturbed']:.0f} % of its runs were slowed down)"
     asked = 50 if percentile is None else percentile
     return clock.quantile(sorted(timing["samples_ms"]), asked / 100), f"at p{asked:g}"
 
