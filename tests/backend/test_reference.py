@@ -8,6 +8,7 @@ import random
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -320,6 +321,37 @@ def test_inputs_by_any_name_are_free() -> None:
         assert network.input_names == ["image", "side"]
         assert torch.equal(network(x), model(**x))
     assert torch.equal(trace(model, tuple(x.values()))(x), model(**x))
+
+
+def test_inputs_keep_their_capitals() -> None:
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = nn.Linear(4, 3)
+
+    class Two(Layer):
+        def forward(self, Image: Tensor, MetaData: Tensor) -> Any:
+            return {"image": self.own(Image), "Image": self.own(MetaData)}
+
+    class Keywords(Layer):
+        def forward(self, *, inputIDs: Tensor, mask: Tensor) -> Tensor:
+            return self.own(inputIDs) + mask[:, :3]
+
+    class Cases(Layer):
+        def forward(self, x: Tensor, X: Tensor) -> Tensor:
+            return self.own(x) + 2 * self.own(X)
+
+    def names(model: nn.Module, given: Any) -> list[str]:
+        network = trace(model, given)
+        (path,) = network.structure.output_names[1:] or ("",)
+        assert path not in network.input_names  # what two are called in one file is told apart
+        return network.input_names
+
+    x, y = torch.randn(4, 4), torch.randn(4, 4)
+    assert names(Two(), (x, y)) == ["Image", "MetaData"]
+    assert names(Two(), {"MetaData": y, "Image": x}) == ["MetaData", "Image"]
+    assert names(Keywords(), {"inputIDs": x, "mask": y}) == ["inputIDs", "mask"]
+    assert len({name.lower() for name in names(Cases(), (x, y))}) == 2
 
 
 def test_outputs_that_hardly_vary_are_compared_by_their_size_and_whole_ones_by_how_many_differ(tmp_path: Path) -> None:

@@ -77,8 +77,18 @@ def structure_of(program: ExportedProgram) -> Structure:
             raise ModelError(fact, "return tensors and constants alone")
     assert program.call_spec.out_spec is not None
     structure = Structure(program.call_spec.out_spec, constants)
-    taken = [node.name for node in program.graph.nodes if node.op == "placeholder"]
-    return dataclasses.replace(structure, outputs=_file_names(structure, taken))
+    inputs = _own_names(program)
+    taken = [inputs.get(node.name, node.name) for node in program.graph.nodes if node.op == "placeholder"]
+    return dataclasses.replace(structure, inputs=inputs, outputs=_file_names(structure, taken))
+
+
+def _own_names(program: ExportedProgram) -> dict[str, str]:
+    """What the model itself calls inputs that PyTorch wrote in small letters, by their names in the graph."""
+    signature = program.module_call_graph[0].signature
+    names = (signature and signature.forward_arg_names) or ()
+    own = {name.lower(): name for name in names}
+    own = own if len(own) == len(names) else {}  # of two that differ in this alone it is not known which is which
+    return {name: own[name] for name in program.graph_signature.user_inputs if own.get(name, name) != name}
 
 
 def _file_names(structure: Structure, taken: Sequence[str]) -> tuple[str, ...]:

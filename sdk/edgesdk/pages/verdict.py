@@ -69,7 +69,9 @@ def provenance(predicted: Mapping[str, Any]) -> Mapping[str, str]:
 def _budget(report: Mapping[str, Any]) -> str:
     budget, reached = report["budget"], cost(report)
     bounds = {name: budget[name] for name in BOUNDS if budget.get(name) is not None}
-    told = [f"{BOUNDS[name]} {show(name, reached[name])} ({figure(most, name)} allowed)" for name, most in bounds.items()]
+    told = [
+        f"{BOUNDS[name]} {show(name, reached[name])} ({figure(most, name)} allowed)" for name, most in bounds.items()
+    ]
     lost = drop(report)
     if budget["max_drop"] is not None:
         known = "not known" if lost is None else score(max(lost, 0))
