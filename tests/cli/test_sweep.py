@@ -200,8 +200,26 @@ def test_a_point_that_needs_no_search_is_compared_with_the_prices_of_today(
     done = edgesdk("deploy", *SMALL, *taken, "--out", tmp_path / "bundle")
     was = f"point {point.number} was {show('latency_ms', then.predicted.latency_ms)} at a loss of {point.loss:.2g}, "
     assert done.code == 0, done.err
-    assert times == 1 or f"prices or weights have changed since the front was made: {was}" in done.err
+    assert times == 1 or f"prices or data have changed since the front was made: {was}" in done.err
     assert times == 2 or "have changed since" not in done.err
+
+
+def test_points_of_a_model_with_other_weights(edgesdk: Run, given: Path, tmp_path: Path) -> None:
+    layers = {"conv.weight": (8, 3, 3, 3), "conv.bias": (8,), "fc.weight": (4, 8), "fc.bias": (4,)}
+    for seed, name in enumerate(("same.pt", "other.pt")):
+        torch.manual_seed(seed)
+        torch.save({layer: torch.randn(shape) for layer, shape in layers.items()}, tmp_path / name)
+    front = sdk.sweep(
+        f"{given / 'models.py'}:Small", "pi5", given / "data.npz", runtime="onnxruntime", points=2,
+        weights=tmp_path / "same.pt",
+    )  # fmt: skip
+    front.write(tmp_path / "front.json")
+    for kind, weights in (("dense", "same.pt"), ("dense", "other.pt"), ("plan", "same.pt"), ("plan", "other.pt")):
+        number = next(point.number for point in front.points if point.kind == kind)
+        taken = ("--from", tmp_path / "front.json", "--point", str(number), "--weights", tmp_path / weights)
+        done = edgesdk("deploy", *SMALL, *taken, "--epochs", "0", "--out", tmp_path / "bundle", "--force")
+        warned = "the weights are not those that the front was made of; edgesdk sweep draws it anew"
+        assert done.code == 0 and (warned in done.err) == (weights == "other.pt"), done.err
 
 
 def test_a_point_is_carried_out(drawn: Path, given: Path, edgesdk: Run, tmp_path: Path) -> None:

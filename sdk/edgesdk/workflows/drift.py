@@ -10,6 +10,7 @@ from edgesdk.core.report import DENSE
 from edgesdk.pipeline.candidates import Attempt
 from edgesdk.pipeline.front import PLAN, ROOM, plan_at
 from edgesdk.pipeline.planning import plan_full_width
+from edgesdk.pipeline.setup import digest_of
 from edgesdk.pipeline.study import Anchored, Study
 from edgesdk.solve.milp import Unreachable
 from edgesdk.workflows.front import Point
@@ -25,8 +26,9 @@ def study_point(point: Point, bounds: Budget, known: Anchored) -> list[Study]:
 
 
 def warn_of_drift(point: Point, bounds: Budget, study: Study) -> None:
-    """Warn where the best plan at the share of the dense model's latency that ``point`` has is another one today; of
-    the dense model and its integer form where these are."""
+    """Warn where the weights are others, or where the best plan at the share of the dense model's latency that
+    ``point`` has is another one today; of the dense model and its integer form where these are."""
+    _warn_of_weights(point, study)
     best = point.kind == PLAN
     try:
         if best:
@@ -35,7 +37,7 @@ def warn_of_drift(point: Point, bounds: Budget, study: Study) -> None:
         else:
             now = plan_full_width(study, {} if point.kind == DENSE else study.whole.options).solution
     except Unreachable as error:
-        _warn(point, error.fact)
+        _warn_of_prices(point, error.fact)
     else:
         slower = now.cost.latency_ms / point.predicted.latency_ms - 1
         _compare(point, slower, now.loss, now.cost, now.loss, best)
@@ -47,10 +49,17 @@ def warn_of_loose(point: Point, taken: Attempt) -> None:
     That may be another than the point's without any change: what is compared then is the dense model's latency, then
     and now.
     """
+    _warn_of_weights(point, taken.candidate.study)
     same = taken.search == point.kind
     then_ms, now_ms = point.predicted.latency_ms / point.own_share, taken.candidate.study.anchors[DENSE].latency_ms()
     loss = taken.loss if same else point.loss
     _compare(point, now_ms / then_ms - 1, loss, taken.candidate.plan.predicted, taken.loss, not same)
+
+
+def _warn_of_weights(point: Point, study: Study) -> None:
+    """Warn where the model's weights are not those that the front of ``point`` was made of."""
+    if point.weights and point.weights != digest_of(study.network.module):
+        _warn("the weights are not those that the front was made of")
 
 
 def _compare(point: Point, slower: float, loss: float, now: Cost, now_loss: float, best: bool) -> None:
@@ -58,15 +67,16 @@ def _compare(point: Point, slower: float, loss: float, now: Cost, now_loss: floa
     ``now_loss`` are what to show."""
     worse = (loss - point.loss) / (point.loss or 1)
     if max(abs(slower), abs(worse)) > DRIFT:
-        _warn(point, f"{'the best there is' if best else 'it is'} {_figures(now, now_loss)} now")
+        _warn_of_prices(point, f"{'the best there is' if best else 'it is'} {_figures(now, now_loss)} now")
 
 
-def _warn(point: Point, after: str) -> None:
+def _warn_of_prices(point: Point, after: str) -> None:
     before = f"point {point.number} was {_figures(point.predicted, point.loss)}"
-    warnings.warn(
-        f"prices or weights have changed since the front was made: {before}, {after}; edgesdk sweep draws it anew",
-        EdgeSdkWarning, stacklevel=5,
-    )  # fmt: skip
+    _warn(f"prices or data have changed since the front was made: {before}, {after}")
+
+
+def _warn(fact: str) -> None:
+    warnings.warn(f"{fact}; edgesdk sweep draws it anew", EdgeSdkWarning, stacklevel=6)
 
 
 def _figures(cost: Cost, loss: float) -> str:

@@ -64,7 +64,7 @@ class Point:
     price in accuracy: how far the outputs move on calibration data, before anything is learnt back; it ranks plans, and
     is no score. ``gap`` is how far from the best at these prices it can be, relative to that. ``best`` says that no
     other point of the same model and target has less of latency and loss. ``built`` is what it came to, where it was
-    carried out.
+    carried out. ``weights`` is the digest of the dense model's; empty where a document of before has none.
     """
 
     number: int
@@ -81,6 +81,7 @@ class Point:
     own_ratio: float | None = None
     built: Built | None = None
     model: str = ""
+    weights: str = ""
 
     @property
     def own_share(self) -> float:

@@ -24,6 +24,7 @@ from edgesdk.devices.pools import At
 from edgesdk.network import placement
 from edgesdk.network.reference import same_random_numbers
 from edgesdk.pipeline.front import PLAN, FrontPlan, rank_knees, trace_front, undominated
+from edgesdk.pipeline.setup import digest_of
 from edgesdk.pipeline.study import Study
 from edgesdk.train.recovery import Recovery
 from edgesdk.workflows.building import Builder, Place, check_folder
@@ -234,13 +235,13 @@ def pick_points(front: Front, count: int) -> list[int]:
 
 
 def _points(model: str, study: Study, where: Where, front: Sequence[FrontPlan]) -> list[Point]:
-    dense_ms = study.dense.latency_ms()
+    dense_ms, weights = study.dense.latency_ms(), digest_of(study.network.module)
     return [
         Point(
             0, where.target.name, study.runtime, where.threads, point.kind, point.planned.solution.cost,
             point.planned.solution.cost.latency_ms / dense_ms, point.planned.solution.loss,
             point.planned.plan.proof.gap if point.kind == PLAN else 0.0, False, point.planned.plan,
-            point.planned.solution.cost.latency_ms / study.anchors[DENSE].latency_ms(), model=model,
+            point.planned.solution.cost.latency_ms / study.anchors[DENSE].latency_ms(), model=model, weights=weights,
         )
         for point in front
     ]  # fmt: skip
