@@ -5,7 +5,7 @@
 Prints a row for each way: per cent of the test samples by seed, their mean and standard deviation, the predicted share
 of the dense model's latency, and seconds of processor time. What keeps a share of the latency is one plan for all, of
 fewer channels and integers alone, since layers in other forms are not cut in steps; what keeps a drop is searched for
-each time. All begin with the same order of images for each seed.
+each time. For each seed all begin with the same order of images, which is another for each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 import torch
 
 from edgesdk.core.budget import Budget
-from edgesdk.data.orders import order_of, set_order
+from edgesdk.data.orders import Order, order_of, set_order
 from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.candidates import Attempt, attempt
 from edgesdk.pipeline.cuts import narrow_menu, plan_cut
@@ -66,7 +66,7 @@ def main() -> None:
         for name in options.only:
             scores, shares, begun = list[float](), list[float](), time.process_time()
             for seed in options.seeds:
-                set_order(study.data.train, first)
+                set_order(study.data.train, draw_order(first, seed))
                 training = Training(study, Allowance(options.epochs), seed, quiet, WAYS[name])
                 best = find(study, training, name, options.drop) if name in (BISECTION, ROLLBACK) else fixed
                 training.forget()
@@ -86,6 +86,15 @@ def main() -> None:
             took = (time.process_time() - begun) / len(options.seeds)
             of = ", ".join(f"{share:.2f}" for share in shares)
             print(f"| {name} | {each} | {mean} | {of} | {took:.0f} |", flush=True)
+
+
+def draw_order(first: Order | None, seed: int) -> Order | None:
+    """Another order than ``first``, of as many generators."""
+    if first is None:
+        return None
+    return torch.stack(
+        [torch.Generator().manual_seed(len(first) * seed + place).get_state() for place in range(len(first))]
+    )
 
 
 def find(study: Study, training: Training, name: str, drop: float) -> Attempt | None:
