@@ -157,6 +157,8 @@ def test_it_fits_a_telephone_and_a_sheet_of_paper(browser: Browser, tmp_path: Pa
     assert opened.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert opened.page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
     assert opened.page.evaluate("getComputedStyle(document.querySelector('th button'), '::after').content") == "none"
+    boxes = "[...document.querySelectorAll('thead button')].map(each => getComputedStyle(each).display)"
+    assert set(opened.page.evaluate(boxes)) == {"contents"}  # a head with boxes in it is on the first sheet alone
     assert not opened.said
 
 
