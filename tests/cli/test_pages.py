@@ -362,6 +362,18 @@ def test_candidates_are_as_promised_and_as_found() -> None:
     assert [row[2] for row in before.table("candidates") if len(row) == 6][1:] == [NONE, NONE]
 
 
+@pytest.mark.parametrize("drop", [0.0, 6.25, -1.5, None])
+def test_a_candidate_that_loses_too_much_has_missed_its_budget(drop: float | None) -> None:
+    """It keeps every bound on its cost: nothing but accuracy is bounded."""
+    documents = page_documents.predicted()
+    tried = {**documents.report["history"][1], "drop": drop, "misses": {}}
+    report = {**documents.report, "budget": {**documents.report["budget"], "max_drop": 1.0}, "history": [tried]}
+    (head, row) = [row for row in page(documents._replace(report=report)).table("candidates") if len(row) > 4]
+    assert row[-1] == ("missed" if drop is not None and drop > 1 else "kept")
+    told = [] if drop is None else [f"{drop:.2f}"]
+    assert (head[5:-1], row[5:-1]) == (["drop"] * len(told), told)
+
+
 @pytest.mark.parametrize("name", [*LEANINGS, CLOSER, AGAIN, f"{SEARCH} 3", "tightest", "tightest latency", "final"])
 def test_a_page_says_how_a_candidate_was_searched_for(name: str) -> None:
     documents = page_documents.full()

@@ -95,7 +95,11 @@ def _number(axes: Axes, points: Sequence[Point]) -> None:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan that was built: as the search promised it, and as it was found; ``point`` is its place, where known."""
+    """A plan that was built: as the search promised it, and as it was found; ``point`` is its place, where known.
+
+    ``drop`` is that of its score on held-out data after a short recovery, in points, where it was judged; ``kept`` is
+    of the budget's bound on it, too.
+    """
 
     number: int
     label: str
@@ -110,6 +114,7 @@ class Candidate:
     point: Point | None
     runtime: str = ""
     sign: str = ""
+    drop: float | None = None
 
 
 MEANINGS = {
@@ -142,6 +147,11 @@ class Candidates:
         return any(row.point is not None and row.point.finalist for row in self.rows)
 
     @property
+    def judged(self) -> bool:
+        """Whether the score of any is known."""
+        return any(row.drop is not None for row in self.rows)
+
+    @property
     def meanings(self) -> list[tuple[str, str]]:
         """The names among them that say how they were searched for, and what each means."""
         return [(name, told) for name, told in MEANINGS.items() if any(row.label.startswith(name) for row in self.rows)]
@@ -153,7 +163,8 @@ class Candidates:
         finalists = {step["finalist"] for step in report.get("history") or () if step.get("finalist")}
         name = "latency_ratio" if report["budget"].get("latency_ratio") is not None else "latency_ms"
         tell = lambda value: figure(value, name)  # noqa: E731
-        rows = [_candidate(place, step, name, chosen, finalists) for place, step in enumerate(steps, 1)]
+        most_lost = report["budget"].get("max_drop")
+        rows = [_candidate(place, step, name, chosen, finalists, most_lost) for place, step in enumerate(steps, 1)]
         runtimes = list(dict.fromkeys(row.runtime for row in rows if row.runtime))
         shapes = {each: SHAPES[place % len(SHAPES)] for place, each in enumerate(runtimes)} if len(runtimes) > 1 else {}
         rows = [_marked(row, *shapes[row.runtime]) if row.runtime in shapes else row for row in rows]
@@ -169,15 +180,18 @@ def _marked(row: Candidate, shape: str, sign: str) -> Candidate:
     return replace(row, sign=sign, point=None if row.point is None else replace(row.point, shape=shape))
 
 
-def _candidate(number: int, step: Document, name: str, chosen: str | None, finalists: set[str]) -> Candidate:
+def _candidate(
+    number: int, step: Document, name: str, chosen: str | None, finalists: set[str], most_lost: float | None
+) -> Candidate:
     before, after, basis = step["predicted"].get(name), step["measured"].get(name), step["measured"]["basis"]
     digest, kind, loss = str(step.get("plan") or ""), step.get("search") or "plan", step.get("plan_loss")
-    own, last = digest != "" and digest == chosen, digest in finalists
+    own, last, drop = digest != "" and digest == chosen, digest in finalists, step.get("drop")
+    loses = drop is not None and most_lost is not None and drop > most_lost
     point = None
     if loss is not None and before and after:
         point = Point(number, kind, loss, before, after, basis, False, f"#candidate-{number}", own, last)
     return Candidate(
         number, kind, " ".join(filter(None, (step.get("runtime"), digest[:8]))), loss, figure(before, name),
-        figure(after, name), basis, not step.get("misses"), own, last, point,
-        step.get("runtime") or "",
+        figure(after, name), basis, not step.get("misses") and not loses, own, last, point,
+        step.get("runtime") or "", drop=drop,
     )  # fmt: skip
