@@ -19,6 +19,7 @@ import edgesdk as sdk
 from edgesdk.bundle.bundle import Bundle
 from edgesdk.core.budget import show
 from edgesdk.core.errors import BundleError, UsageError
+from edgesdk.pages.front_page import compare_places
 from edgesdk.workflows.export import export_plan
 from edgesdk.workflows.front import ROOM
 from edgesdk.workflows.sweep import keep_possible, name_models, pick_points
@@ -359,6 +360,25 @@ def test_each_number_of_threads_says_why_it_has_no_point(edgesdk: Run, given: Pa
     refused = sdk.Front.read(tmp_path / "front.json").refused
     for count in ("1 thread", "4 threads"):
         assert any(where.startswith(f"raspberry-pi-5, onnxruntime, {count}, ") for where in refused), refused
+
+
+def test_shares_are_of_one_dense_model_whatever_it_runs_on(edgesdk: Run, given: Path, tmp_path: Path) -> None:
+    where = ("--target", "pi4", "--target", "pi5", "--runtime", "onnxruntime", "--runtime", "ncnn")
+    threads = ("--threads", "1", "--threads", "4", "--points", "2", "--json")
+    front = edgesdk(
+        "sweep", *SMALL, "--data", given / "data.npz", *where, *threads, "--out", tmp_path / "f.json"
+    ).document
+    for target in ("raspberry-pi-4", "raspberry-pi-5"):
+        times = [(each["predicted"]["latency_ms"], each["ratio"], each["kind"]) for each in front["points"]
+                 if each["target"] == target]  # fmt: skip
+        fastest = min(ms for ms, _, kind in times if kind == "dense")
+        assert [ratio for _, ratio, _ in times] == pytest.approx([ms / fastest for ms, _, _ in times], rel=0.02)
+        assert sum(kind == "dense" for *_, kind in times) == 4
+    sides = compare_places(front)
+    assert sides is not None
+    for share, points in sides.rows:
+        for dense_ms, point in zip(sides.dense_ms, points, strict=True):
+            assert point is None or point["predicted"]["latency_ms"] <= 1.02 * share * (dense_ms or 0.0)
 
 
 def test_what_a_point_says_is_not_said_twice(edgesdk: Run, drawn: Path) -> None:

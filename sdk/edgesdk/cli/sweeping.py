@@ -48,7 +48,7 @@ LEGEND = (
 @click.option("--peak-memory", help="Upper bound on what every plan adds to the process, like 8MB.")
 @click.option("--size", help="Upper bound on every plan's file, like 200kB.")
 @models_options
-@click.option("--threads", type=click.IntRange(1), multiple=True, default=(1,), show_default=True)
+@click.option("--threads", type=click.IntRange(1), multiple=True, default=(1,), help="May be repeated.  [default: 1]")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=NewFile("front.json"), default="front.json", show_default=True)
 @click.option("--csv", type=NewFile("front.csv"), help="Write the points there, too, without their plans.")

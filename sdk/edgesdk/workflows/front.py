@@ -59,12 +59,13 @@ class Point:
     """One plan of a front, by its ``number`` from 1 on.
 
     ``model`` is the name of the one that it is of. ``kind`` is ``plan``, ``dense`` or ``dense int8``. ``predicted`` is
-    its cost at the prices (ms, bytes), ``ratio`` the latency as a share of the dense model's at the same prices,
-    ``own_ratio`` as a share of that which the dense model has in the same runtime, where that is known. ``loss`` is its
-    price in accuracy: how far the outputs move on calibration data, before anything is learnt back; it ranks plans, and
-    is no score. ``gap`` is how far from the best at these prices it can be, relative to that. ``best`` says that no
-    other point of the same model and target has less of latency and loss. ``built`` is what it came to, where it was
-    carried out. ``weights`` is the digest of the dense model's; empty where a document of before has none.
+    its cost at the prices (ms, bytes), ``ratio`` the latency as a share of the dense model's at the same prices, on
+    this target in the runtime and with the threads in which that is fastest, ``own_ratio`` as a share of that which the
+    dense model has in the same runtime with as many threads, where that is known. ``loss`` is its price in accuracy:
+    how far the outputs move on calibration data, before anything is learnt back; it ranks plans, and is no score.
+    ``gap`` is how far from the best at these prices it can be, relative to that. ``best`` says that no other point of
+    the same model and target has less of latency and loss. ``built`` is what it came to, where it was carried out.
+    ``weights`` is the digest of the dense model's; empty where a document of before has none.
     """
 
     number: int

@@ -248,17 +248,28 @@ def _points(model: str, study: Study, where: Where, front: Sequence[FrontPlan]) 
 
 
 def _numbered(points: Sequence[Point]) -> list[Point]:
-    """The points by model, target and latency, numbered, each with whether it is among the best of these two."""
+    """The points by model, target and latency, numbered, each with whether it is among the best of these two.
+
+    Their ratios are to one dense model: that of the runtime and number of threads in which it is the fastest.
+    """
     models = list(dict.fromkeys(point.model for point in points))
     ordered = sorted(
         points, key=lambda point: (models.index(point.model), point.target, point.predicted.latency_ms, point.loss)
     )
     best: dict[int, bool] = {}
+    dense_ms: dict[tuple[str, str], float] = {}
     for name in dict.fromkeys((point.model, point.target) for point in ordered):
         own = [place for place, point in enumerate(ordered) if (point.model, point.target) == name]
         figures = [(ordered[place].predicted.latency_ms, ordered[place].loss) for place in own]
         best |= dict(zip(own, undominated(figures), strict=True))
-    return [replace(point, number=place + 1, best=best[place]) for place, point in enumerate(ordered)]
+        dense_ms[name] = min(ordered[place].predicted.latency_ms / ordered[place].ratio for place in own)
+    return [
+        replace(
+            point, number=place + 1, best=best[place],
+            ratio=point.predicted.latency_ms / dense_ms[point.model, point.target],
+        )
+        for place, point in enumerate(ordered)
+    ]  # fmt: skip
 
 
 def _reasons(place: str, unreachable: Mapping[float, BudgetError], bounds: Sequence[Budget]) -> dict[str, str]:
