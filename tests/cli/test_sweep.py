@@ -390,6 +390,8 @@ def test_what_a_point_says_is_not_said_twice(edgesdk: Run, drawn: Path) -> None:
 
 def test_a_front_is_a_table_of_pandas(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = sdk.Front.read(drawn)
+    assert repr(read).startswith(f"<Front: {len(read.points)} points of ")
+    assert repr(read).endswith(" on raspberry-pi-4, raspberry-pi-5>")
     table = read.to_frame()
     assert list(table.index) == [point.number for point in read.points]
     searched = table.dropna(subset="least_loss")

@@ -16,6 +16,7 @@ from edgesdk.core.errors import BundleError, UsageError
 from edgesdk.core.plan import Plan
 from edgesdk.core.schema import Schema
 from edgesdk.core.serialize import dumps, from_json, is_table, loads, write
+from edgesdk.core.wording import counted
 
 FRONT = Schema("front", 1)
 ROOM = 0.031  # above what a point promises: a deployment searches 3 % below its budget
@@ -198,6 +199,12 @@ class Front:
                 row |= {f"built_{name}": value for name, value in _bytes(built.cost).items()}
             rows.append(row)
         return rows
+
+    def __repr__(self) -> str:
+        """What it is of: all plans of all points are some hundred thousand letters."""
+        models, targets = (", ".join(dict.fromkeys(getattr(each, name) for each in self.points)) or "none"
+                           for name in ("model", "target"))  # fmt: skip
+        return f"<Front: {counted(len(self.points), 'point')} of {models} on {targets}>"
 
     def to_frame(self) -> Any:
         """The rows as a ``pandas.DataFrame``, by the numbers of the points. Raises ``UsageError`` without pandas."""
