@@ -77,12 +77,12 @@ def _build(kind: Any, value: Any) -> Any:
         fields = dataclasses.fields(kind)
         former = {field.name: field.metadata[FORMER] for field in fields if FORMER in field.metadata}
         value = {**{name: value[before] for name, before in former.items() if before in value}, **value}
+        defaults = {f.name: f.default for f in fields}
+        if isinstance(own := defaults.get("schema"), Schema) and "schema" in value:  # a newer one has other fields
+            value = {**value, "schema": str(own.check(value["schema"], f"the {own.kind}"))}
         required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
         if missing := [name for name in required if name not in value]:
             raise ValueError(f"it lacks {', '.join(missing)}")
-        defaults = {f.name: f.default for f in fields}
-        if isinstance(own := defaults.get("schema"), Schema) and "schema" in value:
-            value = {**value, "schema": str(own.check(value["schema"], f"the {own.kind}"))}
         return kind(**{name: _build(hints[name], value[name]) for name in hints if name in value})  # type: ignore[operator]
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _build(next(a for a in arguments if a is not type(None)), value)
