@@ -119,6 +119,21 @@ def test_layers_are_sorted_and_filtered_by_keys(browser: Browser, tmp_path: Path
     assert not opened.said and len(opened.asked) == 1
 
 
+def test_candidates_are_sorted_by_time_whatever_its_unit(browser: Browser, tmp_path: Path) -> None:
+    documents = page_documents.predicted()
+    step = documents.report["history"][1]
+    steps = [
+        {**step, **{side: {**step[side], "latency_ms": ms} for side in ("predicted", "measured")}}
+        for ms in (2.5, 0.9, 30.0, 0.0415)
+    ]
+    report = {**documents.report, "history": steps, "budget": {**documents.report["budget"], "latency_ratio": None}}
+    opened = Opened(browser, render_bundle(documents.manifest, documents.plan, report), tmp_path)
+    for column in ("promised", "found"):
+        opened.page.locator("#candidates th button", has_text=column).click()
+        rows = opened.page.locator("#candidates table[data-sortable] tbody tr").all_inner_texts()
+        assert [int(row.split()[0]) for row in rows] == [4, 2, 1, 3], column
+
+
 def test_no_other_script_runs(browser: Browser, tmp_path: Path) -> None:
     opened = Opened(browser, PAGES["measured"](), tmp_path)
     opened.page.evaluate(

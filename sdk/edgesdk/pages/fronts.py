@@ -115,6 +115,7 @@ class Candidate:
     runtime: str = ""
     sign: str = ""
     drop: float | None = None
+    values: tuple[float | None, float | None] = (None, None)  # of ``predicted`` and ``found``
 
 
 MEANINGS = {
@@ -193,5 +194,5 @@ def _candidate(
     return Candidate(
         number, kind, " ".join(filter(None, (step.get("runtime"), digest[:8]))), loss, figure(before, name),
         figure(after, name), basis, not step.get("misses") and not loses, own, last, point,
-        step.get("runtime") or "", drop=drop,
+        step.get("runtime") or "", drop=drop, values=(before, after),
     )  # fmt: skip
