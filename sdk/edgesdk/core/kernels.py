@@ -73,7 +73,7 @@ def describe_cost(profile: KernelProfile) -> str:
         return f"the kernels add up to {whole} under the profiler, a run without it takes {without}, copies with it"
     with_it, without, whole = (show("latency_ms", ms) for ms in (run_ms, plain_ms, kernels_ms))
     cost = f"{100 * (run_ms / plain_ms - 1):+.0f} %"
-    of = f"{cost}; medians of {profile.runs} each, in turns"
+    of = f"{cost}; medians of {profile.runs} each in turns, which are slower than runs in a row"
     return f"a run takes {with_it} under the profiler and {without} without it ({of}), its kernels add up to {whole}"
 
 

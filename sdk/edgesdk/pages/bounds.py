@@ -108,6 +108,6 @@ def _drop(report: Document) -> list[Bound]:
     if most is None or lost is None:
         return []
     lost = max(lost, 0.0)
-    where = "" if report["basis"] == MEASURED else ", of the file run where it was made"
-    bar = Bar("deployed", MEASURED, lost, score(lost))
-    return [Bound(f"drop of {report['metric']}, in points{where}", f"{most:.3g}", most, lost <= most, (bar,))]
+    where = "" if report["basis"] == MEASURED else ", where the file was made"
+    bar = Bar("deployed", MEASURED, lost, f"{score(lost)}{where}")
+    return [Bound(f"drop of {report['metric']}, in points", f"{most:.3g}", most, lost <= most, (bar,))]

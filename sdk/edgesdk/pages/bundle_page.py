@@ -12,7 +12,7 @@ from edgesdk.core.plan import Plan
 from edgesdk.core.wording import counted
 from edgesdk.pages.answers import AnswersShown
 from edgesdk.pages.bounds import draw_bounds, list_bounds
-from edgesdk.pages.conditions import list_conditions, list_hardware
+from edgesdk.pages.conditions import list_conditions, list_hardware, tell_conditions
 from edgesdk.pages.curve import Curve
 from edgesdk.pages.fronts import Candidates
 from edgesdk.pages.layers import Rows, draw_layers, list_layers
@@ -25,6 +25,7 @@ from edgesdk.pages.verdict import cost, explain_ratio, latency_ms, provenance, v
 
 BYTES = ("peak_memory_bytes", "size_bytes")
 STATISTICS = ("p50", "p90", "p95", "p99", "mean", "max")
+STATE = ("power mode", "governor", "clock", "temperature", "throttled")  # that the first lines tell
 LISTED = 300  # rows of a table beside that of the layers
 
 
@@ -37,6 +38,8 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
         title=f"{manifest['target']}, {deployed['runtime']}: {report['basis']}",
         basis=report["basis"],
         lines=verdict(report, manifest),
+        state=_tell_state(deployed.get("conditions")),
+        promised=any(bar.who == "promised" for bound in bounds for bar in bound.bars),
         bounds=bounds,
         bounds_chart=draw_bounds(bounds),
         bases=[each for each in BASES if any(bar.basis == each for bound in bounds for bar in bound.bars)],
@@ -57,7 +60,7 @@ def render_bundle(manifest: Document, plan: Plan, report: Document) -> str:
         layer_predictions=LayerPromises.of(plan, report, LISTED // 2),
         profiles={name: describe_cost(profile) for name, profile in profiles.items()},
         timed=any(profile.kernels_ms is not None for profile in profiles.values()),
-        observations=(report.get("observations") or ())[:LISTED],
+        observations=() if report["basis"] == PREDICTED else (report.get("observations") or ())[:LISTED],
         samples=Samples.of(
             "samples", deployed.get("samples_ms") or (), deployed.get("conditions"), "the deployed file"
         ),
@@ -88,6 +91,13 @@ class Pair:
     dense: str
     deployed: str
     ratio: float | None
+
+
+def _tell_state(conditions: Document | None) -> str:
+    """In which state the device was that was measured, as far as it tells: what a latency depends on."""
+    told = dict(tell_conditions(conditions))
+    named = {name: told[name] for name in STATE if name in told}
+    return f"The device: {'; '.join(f'{name} {said}' for name, said in named.items())}" if named else ""
 
 
 def _list_figures(report: Document) -> list[Pair]:

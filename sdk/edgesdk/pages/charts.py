@@ -30,6 +30,7 @@ WIDTH, LEFT, RIGHT, TOP, BOTTOM = 640, 84, 20, 26, 46  # of a chart, and around 
 BAR, BARE = 44, 2  # the height of a bar and of its name, and what is around bars
 STEPS = 300  # of a line, at most
 CUT = 70  # letters of a name
+FAR = 20  # times as much, from which figures upwards are by ratios
 PALETTE = ("text", "soft", "edge", "back", "dense", "deployed", "limit")
 INK = {name: f"#00ff{place:02x}" for place, name in enumerate(PALETTE)}
 """Colours that stand for the page's own, which differ by its scheme."""
@@ -216,11 +217,25 @@ def by_ratios(axes: Axes, across: Iterable[float] = (), up: Iterable[float] = ()
             axes.set(**{f"{axis}scale": "log", f"{axis}lim": (min(known) / room, max(known) * room)})
 
 
+def from_zero(axes: Axes, up: Iterable[float]) -> None:
+    """Figures upwards, of which some are zero: by ratios where they are far apart, as small ones lie on the floor else."""
+    known = [value for value in up if value > 0]
+    most = max(known, default=1.0)
+    if known and most > FAR * min(known):
+        axes.set_yscale("symlog", linthresh=min(known), linscale=0.5)
+        most *= 2
+    axes.set_ylim(0, 1.2 * most)
+
+
 def tell_axes(axes: Axes, across: tuple[str, Callable[[float], str]], up: tuple[str, Callable[[float], str]]) -> None:
     """What either axis is of, and its figures in words: few and round ones."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     for axis, (_, tell) in ((axes.xaxis, across), (axes.yaxis, up)):
+        if axis.get_scale() == "symlog":  # which has its own places
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(lambda value, _, tell=tell: tell(value))
+            continue
         low, high = axis.get_view_interval()
         wide = axis.get_scale() == "log" and high > 10 * low
         axis.set_minor_locator(NullLocator())

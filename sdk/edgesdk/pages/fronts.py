@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgesdk.core.budget import EMULATED, PREDICTED
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import DENSE
-from edgesdk.pages.charts import by_ratios, draw, join, label, line, mark, mark_limit, ring, tell_axes
+from edgesdk.pages.charts import by_ratios, draw, from_zero, join, label, line, mark, mark_limit, ring, tell_axes
 from edgesdk.pages.render import Document, digits, figure
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def draw_front(
 def _draw(axes: Axes, points: Sequence[Point], tell: Callable[[float], str], limit: float | None) -> None:
     times = [*(point.predicted for point in points), *(point.found for point in points if point.found is not None)]
     by_ratios(axes, [*times, *([] if limit is None else [limit])])
-    most = max(point.loss for point in points)
-    axes.set_ylim(0, 1.2 * most or 1.0)
+    from_zero(axes, [point.loss for point in points])
     best = sorted((point.predicted, point.loss) for point in points if point.line)
     if len(best) > 1:  # it keeps each loss until the next has less: between two points there is no plan
         line(axes, best, PREDICTED, drawstyle="steps-post", linewidth=1.2)

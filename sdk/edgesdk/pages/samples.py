@@ -97,9 +97,7 @@ def _list_states(conditions: Document | None) -> dict[str, tuple[float, float]]:
 
 def _draw_state(axes: Axes, unit: str, ends: tuple[float, float], runs: int) -> None:
     """A figure that is known before and after the run alone."""
-    points = list(zip((0, runs), ends, strict=True))
-    guide(axes, points=points)
-    mark(axes, points, MEASURED, "soft", markersize=6)
+    mark(axes, list(zip((0, runs), ends, strict=True)), MEASURED, "soft", markersize=6)
     middle, half = sum(ends) / 2, max(abs(ends[0] - ends[1]) / 2, 0.02 * max(map(abs, ends)), 0.5)
     axes.set(xlim=(0, runs), ylim=(middle - 1.6 * half, middle + 1.6 * half))
     tell_axes(axes, ("", count), ("", lambda value: f"{value:.4g} {unit}"))
