@@ -128,7 +128,7 @@ def test_candidates_are_sorted_by_time_whatever_its_unit(browser: Browser, tmp_p
     ]
     report = {**documents.report, "history": steps, "budget": {**documents.report["budget"], "latency_ratio": None}}
     opened = Opened(browser, render_bundle(documents.manifest, documents.plan, report), tmp_path)
-    for column in ("promised", "found"):
+    for column in ("promised", "its file"):
         opened.page.locator("#candidates th button", has_text=column).click()
         rows = opened.page.locator("#candidates table[data-sortable] tbody tr").all_inner_texts()
         assert [int(row.split()[0]) for row in rows] == [4, 2, 1, 3], column

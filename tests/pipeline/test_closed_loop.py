@@ -171,12 +171,30 @@ def test_a_drop_that_nothing_keeps_ends_at_the_dense_model(study: Study) -> None
     assert not result.plan.compresses(study.graph) and "nothing was compressed" in notes(result)
 
 
-def test_what_nobody_gave_is_eased(study: Study) -> None:
-    own = with_script(study, script=lambda name, ms: max(ms, share(study, 0.7)))
-    own = without_integers(own)
-    result = run(own, Budget(latency_ratio=0.5), given=False)
-    assert 0.69 <= (result.deployed.cost().latency_ratio or 0.0) <= 0.8
-    assert "the default, is out of reach here: it was eased to" in notes(result)
+@pytest.mark.parametrize(("tight", "fastest"), [(0.0, 0.71), (30.0, 1.0)])
+def test_where_what_nobody_gave_is_out_of_reach_the_fastest_within_a_drop_is_taken(
+    study: Study, tight: float, fastest: float
+) -> None:
+    """The tightest plan may have lost all: who asked for nothing does not get that."""
+    own = without_integers(with_script(study, script=lambda name, ms: max(ms, share(study, 0.7))))
+
+    def drop(plan: Plan) -> float:
+        return tight if plan.predicted.latency_ms < share(study, 0.8) else 0.25
+
+    result = run(own, Budget(latency_ratio=0.5), ScriptedTraining(drop), given=False)
+    assert 0.69 <= (result.deployed.cost().latency_ratio or 0.0) <= fastest
+    assert result.budget == Budget(max_drop=1.0) and result.dense_score - result.score <= 1.0
+    assert result.eased == "a latency of 0.5x of dense, the default, is out of reach here"
+    assert f"{result.eased}: the fastest model that drops by 1 point at the most was searched for" in notes(result)
+
+
+def test_a_default_that_is_kept_after_all_is_not_called_out_of_reach(study: Study) -> None:
+    def script(name: str, ms: float) -> float:
+        return ms if name == DEPLOYED else max(ms, share(study, 0.7))
+
+    result = run(without_integers(with_script(study, script=script)), Budget(latency_ratio=0.5), given=False)
+    assert "out of reach" not in notes(result) or result.budget == Budget(max_drop=1.0)
+    assert (result.budget is None) == ((result.deployed.cost().latency_ratio or 1.0) <= 0.5)
 
 
 def test_where_nothing_is_faster_the_default_ends_at_the_dense_model(study: Study) -> None:
@@ -184,7 +202,7 @@ def test_where_nothing_is_faster_the_default_ends_at_the_dense_model(study: Stud
     own = without_integers(own)
     result = run(own, Budget(latency_ratio=0.5), given=False)
     assert not result.plan.compresses(own.graph)
-    assert "nothing that was built is faster than the dense model" in notes(result)
+    assert result.budget == Budget(max_drop=1.0) and "nothing was compressed" in notes(result)
 
 
 def test_a_throttled_run_corrects_no_prices_and_is_named(study: Study) -> None:

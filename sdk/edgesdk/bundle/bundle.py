@@ -357,6 +357,7 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
         beside={name: _without_samples(report) for name, report in result.beside.items()},
         refused_runtimes=result.refused,
         changes=result.changes,
+        eased=result.eased,
         command=read_command(),
         **{name: value for name, value in facts.items() if name not in ("notes", "metric")},
     )

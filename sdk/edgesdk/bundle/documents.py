@@ -187,6 +187,7 @@ class DeploymentReport:
     multiplications that is in layers with no compressed form, by the reason. ``changes`` is what a classifier answers
     otherwise than the dense model. ``roofs`` are the most that the processor does, where that is known. ``profiles``
     say what the runtime ran for each layer of the ``dense`` and of the ``deployed`` file, and what that took: measured.
+    ``eased`` says why another ``budget`` stands here than what holds where nobody gives one; ``None`` where none does.
     ``command`` is the command line that asked for it; ``None`` where Python did. ``predicted_error`` is the standard
     error of the logarithm of the latency that was ``predicted``, as far as measured prices tell; ``None`` where none
     do.
@@ -223,6 +224,7 @@ class DeploymentReport:
     roofs: Roofs | None = None
     profiles: Mapping[str, KernelProfile] = field(default_factory=dict[str, KernelProfile])
     command: str | None = None
+    eased: str | None = None
     predicted_error: float | None = None
     schema: str = REPORT
 

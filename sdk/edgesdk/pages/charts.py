@@ -218,7 +218,7 @@ def by_ratios(axes: Axes, across: Iterable[float] = (), up: Iterable[float] = ()
 
 
 def from_zero(axes: Axes, up: Iterable[float]) -> None:
-    """Figures upwards, of which some are zero: by ratios where they are far apart, as small ones lie on the floor else."""
+    """Figures upwards, of which some are zero: by ratios where they are far apart, so that small ones can be told."""
     known = [value for value in up if value > 0]
     most = max(known, default=1.0)
     if known and most > FAR * min(known):

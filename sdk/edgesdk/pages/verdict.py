@@ -83,7 +83,13 @@ def _budget(report: Mapping[str, Any]) -> str:
     kept = "budget missed" if missed else "budget kept"
     if not report.get("compressed", True):
         kept = f"nothing was compressed{_why(report)}, {kept} by the dense model"
-    return f"{kept}{'' if report['basis'] == 'measured' else ', as predicted'}: {', '.join(told)}{_left(report)}"
+    kept += "" if report["basis"] == "measured" else ", as predicted"
+    return f"{kept}: {', '.join(told)}{_eased(report)}{_left(report)}"
+
+
+def _eased(report: Mapping[str, Any]) -> str:
+    """That what nobody gave is out of reach, so that another bound took its place."""
+    return f"; {report['eased']}" if report.get("eased") else ""
 
 
 def _left(report: Mapping[str, Any]) -> str:

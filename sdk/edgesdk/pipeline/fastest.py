@@ -9,19 +9,27 @@ from typing import Any
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import Budget
 from edgesdk.core.wording import counted
+from edgesdk.data.points import point
 from edgesdk.pipeline.candidates import Attempt, Candidate, attempt, list_dense
 from edgesdk.pipeline.deadline import LEARNING, SEARCH
 from edgesdk.pipeline.planning import EVEN, FIRST, MARGIN, make_plan
 from edgesdk.pipeline.remarks import add_remarks
 from edgesdk.pipeline.result import Result
+from edgesdk.pipeline.setup import Setup
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Training
 from edgesdk.pipeline.trying import try_plans
 from edgesdk.solve.milp import Unreachable
 
+DEFAULT_DROP = 1.0  # points, where nobody bounds anything and half of the latency is no bound to go by
 STEPS = 4  # bisections of the latency that a bound on accuracy allows
 FASTEST = 0.1  # of the dense model's latency, at which they begin
 SLOWER = 1.25  # times the share before, where what was found drops too much in full
+
+
+def default_drop(setup: Setup) -> float:
+    """The bound on the drop where nobody gave any, in the metric of the task."""
+    return DEFAULT_DROP * point(setup.task, setup.reference, setup.data.test)
 
 
 def find_fastest(

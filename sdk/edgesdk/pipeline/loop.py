@@ -14,9 +14,9 @@ from edgesdk.pipeline.candidates import Attempt, list_dense, list_figures, refus
 from edgesdk.pipeline.choosing import ROUNDS, Chosen, choose_runtime
 from edgesdk.pipeline.closing import close_in
 from edgesdk.pipeline.deadline import SEARCH
-from edgesdk.pipeline.fastest import find_fastest
+from edgesdk.pipeline.fastest import default_drop, find_fastest
 from edgesdk.pipeline.measuring import measure_beside
-from edgesdk.pipeline.planning import EVEN, FIRST, MARGIN
+from edgesdk.pipeline.planning import EVEN, FIRST
 from edgesdk.pipeline.remarks import add_remarks
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.rollback import cut_in_rounds
@@ -25,15 +25,15 @@ from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import DEPLOYED, Training
 from edgesdk.solve.finalists import LEANINGS
 
-EASED = 1.1  # times a bound that nobody gave, at the least, where nothing keeps it
 Told = tuple[Mapping[str, Any], ...]  # what the report says of each step
 
 
 def find_result(studies: Sequence[Study], budget: Budget, training: Training, given: bool) -> tuple[Study, Result]:
     """The best that any of ``studies`` comes to within ``budget``, and the study that it is of.
 
-    A bound on cost that was not ``given`` by anybody is eased where nothing keeps it; a bound on accuracy alone finds
-    the fastest. Raises ``BudgetError`` where nothing that was built keeps what was given.
+    Where nothing keeps a bound on cost that was not ``given`` by anybody, a bound on accuracy takes its place, as where
+    that is all there is: the fastest within it is found. Raises ``BudgetError`` where nothing that was built keeps what
+    was given.
     """
     try:
         study, result = _find(studies, budget, training, given)
@@ -72,26 +72,24 @@ def search_within(chosen: Chosen, budget: Budget, training: Training) -> Result:
 
 
 def search_eased(chosen: Chosen, budget: Budget, training: Training) -> Result:
-    """The most accurate plan within a bound on latency that nobody gave, or within the next above it that is kept.
+    """The most accurate plan within a bound on latency that nobody gave; where nothing keeps that, the fastest within
+    the drop that is the default where nothing is measured, as the tightest plan may have lost all.
 
     It ends at the dense model, and never fails.
     """
-    study, bound = chosen.study, budget
-    tried = Tried(list_dense(study, budget), chosen.history)
-    dense = tried.attempts[0]
+    study = chosen.study
+    searched = _search(study, budget, training, Tried(list_dense(study, budget), chosen.history), chosen)
+    if isinstance(searched.outcome, Result):
+        return add_remarks(searched.outcome, budget, study, searched.tried.told)
+    most = default_drop(study)
+    instead = replace(budget, latency_ms=None, latency_ratio=None, max_drop=most)
+    result = find_fastest(study, instead, most, training, None, chosen.beside, searched.tried.told)
+    if budget.is_met_by(result.deployed.cost(budget)):  # after all: what missed it was slower than it is
+        return result
     (name,) = budget.bounds
-    asked = f"a latency of {show(name, budget.bounds[name])}, the default, is out of reach here"
-    while bound.bounds[name] < getattr(dense.cost, name) and (bound is budget or not study.deadline.is_over()):
-        searched = _search(study, bound, training, tried, chosen)
-        tried = searched.tried
-        if isinstance(searched.outcome, Result):
-            now = f"{asked}: it was eased to {show(name, bound.bounds[name])}"
-            return add_remarks(searched.outcome, bound, study, tried.told, (now,) if bound is not budget else ())
-        nearest = min(getattr(attempt.cost, name) for attempt in tried.attempts)
-        bound = replace(bound, **{name: max(EASED * bound.bounds[name], (1 + MARGIN) * nearest)})
-    result = training.finish(dense.candidate, chosen.beside)
-    note = f"{asked}, and nothing that was built is faster than the dense model"
-    return add_remarks(result, Budget(), study, tried.told, (note,))
+    eased = f"a latency of {show(name, budget.bounds[name])}, the default, is out of reach here"
+    note = f"{eased}: the fastest model that drops by {counted(most, 'point', '.3g')} at the most was searched for"
+    return replace(result, budget=instead, eased=eased, history=(*result.history, {"note": note}))
 
 
 @dataclass(frozen=True)

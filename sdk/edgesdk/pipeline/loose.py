@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.budget import Budget
@@ -20,6 +20,7 @@ from edgesdk.pipeline.study import Anchored, Study
 from edgesdk.pipeline.training import Training
 
 NOTHING_LOST = 1e-3  # of the dense model's held-out score, up to which what is lost is nothing that a search could win
+NOT_SEARCHED = "nothing was searched for"
 DENSE_KEEPS = "the dense model keeps the budget: nothing was searched for"
 INTEGERS_KEEP = "every layer in integers keeps the budget and loses nothing on held-out data: nothing else was priced"
 
@@ -116,4 +117,7 @@ def _finish(
         return None
     seen(attempt)
     told = (attempt.step(budget), *judged.told)
-    return study, add_remarks(judged.result, budget, study, told, (note,))
+    plan = judged.result.plan
+    if not plan.compresses(study.graph):  # that there is no other choice is not known of any layer
+        plan = replace(plan, layers=tuple(replace(layer, reason=NOT_SEARCHED) for layer in plan.layers))
+    return study, add_remarks(replace(judged.result, plan=plan), budget, study, told, (note,))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgesdk.core.answers import AnswerChanges
 from edgesdk.core.artifact import Artifact
+from edgesdk.core.budget import Budget
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Measurement
 from edgesdk.core.sampling import Decisions
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 class Result:
     """What a deployment came to: the chosen candidate, recovered and exported, beside the dense model.
 
+    ``budget`` is what it was found within where that is not what was asked, which is ``eased`` then: why, in words.
     ``beside`` has what was measured in the same run of other runtimes, ``refused`` why a runtime has no part in it.
     ``simulated`` is the network that the file is made of. ``dense_score`` is the user's own module's, ``against_model``
     how far the dense and the deployed file are from it.
@@ -44,3 +46,5 @@ class Result:
     decisions: Decisions | None = None
     changes: AnswerChanges | None = None
     simulated: Network | None = None
+    budget: Budget | None = None
+    eased: str | None = None

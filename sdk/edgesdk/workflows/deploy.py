@@ -28,7 +28,6 @@ from edgesdk.core.scratch import scratch_folder
 from edgesdk.core.target import target as find_target
 from edgesdk.data.losses import Loss
 from edgesdk.data.metrics import Metric
-from edgesdk.data.points import point
 from edgesdk.data.preprocessing import Preprocessing
 from edgesdk.devices.agent import AgentProcess
 from edgesdk.devices.boards import Boards
@@ -39,6 +38,7 @@ from edgesdk.pipeline.allowance import Allowance, check_epochs
 from edgesdk.pipeline.candidates import Attempt
 from edgesdk.pipeline.choosing import join_refusals
 from edgesdk.pipeline.deadline import Deadline
+from edgesdk.pipeline.fastest import DEFAULT_DROP, default_drop
 from edgesdk.pipeline.loose import find_deployed, find_loose_plan, ignore
 from edgesdk.pipeline.profiling import profile_files
 from edgesdk.pipeline.renewing import search_renewing
@@ -56,7 +56,6 @@ from edgesdk.workflows.rollout import check_canary
 from edgesdk.workflows.tracking import keep_run, open_tracker
 from edgesdk.workflows.where import Where
 
-DEFAULT_DROP = 1.0  # points, for a target that is not at hand
 EXAMPLE_EPOCHS, DEFAULT_EPOCHS = 12.0, 15.0  # of all training: about two thirds are left to that in full
 Preprocess = Preprocessing | Mapping[str, Any] | str | Path | None
 
@@ -249,7 +248,7 @@ def build_bundle(
     profiled = profile_files(own, result)  # before what the deadline cut is noted
     facts = _list_facts(own, result.plan, training)
     facts |= {"profiles": profiled.profiles, "notes": [*facts["notes"], *profiled.notes]}
-    return pack(place, result, given.data, own.network, studied.budget, facts, sign)
+    return pack(place, result, given.data, own.network, result.budget or studied.budget, facts, sign)
 
 
 def check_rollback(budget: Budget | None, where: Where) -> None:
@@ -321,8 +320,7 @@ def open_studies(
         if not goal.bounds and goal.max_drop is None and where.at_hand:
             goal = _halve_latency(goal, anchored)
         elif not goal.bounds and goal.max_drop is None:
-            setup = anchored.setups[0]
-            goal = replace(goal, max_drop=DEFAULT_DROP * point(task, setup.reference, setup.data.test))
+            goal = replace(goal, max_drop=default_drop(anchored.setups[0]))
         bounded = budget is not None and bool(budget.bounds)
         try:
             yield Studied(anchored, goal, bounded, {**opened.missing, **refused}, agent)
