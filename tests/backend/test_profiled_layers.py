@@ -8,6 +8,7 @@ from pathlib import Path
 import models
 import pytest
 import torch
+from torch import nn
 
 from edgesdk.compress.apply import compressed
 from edgesdk.compress.quantize import calibrate, integer
@@ -20,6 +21,7 @@ from edgesdk.devices.profiling import name_layers
 from edgesdk.export.formats import export, grid_of
 from edgesdk.export.simulation import list_called
 from edgesdk.network.network import Network
+from edgesdk.network.trace import trace
 
 RUNTIMES = ("onnxruntime", "openvino", "litert")
 PLANS = ("dense", "int8")
@@ -75,3 +77,26 @@ def test_kernels_are_of_the_layers_that_the_file_has(
 def test_a_tensor_goes_before_a_name() -> None:
     layers = {"add": (), "add_1": ("relu_2", "add_7"), "fc": ("linear",)}
     assert name_layers(["relu_2"], layers) == ("add_1",) and name_layers(["fc.weight"], layers) == ("fc",)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("act", [nn.SiLU, nn.ReLU, nn.GELU])
+def test_layers_of_tokens_are_with_the_kernels_that_multiply(
+    agent: LocalDevice, tmp_path: Path, runtime: str, act: type[nn.Module]
+) -> None:
+    """ONNX Runtime calls such a kernel after a node and what it fused: ``node_MatMul_1/MatMulAddFusion``."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 12, 32)
+    model = nn.Sequential(nn.Linear(32, 64), act(), nn.RMSNorm(64), nn.Linear(64, 32), act(), nn.Linear(32, 8)).eval()
+    ready = integer(trace(model, x), {}, grid_of(runtime))
+    calibrate(ready, [x])
+    artifact = Artifact(tmp_path / f"model{format_of(runtime).suffix}", ready.graph, {}, runtime)
+    export(ready, x, artifact.path, runtime)
+    made = list_called(ready, x)
+    layers = {each.name: made.get(each.name, ()) for each in ready.graph.layers}
+    profile = Bench(agent, runtime=runtime).profile(artifact, layers)
+    weighted = [layer.name for layer in ready.graph.layers if layer.kind in WEIGHTED]
+    named = {name: [kernel.operator for kernel in profile.kernels if name in kernel.layers] for name in weighted}
+    assert len(weighted) == 3
+    for operators in named.values():  # others may be of the activation behind it
+        assert len([name for name in operators if name.lower().startswith(("gemm", "matmul", "fully"))]) == 1

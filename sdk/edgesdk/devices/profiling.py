@@ -68,8 +68,11 @@ def _add_fused(told: Sequence[tuple[str, ...]], path: Path, made: Collection[str
     import onnx
 
     nodes = onnx.load(str(path), load_external_data=False).graph.node  # pyright: ignore[reportUnknownMemberType]
-    blocked = _name_blocked(nodes)
-    kernels = [list(dict.fromkeys(part for name in names for part in blocked.get(name, (name,)))) for names in told]
+    blocked, named = _name_blocked(nodes), {node.name for node in nodes if node.name}
+    kernels = [
+        list(dict.fromkeys(part for name in names for part in blocked.get(name) or (_find_node(name, named),)))
+        for names in told
+    ]
     places = {name: place for place, names in enumerate(kernels) for name in names}
     makers: dict[str, int] = {}  # by tensor
     for node in nodes:
@@ -88,6 +91,17 @@ def _add_fused(told: Sequence[tuple[str, ...]], path: Path, made: Collection[str
         if node.name
     }
     return [tuple(part for name in names for part in known.get(name, ())) for names in kernels]
+
+
+def _find_node(kernel: str, nodes: Collection[str]) -> str:
+    """The one of ``nodes`` that ONNX Runtime called a ``kernel`` after, or the name as it is.
+
+    It puts the names of what it fused behind that of a node, as in ``node_MatMul_1/MatMulAddFusion``.
+    """
+    name = kernel
+    while name and name not in nodes:  # names of nodes may have slashes, too: the longest counts
+        name = name.rpartition("/")[0]
+    return name or kernel
 
 
 def _name_blocked(nodes: Iterable[Any]) -> dict[str, tuple[str, ...]]:
