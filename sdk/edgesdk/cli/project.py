@@ -35,6 +35,11 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
 """Each section's keys, and the parameter of a command that each stands for."""
 SWITCHES = ("pictures",)
 """Keys that are true or false."""
+SEVERAL = (
+    "model", "weights", "shapes", "mean", "std", "input_range", "target", "device", "runtime", "precision", "candidate",
+    "threads",
+)  # fmt: skip
+"""Parameters of which a command may take several values: `sweep` compares targets, runtimes and models."""
 VOID: Mapping[str, Sequence[str]] = {
     "model": ("weights", "shapes"), "target": ("device",), "device": ("target",), "measurements": ("device",)
 }  # fmt: skip
@@ -65,6 +70,8 @@ def read_project(path: Path) -> dict[str, Any]:
             if not (isinstance(value, bool) if spelled in SWITCHES else _is_plain(value)):
                 told = "neither true nor false" if spelled in SWITCHES else "neither a text nor a number"
                 raise UsageError(f"{name} in {path} is {told}", "write it as the flag takes it")
+            if isinstance(value, list) and keys[spelled] not in SEVERAL:
+                raise UsageError(f"{name} in {path} has several values", "give it one")
             values[keys[spelled]] = value
     return values
 
