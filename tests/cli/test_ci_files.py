@@ -37,6 +37,12 @@ def read_jobs() -> list[list[list[str]]]:
     ]
 
 
+def test_the_workflow_says_when_it_runs() -> None:
+    """GitHub refuses one that does not."""
+    workflow = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)[0]
+    assert [line for line in workflow.splitlines() if not line.startswith(" ")] == ["on: [push]", "jobs:"]
+
+
 def test_each_job_deploys_and_gates() -> None:
     jobs = read_jobs()
     assert [[command[0] for command in job] for job in jobs] == [["deploy", "gate"]] * 2

@@ -69,6 +69,12 @@ def test_what_is_much_slower_fails_and_what_is_faster_passes(files: dict[str, Pa
     assert document["latency"]["high"] < 1 and document["latency"]["runs"] == len(document["runs"]) >= 4
 
 
+def test_quiet_is_the_verdict_alone(tmp_path: Path) -> None:
+    other = changed(tmp_path / "threads", lambda manifest: manifest.update(threads=2))
+    done = edgesdk("-q", "gate", other, "--baseline", BEFORE)
+    assert (done.code, done.out) == (12, f"not comparable: {other} against {BEFORE}\n"), done
+
+
 def test_bundles_of_other_runtimes_or_threads_are_not_comparable(tmp_path: Path) -> None:
     other = changed(tmp_path / "threads", lambda manifest: manifest.update(threads=2))
     done = edgesdk("gate", other, "--baseline", BEFORE, "--summary", tmp_path / "gate.md")

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import click
 
 from edgesdk.cli.devices import DEVICES
+from edgesdk.cli.frame import QUIET, told
 from edgesdk.cli.names import PLACE_NAME, NewFile
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand
@@ -60,7 +61,7 @@ def gate(as_json: bool, junit: Path | None, summary: Path | None, **options: Any
     else:
         from edgesdk.cli.show import show_gate
 
-        show_gate(gated, console())
+        show_gate(gated, console(), told(QUIET))
     return gated.exit_code
 
 

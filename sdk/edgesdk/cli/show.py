@@ -181,9 +181,11 @@ def show_exports(exported: Exported, console: Console) -> None:
     console.print(table)
 
 
-def show_gate(gated: Gate, console: Console) -> None:
-    """The verdict of a gate, and a row for each thing that was compared."""
+def show_gate(gated: Gate, console: Console, quiet: bool = False) -> None:
+    """The verdict of a gate, and a row for each thing that was compared; ``quiet``, the verdict alone."""
     console.print(f"{gated.verdict}: {gated.new} against {gated.baseline}", highlight=False, soft_wrap=True)
+    if quiet:
+        return
     table = Table(box=None, pad_edge=False)
     for heading in ("", "verdict", "measured", "allowed"):
         table.add_column(heading, overflow="fold")
