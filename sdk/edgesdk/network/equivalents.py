@@ -22,7 +22,7 @@ _DATA: Any = vars(torch._C.TensorBase)["data"].__get__
 
 class Equivalents(TorchFunctionMode):
     """Within it ``x.data`` is ``x.detach()``, the same memory, bags of one length are a table that is reduced, sums
-    over indices and distances are products of matrices, and what is repeated is expanded."""
+    over indices and distances are products of matrices, what is repeated is expanded, and recurrent cells are layers."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -38,6 +38,8 @@ class Equivalents(TorchFunctionMode):
             return einsum(*args)
         if func in (torch.take_along_dim, Tensor.take_along_dim):
             return take_along_dim(*args, **kwargs)
+        if func in CELLS:
+            return CELLS[func](*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -198,6 +200,49 @@ def _join(x: Tensor, first: int, count: int) -> Tensor:
 def _part(x: Tensor, axis: int, sizes: Sequence[int]) -> Tensor:
     """What :func:`_join` made of axes of those ``sizes``, parted."""
     return x.unflatten(axis, sizes) if len(sizes) > 1 else x if sizes else x.squeeze(axis)
+
+
+def gru_cell(input: Tensor, hx: Tensor, *weights: Any, **named: Any) -> Tensor:
+    """``torch.gru_cell`` as its linear layers, and what is made of their gates."""
+    read, kept = (part.chunk(3, -1) for part in _gates(input, hx, *weights, **named))
+    reset, update = ((read[i] + kept[i]).sigmoid() for i in (0, 1))
+    new = (read[2] + reset * kept[2]).tanh()
+    return new + update * (hx - new)
+
+
+def lstm_cell(input: Tensor, hx: Sequence[Tensor], *weights: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """``torch.lstm_cell`` likewise."""
+    read, kept = _gates(input, hx[0], *weights, **named)
+    enter, forget, cell, out = (read + kept).chunk(4, -1)
+    state = forget.sigmoid() * hx[1] + enter.sigmoid() * cell.tanh()
+    return out.sigmoid() * state.tanh(), state
+
+
+def rnn_tanh_cell(*given: Any, **named: Any) -> Tensor:
+    """``torch.rnn_tanh_cell`` likewise."""
+    read, kept = _gates(*given, **named)
+    return (read + kept).tanh()
+
+
+def rnn_relu_cell(*given: Any, **named: Any) -> Tensor:
+    """``torch.rnn_relu_cell`` likewise."""
+    read, kept = _gates(*given, **named)
+    return (read + kept).relu()
+
+
+def _gates(
+    input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What a cell's weights make of the step that it reads, and of the states that it kept."""
+    return F.linear(input, w_ih, b_ih), F.linear(hx, w_hh, b_hh)
+
+
+CELLS: dict[Any, Any] = {
+    called: cell
+    for cell in (gru_cell, lstm_cell, rnn_tanh_cell, rnn_relu_cell)
+    for called in (getattr(torch, cell.__name__), getattr(torch.ops.aten, cell.__name__).default)
+}
+"""By the function that a module calls, and by the operator that a program holds."""
 
 
 def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:

@@ -33,6 +33,7 @@ from edgesdk.network.network import Batch, Network, Site, Structure, rebatch, te
 from edgesdk.network.returned import check_depend, structure_of
 from edgesdk.network.shared import first_of, list_shared, share
 from edgesdk.network.source import source_of
+from edgesdk.network.spelled import ALIKE, FILLED
 from edgesdk.price.kinds import RECURRENT, kind_of
 from edgesdk.techniques import layouts
 
@@ -140,7 +141,8 @@ class _Layers:
         for fused in self.chain(node, last):
             self.owner[fused] = name
         inputs = tuple(self.owner[i] for i in node.all_input_nodes if i in self.owner)
-        if all(read in self.constant for read in inputs):  # it is the same for every sample
+        filled = node.target in (*ALIKE, *FILLED)  # it takes no more than a size from what it reads
+        if filled or all(read in self.constant for read in inputs):  # it is the same for every sample
             inputs = ()
             self.constant.add(name)
         first = next((self.values[i.name] for i in node.all_input_nodes if i in self.owner), None)
