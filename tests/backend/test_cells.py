@@ -1,4 +1,4 @@
-"""A recurrent cell that is called step by step (nn.GRUCell, LSTMCell, RNNCell) is linear layers: priced, cut, integer."""
+"""Recurrent cells called step by step (nn.GRUCell, LSTMCell, RNNCell) are linear layers: priced, cut, made integer."""
 
 from __future__ import annotations
 

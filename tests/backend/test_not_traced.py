@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.ao import quantization
+from torch.ao.nn.quantized import FloatFunctional
 
 from edgesdk.core.errors import ModelError
 from edgesdk.network.trace import trace
@@ -54,3 +55,28 @@ def test_what_cannot_be_traced_is_named(make: Callable[[], nn.Module], told: str
 def test_stubs_and_fused_modules_in_float_are_taken() -> None:
     fused = quantization.fuse_modules(plain().eval(), ["1", "2"])
     assert len([layer for layer in trace(fused, torch.randn(4, 6)).graph.layers if layer.weight_shape]) == 2
+
+
+class Residual(nn.Module):
+    """A sum, a product and a concatenation where PyTorch's tools would watch them, as torchvision's models have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stub, self.a, self.b = quantization.QuantStub(), nn.Linear(6, 8), nn.Linear(8, 8)
+        self.sums, self.head, self.back = FloatFunctional(), nn.Linear(16, 3), quantization.DeQuantStub()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(self.stub(x))
+        y = self.sums.add_relu(x, self.sums.mul(self.b(x), x))
+        return self.back(self.head(self.sums.cat([self.sums.mul_scalar(x, 0.5), self.sums.add_scalar(y, 1.0)], 1)))
+
+
+def test_sums_that_are_not_watched_yet_are_taken() -> None:
+    torch.manual_seed(0)
+    model, x = Residual().eval(), torch.randn(4, 6)
+    network = trace(model, x)
+    torch.testing.assert_close(network(x), model(x))
+    observed: Any = Residual().eval()
+    observed.qconfig = quantization.get_default_qconfig()
+    with pytest.raises(ModelError, match="quantizes by PyTorch's own tools"):
+        trace(quantization.prepare(observed), x)

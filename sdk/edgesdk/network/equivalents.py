@@ -22,7 +22,8 @@ _DATA: Any = vars(torch._C.TensorBase)["data"].__get__
 
 class Equivalents(TorchFunctionMode):
     """Within it ``x.data`` is ``x.detach()``, the same memory, bags of one length are a table that is reduced, sums
-    over indices and distances are products of matrices, what is repeated is expanded, and recurrent cells are layers."""
+    over indices and distances are products of matrices, what is repeated is expanded, and recurrent cells are linear
+    layers."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.ao.nn.quantized import FloatFunctional
 
 from edgesdk.core.errors import ModelError
 from edgesdk.network.places import place_here, place_of
@@ -30,11 +31,16 @@ def check_traceable(model: nn.Module) -> None:
         if isinstance(part, torch.jit.ScriptModule):
             fact = f"{where} is TorchScript ({part.original_name}), which is not traced"
             raise ModelError(fact, "give the nn.Module that it was made of, before torch.jit.script or torch.jit.trace")
-        if any(QUANTIZED.match(base.__module__) for base in kind.__mro__):
+        if any(QUANTIZED.match(base.__module__) for base in kind.__mro__) and not _is_float(part):
             fact = f"{where} ({kind.__name__}) quantizes by PyTorch's own tools, or watches for them"
             raise ModelError(
                 fact, "give the float model, before torch.ao.quantization prepares it: edgesdk quantizes it"
             )
+
+
+def _is_float(part: nn.Module) -> bool:
+    """Whether ``part`` adds or multiplies floats in a place that PyTorch's tools would watch, and nothing does yet."""
+    return isinstance(part, FloatFunctional) and type(part.activation_post_process) is nn.Identity
 
 
 def explain_untraceable(error: Exception, follow: Callable[[], Any]) -> ModelError:
