@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from itertools import product
 from typing import Any
 
 import models
@@ -255,6 +256,27 @@ def test_integer_weights_before_an_activation_that_has_no_grid() -> None:
     content, error = compared(model.proto(model.grid(y)))
     assert error <= 2e-2
     assert "HARD_SWISH" in operators(content)
+
+
+def test_what_a_division_leaves_has_the_sign_that_is_asked_for() -> None:
+    model = Model((1, 3, 5, 4), (1, 3, 5, 4))
+    by = model.op("Add", model.op("Abs", "x1"), model.constant(np.float32(0.3)))
+    signed = model.op("Sub", by, model.constant(np.array([0.1, 2, 0.1, 3], np.float32)))
+    constant = model.constant(np.array([0.3, -0.5, 0.7, 1], np.float32))
+    numbers = [by, signed, constant, model.constant(np.float32(-0.4))]
+    right(model.proto(*(model.op("Mod", "x0", number, fmod=1) for number in numbers)), 1e-4)
+
+
+def test_powers_by_whole_numbers() -> None:
+    model = Model((1, 3, 4))
+    powers = [np.int64(3), np.int32(2), np.array([[1], [2], [3]], np.int64), np.float32(3)]
+    right(model.proto(*(model.op("Pow", "x0", model.constant(power)) for power in powers)))
+
+
+def test_where_the_least_lies() -> None:
+    model = Model((1, 3, 5, 4))
+    kinds = product(["ArgMin", "ArgMax"], [1, 3], [0, 1])
+    right(model.proto(*(model.op(kind, "x0", axis=axis, keepdims=keep) for kind, axis, keep in kinds)))
 
 
 @pytest.mark.parametrize("signal", [False, True])

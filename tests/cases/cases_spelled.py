@@ -31,6 +31,12 @@ def slopes(x: Tensor) -> Tensor:
     return (x.round() - x).detach() + x
 
 
+def so_far(x: Tensor) -> Tensor:
+    """Products up to each row, column and channel, along axes of any length."""
+    x = (0.7 + x.sigmoid() / 2).cumprod(2) + x[..., :1].cumprod(-1)
+    return x + (1 + x[:, :, :, :7].tanh() / 4).cumprod(1).sum(3, keepdim=True) + x.tanh().exp().log().cumsum(3)
+
+
 def made_of_nothing(x: Tensor) -> Tensor:
     """Windows and tables that forward() computes of nothing, by operators that the exporter lacks or writes wrongly."""
     made = [
@@ -77,5 +83,6 @@ CASES = (
     Case("spelled: made of nothing", lambda: Around(made_of_nothing), floats(3, 12, 12)),
     Case("spelled: divisors", lambda: Around(divided), floats(3, 12, 11)),
     Case("spelled: scattered", lambda: Around(scattered), floats(3, 12, 12), ("dense",), ("onnxruntime", "openvino")),
+    Case("spelled: so far", lambda: Around(so_far), floats(3, 12, 12)),
     Case("spelled: slopes", lambda: Around(slopes), floats(3, 12, 12)),
 )

@@ -39,13 +39,15 @@ def find_unsound(model: ModelProto, error: Exception) -> str | None:
 
 def find_unknown(network: Network, error: BaseException) -> str | None:
     """The operator of ``network`` at which PyTorch's exporter stopped with ``error``; where it was taken apart before
-    that, the one with most of its name."""
+    that, the one with most of its name, or the one whose name has it in it, as ``cumprod`` has ``prod``."""
     told = " ".join(str(cause) for cause in _causes(error))
     name, lacking = re.search(r"translating node %(\w+)", told), re.search(r"OpOverload\(op='\w+\.(\w+)'", told)
     called = {node: node.target.overloadpacket.__name__ for node in network.module.graph.nodes if _is_operator(node)}
     own = [node for node in called if name is not None and node.name == name[1]]
     parts = [node for node, packet in called.items() if lacking is not None and packet in lacking[1]]
-    found = [*own, *sorted(parts, key=lambda node: -len(called[node]))]
+    whole = lacking[1].replace("_", "") if lacking is not None else ""
+    wider = [node for node, packet in called.items() if whole and whole in packet.replace("_", "")]
+    found = [*own, *sorted(parts, key=lambda node: -len(called[node])), *wider]
     return name_operator(found[0]) if found else lacking[1] if lacking is not None else None
 
 

@@ -80,6 +80,22 @@ def _power(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node:
     return make(getattr(aten.pow, node.target._overloadname), *args)  # type: ignore[union-attr]
 
 
+def _products_so_far(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node | None:
+    """The product of all up to each place: each times what lies one before it, then two, then four."""
+    x, axis = args[:2]
+    shape = node.meta["val"].shape
+    axis %= max(len(shape), 1)
+    if not shape or not isinstance(shape[axis], int) or node.kwargs.get("dtype") is not None:
+        return None
+    before = 1
+    while before < shape[axis]:
+        border = [*[0, 0] * (len(shape) - 1 - axis), before, 0]
+        earlier = make(aten.slice.Tensor, x, axis, 0, shape[axis] - before)
+        x = make(aten.mul.Tensor, x, make(aten.constant_pad_nd.default, earlier, border, 1.0))
+        before *= 2
+    return x if before > 1 else make(aten.clone.default, x)
+
+
 def _alike(make: Make, node: fx.Node, args: tuple[Any, ...]) -> fx.Node | None:
     """A value all over, of the size of something of which nothing else is asked: no file would hold what makes that."""
     source: Any = node.args[0]
@@ -156,6 +172,7 @@ def _each(value: Any, axes: int) -> list[int]:
 SPELLED: dict[Any, Callable[[Make, fx.Node, tuple[Any, ...]], fx.Node | None]] = {
     **dict.fromkeys((*ALIKE, *FILLED), _alike),
     aten.avg_pool2d.default: _average, aten.avg_pool3d.default: _average, aten.rrelu.default: _leaky,
+    aten.cumprod.default: _products_so_far,
     aten.pad.default: _complex_pad, aten.constant_pad_nd.default: _complex_pad, aten.linear.default: _complex_linear,
     **dict.fromkeys((*LINES, *PLANES), _longer),
     aten.scatter_reduce.two: _mean_of_scattered, aten.float_power.Tensor_Scalar: _power,

@@ -11,7 +11,7 @@ import numpy as np
 from edgesdk.export.reading import Node
 from edgesdk.export.tflite.layers import refused
 from edgesdk.export.tflite.lowering import Lowering
-from edgesdk.export.tflite.rest import like, real, reduction, unary
+from edgesdk.export.tflite.rest import binary, like, real, reduction, unary
 from edgesdk.export.tflite.writer import Data, Value, dense, reshaped
 
 Expression = Any
@@ -94,6 +94,22 @@ def summed(graph: Lowering, node: Node) -> None:
     reduction(graph, type(node)("ReduceSum", node.name, [each, *axes], [total], node.attributes))
     if after:
         unary(graph, type(node)(node.op, node.name, [total], [y], {}), after)
+
+
+def remainder(graph: Lowering, node: Node) -> None:
+    """What a division leaves: with the sign of what it is by, which TFLite has, or of what is divided (``fmod``)."""
+    if not node.get("fmod", 0):
+        return binary(graph, node)
+    y, made = node.outputs[0], type(node)
+    sizes = [f"{y}/{kind}" for kind in ("divided", "by")]
+    sign, left = f"{y}/sign", f"{y}/left"
+    shapes = [graph.value(name).shape for name in node.inputs]
+    graph.shapes |= {**dict(zip(sizes, shapes, strict=True)), sign: shapes[0], left: graph.shapes[y]}
+    for name, size in zip(node.inputs, sizes, strict=True):
+        unary(graph, made("Abs", node.name, [name], [size], {}))
+    unary(graph, made("Sign", node.name, node.inputs[:1], [sign], {}))
+    binary(graph, made("Mod", node.name, sizes, [left], {}))
+    binary(graph, made("Mul", node.name, [sign, left], [y], {}))
 
 
 def layer_norm(graph: Lowering, node: Node) -> None:
@@ -215,5 +231,5 @@ OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     "Elu": elu,
     "LayerNormalization": layer_norm, "GroupNormalization": group_norm, "InstanceNormalization": group_norm,
     "DepthToSpace": shuffle, "SpaceToDepth": shuffle, "CumSum": cumulative, "GatherND": gather_nd, "Tile": tile,
-    "Trilu": triangle,
+    "Trilu": triangle, "Mod": remainder,
 }  # fmt: skip

@@ -107,6 +107,10 @@ def hard_sigmoid(graph: Lowering, node: Node) -> None:
 
 def power(graph: Lowering, node: Node) -> None:
     exponent, shape = graph.array(node.inputs[1]), graph.shapes.get(node.inputs[0])
+    if exponent is not None and (kind := graph.value(node.inputs[0]).data.dtype) != exponent.dtype:
+        name = f"{node.outputs[0]}/exponent"  # TFLite wants both of one type
+        graph.arrays[name] = exponent = exponent.astype(kind)
+        node = type(node)(node.op, node.name, [node.inputs[0], name], node.outputs, node.attributes)
     if exponent is None or exponent.size != 1 or graph.shapes[node.outputs[0]] != shape:
         return binary(graph, node)
     if float(exponent.ravel()[0]) == 0.5:
@@ -254,7 +258,7 @@ def flattened(graph: Lowering, name: str) -> bool:
     return reader is not None and reader.op in ("Reshape", "Flatten", "Squeeze")
 
 
-def arg_max(graph: Lowering, node: Node) -> None:
+def arg_extreme(graph: Lowering, node: Node) -> None:
     x = graph.value(node.inputs[0])
     if node.get("select_last_index", 0):
         raise refused(node, "it wants the last index")
@@ -262,7 +266,8 @@ def arg_max(graph: Lowering, node: Node) -> None:
     result = graph.file.fresh(node.outputs[0], tuple(n for d, n in enumerate(x.shape) if d != axis), np.int64)
     where = graph.file.constant(np.array(axis, np.int32))
     kind = graph.file.schema.TensorType.INT64
-    graph.file.operator("ARG_MAX", [graph.file.plain(x), where], [result], outputType=kind)
+    name = {"ArgMax": "ARG_MAX", "ArgMin": "ARG_MIN"}[node.op]
+    graph.file.operator(name, [graph.file.plain(x), where], [result], outputType=kind)
     shape = graph.shapes[node.outputs[0]]
     assert shape is not None
     target = graph.produce(node.outputs[0])
@@ -502,7 +507,7 @@ OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"), viewed),
     "Relu": rectified, "Clip": rectified, "LeakyRelu": leaky, "Gelu": gelu, "HardSigmoid": hard_sigmoid,
     "Pow": power, "BatchNormalization": norm, "Softmax": softmax, "LogSoftmax": softmax,
-    "ArgMax": arg_max, "TopK": top, "Transpose": transpose, "Slice": slice_, "Split": split,
+    "ArgMax": arg_extreme, "ArgMin": arg_extreme, "TopK": top, "Transpose": transpose, "Slice": slice_, "Split": split,
     "Gather": gather, "Concat": concat, "Pad": pad, "Expand": expand, "Cast": cast, "CastLike": cast, "Where": where,
     "QuantizeLinear": quantize, "DequantizeLinear": dequantize,
 }  # fmt: skip

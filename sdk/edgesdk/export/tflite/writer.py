@@ -23,6 +23,7 @@ OPTIONS = {
     "SOFTMAX": "Softmax", "GELU": "Gelu", "LEAKY_RELU": "LeakyRelu", "CONCATENATION": "Concatenation",
     "STRIDED_SLICE": "StridedSlice", "SPLIT": "Split", "GATHER": "Gather", "MIRROR_PAD": "MirrorPad", "CAST": "Cast",
     "RESIZE_BILINEAR": "ResizeBilinear", "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighbor", "ARG_MAX": "ArgMax",
+    "ARG_MIN": "ArgMin",
     "REDUCE_PROD": "Reducer", "CUMSUM": "Cumsum",
 }  # fmt: skip
 
