@@ -295,6 +295,21 @@ class WrittenOut(nn.Module):
         return self.fc(self.last(x.flatten(1, 2).relu()).mean((2, 3)))
 
 
+class Scored(nn.Module):
+    """Steps weighted by a score each, as attention pooling and attention over a graph's nodes are; (N, 6, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.left, self.right = nn.Linear(16, 24), nn.Linear(24, 1), nn.Linear(24, 1)
+        self.b, self.score, self.fc = nn.Linear(24, 20), nn.Linear(20, 1), nn.Linear(20, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = F.elu(F.leaky_relu(self.left(x) + self.right(x).mT, 0.2).softmax(-1) @ x)
+        x = torch.tanh(self.b(x))
+        return self.fc(torch.bmm(self.score(x).softmax(1).mT, x).squeeze(1))
+
+
 ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
     "resnext": (ResNeXt, (3, 12, 12), 1.0), "dense": (Dense, (3, 8, 8), 1.0), "branches": (Branches, (3, 10, 10), 1.0),
     "unet": (UNet, (3, 16, 16), 1.0), "squeeze": (Squeeze, (3, 10, 10), 1.0), "normed": (Normed, (3, 10, 10), 1.0),
@@ -302,7 +317,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
     "root": (Root, (6, 16), 1.0), "pixels": (Pixels, (1, 8, 8), 1.0), "sigmoid": (Sigmoid, (8,), 1.0),
     "mixer": (Mixer, (3, 16, 16), 0.7), "beside": (Beside, (3, 8, 8), 0.9),
     "bordered": (Bordered, (3, 8, 8), 1.0), "stacked": (Stacked, (3, 8, 8), 1.0),
-    "written out": (WrittenOut, (3, 8, 8), 1.0),
+    "written out": (WrittenOut, (3, 8, 8), 1.0), "scored": (Scored, (6, 16), 0.9),
 }  # fmt: skip
 """Networks, the shape of a sample, and the share of MACs in layers that can be cut on one side at least."""
 
@@ -547,3 +562,33 @@ def test_layers_of_a_network_that_was_cut_have_the_sizes_that_were_priced(name: 
                     assert priced == operators(layer, small.graph, Option(), None, None), (layer.name, kept)
                     (part,) = layer_parts(whole, graph, Option(), *sides)
                     assert weight_bytes(part, Option()) == weight_bytes(layer, Option())
+
+
+class Angles(nn.Module):
+    """Embeddings of length one, compared with those of classes, as ArcFace's are; (N, 3, 8, 8)."""
+
+    def __init__(self, power: float, along: int) -> None:
+        super().__init__()
+        self.c, self.norm, self.classes = nn.Conv2d(3, 16, 3), nn.BatchNorm1d(16), nn.Parameter(torch.randn(5, 16))
+        self.power, self.along = power, along
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.unit(self.norm(self.c(x).relu().mean((2, 3)))), F.normalize(self.classes))
+
+    def unit(self, x: Tensor) -> Tensor:
+        return F.normalize(x, self.power, self.along)
+
+
+@pytest.mark.parametrize(("power", "along"), [(2.0, 1), (1.0, -1), (3.0, 1)])
+def test_lengths_are_of_the_channels_that_stay(power: float, along: int) -> None:
+    torch.manual_seed(0)
+    model, x = Angles(power, along).eval(), torch.randn(4, 3, 8, 8)
+    network = trace(model, x)
+    (group,) = (group for group in network.graph.groups if group.fixed is None)
+    assert (group.name, group.size) == ("c", 16) and share_that_can_be_cut(network.graph) == 1
+    scores = {"c": torch.rand(16)}
+    stay = scores["c"] >= scores["c"].sort().values[8]
+    small, _ = compressed(network, models.plan(network, {"c": 8}), x, scores)
+    with torch.no_grad():
+        made = model.norm(model.c(x).relu().mean((2, 3))) * stay
+        close(small(x), F.linear(model.unit(made), F.normalize(model.classes)))

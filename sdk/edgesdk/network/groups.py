@@ -115,7 +115,7 @@ class _Finder(Walk):
             hidden = weights.weight.rpartition(".")[0] in self.apart
             units[weights.made] = (
                 torch.zeros(count, dtype=torch.int32)
-                if hidden
+                if hidden or count == 1  # one alone never goes: what it is multiplied by is free, as by an attention
                 else self.new(f"{weights.weight} along {weights.made}", count)
             )
         rows = units[weights.made]

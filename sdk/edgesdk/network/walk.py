@@ -35,7 +35,7 @@ MOVES: set[Any] = {
 POINTWISE = {
     aten.hardswish.default, aten.hardsigmoid.default, aten.relu6.default, aten.dropout.default, aten.to.dtype,
     aten._to_copy.default, aten.clone.default, aten.contiguous.default, aten.selu.default, aten.zeros_like.default,
-    aten.ones_like.default, aten.full_like.default,
+    aten.ones_like.default, aten.full_like.default, aten.expand_as.default, aten.type_as.default,
 }  # fmt: skip
 EXTREMES = (aten.max.dim, aten.min.dim)  # which return where it was found, too
 REDUCTIONS = {
