@@ -77,7 +77,21 @@ class Complex(nn.Module):
         return self.h(self.linear(turned).abs().mean(1))
 
 
+class Flow(nn.Module):
+    """What algebra makes of parameters: an inverse, determinants, a rotation, as flows have; (N, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.h = nn.Linear(8, 8), nn.Linear(8, 5)
+        self.w, self.turn = nn.Parameter(torch.randn(8, 8) / 4 + torch.eye(8)), nn.Parameter(torch.randn(8, 8) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x) @ torch.inverse(self.w) @ torch.matrix_exp(self.turn - self.turn.T)
+        return self.h(y) + torch.slogdet(self.w)[1] + torch.det(self.w) * torch.linalg.vector_norm(self.w)
+
+
 CASES = (
+    Case("spelled: algebra", Flow, floats(8)),
     Case("spelled: complex", Complex, floats(2, 12)),
     Case("spelled: of that size", OfThatSize, floats(8)),
     Case("spelled: made of nothing", lambda: Around(made_of_nothing), floats(3, 12, 12)),

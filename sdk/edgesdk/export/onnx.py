@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import logging
+import operator
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ from edgesdk.network.shared import set_apart
 ITERATIONS = 2  # of folding constants and rewriting, as the exporter has it
 LOUD = ("torch.onnx", "onnxscript", "onnx_ir")  # loggers that tell what concerns no user
 INSTEAD = "compute it in forward() by other operators of torch"
+ALGEBRA = ("slogdet", "logdet", "det", "inverse", "pinverse", "matrix_exp", "cholesky", "cholesky_inverse", "qr", "svd")
 LARGEST = 512 * 512  # numbers that are made of nothing and written: what the exporter folds
 NODE = "node_"  # how the exporter calls what makes a tensor: this, and the tensor's name
 OPSET = 21  # the first whose quantization operators take 4-bit integers
@@ -139,15 +141,34 @@ def _with_heads(network: Network) -> Network:
 
 
 def _with_constants(network: Network) -> Network:
-    """``network`` with what its operators make of nothing, as windows are, as PyTorch makes it: the exporter lacks some
-    of these operators, and writes a Hamming window that is another. What is large is left to the runtime."""
+    """``network`` with what its operators make of nothing, as windows are, as PyTorch makes it, and what algebra makes
+    of parameters alone, as an inverse is: the exporter lacks some of these operators, and writes a Hamming window that
+    is another. What is large is left to the runtime."""
     module, graph = network.module, network.module.graph
     made: dict[fx.Node, Any] = {}
+    held: dict[fx.Node, Any] = {}  # what else is computed of parameters alone, once it is asked for
+    constant, solved = set[fx.Node](), set[fx.Node]()
+
+    def value_of(node: fx.Node) -> Any:
+        if node in made or node in held:
+            return made[node] if node in made else held[node]
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(module)
+        args, kwargs = map_arg((node.args, node.kwargs), value_of)
+        with torch.no_grad():
+            held[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return held[node]
+
     for node in graph.nodes:
         random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if node.op == "call_function" and not random and all(n in made for n in node.all_input_nodes):
-            args, kwargs = map_arg((node.args, node.kwargs), made.__getitem__)
-            made[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        if node.op == "get_attr":
+            constant.add(node)
+        elif node.op == "call_function" and not random and all(n in constant for n in node.all_input_nodes):
+            constant.add(node)
+            if _is_algebra(node) or any(n in solved for n in node.all_input_nodes):
+                solved.add(node)
+            if node in solved or all(n in made for n in node.all_input_nodes):
+                made[node] = value_of(node)
     for node, value in made.items():
         if isinstance(value, Tensor) and value.numel() <= LARGEST and not made.keys() >= node.users.keys():
             name = f"made_{node.name}"
@@ -159,6 +180,11 @@ def _with_constants(network: Network) -> Network:
     graph.eliminate_dead_code()
     module.recompile()
     return network
+
+
+def _is_algebra(node: fx.Node) -> bool:
+    name = str(getattr(node.target, "overloadpacket", "")).removeprefix("aten.").lstrip("_")
+    return name.startswith("linalg_") and "norm" not in name or name in ALGEBRA
 
 
 @in_turn()
