@@ -87,3 +87,28 @@ def test_an_exported_program_holds_it_alike(tmp_path: Path) -> None:
     torch.export.save(program, tmp_path / "model.pt2")
     network = trace(read(tmp_path / "model.pt2"), x)
     assert network.graph.digest == trace(model, x).graph.digest
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_a_bilinear_layer_is_counted_and_made_integer_too(bias: bool, shape: tuple[int, ...], tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both, self.head = nn.Bilinear(6, 5, 8, bias), nn.Linear(8, CLASSES)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.head(self.both(x, y).relu())
+
+    torch.manual_seed(0)
+    model, x = Both().eval(), (torch.randn(16, *shape, 6), torch.randn(16, *shape, 5))
+    network = trace(model, x)
+    rows = shape[0] if shape else 1
+    assert sum(layer.macs for layer in network.graph.layers) == rows * (6 * 5 * 8 + 8 * CLASSES)
+    given = models.assigned(network, "int8")
+    assert sum(network.graph.by_name[name].kind in WEIGHTED for name in given) == 2
+    for made in (integer(network, {}), integer(network, given)):
+        calibrate(made, [x])
+        export(made, x, tmp_path / "model.onnx", "onnxruntime")
+        file = Artifact(tmp_path / "model.onnx", network.graph, runtime="onnxruntime")
+        assert compared(lambda batch: [model(*batch)], file, [x], 0.1).error <= 0.1

@@ -39,6 +39,8 @@ class Equivalents(TorchFunctionMode):
             return einsum(*args)
         if func in (torch.take_along_dim, Tensor.take_along_dim):
             return take_along_dim(*args, **kwargs)
+        if func in (F.bilinear, torch.ops.aten.bilinear.default):
+            return bilinear(*args, **kwargs)
         if func in CELLS:
             return CELLS[func](*args, **kwargs)
         return func(*args, **kwargs)
@@ -201,6 +203,14 @@ def _join(x: Tensor, first: int, count: int) -> Tensor:
 def _part(x: Tensor, axis: int, sizes: Sequence[int]) -> Tensor:
     """What :func:`_join` made of axes of those ``sizes``, parted."""
     return x.unflatten(axis, sizes) if len(sizes) > 1 else x if sizes else x.squeeze(axis)
+
+
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.bilinear`` as a linear layer of the first input, whose outputs the second one weighs."""
+    made, read, other = weight.shape
+    each = F.linear(input1, weight.transpose(1, 2).reshape(made * other, read)).unflatten(-1, (made, other))
+    total = (each * input2.unsqueeze(-2)).sum(-1)
+    return total if bias is None else total + bias
 
 
 def gru_cell(input: Tensor, hx: Tensor, *weights: Any, **named: Any) -> Tensor:
