@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from drawn import Drawn
 from ray.cluster_utils import Cluster as Machines
 from scripted import ScriptedMeter, make_study
 
@@ -22,9 +26,11 @@ from edgesdk.core.errors import BudgetError, DeviceError, EdgeSdkError, UsageErr
 from edgesdk.core.processes import Job, Progress, Unsendable
 from edgesdk.data.orders import order_of, set_order
 from edgesdk.pipeline.allowance import Allowance
+from edgesdk.pipeline.apart import Shared, Workers
 from edgesdk.pipeline.candidates import attempt, list_dense
 from edgesdk.pipeline.planning import make_plan
 from edgesdk.pipeline.training import Training
+from edgesdk.train.recovery import Recovery
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +87,8 @@ def test_finalists_learn_the_same_on_a_cluster(machines: Machines, tmp_path: Pat
     for cluster in (None, address_of(machines)):
         set_order(study.data.train, begin)
         own = replace(study)
-        training = Training(own, Allowance(9.0), 0, lambda stage, _: told.append(stage), cluster=cluster)
+        workers = Workers(Shared.of(own, Recovery()), cluster=cluster)
+        training = Training(own, Allowance(9.0), 0, lambda stage, _: told.append(stage), learners=workers)
         history = training.select_best(finalists).history
         networks = [network.module.state_dict() for network in training._tried.values()]
         learnt.append((history, [value for state in networks for value in state.values()]))
@@ -89,6 +96,50 @@ def test_finalists_learn_the_same_on_a_cluster(machines: Machines, tmp_path: Pat
     assert learnt[0][0] == learnt[1][0] and len(learnt[0][1]) > 20
     assert all(map(torch.equal, learnt[0][1], learnt[1][1]))
     assert any(f"on {address_of(machines)}, in 2 processes" in stage for stage in told)
+    assert not ray.is_initialized()
+
+
+def processes_below(process: int) -> list[int]:
+    """Those that a ``process`` started, and those that these did."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(status.parent.name))
+    below = [process]
+    for each in below:  # which grows meanwhile
+        below += children.get(each, [])
+    return below[1:]
+
+
+def kill_one_at_work(ended: threading.Event, killed: list[int]) -> None:
+    """Kill the first process of a node that is seen to be at a task."""
+    while not killed and not ended.is_set():
+        for process in processes_below(os.getpid()):
+            with suppress(OSError):
+                if Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"ray::_do"):
+                    time.sleep(0.5)  # it is in the middle by then
+                    os.kill(process, signal.SIGKILL)
+                    return killed.append(process)
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_points_of_a_front_learn_the_same_where_a_process_is_killed(machines: Machines, tmp_path: Path) -> None:
+    drawn = Drawn(tmp_path)
+    plain = drawn.list_results(drawn.build(tmp_path / "plain"))
+    ended, killed, told = threading.Event(), list[int](), list[str]()
+    killer = threading.Thread(target=kill_one_at_work, args=(ended, killed))
+    killer.start()
+    try:
+        address = address_of(machines)
+        apart = drawn.build(tmp_path / "apart", cluster=address, tell=lambda stage, share: told.append(stage))
+    finally:
+        ended.set()
+        killer.join()
+    assert killed and drawn.list_results(apart) == plain
+    count = len(drawn.numbers)
+    assert f"building points: {count} networks learning on {address}, in 2 processes at a time" in told
     assert not ray.is_initialized()
 
 

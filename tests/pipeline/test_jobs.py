@@ -17,10 +17,12 @@ from edgesdk.data.data import Data, load_data
 from edgesdk.data.orders import dry, order_of, set_order
 from edgesdk.example.data import example_data
 from edgesdk.pipeline.allowance import Allowance
+from edgesdk.pipeline.apart import Shared, Workers
 from edgesdk.pipeline.candidates import Candidate, attempt, list_dense
 from edgesdk.pipeline.planning import make_plan
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Selected, Training
+from edgesdk.train.recovery import Recovery
 from edgesdk.train.trainer import _first
 
 SHARES = (0.4, 0.7)
@@ -39,7 +41,8 @@ def chosen(study: Study, jobs: int, told: list[str] | None = None) -> tuple[Trai
     """What comes of finalists with so many processes, from the same beginning."""
     study = replace(study, corrections=study.corrections)
     tell = lambda stage, share: None if told is None else told.append(stage)  # noqa: E731
-    training = Training(study, Allowance(9.0), 0, tell, jobs=jobs)
+    workers = Workers(Shared.of(study, Recovery()), jobs)
+    training = Training(study, Allowance(9.0), 0, tell, learners=workers)
     selected = training.select_best(finalists(study))
     training.forget()
     return training, selected
@@ -75,7 +78,7 @@ def test_what_cannot_be_sent_learns_here_and_a_warning_says_so(labelled: Study) 
 
     begin = order_of(labelled.data.train)
     study = replace(labelled, task=Own(**vars(labelled.task)))
-    with pytest.warns(EdgeSdkWarning, match="cannot be sent to another process .*: finalists learn one after another"):
+    with pytest.warns(EdgeSdkWarning, match="cannot be sent to another process .*: candidates learn one after another"):
         apart, _ = chosen(study, 2)
     set_order(labelled.data.train, begin)
     with warnings.catch_warnings():

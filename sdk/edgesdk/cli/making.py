@@ -36,8 +36,9 @@ TRAIN_ON = click.option(
     "--train-on", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps: where recovery learns."
 )
 JOBS = click.option(
-    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes in which finalists learn at once."
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes in which networks learn at once."
 )
+CLUSTER = click.option("--cluster", help="Let them learn on its nodes, by Ray: local, or ray://HOST:PORT.")
 FORMS = "Safetensors, a state dict, or a checkpoint"
 
 
@@ -183,7 +184,7 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
 )
 @TRAIN_ON
 @JOBS
-@click.option("--cluster", help="Let them learn on its nodes, by Ray: local, or ray://HOST:PORT.")
+@CLUSTER
 @click.option("--install-root", help="The folder on the device.  [default: the inventory's, else ~/edgesdk/NAME]")
 @click.option("--canary", type=click.IntRange(1), help=CANARY)
 @click.option("--sign", type=click.Path(path_type=Path), help="Private key to sign the bundle with, a PEM file.")

@@ -11,7 +11,7 @@ import click
 
 from edgesdk.cli.devices import DEVICES, lowered
 from edgesdk.cli.frame import QUIET, told
-from edgesdk.cli.making import JOBS, PICTURES, STEPS, TRAIN_ON, check_model, models_options
+from edgesdk.cli.making import CLUSTER, JOBS, PICTURES, STEPS, TRAIN_ON, check_model, models_options
 from edgesdk.cli.names import PLACE_NAME, TARGET, NewFile
 from edgesdk.cli.progress import telling
 from edgesdk.cli.project import ModelCommand, was_given
@@ -58,6 +58,7 @@ LEGEND = (
 @click.option("--recover", type=click.Path(path_type=Path), help="TOML, as for deploy.")
 @TRAIN_ON
 @JOBS
+@CLUSTER
 @click.option("--pictures/--no-pictures", default=True, show_default=True, help=f"Of each of them: {PICTURES.lower()}")
 @click.option("--force", is_flag=True, help="Replace what is there; go on though board or model is in doubt.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -80,7 +81,7 @@ def sweep(as_json: bool, out: Path, out_dir: Path | None, csv: Path | None, **op
     for place in (out, csv):
         check_place(place)
     build, out_dir = options["build"], out.with_suffix("") if out_dir is None else out_dir
-    for name in ("out-dir", "epochs", "recover", "train-on", "jobs"):
+    for name in ("out-dir", "epochs", "recover", "train-on", "jobs", "cluster"):
         if not build and was_given(name.replace("-", "_")):
             raise UsageError(f"--{name} without --build", "give --build with how many points to carry out")
     with telling((*STEPS[:6], "searching", "building") if build else STEPS[:6]) as tell:

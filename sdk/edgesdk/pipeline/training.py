@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import mean, stdev
@@ -17,10 +16,8 @@ from torch import Tensor
 from edgesdk.compress.apply import compressed
 from edgesdk.core.artifact import Artifact
 from edgesdk.core.cache import cache_folder
-from edgesdk.core.cluster import Cluster
-from edgesdk.core.errors import EdgeSdkWarning
 from edgesdk.core.plan import FP32, Plan
-from edgesdk.core.processes import Job, Processes, Unsendable
+from edgesdk.core.processes import Job
 from edgesdk.core.report import DENSE, Tell
 from edgesdk.core.sampling import paired_error
 from edgesdk.core.serialize import digest
@@ -37,7 +34,7 @@ from edgesdk.export.parity import compared, fallbacks, parity, runner
 from edgesdk.network.network import Network, tensors
 from edgesdk.network.placement import CPU, named
 from edgesdk.pipeline.allowance import FULL_SHARE, ROUNDS_SHARE, SHORT_SHARE, Allowance
-from edgesdk.pipeline.apart import Candidacy, Shared, learn_apart
+from edgesdk.pipeline.apart import Candidacy, Learners
 from edgesdk.pipeline.candidates import Candidate
 from edgesdk.pipeline.cuts import list_left_out, plan_cuts
 from edgesdk.pipeline.deadline import LEARNING, Deadline
@@ -82,14 +79,15 @@ class Training:
     """Recovers candidates, tells them apart on held-out data, and turns the winner into a measured, proved file.
 
     What is fitted and learnt is so on ``device`` of this machine, takes of ``allowance``, and is kept on disk until
-    :meth:`forget`. Finalists learn in as many processes as there are ``jobs``, or on the nodes of a Ray ``cluster``,
-    and nothing is measured meanwhile. Raises ``UsageError`` where the ``recovery`` does not fit the data.
+    :meth:`forget`; the same model may learn for several deployments, each ``part`` of which keeps its own. Finalists
+    learn with ``learners`` at once, where there are any, and all that is fitted and learnt does with those that have
+    other deployments' candidates beside; nothing is measured meanwhile. Raises ``UsageError`` where the ``recovery``
+    does not fit the data.
     """
 
     def __init__(
         self, setup: Setup, allowance: Allowance, seed: int, tell: Tell, recovery: Recovery | None = None,
-        device: torch.device = CPU, jobs: int = 1,
-        cluster: str | None = None,
+        device: torch.device = CPU, learners: Learners | None = None, part: str = "",
     ) -> None:  # fmt: skip
         self.network: Network = setup.network
         self.data: Data = setup.data
@@ -100,14 +98,13 @@ class Training:
         self.deadline: Deadline = setup.deadline
         self.seed: int = seed
         self.device: torch.device = device
-        self.jobs: int = jobs
-        self.cluster: str | None = cluster
+        self.learners: Learners | None = learners
         self.tell: Tell = tell
         comparison, notes = settle_comparison(setup.task, setup.network, setup.data.holdout)
         self.comparison: Task = comparison
         self.notes: tuple[str, ...] = notes if device == CPU else (*notes, f"it was recovered on {named(device)}")
         self.can_learn: bool = setup.data.train is not None and allowance.epochs > 0
-        self.kept: Kept | None = _open_kept(setup, self.recovery, seed)
+        self.kept: Kept | None = _open_kept(setup, self.recovery, seed, part)
         self._fitted: dict[str, Network] = {}
         self._tried: dict[tuple[str, str], Network] = {}
         self._chains: dict[str, str] = {}  # of plans whose networks were learnt in rounds of cutting, those rounds
@@ -133,10 +130,8 @@ class Training:
             return done[-1]
 
         tie = TIE * point(self.comparison, self.network, self.data.holdout)
-        with ExitStack() as stack:
-            processes = self._open_processes(stack)
-            ahead = lambda left, share: self._learn_ahead(processes, left, share, units)  # noqa: E731
-            rounds = halving(candidates, score, tie, ahead)
+        with self.learners or nullcontext():
+            rounds = halving(candidates, score, tie, lambda left, share: self._try_ahead(left, share, units))
         history = tuple(
             {
                 "finalist": candidate.plan.digest,
@@ -149,57 +144,44 @@ class Training:
         )
         return Selected(self._tell_apart(*rounds[-1], tie), history)
 
-    def _open_processes(self, stack: ExitStack) -> Processes | Cluster | None:
-        """Where finalists learn at once, as long as the ``stack`` is open; ``None`` where they do here."""
-        if self.cluster is None and self.jobs == 1:
-            return None
-        at_once = 1 if self.cluster is not None else self.jobs  # of one machine, whose threads they share
-        shared = Shared.of(self.network, self.data, self.task, self.recovery, self.seed, self.device, at_once)
-        try:
-            if self.cluster is not None:
-                gpu = self.device.type == "cuda"
-                return stack.enter_context(Cluster(self.cluster, learn_apart, shared, shared.threads, gpu))
-            return stack.enter_context(Processes(self.jobs, learn_apart, shared))
-        except Unsendable as error:
-            self._warn_of_unsendable(error)
-            return None
-
-    def _warn_of_unsendable(self, error: Unsendable) -> None:
-        self.jobs, self.cluster = 1, None
-        fact = f"the model, data or loss cannot be sent to another process ({error})"
-        warnings.warn(f"{fact}: finalists learn one after another, in this one", EdgeSdkWarning, stacklevel=2)
+    def _try_ahead(self, candidates: Sequence[Candidate], share: float, units: float) -> None:
+        """Let ``candidates`` learn at the same time what :meth:`try_short` asks for one after another."""
+        allowance = copy.copy(self.allowance)
+        epochs = [allowance.short(share, units) if self.can_learn else 0.0 for _ in candidates]
+        self._learn_ahead(candidates, epochs, "trying finalists", NEAREST, SHORT_SHARE * share / units)
 
     def _learn_ahead(
-        self, processes: Processes | Cluster | None, candidates: Sequence[Candidate], share: float, units: float
-    ) -> None:
-        """Let ``candidates`` learn at the same time what :meth:`try_short` asks for one after another."""
-        if processes is None or (self.jobs == 1 and self.cluster is None) or len(candidates) == 1:
+        self, candidates: Sequence[Candidate], epochs: Sequence[float], label: str, rounding: str | None,
+        time_share: float, reconstructs: bool = False,
+    ) -> None:  # fmt: skip
+        """Let ``candidates`` learn at once, for so many ``epochs`` each, what :meth:`recover` is asked for then."""
+        learners = self.learners
+        at_once = 0 if learners is None else learners.open(len(candidates))
+        if learners is None or not at_once:
             return
-        allowance, at_once = copy.copy(self.allowance), min(processes.count, len(candidates))
-        began, tasks, wanted = order_of(self.data.train), list[Job](), list[tuple[str, str, float]]()
-        for number, candidate in enumerate(candidates, 1):
-            epochs = allowance.short(share, units) if self.can_learn else 0.0
-            wanted.append((*_key(candidate), epochs))
-            name = f"finalist {number} of {len(candidates)} ({candidate.study.runtime})"
-            tasks.append(Job(name, self._describe(candidate, epochs, SHORT_SHARE * share / units, at_once)))
-        where = "in" if self.cluster is None else f"on {self.cluster}, in"
-        told = f"trying finalists: {counted(len(candidates), 'finalist')} {where} {at_once} processes at a time"
-        self.tell(told, 0.0)
-        try:
-            learnt = processes.run(tasks, lambda done: self.tell(told, done))
-        except Unsendable as error:
-            self._warn_of_unsendable(error)
-            set_order(self.data.train, began)
-            return
-        for candidate, key, own in zip(candidates, wanted, learnt, strict=True):
-            self._ahead[key] = own.recovered
+        jobs, count = list[Job](), len(candidates)
+        for number, (candidate, own) in enumerate(zip(candidates, epochs, strict=True), 1):
+            given = self._describe(candidate, own, rounding, time_share * at_once, learners.has_disk, reconstructs)
+            which = f"finalist {number} of {count}" if count > 1 else "the candidate"
+            jobs.append(Job(f"{which} ({candidate.study.runtime})", given))
+        told, order = f"{label}: {counted(count, 'finalist')}{learners.told(count)}", order_of(self.data.train)
+        tell = (lambda stage, share: None) if learners.together else self.tell  # who has all of them tells
+        tell(told, 0.0)
+        learnt = learners.run(jobs, lambda done: tell(told, done))
+        set_order(self.data.train, order)  # wherever they learnt
+        for candidate, own, one in zip(candidates, epochs, learnt, strict=True):
+            self._ahead[(*_key(candidate), own)] = one.recovered
             if candidate.plan.structural(candidate.study.graph):
-                self._fitted[candidate.plan.digest] = own.fitted
-            if own.fit_was_cut:
+                self._fitted[candidate.plan.digest] = one.fitted
+            if one.fit_was_cut:
                 self.deadline.note_cut("fitting weights")
 
-    def _describe(self, candidate: Candidate, epochs: float, time_share: float, at_once: int) -> Candidacy:
-        """All that a process needs to do what :meth:`recover` does of a ``candidate``; its samples are drawn here."""
+    def _describe(
+        self, candidate: Candidate, epochs: float, rounding: str | None, time_share: float, has_disk: bool,
+        reconstructs: bool,
+    ) -> Candidacy:  # fmt: skip
+        """All that is needed to do elsewhere what :meth:`recover` does of a ``candidate``; its samples are drawn
+        here."""
         study, plan = candidate.study, candidate.plan
         structural = plan.structural(study.graph)
         order = order_of(self.data.train)
@@ -207,13 +189,13 @@ class Training:
             schedule = plan_schedule(plan, self.network, candidate.options, epochs, self.recovery)
             schedule.pass_over(candidate.options, self.data.train)
         left = self.deadline.left(LEARNING)
-        here = self.cluster is None  # a node's disk is not this one's
-        kept_fit, kept = (self._kept_of(candidate, what) if here else None for what in (FITTED, f"{epochs:g}"))
+        kept_fit, kept = (self._kept_of(candidate, what) if has_disk else None for what in (FITTED, f"{epochs:g}"))
         return Candidacy(
             plan, candidate.network, self._fitted.get(plan.digest) if structural else candidate.network,
-            candidate.options, grid_of(study.runtime), study.scores, epochs, NEAREST, order,
+            candidate.options, grid_of(study.runtime), study.scores, epochs, rounding, order,
             kept_fit, kept,
-            None if left is None else FIT_SHARE * left, None if left is None else min(1.0, time_share * at_once) * left,
+            None if left is None else FIT_SHARE * left, None if left is None else min(1.0, time_share) * left,
+            reconstructs,
         )  # fmt: skip
 
     def _tell_apart(self, last: Sequence[Candidate], scores: Sequence[float], tie: float) -> Candidate:
@@ -437,11 +419,12 @@ class Training:
         It takes a ``time_share`` of what is left of the run's time at most. Where nothing is learnt blocks are fitted
         if it ``reconstructs``.
         """
-        learnt = self._ahead.pop((*_key(candidate), epochs), None)
-        if learnt is not None:
+        key, chain = (*_key(candidate), epochs), self._chains.get(candidate.plan.digest, "")  # what it goes on from
+        if self.learners is not None and self.learners.together and key not in self._ahead and not chain:
+            self._learn_ahead([candidate], [epochs], label, rounding, time_share, reconstructs)
+        if (learnt := self._ahead.pop(key, None)) is not None:
             return learnt
         until, fitted = self.deadline.share_out(time_share), self.fit(candidate, label)
-        chain = self._chains.get(candidate.plan.digest, "")  # what it goes on from
         kept = f"{epochs:g}" if not chain else digest([chain, epochs])
         recovered = self._learn(candidate, fitted, epochs, label, rounding, until, kept, self.recovery, reconstructs)
         if reconstructs and until is not None and self.deadline.clock() >= until:
@@ -493,8 +476,9 @@ class Training:
             self.kept.forget()
 
 
-def _open_kept(setup: Setup, recovery: Recovery, seed: int) -> Kept | None:
-    """Where what this run learns is kept: by all that it is made from. ``None`` where that has no digest."""
+def _open_kept(setup: Setup, recovery: Recovery, seed: int, part: str) -> Kept | None:
+    """Where what this run, or a ``part`` of it, learns is kept: by all that it is made from. ``None`` where that has no
+    digest."""
     if recovery.own:
         return None
     batches = (*setup.data.calibration, *setup.data.holdout, *setup.data.test)
@@ -502,7 +486,7 @@ def _open_kept(setup: Setup, recovery: Recovery, seed: int) -> Kept | None:
     own = setup.task.identity
     made_from = [setup.graph.digest, digest_of(setup.network.module), data, own, seed, torch.__version__]
     try:
-        return Kept(cache_folder() / "runs" / digest([*made_from, recovery])[:16])
+        return Kept(cache_folder() / "runs" / digest([*made_from, recovery, *filter(None, [part])])[:16])
     except TypeError:  # it holds functions of the user's
         return None
 

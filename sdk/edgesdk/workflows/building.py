@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,19 @@ import torch
 from edgesdk.bundle.bundle import Bundle, reserve
 from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.cache import check_cache
+from edgesdk.core.cluster import check_cluster
 from edgesdk.core.errors import BudgetError, BundleError, UsageError
-from edgesdk.core.processes import check_jobs
+from edgesdk.core.processes import Job, check_jobs
 from edgesdk.core.report import DENSE, Prediction, Tell
-from edgesdk.core.serialize import from_json
+from edgesdk.core.serialize import digest, from_json
+from edgesdk.core.turns import Ask, take_turns
+from edgesdk.core.wording import counted
+from edgesdk.data.orders import order_of, set_order
+from edgesdk.devices.agent import AgentProcess
+from edgesdk.devices.boards import Boards
 from edgesdk.network.placement import AUTO, CPU, find_device
 from edgesdk.pipeline.allowance import Allowance
+from edgesdk.pipeline.apart import InTurn, Learnt, Shared, Workers
 from edgesdk.pipeline.study import Anchored, Study
 from edgesdk.pipeline.training import Training
 from edgesdk.train.recovery import Recovery
@@ -40,6 +48,12 @@ class Place:
         own = (self.where.target.name, self.where.threads)
         return own == (point.target, point.threads) and any(s.runtime == point.runtime for s in self.studied.studies)
 
+    @property
+    def agents(self) -> list[AgentProcess]:
+        """Those that measure there."""
+        agent = self.studied.agent
+        return [board.agent for board in agent.every] if isinstance(agent, Boards) else [agent]
+
 
 @dataclass(frozen=True)
 class Builder:
@@ -51,14 +65,15 @@ class Builder:
     seed: int
     force: bool
     tell: Tell
-    recovery: Recovery | None = None
+    recovery: Recovery = Recovery()  # noqa: RUF009  it is frozen
     learns_on: torch.device = CPU
     jobs: int = 1
+    cluster: str | None = None
 
     @classmethod
     def of(
         cls, given: Inputs, folder: str | Path, epochs: float | None, recover: Recovery | str | Path | None, seed: int,
-        force: bool, tell: Tell, train_on: str, jobs: int,
+        force: bool, tell: Tell, train_on: str, jobs: int, cluster: str | None,
     ) -> Builder:  # fmt: skip
         """The same with the epochs of each point counted as :func:`edgesdk.deploy` does."""
         recovery = Recovery.read(recover) if isinstance(recover, (str, Path)) else recover
@@ -67,30 +82,57 @@ class Builder:
             raise UsageError(fact, "leave rollback out, or deploy with a bound on accuracy alone")
         count = count_epochs(epochs, recovery, given)
         check_jobs(jobs)
-        return cls(given, Path(folder), count, seed, force, tell, recovery, find_device(train_on), jobs)
+        recovery = (recovery or Recovery()).loaded()
+        return cls(given, Path(folder), count, seed, force, tell, recovery, find_device(train_on), jobs, cluster)
 
     def build(self, front: Front, places: Sequence[Place], numbers: Iterable[int]) -> Front:
-        """``front`` with what the points of these ``numbers`` came to; why one came to nothing is in ``refused``."""
-        built: dict[int, Built] = {}
-        refused = dict(front.refused)
-        trainings: list[Training] = []
+        """``front`` with what the points of these ``numbers`` came to; why one came to nothing is in ``refused``.
+
+        Points are searched, measured and packed one after another, and learn together in between: nothing is measured
+        while anything learns.
+        """
         wanted = [front.point(number) for number in numbers]
-        for step, point in enumerate(wanted, 1):
+        if not wanted:
+            return front
+        setup = places[0].studied.anchored.setups[0]  # of all places: the model and its data are the same
+        train, agents = setup.data.train, [agent for place in places for agent in place.agents]
+        begin, trainings = order_of(train), list[Training]()
+
+        def start(step: int, point: Point, ask: Ask) -> Built | BudgetError:
             place = next(place for place in places if place.has(point))
             tell = _telling(self.tell, f"building point {point.number} ({step} of {len(wanted)})")
+            set_order(train, begin)  # as if it were the only one
             training = Training(
                 place.studied.anchored.setups[0], Allowance(self.epochs), self.seed, tell, self.recovery,
-                self.learns_on, self.jobs,
+                self.learns_on, InTurn(workers, ask, f"point {point.number}"), _part_of(point),
             )  # fmt: skip
             trainings.append(training)
             try:
-                built[point.number] = _describe(self._build(point, front.bounds, place, training), point)
+                return _describe(self._build(point, front.bounds, place, training), point)
             except BudgetError as error:
-                refused[f"point {point.number} ({point.target}, {point.runtime})"] = error.fact
+                return error
+
+        def learn(jobs: Sequence[Job]) -> list[Learnt]:
+            told = f"building points: {counted(len(jobs), 'network')} learning{workers.told(len(jobs))}"
+            self.tell(told, 0.0)
+            learnt = workers.run(jobs, lambda share: self.tell(told, share))
+            workers.rest()
+            return learnt
+
+        def interrupt() -> None:
+            for agent in agents:
+                agent.interrupt()
+
+        with Workers(Shared.of(setup, self.recovery, self.seed, self.learns_on), self.jobs, self.cluster) as workers:
+            programs = [partial(start, step, point) for step, point in enumerate(wanted, 1)]
+            came_to = dict(zip((point.number for point in wanted), take_turns(programs, learn, interrupt), strict=True))
         for training in trainings:
             training.forget()
-        points = (replace(point, built=built.get(point.number, point.built)) for point in front.points)
-        return replace(front, points=tuple(points), refused=refused)
+        built = {number: one for number, one in came_to.items() if isinstance(one, Built)}
+        errors = {number: one for number, one in came_to.items() if isinstance(one, BudgetError)}
+        points = tuple(replace(point, built=built.get(point.number, point.built)) for point in front.points)
+        why = {_name(front.point(number)): error.fact for number, error in errors.items()}
+        return replace(front, points=points, refused={**front.refused, **why})
 
     def _build(self, point: Point, bounds: Budget, place: Place, training: Training) -> Bundle:
         studies, anchored = place.studied.studies, place.studied.anchored
@@ -122,7 +164,7 @@ def build_points(
     front: Front, given: Inputs, numbers: Sequence[int], out_dir: str | Path, *, device: Any = None,
     precision: Sequence[str] = (), candidate: Sequence[str] = (), epochs: float | None = None,
     recover: Recovery | str | Path | None = None, seed: int = 0, force: bool = False, train_on: str = AUTO,
-    jobs: int = 1, tell: Tell,
+    jobs: int = 1, cluster: str | None = None, tell: Tell,
 ) -> Front:  # fmt: skip
     """``front`` with what the points of these ``numbers`` came to, at today's prices: see :meth:`Front.build`."""
     check_cache()
@@ -131,9 +173,10 @@ def build_points(
         raise UsageError("no points to build", "name some by their numbers")
     if len({point.plan.graph_digest for point in points}) > 1:
         raise UsageError("these points are of several models", "build those of one model at a time")
-    builder = Builder.of(
-        given.checked(front.bounds, force, tell), out_dir, epochs, recover, seed, force, tell, train_on, jobs
-    )
+    if cluster is not None:
+        check_cluster(cluster)
+    own = given.checked(front.bounds, force, tell)
+    builder = Builder.of(own, out_dir, epochs, recover, seed, force, tell, train_on, jobs, cluster)
     with ExitStack() as stack:
         places: list[Place] = []
         for target, runtime, threads in dict.fromkeys((p.target, p.runtime, p.threads) for p in points):
@@ -146,6 +189,15 @@ def build_points(
             place = next(place for place in places if place.has(point))
             warn_of_drift(point, front.bounds, place.studied.studies[0])
         return builder.build(front, places, numbers)
+
+
+def _part_of(point: Point) -> str:
+    """What tells a ``point``, whatever its number, from the others of a model: their candidates may be the same."""
+    return digest([point.target, point.runtime, point.threads, point.plan.digest])
+
+
+def _name(point: Point) -> str:
+    return f"point {point.number} ({point.target}, {point.runtime})"
 
 
 def _telling(tell: Tell, point: str) -> Tell:

@@ -35,6 +35,7 @@ from edgesdk.devices.pools import At, Pool
 from edgesdk.network.placement import AUTO, find_device
 from edgesdk.network.reference import same_random_numbers
 from edgesdk.pipeline.allowance import Allowance, check_epochs
+from edgesdk.pipeline.apart import Shared, Workers
 from edgesdk.pipeline.candidates import Attempt
 from edgesdk.pipeline.choosing import join_refusals
 from edgesdk.pipeline.deadline import Deadline
@@ -215,7 +216,9 @@ def deploy(
         with open_studies(
             given, where, budget, force, tell, deadline, graph_digest=graph_digest, tries=tries
         ) as studied:
-            training = Training(studied.anchored.setups[0], allowance, seed, tell, recovery, learns_on, jobs, cluster)
+            setup, recovery = studied.anchored.setups[0], (recovery or Recovery()).loaded()
+            workers = Workers(Shared.of(setup, recovery, seed, learns_on), jobs, cluster)
+            training = Training(setup, allowance, seed, tell, recovery, learns_on, workers)
             study, seen = Anchored.study, ignore
             if point is not None:
                 study, seen = partial(study_point, point, studied.budget), partial(warn_of_loose, point)

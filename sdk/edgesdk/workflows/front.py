@@ -155,7 +155,8 @@ class Front:
         candidate: Sequence[str] = (), epochs: float | None = None, recover: Any = None, seed: int = 0,
         force: bool = False, output: str | int | None = None, preprocess: Any = None, shapes: Any = None,
         loss: Any = None, pictures: bool = True, train_on: str = "auto",
-        jobs: int = 1, tell: Callable[[str, float | None], None] | None = None,
+        jobs: int = 1, cluster: str | None = None,
+        tell: Callable[[str, float | None], None] | None = None,
     ) -> Front:  # fmt: skip
         """Carry out the ``points`` of these numbers, each to a bundle ``point-N`` in ``out_dir``; the front with them.
 
@@ -173,7 +174,8 @@ class Front:
         )  # fmt: skip
         return build_points(
             self, given, points, out_dir, device=device, precision=named(precision), candidate=candidate,
-            epochs=epochs, recover=recover, seed=seed, force=force, train_on=train_on, jobs=jobs, tell=tell or quiet,
+            epochs=epochs, recover=recover, seed=seed, force=force, train_on=train_on, jobs=jobs, cluster=cluster,
+            tell=tell or quiet,
         )  # fmt: skip
 
     def point(self, number: int) -> Point:

@@ -13,6 +13,7 @@ from torch import nn
 from edgesdk.core.asked import read_command
 from edgesdk.core.budget import PREDICTED, Budget, parse_latency, show
 from edgesdk.core.cache import check_cache
+from edgesdk.core.cluster import check_cluster
 from edgesdk.core.errors import BudgetError, DeviceError, ModelError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.processes import check_jobs
@@ -47,7 +48,7 @@ def sweep(
     output: str | int | None = None, preprocess: Preprocess = None, shapes: Shapes = None,
     loss: str | Loss | None = None, build: int = 0, out_dir: str | Path = "front", epochs: float | None = None,
     recover: Recovery | str | Path | None = None, pictures: bool = True, train_on: str = placement.AUTO,
-    jobs: int = 1, tell: Tell = quiet,
+    jobs: int = 1, cluster: str | None = None, tell: Tell = quiet,
 ) -> Front:  # fmt: skip
     """The most accurate plan at each of ``points`` latencies, or at those of ``latency`` (``2ms``, ``0.5x``), for each
     ``model``, ``target``, ``runtime`` and number of ``threads``: the front at prices, each plan with its proof.
@@ -56,7 +57,8 @@ def sweep(
     Nothing is built and nothing learnt back, unless ``build`` says of how many points for each target: the best ones
     where most is won (:func:`edgesdk.pipeline.front.rank_knees`), or all where there are no more. Each ends in a bundle
     ``point-N`` in ``out_dir``, as :meth:`Front.build` does it, with ``epochs``, ``recover``, ``pictures``,
-    ``train_on`` and ``jobs`` as for :func:`edgesdk.deploy`; what was studied serves for all of them.
+    ``train_on``, ``jobs`` and ``cluster`` as for :func:`edgesdk.deploy`; what was studied serves for all of them, and
+    those of a model learn at the same time.
 
     On a ``device`` that is ``pool:NAME``, or several, alike boards share the pricing, and every price is that of the
     slowest; the front's ``notes`` say in what they differ, and which dropped out.
@@ -73,6 +75,8 @@ def sweep(
         check_folder(out_dir, force)
         placement.find_device(train_on)  # before anything is measured
         check_jobs(jobs)
+        if cluster is not None:
+            check_cluster(cluster)
     bounds = [Budget(**parse_latency(text)) for text in named(latency)]
     budget = Budget(peak_memory_bytes=peak_memory, size_bytes=size)
     counts = (threads,) if isinstance(threads, int) else tuple(threads)
@@ -97,7 +101,7 @@ def sweep(
                 stack.close()
         front = _join(swept, lacking, budget, len(named_models) > 1)
         for each in swept if build else ():
-            builder = Builder.of(each.given, out_dir, epochs, recover, seed, force, tell, train_on, jobs)
+            builder = Builder.of(each.given, out_dir, epochs, recover, seed, force, tell, train_on, jobs, cluster)
             numbers = [number for number in pick_points(front, build) if front.point(number).model == each.name]
             front = builder.build(front, each.opened, numbers)
         return front
