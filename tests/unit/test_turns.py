@@ -13,7 +13,7 @@ import pytest
 
 from edgesdk.core.errors import UsageError
 from edgesdk.core.processes import Job
-from edgesdk.core.turns import Ask, take_turns
+from edgesdk.core.turns import Abandoned, Ask, take_turns
 
 Program = Callable[[Ask], Any]
 told: ContextVar[str] = ContextVar("told", default="nothing")
@@ -99,3 +99,25 @@ def test_an_interruption_ends_all(at: str) -> None:
     assert sorted(line for line in log if "cleans" in line) == ["a cleans up", "b cleans up"]
     assert ("interrupted" in log) == goes_on, "what is waited for outside ends, too"
     assert threading.active_count() == threads
+
+
+def test_an_interruption_that_is_lost_in_a_destructor_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgesdk.core.turns.AGAIN", 0.1)
+    lost: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda what: lost.append(what.exc_type))
+
+    class Slow:
+        def __del__(self) -> None:
+            _thread.interrupt_main()
+            while True:
+                time.sleep(0.01)
+
+    def program(ask: Ask) -> None:
+        slow = Slow()
+        del slow
+        while True:
+            time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        take_turns([program], doing([]))
+    assert lost == [Abandoned]

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from edgesdk.core.processes import Job
 
+AGAIN = 2.0  # seconds, after which a program is told once more to end: Python ignores what is raised in a destructor
 T = TypeVar("T")
 Ask = Callable[[Sequence[Job]], list[Any]]
 """What jobs come to, in their order; whoever asks waits."""
@@ -82,12 +83,14 @@ class _Program(Generic[T]):
 
     def abandon(self) -> None:
         """End it, wherever it is."""
-        if self._thread.ident is None or not self._thread.is_alive():
+        if self._thread.ident is None:  # it has not begun
             return
-        if self.has_turn:  # at the next line of Python that it comes to
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(Abandoned))
         self._turns.put(None)
-        self._thread.join()
+        while self._thread.is_alive():
+            if self.has_turn:  # at the next line of Python that it comes to
+                thread, error = ctypes.c_ulong(self._thread.ident), ctypes.py_object(Abandoned)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, error)
+            self._thread.join(AGAIN)
 
     def _run(self) -> None:
         try:
