@@ -258,6 +258,8 @@ def test_a_point_is_carried_out(drawn: Path, given: Path, edgesdk: Run, tmp_path
         (("sweep", "models.py:Small", "--target", "pi5"), 2, "no data"),
         (("sweep", *SMALL, "--target", "pi5", "--epochs", "3"), 2, "--epochs without --build"),
         (("sweep", *SMALL, "--target", "pi5", "--out-dir", "d"), 2, "--out-dir without --build"),
+        (("sweep", *SMALL, "--target", "pi5", "--cluster", "local"), 2, "--cluster without --build"),
+        (("sweep", *SMALL, "--target", "pi5", "--build", "1", "--cluster", "here"), 2, "'here' is no cluster"),
         (("sweep", *SMALL, "--target", "pi5", "--build", "-1"), 2, "--build"),
         (
             ("sweep", "models.py:Small", "models.py:Deep", "--target", "pi5"),
