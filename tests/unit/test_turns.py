@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -13,7 +12,7 @@ import pytest
 
 from edgesdk.core.errors import UsageError
 from edgesdk.core.processes import Job
-from edgesdk.core.turns import Abandoned, Ask, take_turns
+from edgesdk.core.turns import Ask, take_turns
 
 Program = Callable[[Ask], Any]
 told: ContextVar[str] = ContextVar("told", default="nothing")
@@ -39,7 +38,6 @@ def asking(name: str, log: list[str], *sizes: int, ends: Callable[[], Any] = lam
 def doing(log: list[str]) -> Ask:
     def do(jobs: Sequence[Job]) -> list[Any]:
         log.append(" ".join(job.name for job in jobs))
-        assert threading.current_thread() is threading.main_thread()
         return [job.name.upper() for job in jobs]
 
     return do
@@ -67,7 +65,7 @@ def test_a_program_knows_what_its_caller_knows() -> None:
 
 @pytest.mark.parametrize("where", ["in a program", "in what is done"])
 def test_an_error_ends_all_and_is_raised(where: str) -> None:
-    log, threads = list[str](), threading.active_count()
+    log: list[str] = []
 
     def fail(*_: Any) -> Any:
         raise UsageError("a fact", "a remedy")
@@ -77,12 +75,11 @@ def test_an_error_ends_all_and_is_raised(where: str) -> None:
     with pytest.raises(UsageError, match="a fact"):
         take_turns([first, second, asking("c", log, 1)], doing(log) if where == "in a program" else fail)
     assert "a cleans up" in log and "b cleans up" in log and "a ends" not in log
-    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize("at", ["while a program goes on", "while jobs are done"])
 def test_an_interruption_ends_all(at: str) -> None:
-    log, threads = list[str](), threading.active_count()
+    log: list[str] = []
 
     def wait() -> None:
         _thread.interrupt_main()  # as Ctrl-C does
@@ -92,32 +89,18 @@ def test_an_interruption_ends_all(at: str) -> None:
     def do(jobs: Sequence[Job]) -> list[Any]:
         raise KeyboardInterrupt
 
-    goes_on = at == "while a program goes on"
-    second = asking("b", log, ends=wait) if goes_on else asking("b", log, 1)
+    second = asking("b", log, ends=wait) if at == "while a program goes on" else asking("b", log, 1)
     with pytest.raises(KeyboardInterrupt):
-        take_turns([asking("a", log, 1), second], do, lambda: log.append("interrupted"))
+        take_turns([asking("a", log, 1), second], do)
     assert sorted(line for line in log if "cleans" in line) == ["a cleans up", "b cleans up"]
-    assert ("interrupted" in log) == goes_on, "what is waited for outside ends, too"
-    assert threading.active_count() == threads
 
 
-def test_an_interruption_that_is_lost_in_a_destructor_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgesdk.core.turns.AGAIN", 0.1)
-    lost: list[Any] = []
-    monkeypatch.setattr("sys.unraisablehook", lambda what: lost.append(what.exc_type))
+def test_turns_are_taken_within_a_turn() -> None:
+    """A program may have programs of its own."""
+    inner, outer = list[str](), list[str]()
 
-    class Slow:
-        def __del__(self) -> None:
-            _thread.interrupt_main()
-            while True:
-                time.sleep(0.01)
+    def program(ask: Ask) -> Any:
+        return take_turns([asking("a", inner, 1), asking("b", inner, 1)], lambda jobs: ask(jobs))
 
-    def program(ask: Ask) -> None:
-        slow = Slow()
-        del slow
-        while True:
-            time.sleep(0.01)
-
-    with pytest.raises(KeyboardInterrupt):
-        take_turns([program], doing([]))
-    assert lost == [Abandoned]
+    ((first, second),) = take_turns([program], doing(outer))
+    assert (first, second) == (([["A0"]], "done"), ([["B0"]], "done")) and outer == ["a0 b0"]

@@ -22,8 +22,6 @@ from edgesdk.core.serialize import digest, from_json
 from edgesdk.core.turns import Ask, take_turns
 from edgesdk.core.wording import counted
 from edgesdk.data.orders import order_of, set_order
-from edgesdk.devices.agent import AgentProcess
-from edgesdk.devices.boards import Boards
 from edgesdk.network.placement import AUTO, CPU, find_device
 from edgesdk.pipeline.allowance import Allowance
 from edgesdk.pipeline.apart import InTurn, Learnt, Shared, Workers
@@ -47,12 +45,6 @@ class Place:
     def has(self, point: Point) -> bool:
         own = (self.where.target.name, self.where.threads)
         return own == (point.target, point.threads) and any(s.runtime == point.runtime for s in self.studied.studies)
-
-    @property
-    def agents(self) -> list[AgentProcess]:
-        """Those that measure there."""
-        agent = self.studied.agent
-        return [board.agent for board in agent.every] if isinstance(agent, Boards) else [agent]
 
 
 @dataclass(frozen=True)
@@ -95,8 +87,8 @@ class Builder:
         if not wanted:
             return front
         setup = places[0].studied.anchored.setups[0]  # of all places: the model and its data are the same
-        train, agents = setup.data.train, [agent for place in places for agent in place.agents]
-        begin, trainings = order_of(train), list[Training]()
+        train, trainings = setup.data.train, list[Training]()
+        begin = order_of(train)
 
         def start(step: int, point: Point, ask: Ask) -> Built | BudgetError:
             place = next(place for place in places if place.has(point))
@@ -119,13 +111,9 @@ class Builder:
             workers.rest()
             return learnt
 
-        def interrupt() -> None:
-            for agent in agents:
-                agent.interrupt()
-
         with Workers(Shared.of(setup, self.recovery, self.seed, self.learns_on), self.jobs, self.cluster) as workers:
             programs = [partial(start, step, point) for step, point in enumerate(wanted, 1)]
-            came_to = dict(zip((point.number for point in wanted), take_turns(programs, learn, interrupt), strict=True))
+            came_to = dict(zip((point.number for point in wanted), take_turns(programs, learn), strict=True))
         for training in trainings:
             training.forget()
         built = {number: one for number, one in came_to.items() if isinstance(one, Built)}
