@@ -13,13 +13,16 @@ from scripted import candidate_of, with_script
 from edgesdk.compress.quantize import integer
 from edgesdk.core.budget import Budget
 from edgesdk.core.plan import Option
+from edgesdk.core.sampling import Decisions
+from edgesdk.data.task import Judgement
 from edgesdk.network.network import Network
 from edgesdk.pipeline.allowance import FULL_SHARE, SHORT_SHARE, Allowance
 from edgesdk.pipeline.candidates import Candidate, list_dense
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Training
-from edgesdk.train.apply import apply
+from edgesdk.train.apply import apply, choose_better
 from edgesdk.train.recovery import Recovery
+from edgesdk.train.trainer import Recovered
 
 EPOCHS = 4.0
 
@@ -131,8 +134,8 @@ class Judged(Training):
 
     answers: list[float]
 
-    def score_held_out(self, network: object) -> float:
-        return self.answers.pop(0)
+    def judge_held_out(self, network: object) -> Judgement:
+        return Judgement(self.answers.pop(0), 64, None)
 
 
 @pytest.mark.parametrize(("after", "said"), [(80.0, "scored 80.00 against 90.00 without"), (95.0, "")])
@@ -152,6 +155,20 @@ def test_the_last_file_is_proved_and_recovery_is_left_out_where_it_harms(
     )
     assert set(result.against_model) == {"dense", "deployed"} and result.dense_score == 100.0
     assert training.allowance.spent > 0 and result.beside == {}
+
+
+@pytest.mark.parametrize(("changed", "kept"), [("nny", True), ("n" * 12, False), ("n" * 9 + "y" * 8, True)])
+def test_recovery_that_is_worse_by_what_chance_may_do_is_kept(labelled: Study, changed: str, kept: bool) -> None:
+    before = "y" * 80 + "".join("y" if each == "n" else "n" for each in changed)
+    after = "y" * 80 + changed
+    scores = [100 * each.count("y") / len(each) for each in (before, after)]
+    own = tuple(Decisions.of([each == "y" for each in judged], "labels") for judged in (before, after))
+    plain, learnt = labelled.network, labelled.network.copy()
+    judged = [Judgement(score, len(before), each) for score, each in zip(scores, own, strict=True)]
+    chosen = choose_better(plain, judged[0], Recovered(learnt), judged[1])
+    assert (chosen.network is learnt) == kept and scores[1] < scores[0]
+    told = "which chance alone may do (standard error" if kept else "recovery was left out: on held-out data"
+    assert told in chosen.notes[0]
 
 
 @pytest.mark.parametrize(("after", "said"), [(80.0, "scored 80.00 against 90.00 without"), (95.0, "")])

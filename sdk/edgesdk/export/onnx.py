@@ -215,6 +215,7 @@ def _exported(network: Network, x: Batch) -> ModelProto:
             assert program is not None
             called = telling.name_in_files(network.input_names, outputs)
             _rename_held(program.model, {*network.input_names, *outputs, *called.values()})
+            _fold(program.model)  # names are of what is left: what does nothing is taken away with its own
             _name_inside(program.model, [called[name] for name in telling.inside.values()])
             _simplify(program.model, {name for name, _ in network.module.named_parameters()})
             _name_ends(program.model, network.input_names, outputs)
@@ -247,12 +248,16 @@ def _check_sound(model: ModelProto) -> None:
         raise ModelError(f"{where} cannot be written as ONNX: {lines[0]}", INSTEAD) from None
 
 
+def _fold(model: ir.Model) -> None:
+    optimizer.inline(model)
+    optimizer.fold_constants(model, onnx_shape_inference=True)
+    rewriter.rewrite(model)
+
+
 def _simplify(model: ir.Model, apart: Collection[str]) -> None:
     """What the exporter's own optimization does, but that weights, which are known by their names, stay ``apart``."""
-    optimizer.inline(model)
     for _ in range(ITERATIONS):
-        optimizer.fold_constants(model, onnx_shape_inference=True)
-        rewriter.rewrite(model)
+        _fold(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     first: dict[tuple[Any, ...], ir.Value] = {}
     for name, value in list(model.graph.initializers.items()):
@@ -284,6 +289,7 @@ def _name_inside(model: ir.Model, names: Sequence[str]) -> None:
     ends = len(graph.outputs) - len(names)
     named: dict[ir.Value, str] = {}
     for value, name in zip(graph.outputs[ends:], names, strict=True):
+        value = _original(value)
         if value.producer() is not None:
             named.setdefault(value, name)
     graph.outputs[ends:] = []  # `del` would leave them marked as outputs
@@ -298,6 +304,14 @@ def _name_inside(model: ir.Model, names: Sequence[str]) -> None:
             elif value.name in values:
                 value.name = None
     common.NameFixPass()(model)
+
+
+def _original(value: ir.Value) -> ir.Value:
+    """What a ``value`` is the same as, which is left of both: the exporter makes an ELU, say, times one."""
+    node = value.producer()
+    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        value, node = node.inputs[0], node.inputs[0].producer()
+    return value
 
 
 def _name_ends(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ from edgesdk.data.judging import settle_comparison
 from edgesdk.data.orders import order_of, set_order
 from edgesdk.data.pictures import draw_samples
 from edgesdk.data.points import point
-from edgesdk.data.task import Task
+from edgesdk.data.task import Judgement, Task
 from edgesdk.export.formats import grid_of
 from edgesdk.export.parity import compared, fallbacks, parity, runner
 from edgesdk.network.network import Network, tensors
@@ -246,7 +246,11 @@ class Training:
 
     def score_held_out(self, network: Network) -> float:
         """The score on held-out data, by ``comparison``."""
-        return self.comparison.score(network, self.data.holdout, self.network)
+        return self.judge_held_out(network).score
+
+    def judge_held_out(self, network: Network) -> Judgement:
+        """The same with which samples were answered rightly, where each has one decision."""
+        return self.comparison.judge(network, self.data.holdout, self.network)
 
     def finish(self, candidate: Candidate, beside: Mapping[str, Artifact] | None = None) -> Result:
         """The candidate recovered, exported, proved equal to its simulation, and measured with the dense model.
@@ -295,19 +299,19 @@ class Training:
         plain = self.recover(candidate, 0.0, "recovering: before anything is learnt", rounding)
         if not self.can_learn and not self.recovery.reconstruct:
             return plain
-        dense, before = self.score_held_out(self.network), self.score_held_out(plain.network)
+        dense, before = self.score_held_out(self.network), self.judge_held_out(plain.network)
         if not self.can_learn:
             fitted = self.recover(candidate, 0.0, "recovering", rounding, FULL_SHARE, reconstructs=True)
-            after = self.score_held_out(fitted.network)
+            after = self.judge_held_out(fitted.network)
             return choose_better(plain.network, before, fitted, after, "fitting blocks")
-        label = f"recovering: from {before:.2f}, dense {dense:.2f}"
+        label = f"recovering: from {before.score:.2f}, dense {dense:.2f}"
         epochs, until = self.allowance.full(), self.deadline.share_out(FULL_SHARE)
         cuts, told = self._plan_cuts(candidate, epochs)
         learnt = self._recover_in_cuts(candidate, cuts, epochs, label, until) if cuts else None
         learnt = learnt or self.recover(candidate, epochs, label, time_share=FULL_SHARE)
-        after = self.score_held_out(learnt.network)
+        after = self.judge_held_out(learnt.network)
         chosen = choose_better(plain.network, before, learnt, after)
-        more = outdone(self.recovery, self.network, self.comparison, self.data.holdout, max(before, after))
+        more = outdone(self.recovery, self.network, self.comparison, self.data.holdout, max(before.score, after.score))
         return replace(chosen, notes=(*self.notes, *told, *chosen.notes, *more))
 
     def _plan_cuts(self, candidate: Candidate, epochs: float) -> tuple[tuple[Plan, ...], tuple[str, ...]]:

@@ -16,10 +16,11 @@ from edgesdk.compress.quantize import calibrate, integer, suited
 from edgesdk.compress.refit import refit_weights
 from edgesdk.compress.stored import stored
 from edgesdk.core.plan import FP32, Option, Plan
+from edgesdk.core.sampling import paired_error
 from edgesdk.core.wording import score
 from edgesdk.data.data import Data
 from edgesdk.data.judging import settle_comparison
-from edgesdk.data.task import Task
+from edgesdk.data.task import Judgement, Task
 from edgesdk.network.network import Batch, Network, tensors
 from edgesdk.network.placement import CPU, move, place, using
 from edgesdk.train.recovery import Recovery
@@ -56,18 +57,29 @@ def apply(
         return Applied(plain.network, options)
     learnt = learn(plan, dense, small, options, data, task, epochs, seed, progress, device=device)
     comparison, notes = settle_comparison(task, dense, data.holdout)
-    before, after = (comparison.score(each.network, data.holdout, dense) for each in (plain, learnt))
+    before, after = (comparison.judge(each.network, data.holdout, dense) for each in (plain, learnt))
     chosen = choose_better(plain.network, before, learnt, after)
     return Applied(chosen.network, options, (*notes, *chosen.notes))
 
 
-def choose_better(plain: Network, before: float, learnt: Recovered, after: float, what: str = "recovery") -> Recovered:
-    """``learnt``, unless it scores less on held-out data, ``after``, than ``plain`` did ``before``; a note says so,
-    and ``what`` was done."""
-    if after >= before:
+def choose_better(
+    plain: Network, before: Judgement, learnt: Recovered, after: Judgement, what: str = "recovery"
+) -> Recovered:
+    """``learnt``, unless it is worse on held-out data, ``after``, than ``plain`` was ``before``; a note says so, and
+    ``what`` was done.
+
+    Worse by less than the standard error of that, paired by sample, is not worse: it learnt from more samples than the
+    few that judge here.
+    """
+    if after.score >= before.score:
         return learnt
-    left_out = f"{what} was left out: on held-out data it scored {score(after)} against {score(before)} without"
-    return Recovered(plain, (*learnt.notes, left_out), learnt.curve)
+    scored = f"on held-out data it scored {score(after.score)} against {score(before.score)} without"
+    if after.decisions is not None and before.decisions is not None:
+        error = paired_error(after.decisions, before.decisions)
+        if before.score - after.score <= error:
+            within = f"{what}: {scored}, which chance alone may do (standard error {score(error)})"
+            return replace(learnt, notes=(*learnt.notes, within))
+    return Recovered(plain, (*learnt.notes, f"{what} was left out: {scored}"), learnt.curve)
 
 
 def fit(
