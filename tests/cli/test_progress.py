@@ -36,7 +36,7 @@ def test_a_log_has_a_line_per_stage_and_quiet_none(edgesdk: Run, tmp_path: Path)
     assert any(name.startswith("the dense model scores") for name in names)
     assert [name.split(" (")[0] for name in names if not name.startswith("the ")] == [
         "starting", "1/7 judging the dense model", "2/7 tracing", "3/7 pricing whole layers",
-        "4/7 measuring the dense model", "5/7 pricing fewer channels", "6/7 measuring sensitivity", "7/7 searching",
+        "4/7 predicting the dense model", "5/7 pricing fewer channels", "6/7 measuring sensitivity", "7/7 searching",
     ]  # fmt: skip
     quiet = edgesdk("search", *DATA[:5], "--size", "4kB", "--out", tmp_path / "quiet.json", "-q")
     assert quiet.code == 0 and quiet.stages == []

@@ -119,7 +119,7 @@ def learnt_at(bundle: Any) -> list[float]:
 
 STAGES: Mapping[str, At] = {
     "sensitivity": lambda stage, share: stage.startswith("measuring sensitivity") and share > 0.5,
-    "search": lambda stage, share: stage.startswith("searching and measuring"),
+    "search": lambda stage, share: stage.startswith("searching and"),
     "fitting": lambda stage, share: stage.endswith("fitting weights") and share > 0.5,
     "finalists": lambda stage, share: stage.startswith("trying finalists") and share > 0.5,
     "recovery": lambda stage, share: stage.startswith("recovering") and share > 0.5,

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 STEPS = (
-    "judging the dense model", "tracing", "pricing whole layers", "measuring the dense model", "pricing fewer channels",
-    "measuring sensitivity", "searching", "trying finalists", "recovering",
-    ("exporting and measuring", "profiling layers"),  # where it was measured
+    "judging the dense model", "tracing", "pricing whole layers",
+    ("measuring the dense model", "predicting the dense model"), "pricing fewer channels", "measuring sensitivity",
+    "searching", "trying finalists", "recovering", ("exporting and", "profiling layers"),
 )  # fmt: skip
 """How the stages of a deployment begin, in order; the first seven are those of a search."""
 PICTURES = "Thumbnails in the report of test samples whose answer changed."

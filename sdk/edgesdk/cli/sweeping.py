@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesdk.cli.devices import DEVICES, lowered
-from edgesdk.cli.frame import QUIET, told
+from edgesdk.cli.frame import QUIET, VERBOSE, told
 from edgesdk.cli.making import CLUSTER, JOBS, PICTURES, STEPS, TRAIN_ON, check_model, models_options
 from edgesdk.cli.names import PLACE_NAME, TARGET, NewFile
 from edgesdk.cli.progress import telling
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
     from edgesdk.workflows.sweep import Front
 
-PROVED = "proved within"
+PROVED = "proved\nwithin"
+MANY = 30  # points, from which those that no other beats are shown alone
 LEGEND = (
     "* no other point of the same model and target beats it; proved within: by how much another plan at its latency "
-    "can lose less, at these prices",
+    "can lose less, at these prices: as a share of its loss, or in the unit of that",
     "loss is how far the outputs move before anything is learnt back: it ranks plans, and is no score",
 )
 
@@ -97,7 +98,7 @@ def sweep(as_json: bool, out: Path, out_dir: Path | None, csv: Path | None, **op
     if as_json:
         emit_json(front.relative_to(out.parent))
         return
-    show_front(front, console(), told(QUIET))
+    show_front(front, console(), told(QUIET), told(VERBOSE))
     shown = "" if told(QUIET) else f" (edgesdk report {shlex.quote(str(out))} --open shows it)"
     emit(f"front: {out}{shown}")
 
@@ -112,12 +113,14 @@ def _split(texts: Sequence[str]) -> list[str]:
     return parts
 
 
-def show_front(front: Front, console: Console, quiet: bool = False) -> None:
-    """A table for each target; where it is to be ``quiet`` with its best points alone."""
+def show_front(front: Front, console: Console, quiet: bool = False, verbose: bool = False) -> None:
+    """A table for each target: of its best points alone where it is to be ``quiet``, or of many and not ``verbose``."""
     from rich.table import Table
 
     from edgesdk.core.budget import show
+    from edgesdk.core.wording import counted
 
+    best_alone = quiet or len(front.points) > MANY and not verbose
     several, threaded = len(front.models) > 1, any(point.threads > 1 for point in front.points)
     runs_on = "runtime,\nthreads" if threaded else "runtime"
     if several:
@@ -128,9 +131,9 @@ def show_front(front: Front, console: Console, quiet: bool = False) -> None:
         table = Table(title=title, title_justify="left", box=None, collapse_padding=True, pad_edge=False)
         for heading in ("", runs_on, "plan", "latency", "of dense", "memory", "size", "loss", PROVED):
             words = heading in (runs_on, "plan", PROVED)
-            table.add_column(heading, justify="left" if words else "right", no_wrap=heading != PROVED)
+            table.add_column(heading, justify="left" if words else "right", no_wrap=True)
         for point in front.points:
-            if (point.model, point.target) != (model, target) or quiet and not point.best:
+            if (point.model, point.target) != (model, target) or best_alone and not point.best:
                 continue
             cost, threads = point.predicted, f", {point.threads}" if threaded else ""
             figures = [show(name, getattr(cost, name)) for name in ("latency_ms", "peak_memory_bytes", "size_bytes")]
@@ -138,7 +141,7 @@ def show_front(front: Front, console: Console, quiet: bool = False) -> None:
                 f"{point.number}{'*' if point.best else ' '}", point.runtime + threads,
                 point.kind if point.kind != "plan" else "", figures[0],
                 f"{point.ratio:.2f}", *figures[1:], f"{point.loss:.2g}",
-                point.plan.proof.within if point.plan.proof.searched else "",
+                point.plan.proof.within.removeprefix("a loss of ") if point.plan.proof.searched else "",
             )  # fmt: skip
         console.print(table)
     if any(point.built for point in front.points):
@@ -147,6 +150,9 @@ def show_front(front: Front, console: Console, quiet: bool = False) -> None:
         console.print(f"left out: {where}: {why}", highlight=False, soft_wrap=True)
     for note in front.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
+    beaten = sum(not point.best for point in front.points)
+    if best_alone and beaten and not quiet:
+        console.print(f"{counted(beaten, 'point')} that others beat: -v shows them, too", highlight=False)
     for said in LEGEND:
         console.print(said, highlight=False, soft_wrap=True)
 

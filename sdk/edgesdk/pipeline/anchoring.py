@@ -48,7 +48,7 @@ def measure_dense(
     prediction is made anew each time, which for a plan takes no more than a file's size.
     """
     first, *_ = setups
-    first.tell(f"measuring the dense model ({', '.join(setup.runtime for setup in setups)})", None)
+    first.tell(f"{first.finding} the dense model ({', '.join(setup.runtime for setup in setups)})", None)
     plain = {_name(DENSE, setup): model.artifact for setup, model in zip(setups, dense, strict=True)}
     if beside is not None:
         plain[f"{DENSE} {beside.runtime}"] = beside

@@ -52,7 +52,7 @@ def close_in(
     for step in range(STEPS):
         if _use(below, budget) > ENOUGH or study.deadline.is_over(SEARCH):
             break
-        study.tell(f"searching and measuring ({study.runtime}): closer to the bound, step {step + 1}", None)
+        study.tell(f"searching and {study.finding} ({study.runtime}): closer to the bound, step {step + 1}", None)
         aim, most = _aim(study, budget, below, list(known.values())), (1 - LESS) * _find_loss(at, below)
         try:
             planned = make_plan(study, budget, EVEN, {**tight, **aim})
@@ -102,7 +102,7 @@ def _measure_again(study: Study, budget: Budget, at: Menu, below: Attempt, known
     ]
     if not doubtful or study.deadline.is_over(SEARCH):
         return []
-    study.tell(f"searching and measuring ({study.runtime}): again, what was slower than it should be", None)
+    study.tell(f"searching and {study.finding} ({study.runtime}): again, what was slower than it should be", None)
     files = {f"candidate-{each.plan.digest[:12]}": each.candidate.artifact for each in doubtful}
     measured = measure_beside(study, files, anew=True)
     again = []

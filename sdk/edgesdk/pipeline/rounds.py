@@ -37,7 +37,7 @@ def search_round(study: Study, budget: Budget, leans: Sequence[str], tight: Tigh
         if attempts and study.deadline.ends(SEARCH, "finalists that lean otherwise"):
             break
         number = 1 + len(attempts) + sum(attempt.search not in (DENSE, DENSE_INT8) for attempt in tried)
-        study.tell(f"searching and measuring ({study.runtime}): candidate {number}, {lean}", None)
+        study.tell(f"searching and {study.finding} ({study.runtime}): candidate {number}, {lean}", None)
         priced, at = None, study.menu()
         try:
             plans = {lean: make_plan(study, budget, lean, tight)}

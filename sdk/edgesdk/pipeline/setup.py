@@ -68,6 +68,11 @@ class Setup:
         return self.meter.runtime
 
     @property
+    def finding(self) -> str:
+        """What is done to find what a file takes, in a word."""
+        return "predicting" if self.predicts else "measuring"
+
+    @property
     def predicts(self) -> bool:
         """Whether nothing runs: of a file no more than its size counts then."""
         return self.meter.version == NOT_RUN

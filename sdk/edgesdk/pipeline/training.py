@@ -260,7 +260,7 @@ class Training:
         study = candidate.study
         recovered = self.recover_in_full(candidate)
         network, notes = recovered.network, recovered.notes
-        self.tell("exporting and measuring", None)
+        self.tell(f"exporting and {study.finding}", None)
         deployed, dense = study.write_file(network, candidate.options, "model"), study.dense_file
         held_out = [x for x, _ in self.data.holdout]
         proved = parity(network, deployed, held_out)

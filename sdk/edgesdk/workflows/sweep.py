@@ -18,6 +18,7 @@ from edgesdk.core.errors import BudgetError, DeviceError, ModelError, UsageError
 from edgesdk.core.graph import Shapes
 from edgesdk.core.processes import check_jobs
 from edgesdk.core.report import DENSE, Tell
+from edgesdk.core.runtime import find_runtime
 from edgesdk.core.wording import counted
 from edgesdk.data.losses import Loss
 from edgesdk.data.metrics import Metric
@@ -193,6 +194,8 @@ def draw_front(
             studies = studied.studies  # all is priced then
             swept.notes += [note for study in studies for note in study.meter.notes]
             for study in studies:
+                if find_runtime(study.runtime).engines and where.threads != places[0].threads:
+                    continue  # which takes no threads: it is the same again
                 swept.graph = study.graph.digest
                 how.tell(f"searching {where.target.name}, {study.runtime}", None)
                 traced = trace_front(study, how.budget, how.points, how.bounds)
