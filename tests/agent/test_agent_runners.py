@@ -150,6 +150,17 @@ class OnnxRuntime(OnDisk):
         self.assertEqual((kernel["name"], kernel["layers"]), ("stem.0_token_12", ["stem.0"]))
         self.assertIsNone(kernel["precision"])  # versions that tell no types
 
+    def test_kernels_tell_their_tensors_where_the_model_as_it_runs_can_be_written(self):
+        runner, path = runners.runner("onnxruntime"), self.path("model.onnx", agent_models.two_outputs())
+        told = [(kernel["takes"], kernel["makes"]) for kernel in runner.profile(path, None, 1, lambda run: run())]
+        self.assertEqual(sorted(told), [(["a", "b"], ["sum"]), (["b"], ["positive"])])
+        os.mkdir(os.path.join(self.folder, "optimized.onnx"))  # so that nothing can be written there
+        session, tensors = runner._profiled(path, 1, self.folder)
+        self.assertEqual((tensors, len(session.inputs)), ({}, 2))
+        self.addCleanup(setattr, runner, "WRITTEN_BYTES", runner.WRITTEN_BYTES)
+        runner.WRITTEN_BYTES = os.path.getsize(path) - 1
+        self.assertFalse(any("makes" in kernel for kernel in runner.profile(path, None, 1, lambda run: run())))
+
     def test_kernels_tell_what_they_compute_in(self):
         shares = runners.runner("onnxruntime").shares
         for name, types, precision in (

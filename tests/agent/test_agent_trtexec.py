@@ -567,12 +567,14 @@ class OnnxFiles(unittest.TestCase):
         for place in range(len(content)):
             for value in (0, 0x7F, 0xFF):
                 changed = bytes(content[:place] + bytes([value]) + content[place + 1 :])
-                with contextlib.suppress(AgentError):
-                    onnx_file.describe(changed)
+                for read in (onnx_file.describe, onnx_file.list_tensors):
+                    with contextlib.suppress(AgentError):
+                        read(changed)
 
     def test_what_is_no_message_is_refused(self):
         for content in (b"", b"\x08\x08", b"\xff" * 20, b"\x3a\xff\x01", b"\x38\x01", struct.pack("<q", 7)):
             self.assertEqual(refused(onnx_file.describe, content).kind, "usage")
+            self.assertEqual(refused(onnx_file.list_tensors, content).kind, "usage")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from running import Run
 from torch import nn
 
@@ -128,3 +130,39 @@ def test_what_is_fused_is_named_with_what_it_is_fused_in(
     (fused,) = [names for names in told if sum_ in names]
     if len(fused) > 1:  # in the second convolution, which ran when what it adds was there
         assert convolutions[1] in fused and not {convolutions[0], convolutions[2]} & fused
+
+
+class Tokens(nn.Module):
+    """A layer over tokens, and what is behind it."""
+
+    def __init__(self, behind: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.behind = nn.Linear(32, 32), nn.Linear(32, 32), behind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.behind(x, self.first(x).relu()))
+
+
+@pytest.mark.parametrize(
+    ("operator", "inside", "behind"),
+    [
+        ("SkipLayerNormalization", ["Add", "LayerNormalization"], lambda x, y: F.layer_norm(x + y, [32])),
+        ("SkipLayerNormalization", ["Add", "LayerNormalization"], lambda x, y: F.layer_norm(y.sin() + x, [32])),
+        ("QuickGelu", ["Sigmoid", "Mul"], lambda x, y: F.silu(y) * x),
+        ("FusedMatMul", ["Transpose", "MatMul"], lambda x, y: x @ y.mT @ x),
+    ],
+)
+def test_a_kernel_that_is_called_as_no_node_has_the_nodes_between_its_tensors(
+    tmp_path: Path, operator: str, inside: list[str], behind: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> None:
+    path, x = tmp_path / "tokens.onnx", torch.randn(1, 8, 32)
+    torch.onnx.export(Tokens(behind).eval(), (x,), path, input_names=["x"], verbose=False)
+    nodes = {node.name: node.op_type for node in onnx.load(path).graph.node}
+    (profile,) = benchmark(path, mode="brief", per_layer=True).profiles.values()
+    kernels = [
+        (kernel.operator, [nodes[name] for name in kernel.layers if name in nodes]) for kernel in profile.kernels
+    ]
+    assert (operator, inside) in kernels
+    assert sorted(kind for _, kinds in kernels for kind in kinds) == sorted(nodes.values())  # each once
+    products = [kinds for _, kinds in kernels if kinds[:2] == ["MatMul", "Add"]]
+    assert products == [["MatMul", "Add"]] * 2

@@ -31,7 +31,7 @@ def read_kernels(
     names = [tuple(kernel["layers"]) for kernel in told]
     made = {tensor for tensors in (layers or {}).values() for tensor in tensors}
     if path.suffix == ".onnx":
-        names = _add_fused(names, path, made)
+        names = _add_fused(names, [(kernel.get("takes", ()), kernel.get("makes", ())) for kernel in told], path, made)
     elif made:
         names = [_select_told(own, made, path.suffix == ".tflite") for own in names]
     return tuple(
@@ -58,12 +58,18 @@ def _select_told(told: tuple[str, ...], made: Collection[str], one_each: bool) -
     return tensors if tensors and one_each else (*tensors, *(name for name in told if WEIGHTS.search(name)))
 
 
-def _add_fused(told: Sequence[tuple[str, ...]], path: Path, made: Collection[str]) -> list[tuple[str, ...]]:
+def _add_fused(
+    told: Sequence[tuple[str, ...]],
+    tensors: Sequence[tuple[Sequence[str], Sequence[str]]],
+    path: Path,
+    made: Collection[str],
+) -> list[tuple[str, ...]]:
     """What ONNX Runtime ``told`` of each kernel, with the names of all nodes of the file that are fused in it; where
     tensors are known that layers have ``made`` these alone, and of nodes with weights that make none their names.
 
-    A node that no kernel tells of is in one that makes what the node reads: of several in the last that ran, which had
-    to wait for the others.
+    They are those between the ``tensors`` that the kernel takes and makes, where these are the file's. Where they are
+    not, as in another layout, or not told, a node that no kernel tells of is in one that makes what the node reads: of
+    several in the last that ran, which had to wait for the others.
     """
     import onnx
 
@@ -73,14 +79,18 @@ def _add_fused(told: Sequence[tuple[str, ...]], path: Path, made: Collection[str
         list(dict.fromkeys(part for name in names for part in blocked.get(name) or (_find_node(name, named),)))
         for names in told
     ]
-    places = {name: place for place, names in enumerate(kernels) for name in names}
+    places = {name: place for place, names in enumerate(kernels) for name in names if name in named}
+    between = _find_between(nodes, tensors, places)
+    for place, names in between.items():
+        kernels[place] = names
+        places |= dict.fromkeys(names, place)
     makers: dict[str, int] = {}  # by tensor
     for node in nodes:
         before = [makers[name] for name in node.input if name in makers]
         place = places.get(node.name, max(before, default=None))
         if place is None:
             continue
-        if node.name and node.name not in kernels[place]:
+        if node.name and node.name not in kernels[place] and place not in between:
             kernels[place].append(node.name)
         makers |= dict.fromkeys(node.output, place)
     if not made:
@@ -91,6 +101,32 @@ def _add_fused(told: Sequence[tuple[str, ...]], path: Path, made: Collection[str
         if node.name
     }
     return [tuple(part for name in names for part in known.get(name, ())) for names in kernels]
+
+
+def _find_between(
+    nodes: Sequence[Any], tensors: Sequence[tuple[Sequence[str], Sequence[str]]], places: Mapping[str, int]
+) -> dict[int, list[str]]:
+    """The names of the ``nodes`` between the ``tensors`` that a kernel takes and makes, by its place, for kernels that
+    make tensors of the file alone, and take such or are called after a node of the file (``places`` by nodes)."""
+    makers = {name: node for node in nodes for name in node.output}
+    after = {name for node in nodes for name in node.input} | {*makers}
+    ran = {name: place for place, (_, makes) in enumerate(tensors) for name in makes}
+    between: dict[int, list[str]] = {}
+    for place, (takes, makes) in enumerate(tensors):
+        is_of_file = after.issuperset(name for name in takes if name in ran) or place in places.values()
+        if not makes or not makers.keys() >= {*makes} or not is_of_file:
+            continue
+        left, inside = list(makes), set[str]()
+        while left:
+            node = makers.get(left.pop())
+            if node is None or node.output[0] in inside or places.get(node.name, place) != place:
+                continue
+            inside.update(node.output)
+            left += (name for name in node.input if ran.get(name, place) == place)
+        names = [node.name for node in nodes if node.name and inside.intersection(node.output)]
+        if names:
+            between[place] = names
+    return between
 
 
 def _find_node(kernel: str, nodes: Collection[str]) -> str:

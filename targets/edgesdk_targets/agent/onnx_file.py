@@ -11,7 +11,7 @@ from edgesdk_targets.agent.protocol import USAGE, AgentError
 
 GRAPH = 7  # of ModelProto
 NODES, INITIALIZERS, INPUTS, OUTPUTS = 1, 5, 11, 12  # of GraphProto
-OPERATOR = 4  # of NodeProto
+TAKES, MAKES, NAME, OPERATOR = 1, 2, 3, 4  # of NodeProto
 TENSOR_NAME = 8  # of TensorProto
 DTYPES = {
     **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool"},
@@ -48,8 +48,23 @@ def describe(content: bytes) -> Described:
         inputs, outputs = ([_tensor(part) for part in kept[side]] for side in (INPUTS, OUTPUTS))
         operators = [_text(part, OPERATOR) for part in kept[NODES]]
     except (StopIteration, IndexError, ValueError):
-        raise AgentError(USAGE, "the model is no whole ONNX file", "send it again, or export it anew") from None
+        raise _damaged() from None
     return Described([tensor for tensor in inputs if tensor.name not in constants], outputs, operators)
+
+
+def _damaged() -> AgentError:
+    """The error that says that a file is not whole."""
+    return AgentError(USAGE, "the model is no whole ONNX file", "send it again, or export it anew")
+
+
+def list_tensors(content: bytes) -> Dict[str, Dict[str, List[str]]]:
+    """What tensors each node of a file ``takes`` and ``makes``, by its name. Raises as ``describe`` does."""
+    try:
+        graph = next(_part(value) for number, value in _fields(memoryview(content)) if number == GRAPH)
+        nodes = [_part(value) for number, value in _fields(graph) if number == NODES]
+        return {_text(node, NAME): {"takes": _texts(node, TAKES), "makes": _texts(node, MAKES)} for node in nodes}
+    except (StopIteration, IndexError, ValueError):
+        raise _damaged() from None
 
 
 def _tensor(part: memoryview) -> Tensor:
@@ -73,6 +88,11 @@ def _one(part: memoryview, wanted: int) -> memoryview:
 
 def _text(part: memoryview, wanted: int) -> str:
     return bytes(_one(part, wanted)).decode("utf-8", "replace")
+
+
+def _texts(part: memoryview, wanted: int) -> List[str]:
+    every = (bytes(_part(value)).decode("utf-8", "replace") for number, value in _fields(part) if number == wanted)
+    return [text for text in every if text]  # what is left out has an empty name
 
 
 def _part(value: Union[int, memoryview]) -> memoryview:

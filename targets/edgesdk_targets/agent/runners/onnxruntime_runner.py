@@ -10,7 +10,7 @@ import tempfile
 from statistics import median
 from typing import Any, Callable
 
-from edgesdk_targets.agent import clock, files
+from edgesdk_targets.agent import clock, files, onnx_file
 from edgesdk_targets.agent.protocol import AgentError
 from edgesdk_targets.agent.runners import arrays, refused
 
@@ -23,6 +23,7 @@ NAME = f"ONNX Runtime {VERSION}"
 PROVIDERS = ["CPUExecutionProvider"]
 # It would quantize a float layer between integer ones by itself, with one scale for all of its weights.
 WITHOUT = ["WeightBiasQuantization"]
+WRITTEN_BYTES = 128 << 20  # of a model that is written as it runs, at most: it is in memory a second time meanwhile
 LOW, HIGH = 0.1, 0.9  # what eight of ten runs of a kernel lie between
 INTEGERS = {"DynamicQuantizeMatMul": "int8", "DynamicQuantizeLSTM": "int8"}  # what makes integers of its operand
 DTYPES = {
@@ -41,16 +42,17 @@ class Session:
 
     precision = None
 
-    def __init__(self, source: str | bytes, threads: int, profile_prefix: str | None = None) -> None:
+    def __init__(self, source: str | bytes, threads: int, profiled_in: str | None = None, optimized: str = "") -> None:
         files.check(source, "onnxruntime", files.ONNX)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        if profile_prefix is not None:
+        if profiled_in is not None:
             options.enable_profiling = True
-            options.profile_file_prefix = profile_prefix
+            options.profile_file_prefix = os.path.join(profiled_in, "profile")
+            options.optimized_model_filepath = optimized
         try:
             self.session = onnxruntime.InferenceSession(source, options, PROVIDERS, disabled_optimizers=WITHOUT)
         except Exception as error:
@@ -101,13 +103,30 @@ def profile(
     """The kernels that ran, in their order, shares adding to 1.
 
     ``profiled_ms`` is the median of the runs that are taken, after the first, under a profiler, which slows them;
-    ``low_ms`` and ``high_ms`` are the tenth and the ninetieth percentile.
+    ``low_ms`` and ``high_ms`` are the tenth and the ninetieth percentile. ``takes`` and ``makes`` are a kernel's
+    tensors, by the file that ONNX Runtime writes of the model as it runs it; without them where it writes none.
     """
     with tempfile.TemporaryDirectory(prefix="edgesdk-") as folder:
-        session = Session(path, threads, os.path.join(folder, "profile"))
+        session, tensors = _profiled(path, threads, folder)
         take(session.bind(values))
         with open(session.session.end_profiling(), encoding="utf-8") as file:
-            return shares(json.load(file))
+            ran = shares(json.load(file))
+    return [dict(kernel, **tensors.get(kernel["name"], {})) for kernel in ran]
+
+
+def _profiled(path: str, threads: int, folder: str) -> tuple[Session, dict[str, dict[str, list[str]]]]:
+    """A session under the profiler, and the tensors of each of its kernels, where ONNX Runtime writes what it runs."""
+    optimized = os.path.join(folder, "optimized.onnx")
+    if os.path.getsize(path) <= WRITTEN_BYTES:
+        try:
+            session = Session(path, threads, folder, optimized)
+            with open(optimized, "rb") as file:
+                tensors = onnx_file.list_tensors(file.read())
+            os.remove(optimized)
+            return session, tensors
+        except (AgentError, OSError):  # no space, or more than such a file holds
+            pass
+    return Session(path, threads, folder), {}
 
 
 def _precision(detail: dict[str, Any]) -> str | None:
