@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+import onnx.parser
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,7 +77,9 @@ def test_each_runtime_tells_what_it_can(edgesdk: Run, deployed: tuple[Path, str]
         assert sum(kernel["share"] or 0 for kernel in kernels) == (pytest.approx(1) if whole else 0)
         assert whole or path.suffix == ".tflite"
         assert profile["runs"] >= 4 and profile["run_ms"] > 0 and profile["plain_ms"] > 0
-        told = [kernel for kernel in kernels if any("conv" in name for name in kernel["layers"])]
+        named = {name for kernel in kernels for name in kernel["layers"]}
+        assert not any(re.search(r"\.weight|\.bias|^[cC]onstant_", name) for name in named), path
+        told = [kernel for kernel in kernels if "conv" in kernel["operator"].lower() and kernel["layers"]]
         assert told and all(kernel["precision"] in ("fp32", "int8", "uint8") for kernel in told), path
         assert {kernel["precision"] for kernel in kernels} <= {"fp32", "int8", "uint8", "int32", "int64", None}
 
@@ -166,3 +170,24 @@ def test_a_kernel_that_is_called_as_no_node_has_the_nodes_between_its_tensors(
     assert sorted(kind for _, kinds in kernels for kind in kinds) == sorted(nodes.values())  # each once
     products = [kinds for _, kinds in kernels if kinds[:2] == ["MatMul", "Add"]]
     assert products == [["MatMul", "Add"]] * 2
+
+
+def test_weights_that_a_file_unpacks_are_no_layers(tmp_path: Path) -> None:
+    path = tmp_path / "packed.onnx"
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        packed (float[1, 4] x) => (float[1, 4] y)
+        <float scale = {0.1}, uint8 zero = {128}, int8[4, 4] packed = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7},
+         int8 middle = {0}>
+        {
+            [taken] a = QuantizeLinear(x, scale, zero)
+            [read] b = DequantizeLinear(a, scale, zero)
+            [weight] w = DequantizeLinear(packed, scale, middle)
+            [fc] c = MatMul(b, w)
+            [made] d = QuantizeLinear(c, scale, zero)
+            [given] y = DequantizeLinear(d, scale, zero)
+        }
+    """)
+    onnx.save(model, path)
+    (profile,) = benchmark(path, mode="brief", per_layer=True).profiles.values()
+    assert [kernel.layers for kernel in profile.kernels] == [("taken",), ("read", "fc", "made"), ("given",)]

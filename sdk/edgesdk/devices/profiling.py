@@ -29,6 +29,11 @@ def read_kernels(
     """The kernels that an agent ``told`` of the file at ``path``, with the names of a plan's ``layers``, or without a
     plan as they are. Of each layer there is what the file calls the tensors that it makes, where that is known."""
     names = [tuple(kernel["layers"]) for kernel in told]
+    if layers is None:  # constants and weights are no layers, and tell a plan's alone
+        names = [
+            tuple(name for name in own if name not in kernel.get("held", ()))
+            for kernel, own in zip(told, names, strict=True)
+        ]
     made = {tensor for tensors in (layers or {}).values() for tensor in tensors}
     if path.suffix == ".onnx":
         names = _add_fused(names, [(kernel.get("takes", ()), kernel.get("makes", ())) for kernel in told], path, made)
@@ -73,14 +78,15 @@ def _add_fused(
     """
     import onnx
 
-    nodes = onnx.load(str(path), load_external_data=False).graph.node  # pyright: ignore[reportUnknownMemberType]
+    graph = onnx.load(str(path), load_external_data=False).graph  # pyright: ignore[reportUnknownMemberType]
+    nodes = graph.node
     blocked, named = _name_blocked(nodes), {node.name for node in nodes if node.name}
     kernels = [
         list(dict.fromkeys(part for name in names for part in blocked.get(name) or (_find_node(name, named),)))
         for names in told
     ]
     places = {name: place for place, names in enumerate(kernels) for name in names if name in named}
-    between = _find_between(nodes, tensors, places)
+    between = _find_between(_list_varying(graph), tensors, places)
     for place, names in between.items():
         kernels[place] = names
         places |= dict.fromkeys(names, place)
@@ -101,6 +107,18 @@ def _add_fused(
         if node.name
     }
     return [tuple(part for name in names for part in known.get(name, ())) for names in kernels]
+
+
+def _list_varying(graph: Any) -> list[Any]:
+    """The nodes that compute something else in another run, or may: not those of constants and of held weights."""
+    varying, constants = list[Any](), {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        is_closed = bool(node.input) and not any(part.HasField("g") for part in node.attribute)  # reads inputs alone
+        if node.op_type == "Constant" or (is_closed and constants.issuperset(filter(None, node.input))):
+            constants.update(node.output)
+        else:
+            varying.append(node)
+    return varying
 
 
 def _find_between(

@@ -7,13 +7,14 @@ A runner module has
 - ``sample(inputs) -> values``, seeded random numbers, and ``read_inputs(path) -> values`` of an ``.npz`` file;
 - ``profile(path, values, threads, take) -> kernels``, each ``{"name", "operator", "provider", "share",
   "profiled_ms", "layers", "precision"}``: ``share`` of the time, ``profiled_ms`` its time in a run under the profiler,
-  ``layers`` the names in the file that it stands for, ``precision`` what it computes in; the times and ``precision``
-  are ``None`` where the runtime does not tell. ``takes`` and ``makes`` are its tensors, by names of the file where it
-  has them, and are there where the runtime tells what it made of the file. ``low_ms`` and ``high_ms``, between which
-  eight of ten runs lie, are there where it tells single runs. ``take(run)``, for which the profiler is on, makes the
-  runs, and is not called where there are no times; without ``take.seconds`` nobody asks for any. ``take(run, anew)``
-  goes on with what ``anew()`` gives, in blocks, for a profiler that only tells means. A profiler that makes the runs
-  itself says so with ``take.tell(plain, count)``: the nanoseconds of runs without it, and how many there were with it;
+  ``layers`` the names in the file that it stands for, with them those of constants that it reads, which are ``held``;
+  ``precision`` what it computes in; the times and ``precision`` are ``None`` where the runtime does not tell.
+  ``takes`` and ``makes`` are its tensors, by names of the file where it has them, and are there where the runtime tells
+  what it made of the file. ``low_ms`` and ``high_ms``, between which eight of ten runs lie, are there where it tells
+  single runs. ``take(run)``, for which the profiler is on, makes the runs, and is not called where there are no times;
+  without ``take.seconds`` nobody asks for any. ``take(run, anew)`` goes on with what ``anew()`` gives, in blocks, for a
+  profiler that only tells means. A profiler that makes the runs itself says so with ``take.tell(plain, count)``: the
+  nanoseconds of runs without it, and how many there were with it;
 - ``with_option(option) -> runner``, where the runtime has other devices: ``tensorrt+dla0`` is its runner for one.
 
 A ``Session`` has

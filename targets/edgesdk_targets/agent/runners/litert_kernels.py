@@ -60,7 +60,9 @@ def timed(
     for key, taken in times.items():
         of_none = {"name": "", "operator": names[key][0], "provider": "XNNPACK", "layers": [], "precision": None}
         kernel = dict(own.get(key, of_none))
-        kernel["layers"] = [*kernel["layers"], *(name for other in fused.get(key, ()) for name in own[other]["layers"])]
+        for part in ("layers", "held"):
+            others = (own[other].get(part, []) for other in fused.get(key, ()))
+            kernel[part] = [*kernel.get(part, []), *(name for names in others for name in names)]
         ordered, typical = sorted(taken), _typical(taken)
         told.append(
             dict(

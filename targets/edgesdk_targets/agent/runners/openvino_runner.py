@@ -143,6 +143,7 @@ def kernels(executed: Any) -> list[tuple[int, dict[str, Any]]]:
             "operator": facts["layerType"],
             "provider": "CPU",
             "layers": [name for name in facts["originalLayersNames"].split(",") if name] + constants,
+            "held": constants,
             "precision": facts["runtimePrecision"],
             "primitive": primitive,
         }

@@ -107,6 +107,7 @@ def kernels(interpreter: Any) -> list[dict[str, Any]]:
                 "share": None,
                 "profiled_ms": None,
                 "layers": names + constants,
+                "held": constants,
                 "precision": numpy.dtype(tensors[told[0]]["dtype"]).name if told else None,
             }
         )
