@@ -172,6 +172,16 @@ def test_a_kernel_that_is_called_as_no_node_has_the_nodes_between_its_tensors(
     assert products == [["MatMul", "Add"]] * 2
 
 
+def test_a_node_that_runs_as_kernels_that_tell_no_tensors_is_in_no_other(tmp_path: Path) -> None:
+    path, x = tmp_path / "tokens.onnx", torch.randn(1, 8, 32)
+    model = Tokens(lambda x, y: F.hardswish(y).cos())  # ONNX Runtime has no such kernel, and inlines what it is made of
+    torch.onnx.export(model.eval(), (x,), path, input_names=["x"], verbose=False)
+    nodes = {node.name: node.op_type for node in onnx.load(path).graph.node}
+    (profile,) = benchmark(path, mode="brief", per_layer=True).profiles.values()
+    told = [[nodes[name] for name in kernel.layers if name in nodes] for kernel in profile.kernels]
+    assert [kinds for kinds in told if kinds] == [["MatMul", "Add"], ["Relu"], ["Cos"], ["MatMul", "Add"]]
+
+
 def test_weights_that_a_file_unpacks_are_no_layers(tmp_path: Path) -> None:
     path = tmp_path / "packed.onnx"
     model = onnx.parser.parse_model("""

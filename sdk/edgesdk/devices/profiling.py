@@ -90,8 +90,11 @@ def _add_fused(
     for place, names in between.items():
         kernels[place] = names
         places |= dict.fromkeys(names, place)
+    lost = {name for takes, _ in tensors for name in takes} - {name for _, makes in tensors for name in makes}
     makers: dict[str, int] = {}  # by tensor
     for node in nodes:
+        if node.name not in places and lost.intersection(node.output):  # made by kernels that are not told, or by none
+            continue
         before = [makers[name] for name in node.input if name in makers]
         place = places.get(node.name, max(before, default=None))
         if place is None:
@@ -124,15 +127,14 @@ def _list_varying(graph: Any) -> list[Any]:
 def _find_between(
     nodes: Sequence[Any], tensors: Sequence[tuple[Sequence[str], Sequence[str]]], places: Mapping[str, int]
 ) -> dict[int, list[str]]:
-    """The names of the ``nodes`` between the ``tensors`` that a kernel takes and makes, by its place, for kernels that
-    make tensors of the file alone, and take such or are called after a node of the file (``places`` by nodes)."""
+    """The names of the ``nodes`` between the ``tensors`` that a kernel takes and makes, by its place, for kernels whose
+    tensors are all the file's. Nodes that other kernels are called after, at their ``places``, are not between."""
     makers = {name: node for node in nodes for name in node.output}
-    after = {name for node in nodes for name in node.input} | {*makers}
+    of_file = {name for node in nodes for name in node.input} | {*makers}
     ran = {name: place for place, (_, makes) in enumerate(tensors) for name in makes}
     between: dict[int, list[str]] = {}
     for place, (takes, makes) in enumerate(tensors):
-        is_of_file = after.issuperset(name for name in takes if name in ran) or place in places.values()
-        if not makes or not makers.keys() >= {*makes} or not is_of_file:
+        if not makes or not makers.keys() >= {*makes} or not of_file.issuperset(ran.keys() & takes):
             continue
         left, inside = list(makes), set[str]()
         while left:
@@ -140,7 +142,7 @@ def _find_between(
             if node is None or node.output[0] in inside or places.get(node.name, place) != place:
                 continue
             inside.update(node.output)
-            left += (name for name in node.input if ran.get(name, place) == place)
+            left += (name for name in node.input if name not in takes and ran.get(name, place) == place)
         names = [node.name for node in nodes if node.name and inside.intersection(node.output)]
         if names:
             between[place] = names
