@@ -107,6 +107,35 @@ def test_a_model_that_remembers_calls_is_refused(middle: nn.Module) -> None:
         trace(Base(middle), X)
 
 
+class Growing(Base):
+    """With an output more at every second call."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Any:
+        self.calls += 1
+        return (super().forward(x),) * (1 + self.calls % 2)
+
+
+class Alone(Base):
+    """With an output more, or less, for a sample by itself."""
+
+    def __init__(self, more: int) -> None:
+        super().__init__(nn.Identity())
+        self.more = more
+
+    def forward(self, x: Tensor) -> Any:
+        return (super().forward(x),) * (2 + self.more * (len(x) == 1))
+
+
+def test_outputs_that_come_and_go_are_refused() -> None:
+    with pytest.raises(ModelError, match="remembers earlier calls: "):
+        trace(Growing(nn.Identity()), X)
+    for more, count in ((1, 3), (-1, 1)):
+        with pytest.raises(ModelError, match=f"returns 2 values for {len(X)} samples, and {count} for one"):
+            trace(Alone(more), X)
+
+
 @pytest.mark.parametrize("name", MIXING)
 def test_a_model_that_mixes_samples_is_refused_and_the_operator_named(name: str) -> None:
     middle, where = MIXING[name]

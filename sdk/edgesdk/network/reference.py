@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from edgesdk.core.errors import ModelError
+from edgesdk.core.wording import counted
 from edgesdk.network.copying import copied
 from edgesdk.network.fuse import run
 from edgesdk.network.network import Batch, Network, answer, rebatch, tensors
@@ -118,6 +119,9 @@ def _check_repeats(network: Network, reference: Reference, x: Batch) -> None:
 def _check_rows(network: Network, reference: Reference, x: Batch) -> None:
     rows = [rebatch(x, lambda t, i=i: t[i : i + 1]) for i in range(len(tensors(x)[0]))]
     whole, *each = [pytree.tree_leaves(reference.answer(batch)) for batch in (x, *rows)]
+    if other := next((own for own in each if len(own) != len(whole)), None):
+        fact = f"the model returns {counted(len(whole), 'value')} for {len(rows)} samples, and {len(other)} for one"
+        raise ModelError(fact, "return the same outputs for any number of samples, with these along the first axis")
     for place, (value, *own) in enumerate(zip(whole, *each, strict=True), 1):
         if not isinstance(value, Tensor):
             continue
@@ -253,10 +257,10 @@ def _apart(left: Mapping[str, Any], right: Mapping[str, Any]) -> str | None:
 
 def _same(left: Any, right: Any, tolerance: float = TOLERANCE) -> bool:
     """Whether two outputs are alike up to rounding."""
-    pairs = zip(pytree.tree_leaves(left), pytree.tree_leaves(right), strict=False)
-    return all(
+    ours, theirs = pytree.tree_leaves(left), pytree.tree_leaves(right)
+    return len(ours) == len(theirs) and all(
         _near(a, b, tolerance) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b or a is b
-        for a, b in pairs
+        for a, b in zip(ours, theirs, strict=True)
     )
 
 
