@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # to check a bundle nobody should wait for torch
     from edgesdk.data.data import Data
     from edgesdk.data.preprocessing import Preprocessing
     from edgesdk.network.network import Network
+    from edgesdk.network.reference import Reference
 
 FILES = ("plan.json", "report.json", "sample.npz", "run.py")  # beside those of the model
 UNIT = "edgesdk-model.service"
@@ -87,17 +88,29 @@ class Bundle:
 
     def recorded(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """The inputs and outputs of its sample by name. Raises ``BundleError`` where it has not all of them."""
+        arrays = self._read_sample()
+        return self._part(arrays, "input", "inputs"), self._part(arrays, "output", "outputs")
+
+    def recorded_of_model(self) -> dict[str, np.ndarray]:
+        """What the dense model itself answered to the inputs of the sample, by output; nothing in a bundle of before.
+
+        Raises ``BundleError`` where the sample has that of some outputs alone.
+        """
+        arrays = self._read_sample()
+        return self._part(arrays, "model", "outputs") if any(name.startswith("model:") for name in arrays) else {}
+
+    def _read_sample(self) -> dict[str, np.ndarray]:
         try:
-            arrays = read_npz(self.path / "sample.npz")
+            return read_npz(self.path / "sample.npz")
         except (OSError, ValueError) as error:
             raise BundleError(f"the sample of {self.path} cannot be read ({error})", "deploy again") from None
-        sides: list[dict[str, np.ndarray]] = []
-        for side in ("input", "output"):
-            names = [entry["name"] for entry in self.manifest[f"{side}s"]]
-            if lacking := [name for name in names if f"{side}:{name}" not in arrays]:
-                raise BundleError(f"the sample of {self.path} lacks the {side} {lacking[0]}", "deploy again")
-            sides.append({name: arrays[f"{side}:{name}"] for name in names})
-        return sides[0], sides[1]
+
+    def _part(self, arrays: Mapping[str, np.ndarray], side: str, entries: str) -> dict[str, np.ndarray]:
+        """The arrays of one ``side`` of the sample, for each of the manifest's ``entries``."""
+        names = [entry["name"] for entry in self.manifest[entries]]
+        if lacking := [name for name in names if f"{side}:{name}" not in arrays]:
+            raise BundleError(f"the sample of {self.path} lacks the {side} {lacking[0]}", "deploy again")
+        return {name: arrays[f"{side}:{name}"] for name in names}
 
     @property
     def artifact(self) -> Artifact:
@@ -186,8 +199,8 @@ def _sweep(out: Path) -> None:
 
 
 def pack(
-    place: Path, result: Result, data: Data, network: Network, budget: Budget, facts: Mapping[str, Any],
-    key: Path | None = None,
+    place: Path, result: Result, data: Data, network: Network, reference: Reference, budget: Budget,
+    facts: Mapping[str, Any], key: Path | None = None,
 ) -> Bundle:  # fmt: skip
     """Fill ``place`` with the bundle, sign it with ``key`` and rename it to what it was reserved for.
 
@@ -202,7 +215,7 @@ def pack(
         report = dumps(_report(result, data, budget, {**facts, "notes": [*facts.get("notes", ()), *notes]}))
         (place / "report.json").write_text(report)
         model = Artifact(place / result.artifact.path.name, runtime=result.artifact.runtime)
-        _record(place, model, network, data)
+        _record(place, model, network, reference, data)
         run = resources.files("edgesdk_targets").joinpath("bundle_run.py").read_text()
         (place / "run.py").write_text(run)
         (place / UNIT).write_text(resources.files("edgesdk_targets").joinpath(UNIT).read_text())
@@ -264,14 +277,16 @@ def _simulate(place: Path, result: Result, data: Data) -> tuple[list[str], list[
     return [SIMULATION], []
 
 
-def _record(place: Path, model: Artifact, network: Network, data: Data) -> None:
-    """A few inputs with the outputs that a runtime on this machine gave for them."""
-    from edgesdk.network.network import tensors
+def _record(place: Path, model: Artifact, network: Network, reference: Reference, data: Data) -> None:
+    """A few inputs, with the outputs that a runtime on this machine gave for them, and those of the user's module."""
+    from edgesdk.network.network import rebatch, tensors
 
-    columns = [t[:SAMPLES].numpy() for t in tensors(data.example)]
-    inputs = dict(zip(network.input_names, columns, strict=True))
+    few = rebatch(data.example, lambda t: t[:SAMPLES])
+    inputs = dict(zip(network.input_names, [t.numpy() for t in tensors(few)], strict=True))
     outputs = _outputs(open_file(model), inputs)
-    arrays = {f"input:{k}": v for k, v in inputs.items()} | {f"output:{k}": v for k, v in outputs.items()}
+    answers = dict(zip(outputs, reference.arrays(few), strict=True))
+    sides = {"input": inputs, "output": outputs, "model": answers}
+    arrays = {f"{side}:{name}": value for side, values in sides.items() for name, value in values.items()}
     np.savez_compressed(place / "sample.npz", **arrays)  # type: ignore[arg-type]
 
 
@@ -349,7 +364,8 @@ def _report(result: Result, data: Data, budget: Budget, facts: Mapping[str, Any]
         deployed=cast("Report | Prediction", result.deployed),  # what else is a measurement is a test's
         parity=result.parity,
         against_model={
-            name: Distance(off.error, off.samples, off.top1_differs) for name, off in result.against_model.items()
+            name: Distance(off.error, off.samples, off.top1_differs, off.by_output)
+            for name, off in result.against_model.items()
         },
         fell_back_to_float=tuple(result.fallbacks),
         rejected=result.plan.rejected,
@@ -379,12 +395,17 @@ class Versions:
 class AgainstModel:
     """How far each output of a bundle is from the model's, of the spread of what that answers, over ``samples``.
 
-    ``deployment_saw`` is what the deployment itself did on others.
+    ``deployment_saw`` is the largest of ``deployment_saw_by_output``, which has what the deployment itself saw on
+    others. ``model_errors`` are how far the model's own answers to the recorded sample are from those that the bundle
+    records; nothing in a bundle of before, of which ``notes`` say what could not be checked.
     """
 
     errors: Mapping[str, float]
     deployment_saw: float
     samples: int
+    deployment_saw_by_output: Mapping[str, float]
+    model_errors: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -149,11 +149,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a file is from the user's own module: of the outputs' spread, and the share of other largest outputs."""
+    """How far a file is from the user's own module: of the outputs' spread, and the share of other largest outputs.
+
+    ``by_output`` has the error of each output, in the manifest's order; documents of before lack it.
+    """
 
     error: float
     samples: int
     top1_differs: float
+    by_output: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ def benchmark(paths: tuple[Path, ...], device: tuple[str, ...], mode: str, as_js
 def verify(as_json: bool, **options: Any) -> None:
     """Check a bundle: digests, versions, its outputs on the recorded sample, and with --key its signature.
 
-    With --model its outputs are compared with those of the model, too.
+    With --model it is checked that this is the model that the bundle was made of, by what that answered to the sample,
+    and the bundle's outputs are compared with the model's.
     """
     from edgesdk.workflows.verify import verify as run
 
@@ -89,7 +90,15 @@ def verify(as_json: bool, **options: Any) -> None:
         emit(f"{name}: differs from the recorded sample by {error:.2g} of its spread")
     if (own := result.against_model) is not None:
         for name, error in own.errors.items():
-            emit(f"{name}: differs from the model by {error:.2g} of its spread, over {own.samples} samples")
+            saw = own.deployment_saw_by_output[name]
+            emit(
+                f"{name}: differs from the model by {error:.2g} of its spread, over {own.samples} samples; "
+                f"the deployment saw {saw:.2g}"
+            )
+        for name, error in own.model_errors.items():
+            emit(f"{name}: the model differs from what the bundle records of it by {error:.2g} of its spread")
+        for note in own.notes:
+            emit(f"note: {note}")
 
 
 @click.command(cls=Command)

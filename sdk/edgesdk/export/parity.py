@@ -93,7 +93,8 @@ def compared(
     pairs = _answers(expected, artifact, batches, SAMPLES)
     wanted, outputs = (figures(pairs[0][side]).double() for side in (0, 1))
     differs = float((wanted.argmax(1) != outputs.argmax(1)).double().mean())
-    return Parity(max(map(distance, pairs)), tolerance, len(wanted), differs)
+    each = tuple(map(distance, pairs))
+    return Parity(max(each), tolerance, len(wanted), differs, each)
 
 
 def compared_by_output(

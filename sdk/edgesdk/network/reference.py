@@ -51,6 +51,11 @@ class Reference:
         """The tensors among the outputs, in order."""
         return [value for value in pytree.tree_leaves(self(x)) if isinstance(value, Tensor)]
 
+    def arrays(self, x: Batch) -> list[np.ndarray]:
+        """As ``flat``, for NumPy, which has no bfloat16: that is float32 there."""
+        answers = (value.detach() for value in self.flat(x))
+        return [(value.float() if value.dtype == torch.bfloat16 else value).numpy() for value in answers]
+
     def answer(self, x: Batch) -> Any:
         """As a call, but drawing random numbers, if the module does."""
         return answer(self.module, x) if self.file is None else self.file(x)

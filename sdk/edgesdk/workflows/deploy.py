@@ -251,7 +251,8 @@ def build_bundle(
     profiled = profile_files(own, result)  # before what the deadline cut is noted
     facts = _list_facts(own, result.plan, training)
     facts |= {"profiles": profiled.profiles, "notes": [*facts["notes"], *profiled.notes]}
-    return pack(place, result, given.data, own.network, result.budget or studied.budget, facts, sign)
+    budget = result.budget or studied.budget
+    return pack(place, result, given.data, own.network, own.reference, budget, facts, sign)
 
 
 def check_rollback(budget: Budget | None, where: Where) -> None:

@@ -19,9 +19,11 @@ def verify(
 ) -> Verification:  # fmt: skip
     """Check the bundle at ``path``: digests, versions, its outputs on the recorded sample, its signature by ``key``.
 
-    With the ``model`` that it was made of, and its ``weights``, its outputs are compared with those of the model, on
-    the samples that the bundle holds or the test samples of ``data``. Of a folder that ``edgesdk export`` wrote, the
-    digests. Raises ``BundleError`` for what does not hold, and the errors of loading a model and its data.
+    With the ``model`` that it was made of, and its ``weights``, the model is to answer to the sample what the bundle
+    records of it, and the bundle's outputs are compared with the model's, on that sample or the test samples of
+    ``data``. Of a bundle of before, which records no answers of the model, ``against_model.notes`` say so. Of a folder
+    that ``edgesdk export`` wrote, the digests. Raises ``BundleError`` for what does not hold, and the errors of loading
+    a model and its data.
     """
     if model is None and (weights is not None or data is not None):
         raise UsageError(f"{'weights' if weights is not None else 'data'} without a model", "give --model, too")
