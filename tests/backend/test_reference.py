@@ -129,8 +129,9 @@ class Alone(Base):
 
 
 def test_outputs_that_come_and_go_are_refused() -> None:
-    with pytest.raises(ModelError, match="remembers earlier calls: "):
-        trace(Growing(nn.Identity()), X)
+    for x in (X, X[:1]):
+        with pytest.raises(ModelError, match="remembers earlier calls: "):
+            trace(Growing(nn.Identity()), x)
     for more, count in ((1, 3), (-1, 1)):
         with pytest.raises(ModelError, match=f"returns 2 values for {len(X)} samples, and {count} for one"):
             trace(Alone(more), X)

@@ -78,7 +78,8 @@ def structure_of(program: ExportedProgram) -> Structure:
     assert program.call_spec.out_spec is not None
     structure = Structure(program.call_spec.out_spec, constants)
     inputs = _own_names(program)
-    taken = [inputs.get(node.name, node.name) for node in program.graph.nodes if node.op == "placeholder"]
+    nodes = [str(node.name) for node in program.graph.nodes if node.op == "placeholder"]
+    taken = [inputs.get(name, name) for name in nodes]
     return dataclasses.replace(structure, inputs=inputs, outputs=_file_names(structure, taken))
 
 
@@ -88,7 +89,8 @@ def _own_names(program: ExportedProgram) -> dict[str, str]:
     names = (signature and signature.forward_arg_names) or ()
     own = {name.lower(): name for name in names}
     own = own if len(own) == len(names) else {}  # of two that differ in this alone it is not known which is which
-    return {name: own[name] for name in program.graph_signature.user_inputs if own.get(name, name) != name}
+    taken = [str(name) for name in program.graph_signature.user_inputs]
+    return {name: own[name] for name in taken if own.get(name, name) != name}
 
 
 def _file_names(structure: Structure, taken: Sequence[str]) -> tuple[str, ...]:
