@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from edgesdk.core.errors import DataError, EdgeSdkError, ModelError
+from edgesdk.data.readings import find_better_pixels
 from edgesdk.data.sanity import judged_dense
+from edgesdk.network.network import answer
 from edgesdk.workflows.inputs import read_inputs
 
 COUNT, CLASSES, WIDTH = 400, 10, 6
@@ -141,6 +144,23 @@ class Bright(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3)).clamp(min=2.0)
+
+
+@pytest.mark.parametrize("shift", [1, 2])
+def test_of_two_readings_the_one_that_scores_more_is_named(shift: int) -> None:
+    """Where labels are in another order, pixels read so that nothing can be told from them may still score more."""
+    x, y = known(0.95, 3)
+    pixels = (0.3 * x + 0.2)[:, :, None, None].expand(-1, -1, 4, 4)
+
+    class Means(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3))
+
+    inputs = read_inputs(Means(), (pixels, (y + shift) % 3), None, "top-1", 0)
+    run, task, data = partial(answer, inputs.model), inputs.task, inputs.data
+    assert find_better_pixels(run, data, task, list(data.test), 0.0) is not None
+    told = judged_dense(inputs.model, data, task).error
+    assert told is not None and "with its classes in another order" in told.fact
 
 
 @pytest.mark.parametrize("weights", [True, False])

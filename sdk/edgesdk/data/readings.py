@@ -30,10 +30,14 @@ Run = Callable[[Batch], Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """What the model scores when the data are read otherwise, and how that is asked for."""
+    """What the model scores when the data are read otherwise, and how that is asked for.
+
+    ``score`` is by the task's metric; ``None`` where only an R squared is known.
+    """
 
     said: str
     remedy: str
+    score: float | None = None
 
 
 def find_better_pixels(
@@ -72,11 +76,11 @@ def find_better_pixels(
     reading, other = best
     said = f"{task.shown(reading)} of {seen} with {_described(other)}"
     if data.preprocessing is not None and not data.prepared:
-        return Reading(said, f"give {other.flags}")
+        return Reading(said, f"give {other.flags}", reading)
     low, high = now.input_range
     if data.preprocessing is None:
         said = f"{said} (x is taken to be pixels of {low:g} to {high:g})"
-    return Reading(said, "prepare x so before giving it")
+    return Reading(said, "prepare x so before giving it", reading)
 
 
 def _thinned(batches: Batches, step: int) -> Batches:
@@ -149,7 +153,7 @@ def _find_order(judged: Sequence[Tensor], targets: Sequence[Any], score: float) 
         return None
     first = next(c for c in range(classes) if order[c] != c)
     said = f"{agreement:.4g} % with its classes in another order: what is labelled {first} it calls {int(order[first])}"
-    return Reading(said, "number the labels as the model does")
+    return Reading(said, "number the labels as the model does", agreement)
 
 
 def _find_units(judged: Sequence[Tensor], targets: Sequence[Any]) -> Reading | None:

@@ -158,8 +158,9 @@ def _judge_score(seen: _Seen, score: float) -> Verdict:
         if not standing.is_sound:
             probed = FEW if shuffled is not None and standing.above_chance else PROBED
             better = find_better_pixels(seen.run, seen.data, task, batches, score, probed)
-        if better is None and (not standing.is_fair or task.classifies):
-            better = find_better_targets(task, judged, targets, score)
+        if task.classifies or (better is None and not standing.is_fair):
+            other = find_better_targets(task, judged, targets, score)
+            better = max(filter(None, (better, other)), key=lambda reading: reading.score or 0.0, default=None)
         if better is not None:
             return Verdict(score, count, seen.misread(f"{shown}, and {better.said}", better))
     if shuffled is not None and shuffled.is_blind(score):
