@@ -12,9 +12,13 @@ import contracts
 import in_process
 
 STAGE = re.compile(r" *\d+\.\d s  .+")  # of the log
-
-
+COST = re.compile(r"\b\d[\d.]* (?=[μmk]?s\b|k?B\b)")  # which moves with profiles and exporters
 Run = Callable[..., "Ended"]
+
+
+def still(text: str) -> str:
+    """``text`` without the figures of costs."""
+    return COST.sub("# ", text)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class Ended:
         (line,) = [line for line in self.err.splitlines() if line.startswith("edgesdk: ")]
         assert self.err.endswith(line + "\n")
         return line
+
+    @property
+    def refusal(self) -> str:
+        """The exit code and that line, without what moves from run to run."""
+        return f"{self.code} {re.sub(r'0x[0-9a-f]+', '0x', still(self.line))}"
 
 
 def edgesdk(*arguments: str | Path) -> Ended:
