@@ -118,7 +118,12 @@ class Benchmark(OnDisk):
         self.assertEqual(result["artifacts"][0]["digest"], files.digest(small["path"]))
         self.assertEqual(result["runtime"]["threads"], 1)
         self.assertEqual(result["runtime"]["providers"], ["CPUExecutionProvider"])
-        self.assertEqual(set(result["conditions"]), {"before", "after"})
+        self.assertEqual(set(result["conditions"]), {"before", "after", "during"})
+        during = result["conditions"]["during"]
+        for artifact in result["artifacts"]:
+            counts = [moment["samples"][artifact["name"]] for moment in during]
+            self.assertEqual((counts, counts[-1]), (sorted(counts), len(artifact["samples_ms"])))
+        self.assertTrue(all({"samples", "celsius", "mhz"} == set(moment) for moment in during))
         self.assertEqual(result["valid"], result["reason"] is None)
         self.assertIn("timing", [report["state"] for report in self.reports])
 

@@ -21,7 +21,7 @@ from edgesdk.bundle.documents import (
 from edgesdk.core.answers import AnswerChanges, Flip
 from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.energy import Energy
-from edgesdk.core.facts import Conditions, During, Frequency, Hardware, Temperature, Throttle
+from edgesdk.core.facts import Conditions, During, Frequency, Hardware, Moment, Temperature, Throttle
 from edgesdk.core.kernels import Kernel, KernelProfile
 from edgesdk.core.pairing import Ratio
 from edgesdk.core.parity import Parity
@@ -136,7 +136,7 @@ def _measured(name: str, middle: float, size: int) -> Report:
     statistics = Statistics(1000, 0.9 * middle, 9 * middle, middle, 0.1, middle, 1.1 * middle)
     return Report(
         name, "d" * 64, size, "onnxruntime", "1.32.0", "fp32", 1, "quick", statistics, samples, 2e5, 4.5e7, 12.25,
-        During(before, after),
+        During(before, after, tuple(Moment(100 * part, 48.5 + 2 * part, None) for part in range(1, 10))),
         Hardware(cpu="a processor", board="a board", cores=4, os="Debian", memory_bytes=8_200_000_000),
         ratios={"other": Ratio(0.5, 0.4, 0.6, 7)}, undisturbed=Undisturbed(middle, 0.01, 0.1, 0.5),
     )  # fmt: skip

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from edgesdk.core.schema import Schema
+from edgesdk.core.serialize import from_json
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,35 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """The hottest sensor, in degrees ``celsius``, and the slowest core, in ``mhz``, when so many ``runs`` were timed.
+
+    ``None`` where the device does not tell it.
+    """
+
+    runs: int
+    celsius: float | None
+    mhz: float | None
+
+
+@dataclass(frozen=True)
 class During:
-    """The conditions in which a run began and ended."""
+    """The conditions in which a run began and ended, and moments in between, where any of it is known."""
 
     before: Conditions = field(default_factory=Conditions)
     after: Conditions = field(default_factory=Conditions)
+    during: tuple[Moment, ...] = ()
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any], name: str) -> During:
+        """What the agent says of a run, of the artifact with that ``name``; an agent of before tells of no moments."""
+        moments = (
+            Moment(each["samples"][name], each["celsius"], each["mhz"])
+            for each in told.get("during", ())
+            if (each["celsius"], each["mhz"]) != (None, None)
+        )
+        before, after = (from_json(Conditions, told[side]) for side in ("before", "after"))
+        return cls(before, after, tuple(moments))
 
 
 @dataclass(frozen=True)

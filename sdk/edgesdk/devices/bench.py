@@ -279,7 +279,7 @@ class Bench:
                 peak_memory_bytes=taken.get("peak_added"),
                 runtime_memory_bytes=taken.get("runtime_baseline"),
                 load_ms=self.agent.call("load", **same, **processes)["load_ms"] if thorough else None,
-                conditions=from_json(During, run["conditions"]),
+                conditions=During.of(run["conditions"], timing["name"]),
                 device=from_json(Hardware, self.facts),
                 valid=run["valid"],
                 reason=run["reason"],

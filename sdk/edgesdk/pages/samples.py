@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgesdk.core.budget import MEASURED
-from edgesdk.pages.charts import INK, Paint, draw, guide, line, mark, tell_axes
+from edgesdk.pages.charts import INK, Paint, Points, draw, guide, line, mark, tell_axes
 from edgesdk.pages.render import Document, count, milliseconds
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PARTS, BINS = 200, 60  # of samples: over the run, and by their latency
 MARGIN = 0.06  # of the chart, beyond the largest figure
 SHOWN = 0.99  # of the samples are on a chart, unless they
+ENDS = (0, -1)
 WIDE = 5.0  # times as far from the median as most are from each other; how many are beyond it is said
 
 
@@ -43,8 +44,8 @@ class Samples:
         low, high = _bounds(every)
         marks = _percentiles(every)
         states: list[tuple[Paint, float]] = [
-            (partial(_draw_state, unit=unit, ends=ends, runs=len(every)), 54.0)
-            for unit, ends in _list_states(conditions).items()
+            (partial(_draw_state, unit=unit, known=known, runs=len(every)), 54.0)
+            for unit, known in _list_states(conditions, len(every)).items()
         ]
         return cls(
             len(every), marks, int((every > high).sum()), float(every.max()),
@@ -84,24 +85,31 @@ def _draw_bins(axes: Axes, every: np.ndarray, low: float, high: float, marks: Se
     tell_axes(axes, ("", milliseconds), ("runs", count))
 
 
-def _list_states(conditions: Document | None) -> dict[str, tuple[float, float]]:
-    """The hottest sensor and the slowest core, before and after the run, as far as they are known."""
-    sides = [(conditions or {}).get(side) or {} for side in ("before", "after")]
-    states: dict[str, tuple[float, float]] = {}
+def _list_states(conditions: Document | None, runs: int) -> dict[str, Points]:
+    """The hottest sensor and the slowest core by the runs that were over: before, in between and after, as far as they
+    are known."""
+    told = conditions or {}
+    sides = [told.get(side) or {} for side in ("before", "after")]
+    states: dict[str, Points] = {}
     for unit, name, value, extreme in (("°C", "temperatures", "celsius", max), ("MHz", "frequencies", "mhz", min)):
-        known = [[each[value] for each in side.get(name) or () if each.get(value) is not None] for side in sides]
-        if all(known):
-            states[unit] = (extreme(known[0]), extreme(known[1]))
+        ends = [[each[value] for each in side.get(name) or () if each.get(value) is not None] for side in sides]
+        if all(ends):
+            between = [(each["runs"], each[value]) for each in told.get("during") or () if each[value] is not None]
+            states[unit] = [(0, extreme(ends[0])), *between, (runs, extreme(ends[1]))]
     return states
 
 
-def _draw_state(axes: Axes, unit: str, ends: tuple[float, float], runs: int) -> None:
-    """A figure that is known before and after the run alone."""
-    mark(axes, list(zip((0, runs), ends, strict=True)), MEASURED, "soft", markersize=6)
-    middle, half = sum(ends) / 2, max(abs(ends[0] - ends[1]) / 2, 0.02 * max(map(abs, ends)), 0.5)
+def _draw_state(axes: Axes, unit: str, known: Points, runs: int) -> None:
+    """A line where it was looked at while the run lasted, and else no more than what was before and after."""
+    if len(known) > len(ENDS):
+        line(axes, known, MEASURED, "soft", linewidth=1)
+    ends = [known[place] for place in ENDS]
+    mark(axes, ends, MEASURED, "soft", markersize=6)
+    values = [value for _, value in known]
+    middle, half = (max(values) + min(values)) / 2, max((max(values) - min(values)) / 2, 0.02 * max(values), 0.5)
     axes.set(xlim=(0, runs), ylim=(middle - 1.6 * half, middle + 1.6 * half))
     tell_axes(axes, ("", count), ("", lambda value: f"{value:.4g} {unit}"))
-    axes.set(xticklabels=[], yticks=sorted(set(ends)))
+    axes.set(xticklabels=[], yticks=sorted({min(values), max(values)}))
 
 
 def _percentiles(every: np.ndarray) -> tuple[tuple[str, float], ...]:

@@ -190,7 +190,9 @@ def benchmark(
 
     Returns ``artifacts`` with samples and statistics in ms in the order of the request, each with its ``runtime``:
     ``{"name", "version", "providers", "precision"}``; ``references`` as ``operators`` does; ``conditions`` before and
-    after; and ``valid``, false with a ``reason`` where the device throttled. Raises ``AgentError``.
+    after, and after each round how many ``samples`` there were of each artifact, the hottest sensor (``celsius``) and
+    the slowest core (``mhz``); and ``valid``, false with a ``reason`` where the device throttled. Raises
+    ``AgentError``.
     """
     check_real()
     _check(artifacts, threads, minimum_count, minimum_seconds, warmup_seconds, blocks, most_seconds)
@@ -217,7 +219,7 @@ def benchmark(
             minimum_seconds *= share
             minimum_count = max(min(FEWEST, minimum_count), int(share * minimum_count))
             rounds = min(rounds, max(FEWEST_ROUNDS, int(share * rounds)))
-        order, done = list(loaded), 0
+        order, done, during = list(loaded), 0, []
         while order:
             report({"done": done, "of": max(rounds, done + 1), "state": "timing"})
             with clock.no_collection():
@@ -225,6 +227,7 @@ def benchmark(
                     least = math.ceil(minimum_count / rounds), minimum_seconds / rounds
                     artifact.time_block(*least, settle_seconds, beside)
             done += 1
+            during.append({"samples": {artifact.name: len(artifact.samples) for artifact in loaded}, **probe.moment()})
             beside.refresh()
             more = done < MORE * rounds and perf_counter() < end
             short = done < rounds // 2 or (more and any(a.lacks(beside) for a in loaded))
@@ -237,7 +240,7 @@ def benchmark(
         "references": beside.result(),
         "artifacts": [artifact.result(beside) for artifact in loaded],
         "runtime": {"name": runtime, "version": runner.VERSION, "providers": providers, "threads": threads},
-        "conditions": {"before": before, "after": after},
+        "conditions": {"before": before, "after": after, "during": during},
         "valid": reason is None,
         "reason": reason,
     }

@@ -81,6 +81,18 @@ def conditions(root: str = "/") -> dict[str, Any]:
     }
 
 
+def moment(root: str = "/") -> dict[str, float | None]:
+    """Of these what is worth a look while a run lasts: the hottest sensor, ``celsius``, and the slowest core, ``mhz``.
+
+    ``None`` where the device does not tell it.
+    """
+    zones, cores = temperatures(root) or [], frequencies(root) or []
+    return {
+        "celsius": max((zone["celsius"] for zone in zones if zone["celsius"] is not None), default=None),
+        "mhz": min((core["mhz"] for core in cores if core["mhz"] is not None), default=None),
+    }
+
+
 def throttled(before: dict[str, Any], after: dict[str, Any]) -> str | None:
     """Why a measurement between these conditions is not valid; ``None`` where nothing says so."""
     reasons: list[str] = []
