@@ -306,7 +306,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     result = SimpleNamespace(artifact=Artifact(tmp_path / "model.onnx"))
     nothing: dict = {}
     with pytest.raises(StorageError, match="No space left on device") as raised, bundle.reserve(out, True) as place:
-        bundle.pack(place, result, None, None, None, nothing)  # type: ignore[arg-type]
+        bundle.pack(place, result, None, None, None, None, nothing)  # type: ignore[arg-type]
     assert raised.value.exit_code == 9
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (out / "manifest.json").read_text() == "{}"

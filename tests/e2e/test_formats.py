@@ -171,9 +171,11 @@ def test_a_file_under_the_wrong_name_or_cut_short_is_refused(exported, tmp_path:
 
 
 def keeps_the_default(report: dict[str, Any], name: str) -> bool:
-    """Whether the bound that nobody gave is kept; where a runtime cannot, that it was eased is said."""
-    kept = 0 < report["measured"][name] <= report["budget"][name]
-    return kept or any("the default, is out of reach here" in note for note in report["notes"])
+    """Whether the bound that nobody gave is kept; else that is said, and no more than a point is lost."""
+    if report["eased"] is None:
+        return 0 < report["measured"][name] <= report["budget"][name]
+    lost = report["score"]["dense"] - report["score"]["deployed"]
+    return "the default, is out of reach here" in report["eased"] and lost <= report["budget"]["max_drop"] == 1.0
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "litert", "ncnn", pytest.param("executorch", marks=pytest.mark.slow)])
