@@ -69,7 +69,7 @@ def test_a_meter_beside_the_device_is_set_beside_what_ran(tmp_path: Path, kind: 
     file = tmp_path / "power.csv"
     beside = subprocess.Popen([*command, str(file)]) if kind == "csv" else None
     try:
-        while beside is not None and not file.exists():
+        while beside is not None and not (file.exists() and file.stat().st_size):  # its columns are there
             assert beside.poll() is None
         meter = " ".join(command) if beside is None else str(file)
         with LocalDevice() as agent:
