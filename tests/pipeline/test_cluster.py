@@ -26,8 +26,9 @@ from edgesdk.core.errors import BudgetError, DeviceError, EdgeSdkError, UsageErr
 from edgesdk.core.processes import Job, Progress, Unsendable
 from edgesdk.data.orders import order_of, set_order
 from edgesdk.pipeline.allowance import Allowance
-from edgesdk.pipeline.apart import Shared, Workers
+from edgesdk.pipeline.apart import Shared
 from edgesdk.pipeline.candidates import attempt, list_dense
+from edgesdk.pipeline.learners import Workers
 from edgesdk.pipeline.planning import make_plan
 from edgesdk.pipeline.training import Training
 from edgesdk.train.recovery import Recovery

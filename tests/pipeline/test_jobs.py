@@ -17,8 +17,9 @@ from edgesdk.data.data import Data, load_data
 from edgesdk.data.orders import dry, order_of, set_order
 from edgesdk.example.data import example_data
 from edgesdk.pipeline.allowance import Allowance
-from edgesdk.pipeline.apart import Shared, Workers
+from edgesdk.pipeline.apart import Shared
 from edgesdk.pipeline.candidates import Candidate, attempt, list_dense
+from edgesdk.pipeline.learners import Workers
 from edgesdk.pipeline.planning import make_plan
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Selected, Training

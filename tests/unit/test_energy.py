@@ -84,8 +84,10 @@ def test_a_round_in_which_the_meter_fails_does_not_count_and_that_is_said(
 @pytest.mark.parametrize(
     ("taken", "kind", "says"),
     [
-        ([], WATTS, "the meter stopped: "),
-        (read()[:40], WATTS, "without a reading, and ended with exit code 3"),
+        ([], WATTS, "the meter gave no time with a figure, and ended with exit code 3"),
+        ([(at + 7200, watts) for at, watts in read()], WATTS, "the meter's clock is another: its first"),
+        ([(at - 7200, watts) for at, watts in read()], WATTS, "the meter stopped: its last reading is 7.1"),
+        (read()[:40], WATTS, "s older than what ran, and ended with exit code 3"),
         ([(at, 5.0) for at, _ in read()], JOULES, "the meter stopped: it says 0 W"),
         ([(at, value if at < 3 else value - 1e3) for at, value in read(JOULES)], JOULES, ""),
         ([(at, IDLE) for at, _ in read()], WATTS, "at work it takes 4 W, idle 4 W: too near to tell apart"),

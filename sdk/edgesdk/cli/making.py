@@ -202,7 +202,8 @@ def deploy(as_json: bool, front: Path | None, point: int | None, **options: Any)
 
     MODEL is file.py:callable, package.module:callable, an .onnx file, a .pt2 of torch.export.save, timm:NAME, or a
     folder that transformers saved; without it it is the built-in example. Without a budget it is half of the dense
-    model's latency where that is measured, and a drop of one point where the target is predicted.
+    model's latency where that is measured, and a drop of one point where the target is predicted,
+    or half is out of reach.
     """
     _take_point(options, front, point)
     options["budget"] = read_budget(options)

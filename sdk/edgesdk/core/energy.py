@@ -83,6 +83,15 @@ class Readings:
         if FEWEST * usual > end - begin:
             every = f"a reading each {usual:.2g} s is too seldom for phases of {phase.seconds:.2g} s"
             return f"{every}: measure with --mode full{self.said}"
+        if not self.times:
+            return f"the meter gave no time with a figure{self.said}"
+        if self.times[0] > end:
+            later = f"its first reading is {self.times[0] - end:.3g} s later than what ran"
+            return f"the meter's clock is another: {later}{self.said}"
+        if self.times[-1] < begin:
+            return (
+                f"the meter stopped: its last reading is {begin - self.times[-1]:.3g} s older than what ran{self.said}"
+            )
         corners = (begin, *(at for at, _ in inside), end)
         longest = max(after - before for before, after in pairwise(corners))
         if len(inside) < FEWEST or longest > SILENCE * usual + SETTLING:

@@ -184,7 +184,7 @@ def _with_constants(network: Network) -> Network:
 
 def _is_algebra(node: fx.Node) -> bool:
     name = str(getattr(node.target, "overloadpacket", "")).removeprefix("aten.").lstrip("_")
-    return name.startswith("linalg_") and "norm" not in name or name in ALGEBRA
+    return name in ALGEBRA or (name.startswith("linalg_") and "norm" not in name)
 
 
 @in_turn()

@@ -34,10 +34,11 @@ from edgesdk.export.parity import compared, fallbacks, parity, runner
 from edgesdk.network.network import Network, tensors
 from edgesdk.network.placement import CPU, named
 from edgesdk.pipeline.allowance import FULL_SHARE, ROUNDS_SHARE, SHORT_SHARE, Allowance
-from edgesdk.pipeline.apart import Candidacy, Learners
+from edgesdk.pipeline.apart import Candidacy
 from edgesdk.pipeline.candidates import Candidate
 from edgesdk.pipeline.cuts import list_left_out, plan_cuts
 from edgesdk.pipeline.deadline import LEARNING, Deadline
+from edgesdk.pipeline.learners import Learners
 from edgesdk.pipeline.measuring import measure_beside
 from edgesdk.pipeline.own_answers import check_own_answers
 from edgesdk.pipeline.result import Result

@@ -24,7 +24,8 @@ from edgesdk.core.wording import counted
 from edgesdk.data.orders import order_of, set_order
 from edgesdk.network.placement import AUTO, CPU, find_device
 from edgesdk.pipeline.allowance import Allowance
-from edgesdk.pipeline.apart import InTurn, Learnt, Shared, Workers
+from edgesdk.pipeline.apart import Learnt, Shared
+from edgesdk.pipeline.learners import InTurn, Workers
 from edgesdk.pipeline.study import Anchored, Study
 from edgesdk.pipeline.training import Training
 from edgesdk.train.recovery import Recovery

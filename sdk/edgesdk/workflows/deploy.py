@@ -35,11 +35,12 @@ from edgesdk.devices.pools import At, Pool
 from edgesdk.network.placement import AUTO, find_device
 from edgesdk.network.reference import same_random_numbers
 from edgesdk.pipeline.allowance import Allowance, check_epochs
-from edgesdk.pipeline.apart import Shared, Workers
+from edgesdk.pipeline.apart import Shared
 from edgesdk.pipeline.candidates import Attempt
 from edgesdk.pipeline.choosing import join_refusals
 from edgesdk.pipeline.deadline import Deadline
 from edgesdk.pipeline.fastest import DEFAULT_DROP, default_drop
+from edgesdk.pipeline.learners import Workers
 from edgesdk.pipeline.loose import find_deployed, find_loose_plan, ignore
 from edgesdk.pipeline.profiling import profile_files
 from edgesdk.pipeline.renewing import search_renewing
