@@ -34,7 +34,7 @@ PERIOD_US, QUOTA_US = 100_000, 50_000
 STAGE = re.compile(r" *(\d+\.\d) s  (?:\d+/\d+ )?(.+)")
 SUDDEN = {
     "pricing": "pricing whole layers",
-    "searching": "searching and measuring",
+    "searching": "searching",
     "measuring": "exporting and measuring",
 }
 CASES = ("as it is", "again", "load", "quota", *SUDDEN)
@@ -158,6 +158,8 @@ def main() -> None:
             found[case] = deploy(case, Path(folder) / case.replace(" ", "-"), given, took)
             print(f"{case}: {time.monotonic() - begin:.0f} s {found[case][1]}", file=sys.stderr, flush=True)
         kept = {case: report for case, (report, _) in found.items() if report}
+        if not kept:
+            sys.exit("nothing was deployed, so that there is nothing to compare")
         paths = [Path(folder) / case.replace(" ", "-") for case in kept]
         compared = edgesdk.benchmark(paths, mode=options.mode).reports
         first = next(iter(kept))

@@ -20,7 +20,7 @@ from edgesdk.devices.local import LocalDevice
 from edgesdk.pipeline.study import Study, anchor_model
 
 BOARD = "raspberry-pi-5"
-SAMPLES = 32
+SAMPLES = 192
 
 
 @pytest.fixture(scope="session")

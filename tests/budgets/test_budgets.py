@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -23,7 +26,8 @@ from edgesdk.pipeline.remarks import add_remarks
 from edgesdk.pipeline.result import Result
 from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Training
-from edgesdk.price.operators import precisions, widths
+from edgesdk.price.forms import fits
+from edgesdk.price.operators import channels, precisions, widths
 from edgesdk.solve.program import PEAK
 
 # Shares of what the dense model costs, by the figures that they bound; of a drop, points.
@@ -61,6 +65,7 @@ CASES = [
     for kind in KINDS
 ]
 NAMES = 150  # bytes that names and nodes may be off by: more than 3 % where a file has a few kB
+ANY = 4  # plans by chance at each of the tightest widths
 NEAR = 1.03  # times the tightest that is built here, up to which another may be called so
 NEAR_MEMORY = 1.09  # sums know no code pages, most of what a small network takes; 1.03 does for 11 of the 12 families
 
@@ -87,8 +92,8 @@ class Built:
 
 
 def extremes(study: Study) -> list[Built]:
-    """The smallest models: every group as narrow as it gets, in float and in integers, and the dense ones."""
-    graph, built = study.graph, []
+    """The smallest models, each group as narrow as it gets, in float, in integers and by any forms; and dense ones."""
+    graph, built, rng = study.graph, [], random.Random(7)
     dense_score = study.task.score(study.network, study.data.test, study.reference)
     whole = {group.name: group.size for group in graph.groups if group.fixed is None}
     narrow = {group.name: widths(group.size, group.step)[0] for group in graph.groups if group.fixed is None}
@@ -96,7 +101,8 @@ def extremes(study: Study) -> list[Built]:
     eight = {layer.name: Option(INT8, 8) for layer in graph.layers if INT8 in precisions(layer)}
     some = plan_full_width(study, {}).plan
     for kept, dropped in ((whole, ()), (narrow, ()), (narrow, joins)):
-        for name, options in (("float", {}), ("int8", eight)):
+        any_forms = {f"any {number}": any_options(study, kept, rng) for number in range(ANY)}
+        for name, options in {"float": {}, "int8": eight, **any_forms}.items():
             layers = tuple(LayerPlan(n, options.get(n, Option()), 0.0, "by hand") for n in graph.by_name)
             plan: Plan = replace(some, kept=kept, dropped=dropped, layers=layers)
             small, carried = compressed(study.network, plan, study.data.example, study.scores)
@@ -107,15 +113,34 @@ def extremes(study: Study) -> list[Built]:
     return built
 
 
+Smallest = Callable[[str], list[Built]]
+
+
+@pytest.fixture(scope="module")
+def smallest(studied: Studied) -> Smallest:
+    """The smallest models of a family, built once for all that is refused of it."""
+    return cache(lambda name: extremes(studied(name)))
+
+
+def any_options(study: Study, kept: Mapping[str, int], rng: random.Random) -> dict[str, Option]:
+    """Of each layer something that it may be at these widths: what nobody would think of may be the smallest."""
+    graph, options = study.graph, {}
+    for layer in graph.layers:
+        sides = channels(layer, graph, kept.get(layer.reads or ""), kept.get(layer.writes or ""))
+        able = [o for o in study.space[layer.name] if o.form is None or not layer.weight_shape or fits(o.form, *sides)]
+        options[layer.name] = rng.choice(able)
+    return options
+
+
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_a_budget_is_kept_or_out_of_reach(name: str, kind: str, studied: Studied) -> None:
+def test_a_budget_is_kept_or_out_of_reach(name: str, kind: str, studied: Studied, smallest: Smallest) -> None:
     study = studied(name)
     wanted = goal(study, kind)
     try:
         result = deployed(study, wanted, given=kind not in UNASKED)
     except BudgetError as error:
         assert "loose" not in kind and kind not in UNASKED, error
-        refused(study, wanted, error)
+        refused(smallest(name), wanted, error)
         return
     assert not kind.startswith("no "), "nothing is a hundredth of what it was"
     if kind in UNASKED and "the default, is out of reach here" in list_notes(result):
@@ -145,9 +170,8 @@ def kept(study: Study, wanted: Budget, result: Result) -> None:
         assert "of the latency that is allowed is used" in notes or "nothing was compressed" in notes
 
 
-def refused(study: Study, wanted: Budget, error: BudgetError) -> None:
+def refused(smallest: list[Built], wanted: Budget, error: BudgetError) -> None:
     """No model that is built here keeps what was refused, and none is tighter than what is called the tightest."""
-    smallest = extremes(study)
     assert not any(built.keeps(wanted) for built in smallest)
     if error.figure == "max_drop":
         assert wanted.max_drop is not None and (error.tightest or 0.0) > wanted.max_drop == error.asked

@@ -16,10 +16,11 @@ import torch
 from given import MODELS, told
 from safetensors.torch import save_file
 
+import edgesdk
 from edgesdk.bundle import bundle
 from edgesdk.cli import main
 from edgesdk.core.artifact import Artifact
-from edgesdk.core.errors import StorageError
+from edgesdk.core.errors import StorageError, UsageError
 
 
 @pytest.fixture
@@ -277,6 +278,13 @@ def test_an_output_that_exists_is_refused_and_left_alone(fails, here: Path) -> N
     assert (here / "out" / "mine.txt").read_text() == "mine"
     (here / "plan.json").write_text("{}")
     assert "--force" in fails(8, "search", "--target", "x86")
+
+
+def test_benchmark_takes_each_file_once_and_one_at_the_least(here: Path) -> None:
+    with pytest.raises(UsageError, match="there is no file to measure: name a model's file or a bundle"):
+        edgesdk.benchmark([])
+    with pytest.raises(UsageError, match="a file is named twice"):
+        edgesdk.benchmark(["a.onnx", "a.onnx"])
 
 
 def test_no_bundle_to_verify_or_benchmark(fails, here: Path) -> None:

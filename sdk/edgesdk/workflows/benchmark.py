@@ -79,6 +79,8 @@ def benchmark(
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     check_request(threads, mode)
+    if not paths:
+        raise UsageError("there is no file to measure", "name a model's file or a bundle")
     if len(set(map(str, paths))) < len(paths):
         raise UsageError("a file is named twice", "name each once")
     place = find_place(device)
