@@ -80,3 +80,57 @@ def test_sums_that_are_not_watched_yet_are_taken() -> None:
     observed.qconfig = quantization.get_default_qconfig()
     with pytest.raises(ModelError, match="quantizes by PyTorch's own tools"):
         trace(quantization.prepare(observed), x)
+
+
+class Asking(nn.Module):
+    """Asks something in forward(), by ``ask``; (N, 6)."""
+
+    def __init__(self, ask: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.ask, self.kept = nn.Linear(6, 3), ask, dict[Any, Tensor]()
+        self.register_buffer("calls", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) * self.ask(self, x)
+
+
+def kept(module: Any, x: Tensor) -> Tensor:
+    return module.kept.setdefault(x.shape, torch.ones(1))
+
+
+def written(module: Any, x: Tensor) -> int:
+    module.calls[:1] += 1
+    return 1 + int(module.calls[0] > 3)
+
+
+def written_beside(module: Any, x: Tensor) -> int:
+    module.calls.view(2, 1)[0].add_(1)
+    return 1 + int(module.calls.sum().item() > 3)
+
+
+@pytest.mark.parametrize(
+    ("ask", "told", "remedy"),
+    [
+        (kept, "looks something up by how many samples a batch has", "x.shape[1:]"),
+        (lambda _, x: torch.fake_quantize_per_tensor_affine(x[:, :1], 0.1, 0, 0, 255), "PyTorch's own tools", "float"),
+        (lambda m, x: 1 + int(m.a.weight.sum() > x.sum()), "asks what the values of a tensor are", "torch.where"),
+        (lambda m, x: torch.rand(1).item(), "draws random numbers", "in training alone"),
+        (written, "asks what the values of a tensor are", "torch.where"),
+        (written_beside, "asks what the values of a tensor are", "torch.where"),
+    ],
+    ids=[
+        "by the batch",
+        "fake integers",
+        "of an input",
+        "of a random number",
+        "of what it counts",
+        "of a view of that",
+    ],
+)
+def test_what_forward_asks_and_no_file_holds_is_named(
+    ask: Callable[[Any, Tensor], Any], told: str, remedy: str
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        trace(Asking(ask), torch.randn(4, 6))
+    assert told in str(caught.value) and "test_not_traced.py" in str(caught.value)
+    assert remedy in str(caught.value)

@@ -107,6 +107,23 @@ def test_a_model_that_remembers_calls_is_refused(middle: nn.Module) -> None:
         trace(Base(middle), X)
 
 
+class Warming(nn.Module):
+    """Another thing after so many calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * (1 if self.calls < 9 else 2)
+
+
+def test_a_model_that_changes_after_some_calls_is_not_said_to_mix_samples() -> None:
+    with pytest.raises(ModelError, match="remembers earlier calls: output 1 changes"):
+        trace(Base(Warming()), X)
+
+
 class Growing(Base):
     """With an output more at every second call."""
 

@@ -323,7 +323,59 @@ class Normalizing(Around):
         return super().forward(x.sub_(0.5).div_(2.0))
 
 
+class OwnNumbers(nn.Module):
+    """Asks what its own parameters, buffers and other tensors hold: how often, whether, by how much."""
+
+    steps: Tensor
+    ready: Tensor
+    scales: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.tensor(2))
+        self.register_buffer("ready", torch.tensor(1, dtype=torch.uint8))
+        self.register_buffer("scales", torch.tensor([0.5, 2.0, 3.0]), persistent=False)
+        self.part, self.strides = nn.Parameter(torch.tensor(0.3)), torch.tensor([4, 8])
+        self.a, self.positions = nn.Conv2d(16, 16, 3, 1, 1), nn.Embedding(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.ready.item() == 0 or not self.ready:
+            raise RuntimeError("not initialized")
+        for _ in range(int(self.steps)):
+            x = x + self.part.item() * self.a(x).relu()
+        many: Any = self.strides[0] * 3
+        x = x + self.positions(torch.arange(many))
+        low, _, high = self.scales.tolist()
+        rows: Any = self.strides[1]
+        whole = torch.full((12, 1), rows) / self.scales.max().item()
+        same = torch.equal(self.scales, self.scales.abs()) and torch.allclose(self.scales.sum(), torch.tensor(5.5))
+        return x.clamp(-high, high / low) * whole if same else x
+
+
+class Remembered(nn.Module):
+    """Keeps a grid for as long as images are as large as before, by all of their sizes or an image's."""
+
+    sizes: Any = None
+    grid: Any = None
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.whole, self.a = whole, nn.Conv2d(16, 16, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.sizes != (x.shape if self.whole else x.shape[2:]):
+            samples = x.shape[0] if self.whole else 1
+            self.grid = torch.linspace(-1, 1, x.shape[3]).repeat(samples, 1, x.shape[2], 1)
+            self.sizes = x.shape if self.whole else x.shape[2:]
+        return self.a(x) + self.grid
+
+
+ASKS: dict[str, Callable[[], nn.Module]] = {
+    "its own numbers": OwnNumbers, "the last sizes": lambda: Remembered(True),
+    "the last sizes of an image": lambda: Remembered(False),
+}  # fmt: skip
 CASES = (
+    *(Case(f"asks: {n}", lambda f=f: Around(f()), floats(3, 12, 12)) for n, f in ASKS.items()),
     Case("plain", lambda: Around(nn.ReLU()), floats(3, 12, 12)),
     *(Case(f"writes: {n}", lambda f=f: Around(f), floats(3, 12, 12), ("dense",)) for n, f in WRITES.items()),
     *(Case(f"layers: {n}", lambda f=f: Around(f()), floats(3, 12, 12)) for n, f in LAYERS.items()),

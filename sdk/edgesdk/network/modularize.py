@@ -25,7 +25,8 @@ from edgesdk.network.computed_weights import Held, fold_computed
 from edgesdk.network.equivalents import Equivalents, free_lengths
 from edgesdk.network.functionalize import functionalized
 from edgesdk.network.in_turn import in_turn
-from edgesdk.network.network import Batch, rebatch, tensors
+from edgesdk.network.network import Batch, answer, rebatch, tensors
+from edgesdk.network.own_values import OwnValues
 from edgesdk.network.parametrize import folded
 from edgesdk.network.products import make_linear
 from edgesdk.network.returned import make_known, returned
@@ -56,6 +57,7 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
     ``ModelError`` naming what cannot be traced.
     """
     two = rebatch(x, lambda t: torch.cat([t[:1], t[:1]]) if free_batch else t.clone())
+    three = rebatch(x, lambda t: t[[0, 0, 0]] if free_batch else t.clone())
     args = tuple(tensors(two)) if not isinstance(two, dict) else ()
     kwargs = two if isinstance(two, dict) else {}
     free = ShapesCollection()
@@ -71,14 +73,15 @@ def exported(model: nn.Module, x: Batch, free_batch: bool = True) -> ExportedPro
 
     def follow() -> ExportedProgram:
         shapes: Any = free if free_batch else None
-        with free_lengths(plain), Equivalents():
+        with free_lengths(plain), OwnValues(plain), Equivalents():
             return torch.export.export(plain, args, kwargs, dynamic_shapes=shapes)
 
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
             try:
-                make_known(plain(*args, **kwargs))
+                # of another number of samples, which a module may remember and ask for when it is traced
+                make_known(answer(plain, three))
                 _name_inputs(plain, kwargs)
                 return functionalized(follow())
             except ModelError:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 8  # real ones, that a traced network is compared on
 TOLERANCE = 1e-3  # of a value's spread: a kernel sums in another order for another size of batch
+FORGETTING = "let forward() depend on its inputs alone, not on what it kept in the module"
 NUDGE = 1e-6  # of an input's spread: what rounding does to floats
 STEADIER = "train it with normalization between its layers, or with smaller weights: no two runtimes round alike"
 ROUGH = 5e-2  # where forward() computes in bfloat16 what the network computes in float32
@@ -118,7 +119,14 @@ def _check_repeats(network: Network, reference: Reference, x: Batch) -> None:
         fact = f"in evaluation mode the model draws random numbers: two calls differ from {where} on"
         raise ModelError(fact, "draw them in training alone: functional.dropout takes training=self.training")
     fact = f"the model remembers earlier calls: two calls on the same samples differ from {where} on"
-    raise ModelError(fact, "let forward() depend on its inputs alone, not on what it kept in the module")
+    raise ModelError(fact, FORGETTING)
+
+
+def _check_forgets(reference: Reference, x: Batch, before: Tensor, place: int) -> None:
+    """Raise ``ModelError`` where a value that the model returned for ``x`` is another one after calls in between."""
+    if not _same(before, pytree.tree_leaves(reference.answer(x))[place]):
+        fact = f"the model remembers earlier calls: output {place + 1} changes for the same samples after some calls"
+        raise ModelError(fact, FORGETTING)
 
 
 def _check_rows(network: Network, reference: Reference, x: Batch) -> None:
@@ -136,6 +144,7 @@ def _check_rows(network: Network, reference: Reference, x: Batch) -> None:
             raise ModelError(fact, "return them along the first axis")
         if not _same(value, own[0] if axis is None else torch.cat(own)):
             _check_steady(reference, rows[0])
+            _check_forgets(reference, x, value, place - 1)
             where = _place(network, _first(network, _mixed(lambda batch: _nodes(network, batch), x, rows)))
             where = where or _part(reference, next(iter(_mixed(lambda batch: _parts(reference, batch), x, rows)), None))
             if value.dim() != own[0].dim():

@@ -19,6 +19,7 @@ from edgesdk.network.places import place_here, place_of
 QUANTIZED = re.compile(
     r"torch\.ao\.(quantization\.(observer|fake_quantize)|nn\.(intrinsic\.)?(qat|quantized|quantizable))\b"
 )  # where the classes live that PyTorch's own quantization puts into a model
+FLOAT = "give the float model, before torch.ao.quantization prepares it: edgesdk quantizes it"
 SHAPES = "torch.fx.experimental.symbolic_shapes"  # the logger that tells where a free size becomes a number
 
 
@@ -33,9 +34,7 @@ def check_traceable(model: nn.Module) -> None:
             raise ModelError(fact, "give the nn.Module that it was made of, before torch.jit.script or torch.jit.trace")
         if any(QUANTIZED.match(base.__module__) for base in kind.__mro__) and not _is_float(part):
             fact = f"{where} ({kind.__name__}) quantizes by PyTorch's own tools, or watches for them"
-            raise ModelError(
-                fact, "give the float model, before torch.ao.quantization prepares it: edgesdk quantizes it"
-            )
+            raise ModelError(fact, FLOAT)
 
 
 def _is_float(part: nn.Module) -> bool:
@@ -54,6 +53,12 @@ def explain_untraceable(error: Exception, follow: Callable[[], Any]) -> ModelErr
         fact = "the model cannot be traced: forward() fixes how many samples a batch has, or takes them one by one"
         remedy = "compute all samples at once: no loop over them, and no number in the place of x.shape[0]"
         return ModelError(f"{fact}{_find_fixing(follow)}", remedy)
+    if "fake_quantize" in told:
+        fact = f"the model cannot be traced: forward() quantizes by PyTorch's own tools{place}"
+        return ModelError(fact, FLOAT)
+    if "unhashable type" in told and "SymInt" in told:
+        fact = f"the model cannot be traced: forward() looks something up by how many samples a batch has{place}"
+        return ModelError(fact, "look it up by the sizes of a sample alone: x.shape[1:] in the place of x.shape")
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     fact = f"the model cannot be traced: {type(error).__name__}: {lines[0] if lines else 'no message'}{place}"
     return ModelError(fact, _advise(told))
@@ -68,7 +73,7 @@ def _find_place(told: str) -> str:
 def _advise(told: str) -> str:
     if "mismatch" in told and "size" in told or "cannot be multiplied" in told or "expected input" in told:
         return "check that the data, or --shape, is what the model takes"
-    if "required positional argument" in told:
+    if "forward() missing" in told:
         return "give every input of the model: a --shape for each, or data whose x holds them all"
     if "scalar types" in told:
         return "give the model's type, too: as in --shape 128:int64, or data of that type"
