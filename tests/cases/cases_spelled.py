@@ -90,7 +90,41 @@ class Flow(nn.Module):
         return self.h(y) + torch.slogdet(self.w)[1] + torch.det(self.w) * torch.linalg.vector_norm(self.w)
 
 
+def blocks(x: Tensor) -> Tensor:
+    """Blocks that are laid side by side, with a rest beside them; that meet, with borders, holes and steps."""
+    side = F.fold(F.unfold(x[..., :11, :], 3, stride=3).softmax(1), (11, 12), (3, 3), stride=3)
+    other = F.fold(F.unfold(x, (3, 2), 2, 1, (2, 1)).tanh(), 12, (3, 2), 2, 1, (2, 1))
+    return F.pad(side, (0, 0, 0, 1)) + other + nn.Fold((12, 12), 3, padding=1)(F.unfold(x, 3, padding=1).relu())
+
+
+def in_the_middle(x: Tensor) -> Tensor:
+    """Medians of odd and even numbers, along axes with others behind them."""
+    x = x - torch.median(x, -1, True)[0]
+    return x + x[..., :7].median(dim=3, keepdim=True).values - x.median(1)[0].unsqueeze(1)
+
+
+class Bounded(nn.Module):
+    """Numbers by the bounds between which they lie: below, at and above each, those of one's own axis too; (N, 8)."""
+
+    bounds: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bounds", torch.linspace(-1, 1, 9))
+        self.words, self.h = nn.Embedding(10, 4), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x * 4).round() / 4  # so that some are the bounds themselves
+        first = torch.bucketize(x, self.bounds)
+        second = torch.searchsorted(self.bounds, x, right=True) + torch.bucketize(x, self.bounds, out_int32=True)
+        own = torch.searchsorted(x.cumsum(1).exp().cumsum(1), x.exp(), side="right")
+        return self.h((self.words(first) + self.words(second // 2) + self.words(own)).flatten(1))
+
+
 CASES = (
+    Case("spelled: blocks", lambda: Around(blocks), floats(3, 12, 12)),
+    Case("spelled: bounds", Bounded, floats(8)),
+    Case("spelled: in the middle", lambda: Around(in_the_middle), floats(3, 12, 12)),
     Case("spelled: algebra", Flow, floats(8)),
     Case("spelled: complex", Complex, floats(2, 12)),
     Case("spelled: of that size", OfThatSize, floats(8)),

@@ -22,8 +22,9 @@ _DATA: Any = vars(torch._C.TensorBase)["data"].__get__
 
 class Equivalents(TorchFunctionMode):
     """Within it ``x.data`` is ``x.detach()``, the same memory, bags of one length are a table that is reduced, sums
-    over indices and distances are products of matrices, what is repeated is expanded, and recurrent cells are linear
-    layers."""
+    over indices and distances are products of matrices, what is repeated is expanded, recurrent cells are linear
+    layers, blocks are laid side by side or added up, bounds below a number are counted, and a median is picked of what
+    is sorted."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -41,6 +42,14 @@ class Equivalents(TorchFunctionMode):
             return take_along_dim(*args, **kwargs)
         if func in (F.bilinear, torch.ops.aten.bilinear.default):
             return bilinear(*args, **kwargs)
+        if func is F.fold:
+            return fold(*args, **kwargs)
+        if func is torch.bucketize:
+            return bucketize(*args, **kwargs)
+        if func is torch.searchsorted:
+            return searchsorted(*args, **kwargs)
+        if func in (torch.median, Tensor.median) and len(args) + len(kwargs) > 1:
+            return median(*args, **kwargs)
         if func in CELLS:
             return CELLS[func](*args, **kwargs)
         return func(*args, **kwargs)
@@ -144,6 +153,78 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     sizes = [other if axis != dim and isinstance(own, int) and own == 1 else -1 for axis, (own, other) in pairs]
     others = [own if axis != dim and isinstance(other, int) and other == 1 else -1 for axis, (own, other) in pairs]
     return torch.gather(input.expand(sizes), dim, indices.expand(others))
+
+
+def fold(
+    input: Tensor, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+) -> Tensor:
+    """``F.fold`` of a batch: blocks that do not meet are laid side by side, those that do are added up, a place of
+    the kernel at a time. ONNX has it as an operator that TFLite lacks."""
+    size, kernel, far, border, step = map(_pair, (output_size, kernel_size, dilation, padding, stride))
+    if input.dim() != 3:
+        return F.fold(input, output_size, kernel_size, dilation, padding, stride)
+    reach = [d * (k - 1) + 1 for d, k in zip(far, kernel, strict=True)]
+    counts = [(n + 2 * p - r) // s + 1 for n, p, r, s in zip(size, border, reach, step, strict=True)]
+    channels = input.shape[1] // (kernel[0] * kernel[1])
+    x = input.reshape(-1, channels, *kernel, *counts)
+    if kernel == step and far == (1, 1) and border == (0, 0):
+        laid = x.permute(0, 1, 4, 2, 5, 3).reshape(-1, channels, *(c * k for c, k in zip(counts, kernel, strict=True)))
+        rest = [n - side for n, side in zip(size, laid.shape[2:], strict=True)]
+        return F.pad(laid, (0, rest[1], 0, rest[0])) if any(rest) else laid
+    total = None
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            part = x[:, :, i, j]
+            for axis, place in enumerate((i, j)):
+                part = _placed(part, 2 + axis, place * far[axis] - border[axis], step[axis], size[axis])
+            total = part if total is None else total + part
+    return total  # type: ignore[return-value]
+
+
+def _placed(x: Tensor, axis: int, first: int, step: int, length: int) -> Tensor:
+    """What lies along ``axis`` of ``x``, from ``first`` on a ``step`` apart, of ``length``; zeros between, and nothing
+    of what falls beside it."""
+    after = [0, 0] * (x.dim() - 1 - axis)
+    count = x.shape[axis]
+    if step > 1:
+        x = F.pad(x.unsqueeze(axis + 1), (*after, 0, step - 1)).flatten(axis, axis + 1)
+        count = (count - 1) * step + 1
+        x = x.narrow(axis, 0, count)
+    begin, end = max(0, -first), min(count, length - first)
+    x = x.narrow(axis, begin, end - begin)
+    return F.pad(x, (*after, first + begin, length - first - end))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else value if len(value) > 1 else (value[0], value[0])
+    return first, second
+
+
+def bucketize(input: Any, boundaries: Tensor, **kwargs: Any) -> Tensor:
+    """``torch.bucketize`` as :func:`searchsorted`."""
+    return searchsorted(boundaries, input, **kwargs)
+
+
+def searchsorted(
+    sorted_sequence: Tensor, input: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """``torch.searchsorted``, which is a search in no format: how many bounds lie below."""
+    if not isinstance(input, Tensor) or sorter is not None:
+        given = {"out_int32": out_int32, "right": right, "side": side, "sorter": sorter}
+        return torch.searchsorted(sorted_sequence, input, **given)
+    bounds, each = sorted_sequence.unsqueeze(-2) if sorted_sequence.dim() > 1 else sorted_sequence, input.unsqueeze(-1)
+    below = bounds <= each if right or side == "right" else bounds < each
+    return below.sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
+
+
+def median(input: Tensor, dim: int, keepdim: bool = False) -> Any:
+    """``torch.median`` along an axis, which ONNX lacks: the least of the upper half, which has the lower one of two in
+    the middle."""
+    count = input.shape[dim] // 2 + 1
+    upper = torch.topk(input, count, dim)
+    picked = (each.narrow(dim, count - 1, 1) for each in upper)
+    return torch.return_types.median([each if keepdim else each.squeeze(dim) for each in picked])  # type: ignore[attr-defined]
 
 
 def _read_terms(equation: Any, given: Any) -> list[str] | None:

@@ -11,7 +11,7 @@ import numpy as np
 from edgesdk.export.reading import Node
 from edgesdk.export.tflite.layers import refused
 from edgesdk.export.tflite.lowering import Lowering
-from edgesdk.export.tflite.rest import binary, like, real, reduction, unary
+from edgesdk.export.tflite.rest import binary, cast, like, real, reduction, unary
 from edgesdk.export.tflite.writer import Data, Value, dense, reshaped
 
 Expression = Any
@@ -110,6 +110,26 @@ def remainder(graph: Lowering, node: Node) -> None:
     unary(graph, made("Sign", node.name, node.inputs[:1], [sign], {}))
     binary(graph, made("Mod", node.name, sizes, [left], {}))
     binary(graph, made("Mul", node.name, [sign, left], [y], {}))
+
+
+def divided(graph: Lowering, node: Node) -> None:
+    """A division, of integers of 64 bits in 32, as TFLite has it."""
+    kinds = {np.dtype(a.dtype if (a := graph.array(n)) is not None else graph.value(n).data.dtype) for n in node.inputs}
+    if kinds != {np.dtype(np.int64)}:
+        return binary(graph, node)
+    y, made = node.outputs[0], type(node)
+    narrow, result = [f"{y}/divided", f"{y}/by"], f"{y}/narrow"
+    for name, short in zip(node.inputs, narrow, strict=True):
+        if (array := graph.array(name)) is not None:
+            if np.abs(array).max(initial=0) >= 2**31:
+                raise refused(node, "a number has more than 32 bits")
+            graph.arrays[short] = array.astype(np.int32)
+            continue
+        graph.shapes[short], graph.types[short] = graph.value(name).shape, np.dtype(np.int32)
+        cast(graph, made("Cast", node.name, [name], [short], {}))
+    graph.shapes[result], graph.types[result] = graph.shapes[y], np.dtype(np.int32)
+    binary(graph, made("Div", node.name, narrow, [result], {}))
+    cast(graph, made("Cast", node.name, [result], [y], {}))
 
 
 def layer_norm(graph: Lowering, node: Node) -> None:
@@ -231,5 +251,5 @@ OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     "Elu": elu,
     "LayerNormalization": layer_norm, "GroupNormalization": group_norm, "InstanceNormalization": group_norm,
     "DepthToSpace": shuffle, "SpaceToDepth": shuffle, "CumSum": cumulative, "GatherND": gather_nd, "Tile": tile,
-    "Trilu": triangle, "Mod": remainder,
+    "Trilu": triangle, "Mod": remainder, "Div": divided,
 }  # fmt: skip
