@@ -77,6 +77,17 @@ CHECKPOINTS: dict[str, tuple[Callable[[State], Any], list[str]]] = {
     "model beside ema": (
         lambda s: {"ema": moved(s), "model": s}, ["took 'model', beside ema", "ema would fit as well", ":ema takes it"],
     ),
+    "a student beside its teacher": (
+        lambda s: {"state_dict": under("student.", s) | under("teacher.", moved(s)), "epoch": 3},
+        ["took 'state_dict.student', beside epoch", "state_dict.teacher would fit as well (net.pt:state_dict.teacher"],
+    ),
+    "encoders of queries and of keys": (
+        lambda s: under("module.q.net.", s) | under("module.k.net.", moved(s)) | {"queue": torch.ones(4)},
+        ["took 'q.net', stripped 'module.'", "k.net would fit as well (net.pt:k.net takes it)"],
+    ),
+    "beside its average, by prefixes": (
+        lambda s: under("model_ema.", moved(s)) | under("model.", s), ["took 'model', model_ema would fit as well"],
+    ),
     "module": (lambda s: {"module": s, "lr_scheduler": {}}, ["took 'module'"]),
     "nested": (lambda s: {"state": {"net": s}, "config": {"width": 4}}, ["took 'state.net'"]),
     "data parallel": (lambda s: under("module.", s), ["stripped 'module.' from its names"]),
@@ -112,6 +123,31 @@ def test_a_checkpoint_is_read_and_what_was_done_is_said(tmp_path: Path, name: st
     assert bool(notes) == bool(says) and all(len(note.splitlines()) == 1 for note in notes)
     for part in says:
         assert part in " / ".join(notes)
+
+
+def test_one_of_several_under_prefixes_is_taken_by_its_name(tmp_path: Path) -> None:
+    model = trained()
+    state = model.state_dict()
+    torch.save(under("student.", moved(state)) | under("teacher.", state), tmp_path / "net.pt")
+    loaded, notes = load_weighted(net(), tmp_path / "net.pt:teacher")
+    assert torch.equal(loaded(X), model(X)) and notes == (f"weights from {tmp_path}/net.pt: took 'teacher'",)
+    with pytest.raises(ModelError, match="no weights under 'other': it holds student, teacher"):
+        load_weighted(net(), tmp_path / "net.pt:other")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "is a pointer of Git LFS"),
+        ({}, "holds nothing"),
+    ],
+    ids=["a pointer", "an empty dict"],
+)
+def test_a_file_without_weights_says_why(tmp_path: Path, content: Any, told: str) -> None:
+    path = tmp_path / "net.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ModelError, match=told):
+        load_weighted(net(), path)
 
 
 def test_what_a_note_says_whole(tmp_path: Path) -> None:

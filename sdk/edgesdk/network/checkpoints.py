@@ -27,6 +27,7 @@ WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "
 """What torch.compile, FSDP, activation checkpointing and data parallelism put into names, wherever they are around a
 module."""
 AVERAGE = "ema"  # in the name of a second set of weights, which is taken only where it is the one, or was asked for
+LFS = b"version h"  # how a file begins that Git LFS has in the place of a large one
 COUNTERS = ("num_batches_tracked", "n_averaged")  # no part of what a model computes
 WEIGHT_NORM = {"g": "original0", "v": "original1"}  # how parts of a weight were called, and are now
 SPECTRAL = {"orig": "original", "u": "0._u", "v": "0._v"}
@@ -60,7 +61,8 @@ def fill(
     """Copy the weights in the file ``path`` into ``model``; what a reader must know of it.
 
     ``path`` is a safetensors file, or what ``torch.load(weights_only=True)`` accepts: a state dict, or a checkpoint
-    that holds one anywhere; the one that fits the model best is taken. ``file.pt:name`` takes the one of that name.
+    that holds one anywhere; the one that fits the model best is taken. ``file.pt:name`` takes the one of that name,
+    which may be a prefix of names: ``file.pt:student``.
     Prefixes that wrappers put before names (``module.``, ``model.``, ``_orig_mod.``) are taken off, or put on; names
     may be those that ``stored`` has for the model's own, too. Nothing is copied unless every parameter is there in its
     shape; with ``force`` what is missing stays as it is. Raises ``ModelError``.
@@ -71,15 +73,16 @@ def fill(
     own_names = {_bare(name, wrappers): name for name in model.state_dict()}
     wanted = {_bare(name, wrappers): tensor for name, tensor in model.state_dict().items()}
     made = {_bare(name, wrappers) for name, _ in model.named_buffers() if not name.endswith(STATISTICS)}
-    held = list(_held(content, wrappers))
+    every = [part for entry in _held(content, wrappers) for part in _models(entry, wanted)]
+    held = [entry for entry in every if wanted_name in (None, entry.name)]
     if wanted_name is not None:
-        held = [entry for entry in held if entry.name == wanted_name]
         if not held:
             fact = f"{path} holds no weights under {wanted_name!r}"
-            others = listed(entry.name for entry in _held(content, wrappers) if entry.path)
+            others = listed(entry.name for entry in every if entry.path)
             raise ModelError(fact, f"it holds {others or 'no others'}")
     fitting = [(entry, *_read(entry.tensors, wanted, stored)) for entry in held]
     if not any(fits for *_, fits in fitting) and not _is_state(content):
+        _check_holds(path, content)
         fact = f"{path} holds no state dict of this model ({_kinds(content)})"
         raise ModelError(fact, "save model.state_dict() alone")
     most = max(fits for *_, fits in fitting)
@@ -114,6 +117,8 @@ def _content(path: Path) -> Any:
         raise ModelError(f"there is no file {path}", "check the path of the weights") from None
     except pickle.UnpicklingError as error:
         code = re.search(r"(?:GLOBAL|class|function) ([\w]+(?:\.\w+)+)", str(error))
+        if start == LFS:
+            raise ModelError(f"{path} is a pointer of Git LFS, not the weights", "fetch them: git lfs pull") from None
         if code:
             fact = f"{path} is a pickle that calls for code ({code[1]}), which is never executed"
         elif start[:1] == b"\x80" or start[:2] == b"PK":
@@ -139,6 +144,29 @@ def _held(content: Any, wrappers: Sequence[str], path: tuple[str, ...] = ()) -> 
     if len(path) < DEPTH:
         for name, value in entries.items():
             yield from _held(value, wrappers, (*path, name))
+
+
+def _models(entry: _Held, wanted: Mapping[str, Tensor]) -> list[_Held]:
+    """``entry``, or the several whole models that it holds side by side, each under a prefix: a teacher and a student,
+    encoders of queries and of keys."""
+    needed = {name for name in wanted if not name.endswith(COUNTERS)}
+    prefixes = Counter(
+        name[: -len(own)]
+        for name in entry.tensors
+        for own in (name.split(".", depth)[-1] for depth in range(1, name.count(".") + 1))
+        if own in needed
+    )
+    whole = [prefix for prefix, count in prefixes.items() if count == len(needed)]
+    if len(whole) < 2 or needed <= set(entry.tensors):
+        return [entry]
+    return [
+        _Held(
+            (*entry.path, *prefix[:-1].split(".")),
+            {name.removeprefix(prefix): t for name, t in entry.tensors.items() if name.startswith(prefix)},
+            entry.wrappers,
+        )
+        for prefix in whole
+    ]
 
 
 def _entries(content: Any) -> Mapping[str, Any]:
@@ -216,6 +244,11 @@ def _is_state(content: Any) -> bool:
     return isinstance(content, Mapping) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
 
 
+def _check_holds(path: Path, content: Any) -> None:
+    if isinstance(content, Mapping) and not content:
+        raise ModelError(f"{path} holds nothing", "save model.state_dict() anew")
+
+
 def _kinds(content: Any) -> str:
     if not isinstance(content, Mapping):
         return type(content).__name__
@@ -233,7 +266,8 @@ def _taken(path: Path, content: Any, taken: _Held, stripped: str, added: str, ot
     """What was taken of a file and done to its names; nothing of a plain state dict."""
     parts = []
     if taken.path:
-        beside = listed(key for key in _entries(content) if key != taken.path[0])
+        entries = _entries(content)
+        beside = listed(key for key in entries if key != taken.path[0]) if taken.path[0] in entries else ""
         parts.append(f"took {taken.name!r}" + (f", beside {beside}" if beside else ""))
     off = [repr(f"{wrapper}.") for wrapper in taken.wrappers] + [repr(stripped)] * bool(stripped)
     parts += [f"stripped {' and '.join(off)} from its names"] if off else []

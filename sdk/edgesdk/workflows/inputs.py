@@ -60,6 +60,7 @@ class Inputs:
         notes = [*doubts, *verdict.notes]
         if verdict.error is not None:
             if not force:
+                self.warned()  # of what was taken of a checkpoint, which may be the cause
                 raise verdict.error
             notes.append(f"forced: {verdict.error.fact}")
         if budget is not None and budget.accuracy is not None and self.task.labelled:
