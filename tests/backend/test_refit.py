@@ -52,6 +52,33 @@ def test_layers_and_outputs_come_nearer_on_samples_that_no_fit_saw(name: str) ->
     assert off(new, network, x[128:]) < 0.8 * off(small, network, x[128:])
 
 
+class Steps(nn.Module):
+    """Layers whose steps come before the samples, as those of an attention; (N, 3, 12), or with more steps than 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(12, 24), nn.Linear(24, 24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(self.first(x.transpose(0, 1)).relu()).relu()
+        return self.head(y.mean(0))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 40])
+@pytest.mark.parametrize("batches", [1, 4])
+def test_a_layer_is_judged_by_samples_where_steps_come_first(steps: int, batches: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(192, steps, 12)
+    network = trace(Steps().eval(), x[:8])
+    scores = models.scores(network)
+    plan = cut(network, 0.5)
+    small, _ = compressed(network, plan, x[:128], scores)
+    kept = channels_to_keep(network.graph, plan, scores)
+    new, fits = refit_weights(small, network, kept, list(x[:128].chunk(batches)))
+    assert {fit.layer for fit in fits if fit.damping} >= {"second", "head"}
+    assert off(new, network, x[128:]) < 0.8 * off(small, network, x[128:])
+
+
 class Columns(nn.Module):
     """A linear layer along the width of an image, whose channels are but rows to it; images (N, 3, 16, 16)."""
 

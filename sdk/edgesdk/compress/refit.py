@@ -84,7 +84,7 @@ def refit_weights(
     for name, calls in sorted(left.items(), key=lambda item: item[1][item[0]].turn):
         if until is not None and time.monotonic() >= until:
             break
-        fits.append(_fitted(small, name, calls, given, wanted))
+        fits.append(_fitted(small, name, calls, given, wanted, [len(batch[0]) for batch in batches]))
         if len(calls) > 1:  # what was computed behind its other calls was so with other weights
             given = _Side(small.module, batches, less)
         for target in calls.values():
@@ -255,9 +255,11 @@ def _norm(network: Network, layer: str) -> Any:
     return None if path is None else network.module.get_submodule(path)
 
 
-def _fitted(small: Network, name: str, calls: Mapping[str, _Target], given: _Side, wanted: _Side) -> Fit:
+def _fitted(
+    small: Network, name: str, calls: Mapping[str, _Target], given: _Side, wanted: _Side, counts: Sequence[int]
+) -> Fit:
     """Set the weights of layer ``name`` by least squares, where that makes the error of its ``calls`` on judging
-    samples less."""
+    samples less; batches have ``counts`` of these."""
     layer, norm = small.submodule(name), _norm(small, name)
     weight, bias = _folded(layer, norm)
     fit, judge = (Moments.empty(len(weight), weight.shape[2], weight.shape[1], weight.device) for _ in range(2))
@@ -268,17 +270,21 @@ def _fitted(small: Network, name: str, calls: Mapping[str, _Target], given: _Sid
         inputs, outputs = given.of(call.all_input_nodes[0].name), wanted.of(target.node)
         others = given.of(target.less) if target.less else [None] * len(inputs)
         seen = 0
-        for x, y, other in zip(inputs, outputs, others, strict=True):
+        for x, y, other, count in zip(inputs, outputs, others, counts, strict=True):
             if target.places is not None:
                 axis, left = target.places
                 y = y.index_select(axis, left.to(y.device))
             if other is not None:
                 y = y - other
+            if (axis := _sample_axis(part, x, count)) and x.dim() == y.dim():
+                x, y = x.movedim(axis, 0), y.movedim(axis, 0)
             positions = _positions(small.graph.by_name[path], sum(map(len, inputs)), generator)
             judging = (torch.arange(len(x)) + seen) % JUDGE == JUDGE - 1
             seen += len(x)
             for moments, chosen in ((fit, ~judging), (judge, judging)):
                 moments.add(window_rows(part, x[chosen], positions), output_rows(part, y[chosen], positions))
+    if not fit.count or not judge.count:  # what it reads is no row for each sample
+        return Fit(name, 0.0, 0.0, None)
     scale = max(float((judge.yy - judge.y.square() / judge.count).sum()), 1e-12)
     before = float(judge.error(weight, bias).sum())
     least, damping = before, None
@@ -290,6 +296,14 @@ def _fitted(small: Network, name: str, calls: Mapping[str, _Target], given: _Sid
         every = fit.plus(judge)
         _set(layer, norm, *least_squares(every, weight, bias, damping), every)
     return Fit(name, before / scale, least / scale, damping)
+
+
+def _sample_axis(layer: nn.Module, x: Tensor, count: int) -> int:
+    """The axis of ``count`` samples in what ``layer`` reads: the first, or that behind steps that come before it, as in
+    ``nn.MultiheadAttention`` and recurrent networks."""
+    if not isinstance(layer, nn.Linear) or len(x) % count == 0:
+        return 0
+    return next((axis for axis in range(1, x.dim() - 1) if x.shape[axis] == count), 0)
 
 
 def _positions(layer: Layer, samples: int, generator: torch.Generator) -> Tensor | None:
