@@ -99,6 +99,28 @@ def test_labels_that_fit_no_output_are_said() -> None:
     refused(DataError, lambda: read(model, torch.randn(200, 5), "mse"), "fits targets of shape (N, 5)")
 
 
+class Masks(nn.Module):
+    """Logits of three classes at each pixel, and those of the whole image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Conv2d(1, 3, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.logits(x)
+        return {"out": y, "aux": y.mean((2, 3))}
+
+
+@pytest.mark.parametrize("ignored", [255, 3])
+def test_a_label_out_of_range_is_said_where_one_output_alone_has_its_shape(ignored: int) -> None:
+    """As in masks of VOC, where 255 is not judged: not that no output fits."""
+    x, y = torch.randn(200, 1, 4, 4), torch.arange(3200).reshape(200, 4, 4) % 3
+    y[:, 0, 0] = ignored
+    inputs = read_inputs(Masks(), (x, y), None, "top-1", 0)
+    told = f"label {ignored} is out of range: the model has 3 classes"
+    refused(DataError, lambda: inputs.checked(None, False, lambda *_: None), told, "-100 where nothing is to be judged")
+
+
 def test_every_output_is_judged_by_fidelity_of_figures() -> None:
     inputs = read_inputs(Many(lambda a, b: {"boxes": b, "scores": a}), (X, None), None, "mse", 0)
     assert any("all of the model's outputs are judged together" in note for note in inputs.data.notes)

@@ -147,8 +147,8 @@ class Bright(nn.Module):
 
 
 @pytest.mark.parametrize("shift", [1, 2])
-def test_of_two_readings_the_one_that_scores_more_is_named(shift: int) -> None:
-    """Where labels are in another order, pixels read so that nothing can be told from them may still score more."""
+def test_pixels_of_which_nothing_can_be_told_do_not_hide_labels_in_another_order(shift: int) -> None:
+    """They may score more than labels that are all wrong."""
     x, y = known(0.95, 3)
     pixels = (0.3 * x + 0.2)[:, :, None, None].expand(-1, -1, 4, 4)
 
@@ -158,9 +158,32 @@ def test_of_two_readings_the_one_that_scores_more_is_named(shift: int) -> None:
 
     inputs = read_inputs(Means(), (pixels, (y + shift) % 3), None, "top-1", 0)
     run, task, data = partial(answer, inputs.model), inputs.task, inputs.data
-    assert find_better_pixels(run, data, task, list(data.test), 0.0) is not None
+    assert find_better_pixels(run, data, task, list(data.test), 0.0) is None
     told = judged_dense(inputs.model, data, task).error
     assert told is not None and "with its classes in another order" in told.fact
+
+
+@pytest.mark.parametrize("labels", ["of another model", "at random"])
+def test_pixels_read_so_that_one_class_is_the_answer_to_all_are_not_named(labels: str) -> None:
+    """It may score more than what is wrong, as the most frequent class does, and says nothing of the cause."""
+    x, y = known(0.95, 3)
+    pixels = (0.3 * x + 0.2)[:, :, None, None].expand(-1, -1, 4, 4)
+    most = torch.arange(COUNT) % 4 > 0  # three of four are of the class that such a reading answers
+    wrong = (
+        torch.where(most, 0, (y + 1) % 3)
+        if labels == "of another model"
+        else torch.where(most, 0, torch.randint(3, y.shape))
+    )
+
+    class Doubtful(nn.Module):
+        """Answers by the brightest channel where pixels lie within 0 and 1, and with the first class else."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen = (x.amax((1, 2, 3)) <= 1) & (x.amin((1, 2, 3)) >= 0)
+            return torch.where(seen[:, None], x.mean((2, 3)), torch.tensor([1.0, 0.0, 0.0]))
+
+    told = error(Doubtful(), pixels, wrong)
+    assert told is not None and "with pixels" not in told.fact
 
 
 @pytest.mark.parametrize("weights", [True, False])

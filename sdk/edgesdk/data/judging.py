@@ -139,6 +139,13 @@ def _guessed(outputs: Mapping[str, Tensor], metric: Any, labelled: bool, y: Any)
         if value.is_floating_point() and _fits(value, metric, _target_of(y, name, place), y is not None)
     ]
     there = listed(f"{name} {_shape(value)}" for name, value in outputs.items())
+    if not fitting and is_named(metric, TOP_1):  # classes that one alone may have, but for a label out of range
+        fitting = [
+            name
+            for place, (name, value) in enumerate(outputs.items())
+            if value.is_floating_point() and value.dim() > 2 and _has_classes(value, _target_of(y, name, place))
+        ]
+        fitting = fitting if len(fitting) == 1 else []
     if len(fitting) == 1:
         return list(outputs).index(fitting[0])
     if fitting:
@@ -173,6 +180,11 @@ def _fits(value: Tensor, metric: Any, y: Any, labelled: bool) -> bool:
     except EdgeSdkError:
         return False
     return len(value) == len(y)
+
+
+def _has_classes(value: Tensor, y: Any) -> bool:
+    """Whether ``y`` are class numbers of each place of ``value``, whatever they are."""
+    return isinstance(y, Tensor) and not y.is_floating_point() and y.dim() > 1 and class_axis(value, y) is not None
 
 
 def _axis(judged: Tensor, y: Any) -> int:

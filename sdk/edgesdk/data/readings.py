@@ -13,7 +13,7 @@ from edgesdk.core.errors import EdgeSdkError
 from edgesdk.data.data import Batches, Data
 from edgesdk.data.metrics import MSE, is_named
 from edgesdk.data.preprocessing import Preprocessing
-from edgesdk.data.skill import answered_classes, shuffle_targets
+from edgesdk.data.skill import answered_classes, find_skill, shuffle_targets
 from edgesdk.data.targets import IGNORED
 from edgesdk.data.task import Task
 from edgesdk.network.network import Batch
@@ -93,7 +93,7 @@ def _thinned(batches: Batches, step: int) -> Batches:
 def _is_better(run: Run, task: Task, batches: Batches, reached: float, score: float) -> bool:
     """Whether what is ``reached`` on ``batches`` is much better than ``score``."""
     if task.unit == "%":
-        return reached >= score + BETTER
+        return reached >= score + BETTER and _knows(run, task, batches)
     if is_named(task.metric, MSE):
         return reached >= score / 2  # half of the error
     if reached <= score:
@@ -101,6 +101,15 @@ def _is_better(run: Run, task: Task, batches: Batches, reached: float, score: fl
     shuffled = shuffle_targets(task, [run(x) for x, _ in batches], batches, reached)
     far = 0.0 if shuffled is None else min(shuffled.standing(reached), shuffled.standing(reached, score))
     return far >= FAR
+
+
+def _knows(run: Run, task: Task, batches: Batches) -> bool:
+    """Whether the answers are better than ones that know nothing of the sample, such as the same class to all."""
+    if not task.is_built_in:
+        return True
+    judged = [task.judged(run(x)).float() for x, _ in batches]
+    skill = find_skill(task, judged, [task.target(y) for _, y in batches])
+    return skill is None or skill.above_chance
 
 
 def _list_readings(now: Preprocessing, channels: int) -> list[Preprocessing]:
