@@ -60,14 +60,19 @@ def plan_tightest(study: Study, budget: Budget, name: str, at: Menu | None = Non
     at = at or study.menu()
     others, name = _to_solve(study, budget, {}), LATENCY if name == ENERGY else name
     others.pop(name, None)
-    try:
-        solution = _solve(study, at, others, name)
-    except Unreachable:
-        solution = _solve(study, at, {}, name)
-    found = _account(study, solution)
-    if name in (PEAK, SIZE):
-        found = descend(at, found, lambda solution: _account(study, solution), name, others)
-    return to_planned(study, at, found)
+
+    def begin(objective: str) -> Solution:
+        try:
+            return _account(study, _solve(study, at, others, objective))
+        except Unreachable:
+            return _account(study, _solve(study, at, {}, objective))
+
+    if name not in (PEAK, SIZE):
+        return to_planned(study, at, begin(name))
+    # Sums leave branches in that take nothing of the figure there; what is fastest leaves all out.
+    found = [descend(at, begin(start), lambda s: _account(study, s), name, others) for start in (name, LATENCY)]
+    kept = [each for each in found if all(getattr(each.cost, n) <= bound for n, bound in others.items())] or found
+    return to_planned(study, at, min(kept, key=lambda each: getattr(each.cost, name)))
 
 
 def plan_full_width(study: Study, options: Mapping[str, Option], at: Menu | None = None) -> Planned:
