@@ -46,6 +46,8 @@ PRODUCTS = (aten.linear, *CONVOLUTIONS, *TRANSPOSED)
 ALIKE = ("running_mean", "running_var", "groups", "normalized_shape", "training")  # in calls that share their weights
 NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 CASTS = (aten.type_as.default, aten.to.dtype, aten._to_copy.default)
+NEUTRAL = {aten.add.Tensor: 0, aten.sub.Tensor: 0, aten.mul.Tensor: 1, aten.div.Tensor: 1}
+"""By which number operators return what they are given: RepVGG adds 0 where it has no branch, as ``sum`` does first."""
 HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -362,10 +364,15 @@ class _Builder:
 
 
 def _is_idle(node: fx.Node) -> bool:
-    """Whether a node returns the very values that it is given: it takes all of an axis, lays them out in order, or asks
-    for another width of floats, which all have the same one here."""
+    """Whether a node returns the very values that it is given: it takes all of an axis, lays them out in order, adds
+    nothing, or asks for another width of floats, which all have the same one here."""
     if node.target is aten.detach.default:
         return True
+    if (neutral := NEUTRAL.get(node.target)) is not None:
+        source, other = node.args
+        if isinstance(other, (fx.Node, bool)) or other != neutral:
+            return False
+        return node.meta["val"].dtype == source.meta["val"].dtype  # type: ignore[union-attr]
     if node.target in CASTS and not node.kwargs:
         return all(value.meta["val"].is_floating_point() for value in (node, node.args[0]))  # type: ignore[union-attr]
     if node.target not in (aten.slice.Tensor, aten.contiguous.default) or arguments(node).get("step", 1) != 1:
