@@ -108,6 +108,24 @@ class Skipping(nn.Module):
         return torch.flatten(self.h(self.o(torch.cat([self.u(self.b(a)), a], 1))), 1)
 
 
+class Causal(nn.Module):
+    """Residual blocks of dilated convolutions that see what was before, as keyword spotters have; (N, 10, 20)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = [(10, 16, 1), (16, 16, 2), (16, 16, 4)]
+        self.first = nn.ModuleList(nn.Conv1d(i, o, 3, padding=2 * d, dilation=d) for i, o, d in sizes)
+        self.second = nn.ModuleList(nn.Conv1d(o, o, 3, padding=2 * d, dilation=d) for _, o, d in sizes)
+        self.beside, self.head = nn.Conv1d(10, 16, 1), nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for first, second in zip(self.first, self.second, strict=True):
+            y = first(x)[..., : x.shape[-1]].relu()
+            y = second(y)[..., : x.shape[-1]].relu()
+            x = (y + (self.beside(x) if x.shape[1] == 10 else x)).relu()
+        return self.head(x[..., -1])
+
+
 def conv() -> nn.Module:
     return Pooled(24, *unit(3, 16), *unit(16, 24, stride=2))
 
@@ -160,4 +178,6 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "recurrent": (Recurrent, (4, 24)),
     "masker": (Masker, (3, 12, 12)),
 }
-MORE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {"skipping": (Skipping, (1, 16, 16))}
+MORE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "skipping": (Skipping, (1, 16, 16)), "causal": (Causal, (10, 20)),
+}  # fmt: skip

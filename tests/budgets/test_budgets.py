@@ -28,7 +28,7 @@ from edgesdk.pipeline.study import Study
 from edgesdk.pipeline.training import Training
 from edgesdk.price.forms import fits
 from edgesdk.price.operators import channels, precisions, widths
-from edgesdk.solve.program import PEAK
+from edgesdk.solve.program import LATENCY, PEAK, SIZE
 
 # Shares of what the dense model costs, by the figures that they bound; of a drop, points.
 KINDS: dict[str, dict[str, float]] = {
@@ -205,6 +205,15 @@ def test_nothing_has_less_memory_than_what_is_called_the_least(studied: Studied)
                 peak, _ = study.pricing.bytes_of(choices, kept, found.dropped)
                 assert found.cost.peak_memory_bytes <= by.memory_bytes + by.memory_scale * peak, kept
         build(study, planned)
+
+
+@pytest.mark.parametrize("name", ["residual", "causal"])
+def test_no_plan_of_another_figure_has_less_than_what_is_called_the_least(studied: Studied, name: str) -> None:
+    """Sums leave branches in that take no memory there, so that the fastest plan, without them, had less of it."""
+    study = studied(name)
+    plans = {figure: plan_tightest(study, Budget(), figure).solution.cost for figure in (LATENCY, PEAK, SIZE)}
+    for figure in (PEAK, SIZE):
+        assert getattr(plans[figure], figure) == min(getattr(cost, figure) for cost in plans.values())
 
 
 def test_a_plan_that_the_prices_know_better_than_has_no_next_step(studied: Studied) -> None:
