@@ -21,6 +21,7 @@ from edgesdk.core.budget import Budget, Cost
 from edgesdk.core.errors import EdgeSdkError
 from edgesdk.core.facts import Conditions, During, Hardware
 from edgesdk.core.graph import CONV
+from edgesdk.core.kernels import Kernel, KernelProfile
 from edgesdk.core.plan import INT8, Form, LayerPlan, Option, Plan, Proof, Rejected
 from edgesdk.core.report import Report, Statistics, Undisturbed
 from edgesdk.core.serialize import dumps, loads_toml, to_json
@@ -28,13 +29,19 @@ from edgesdk.core.target import prices_text, target
 from edgesdk.data.preprocessing import read_preprocessing
 from edgesdk.devices.inventory import devices
 from edgesdk.pipeline.anchoring import read_anchors
+from edgesdk.pipeline.sensitivity import _Kept as Sensed
 from edgesdk.price.operator import Operator
 from edgesdk.price.operators import baseline
 from edgesdk.price.physics import FP16, work
 from edgesdk.price.profile import load
 from edgesdk.price.table import CALL, Price, Table
 from edgesdk.train.recovery import Recovery
+from edgesdk.workflows.benchmark import Benchmark
+from edgesdk.workflows.diff import Advice, Diff
 from edgesdk.workflows.export import read_plan
+from edgesdk.workflows.front import Built, Front, Point, SweptModel
+from edgesdk.workflows.layer_errors import Error, LayerDiff
+from edgesdk.workflows.report import report
 from edgesdk.workflows.siblings import read as read_measurements
 
 PI = "raspberry-pi-4"
@@ -75,6 +82,20 @@ PREPROCESSING = {
     "input_range": [0, 255], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "image_size": [224, 224],
     "resize": "crop", "channel_order": "RGB", "layout": "NCHW", "dtype": "float32",
 }  # fmt: skip
+BUILT = Built("front/point-1", "c0ffee", True, COST, Cost(1.5, 2e6, 3e6, "measured"), "top-1 accuracy", 93.0, 92.5)
+FRONT = Front(
+    "c0ffee", (Point(1, PI, "onnxruntime", 1, "plan", COST, 0.5, 0.1, 0.0, True, PLAN, built=BUILT, model="net.py:a"),),
+    {"pi4, litert": "it holds no such layer"}, models=(SweptModel("net.py:a", "c0ffee", "top-1 accuracy", 93.0, 500),),
+)  # fmt: skip
+ERROR = Error(42.5, 0.25, 1.5)
+DIFF = Diff(
+    "bundle", "board", "onnxruntime", "1.23", 32, "the model", 0.5, 0.05, 0.1, "fc", ("conv1",),
+    (LayerDiff("fc", "fc_out", Error(None, 0.0, 0.0), ERROR, ERROR, 0.002, 40.0, 2.5, False),),
+    (Advice("fc", "it computes something else", "deploy with another --runtime"),), False,
+)  # fmt: skip
+KERNEL = Kernel("conv1", "Conv", "CPU", "int8", ("conv1",), 0.5, 1.0, 0.9, 1.1)
+BENCHMARK = Benchmark((MEASURED,), {"dense": KernelProfile("onnxruntime", "1.23", (KERNEL,), runs=50, run_ms=2.0)})
+SENSED = Sensed({"group": {12: 0.5}}, {"conv1": ((Option(INT8, 8), 0.25),)}, {"branch": 1.0}, {"group": (0.5, 0.25)})
 CSV = "model,runtime,precision,threads,ms,shape\n" + "".join(
     f"model-{i}.onnx,onnxruntime,fp32,{i},{2.5 * i},3x224x224\n" for i in range(1, 7)
 )
@@ -86,9 +107,9 @@ def budget_of(plan: Plan) -> Any:
 
 def use_report(path: Path) -> Any:
     anchors = read_anchors(path, ("dense", "dense int8"))
-    for report in (anchors or {}).values():
+    for anchor in (anchors or {}).values():
         with contextlib.suppress(EdgeSdkError):  # it may have no samples
-            assert report.cost(Budget()).basis == report.basis
+            assert anchor.cost(Budget()).basis == anchor.basis
 
 
 def use_target(path: Path) -> Any:
@@ -112,6 +133,15 @@ def use_table(path: Path) -> Any:
     if not {OP.key, baseline(OP).key, CALL.key} - table.probes.keys():
         assert table.latency_ms(OP) >= 0 and table.call_ms is not None and table.call_ms > 0
     table.missing([OP])
+
+
+def use_page(path: Path) -> Any:
+    return report(path, path.with_suffix(".html"), force=True)
+
+
+def use_sensed(path: Path) -> Any:
+    kept = Sensed.read(path)
+    return kept and (kept.losses, kept.channel_scores)
 
 
 def use_inventory(path: Path) -> Any:
@@ -153,10 +183,14 @@ CASES: dict[str, tuple[str, Any, Callable[[Any], bytes], Callable[[Path], Any]]]
     "table": (TABLE, PRICES_KEPT, as_json, use_table),
     "inventory": ("devices.toml", INVENTORY, as_toml, use_inventory),
     "recovery": ("recovery.toml", RECOVERY, as_toml, use_recovery),
+    "front": ("front.json", to_json(FRONT), as_json, use_page),
+    "diff": ("diff.json", to_json(DIFF), as_json, use_page),
+    "benchmark": ("benchmark.json", to_json(BENCHMARK), as_json, use_page),
+    "prices in accuracy": ("losses.json", to_json(SENSED), as_json, use_sensed),
     "project": ("edgesdk.toml", PROJECT, as_toml, read_project),
     "preprocessing": ("images.toml", PREPROCESSING, as_toml, read_preprocessing),
 }
-NEVER_REFUSED = ("table", "kept reports")  # caches: what cannot be read counts as absent
+NEVER_REFUSED = ("table", "kept reports", "prices in accuracy")  # caches: what cannot be read counts as absent
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ MODEL = (
     " transformers saved"
 )
 LOSS = "To learn back by: file.py:callable of outputs and targets, or a class like torch.nn:HuberLoss."
+DIGITS = 12  # of a size; Python refuses to read some thousands
 PIXELS = ("input_range", "mean", "std", "image_size", "channel_order", "sample_rate")
 
 
@@ -73,7 +74,7 @@ def inputs(shapes: tuple[str, ...]) -> Any:
 
 def _shape(text: str) -> tuple[int, ...]:
     parts = text.lower().split("x")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    if not all(part.strip().isdecimal() and len(part) <= DIGITS and int(part) > 0 for part in parts):
         raise UsageError(f"{text!r} is no shape", "write it without the batch, like 3x224x224")
     return tuple(map(int, parts))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -139,5 +138,5 @@ def held(train: Iterable[tuple[Batch, Any]]) -> Samples:
 
 def check_strength(strength: float) -> None:
     """Raise ``UsageError`` unless ``strength`` is a finite number above zero and at most 1."""
-    if not (isinstance(strength, (int, float)) and math.isfinite(strength) and 0 < strength <= 1):
+    if not (isinstance(strength, (int, float)) and 0 < strength <= 1):
         raise UsageError(f"a strength of {strength}", "give a number above 0 and at most 1, such as 0.01")

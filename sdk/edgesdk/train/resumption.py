@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import pickle
 import shutil
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +29,12 @@ class Kept:
     def load(self, name: str) -> dict[str, Any] | None:
         """The state of that name; ``None`` where there is none that can be read."""
         try:
-            return torch.load(self.folder / f"{name}.pt", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about the pickle protocol
+                state = torch.load(self.folder / f"{name}.pt", weights_only=True)
+        except Exception:  # what reads a damaged file raises whatever it trips over
             return None
+        return state if isinstance(state, dict) else None
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         content = io.BytesIO()

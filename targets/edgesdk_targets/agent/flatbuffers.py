@@ -9,8 +9,8 @@ from typing import Any, Iterator
 
 def number(content: bytes | mmap.mmap, place: int, form: str = "<I") -> Any:
     """The number at ``place``. Raises ``struct.error`` where that is outside of ``content``."""
-    if place < 0:
-        raise struct.error("before the beginning")
+    if not 0 <= place <= len(content):  # Python counts from the end, and has no place for what is very far
+        raise struct.error("outside of the content")
     return struct.unpack_from(form, content, place)[0]
 
 

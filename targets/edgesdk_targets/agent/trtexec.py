@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from importlib.util import find_spec
@@ -409,4 +410,8 @@ def _other_format(what: str, why: str) -> AgentError:
 
 
 def _is_number(value: object, finite: bool = True) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and (not finite or math.isfinite(value))
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    if abs(value) <= sys.float_info.max:  # math.isfinite raises for a whole number beyond that
+        return True
+    return isinstance(value, float) and not finite

@@ -60,7 +60,7 @@ def read_graphs(content: bytes) -> List[Graph]:
     try:
         named = _named(content)
         return [_graph(content, start, named) for start in _starts(content)]
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, OverflowError) as error:
         raise ValueError("its tables reach beyond its end: %s" % error) from None
 
 
@@ -125,7 +125,8 @@ def _graph(content: bytes, start: int, named: Dict[bytes, Tuple[int, int]]) -> G
 def _tensor(content: bytes, part: bytes, each: int, constants: List[Tuple[int, int]]) -> Tuple[int, Tensor]:
     """The number of a tensor, and what it is."""
     kind, place = value(part, each, UNION, "<B"), field(part, each, BODY)
-    assert place is not None
+    if place is None:
+        raise struct.error("a tensor without a table")
     body = follow(part, place)
     if kind != QUANTIZED:
         return value(part, body, 6), Tensor(value(part, body, 0, "<h"), (), 0, bool(value(part, body, 3)))
