@@ -222,6 +222,15 @@ def test_a_folder_of_transformers_is_read_or_refused(folder: Path, data: st.Data
     read_or_refused(lambda: load_weighted(str(place)), ModelError)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"num_hidden_layers": 2**31}, {"text_config": {"n_layer": 1e9}}, {"depths": [2, 2**40]}], ids=str
+)
+def test_more_layers_than_there_can_be_are_refused_before_they_are_made(tmp_path: Path, settings: Any) -> None:
+    written(tmp_path / "config.json", as_json({**BERT, **settings}))
+    with pytest.raises(ModelError, match="asks for more layers than any model has"):
+        load_weighted(str(tmp_path))
+
+
 NUMBERS = st.sampled_from(["2", "0", "-1", "1e999", "1e-400", "nan", "inf", ".", "9" * 5000, "٣", "", "2.5", "²"])
 UNITS = st.sampled_from(["ms", "us", "µs", "s", "kB", "MB", "KiB", "%", "x", "min", "h", "", "\n", "xyz"])
 QUANTITIES: dict[str, Callable[[str], Any]] = {

@@ -25,6 +25,8 @@ INPUTS = (
     "bbox", "decoder_input_ids",
 )  # fmt: skip
 """What models take that are data, those first that come first where inputs have no names."""
+LAYERS, MOST_LAYERS = re.compile(r"(layers?|blocks|depths?)$"), 10_000
+"""What settings call counts of layers, and more than any model has: transformers would make them for ever."""
 UNNAMED = re.compile(r"LABEL_\d+")  # transformers' own, where nobody named a class
 PIXEL = 255.0
 ANEW = "save the model anew with save_pretrained()"
@@ -86,8 +88,23 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
         code = listed(file.name for file in sorted(path.glob("*.py"))) or "kept elsewhere"
         fact = f"{path} is a model of its own code ({code}), which is never executed"
         raise ModelError(fact, "make the model in code of yours, and name that as file.py:callable")
+    if many := _find_many(settings):
+        raise ModelError(f"{path} asks for more layers than any model has: {many}", ANEW)
     if "quantization_config" in settings:
         raise ModelError(f"{path} is quantized already", "give the float model: edgesdk chooses what is quantized")
+
+
+def _find_many(settings: Mapping[str, Any]) -> str | None:
+    """Which of ``settings``, or of those of a part, is a count of layers that no model has."""
+    tables = [settings]
+    for table in tables:
+        for name, value in table.items():
+            if is_table(value):
+                tables.append(value)
+            counts = value if is_list(value) else [value]
+            if LAYERS.search(name) and any(isinstance(count, (int, float)) and count > MOST_LAYERS for count in counts):
+                return name
+    return None
 
 
 def _check_parts(path: Path) -> None:
