@@ -1,5 +1,8 @@
 """A model as people have them, made into a file in every runtime, and judged by a loop that knows nothing of edgesdk.
 
+Under a cut, which no module of the user's has, it is compared with that module as if the channels were not there
+(``removed.py``).
+
 A family of cases is a module ``cases_<kind>.py`` with a tuple ``CASES``; ``test_cases.py`` takes every family. The file
 is run by its runtime alone, one sample at a time, and compared with what the user's own module answers.
 """
@@ -16,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from onnx import ModelProto
+from removed import Gone, cut, without
 from torch import Tensor, nn
 
 from edgesdk.compress.quantize import calibrate, integer, specification
@@ -27,6 +31,7 @@ from edgesdk.network.network import Batch, Network, tensors
 from edgesdk.network.trace import trace
 from edgesdk.price.operators import precisions
 
+CUT, CUT_INT8 = "cut", "cut int8"
 RUNTIMES = ("onnxruntime", "openvino", "litert")
 SAMPLES = 16  # that a file is judged on
 CALIBRATION = 64
@@ -35,7 +40,8 @@ EXACT, ROUNDED = 1e-3, 0.15  # of the outputs' spread: float files, and integer 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, samples for it, and what is made of it: ``plans`` of ``dense`` and ``int8``, in ``runtimes``.
+    """A model, samples for it, and what is made of it: ``plans`` of ``dense`` and ``int8``, in ``runtimes``. Each is
+    made once more of half of the channels, where there are groups (``groups.json``).
 
     ``make`` is called with a fixed seed, ``inputs`` with a count of samples; the model's BatchNorms are settled on
     them. ``exact`` and ``rounded`` are how far a float and an integer file may be from the module, of the spread of its
@@ -167,9 +173,15 @@ def traced_once(case: Case) -> Network:
 
 
 @functools.cache
+def cut_once(case: Case) -> tuple[Network, Gone]:
+    """The case's network with half of its channels, and which are gone."""
+    return cut(traced_once(case), case.made()[1])
+
+
+@functools.cache
 def ready(case: Case, plan: str, runtime: str) -> tuple[Network, ModelProto]:
     """The case's network under a plan, and the ONNX model that every format is made of."""
-    if plan == "dense" or grid_of(runtime) is grid_of("onnxruntime"):
+    if "int8" not in plan or grid_of(runtime) is grid_of("onnxruntime"):
         runtime = "onnxruntime"
     return _ready(case, plan, runtime)
 
@@ -177,28 +189,30 @@ def ready(case: Case, plan: str, runtime: str) -> tuple[Network, ModelProto]:
 @functools.cache
 def _ready(case: Case, plan: str, runtime: str) -> tuple[Network, ModelProto]:
     _, x = case.made()
-    traced = traced_once(case)
+    traced = cut_once(case)[0] if plan.startswith(CUT) else traced_once(case)
     network = integer(traced, options(traced, plan), grid_of(runtime))
     calibrate(network, [x])
     return network, onnx_file.converted(network, x)
 
 
 def options(network: Network, plan: str) -> dict[str, Option]:
-    """Each layer's option under a plan: nothing, or every layer integer that may be."""
-    if plan == "dense":
+    """Each layer's option under a plan: as it is, or every layer integer that may be."""
+    if "int8" not in plan:
         return {}
     return {layer.name: Option(INT8, 8) for layer in network.graph.layers if INT8 in precisions(layer)}
 
 
 def judge(case: Case, plan: str, runtime: str, folder: Path) -> list[float]:
-    """How far the file of a case is from the user's module, by output; raises where that is too far."""
+    """How far the file of a case is from the user's module, cut or not, by output; raises where that is too far."""
     network, converted = ready(case, plan, runtime)
     path = folder / f"model{format_of(runtime).suffix}"
     save(converted, specification(network), path, runtime)
     model, x = case.made()
     outputs = answered(path, runtime, x, network.input_names, network.structure.output_names)
+    if plan.startswith(CUT):
+        model = without(model, traced_once(case), cut_once(case)[1])
     wanted = expected(model, x)
     assert len(outputs) == len(wanted), f"{len(outputs)} outputs where the module has {len(wanted)}"
     errors = [distance(f, w) for f, w in zip(outputs, wanted, strict=True)]
-    assert max(errors) <= (case.exact if plan == "dense" else case.rounded), f"{case} {plan} {runtime}: {errors}"
+    assert max(errors) <= (case.rounded if "int8" in plan else case.exact), f"{case} {plan} {runtime}: {errors}"
     return errors
