@@ -107,6 +107,25 @@ def test_a_model_that_remembers_calls_is_refused(middle: nn.Module) -> None:
         trace(Base(middle), X)
 
 
+def seeded(x: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    return x * (torch.rand(8) > 0.5).float()[:, None, None]
+
+
+def seeded_noise(x: Tensor) -> Tensor:
+    torch.manual_seed(1)
+    return x + torch.randn_like(x[:1])
+
+
+@pytest.mark.parametrize("draw", [seeded, seeded_noise])
+def test_numbers_that_are_drawn_by_a_seed_of_forward_are_said_to_be(draw: Any) -> None:
+    with pytest.raises(
+        ModelError, match=r"draws random numbers, by a seed of its own, at rand.* in middle .*line \d+"
+    ) as told:
+        trace(Base(Calling(draw)), X)
+    assert "as a buffer" in told.value.remedy
+
+
 class Warming(nn.Module):
     """Another thing after so many calls."""
 

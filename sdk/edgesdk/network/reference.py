@@ -161,6 +161,9 @@ def _check_traced(network: Network, reference: Reference, x: Batch) -> None:
     if _same(outputs, reference.answer(x), tolerance):
         return
     _check_steady(reference, x)
+    if drawn := next((node.name for node in network.module.graph.nodes if _is_random(node)), None):
+        fact = f"in evaluation mode the model draws random numbers, by a seed of its own, at {_place(network, drawn)}"
+        raise ModelError(fact, "draw them once in __init__, and keep them as a buffer")
     values, within = run(network.module, x), _within(network.module)
     apart, before = None, None
     for path, value in _parts(reference, x).items():
@@ -173,6 +176,10 @@ def _check_traced(network: Network, reference: Reference, x: Batch) -> None:
     where = _part(reference, apart) + (f", after {_part(reference, before)}" if before and apart else "")
     fact = f"tracing the model does not give what the model computes: the two part at {where}"
     raise ModelError(fact, "let forward() do the same when it is traced: it must ask neither that nor what values are")
+
+
+def _is_random(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _check_steady(reference: Reference, x: Batch) -> None:
