@@ -287,6 +287,15 @@ class MemoryReaders(OnDisk):
     def test_the_peak_is_not_reset_where_that_is_not_allowed(self):
         self.assertFalse(memory.reset_peak(os.path.join(self.folder, "no", "clear_refs")))
 
+    def test_freed_memory_is_given_back_before_a_model_is_counted(self):
+        pieces = [bytes(2000) for _ in range(20_000)]
+        kept, whole = pieces[::100], memory.status()["VmRSS"]
+        del pieces
+        if not memory.trim():
+            self.skipTest("this C library keeps what was freed")
+        self.assertLess(memory.status()["VmRSS"], whole - 30 * 1024 * 1024)
+        self.assertEqual(len(kept), 200)
+
     def test_figures_that_the_kernel_does_not_give_are_none(self):
         path = self.path("status", b"Name:\tpython\nVmRSS:\t    1936 kB\n")
         self.assertEqual(memory.status(path), {"VmRSS": 1936 * 1024, "VmHWM": None})

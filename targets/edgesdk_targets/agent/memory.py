@@ -45,8 +45,8 @@ def memory(
     """The memory that loading the model at ``path`` and running it five times adds, in bytes.
 
     It is the median of ``processes``. A fresh process imports the runtime, runs the tiny model ``baseline`` once, so
-    that the runtime's own pages are there, collects garbage and resets the peak that the kernel keeps; then it loads
-    the model and runs it.
+    that the runtime's own pages are there, collects garbage, gives freed pages back and resets the peak that the kernel
+    keeps; then it loads the model and runs it.
 
     - ``peak_added``: the peak above what was resident before the load. The model's inputs and outputs are in it, as
       ``input_bytes`` tells; the caller of the model owns these.
@@ -88,6 +88,7 @@ def memory_here(
     if baseline is not None:
         runner.load(baseline, threads).bind()
     gc.collect()
+    trim()
     is_reset = reset_peak()
     base = status()
     session = runner.load(path, threads)
@@ -109,6 +110,19 @@ def memory_here(
         "runtime_baseline": _difference(base["VmRSS"], empty),
         "input_bytes": sum(array.nbytes for array in values.values()),
     }
+
+
+def trim() -> bool:
+    """Give pages of freed memory back to the kernel, as glibc can; whether any were.
+
+    Else a model finds room in what was there, more or less of it from one version of this agent to the next.
+    """
+    try:
+        import ctypes
+
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (ImportError, OSError, AttributeError):
+        return False
 
 
 def reset_peak(path: str = "/proc/self/clear_refs") -> bool:
