@@ -55,7 +55,9 @@ def layer_bytes(file: FileBytes, layer: Layer, option: Option, again: bool = Fal
     if layer.activation is not None:
         nodes += file.nodes[CLIPPED] if layer.activation == "relu6" else file.activation
     if kind_of(layer.operator) == RECURRENT:
-        nodes += file.step * prod(layer.input_shape[:-1]) + file.slicing * (not is_folded(layer))
+        nodes += file.nodes.get(f"{operator} step", file.step) * prod(layer.input_shape[:-1]) + file.slicing * (
+            not is_folded(layer)
+        )
     own = file.float_scale * nodes + (0.0 if again and not file.repeats else weight_bytes(layer, option))
     if layer.operator in FILLED and file.fills:
         own += layer.elements * FLOAT_BYTES
