@@ -7,6 +7,9 @@ MATMUL, RECURRENT, GROUPED, UNKNOWN = "matmul", "recurrent", "grouped", "unknown
 AVERAGE = "average pool"
 ATTENTION = "scaled_dot_product_attention"  # several operators in one
 
+JOINS = ("cat", "concat")
+RESIZES = ("upsample", "interpolate")  # how their names begin
+
 _NOTHING = (
     "view reshape flatten squeeze unsqueeze getitem dropout identity alias detach contiguous to _to_copy unsafe_view "
     "unflatten lift_fresh_copy scalar_tensor full zeros zeros_like arange empty sym_size"

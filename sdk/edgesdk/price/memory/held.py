@@ -9,8 +9,9 @@ from typing import NamedTuple, Protocol
 
 from edgesdk.core.graph import OTHER, TRANSPOSED, Graph, Layer
 from edgesdk.core.plan import Option
-from edgesdk.price.kinds import FREE, kind_of
+from edgesdk.price.kinds import COPY, FREE, JOINS, RESIZES, kind_of
 from edgesdk.price.physics import BYTES
+from edgesdk.price.precision import is_integer
 
 FLOAT_BYTES, POINTER_BYTES, KB = 4, 8, 1024
 
@@ -63,9 +64,47 @@ def input_bytes(graph: Graph) -> float:
 
 
 def live_bytes(graph: Graph, options: Mapping[str, Option]) -> float:
-    """The most that outputs of layers take at once."""
-    size = {layer.name: output_bytes(layer, option_of(layer, options)) for layer in graph.layers}
-    return max((sum(size[name] for name in live) for live in graph.live.values()), default=0.0)
+    """The most that outputs of layers take at once, as floats and as integers where a tensor is read as both.
+
+    What changes a tensor's precision runs right behind what makes it. What only moves integers makes integers; what
+    joins tensors does where all that read it are integer.
+    """
+    integer = _made_in_integers(graph, options)
+    made: list[tuple[str, float]] = []  # tensors in their order, with their bytes
+    last: dict[str, int] = {}
+    for layer in graph.layers:
+        for name in layer.inputs:
+            other = f"{name} changed"
+            last[other if other in last and integer.get(name) != integer[layer.name] else name] = len(made)
+        last[layer.name] = len(made)
+        made.append((layer.name, layer.elements * (1 if integer[layer.name] else FLOAT_BYTES)))
+        read = [integer[reader] for reader in graph.readers[layer.name]] + [False] * (layer.name in graph.outputs)
+        if any(each != integer[layer.name] for each in read):
+            last[layer.name] = last[f"{layer.name} changed"] = len(made)
+            made.append((f"{layer.name} changed", layer.elements * (FLOAT_BYTES if integer[layer.name] else 1)))
+    for name in graph.outputs:
+        last[f"{name} changed" if f"{name} changed" in last else name] = len(made)
+    most = alive = 0.0
+    ends: dict[int, float] = {}
+    for step, (name, size) in enumerate(made):
+        alive += size
+        most = max(most, alive)
+        ends[last[name]] = ends.get(last[name], 0.0) + size
+        alive -= ends.pop(step, 0.0)
+    return most
+
+
+def _made_in_integers(graph: Graph, options: Mapping[str, Option]) -> dict[str, bool]:
+    """For each layer, whether what it makes is integers."""
+    integer: dict[str, bool] = {}
+    for layer in graph.layers:
+        readers = graph.readers[layer.name]
+        joined = layer.operator in JOINS and bool(readers) and all(is_integer(reader, options) for reader in readers)
+        moves = layer.operator in FREE or (kind_of(layer.operator) == COPY and not layer.operator.startswith(RESIZES))
+        passes = moves and layer.operator not in JOINS and bool(layer.inputs)
+        found = passes and all(integer.get(name) for name in layer.inputs)
+        integer[layer.name] = is_integer(layer.name, options) or joined or found
+    return integer
 
 
 def chain(parts: Sequence[Layer], option: Option) -> tuple[float, float]:

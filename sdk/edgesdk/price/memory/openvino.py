@@ -87,12 +87,12 @@ def _kind(layer: Layer, option: Option) -> tuple[object, ...]:
 
 
 _2026 = OpenVino(
-    session=7_450e3, node=58e3, kernel=69e3, integer=170e3, rows=266e3, change=157e3,
+    session=7_015e3, node=78e3, kernel=143e3, integer=65e3, rows=273e3, change=158e3,
     code={
-        "linear fp32": 150 * KB, "linear int8": 610 * KB, "conv fp32": 970 * KB, "conv int8": 990 * KB,
-        "depthwise fp32": 310 * KB, "depthwise int8": 540 * KB, "add fp32": 230 * KB, "mean int8": 300 * KB,
-        "copy fp32": 930 * KB, "pool fp32": 480 * KB, "pool int8": 370 * KB, "matmul fp32": 1000 * KB,
-        "grouped fp32": 1660 * KB,
+        "linear int8": 1200 * KB, "conv fp32": 450 * KB, "conv int8": 700 * KB, "depthwise fp32": 220 * KB,
+        "depthwise int8": 450 * KB, "add int8": 480 * KB, "mean fp32": 400 * KB, "mean int8": 740 * KB,
+        "copy fp32": 70 * KB, "pool fp32": 700 * KB, "norm fp32": 460 * KB, "function fp32": 460 * KB,
+        "reduce fp32": 460 * KB, "recurrent fp32": 1490 * KB,
     },
 )  # fmt: skip
 """OpenVINO 2026.4 on x86 with AVX-512 VNNI, fitted to 12 networks in float, int8, low rank and mixed precisions."""

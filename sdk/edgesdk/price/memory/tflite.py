@@ -6,10 +6,8 @@ A process that loads a model and runs it grows by these:
 - weights as XNNPACK packs them, outputs and inputs of a layer filled up to what its kernels take at once, a recurrence
   written step by step packing its weights for each step;
 - pointers to the pixels of each window of a convolution that is no matrix product as it is;
-- outputs of layers, as many as live at once, and objects of each operator and change of precision;
+- outputs of layers, as many as live at once, objects of the interpreter and of each operator and change of precision;
 - code: pages of the runtime that only this model's kernels need.
-
-Some of it finds room that the tiny model left, from which memory is counted.
 """
 
 from __future__ import annotations
@@ -40,22 +38,21 @@ from edgesdk.price.memory.held import (
 from edgesdk.price.precision import list_changes
 
 INPUTS = 2  # times: as the caller has them, and as the interpreter does
-MAPPED = 1 << 20  # bytes of a piece that lies in a mapping of its own
-FINDS = 0.3  # of pieces, for which there is room
 
 
 @dataclass(frozen=True)
 class Xnnpack:
     """What a version takes, in bytes: constants of the runtime, not of a model.
 
-    ``code`` are the pages of a kind of kernel, ``node`` the objects of an operator; a step of a recurrence is
-    ``step_nodes`` of them. Packed weights are filled up to ``outputs``, integer ones to ``inputs``. ``spare`` is what
-    the tiny model left free.
+    ``session`` are the objects of an interpreter, ``node`` those of an operator, ``change`` those of a change of
+    precision, ``step`` those of a step of a recurrence; ``code`` are the pages of a kind of kernel. Packed weights are
+    filled up to ``outputs``, integer ones to ``inputs``.
     """
 
+    session: float
     node: float
-    spare: float
-    step_nodes: int = 12
+    change: float
+    step: float
     outputs: int = 16
     inputs: int = 4
     code: Mapping[str, float] = field(default_factory=dict)
@@ -63,16 +60,15 @@ class Xnnpack:
     def peak_bytes(self, graph: Graph, options: Mapping[str, Option]) -> float:
         """Bytes that a process grows by at most."""
         chosen = [(layer, option_of(layer, options)) for layer in graph.layers]
-        total = file_bytes(TFLITE.takes, graph, options) + self.node * len(list_changes(graph, options))
+        total = self.session + file_bytes(TFLITE.takes, graph, options)
+        total += self.change * len(list_changes(graph, options))
         total += code_bytes(self.code, (kernels_of(layer, option) for layer, option in chosen))
         total += sum(self._own(layer, option) for layer, option in chosen)
-        pieces = live_bytes(graph, options) + sum(self._pieces(layer, option) for layer, option in chosen)
-        return total + live_bytes(graph, options) + INPUTS * input_bytes(graph) - self._spare(pieces)
+        return total + live_bytes(graph, options) + INPUTS * input_bytes(graph)
 
     def fixed(self, graph: Graph) -> Fixed:
         """What a process takes whatever is chosen."""
-        pieces = live_bytes(graph, {}) + sum(self._pieces(layer, Option()) for layer in graph.layers)
-        return Fixed(TFLITE.takes.fixed + INPUTS * input_bytes(graph), self._spare(pieces), self.code)
+        return Fixed(self.session + TFLITE.takes.fixed + INPUTS * input_bytes(graph), 0.0, self.code)
 
     def held(self, parts: Sequence[Layer], option: Option) -> Held:
         """What a layer takes, as those ``parts``."""
@@ -80,20 +76,12 @@ class Xnnpack:
         kernels = frozenset[str]().union(*(kernels_of(part, option) for part in parts))
         return Held(own, *chain(parts, option), kernels & {*self.code})
 
-    def _spare(self, pieces: float) -> float:
-        return min(self.spare, FINDS * pieces)
-
-    def _pieces(self, layer: Layer, option: Option) -> float:
-        """What the heap holds of a layer: its pointers, and its packed weights where they have no mapping."""
-        packed = self._packed(layer, option)
-        return _pointers(layer) + (packed if packed < MAPPED else 0.0)
-
     def _own(self, layer: Layer, option: Option) -> float:
         """A layer's packed weights, pointers and objects."""
         if layer.operator in FREE:
             return 0.0
         if kind_of(layer.operator) == RECURRENT:
-            return prod(layer.input_shape[:-1]) * (self.step_nodes * self.node + self._step(layer))
+            return prod(layer.input_shape[:-1]) * (self.step + self._step(layer))
         return self._packed(layer, option) + _pointers(layer) + self.node * NODES.get(layer.operator, 1)
 
     def _packed(self, layer: Layer, option: Option) -> float:
@@ -129,11 +117,12 @@ def _pointers(layer: Layer) -> float:
 
 
 _2_3 = Xnnpack(
-    node=3_400.0, spare=130e3,
-    code={"conv": 96 * KB, "linear fp32": 32 * KB, "pool": 96 * KB, "copy": 32 * KB, "function": 32 * KB},
+    session=23e3, node=5_100.0, change=2_800.0, step=41e3,
+    code={"conv": 96 * KB, "linear": 32 * KB, "pool": 96 * KB, "matmul": 32 * KB},
 )  # fmt: skip
-"""LiteRT 2.3 on x86 with AVX-512: packing and pointers are what XNNPACK does; ``node``, ``spare`` and code pages are
-fitted to seven networks in float, int8, low rank and mixed precisions."""
+"""LiteRT 2.3 on x86 with AVX-512: packing, pointers and tensors are what XNNPACK does, to a hundredth where they are
+fitted; objects are fitted to eleven networks in float, int8, low rank and mixed precisions, code pages to those and,
+pools and attention alone, to a U-Net and a transformer."""
 
 
 def constants_of(version: str | None = None) -> Xnnpack:

@@ -10,14 +10,13 @@ from math import prod
 
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, MEAN, POOL, Graph, Layer
 from edgesdk.core.plan import INT8, Option
+from edgesdk.price.kinds import JOINS, RESIZES
 from edgesdk.price.memory.arena import up
 from edgesdk.price.memory.held import FLOAT_BYTES, option_of
 
 PLAIN, BLOCKED, INTEGER = "plain", "blocked", "integer"
 ALIGNED = 4  # channels that a block is filled up from
-JOINS = ("cat", "concat")
 BY_BLOCKS = (ADD, ACTIVATION, POOL, MEAN)  # kinds that have kernels for blocks
-RESIZES = ("upsample", "interpolate")
 ALSO_BY_BLOCKS = ("batch_norm", "upsample_nearest2d")
 
 

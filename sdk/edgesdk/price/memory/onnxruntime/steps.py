@@ -8,14 +8,13 @@ from math import prod
 from edgesdk.core.graph import ACTIVATION, ADD, CONV, LINEAR, MEAN, POOL, TRANSPOSED, Graph, Layer
 from edgesdk.core.plan import Option
 from edgesdk.price.files import hidden
-from edgesdk.price.kinds import ATTENTION, COPY, FREE, RECURRENT, kind_of
+from edgesdk.price.kinds import ATTENTION, COPY, FREE, JOINS, RECURRENT, kind_of
 from edgesdk.price.memory.arena import Step, up
 from edgesdk.price.memory.held import FLOAT_BYTES, POINTER_BYTES, option_of
 from edgesdk.price.memory.onnxruntime.constants import Constants
 from edgesdk.price.memory.onnxruntime.layouts import (
     BLOCKED,
     INTEGER,
-    JOINS,
     PLAIN,
     find_summed,
     is_blocked,
