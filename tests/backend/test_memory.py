@@ -18,10 +18,8 @@ from edgesdk.devices.bench import Bench
 from edgesdk.devices.local import LocalDevice
 from edgesdk.pipeline.study import anchor_model
 
-# The runtime's arena grows in powers of two and keeps what it had, which liveness does not see. The dense model
-# corrects the prices, so it is met; a cut network that was not measured yet may take twice what was predicted: 0.53 of
-# the measured figure was missing for half of the depthwise network. A deployment keeps its budget by what it measured.
-DENSE, CUT, ABSOLUTE = 0.3, 0.65, 400_000
+# Processes of one file differ by a piece of 64 kB of the runtime's own pages, more than the share of a small network.
+SHARE, PIECE = 0.15, 64 * 1024
 
 
 @pytest.mark.parametrize("name", core(["residual", "depthwise"], lambda name: name == "residual"))
@@ -60,5 +58,4 @@ def test_predicted_memory_is_the_measured_one(name: str, tmp_path: Path) -> None
         predicted = by.memory_bytes + by.memory_scale * account
         assert report.peak_memory_bytes is not None and report.peak_memory_bytes > 0
         difference = abs(predicted - report.peak_memory_bytes)
-        share = DENSE if report is dense else CUT
-        assert difference <= max(share * report.peak_memory_bytes, ABSOLUTE)
+        assert difference <= SHARE * report.peak_memory_bytes + PIECE

@@ -24,7 +24,7 @@ from edgesdk.solve.milp import solve
 # visits whatever disturbs the machine. How near a prediction is with prices as usual, tools/bench_noise.py tells.
 BRIEF = 1.25
 SOLVER_SECONDS = inspect.signature(solve).parameters["seconds"].default
-MEMORY_SLACK = 400_000  # bytes: pages and arenas of the allocator, which the liveness of tensors does not see
+PIECE = 64 * 1024  # bytes: processes of one file differ by a piece of the runtime's own pages
 
 
 def is_proved(proof: Mapping[str, Any]) -> bool:
@@ -54,9 +54,9 @@ def test_the_artifact_keeps_the_budget_that_was_predicted(deployed) -> None:
     assert all(step["plan_loss"] >= 0 for step in history if step["search"])
     first = history[2]  # later plans go by what it was measured at, where that contradicts its price
     assert 1 / BRIEF < first["predicted"]["latency_ratio"] / first["measured"]["latency_ratio"] < BRIEF
-    assert predicted["size_bytes"] == pytest.approx(measured["size_bytes"], rel=0.25)
+    assert predicted["size_bytes"] == pytest.approx(measured["size_bytes"], rel=0.03)
     memory = measured["peak_memory_bytes"]
-    assert predicted["peak_memory_bytes"] == pytest.approx(memory, rel=0.25, abs=MEMORY_SLACK)
+    assert abs(predicted["peak_memory_bytes"] - memory) <= 0.15 * memory + PIECE
 
 
 def test_the_artifact_is_accurate_and_integer(deployed) -> None:
