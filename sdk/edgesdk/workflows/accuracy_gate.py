@@ -17,6 +17,7 @@ from edgesdk.data.metrics import METRICS, TOP_1
 from edgesdk.data.targets import BINARY
 from edgesdk.data.task import Task
 from edgesdk.export.parity import flat_runner
+from edgesdk.workflows.bundle_data import load_for
 
 ROUNDING = 1e-9  # of points
 SHARES = tuple(METRICS[name].title for name in (TOP_1, BINARY))  # each the mean of figures from 0 to 100, one a sample
@@ -104,7 +105,8 @@ def judge_anew(models: Mapping[str, Artifact], bundles: Mapping[str, Bundle], da
     Raises ``UsageError`` where a bundle is judged by something else, and ``DataError`` for data that do not fit.
     """
     takes = [str(entry["name"]) for bundle in [*bundles.values()][:1] for entry in bundle.manifest["inputs"]]
-    loaded = load_data(data, inputs=takes)
+    first = next(iter(bundles.values()), None)
+    loaded = load_data(data, inputs=takes) if first is None else load_for(first, data)
     if not loaded.labelled:
         raise UsageError("--data without labels", "give labels: there is no dense model here to be true to")
     scored: dict[str, Scored] = {}

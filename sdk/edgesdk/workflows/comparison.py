@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from edgesdk.bundle.bundle import AgainstModel, Bundle
 from edgesdk.core.errors import BundleError, ModelError
-from edgesdk.data.data import load_data
 from edgesdk.export.parity import compared_by_output, distance
 from edgesdk.network.copying import copied
 from edgesdk.network.load import load_model
 from edgesdk.network.network import Batch, tensors
 from edgesdk.network.reference import TOLERANCE as SAME
 from edgesdk.network.reference import Reference
+from edgesdk.workflows.bundle_data import load_for
 from edgesdk_targets.bundle_run import TOLERANCE
 
 FACTOR = 2.0  # of what the deployment saw on other samples
@@ -63,7 +63,7 @@ def against_model(
             raise BundleError(f"{fact} {own[name]:.2g} of their spread", THE_MODEL)
     batches = [sample]
     if data is not None:
-        given = [x for x, _ in load_data(data, inputs=names).test]
+        given = [x for x, _ in load_for(bundle, data).test]
         batches = [_batch(reference.module, names, list(tensors(x))) if isinstance(x, dict) else x for x in given]
     errors = dict(zip(outputs, compared_by_output(reference.flat, bundle.artifact, batches), strict=True))
     seen, there = _read_seen(bundle, "deployed"), _distances(recorded, outputs)

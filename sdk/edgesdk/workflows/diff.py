@@ -202,12 +202,12 @@ def _open_on(entry: Device) -> Generator[Opener]:
 
 def _list_samples(bundle: Bundle, data: Any) -> Iterator[list[Tensor]]:
     """Inputs of one sample each, in the order of the model's inputs."""
-    from edgesdk.data.data import load_data
     from edgesdk.network.network import tensors
+    from edgesdk.workflows.bundle_data import load_for
 
     recorded, _ = bundle.recorded()
     own = [torch.from_numpy(array) for array in recorded.values()]
-    batches = [own] if data is None else [tensors(x) for x, _ in load_data(data, inputs=list(recorded)).test]
+    batches = [own] if data is None else [tensors(x) for x, _ in load_for(bundle, data).test]
     for batch in batches:
         for given, wanted in zip(batch, own, strict=False):
             if len(batch) != len(own) or given.shape[1:] != wanted.shape[1:] or given.dtype != wanted.dtype:
