@@ -18,13 +18,13 @@ from mutations import altered, as_json, as_toml, damaged, examples, read_or_refu
 
 from edgesdk.cli.project import read_project
 from edgesdk.core.budget import Budget, Cost
-from edgesdk.core.errors import EdgeSdkError
+from edgesdk.core.errors import BundleError, EdgeSdkError
 from edgesdk.core.facts import Conditions, During, Hardware
 from edgesdk.core.graph import CONV
 from edgesdk.core.kernels import Kernel, KernelProfile
 from edgesdk.core.plan import INT8, Form, LayerPlan, Option, Plan, Proof, Rejected
 from edgesdk.core.report import Report, Statistics, Undisturbed
-from edgesdk.core.serialize import dumps, loads_toml, to_json
+from edgesdk.core.serialize import dumps, loads, loads_toml, to_json
 from edgesdk.core.target import prices_text, target
 from edgesdk.data.preprocessing import read_preprocessing
 from edgesdk.devices.inventory import devices
@@ -225,6 +225,20 @@ def test_the_document_that_is_damaged_is_whole_before(folder: Path, name: str) -
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
     use(written(path, write(document)))
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_what_json_has_no_number_for_is_refused(number: str) -> None:
+    with pytest.raises(ValueError, match="where JSON has finite numbers alone"):
+        loads(f'{{"a": [1.5, {number}]}}')
+
+
+@pytest.mark.parametrize("latency", [1e-320, 1e308])
+def test_figures_that_no_chart_has_room_for_are_refused(folder: Path, latency: float) -> None:
+    document = to_json(FRONT)
+    document["points"][0]["built"]["cost"]["latency_ms"] = latency
+    with pytest.raises(BundleError, match="has figures that cannot be drawn"):
+        use_page(written(folder / "front.json", as_json(document)))
 
 
 @examples(80)

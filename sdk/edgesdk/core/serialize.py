@@ -115,11 +115,20 @@ def is_list(value: object) -> TypeGuard[Sequence[Any]]:
 
 
 def loads(text: str) -> Any:
-    """What a JSON document holds. Raises ``ValueError`` for what is none, or nested deeper than can be read."""
+    """What a JSON document holds.
+
+    Raises ``ValueError`` for what is none, as one with NaN or an infinity is not, or is nested deeper than can be read.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_parse_finite, parse_constant=_parse_finite)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _parse_finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"it holds {text:.{SHOWN}}, where JSON has finite numbers alone")
+    return number
 
 
 def loads_toml(text: str) -> dict[str, Any]:

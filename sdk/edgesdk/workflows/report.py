@@ -34,7 +34,10 @@ def report(path: str | Path, out: str | Path | None = None, *, force: bool = Fal
     path = Path(path)
     place = find_place(path)
     place = place if out is None else find_file(out, place.name)
-    page = _render(path, place.parent)
+    try:
+        page = _render(path, place.parent)
+    except (ArithmeticError, ValueError) as error:  # figures beyond all that a chart has room for
+        raise BundleError(f"{path} has figures that cannot be drawn ({said(error)})", REMEDY) from None
     if os.path.exists(place.parent / "manifest.json"):
         raise UsageError(f"{place} is among files that a manifest records", "give --out another place")
     if os.path.exists(place) and not force:
