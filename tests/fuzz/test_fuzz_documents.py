@@ -241,6 +241,13 @@ def test_figures_that_no_chart_has_room_for_are_refused(folder: Path, latency: f
         use_page(written(folder / "front.json", as_json(document)))
 
 
+def test_times_that_come_to_nothing_are_absent(folder: Path) -> None:
+    probes = {key: [1e-320, *rest] for key, (_, *rest) in PRICES_KEPT["probes"].items()}
+    written(folder / TABLE, as_json({**PRICES_KEPT, "reference_ms": 1e-320, "probes": probes}))
+    table = Table.open(folder, CONDITIONS, 4)
+    assert table.call_ms is None and table.reference_ms is None
+
+
 @examples(80)
 @given(data=st.data())
 def test_a_table_of_measurements_is_read_or_refused(folder: Path, data: st.DataObject) -> None:

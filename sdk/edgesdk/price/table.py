@@ -21,6 +21,7 @@ COPIES = 4  # of an operator in a probe
 AGE = timedelta(days=30)  # after which a price is measured again
 UNSEEN = timedelta(days=7)  # after which a device that never was as fast again is taken to be another by now
 DOUBT = 0.06  # standard error from which on a price is measured again: once more at once, and on another day
+LEAST = 1e-9  # of a ratio, and of what the references take in ms: anything below is no time
 LEAST_ERROR = 0.005  # of a probe, however well its visits agree
 CALL = Operator("alone linear", FP32, 8, 8)  # a model that computes next to nothing: what a call costs
 REFERENCES = (
@@ -84,7 +85,7 @@ class Table:
                 return table
             probes = {str(key): _price(*value) for key, value in content["probes"].items()}
             table.probes = {key: price for key, price in probes.items() if _age(price.day) < AGE}
-            if _age(content["seen"]) < UNSEEN and 0 < content["reference_ms"] < 1e6:
+            if _age(content["seen"]) < UNSEEN and LEAST < content["reference_ms"] < 1e6:
                 table.reference_ms, table.seen = float(content["reference_ms"]), content["seen"]
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             pass
@@ -206,7 +207,7 @@ class Table:
 
 def _price(ratio: float, error: float, level_ms: float, day: str) -> Price:
     """Raises ``ValueError`` for figures that cannot be."""
-    if not (0 < ratio < 1e9 and 0 <= error < 1e3 and 0 <= level_ms < 1e6):
+    if not (LEAST < ratio < 1e9 and 0 <= error < 1e3 and 0 <= level_ms < 1e6):
         raise ValueError("it holds a price that cannot be")
     return Price(float(ratio), float(error), float(level_ms), day)
 
