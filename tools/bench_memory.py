@@ -5,7 +5,8 @@
 Each network of the zoo is exported whole, in float and with every layer integer that can be; then cut to half of its
 channels, in low rank and integers, and at random (widths, precisions and forms). "Alone" is the account from the graph
 alone, "corrected" the same as a search has it, which has measured the two whole files and no other. Each file is loaded
-and run in fresh processes; the median of their peaks counts. No constant was fitted to the networks marked *.
+and run in fresh processes; the median of their peaks counts. To the networks marked * no constant was fitted but code
+pages in ONNX Runtime and LiteRT.
 """
 
 from __future__ import annotations
