@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from edgesdk.compress.apply import compressed
-from edgesdk.core.graph import Graph
+from edgesdk.core.graph import Graph, Group
 from edgesdk.core.plan import Option
 from edgesdk.network.network import Network
-from edgesdk.network.trace import trace
+from edgesdk.network.trace import PATTERNS, TRIALS, _gone, trace
 from edgesdk.price.files import weight_bytes
 from edgesdk.price.operators import operators, widths
 from edgesdk.price.planned import layer_parts
@@ -592,3 +592,23 @@ def test_lengths_are_of_the_channels_that_stay(power: float, along: int) -> None
     with torch.no_grad():
         made = model.norm(model.c(x).relu().mean((2, 3))) * stay
         close(small(x), F.linear(model.unit(made), F.normalize(model.classes)))
+
+
+@given(units=st.integers(2, 200), step=st.integers(1, 8), number=st.integers(0, 50))
+def test_every_width_is_tried_with_several_patterns(units: int, step: int, number: int) -> None:
+    """What passes with one pattern may fail with another: no width of the menu is tried with one alone."""
+    group = Group("layer", units * step, ("layer",), None, step)
+    assume(len(widths(group.size, step)) > 1)
+    tried: dict[int, list[tuple[int, ...]]] = {}
+    for turn in range(TRIALS):
+        gone = _gone(group, number, turn)
+        tried.setdefault(group.size - len(gone), []).append(tuple(gone))
+    assert set(tried) == {*widths(group.size, step)[:-1]}
+    for patterns in tried.values():
+        assert len(patterns) >= PATTERNS and len(set(patterns)) >= PATTERNS
+
+
+def test_groups_of_one_size_do_not_go_by_the_same_pattern() -> None:
+    """What goes together at the same places would pass unseen, as where two layers are multiplied."""
+    first, second = (Group(name, 64, (name,), None) for name in ("first", "second"))
+    assert all(_gone(first, 0, turn) != _gone(second, 1, turn) for turn in range(TRIALS))

@@ -28,6 +28,7 @@ from edgesdk.data.task import Task
 from edgesdk.export import onnx as onnx_file
 from edgesdk.export.formats import save
 from edgesdk.export.parity import parity
+from edgesdk.network import trace as tracing
 from edgesdk.network.fuse import run
 from edgesdk.network.heads import attentions, cut_heads, mask_heads
 from edgesdk.network.network import Network
@@ -253,6 +254,19 @@ def test_cutting_heads_by_a_plan_is_reading_zero_of_them(name: str) -> None:
     for layer in group.layers:
         assert small.graph.by_name[layer].weight_shape[0] * 2 == network.graph.by_name[layer].weight_shape[0]
     assert small.graph.by_name[attention.projection].weight_shape == (DIM, 2 * DEPTH)
+
+
+@pytest.mark.parametrize("name", ["fused", "shared", "rotated"])
+def test_heads_go_on_trial_at_every_count_of_the_menu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, x, name_of = made(name)
+    tried: list[tuple[int, ...]] = []
+    kept = tracing.keep_heads
+    monkeypatch.setattr(tracing, "keep_heads", lambda *args: (tried.append(tuple(args[2])), kept(*args)))
+    again = trace(network.module, x)
+    group = again.graph.group_by_name[name_of]
+    each = HEADS // (group.size // group.step)  # heads that go together
+    assert {len(stay) * each * DEPTH for stay in tried} == {*widths(group.size, group.step)[:-1]}
+    assert all(len({stay for stay in tried if len(stay) == count}) > 1 for count in {*map(len, tried)})
 
 
 @pytest.mark.parametrize("name", LEFT)

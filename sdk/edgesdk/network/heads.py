@@ -153,6 +153,19 @@ def inside(module: fx.GraphModule, attention: Attention) -> set[str]:
     return {node.name for node in nodes}
 
 
+def part_of(module: fx.GraphModule, nodes: set[fx.Node], ends: set[fx.Node]) -> fx.GraphModule:
+    """``nodes`` of ``module`` as a module of their own, of which ``ends`` come out; it takes what they read of others,
+    called as these are, and shares their tensors."""
+    order = [node for node in module.graph.nodes if node in nodes and node.op != "output"]
+    read = dict.fromkeys(read for node in order for read in node.all_input_nodes if read not in nodes)
+    graph = fx.Graph()
+    copies = {node: graph.placeholder(node.name) for node in read}
+    for node in order:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[node] for node in order if node in ends))
+    return fx.GraphModule(module, graph)
+
+
 @dataclass(frozen=True)
 class _Core:
     """Where an attention mixes: its queries, keys and values, whether keys come transposed, and what it makes; and what

@@ -14,7 +14,7 @@ from edgesdk.network.channels import Channels
 from edgesdk.network.cutting import close, difference, sharing_copy
 from edgesdk.network.fuse import flat, outputs, run
 from edgesdk.network.groups import RawGroup, find
-from edgesdk.network.heads import Attention, attentions, inside, keep_heads, mask_heads
+from edgesdk.network.heads import Attention, attentions, inside, keep_heads, mask_heads, part_of
 from edgesdk.network.kept import kept_channels, random_scores
 from edgesdk.network.network import Batch, Network, Site, rebatch, tensors
 from edgesdk.network.reference import Reference, check, same_random_numbers
@@ -23,6 +23,8 @@ from edgesdk.price.operators import widths
 
 UNREAD = "no layer with weights reads them"
 SMALLEST = 48  # pixels along an axis of an image on which channels are cut on trial
+PATTERNS = 2  # or more at each width
+TRIALS = PATTERNS * len(widths(1024)[:-1])  # of each group, however few widths it has
 
 
 def trace(model: nn.Module, x: Batch, reference: Reference | None = None) -> Network:
@@ -61,12 +63,12 @@ def _grouped(
     """``graph`` with the channels that must be cut together, and where these lie in ``module``.
 
     The heads of an attention are groups, too, in place of what is found of the layers that make its queries, keys and
-    values. Every group is cut on trial, several times at each of its widths: one with which the network computes
+    values. Every group is cut on trial, several times at each of its widths: one with which the network once computes
     something else than without those channels is fixed, with the reason.
     """
     layer_of = {site.module: name for name, site in sites.items() if site.module}
     heads, together = attentions(module, values)
-    headed = _heads(graph, layer_of, module, x, values, heads)
+    headed = _heads(graph, layer_of, module, values, heads)
     headed_layers = {layer_of[p] for attention in heads for p in (*attention.rows, attention.projection)}
     channels, raw = _followed(module, x, {path for attention in heads for path in attention.rows})
     target_of = {n.name: n.target if n.op == "call_module" else n.name for n in module.graph.nodes}
@@ -123,14 +125,14 @@ def _followed(module: fx.GraphModule, x: Batch, apart: set[str]) -> tuple[Channe
 
 
 def _try_cuts(module: fx.GraphModule, x: Batch, channels: Channels, groups: list[Group]) -> dict[str, str]:
-    """Why groups cannot be cut, of those that cannot: all are cut at once, at random, at every width of each.
+    """Why groups cannot be cut, of those that cannot: random channels of all go at once, several times at each width.
 
     Where that computes something else, it is tried with those whose channels come to where that is seen, and with the
     others, until those are found that are to blame.
     """
     reasons: dict[str, str] = {}
     x = _smallest(module, x)
-    counts = {group.name: widths(group.size, group.step)[:-1] for group in groups}
+    number = {group.name: index for index, group in enumerate(groups)}
     nodes = {node.name: node for node in module.graph.nodes}
 
     def failing(some: list[Group], turn: int) -> dict[str, str]:
@@ -139,7 +141,7 @@ def _try_cuts(module: fx.GraphModule, x: Batch, channels: Channels, groups: list
         gone = {}
         for group in some:
             try:
-                gone[group.name] = _gone(group, counts[group.name], turn)
+                gone[group.name] = _gone(group, number[group.name], turn)
             except ValueError as error:
                 return failing([g for g in some if g is not group], turn) | {group.name: str(error)}
         found = difference(module, x, channels, gone)
@@ -155,7 +157,7 @@ def _try_cuts(module: fx.GraphModule, x: Batch, channels: Channels, groups: list
         rest = [group for group in some if group not in first]
         return failing(first, turn) | failing(rest, turn) or {group.name: found.reason for group in first}
 
-    for turn in range(max(map(len, counts.values()), default=0)):
+    for turn in range(TRIALS):
         while failed := failing([group for group in groups if group.name not in reasons], turn):
             reasons |= failed
     return reasons
@@ -174,12 +176,22 @@ def _smallest(module: fx.GraphModule, x: Batch) -> Batch:
     return _smallest(module, small)
 
 
-def _gone(group: Group, counts: tuple[int, ...], turn: int) -> list[int]:
-    """The channels of ``group`` that go in the trial ``turn``: at each width others, chosen at random."""
+def _gone(group: Group, number: int, turn: int) -> list[int]:
+    """The channels of ``group`` that go in the trial ``turn``: at random, at every width once before at any twice.
+
+    What is chosen the second time at a width is what was not the first time, as far as that goes. No two groups, by
+    their ``number``, have the same order of widths and the same channels: what goes together would pass unseen.
+    """
+    counts = widths(group.size, group.step)[:-1]
     if not counts:
         return []
-    kept = counts[turn % len(counts)]
-    stay = kept_channels(random_scores(group.size, turn), kept, group.step, group.shares)
+    rounds, place = divmod(turn, len(counts))
+    seed = number * TRIALS + rounds
+    order = random_scores(len(counts), seed).argsort().tolist()
+    kept = counts[order[place]]
+    pair, again = divmod(rounds, 2)
+    scores = random_scores(group.size, (number * TRIALS + pair) * TRIALS + order[place])
+    stay = kept_channels(1 - scores if again else scores, kept, group.step, group.shares)
     return sorted(set(range(group.size)) - set(stay))
 
 
@@ -187,65 +199,56 @@ def _heads(
     graph: Graph,
     layer_of: dict[str, str],
     module: fx.GraphModule,
-    x: Batch,
     values: dict[str, Any],
     attentions: Sequence[Attention],
 ) -> list[tuple[Group, set[str]]]:
-    """The groups that the heads of attentions are, and the nodes whose size changes with each.
-
-    Half of the heads of all attentions go at once; where that computes something else, of halves of these.
-    """
-    several = [attention for attention in attentions if attention.heads > 1]
-    reasons, changed = _without_heads(module, x, values, several)
+    """The groups that the heads of attentions are, and the nodes whose size changes with each."""
     groups = []
-    for attention in attentions:
+    for number, attention in enumerate(attentions):
         order = tuple(layer.name for layer in graph.layers if layer.name in {layer_of[path] for path in attention.rows})
-        fixed = reasons.get(attention.projection) if attention.heads > 1 else "it has a single head"
-        group = Group(order[0], attention.heads * attention.depth, order, fixed, attention.depth)
-        groups.append((group, set() if fixed else changed & inside(module, attention)))
+        group = Group(order[0], attention.heads * attention.depth, order, None, attention.depth)
+        fixed, changed = "it has a single head", set[str]()
+        if attention.heads > 1:
+            fixed, changed = _without_heads(module, values, attention, group, number)
+        groups.append((replace(group, fixed=fixed), changed))
     return groups
 
 
 def _without_heads(
-    module: fx.GraphModule, x: Batch, values: dict[str, Any], some: Sequence[Attention]
-) -> tuple[dict[str, str], set[str]]:
-    """Why ``module`` does not compute the same when every second head of ``some`` is cut and when it is masked, by the
-    projection that is to blame; and the nodes whose size changes."""
-    if not some:
-        return {}, set()
-    reason, changed = _compared(module, x, values, some)
-    if reason is None:
-        return {}, changed
-    if len(some) == 1:
-        return {some[0].projection: reason}, set()
-    half = len(some) // 2
-    first, second = (_without_heads(module, x, values, part) for part in (some[:half], some[half:]))
-    reasons = first[0] | second[0]
-    return reasons or {attention.projection: reason for attention in some}, first[1] | second[1]
-
-
-def _compared(
-    module: fx.GraphModule, x: Batch, values: dict[str, Any], some: Sequence[Attention]
+    module: fx.GraphModule, values: dict[str, Any], attention: Attention, group: Group, number: int
 ) -> tuple[str | None, set[str]]:
-    """Why ``module`` does not compute the same without every second head, or the nodes whose size changes."""
-    small, masked = sharing_copy(module), sharing_copy(module)
-    try:
-        for attention in some:
-            keep_heads(small, attention, range(1, attention.heads, 2))
-        small.recompile()
-        after = run(small, x)
-    except Exception as error:  # each operator fails in its own way on a shape that it does not expect
-        return f"the network does not run with fewer of them ({type(error).__name__})", set()
-    for attention in some:
-        mask_heads(masked, attention, range(1, attention.heads, 2))
-    expected = run(masked, x)
-    for node in outputs(module):
-        actual, wanted = after[node.name], expected[node.name]
-        if actual.shape != wanted.shape:
-            return "its channels are the network's output", set()
-        if not close(actual, wanted):
-            return "its channels mean something by their place", set()
-    return None, {name for name, value in values.items() if _size(value) != _size(after[name])}
+    """Why ``module`` does not always compute the same when heads are cut and when they are masked, where so; or the
+    nodes whose size changes.
+
+    Tried are random heads, several times at every count of the menu, in what is between the layers that make them and
+    the one that reads them alone: there no other attention is cut at once, for what goes together would pass unseen.
+    """
+    changed = inside(module, attention)
+    ends = {n for n in module.graph.nodes if n.op == "call_module" and n.target == attention.projection}
+    ends |= {n for n in outputs(module) if n.name in changed}
+    nodes = {n for n in module.graph.nodes if n.name in changed} | ends
+    for node in reversed(module.graph.nodes):  # sizes that they state are computed along with them
+        if not isinstance(values[node.name], Tensor) and any(user in nodes for user in node.users):
+            nodes.add(node)
+    part = part_of(module, nodes, ends)
+    x = [values[node.name] for node in part.graph.nodes if node.op == "placeholder"]
+    for turn in range(TRIALS):
+        stay = attention.without(_gone(group, number, turn))
+        small, masked = sharing_copy(part), sharing_copy(part)
+        mask_heads(masked, attention, stay)
+        expected = run(masked, x)
+        try:
+            keep_heads(small, attention, stay)
+            after = run(small, x)
+        except Exception as error:  # each operator fails in its own way on a shape that it does not expect
+            return f"the network does not run with fewer of them ({type(error).__name__})", set()
+        for actual, wanted in ((after[end.name], expected[end.name]) for end in outputs(part)):
+            if actual.shape != wanted.shape:
+                return "its channels are the network's output", set()
+            if not close(actual, wanted):
+                return "its channels mean something by their place", set()
+        changed &= {name for name in changed if _size(values[name]) != _size(after[name])}
+    return None, changed
 
 
 def _size(value: Any) -> tuple[int, ...]:
