@@ -32,7 +32,7 @@ class OwnValues(TorchFunctionMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.values = _tensors(model)
+        self.values: dict[str, Tensor] = _tensors(model)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
