@@ -57,7 +57,10 @@ settings.load_profile("edgesdk")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests in the order of ``ORDER``, all others after them as they come."""
+    """Tests in the order of ``ORDER``, all others after them as they come; none whose name is another in each process,
+    which a run in several refuses only when it has begun."""
+    if changing := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"{changing[0]} is named by a place in memory: give its parameters ids")
 
     def place(item: pytest.Item) -> int:
         path = f"{HERE.name}/{item.path.relative_to(HERE)}"

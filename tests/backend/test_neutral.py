@@ -59,7 +59,9 @@ def test_what_changes_nothing_is_no_layer(name: str, tmp_path: Path) -> None:
     assert max(compared_by_output(ready.flat, Artifact(path, runtime="onnxruntime"), [X])) < 1e-3
 
 
-@pytest.mark.parametrize("changed", [lambda x: x + 1, lambda x: x * 0, lambda x: x.round().long() + 0.0], ids=str)
+@pytest.mark.parametrize(
+    "changed", [lambda x: x + 1, lambda x: x * 0, lambda x: x.round().long() + 0.0], ids=("more", "nothing", "whole")
+)
 def test_what_changes_something_stays(changed: Callable[[Tensor], Tensor]) -> None:
     model = Branches(lambda a, b: changed(a + b)).eval()
     torch.testing.assert_close(trace(model, X)(X), model(X), rtol=1e-4, atol=1e-5)
