@@ -207,6 +207,17 @@ def test_the_first_line_says_what_became_of_each_bound() -> None:
     assert line("predicted", budget=budget(size_bytes=1e9)).startswith("budget kept, as predicted: ")
 
 
+def test_the_first_line_says_what_grew_that_nobody_bounded() -> None:
+    dense = bundle("measured").report["dense"]
+    told = {"latency_ms": 1.0, "latency_ratio": 2.08, "peak_memory_bytes": 1.01 * dense["peak_memory_bytes"]}
+    told["size_bytes"] = 1.5 * dense["size_bytes"]
+    grew = "; not bounded, and grew: latency 2.08x of dense"
+    assert line(measured=told, budget=budget(size_bytes=1e9)).endswith(grew)
+    assert line(measured=told, budget=budget()).endswith(f"{grew}, size 1.50x of dense")
+    assert "grew" not in line(measured=told, budget=budget(size_bytes=1e9, latency_ratio=3.0))
+    assert "grew" not in line(measured=told, budget=budget(), compressed=False)
+
+
 def test_the_first_line_says_what_share_of_the_work_was_out_of_reach() -> None:
     gru, pool = "gru has no compressed form here", "cumsum has no compressed form here"
     assert line(out_of_reach={gru: 0.6, pool: 0.02}).endswith(

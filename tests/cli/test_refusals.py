@@ -3,6 +3,7 @@ golden/remarks.txt."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,26 @@ class Sick(Sound):
         super().__init__()
         self.fc.weight.data[0, 0] = float("nan")
 
+class Wide(Sound):  # much in three layers, which integers store in less, and run no faster
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Sequential(nn.Linear(3, 64), nn.Linear(64, 64), nn.Linear(64, 3))
+        with torch.no_grad():
+            for layer in self.wide:
+                layer.weight.mul_(0.3)
+    def forward(self, x):
+        y = super().forward(x)
+        return y + 0.01 * self.wide(y)
+
+class Sorted(Sound):  # channels that no longer are where they were made
+    def forward(self, x):
+        y = super().forward(x)
+        return y + 0.01 * torch.relu(self.conv(x)).sort(1).values.mean((2, 3))[:, :3]
+
+class Beside(Sound):
+    def forward(self, x):
+        return {"map": torch.relu(self.conv(x)), "logits": super().forward(x), "size": 8, "none": None}
+
 class Longer(nn.Module):
     def __init__(self):
         super().__init__()
@@ -145,10 +166,18 @@ REFUSED: dict[str, tuple[str, ...]] = {
 }
 SAID: dict[str, tuple[str, ...]] = {
     "weights that are left over": ("Sound", "--weights", "more.pt", "--size", "1MB"),
+    "weights in a checkpoint": ("Sound", "--weights", "wrapped.pt", "--size", "1MB"),
+    "channels that are left whole": ("Sorted", "--size", "1MB"),
+    "the one of several outputs that fits": ("Beside", "--size", "1MB"),
+    "a figure that nobody bounded": ("Wide", "--size", "18kB"),
+    "a recovery that made things worse": ("Wide", "--size", "8.5kB", "--epochs", "3", "--recover", "hot.toml"),
     "a sample far beyond the others": ("Sound", "--data", "outlier.npz", "--size", "1MB"),
     "files that are no images": ("Sound", "--data", "folder", "--input-range", "0,255", "--size", "1MB"),
     "a budget that nobody gave": ("Sound",),
 }
+
+
+LEARNT = re.compile(r"scored \d+\.\d+")  # which another processor learns otherwise
 
 
 @pytest.fixture
@@ -176,6 +205,7 @@ def write_data() -> None:
         ("renumbered", x, (y + 1) % 3), ("pixels", pixels, y),
     ):  # fmt: skip
         np.savez(f"{name}.npz", x=given, y=labels)
+    Path("hot.toml").write_text("rate = 30.0\n")  # with which nothing is learnt
     Path("keys.toml").write_text("input_range = [0, 1]\nmeann = [0.5]\n")
     Path("two.toml").write_text("input_range = [0, 1]\nmean = [0.5, 0.5]\nstd = [0.5, 0.5]\n")
     for place in ("images", "folder"):
@@ -194,6 +224,7 @@ def write_weights() -> None:
     torch.save({**state, "head.weight": torch.zeros(3), "head.bias": torch.zeros(3)}, "more.pt")
     torch.save({**state, "fc.weight": torch.zeros(4, 16)}, "shape.pt")
     torch.save({"epoch": 3}, "none.pt")
+    torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, "wrapped.pt")
 
 
 def asked(run: Run, command: str, model: str, *words: str) -> Ended:
@@ -222,9 +253,11 @@ def test_what_was_left_out_or_left_as_it_is_is_said(here: Run, monkeypatch: pyte
     monkeypatch.setenv("COLUMNS", "400")  # so that no note is broken into lines
     told = ""
     for name, (model, *words) in SAID.items():
-        done = asked(here, "deploy", model, *words, "--epochs", "0", "--out", "bundle", "--force", "-v")
+        untrained = () if "--epochs" in words else ("--epochs", "0")
+        done = asked(here, "deploy", model, *words, *untrained, "--out", "bundle", "--force", "-v")
         assert done.code == 0, done.err
         verdict, *rest = done.out.splitlines()
-        notes = dict.fromkeys(line for line in (*done.err.splitlines(), *rest) if line.startswith("note: "))
+        lines = [LEARNT.sub("scored #", still(line)) for line in (*done.err.splitlines(), *rest)]
+        notes = dict.fromkeys(line for line in lines if line.startswith(("note: ", "channels of ")))
         told += "\n".join((f"{name}: {still(verdict)}", *(f"  {note}" for note in notes), ""))
     agrees("remarks.txt", told)

@@ -15,6 +15,7 @@ ROUNDING = 1e-9  # ms that are none
 LEAST_MS = 0.9995  # from which three digits of a latency are a millisecond
 ENERGY = {"uJ": 1e-3, "mJ": 1.0, "J": 1e3}
 BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+GREW = 1.02  # times dense, from which on a figure that was not bounded is said to have grown
 
 
 def check_basis(basis: str) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from edgesdk.core.budget import show
+from edgesdk.core.budget import GREW, show
 from edgesdk.core.pairing import Alone, Ratio
 from edgesdk.core.serialize import from_json
 from edgesdk.core.wording import counted, score
@@ -84,12 +84,26 @@ def _budget(report: Mapping[str, Any]) -> str:
     if not report.get("compressed", True):
         kept = f"nothing was compressed{_why(report)}, {kept} by the dense model"
     kept += "" if report["basis"] == "measured" else ", as predicted"
-    return f"{kept}: {', '.join(told)}{_eased(report)}{_left(report)}"
+    return f"{kept}: {', '.join(told)}{_eased(report)}{_grown(report)}{_left(report)}"
 
 
 def _eased(report: Mapping[str, Any]) -> str:
     """That what nobody gave is out of reach, so that another bound took its place."""
     return f"; {report['eased']}" if report.get("eased") else ""
+
+
+def _grown(report: Mapping[str, Any]) -> str:
+    """Which figures that nobody bounded are more than the dense model's."""
+    if not report.get("compressed", True):
+        return ""
+    reached, dense = cost(report), report["dense"]
+    shares = {"latency": reached["latency_ratio"]}
+    shares |= {BOUNDS[name]: reached[name] / dense[name] for name in ("peak_memory_bytes", "size_bytes") if dense[name]}
+    bounded = {BOUNDS[name] for name in BOUNDS if report["budget"].get(name) is not None}
+    told = [
+        f"{title} {share:.2f}x of dense" for title, share in shares.items() if title not in bounded and share > GREW
+    ]
+    return f"; not bounded, and grew: {', '.join(told)}" if told else ""
 
 
 def _left(report: Mapping[str, Any]) -> str:

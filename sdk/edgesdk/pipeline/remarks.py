@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from edgesdk.core.budget import Budget, show
+from edgesdk.core.budget import GREW, Budget, show
 from edgesdk.core.menu import Menu
 from edgesdk.core.plan import Plan
 from edgesdk.core.report import Measurement, Report, is_predicted, speedup
@@ -19,7 +19,6 @@ from edgesdk.pipeline.study import Study
 from edgesdk.solve.milp import Solution, Unreachable, solve
 from edgesdk.solve.program import LATENCY, PEAK, SIZE
 
-NOISE = 1.02  # times dense, up to which a figure that was not bounded is called as it was
 USED = 0.95  # of a bound on latency, from which it is called used
 NEAR = 0.9  # of it, from which noise may take a plan over it
 LESS = 1e-3  # of a loss, by which a plan must be better to be called so
@@ -55,7 +54,7 @@ def _remark(result: Result, budget: Budget, study: Study, told: Sequence[Mapping
     bounded = {"latency_ms" if name == "latency_ratio" else name for name in budget.bounds}
     for name in TITLES:
         before, after = getattr(dense, name), getattr(deployed, name)
-        if name not in bounded and after > NOISE * before:
+        if name not in bounded and after > GREW * before:
             grew = f"from {show(name, before)} to {show(name, after)}"
             yield f"{TITLES[name]} was not bounded and grew {grew}, {after / before:.2f}x of the dense model's"
     if unused := _explain_unused(result, budget, study):
