@@ -206,9 +206,9 @@ class UnwrittenStudy(Unwritten, Study):
     pass
 
 
-def make_study(meter: ScriptedMeter, folder: Path, labelled: bool = False) -> Study:
-    """A small network with a residual branch, studied with ``meter``; with labels it can learn."""
-    return make_studies([meter], folder, labelled)[0]
+def make_study(meter: ScriptedMeter, folder: Path, labelled: bool = False, times: int = 1) -> Study:
+    """A small network with a residual branch, ``times`` as wide, studied with ``meter``; with labels it can learn."""
+    return as_unwritten(anchor([meter], folder, labelled, times=times).study())[0]
 
 
 def make_studies(meters: Sequence[ScriptedMeter], folder: Path, labelled: bool = False) -> list[Study]:
@@ -222,10 +222,10 @@ def as_unwritten(studies: Sequence[Study]) -> list[Study]:
 
 def anchor(
     meters: Sequence[ScriptedMeter], folder: Path, labelled: bool = False, deadline: Deadline | None = None,
-    tell: Tell = lambda stage, share: None, budget: Budget = SMALL,
+    tell: Tell = lambda stage, share: None, budget: Budget = SMALL, times: int = 1,
 ) -> Anchored:  # fmt: skip
     """That network anchored in the runtime of each of ``meters``."""
-    reference, network, data, task = _make_network(labelled)
+    reference, network, data, task = _make_network(labelled, times)
     deadline = deadline or Deadline()
     places = [folder / meter.runtime for meter in meters]
     setups = [
@@ -242,9 +242,9 @@ def anchor(
 
 
 @cache
-def _make_network(labelled: bool) -> tuple[Reference, Network, Data, Task]:
+def _make_network(labelled: bool, times: int) -> tuple[Reference, Network, Data, Task]:
     torch.manual_seed(3)
-    model = Branched().eval()
+    model = Branched(times).eval()
     x = torch.randn(SAMPLES * (10 if labelled else 1), INPUTS)
     labels = model(x).argmax(1).numpy() if labelled else None
     data = load_data((x.numpy(), labels))
@@ -263,10 +263,11 @@ def with_script(study: Study, **changes: Any) -> Study:
 class Branched(nn.Module):
     """Three layers, the middle one a branch that is added to what it reads; vectors of ``INPUTS``."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: int = 1) -> None:
         super().__init__()
-        self.a, self.b, self.c = nn.Linear(INPUTS, 12), nn.Linear(12, 16), nn.Linear(16, 12)
-        self.d = nn.Linear(12, CLASSES)
+        outer, inner = 12 * times, 16 * times
+        self.a, self.b, self.c = nn.Linear(INPUTS, outer), nn.Linear(outer, inner), nn.Linear(inner, outer)
+        self.d = nn.Linear(outer, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.a(x).relu()

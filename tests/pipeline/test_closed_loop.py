@@ -29,8 +29,8 @@ from edgesdk.pipeline.training import DEPLOYED, Training
 
 @pytest.fixture(scope="module")
 def lite(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """The same network in a runtime whose memory is mostly weights."""
-    return make_study(ScriptedMeter(runtime="litert"), tmp_path_factory.mktemp("lite"))
+    """The same network, wide enough that its memory is mostly weights, in a runtime that holds little else."""
+    return make_study(ScriptedMeter(runtime="litert"), tmp_path_factory.mktemp("lite"), times=16)
 
 
 def run(study: Study, budget: Budget, training: ScriptedTraining | None = None, given: bool = True) -> Result:

@@ -15,7 +15,7 @@ def descend(
     at: Menu, begin: Solution, account: Callable[[Solution], Solution], figure: str, bounds: Mapping[str, float]
 ) -> Solution:
     """``begin``, or what has less of ``figure`` by the ``account``, a step after another: one group at another width,
-    or one layer carried out otherwise, until no such step has less.
+    one layer carried out otherwise, or all that can be alike, until no such step has less.
 
     Of the other ``bounds``, by the field of ``Cost``, a step breaks none that holds before it.
     """
@@ -36,7 +36,8 @@ def descend(
 
 
 def _steps(at: Menu, found: Solution) -> Iterator[tuple[Mapping[str, Choice], Mapping[str, int]]]:
-    """Assignments that differ from ``found``, as it is when each is asked for, in one group or one layer."""
+    """Assignments that differ from ``found``, as it is when each is asked for, in one group, in one layer, or in all
+    layers at once: a second kind of kernel, or changes of precision, may go with the last of them alone."""
     for group in at.groups:
         for width in group.widths:
             if width != found.kept[group.name]:
@@ -48,6 +49,14 @@ def _steps(at: Menu, found: Solution) -> Iterator[tuple[Mapping[str, Choice], Ma
             for choice in layer.choices:
                 if choice is not now and _place(choice) == _place(now):
                     yield {**found.choices, layer.name: choice}, found.kept
+    for option in dict.fromkeys(choice.option for layer in at.layers for choice in layer.choices):
+        alike = {
+            layer.name: next((c for c in layer.choices if c.option == option and _place(c) == _place(now)), now)
+            for layer in at.layers
+            if (now := found.choices.get(layer.name)) is not None
+        }
+        if alike != found.choices:
+            yield {**found.choices, **alike}, found.kept
 
 
 def at_widths(at: Menu, choices: Mapping[str, Choice], kept: Mapping[str, int]) -> dict[str, Choice] | None:
