@@ -37,6 +37,10 @@ JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "no identity": lambda a, b: a + b + 0,
     "sum": lambda a, b: sum([a, b]),  # type: ignore[return-value]
     "times one": lambda a, b: 1.0 * (a + b) / 1 - 0.0,
+    "a zero that is held": lambda a, b: a + b + torch.zeros(1),
+    "a one that is held": lambda a, b: (a + b) * torch.ones(1, 1, 1, 1),
+    "ones that are held": lambda a, b: (a + b) * torch.ones(16, 1, 1),
+    "power of one": lambda a, b: (a + b) ** 1,
     "as it is": lambda a, b: a + b,
 }
 

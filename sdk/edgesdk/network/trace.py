@@ -24,7 +24,7 @@ from edgesdk.price.operators import widths
 UNREAD = "no layer with weights reads them"
 SMALLEST = 48  # pixels along an axis of an image on which channels are cut on trial
 PATTERNS = 2  # or more at each width
-TRIALS = PATTERNS * len(widths(1024)[:-1])  # of each group, however few widths it has
+TRIALS = PATTERNS * len(widths(1024)[:-1])  # of a group with as many widths as there are
 
 
 def trace(model: nn.Module, x: Batch, reference: Reference | None = None) -> Network:
@@ -157,7 +157,7 @@ def _try_cuts(module: fx.GraphModule, x: Batch, channels: Channels, groups: list
         rest = [group for group in some if group not in first]
         return failing(first, turn) | failing(rest, turn) or {group.name: found.reason for group in first}
 
-    for turn in range(TRIALS):
+    for turn in range(_trials(groups)):
         while failed := failing([group for group in groups if group.name not in reasons], turn):
             reasons |= failed
     return reasons
@@ -174,6 +174,11 @@ def _smallest(module: fx.GraphModule, x: Batch) -> Batch:
     except Exception:  # each operator fails in its own way on a shape that it does not expect
         return x
     return _smallest(module, small)
+
+
+def _trials(groups: Iterable[Group]) -> int:
+    """How many there are until each of ``groups`` was cut to every width with as many patterns as it must."""
+    return PATTERNS * max((len(widths(group.size, group.step)) - 1 for group in groups), default=0)
 
 
 def _gone(group: Group, number: int, turn: int) -> list[int]:
@@ -232,7 +237,7 @@ def _without_heads(
             nodes.add(node)
     part = part_of(module, nodes, ends)
     x = [values[node.name] for node in part.graph.nodes if node.op == "placeholder"]
-    for turn in range(TRIALS):
+    for turn in range(_trials([group])):
         stay = attention.without(_gone(group, number, turn))
         small, masked = sharing_copy(part), sharing_copy(part)
         mask_heads(masked, attention, stay)
